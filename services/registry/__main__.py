@@ -1,8 +1,8 @@
-"""The registry: `python -m services.registry`. Settings come from the environment, see settings.py."""
+"""Entry point of the registry: `python -m services.registry`. Settings come from the environment, see settings.py."""
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack
 from functools import partial
 
 import grpc.aio
@@ -30,7 +30,7 @@ from services.registry.exercise_api import SERVICE_NAME as EXERCISE_SERVICE_NAME
 from services.registry.exercise_api import ExerciseServicer
 from services.registry.exercises import Exercises
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.ledger import open_signer
 from services.registry.match_reviews import MatchReviews
 from services.registry.relay import Relay
@@ -52,7 +52,7 @@ from tandem.registry.v1 import (
 
 
 async def main(settings: RegistrySettings) -> None:
-    """Runs the service until it is told to stop."""
+    """Run the service until a stop signal."""
     vault = Vault(*settings.keys())
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
@@ -68,8 +68,8 @@ async def main(settings: RegistrySettings) -> None:
         traces = Traces(registry, log_meta)
         exporter = Exporter(traces)
         await db.once_it_answers(exporter.prepare)
-        disclosures = Disclosures(registry, log_meta.clock, signer, exporter.tell)
-        custodian = Custodian(registry, log_meta.clock)
+        disclosures = Disclosures(registry, log_meta.clock, signer, exporter.notify)
+        key_retention = KeyRetention(registry, log_meta.clock)
         match_reviews = MatchReviews(registry, log_meta.clock)
         tokens = DeviceTokens(registry, log_meta.clock)
         exercises = Exercises(registry, log_meta.clock)
@@ -94,7 +94,8 @@ async def main(settings: RegistrySettings) -> None:
         relay = Relay(registry, bus, log_meta.clock, log_meta.partitions)
         readiness.need(relay.unable)
         disclosed = readiness.lesser_reader(flow.DISCLOSURES.name)
-        with closing(exporter):
+        with ExitStack() as cleanup:
+            cleanup.callback(exporter.close)
             async with (
                 rpc.serve(settings, add_servicers, *names) as server,
                 observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
@@ -103,10 +104,10 @@ async def main(settings: RegistrySettings) -> None:
                     rpc.keep_health(server, readiness, bus),
                     relay.run(),
                     disclosures.keep_signed(),
-                    custodian.run(),
+                    key_retention.run(),
                     match_reviews.run(),
                     consume_disclosures(bus, disclosures, log_meta.log_id, disclosed),
-                    TraceReader(registry, bus, log_meta, exporter.tell, readiness).run(),
+                    TraceReader(registry, bus, log_meta, exporter.notify, readiness).run(),
                     exporter.run(),
                 )
 

@@ -1,4 +1,4 @@
-"""The gRPC edge of the registry."""
+"""gRPC servicer of the RegistryService: records, reconciliation, reviews and matches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_
 MATCHES_BATCH = 100
 DIFFERENCES_BATCH = 1000
 LISTED_MAX = 1_000_000
-"""Records in one list; more than an agency has."""
+"""Maximum number of records in one reconciliation list. It exceeds the number of records of any agency."""
 _SEQUENCE_MAX = (1 << 63) - 1
 
 _M = TypeVar("_M", bound=Message)
@@ -34,7 +34,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
-    """Parses, hands over, answers."""
+    """Parses requests of the RegistryService, runs the commands and builds the responses."""
 
     def __init__(self, registry: Registry, match_reviews: MatchReviews, area: ServiceArea) -> None:
         self._registry = registry
@@ -124,16 +124,16 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         agency = Agency.MOJ if caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA
         listed: dict[tuple[ListedKind, str], Listed] = {}
         async for request in request_iterator:
-            for n, one in enumerate(translate_review.parse_listed(request, agency)):
-                if (one.kind, one.record_id) in listed:
+            for n, record in enumerate(translate_review.parse_listed(request, agency)):
+                if (record.kind, record.record_id) in listed:
                     raise InvalidField(f"records[{n}].record_id", "is listed twice")
-                listed[one.kind, one.record_id] = one
+                listed[record.kind, record.record_id] = record
             if len(listed) > LISTED_MAX:
                 raise InvalidField("records", f"a list must hold at most {LISTED_MAX}")
         compared = await _finish(self._match_reviews.compare(agency, list(listed.values())))
         for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
-            some = compared.differences[start : start + DIFFERENCES_BATCH]
-            yield reconciliation_pb2.ReconcileResponse(differences=map(translate_review.difference_to_proto, some))
+            batch = compared.differences[start : start + DIFFERENCES_BATCH]
+            yield reconciliation_pb2.ReconcileResponse(differences=map(translate_review.difference_to_proto, batch))
         summary = reconciliation_pb2.ReconcileSummary(
             listed_root=compared.listed_root,
             stored_root=compared.stored_root,
@@ -147,8 +147,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def GetReconciliation(
         self, request: reconciliation_pb2.GetReconciliationRequest, context: _Context
     ) -> reconciliation_pb2.GetReconciliationResponse:
-        standings = await self._match_reviews.standings()
-        agencies = [translate_review.standing_to_proto(one, overdue) for one, overdue in standings]
+        statuses = await self._match_reviews.reconciliation_statuses()
+        agencies = [translate_review.status_to_proto(status, overdue) for status, overdue in statuses]
         return reconciliation_pb2.GetReconciliationResponse(agencies=agencies)
 
     # ── matches ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,7 +172,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         after = request.after_sequence
         if after > _SEQUENCE_MAX:
             raise InvalidField("after_sequence", "is greater than any sequence")
-        # The token is judged as it comes; who is watching already is never told that it is too late.
+        # Only the client's token can be expired: a watcher that is connected already never gets this error.
         events = await self._match_reviews.resume(after, not request.with_reviews, MATCHES_BATCH)
         while True:
             for event in events:
@@ -185,7 +185,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
 
 def _parse(request: Message, name: str, parse: Callable[[Any], _R]) -> _R:
-    """The record in the field `name` of a request."""
+    """The parsed record from the field `name` of a request."""
     if not request.HasField(name):
         raise InvalidField(name, "is missing")
     try:
@@ -195,5 +195,5 @@ def _parse(request: Message, name: str, parse: Callable[[Any], _R]) -> _R:
 
 
 async def _finish(work: Coroutine[Any, Any, _R]) -> _R:
-    """Lets work run to its end although the caller goes away: a transaction is never cut in the middle."""
+    """Run `work` to its end even if the caller disconnects, so that a transaction is never cancelled halfway."""
     return await asyncio.shield(work)

@@ -1,4 +1,4 @@
-"""Where protected places may lie: a mistyped coordinate must not enforce an order in the sea. Pure."""
+"""Service area in which protected places must lie, so that a mistyped coordinate doesn't enforce an order in the sea. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ServiceArea:
-    """A box on WGS84, its edges included."""
+    """A box on WGS84 with its edges."""
 
     name: str
     least_lat_deg: float
@@ -17,7 +17,7 @@ class ServiceArea:
     greatest_lon_deg: float
 
     def holds(self, lat_deg: float, lon_deg: float) -> bool:
-        """Whether a point lies in it."""
+        """Whether a point lies in the area."""
         return (
             self.least_lat_deg <= lat_deg <= self.greatest_lat_deg
             and self.least_lon_deg <= lon_deg <= self.greatest_lon_deg
@@ -29,4 +29,4 @@ AREAS: Mapping[str, ServiceArea] = {
     "korea": ServiceArea("Korea", 33.0, 38.7, 124.5, 132.0),
     "world": ServiceArea("the world", -90.0, 90.0, -180.0, 180.0),
 }
-"""Service areas by the name that the setting has."""
+"""Service areas by their value in the setting TANDEM_SERVICE_AREA."""

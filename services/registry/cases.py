@@ -1,4 +1,4 @@
-"""What follows from the records: joint cases found, renewed and withdrawn, and the routes of the devices."""
+"""Joint cases and device routes that are derived from the records: created, renewed, withdrawn and enqueued for the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY_MS = 86_400_000
 
 
 class Cases:
-    """Works inside the transaction of whoever changes a record."""
+    """Derives joint cases and routes inside the transaction that changes a record."""
 
     def __init__(self, clock: MeshClock, partitions: int, warning_key: X25519PublicKey | None) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class Cases:
         self._warning_key = warning_key
 
     async def refresh_all(self, records: Records, cases: Iterable[StoredCase]) -> None:
-        """Renews cases whose tags, devices or records have changed."""
+        """Recompute cases whose tags, devices or records have changed."""
         for case in cases:
             before = await records.reviews.review(case.case_id)
             await self.refresh(
@@ -41,43 +41,46 @@ class Cases:
     async def refresh(
         self, records: Records, order: Order, wearer: Wearer, before: Review | None, case: StoredCase | None
     ) -> None:
-        """Compares an order and a wearer, whose review and case are given, and does what follows from it."""
+        """Compare an order and a wearer, then update their review and their joint case.
+
+        `before` is the stored review of the pair, `case` its stored joint case.
+        """
         now_ms = self._clock.now_ms()
-        level, evidence = self.look(records, order, wearer, before)
-        stood = review.stands(before, level, evidence.digest)
-        if stood is not None:
-            after = _restated(order, wearer, before, stood, evidence, now_ms)
+        level, evidence = self.compare(records, order, wearer, before)
+        decided = review.next_state(before, level, evidence.digest)
+        if decided is not None:
+            after = _updated(order, wearer, before, decided, evidence, now_ms)
             if after != before:
                 await records.reviews.put_review(after)
             if after.state is ReviewState.OPEN and (before is None or before.state is not ReviewState.OPEN):
-                await self.tell(records, after, Event.REVIEW_OPENED, case)
+                await self.add_event(records, after, Event.REVIEW_OPENED, case)
                 bits = round(evidence.weight_bits, 1)
-                records.afterwards.append(
+                records.after_commit.append(
                     partial(logger().info, "review_opened", case_id=after.case_id, weight_bits=bits)
                 )
-        await self.apply(records, order, wearer, stood is not None and stood[1], case)
+        await self.apply(records, order, wearer, decided is not None and decided[1], case)
 
-    def look(
+    def compare(
         self, records: Records, order: Order, wearer: Wearer, before: Review | None
     ) -> tuple[MatchLevel, MatchEvidence]:
-        """What the two records alone say now."""
+        """Match level and evidence from the two records alone, without any decision by a person."""
         level, comparison = similarity.compared(order, wearer)
         undecided = before is None or before.state is ReviewState.OPEN
         if undecided and level is not MatchLevel.EXACT and order.ends_ms <= self._clock.now_ms():
-            level = MatchLevel.NONE  # nobody needs to look at an order that is over
+            level = MatchLevel.NONE  # an order that has ended needs no review
         if level is MatchLevel.NONE and before is None:
             return level, MatchEvidence(b"", comparison.weight, ())
         digest = records.reviews.evidence_digest(similarity.evidence_text(order, wearer))
         return level, MatchEvidence(digest, comparison.weight, similarity.reasons_of(comparison))
 
-    async def tell(self, records: Records, about: Review, event: Event, case: StoredCase | None) -> None:
-        """Tells those who watch what became of a review, whose case is given."""
+    async def add_event(self, records: Records, pair: Review, event: Event, case: StoredCase | None) -> None:
+        """Add an event about a review to the stream of matches. `case` is the stored case of the pair, if any."""
         now_ms = self._clock.now_ms()
         matched_at_ms = case.matched_at_ms if case else now_ms
-        await records.reviews.add_event(event, about.case_id, about.order_id, about.wearer_id, matched_at_ms, now_ms)
+        await records.reviews.add_event(event, pair.case_id, pair.order_id, pair.wearer_id, matched_at_ms, now_ms)
 
-    async def tell_all(self, records: Records, order_id: str, event: Event) -> None:
-        """Tells those who watch of each wearer against whom an order is enforced."""
+    async def add_event_for_order(self, records: Records, order_id: str, event: Event) -> None:
+        """Add an event to the stream of matches for each wearer against whom an order is enforced."""
         for case in await records.cases_of_order(order_id):
             if case.withdrawn_at_ms is None:
                 await records.reviews.add_event(
@@ -87,13 +90,13 @@ class Cases:
     async def apply(
         self, records: Records, order: Order, wearer: Wearer, holds: bool, before: StoredCase | None
     ) -> None:
-        """Makes, renews or withdraws the joint case of an order and a wearer, and tells the log."""
+        """Create, renew or withdraw the joint case of an order and a wearer, and enqueue its snapshot for the log."""
         now_ms = self._clock.now_ms()
         held = before is not None and before.withdrawn_at_ms is None
         if not holds and not held:
             return
         case_id = domain.case_id_of(order.order_id, wearer.wearer_id)
-        # Versions follow the clock, so that a database that was lost and is filled again outruns what the log holds.
+        # Versions follow the clock, so that a database that was lost and refilled uses greater versions than the log holds.
         version = max(before.version + 1 if before else 1, now_ms)
         devices = await records.devices_of(order.protected_person_ids)
         case = domain.build_case(order, wearer, await records.tags_on(wearer.wearer_id), devices)
@@ -118,57 +121,57 @@ class Cases:
             },
             new=before is None,
         )
-        # Routes before the case: devices are heard in its partition from the moment that the fold knows it.
+        # Routes go before the case, so that reports reach the case's partition by the time the fold knows the case.
         for device in devices:
             await self._send_device_route(records, device)
         await records.enqueue(self.subject(case.wearer_id), f"{case_id}:{version}", entry)
-        # That a canary's records are joined is no news for the agencies.
+        # The agencies get no events about the synthetic records of a canary.
         if holds != held and order.exercise is not ExerciseKind.CANARY:
             event = Event.MATCHED if holds else Event.WITHDRAWN
             await records.reviews.add_event(event, case_id, order.order_id, wearer.wearer_id, matched_at_ms, now_ms)
-            say = partial(logger().info, "order_matched") if holds else partial(logger().warning, "match_withdrawn")
-            records.afterwards.append(partial(say, case_id=case_id))
+            log = partial(logger().info, "order_matched") if holds else partial(logger().warning, "match_withdrawn")
+            records.after_commit.append(partial(log, case_id=case_id))
 
     async def _sealed_contact(self, records: Records, person_id: str) -> bytes:
-        """How a person is warned, as only the warning leg can read it; empty where it isn't known."""
+        """Contact of a person, sealed for the warning leg; empty if there is no contact or no public key."""
         if self._warning_key is None:
             return b""
         try:
             person = await records.find(tables.protected_persons, ProtectedPerson, person_id)
-        except NotFound:  # destroyed, while a case that is long over is told of once more
+        except NotFound:  # the person was destroyed, and a case that ended long ago is sent once more
             return b""
         if person.contact is None:
             return b""
         return sealing.seal(translate.contact_to_proto(person.contact), person_id, self._warning_key)
 
     def subject(self, wearer_id: str) -> str:
-        """Subject of the cases of a wearer."""
+        """Subject of a wearer's cases in the log."""
         (partition,) = domain.tag_partitions(wearer_id, self._partitions)
         return flow.log_subject(partition, "case")
 
     async def send_routes_of(self, records: Records, person_ids: Iterable[str]) -> None:
-        """Sends the routes of these persons' devices where they changed."""
+        """Enqueue the changed routes of these persons' devices."""
         for device in await records.devices_of(list(person_ids)):
             await self._send_device_route(records, device)
 
     async def send_tag_routes_of(self, records: Records, wearer_id: str) -> None:
-        """Sends the routes of a wearer's tags where they changed."""
+        """Enqueue the changed routes of a wearer's tags."""
         for tag in await records.tags_on(wearer_id):
             await self._send_tag_route(records, tag)
 
     async def send_route(self, records: Records, device_id: str, renew: bool = False) -> None:
-        """Sends the route of a device where it changed, or in any case (`renew`)."""
+        """Enqueue the route of a device if it changed; with `renew` also if it didn't."""
         tag = await records.tag(device_id)
         if tag:
             await self._send_tag_route(records, tag, renew)
             return
         device = await records.device(device_id)
         if device is None:
-            raise LookupError("a route of a device that isn't stored")
+            raise LookupError(f"device {device_id} isn't stored, so it has no route")
         await self._send_device_route(records, device, renew)
 
     async def has_ended(self, records: Records, device: Tag | Device) -> bool:
-        """Whether nobody may report for a device any more: it is out of service, or its wearer or person is over."""
+        """Whether a device may no longer report: it is out of service, or its wearer or person has ended."""
         if device.removed_at_ms is not None:
             return True
         if isinstance(device, Tag):
@@ -191,31 +194,31 @@ class Cases:
         last_version, last_route = await records.route(device_id) or (0, b"")
         if route == last_route and not renew:
             return
-        # The clock's, like a case's version: a lost database must not repeat message ids that the bucket has seen.
+        # Follows the clock, like the version of a case: after a lost database, message ids must not repeat.
         version = max(last_version + 1, self._clock.now_ms())
         await records.put_route(device_id, version, route, self._clock.now_ms() // DAY_MS)
         await records.enqueue(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", f"route:{device_id}:{version}", route)
 
     async def _tokens_of(self, records: Records, device_id: str, revoked: bool) -> list[DeviceToken]:
-        """Tokens of a device that are good; the others, of a revoked device all, are forgotten."""
+        """Valid tokens of a device. Deletes expired tokens, and all tokens of a revoked device."""
         tokens = await records.tokens.of(device_id)
-        good = [] if revoked else device_token.good_at(tokens, self._clock.now_ms())
-        if good != tokens:
-            await records.tokens.put(device_id, good)
+        valid = [] if revoked else device_token.valid_at(tokens, self._clock.now_ms())
+        if valid != tokens:
+            await records.tokens.put(device_id, valid)
             if revoked:
-                records.afterwards.append(partial(logger().info, "device_tokens_revoked", device_id=device_id))
-        return good
+                records.after_commit.append(partial(logger().info, "device_tokens_revoked", device_id=device_id))
+        return valid
 
 
-def _restated(
+def _updated(
     order: Order,
     wearer: Wearer,
     before: Review | None,
-    stood: tuple[ReviewState, bool],
+    decided: tuple[ReviewState, bool],
     evidence: MatchEvidence,
     now_ms: int,
 ) -> Review:
     if before is not None:
-        return review.restated(before, *stood, evidence, now_ms)
+        return review.updated(before, *decided, evidence, now_ms)
     case_id = domain.case_id_of(order.order_id, wearer.wearer_id)
-    return Review(case_id, order.order_id, wearer.wearer_id, *stood, evidence, now_ms)
+    return Review(case_id, order.order_id, wearer.wearer_id, *decided, evidence, now_ms)

@@ -1,4 +1,4 @@
-"""The chain of the ledger: each row carries the hash of the one before, so that no row changes unseen. Pure."""
+"""Hash chain of the ledger: each row holds the hash of the previous row, so that a changed row is detected. Pure."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ import hashlib
 from dataclasses import astuple, dataclass
 
 GENESIS = bytes(32)
-"""What stands before the first row."""
+"""Hash that the first row has as its previous hash."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disclosure:
-    """One use of personal data. Holds ids and codes, never the data."""
+    """A use of personal data. It holds ids and codes, never the data."""
 
     disclosure_id: str
-    """Given by whoever disclosed; the second with the same id is the same disclosure."""
+    """Id from the service that disclosed. Two disclosures with the same id are one disclosure."""
     at_ms: int
-    """When, by the mesh's clock."""
+    """Time of the use, milliseconds of mesh time."""
     deed: str
     """READ, SHARED, SHARE_ENDED or DESTROYED."""
     who: str
-    """SPIFFE id of the one who did it."""
+    """SPIFFE id of the user of the data."""
     legal_basis: str
     purpose: str
     reference: str
-    """Incident, case or order that it is about; empty where there is none."""
+    """Incident, case or order that the use refers to; empty if there is none."""
     record_kind: str
     record_id: str
     order_id: str
     """Order under which a location is shared; empty for a read."""
     recipient: str
-    """To whom it was shared; empty for a read."""
+    """SPIFFE id of the recipient of a share; empty for a read."""
     expires_at_ms: int
-    """End of what was allowed, 0 for a single read."""
+    """End of the permission, milliseconds of mesh time; 0 for a single read."""
     positions: int | None
-    """Where a share ended: how many positions left under it, at most. None in every other row."""
+    """For the end of a share: upper bound of the number of positions that were sent. None in every other row."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A disclosure in its place in the chain."""
+    """A row of the ledger: a disclosure with its sequence and hashes."""
 
     sequence: int
-    """From 1, without gaps."""
+    """Number of the row, from 1, without gaps."""
     disclosure: Disclosure
     previous: bytes
     hash: bytes
@@ -50,7 +50,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class LedgerHead:
-    """The end of the chain at some moment."""
+    """End of the chain at one moment."""
 
     sequence: int
     hash: bytes
@@ -58,9 +58,9 @@ class LedgerHead:
 
 
 def hash_of(sequence: int, disclosure: Disclosure, previous: bytes) -> bytes:
-    """Hash of a row: SHA-256 over the hash before it, its place and its fields, each with its length in front.
+    """Hash of a row: SHA-256 over the previous hash, the sequence and the fields, each with its length in front.
 
-    `positions` came later: where there are none it isn't a part, so that older rows keep their hashes.
+    The field `positions` was added later. It is omitted from the hash when it is None, so that older rows keep their hashes.
     """
     digest = hashlib.sha256(previous)
     *parts, positions = astuple(disclosure)
@@ -71,18 +71,18 @@ def hash_of(sequence: int, disclosure: Disclosure, previous: bytes) -> bytes:
 
 
 def append(last: LedgerHead | None, disclosure: Disclosure) -> LedgerRow:
-    """The next row after the last one."""
+    """Build the row that follows the last row."""
     sequence, previous = (last.sequence + 1, last.hash) if last else (1, GENESIS)
     return LedgerRow(sequence, disclosure, previous, hash_of(sequence, disclosure, previous))
 
 
 def signed_text(head: LedgerHead) -> bytes:
-    """What is signed of a head."""
+    """Text that the signature of a head covers."""
     return f"tandem ledger head {head.sequence} {head.hash.hex()} {head.at_ms}".encode()
 
 
 class BrokenChain(Exception):
-    """The chain isn't what it was; `sequence` is the first row of which that is sure."""
+    """The chain was changed; `sequence` is the first row that is proven to be wrong."""
 
     def __init__(self, sequence: int, reason: str) -> None:
         super().__init__(f"row {sequence}: {reason}")
@@ -90,20 +90,20 @@ class BrokenChain(Exception):
 
 
 class ChainVerifier:
-    """Takes row after row, and proves that each follows from the ones before."""
+    """Verifies the rows of the chain one after the other, from the first."""
 
     def __init__(self) -> None:
         self.sequence = 0
-        """The last row that was proven."""
+        """Sequence of the last verified row."""
         self._previous = GENESIS
 
-    def take(self, link: LedgerRow) -> None:
-        """Raises Broken where this isn't the next row."""
+    def verify_next(self, row: LedgerRow) -> None:
+        """Verify the next row. Raises BrokenChain if the row is missing, out of order or changed."""
         sequence = self.sequence + 1
-        if link.sequence != sequence:
-            raise BrokenChain(sequence, f"is missing: the next one is {link.sequence}")
-        if link.previous != self._previous:
+        if row.sequence != sequence:
+            raise BrokenChain(sequence, f"is missing: the next one is {row.sequence}")
+        if row.previous != self._previous:
             raise BrokenChain(sequence, "doesn't follow the row before it")
-        if link.hash != hash_of(sequence, link.disclosure, self._previous):
+        if row.hash != hash_of(sequence, row.disclosure, self._previous):
             raise BrokenChain(sequence, "was changed")
-        self.sequence, self._previous = sequence, link.hash
+        self.sequence, self._previous = sequence, row.hash

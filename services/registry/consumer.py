@@ -1,4 +1,4 @@
-"""The bus edge: disclosures that were made elsewhere. They wait in their stream while the registry is away."""
+"""Bus consumer for disclosures that other services made. They wait in the stream DISCLOSURES while the registry is down."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ T = TypeVar("T")
 async def consume_disclosures(
     bus: Bus, disclosures: Disclosures, log_id: str, health: ReaderHealth | None = None
 ) -> None:
-    """Takes them into the ledger, for ever; acknowledged is what is committed.
+    """Append published disclosures to the ledger until cancelled. Messages are acknowledged after the commit.
 
-    The newest entry is kept with its effect, so that a stream that went back is seen, and read again from its first: the ledger knows
-    each disclosure by its id.
+    The cursor of the newest entry is committed with the disclosures, so that a stream that lost entries is noticed and read again
+    from its first entry. The ledger ignores a disclosure whose id it already has.
     """
     durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
     after = await _retried(lambda: disclosures.newest(log_id))
     async for messages in pull.consume(bus, stream, durable, flow.DISCLOSURES.subjects, after=after, health=health):
-        taken: list[Disclosure] = []
+        accepted: list[Disclosure] = []
         for message in messages:
             try:
-                taken.append(published_disclosure(message.subject, message.data))
+                accepted.append(published_disclosure(message.subject, message.data))
             except InvalidField as error:
-                # It happened and can't be read, or its publisher forged it: set aside, with an alarm, for a person.
+                # The disclosure is unreadable or forged, so a person has to look at it: the dead letter raises an alarm.
                 await dead_letters.keep(bus, durable, message, error)
         newest = max(messages, key=lambda message: message.sequence).cursor
-        await _retried(partial(disclosures.take, taken, log_id, newest))
+        await _retried(partial(disclosures.accept, accepted, log_id, newest))
         for message in messages:
             await pull.ack(bus, message)
 
 
 async def _retried(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of `work`, once the database answers."""
+    """The result of `work`, retried until the database answers."""
     while True:
         try:
             return await work()

@@ -1,4 +1,4 @@
-"""The gRPC edge of the devices' tokens."""
+"""gRPC servicer of the DeviceTokenService: issues and revokes the tokens of devices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DeviceTokenServicer(device_token_pb2_grpc.DeviceTokenServiceServicer):
-    """Parses, hands over, answers."""
+    """Parses requests of the DeviceTokenService, runs the commands and builds the responses."""
 
     def __init__(self, tokens: DeviceTokens) -> None:
         self._tokens = tokens
@@ -33,7 +33,7 @@ class DeviceTokenServicer(device_token_pb2_grpc.DeviceTokenServiceServicer):
         device_id = fields.required_id("device_id", request.device_id)
         if request.keep_older_for_s > KEPT_MOST_S:
             raise InvalidField("keep_older_for_s", f"must be from 0 to {KEPT_MOST_S}")
-        # A transaction is never cut in the middle, although the caller goes away.
+        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
         token = await asyncio.shield(self._tokens.issue(_agency(), device_id, request.keep_older_for_s))
         return device_token_pb2.IssueDeviceTokenResponse(token=token)
 

@@ -1,4 +1,4 @@
-"""What happens when a device is given a token, or its tokens are revoked: the route that says so is the same transaction."""
+"""Commands that issue and revoke the tokens of a device, each in one transaction with the new route of the device."""
 
 from __future__ import annotations
 
@@ -19,40 +19,42 @@ TOKEN_BYTES = 32
 
 
 class DeviceTokens:
-    """Tokens with which devices report by themselves."""
+    """Issues and revokes the tokens with which devices report directly."""
 
     def __init__(self, registry: Registry, clock: MeshClock) -> None:
         self._registry = registry
         self._clock = clock
 
     async def issue(self, agency: Agency, device_id: str, keep_older_for_s: int) -> str:
-        """A new token of a device, kept nowhere. Raises NotFound, PermissionDenied, FailedPrecondition (it has ended)."""
+        """Issue a token, of which only the hash is stored. Raises NotFound, PermissionDenied, FailedPrecondition (ended)."""
         token = secrets.token_urlsafe(TOKEN_BYTES)
         hashed = hashlib.sha256(token.encode()).digest()
         async with self._registry.changing() as records:
             if await self._registry.cases.has_ended(records, await _device_of(records, agency, device_id)):
-                raise FailedPrecondition("device_id: is of a device that was taken out of service")
+                raise FailedPrecondition("device_id: this device is out of service, so it can't get a token")
             older = await records.tokens.of(device_id)
             tokens = device_token.rotated(older, hashed, self._clock.now_ms(), keep_older_for_s)
             await records.tokens.put(device_id, tokens)
             await self._registry.cases.send_route(records, device_id)
-            records.afterwards.append(partial(logger().info, "device_token_issued", device_id=device_id))
+            records.after_commit.append(partial(logger().info, "device_token_issued", device_id=device_id))
         return token
 
     async def revoke(self, agency: Agency, device_id: str) -> int:
-        """Revokes all tokens of a device; returns how many were good. Raises NotFound, PermissionDenied."""
+        """Revoke all tokens of a device; returns how many were valid. Raises NotFound, PermissionDenied."""
         async with self._registry.changing() as records:
             await _device_of(records, agency, device_id)
-            good = device_token.good_at(await records.tokens.of(device_id), self._clock.now_ms())
+            valid = device_token.valid_at(await records.tokens.of(device_id), self._clock.now_ms())
             await records.tokens.put(device_id, [])
             await self._registry.cases.send_route(records, device_id)
-            records.afterwards.append(partial(logger().info, "device_tokens_revoked", device_id=device_id))
-        return len(good)
+            records.after_commit.append(partial(logger().info, "device_tokens_revoked", device_id=device_id))
+        return len(valid)
 
 
 async def _device_of(records: Records, agency: Agency, device_id: str) -> Tag | Device:
     tag, device = await records.tag(device_id), await records.device(device_id)
     mine, other = (tag, device) if agency is Agency.MOJ else (device, tag)
     if mine is None:
-        raise PermissionDenied("device_id: is the other agency's") if other else NotFound("device_id: no such device")
+        if other:
+            raise PermissionDenied("device_id: belongs to the other agency")
+        raise NotFound("device_id: no such device")
     return mine

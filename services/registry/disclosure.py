@@ -1,4 +1,4 @@
-"""What was done with personal data, what each role sees of it, and when it is destroyed. Pure."""
+"""Rules for personal data: kinds of use, fields that each role may see, and dates of destruction. Pure."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from services.registry.domain import EndReason, Order, OrderType, ProtectedPerso
 
 DAY_MS = 86_400_000
 KEPT_AFTER_END_MS = (5 * 365 + 2) * DAY_MS
-"""Data is destroyed 5 years after the end (Tag Act); no 5 years hold more than two leap days."""
+"""How long data is kept after its end, milliseconds: 5 years (Tag Act). 5 years have at most two leap days."""
 
 
 class Deed(Enum):
-    """What was done."""
+    """Kind of use of personal data, as a row of the ledger states it."""
 
     READ = "READ"
     SHARED = "SHARED"
     SHARE_ENDED = "SHARE_ENDED"
-    """A share that went on for a while is over."""
+    """End of a share that lasted for a time."""
     DESTROYED = "DESTROYED"
 
 
-_AT_ONCE = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)
+_IMMEDIATE = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)
 
 
 def destroy_order_at_ms(order: Order) -> int:
-    """When an order is destroyed: 5 years after its end, and at once where it falls with the prosecution or by acquittal."""
-    at_once = order.end is not None and order.end.reason in _AT_ONCE
-    return order.ends_ms if at_once else order.ends_ms + KEPT_AFTER_END_MS
+    """When an order is destroyed: 5 years after its end, or immediately after non-prosecution or an acquittal."""
+    immediate = order.end is not None and order.end.reason in _IMMEDIATE
+    return order.ends_ms if immediate else order.ends_ms + KEPT_AFTER_END_MS
 
 
 def destroy_at_ms(record: Wearer | ProtectedPerson | Order) -> int | None:
-    """When a record is destroyed: 5 years after its end, at once where the ground of an item 3-2 tag fell; None: no end yet."""
+    """When a record is destroyed: 5 years after its end, or immediately; None if it has no end yet.
+
+    A wearer's record is destroyed immediately if the ground of an item 3-2 tag has ceased.
+    """
     match record:
         case Order():
             return destroy_order_at_ms(record)
@@ -44,24 +47,24 @@ def destroy_at_ms(record: Wearer | ProtectedPerson | Order) -> int | None:
 
 
 def ground_fell(order: Order) -> bool:
-    """Whether it was an order for a tag, and fell in a way that destroys the data of the tag too."""
-    return order.type is OrderType.STALKING_TAG and order.end is not None and order.end.reason in _AT_ONCE
+    """Whether an order for a tag ended in a way that also requires the immediate destruction of the tag's data."""
+    return order.type is OrderType.STALKING_TAG and order.end is not None and order.end.reason in _IMMEDIATE
 
 
 _WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
 WEARER_SHOWS = {
     Role.ROLE_MOJ_RECORDS: _WHOLE,
     Role.ROLE_MOJ_DESK: _WHOLE - {"national_id"},
-    # The police look for the person, not for the file.
+    # The police search for the person, so they don't need the address and the national number.
     Role.ROLE_NPA_DESK: frozenset({"name", "birth_date", "sex", "phone"}),
     Role.ROLE_REVIEWER: _WHOLE,
 }
-"""Fields of a wearer that a role sees; what isn't named is left out."""
+"""Fields of a wearer that each role sees. All other fields are omitted."""
 PERSON_SHOWS = {
     Role.ROLE_NPA_RECORDS: frozenset({"name", "relation", "places"}),
     Role.ROLE_NPA_DESK: frozenset({"name", "relation", "places"}),
-    # Probation goes to the wearer; it needs no way to where the protected person lives.
+    # Probation officers go to the wearer, so they don't need the places of the protected person.
     Role.ROLE_MOJ_DESK: frozenset({"name", "relation"}),
     Role.ROLE_REVIEWER: frozenset({"name", "relation"}),
 }
-"""Fields of a protected person that a role sees; `places` are the protected places of the orders."""
+"""Fields of a protected person that each role sees. `places` are the protected places of the person's orders."""

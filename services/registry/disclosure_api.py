@@ -1,4 +1,4 @@
-"""The gRPC edge of reading personal data."""
+"""gRPC servicer of the DisclosureService: reads of personal data and signed heads of the ledger."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
-    """Parses, hands over, and shows of the answer what the caller's role may see."""
+    """Parses requests of the DisclosureService and limits the responses to the fields that the caller's role may see."""
 
     def __init__(self, disclosures: Disclosures, clock: MeshClock) -> None:
         self._disclosures = disclosures
@@ -79,5 +79,5 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
 
 
 async def _finish(work: Coroutine[Any, Any, _T]) -> _T:
-    """Lets it run to its end although the caller goes away: a transaction is never cut in the middle."""
+    """Run `work` to its end even if the caller disconnects, so that a transaction is never cancelled halfway."""
     return await asyncio.shield(work)

@@ -1,4 +1,4 @@
-"""What happens when personal data is read: the read and its row in the ledger are one transaction."""
+"""Reads of personal data, each in one transaction with its row in the ledger, and the signing of the ledger's heads."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from services.registry.ledger import SignedHead, Signer
 from services.registry.store import Records
 from tandem.common.v1 import ledger_pb2
 
-SIGN_EVERY_ROWS = 100
-SIGN_EVERY_MS = 60_000
+SIGN_INTERVAL_ROWS = 100
+SIGN_INTERVAL_MS = 60_000
 POLL_S = 1.0
 HEADS_BATCH = 100
 _NEWEST = "disclosures"
-"""Name of the fact that says how far DISCLOSURES is taken in."""
+"""Name of the value in the table `meta` that holds the cursor of the last accepted entry of DISCLOSURES."""
 
 OnRow: TypeAlias = Callable[[str], None]
-"""Told of what a row refers to, once it is committed."""
+"""Callback after the commit of a ledger row, with the row's reference."""
 
 
 class Disclosures:
-    """The one way to personal data, and the keeper of the ledger's heads."""
+    """Reads personal data for callers, and signs the ledger. No other code returns personal data to a caller."""
 
     def __init__(self, registry: Registry, clock: MeshClock, signer: Signer, on_row: OnRow = lambda _: None) -> None:
         self._registry = registry
@@ -45,14 +45,14 @@ class Disclosures:
         self._on_row = on_row
 
     async def read_wearer(self, who: Caller, grounds: Grounds, wearer_id: str) -> tuple[Wearer, str]:
-        """A wearer, whole, and the id of the ledger's row. Raises NotFound."""
+        """A complete wearer and the id of the disclosure in the ledger. Raises NotFound."""
         async with self._disclosing(who, grounds, RecordKind.WEARER, wearer_id) as (records, disclosure_id):
             return await records.find(tables.wearers, Wearer, wearer_id), disclosure_id
 
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
     ) -> tuple[ProtectedPerson, list[Place], str]:
-        """A protected person, the places of the orders that name them, and the id of the ledger's row. Raises NotFound."""
+        """A protected person, the places of the person's orders, and the id of the disclosure. Raises NotFound."""
         async with self._disclosing(who, grounds, RecordKind.PROTECTED_PERSON, person_id) as (records, disclosure_id):
             person = await records.find(tables.protected_persons, ProtectedPerson, person_id)
             places = {
@@ -87,28 +87,28 @@ class Disclosures:
         self._on_row(grounds.reference)
 
     async def newest(self, log_id: str) -> StreamCursor | None:
-        """The newest entry of DISCLOSURES of this log that was taken in; None where none was."""
+        """Cursor of the last accepted entry of DISCLOSURES for this log; None if there is none."""
         async with self._registry.transaction() as records:
-            kept = await records.fact(_NEWEST)
-        known_log, _, cursor = (kept or b"").decode().partition(" ")
+            stored = await records.meta_value(_NEWEST)
+        known_log, _, cursor = (stored or b"").decode().partition(" ")
         return StreamCursor.parse(cursor) if cursor and known_log == log_id else None
 
-    async def take(
+    async def accept(
         self, made_elsewhere: Sequence[Disclosure], log_id: str = "", newest: StreamCursor | None = None
     ) -> None:
-        """Appends what was disclosed elsewhere, and notes the newest entry of its stream; what is there already is left as it is."""
+        """Append disclosures of other services, and store the cursor of their newest entry. Known ids are ignored."""
         async with self._registry.transaction() as records:
-            for one in made_elsewhere:
-                await records.ledger.append(one)
+            for disclosure in made_elsewhere:
+                await records.ledger.append(disclosure)
             if newest:
-                await records.note(_NEWEST, f"{log_id} {newest}".encode())
-        for one in made_elsewhere:
-            self._on_row(one.reference)
+                await records.set_meta_value(_NEWEST, f"{log_id} {newest}".encode())
+        for disclosure in made_elsewhere:
+            self._on_row(disclosure.reference)
 
     # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def sign(self) -> SignedHead | None:
-        """Signs the end of the chain and publishes it through the outbox; None where the ledger is empty."""
+        """Sign the end of the chain and enqueue the head for publication; None if the ledger is empty."""
         async with self._registry.changing() as records:
             last, signed = await records.ledger.last(), await records.ledger.last_signed()
             if last is None or (signed and signed.head.sequence == last.sequence):
@@ -121,7 +121,7 @@ class Disclosures:
         return signed
 
     async def watch_heads(self, after: int) -> AsyncIterator[SignedHead]:
-        """The signed heads behind a row of the ledger, and from then on each as it is made, for ever."""
+        """Yield the signed heads after a row of the ledger, then each new head until cancelled."""
         while True:
             change = self._registry.next_change()
             async with self._registry.transaction() as records:
@@ -133,7 +133,7 @@ class Disclosures:
                 await self._registry.wait_for(change)
 
     def to_proto(self, signed: SignedHead) -> ledger_pb2.LedgerHead:
-        """A head as the agencies get it."""
+        """A signed head as the message for the agencies."""
         return ledger_pb2.LedgerHead(
             sequence=signed.head.sequence,
             hash=signed.head.hash,
@@ -143,19 +143,19 @@ class Disclosures:
         )
 
     async def keep_signed(self) -> None:
-        """Signs at intervals, for ever."""
+        """Sign heads as they become due, until cancelled."""
         while True:
-            with contextlib.suppress(Unavailable):  # the database has said in the log what is wrong with it
+            with contextlib.suppress(Unavailable):  # the database layer has logged the reason
                 if await self._is_due():
                     await self.sign()
             await asyncio.sleep(POLL_S)
 
     async def _is_due(self) -> bool:
-        """Whether there are 100 rows that no head covers, or any for a minute."""
+        """Whether SIGN_INTERVAL_ROWS rows have no head, or any row has had none for SIGN_INTERVAL_MS of mesh time."""
         async with self._registry.transaction() as records:
             last, signed = await records.ledger.last(), await records.ledger.last_signed()
         if last is None or signed is None:
             return last is not None
         unsigned = last.sequence - signed.head.sequence
         waited_ms = self._clock.now_ms() - signed.head.at_ms
-        return unsigned >= SIGN_EVERY_ROWS or (unsigned > 0 and waited_ms >= SIGN_EVERY_MS)
+        return unsigned >= SIGN_INTERVAL_ROWS or (unsigned > 0 and waited_ms >= SIGN_INTERVAL_MS)

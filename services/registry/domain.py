@@ -1,4 +1,4 @@
-"""Records of the two agencies, and what follows from them: matches and joint cases. Pure."""
+"""Records of the two agencies, and the matches and joint cases that are derived from them. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.common.rpc.errors import Conflict
 
 
 class Action(Enum):
-    """What entering a ring demands."""
+    """Demand that a wearer triggers by entering a ring."""
 
     WARN = "WARN"
     NOTIFY = "NOTIFY"
@@ -20,16 +20,16 @@ class Action(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ring:
-    """One distance threshold of an order."""
+class OrderRing:
+    """Distance threshold of an order, and the demand inside it."""
 
     radius_m: float
     """Distance from the protected person, or from the edge of the protected place, metres."""
     action: Action
 
 
-DEFAULT_RINGS = (Ring(2000.0, Action.WARN), Ring(1000.0, Action.NOTIFY), Ring(100.0, Action.RESPOND))
-"""Rings of an order that names none: warned at 2 km, both desks told at 1 km, the 100 m of the statutes answered."""
+DEFAULT_RINGS = (OrderRing(2000.0, Action.WARN), OrderRing(1000.0, Action.NOTIFY), OrderRing(100.0, Action.RESPOND))
+"""Rings of an order that states none: warn at 2 km, notify both desks at 1 km, respond at the 100 m of the statutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Circle:
-    """A disc on WGS84; radius 0 is a point."""
+    """A disc on WGS84. Radius 0 is a point."""
 
     lat_deg: float
     lon_deg: float
@@ -51,12 +51,12 @@ class Circle:
 
 @dataclass(frozen=True, slots=True)
 class Polygon:
-    """An area inside a closed line whose sides don't cross, without its holes."""
+    """An area inside a closed outline whose sides don't cross, minus its holes."""
 
     vertices: tuple[Point, ...]
-    """Corners in order, the first not repeated."""
+    """Corners in order; the first isn't repeated at the end."""
     holes: tuple[tuple[Point, ...], ...] = ()
-    """Corners of each area that is cut out, inside the line and apart from each other."""
+    """Corners of each hole. Holes lie inside the outline and don't touch each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Place:
 
 
 class EncounterReason(Enum):
-    """Why an encounter is allowed."""
+    """Reason for an authorised encounter."""
 
     COURT_DATE = "COURT_DATE"
     POLICE_STATION = "POLICE_STATION"
@@ -76,32 +76,32 @@ class EncounterReason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Encounter:
-    """A dated exception of an order: while it holds, an approach is warned of and recorded, and nobody is sent."""
+class AllowedEncounter:
+    """A dated exception of an order: while it applies, an approach is warned of and recorded, and nobody is dispatched."""
 
     encounter_id: str
     reason: EncounterReason
     from_ms: int
-    """First moment, milliseconds since 1970 UTC."""
+    """Start of the exception, milliseconds since 1970 UTC."""
     until_ms: int
-    """End, exclusive, milliseconds since 1970 UTC."""
+    """End of the exception, exclusive, milliseconds since 1970 UTC."""
     places: tuple[Place, ...] = ()
-    """Where the wearer must be for it to hold; none means anywhere."""
+    """Places where the wearer must be for the exception to apply. Empty means anywhere."""
     daily_from_s: int = 0
-    """Of each day only from this second after midnight in Korea ..."""
+    """Start of the exception on each day, seconds after midnight in Korea."""
     daily_until_s: int = 0
-    """... until this one, exclusive; both 0 mean all day."""
+    """End of the exception on each day, exclusive, seconds after midnight in Korea. Both 0 mean all day."""
 
 
 class Sex(Enum):
-    """Sex as the records have it."""
+    """Sex as the records state it."""
 
     FEMALE = "FEMALE"
     MALE = "MALE"
 
 
 class Relation(Enum):
-    """Why an order protects a person."""
+    """Reason for which an order protects a person."""
 
     VICTIM = "VICTIM"
     COHABITANT = "COHABITANT"
@@ -109,7 +109,7 @@ class Relation(Enum):
 
 
 class OrderType(Enum):
-    """By what law an order stands; lifecycle.LIMITS has the greatest durations."""
+    """Law that an order is based on. lifecycle.LIMITS has the maximum durations."""
 
     STALKING_APPROACH = "STALKING_APPROACH"
     STALKING_TELECOM = "STALKING_TELECOM"
@@ -122,7 +122,7 @@ class OrderType(Enum):
 
 
 class EndReason(Enum):
-    """Why an order ends before its time."""
+    """Reason for the early end of an order."""
 
     CANCELLED_BY_COURT = "CANCELLED_BY_COURT"
     CANCELLED_BY_POLICE = "CANCELLED_BY_POLICE"
@@ -133,28 +133,28 @@ class EndReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class OrderEnd:
-    """The end of an order before its time."""
+    """Early end of an order."""
 
     reason: EndReason
     at_ms: int
-    """From when on it isn't in force, milliseconds since 1970 UTC."""
+    """First moment at which the order isn't in force, milliseconds since 1970 UTC."""
     covering_order_id: str = ""
-    """The court order that covers it, where that is the reason."""
+    """Court order that replaces this order. Only with the reason COVERED_BY_COURT_ORDER."""
 
 
 EXERCISE_IDS = "exercise."
-"""How ids of records begin that the registry makes up for exercises; no agency's do."""
+"""Prefix of the ids of synthetic records for exercises. Ids from the agencies must not start with it."""
 
 
 class ExerciseKind(Enum):
-    """What a record belongs to that isn't in earnest."""
+    """Kind of exercise that a synthetic record belongs to."""
 
     DRILL = "DRILL"
     CANARY = "CANARY"
 
 
 class WearerEndReason(Enum):
-    """Why a wearer's case with the Ministry is over."""
+    """Reason for the end of a wearer's case with the Ministry."""
 
     COMPLETED = "COMPLETED"
     ACQUITTAL = "ACQUITTAL"
@@ -167,11 +167,11 @@ class WearerEnd:
 
     reason: WearerEndReason
     at_ms: int
-    """Milliseconds since 1970 UTC."""
+    """When the case ended, milliseconds since 1970 UTC."""
 
 
-# A record's field that was added later has a default, and what equals its default is left out where the record is stored:
-# so records and digests of before stay what they were.
+# Fields that were added later have a default, and stored records omit values that equal their default. So records that
+# were stored earlier keep their content and their digests.
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +188,9 @@ class Wearer:
     phone: str = field(default="", repr=False)
     address: str = field(default="", repr=False)
     end: WearerEnd | None = None
-    """The end of their case; None while it runs."""
+    """End of the wearer's case; None while the case runs."""
     exercise: ExerciseKind | None = None
-    """Part of an exercise; None for a person."""
+    """Exercise that the record belongs to; None for a live record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +201,13 @@ class Tag:
     wearer_id: str
     source_version: int
     removed_at_ms: int | None = None
-    """When it was taken off, milliseconds since 1970 UTC; None while it is on."""
+    """When the tag was taken off, milliseconds since 1970 UTC; None while the wearer has it on."""
     vendor_id: str = ""
-    """The vendor that may report for it; empty where none may."""
+    """Vendor that may report for the tag; empty if no vendor may."""
 
 
-class Language(Enum):
-    """In which language a person is warned."""
+class ContactLanguage(Enum):
+    """Language in which a protected person is warned."""
 
     KOREAN = "KOREAN"
     ENGLISH = "ENGLISH"
@@ -215,14 +215,14 @@ class Language(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """How a protected person is warned."""
+    """Contact data for warning a protected person."""
 
     handle: str = field(repr=False)
-    """What the warning leg's gateways reach them by."""
-    language: Language | None = None
-    """None is Korean."""
+    """Address that the warning leg's gateways use to reach the person."""
+    language: ContactLanguage | None = None
+    """Language of the warnings; None means Korean."""
     duress_choice: int = field(default=0, repr=False)
-    """Which of the three answers says that somebody else has a hand in it, 1 to 3; 0 where none was agreed."""
+    """Number of the answer, 1 to 3, that secretly signals duress; 0 if none was agreed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +234,9 @@ class ProtectedPerson:
     source_version: int
     relation: Relation | None = None
     ended_at_ms: int | None = None
-    """Since when they aren't protected any more, milliseconds since 1970 UTC; None while they are."""
+    """When the protection ended, milliseconds since 1970 UTC; None while the person is protected."""
     contact: Contact | None = None
-    """None where it isn't known or not wanted."""
+    """Contact data; None if unknown, or if the person doesn't want warnings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +247,9 @@ class Device:
     person_id: str
     source_version: int
     removed_at_ms: int | None = None
-    """Since when the person hasn't had it, milliseconds since 1970 UTC; None while they have."""
+    """When the person gave the device back, milliseconds since 1970 UTC; None while the person has it."""
     vendor_id: str = ""
-    """The vendor that may report for it; empty where none may."""
+    """Vendor that may report for the device; empty if no vendor may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ class Respondent:
     """The person whom an order restrains."""
 
     national_id: str = field(repr=False)
-    """13 digits; empty where the police don't know it."""
+    """13 digits; empty if the police don't know the number."""
     name: str = field(repr=False)
     birth_date: date = field(repr=False)
     sex: Sex | None = field(default=None, repr=False)
@@ -273,8 +273,8 @@ class Order:
     respondent: Respondent
     protected_person_ids: tuple[str, ...]
     places: tuple[Place, ...]
-    rings: tuple[Ring, ...]
-    """As the order states them; none means DEFAULT_RINGS."""
+    rings: tuple[OrderRing, ...]
+    """Rings as the order states them. Empty means DEFAULT_RINGS."""
     valid_from_ms: int
     """First moment of validity, milliseconds since 1970 UTC."""
     valid_until_ms: int
@@ -282,37 +282,37 @@ class Order:
     source_version: int
     type: OrderType | None = None
     extensions: int = 0
-    """How often it was extended so far."""
+    """Number of extensions so far."""
     duration_reason: str = field(default="", repr=False)
-    """Why it lasts longer than its type allows."""
+    """Reason why the order lasts longer than its type allows."""
     end: OrderEnd | None = None
-    """Its end before its time; None while it runs."""
-    encounters: tuple[Encounter, ...] = ()
+    """Early end of the order; None if there is none."""
+    encounters: tuple[AllowedEncounter, ...] = ()
     """Authorised encounters, within the validity."""
     exercise: ExerciseKind | None = None
-    """Part of an exercise; None in earnest."""
+    """Exercise that the order belongs to; None for a live order."""
 
     @property
     def ends_ms(self) -> int:
-        """From when on it isn't in force, milliseconds since 1970 UTC."""
+        """First moment at which the order isn't in force, milliseconds since 1970 UTC."""
         if self.end is None:
             return self.valid_until_ms
-        # A moment is left of an order that ended before it began, so that its case stays well formed.
+        # An order that ended before it began keeps 1 ms of validity, so that its case stays well formed.
         return max(self.valid_from_ms + 1, min(self.valid_until_ms, self.end.at_ms))
 
 
 @dataclass(frozen=True, slots=True)
 class ProtectedTarget:
-    """A protected person as the evaluator knows them: ids only."""
+    """A protected person as the evaluator sees them: ids only."""
 
     person_id: str
     device_ids: tuple[str, ...]
-    """Protective devices, sorted; none is a foreseen state."""
+    """Protective devices, sorted. Empty is a valid state."""
 
 
 @dataclass(frozen=True, slots=True)
 class JointCase:
-    """One order joined with one wearer, whole. Holds ids and geometry, never names."""
+    """Complete joint case of one order and one wearer. It holds ids and geometry, never names."""
 
     case_id: str
     order_id: str
@@ -321,19 +321,19 @@ class JointCase:
     """Tags on the wearer, sorted."""
     persons: tuple[ProtectedTarget, ...]
     places: tuple[Place, ...]
-    rings: tuple[Ring, ...]
-    """At least one."""
+    rings: tuple[OrderRing, ...]
+    """At least one ring."""
     valid_from_ms: int
     valid_until_ms: int
-    """Exclusive."""
-    encounters: tuple[Encounter, ...]
-    """As the order allows them, also beyond an end before its time."""
+    """End of validity, exclusive, milliseconds since 1970 UTC."""
+    encounters: tuple[AllowedEncounter, ...]
+    """Encounters as the order allows them, including those after an early end of the order."""
     exercise: ExerciseKind | None
-    """Part of an exercise; None in earnest."""
+    """Exercise that the case belongs to; None for a live case."""
 
 
 class PutOutcome(Enum):
-    """What becomes of a record that is put."""
+    """Result of putting a record."""
 
     STORED = "STORED"
     UNCHANGED = "UNCHANGED"
@@ -341,9 +341,9 @@ class PutOutcome(Enum):
 
 
 def decide_put(stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes) -> PutOutcome:
-    """What becomes of a record of this version and content, given what is stored (None: nothing).
+    """Decide whether to store a record of this version and digest. A stored version of None means that nothing is stored.
 
-    Raises Conflict where the same version is stored with other content.
+    Raises Conflict if the same version is stored with different content.
     """
     if stored_version is None or version > stored_version:
         return PutOutcome.STORED
@@ -351,13 +351,13 @@ def decide_put(stored_version: int | None, stored_digest: bytes | None, version:
         return PutOutcome.SUPERSEDED
     if digest != stored_digest:
         raise Conflict(
-            f"version {version} of this record is stored with other content; a change needs a greater version"
+            f"version {version} of this record is stored with different content; send a change with a greater version"
         )
     return PutOutcome.UNCHANGED
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
-    """Whether respondent and wearer are one person beyond doubt: the same national number."""
+    """Whether respondent and wearer have the same national number, so that they certainly are one person."""
     return bool(wearer.national_id) and respondent.national_id == wearer.national_id
 
 
@@ -367,7 +367,7 @@ def case_id_of(order_id: str, wearer_id: str) -> str:
 
 
 def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Sequence[Device]) -> JointCase:
-    """The joint case of an order and the wearer whom it restrains. Tags and devices of others are left out."""
+    """Joint case of an order and the wearer whom it restrains. Tags and devices of other people are ignored."""
     return JointCase(
         case_id=case_id_of(order.order_id, wearer.wearer_id),
         order_id=order.order_id,
@@ -398,19 +398,19 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Seque
 
 
 def withdraw(case: JointCase, at_ms: int) -> JointCase:
-    """The case once its match no longer holds, because a number was corrected: valid until `at_ms` at the most."""
+    """The case after its match was withdrawn, for example because a number was corrected: valid until `at_ms` at the latest."""
     ends_ms = max(case.valid_from_ms + 1, min(case.valid_until_ms, at_ms))
     return replace(case, valid_until_ms=ends_ms)
 
 
 def tag_partitions(wearer_id: str, partitions: int) -> tuple[int, ...]:
-    """Partitions of the log that need the reports of a wearer's tags."""
+    """Log partitions that need the reports of a wearer's tags."""
     return (ids.partition_of(wearer_id, partitions),)
 
 
 def device_partitions(person_id: str, wearer_ids: Sequence[str], partitions: int) -> tuple[int, ...]:
-    """Partitions that need the reports of a person's devices, sorted: those of the wearers who are kept away.
+    """Log partitions that need the reports of a person's devices, sorted: the partitions of the restrained wearers.
 
-    The person's own one goes with them, so that reports have somewhere to go before there is a case.
+    The partition of the person's own id is always included, so that reports have a destination before there is a case.
     """
     return tuple(sorted({ids.partition_of(subject_id, partitions) for subject_id in (person_id, *wearer_ids)}))

@@ -1,4 +1,4 @@
-"""The gRPC edge of the exercises."""
+"""gRPC servicer of the ExerciseService: puts and ends synthetic records for drills and canaries."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tandem.registry.v1 import exercise_pb2_grpc
 
 SERVICE_NAME = exercise_service_pb2.DESCRIPTOR.services_by_name["ExerciseService"].full_name
 RUN_BY = {Role.ROLE_OPERATOR: ExerciseKind.DRILL, Role.ROLE_WATCH: ExerciseKind.CANARY}
-"""Which kind of exercise each caller may run."""
+"""Kind of exercise that each role may run."""
 _ID = re.compile(r"[a-z0-9-]{1,32}")
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ExerciseServicer(exercise_pb2_grpc.ExerciseServiceServicer):
-    """Parses, hands over, answers."""
+    """Parses requests of the ExerciseService, runs the commands and builds the responses."""
 
     def __init__(self, exercises: Exercises) -> None:
         self._exercises = exercises
@@ -41,7 +41,7 @@ class ExerciseServicer(exercise_pb2_grpc.ExerciseServiceServicer):
         if not fields.vendor_id("vendor_id", request.vendor_id):
             raise InvalidField("vendor_id", "is missing")
         until_ms = fields.moment("valid_until", request.valid_until, request.HasField("valid_until"))
-        # A transaction is never cut in the middle, although the caller goes away.
+        # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
         await asyncio.shield(self._exercises.put(records, request.wearers, request.vendor_id, until_ms))
         lat_deg, lon_deg = PLACE_DEG
         return exercise_service_pb2.PutExerciseResponse(
@@ -73,7 +73,7 @@ def _records(
     exercise = ExerciseKind(exercise_pb2.Exercise.Name(request.exercise))
     role = server.caller().role
     if RUN_BY.get(role) is not exercise:
-        raise PermissionDenied(f"{access_pb2.Role.Name(role)} runs no {exercise.value}")
+        raise PermissionDenied(f"{access_pb2.Role.Name(role)} may not run a {exercise.value}")
     if not _ID.fullmatch(request.exercise_id):
-        raise InvalidField("exercise_id", "must be 1 to 32 characters of a-z 0-9 -")
+        raise InvalidField("exercise_id", "must be 1 to 32 characters of a-z 0-9 - (example: drill-2026-07)")
     return ExerciseRecords(exercise, request.exercise_id)

@@ -1,4 +1,4 @@
-"""Synthetic records for exercises: made up here from an id, put and ended by the code that an agency's go through."""
+"""Synthetic records for exercises: derived from an id, and put and ended by the same code as the agencies' records."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from services.registry.domain import (
     ExerciseKind,
     Order,
     OrderEnd,
+    OrderRing,
     ProtectedPerson,
     PutOutcome,
     Respondent,
-    Ring,
     Tag,
     Wearer,
     WearerEnd,
@@ -29,17 +29,17 @@ from services.registry.domain import (
 from services.registry.handlers import Registry
 
 MAX_WEARERS = 10
-VALID_MOST_MS = 7 * 86_400_000
+MAX_VALID_MS = 7 * 86_400_000
 RADIUS_M = 100.0
 PLACE_DEG = (36.0, 125.0)
-"""Latitude and longitude in the Yellow Sea."""
+"""Latitude and longitude of the exercise in the Yellow Sea, degrees."""
 _VERSION = 1
-"""Of all that never changes until its end."""
+"""Source version of all records except orders. It changes only when the record ends."""
 _DAYS_OF_BIRTH = 18_000
 
 
 class ExerciseRecords:
-    """The records of one exercise, by number; the same each time they are made."""
+    """Builds the records of one exercise. The same ids and numbers always give the same people."""
 
     def __init__(self, exercise: ExerciseKind, exercise_id: str) -> None:
         self._exercise = exercise
@@ -48,49 +48,49 @@ class ExerciseRecords:
         self.device_id = f"{self._prefix}.app"
 
     def order_id(self, number: int) -> str:
-        """Id of an order."""
+        """Id of the order with this number."""
         return f"{self._prefix}.order-{number}"
 
     def wearer_id(self, number: int) -> str:
-        """Id of a wearer."""
+        """Id of the wearer with this number."""
         return f"{self._prefix}.wearer-{number}"
 
     def tag_id(self, number: int) -> str:
-        """Id of a wearer's tag."""
+        """Id of the tag of the wearer with this number."""
         return f"{self._prefix}.tag-{number}"
 
     def person(self) -> ProtectedPerson:
-        """Whom all orders protect."""
+        """The protected person of all orders of the exercise."""
         return ProtectedPerson(self.person_id, "Exercise", _VERSION)
 
     def device(self, vendor_id: str) -> Device:
-        """The person's device."""
+        """The protective device of the protected person."""
         return Device(self.device_id, self.person_id, _VERSION, vendor_id=vendor_id)
 
     def wearer(self, number: int) -> Wearer:
-        """One who wears a tag."""
-        return Wearer(self.wearer_id(number), *self._somebody(number), _VERSION, exercise=self._exercise)
+        """The wearer with this number."""
+        return Wearer(self.wearer_id(number), *self._identity(number), _VERSION, exercise=self._exercise)
 
     def tag(self, number: int, vendor_id: str) -> Tag:
-        """The tag."""
+        """The tag of the wearer with this number."""
         return Tag(self.tag_id(number), self.wearer_id(number), _VERSION, vendor_id=vendor_id)
 
     def order(self, number: int, now_ms: int, until_ms: int) -> Order:
-        """The order against a wearer, in force from now on; of two the later prolongs it."""
+        """The order against the wearer with this number, valid from `now_ms`. Putting a later one prolongs it."""
         return Order(
             order_id=self.order_id(number),
-            respondent=Respondent(*self._somebody(number)),
+            respondent=Respondent(*self._identity(number)),
             protected_person_ids=(self.person_id,),
             places=(),
-            rings=(Ring(RADIUS_M, Action.RESPOND),),
+            rings=(OrderRing(RADIUS_M, Action.RESPOND),),
             valid_from_ms=now_ms,
             valid_until_ms=until_ms,
             source_version=now_ms,
             exercise=self._exercise,
         )
 
-    def _somebody(self, number: int) -> tuple[str, str, date]:
-        """National number, name and date of birth: no two wearers of exercises look like one person."""
+    def _identity(self, number: int) -> tuple[str, str, date]:
+        """National number, name and date of birth, so different between wearers that no two match as one person."""
         digest = hashlib.sha256(self.wearer_id(number).encode()).digest()
         digits = f"{int.from_bytes(digest[:8]) % 10**13:013d}"
         name = "".join(chr(ord("a") + byte % 26) for byte in digest[8:24])
@@ -105,9 +105,9 @@ class Exercises:
         self._registry, self._clock = registry, clock
 
     async def put(self, records: ExerciseRecords, wearers: int, vendor_id: str, until_ms: int) -> None:
-        """Puts all records, or prolongs the orders. Raises InvalidField, FailedPrecondition where the exercise has ended."""
+        """Put all records, or prolong the orders. Raises InvalidField, FailedPrecondition (the exercise has ended)."""
         registry, now_ms = self._registry, self._clock.now_ms()
-        if not now_ms < until_ms <= now_ms + VALID_MOST_MS:
+        if not now_ms < until_ms <= now_ms + MAX_VALID_MS:
             raise InvalidField("valid_until", "must be within 7 days from now")
         outcomes = [
             await registry.put_protected_person(records.person()),
@@ -117,25 +117,25 @@ class Exercises:
             outcomes.append(await registry.put_wearer(records.wearer(number)))
             outcomes.append(await registry.put_tag(records.tag(number, vendor_id)))
             if PutOutcome.SUPERSEDED in outcomes:
-                raise FailedPrecondition("the exercise has ended: begin another")
+                raise FailedPrecondition("exercise_id: this exercise has ended; start one with another id")
             await registry.put_order(records.order(number, now_ms, until_ms))
 
     async def end(self, records: ExerciseRecords) -> None:
-        """Ends what hasn't ended, in an order in which it may break off and begin again. Raises NotFound where nothing is."""
+        """End all records that haven't ended. The order of steps allows a retry after a failure. Raises NotFound."""
         registry, now_ms = self._registry, self._clock.now_ms()
         async with registry.transaction() as stored:
             if await stored.stored(tables.protected_persons, records.person_id) is None:
                 raise NotFound("exercise_id: no such exercise")
             tags = [await stored.tag(records.tag_id(number)) for number in range(MAX_WEARERS)]
             orders = await stored.all_of(tables.orders, [records.order_id(number) for number in range(MAX_WEARERS)])
-        over = OrderEnd(EndReason.CANCELLED_BY_POLICE, now_ms)
+        order_end = OrderEnd(EndReason.CANCELLED_BY_POLICE, now_ms)
         for order in orders:
             if order.end is None:
-                await registry.end_order(order.order_id, over, max(now_ms, order.source_version + 1))
+                await registry.end_order(order.order_id, order_end, max(now_ms, order.source_version + 1))
         for tag in filter(None, tags):
             if tag.removed_at_ms is None:
                 await registry.end_tag(tag.device_id, now_ms, now_ms)
-            # Nobody's data: a reason for which they are destroyed at once. Then they aren't found any more.
+            # LAPSED destroys the wearer at once, because the data belongs to nobody. A retry then gets NotFound.
             with contextlib.suppress(NotFound):
                 await registry.end_wearer(tag.wearer_id, WearerEnd(WearerEndReason.LAPSED, now_ms), now_ms)
         with contextlib.suppress(NotFound):

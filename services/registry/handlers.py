@@ -1,6 +1,6 @@
-"""What happens when an agency puts or ends a record: gather, decide, apply.
+"""Commands that put or end a record of an agency: read the stored state, decide, apply.
 
-The record and all that follows from it are written in one transaction; what must go into the log waits in the outbox.
+A record and everything derived from it are written in one transaction. Messages for the log wait in the outbox.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _InExercise = TypeVar("_InExercise", Wearer, Order)
 
 
 class Registry:
-    """The system of record. Each method is one transaction; what it sends goes through the outbox."""
+    """The system of record. Each command is one transaction, and its messages go through the outbox."""
 
     def __init__(
         self,
@@ -59,60 +59,60 @@ class Registry:
         self.database = database
         self._vault = vault
         self.rings = vault.rings
-        """Ids of the keys of the ring, the oldest first."""
+        """Ids of the keys in the key ring, oldest first."""
         self._clock = clock
         self._warning_key = warning_key
         self.cases = Cases(clock, partitions, warning_key)
         self._change = asyncio.Event()
 
     def next_change(self) -> asyncio.Event:
-        """An event that is set after the next commit. Take it first, look into the store, then wait for it."""
+        """An event that is set after the next commit. Get it first, then read the store, then wait for the event."""
         return self._change
 
     async def wait_for(self, change: asyncio.Event, at_most_s: float = 1.0) -> None:
-        """Waits until a change is there. Those of another process on the same database aren't heard: look again after a while."""
+        """Wait for a change, at most `at_most_s` seconds. Changes by other processes aren't signalled, so poll the store too."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most_s):
                 await change.wait()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Records]:
-        """The store, for the time of one transaction."""
+        """Open one transaction on the store. After the commit, run the callbacks in `after_commit`."""
         async with self.database.transaction() as connection:
             records = Records(connection, self._vault)
             yield records
-        for work in records.afterwards:
-            work()
+        for callback in records.after_commit:
+            callback()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Records]:
-        """The store as it is at one moment, for long looks that mustn't hold up a put."""
+        """Open a read-only snapshot of the store, for long reads that mustn't block a put."""
         async with self.database.reading() as connection:
             yield Records(connection, self._vault)
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[Records]:
-        """A transaction whose commit wakes all who wait for a change."""
+        """Open a transaction whose commit wakes all callers of `wait_for`."""
         async with self.transaction() as records:
             yield records
         committed, self._change = self._change, asyncio.Event()
         committed.set()
 
     async def prepare(self, log_identity: str) -> None:
-        """To be called once before all else. A new log is sent all that is valid.
+        """Unlock the database; call once before anything else. If the log is new, schedule all valid cases and routes for it.
 
-        Raises FailedPrecondition where the ring lacks a key that the database was written under: not all would be found in it.
+        Raises FailedPrecondition if the key ring lacks a key that the database was written with: records couldn't be found.
         """
         async with self.changing() as records:
             await _unlock(records, self._vault)
-            if await records.fact("log") != log_identity.encode():
+            if await records.meta_value("log") != log_identity.encode():
                 await records.begin_new_log()
-                await records.note("log", log_identity.encode())
+                await records.set_meta_value("log", log_identity.encode())
         for kind, table in _TABLES.items():
             await self._complete(kind, table)
 
     async def _complete(self, kind: ListedKind, table: sa.Table) -> None:
-        """Gives digests and keys to the records that were stored before there were any, and matches them by those."""
+        """Add digests and match keys to records that were stored without them, and match these records."""
         (key,) = table.primary_key
         after = ""
         while True:
@@ -120,7 +120,7 @@ class Registry:
                 ids = await records.reviews.without_digest(kind, key, after, COMPLETED_BATCH)
                 if not ids:
                     return
-                # A record that was destroyed has an id and no content; it is passed over.
+                # `all_of` omits destroyed records: they have an id but no content.
                 for record in await records.all_of(table, ids):
                     await _index(records, record)
                     if isinstance(record, Wearer):
@@ -130,13 +130,13 @@ class Registry:
     # ── puts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_wearer(self, wearer: Wearer) -> PutOutcome:
-        """Stores a wearer and matches them against all respondents."""
+        """Store a wearer and match the wearer against all respondents."""
         async with self.changing() as records:
             stored = await records.stored(tables.wearers, wearer.wearer_id)
-            outcome = _decided(records, stored, wearer)
+            outcome = _decide(records, stored, wearer)
             if outcome is PutOutcome.STORED:
                 before = await records.all_of(tables.wearers, [wearer.wearer_id])
-                _must_stay_what_it_is("wearer.exercise", wearer, before)
+                _require_same_exercise("wearer.exercise", wearer, before)
                 await _store(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
                 await self._match_wearer(records, wearer, new=stored is None)
                 if stored is not None:
@@ -144,37 +144,37 @@ class Registry:
         return outcome
 
     async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> PutOutcome:
-        """Ends a wearer's case. Raises NotFound (unknown wearer), FailedPrecondition (a tag is on them)."""
+        """End a wearer's case. Raises NotFound (unknown wearer), FailedPrecondition (the wearer still has a tag)."""
         async with self.changing() as records:
-            await _must_be_known(records, tables.wearers, wearer_id, "wearer_id: no such wearer")
+            await _require_stored(records, tables.wearers, wearer_id, "wearer_id: no such wearer")
             before = await records.find(tables.wearers, Wearer, wearer_id)
             wearer = replace(before, end=end, source_version=source_version)
-            outcome = await _decide(records, tables.wearers, wearer_id, wearer)
+            outcome = await _read_and_decide(records, tables.wearers, wearer_id, wearer)
             if outcome is PutOutcome.STORED:
                 if any(tag.removed_at_ms is None for tag in await records.tags_on(wearer_id)):
-                    raise FailedPrecondition("wearer_id: a tag is on them; end it first")
+                    raise FailedPrecondition("wearer_id: the wearer still has a tag; end the tag first")
                 await _store(records, tables.wearers, wearer_id, wearer)
         return outcome
 
     async def put_tag(self, tag: Tag) -> PutOutcome:
-        """Stores on whom a tag is. Raises NotFound (unknown wearer), FailedPrecondition (a protective device's id)."""
+        """Store a tag and its wearer. Raises NotFound (unknown wearer), FailedPrecondition (id of a protective device)."""
         async with self.changing() as records:
-            outcome = await _decide(records, tables.tags, tag.device_id, tag)
+            outcome = await _read_and_decide(records, tables.tags, tag.device_id, tag)
             if outcome is PutOutcome.STORED:
-                await _must_be_known(records, tables.wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
+                await _require_stored(records, tables.wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
                 if await records.device(tag.device_id):
-                    raise FailedPrecondition("tag.device_id: is the id of a protective device")
+                    raise FailedPrecondition("tag.device_id: is already the id of a protective device")
                 await self._store_tag(records, tag)
         return outcome
 
     async def end_tag(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
-        """Notes that a tag was taken off. Raises NotFound (unknown tag)."""
+        """Store that a tag was taken off. Raises NotFound (unknown tag)."""
         async with self.changing() as records:
             before = await records.tag(device_id)
             if before is None:
                 raise NotFound("device_id: no such tag")
             tag = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
-            outcome = await _decide(records, tables.tags, device_id, tag)
+            outcome = await _read_and_decide(records, tables.tags, device_id, tag)
             if outcome is PutOutcome.STORED:
                 await self._store_tag(records, tag)
         return outcome
@@ -183,17 +183,18 @@ class Registry:
         before = await records.tag(tag.device_id)
         await _store(records, tables.tags, tag.device_id, tag)
         await self.cases.send_route(records, tag.device_id)
-        for wearer_id in _each(tag.wearer_id, before.wearer_id if before else None):
+        for wearer_id in _owners(tag.wearer_id, before.wearer_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_wearer(wearer_id))
 
     async def put_protected_person(self, person: ProtectedPerson) -> PutOutcome:
-        """Stores a protected person. Raises FailedPrecondition where a contact can't be sealed for the warning leg."""
+        """Store a protected person. Raises FailedPrecondition if the contact can't be sealed for the warning leg."""
         if person.contact is not None and self._warning_key is None:
             raise FailedPrecondition(
-                "protected_person.contact: this registry has no public key of the warning leg, so nobody could be warned by it"
+                "protected_person.contact: this registry has no public key of the warning leg, so the contact can't be used "
+                "for warnings; set TANDEM_WARNING_PUBLIC_KEY, or send the record without a contact"
             )
         async with self.changing() as records:
-            outcome = await _decide(records, tables.protected_persons, person.person_id, person)
+            outcome = await _read_and_decide(records, tables.protected_persons, person.person_id, person)
             if outcome is PutOutcome.STORED:
                 contact_before = await _contact_of(records, person.person_id)
                 await _store(records, tables.protected_persons, person.person_id, person)
@@ -203,41 +204,41 @@ class Registry:
         return outcome
 
     async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> PutOutcome:
-        """Ends a person's protection. Raises NotFound (unknown person), FailedPrecondition (an order or device needs them)."""
+        """End a person's protection. Raises NotFound (unknown person), FailedPrecondition (an active order or device)."""
         async with self.changing() as records:
-            await _must_be_known(records, tables.protected_persons, person_id, "person_id: no such protected person")
+            await _require_stored(records, tables.protected_persons, person_id, "person_id: no such protected person")
             before = await records.find(tables.protected_persons, ProtectedPerson, person_id)
             person = replace(before, ended_at_ms=ended_at_ms, source_version=source_version)
-            outcome = await _decide(records, tables.protected_persons, person_id, person)
+            outcome = await _read_and_decide(records, tables.protected_persons, person_id, person)
             if outcome is PutOutcome.STORED:
                 if any(order.ends_ms > self._clock.now_ms() for order in await records.orders_protecting(person_id)):
-                    raise FailedPrecondition("person_id: an order that isn't over protects them")
+                    raise FailedPrecondition("person_id: an order that hasn't ended protects this person; end it first")
                 if any(device.removed_at_ms is None for device in await records.devices_of([person_id])):
-                    raise FailedPrecondition("person_id: a protective device is theirs; end it first")
+                    raise FailedPrecondition("person_id: this person still has a protective device; end it first")
                 await _store(records, tables.protected_persons, person_id, person)
         return outcome
 
     async def put_device(self, device: Device) -> PutOutcome:
-        """Stores whose a protective device is. Raises NotFound (unknown person), FailedPrecondition (a tag's id)."""
+        """Store a protective device and its owner. Raises NotFound (unknown person), FailedPrecondition (id of a tag)."""
         async with self.changing() as records:
-            outcome = await _decide(records, tables.devices, device.device_id, device)
+            outcome = await _read_and_decide(records, tables.devices, device.device_id, device)
             if outcome is PutOutcome.STORED:
-                await _must_be_known(
+                await _require_stored(
                     records, tables.protected_persons, device.person_id, "device.person_id: no such protected person"
                 )
                 if await records.tag(device.device_id):
-                    raise FailedPrecondition("device.device_id: is the id of a tag")
+                    raise FailedPrecondition("device.device_id: is already the id of a tag")
                 await self._store_device(records, device)
         return outcome
 
     async def end_device(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
-        """Notes that a person hasn't a protective device any more. Raises NotFound (unknown device)."""
+        """Store that a person no longer has a protective device. Raises NotFound (unknown device)."""
         async with self.changing() as records:
             before = await records.device(device_id)
             if before is None:
                 raise NotFound("device_id: no such protective device")
             device = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
-            outcome = await _decide(records, tables.devices, device_id, device)
+            outcome = await _read_and_decide(records, tables.devices, device_id, device)
             if outcome is PutOutcome.STORED:
                 await self._store_device(records, device)
         return outcome
@@ -246,32 +247,32 @@ class Registry:
         before = await records.device(device.device_id)
         await _store(records, tables.devices, device.device_id, device)
         await self.cases.send_route(records, device.device_id)
-        for person_id in _each(device.person_id, before.person_id if before else None):
+        for person_id in _owners(device.person_id, before.person_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_person(person_id))
 
     async def put_order(self, order: Order) -> tuple[PutOutcome, OrderStage | None]:
-        """Stores an order and matches its respondent against all wearers. Raises NotFound for an unknown person."""
+        """Store an order and match its respondent against all wearers. Raises NotFound for an unknown protected person."""
         async with self.changing() as records:
-            outcome = await _decide(records, tables.orders, order.order_id, order)
+            outcome = await _read_and_decide(records, tables.orders, order.order_id, order)
             if outcome is not PutOutcome.STORED:
                 return outcome, None
-            _must_stay_what_it_is("order.exercise", order, await records.all_of(tables.orders, [order.order_id]))
+            _require_same_exercise("order.exercise", order, await records.all_of(tables.orders, [order.order_id]))
             for n, person_id in enumerate(order.protected_person_ids):
                 text = f"order.protected_person_ids[{n}]: no such protected person"
-                await _must_be_known(records, tables.protected_persons, person_id, text)
+                await _require_stored(records, tables.protected_persons, person_id, text)
             stage = await self._store_order(records, order)
         return outcome, stage
 
     async def end_order(
         self, order_id: str, end: OrderEnd, source_version: int
     ) -> tuple[PutOutcome, OrderStage | None]:
-        """Ends an order before its time. Raises NotFound (unknown order), InvalidField (a reason that doesn't fit)."""
+        """End an order early. Raises NotFound (unknown order), InvalidField (a reason that doesn't fit the order)."""
         async with self.changing() as records:
-            await _must_be_known(records, tables.orders, order_id, "order_id: no such order")
+            await _require_stored(records, tables.orders, order_id, "order_id: no such order")
             covering = await records.all_of(tables.orders, [end.covering_order_id])
             before = await records.find(tables.orders, Order, order_id)
             order = lifecycle.ended(before, end, source_version, next(iter(covering), None))
-            outcome = await _decide(records, tables.orders, order_id, order)
+            outcome = await _read_and_decide(records, tables.orders, order_id, order)
             if outcome is not PutOutcome.STORED:
                 return outcome, None
             stage = await self._store_order(records, order)
@@ -288,26 +289,26 @@ class Registry:
         await records.reviews.add_stage(order.order_id, order.source_version, stage, reason, now_ms)
         await self._match_order(records, order, new=new)
         if disclosure.ground_fell(order):
-            await self.cases.tell_all(records, order.order_id, Event.GROUND_FELL)
+            await self.cases.add_event_for_order(records, order.order_id, Event.GROUND_FELL)
         await self.cases.send_routes_of(records, sorted(set(named) - set(order.protected_person_ids)))
-        records.afterwards.append(partial(logger().info, "order_stored", order_id=order.order_id, stage=stage.value))
+        records.after_commit.append(partial(logger().info, "order_stored", order_id=order.order_id, stage=stage.value))
         return stage
 
     # ── matching ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _match_wearer(self, records: Records, wearer: Wearer, new: bool = False) -> None:
-        wearer_id = wearer.wearer_id  # of a new one there is nothing that it was matched with before
+        wearer_id = wearer.wearer_id  # a new wearer has neither cases nor reviews
         cases = {} if new else {case.order_id: case for case in await records.cases_of_wearer(wearer_id)}
         reviews = (
             {} if new else {review.order_id: review for review in await records.reviews.reviews_of_wearer(wearer_id)}
         )
         alike = await records.reviews.sharing_a_key(similarity.ORDER_SIDE, similarity.match_keys(wearer))
         orders = {order.order_id: order for order in await records.orders_against(wearer.national_id)}
-        # Those too that it was matched with as the record was before.
+        # Includes orders that matched the previous version of the record, since these matches may no longer hold.
         others = sorted((alike | cases.keys() | reviews.keys()) - orders.keys())
         for order in [*orders.values(), *await records.all_of(tables.orders, others)]:
-            at = order.order_id
-            await self.cases.refresh(records, order, wearer, reviews.get(at), cases.get(at))
+            order_id = order.order_id
+            await self.cases.refresh(records, order, wearer, reviews.get(order_id), cases.get(order_id))
 
     async def _match_order(self, records: Records, order: Order, new: bool) -> None:
         order_id = order.order_id
@@ -317,22 +318,23 @@ class Registry:
         )
         alike = await records.reviews.sharing_a_key(similarity.WEARER_SIDE, similarity.match_keys(order.respondent))
         number = order.respondent.national_id
-        wearers = {one.wearer_id: one for one in await records.wearers_numbered(number)} if number else {}
+        same_number = await records.wearers_with_number(number) if number else []
+        wearers = {wearer.wearer_id: wearer for wearer in same_number}
         others = sorted((alike | cases.keys() | reviews.keys()) - wearers.keys())
         for wearer in [*wearers.values(), *await records.all_of(tables.wearers, others)]:
-            at = wearer.wearer_id
-            await self.cases.refresh(records, order, wearer, reviews.get(at), cases.get(at))
+            wearer_id = wearer.wearer_id
+            await self.cases.refresh(records, order, wearer, reviews.get(wearer_id), cases.get(wearer_id))
 
-    # ── what goes on by itself ───────────────────────────────────────────────────────────────────────────────────────
+    # ── background work ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def renew_some(self) -> bool:
-        """Sends again some of what wasn't sent on this day of the mesh; false where nothing was left.
+        """Enqueue a batch of routes and cases that weren't sent on this day of mesh time; false if none was left.
 
-        The log keeps its entries for days only: by this it never lacks its premises.
+        The log keeps its entries for days only. The daily renewal ensures that it always holds all routes and valid cases.
         """
         now_ms = self._clock.now_ms()
         day = now_ms // DAY_MS
-        # Not a change that others wait for: the relay, which calls this, looks into the outbox next.
+        # Needs no `changing`: the relay, the only caller, reads the outbox next.
         async with self.transaction() as records:
             device_ids = await records.routes_not_sent_on(day, RENEWED_BATCH)
             for device_id in device_ids:
@@ -348,7 +350,7 @@ class Registry:
         return bool(cases)
 
 
-# Orders before wearers: once it has its keys, a wearer is matched against all orders.
+# Orders come before wearers, because a wearer is matched as soon as it has its keys and must then find all orders.
 _TABLES: Mapping[ListedKind, sa.Table] = {
     ListedKind.ORDER: tables.orders,
     ListedKind.WEARER: tables.wearers,
@@ -359,17 +361,17 @@ _TABLES: Mapping[ListedKind, sa.Table] = {
 
 
 async def _unlock(records: Records, vault: Vault) -> None:
-    """Takes the root of the hashes from the database, or gives it one, and wraps it by the ring's current key."""
-    root, fingerprint = await records.fact("root"), await records.fact("key")
-    with contextlib.suppress(FailedPrecondition):  # another ring's: then the fingerprint differs too
+    """Load the root key of the hashes from the database, or store one, and wrap it with the ring's current key."""
+    root, fingerprint = await records.meta_value("root"), await records.meta_value("key")
+    with contextlib.suppress(FailedPrecondition):  # wrapped by another ring: then the fingerprint differs too
         if root is not None:
             vault.open_root(root)
     if fingerprint not in (None, vault.fingerprint):
-        raise FailedPrecondition("the database was written under another key: restore TANDEM_REGISTRY_KEY or its file")
+        raise FailedPrecondition("the database was written with another key: restore TANDEM_REGISTRY_KEY or its file")
     if lacking := await records.keys.lacking():
         raise FailedPrecondition(f"the key ring lacks keys that are still needed: {', '.join(sorted(lacking))}")
-    await records.note("key", vault.fingerprint)
-    await records.note("root", vault.wrapped_root())
+    await records.set_meta_value("key", vault.fingerprint)
+    await records.set_meta_value("root", vault.wrapped_root())
 
 
 async def _store(records: Records, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:
@@ -378,7 +380,7 @@ async def _store(records: Records, table: sa.Table, record_id: str, record: Reco
 
 
 async def _index(records: Records, record: Record, new: bool = False) -> None:
-    """Keeps what a stored record is compared and found by; a new one has nothing of the kind yet."""
+    """Store the digest and the match keys of a record. A `new` record has no older ones to replace."""
     await records.reviews.put_digest(reconcile.listed(record))
     if isinstance(record, Wearer):
         keys = similarity.match_keys(record)
@@ -388,11 +390,11 @@ async def _index(records: Records, record: Record, new: bool = False) -> None:
         await records.reviews.put_match_keys(similarity.ORDER_SIDE, record.order_id, keys, new)
 
 
-async def _decide(records: Records, table: sa.Table, record_id: str, record: Record) -> PutOutcome:
-    return _decided(records, await records.stored(table, record_id), record)
+async def _read_and_decide(records: Records, table: sa.Table, record_id: str, record: Record) -> PutOutcome:
+    return _decide(records, await records.stored(table, record_id), record)
 
 
-def _decided(records: Records, stored: tuple[int, bytes] | None, record: Record) -> PutOutcome:
+def _decide(records: Records, stored: tuple[int, bytes] | None, record: Record) -> PutOutcome:
     stored_version, stored_digest = stored or (None, None)
     return domain.decide_put(stored_version, stored_digest, record.source_version, records.digest_of(record))
 
@@ -404,16 +406,16 @@ async def _contact_of(records: Records, person_id: str) -> Contact | None:
         return None
 
 
-def _must_stay_what_it_is(field: str, record: _InExercise, before: Iterable[_InExercise]) -> None:
-    if any(one.exercise is not record.exercise for one in before):
-        raise InvalidField(field, "can't change: what is in earnest stays so, and so does what isn't")
+def _require_same_exercise(field: str, record: _InExercise, before: Iterable[_InExercise]) -> None:
+    if any(stored.exercise is not record.exercise for stored in before):
+        raise InvalidField(field, "can't change: a record can't be switched between live and exercise")
 
 
-async def _must_be_known(records: Records, table: sa.Table, record_id: str, otherwise: str) -> None:
+async def _require_stored(records: Records, table: sa.Table, record_id: str, error_text: str) -> None:
     if await records.stored(table, record_id) is None:
-        raise NotFound(otherwise)
+        raise NotFound(error_text)
 
 
-def _each(now: str, before: str | None) -> tuple[str, ...]:
-    """The owner before and the one now, in this order: no two owners' cases name one device in a partition's log at once."""
+def _owners(now: str, before: str | None) -> tuple[str, ...]:
+    """Previous and current owner of a device, in this order, so that a log never has two cases naming it at once."""
     return (now,) if before in (None, now) else (str(before), now)

@@ -1,4 +1,4 @@
-"""What goes on by itself with keys: those of an older ring are wrapped anew, and those whose time is over are destroyed."""
+"""Background work on the keys of the records: rewrap keys of an older ring, and destroy keys after the retention period."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from services.registry import tables
 from services.registry.chain import Disclosure
 from services.registry.disclosure import Deed
 from services.registry.handlers import Registry
-from services.registry.store_keys import Destroyed
+from services.registry.store_keys import DestroyedRecord
 
-AT_ONCE = 50
+KEYS_BATCH = 50
 POLL_S = 60.0
-"""How long what is over may wait for its end; it looks at every wearer, so not more often."""
+"""How often due records are destroyed, seconds of wall time. A check scans all wearers, so it runs rarely."""
 WHO = "spiffe://tandem/registry"
 _LEGAL_BASIS = "TAG_16_2"
 _KINDS = {"wearers": RecordKind.WEARER, "protected_persons": RecordKind.PROTECTED_PERSON, "orders": RecordKind.ORDER}
 
 
-class Custodian:
-    """Keeps the keys of the records."""
+class KeyRetention:
+    """Rewraps and destroys the keys of the records. A record without its key can't be decrypted (crypto-shredding)."""
 
     def __init__(self, registry: Registry, clock: MeshClock) -> None:
         self._registry = registry
         self._clock = clock
 
     async def run(self) -> None:
-        """Works for ever: the ring is what it was at the start, so keys are wrapped anew once."""
+        """Rewrap all keys once, then destroy due keys until cancelled. The ring changes only with a restart."""
         wrapped = False
         while True:
             try:
@@ -44,30 +44,31 @@ class Custodian:
                 await asyncio.sleep(error.retry_after_s)
 
     async def rewrap_some(self) -> bool:
-        """Wraps some keys with the current one of the ring, and gives keys to records of before; false where all have it."""
+        """Rewrap a batch of keys with the ring's current key, or create missing keys; false if none was left."""
         async with self._registry.transaction() as records:
-            return await records.keys.rewrap(AT_ONCE) or await records.complete_keys(AT_ONCE)
+            return await records.keys.rewrap(KEYS_BATCH) or await records.complete_keys(KEYS_BATCH)
 
     async def destroy_some(self) -> bool:
-        """Destroys some of the orders whose time is over, with all that only they needed; false where none was left.
+        """Destroy a batch of due records, with all data that only they needed; false if none was left.
 
-        Without its key nothing opens a record, in a backup neither, once the ring was rotated and its older key destroyed.
+        A destroyed record can't be decrypted without its key. A backup still holds the wrapped key, so it loses the record only
+        once the ring was rotated and its older key destroyed.
         """
         now_ms = self._clock.now_ms()
         async with self._registry.transaction() as records:
-            destroyed = await records.keys.destroy_due(now_ms, AT_ONCE)
-            for one in destroyed:
-                await records.ledger.append(_row(one, now_ms))
-                if one.table == tables.wearers.name:
-                    await self._registry.cases.send_tag_routes_of(records, one.record_id)
-                elif one.table == tables.protected_persons.name:
-                    await self._registry.cases.send_routes_of(records, [one.record_id])
-        for one in destroyed:
-            logger().info("record_destroyed", kind=one.table, record_id=one.record_id)
+            destroyed = await records.keys.destroy_due(now_ms, KEYS_BATCH)
+            for record in destroyed:
+                await records.ledger.append(_row(record, now_ms))
+                if record.table == tables.wearers.name:
+                    await self._registry.cases.send_tag_routes_of(records, record.record_id)
+                elif record.table == tables.protected_persons.name:
+                    await self._registry.cases.send_routes_of(records, [record.record_id])
+        for record in destroyed:
+            logger().info("record_destroyed", kind=record.table, record_id=record.record_id)
         return bool(destroyed)
 
 
-def _row(destroyed: Destroyed, now_ms: int) -> Disclosure:
+def _row(destroyed: DestroyedRecord, now_ms: int) -> Disclosure:
     return Disclosure(
         disclosure_id=ids.hash_id("destroyed", destroyed.table, destroyed.record_id, now_ms),
         at_ms=now_ms,

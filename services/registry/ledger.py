@@ -1,4 +1,4 @@
-"""The ledger in the database: rows are appended in the transaction of what they tell of, and heads are signed."""
+"""The ledger in the database: appends rows in the transaction that they record, signs heads and verifies the chain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIELDS = tuple(field.name for field in fields(Disclosure))
 
 
 class Signer:
-    """Signs heads; whoever holds the public key can tell that a head is ours."""
+    """Signs heads with Ed25519, so that anybody with the public key can verify them."""
 
     def __init__(self, key: bytes) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(key)
@@ -34,9 +34,9 @@ class Signer:
 
 
 def open_signer(path: Path) -> Signer:
-    """The signer whose key is in this file; where there is none it is made, readable by its owner only.
+    """Open the signer whose key is in this file. A missing file is created with a new key, readable by its owner only.
 
-    The public key goes beside it, as `<name>.pub`, for those who verify. A folder that can't be written to must hold both.
+    The public key is written next to it as `<name>.pub`, for verification. A read-only folder must hold both files.
     """
     signer = Signer(read_or_make_keys(path)[0])
     public, text = path.with_suffix(".pub"), signer.public_key.hex()
@@ -47,13 +47,13 @@ def open_signer(path: Path) -> Signer:
 
 @dataclass(frozen=True, slots=True)
 class SignedHead:
-    """A head as it was signed."""
+    """A head with its signature."""
 
     head: LedgerHead
     signature: bytes
 
     def is_signed_by(self, public_key: bytes) -> bool:
-        """Whether the owner of this key signed it."""
+        """Whether the signature is valid for this public key."""
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(self.signature, chain.signed_text(self.head))
         except InvalidSignature:
@@ -71,27 +71,27 @@ class Ledger:
         return (await self._connection.execute(statement.limit(1))).first()
 
     async def last(self) -> LedgerHead | None:
-        """The last row."""
+        """Head at the last row; None if the ledger is empty."""
         row = await self._first(sa.select(ledger).order_by(ledger.c.sequence.desc()))
         return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
 
     async def append(self, disclosure: Disclosure) -> bool:
-        """Appends a row; false where one with the same id is there."""
-        same = sa.select(ledger.c.sequence).where(ledger.c.disclosure_id == disclosure.disclosure_id)
-        if await self._first(same):
+        """Append a row; false if the ledger already has a disclosure with the same id."""
+        same_id = sa.select(ledger.c.sequence).where(ledger.c.disclosure_id == disclosure.disclosure_id)
+        if await self._first(same_id):
             return False
-        link = chain.append(await self.last(), disclosure)
-        values = {"sequence": link.sequence, "previous": link.previous, "hash": link.hash, **asdict(disclosure)}
+        row = chain.append(await self.last(), disclosure)
+        values = {"sequence": row.sequence, "previous": row.previous, "hash": row.hash, **asdict(disclosure)}
         await self._connection.execute(sa.insert(ledger).values(values))
         return True
 
     async def last_signed(self) -> SignedHead | None:
-        """The head that was signed last."""
+        """The last signed head; None if no head was signed."""
         row = await self._first(sa.select(ledger_heads).order_by(ledger_heads.c.sequence.desc()))
         return _signed(row) if row else None
 
     async def signed_after(self, sequence: int, limit: int) -> list[SignedHead]:
-        """The heads that were signed behind a row, in order."""
+        """Signed heads with a greater sequence, in order."""
         page = (
             sa.select(ledger_heads)
             .where(ledger_heads.c.sequence > sequence)
@@ -101,14 +101,14 @@ class Ledger:
         return [_signed(row) for row in (await self._connection.execute(page)).all()]
 
     async def sign(self, head: LedgerHead, signer: Signer) -> SignedHead:
-        """Signs a head and keeps it."""
+        """Sign a head and store it."""
         signed = SignedHead(head, signer.sign(head))
         values = {"sequence": head.sequence, "hash": head.hash, "at_ms": head.at_ms, "signature": signed.signature}
         await self._connection.execute(sa.insert(ledger_heads).values(values))
         return signed
 
-    async def links(self) -> AsyncIterator[LedgerRow]:
-        """All rows in order, as they are."""
+    async def stored_rows(self) -> AsyncIterator[LedgerRow]:
+        """All stored rows in order, unverified."""
         after = -(1 << 62)
         while True:
             page = sa.select(ledger).where(ledger.c.sequence > after).order_by(ledger.c.sequence).limit(PAGE)
@@ -121,7 +121,7 @@ class Ledger:
                 return
 
     async def heads(self) -> list[SignedHead]:
-        """All heads that were signed, in order."""
+        """All signed heads, in order."""
         rows = (await self._connection.execute(sa.select(ledger_heads).order_by(ledger_heads.c.sequence))).all()
         return [_signed(row) for row in rows]
 
@@ -132,20 +132,20 @@ def _signed(row: Any) -> SignedHead:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a verification has proven."""
+    """Result of a verification without errors."""
 
     rows: int
     heads: int
-    """Heads whose signatures are good."""
+    """Number of heads with a valid signature."""
     unsigned: int
-    """Rows after the last head: only the chain proves them."""
+    """Number of rows after the last head, which only the chain proves."""
 
 
 async def verify(stored: Ledger, public_key: bytes | None, elsewhere: list[SignedHead]) -> Proof:
-    """Proves the chain from its first row to its last, against the signed heads if there is a key.
+    """Verify the chain from its first row to its last, and the signed heads if there is a key.
 
-    `elsewhere` are heads as an agency has kept them: they tell where rows and heads were both taken away. Raises Broken,
-    with the first row that isn't as it was.
+    `elsewhere` are heads that an agency kept: they reveal that both rows and heads were removed from the database. Raises
+    BrokenChain with the first wrong row.
     """
     heads = await stored.heads() + elsewhere if public_key is not None else []
     for signed in heads:
@@ -154,12 +154,12 @@ async def verify(stored: Ledger, public_key: bytes | None, elsewhere: list[Signe
     wanted: dict[int, set[bytes]] = {}
     for signed in heads:
         wanted.setdefault(signed.head.sequence, set()).add(signed.head.hash)
-    follower = chain.ChainVerifier()
-    async for link in stored.links():
-        follower.take(link)
-        if wanted.pop(link.sequence, {link.hash}) != {link.hash}:
-            raise BrokenChain(link.sequence, "isn't the row whose head was signed")
-    rows = follower.sequence
+    verifier = chain.ChainVerifier()
+    async for row in stored.stored_rows():
+        verifier.verify_next(row)
+        if wanted.pop(row.sequence, {row.hash}) != {row.hash}:
+            raise BrokenChain(row.sequence, "isn't the row whose head was signed")
+    rows = verifier.sequence
     if wanted:
         raise BrokenChain(rows + 1, f"is missing: a head was signed at row {max(wanted)}")
     signed_to = max((signed.head.sequence for signed in heads), default=0)

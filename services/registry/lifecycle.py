@@ -1,4 +1,4 @@
-"""The life of an order: how long the law lets it last, what is odd about a record, and how it ends. Pure."""
+"""Life cycle of an order: legal maximum durations, warnings about implausible records, and ends. Pure."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from services.common.rpc.errors import InvalidField
 from services.registry.domain import EndReason, Order, OrderEnd, OrderType
 
 _KOREA_MS = 9 * 3_600_000
-"""Periods are counted on the Korean calendar, which has no summer time."""
+"""Offset of Korean time from UTC, milliseconds. Korea has no summer time, and the law counts periods on its calendar."""
 _MONTH_MS = 31 * 86_400_000
 _CHECK_WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The greatest duration of a type of order."""
+    """Maximum duration of a type of order."""
 
     first_months: int
-    """As it is issued, months."""
+    """Maximum duration when the order is issued, months."""
     extension_months: int = 0
-    """By each extension, months."""
+    """Additional duration of each extension, months."""
     extensions: int = 0
-    """How often it may be extended."""
+    """Maximum number of extensions."""
 
 
 _THREE_TIMES_THREE = Limit(3, 3, 2)
 
 LIMITS: Mapping[OrderType, Limit | None] = {
     OrderType.STALKING_APPROACH: _THREE_TIMES_THREE,  # Stalking Punishment Act 9(1) item 2
-    OrderType.STALKING_TELECOM: _THREE_TIMES_THREE,  # the same, item 3
-    OrderType.STALKING_TAG: _THREE_TIMES_THREE,  # the same, item 3-2
-    OrderType.POLICE_EMERGENCY: Limit(1),  # the same, article 4
+    OrderType.STALKING_TELECOM: _THREE_TIMES_THREE,  # Stalking Punishment Act 9(1) item 3
+    OrderType.STALKING_TAG: _THREE_TIMES_THREE,  # Stalking Punishment Act 9(1) item 3-2
+    OrderType.POLICE_EMERGENCY: Limit(1),  # Stalking Punishment Act 4
     OrderType.DV_TEMPORARY: Limit(2, 2, 2),  # Domestic Violence Act 29 items 1 to 3
-    OrderType.DV_PROTECTION: Limit(12, 2, 12),  # the same, victim protection order: 3 years in all
+    OrderType.DV_PROTECTION: Limit(12, 2, 12),  # Domestic Violence Act, victim protection order: 3 years in all
     OrderType.STALKING_PROTECTION: _THREE_TIMES_THREE,  # Stalking Punishment Act 17-6
     OrderType.TAG_CONDITION: None,  # Electronic Monitoring Act 9-2(1) item 3: by judgment
 }
-"""Greatest durations by law; None where a judgment sets it."""
+"""Maximum durations by law; None if a judgment sets the duration."""
 
 
 class OrderStage(Enum):
-    """Where an order stands in its life."""
+    """Stage of an order's life cycle."""
 
     ISSUED = "ISSUED"
     EXTENDED = "EXTENDED"
@@ -57,14 +57,14 @@ class OrderStage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RecordWarning:
-    """What may be a mistake in a record that is stored as it came."""
+    """Possible mistake in a record. The record is stored unchanged."""
 
     field: str
     reason: str
 
 
 def stage_of(before: Order | None, order: Order) -> OrderStage:
-    """What a record makes of the order that was stored before it."""
+    """Stage that a new record gives an order, compared with the stored order `before`."""
     if order.end is not None:
         cancelled = order.end.reason in (EndReason.CANCELLED_BY_COURT, EndReason.CANCELLED_BY_POLICE)
         return OrderStage.CANCELLED if cancelled else OrderStage.LAPSED
@@ -75,24 +75,24 @@ def stage_of(before: Order | None, order: Order) -> OrderStage:
 
 
 def ended(order: Order, end: OrderEnd, source_version: int, covering: Order | None) -> Order:
-    """The order once it has ended; `covering` is the stored order that is said to cover it.
+    """The order with its early end; `covering` is the stored order that the request names as its replacement.
 
-    Raises InvalidField where the reason doesn't go with it.
+    Raises InvalidField if the reason doesn't fit the order.
     """
     if end.reason is EndReason.COVERED_BY_COURT_ORDER:
         if order.type is not OrderType.POLICE_EMERGENCY:
             raise InvalidField(
-                "reason", "only an emergency measure of the police lapses because a court order covers it"
+                "reason", "COVERED_BY_COURT_ORDER applies only to an emergency measure of the police (POLICE_EMERGENCY)"
             )
         if covering is None:
             raise InvalidField("covering_order_id", "no such order")
         if covering.type is OrderType.POLICE_EMERGENCY or covering.order_id == order.order_id:
-            raise InvalidField("covering_order_id", "isn't an order of a court")
+            raise InvalidField("covering_order_id", "must be the id of another order that a court issued")
     return replace(order, end=end, source_version=source_version)
 
 
 def duration_warnings(order: Order) -> tuple[RecordWarning, ...]:
-    """What is odd about an order's duration; nothing where the agency gives a reason."""
+    """Warnings about an order's duration; none if the agency states a reason for it."""
     limit = LIMITS[order.type] if order.type else None
     if limit is None or order.duration_reason:
         return ()
@@ -108,7 +108,7 @@ def duration_warnings(order: Order) -> tuple[RecordWarning, ...]:
 
 
 def add_months(moment_ms: int, months: int) -> int:
-    """The same day and time of the Korean calendar so many months later, or the last day of a month without that day."""
+    """The same day and time on the Korean calendar `months` later, or the last day of that month if it lacks the day."""
     if moment_ms > times.MAX_MS - (months + 1) * _MONTH_MS:
         return times.MAX_MS
     moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=moment_ms + _KOREA_MS)
@@ -119,7 +119,7 @@ def add_months(moment_ms: int, months: int) -> int:
 
 
 def number_warnings(field: str, national_id: str) -> tuple[RecordWarning, ...]:
-    """A check digit that fails. Numbers issued since October 2020 have none, so it is no more than a warning."""
+    """Warning about a wrong check digit. Numbers issued since October 2020 have no check digit, so it isn't an error."""
     if not national_id:
         return ()
     total = sum(int(digit) * weight for digit, weight in zip(national_id, _CHECK_WEIGHTS, strict=False))

@@ -1,7 +1,8 @@
-"""Messages of the outbox that were sent and that their stream has lost since: they wait in the outbox again, in order.
+"""Resend outbox messages that their stream has lost since they were sent: mark them as not sent, in their order.
 
-A case snapshot that the log lost is the gap that this system closes: nobody would enforce the case until the next daily renewal.
-Readers know a case by its version. Of a device's routes the last alone is looked at, so that no older one comes behind a newer one.
+If the log lost a case snapshot, nobody would enforce the case until the next daily renewal. Readers identify a case by its
+version, so a resent snapshot does no harm. For each device only the last route is compared, so that an older route never
+follows a newer one.
 """
 
 from __future__ import annotations
@@ -22,69 +23,70 @@ _HEAD_PREFIX = "ledger."
 _PAGE = 500
 
 
-class _Sent:
-    """Sent messages of the outbox that went to one stream."""
+class _SentMessages:
+    """Messages of the outbox that were sent to one stream."""
 
     def __init__(self, registry: Registry, prefix: str, last_of_subject: bool = False) -> None:
         self._registry = registry
-        mine = sa.and_(
+        sent = sa.and_(
             outbox.c.subject.startswith(prefix, autoescape=True),
             outbox.c.sent_at_ms.is_not(None),
             outbox.c.stored_sequence.is_not(None),
         )
         if last_of_subject:
             last = sa.select(sa.func.max(outbox.c.id)).where(outbox.c.subject.startswith(prefix, autoescape=True))
-            mine = sa.and_(mine, outbox.c.id.in_(last.group_by(outbox.c.subject)))
-        self._query = sa.select(outbox.c.id, outbox.c.stored_sequence, outbox.c.subject, outbox.c.msg_id).where(mine)
+            sent = sa.and_(sent, outbox.c.id.in_(last.group_by(outbox.c.subject)))
+        self._query = sa.select(outbox.c.id, outbox.c.stored_sequence, outbox.c.subject, outbox.c.msg_id).where(sent)
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """See Notes."""
+        """The last sent messages, newest first, or the last before a row id. Implements published.Notes."""
         query = self._query.order_by(outbox.c.id.desc()).limit(limit)
         return await self._read(query if before is None else query.where(outbox.c.id < before))
 
     async def furthest(self, up_to: int) -> Publication | None:
-        """See Notes."""
+        """The sent message with the greatest sequence up to a row id. Implements published.Notes."""
         query = self._query.where(outbox.c.id <= up_to).order_by(outbox.c.stored_sequence.desc()).limit(1)
-        found = await self._read(query)
-        return found[0] if found else None
+        publications = await self._read(query)
+        return publications[0] if publications else None
 
     async def _read(self, query: sa.Select[int, int, str, str]) -> list[Publication]:
-        async with self._registry.database.reading() as connection:  # it holds up nobody who puts
+        async with self._registry.database.reading() as connection:  # a snapshot, so that no put has to wait
             return [Publication(*row) for row in (await connection.execute(query)).all()]
 
 
 class Publications:
-    """What the registry has published on the streams of one mesh."""
+    """The registry's publications on the streams of one mesh, compared with the streams."""
 
     def __init__(self, registry: Registry, bus: Bus, partitions: int) -> None:
         self._registry = registry
-        self._compared: list[tuple[_Sent, StreamComparison]] = []
+        self._comparisons: list[tuple[_SentMessages, StreamComparison]] = []
         for partition in range(partitions):
             stream = flow.log_stream(partition)
-            self._add(stream, _Sent(registry, flow.log_subject(partition, "")), published.by_sequence(bus, stream))
+            sent = _SentMessages(registry, flow.log_subject(partition, ""))
+            self._add(stream, sent, published.by_sequence(bus, stream))
         stream = flow.ROUTES.stream
-        self._add(stream, _Sent(registry, _KV_PREFIX, last_of_subject=True), published.by_subject(bus, stream))
+        self._add(stream, _SentMessages(registry, _KV_PREFIX, last_of_subject=True), published.by_subject(bus, stream))
         stream = flow.LEDGER.name
-        self._add(stream, _Sent(registry, _HEAD_PREFIX), published.by_sequence(bus, stream))
+        self._add(stream, _SentMessages(registry, _HEAD_PREFIX), published.by_sequence(bus, stream))
 
-    def _add(self, stream: str, sent: _Sent, is_there: published.IsThere) -> None:
-        self._compared.append((sent, StreamComparison(stream, sent, is_there)))
+    def _add(self, stream: str, sent: _SentMessages, is_there: published.IsThere) -> None:
+        self._comparisons.append((sent, StreamComparison(stream, sent, is_there)))
 
     async def compare(self) -> None:
-        """Compares the outbox with the streams: what one has lost waits to be sent again. Raises Unavailable."""
-        for sent, comparison in self._compared:
+        """Compare the outbox with the streams and mark lost messages as not sent. Raises Unavailable."""
+        for sent, comparison in self._comparisons:
             lost = await comparison.lost()
             if lost:
-                await self._unsend([one.recorded for one in lost])
+                await self._mark_unsent([publication.recorded for publication in lost])
                 if not await sent.newest(None, 1):
-                    # Not one is there that was sent since yesterday, so older ones may be gone, too.
+                    # All messages of the last day were lost, so the stream may also have lost older, deleted ones.
                     await self._renew_all()
 
-    async def _unsend(self, row_ids: Sequence[int]) -> None:
+    async def _mark_unsent(self, row_ids: Sequence[int]) -> None:
         async with self._registry.database.transaction() as connection:
             for first in range(0, len(row_ids), _PAGE):
-                mine = outbox.c.id.in_(row_ids[first : first + _PAGE])
-                await connection.execute(sa.update(outbox).where(mine).values(sent_at_ms=None, stored_sequence=None))
+                page = outbox.c.id.in_(row_ids[first : first + _PAGE])
+                await connection.execute(sa.update(outbox).where(page).values(sent_at_ms=None, stored_sequence=None))
 
     async def _renew_all(self) -> None:
         logger().critical("everything_is_sent_again")

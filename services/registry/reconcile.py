@@ -1,6 +1,6 @@
-"""Whether an agency's list is what is stored: canonical text, digests, the root hash, and the differences. Pure.
+"""Compare an agency's list with the stored records: canonical text, digests, root hash and differences. Pure.
 
-protos/tandem/registry/v1/reconciliation.proto defines the text and the hashes, so that an agency computes the same.
+protos/tandem/registry/v1/reconciliation.proto defines the text and the hashes, so that an agency computes the same values.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from enum import Enum
 
 from services.registry.domain import (
     Action,
+    AllowedEncounter,
     Circle,
     Contact,
+    ContactLanguage,
     Device,
-    Encounter,
     EncounterReason,
     EndReason,
-    Language,
     Order,
     OrderType,
     Place,
@@ -33,11 +33,11 @@ from services.registry.domain import (
 )
 
 ALARM_AFTER_MS = 15 * 60_000
-"""How long an agency may go without proof that both lists are the same, mesh time."""
+"""How long an agency may go without proof that both lists are equal, milliseconds of mesh time."""
 
 
 class ListedKind(Enum):
-    """Kinds of records, by their numbers in the list."""
+    """Kind of a record; its value is the number in the list."""
 
     WEARER = 1
     TAG = 2
@@ -47,7 +47,7 @@ class ListedKind(Enum):
 
 
 class Agency(Enum):
-    """Who lists."""
+    """Agency that sends a list: the Ministry of Justice (MOJ) or the National Police Agency (NPA)."""
 
     MOJ = "moj"
     NPA = "npa"
@@ -57,22 +57,22 @@ KINDS_OF: Mapping[Agency, tuple[ListedKind, ...]] = {
     Agency.MOJ: (ListedKind.WEARER, ListedKind.TAG),
     Agency.NPA: (ListedKind.PROTECTED_PERSON, ListedKind.DEVICE, ListedKind.ORDER),
 }
-"""Whose record is whose."""
+"""Kinds of records that each agency owns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One record of a list."""
+    """A record of a list, as its version and digest."""
 
     kind: ListedKind
     record_id: str
     source_version: int
     digest: bytes
-    """SHA-256 of its canonical text."""
+    """SHA-256 of the record's canonical text."""
 
 
 class Finding(Enum):
-    """How the two sides differ about a record."""
+    """How a record differs between the list and the store."""
 
     MISSING = "MISSING"
     EXTRA = "EXTRA"
@@ -81,7 +81,7 @@ class Finding(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One difference; a version is 0 where a side lacks the record."""
+    """Difference in one record. A version is 0 if that side lacks the record."""
 
     finding: Finding
     kind: ListedKind
@@ -91,36 +91,36 @@ class Difference:
 
 
 def compare(listed: Iterable[Listed], stored: Iterable[Listed]) -> list[Difference]:
-    """Differences by kind and id. Each record may be in a list once."""
-    theirs, ours = ({_place(one): one for one in side} for side in (listed, stored))
+    """Differences between two lists, by kind and id. Each record may be in a list only once."""
+    theirs, ours = ({_sort_key(record): record for record in side} for side in (listed, stored))
     differences = []
-    for place in sorted(theirs.keys() | ours.keys()):
-        one, other = theirs.get(place), ours.get(place)
-        if one == other:
+    for key in sorted(theirs.keys() | ours.keys()):
+        their, our = theirs.get(key), ours.get(key)
+        if their == our:
             continue
-        finding = Finding.EXTRA if one is None else Finding.MISSING if other is None else Finding.DIFFERENT
-        versions = (one.source_version if one else 0, other.source_version if other else 0)
-        differences.append(Difference(finding, ListedKind(place[0]), place[1], *versions))
+        finding = Finding.EXTRA if their is None else Finding.MISSING if our is None else Finding.DIFFERENT
+        versions = (their.source_version if their else 0, our.source_version if our else 0)
+        differences.append(Difference(finding, ListedKind(key[0]), key[1], *versions))
     return differences
 
 
 def root(records: Iterable[Listed]) -> bytes:
     """Root hash of a list."""
     hashed = hashlib.sha256()
-    for record in sorted(records, key=_place):
+    for record in sorted(records, key=_sort_key):
         hashed.update(
             f"{record.kind.value} {record.record_id} {record.source_version} {record.digest.hex()}\n".encode()
         )
     return hashed.digest()
 
 
-def _place(one: Listed) -> tuple[int, str]:
-    # Ids are ASCII, so that their order is that of their bytes.
-    return one.kind.value, one.record_id
+def _sort_key(record: Listed) -> tuple[int, str]:
+    # Ids are ASCII, so that sorting the text equals sorting the bytes, which the definition of the root hash requires.
+    return record.kind.value, record.record_id
 
 
 def overdue(since_ms: int, proven_at_ms: int | None, now_ms: int) -> bool:
-    """Whether an agency whose time counts from `since_ms` has gone without proof for too long."""
+    """Whether the proof of an agency is older than ALARM_AFTER_MS. Without any proof, the time counts from `since_ms`."""
     return now_ms - (since_ms if proven_at_ms is None else proven_at_ms) > ALARM_AFTER_MS
 
 
@@ -128,19 +128,19 @@ def overdue(since_ms: int, proven_at_ms: int | None, now_ms: int) -> bool:
 
 # Numbers of the enums in registry.proto; a test compares them.
 SEX_NUMBERS = {Sex.FEMALE: 1, Sex.MALE: 2}
-RELATION_NUMBERS = {one: n for n, one in enumerate(Relation, 1)}
-LANGUAGE_NUMBERS = {one: n for n, one in enumerate(Language, 1)}
-TYPE_NUMBERS = {one: n for n, one in enumerate(OrderType, 1)}
-END_NUMBERS = {one: n for n, one in enumerate(EndReason, 1)}
-WEARER_END_NUMBERS = {one: n for n, one in enumerate(WearerEndReason, 1)}
-ENCOUNTER_NUMBERS = {one: n for n, one in enumerate(EncounterReason, 1)}
+RELATION_NUMBERS = {relation: n for n, relation in enumerate(Relation, 1)}
+LANGUAGE_NUMBERS = {language: n for n, language in enumerate(ContactLanguage, 1)}
+TYPE_NUMBERS = {order_type: n for n, order_type in enumerate(OrderType, 1)}
+END_NUMBERS = {reason: n for n, reason in enumerate(EndReason, 1)}
+WEARER_END_NUMBERS = {reason: n for n, reason in enumerate(WearerEndReason, 1)}
+ENCOUNTER_NUMBERS = {reason: n for n, reason in enumerate(EncounterReason, 1)}
 ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
 
 _Line = tuple[str, str | int | None]
 
 
 def listed(record: Wearer | Tag | ProtectedPerson | Device | Order) -> Listed:
-    """A record as its agency would list it."""
+    """The list entry of a record, as its agency would compute it."""
     kind, record_id, lines = _lines_of(record)
     text = "".join(f"{path}={value}\n" for path, value in lines if value)
     return Listed(kind, record_id, record.source_version, hashlib.sha256(text.encode()).digest())
@@ -219,7 +219,7 @@ def _order_lines(order: Order) -> Iterator[_Line]:
         yield "end.covering_order_id", order.end.covering_order_id
 
 
-def _encounter_lines(path: str, encounter: Encounter) -> Iterator[_Line]:
+def _encounter_lines(path: str, encounter: AllowedEncounter) -> Iterator[_Line]:
     yield f"{path}.encounter_id", encounter.encounter_id
     yield f"{path}.reason", ENCOUNTER_NUMBERS[encounter.reason]
     yield f"{path}.from", encounter.from_ms
@@ -254,5 +254,7 @@ def _whole(value: float, units: float) -> int:
 
 
 def summary_counts(differences: Sequence[Difference]) -> dict[str, int]:
-    """How many there are of each finding, for the log."""
-    return {one.value.lower(): sum(each.finding is one for each in differences) for one in Finding}
+    """Number of differences per finding, for the log."""
+    return {
+        finding.value.lower(): sum(difference.finding is finding for difference in differences) for finding in Finding
+    }

@@ -1,4 +1,4 @@
-"""The way out of the outbox: what was committed is published until it is in the log, in the order of commits."""
+"""Publish committed outbox messages in the order of their commits, and retry until they are in their streams."""
 
 from __future__ import annotations
 
@@ -16,33 +16,36 @@ from services.registry.handlers import Registry
 from services.registry.publications import Publications
 
 BATCH = 64
-"""Messages between two marks at the most: so many go out again after a crash, and the server knows them again for ten minutes."""
+"""Maximum number of messages that are published before they are marked as sent. After a crash at most this many are resent;
+nats-server drops duplicates for ten minutes."""
 RENEW_INTERVAL_S = 1.0
-"""How often it looks for what wasn't sent today, wall time; nobody waits for that, and a look costs as much as a put."""
+"""How often the relay checks for messages to renew today, seconds of wall time. Renewal isn't urgent, and a check costs as much
+as a put."""
 POLL_S = 0.25
-"""How long a commit of another process may go unnoticed; our own wake the relay at once."""
+"""Maximum delay before the relay notices a commit of another process, seconds. Commits of this process wake it at once."""
 RETRY_DELAY_S = 1.0
 UNABLE_AFTER_S = 10.0
-"""How long messages may wait before the registry says that it can't do its work."""
+"""How long messages may wait before the registry reports that it isn't ready, seconds."""
 
 _AGE_S = Gauge(
-    "tandem_registry_outbox_age_seconds", "Since when messages to the log have been waiting; 0 where none is"
+    "tandem_registry_outbox_age_seconds",
+    "How long messages to the log have been waiting, seconds; 0 if none is waiting",
 )
 
 
 class Relay:
-    """Publishes waiting rows, one after the other, and marks them once the server has acknowledged them.
+    """Publishes outbox rows one after the other, and marks them as sent after the server's acknowledgement.
 
-    A row that was published but not marked, because the process died, goes out again under the same message id. After a start
-    it marks after one message, then after two, four and so on: however short its lives are, each gets further than the one
-    before. Of several processes on one database one publishes at a time, so that the order of commits is the order in the log.
+    If the process dies before it marks a row, the row is published again with the same message id. After a start the relay marks
+    after one message, then after two, four and so on, so that even a process that crashes repeatedly makes progress. Of several
+    processes on one database only one publishes at a time, so that the order of commits is the order in the log.
     """
 
     def __init__(self, registry: Registry, bus: Bus, clock: MeshClock, partitions: int = 1) -> None:
         self._registry = registry
         self._publications = Publications(registry, bus, partitions)
         self._compared: tuple[int, float] | None = None
-        """After which connection, and when by the loop's clock, the streams were compared last."""
+        """Number of reconnects and time of the loop's clock, seconds, at the last comparison with the streams."""
         self._bus = bus
         self._clock = clock
         self._batch = 1
@@ -52,7 +55,7 @@ class Relay:
         _AGE_S.set_function(lambda: time.monotonic() - (self._waiting_since_s or time.monotonic()))
 
     def unable(self) -> str:
-        """Why what is committed doesn't come into the log, or nothing."""
+        """Reason why committed messages don't reach the log; empty if they do."""
         now_s = time.monotonic()
         if self._failing_since_s is not None and now_s - self._failing_since_s > UNABLE_AFTER_S:
             return f"the outbox hasn't been read for {now_s - self._failing_since_s:.0f} s"
@@ -61,7 +64,7 @@ class Relay:
         return ""
 
     async def run(self) -> None:
-        """Works for ever; a commit wakes it, a poll catches what was missed."""
+        """Publish until cancelled. A commit wakes the relay, and polling finds commits of other processes."""
         while True:
             try:
                 async with self._registry.database.alone("relay") as still_alone:
@@ -74,14 +77,14 @@ class Relay:
                         if not busy:
                             await self._registry.wait_for(change, POLL_S)
             except Unavailable as error:
-                # Nothing is lost: the rows wait.
+                # No message is lost, because the rows stay in the outbox.
                 if self._failing_since_s is None:
                     logger().error("relay_waits", reason=error.reason)
                     self._failing_since_s = time.monotonic()
                 await asyncio.sleep(min(error.retry_after_s, RETRY_DELAY_S))
 
     async def _compare(self) -> None:
-        """Looks whether the streams still hold what was sent: after each connection before anything more is, and every 10 s."""
+        """Check that the streams still hold the sent messages: after each connect before publishing, then every 10 s."""
         now_s, reconnects = asyncio.get_running_loop().time(), self._bus.reconnects
         if self._compared and self._compared[0] == reconnects and now_s < self._compared[1] + CHECK_INTERVAL_S:
             return
@@ -103,7 +106,7 @@ class Relay:
             if ack:
                 stored[row.id] = ack.seq
             case_id, _, version = row.msg_id.partition(":")
-            # Not what is only sent again each day: its version came into the log before.
+            # A daily renewal has a day in its message id and isn't recorded: its version was stored in the log before.
             if ack and row.subject.endswith(".case") and version.isdecimal():
                 versions.append((case_id, int(version), ack.seq))
         async with self._registry.transaction() as records:

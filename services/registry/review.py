@@ -1,4 +1,4 @@
-"""Whether an order is enforced against a wearer: what the records say, and what a person has said about it. Pure."""
+"""Decide whether an order is enforced against a wearer, from the match of the records and the decisions of people. Pure."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from enum import Enum
 from services.common.rpc.errors import FailedPrecondition
 
 ANSWER_WITHIN_MS = 15 * 60_000
-"""How long a review may stay open before both agencies are paged, mesh time."""
+"""How long a review may stay open before both agencies are paged, milliseconds of mesh time."""
 TOKENS_KEPT_MS = 7 * 86_400_000
-"""How old what follows a resume token may be, mesh time."""
+"""Maximum age of the events after a resume token, milliseconds of mesh time."""
 
 
 class MatchLevel(Enum):
-    """What the records alone say."""
+    """How well two records match, without any decision by a person."""
 
     EXACT = "EXACT"
-    """The same national number."""
+    """Both records have the same national number."""
     CERTAIN = "CERTAIN"
     POSSIBLE = "POSSIBLE"
     NONE = "NONE"
 
 
 class ReviewState(Enum):
-    """Where a question stands."""
+    """State of a review."""
 
     OPEN = "OPEN"
     CERTAIN = "CERTAIN"
@@ -34,7 +34,7 @@ class ReviewState(Enum):
 
 
 class Decision(Enum):
-    """What a person decides."""
+    """Decision of a person on a review."""
 
     CONFIRM = "CONFIRM"
     REJECT = "REJECT"
@@ -42,7 +42,7 @@ class Decision(Enum):
 
 
 class Event(Enum):
-    """What those who watch are told."""
+    """Kind of event in the stream of matches."""
 
     MATCHED = "MATCHED"
     REVIEW_OPENED = "REVIEW_OPENED"
@@ -56,18 +56,18 @@ class Event(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MatchEvidence:
-    """What two records say about whether they mean one person."""
+    """Evidence from two records on whether they describe one person."""
 
     digest: bytes
-    """Of what both say; a change of either changes it."""
+    """Keyed digest of the compared data. It changes if either record changes."""
     weight_bits: float
     reasons: tuple[str, ...]
-    """The weights in words, without personal data."""
+    """The weights as sentences, without personal data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """One question: are the respondent of an order and a wearer one person?"""
+    """Review of the question whether the respondent of an order and a wearer are one person."""
 
     case_id: str
     order_id: str
@@ -76,33 +76,33 @@ class Review:
     enforced: bool
     evidence: MatchEvidence
     since_ms: int
-    """Since when it stands so, mesh time."""
+    """Since when the review is in this state, mesh time."""
     decided_by: str = ""
-    """SPIFFE id of who decided."""
+    """SPIFFE id of the person who decided; empty if nobody has."""
     paged_at_ms: int | None = None
-    """When both agencies were paged because nobody answered."""
+    """When both agencies were paged because nobody had decided, mesh time."""
 
 
-def stands(before: Review | None, level: MatchLevel, evidence: bytes) -> tuple[ReviewState, bool] | None:
-    """Where the question stands and whether the order is enforced; None where there is no question.
+def next_state(before: Review | None, level: MatchLevel, evidence: bytes) -> tuple[ReviewState, bool] | None:
+    """State of a review after a comparison, and whether the order is enforced; None if no review is needed.
 
-    A person's word holds as long as the evidence is the same. A rejection reopens when it changes. A confirmation never ends
-    by itself: until somebody decides anew, the order stays enforced.
+    A person's decision holds while the evidence stays the same. New evidence reopens a rejection. New evidence also reopens a
+    confirmation, but the order stays enforced until a person decides again.
     """
     state = before.state if before else None
     if before and state in (ReviewState.CONFIRMED, ReviewState.REJECTED) and before.evidence.digest == evidence:
         return before.state, before.enforced
     if level is MatchLevel.EXACT or (level is MatchLevel.CERTAIN and state is not ReviewState.REJECTED):
         return ReviewState.CERTAIN, True
-    # Enforced by a person's word only: what the records said before doesn't count any more.
-    kept = before is not None and before.enforced and state in (ReviewState.CONFIRMED, ReviewState.OPEN)
-    if level is not MatchLevel.NONE or kept:
-        return ReviewState.OPEN, kept
+    # Only a person's confirmation keeps the order enforced; an earlier match of the records alone doesn't.
+    still_enforced = before is not None and before.enforced and state in (ReviewState.CONFIRMED, ReviewState.OPEN)
+    if level is not MatchLevel.NONE or still_enforced:
+        return ReviewState.OPEN, still_enforced
     return None if before is None else (ReviewState.CLOSED, False)
 
 
-def restated(before: Review, state: ReviewState, enforced: bool, evidence: MatchEvidence, now_ms: int) -> Review:
-    """The review once the records say something else. What stands as it stood goes on waiting for its answer."""
+def updated(before: Review, state: ReviewState, enforced: bool, evidence: MatchEvidence, now_ms: int) -> Review:
+    """The review with new evidence. If its state stays the same, so do its `since_ms` and its page."""
     if state is before.state:
         return replace(before, enforced=enforced, evidence=evidence)
     return replace(
@@ -110,17 +110,17 @@ def restated(before: Review, state: ReviewState, enforced: bool, evidence: Match
     )
 
 
-def decided(review: Review, decision: Decision, level: MatchLevel, seen: bytes, by: str, now_ms: int) -> Review:
-    """The review once a person has decided. Raises FailedPrecondition where it isn't to be decided so.
+def decided(review: Review, decision: Decision, level: MatchLevel, seen_digest: bytes, by: str, now_ms: int) -> Review:
+    """The review after a person's decision. Raises FailedPrecondition if the evidence changed or there is nothing to undo.
 
-    `level` is what the records say now, `seen` the digest of the evidence that the person looked at.
+    `level` is the current match level of the records, `seen_digest` the digest of the evidence that the person saw.
     """
-    if seen != review.evidence.digest:
-        raise FailedPrecondition("evidence: the records have changed since; look at the review again")
+    if seen_digest != review.evidence.digest:
+        raise FailedPrecondition("evidence: the records have changed since; read the review again, then decide")
     if decision is Decision.UNDO:
         if review.state not in (ReviewState.CONFIRMED, ReviewState.REJECTED):
             raise FailedPrecondition("decision: nobody has decided, so there is nothing to undo")
-        state, enforced = stands(None, level, seen) or (ReviewState.CLOSED, False)
+        state, enforced = next_state(None, level, seen_digest) or (ReviewState.CLOSED, False)
     else:
         enforced = decision is Decision.CONFIRM
         state = ReviewState.CONFIRMED if enforced else ReviewState.REJECTED

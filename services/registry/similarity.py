@@ -1,4 +1,4 @@
-"""What the records of a respondent and a wearer say of each other: the two sides of matching, as the store needs them."""
+"""Similarity of a respondent's and a wearer's records: match keys, match level and evidence for a pair of records."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEVELS = {
 
 
 def person_of(record: Wearer | Respondent) -> Person:
-    """What a record says of a person."""
+    """The data of a record that matching compares."""
     return Person(
         national_id=record.national_id,
         names=(record.name,),
@@ -32,12 +32,15 @@ def person_of(record: Wearer | Respondent) -> Person:
 
 
 def match_keys(record: Wearer | Respondent) -> frozenset[str]:
-    """Keys of a record: two that may be one person share at least one."""
+    """Match keys of a record. Two records that may describe one person share at least one key."""
     return blocking.keys(person_of(record))
 
 
 def compared(order: Order, wearer: Wearer) -> tuple[MatchLevel, Comparison]:
-    """What the records alone say, and why. What isn't in earnest joins with nothing but its own kind."""
+    """Match level of an order's respondent and a wearer, and the comparison behind it.
+
+    A record of an exercise matches only records of the same kind of exercise.
+    """
     comparison = compare(person_of(order.respondent), person_of(wearer))
     if order.exercise is not wearer.exercise:
         return MatchLevel.NONE, comparison
@@ -47,16 +50,16 @@ def compared(order: Order, wearer: Wearer) -> tuple[MatchLevel, Comparison]:
 
 
 def reasons_of(comparison: Comparison) -> tuple[str, ...]:
-    """The weights in words, the heaviest first; no personal data."""
-    stated = sorted((one for one in comparison.evidence if one.weight), key=lambda one: -abs(one.weight))
-    return tuple(f"{one.words} ({one.weight:+.1f} bits)" for one in stated)
+    """The weights as sentences, greatest weight first, without personal data."""
+    stated = sorted((field for field in comparison.evidence if field.weight), key=lambda field: -abs(field.weight))
+    return tuple(f"{field.words} ({field.weight:+.1f} bits)" for field in stated)
 
 
 def evidence_text(order: Order, wearer: Wearer) -> str:
-    """All that the comparison rests on; to be hashed, it is personal data."""
-    return json.dumps([_said(order.respondent), _said(wearer)], ensure_ascii=False)
+    """The compared data of both records. It is personal data, so store only its hash."""
+    return json.dumps([_compared_values(order.respondent), _compared_values(wearer)], ensure_ascii=False)
 
 
-def _said(record: Wearer | Respondent) -> list[str]:
+def _compared_values(record: Wearer | Respondent) -> list[str]:
     person = person_of(record)
     return [person.national_id, record.name, record.birth_date.isoformat(), person.sex, record.phone, record.address]

@@ -1,4 +1,4 @@
-"""What can be read from and written to the registry's tables within one transaction."""
+"""Reads and writes of the registry's tables within one transaction."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from services.registry.vault import DataKey, Vault
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 PAYLOAD_MAX_BYTES = 900_000
-"""A message that nats-server refuses would block all behind it. The server's limit is 1 MB."""
+"""Maximum payload of an outbox message, below nats-server's limit of 1 MB: a rejected message would block the outbox."""
 
-_NOWHERE: Mapping[int, int] = {}
+_NO_SEQUENCES: Mapping[int, int] = {}
 
 Record = Wearer | Tag | ProtectedPerson | Device | Order
 _R = TypeVar("_R", Wearer, ProtectedPerson, Order)
@@ -49,25 +49,25 @@ _KINDS: Mapping[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class StoredCase:
-    """A joint case as it is kept."""
+    """A joint case as a row of the table `cases`."""
 
     sequence: int
-    """Place in the order of matches."""
+    """Number of the match, in the order of matching."""
     case_id: str
     order_id: str
     wearer_id: str
     version: int
-    """Version of its last snapshot."""
+    """Version of the last snapshot."""
     matched_at_ms: int
     withdrawn_at_ms: int | None
-    """When it turned out that the match doesn't hold; None while it does."""
+    """When the match was withdrawn, mesh time; None while the match holds."""
     entry: bytes
-    """Its last snapshot, as it stands in the log."""
+    """Last snapshot, serialised as a log entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A message on its way out."""
+    """A message in the outbox."""
 
     id: int
     subject: str
@@ -76,23 +76,23 @@ class OutboxRow:
 
 
 class Records:
-    """The tables as one transaction sees them."""
+    """The registry's tables as one transaction sees them."""
 
     def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
         self._connection = connection
         self._vault = vault
         self.reviews = ReviewRecords(connection, vault)
-        """The tables of what follows from the records."""
+        """Reconciliation, reviews and match events."""
         self.keys = KeyRecords(connection, vault)
-        """Keys of the records."""
+        """Keys that encrypt the records."""
         self.tokens = TokenRecords(connection)
         """Tokens of the devices."""
         self.ledger = Ledger(connection)
         """The ledger of disclosures, in the same transaction."""
         self.traces = TraceRecords(connection)
-        """What is known of incidents."""
-        self.afterwards: list[Callable[[], None]] = []
-        """What is done once the transaction is committed, such as telling the log of it."""
+        """Facts about incidents for their traces."""
+        self.after_commit: list[Callable[[], None]] = []
+        """Callbacks to run after the commit, such as writing a log line."""
 
     async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
         return (await self._connection.execute(statement)).all()
@@ -104,23 +104,23 @@ class Records:
     # ── records of the agencies ──────────────────────────────────────────────────────────────────────────────────────
 
     async def stored(self, table: sa.Table, record_id: str) -> tuple[int, bytes] | None:
-        """Version and digest of the stored record."""
+        """Version and digest of a stored record; None if there is none."""
         (key,) = table.primary_key
         rows = await self._rows(sa.select(table.c.source_version, table.c.digest).where(key == record_id))
         return (rows[0].source_version, rows[0].digest) if rows else None
 
     def digest_of(self, record: Record) -> bytes:
-        """Digest of a record's content."""
+        """Keyed digest of a record's content."""
         return self._vault.digest(_content(record))
 
     async def put(self, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:
-        """Stores a record in its table, in place of an older version where it isn't `new`."""
+        """Store a record in its table. Replaces an older version unless the record is `new`."""
         values: dict[str, object] = {"source_version": record.source_version, "digest": self.digest_of(record)}
         match record:
             case Tag():
-                values |= {"wearer_id": record.wearer_id, **_of_device(record)}
+                values |= {"wearer_id": record.wearer_id, **_device_columns(record)}
             case Device():
-                values |= {"person_id": record.person_id, **_of_device(record)}
+                values |= {"person_id": record.person_id, **_device_columns(record)}
             case _:
                 values["sealed"] = await self._sealed(f"{table.name}/{record_id}", record)
         match record:
@@ -133,12 +133,12 @@ class Records:
             await self._put_order_persons(record, new)
 
     async def _sealed(self, owner: str, record: Wearer | ProtectedPerson | Order) -> bytes:
-        """The record under a new key of its own."""
+        """The record, encrypted with a new key that only this record uses."""
         destroy_at_ms = disclosure.destroy_at_ms(record)
         return self._vault.seal(owner, _content(record), await self.keys.make(owner, destroy_at_ms))
 
     async def complete_keys(self, limit: int) -> bool:
-        """Seals some records of before under keys of their own; false where all have one."""
+        """Encrypt a batch of older records with a separate key each; false if every record has its key."""
         for table in SEALED_TABLES:
             (key,) = table.primary_key
             ids = await self.keys.without(table, limit)
@@ -163,31 +163,31 @@ class Records:
         keyed = table.outerjoin(data_keys, data_keys.c.owner == sa.literal(f"{table.name}/").concat(key))
         statement = sa.select(key, table.c.sealed, data_keys.c.ring, data_keys.c.wrapped).select_from(keyed)
         alive = data_keys.c.destroyed_at_ms.is_(None)
-        found = []
+        unsealed = []
         for row in await self._rows(statement.where(condition, alive).order_by(key)):
-            data_key = DataKey(row.ring, row.wrapped) if row.ring else None  # None: from before records had keys
-            found.append(
+            data_key = DataKey(row.ring, row.wrapped) if row.ring else None  # None: stored before records had keys
+            unsealed.append(
                 _CODECS[kind].validate_json(self._vault.unseal(f"{table.name}/{row[0]}", row.sealed, data_key))
             )
-        return found
+        return unsealed
 
     async def wearer(self, wearer_id: str) -> Wearer:
-        """A wearer that is stored."""
+        """A stored wearer."""
         (wearer,) = await self._unsealed(tables.wearers, Wearer, tables.wearers.c.wearer_id == wearer_id)
         return wearer
 
     async def order(self, order_id: str) -> Order:
-        """An order that is stored."""
+        """A stored order."""
         (order,) = await self._unsealed(tables.orders, Order, tables.orders.c.order_id == order_id)
         return order
 
     async def find(self, table: sa.Table, kind: type[_R], record_id: str) -> _R:
-        """A wearer, protected person or order. Raises NotFound where there is none, or none any more."""
+        """A wearer, protected person or order. Raises NotFound if it isn't stored or was destroyed."""
         (key,) = table.primary_key
-        found = await self._unsealed(table, kind, key == record_id)
-        if not found:
+        records = await self._unsealed(table, kind, key == record_id)
+        if not records:
             raise NotFound("no such record")
-        return found[0]
+        return records[0]
 
     async def orders_protecting(self, person_id: str) -> list[Order]:
         """Orders that protect a person."""
@@ -196,7 +196,7 @@ class Records:
         return await self._unsealed(tables.orders, Order, tables.orders.c.order_id.in_(ids))
 
     async def all_of(self, table: sa.Table, ids: Sequence[str]) -> list[Any]:
-        """Those of the records with these ids that are in a table, by id."""
+        """The records of a table with these ids, by id. Ids that aren't stored, or were destroyed, are omitted."""
         if not ids:
             return []
         (key,) = table.primary_key
@@ -206,7 +206,7 @@ class Records:
             return await self._devices(key.in_(ids))
         return await self._unsealed(table, _KINDS[table.name], key.in_(ids))
 
-    async def wearers_numbered(self, national_id: str) -> list[Wearer]:
+    async def wearers_with_number(self, national_id: str) -> list[Wearer]:
         """Wearers with this national number."""
         condition = tables.wearers.c.national_hash == self._vault.index(national_id)
         return await self._unsealed(tables.wearers, Wearer, condition)
@@ -217,9 +217,9 @@ class Records:
         return await self._unsealed(tables.orders, Order, condition)
 
     async def tag(self, device_id: str) -> Tag | None:
-        """A tag."""
-        found = await self._tags(tables.tags.c.device_id == device_id)
-        return found[0] if found else None
+        """A tag by its device id; None if it isn't stored."""
+        tags = await self._tags(tables.tags.c.device_id == device_id)
+        return tags[0] if tags else None
 
     async def tags_on(self, wearer_id: str) -> list[Tag]:
         """Tags on a wearer."""
@@ -230,9 +230,9 @@ class Records:
         return [Tag(row.device_id, row.wearer_id, row.source_version, row.removed_at_ms, row.vendor_id) for row in rows]
 
     async def device(self, device_id: str) -> Device | None:
-        """A protective device."""
-        found = await self._devices(tables.devices.c.device_id == device_id)
-        return found[0] if found else None
+        """A protective device by its device id; None if it isn't stored."""
+        devices = await self._devices(tables.devices.c.device_id == device_id)
+        return devices[0] if devices else None
 
     async def devices_of(self, person_ids: Sequence[str]) -> list[Device]:
         """Protective devices of these persons, by id."""
@@ -247,7 +247,7 @@ class Records:
         ]
 
     async def persons_of_order(self, order_id: str) -> list[str]:
-        """Persons whom the stored order protects."""
+        """Ids of the persons whom a stored order protects."""
         named = tables.order_persons
         return [row.person_id for row in await self._rows(sa.select(named).where(named.c.order_id == order_id))]
 
@@ -269,9 +269,9 @@ class Records:
         ]
 
     async def case(self, case_id: str) -> StoredCase | None:
-        """A joint case."""
-        found = await self._cases(sa.select(tables.cases).where(tables.cases.c.case_id == case_id))
-        return found[0] if found else None
+        """A joint case by its id; None if it isn't stored."""
+        cases = await self._cases(sa.select(tables.cases).where(tables.cases.c.case_id == case_id))
+        return cases[0] if cases else None
 
     async def cases_of_wearer(self, wearer_id: str) -> list[StoredCase]:
         """Joint cases of a wearer."""
@@ -288,7 +288,7 @@ class Records:
         return await self._cases(sa.select(tables.cases).select_from(joined).where(named.c.person_id == person_id))
 
     async def put_case(self, case_id: str, values: Mapping[str, object], new: bool) -> None:
-        """Stores a joint case, in place of what it was where it isn't `new`: columns of the table `cases`."""
+        """Store columns of a joint case in the table `cases`. Updates the row unless the case is `new`."""
         cases = tables.cases
         if new:
             await self._connection.execute(sa.insert(cases).values(case_id=case_id, **values))
@@ -296,13 +296,13 @@ class Records:
             await self._connection.execute(sa.update(cases).where(cases.c.case_id == case_id).values(values))
 
     async def mark_case_sent(self, case_id: str, day: int) -> None:
-        """Notes the day of the mesh on which the snapshot of a case was sent last."""
+        """Store the day of mesh time on which the snapshot of a case was sent last."""
         await self._connection.execute(
             sa.update(tables.cases).where(tables.cases.c.case_id == case_id).values(sent_day=day)
         )
 
     async def cases_not_sent_on(self, day: int, valid_after_ms: int, limit: int) -> list[StoredCase]:
-        """Joint cases that end after a moment and whose snapshot wasn't sent on this day of the mesh."""
+        """Joint cases that end after `valid_after_ms` and whose snapshot wasn't sent on this day of mesh time."""
         cases = tables.cases
         due = sa.and_(cases.c.sent_day < day, cases.c.valid_until_ms > valid_after_ms)
         return await self._cases(sa.select(cases).where(due).order_by(cases.c.sequence).limit(limit))
@@ -310,21 +310,21 @@ class Records:
     # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def route(self, device_id: str) -> tuple[int, bytes] | None:
-        """Version and value of the route that was last sent for a device."""
+        """Version and value of the last route that was sent for a device."""
         rows = await self._rows(sa.select(tables.routes).where(tables.routes.c.device_id == device_id))
         return (rows[0].version, rows[0].route) if rows else None
 
     async def put_route(self, device_id: str, version: int, route: bytes, day: int) -> None:
-        """Keeps the route that was last sent for a device, and the day of the mesh on which it was."""
+        """Store the last route that was sent for a device, and the day of mesh time on which it was sent."""
         await self._save(tables.routes, device_id, {"version": version, "route": route, "sent_day": day})
 
     async def routes_not_sent_on(self, day: int, limit: int) -> list[str]:
-        """Devices whose route wasn't sent on this day of the mesh."""
+        """Ids of devices whose route wasn't sent on this day of mesh time."""
         statement = sa.select(tables.routes.c.device_id).where(tables.routes.c.sent_day < day).limit(limit)
         return [row.device_id for row in await self._rows(statement)]
 
     async def begin_new_log(self) -> None:
-        """Makes every route and snapshot due again, and drops what waits: it was meant for a log that is gone."""
+        """Mark every route and case as not sent, and empty the outbox: its messages were meant for the previous log."""
         await self._connection.execute(sa.delete(tables.outbox))
         await self._connection.execute(sa.update(tables.routes).values(sent_day=0))
         await self._connection.execute(sa.update(tables.cases).values(sent_day=0))
@@ -332,22 +332,23 @@ class Records:
     # ── outbox ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def enqueue(self, subject: str, msg_id: str, payload: bytes) -> None:
-        """Puts a message into the outbox. Raises FailedPrecondition where no message can be that large."""
+        """Add a message to the outbox. Raises FailedPrecondition if the payload is larger than PAYLOAD_MAX_BYTES."""
         if len(payload) > PAYLOAD_MAX_BYTES:
             raise FailedPrecondition(
-                f"what follows from this record is {len(payload)} bytes, more than a message holds"
+                f"the message for this record would be {len(payload)} bytes, and at most {PAYLOAD_MAX_BYTES} fit: "
+                "shorten its places, persons or encounters"
             )
         await self._connection.execute(sa.insert(tables.outbox).values(subject=subject, msg_id=msg_id, payload=payload))
 
     async def unsent(self, limit: int) -> list[OutboxRow]:
-        """The first messages that wait to be sent, in order."""
-        # By their state and not by a cursor: a cursor would pass over a row that was committed late.
+        """The first messages that aren't sent yet, in order."""
+        # Selected by state, because a cursor would skip a row that was committed late.
         waiting = tables.outbox.c.sent_at_ms.is_(None)
         rows = await self._rows(sa.select(tables.outbox).where(waiting).order_by(tables.outbox.c.id).limit(limit))
         return [OutboxRow(row.id, row.subject, row.msg_id, row.payload) for row in rows]
 
-    async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NOWHERE) -> None:
-        """Notes that messages are in their streams, and by id as which entries."""
+    async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NO_SEQUENCES) -> None:
+        """Mark messages as sent. `stored` has the stream sequence of each message by its row id."""
         await self._connection.execute(
             sa.update(tables.outbox).where(tables.outbox.c.id.in_(row_ids)).values(sent_at_ms=at_ms)
         )
@@ -355,18 +356,18 @@ class Records:
             await self._connection.execute(_STORED, {"row_id": row_id, "sequence": sequence})
 
     async def drop_sent_before(self, at_ms: int) -> None:
-        """Deletes messages that were sent before a moment; they are in the log."""
+        """Delete messages that were sent before a moment; they are in the log."""
         await self._connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.sent_at_ms < at_ms))
 
-    # ── facts about the whole ────────────────────────────────────────────────────────────────────────────────────────
+    # ── metadata of the database ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def fact(self, name: str) -> bytes | None:
-        """A fact that was noted."""
+    async def meta_value(self, name: str) -> bytes | None:
+        """A value of the table `meta`; None if it isn't set."""
         rows = await self._rows(sa.select(tables.meta.c.value).where(tables.meta.c.name == name))
         return bytes(rows[0].value) if rows else None
 
-    async def note(self, name: str, value: bytes) -> None:
-        """Notes a fact."""
+    async def set_meta_value(self, name: str, value: bytes) -> None:
+        """Set a value of the table `meta`."""
         await self._save(tables.meta, name, {"value": value})
 
 
@@ -377,7 +378,7 @@ _STORED = (
 )
 
 
-def _of_device(record: Tag | Device) -> Mapping[str, object]:
+def _device_columns(record: Tag | Device) -> Mapping[str, object]:
     return {"removed_at_ms": record.removed_at_ms, "vendor_id": record.vendor_id}
 
 

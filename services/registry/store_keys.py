@@ -1,4 +1,4 @@
-"""The records' keys within one transaction: wrapped anew, completed, destroyed with all that they open."""
+"""Keys of the records within one transaction: create, rewrap and destroy them, with all data that depends on a record."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _SIDES = {"wearers": similarity.WEARER_SIDE, "orders": similarity.ORDER_SIDE}
 
 
 def decision_owner(case_id: str, at_ms: int) -> str:
-    """Whose the key of the reason of a decision is."""
+    """Owner name of the key that encrypts a decision's reason."""
     return f"review_decisions/{case_id}/{at_ms}"
 
 
 @dataclass(frozen=True, slots=True)
-class Destroyed:
-    """A record whose key is gone."""
+class DestroyedRecord:
+    """A record whose key was destroyed."""
 
     table: str
     record_id: str
 
 
 class KeyRecords:
-    """The keys as one transaction sees them."""
+    """The keys of the records as one transaction sees them."""
 
     def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
         self._connection = connection
@@ -48,14 +48,14 @@ class KeyRecords:
         return (await self._connection.execute(statement)).all()
 
     async def make(self, owner: str, destroy_at_ms: int | None = None) -> DataKey:
-        """A new key for a record, in place of the one it had, so that nothing opens what was stored before."""
+        """Create a key for a record and replace its previous key, so that older copies of the record can't be decrypted."""
         key = self._vault.make_key(owner)
         values = {"ring": key.ring, "wrapped": key.wrapped, "destroy_at_ms": destroy_at_ms, "destroyed_at_ms": None}
         await db.upsert(self._connection, data_keys, {"owner": owner}, values)
         return key
 
     async def rewrap(self, limit: int) -> bool:
-        """Wraps some keys of an older ring with its current key; false where none was left."""
+        """Rewrap a batch of keys with the current key of the ring; false if none was left."""
         old = sa.and_(data_keys.c.ring != self._vault.current, data_keys.c.destroyed_at_ms.is_(None))
         rows = await self._rows(sa.select(data_keys).where(old).limit(limit))
         for row in rows:
@@ -66,46 +66,47 @@ class KeyRecords:
         return bool(rows)
 
     async def lacking(self) -> frozenset[str]:
-        """Ids of keys that aren't in the ring although they wrap a key."""
+        """Ids of ring keys that wrap stored keys but are missing from the ring."""
         used = sa.select(data_keys.c.ring).where(data_keys.c.destroyed_at_ms.is_(None)).distinct()
         return frozenset(row.ring for row in await self._rows(used)) - set(self._vault.rings)
 
     async def is_over(self, table: sa.Table, record_id: str) -> bool:
-        """Whether a wearer or protected person has ended or was destroyed."""
+        """Whether the record of a wearer or protected person has ended or was destroyed."""
         ended = sa.or_(data_keys.c.destroy_at_ms.is_not(None), data_keys.c.destroyed_at_ms.is_not(None))
         mine = data_keys.c.owner == f"{table.name}/{record_id}"
         return bool(await self._rows(sa.select(data_keys.c.owner).where(mine, ended)))
 
     async def without(self, table: sa.Table, limit: int) -> list[str]:
-        """Ids of some records that were sealed before records had keys of their own."""
+        """Ids of a batch of records that were stored before each record had a key."""
         (key,) = table.primary_key
         keyed = table.outerjoin(data_keys, data_keys.c.owner == sa.literal(f"{table.name}/").concat(key))
         statement = sa.select(key).select_from(keyed).where(data_keys.c.owner.is_(None))
         return [row[0] for row in await self._rows(statement.limit(limit))]
 
-    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── destruction ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def destroy_due(self, now_ms: int, limit: int) -> list[Destroyed]:
-        """Destroys some of what is due, and what was kept for its sake only: the persons whom no order names any more."""
-        await self._drop_told(now_ms)
+    async def destroy_due(self, now_ms: int, limit: int) -> list[DestroyedRecord]:
+        """Destroy a batch of due records, and the protected persons whom no remaining order names."""
+        await self._drop_match_events(now_ms)
         named, person = tables.order_persons, sa.func.substr(data_keys.c.owner, len("protected_persons/") + 1)
         needed = sa.and_(
             data_keys.c.owner.like("protected\\_persons/%", escape="\\"), sa.exists().where(named.c.person_id == person)
         )
         over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_(None), ~needed)
         due = await self._rows(sa.select(data_keys.c.owner).where(over).limit(limit))
-        gone = [Destroyed(*row.owner.split("/", 1)) for row in due]
-        gone += [Destroyed("wearers", wearer_id) for wearer_id in await self._wearers_over(now_ms, limit)]
-        for one in list(gone):
-            if one.table == "orders":
-                gone += [Destroyed("protected_persons", person) for person in await self._only_named_by(one.record_id)]
-        gone = list(dict.fromkeys(gone))
-        for one in gone:
-            await self._destroy(one, now_ms)
-        return gone
+        records = [DestroyedRecord(*row.owner.split("/", 1)) for row in due]
+        records += [DestroyedRecord("wearers", wearer_id) for wearer_id in await self._wearers_over(now_ms, limit)]
+        for record in list(records):
+            if record.table == "orders":
+                persons = await self._only_named_by(record.record_id)
+                records += [DestroyedRecord("protected_persons", person) for person in persons]
+        records = list(dict.fromkeys(records))
+        for record in records:
+            await self._destroy(record, now_ms)
+        return records
 
     async def _wearers_over(self, now_ms: int, limit: int) -> list[str]:
-        """Wearers whose last tag was taken off long enough ago."""
+        """Ids of wearers whose last tag was taken off at least KEPT_AFTER_END_MS ago."""
         tags, owner = tables.tags, sa.literal("wearers/").concat(tables.tags.c.wearer_id)
         statement = (
             sa.select(tags.c.wearer_id)
@@ -118,8 +119,8 @@ class KeyRecords:
         )
         return [row.wearer_id for row in await self._rows(statement.limit(limit))]
 
-    async def _drop_cases(self, destroyed: Destroyed) -> None:
-        """Deletes what joins a record with others, and what was said of it, with its keys. What waits to be sent is sent."""
+    async def _drop_cases(self, destroyed: DestroyedRecord) -> None:
+        """Delete the cases, reviews, decisions and keys that involve a record. Messages that aren't sent yet stay."""
         column = _COLUMNS[destroyed.table]
         outbox, decisions = tables.outbox, tables_review.review_decisions
         for table in (tables.cases, tables_review.reviews):
@@ -137,8 +138,8 @@ class KeyRecords:
             stages = tables_review.order_stages
             await self._connection.execute(sa.delete(stages).where(stages.c.order_id == destroyed.record_id))
 
-    async def _drop_told(self, now_ms: int) -> None:
-        """Deletes what was told of the matches of records that were destroyed, once no resume token reaches it any more."""
+    async def _drop_match_events(self, now_ms: int) -> None:
+        """Delete the match events of destroyed records once no valid resume token can reach them."""
         over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_not(None))
         events = tables_review.match_events
         for row in await self._rows(sa.select(data_keys.c.owner).where(over)):
@@ -148,21 +149,21 @@ class KeyRecords:
             await self._connection.execute(done)
 
     async def _only_named_by(self, order_id: str) -> list[str]:
-        """Forgets whom an order protects; returns those whom no other order does."""
+        """Delete the links from an order to its persons; returns the ids of persons whom no other order protects."""
         named = tables.order_persons
         persons = [row.person_id for row in await self._rows(sa.select(named).where(named.c.order_id == order_id))]
         await self._connection.execute(sa.delete(named).where(named.c.order_id == order_id))
         others = sa.select(named.c.person_id).where(named.c.person_id.in_(persons))
-        still = {row.person_id for row in await self._rows(others)}
-        return [person_id for person_id in persons if person_id not in still]
+        still_protected = {row.person_id for row in await self._rows(others)}
+        return [person_id for person_id in persons if person_id not in still_protected]
 
-    async def _destroy(self, destroyed: Destroyed, now_ms: int) -> None:
+    async def _destroy(self, destroyed: DestroyedRecord, now_ms: int) -> None:
         table = tables.metadata.tables[destroyed.table]
         (key_column,) = table.primary_key
         emptied = {name: b"" for name in ("sealed", "digest", "national_hash") if name in table.c}
         await self._connection.execute(sa.update(table).where(key_column == destroyed.record_id).values(emptied))
-        told_until_ms = now_ms + TOKENS_KEPT_MS if destroyed.table in _COLUMNS else None
-        values = {"wrapped": b"", "destroy_at_ms": told_until_ms, "destroyed_at_ms": now_ms}
+        events_until_ms = now_ms + TOKENS_KEPT_MS if destroyed.table in _COLUMNS else None
+        values = {"wrapped": b"", "destroy_at_ms": events_until_ms, "destroyed_at_ms": now_ms}
         owner = f"{destroyed.table}/{destroyed.record_id}"
         await self._connection.execute(sa.update(data_keys).where(data_keys.c.owner == owner).values(values))
         digests, keys = tables_review.record_digests, tables_review.match_keys

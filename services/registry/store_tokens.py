@@ -1,4 +1,4 @@
-"""The devices' tokens within one transaction."""
+"""Reads and writes of the devices' tokens within one transaction."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from services.registry.tables import device_tokens
 
 
 class TokenRecords:
-    """The tokens as one transaction sees them."""
+    """The devices' tokens as one transaction sees them."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
     async def of(self, device_id: str) -> list[DeviceToken]:
-        """Tokens of a device, the oldest first, also those that are over."""
+        """Tokens of a device, oldest first, including expired ones."""
         mine = sa.select(device_tokens).where(device_tokens.c.device_id == device_id).order_by(device_tokens.c.id)
         return [DeviceToken(row.sha256, row.valid_until_ms) for row in await self._connection.execute(mine)]
 
     async def put(self, device_id: str, tokens: Sequence[DeviceToken]) -> None:
-        """Keeps these tokens of a device, the oldest first, and no others."""
+        """Replace all tokens of a device with these tokens, oldest first."""
         await self._connection.execute(sa.delete(device_tokens).where(device_tokens.c.device_id == device_id))
         rows = [
             {"device_id": device_id, "sha256": token.sha256, "valid_until_ms": token.valid_until_ms} for token in tokens

@@ -1,4 +1,4 @@
-"""The registry's tables. The scripts in migrations/ make the same; a test compares them."""
+"""Tables of the registry's database. The scripts in migrations/ create the same tables; a test compares both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BIG_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def _record(name: str, id_column: str, *columns: sa.Column[Any]) -> sa.Table:
-    """A table of records that an agency puts."""
+    """Table for one kind of records that an agency puts."""
     return sa.Table(
         name,
         metadata,
@@ -35,7 +35,7 @@ def _national_hash() -> sa.Column[Any]:
 
 
 def _vendor_id() -> sa.Column[Any]:
-    # Records of before have none: the default is theirs.
+    # Records that were stored before this column existed get the default.
     return sa.Column("vendor_id", sa.String(64), nullable=False, server_default="")
 
 

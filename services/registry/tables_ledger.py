@@ -1,4 +1,4 @@
-"""Tables of what protects personal data: the records' keys, the ledger of disclosures, its signed heads."""
+"""Tables that protect personal data: the keys of the records, the ledger of disclosures and its signed heads."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ data_keys = sa.Table(
     sa.Column("destroy_at_ms", sa.BigInteger, index=True),
     sa.Column("destroyed_at_ms", sa.BigInteger),
 )
-"""`owner` is table/id of the record. A destroyed key has no bytes left; its row says when, and `destroy_at_ms` until when what
-was told of its matches is kept."""
+"""`owner` is table/id of the record. A destroyed key has empty bytes in `wrapped`; its row keeps the time of destruction, and
+`destroy_at_ms` then states until when the match events of the record are kept."""
 
 ledger = sa.Table(
     "ledger",

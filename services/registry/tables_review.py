@@ -1,4 +1,4 @@
-"""Tables of what follows from the records: how they reconcile, who may be the same person, and what was said of it."""
+"""Tables derived from the records: reconciliation, match keys, reviews with their decisions, match events and order stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ record_digests = sa.Table(
     sa.Column("kind", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("record_id", sa.String(64), primary_key=True),
     sa.Column("source_version", sa.BigInteger, nullable=False),
-    # Masked: a plain digest would give a national number away to whoever tries them all.
+    # Masked, because a plain digest would reveal a national number to an attacker who tries all numbers.
     sa.Column("masked", sa.LargeBinary, nullable=False),
 )
 reconciliations = sa.Table(

@@ -1,5 +1,5 @@
-"""Tables of the traces: what the streams said of each incident, how far they are read, and when each version of a case came into
-the log. Ids and moments only."""
+"""Tables of the traces: facts about each incident from the streams, how far each stream was read, and when each case version
+was stored in the log. They hold ids and moments only."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ case_versions = sa.Table(
     sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("stored_at_ms", sa.BigInteger, nullable=False),
 )
-"""`version` is also the moment when it was made, by the mesh's clock; `sequence` its place in the log."""
+"""`version` is also the moment when the version was made, milliseconds of mesh time. `sequence` is its sequence in the log."""

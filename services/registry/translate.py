@@ -1,7 +1,7 @@
-"""Between the registry's messages and its domain. Parsing is validation: what comes out is whole and in range.
+"""Translation between the registry's protobuf messages and its domain. Parsers validate: a parsed record is complete and in range.
 
-Each parser raises InvalidField with the path inside the record, such as `rings[0].radius_m`; no text repeats what was
-sent, because it may be personal.
+Each parser raises InvalidField with the path inside the record, such as `rings[0].radius_m`. No error text repeats the value
+that was sent, because it may be personal data.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from services.registry.domain import (
     EXERCISE_IDS,
     Action,
     Contact,
+    ContactLanguage,
     Device,
     EndReason,
     ExerciseKind,
     JointCase,
-    Language,
     Order,
     OrderEnd,
+    OrderRing,
     OrderType,
     ProtectedPerson,
     PutOutcome,
     Relation,
     Respondent,
-    Ring,
     Sex,
     Tag,
     Wearer,
@@ -67,19 +67,23 @@ _ACTIONS = {
 }
 _DEMANDS = {action: demand for demand, action in _ACTIONS.items()}
 SEXES: Mapping[int, Sex] = {registry_pb2.SEX_FEMALE: Sex.FEMALE, registry_pb2.SEX_MALE: Sex.MALE}
-RELATIONS: Mapping[int, Relation] = {registry_pb2.Relation.Value(f"RELATION_{one.name}"): one for one in Relation}
+RELATIONS: Mapping[int, Relation] = {
+    registry_pb2.Relation.Value(f"RELATION_{relation.name}"): relation for relation in Relation
+}
 ORDER_TYPES: Mapping[int, OrderType] = {
-    registry_pb2.OrderType.Value(f"ORDER_TYPE_{one.name}"): one for one in OrderType
+    registry_pb2.OrderType.Value(f"ORDER_TYPE_{order_type.name}"): order_type for order_type in OrderType
 }
 END_REASONS: Mapping[int, EndReason] = {
-    registry_pb2.EndReason.Value(f"END_REASON_{one.name}"): one for one in EndReason
+    registry_pb2.EndReason.Value(f"END_REASON_{reason.name}"): reason for reason in EndReason
 }
 WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
-    registry_pb2.WearerEndReason.Value(f"WEARER_END_REASON_{one.name}"): one for one in WearerEndReason
+    registry_pb2.WearerEndReason.Value(f"WEARER_END_REASON_{reason.name}"): reason for reason in WearerEndReason
 }
-LANGUAGES: Mapping[int, Language] = {contact_pb2.Language.Value(f"LANGUAGE_{one.name}"): one for one in Language}
+LANGUAGES: Mapping[int, ContactLanguage] = {
+    contact_pb2.Language.Value(f"LANGUAGE_{language.name}"): language for language in ContactLanguage
+}
 _LANGUAGE_NUMBERS = {language: contact_pb2.Language.ValueType(number) for number, language in LANGUAGES.items()}
-_EXERCISES: Mapping[int, ExerciseKind] = {exercise_pb2.Exercise.Value(one.name): one for one in ExerciseKind}
+_EXERCISES: Mapping[int, ExerciseKind] = {exercise_pb2.Exercise.Value(kind.name): kind for kind in ExerciseKind}
 _OUTCOMES = {
     PutOutcome.STORED: registry_pb2.PutOutcome.STORED,
     PutOutcome.UNCHANGED: registry_pb2.PutOutcome.UNCHANGED,
@@ -88,7 +92,7 @@ _OUTCOMES = {
 
 
 def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
-    """A wearer. Raises InvalidField."""
+    """Parse a wearer. Raises InvalidField."""
     return Wearer(
         wearer_id=_own_id("wearer_id", msg.wearer_id),
         national_id=_national_id("national_id", msg.national_id),
@@ -103,7 +107,7 @@ def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
 
 
 def parse_tag(msg: registry_pb2.Tag) -> Tag:
-    """A tag. Raises InvalidField."""
+    """Parse a tag. Raises InvalidField."""
     return Tag(
         device_id=_own_id("device_id", msg.device_id),
         wearer_id=fields.required_id("wearer_id", msg.wearer_id),
@@ -113,7 +117,7 @@ def parse_tag(msg: registry_pb2.Tag) -> Tag:
 
 
 def parse_protected_person(msg: registry_pb2.ProtectedPerson) -> ProtectedPerson:
-    """A protected person. Raises InvalidField."""
+    """Parse a protected person. Raises InvalidField."""
     return ProtectedPerson(
         person_id=_own_id("person_id", msg.person_id),
         name=_name("name", msg.name),
@@ -124,7 +128,7 @@ def parse_protected_person(msg: registry_pb2.ProtectedPerson) -> ProtectedPerson
 
 
 def parse_device(msg: registry_pb2.Device) -> Device:
-    """A protective device. Raises InvalidField."""
+    """Parse a protective device. Raises InvalidField."""
     return Device(
         device_id=_own_id("device_id", msg.device_id),
         person_id=fields.required_id("person_id", msg.person_id),
@@ -134,7 +138,7 @@ def parse_device(msg: registry_pb2.Device) -> Device:
 
 
 def parse_order(msg: registry_pb2.Order) -> Order:
-    """A restraining order. Raises InvalidField."""
+    """Parse a restraining order. Raises InvalidField."""
     order_id = _own_id("order_id", msg.order_id)
     if not msg.HasField("respondent"):
         raise InvalidField("respondent", "is missing")
@@ -147,7 +151,9 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         address=_text("respondent.address", msg.respondent.address, ADDRESS_MAX_CHARS),
     )
     if not msg.protected_person_ids and not msg.places:
-        raise InvalidField("protected_person_ids", "an order protects at least one person or place")
+        raise InvalidField(
+            "protected_person_ids", "is empty, and so is places: name at least one protected person or place"
+        )
     fields.at_most("protected_person_ids", msg.protected_person_ids, PERSONS_MAX)
     fields.at_most("rings", msg.rings, RINGS_MAX)
     person_ids = tuple(
@@ -156,7 +162,7 @@ def parse_order(msg: registry_pb2.Order) -> Order:
     protected = places.parse_places("places", msg.places, PLACES_MAX)
     rings = tuple(_ring(f"rings[{n}]", ring) for n, ring in enumerate(msg.rings))
     places.all_different("protected_person_ids[{}]", person_ids)
-    # Two rings are the same where the fold, which counts in millimetres, can't tell them apart.
+    # Radii are compared in millimetres, because the fold can't distinguish smaller differences.
     places.all_different("rings[{}].radius_m", [round(ring.radius_m * 1000) for ring in rings])
     valid_from_ms = fields.moment("valid_from", msg.valid_from, msg.HasField("valid_from"))
     valid_until_ms = fields.moment("valid_until", msg.valid_until, msg.HasField("valid_until"))
@@ -180,7 +186,7 @@ def parse_order(msg: registry_pb2.Order) -> Order:
 
 
 def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, int]:
-    """Id of an order, how it ends, and the version of the record that says so. Raises InvalidField."""
+    """Parse the early end of an order: order id, end, and version of the record. Raises InvalidField."""
     order_id = fields.required_id("order_id", msg.order_id)
     reason = _one_of("reason", msg.reason, END_REASONS)
     if reason is None:
@@ -189,13 +195,13 @@ def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, i
     if reason is EndReason.COVERED_BY_COURT_ORDER:
         covering_order_id = fields.required_id("covering_order_id", msg.covering_order_id)
     elif msg.covering_order_id:
-        raise InvalidField("covering_order_id", "goes with COVERED_BY_COURT_ORDER only")
+        raise InvalidField("covering_order_id", "must be empty unless the reason is COVERED_BY_COURT_ORDER")
     at_ms = fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at"))
     return order_id, OrderEnd(reason, at_ms, covering_order_id), _version(msg.source_version)
 
 
 def parse_wearer_end(msg: registry_pb2.EndWearerRequest) -> tuple[str, WearerEnd, int]:
-    """Id of a wearer, how their case ends, and the version of the record that says so. Raises InvalidField."""
+    """Parse the end of a wearer's case: wearer id, end, and version of the record. Raises InvalidField."""
     wearer_id = fields.required_id("wearer_id", msg.wearer_id)
     reason = _one_of("reason", msg.reason, WEARER_END_REASONS)
     if reason is None:
@@ -205,7 +211,7 @@ def parse_wearer_end(msg: registry_pb2.EndWearerRequest) -> tuple[str, WearerEnd
 
 
 def parse_person_end(msg: registry_pb2.EndProtectedPersonRequest) -> tuple[str, int, int]:
-    """Id of a protected person, when that ended, and the version of the record that says so. Raises InvalidField."""
+    """Parse the end of a protection: person id, end in milliseconds since 1970 UTC, and version. Raises InvalidField."""
     return (
         fields.required_id("person_id", msg.person_id),
         fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at")),
@@ -214,7 +220,7 @@ def parse_person_end(msg: registry_pb2.EndProtectedPersonRequest) -> tuple[str, 
 
 
 def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest) -> tuple[str, int, int]:
-    """Id of a tag or device, when it was taken off or given back, and the version that says so. Raises InvalidField."""
+    """Parse the removal of a tag or device: id, removal in milliseconds since 1970 UTC, and version. Raises InvalidField."""
     return (
         fields.required_id("device_id", msg.device_id),
         fields.moment("removed_at", msg.removed_at, msg.HasField("removed_at")),
@@ -224,7 +230,7 @@ def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceReq
 
 def _own_id(field: str, value: str) -> str:
     if value.startswith(EXERCISE_IDS):
-        raise InvalidField(field, f"must not begin with {EXERCISE_IDS}: such records are made up for exercises")
+        raise InvalidField(field, f"must not begin with {EXERCISE_IDS}: this prefix is reserved for exercises")
     return fields.required_id(field, value)
 
 
@@ -240,7 +246,7 @@ def _national_id(field: str, value: str, required: bool = True) -> str:
             return ""
         raise InvalidField(field, "is missing")
     if not _NATIONAL_ID.fullmatch(value):
-        raise InvalidField(field, "must be 13 digits, with or without a hyphen after the 6th")
+        raise InvalidField(field, "must be 13 digits, as YYMMDDNNNNNNN or YYMMDD-NNNNNNN")
     return value.replace("-", "")
 
 
@@ -251,7 +257,7 @@ def _name(field: str, value: str) -> str:
 
 
 def _text(field: str, value: str, greatest: int) -> str:
-    """A text of one line."""
+    """Check a text of one line."""
     if len(value) > greatest:
         raise InvalidField(field, f"must be at most {greatest} characters")
     if any(unicodedata.category(char) in _UNPRINTABLE for char in value):
@@ -271,7 +277,7 @@ def _contact(field: str, msg: contact_pb2.Contact) -> Contact:
 
 
 def contact_to_proto(contact: Contact) -> contact_pb2.Contact:
-    """A contact, to be sealed for the warning leg."""
+    """Contact of a protected person as a message, which is then sealed for the warning leg."""
     return contact_pb2.Contact(
         handle=contact.handle,
         language=_LANGUAGE_NUMBERS[contact.language] if contact.language else contact_pb2.LANGUAGE_UNSPECIFIED,
@@ -280,11 +286,11 @@ def contact_to_proto(contact: Contact) -> contact_pb2.Contact:
 
 
 def _one_of(field: str, value: int, known: Mapping[int, _E]) -> _E | None:
-    """The domain's name of an enum's number; None where it isn't specified."""
+    """Domain value of an enum number; None for the number 0, which means unspecified."""
     if not value:
         return None
     if value not in known:
-        raise InvalidField(field, "is none of the known ones")
+        raise InvalidField(field, "is not a known value of this enum")
     return known[value]
 
 
@@ -302,21 +308,21 @@ def _birth_date(field: str, value: str) -> date:
     except ValueError:
         birth_date = None
     if birth_date is None or not 1900 <= birth_date.year <= 2100:
-        raise InvalidField(field, "must be a date of the years 1900 to 2100, YYYY-MM-DD")
+        raise InvalidField(field, "must be a date YYYY-MM-DD between 1900 and 2100 (example: 1990-01-31)")
     return birth_date
 
 
-def _ring(field: str, msg: geometry_pb2.Ring) -> Ring:
+def _ring(field: str, msg: geometry_pb2.Ring) -> OrderRing:
     if not math.isfinite(msg.radius_m) or not 0.001 <= msg.radius_m <= places.RADIUS_MAX_M:
         raise InvalidField(f"{field}.radius_m", f"must be more than 0 and at most {places.RADIUS_MAX_M:g}")
     action = _ACTIONS.get(msg.action)
     if action is None:
         raise InvalidField(f"{field}.action", "must be WARN, NOTIFY or RESPOND")
-    return Ring(msg.radius_m, action)
+    return OrderRing(msg.radius_m, action)
 
 
 def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
-    """The snapshot of a case for the log."""
+    """Snapshot of a joint case for the log."""
     return log_pb2.CaseSnapshot(
         case_id=case.case_id,
         version=version,
@@ -340,7 +346,7 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
 def route_to_proto(
     device: Tag | Device, partitions: Sequence[int], revoked: bool, tokens: Sequence[DeviceToken]
 ) -> log_pb2.DeviceRoute:
-    """The route of a tag or protective device."""
+    """Route of a tag or protective device."""
     return log_pb2.DeviceRoute(
         subject_id=device.wearer_id if isinstance(device, Tag) else device.person_id,
         partitions=partitions,
@@ -352,5 +358,5 @@ def route_to_proto(
 
 
 def outcome_to_proto(outcome: PutOutcome) -> registry_pb2.PutOutcome.ValueType:
-    """What became of a record, for the answer."""
+    """Result of a put for the response."""
     return _OUTCOMES[outcome]

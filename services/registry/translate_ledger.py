@@ -1,4 +1,4 @@
-"""Disclosures between their wire form and the ledger's, and what is disclosed. Parsing is validation."""
+"""Translation of disclosures from the stream to the ledger, and of disclosed records to responses. Parsers validate."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
     "explain": frozenset({Role.ROLE_REVIEWER}),
     "evidence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER, Role.ROLE_OPERATOR}),
 }
-"""Roles in whose name each user of the server discloses: those that it admits to what it discloses."""
+"""Roles to which each NATS user discloses data: the roles that it admits to its calls."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
-"""Users who may hand data to somebody else than the person who asked for it: a bundle goes to a court."""
+"""NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
 
 
 def published_disclosure(subject: str, data: bytes) -> Disclosure:
-    """The disclosure of a message of DISCLOSURES. Raises InvalidField where it can't be read, or isn't its publisher's to make.
+    """Parse a message of the stream DISCLOSURES. Raises InvalidField if it is unreadable or its publisher may not send it.
 
-    The server lets each user publish under its own name alone, so the subject proves the publisher. The message must agree with it.
+    nats-server lets each user publish only under its own name, so the subject proves the publisher. The message must match it.
     """
-    _, by, *_ = (*subject.split("."), "")
-    if by not in DISCLOSED_FOR:
-        raise InvalidField("subject", "names nobody who discloses")
+    _, publisher, *_ = (*subject.split("."), "")
+    if publisher not in DISCLOSED_FOR:
+        raise InvalidField("subject", "names no user that may publish disclosures")
     disclosure = parse_disclosure(data)
-    if subject != flow.disclosure_subject(by, disclosure.disclosure_id):
-        raise InvalidField("disclosure_id", "isn't that of the subject")
-    if caller_of(disclosure.who).role not in DISCLOSED_FOR[by]:
-        raise InvalidField("who", f"is nobody in whose name {by} discloses")
-    if disclosure.recipient != disclosure.who and by not in DISCLOSES_TO_OTHERS:
-        raise InvalidField("recipient", f"isn't who asked, and {by} discloses to nobody else")
+    if subject != flow.disclosure_subject(publisher, disclosure.disclosure_id):
+        raise InvalidField("disclosure_id", "differs from the id in the subject")
+    if caller_of(disclosure.who).role not in DISCLOSED_FOR[publisher]:
+        raise InvalidField("who", f"has a role to which {publisher} may not disclose")
+    if disclosure.recipient != disclosure.who and publisher not in DISCLOSES_TO_OTHERS:
+        raise InvalidField("recipient", f"must equal `who`: {publisher} may disclose only to its caller")
     return disclosure
 
 
 def parse_disclosure(data: bytes) -> Disclosure:
-    """A disclosure that was made elsewhere. Raises InvalidField."""
+    """Parse a disclosure that another service made. Raises InvalidField."""
     msg = stored.disclosure(data)
     try:
         kind = RecordKind(msg.record_kind)
     except ValueError:
         raise InvalidField("record_kind", "isn't a kind of record") from None
-    purpose = Purpose(msg.purpose) if msg.purpose in {one.value for one in Purpose} else None
+    purpose = Purpose(msg.purpose) if msg.purpose in {purpose.value for purpose in Purpose} else None
     grounds = check_grounds(msg.legal_basis, purpose, msg.reference, kind, msg.at_ms)
     return Disclosure(
         disclosure_id=fields.required_id("disclosure_id", msg.disclosure_id),
@@ -78,7 +78,7 @@ def _spiffe_id(field: str, value: str) -> str:
 
 
 def wearer_to_proto(wearer: Wearer, names: frozenset[str]) -> registry_pb2.Wearer:
-    """A wearer, of whose personal data only these fields are shown."""
+    """A wearer with only the named fields of personal data."""
     whole = registry_pb2.Wearer(
         national_id=wearer.national_id,
         name=wearer.name,
@@ -94,7 +94,7 @@ def wearer_to_proto(wearer: Wearer, names: frozenset[str]) -> registry_pb2.Weare
 
 
 def protected_person_to_proto(person: ProtectedPerson, names: frozenset[str]) -> registry_pb2.ProtectedPerson:
-    """A protected person, of whose personal data only these fields are shown."""
+    """A protected person with only the named fields of personal data."""
     shown = registry_pb2.ProtectedPerson(person_id=person.person_id, source_version=person.source_version)
     if "name" in names:
         shown.name = person.name

@@ -1,4 +1,4 @@
-"""Places between messages and domain: what comes out is a circle or an area that is one, in range. Errors as in translate.py."""
+"""Translation of places between messages and domain, with validation of circles and polygons. Errors as in translate.py."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tandem.common.v1 import geometry_pb2
 RADIUS_MAX_M = 20_000.0
 HOLES_MAX = 20
 M_PER_DEG = 111_320.0
-"""Metres in a degree of latitude, to half a percent."""
+"""Metres per degree of latitude, accurate to 0.5 %."""
 
 
 def parse_places(field: str, messages: Sequence[geometry_pb2.Place], greatest: int) -> tuple[Place, ...]:
-    """At most so many places, no two of the same id. Raises InvalidField."""
+    """Parse at most `greatest` places with distinct ids. Raises InvalidField."""
     fields.at_most(field, messages, greatest)
     places = tuple(_parse_place(f"{field}[{n}]", message) for n, message in enumerate(messages))
     all_different(field + "[{}].place_id", [place.place_id for place in places])
@@ -26,7 +26,7 @@ def parse_places(field: str, messages: Sequence[geometry_pb2.Place], greatest: i
 
 
 def check_area(order: Order, area: ServiceArea) -> None:
-    """Refuses places outside of the service area: raises InvalidField."""
+    """Check that all places of an order lie in the service area. Raises InvalidField."""
     _check_area("places", order.places, area)
     for n, encounter in enumerate(order.encounters):
         _check_area(f"encounters[{n}].places", encounter.places, area)
@@ -67,7 +67,7 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
 
 
 def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
-    # Before anything else is done with them: what is refused costs no more than its count.
+    # Counts are checked first, so that rejecting an oversized polygon is cheap.
     fields.at_most(f"{field}.vertices", msg.vertices, polygons.CORNERS_MAX)
     fields.at_most(f"{field}.holes", msg.holes, HOLES_MAX)
     for n, hole in enumerate(msg.holes):
@@ -94,7 +94,7 @@ def _corners(points: Sequence[Point]) -> list[polygons.Corner]:
 
 
 def _check_size(field: str, vertices: Sequence[Point]) -> None:
-    """The evaluators measure in a plane at the middle, which is good to a decimetre up to here (docs/adr/0024)."""
+    """Check the size of a polygon: evaluators measure in a plane at its middle, exact to 0.1 m up to 20 km (docs/adr/0024)."""
     middle_lat_deg = sum(vertex.lat_deg for vertex in vertices) / len(vertices)
     middle_lon_deg = sum(vertex.lon_deg for vertex in vertices) / len(vertices)
     m_per_lon_deg = M_PER_DEG * math.cos(math.radians(middle_lat_deg))
@@ -104,11 +104,11 @@ def _check_size(field: str, vertices: Sequence[Point]) -> None:
     ]
     if max(away_m) > RADIUS_MAX_M:
         farthest = away_m.index(max(away_m))
-        raise InvalidField(f"{field}.vertices[{farthest}]", "lies more than 20 km from the middle of the corners")
+        raise InvalidField(f"{field}.vertices[{farthest}]", "lies more than 20 km from the middle of the vertices")
 
 
 def all_different(field: str, values: Sequence[object]) -> None:
-    """Raises InvalidField where a value is there twice; `field` has a place for its number."""
+    """Check that all values differ. Raises InvalidField; `{}` in `field` becomes the index of the repeated value."""
     seen: set[object] = set()
     for n, value in enumerate(values):
         if value in seen:
@@ -117,7 +117,7 @@ def all_different(field: str, values: Sequence[object]) -> None:
 
 
 def place_to_proto(place: Place) -> geometry_pb2.Place:
-    """A protected place."""
+    """A protected place as a message."""
     shape = place.shape
     if isinstance(shape, Circle):
         circle = geometry_pb2.Circle(lat_deg=shape.lat_deg, lon_deg=shape.lon_deg, radius_m=shape.radius_m)

@@ -1,4 +1,4 @@
-"""Between messages and what follows from the records: reconciliation, reviews, the stream of matches, warnings."""
+"""Translation between messages and domain for reconciliation, reviews, match events and record warnings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from tandem.registry.v1 import reconciliation_pb2, registry_pb2, review_pb2
 RECORDS_BATCH = 1000
 DIGEST_BYTES = 32
 REASON_MAX_CHARS = 500
-_DECISIONS: Mapping[int, Decision] = {review_pb2.Decision.Value(f"DECISION_{one.name}"): one for one in Decision}
+_DECISIONS: Mapping[int, Decision] = {
+    review_pb2.Decision.Value(f"DECISION_{decision.name}"): decision for decision in Decision
+}
 _STATES: Mapping[int, ReviewState] = {
-    review_pb2.ReviewState.Value(f"REVIEW_STATE_{one.name}"): one for one in ReviewState
+    review_pb2.ReviewState.Value(f"REVIEW_STATE_{state.name}"): state for state in ReviewState
 }
 
 
 def parse_listed(msg: reconciliation_pb2.ReconcileRequest, agency: Agency) -> list[Listed]:
-    """A part of an agency's list. Raises InvalidField."""
+    """Parse a part of an agency's list. Raises InvalidField."""
     if len(msg.records) > RECORDS_BATCH:
         raise InvalidField("records", f"must hold at most {RECORDS_BATCH}")
     return [_listed(f"records[{n}]", record, agency) for n, record in enumerate(msg.records)]
@@ -31,7 +33,7 @@ def parse_listed(msg: reconciliation_pb2.ReconcileRequest, agency: Agency) -> li
 def _listed(field: str, msg: reconciliation_pb2.ListedRecord, agency: Agency) -> Listed:
     kinds = {kind.value: kind for kind in KINDS_OF[agency]}
     if msg.kind not in kinds:
-        raise InvalidField(f"{field}.kind", "must be one of the caller's own records")
+        raise InvalidField(f"{field}.kind", "must be a kind of record that belongs to the caller's agency")
     if msg.source_version < 0:
         raise InvalidField(f"{field}.source_version", "must be 0 or more")
     if len(msg.digest) != DIGEST_BYTES:
@@ -41,14 +43,14 @@ def _listed(field: str, msg: reconciliation_pb2.ListedRecord, agency: Agency) ->
 
 
 def listed_to_proto(listed: Listed) -> reconciliation_pb2.ListedRecord:
-    """A record as it stands in a list."""
+    """A listed record as a message."""
     return reconciliation_pb2.ListedRecord(
         kind=_kind(listed.kind), record_id=listed.record_id, source_version=listed.source_version, digest=listed.digest
     )
 
 
 def difference_to_proto(difference: Difference) -> reconciliation_pb2.Difference:
-    """One difference."""
+    """A difference between an agency's list and the stored records as a message."""
     findings = {
         Finding.MISSING: reconciliation_pb2.FINDING_MISSING,
         Finding.EXTRA: reconciliation_pb2.FINDING_EXTRA,
@@ -67,10 +69,10 @@ def _kind(kind: ListedKind) -> reconciliation_pb2.RecordKind.ValueType:
     return reconciliation_pb2.RecordKind.Value(f"RECORD_KIND_{kind.name}")
 
 
-def standing_to_proto(
+def status_to_proto(
     reconciliation_status: ReconciliationStatus, overdue: bool
 ) -> reconciliation_pb2.AgencyReconciliation:
-    """How an agency stands."""
+    """Reconciliation status of an agency as a message."""
     msg = reconciliation_pb2.AgencyReconciliation(
         agency=reconciliation_status.agency.value,
         root=reconciliation_status.root,
@@ -85,16 +87,16 @@ def standing_to_proto(
 
 
 def parse_states(msg: review_pb2.ListReviewsRequest) -> tuple[tuple[ReviewState, ...], str]:
-    """States that are asked for, and the case after which the answer begins. Raises InvalidField."""
+    """Parse the requested review states and the case id after which the response starts. Raises InvalidField."""
     for n, state in enumerate(msg.states):
         if state not in _STATES:
-            raise InvalidField(f"states[{n}]", "is none of the known ones")
+            raise InvalidField(f"states[{n}]", "is not a known review state (example: REVIEW_STATE_OPEN)")
     after = fields.required_id("after_case_id", msg.after_case_id) if msg.after_case_id else ""
     return tuple(_STATES[state] for state in msg.states) or (ReviewState.OPEN,), after
 
 
 def parse_decision(msg: review_pb2.DecideReviewRequest) -> tuple[str, Decision, str, bytes]:
-    """Case, decision, reason and the digest of the evidence that was seen. Raises InvalidField."""
+    """Parse a decision: case id, decision, reason, and digest of the evidence that the person saw. Raises InvalidField."""
     case_id = fields.required_id("case_id", msg.case_id)
     if msg.decision not in _DECISIONS:
         raise InvalidField("decision", "must be CONFIRM, REJECT or UNDO")
@@ -108,7 +110,7 @@ def parse_decision(msg: review_pb2.DecideReviewRequest) -> tuple[str, Decision, 
 
 
 def review_to_proto(review: Review) -> review_pb2.Review:
-    """One review, without personal data."""
+    """A review as a message, without personal data."""
     return review_pb2.Review(
         case_id=review.case_id,
         wearer_id=review.wearer_id,
@@ -124,7 +126,7 @@ def review_to_proto(review: Review) -> review_pb2.Review:
 
 
 def event_to_proto(stored_event: StoredEvent) -> registry_pb2.WatchMatchesResponse:
-    """One event, for those who watch."""
+    """An event of the stream of matches as a message."""
     return registry_pb2.WatchMatchesResponse(
         sequence=stored_event.sequence,
         case_id=stored_event.case_id,
@@ -141,10 +143,10 @@ def _event(event: Event) -> registry_pb2.MatchEvent.ValueType:
 
 
 def warnings_to_proto(prefix: str, warned: Iterable[RecordWarning]) -> list[registry_pb2.Warning]:
-    """Warnings with the paths of their fields."""
-    return [registry_pb2.Warning(field=f"{prefix}.{one.field}", reason=one.reason) for one in warned]
+    """Record warnings as messages; `prefix` is the path of the record in the request."""
+    return [registry_pb2.Warning(field=f"{prefix}.{warning.field}", reason=warning.reason) for warning in warned]
 
 
 def stage_to_proto(stage: OrderStage | None) -> registry_pb2.OrderStage.ValueType:
-    """Where an order stands in its life."""
+    """Stage of an order's life cycle as an enum value."""
     return registry_pb2.OrderStage.Value(f"ORDER_STAGE_{stage.name if stage else 'UNSPECIFIED'}")

@@ -1,8 +1,8 @@
-"""Personal data at rest: records sealed each under a key of its own, and keyed hashes that tell equality without the value.
+"""Encryption of personal data at rest: a separate key per record, and keyed hashes that test equality without the value.
 
-The keys of the records are wrapped by a ring of keys that stands outside the database. Destroying a record's key destroys
-the record, wherever copies of the sealed bytes are; rotating the ring rewraps small keys and leaves the records alone. So it is
-with the root, from which the keys of the hashes are derived: the first key that a database had, kept in it wrapped by the ring.
+A key ring outside the database wraps the keys of the records. Destroying a record's key destroys the record, wherever copies of
+the encrypted bytes are. Rotating the ring rewraps the small keys and doesn't touch the records. The root key, from which the
+keys of the hashes are derived, is the first key that a database had. It is stored in the database, wrapped by the ring.
 """
 
 from __future__ import annotations
@@ -30,49 +30,49 @@ _ROOT = "root"
 
 @dataclass(frozen=True, slots=True)
 class DataKey:
-    """The key of one record, as it stands in the database."""
+    """Wrapped key of one record, as the database stores it."""
 
     ring: str
-    """Id of the key of the ring that wraps it."""
+    """Id of the ring key that wraps this key."""
     wrapped: bytes
 
 
 class Vault:
-    """Seals and opens records, and hashes what must be found again."""
+    """Encrypts and decrypts records, and hashes values for lookups."""
 
     def __init__(self, *keys: bytes) -> None:
-        """`keys` are the ring, the oldest first; the last one wraps what is new. The first one is the root of a new database."""
+        """`keys` are the ring, oldest first. The last key wraps new keys; the first key is the root of a new database."""
         self._ring = {_id_of(key): AESGCM(_derive(key, b"tandem registry: wrap")) for key in keys}
         self.rings = tuple(self._ring)
-        """Ids of the keys of the ring, the oldest first."""
+        """Ids of the keys in the ring, oldest first."""
         self.current = self.rings[-1]
-        """Id of the key that wraps what is new."""
-        self._take_root(keys[0])
+        """Id of the ring key that wraps new keys."""
+        self._set_root(keys[0])
 
-    def _take_root(self, root: bytes) -> None:
+    def _set_root(self, root: bytes) -> None:
         self._root = root
         self._unkeyed = AESGCM(_derive(root, b"tandem registry: seal"))
         self._index_key = _derive(root, b"tandem registry: index")
         self._digest_key = _derive(root, b"tandem registry: digest")
         self.fingerprint = _derive(root, b"tandem registry: fingerprint")
-        """Tells whether two vaults have the same root; of no use to anybody without it."""
+        """Equal in two vaults with the same root key. It reveals nothing about the root key."""
 
     def wrapped_root(self) -> bytes:
-        """The root as it stands in the database: id of the ring's current key, and the root wrapped by it."""
+        """The root key as the database stores it: id of the ring's current key, then the root wrapped by it."""
         wrapped = self._wrap(_ROOT, self._root)
         return wrapped.ring.encode() + wrapped.wrapped
 
     def open_root(self, wrapped: bytes) -> None:
-        """Takes the root of a database. Raises FailedPrecondition where the ring lacks the key that wrapped it."""
+        """Use the root key of a database. Raises FailedPrecondition if the ring lacks the key that wrapped it."""
         ring = wrapped[:_RING_ID_CHARS].decode()
-        self._take_root(self._unwrap(_ROOT, DataKey(ring, wrapped[_RING_ID_CHARS:])))
+        self._set_root(self._unwrap(_ROOT, DataKey(ring, wrapped[_RING_ID_CHARS:])))
 
     def make_key(self, owner: str) -> DataKey:
-        """A new key for the record that `owner` names, wrapped by the current key of the ring."""
+        """Create a key for the record that `owner` names, wrapped by the ring's current key."""
         return self._wrap(owner, os.urandom(KEY_BYTES))
 
     def rewrap(self, owner: str, key: DataKey) -> DataKey:
-        """The same key, wrapped by the current key of the ring."""
+        """The same key, wrapped by the ring's current key."""
         return self._wrap(owner, self._unwrap(owner, key))
 
     def _wrap(self, owner: str, plain: bytes) -> DataKey:
@@ -84,16 +84,16 @@ class Vault:
         return _decrypt(self._ring[key.ring], owner, key.wrapped)
 
     def seal(self, owner: str, plain: bytes, key: DataKey | None = None) -> bytes:
-        """Encrypts with AES-256-GCM, without a key under one that comes from the root.
+        """Encrypt with AES-256-GCM. Without a `key`, a key derived from the root is used.
 
-        `owner` names the row, so that a sealed value can't be moved to another one.
+        `owner` names the row and is authenticated, so that an encrypted value can't be moved to another row.
         """
         return _encrypt(self._cipher(owner, key), owner, plain)
 
     def unseal(self, owner: str, sealed: bytes, key: DataKey | None = None) -> bytes:
-        """What was sealed for this owner under this key.
+        """Decrypt a value that was sealed for this owner with this key.
 
-        Raises cryptography's InvalidTag where it was altered or moved, FailedPrecondition where the ring lacks a key.
+        Raises cryptography's InvalidTag if the value was altered or moved, FailedPrecondition if the ring lacks a key.
         """
         return _decrypt(self._cipher(owner, key), owner, sealed)
 
@@ -101,11 +101,11 @@ class Vault:
         return self._unkeyed if key is None else AESGCM(self._unwrap(owner, key))
 
     def index(self, value: str) -> bytes:
-        """Keyed hash by which equal values are found: HMAC-SHA256."""
+        """Keyed hash of a value for lookups of equal values: HMAC-SHA256."""
         return hmac.digest(self._index_key, value.encode(), "sha256")
 
     def digest(self, content: bytes) -> bytes:
-        """Keyed hash of a whole record; a plain one would give a national number away to whoever tries them all."""
+        """Keyed hash of a record. A plain hash would reveal a national number to an attacker who tries all numbers."""
         return hmac.digest(self._digest_key, content, "sha256")
 
 
@@ -127,7 +127,7 @@ def _decrypt(cipher: AESGCM, owner: str, sealed: bytes) -> bytes:
 
 
 def parse_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """Keys written as hex digits. Raises ValueError where one is no key, where one is there twice, or none."""
+    """Parse keys from hex digits. Raises ValueError for a malformed key, a repeated key or an empty list."""
     keys = tuple(bytes.fromhex(text) for text in texts)
     if not keys or any(len(key) != KEY_BYTES for key in keys) or len(set(keys)) < len(keys):
         raise ValueError("not a key ring")
@@ -135,14 +135,14 @@ def parse_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
-    """The keys in this file, one a line; where there is none it is made with one key, readable by its owner only.
+    """Read the keys in this file, one per line. A missing file is created with one key, readable by its owner only.
 
-    A ring is rotated by adding a line; those before it may go once nothing is wrapped by them any more. Raises
-    FailedPrecondition where the file holds something else.
+    To rotate a ring, append a line. Remove an older line once no stored key is wrapped by it. Raises FailedPrecondition if the
+    file holds anything else.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of two processes that start together one makes it and the other waits.
+        # The lock lets one of two processes that start together create the file while the other waits.
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.exists():
@@ -150,7 +150,7 @@ def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
     try:
         return parse_keys(path.read_text().split())
     except ValueError:
-        raise FailedPrecondition(f"{path.name} doesn't hold keys of {2 * KEY_BYTES} hex digits, one a line") from None
+        raise FailedPrecondition(f"{path.name} must hold keys of {2 * KEY_BYTES} hex digits, one per line") from None
 
 
 def _make_keys(path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Whether a respondent and a wearer are one person, though no number says so: names, weights, and keys to find them by. Pure."""
+"""Record matching of respondents and wearers without an equal national number: names, weights and match keys. Pure."""

@@ -1,6 +1,6 @@
-"""Keys that two records of one person are likely to share, so that a record is compared with few others. Pure.
+"""Match keys that two records of one person probably share, so that a record is compared with few others (blocking). Pure.
 
-A key is text with personal data in it: what is stored and looked up is its keyed hash. Records are compared when they share a key.
+Two records are compared if they share a key. A key is text with personal data, so only its keyed hash is stored and looked up.
 """
 
 from __future__ import annotations
@@ -11,50 +11,50 @@ from services.registry.matching import hangul, names, surnames
 from services.registry.matching.compare import MAX_VALUES, Person, addresses, phones
 
 _VOWELS = frozenset("aeiouwyh")
-_MOST_SOUNDS = 8
+_MAX_SOUNDS = 8
 
 
 def keys(person: Person) -> frozenset[str]:
-    """The keys of a record; some hundreds at the most, a dozen as a rule.
+    """Match keys of a record: a few hundred at most, usually a dozen.
 
-    They are found by: national number; telephone; address; date of birth; name alone; sound of the name with the year (a year apart
-    included), with day and month, and with the digits of the date of birth in any order.
+    Keys are built from: the national number; a telephone number; an address; the date of birth; the name alone; the sound of the
+    name with the year of birth (and a neighbouring year), with day and month, and with the sorted digits of the date of birth.
     """
-    found = set()
+    match_keys = set()
     if person.national_id:
-        found.add(f"number:{person.national_id}")
-    found.update(f"phone:{phone}" for phone in phones(person))
-    found.update(
+        match_keys.add(f"number:{person.national_id}")
+    match_keys.update(f"phone:{phone}" for phone in phones(person))
+    match_keys.update(
         f"address:{address.letters}:{','.join(address.numbers)}" for address in addresses(person) if address.numbers
     )
     born = person.birth_date
     if born:
-        found.add(f"born:{born.isoformat()}")
+        match_keys.add(f"born:{born.isoformat()}")
     for surname, given in itertools.chain.from_iterable(map(_readings, person.names[:MAX_VALUES])):
-        found.add(f"name:{surname}:{names.fold(given)}")
+        match_keys.add(f"name:{surname}:{names.fold(given)}")
         if born:
             initial = f"{surname}:{sound(given)}"
-            # Each pair of neighbouring years, so that records a year apart share one.
-            found.update(f"year:{initial}:{year}" for year in (born.year, born.year + 1))
-            found.add(f"day:{initial}:{born:%m%d}")
-            found.add(f"digits:{surname}:{''.join(sorted(born.strftime('%Y%m%d')))}")
-    return frozenset(found)
+            # Two keys for neighbouring years, so that records whose years differ by 1 share a key.
+            match_keys.update(f"year:{initial}:{year}" for year in (born.year, born.year + 1))
+            match_keys.add(f"day:{initial}:{born:%m%d}")
+            match_keys.add(f"digits:{surname}:{''.join(sorted(born.strftime('%Y%m%d')))}")
+    return frozenset(match_keys)
 
 
 def sound(text: str) -> str:
-    """Consonants of small Latin letters as they sound, without those that spellings leave out or double; the first 8.
+    """First 8 consonants of a word in small Latin letters, without consonants that spellings often omit or double.
 
-    A word that begins with a vowel begins with `.`; one without any letter has no sound.
+    The result starts with `.` if the word starts with a vowel. A word without letters gives an empty text.
     """
     folded = names.fold(text)
     if not folded:
         return ""
     consonants = "".join(c for c in folded.replace("nk", "n") if c not in _VOWELS)
-    return ("." if folded[0] in _VOWELS else "") + consonants[:_MOST_SOUNDS]
+    return ("." if folded[0] in _VOWELS else "") + consonants[:_MAX_SOUNDS]
 
 
 def _readings(name: str) -> list[tuple[str, str]]:
-    """Surname and romanised given name, in each way that a name can be read."""
+    """Pairs of surname and romanised given name, for each possible reading of a name."""
     words = names.words(name)
     if not words:
         return []

@@ -1,10 +1,10 @@
-"""Whether a respondent and a wearer are one person: the fields, their weights, the thresholds, the reasons in words. Pure.
+"""Decide whether a respondent and a wearer are one person: compared fields, weights, thresholds and reasons. Pure.
 
-The weights are fixed here and were set without labelled pairs. The chances u that two strangers agree are counted: dates of birth
-over 55 years (a test counts them again), names by the shares of the common surnames (8 % of pairs have the same) and by comparing
-some 900 given names with each other, numbers by their digits, rounded up for households. The chances m that two records of one
-person agree are judged from how such records go wrong: typing, a moved household, a new phone, a changed given name, a lunar
-birthday.
+The weights are constants and were set without labelled pairs. The probabilities u, that two strangers agree, are counted: dates
+of birth over 55 years (a test repeats the count), names by the shares of the common surnames (8 % of pairs have the same one) and
+by comparing some 900 given names with each other, numbers by their digits, rounded up for households. The probabilities m, that
+two records of one person agree, are estimated from common errors in such records: typing errors, a moved household, a new phone, a
+changed given name, a lunar birthday.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from services.registry.matching import names
 from services.registry.matching.weights import AgreementLevel, Field, FieldComparison, Schema
 
 CERTAIN = 30.0
-"""Bits from which a pair may be certain: odds of 8,000 to 1 where one pair in 2 ** 17 is one person (20,000 wearers, and one
+"""Minimum weight of a certain match, bits: odds of 8,000 to 1 if one pair in 2 ** 17 is one person (20,000 wearers, and one
 respondent in six or seven wears a tag)."""
 POSSIBLE = 10.0
-"""Bits from which a person has to look: one chance in 130 under the same assumption."""
+"""Minimum weight of a pair that a person must review, bits: a chance of 1 in 130 under the same assumption."""
 
 MAX_VALUES = 4
-"""Names, phones or addresses of one record that are compared."""
+"""Maximum number of names, phones or addresses of one record that are compared."""
 _MAX_TEXT = 200
-"""Characters of an address that are read."""
+"""Maximum number of characters of an address that are compared."""
 LUNAR_LAG_DAYS = range(18, 55)
-"""By how many days a lunar date lies before the same day of the solar calendar, read as if it were solar."""
+"""Days between a solar date and its lunar date, if the lunar date is read as a solar one."""
 _UNIT = re.compile(r"(?<=\d)-?(?:동|호|층|번지|dong|ho)(?![^\W\d_])")
 _NAME_ALIKE, _NAME_CLOSE, _NAME_NEAR = 0.95, 0.88, 0.65
 _ADDRESS_SAME, _ADDRESS_NEAR = 0.9, 0.75
@@ -40,7 +40,7 @@ _ADDRESS_SAME, _ADDRESS_NEAR = 0.9, 0.75
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """What a record says of a person. Whatever is empty or None isn't known."""
+    """The data of a record that is compared. An empty value or None means unknown."""
 
     national_id: str = field(default="", repr=False)
     """13 digits."""
@@ -54,35 +54,36 @@ class Person:
 
 
 class Verdict(Enum):
-    """What follows from a comparison."""
+    """Conclusion from a comparison."""
 
     CERTAIN = "CERTAIN"
-    """One person: enforce at once."""
+    """The records describe one person, so the order is enforced at once."""
     POSSIBLE = "POSSIBLE"
-    """A person has to decide."""
+    """A person has to review the pair."""
     UNLIKELY = "UNLIKELY"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What two records say of each other."""
+    """Result of comparing two records."""
 
     verdict: Verdict
     weight: float
-    """Sum of the evidence, bits."""
+    """Sum of the weights of all fields, bits."""
     evidence: tuple[FieldComparison, ...]
-    """One for each field, in fixed order; those that aren't stated weigh 0."""
+    """Comparison of each field, in fixed order. A field that isn't stated on both sides weighs 0."""
 
 
 def compare(left: Person, right: Person) -> Comparison:
-    """Compares a respondent with a wearer; the order doesn't matter.
+    """Compare a respondent with a wearer. The comparison is symmetric.
 
-    An equal national number is certain by itself. Otherwise it takes CERTAIN bits, the same name and date of birth, and no national
-    number that differs: relatives share a household, a surname and a phone, and twins a date of birth too.
+    An equal national number alone makes a match certain. Otherwise a certain match requires CERTAIN bits, the same name and date of
+    birth, and no difference in the national numbers: relatives share a household, a surname and a phone, and twins also share a
+    date of birth.
     """
     evidence = PERSON.evidence(left, right)
-    weight = sum(one.weight for one in evidence)
-    levels = {one.field: one.level for one in evidence}
+    weight = sum(field.weight for field in evidence)
+    levels = {field.field: field.level for field in evidence}
     if levels["national_id"] == "EQUAL":
         verdict = Verdict.CERTAIN
     elif weight < POSSIBLE:
@@ -96,7 +97,7 @@ def compare(left: Person, right: Person) -> Comparison:
     return Comparison(verdict, weight, evidence)
 
 
-# ── values made comparable ───────────────────────────────────────────────────────────────────────────────────────────
+# ── normalisation ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _PROVINCES = {
     "서울특별시": "서울", "서울시": "서울", "부산광역시": "부산", "부산시": "부산", "대구광역시": "대구", "인천광역시": "인천",
@@ -107,7 +108,7 @@ _PROVINCES = {
 
 
 def phone_digits(phone: str) -> str:
-    """Digits of a telephone number as dialled in Korea; empty where they are too few to tell people apart."""
+    """Digits of a telephone number as dialled in Korea; empty if there are fewer than 7 or more than 15 digits."""
     digits = "".join(c for c in phone[:64] if "0" <= c <= "9")
     if digits.startswith("82"):
         digits = "0" + digits[2:].removeprefix("0")
@@ -116,30 +117,32 @@ def phone_digits(phone: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address made comparable."""
+    """A normalised address."""
 
     letters: str
-    """With provinces shortened and the words for flats, houses and floors left out."""
+    """Letters of the address, with provinces shortened and without the words for flats, houses and floors."""
     numbers: tuple[str, ...]
-    """In their order, without leading zeros."""
+    """Numbers of the address in their order, without leading zeros."""
 
 
 def parse_address(address: str) -> Address:
-    """Letters and numbers of the beginning of an address."""
+    """Normalise the first 200 characters of an address."""
     text = unicodedata.normalize("NFKC", address[:_MAX_TEXT]).casefold()
     for long, short in _PROVINCES.items():
         text = text.replace(long, short)
     text = _UNIT.sub(" ", text)
     spaced = "".join(c if "0" <= c <= "9" else " " for c in text)
-    return Address("".join(filter(str.isalpha, text)), tuple(one.lstrip("0") or "0" for one in spaced.split()))
+    return Address("".join(filter(str.isalpha, text)), tuple(number.lstrip("0") or "0" for number in spaced.split()))
 
 
 # ── levels of agreement ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def national_id_level(left: Person, right: Person) -> int | None:
-    """0 equal, 1 one digit off or two neighbours transposed, 2 different. Beyond equality the last six digits alone count, since
-    those before them repeat the date of birth and the sex."""
+    """Level of two national numbers: 0 equal, 1 one digit off or two neighbours transposed, 2 different.
+
+    If the numbers aren't equal, only the last six digits are compared, since the other digits repeat the date of birth and the sex.
+    """
     a, b = left.national_id, right.national_id
     if not a or not b:
         return None
@@ -149,7 +152,7 @@ def national_id_level(left: Person, right: Person) -> int | None:
 
 
 def name_level(left: Person, right: Person) -> int | None:
-    """Names in Hangul on both sides, the best pair: 0 equal, 1 close, 2 near, 3 the surname alone, 4 different."""
+    """Level of the best pair of names, if both have one in Hangul: 0 equal, 1 close, 2 near, 3 same surname, 4 different."""
     pairs = _name_pairs(left, right, both_hangul=True)
     if not pairs:
         return None
@@ -160,7 +163,7 @@ def name_level(left: Person, right: Person) -> int | None:
 
 
 def name_latin_level(left: Person, right: Person) -> int | None:
-    """Names where no two are in Hangul, the best pair: 0 alike, 1 close, 2 different."""
+    """Level of the best pair of names, unless both records have one in Hangul: 0 alike, 1 close, 2 different."""
     pairs = _name_pairs(left, right, both_hangul=False)
     if not pairs or _name_pairs(left, right, both_hangul=True):
         return None
@@ -169,8 +172,8 @@ def name_latin_level(left: Person, right: Person) -> int | None:
 
 
 def birth_date_level(left: Person, right: Person) -> int | None:
-    """0 equal, 1 day and month swapped, 2 two neighbouring digits transposed, 3 a year apart, 4 one digit off, 5 apart as a lunar date
-    is from its solar one, 6 different."""
+    """Level of two dates of birth: 0 equal, 1 day and month swapped, 2 two neighbouring digits transposed, 3 one year apart,
+    4 one digit off, 5 as far apart as a lunar date and its solar date, 6 different."""
     a, b = left.birth_date, right.birth_date
     if a is None or b is None:
         return None
@@ -190,18 +193,18 @@ def birth_date_level(left: Person, right: Person) -> int | None:
 
 
 def sex_level(left: Person, right: Person) -> int | None:
-    """0 equal, 1 different."""
+    """Level of the sex in both records: 0 equal, 1 different."""
     return None if not left.sex or not right.sex else int(left.sex != right.sex)
 
 
 def phone_level(left: Person, right: Person) -> int | None:
-    """The best pair: 0 equal, 1 one digit off or two neighbours transposed, 2 different."""
+    """Level of the best pair of phone numbers: 0 equal, 1 one digit off or two neighbours transposed, 2 different."""
     pairs = list(itertools.product(phones(left), phones(right)))
     return min(OSA.distance(a, b, score_cutoff=1) for a, b in pairs) if pairs else None
 
 
 def address_level(left: Person, right: Person) -> int | None:
-    """The best pair: 0 the same, 1 the same street and house, 2 the same area, 3 different."""
+    """Level of the best pair of addresses: 0 equal, 1 same street and house, 2 same area, 3 different."""
     pairs = list(itertools.product(addresses(left), addresses(right)))
     return min(_address_level(a, b) for a, b in pairs) if pairs else None
 
@@ -216,14 +219,14 @@ def _address_level(left: Address, right: Address) -> int:
 
 
 def phones(person: Person) -> list[str]:
-    """Telephone numbers that can be compared, as digits."""
+    """Comparable telephone numbers of a person, as digits."""
     return [digits for phone in person.phones[:MAX_VALUES] if (digits := phone_digits(phone))]
 
 
 def addresses(person: Person) -> list[Address]:
-    """Addresses that can be compared."""
+    """Comparable addresses of a person."""
     parsed = map(parse_address, person.addresses[:MAX_VALUES])
-    return [one for one in parsed if one.letters or one.numbers]
+    return [address for address in parsed if address.letters or address.numbers]
 
 
 def _name_pairs(left: Person, right: Person, both_hangul: bool) -> list[tuple[str, str]]:
@@ -319,4 +322,4 @@ PERSON = Schema(
         ),
     )
 )
-"""What a respondent and a wearer are compared by."""
+"""Fields by which a respondent and a wearer are compared, with their weights."""

@@ -1,8 +1,8 @@
-"""Hangul syllables taken apart, and how people write each part in Latin letters. Pure.
+"""Decompose Hangul syllables, and list the Latin spellings of each part. Pure.
 
-The first spelling of each part is that of the Revised Romanisation of 2000. The others are what is seen in passports and on
-business cards: McCune-Reischauer without its marks, English habits (`oo`, `ee`, `young`), and slips. Each has a cost from 0 (the
-rule) to 1 (as good as another letter). Syllables are romanised one by one, as the law has it for given names.
+The first spelling of each part is the Revised Romanisation of 2000. The other spellings occur in passports and on business cards:
+McCune-Reischauer without its marks, English habits (`oo`, `ee`, `young`) and errors. Each spelling has a cost from 0 (the rule) to
+1 (no better than a wrong letter). Syllables are romanised one by one, as the law requires for given names.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ FINALS = ("", *"ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇ�
 _FIRST, _LAST = 0xAC00, 0xD7A3
 
 Spellings = tuple[tuple[str, float], ...]
-"""Latin spellings of one part, each with its cost."""
+"""Latin spellings of one part of a syllable, each with its cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Syllable:
-    """One Hangul syllable; `final` is empty where it ends in its vowel."""
+    """Parts of a Hangul syllable. `final` is empty if the syllable ends with its vowel."""
 
     initial: str
     vowel: str
@@ -33,7 +33,7 @@ def is_syllable(character: str) -> bool:
 
 
 def decompose(character: str) -> Syllable:
-    """Parts of a composed syllable. Raises ValueError for any other character."""
+    """Decompose a composed syllable into its parts. Raises ValueError for any other character."""
     if not is_syllable(character):
         raise ValueError("not a Hangul syllable")
     rest, final = divmod(ord(character) - _FIRST, len(FINALS))
@@ -42,7 +42,7 @@ def decompose(character: str) -> Syllable:
 
 
 def _table(text: str) -> dict[str, Spellings]:
-    """Lines of `part rule other:cost ...`; `-` stands for the empty spelling."""
+    """Parse lines of `part rule other:cost ...`. `-` means the empty spelling."""
     table: dict[str, Spellings] = {}
     for line in text.strip().splitlines():
         part, *spellings = line.split()
@@ -95,7 +95,7 @@ _VOWEL_SPELLINGS = _table("""
 ㅢ ui eui:.1 i:.2 ee:.2 yi:.4 e:.5
 ㅣ i ee:.1 y:.3 ie:.3 ih:.3 ey:.3 ea:.4 e:.5
 """)
-# A vowel with nothing before it is often led by a glide.
+# A vowel without an initial consonant is often written with a leading glide.
 _BARE_VOWEL_SPELLINGS = _table("""
 ㅜ woo:.1 wu:.2
 ㅡ yeu:.4
@@ -133,7 +133,7 @@ _FINAL_SPELLINGS = _table("""
 
 
 def spellings(syllable: Syllable) -> tuple[Spellings, ...]:
-    """How the parts of a syllable are written, part by part; a silent initial and no final are left out."""
+    """Spellings of each part of a syllable. A silent initial and a missing final are omitted."""
     parts: list[Spellings] = []
     vowel = _VOWEL_SPELLINGS[syllable.vowel]
     if syllable.initial == "ㅇ":
@@ -150,7 +150,7 @@ def spellings(syllable: Syllable) -> tuple[Spellings, ...]:
 
 
 def romanise(text: str) -> str:
-    """Revised Romanisation of the Hangul in a text, syllable by syllable; other characters are left out."""
+    """Revised Romanisation of the Hangul in a text, syllable by syllable. Other characters are omitted."""
     return "".join(
         part[0][0] for character in text if is_syllable(character) for part in spellings(decompose(character))
     )

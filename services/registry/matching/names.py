@@ -1,7 +1,7 @@
-"""How alike two names are, written in Hangul or in Latin letters. Pure.
+"""Similarity of two names in Hangul or in Latin letters. Pure.
 
-Hangul against Latin is the cheapest way to read the Latin letters as spellings of the Hangul's parts, part by part. Time is
-bounded whatever the length of a name: only its beginning counts.
+A name in Hangul is compared with a name in Latin letters by the cheapest reading of the letters as spellings of the parts of the
+syllables. The time is bounded for names of any length, because only the start of a name is compared.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from rapidfuzz.distance import JaroWinkler, Levenshtein
 from services.registry.matching import hangul, surnames
 
 MAX_READ = 256
-"""Characters of a name that are looked at, before what isn't a letter is dropped."""
+"""Maximum number of characters of a name that are read, before non-letters are dropped."""
 MAX_LETTERS = 64
-"""Letters of a name that are compared, in Latin letters."""
+"""Maximum number of Latin letters of a name that are compared."""
 MAX_SYLLABLES = 24
-"""Syllables of a name that are compared, in Hangul."""
-_LIKELY = 24
-"""Candidates that a quick look leaves for the full comparison."""
+"""Maximum number of Hangul syllables of a name that are compared."""
+_MAX_CANDIDATES = 24
+"""Number of candidates that the quick comparison selects for the full comparison."""
 _WORD_COST = 0.2
-"""Of a word that ends within a syllable, or within a spelling."""
+"""Cost of a word that ends within a syllable or within a spelling."""
 _TURNED_COST = 0.02
-"""Of reading the words in another order than surname first."""
+"""Cost of reading the words in another order than surname first."""
 _USUAL_COST = 0.05
+"""Cost per rank of a common spelling of the whole surname; the most usual spelling costs 0."""
 _LIAISON = 0.9
-"""Likeness of surnames that differ by the initial ㄹ only."""
+"""Similarity of surnames that differ only by the initial ㄹ."""
 
-# Parts that are heard or typed for each other, and those that many no longer tell apart at all.
+# _NEAR: parts that are often misheard or mistyped for each other. _MERGED: parts that many speakers no longer distinguish.
 _NEAR = "ㄱㄲ ㄱㅋ ㄷㄸ ㄷㅌ ㅂㅃ ㅂㅍ ㅅㅆ ㅈㅉ ㅈㅊ ㄴㄹ ㄹㅇ ㄴㅇ ㄴㅁ ㄱㅂ ㅓㅗ ㅕㅛ ㅡㅜ ㅓㅡ ㅢㅣ ㅢㅡ ㅖㅔ ㅠㅜ ㅘㅏ ㅝㅓ ㅟㅣ"
 _MERGED = "ㅐㅔ ㅒㅖ ㅙㅞ ㅙㅚ ㅚㅞ"
 _SIMILARITY = {frozenset(pair): 0.5 for pair in _NEAR.split()} | {frozenset(pair): 0.8 for pair in _MERGED.split()}
@@ -41,16 +42,16 @@ _SIMILARITY = {frozenset(pair): 0.5 for pair in _NEAR.split()} | {frozenset(pair
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name made comparable."""
+    """A normalised name."""
 
     hangul: str
-    """Its Hangul syllables, if it has any; the Latin letters beside them are then left out."""
+    """Hangul syllables of the name. If there are any, its Latin letters are ignored."""
     words: tuple[str, ...]
-    """Otherwise its words in small letters, without marks."""
+    """Words of a name without Hangul, in small letters and without diacritics."""
 
 
 def similarity(left: str, right: str) -> float:
-    """How alike two names are, from 0 (nothing in common, or one is empty) to 1 (the same). Symmetric."""
+    """Similarity of two names, from 0 (nothing in common, or an empty name) to 1 (equal). Symmetric."""
     a, b = _parse(left[:MAX_READ]), _parse(right[:MAX_READ])
     if a.hangul and b.hangul:
         return _hangul_similarity(a.hangul, b.hangul)
@@ -64,12 +65,12 @@ def similarity(left: str, right: str) -> float:
 
 
 def is_hangul(name: str) -> bool:
-    """Whether a name holds Hangul; it is then compared by that alone."""
+    """Whether a name has Hangul syllables. Then only these are compared."""
     return bool(_parse(name[:MAX_READ]).hangul)
 
 
 def rank(name: str, candidates: Sequence[str]) -> list[tuple[str, float]]:
-    """The candidates in Latin letters that are most like a name in Hangul, best first, with their likeness; 24 at most."""
+    """The at most 24 candidates in Latin letters that are most similar to a name in Hangul, best first, with similarities."""
     read = _parse(name[:MAX_READ]).hangul
     if not read:
         return []
@@ -79,18 +80,19 @@ def rank(name: str, candidates: Sequence[str]) -> list[tuple[str, float]]:
         for index, candidate in enumerate(candidates)
         for order, words in enumerate(_orders(_parse(candidate[:MAX_READ]).words))
     }
-    found = process.extract(quick, folded, scorer=Levenshtein.normalized_similarity, limit=2 * _LIKELY)
-    likely = list(dict.fromkeys(candidates[key[0]] for _, _, key in found))[:_LIKELY]
-    return sorted(((one, similarity(name, one)) for one in likely), key=lambda pair: (-pair[1], pair[0]))
+    extracted = process.extract(quick, folded, scorer=Levenshtein.normalized_similarity, limit=2 * _MAX_CANDIDATES)
+    likely = list(dict.fromkeys(candidates[key[0]] for _, _, key in extracted))[:_MAX_CANDIDATES]
+    ranked = ((candidate, similarity(name, candidate)) for candidate in likely)
+    return sorted(ranked, key=lambda pair: (-pair[1], pair[0]))
 
 
 def surname(name: str) -> str:
-    """Surname of a name in Hangul, without an initial ㄹ; empty for any other name."""
+    """Surname of a name in Hangul, in its southern form; empty for any other name."""
     return surnames.southern(surnames.split(_parse(name[:MAX_READ]).hangul)[0])
 
 
 def words(name: str) -> tuple[str, ...]:
-    """The words of a name in Latin letters, small and without marks; a name in Hangul is one word."""
+    """Words of a name in small Latin letters without diacritics. A name in Hangul is one word."""
     read = _parse(name[:MAX_READ])
     return (read.hangul,) if read.hangul else read.words
 
@@ -102,16 +104,16 @@ def _parse(name: str) -> _Name:
     if syllables:
         return _Name(syllables, ())
     plain = "".join(c for c in unicodedata.normalize("NFKD", composed.casefold()) if not unicodedata.combining(c))
-    # A comma after the surname, hyphens between syllables, full stops of initials.
+    # Separators are a comma after the surname, hyphens between syllables and full stops after initials.
     parted = "".join(c if c.isalnum() else "" if c in "'’.`" else " " for c in plain)
-    found: list[str] = []
-    left = MAX_LETTERS
+    kept_words: list[str] = []
+    letters_left = MAX_LETTERS
     for word in parted.split():
-        if left <= 0:
+        if letters_left <= 0:
             break
-        found.append(word[:left])
-        left -= len(word)
-    return _Name("", tuple(found))
+        kept_words.append(word[:letters_left])
+        letters_left -= len(word)
+    return _Name("", tuple(kept_words))
 
 
 # ── Hangul and Hangul ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -163,21 +165,21 @@ def _cross_similarity(syllables: str, latin: tuple[str, ...]) -> float:
 
 
 def _orders(latin: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
-    """The words as they are, and with the last in front, as where the given name came first."""
+    """The words in their order, and with the last word first, in case the given name came first."""
     return dict.fromkeys((latin, latin[-1:] + latin[:-1]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """How a name in Hangul may be written."""
+    """Possible Latin spellings of a name in Hangul."""
 
     parts: tuple[hangul.Spellings, ...]
     starts: frozenset[int]
-    """Where in `parts` a syllable starts, and their end."""
+    """Indices in `parts` at which a syllable starts, and the end index."""
     in_surname: int
-    """How many parts are the surname's."""
+    """Number of parts of the surname."""
     usual: hangul.Spellings
-    """Spellings of the surname as a whole that are common."""
+    """Common spellings of the whole surname."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -185,22 +187,22 @@ def _reading(syllables: str) -> _Reading:
     surname, given = surnames.split(syllables)
     parts: list[hangul.Spellings] = []
     starts = [0]
-    for one in surname + given:
-        parts.extend(hangul.spellings(hangul.decompose(one)))
+    for syllable in surname + given:
+        parts.extend(hangul.spellings(hangul.decompose(syllable)))
         starts.append(len(parts))
     spellings = surnames.SPELLINGS.get(surname, ())
-    usual = tuple((text, _USUAL_COST * place) for place, text in enumerate(spellings))
+    usual = tuple((text, _USUAL_COST * rank) for rank, text in enumerate(spellings))
     return _Reading(tuple(parts), frozenset(starts), starts[len(surname)], usual)
 
 
 def _alignment(syllables: str, words: tuple[str, ...]) -> float:
-    """1 less the cost of the cheapest reading of the words as that name, over the length of the longer."""
+    """1 minus the cost of the cheapest reading of the words as the name, divided by the length of the longer one."""
     reading = _reading(syllables)
     text = "".join(words)
     length, count = len(text), len(reading.parts)
     ends = list(itertools.accumulate(map(len, words)))
     word_end = [end for end, word in zip(ends, words, strict=True) for _ in word]
-    # costs[i][j]: the first i parts are read from the first j letters.
+    # costs[i][j] is the minimum cost of reading the first i parts from the first j letters.
     costs = [[float(j) for j in range(length + 1)]]
     costs.extend([float(length + count)] * (length + 1) for _ in range(count))
     for i, here in enumerate(costs):
@@ -237,13 +239,13 @@ _FOLDS = """
 sh=s ch=j kh=k ph=p th=t wh=hw ck=k yeo=yu you=yu yoo=yu eo=u eu=u oo=u ou=u wu=u uh=u ae=e ai=e ay=e oi=oe ui=i ee=i ie=i ah=a oh=o
 g=k d=t b=p z=j r=l c=k f=p q=k
 """
-_FOLDED = tuple(one.split("=") for one in _FOLDS.split())
-"""Spelling and what stands for it, applied in this order."""
+_FOLDED = tuple(pair.split("=") for pair in _FOLDS.split())
+"""Pairs of a spelling and its replacement, applied in this order."""
 
 
 @functools.lru_cache(maxsize=4096)
 def fold(text: str) -> str:
-    """Small Latin letters with the spellings of one sound made one: `joon` and `jun`, `young` and `yeong`, `gim` and `kim`."""
+    """Unify the spellings of one sound in small Latin letters: `joon` and `jun`, `young` and `yeong`, `gim` and `kim`."""
     for spelling, folded in _FOLDED:
         text = text.replace(spelling, folded)
     return "".join(c for n, c in enumerate(text) if n == 0 or c != text[n - 1])
@@ -256,12 +258,12 @@ def _latin_similarity(left: tuple[str, ...], right: tuple[str, ...]) -> float:
     for a, b in itertools.product(map("".join, _orders(left)), map("".join, _orders(right))):
         plain = max(plain, JaroWinkler.similarity(a, b))
         folded = max(folded, Levenshtein.normalized_similarity(fold(a), fold(b)))
-    # The same letters under hyphens, capitals or another order are the same name; the same sound is nearly so.
+    # Equal letters with other hyphens, capitals or order mean the same name, but an equal sound is weaker evidence.
     return max(plain, 0.97 * folded, _by_surname(left, right))
 
 
 def _by_surname(left: tuple[str, ...], right: tuple[str, ...]) -> float:
-    """Likeness of the given names where both may be read as one surname, as Lee and Yi; 0 where not."""
+    """Similarity of the given names if both surnames may be one Korean surname, like Lee and Yi; otherwise 0."""
     best = 0.0
     for a, given_a in _surname_splits(left):
         for b, given_b in _surname_splits(right):
@@ -271,8 +273,8 @@ def _by_surname(left: tuple[str, ...], right: tuple[str, ...]) -> float:
 
 
 def _surname_splits(latin: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
-    """The surnames that the first or the last word may be, and the rest as the given name."""
+    """Pairs of the surnames that the first or the last word may stand for, and the other words as the given name."""
     if len(latin) < 2:
         return []
     splits = ((latin[0], latin[1:]), (latin[-1], latin[:-1]))
-    return [(surnames.BY_SPELLING[one], "".join(rest)) for one, rest in splits if one in surnames.BY_SPELLING]
+    return [(surnames.BY_SPELLING[word], "".join(rest)) for word, rest in splits if word in surnames.BY_SPELLING]

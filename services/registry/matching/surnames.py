@@ -1,4 +1,4 @@
-"""How the common Korean surnames are written in Latin letters. Pure. Compiled by hand from common usage."""
+"""Latin spellings of the common Korean surnames, compiled by hand from common usage. Pure."""
 
 from __future__ import annotations
 
@@ -105,29 +105,29 @@ _USAGE = """
 SPELLINGS: dict[str, tuple[str, ...]] = {
     surname: tuple(spellings) for surname, *spellings in (line.split() for line in _USAGE.strip().splitlines())
 }
-"""Spellings of a surname in small letters, the usual one first."""
+"""Spellings of a surname in small letters, most usual first."""
 
 _ALIKE = {"류": "유", "리": "이", "림": "임", "로": "노", "라": "나", "량": "양", "려": "여", "련": "연", "륙": "육"}
 
 
 def _surnames_by_spelling() -> dict[str, tuple[str, ...]]:
-    found: defaultdict[str, list[str]] = defaultdict(list)
+    by_spelling: defaultdict[str, list[str]] = defaultdict(list)
     for surname, spellings in SPELLINGS.items():
-        for one in spellings:
-            found[one].append(surname)
-    return {spelling: tuple(names) for spelling, names in found.items()}
+        for spelling in spellings:
+            by_spelling[spelling].append(surname)
+    return {spelling: tuple(names) for spelling, names in by_spelling.items()}
 
 
 BY_SPELLING: dict[str, tuple[str, ...]] = _surnames_by_spelling()
-"""Which surnames a spelling may mean."""
+"""Surnames that a Latin spelling may stand for."""
 
 
 def southern(surname: str) -> str:
-    """The surname without its initial ㄹ, by which 류 and 유, 림 and 임 are one clan's name; others are as they were."""
+    """Surname in its southern form, without an initial ㄹ: 류 becomes 유, 림 becomes 임. Other surnames stay unchanged."""
     return _ALIKE.get(surname, surname)
 
 
 def split(hangul: str) -> tuple[str, str]:
-    """Surname and given name of a full name in Hangul; the surname is two syllables long only where usage knows it."""
+    """Split a full name in Hangul into surname and given name. Only known surnames have two syllables."""
     length = 2 if len(hangul) > 2 and hangul[:2] in SPELLINGS else 1
     return hangul[:length], hangul[length:]

@@ -1,7 +1,7 @@
-"""Fellegi-Sunter: what each agreement and disagreement of two records weighs, in bits, and in words. Pure.
+"""Weights of the Fellegi-Sunter model: how much each agreement or disagreement of two records weighs, in bits. Pure.
 
-A field's comparator says at which level two values agree. A level has m, its probability among pairs that are one person, and u, its
-probability among pairs that are two; its weight is log2(m / u). A value that is missing on either side weighs nothing.
+A field's comparator gives the level at which two values agree. Each level has the probabilities m, among pairs of records of one
+person, and u, among pairs of two people. The weight of a level is log2(m / u). A value that is missing on either side weighs 0.
 """
 
 from __future__ import annotations
@@ -16,63 +16,63 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class AgreementLevel:
-    """One way in which two values of a field agree or differ."""
+    """Level at which two values of a field agree or differ."""
 
     name: str
     words: str
-    """What it means, for the person who decides."""
+    """Meaning of the level as a sentence, for the person who decides."""
     m: float
-    """Its probability among pairs that are one person; above 0 and at most 1."""
+    """Probability of the level among pairs of records of one person; above 0 and at most 1."""
     u: float
-    """Its probability among pairs that are two."""
+    """Probability of the level among pairs of records of two people."""
 
     @property
     def weight(self) -> float:
-        """Bits of evidence for one person; below 0 speaks against."""
+        """Evidence for one person, bits. A negative weight is evidence against it."""
         return math.log2(self.m / self.u)
 
 
 @dataclass(frozen=True, slots=True)
 class Field(Generic[R]):
-    """One thing that two records are compared by."""
+    """A field by which two records are compared."""
 
     name: str
     compare: Callable[[R, R], int | None]
-    """Which of `levels` two records are at; None where a value is missing. Symmetric."""
+    """Index into `levels` for two records; None if a value is missing. Symmetric."""
     levels: tuple[AgreementLevel, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldComparison:
-    """What one field says of a pair."""
+    """Result of comparing one field of two records."""
 
     field: str
     level: str
     weight: float
-    """Bits, above 0 for one person."""
+    """Evidence for one person, bits."""
     words: str
 
 
 MISSING = "MISSING"
-"""The level of a field that one of the two records doesn't state."""
+"""Level of a field that at least one of the two records doesn't state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema(Generic[R]):
-    """The fields of one kind of record. What they say is taken as independent."""
+    """Fields of one kind of record. The model assumes that the fields are independent."""
 
     fields: tuple[Field[R], ...]
 
     def pattern(self, left: R, right: R) -> tuple[int | None, ...]:
-        """The level of each field, in order."""
+        """Level of each field, in order."""
         return tuple(field.compare(left, right) for field in self.fields)
 
     def evidence(self, left: R, right: R) -> tuple[FieldComparison, ...]:
-        """What each field says, in order."""
+        """Comparison of each field, in order."""
         return tuple(map(_evidence, self.fields, self.pattern(left, right)))
 
     def weight_of(self, pattern: Sequence[int | None]) -> float:
-        """Sum of the weights of a pattern, bits."""
+        """Sum of the weights of a pattern of levels, bits."""
         return sum(
             field.levels[level].weight for field, level in zip(self.fields, pattern, strict=True) if level is not None
         )
@@ -81,5 +81,5 @@ class Schema(Generic[R]):
 def _evidence(field: Field[R], level: int | None) -> FieldComparison:
     if level is None:
         return FieldComparison(field.name, MISSING, 0.0, "not stated on both sides")
-    found = field.levels[level]
-    return FieldComparison(field.name, found.name, found.weight, found.words)
+    agreement = field.levels[level]
+    return FieldComparison(field.name, agreement.name, agreement.weight, agreement.words)

@@ -1,1 +1,1 @@
-"""What happened in an incident, as one trace: taken from the streams, kept, shown, and sent to whatever OTLP back end there is."""
+"""Traces of incidents: read from the streams, stored, shown to callers, and exported to an OTLP back end if one is set up."""

@@ -1,4 +1,4 @@
-"""The gRPC edge of traces."""
+"""gRPC servicer of the TraceService: the trace of an incident."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VIEWERS: Mapping[int, str] = {
 
 
 class TraceServicer(trace_pb2_grpc.TraceServiceServicer):
-    """Shows of a trace what the caller's role may see."""
+    """Returns the spans of a trace that the caller's role may see."""
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces

@@ -1,6 +1,6 @@
-"""The bus edge: what ALERTS and INCIDENTS say of incidents, read from where the database says, so that no incident is left out.
+"""Bus consumer of ALERTS and INCIDENTS for the traces. It resumes from the sequence in the database, so no incident is skipped.
 
-Nobody waits for it. While the registry is away the streams keep what it will read.
+No other work waits for the traces. While the registry is down, the streams keep the messages.
 """
 
 from __future__ import annotations
@@ -30,35 +30,41 @@ from services.registry.traces.translate import EntryRead
 from tandem.common.v1 import alert_pb2, exercise_pb2
 
 KEPT_US = 3 * 365 * 86_400_000_000
-"""As long as the ledgers of access, so that a reviewer finds both."""
+"""Retention of trace facts, microseconds: as long as the ledgers of access, so that a reviewer finds both."""
 SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subject(leg, ">") for leg in flow.LEGS)}
-"""What is read of each stream, all where nothing is named: what the police advise is no step, and for the warning leg alone."""
+"""Subjects that are read from each stream; empty means all. Advice of the police to the warning leg isn't a step, so it is
+omitted."""
 FORGET_INTERVAL_S = 3_600.0
 RETRY_DELAY_S = 2.0
 
 _FACTS = Counter(
-    "tandem_registry_trace_facts", "What was taken into traces, by kind; an ordinary report is none", ["kind"]
+    "tandem_registry_trace_facts", "Facts stored for traces, by kind; an ordinary report gives none", ["kind"]
 )
-_FAILED = Counter("tandem_registry_trace_failures", "Times that reading for traces broke off and began again")
+_FAILED = Counter("tandem_registry_trace_failures", "Times that reading for traces failed and was restarted")
 _UNREADABLE = Counter("tandem_registry_trace_unreadable", "Messages that could not be read for traces", ["stream"])
 
-OnTaken = Callable[[str], None]
-"""Told of an incident of which more is kept from now on."""
+OnStored = Callable[[str], None]
+"""Callback with the incident id after new facts of an incident were stored."""
 
 
 class TraceReader:
-    """Takes what happened in incidents into the database."""
+    """Reads facts about incidents from the streams and stores them in the database."""
 
     def __init__(
-        self, registry: Registry, bus: Bus, log_meta: LogMetadata, on_taken: OnTaken, readiness: Readiness | None = None
+        self,
+        registry: Registry,
+        bus: Bus,
+        log_meta: LogMetadata,
+        on_stored: OnStored,
+        readiness: Readiness | None = None,
     ) -> None:
-        self._registry, self._bus, self._on_taken = registry, bus, on_taken
+        self._registry, self._bus, self._on_stored = registry, bus, on_stored
         self._log_id, self._clock, self._partitions = log_meta.log_id, log_meta.clock, log_meta.partitions
         readiness = readiness or Readiness()
         self._health = {stream: readiness.lesser_reader(f"{stream} for traces") for stream in STREAMS}
 
     async def run(self) -> None:
-        """Reads for ever; of several processes on one database one at a time does. Where traces are turned off it only waits."""
+        """Read until cancelled. Of several processes on one database only one reads. With tracing off, only wait."""
         if not tracing.is_on():
             logger().warning("traces_are_off")
             await asyncio.Event().wait()
@@ -70,7 +76,7 @@ class TraceReader:
                     tasks.create_task(self._forget())
             except* (
                 Exception
-            ) as errors:  # whatever it is: records and cases go on, and reading begins again where it was
+            ) as errors:  # any error: it must not stop records and cases, and reading resumes at the stored sequence
                 _FAILED.inc()
                 reasons = [
                     exception.reason if isinstance(exception, TandemError) else type(exception).__name__
@@ -80,43 +86,43 @@ class TraceReader:
             await asyncio.sleep(RETRY_DELAY_S)
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
-        trail, after = await self._reading(stream)
+        trail, after = await self._progress(stream)
         async for messages in trails.follow(
             self._bus, stream, trail, SUBJECTS[stream], after=after, health=self._health[stream]
         ):
-            found = await self._read(messages)
+            facts = await self._read(messages)
             await still_alone()
-            taken = TraceBatch(stream, self._log_id, messages[-1].sequence, found, str(trail))
-            await self._registry.database.visit(partial(store.take, taken=taken))
-            for incident_id, fact in found:
+            batch = TraceBatch(stream, self._log_id, messages[-1].sequence, facts, str(trail))
+            await self._registry.database.visit(partial(store.add_batch, batch=batch))
+            for incident_id, fact in facts:
                 _FACTS.labels(fact.kind).inc()
-                self._on_taken(incident_id)
+                self._on_stored(incident_id)
 
-    async def _reading(self, stream: str) -> tuple[Trail, int]:
-        """What the database says of a stream: the entries that are read, and the last one's sequence."""
+    async def _progress(self, stream: str) -> tuple[Trail, int]:
+        """Stored progress in a stream: the trail of the read entries, and the sequence of the last one."""
         async with self._registry.reading() as records:
-            last, trail = await records.traces.reading(stream, self._log_id)
+            last, trail = await records.traces.progress(stream, self._log_id)
         first = (await self._bus.bounds_of(stream)).first
         if first > last + 1 and last:
             logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=first)
         return Trail.parse(trail), last
 
     async def _read(self, messages: Sequence[Delivered]) -> list[tuple[str, Fact]]:
-        found: list[tuple[str, Fact]] = []
+        facts: list[tuple[str, Fact]] = []
         entries: dict[tuple[int, int], EntryRead | None] = {}
         for message in messages:
             try:
                 if message.stream == flow.INCIDENTS.name:
                     if step := translate.step_fact(message, self._clock):
-                        found.append(step)
+                        facts.append(step)
                 elif (alert := self._alert(message)).incident_id and alert.exercise != exercise_pb2.CANARY:
-                    place = (alert.partition, alert.sequence)
-                    if place not in entries:
-                        entries[place] = await self._entry(*place)
-                    fact = translate.alert_fact(alert, message, entries[place], self._clock)
-                    found.append((alert.incident_id, fact))
+                    entry_key = (alert.partition, alert.sequence)
+                    if entry_key not in entries:
+                        entries[entry_key] = await self._entry(*entry_key)
+                    fact = translate.alert_fact(alert, message, entries[entry_key], self._clock)
+                    facts.append((alert.incident_id, fact))
             except InvalidField as error:
-                # The legs set it aside with its reason; here it is only missing from a picture.
+                # The legs keep this message as a dead letter with its reason; here only the trace lacks it.
                 _UNREADABLE.labels(message.stream).inc()
                 logger().warning(
                     "trace_lacks",
@@ -124,17 +130,17 @@ class TraceReader:
                     sequence=message.sequence,
                     reason=f"{error.field}: {error.reason}",
                 )
-        return found
+        return facts
 
     def _alert(self, message: Delivered) -> alert_pb2.Alert:
-        """The alert of a message. Raises InvalidField, also where its log isn't one of this mesh's, which nobody could be asked for."""
+        """The alert in a message. Raises InvalidField, also if this mesh has no log partition of that number."""
         alert = stored.alert(message.data, message.subject)
         if alert.partition >= self._partitions:
             raise InvalidField("partition", f"must be below {self._partitions}")
         return alert
 
     async def _entry(self, partition: int, sequence: int) -> EntryRead | None:
-        """The entry of the log that decided; None once the log has forgotten it."""
+        """The log entry that caused an alert; None if the log no longer has it."""
         try:
             answer = await self._bus.api(f"STREAM.MSG.GET.{flow.log_stream(partition)}", {"seq": sequence})
         except NotFound:

@@ -1,4 +1,4 @@
-"""Spans on their way to an OTLP back end, where one is configured. Nobody waits for it; what it can't take is lost there, not here."""
+"""Export of spans to an OTLP back end, if one is configured. No other work waits for it, and stored traces stay complete."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from prometheus_client import Counter
 
 from services.common.observability import trace_ids, tracing
 from services.common.observability.telemetry import logger
-from services.registry.traces.domain.spans import Span
-from services.registry.traces.traces import Read, Traces
+from services.registry.traces.domain.spans import TraceSpan
+from services.registry.traces.traces import ReadProgress, Traces
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 MAX_WAITING = 10_000
-"""Incidents that wait to be exported; beyond them what happened in others is left out."""
+"""Maximum number of incidents that wait for export. Updates of further incidents aren't exported."""
 MAX_REMEMBERED = 1_000
-"""Traces of which it is remembered what was sent; what is new in another is sent with all of it that came since the start."""
-SETTLES_S = 1.0
-"""Alerts and steps are read from two streams. What was sent stays as it is, so the alert is waited for that led to a step."""
+"""Number of traces whose exported spans are remembered. A new span in any other trace exports all its spans since the start."""
+EXPORT_DELAY_S = 1.0
+"""Delay before an export, seconds. Alerts and steps come from two streams, and an exported step can't be linked to its alert later."""
 FLUSH_WITHIN_MS = 2_000
 
 _EXPORTED = Counter("tandem_registry_spans_exported", "Spans that were given to the OTLP exporter")
-_LOST = Counter("tandem_registry_spans_lost", "Times that something of an incident was left out of the export")
+_LOST = Counter("tandem_registry_spans_lost", "Times that an update of an incident was not exported")
 
 
 class Exporter:
-    """Sends each span once, as soon as what it is of is kept. Without an endpoint it does nothing."""
+    """Exports each span once, soon after its facts are stored. Without a configured endpoint it does nothing."""
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
         self._waiting: dict[str, None] = {}
-        """Incidents of which something is new, in their order."""
+        """Ids of incidents with new facts, in order of arrival."""
         self._wake = asyncio.Event()
         self._sent: OrderedDict[str, set[str]] = OrderedDict()
-        """By trace: its spans."""
-        self._began_at = Read({}, 0)
+        """Ids of the exported spans, by trace id."""
+        self._started_at = ReadProgress({}, 0)
         self._processor: SpanProcessor | None = None
         if tracing.is_on() and any(os.environ.get(name) for name in ENDPOINTS):
             self._processor = BatchSpanProcessor(OTLPSpanExporter())
 
     async def prepare(self) -> None:
-        """To be called once before anything more is read: what was kept before is taken to have been sent."""
-        self._began_at = await self._traces.position()
+        """Set the starting point: facts stored before count as exported. Call once before reading new messages."""
+        self._started_at = await self._traces.progress()
 
-    def tell(self, incident_id: str) -> None:
-        """Something more is kept of an incident."""
+    def notify(self, incident_id: str) -> None:
+        """Schedule an incident with new facts for export."""
         if self._processor is None or not incident_id:
             return
         if len(self._waiting) >= MAX_WAITING and incident_id not in self._waiting:
@@ -63,39 +63,39 @@ class Exporter:
         self._wake.set()
 
     async def run(self) -> None:
-        """Exports for ever."""
+        """Export until cancelled."""
         while True:
             while not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
-                await asyncio.sleep(SETTLES_S)
+                await asyncio.sleep(EXPORT_DELAY_S)
             incident_id = next(iter(self._waiting))
             del self._waiting[incident_id]
             try:
                 spans = await self._new(incident_id)
-            except Exception as error:  # whatever it is: the trace is kept here all the same
+            except Exception as error:  # any error: only the export fails, the stored trace stays complete
                 _LOST.inc()
                 logger().error("spans_not_exported", incident_id=incident_id, reason=type(error).__name__)
                 continue
             self._send(spans)
 
-    async def _new(self, incident_id: str) -> list[Span]:
-        """Spans that weren't sent before."""
-        known = await self._traces.known(incident_id)
+    async def _new(self, incident_id: str) -> list[TraceSpan]:
+        """Spans of an incident that weren't exported yet."""
+        facts = await self._traces.facts_of(incident_id)
         if trace_ids.trace_id_of(incident_id) not in self._sent:
-            self._remember(known.spans(until=self._began_at))
-        spans = [span for span in known.spans() if span.span_id not in self._sent.get(span.trace_id, ())]
+            self._remember(facts.spans(until=self._started_at))
+        spans = [span for span in facts.spans() if span.span_id not in self._sent.get(span.trace_id, ())]
         self._remember(spans)
         while len(self._sent) > MAX_REMEMBERED:
             self._sent.popitem(last=False)
         return spans
 
-    def _remember(self, spans: Iterable[Span]) -> None:
+    def _remember(self, spans: Iterable[TraceSpan]) -> None:
         for span in spans:
             self._sent.setdefault(span.trace_id, set()).add(span.span_id)
             self._sent.move_to_end(span.trace_id)
 
-    def _send(self, spans: Iterable[Span]) -> None:
+    def _send(self, spans: Iterable[TraceSpan]) -> None:
         if self._processor is None:
             return
         for span in spans:
@@ -103,14 +103,14 @@ class Exporter:
             _EXPORTED.inc()
 
     def close(self) -> None:
-        """Sends what is left; bounded, and failing is no failure."""
+        """Export the remaining spans within FLUSH_WITHIN_MS. Errors are ignored."""
         if self._processor:
             self._processor.force_flush(FLUSH_WITHIN_MS)
             self._processor.shutdown()
 
 
-def readable(span: Span) -> ReadableSpan:
-    """A span as the exporter takes it."""
+def readable(span: TraceSpan) -> ReadableSpan:
+    """A span in the form that the OpenTelemetry exporter accepts."""
     return ReadableSpan(
         span.name,
         context=_context(span.trace_id, span.span_id),

@@ -1,4 +1,4 @@
-"""What is kept of traces, as one transaction sees it."""
+"""Reads and writes of the trace tables within one transaction."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from services.common.storage import db
 from services.registry.tables_ledger import ledger
 from services.registry.tables_traces import case_versions, trace_facts, trace_positions
 from services.registry.traces.domain import facts
-from services.registry.traces.domain.facts import Fact, Premise, Use
+from services.registry.traces.domain.facts import CaseVersion, DataUse, Fact
 
 MAX_FACTS = 5_000
-"""Facts of one incident that are looked at, the earliest; an incident of days with a warning each 15 s may have more."""
+"""Maximum number of facts per trace; the earliest are used. An incident of several days with a warning every 15 s has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class TraceBatch:
-    """What one look at a stream brought."""
+    """Facts from a batch of messages of one stream."""
 
     stream: str
     log_id: str
     sequence: int
-    """How far the stream is read with it."""
+    """Sequence of the last message in the batch."""
     facts: Sequence[tuple[str, Fact]]
-    """With their incidents."""
+    """Incident id and fact, in order."""
     trail: str = ""
-    """A Trail of the entries that are read, written."""
+    """Trail of the read entries, serialised."""
 
 
-def take(connection: Connection, taken: TraceBatch) -> None:
-    """Keeps facts, and with them how far their stream is read. What is there already stays as it is."""
+def add_batch(connection: Connection, batch: TraceBatch) -> None:
+    """Store the facts of a batch and the progress in its stream. Facts that are stored already stay unchanged."""
     rows = [
         {"incident_id": incident_id, "fact_id": fact.fact_id, "at_us": fact.at_us, "fact": facts.to_json(fact)}
-        for incident_id, fact in taken.facts
+        for incident_id, fact in batch.facts
     ]
     db.insert_new(connection, trace_facts, rows)
-    mine = trace_positions.c.stream == taken.stream
-    values = {"log_id": taken.log_id, "sequence": taken.sequence, "trail": taken.trail}
-    if not connection.execute(sa.update(trace_positions).where(mine).values(values)).rowcount:
-        connection.execute(sa.insert(trace_positions).values(stream=taken.stream, **values))
+    same_stream = trace_positions.c.stream == batch.stream
+    values = {"log_id": batch.log_id, "sequence": batch.sequence, "trail": batch.trail}
+    if not connection.execute(sa.update(trace_positions).where(same_stream).values(values)).rowcount:
+        connection.execute(sa.insert(trace_positions).values(stream=batch.stream, **values))
 
 
 class TraceRecords:
-    """The tables of traces within a transaction."""
+    """The trace tables as one transaction sees them."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
@@ -57,35 +57,35 @@ class TraceRecords:
     async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
         return (await self._connection.execute(statement)).all()
 
-    async def position(self, stream: str, log_id: str) -> int:
-        """How far a stream is read; 0 where it is another log's."""
-        return (await self.reading(stream, log_id))[0]
+    async def last_sequence(self, stream: str, log_id: str) -> int:
+        """Sequence of the last read message of a stream; 0 if none of this log was read."""
+        return (await self.progress(stream, log_id))[0]
 
-    async def reading(self, stream: str, log_id: str) -> tuple[int, str]:
-        """How far a stream is read, and the trail of that; nothing where it is another log's."""
+    async def progress(self, stream: str, log_id: str) -> tuple[int, str]:
+        """Sequence of the last read message of a stream, and the trail; 0 and empty if none of this log was read."""
         rows = await self._rows(sa.select(trace_positions).where(trace_positions.c.stream == stream))
         return (rows[0].sequence, rows[0].trail) if rows and rows[0].log_id == log_id else (0, "")
 
     async def facts(self, incident_id: str) -> list[Fact]:
-        """What is known of an incident, the earliest first, and one more than MAX_FACTS where that isn't all."""
+        """Stored facts of an incident, earliest first. MAX_FACTS + 1 facts mean that there are more than MAX_FACTS."""
         mine = sa.select(trace_facts.c.fact).where(trace_facts.c.incident_id == incident_id)
         rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(MAX_FACTS + 1))
         return [facts.of_json(row.fact) for row in rows]
 
-    async def log_meta(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[Premise]]:
-        """The versions of cases, by case, in the order in which they were made."""
-        found: dict[str, list[Premise]] = {case_id: [] for case_id in case_ids}
+    async def versions_of(self, case_ids: Collection[str], clock: MeshClock) -> dict[str, list[CaseVersion]]:
+        """Versions of cases by case id, in the order in which they were made."""
+        versions: dict[str, list[CaseVersion]] = {case_id: [] for case_id in case_ids}
         mine = sa.select(case_versions).where(case_versions.c.case_id.in_(list(case_ids)))
         for row in await self._rows(mine.order_by(case_versions.c.version)):
             made_us, stored_us = clock.to_wall_us(row.version), clock.to_wall_us(row.stored_at_ms)
-            found[row.case_id].append(Premise(row.case_id, row.version, made_us, row.sequence, stored_us))
-        return found
+            versions[row.case_id].append(CaseVersion(row.case_id, row.version, made_us, row.sequence, stored_us))
+        return versions
 
-    async def uses(self, incident_id: str, clock: MeshClock) -> list[Use]:
-        """Rows of the ledger that name an incident."""
+    async def uses(self, incident_id: str, clock: MeshClock) -> list[DataUse]:
+        """Rows of the ledger that refer to an incident."""
         rows = await self._rows(sa.select(ledger).where(ledger.c.reference == incident_id).order_by(ledger.c.sequence))
         return [
-            Use(
+            DataUse(
                 row.sequence,
                 clock.to_wall_us(row.at_ms),
                 row.deed,
@@ -98,12 +98,12 @@ class TraceRecords:
         ]
 
     async def note_version(self, case_id: str, version: int, sequence: int, stored_at_ms: int) -> None:
-        """Keeps when a version of a case came into the log, and where."""
+        """Store the sequence and the time at which a version of a case was stored in the log."""
         values = {"case_id": case_id, "version": version, "sequence": sequence, "stored_at_ms": stored_at_ms}
-        # A version that the log had lost comes into it a second time.
+        # An upsert, because a version that the log lost is stored in the log a second time.
         key = {name: values.pop(name) for name in ("case_id", "version")}
         await db.upsert(self._connection, case_versions, key, values)
 
     async def forget_before(self, at_us: int) -> None:
-        """Deletes what is older."""
+        """Delete facts that are older than a moment, microseconds since 1970 UTC."""
         await self._connection.execute(sa.delete(trace_facts).where(trace_facts.c.at_us < at_us))

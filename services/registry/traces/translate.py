@@ -1,4 +1,4 @@
-"""From the streams' messages to what a trace needs of them, and from spans to the wire. Parsing is validation."""
+"""Translation of stream messages to trace facts, and of spans to protobuf. Parsers validate."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from services.common.messaging.pull import Delivered
 from services.common.observability import trace_ids
 from services.common.rpc.errors import InvalidField
 from services.registry.traces.domain.facts import AlertFact, StepFact
-from services.registry.traces.domain.spans import Span
+from services.registry.traces.domain.spans import TraceSpan
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2
 
 _DECIDED_DIGITS_MAX = 16
-"""Digits of a moment in microseconds until the year 2286; a header with more isn't an evaluator's."""
+"""Maximum number of digits of a time in microseconds, enough until the year 2286. No evaluator sends a longer header."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryRead:
-    """An entry of the log, as far as a trace needs it."""
+    """The parts of a log entry that a trace needs."""
 
     stored_us: int
     senders: str
-    """Its header of senders; empty where it has none."""
+    """Value of the header with the senders' trace contexts; empty if there is none."""
     reports: tuple[tuple[str, str], ...]
-    """Device and report id of each."""
+    """Device id and report id of each report in the entry."""
 
 
 def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead | None, clock: MeshClock) -> AlertFact:
-    """What an alert says, with the entry that decided it, where the log still has that."""
+    """Fact about an alert, with data of the log entry that caused it if the log still has the entry."""
     cause = (message.cause.device_id, message.cause.report_id)
-    place = entry.reports.index(cause) if entry and cause in entry.reports else 0
+    index = entry.reports.index(cause) if entry and cause in entry.reports else 0
     decided = (delivered.headers or {}).get(trace_ids.DECIDED_US, "")
     return AlertFact(
         alert_id=message.alert_id,
@@ -55,46 +55,46 @@ def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead 
         entry_us=entry.stored_us if entry else clock.to_wall_us(times.from_timestamp(message.decided_at)),
         decided_us=int(decided) if decided.isdecimal() and len(decided) <= _DECIDED_DIGITS_MAX else None,
         published_us=delivered.stamp_us,
-        sender=trace_ids.sender_of(entry.senders, place) if entry else "",
+        sender=trace_ids.sender_of(entry.senders, index) if entry else "",
         together=max(len(entry.reports), 1) if entry else 1,
         exercise=_name(exercise_pb2.Exercise, message.exercise) if message.exercise else "",
     )
 
 
 def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | None:
-    """What a step says, and its incident; None of a canary, which leaves no trace. Raises InvalidField."""
+    """Incident id and fact of a step; None for a canary, which has no trace. Raises InvalidField."""
     step = stored.step(delivered.data, delivered.subject)
-    told = step.assignment
-    if told.exercise == exercise_pb2.CANARY:
+    assignment = step.assignment
+    if assignment.exercise == exercise_pb2.CANARY:
         return None
     fact = StepFact(
-        leg=_name(alert_pb2.Leg, told.leg).lower(),
-        assignment_id=told.assignment_id,
+        leg=_name(alert_pb2.Leg, assignment.leg).lower(),
+        assignment_id=assignment.assignment_id,
         number=step.number,
-        state=_name(dispatch_pb2.AssignmentState, told.state),
-        received=told.HasField("received_at"),
-        cause_us=told.cause.received_wall_us if told.HasField("cause") else None,
+        state=_name(dispatch_pb2.AssignmentState, assignment.state),
+        received=assignment.HasField("received_at"),
+        cause_us=assignment.cause.received_wall_us if assignment.HasField("cause") else None,
         done_us=clock.to_wall_us(times.from_timestamp(step.at)),
         published_us=delivered.stamp_us,
         stored=delivered.sequence,
-        escalation_reason=_name(dispatch_pb2.EscalationReason, told.escalation_reason)
-        if told.escalation_reason
+        escalation_reason=_name(dispatch_pb2.EscalationReason, assignment.escalation_reason)
+        if assignment.escalation_reason
         else "",
-        level=_name(dispatch_pb2.EscalationLevel, told.choice.level) if told.choice.level else "",
-        offer=told.offer_number,
-        due_us=clock.to_wall_us(times.from_timestamp(told.due_at)) if told.HasField("due_at") else None,
-        absent=tuple(sorted(_name(alert_pb2.Leg, leg).lower() for leg in told.absent_legs)),
-        flag=_name(dispatch_pb2.WarningFlag, told.person_flag.flag) if told.HasField("person_flag") else "",
+        level=_name(dispatch_pb2.EscalationLevel, assignment.choice.level) if assignment.choice.level else "",
+        offer=assignment.offer_number,
+        due_us=clock.to_wall_us(times.from_timestamp(assignment.due_at)) if assignment.HasField("due_at") else None,
+        absent=tuple(sorted(_name(alert_pb2.Leg, leg).lower() for leg in assignment.absent_legs)),
+        flag=_name(dispatch_pb2.WarningFlag, assignment.person_flag.flag) if assignment.HasField("person_flag") else "",
     )
-    return told.incident_id, fact
+    return assignment.incident_id, fact
 
 
 def entry_read(message: Mapping[str, Any]) -> EntryRead:
-    """An entry as JetStream's interface gives it; of what can't be read only the time."""
+    """Parse a log entry from JetStream's API. An unreadable entry gives only its time and senders."""
     try:
         entry = stored.entry(base64.b64decode(message.get("data", "")))
     except InvalidField:
-        entry = log_pb2.LogEntry()  # the fold has set it aside
+        entry = log_pb2.LogEntry()  # the fold has kept this entry as a dead letter
     batch = entry.positions
     return EntryRead(
         _moment_us(message["time"]),
@@ -109,20 +109,20 @@ def _headers(text: str) -> dict[str, str]:
 
 
 def _moment_us(text: str) -> int:
-    """Of JetStream's RFC 3339 with up to nine digits of a second."""
+    """Microseconds since 1970 UTC from JetStream's RFC 3339 time, which has up to nine fractional digits."""
     whole, _, fraction = text.removesuffix("Z").partition(".")
     seconds = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
     return int(seconds) * 1_000_000 + int(fraction[:6].ljust(6, "0"))
 
 
 def _name(enum: Any, value: int) -> str:
-    """Name of an enum's value; a value of a newer proto by its number."""
+    """Name of an enum value; the number as text if a newer proto added the value."""
     name: str = enum.Name(value) if value in enum.values() else str(value)
     return name
 
 
-def spans_to_proto(spans: Iterable[Span]) -> list[trace_pb2.Span]:
-    """Spans as they are shown."""
+def spans_to_proto(spans: Iterable[TraceSpan]) -> list[trace_pb2.Span]:
+    """Spans as messages for the response."""
     return [
         trace_pb2.Span(
             trace_id=span.trace_id,

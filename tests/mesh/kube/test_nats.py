@@ -1,4 +1,4 @@
-"""The NATS configuration that the production overlay renders, on three real servers: a cluster, its users, one server gone."""
+"""The NATS configuration of the production overlay on three real servers: the cluster, its users, and the loss of one server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WITHIN_S = 50
 
 
 class Cluster:
-    """Three servers with the rendered files; only hosts, ports and folders are this machine's."""
+    """Three servers with the rendered files. Only hosts, ports and folders are replaced by local ones."""
 
     def __init__(self, folder: Path, config: dict[str, str]) -> None:
         self.certificates = folder / "certs"
@@ -42,7 +42,7 @@ class Cluster:
             own.mkdir()
             tls = files_of(self.certificates, f"{SERVICE}nats")
             text = config["nats.conf"]
-            for there, here in (
+            for rendered_text, local_text in (
                 ("$POD_NAME", f"nats-{n}"),
                 ("0.0.0.0:4222", f"127.0.0.1:{clients[n]}"),
                 ("0.0.0.0:8222", f"127.0.0.1:{free_port()}"),
@@ -52,8 +52,8 @@ class Cluster:
                 ("/data/store", f"{own}/store"),
                 *((f"/tls/{path.name}", str(path)) for path in tls),
             ):
-                assert there in text, there
-                text = text.replace(there, here)
+                assert rendered_text in text, rendered_text
+                text = text.replace(rendered_text, local_text)
             assert not re.search(r'"/(tls|data|run)/', text)
             (own / "nats.conf").write_text(text)
             (own / "users.conf").write_text(config["users.conf"])
@@ -67,24 +67,24 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[Cluster, list[subprocess.Popen[bytes]]]]:
     rendered = render(K8S / "overlays" / "production")
-    config = next(one["data"] for one in rendered if one["metadata"]["name"].startswith("nats-") and "data" in one)
-    one = Cluster(tmp_path, config)
+    config = next(item["data"] for item in rendered if item["metadata"]["name"].startswith("nats-") and "data" in item)
+    nats_cluster = Cluster(tmp_path, config)
     with ExitStack() as stack:
         running = []
-        for command in one.commands:
+        for command in nats_cluster.commands:
             running.append(stack.enter_context(subprocess.Popen(command)))
             stack.callback(running[-1].kill)
-        yield one, running
+        yield nats_cluster, running
 
 
-async def test_a_cluster_forms_and_goes_on_without_one_of_its_servers(
+async def test_a_cluster_forms_and_works_without_one_of_its_servers(
     cluster: tuple[Cluster, list[subprocess.Popen[bytes]]],
 ) -> None:
-    one, running = cluster
+    nats_cluster, running = cluster
     async with asyncio.timeout(WITHIN_S):
-        made = await make(one.settings("setup"), 1, SERVERS, 64 << 20)
-    assert made.partitions == 1
-    ingest = one.settings("ingest")
+        created = await make(nats_cluster.settings("setup"), 1, SERVERS, 64 << 20)
+    assert created.partitions == 1
+    ingest = nats_cluster.settings("ingest")
     async with asyncio.timeout(WITHIN_S), buses.connect(ingest.nats_url, "ingest", ingest.nats_tls) as bus:
         with pytest.raises(Unavailable):
             await bus.publish("log.0.case", b"")

@@ -1,4 +1,4 @@
-"""What the agencies' systems see by gRPC: ends and warnings, proof that nothing is missing, reviews. On both engines."""
+"""The gRPC interface for the agencies: ends, warnings, reconciliation and reviews. On both engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PutOutcome = registry_pb2.PutOutcome
 
 @pytest.fixture(scope="module", params=ENGINES)
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry on each engine for the tests of this file; each uses ids and numbers of its own."""
+    """One registry per database engine for the tests of this file. Each test uses different ids and numbers."""
     url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
     with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
         yield running
@@ -41,11 +41,11 @@ _numbers = itertools.count(1)
 
 
 def unused_number() -> str:
-    """A national number that no other test uses, and unlike all others."""
+    """A national number that no other test uses and that isn't similar to any other."""
     return f"800101-{2_000_000 + next(_numbers) * 7919:07d}"
 
 
-# ── the life of an order ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── life cycle of an order ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def put_order(client: Client, order: registry_pb2.Order) -> registry_pb2.PutOrderResponse:
@@ -56,14 +56,14 @@ async def end_order(client: Client, request: registry_pb2.EndOrderRequest) -> re
     return await client.stub.EndOrder(request, metadata=server.bearer(NPA, SECRET))
 
 
-async def test_an_order_lives_from_issue_to_lapse_and_its_case_follows(client: Client) -> None:
+async def test_the_case_follows_an_order_from_issue_to_lapse(client: Client) -> None:
     number = "800101-1234567"  # its check digit fails
     await client.put(records.wearer("w-life", number))
     measure = records.order("o-life", (), number)
     measure.type = registry_pb2.ORDER_TYPE_POLICE_EMERGENCY
     answer = await put_order(client, measure)
     assert (answer.outcome, answer.stage) == (PutOutcome.STORED, registry_pb2.ORDER_STAGE_ISSUED)
-    # 76 years are more than a month, which is said and no obstacle.
+    # A validity of 76 years exceeds the month of an emergency measure, which gives a warning and no error.
     assert {warning.field for warning in answer.warnings} == {"order.respondent.national_id", "order.valid_until"}
     measure.source_version, measure.duration_reason = 2, "as the court has ordered"
     measure.places[0].circle.lat_deg = 36.9
@@ -89,7 +89,7 @@ async def test_an_order_lives_from_issue_to_lapse_and_its_case_follows(client: C
     ended = await end_order(client, end)
     assert (ended.outcome, ended.stage) == (PutOutcome.STORED, registry_pb2.ORDER_STAGE_LAPSED)
     assert (await end_order(client, end)).outcome == PutOutcome.UNCHANGED
-    # What comes late doesn't bring it back.
+    # A late record with an older version doesn't undo the end.
     assert (await put_order(client, measure)).outcome == PutOutcome.SUPERSEDED
     cases = await client.cases_of("o-life")
     assert [list(case.encounters) for case in cases] == [[], *[list(measure.encounters)] * 3]
@@ -97,13 +97,13 @@ async def test_an_order_lives_from_issue_to_lapse_and_its_case_follows(client: C
     assert ends == [4_000_000_000_000, 4_000_000_000_000, 4_000_000_001_000, 1_700_000_000_000]
     stages = client.mesh.query("select stage from order_stages where order_id = 'o-life' order by source_version")
     assert [row[0] for row in stages] == ["ISSUED", "AMENDED", "EXTENDED", "LAPSED"]
-    # A greater version puts it in force again.
+    # A record with a greater version does.
     measure.source_version = 5
     await put_order(client, measure)
     assert (await client.cases_of("o-life"))[-1].valid_until_ms == 4_000_000_001_000
 
 
-async def test_the_end_of_an_unknown_order_or_tag_is_refused(client: Client) -> None:
+async def test_the_end_of_an_unknown_order_or_tag_is_rejected(client: Client) -> None:
     when = Timestamp(seconds=1_700_000_000)
     end = registry_pb2.EndOrderRequest(
         order_id="o-none", source_version=2, reason=registry_pb2.END_REASON_ACQUITTAL, ended_at=when
@@ -117,7 +117,7 @@ async def test_the_end_of_an_unknown_order_or_tag_is_refused(client: Client) -> 
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND and "device_id" in str(refusal.value.details())
 
 
-async def test_a_tag_that_was_taken_off_leaves_its_cases(client: Client) -> None:
+async def test_a_removed_tag_leaves_its_cases(client: Client) -> None:
     number = unused_number()
     await client.put(records.wearer("w-off", number), records.tag("t-off", "w-off"), records.order("o-off", (), number))
     off = registry_pb2.EndTagRequest(device_id="t-off", source_version=2, removed_at=Timestamp(seconds=1_700_000_000))
@@ -130,17 +130,17 @@ async def test_a_tag_that_was_taken_off_leaves_its_cases(client: Client) -> None
     assert list((await client.cases_of("o-off"))[-1].tag_device_ids) == ["t-off"]
 
 
-async def test_a_device_that_was_given_back_leaves_its_cases(client: Client) -> None:
+async def test_a_removed_device_leaves_its_cases(client: Client) -> None:
     number = unused_number()
     await client.put(records.person("p-back"), records.device("d-back", "p-back"), records.wearer("w-back", number))
     await client.put(records.order("o-back", ("p-back",), number))
-    back = registry_pb2.EndDeviceRequest(device_id="d-back", source_version=2, removed_at=Timestamp(seconds=5))
-    answer = await client.stub.EndDevice(back, metadata=server.bearer(NPA, SECRET))
+    removal = registry_pb2.EndDeviceRequest(device_id="d-back", source_version=2, removed_at=Timestamp(seconds=5))
+    answer = await client.stub.EndDevice(removal, metadata=server.bearer(NPA, SECRET))
     assert answer.outcome == PutOutcome.STORED
     held = [[list(person.device_ids) for person in case.persons] for case in await client.cases_of("o-back")]
     assert held == [[["d-back"]], [[]]]
-    # As the agency lists it, it isn't different.
-    differences, _ = await reconcile(client, NPA, [listing.listed(records.device("d-back", "p-back"), back)])
+    # The agency's list entry with this end equals the stored record.
+    differences, _ = await reconcile(client, NPA, [listing.listed(records.device("d-back", "p-back"), removal)])
     assert "d-back" not in {difference.record_id for difference in differences}
     await client.put(records.device("d-back", "p-back", version=3))
     assert list((await client.cases_of("o-back"))[-1].persons[0].device_ids) == ["d-back"]
@@ -167,23 +167,23 @@ async def reconcile(
     return differences, summary
 
 
-async def standing(client: Client, agency: str) -> reconciliation_pb2.AgencyReconciliation:
+async def reconciliation_of(client: Client, agency: str) -> reconciliation_pb2.AgencyReconciliation:
     request = reconciliation_pb2.GetReconciliationRequest()
     answer = await client.stub.GetReconciliation(request, metadata=server.bearer(MOJ_DESK, SECRET))
-    (found,) = [one for one in answer.agencies if one.agency == agency]
+    (found,) = [status for status in answer.agencies if status.agency == agency]
     return found
 
 
-async def test_of_two_lists_exactly_what_differs_is_named_and_equality_is_proven(client: Client) -> None:
+async def test_reconciliation_names_exactly_the_differing_records(client: Client) -> None:
     everything, _ = await reconcile(client, MOJ, [])
     wearers = [records.wearer(f"w-rec-{n}", unused_number()) for n in range(200)]
     for n, wearer in enumerate(wearers):
         wearer.name, wearer.birth_date = f"사람{chr(0xAC00 + 28 * n)}", f"{1940 + n % 60}-0{1 + n % 9}-1{n % 10}"
     await asyncio.gather(*(client.put(wearer) for wearer in wearers))
     await client.put(records.tag("t-rec", "w-rec-7"))
-    # What other tests have put isn't this agency's list; their ids are known from the first answer.
-    assert {one.finding for one in everything} <= {reconciliation_pb2.FINDING_EXTRA}
-    foreign = {one.record_id for one in everything}
+    # Records from other tests aren't in this list. Their ids are known from the first answer.
+    assert {difference.finding for difference in everything} <= {reconciliation_pb2.FINDING_EXTRA}
+    foreign = {difference.record_id for difference in everything}
 
     listed = [listing.listed(wearer) for wearer in wearers] + [listing.listed(records.tag("t-rec", "w-rec-7"))]
     chance = random.Random(20260310)
@@ -195,14 +195,14 @@ async def test_of_two_lists_exactly_what_differs_is_named_and_equality_is_proven
     changed = records.wearer(f"w-rec-{altered}", unused_number())
     theirs[altered] = listing.listed(changed)
     added = listing.listed(records.wearer("w-rec-new", unused_number()))
-    theirs = [one for n, one in enumerate(theirs) if n != dropped] + [added]
+    theirs = [record for n, record in enumerate(theirs) if n != dropped] + [added]
     chance.shuffle(theirs)
     differences, summary = await reconcile(client, MOJ, theirs, part=37)
     found = {
         (difference.finding, difference.record_id, difference.listed_version, difference.stored_version)
         for difference in differences
     }
-    assert {one for one in found if one[1] not in foreign} == {
+    assert {difference for difference in found if difference[1] not in foreign} == {
         (reconciliation_pb2.FINDING_EXTRA, f"w-rec-{dropped}", 0, 1),
         (reconciliation_pb2.FINDING_DIFFERENT, f"w-rec-{older}", 0, 1),
         (reconciliation_pb2.FINDING_DIFFERENT, f"w-rec-{altered}", 1, 1),
@@ -210,21 +210,21 @@ async def test_of_two_lists_exactly_what_differs_is_named_and_equality_is_proven
     }
     assert summary.listed_root == listing.root(theirs) != summary.stored_root
     assert (summary.listed, summary.differences) == (len(theirs), len(differences))
-    assert not (await standing(client, "moj")).HasField("proven_equal_at")
+    assert not (await reconciliation_of(client, "moj")).HasField("proven_equal_at")
 
 
-async def test_equal_lists_have_one_root_and_the_time_of_the_proof_is_kept(client: Client) -> None:
+async def test_equal_lists_have_the_same_root_and_the_time_of_the_proof_is_stored(client: Client) -> None:
     stored, _ = await reconcile(client, NPA, [])
     rows = client.mesh.query("select count(*) from record_digests where kind in (3, 4, 5)")
     assert len(stored) == rows[0][0]
-    # The agency puts one more, and lists what it has: for what other tests have put, an answer tells nothing of the digest.
+    # The list holds only the new records, because answers about records of other tests don't contain their digests.
     person, number = records.person("p-equal"), unused_number()
     order = records.order("o-equal", ("p-equal",), number)
     await client.put(person, records.device("d-equal", "p-equal"), order)
-    mine = [listing.listed(one) for one in (person, records.device("d-equal", "p-equal"), order)]
+    mine = [listing.listed(record) for record in (person, records.device("d-equal", "p-equal"), order)]
     differences, _ = await reconcile(client, NPA, mine)
-    assert {difference.record_id for difference in differences} == {one.record_id for one in stored}
-    # An end is a part of the record.
+    assert {difference.record_id for difference in differences} == {extra.record_id for extra in stored}
+    # The digest covers the end of an order.
     end = registry_pb2.EndOrderRequest(
         order_id="o-equal",
         source_version=2,
@@ -234,13 +234,13 @@ async def test_equal_lists_have_one_root_and_the_time_of_the_proof_is_kept(clien
     await end_order(client, end)
     mine[2] = listing.listed(order, end)
     differences, summary = await reconcile(client, NPA, mine)
-    assert {difference.record_id for difference in differences} == {one.record_id for one in stored}
-    assert (await standing(client, "npa")).differences == len(stored)
+    assert {difference.record_id for difference in differences} == {extra.record_id for extra in stored}
+    assert (await reconciliation_of(client, "npa")).differences == len(stored)
     if not stored:
-        assert summary.listed_root == summary.stored_root == (await standing(client, "npa")).root
+        assert summary.listed_root == summary.stored_root == (await reconciliation_of(client, "npa")).root
 
 
-async def test_a_list_of_another_agencys_records_or_with_one_twice_is_refused(client: Client) -> None:
+async def test_a_list_with_foreign_or_repeated_records_is_rejected(client: Client) -> None:
     wearer = listing.listed(records.wearer("w-twice"))
     short = Listed()
     short.CopyFrom(wearer)
@@ -259,7 +259,7 @@ async def test_a_list_of_another_agencys_records_or_with_one_twice_is_refused(cl
 # ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_both_agencies_see_a_question_and_its_answer(client: Client) -> None:
+async def test_both_agencies_see_a_review_and_its_decision(client: Client) -> None:
     wearer = records.wearer("w-ask", unused_number())
     wearer.name, wearer.birth_date = "제갈수현", "1971-03-05"
     order = records.order("o-ask", (), "")
@@ -276,22 +276,22 @@ async def test_both_agencies_see_a_question_and_its_answer(client: Client) -> No
         case_id=found.case_id, decision=review_pb2.DECISION_CONFIRM, reason="박 경위가 확인", evidence=found.evidence
     )
     for without in ("reason", "evidence", "decision", "case_id"):
-        spoilt = review_pb2.DecideReviewRequest()
-        spoilt.CopyFrom(decide)
-        spoilt.ClearField(without)
+        incomplete = review_pb2.DecideReviewRequest()
+        incomplete.CopyFrom(decide)
+        incomplete.ClearField(without)
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
-            await client.stub.DecideReview(spoilt, metadata=server.bearer(NPA_DESK, SECRET))
+            await client.stub.DecideReview(incomplete, metadata=server.bearer(NPA_DESK, SECRET))
         assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT and without in str(refusal.value.details())
     answer = await client.stub.DecideReview(decide, metadata=server.bearer(NPA_DESK, SECRET))
     assert (answer.review.state, answer.review.decided_by) == (review_pb2.REVIEW_STATE_CONFIRMED, NPA_DESK)
-    told = []
+    events = []
     async with asyncio.timeout(WITHIN_S):
-        while registry_pb2.MATCH_EVENT_MATCHED not in told:
+        while registry_pb2.MATCH_EVENT_MATCHED not in events:
             event = await watch.read()
             assert isinstance(event, registry_pb2.WatchMatchesResponse)
-            told += [event.event] if event.case_id == found.case_id else []
+            events += [event.event] if event.case_id == found.case_id else []
     watch.cancel()
-    assert told == [
+    assert events == [
         registry_pb2.MATCH_EVENT_REVIEW_OPENED,
         registry_pb2.MATCH_EVENT_CONFIRMED,
         registry_pb2.MATCH_EVENT_MATCHED,
@@ -299,7 +299,7 @@ async def test_both_agencies_see_a_question_and_its_answer(client: Client) -> No
     assert "박 경위" not in str(client.mesh.query("select * from review_decisions"))
 
 
-async def test_who_may_not_decide_is_refused(client: Client) -> None:
+async def test_a_role_without_permission_cannot_decide(client: Client) -> None:
     for who in ("spiffe://vendor/acme", "spiffe://tandem/warning-gateway", "spiffe://tandem/reviewer/x"):
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await client.stub.DecideReview(review_pb2.DecideReviewRequest(), metadata=server.bearer(who, SECRET))

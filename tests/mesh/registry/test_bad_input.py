@@ -1,4 +1,4 @@
-"""Bad input through gRPC: refused with the path of its field, and nothing of it is stored."""
+"""Invalid input over gRPC: rejected with the path of its field, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ BAD: dict[str, tuple[Message, str]] = {
     "circle outside of the service area": (order(_circle_in_beijing), "order.places[0].circle"),
     "radius too large": (order(_radius(20_001)), "order.places[0].circle.radius_m"),
     "radius below 0": (order(_radius(-1)), "order.places[0].circle.radius_m"),
-    "radius no number": (order(_radius(float("nan"))), "order.places[0].circle.radius_m"),
+    "radius not a number": (order(_radius(float("nan"))), "order.places[0].circle.radius_m"),
     "an encounter outside of the validity": (order(_early_encounter), "order.encounters[0].from"),
     "an encounter outside of the service area": (
         order(_encounter_in_beijing),
@@ -119,7 +119,7 @@ BAD: dict[str, tuple[Message, str]] = {
     "a phone of two lines": (wearer(phone="010\n1234"), "wearer.phone"),
     "an address too long": (wearer(address="x" * 401), "wearer.address"),
     "a name of half a megabyte": (wearer(name="가" * 170_000), "wearer.name"),
-    "a name of nothing": (wearer(name="  "), "wearer.name"),
+    "a blank name": (wearer(name="  "), "wearer.name"),
 }
 
 
@@ -128,7 +128,7 @@ def stored(mesh: RegistryMesh) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_bad_input_is_refused_at_its_field_and_nothing_is_stored(client: Client, name: str) -> None:
+async def test_invalid_input_is_rejected_at_its_field_and_nothing_is_stored(client: Client, name: str) -> None:
     message, field = BAD[name]
     await client.put(records.person("p-known"))
     before = stored(client.mesh)
@@ -142,7 +142,7 @@ async def test_bad_input_is_refused_at_its_field_and_nothing_is_stored(client: C
     assert stored(client.mesh) == before
 
 
-async def test_unknown_ids_are_named_and_nothing_is_stored(client: Client) -> None:
+async def test_unknown_ids_are_rejected_and_nothing_is_stored(client: Client) -> None:
     before = stored(client.mesh)
     end = registry_pb2.EndOrderRequest(
         order_id="o-none",
@@ -163,7 +163,7 @@ async def test_unknown_ids_are_named_and_nothing_is_stored(client: Client) -> No
     assert stored(client.mesh) == before
 
 
-async def test_a_version_that_goes_backwards_changes_nothing_and_one_with_two_contents_is_a_conflict(
+async def test_an_older_version_changes_nothing_and_different_content_is_a_conflict(
     client: Client,
 ) -> None:
     await client.put(records.person("p-back", version=5))
@@ -179,7 +179,7 @@ async def test_a_version_that_goes_backwards_changes_nothing_and_one_with_two_co
     assert stored(client.mesh) == before
 
 
-async def test_ten_megabytes_are_refused_before_they_are_read(client: Client) -> None:
+async def test_ten_megabytes_are_rejected_by_their_size(client: Client) -> None:
     before = stored(client.mesh)
     assert (await client.refusal(wearer(name="x" * 10_000_000))).code() is Code.RESOURCE_EXHAUSTED
     assert stored(client.mesh) == before
@@ -188,7 +188,7 @@ async def test_ten_megabytes_are_refused_before_they_are_read(client: Client) ->
 @pytest.mark.parametrize(
     "name", [b"\xed\xa0\x80", b"\xff\xfe", b"a\xc0\x80"], ids=["surrogate", "no UTF-8", "overlong"]
 )
-async def test_bytes_that_are_no_text_are_refused(client: Client, name: bytes) -> None:
+async def test_invalid_utf_8_is_rejected(client: Client, name: bytes) -> None:
     before = stored(client.mesh)
     message = records.person("p-bytes")
     message.name = "?" * len(name)

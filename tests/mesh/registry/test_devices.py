@@ -1,4 +1,4 @@
-"""What the route of a device says of who may report for it. On both engines."""
+"""Routes of devices: the vendor that may report, revocation, and changes of the owner. On both engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.registry import translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import PutOutcome, WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
 from tandem.common.v1 import log_pb2
@@ -26,13 +26,13 @@ ANOTHER_NUMBER = "810202-1234567"
 
 
 @asynccontextmanager
-async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, Custodian]]:
-    """A registry whose clock is ahead of the wall."""
+async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, KeyRetention]]:
+    """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), clock, 1)
         await registry.prepare("log 1")
-        yield registry, Custodian(registry, clock)
+        yield registry, KeyRetention(registry, clock)
 
 
 async def put_all(registry: Registry, version: int = 1, **changes: Any) -> None:
@@ -43,7 +43,7 @@ async def put_all(registry: Registry, version: int = 1, **changes: Any) -> None:
 
 
 async def route(registry: Registry, device_id: str) -> log_pb2.DeviceRoute:
-    """The route that was last put into the outbox."""
+    """The last route of a device in the outbox."""
     async with registry.transaction() as view:
         sent = [row for row in await view.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
         assert await view.route(device_id) == (int(sent[-1].msg_id.split(":")[-1]), sent[-1].payload)
@@ -51,18 +51,18 @@ async def route(registry: Registry, device_id: str) -> log_pb2.DeviceRoute:
 
 
 async def revoked(registry: Registry) -> tuple[bool, bool]:
-    """Whether the tag and the protective device are."""
+    """Whether the routes of the tag and of the protective device are revoked."""
     return (await route(registry, "tag-1")).revoked, (await route(registry, "app-1")).revoked
 
 
-async def test_a_route_names_the_vendor_and_follows_it(where: Path | str) -> None:
+async def test_a_route_names_the_vendor_and_follows_its_changes(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry, vendor_id="acme")
         tag, device = await route(registry, "tag-1"), await route(registry, "app-1")
         assert (tag.vendor_id, tag.kind, tag.subject_id, tag.revoked) == ("acme", log_pb2.TAG, "w-1", False)
         assert (device.vendor_id, device.kind, device.subject_id) == ("acme", log_pb2.PROTECTIVE_DEVICE, "p-1")
 
-        # The vendor is a part of the record.
+        # The vendor is part of the record's content.
         same = translate.parse_tag(records.tag(vendor_id="acme"))
         assert await registry.put_tag(same) is PutOutcome.UNCHANGED
         with pytest.raises(Conflict):
@@ -71,7 +71,7 @@ async def test_a_route_names_the_vendor_and_follows_it(where: Path | str) -> Non
         assert (await route(registry, "tag-1")).vendor_id == (await route(registry, "app-1")).vendor_id == ""
 
 
-async def test_a_route_is_revoked_by_the_end_of_its_record_and_comes_back_with_it(where: Path | str) -> None:
+async def test_a_route_is_revoked_by_the_end_of_its_record_and_restored_by_a_newer_one(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry)
         await registry.end_tag("tag-1", 5, 2)
@@ -90,7 +90,7 @@ async def test_a_route_is_revoked_while_its_wearer_or_person_has_ended(where: Pa
         await registry.end_wearer("w-1", WearerEnd(WearerEndReason.COMPLETED, 5), 2)
         await registry.end_protected_person("p-1", 5, 2)
 
-        # Devices that are put again on somebody whose record is over aren't heard until that is put again too.
+        # A newer record of a device doesn't restore its route while the record of its owner has ended.
         await registry.put_tag(translate.parse_tag(records.tag(version=3)))
         await registry.put_device(translate.parse_device(records.device(version=3)))
         assert await revoked(registry) == (True, True)
@@ -99,24 +99,22 @@ async def test_a_route_is_revoked_while_its_wearer_or_person_has_ended(where: Pa
         assert await revoked(registry) == (False, False)
 
 
-async def test_destruction_revokes_the_routes_that_are_left(where: Path | str) -> None:
+async def test_destruction_of_a_person_revokes_the_routes_of_their_devices(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry)
         await registry.put_order(translate.parse_order(records.order()))
         assert await revoked(registry) == (False, False)
         valid_until_ms = records.order().valid_until.ToMilliseconds()
-    # With its last order the person is destroyed too, although nobody has ended the device.
+    # The person is destroyed with the last order, although nobody has ended the device.
     ahead_ms = valid_until_ms + KEPT_AFTER_END_MS + DAY_MS - MeshClock().now_ms()
-    async with opened(where, ahead_ms) as (registry, custodian):
-        while await custodian.destroy_some():
+    async with opened(where, ahead_ms) as (registry, key_retention):
+        while await key_retention.destroy_some():
             pass
         assert await revoked(registry) == (False, True)
 
 
 @pytest.mark.parametrize("changing", ["tag-1", "app-1"])
-async def test_a_device_that_changes_hands_leaves_its_old_case_before_it_is_in_the_new_one(
-    where: Path | str, changing: str
-) -> None:
+async def test_a_device_leaves_its_old_case_before_it_joins_the_new_one(where: Path | str, changing: str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry)
         await registry.put_wearer(translate.parse_wearer(records.wearer("w-2", ANOTHER_NUMBER)))
@@ -127,12 +125,12 @@ async def test_a_device_that_changes_hands_leaves_its_old_case_before_it_is_in_t
             await registry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
         else:
             await registry.put_device(translate.parse_device(records.device(person_id="p-2", version=2)))
-        having: dict[str, bool] = {}
+        in_case: dict[str, bool] = {}
         async with registry.transaction() as view:
             for row in await view.unsent(1000):
                 if row.subject == "log.0.case":
                     case = log_pb2.LogEntry.FromString(row.payload).case
                     devices = {*case.tag_device_ids, *(id_ for person in case.persons for id_ in person.device_ids)}
-                    having[case.order_id] = changing in devices
-                    assert sum(having.values()) <= 1
-        assert having == {"o-1": False, "o-2": True}
+                    in_case[case.order_id] = changing in devices
+                    assert sum(in_case.values()) <= 1
+        assert in_case == {"o-1": False, "o-2": True}

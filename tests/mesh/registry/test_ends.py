@@ -1,4 +1,4 @@
-"""The ends of wearers and protected persons, and that destruction reaches every table. On both engines."""
+"""Ends of wearers and protected persons, and destruction of their data in every table. On both engines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from services.registry import tables, translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, PutOutcome, WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.match_reviews import MatchReviews
 from services.registry.review import Decision, ReviewState
 from services.registry.store import MIGRATIONS
@@ -32,13 +32,13 @@ REASON = "seen-on-the-photograph"
 
 
 @asynccontextmanager
-async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, Custodian]]:
-    """A registry whose clock is ahead of the wall."""
+async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, KeyRetention]]:
+    """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), clock, 1)
         await registry.prepare("log 1")
-        yield registry, Custodian(registry, clock)
+        yield registry, KeyRetention(registry, clock)
 
 
 def tag_order(national_id: str = records.NUMBER) -> Order:
@@ -56,13 +56,13 @@ async def put_all(registry: Registry, order: Order) -> None:
     await registry.put_order(order)
 
 
-async def destroy_all(custodian: Custodian) -> None:
-    while await custodian.destroy_some():
+async def destroy_all(key_retention: KeyRetention) -> None:
+    while await key_retention.destroy_some():
         pass
 
 
 async def alive(registry: Registry) -> set[str]:
-    """Records whose keys are there."""
+    """Owners of the keys that aren't destroyed."""
     statement = sa.select(data_keys.c.owner).where(data_keys.c.destroyed_at_ms.is_(None))
     async with registry.database.transaction() as connection:
         return set((await connection.execute(statement)).scalars())
@@ -74,51 +74,51 @@ async def events(registry: Registry) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("reason", "at_once"),
+    ("reason", "immediately"),
     [(WearerEndReason.ACQUITTAL, True), (WearerEndReason.LAPSED, True), (WearerEndReason.COMPLETED, False)],
 )
-async def test_an_acquittal_reaches_the_wearer_once_the_tag_is_off(
-    where: Path | str, reason: WearerEndReason, at_once: bool
+async def test_a_wearer_can_end_only_without_a_tag_and_an_acquittal_destroys_the_record(
+    where: Path | str, reason: WearerEndReason, immediately: bool
 ) -> None:
     now_ms = MeshClock().now_ms()
     end = WearerEnd(reason, now_ms - 1000)
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await put_all(registry, tag_order())
         await registry.end_order("o-1", OrderEnd(EndReason.ACQUITTAL, now_ms - 2000), 2)
         assert await events(registry) == ["MATCHED", "GROUND_FELL"]
-        with pytest.raises(FailedPrecondition, match="a tag is on them"):
+        with pytest.raises(FailedPrecondition, match="still has a tag"):
             await registry.end_wearer("w-1", end, 2)
         await registry.end_tag("tag-1", now_ms - 1500, 2)
         assert await registry.end_wearer("w-1", end, 2) is PutOutcome.STORED
         assert await registry.end_wearer("w-1", end, 2) is PutOutcome.UNCHANGED
-        await destroy_all(custodian)
-        assert ("wearers/w-1" in await alive(registry)) is not at_once
+        await destroy_all(key_retention)
+        assert ("wearers/w-1" in await alive(registry)) is not immediately
         with pytest.raises(NotFound):
             await registry.end_wearer("w-none", end, 2)
-    if not at_once:
-        async with opened(where, KEPT_AFTER_END_MS + DAY_MS) as (registry, custodian):
-            await destroy_all(custodian)
+    if not immediately:
+        async with opened(where, KEPT_AFTER_END_MS + DAY_MS) as (registry, key_retention):
+            await destroy_all(key_retention)
             assert "wearers/w-1" not in await alive(registry)
 
 
-async def test_other_ends_of_an_order_tell_of_no_fallen_ground(where: Path | str) -> None:
+async def test_other_ends_of_an_order_give_no_ground_fell_event(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry, tag_order())
         await registry.end_order("o-1", OrderEnd(EndReason.CANCELLED_BY_COURT, MeshClock().now_ms()), 2)
         assert await events(registry) == ["MATCHED"]
 
 
-async def test_a_wearer_who_is_put_again_is_kept(where: Path | str) -> None:
+async def test_a_newer_record_of_an_ended_wearer_is_not_destroyed(where: Path | str) -> None:
     now_ms = MeshClock().now_ms()
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await registry.put_wearer(translate.parse_wearer(records.wearer()))
         await registry.end_wearer("w-1", WearerEnd(WearerEndReason.LAPSED, now_ms - 1000), 2)
         await registry.put_wearer(translate.parse_wearer(records.wearer(version=3)))
-        await destroy_all(custodian)
+        await destroy_all(key_retention)
         assert "wearers/w-1" in await alive(registry)
 
 
-async def test_a_person_ends_after_their_orders_and_devices_and_is_destroyed_after_the_orders(
+async def test_a_person_ends_after_orders_and_devices_and_is_destroyed_after_the_orders(
     where: Path | str,
 ) -> None:
     now_ms = MeshClock().now_ms()
@@ -130,42 +130,44 @@ async def test_a_person_ends_after_their_orders_and_devices_and_is_destroyed_aft
         with pytest.raises(FailedPrecondition, match="a protective device"):
             await registry.end_protected_person("p-1", now_ms, 2)
         await registry.end_device("app-1", now_ms, 2)
-        # Said to have ended long ago, they are due; but the order that names them is kept.
+        # The end lies more than 5 years back, so the person is due, but the stored order still names the person.
         long_ago_ms = now_ms - KEPT_AFTER_END_MS - DAY_MS
         assert await registry.end_protected_person("p-1", long_ago_ms, 2) is PutOutcome.STORED
         await registry.put_protected_person(translate.parse_protected_person(records.person("p-2")))
         await registry.end_protected_person("p-2", long_ago_ms, 2)
         with pytest.raises(NotFound):
             await registry.end_protected_person("p-none", now_ms, 2)
-    async with opened(where, DAY_MS) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert {"orders/o-1", "protected_persons/p-1"} <= await alive(registry)
         assert "protected_persons/p-2" not in await alive(registry)
-    async with opened(where, KEPT_AFTER_END_MS + 2 * DAY_MS) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, KEPT_AFTER_END_MS + 2 * DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert not {"orders/o-1", "protected_persons/p-1"} & await alive(registry)
 
 
 async def tables_that_hold(registry: Registry, text: str) -> set[str]:
-    """Tables with a row in which this text stands, in whatever column."""
-    found = set()
+    """Names of tables with a row that contains this text in any column."""
+    names = set()
     async with registry.database.transaction() as connection:
         for table in tables.metadata.sorted_tables:
             for row in await connection.execute(sa.select(table)):
-                if any(text.encode() in (one if isinstance(one, bytes) else str(one).encode()) for one in row):
-                    found.add(table.name)
-    return found
+                if any(text.encode() in (value if isinstance(value, bytes) else str(value).encode()) for value in row):
+                    names.add(table.name)
+    return names
 
 
 async def test_destruction_reaches_every_table(where: Path | str) -> None:
     now_ms = MeshClock().now_ms()
-    async with opened(where) as (registry, custodian):
+    async with opened(where) as (registry, key_retention):
         await put_all(registry, tag_order(national_id=""))
-        oversight = MatchReviews(registry, MeshClock())
-        (review,) = await oversight.list_reviews(tuple(ReviewState), "")
-        await oversight.decide(review.case_id, Decision.REJECT, REASON, review.evidence.digest, "spiffe://npa/desk")
-        await oversight.decide(review.case_id, Decision.CONFIRM, REASON, review.evidence.digest, "spiffe://npa/desk")
-        # All of these are reached below; were one of them empty, the test would prove less.
+        match_reviews = MatchReviews(registry, MeshClock())
+        (review,) = await match_reviews.list_reviews(tuple(ReviewState), "")
+        await match_reviews.decide(review.case_id, Decision.REJECT, REASON, review.evidence.digest, "spiffe://npa/desk")
+        await match_reviews.decide(
+            review.case_id, Decision.CONFIRM, REASON, review.evidence.digest, "spiffe://npa/desk"
+        )
+        # All these tables must have rows before the destruction, or the assertions below would prove nothing.
         held = {"cases", "reviews", "review_decisions", "match_events", "outbox"}
         assert await tables_that_hold(registry, review.case_id) >= held
         assert await tables_that_hold(registry, "o-1") >= {*held - {"outbox", "review_decisions"}, "order_stages"}
@@ -177,21 +179,21 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
         await registry.end_wearer("w-1", WearerEnd(WearerEndReason.ACQUITTAL, now_ms - 1), 2)
         async with registry.transaction() as view:
             await view.mark_sent([row.id for row in await view.unsent(1000)], now_ms)
-        await destroy_all(custodian)
-        # What was told of the match stays until no resume token reaches it, and nothing else.
+        await destroy_all(key_retention)
+        # Only the match events stay, until no resume token can reach them.
         assert await tables_that_hold(registry, review.case_id) == {"match_events"}
         assert await tables_that_hold(registry, PLACE) == set()
         assert "review_decisions" not in str(await alive(registry))
-    async with opened(where, 8 * DAY_MS) as (registry, custodian):
-        await destroy_all(custodian)
+    async with opened(where, 8 * DAY_MS) as (registry, key_retention):
+        await destroy_all(key_retention)
         assert await tables_that_hold(registry, review.case_id) == set()
-        # Empty rows under their ids, so that nothing comes back by mistake; the proof; and ids of who wore which tag.
+        # Left are empty rows by id, so that no record is restored by mistake, the ledger, and the ids of tags and wearers.
         assert await tables_that_hold(registry, "o-1") == {"orders", "data_keys", "ledger"}
         tag_ids = {"tags", "routes", "outbox"}
         assert await tables_that_hold(registry, "w-1") == {"wearers", "data_keys", "ledger", *tag_ids}
 
 
-async def test_the_log_is_told_of_a_match_once_it_is_committed(where: Path | str) -> None:
+async def test_a_match_is_logged_only_after_the_commit(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await registry.put_protected_person(translate.parse_protected_person(records.person()))
         await registry.put_wearer(translate.parse_wearer(records.wearer()))

@@ -1,4 +1,4 @@
-"""Long looks into the database: each sees one moment, holds up no writer and writes nothing. On both engines."""
+"""Long reads of the database: each sees one snapshot, blocks no writer and writes nothing. On both engines."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from services.registry import tables
 from services.registry.store import MIGRATIONS
 
 
-async def noted(connection: AsyncConnection) -> list[bytes]:
+async def stored_values(connection: AsyncConnection) -> list[bytes]:
     return list((await connection.execute(sa.select(tables.meta.c.value))).scalars())
 
 
-async def note(connection: AsyncConnection, value: bytes) -> None:
+async def store(connection: AsyncConnection, value: bytes) -> None:
     await db.upsert(connection, tables.meta, {"name": "fact"}, {"value": value})
 
 
-async def test_a_look_sees_one_moment_and_holds_up_no_writer(where: Path | str) -> None:
+async def test_a_read_sees_one_snapshot_and_blocks_no_writer(where: Path | str) -> None:
     async with db.open_database(where, MIGRATIONS) as database:
         async with database.transaction() as connection:
-            await note(connection, b"before")
-        async with database.reading() as look:
-            assert await noted(look) == [b"before"]
+            await store(connection, b"before")
+        async with database.reading() as reader:
+            assert await stored_values(reader) == [b"before"]
             async with asyncio.timeout(10), database.transaction() as connection:
-                await note(connection, b"after")
-            assert await noted(look) == [b"before"]
-        async with database.reading() as look:
-            assert await noted(look) == [b"after"]
+                await store(connection, b"after")
+            assert await stored_values(reader) == [b"before"]
+        async with database.reading() as reader:
+            assert await stored_values(reader) == [b"after"]
 
 
-async def test_a_look_begins_while_somebody_writes(where: Path | str) -> None:
+async def test_a_read_starts_during_a_write(where: Path | str) -> None:
     async with db.open_database(where, MIGRATIONS) as database, database.transaction() as connection:
-        await note(connection, b"not yet")
-        async with asyncio.timeout(10), database.reading() as look:
-            assert await noted(look) == []
+        await store(connection, b"not yet")
+        async with asyncio.timeout(10), database.reading() as reader:
+            assert await stored_values(reader) == []
 
 
-async def test_a_look_writes_nothing(where: Path | str) -> None:
+async def test_a_read_cannot_write(where: Path | str) -> None:
     async with db.open_database(where, MIGRATIONS) as database:
         with pytest.raises((Unavailable, DBAPIError)):
-            async with database.reading() as look:
-                await note(look, b"never")
-        async with database.reading() as look:
-            assert await noted(look) == []
+            async with database.reading() as reader:
+                await store(reader, b"never")
+        async with database.reading() as reader:
+            assert await stored_values(reader) == []

@@ -1,4 +1,4 @@
-"""What was committed reaches the log, whatever dies: the outbox, the daily renewal, a new log, another key."""
+"""Committed records reach the log after any crash: the outbox, the daily renewal, a new log, another key."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ from tests.support.registry.registry import RegistryMesh, running_registry
 
 @pytest.fixture
 def mesh(tmp_path: Path, where: Path | str) -> Iterator[RegistryMesh]:
-    """A registry that a test may kill, on either engine."""
+    """A registry that a test may kill, on each database engine."""
     with running_registry(tmp_path, 1, where if isinstance(where, str) else "") as running:
         yield running
 
 
 @pytest.mark.parametrize("published", ["nothing", "everything, but not marked"])
-async def test_a_crash_between_commit_and_publish_loses_and_doubles_nothing(mesh: RegistryMesh, published: str) -> None:
+async def test_a_crash_between_commit_and_publish_neither_loses_nor_repeats_messages(
+    mesh: RegistryMesh, published: str
+) -> None:
     async with mesh.connected() as client:
         await client.put(records.person(), records.wearer(), records.tag(), records.device())
         await client.drained()
         mesh.nats.kill()
-        # The agencies' records are taken although nothing can be published.
+        # The registry accepts records even if it can't publish.
         assert await client.put(records.order(), records.tag(version=2)) == ["STORED", "STORED"]
         mesh.service.kill()
     waiting = mesh.query("select subject, msg_id, payload from outbox where sent_at_ms is null order by id")
@@ -68,12 +70,12 @@ async def test_a_killed_registry_keeps_its_records_and_its_key(mesh: RegistryMes
         mesh.service.start()
         await mesh.service.ready(mesh.address)
         assert await client.put(records.order()) == ["UNCHANGED"]
-        # The respondent's number is still found by its hash, and its record can still be opened.
+        # Matching proves that the hash of the number and the key of the record are unchanged.
         await client.put(records.wearer())
         assert [case.wearer_id for _, case in await client.cases()] == ["w-1"]
 
 
-async def test_it_stops_when_told_and_refuses_another_key(mesh: RegistryMesh) -> None:
+async def test_the_registry_stops_on_a_signal_and_rejects_another_key(mesh: RegistryMesh) -> None:
     async with mesh.connected() as client:
         await client.put(records.wearer())
         assert mesh.service.stop() == 0
@@ -90,7 +92,7 @@ async def test_it_stops_when_told_and_refuses_another_key(mesh: RegistryMesh) ->
 async def opened(
     where: Path | str, clock: MeshClock, partitions: int = 1, log: str = "log 1"
 ) -> AsyncIterator[Registry]:
-    """A registry without its relay."""
+    """A registry without a relay."""
     async with db.open_database(where, MIGRATIONS) as database:
         registry = Registry(database, Vault(bytes(32)), clock, partitions)
         await registry.prepare(log)
@@ -98,7 +100,7 @@ async def opened(
 
 
 def in_days(days: int) -> MeshClock:
-    """A mesh clock that is ahead of the wall by this many days, and hardly goes faster for the length of a test."""
+    """A mesh clock that is ahead of the wall clock by this many days, and hardly drifts during a test."""
     return MeshClock(2, wall_us() // 1000 - days * DAY_MS)
 
 
@@ -115,43 +117,43 @@ async def renew_all(registry: Registry) -> None:
         pass
 
 
-async def take_outbox(registry: Registry, clock: MeshClock) -> list[store.OutboxRow]:
-    """What waits in the outbox; it is marked as sent."""
+async def drain_outbox(registry: Registry, clock: MeshClock) -> list[store.OutboxRow]:
+    """Return the waiting messages of the outbox and mark them as sent."""
     async with registry.transaction() as view:
         rows = await view.unsent(1000)
         await view.mark_sent([row.id for row in rows], clock.now_ms())
     return rows
 
 
-async def test_a_case_goes_out_after_the_routes_that_it_needs(where: Path | str) -> None:
+async def test_a_case_is_sent_after_the_routes_that_it_needs(where: Path | str) -> None:
     clock = MeshClock()
     person_id = next(f"p-{n}" for n in range(20) if ids.partition_of(f"p-{n}", 3) != ids.partition_of("w-1", 3))
     async with opened(where, clock, partitions=3) as registry:
         await registry.put_protected_person(translate.parse_protected_person(records.person(person_id)))
         await registry.put_device(translate.parse_device(records.device(person_id=person_id)))
         await registry.put_wearer(translate.parse_wearer(records.wearer()))
-        await take_outbox(registry, clock)
+        await drain_outbox(registry, clock)
         await registry.put_order(translate.parse_order(records.order(person_ids=(person_id,))))
-        rows = await take_outbox(registry, clock)
+        rows = await drain_outbox(registry, clock)
     assert [row.subject for row in rows] == ["$KV.devices.app-1", f"log.{ids.partition_of('w-1', 3)}.case"]
 
 
-async def test_every_day_all_that_is_valid_is_sent_again_under_its_version(where: Path | str) -> None:
+async def test_valid_cases_and_routes_are_resent_every_day(where: Path | str) -> None:
     today, tomorrow = MeshClock(), in_days(1)
     async with opened(where, today) as registry:
         await put_all(registry)
-        first = await take_outbox(registry, today)
+        first = await drain_outbox(registry, today)
         await renew_all(registry)
-        assert await take_outbox(registry, today) == []
+        assert await drain_outbox(registry, today) == []
     async with opened(where, tomorrow) as registry:
         await renew_all(registry)
-        second = await take_outbox(registry, tomorrow)
+        second = await drain_outbox(registry, tomorrow)
         await renew_all(registry)
-        assert await take_outbox(registry, tomorrow) == []
+        assert await drain_outbox(registry, tomorrow) == []
     assert {(row.subject, row.payload) for row in first} == {(row.subject, row.payload) for row in second}
     assert not {row.msg_id for row in first} & {row.msg_id for row in second}
     assert second[-1].subject == "log.0.case"  # routes go first
-    # Of what was sent more than a day ago, nothing is kept.
+    # Messages that were sent more than a day ago are deleted.
     async with opened(where, in_days(3)) as registry:
         await renew_all(registry)
         async with registry.transaction() as view:
@@ -161,7 +163,7 @@ async def test_every_day_all_that_is_valid_is_sent_again_under_its_version(where
         assert (await connection.execute(sent)).all() == []
 
 
-async def test_a_case_that_has_ended_is_not_sent_again(where: Path | str) -> None:
+async def test_a_case_that_has_ended_is_not_renewed(where: Path | str) -> None:
     clock = MeshClock()
     async with opened(where, clock) as registry:
         await put_all(registry)
@@ -172,18 +174,18 @@ async def test_a_case_that_has_ended_is_not_sent_again(where: Path | str) -> Non
         clock = in_days(days)
         async with opened(where, clock, log=f"log of day {days}") as registry:
             await renew_all(registry)
-            rows = await take_outbox(registry, clock)
+            rows = await drain_outbox(registry, clock)
             assert sum(row.subject == "log.0.case" for row in rows) == cases
             assert sum(row.subject.startswith("$KV.") for row in rows) == 2
 
 
-async def test_a_new_log_gets_everything_by_its_own_partitions(where: Path | str) -> None:
+async def test_a_new_log_gets_all_messages_with_its_own_partitions(where: Path | str) -> None:
     clock = MeshClock()
     async with opened(where, clock) as registry:
-        await put_all(registry)  # and nothing of it was sent before the log was replaced
+        await put_all(registry)  # nothing was sent before the log was replaced
     async with opened(where, clock, partitions=3, log="log 2") as registry:
         await renew_all(registry)
-        rows = await take_outbox(registry, clock)
+        rows = await drain_outbox(registry, clock)
     partition = ids.partition_of("w-1", 3)
     assert [row.subject for row in rows if row.subject.startswith("log.")] == [f"log.{partition}.case"]
     assert sorted(row.subject for row in rows if row.subject.startswith("$KV.")) == [
@@ -192,7 +194,7 @@ async def test_a_new_log_gets_everything_by_its_own_partitions(where: Path | str
     ]
 
 
-async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_outbox(
+async def test_a_snapshot_larger_than_a_message_is_rejected_before_it_blocks_the_outbox(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "PAYLOAD_MAX_BYTES", 300)
@@ -201,14 +203,14 @@ async def test_a_snapshot_that_no_message_holds_is_refused_before_it_blocks_the_
         await put_all(registry)
         large = records.order(version=2)
         large.places.extend(records.circle(f"place-{n}") for n in range(20))
-        with pytest.raises(FailedPrecondition, match="more than a message holds"):
+        with pytest.raises(FailedPrecondition, match="at most 300 fit"):
             await registry.put_order(translate.parse_order(large))
         async with registry.transaction() as view:
             assert (await view.order("o-1")).source_version == 1
             assert (await view.cases_of_order("o-1"))[0].version > 1
 
 
-async def test_a_relay_that_waits_says_so_once_and_goes_on(
+async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
     where: Path | str, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay, "RETRY_DELAY_S", 0.01)
@@ -237,7 +239,7 @@ async def test_a_relay_that_waits_says_so_once_and_goes_on(
         assert [log["reason"] for log in logs if log["event"] == "relay_waits"] == ["the disk is full"]
 
 
-async def test_the_migrations_make_the_tables_that_the_store_expects(where: Path | str) -> None:
+async def test_the_migrations_create_the_tables_that_the_store_expects(where: Path | str) -> None:
     def differences(connection: Connection) -> list[object]:
         return list(compare_metadata(MigrationContext.configure(connection), tables.metadata))
 

@@ -1,4 +1,4 @@
-"""The registry as a process, against a real nats-server with three partitions: matches, snapshots, routes, refusals."""
+"""The registry process with a real nats-server and three partitions: matches, snapshots, routes and rejections."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PARTITIONS = 3
 
 
 def growing(versions: list[int]) -> bool:
-    """Whether each version outruns the one before."""
-    return all(one < other for one, other in pairwise(versions))
+    """Whether each version is greater than the previous one."""
+    return all(earlier < later for earlier, later in pairwise(versions))
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry on each engine for the tests of this file; each uses ids and numbers of its own."""
+    """One registry per database engine for the tests of this file. Each test uses different ids and numbers."""
     url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
     with running_registry(tmp_path_factory.mktemp("registry"), PARTITIONS, url) as running:
         yield running
@@ -53,15 +53,13 @@ def unused_number() -> str:
 
 
 @pytest.mark.parametrize("arrival", list(itertools.permutations(("wearer", "tag", "order", "device"))), ids="-".join)
-async def test_the_last_snapshot_is_whole_in_whatever_order_the_records_came(
-    client: Client, arrival: tuple[str, ...]
-) -> None:
+async def test_the_last_snapshot_is_complete_for_any_order_of_arrival(client: Client, arrival: tuple[str, ...]) -> None:
     key = "-".join(name[0] for name in arrival)
     number = unused_number()
     wearer_id, person_id, order_id, tag_id, device_id = (f"{kind}-{key}" for kind in ("w", "p", "o", "t", "d"))
     await client.put(records.person(person_id))
     if arrival.index("tag") < arrival.index("wearer"):
-        # A tag needs its wearer: it is refused, and put again when the wearer is there.
+        # The registry rejects a tag of an unknown wearer, so the tag is put once more after the wearer.
         refusal = await client.refusal(records.tag(tag_id, wearer_id))
         assert refusal.code() is grpc.StatusCode.NOT_FOUND
     messages: dict[str, Message] = {
@@ -103,7 +101,7 @@ async def test_one_person_with_several_orders_and_one_order_without_a_wearer(cli
     assert [len(await client.cases_of(f"o-many-{n}")) for n in range(3)] == [2, 2, 2]
 
 
-async def test_putting_again_changes_nothing(client: Client) -> None:
+async def test_a_repeated_put_changes_nothing(client: Client) -> None:
     number = unused_number()
     messages = (
         records.person("p-same"),
@@ -120,7 +118,7 @@ async def test_putting_again_changes_nothing(client: Client) -> None:
     assert await client.cases() == before
 
 
-async def test_versions_only_grow(client: Client) -> None:
+async def test_an_older_or_conflicting_version_is_not_stored(client: Client) -> None:
     number = unused_number()
     await client.put(records.person("p-grow"), records.wearer("w-grow", number))
     newer = records.order("o-grow", ("p-grow",), number, version=5)
@@ -132,8 +130,8 @@ async def test_versions_only_grow(client: Client) -> None:
     assert [person.person_id for person in snapshot.persons] == ["p-grow"]
 
 
-async def test_an_amended_order_is_sent_whole_and_moves_the_routes(client: Client) -> None:
-    # The person's own partition isn't the wearer's, so that the route shows what the order adds.
+async def test_an_amended_order_sends_a_complete_snapshot_and_new_routes(client: Client) -> None:
+    # Persons in other partitions than the wearer, so that the route shows the partition that the order adds.
     wearer_id = "w-amend"
     wanted = ids.partition_of(wearer_id, PARTITIONS)
     first, second = [f"p-amend-{n}" for n in range(20) if ids.partition_of(f"p-amend-{n}", PARTITIONS) != wanted][:2]
@@ -154,7 +152,7 @@ async def test_an_amended_order_is_sent_whole_and_moves_the_routes(client: Clien
     assert wanted in (await client.route("d-amend-2")).partitions
 
 
-async def test_a_tag_that_moves_leaves_the_one_case_and_joins_the_other(client: Client) -> None:
+async def test_a_moved_tag_leaves_its_old_case_and_joins_the_new_one(client: Client) -> None:
     numbers = unused_number(), unused_number()
     await client.put(records.wearer("w-from", numbers[0]), records.wearer("w-to", numbers[1]))
     await client.put(records.order("o-from", (), numbers[0]), records.order("o-to", (), numbers[1]))
@@ -175,23 +173,23 @@ async def test_a_corrected_number_withdraws_the_match_and_finds_the_right_one(cl
     assert withdrawn[1].valid_until_ms < withdrawn[0].valid_until_ms
     (found,) = [case for case in cases if case.wearer_id == "w-right"]
     assert found.valid_until_ms == withdrawn[0].valid_until_ms
-    # Corrected back by the other agency's record: the case holds again.
+    # The other agency corrects its record too, so the case becomes valid a second time.
     await client.put(records.wearer("w-wrong", right, version=2))
-    again = [case for case in await client.cases_of("o-fix") if case.wearer_id == "w-wrong"][-1]
-    assert again.version > withdrawn[-1].version and again.valid_until_ms == found.valid_until_ms
+    renewed = [case for case in await client.cases_of("o-fix") if case.wearer_id == "w-wrong"][-1]
+    assert renewed.version > withdrawn[-1].version and renewed.valid_until_ms == found.valid_until_ms
 
 
 Watch = grpc.aio.UnaryStreamCall[registry_pb2.WatchMatchesRequest, registry_pb2.WatchMatchesResponse]
 
 
 async def next_match(call: Watch) -> registry_pb2.WatchMatchesResponse:
-    """The next match of a stream that hasn't ended."""
+    """The next match of an open stream."""
     match = await call.read()
     assert isinstance(match, registry_pb2.WatchMatchesResponse)
     return match
 
 
-async def test_matches_are_told_from_a_sequence_on_and_then_live(client: Client) -> None:
+async def test_a_watcher_gets_the_matches_after_a_sequence_and_then_new_ones(client: Client) -> None:
     numbers = [unused_number() for _ in range(3)]
     for n, number in enumerate(numbers[:2]):
         await client.put(records.wearer(f"w-watch-{n}", number), records.order(f"o-watch-{n}", (), number))
@@ -218,10 +216,10 @@ async def test_matches_are_told_from_a_sequence_on_and_then_live(client: Client)
             call.cancel()
 
 
-# ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rejections ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_invalid_field_is_named_with_its_path_and_nothing_is_stored(client: Client) -> None:
+async def test_an_invalid_field_is_rejected_with_its_path_and_nothing_is_stored(client: Client) -> None:
     number = unused_number()
     await client.put(records.wearer("w-bad", number))
     message = records.order("o-bad", (), number)
@@ -237,7 +235,7 @@ async def test_an_invalid_field_is_named_with_its_path_and_nothing_is_stored(cli
     assert await client.put(records.order("o-bad", (), number)) == ["STORED"]
 
 
-async def test_a_refusal_does_not_repeat_personal_data(client: Client) -> None:
+async def test_a_rejection_does_not_repeat_personal_data(client: Client) -> None:
     message = records.wearer("w-bad-number", "800101-12345678")
     refusal = await client.refusal(message)
     assert refusal.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -245,7 +243,7 @@ async def test_a_refusal_does_not_repeat_personal_data(client: Client) -> None:
     assert "12345678" not in str(refusal.details()) + str(refusal.debug_error_string())
 
 
-async def test_an_empty_request_and_a_sequence_beyond_all_are_refused(client: Client) -> None:
+async def test_an_empty_request_and_an_impossible_sequence_are_rejected(client: Client) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
         await client.stub.PutOrder(registry_pb2.PutOrderRequest(), metadata=server.bearer(NPA, SECRET))
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "order" in str(refusal.value.details())
@@ -255,7 +253,7 @@ async def test_an_empty_request_and_a_sequence_beyond_all_are_refused(client: Cl
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_name_of_ten_megabytes_is_refused(client: Client) -> None:
+async def test_a_name_of_ten_megabytes_is_rejected(client: Client) -> None:
     message = records.person("p-huge")
     message.name = "x" * 10_000_000
     assert (await client.refusal(message)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -263,7 +261,7 @@ async def test_a_name_of_ten_megabytes_is_refused(client: Client) -> None:
     assert (await client.refusal(message)).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_unknown_ids_are_named(client: Client) -> None:
+async def test_unknown_ids_are_rejected_with_their_field(client: Client) -> None:
     await client.put(records.person("p-known"))
     for message, field in (
         (records.tag("t-x", "w-unknown"), "tag.wearer_id"),

@@ -1,4 +1,4 @@
-"""Matches without an equal number: certain ones are enforced at once, a person decides about the others. On both engines."""
+"""Matches without an equal number: certain ones are enforced at once, and a person decides on the others. On both engines."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ALL = tuple(ReviewState)
 
 
 class Agencies:
-    """Both agencies and a desk, without gRPC between."""
+    """Both agencies and a desk, calling the registry without gRPC."""
 
-    def __init__(self, registry: Registry, oversight: MatchReviews) -> None:
+    def __init__(self, registry: Registry, match_reviews: MatchReviews) -> None:
         self.registry = registry
-        self.oversight = oversight
+        self.match_reviews = match_reviews
 
     async def put(self, *messages: registry_pb2.Wearer | registry_pb2.Order | registry_pb2.Tag) -> None:
         for message in messages:
@@ -44,19 +44,21 @@ class Agencies:
                     await self.registry.put_order(translate.parse_order(message))
 
     async def review(self) -> Review:
-        """The one review that there is."""
-        (found,) = await self.oversight.list_reviews(ALL, "")
+        """The only review."""
+        (found,) = await self.match_reviews.list_reviews(ALL, "")
         return found
 
     async def decide(self, decision: Decision) -> Review:
         before = await self.review()
-        return await self.oversight.decide(before.case_id, decision, "compared the files", before.evidence.digest, DESK)
+        return await self.match_reviews.decide(
+            before.case_id, decision, "compared the files", before.evidence.digest, DESK
+        )
 
     async def events(self) -> list[Event]:
-        return [event.event for event in await self.oversight.events_after(0, False, 1000)]
+        return [event.event for event in await self.match_reviews.events_after(0, False, 1000)]
 
     async def snapshots(self) -> list[log_pb2.CaseSnapshot]:
-        """Cases on their way into the log."""
+        """Case snapshots that wait in the outbox."""
         async with self.registry.transaction() as view:
             rows = await view.unsent(1000)
         return [log_pb2.LogEntry.FromString(row.payload).case for row in rows if row.subject.startswith("log.")]
@@ -74,8 +76,8 @@ async def opened(where: Path | str) -> AsyncIterator[Agencies]:
 @pytest.fixture
 async def agencies(where: Path | str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agencies]:
     monkeypatch.setattr(Settable, "ahead_ms", 0)
-    async with opened(where) as one:
-        yield one
+    async with opened(where) as opened_agencies:
+        yield opened_agencies
 
 
 def wearer(
@@ -86,19 +88,19 @@ def wearer(
     return message
 
 
-def order(version: int = 1, birth_date: str = records.BIRTH_DATE, whole: bool = True) -> registry_pb2.Order:
-    """An order against the same person, whose number isn't known; not `whole`: neither are phone and address."""
+def order(version: int = 1, birth_date: str = records.BIRTH_DATE, complete: bool = True) -> registry_pb2.Order:
+    """An order against the same person without a national number; unless `complete`, also without sex, phone and address."""
     message = records.order(person_ids=(), national_id="", version=version)
     message.respondent.name, message.respondent.birth_date = "남궁민수", birth_date
-    if whole:
+    if complete:
         message.respondent.sex, message.respondent.phone = registry_pb2.SEX_MALE, "+82 10 2345 6789"
         message.respondent.address = "서울시 마포구 월드컵로 1"
     return message
 
 
 def uncertain(version: int = 1) -> registry_pb2.Order:
-    """The same name, the day of birth a slip away, nothing else."""
-    return order(version, birth_date="1981-01-01", whole=False)
+    """An order that states only the same name and a date of birth one year apart."""
+    return order(version, birth_date="1981-01-01", complete=False)
 
 
 @pytest.mark.parametrize("order_first", [True, False])
@@ -112,7 +114,7 @@ async def test_a_certain_match_without_a_number_is_enforced_at_once(agencies: Ag
 
 
 @pytest.mark.parametrize("order_first", [True, False])
-async def test_an_uncertain_match_waits_for_a_person_with_the_reasons_in_words(
+async def test_an_uncertain_match_waits_for_a_decision_and_states_its_reasons(
     agencies: Agencies, order_first: bool
 ) -> None:
     await agencies.put(*((uncertain(), wearer()) if order_first else (wearer(), uncertain())))
@@ -123,35 +125,35 @@ async def test_an_uncertain_match_waits_for_a_person_with_the_reasons_in_words(
     assert any("year apart" in reason for reason in found.evidence.reasons)
     for secret in ("남궁", "1980", "1981", "2345"):
         assert secret not in "".join(found.evidence.reasons)
-    assert await agencies.oversight.list_reviews((ReviewState.OPEN,), "") == [found]
+    assert await agencies.match_reviews.list_reviews((ReviewState.OPEN,), "") == [found]
 
     confirmed = await agencies.decide(Decision.CONFIRM)
     assert (confirmed.state, confirmed.enforced, confirmed.decided_by) == (ReviewState.CONFIRMED, True, DESK)
     (snapshot,) = await agencies.snapshots()
     assert snapshot.order_id == "o-1"
     assert await agencies.events() == [Event.REVIEW_OPENED, Event.CONFIRMED, Event.MATCHED]
-    # It is a case like any other: a tag joins it.
+    # A confirmed case works like any other case: a tag joins it.
     await agencies.put(records.tag())
     assert list((await agencies.snapshots())[-1].tag_device_ids) == ["tag-1"]
     assert (await agencies.review()).state is ReviewState.CONFIRMED
 
 
-async def test_people_who_have_nothing_in_common_are_no_question(agencies: Agencies) -> None:
+async def test_people_with_nothing_in_common_get_no_review(agencies: Agencies) -> None:
     other = records.order(person_ids=(), national_id="", version=1)
     other.respondent.name, other.respondent.birth_date = "선우재덕", "1955-12-12"
     await agencies.put(wearer(), other)
-    assert await agencies.oversight.list_reviews(ALL, "") == []
+    assert await agencies.match_reviews.list_reviews(ALL, "") == []
     assert await agencies.events() == []
 
 
-async def test_a_number_that_differs_keeps_a_match_from_being_certain(agencies: Agencies) -> None:
+async def test_a_different_number_prevents_a_certain_match(agencies: Agencies) -> None:
     namesake = order()
     namesake.respondent.national_id = "800101-1999999"
     await agencies.put(wearer(), namesake)
     assert (await agencies.review()).state is ReviewState.OPEN
 
 
-async def test_a_rejection_holds_against_the_same_evidence_and_reopens_with_other(agencies: Agencies) -> None:
+async def test_a_rejection_holds_for_the_same_evidence_and_reopens_with_new_evidence(agencies: Agencies) -> None:
     await agencies.put(wearer(), uncertain())
     rejected = await agencies.decide(Decision.REJECT)
     assert (rejected.state, rejected.enforced) == (ReviewState.REJECTED, False)
@@ -162,19 +164,19 @@ async def test_a_rejection_holds_against_the_same_evidence_and_reopens_with_othe
     assert await agencies.snapshots() == []
 
 
-async def test_what_was_decided_is_undone(agencies: Agencies) -> None:
+async def test_a_decision_can_be_undone(agencies: Agencies) -> None:
     await agencies.put(wearer(), uncertain())
     await agencies.decide(Decision.CONFIRM)
     undone = await agencies.decide(Decision.UNDO)
     assert (undone.state, undone.enforced, undone.decided_by) == (ReviewState.OPEN, False, "")
-    made, withdrawn = await agencies.snapshots()
-    assert withdrawn.valid_until_ms < made.valid_until_ms and withdrawn.version > made.version
+    first, withdrawn = await agencies.snapshots()
+    assert withdrawn.valid_until_ms < first.valid_until_ms and withdrawn.version > first.version
     assert (await agencies.events())[-2:] == [Event.UNDONE, Event.WITHDRAWN]
     await agencies.decide(Decision.REJECT)
     assert (await agencies.decide(Decision.UNDO)).state is ReviewState.OPEN
 
 
-async def test_a_certain_match_can_be_rejected_and_stays_so(agencies: Agencies) -> None:
+async def test_a_rejected_certain_match_stays_rejected(agencies: Agencies) -> None:
     await agencies.put(wearer(), order())
     await agencies.decide(Decision.REJECT)
     await agencies.put(order(version=2), records.tag())
@@ -182,7 +184,7 @@ async def test_a_certain_match_can_be_rejected_and_stays_so(agencies: Agencies) 
     assert len(await agencies.snapshots()) == 2
 
 
-async def test_a_confirmed_match_stays_enforced_while_its_changed_evidence_is_looked_at(agencies: Agencies) -> None:
+async def test_a_confirmed_match_stays_enforced_while_new_evidence_is_reviewed(agencies: Agencies) -> None:
     await agencies.put(wearer(), uncertain())
     await agencies.decide(Decision.CONFIRM)
     await agencies.put(wearer(version=2, name="선우민수"))
@@ -191,40 +193,40 @@ async def test_a_confirmed_match_stays_enforced_while_its_changed_evidence_is_lo
     assert (await agencies.snapshots())[-1].valid_until_ms == 4_000_000_000_000
 
 
-async def test_a_decision_about_what_has_changed_meanwhile_is_refused(agencies: Agencies) -> None:
+async def test_a_decision_on_outdated_evidence_is_rejected(agencies: Agencies) -> None:
     await agencies.put(wearer(), uncertain())
     seen = await agencies.review()
     await agencies.put(wearer(version=2, address="부산광역시 중구 1"))
     with pytest.raises(FailedPrecondition, match="evidence"):
-        await agencies.oversight.decide(seen.case_id, Decision.CONFIRM, "why", seen.evidence.digest, DESK)
+        await agencies.match_reviews.decide(seen.case_id, Decision.CONFIRM, "why", seen.evidence.digest, DESK)
     with pytest.raises(NotFound):
-        await agencies.oversight.decide("case-none", Decision.CONFIRM, "why", seen.evidence.digest, DESK)
+        await agencies.match_reviews.decide("case-none", Decision.CONFIRM, "why", seen.evidence.digest, DESK)
     assert await agencies.snapshots() == []
 
 
-async def test_both_agencies_are_paged_once_when_nobody_answers(where: Path | str, agencies: Agencies) -> None:
+async def test_both_opened_agenciesare_paged_once_if_nobody_decides(where: Path | str, agencies: Agencies) -> None:
     await agencies.put(wearer(), uncertain())
-    await agencies.oversight.page()
+    await agencies.match_reviews.page()
     assert await agencies.events() == [Event.REVIEW_OPENED]
     Settable.ahead_ms = ANSWER_WITHIN_MS + 1000
-    await agencies.oversight.page()
-    await agencies.oversight.page()
+    await agencies.match_reviews.page()
+    await agencies.match_reviews.page()
     assert await agencies.events() == [Event.REVIEW_OPENED, Event.REVIEW_UNANSWERED]
-    # What is undone waits for an answer anew.
+    # After an undo the time until the next page starts again.
     await agencies.decide(Decision.REJECT)
     await agencies.decide(Decision.UNDO)
-    await agencies.oversight.page()
+    await agencies.match_reviews.page()
     Settable.ahead_ms *= 2
-    await agencies.oversight.page()
+    await agencies.match_reviews.page()
     assert (await agencies.events()).count(Event.REVIEW_UNANSWERED) == 2
 
 
-async def test_nobody_is_asked_about_an_order_that_is_over(agencies: Agencies) -> None:
-    over = uncertain()
-    over.valid_until.seconds = 1_600_000_001
-    await agencies.put(wearer(), over)
-    assert await agencies.oversight.list_reviews(ALL, "") == []
-    # Ended before its time, it is over too.
+async def test_an_order_that_has_ended_gets_no_review(agencies: Agencies) -> None:
+    ended = uncertain()
+    ended.valid_until.seconds = 1_600_000_001
+    await agencies.put(wearer(), ended)
+    assert await agencies.match_reviews.list_reviews(ALL, "") == []
+    # An early end closes the review too.
     await agencies.put(uncertain(version=2))
     assert (await agencies.review()).state is ReviewState.OPEN
     end = OrderEnd(EndReason.NON_PROSECUTION, 1_600_000_000_000)
@@ -234,16 +236,16 @@ async def test_nobody_is_asked_about_an_order_that_is_over(agencies: Agencies) -
 
 async def test_a_resume_token_expires_after_seven_days(agencies: Agencies) -> None:
     await agencies.put(wearer(), uncertain())
-    (opened_event,) = await agencies.oversight.resume(0, False, 10)
+    (opened_event,) = await agencies.match_reviews.resume(0, False, 10)
     await agencies.decide(Decision.CONFIRM)
     token = opened_event.sequence
-    assert len(await agencies.oversight.resume(token, False, 10)) == 2
+    assert len(await agencies.match_reviews.resume(token, False, 10)) == 2
     Settable.ahead_ms = TOKENS_KEPT_MS - 60_000
-    assert len(await agencies.oversight.resume(token, False, 10)) == 2
+    assert len(await agencies.match_reviews.resume(token, False, 10)) == 2
     Settable.ahead_ms = TOKENS_KEPT_MS + 60_000
     with pytest.raises(FailedPrecondition, match="expired"):
-        await agencies.oversight.resume(token, False, 10)
-    everything = await agencies.oversight.resume(0, False, 10)
+        await agencies.match_reviews.resume(token, False, 10)
+    everything = await agencies.match_reviews.resume(0, False, 10)
     assert len(everything) == 3
-    # Nothing follows the last one, so it never expires.
-    assert await agencies.oversight.resume(everything[-1].sequence, False, 10) == []
+    # The last token never expires, because no event follows it.
+    assert await agencies.match_reviews.resume(everything[-1].sequence, False, 10) == []

@@ -1,4 +1,4 @@
-"""Two registries on one PostgreSQL: no match falls between them, and one of them at a time publishes."""
+"""Two registries on one PostgreSQL database: no match is missed, and only one of them publishes at a time."""
 
 from __future__ import annotations
 
@@ -25,23 +25,25 @@ PAIRS = 12
 
 @pytest.fixture
 def meshes(tmp_path: Path, postgres: PostgresServer) -> Iterator[list[RegistryMesh]]:
-    """The same mesh, as two registries that share a database and its keys serve it."""
+    """Two registries that serve one mesh and share a database and its keys."""
     shared = {"TANDEM_REGISTRY_KEY": "00" * 32, "TANDEM_LEDGER_KEY": str(tmp_path / "ledger.key")}
     with ExitStack() as stack:
-        one = stack.enter_context(running_registry(tmp_path, 1, postgres.new_database(), env=shared))
-        other = RegistryMesh(one.nats, tmp_path / "other", free_port(), 1, one.database_url)
-        other.service = stack.enter_context(spawn("services.registry", {**other.env, **shared}, tmp_path / "other.log"))
-        yield [one, other]
+        first = stack.enter_context(running_registry(tmp_path, 1, postgres.new_database(), env=shared))
+        second = RegistryMesh(first.nats, tmp_path / "other", free_port(), 1, first.database_url)
+        second.service = stack.enter_context(
+            spawn("services.registry", {**second.env, **shared}, tmp_path / "other.log")
+        )
+        yield [first, second]
 
 
 @pytest.fixture
 async def clients(meshes: list[RegistryMesh]) -> AsyncIterator[list[Client]]:
-    one, other = meshes
-    async with one.connected() as first, other.connected() as second:
+    here, there = meshes
+    async with here.connected() as first, there.connected() as second:
         yield [first, second]
 
 
-async def test_an_order_here_and_its_wearer_there_at_the_same_time_are_matched_once(clients: list[Client]) -> None:
+async def test_an_order_and_its_wearer_put_at_once_in_two_registries_match_once(clients: list[Client]) -> None:
     here, there = clients
     await here.put(records.person())
     numbers = [f"900101-{n:07d}" for n in range(PAIRS)]
@@ -53,7 +55,7 @@ async def test_an_order_here_and_its_wearer_there_at_the_same_time_are_matched_o
         assert [case.wearer_id for case in await here.cases_of(f"o-{n}")] == [f"w-{n}"]
 
 
-async def test_when_the_one_that_publishes_is_killed_the_other_goes_on(
+async def test_when_the_publishing_registry_is_killed_the_other_publishes(
     meshes: list[RegistryMesh], clients: list[Client]
 ) -> None:
     here, there = clients
@@ -66,19 +68,19 @@ async def test_when_the_one_that_publishes_is_killed_the_other_goes_on(
     for version in range(2, 6):
         await survivor.put(records.order(version=version))
     versions = [case.version for case in await survivor.cases_of("o-1")]
-    assert len(versions) == 5 and all(one < other for one, other in pairwise(versions))
+    assert len(versions) == 5 and all(earlier < later for earlier, later in pairwise(versions))
 
 
-async def test_a_place_that_is_lost_is_noticed_and_taken_by_the_next(postgres: PostgresServer) -> None:
+async def test_a_lost_lock_is_noticed_and_acquired_by_the_other_process(postgres: PostgresServer) -> None:
     url = postgres.new_database()
     async with (
-        db.open_database(url, MIGRATIONS) as one,
-        db.open_database(url, MIGRATIONS) as other,
-        one.alone("relay") as still_alone,
+        db.open_database(url, MIGRATIONS) as first,
+        db.open_database(url, MIGRATIONS) as second,
+        first.alone("relay") as still_alone,
     ):
         await still_alone()
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(1), other.alone("relay"):
+            async with asyncio.timeout(1), second.alone("relay"):
                 pass
         await execute(
             url,
@@ -87,31 +89,31 @@ async def test_a_place_that_is_lost_is_noticed_and_taken_by_the_next(postgres: P
         )
         with pytest.raises(Unavailable):
             await still_alone()
-        async with asyncio.timeout(10), other.alone("relay") as now_alone:
+        async with asyncio.timeout(10), second.alone("relay") as now_alone:
             await now_alone()
 
 
-async def test_a_server_that_is_away_is_a_refusal_that_may_be_tried_again(tmp_path: Path) -> None:
+async def test_an_unreachable_database_server_gives_unavailable(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         async with db.open_database(f"postgresql://tandem@/nowhere?host={tmp_path}", MIGRATIONS):
             pass
 
 
 @pytest.mark.parametrize("url", ["mysql://u:hush@h/d", "not a url: hush"])  # not-a-secret
-async def test_what_is_no_postgresql_url_is_refused_without_being_repeated(url: str) -> None:
+async def test_an_invalid_database_url_is_rejected_and_not_repeated(url: str) -> None:
     with pytest.raises(FailedPrecondition) as refusal:
         async with db.open_database(url, MIGRATIONS):
             pass
     assert "hush" not in str(refusal.value)
 
 
-async def test_transactions_see_all_that_was_committed_before_them(postgres: PostgresServer) -> None:
+async def test_transactions_on_postgresql_run_one_after_the_other(postgres: PostgresServer) -> None:
     url = postgres.new_database()
-    async with db.open_database(url, MIGRATIONS) as one, db.open_database(url, MIGRATIONS) as other:
-        assert isinstance(one, PostgresDatabase)
-        async with one.transaction():
+    async with db.open_database(url, MIGRATIONS) as first, db.open_database(url, MIGRATIONS) as second:
+        assert isinstance(first, PostgresDatabase)
+        async with first.transaction():
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.5), other.transaction():
+                async with asyncio.timeout(0.5), second.transaction():
                     pass
-        async with asyncio.timeout(5), other.transaction():
+        async with asyncio.timeout(5), second.transaction():
             pass

@@ -1,4 +1,4 @@
-"""The registry over streams that go back: what it published is there again; the ledger and traces miss nothing."""
+"""The registry with streams that lost entries: it publishes lost messages again, and the ledger and traces miss nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KV = flow.ROUTES.stream
 
 @pytest.fixture
 def registry(tmp_path: Path, where: Path | str) -> Iterator[RegistryMesh]:
-    """A registry on either engine."""
+    """A registry on each database engine."""
     with running_registry(tmp_path, 1, where if isinstance(where, str) else "") as running:
         yield running
 
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Path:
 
 
 async def tear(client: Client, store: Path, *streams: str) -> None:
-    """kill -9, the last message of each stream torn, started again; it answers when this returns."""
+    """Kill the server with SIGKILL, tear the last message of each stream, and restart the server until it answers."""
     client.mesh.nats.kill()
     for stream in streams:
         torn.overwrite_tail(store, stream, random.Random(1))
@@ -44,30 +44,30 @@ async def tear(client: Client, store: Path, *streams: str) -> None:
 
 
 async def start(client: Client) -> None:
-    """Starts the server again; it answers when this returns."""
+    """Restart the server and wait until it answers."""
     client.mesh.nats.start()
     async with asyncio.timeout(WITHIN_S):
         while not await client.bus.works():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
-async def enforceable(client: Client) -> None:
-    """Puts a case with all that it needs; it is in the log when this returns."""
+async def put_enforceable_case(client: Client) -> None:
+    """Put all records of one case and wait until the case is in the log."""
     await client.put(records.person(), records.wearer(), records.tag(), records.device(), records.order())
     await client.drained()
 
 
 async def cases_until(client: Client, *versions: int) -> None:
-    """Returns once the log holds these versions of cases, in this order; a renewal may bring each a second time."""
+    """Wait until the log holds exactly these case versions in this order. A renewal may repeat a version."""
     async with asyncio.timeout(WITHIN_S):
         while list(dict.fromkeys(case.version for _, case in await client.cases())) != list(versions):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("when", ["under the running registry", "while the registry is away"])
-async def test_a_case_that_the_log_lost_is_in_it_again(registry: RegistryMesh, store: Path, when: str) -> None:
+@pytest.mark.parametrize("when", ["under the running registry", "while the registry is down"])
+async def test_a_case_that_the_log_lost_is_republished(registry: RegistryMesh, store: Path, when: str) -> None:
     async with registry.connected() as client:
-        await enforceable(client)
+        await put_enforceable_case(client)
         ((_, case),) = await client.cases()
         ends = (await client.bus.bounds_of("LOG_0")).last
         if when != "under the running registry":
@@ -77,14 +77,14 @@ async def test_a_case_that_the_log_lost_is_in_it_again(registry: RegistryMesh, s
             assert (await client.bus.bounds_of("LOG_0")).last == ends - 1
             registry.service.start()
         await cases_until(client, case.version)
-        await client.put(records.order(version=2))  # what comes later comes behind it
+        await client.put(records.order(version=2))  # a later version must follow the lost one
         async with asyncio.timeout(WITHIN_S):
-            while len(found := {case.version: case for _, case in await client.cases()}) < 2:  # noqa: ASYNC110
+            while len(by_version := {case.version: case for _, case in await client.cases()}) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        assert next(iter(found.values())) == case and list(found) == sorted(found)
+        assert next(iter(by_version.values())) == case and list(by_version) == sorted(by_version)
 
 
-async def test_the_newest_route_of_a_device_is_in_the_bucket_again(registry: RegistryMesh, store: Path) -> None:
+async def test_a_lost_route_of_a_device_is_republished(registry: RegistryMesh, store: Path) -> None:
     async with registry.connected() as client:
         await client.put(records.person(), records.wearer(), records.tag(), records.device())
         await client.drained()
@@ -98,7 +98,7 @@ async def test_the_newest_route_of_a_device_is_in_the_bucket_again(registry: Reg
         assert (await client.route("tag-1")).subject_id == "w-2"
 
 
-async def test_an_older_store_under_the_running_registry_has_everything_again(
+async def test_after_the_restore_of_an_older_store_everything_is_republished(
     registry: RegistryMesh, store: Path, tmp_path: Path
 ) -> None:
     streams = ("LOG_0", KV)
@@ -151,11 +151,11 @@ async def test_a_lost_case_is_enforced_within_seconds(whole: Mesh, store: Path) 
 async def enforced(clients: Clients, order_id: str) -> None:
     await clients.report(near("her-app", "her-1"))
     await clients.report(near("his-tag", "his-1", 50.0))
-    assert [one.ring_m for one in await clients.entered(order_id, 0)] == [2000, 1000, 100]
+    assert [alert.ring_m for alert in await clients.entered(order_id, 0)] == [2000, 1000, 100]
 
 
 def disclosure(disclosure_id: str) -> bytes:
-    """A disclosure that an evaluator made."""
+    """A disclosure by an evaluator."""
     return ledger_pb2.Disclosure(
         disclosure_id=disclosure_id,
         at_ms=wall_us() // 1000,
@@ -169,11 +169,11 @@ def disclosure(disclosure_id: str) -> bytes:
     ).SerializeToString()
 
 
-@pytest.mark.parametrize("when", ["under the running registry", "while the registry is away"])
-async def test_a_disclosure_that_takes_the_sequence_of_a_lost_one_is_in_the_ledger(
+@pytest.mark.parametrize("when", ["under the running registry", "while the registry is down"])
+async def test_a_disclosure_with_the_sequence_of_a_lost_one_is_in_the_ledger(
     registry: RegistryMesh, store: Path, when: str
 ) -> None:
-    async def tell(client: Client, *ids: str) -> None:
+    async def publish(client: Client, *ids: str) -> None:
         for id_ in ids:
             await client.bus.publish_until_stored(flow.disclosure_subject("geofence", id_), disclosure(id_))
 
@@ -186,22 +186,22 @@ async def test_a_disclosure_that_takes_the_sequence_of_a_lost_one_is_in_the_ledg
                 await asyncio.sleep(0.05)
 
     async with registry.connected() as client:
-        await tell(client, "d-1", "d-2", "d-3")
+        await publish(client, "d-1", "d-2", "d-3")
         await ledger_has("d-1", "d-2", "d-3")
-        away = when != "under the running registry"
-        if away:
+        is_down = when != "under the running registry"
+        if is_down:
             registry.service.kill()
         await tear(client, store, flow.DISCLOSURES.name)
-        await tell(client, "d-4")
+        await publish(client, "d-4")
         assert (await client.bus.bounds_of(flow.DISCLOSURES.name)).last == 3
-        if away:
+        if is_down:
             registry.service.start()
         await ledger_has("d-1", "d-2", "d-3", "d-4")
-        await tell(client, "d-3", "d-5")
+        await publish(client, "d-3", "d-5")
         await ledger_has("d-1", "d-2", "d-3", "d-4", "d-5")
 
 
-async def test_traces_have_the_alert_that_takes_the_sequence_of_a_lost_one(registry: RegistryMesh, store: Path) -> None:
+async def test_a_trace_has_the_alert_with_the_sequence_of_a_lost_one(registry: RegistryMesh, store: Path) -> None:
     async with registry.connected() as client:
         await dispatch.publish(client.bus, dispatch.alert(5, incident="other"), dispatch.alert(6, incident="other"))
         async with asyncio.timeout(WITHIN_S):
@@ -210,4 +210,4 @@ async def test_traces_have_the_alert_that_takes_the_sequence_of_a_lost_one(regis
         await tear(client, store, flow.ALERTS.name)
         await dispatch.publish(client.bus, dispatch.alert(7))
         assert (await client.bus.bounds_of(flow.ALERTS.name)).last == 2
-        assert {one.name for one in await trace_of(registry, 3)} >= {"alert"}
+        assert {span.name for span in await trace_of(registry, 3)} >= {"alert"}

@@ -1,4 +1,4 @@
-"""A database that the first migration made and filled becomes today's with its data intact, on both engines."""
+"""Upgrade of a database from the first migration to the latest, with its data intact. On both engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.common.storage import db
 from services.registry import translate
 from services.registry.domain import PutOutcome, Tag
 from services.registry.handlers import Registry
-from services.registry.key_retention import Custodian
+from services.registry.key_retention import KeyRetention
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault
@@ -46,7 +46,7 @@ def content(record: dict[str, Any]) -> bytes:
 
 
 def fill(connection: Connection) -> None:
-    """Rows as the first version of the registry wrote them, in the columns that its tables had."""
+    """Insert rows as the first version of the registry wrote them, with the columns of its tables."""
 
     def insert(table: str, **values: object) -> None:
         columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in values]
@@ -90,23 +90,23 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
             assert (case.sequence, case.version, case.matched_at_ms, case.entry) == (1, 7, 5, ENTRY)
             assert await view.route("tag-1") == (3, b"route")
             assert [order.order_id for order in await view.orders_against(NUMBER)] == ["o-1"]
-            # Routes say more than they did: each is due again.
+            # Routes have more fields since, so every route must be sent again.
             assert await view.routes_not_sent_on(1, 10) == ["tag-1"]
             assert await view.tag("tag-1") == Tag("tag-1", "w-1", 1)
-        # Each record is known again by its digest, so an agency that puts it again changes nothing.
+        # Digests are unchanged, so an agency that repeats a put changes nothing.
         assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
         assert await registry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is PutOutcome.UNCHANGED
         assert await registry.put_device(translate.parse_device(records.device(vendor_id=""))) is PutOutcome.UNCHANGED
 
-        # Records of before get keys of their own, and open as they did.
-        custodian = Custodian(registry, clock)
-        while await custodian.rewrap_some():
+        # Each older record gets its own key and can still be read.
+        key_retention = KeyRetention(registry, clock)
+        while await key_retention.rewrap_some():
             pass
         async with database.transaction() as connection:
             owners = (await connection.execute(sa.select(data_keys).order_by(data_keys.c.owner))).all()
         assert [row.owner for row in owners] == ["orders/o-1", "protected_persons/p-1", "wearers/w-1"]
         assert owners[0].destroy_at_ms > 4_000_000_000_000 and owners[2].destroy_at_ms is None
         async with registry.transaction() as view:
-            (wearer,) = await view.wearers_numbered(NUMBER)
+            (wearer,) = await view.wearers_with_number(NUMBER)
             assert (wearer.name, wearer.birth_date.isoformat()) == (records.NAME, records.BIRTH_DATE)
             assert (await view.order("o-1")).places[0].place_id == "home"

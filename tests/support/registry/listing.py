@@ -1,4 +1,4 @@
-"""An agency's side of reconciliation: digests and the root hash, computed from the messages as reconciliation.proto has it."""
+"""An agency's side of reconciliation: digests and the root hash, computed from the messages as reconciliation.proto defines them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def listed(
     | registry_pb2.EndDeviceRequest
     | None = None,
 ) -> reconciliation_pb2.ListedRecord:
-    """A record as its agency lists it, with its end where it has ended."""
+    """The list entry of a record, as its agency computes it; `end` is the request that ended the record, if any."""
     kind, id_field = _KINDS[type(message).__name__]
     lines = list(_lines(message, "", {id_field, "source_version"}))
     if isinstance(end, registry_pb2.EndOrderRequest | registry_pb2.EndWearerRequest):
@@ -48,21 +48,21 @@ def listed(
 
 
 def root(records: Iterable[reconciliation_pb2.ListedRecord]) -> bytes:
-    """Root hash of a list."""
+    """Root hash of a list of records."""
     ordered = sorted(records, key=lambda record: (record.kind, record.record_id.encode()))
-    lines = [f"{one.kind} {one.record_id} {one.source_version} {one.digest.hex()}\n" for one in ordered]
+    lines = [f"{record.kind} {record.record_id} {record.source_version} {record.digest.hex()}\n" for record in ordered]
     return hashlib.sha256("".join(lines).encode()).digest()
 
 
-def _lines(message: Message, prefix: str, left_out: set[str]) -> Iterator[tuple[str, str]]:
+def _lines(message: Message, prefix: str, omitted: set[str]) -> Iterator[tuple[str, str]]:
     fields: list[Any] = sorted(message.DESCRIPTOR.fields, key=lambda field: field.number)
     for field in fields:
-        if field.name in left_out:
+        if field.name in omitted:
             continue
         value = getattr(message, field.name)
         if field.is_repeated:
-            for n, one in enumerate(value):
-                yield from _value(f"{prefix}{field.name}[{n}]", field.name, one)
+            for n, item in enumerate(value):
+                yield from _value(f"{prefix}{field.name}[{n}]", field.name, item)
         elif field.message_type is None or message.HasField(field.name):
             yield from _value(f"{prefix}{field.name}", field.name, value)
 

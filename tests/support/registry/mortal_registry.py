@@ -1,6 +1,6 @@
-"""The registry, which kills itself at a publication that a plan names: just before it, or just after it and unmarked.
+"""A registry that kills itself at a planned publication: just before it, or just after it and before it is marked as sent.
 
-The plan is a file of two words, such as `3 before`; an empty one means to live.
+The plan is a file of two words, for example `3 before`. An empty file means that the registry doesn't kill itself.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ PLAN = "MORTAL_REGISTRY_PLAN"
 
 
 def arm(number: int, moment: str) -> None:
-    """Makes the publication of this number the last thing that the process does."""
-    publish, made = Bus.publish_until_stored, 0
+    """Kill the process at the publication of this number; `moment` is `before` or `after`."""
+    publish, publications = Bus.publish_until_stored, 0
 
     async def publish_and_die(self: Bus, *args: Any, **kwargs: Any) -> PubAck | None:
-        nonlocal made
-        made += 1
-        if made == number and moment == "before":
+        nonlocal publications
+        publications += 1
+        if publications == number and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         ack = await publish(self, *args, **kwargs)
-        if made == number:
+        if publications == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return ack
 

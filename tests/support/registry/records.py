@@ -1,4 +1,4 @@
-"""Records as the agencies put them, valid unless a test says otherwise. All people are made up."""
+"""Valid records as the agencies put them. All people are fictitious."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def circle(place_id: str = "home", radius_m: float = 50.0) -> geometry_pb2.Place
 def polygon(
     *corners: tuple[float, float], place_id: str = "school", holes: Sequence[Sequence[tuple[float, float]]] = ()
 ) -> geometry_pb2.Place:
-    """A place with corners (latitude, longitude), its own and those of its holes."""
+    """A polygonal place; the corners of its outline and its holes are pairs of latitude and longitude."""
     area = geometry_pb2.Polygon(
         vertices=_points(corners), holes=[geometry_pb2.Hole(vertices=_points(hole)) for hole in holes]
     )
@@ -62,12 +62,12 @@ def _points(corners: Sequence[tuple[float, float]]) -> list[geometry_pb2.Point]:
 
 
 def encounter(encounter_id: str = "e-1") -> encounter_pb2.Encounter:
-    """An encounter in court, an hour of November 2023, anywhere."""
-    made = encounter_pb2.Encounter(
+    """An authorised encounter in court for one hour in November 2023, without places."""
+    message = encounter_pb2.Encounter(
         encounter_id=encounter_id, reason=encounter_pb2.COURT_DATE, until=Timestamp(seconds=1_700_003_600)
     )
-    getattr(made, "from").seconds = 1_700_000_000
-    return made
+    getattr(message, "from").seconds = 1_700_000_000
+    return message
 
 
 def order(

@@ -1,11 +1,11 @@
-"""A registry of its own for a test: nats-server, streams, the process, and a client for each agency."""
+"""A registry for one test: nats-server, streams, the registry process, and clients for both agencies."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ STREAM_BYTES = 64 << 20
 
 
 class RegistryMesh:
-    """A running registry and the nats-server that it publishes to."""
+    """A running registry and the nats-server to which it publishes."""
 
     def __init__(self, nats: TestServer, folder: Path, port: int, partitions: int, database_url: str) -> None:
         self.nats = nats
@@ -52,13 +52,13 @@ class RegistryMesh:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Client]:
-        """A client, once the registry serves."""
+        """A client; waits until the registry serves."""
         await self.service.ready(self.address)
         async with server.channel(self.address) as channel, buses.connect(self.nats.url, "test") as bus:
             yield Client(self, channel, bus)
 
     def held(self) -> bytes:
-        """All that the registry has written: its database's files, its data folder and its log."""
+        """All bytes that the registry has written: the files of its database and data folder, and its log."""
         folders = [self.data_dir]
         if self.database_url:
             postgres.run_apart(postgres.execute(self.database_url, "checkpoint"))
@@ -67,24 +67,28 @@ class RegistryMesh:
         return b"".join(path.read_bytes() for path in paths) + self.service.log().encode()
 
     def query(self, statement: str) -> list[Any]:
-        """Rows of the database, read behind the registry's back."""
+        """Rows of the database, read directly and not through the registry."""
         if self.database_url:
             return postgres.run_apart(postgres.fetch(self.database_url, statement))
-        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3")) as database:
+        with ExitStack() as cleanup:
+            database = sqlite3.connect(self.data_dir / "registry.sqlite3")
+            cleanup.callback(database.close)
             return database.execute(statement).fetchall()
 
     def change(self, statement: str) -> None:
-        """Changes the database behind the registry's back."""
+        """Change the database directly and not through the registry."""
         if self.database_url:
             postgres.run_apart(postgres.execute(self.database_url, statement))
             return
-        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3", timeout=10)) as database:
+        with ExitStack() as cleanup:
+            database = sqlite3.connect(self.data_dir / "registry.sqlite3", timeout=10)
+            cleanup.callback(database.close)
             database.execute(statement)
             database.commit()
 
 
 class Client:
-    """Both agencies, and a look into the log."""
+    """Client for both agencies, with access to the log."""
 
     def __init__(self, mesh: RegistryMesh, channel: grpc.aio.Channel, bus: Bus) -> None:
         self.mesh = mesh
@@ -94,7 +98,7 @@ class Client:
         self.device_tokens = device_token_pb2_grpc.DeviceTokenServiceStub(channel)
 
     async def put(self, *messages: Any, wait_for_ready: bool = True) -> list[str]:
-        """Puts records, each as the agency that may; returns the outcomes' names."""
+        """Put records, each as the agency that owns it; returns the names of the outcomes."""
         outcomes = []
         for message in messages:
             call, metadata = self._call(message)
@@ -112,27 +116,27 @@ class Client:
         return lambda **options: method(sent, **options), server.bearer(agency, SECRET)
 
     async def refusal(self, message: Any) -> grpc.aio.AioRpcError:
-        """The error that putting this record gives."""
+        """The error with which the registry rejects this record."""
         try:
             outcomes = await self.put(message)
         except grpc.aio.AioRpcError as error:
             return error
-        raise AssertionError(f"taken: {outcomes}")
+        raise AssertionError(f"the record was accepted: {outcomes}")
 
     async def drained(self) -> None:
-        """Returns once the outbox is empty."""
+        """Wait until the outbox is empty."""
         await self.until("select 1 where not exists (select 1 from outbox where sent_at_ms is null)")
 
     async def until(self, statement: str) -> None:
-        """Returns once a query finds something."""
+        """Wait until a query returns rows."""
         async with asyncio.timeout(WITHIN_S):
             while not self.mesh.query(statement):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     async def cases(self) -> list[tuple[int, log_pb2.CaseSnapshot]]:
-        """All snapshots in the log with their partition, in the log's order."""
+        """All case snapshots in the log with their partition, in the order of the log."""
         await self.drained()
-        found = []
+        snapshots = []
         for p in range(self.mesh.partitions):
             stream = flow.log_stream(p)
             if not (await self.bus.js.stream_info(stream)).state.messages:
@@ -140,17 +144,17 @@ class Client:
             async for messages in pull.read(self.bus, stream, 1):
                 for message in messages:
                     if message.subject == flow.log_subject(p, "case"):
-                        found.append((p, log_pb2.LogEntry.FromString(message.data).case))
+                        snapshots.append((p, log_pb2.LogEntry.FromString(message.data).case))
                 if messages[-1].pending == 0:
                     break
-        return found
+        return snapshots
 
     async def cases_of(self, order_id: str) -> list[log_pb2.CaseSnapshot]:
-        """Snapshots of an order's cases."""
+        """Case snapshots of an order in the log."""
         return [case for _, case in await self.cases() if case.order_id == order_id]
 
     async def route(self, device_id: str) -> log_pb2.DeviceRoute:
-        """The route of a device in the KV bucket."""
+        """Route of a device in the KV bucket."""
         await self.drained()
         bucket = await self.bus.js.key_value(flow.DEVICES_BUCKET)
         return log_pb2.DeviceRoute.FromString((await bucket.get(device_id)).value or b"")
@@ -164,7 +168,7 @@ def running_registry(
     module: str = "services.registry",
     env: Mapping[str, str] | None = None,
 ) -> Iterator[RegistryMesh]:
-    """A registry that is starting, on an SQLite file or behind a URL; everything is killed at the end."""
+    """Start a registry on an SQLite file or a database URL. All processes are killed at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(_create_streams(nats.url, partitions))
         mesh = RegistryMesh(nats, folder, free_port(), partitions, database_url)

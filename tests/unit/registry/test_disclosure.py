@@ -1,4 +1,4 @@
-"""Grounds: what opens a record, and what doesn't."""
+"""Grounds for reading a record, fields that each role sees, and hashes of the ledger's rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(
 
 
 @pytest.mark.parametrize("basis", LEGAL_BASES, ids=lambda basis: basis.code)
-def test_each_article_opens_what_it_names_from_the_day_it_is_in_force(basis: LegalBasis) -> None:
+def test_each_article_allows_its_kinds_of_records_from_its_date_in_force(basis: LegalBasis) -> None:
     for kind in RecordKind:
         now_ms = max(NOW_MS, basis.in_force_from_ms)
         if kind in basis.kinds:
@@ -37,7 +37,7 @@ def test_each_article_opens_what_it_names_from_the_day_it_is_in_force(basis: Leg
             check(basis.code, now_ms=basis.in_force_from_ms - 1)
 
 
-def test_codes_are_there_once() -> None:
+def test_codes_of_legal_bases_are_unique() -> None:
     assert len({basis.code for basis in LEGAL_BASES}) == len(LEGAL_BASES)
 
 
@@ -54,13 +54,13 @@ def test_codes_are_there_once() -> None:
         ({"reference": "010-1234-5678"}, "reference"),
     ],
 )
-def test_what_is_no_reason_is_refused_by_its_field(wrong: dict[str, object], field: str) -> None:
+def test_invalid_grounds_are_rejected_at_their_field(wrong: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidField) as refusal:
         check(**wrong)  # type: ignore[arg-type]
     assert refusal.value.field == field
 
 
-def test_probation_sees_no_places_and_only_who_keeps_files_sees_numbers() -> None:
+def test_probation_sees_no_places_and_only_records_and_reviewers_see_numbers() -> None:
     assert "places" not in PERSON_SHOWS[Role.ROLE_MOJ_DESK]
     assert {role for role, names in WEARER_SHOWS.items() if "national_id" in names} == {
         Role.ROLE_MOJ_RECORDS,
@@ -68,7 +68,7 @@ def test_probation_sees_no_places_and_only_who_keeps_files_sees_numbers() -> Non
     }
 
 
-def test_the_hash_of_a_row_tells_its_fields_apart() -> None:
+def test_the_hash_of_a_row_depends_on_the_boundaries_of_its_fields() -> None:
     def row(who: str, purpose: str) -> Disclosure:
         return Disclosure("d", 1, "READ", who, "", purpose, "", "WEARER", "w", "", "", 0, None)
 
@@ -76,13 +76,13 @@ def test_the_hash_of_a_row_tells_its_fields_apart() -> None:
     first = append(None, row("a", "b"))
     second = append(LedgerHead(first.sequence, first.hash, 1), row("a", "b"))
     assert (first.sequence, second.sequence, second.previous) == (1, 2, first.hash)
-    follower = ChainVerifier()
-    follower.take(first)
-    follower.take(second)
-    assert follower.sequence == 2
+    verifier = ChainVerifier()
+    verifier.verify_next(first)
+    verifier.verify_next(second)
+    assert verifier.sequence == 2
 
 
-def test_a_row_from_before_positions_were_counted_keeps_its_hash_and_a_count_changes_it() -> None:
+def test_a_row_without_positions_keeps_its_older_hash() -> None:
     def row(positions: int | None) -> Disclosure:
         return Disclosure("d", 1, "READ", "who", "", "COURT", "", "WEARER", "w", "", "", 0, positions)
 

@@ -1,4 +1,4 @@
-"""What follows from the agencies' records: puts, matches, joint cases and where reports must go."""
+"""Rules of the registry's domain: puts, matches, joint cases and the partitions that need a device's reports."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEVICES = [
         (3, b"x", 2, b"y", PutOutcome.SUPERSEDED),
     ],
 )
-def test_what_becomes_of_a_record(
+def test_the_outcome_of_a_put_follows_from_version_and_digest(
     stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: PutOutcome
 ) -> None:
     assert domain.decide_put(stored_version, stored_digest, version, digest) is outcome
@@ -47,12 +47,12 @@ def test_the_same_version_with_other_content_is_a_conflict() -> None:
         domain.decide_put(2, b"x", 2, b"y")
 
 
-def test_a_match_is_the_same_number_whatever_the_name() -> None:
+def test_the_same_national_number_is_a_match_with_any_name() -> None:
     assert domain.is_match(ORDER.respondent, replace(WEARER, name="other"))
     assert not domain.is_match(ORDER.respondent, replace(WEARER, national_id="8001011234568"))
 
 
-def test_a_case_holds_all_that_belongs_to_it_and_nothing_else() -> None:
+def test_a_case_holds_exactly_the_tags_devices_and_rings_of_its_order_and_wearer() -> None:
     case = domain.build_case(ORDER, WEARER, TAGS, DEVICES)
     assert case.case_id == ids.hash_id("case", "o-1", "w-1")
     assert case.tag_device_ids == ("t1", "t2")
@@ -64,8 +64,8 @@ def test_a_case_holds_all_that_belongs_to_it_and_nothing_else() -> None:
     ]
 
 
-def test_rings_of_the_order_take_the_place_of_the_default() -> None:
-    ring = domain.Ring(600, Action.RESPOND)
+def test_rings_of_the_order_replace_the_default_rings() -> None:
+    ring = domain.OrderRing(600, Action.RESPOND)
     assert domain.build_case(replace(ORDER, rings=(ring,)), WEARER, (), ()).rings == (ring,)
 
 
@@ -93,7 +93,7 @@ def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
     assert records.NAME.encode() not in snapshot.SerializeToString()
 
 
-def test_a_polygon_goes_into_the_snapshot_as_it_came() -> None:
+def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
     case = domain.build_case(translate.parse_order(message), WEARER, (), ())
@@ -104,16 +104,19 @@ def test_a_polygon_goes_into_the_snapshot_as_it_came() -> None:
     ("at_ms", "until_ms"),
     [
         (2_000_000_000_000, 2_000_000_000_000),
-        (1_000_000_000_000, 1_600_000_000_001),  # before it began: a moment is left, so that it stays well formed
+        (
+            1_000_000_000_000,
+            1_600_000_000_001,
+        ),  # before its start: 1 ms of validity is left, so that the case stays well formed
         (5_000_000_000_000, 4_000_000_000_000),
     ],
 )
-def test_a_withdrawn_case_ends_then_and_not_later(at_ms: int, until_ms: int) -> None:
+def test_a_withdrawn_case_ends_at_the_withdrawal_at_the_latest(at_ms: int, until_ms: int) -> None:
     case = domain.build_case(ORDER, WEARER, TAGS, DEVICES)
     assert domain.withdraw(case, at_ms) == replace(case, valid_until_ms=until_ms)
 
 
-def test_reports_go_to_each_partition_that_needs_them_in_order() -> None:
+def test_reports_go_to_the_sorted_partitions_that_need_them() -> None:
     wearer_ids = [f"w-{n}" for n in range(20)]
     assert domain.tag_partitions("w-1", 3) == (ids.partition_of("w-1", 3),)
     assert domain.device_partitions("p-1", (), 3) == (ids.partition_of("p-1", 3),)

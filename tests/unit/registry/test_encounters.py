@@ -1,4 +1,4 @@
-"""Authorised encounters: what is taken, what is refused and where, and what of it reaches a case and a digest."""
+"""Authorised encounters: parsing, rejections with their field, and their part in cases and digests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def order_with(*encounters: Message) -> registry_pb2.Order:
     return order
 
 
-def test_an_encounter_is_taken_whole_and_goes_into_the_case_as_it_came() -> None:
+def test_an_encounter_is_parsed_completely_and_is_unchanged_in_the_case() -> None:
     sent = records.encounter()
     sent.places.append(records.circle("court"))
     sent.daily_from_s, sent.daily_until_s = 9 * 3600, 86_400
@@ -47,8 +47,8 @@ def test_an_encounter_may_fill_the_whole_validity() -> None:
     sent = order_with(records.encounter())
     getattr(sent.encounters[0], "from").CopyFrom(sent.valid_from)
     sent.encounters[0].until.CopyFrom(sent.valid_until)
-    (taken,) = translate.parse_order(sent).encounters
-    assert taken.from_ms == times.from_timestamp(sent.valid_from)
+    (parsed,) = translate.parse_order(sent).encounters
+    assert parsed.from_ms == times.from_timestamp(sent.valid_from)
 
 
 def _same_id(order: registry_pb2.Order) -> None:
@@ -72,8 +72,8 @@ def _of_no_length(order: registry_pb2.Order) -> None:
 
 
 def _too_many_places(order: registry_pb2.Order) -> None:
-    most = translate_encounters.ENCOUNTER_PLACES_MAX
-    order.encounters[0].places.extend(records.circle(f"c-{n}") for n in range(most + 1))
+    max_places = translate_encounters.ENCOUNTER_PLACES_MAX
+    order.encounters[0].places.extend(records.circle(f"c-{n}") for n in range(max_places + 1))
 
 
 def _place_twice(order: registry_pb2.Order) -> None:
@@ -100,7 +100,7 @@ def _daily(from_s: int, until_s: int) -> Callable[[registry_pb2.Order], None]:
 
 BAD: dict[str, tuple[Callable[[registry_pb2.Order], None], str]] = {
     "no id": (lambda order: order.encounters[0].ClearField("encounter_id"), "encounters[0].encounter_id"),
-    "an id that is no id": (
+    "an invalid id": (
         lambda order: setattr(order.encounters[0], "encounter_id", "a b"),
         "encounters[0].encounter_id",
     ),
@@ -126,7 +126,7 @@ BAD: dict[str, tuple[Callable[[registry_pb2.Order], None], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_spoilt_encounter_is_refused_at_its_field(name: str) -> None:
+def test_an_invalid_encounter_is_rejected_at_its_field(name: str) -> None:
     spoil, field = BAD[name]
     order = order_with(records.encounter())
     translate.parse_order(order)
@@ -136,7 +136,7 @@ def test_a_spoilt_encounter_is_refused_at_its_field(name: str) -> None:
     assert refusal.value.field == field
 
 
-def test_its_places_lie_in_the_service_area() -> None:
+def test_the_places_of_an_encounter_must_lie_in_the_service_area() -> None:
     sent = records.encounter()
     sent.places.append(records.circle("court"))
     translate_places.check_area(translate.parse_order(order_with(sent)), AREAS["korea"])
@@ -146,7 +146,7 @@ def test_its_places_lie_in_the_service_area() -> None:
     assert refusal.value.field == "encounters[0].places[0].circle"
 
 
-def test_it_is_a_part_of_the_digest_that_an_agency_computes() -> None:
+def test_the_digest_of_an_order_covers_its_encounters() -> None:
     sent = records.encounter()
     sent.places.append(records.circle("court"))
     sent.daily_from_s, sent.daily_until_s = 1, 2
@@ -156,7 +156,7 @@ def test_it_is_a_part_of_the_digest_that_an_agency_computes() -> None:
     assert found != reconcile.listed(translate.parse_order(order_with(records.encounter("e-0")))).digest
 
 
-def test_the_reasons_have_the_numbers_of_the_contract() -> None:
+def test_encounter_reasons_have_the_numbers_of_the_proto() -> None:
     for reason in EncounterReason:
         assert reconcile.ENCOUNTER_NUMBERS[reason] == encounter_pb2.EncounterReason.Value(reason.name)
 

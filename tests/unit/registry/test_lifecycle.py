@@ -1,4 +1,4 @@
-"""The life of an order: greatest durations, ends, stages, check digits, and where places may lie."""
+"""Life cycle of an order: maximum durations, ends, stages, check digits and the service area."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ORDER = translate.parse_order(records.order())
 
 
 def ms(text: str) -> int:
-    """Milliseconds of a time in Korea."""
+    """Milliseconds since 1970 UTC of a time in Korea."""
     return round(datetime.fromisoformat(f"{text}+09:00").timestamp() * 1000)
 
 
@@ -42,7 +42,7 @@ def order(kind: OrderType | None, until: str, extensions: int = 0, start: str = 
         (OrderType.STALKING_PROTECTION, 2, "2026-12-10T09:30:00"),
     ],
 )
-def test_the_greatest_duration_is_taken_and_a_second_more_is_warned_of(
+def test_the_maximum_duration_is_accepted_and_one_second_more_gives_a_warning(
     kind: OrderType, extensions: int, greatest: str
 ) -> None:
     longest = order(kind, greatest, extensions)
@@ -59,9 +59,9 @@ def test_every_type_has_its_limit_and_a_condition_by_judgment_has_none() -> None
     assert lifecycle.duration_warnings(order(None, "2036-03-10T09:30:00")) == ()
 
 
-def test_an_extension_too_many_is_warned_of() -> None:
+def test_one_extension_too_many_gives_a_warning() -> None:
     warned = lifecycle.duration_warnings(order(OrderType.POLICE_EMERGENCY, "2026-04-10T09:30:00", 1))
-    assert [one.field for one in warned] == ["extensions"]
+    assert [warning.field for warning in warned] == ["extensions"]
 
 
 @pytest.mark.parametrize(
@@ -69,15 +69,15 @@ def test_an_extension_too_many_is_warned_of() -> None:
     [
         ("2026-01-31T08:00:00", 1, "2026-02-28T08:00:00"),
         ("2027-11-30T23:59:59", 3, "2028-02-29T23:59:59"),
-        # In Korea it is the first of the month already.
+        # In UTC this is the last day of the previous month.
         ("2026-03-01T00:30:00", 1, "2026-04-01T00:30:00"),
     ],
 )
-def test_months_are_those_of_the_korean_calendar(start: str, months: int, end: str) -> None:
+def test_months_are_counted_on_the_korean_calendar(start: str, months: int, end: str) -> None:
     assert lifecycle.add_months(ms(start), months) == ms(end)
 
 
-def test_the_end_of_time_is_no_accident() -> None:
+def test_adding_months_never_exceeds_the_range_of_times() -> None:
     assert lifecycle.add_months(times.MAX_MS, 36) == times.MAX_MS
     assert lifecycle.add_months(times.MIN_MS, 1) > times.MIN_MS
 
@@ -100,7 +100,7 @@ def test_an_order_is_issued_extended_amended_cancelled_and_lapses() -> None:
         assert lifecycle.stage_of(ORDER, replace(ORDER, end=OrderEnd(reason, 5))) is stage
 
 
-def test_a_court_order_covers_a_measure_of_the_police_and_nothing_else() -> None:
+def test_a_court_order_can_cover_only_an_emergency_measure_of_the_police() -> None:
     end = OrderEnd(EndReason.COVERED_BY_COURT_ORDER, ORDER.valid_from_ms + 5, "o-court")
     measure = replace(ORDER, type=OrderType.POLICE_EMERGENCY)
     court = replace(ORDER, order_id="o-court", type=OrderType.STALKING_APPROACH)
@@ -123,22 +123,22 @@ def test_a_court_order_covers_a_measure_of_the_police_and_nothing_else() -> None
         (5_000_000_000_000, 4_000_000_000_000),
     ],
 )
-def test_an_ended_order_ends_then_to_the_millisecond(at_ms: int, ends_ms: int) -> None:
+def test_an_early_end_is_exact_to_the_millisecond(at_ms: int, ends_ms: int) -> None:
     ended = replace(ORDER, end=OrderEnd(EndReason.ACQUITTAL, at_ms))
     assert ended.ends_ms == ends_ms
     case = domain.build_case(ended, translate.parse_wearer(records.wearer()), (), ())
     assert case.valid_until_ms == ends_ms
 
 
-def test_a_failing_check_digit_is_a_warning() -> None:
-    # 8*2 + 1*5 + 1*7 + 1*8 + 2*9 + 3*2 + 4*3 + 5*4 + 6*5 = 122, which leaves 1 of 11: 11 - 1 = 10, its last digit 0.
+def test_a_wrong_check_digit_gives_a_warning() -> None:
+    # 8*2 + 1*5 + 1*7 + 1*8 + 2*9 + 3*2 + 4*3 + 5*4 + 6*5 = 122; 122 mod 11 = 1; 11 - 1 = 10; its last digit is 0.
     assert [d for d in range(10) if not lifecycle.number_warnings("national_id", f"800101123456{d}")] == [0]
     (warned,) = lifecycle.number_warnings("national_id", "8001011234567")
     assert warned.field == "national_id" and "800101" not in warned.reason
     assert lifecycle.number_warnings("national_id", "") == ()
 
 
-def test_places_outside_of_the_service_area_are_refused_at_their_field() -> None:
+def test_places_outside_the_service_area_are_rejected_at_their_field() -> None:
     message = records.order()
     message.places.append(records.polygon((38.65, 127.0), (38.65, 127.1), (38.75, 127.05), place_id="school"))
     with pytest.raises(InvalidField) as refusal:
@@ -155,7 +155,7 @@ def test_places_outside_of_the_service_area_are_refused_at_their_field() -> None
 @pytest.mark.parametrize(
     ("lat_deg", "lon_deg"), [(37.5665, 126.978), (33.115, 126.267), (37.2417, 131.8653), (37.966, 124.63)]
 )
-def test_all_of_the_country_is_in_the_service_area(lat_deg: float, lon_deg: float) -> None:
+def test_the_service_area_covers_the_whole_country(lat_deg: float, lon_deg: float) -> None:
     assert AREAS["korea"].holds(lat_deg, lon_deg)
 
 
@@ -168,7 +168,7 @@ def _end(**changes: object) -> registry_pb2.EndOrderRequest:
     return request
 
 
-def test_an_end_is_parsed_or_refused_at_its_field() -> None:
+def test_an_end_is_parsed_or_rejected_at_its_field() -> None:
     assert translate.parse_order_end(_end()) == ("o-1", OrderEnd(EndReason.NON_PROSECUTION, 1_700_000_000_000), 2)
     without = {name: _end() for name in ("order_id", "reason", "ended_at")}
     for name, request in without.items():
@@ -194,7 +194,7 @@ def test_an_end_is_parsed_or_refused_at_its_field() -> None:
         ("address", {"address": "x" * 401}),
     ],
 )
-def test_what_else_is_said_of_a_person_is_checked(field: str, changes: dict[str, object]) -> None:
+def test_an_invalid_personal_field_is_rejected(field: str, changes: dict[str, object]) -> None:
     message = records.wearer()
     message.MergeFrom(registry_pb2.Wearer(**changes))  # type: ignore[arg-type]
     with pytest.raises(InvalidField) as refusal:
@@ -202,7 +202,7 @@ def test_what_else_is_said_of_a_person_is_checked(field: str, changes: dict[str,
     assert refusal.value.field == field
 
 
-def test_a_respondent_without_a_number_is_taken_and_a_wearer_is_not() -> None:
+def test_a_respondent_may_lack_a_number_and_a_wearer_may_not() -> None:
     assert translate.parse_order(records.order(national_id="")).respondent.national_id == ""
     with pytest.raises(InvalidField):
         translate.parse_wearer(records.wearer(national_id=""))

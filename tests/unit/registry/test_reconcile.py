@@ -1,4 +1,4 @@
-"""Both sides compute the same digests and roots, and the comparison names exactly what differs."""
+"""Reconciliation: both sides compute the same digests and roots, and the comparison names exactly the differing records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc.errors import InvalidField
 from services.registry import lifecycle, reconcile, translate
-from services.registry.domain import Action, EndReason, Language, OrderType, Relation, Sex, WearerEndReason
+from services.registry.domain import Action, ContactLanguage, EndReason, OrderType, Relation, Sex, WearerEndReason
 from services.registry.reconcile import Finding, Listed, ListedKind
 from tandem.common.v1 import contact_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
@@ -20,7 +20,7 @@ from tests.support.registry import listing, records
 
 
 def full_order() -> registry_pb2.Order:
-    """An order with every field that there is."""
+    """An order with every field set."""
     order = records.order(person_ids=("p-2", "p-1"))
     order.respondent.MergeFrom(
         registry_pb2.Respondent(sex=registry_pb2.SEX_MALE, phone="010-1234-5678", address="서울특별시 종로구 1")
@@ -44,7 +44,7 @@ def full_wearer() -> registry_pb2.Wearer:
     return wearer
 
 
-def test_the_digest_is_that_of_the_canonical_text_that_an_agency_computes() -> None:
+def test_the_digest_equals_the_one_that_an_agency_computes() -> None:
     person = records.person()
     person.relation = registry_pb2.RELATION_COHABITANT
     for ours, message in (
@@ -57,22 +57,22 @@ def test_the_digest_is_that_of_the_canonical_text_that_an_agency_computes() -> N
         (translate.parse_order(records.order()), records.order()),
         (translate.parse_order(full_order()), full_order()),
     ):
-        found, wanted = reconcile.listed(ours), listing.listed(message)
-        assert (found.kind.value, found.record_id, found.source_version, found.digest) == (
-            wanted.kind,
-            wanted.record_id,
-            wanted.source_version,
-            wanted.digest,
+        ours_listed, theirs_listed = reconcile.listed(ours), listing.listed(message)
+        assert (ours_listed.kind.value, ours_listed.record_id, ours_listed.source_version, ours_listed.digest) == (
+            theirs_listed.kind,
+            theirs_listed.record_id,
+            theirs_listed.source_version,
+            theirs_listed.digest,
         )
 
 
-def test_a_tag_without_a_vendor_has_the_digest_that_it_always_had() -> None:
+def test_a_tag_without_a_vendor_keeps_its_older_digest() -> None:
     for vendor_id, text in (("", b"wearer_id=w-1\n"), ("acme", b"wearer_id=w-1\nvendor_id=acme\n")):
         tag = translate.parse_tag(records.tag(vendor_id=vendor_id))
         assert reconcile.listed(tag).digest == hashlib.sha256(text).digest()
 
 
-def test_an_end_is_a_part_of_the_digest() -> None:
+def test_the_digest_covers_the_end_of_an_order_or_a_tag() -> None:
     end = registry_pb2.EndOrderRequest(
         order_id="o-1",
         source_version=7,
@@ -84,12 +84,12 @@ def test_an_end_is_a_part_of_the_digest() -> None:
     assert reconcile.listed(order).digest == listing.listed(full_order(), end).digest
     assert reconcile.listed(order).digest != listing.listed(full_order()).digest
 
-    taken_off = registry_pb2.EndTagRequest(device_id="tag-1", source_version=2, removed_at=Timestamp(seconds=5))
+    removal = registry_pb2.EndTagRequest(device_id="tag-1", source_version=2, removed_at=Timestamp(seconds=5))
     tag = replace(translate.parse_tag(records.tag()), removed_at_ms=5000, source_version=2)
-    assert reconcile.listed(tag).digest == listing.listed(records.tag(), taken_off).digest
+    assert reconcile.listed(tag).digest == listing.listed(records.tag(), removal).digest
 
 
-def test_the_end_of_a_wearer_and_of_a_person_is_a_part_of_the_digest() -> None:
+def test_the_digest_covers_the_end_of_a_wearer_or_a_person() -> None:
     over = registry_pb2.EndWearerRequest(
         wearer_id="w-1",
         source_version=2,
@@ -118,7 +118,7 @@ def test_the_end_of_a_wearer_and_of_a_person_is_a_part_of_the_digest() -> None:
         ({"wearer_id": ""}, "wearer_id"),
     ],
 )
-def test_a_spoilt_end_of_a_wearer_is_refused_at_its_field(change: dict[str, Any], field: str) -> None:
+def test_an_invalid_end_of_a_wearer_is_rejected_at_its_field(change: dict[str, Any], field: str) -> None:
     good: dict[str, Any] = {"wearer_id": "w-1", "source_version": 2, "reason": 1, "ended_at": Timestamp(seconds=5)}
     translate.parse_wearer_end(registry_pb2.EndWearerRequest(**good))
     with pytest.raises(InvalidField) as refusal:
@@ -126,12 +126,12 @@ def test_a_spoilt_end_of_a_wearer_is_refused_at_its_field(change: dict[str, Any]
     assert refusal.value.field == field
 
 
-def test_enums_have_the_numbers_of_the_contract() -> None:
+def test_enum_numbers_equal_those_of_the_protos() -> None:
     for sex in Sex:
         assert reconcile.SEX_NUMBERS[sex] == registry_pb2.Sex.Value(f"SEX_{sex.name}")
     for relation in Relation:
         assert reconcile.RELATION_NUMBERS[relation] == registry_pb2.Relation.Value(f"RELATION_{relation.name}")
-    for language in Language:
+    for language in ContactLanguage:
         assert reconcile.LANGUAGE_NUMBERS[language] == contact_pb2.Language.Value(f"LANGUAGE_{language.name}")
     for kind in OrderType:
         assert reconcile.TYPE_NUMBERS[kind] == registry_pb2.OrderType.Value(f"ORDER_TYPE_{kind.name}")
@@ -150,7 +150,7 @@ def listed_records(count: int) -> list[Listed]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_of_ten_thousand_records_exactly_those_that_differ_are_named(seed: int) -> None:
+def test_the_comparison_of_ten_thousand_records_names_exactly_the_differing_ones(seed: int) -> None:
     chance = random.Random(seed)
     stored = listed_records(10_000)
     picked = chance.sample(range(len(stored)), 100)
@@ -161,14 +161,14 @@ def test_of_ten_thousand_records_exactly_those_that_differ_are_named(seed: int) 
     for n in altered:
         theirs[n] = replace(stored[n], digest=bytes(32)[:31] + b"!")
     extra = [Listed(ListedKind.ORDER, f"new-{n}", 1, bytes(32)) for n in range(33)]
-    theirs = [one for n, one in enumerate(theirs) if n not in dropped] + extra
+    theirs = [record for n, record in enumerate(theirs) if n not in dropped] + extra
     chance.shuffle(theirs)
 
-    found = {(one.finding, one.record_id) for one in reconcile.compare(theirs, stored)}
+    found = {(difference.finding, difference.record_id) for difference in reconcile.compare(theirs, stored)}
     assert found == (
         {(Finding.EXTRA, stored[n].record_id) for n in dropped}
         | {(Finding.DIFFERENT, stored[n].record_id) for n in (*older, *altered)}
-        | {(Finding.MISSING, one.record_id) for one in extra}
+        | {(Finding.MISSING, record.record_id) for record in extra}
     )
     assert reconcile.root(theirs) != reconcile.root(stored)
     chance.shuffle(stored)
@@ -176,7 +176,7 @@ def test_of_ten_thousand_records_exactly_those_that_differ_are_named(seed: int) 
     assert reconcile.root(stored) == reconcile.root(listed_records(10_000))
 
 
-def test_the_root_is_what_an_agency_computes() -> None:
+def test_the_root_equals_the_one_that_an_agency_computes() -> None:
     ours = [reconcile.listed(translate.parse_wearer(records.wearer(f"w-{n}"))) for n in (3, 20, 1)]
     theirs = [listing.listed(records.wearer(f"w-{n}")) for n in (1, 3, 20)]
     assert reconcile.root(ours) == listing.root(theirs)

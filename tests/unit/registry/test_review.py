@@ -1,4 +1,4 @@
-"""Where a question stands, given what the records say and what a person has said."""
+"""State of a review after comparisons of the records and decisions of people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPEN, CERTAIN, CONFIRMED, REJECTED, CLOSED = (
 SAME, OTHER = b"same", b"other"
 
 
-def stood(state: ReviewState, enforced: bool) -> Review:
+def review_in(state: ReviewState, enforced: bool) -> Review:
     """A review with the evidence SAME, since 1000, paged at 2000."""
     return Review("case-1", "o-1", "w-1", state, enforced, MatchEvidence(SAME, 12.0, ("why",)), 1000, "who", 2000)
 
@@ -32,44 +32,44 @@ def stood(state: ReviewState, enforced: bool) -> Review:
         (None, MatchLevel.CERTAIN, SAME, (CERTAIN, True)),
         (None, MatchLevel.POSSIBLE, SAME, (OPEN, False)),
         (None, MatchLevel.NONE, SAME, None),
-        # What a person has said holds for the same evidence, whatever the records alone would say.
-        (stood(REJECTED, False), MatchLevel.EXACT, SAME, (REJECTED, False)),
-        (stood(REJECTED, False), MatchLevel.POSSIBLE, SAME, (REJECTED, False)),
-        (stood(CONFIRMED, True), MatchLevel.POSSIBLE, SAME, (CONFIRMED, True)),
-        # A rejection reopens with other evidence; only an equal number enforces by itself.
-        (stood(REJECTED, False), MatchLevel.POSSIBLE, OTHER, (OPEN, False)),
-        (stood(REJECTED, False), MatchLevel.CERTAIN, OTHER, (OPEN, False)),
-        (stood(REJECTED, False), MatchLevel.EXACT, OTHER, (CERTAIN, True)),
-        (stood(REJECTED, False), MatchLevel.NONE, OTHER, (CLOSED, False)),
-        # A confirmation is looked at again and goes on being enforced.
-        (stood(CONFIRMED, True), MatchLevel.POSSIBLE, OTHER, (OPEN, True)),
-        (stood(CONFIRMED, True), MatchLevel.NONE, OTHER, (OPEN, True)),
-        (stood(CONFIRMED, True), MatchLevel.CERTAIN, OTHER, (CERTAIN, True)),
-        (stood(OPEN, True), MatchLevel.NONE, OTHER, (OPEN, True)),
-        (stood(OPEN, False), MatchLevel.NONE, OTHER, (CLOSED, False)),
-        (stood(OPEN, False), MatchLevel.CERTAIN, OTHER, (CERTAIN, True)),
-        # A corrected number: the match was the records' own, and they don't say so any more.
-        (stood(CERTAIN, True), MatchLevel.POSSIBLE, OTHER, (OPEN, False)),
-        (stood(CERTAIN, True), MatchLevel.NONE, OTHER, (CLOSED, False)),
-        (stood(CLOSED, False), MatchLevel.POSSIBLE, OTHER, (OPEN, False)),
+        # A person's decision holds for the same evidence, even against the match level of the records.
+        (review_in(REJECTED, False), MatchLevel.EXACT, SAME, (REJECTED, False)),
+        (review_in(REJECTED, False), MatchLevel.POSSIBLE, SAME, (REJECTED, False)),
+        (review_in(CONFIRMED, True), MatchLevel.POSSIBLE, SAME, (CONFIRMED, True)),
+        # New evidence reopens a rejection. Then only an equal number enforces the order without a decision.
+        (review_in(REJECTED, False), MatchLevel.POSSIBLE, OTHER, (OPEN, False)),
+        (review_in(REJECTED, False), MatchLevel.CERTAIN, OTHER, (OPEN, False)),
+        (review_in(REJECTED, False), MatchLevel.EXACT, OTHER, (CERTAIN, True)),
+        (review_in(REJECTED, False), MatchLevel.NONE, OTHER, (CLOSED, False)),
+        # New evidence reopens a confirmation, but the order stays enforced.
+        (review_in(CONFIRMED, True), MatchLevel.POSSIBLE, OTHER, (OPEN, True)),
+        (review_in(CONFIRMED, True), MatchLevel.NONE, OTHER, (OPEN, True)),
+        (review_in(CONFIRMED, True), MatchLevel.CERTAIN, OTHER, (CERTAIN, True)),
+        (review_in(OPEN, True), MatchLevel.NONE, OTHER, (OPEN, True)),
+        (review_in(OPEN, False), MatchLevel.NONE, OTHER, (CLOSED, False)),
+        (review_in(OPEN, False), MatchLevel.CERTAIN, OTHER, (CERTAIN, True)),
+        # After a corrected number the records no longer match, and no person had confirmed the match.
+        (review_in(CERTAIN, True), MatchLevel.POSSIBLE, OTHER, (OPEN, False)),
+        (review_in(CERTAIN, True), MatchLevel.NONE, OTHER, (CLOSED, False)),
+        (review_in(CLOSED, False), MatchLevel.POSSIBLE, OTHER, (OPEN, False)),
     ],
 )
-def test_where_a_question_stands(
+def test_the_next_state_of_a_review(
     before: Review | None, level: MatchLevel, evidence: bytes, expected: tuple[ReviewState, bool] | None
 ) -> None:
-    assert review.stands(before, level, evidence) == expected
+    assert review.next_state(before, level, evidence) == expected
 
 
-def test_what_stays_open_goes_on_waiting_and_what_reopens_waits_anew() -> None:
+def test_an_open_review_keeps_its_start_and_a_reopened_one_gets_a_new_start() -> None:
     evidence = MatchEvidence(OTHER, 11.0, ("other",))
-    still = review.restated(stood(OPEN, False), OPEN, False, evidence, 5000)
-    assert (still.since_ms, still.paged_at_ms, still.evidence) == (1000, 2000, evidence)
-    anew = review.restated(stood(REJECTED, False), OPEN, False, evidence, 5000)
-    assert (anew.since_ms, anew.paged_at_ms, anew.decided_by) == (5000, None, "")
+    still_open = review.updated(review_in(OPEN, False), OPEN, False, evidence, 5000)
+    assert (still_open.since_ms, still_open.paged_at_ms, still_open.evidence) == (1000, 2000, evidence)
+    reopened = review.updated(review_in(REJECTED, False), OPEN, False, evidence, 5000)
+    assert (reopened.since_ms, reopened.paged_at_ms, reopened.decided_by) == (5000, None, "")
 
 
 def test_a_person_confirms_rejects_and_undoes() -> None:
-    question = stood(OPEN, False)
+    question = review_in(OPEN, False)
     confirmed = review.decided(question, Decision.CONFIRM, MatchLevel.POSSIBLE, SAME, "desk", 7000)
     assert (confirmed.state, confirmed.enforced, confirmed.decided_by, confirmed.since_ms) == (
         CONFIRMED,
@@ -85,9 +85,9 @@ def test_a_person_confirms_rejects_and_undoes() -> None:
     assert review.decided(certain, Decision.UNDO, MatchLevel.EXACT, SAME, "desk", 9000).enforced
 
 
-def test_a_decision_about_other_evidence_or_about_nothing_is_refused() -> None:
+def test_a_decision_on_outdated_evidence_or_an_undo_of_nothing_is_rejected() -> None:
     with pytest.raises(FailedPrecondition, match="changed"):
-        review.decided(stood(OPEN, False), Decision.CONFIRM, MatchLevel.POSSIBLE, OTHER, "desk", 7000)
+        review.decided(review_in(OPEN, False), Decision.CONFIRM, MatchLevel.POSSIBLE, OTHER, "desk", 7000)
     for state in (OPEN, CERTAIN, CLOSED):
         with pytest.raises(FailedPrecondition, match="undo"):
-            review.decided(stood(state, False), Decision.UNDO, MatchLevel.POSSIBLE, SAME, "desk", 7000)
+            review.decided(review_in(state, False), Decision.UNDO, MatchLevel.POSSIBLE, SAME, "desk", 7000)

@@ -1,4 +1,4 @@
-"""The spans of an incident from what the streams say of it, who may see which, and the contexts that calls and messages carry."""
+"""Spans of an incident, their viewers, and the trace contexts that calls and messages carry."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from services.ingest.endpoints.batches import Coalescer
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
 from services.ingest.intake import PendingBatch, Reports
 from services.registry.traces.domain import facts
-from services.registry.traces.domain.facts import AlertFact, Premise, StepFact, Use
-from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, Span, shown_to, spans_of
+from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, StepFact
+from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, TraceSpan, shown_to, spans_of
 from tandem.ingest.v1 import ingest_pb2
 
 INCIDENT = "incident-1"
@@ -50,7 +50,7 @@ STEPS = [
 ]
 
 
-def by_name(spans: list[Span]) -> dict[str, Span]:
+def by_name(spans: list[TraceSpan]) -> dict[str, TraceSpan]:
     return {span.name: span for span in spans}
 
 
@@ -64,11 +64,11 @@ def test_spans_follow_one_another_from_the_report_to_the_scene() -> None:
     (decided,) = [span for span in spans if span.attributes.get("alert_id") == "alert-1"]
     assert decided.parent_id == trace_ids.span_id_of(INCIDENT, "evaluated", 0, 10) and decided.end_us == 1_002_000
     police = [span for span in spans if span.service == "dispatch-police"]
-    assert [one.name.removeprefix("police ") for one in police] == [
+    assert [span.name.removeprefix("police ") for span in police] == [
         "offered", "received by the desk", "accepted", "dispatched", "on scene", "stood down",
     ]  # fmt: skip
     assert police[0].parent_id == decided.span_id
-    assert {one.parent_id for one in police[1:-1]} == {police[0].span_id}
+    assert {span.parent_id for span in police[1:-1]} == {police[0].span_id}
     for earlier, later in zip([decided, *police], police[:-1], strict=False):
         assert later.start_us == earlier.end_us
     (ended,) = [span for span in spans if span.attributes.get("alert_id") == "alert-2"]
@@ -76,37 +76,39 @@ def test_spans_follow_one_another_from_the_report_to_the_scene() -> None:
     assert named["warning delivered"].parent_id == named["warning offered"].span_id
 
 
-def test_a_step_is_called_by_what_it_changed_and_what_concerns_her_shows_to_whom_it_concerns() -> None:
-    taken = replace(step("warning", 2, "ACKNOWLEDGED", 1_500_000), offer=1)
-    unreached = replace(taken, number=3, done_us=1_600_000, flag="NO_RECEIPT")
+def test_the_name_and_the_viewers_of_a_step_follow_from_its_change() -> None:
+    delivered = replace(step("warning", 2, "ACKNOWLEDGED", 1_500_000), offer=1)
+    unreached = replace(delivered, number=3, done_us=1_600_000, flag="NO_RECEIPT")
     reached = replace(unreached, number=4, done_us=1_700_000, flag="REACHED")
     alone = replace(step("police", 2, "OFFERED", 1_800_000), absent=("probation",))
     steps = [
-        step("warning", 1, "OFFERED", 1_003_000), taken, unreached, reached,
+        step("warning", 1, "OFFERED", 1_003_000), delivered, unreached, reached,
         step("police", 1, "OFFERED", 1_003_000), alone, replace(alone, number=3, absent=()),
         replace(alone, number=4, absent=()), replace(alone, number=5, absent=(), state="ESCALATED", due_us=2_000_000),
         replace(alone, number=6, absent=(), state="ESCALATED", due_us=3_000_000),
     ]  # fmt: skip
     spans = spans_of(INCIDENT, [ENTERED], steps)
-    names = {viewer: [one.name for one in shown_to(viewer, spans)] for viewer in EVERYBODY}
-    of_her = ["warning no receipt", "warning reached"]
-    of_police = ["misses probation", "sees probation again", "noted", "escalated", "escalated"]
-    assert [name for name in names[REVIEWER] if name.startswith("warning")][2:] == of_her
-    assert [name for name in names["police"] if name.startswith("police")][1:] == [f"police {one}" for one in of_police]
+    names = {viewer: [span.name for span in shown_to(viewer, spans)] for viewer in EVERYBODY}
+    person_flags = ["warning no receipt", "warning reached"]
+    police_steps = ["misses probation", "sees probation again", "noted", "escalated", "escalated"]
+    assert [name for name in names[REVIEWER] if name.startswith("warning")][2:] == person_flags
+    assert [name for name in names["police"] if name.startswith("police")][1:] == [
+        f"police {name}" for name in police_steps
+    ]
     assert [name for name in names["probation"] if name.startswith("police")] == [
         "police offered",
         *["police escalated"] * 2,
     ]
     for viewer in ("probation", OPERATOR):
-        assert not set(of_her) & set(names[viewer])
-    assert set(of_her) <= set(names["police"])
+        assert not set(person_flags) & set(names[viewer])
+    assert set(person_flags) <= set(names["police"])
     offered = {span.name: span.span_id for span in spans if span.name.endswith("offered")}
     assert {span.parent_id for span in spans if span.name.startswith("police") and span.name != "police offered"} == {
         offered["police offered"]
     }
 
 
-def test_an_offer_that_the_desk_has_is_escalated_and_not_received_again() -> None:
+def test_the_escalation_of_a_received_offer_is_not_a_second_receipt() -> None:
     offered = replace(step("police", 1, "OFFERED", 1_003_000), offer=1, due_us=2_000_000)
     received = replace(offered, number=2, received=True, done_us=1_004_000)
     escalated = replace(received, number=3, state="ESCALATED", done_us=2_000_000, due_us=3_000_000)
@@ -123,7 +125,7 @@ def test_an_offer_that_the_desk_has_is_escalated_and_not_received_again() -> Non
     assert alone.name == "police escalated"
 
 
-def test_an_exercise_is_said_to_be_one() -> None:
+def test_the_root_span_of_an_exercise_states_its_kind() -> None:
     (drilled,) = [
         span for span in spans_of(INCIDENT, [replace(ENTERED, exercise="DRILL")], STEPS) if not span.parent_id
     ]
@@ -134,18 +136,18 @@ def test_an_exercise_is_said_to_be_one() -> None:
     )
 
 
-def test_what_no_report_decided_begins_with_its_entry() -> None:
+def test_an_incident_without_a_report_starts_with_its_log_entry() -> None:
     spans = spans_of(INCIDENT, [CLEARED], [])
     assert [span.name for span in spans] == ["incident opened", "evaluated", "alert"]
     assert spans[0].start_us == 9_000_000
 
 
-def test_alerts_of_one_report_share_it_and_a_second_approach_is_offered_by_its_own_alert() -> None:
+def test_alerts_of_one_report_share_its_span_and_a_second_approach_has_its_own() -> None:
     sibling = replace(ENTERED, alert_id="alert-1b", ordinal=1, published_us=1_005_000)
-    again = replace(ENTERED, alert_id="alert-3", sequence=30, received_us=20_000_000, entry_us=20_000_100)
-    again = replace(again, decided_us=20_000_200, published_us=20_000_300)
-    offered_again = step("police", 4, "OFFERED", 20_001_000, cause_us=20_000_000)
-    spans = spans_of(INCIDENT, [ENTERED, sibling, again], [*STEPS[:3], offered_again])
+    second = replace(ENTERED, alert_id="alert-3", sequence=30, received_us=20_000_000, entry_us=20_000_100)
+    second = replace(second, decided_us=20_000_200, published_us=20_000_300)
+    second_offer = step("police", 4, "OFFERED", 20_001_000, cause_us=20_000_000)
+    spans = spans_of(INCIDENT, [ENTERED, sibling, second], [*STEPS[:3], second_offer])
     names = [span.name for span in spans]
     assert (names.count("report received"), names.count("evaluated"), names.count("alert")) == (2, 2, 3)
     last = [span for span in spans if span.name == "police offered"][-1]
@@ -164,7 +166,7 @@ def test_an_amended_account_is_in_the_trace_and_leads_to_no_step() -> None:
     assert not [span for span in spans if span.parent_id == shown.span_id]
 
 
-def test_clocks_that_disagree_give_no_negative_span_and_it_says_so() -> None:
+def test_a_span_of_disagreeing_clocks_has_length_0_and_states_the_difference() -> None:
     ahead = replace(ENTERED, received_us=1_000_900, decided_us=1_000_100, published_us=1_000_200)
     spans = spans_of(INCIDENT, [ahead], STEPS)
     assert all(span.end_us >= span.start_us for span in spans)
@@ -174,18 +176,18 @@ def test_clocks_that_disagree_give_no_negative_span_and_it_says_so() -> None:
 
 
 @pytest.mark.parametrize("viewer", sorted(EVERYBODY))
-def test_nobody_sees_an_orphan(viewer: str) -> None:
-    mine = replace(ENTERED, alert_id="alert-p", sequence=5, legs=("police",), alert_kind="PANIC")
-    spans = shown_to(viewer, spans_of(INCIDENT, [mine, ENTERED, CLEARED], STEPS, [USE], {"case-1": [IN_FORCE]}))
+def test_no_viewer_sees_a_span_without_its_parent(viewer: str) -> None:
+    police_alert = replace(ENTERED, alert_id="alert-p", sequence=5, legs=("police",), alert_kind="PANIC")
+    spans = shown_to(viewer, spans_of(INCIDENT, [police_alert, ENTERED, CLEARED], STEPS, [USE], {"case-1": [IN_FORCE]}))
     ids = {span.span_id for span in spans}
     assert all(span.parent_id in ids for span in spans if span.parent_id)
 
 
-USE = Use(7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
-IN_FORCE = Premise("case-1", 500, 500_000, 4, 501_000)
+USE = DataUse(7, 3_500_000, "READ", "spiffe://npa/desk/x", "STALKING_9_1_2", "ENFORCEMENT", "PROTECTED_PERSON")
+IN_FORCE = CaseVersion("case-1", 500, 500_000, 4, 501_000)
 
 
-def test_each_agency_sees_what_concerns_it_and_not_how_far_the_other_is() -> None:
+def test_each_agency_sees_its_own_steps_and_not_the_moves_of_the_other() -> None:
     only_police = replace(
         ENTERED, alert_id="alert-p", sequence=15, legs=("police",), alert_kind="PROTECTED_DEVICE_LOST"
     )
@@ -193,7 +195,7 @@ def test_each_agency_sees_what_concerns_it_and_not_how_far_the_other_is() -> Non
 
     def seen(viewer: str) -> tuple[set[str], set[str]]:
         shown = shown_to(viewer, spans)
-        return {one.name for one in shown}, {one.attributes.get("kind", "") for one in shown} - {""}
+        return {span.name for span in shown}, {span.attributes.get("kind", "") for span in shown} - {""}
 
     moves, everything = {"police dispatched", "police on scene"}, {span.name for span in spans}
     assert seen("probation") == (everything - moves - {"ledger: read"}, {"RING_ENTERED"})
@@ -202,20 +204,20 @@ def test_each_agency_sees_what_concerns_it_and_not_how_far_the_other_is() -> Non
     assert seen(REVIEWER)[0] == everything
 
 
-def test_the_order_in_force_is_a_trace_of_its_own_that_the_incident_is_linked_with() -> None:
+def test_the_order_in_force_is_a_separate_trace_linked_from_the_incident() -> None:
     later = replace(IN_FORCE, version=900, sequence=12, made_us=2_000_000, stored_us=2_001_000)
     root, *others = spans_of(INCIDENT, [ENTERED], [], [], {"case-1": [IN_FORCE, later]})
-    (premise,) = [one for one in others if one.name == "order in force"]
-    assert (premise.trace_id, premise.attributes["version"]) == (trace_ids.trace_id_of("case-1:500"), "500")
-    assert [(link.trace_id, link.span_id) for link in root.links] == [(premise.trace_id, premise.span_id)]
+    (in_force,) = [span for span in others if span.name == "order in force"]
+    assert (in_force.trace_id, in_force.attributes["version"]) == (trace_ids.trace_id_of("case-1:500"), "500")
+    assert [(link.trace_id, link.span_id) for link in root.links] == [(in_force.trace_id, in_force.span_id)]
 
 
-def test_the_context_of_the_sender_is_linked_with_its_report() -> None:
+def test_the_report_span_links_to_the_trace_context_of_its_sender() -> None:
     received = by_name(spans_of(INCIDENT, [replace(ENTERED, sender=SENT_IN)], []))["report received"]
     assert [(link.trace_id, link.span_id) for link in received.links] == [("ab" * 16, "cd" * 8)]
 
 
-def test_facts_are_kept_as_they_are() -> None:
+def test_facts_survive_serialisation_unchanged() -> None:
     known: list[facts.Fact] = [ENTERED, CLEARED, *STEPS]
     for fact in known:
         assert facts.of_json(facts.to_json(fact)) == fact
@@ -224,7 +226,7 @@ def test_facts_are_kept_as_they_are() -> None:
 # ── contexts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_header_is_read_by_the_standard_and_whatever_else_is_none() -> None:
+def test_a_traceparent_header_is_parsed_by_the_w3c_standard_and_all_else_gives_none() -> None:
     assert trace_ids.parsed(SENT_IN) == ("ab" * 16, "cd" * 8)
     assert trace_ids.parsed(trace_ids.traceparent(INCIDENT)) == (trace_ids.trace_id_of(INCIDENT), ROOT)
     for wrong in (
@@ -238,34 +240,34 @@ def test_a_header_is_read_by_the_standard_and_whatever_else_is_none() -> None:
         assert trace_ids.parsed(wrong) is None
 
 
-def test_each_report_of_an_entry_has_the_context_of_its_own_sender() -> None:
+def test_each_report_of_an_entry_keeps_the_trace_context_of_its_sender() -> None:
     other = trace_ids.traceparent("incident-2")
     header = trace_ids.senders_header([(2, SENT_IN), (3, ""), (1, other)])
-    assert [trace_ids.sender_of(header, place) for place in range(7)] == [SENT_IN, SENT_IN, "", "", "", other, ""]
+    assert [trace_ids.sender_of(header, index) for index in range(7)] == [SENT_IN, SENT_IN, "", "", "", other, ""]
     assert trace_ids.senders_header([(2, ""), (1, "")]) == ""
     assert trace_ids.senders_header([(1, SENT_IN)] * 40) == f"40:{SENT_IN}"
     assert trace_ids.senders_header([(1, SENT_IN), (1, other)] * trace_ids.MAX_SENDERS) == ""
     assert trace_ids.sender_of("nonsense", 0) == trace_ids.sender_of("1:nonsense", 0) == ""
 
 
-async def test_a_caller_without_a_context_does_not_inherit_that_of_the_one_before() -> None:
+async def test_a_caller_without_a_trace_context_does_not_inherit_the_previous_one() -> None:
     tracing.carry(SENT_IN)
     assert tracing.carried() == SENT_IN
     tracing.carry("")
     assert tracing.carried() == ""
 
 
-async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_they_came() -> None:
-    other, said = trace_ids.traceparent("incident-2"), []
+async def test_coalesced_batches_keep_their_trace_contexts() -> None:
+    other, admitted = trace_ids.traceparent("incident-2"), []
 
     class Intake:
-        """Notes what it is given."""
+        """Records the batches that it admits."""
 
         async def admit(self, sender: Sender, reports: Reports, backfill: bool, endpoint: str) -> PendingBatch:
-            said.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
+            admitted.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
             return PendingBatch()
 
-    gathering = Coalescer(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
+    coalescer = Coalescer(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
 
     async def send(*sent: tuple[str, str]) -> None:
         for number, (report_id, context) in enumerate(sent):
@@ -273,19 +275,19 @@ async def test_small_batches_that_are_taken_together_keep_the_contexts_in_which_
             position = ingest_pb2.Position(device_id="d", report_id=report_id, lat_deg=37, lon_deg=127, accuracy_m=5)
             position.fix_time.GetCurrentTime()
             request = ingest_pb2.ReportRequest(batch=number, positions=[position])
-            gathering.add(
+            coalescer.add(
                 Sender("v", "v", ""),
                 request,
                 ReportStream(Sender("v", "v", ""), InFlightLimiter()),
                 PendingAnswer(number, 1, 1, False, ()),
             )
-        await asyncio.gather(*gathering._workers)
+        await asyncio.gather(*coalescer._workers)
 
     await send(("1", SENT_IN), ("2", other), ("3", SENT_IN), ("4", ""))
-    (ids, contexts, carried) = said.pop()
+    (ids, contexts, carried) = admitted.pop()
     by_id = dict(zip(ids, [context for count, context in contexts for _ in range(count)], strict=True))
     assert by_id == {"1": SENT_IN, "2": other, "3": SENT_IN, "4": ""} and carried == ""
     await send(("5", SENT_IN))
-    assert said.pop() == (["5"], [], SENT_IN)  # taken by itself, in its own context
+    assert admitted.pop() == (["5"], [], SENT_IN)  # admitted alone, with its own context
     await send(("6", ""), ("7", ""), ("8", ""), ("9", ""))
-    assert said.pop() == (["6", "7", "8", "9"], [], "")
+    assert admitted.pop() == (["6", "7", "8", "9"], [], "")

@@ -1,4 +1,4 @@
-"""Parsing the agencies' records: normalised where whole, else refused with the field's path and without its content."""
+"""Parsing of the agencies' records: valid ones are normalised, others are rejected with the field's path, never its content."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from services.common import polygons
 from services.common.rpc.errors import InvalidField
 from services.registry import translate, translate_places
 from services.registry.device_token import DeviceToken
-from services.registry.domain import Action, Circle, Polygon, Ring
+from services.registry.domain import Action, Circle, OrderRing, Polygon
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 
-Ring_ = geometry_pb2.Ring
+RingMessage = geometry_pb2.Ring
 Route = log_pb2.DeviceRoute
 WARN, NOTIFY, RESPOND = geometry_pb2.WARN, geometry_pb2.NOTIFY, geometry_pb2.RESPOND
 
 
-def test_a_wearer_comes_out_normalised() -> None:
+def test_a_parsed_wearer_is_normalised() -> None:
     wearer = translate.parse_wearer(records.wearer())
     assert wearer.national_id == "8001011234567"
     assert wearer.birth_date == date(1980, 1, 1)
     assert translate.parse_wearer(records.wearer(national_id="8001011234567")) == wearer
 
 
-def test_an_order_comes_out_whole() -> None:
+def test_an_order_is_parsed_completely() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
-    message.rings.extend([Ring_(radius_m=600, action=NOTIFY), Ring_(radius_m=100, action=RESPOND)])
+    message.rings.extend([RingMessage(radius_m=600, action=NOTIFY), RingMessage(radius_m=100, action=RESPOND)])
     order = translate.parse_order(message)
-    assert order.rings == (Ring(600, Action.NOTIFY), Ring(100, Action.RESPOND))
+    assert order.rings == (OrderRing(600, Action.NOTIFY), OrderRing(100, Action.RESPOND))
     assert order.places[0].shape == Circle(37.5, 127.0, 50.0)
     assert isinstance(order.places[1].shape, Polygon)
     assert (order.valid_from_ms, order.valid_until_ms) == (1_600_000_000_000, 4_000_000_000_000)
@@ -64,7 +64,7 @@ def test_personal_data_does_not_show_in_a_printed_record() -> None:
         "800101-1234567\n",
     ],
 )
-def test_a_malformed_number_is_refused_and_not_repeated(number: str) -> None:
+def test_a_malformed_number_is_rejected_and_not_repeated(number: str) -> None:
     with pytest.raises(InvalidField) as refusal:
         translate.parse_wearer(records.wearer(national_id=number))
     assert refusal.value.field == "national_id"
@@ -78,7 +78,7 @@ def test_a_malformed_number_is_refused_and_not_repeated(number: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "1980-02-30", "1981-13-01", "19800101", "1980-W01-1", "1899-12-31", "2101-01-01", "1980-1-1", "x"]
 )
-def test_an_impossible_birth_date_is_refused(text: str) -> None:
+def test_an_impossible_birth_date_is_rejected(text: str) -> None:
     message = records.wearer()
     message.birth_date = text
     with pytest.raises(InvalidField) as refusal:
@@ -89,7 +89,7 @@ def test_an_impossible_birth_date_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "name", ["", "   ", "a" * 201, "a" * 10_000_000, "a\x00b", "a\nb", "a\x1b[2J", "a\u2028b", "a\x85"]
 )
-def test_an_unusable_name_is_refused_and_not_repeated(name: str) -> None:
+def test_an_unusable_name_is_rejected_and_not_repeated(name: str) -> None:
     message = records.person()
     message.name = name
     with pytest.raises(InvalidField) as refusal:
@@ -99,21 +99,21 @@ def test_an_unusable_name_is_refused_and_not_repeated(name: str) -> None:
 
 
 def test_a_lone_surrogate_never_becomes_a_name() -> None:
-    # Protobuf itself can't hold one; the check doesn't rely on that.
+    # Protobuf rejects a lone surrogate, but the check doesn't rely on protobuf.
     with pytest.raises((UnicodeEncodeError, ValueError)):
         registry_pb2.Wearer(name="a\ud800b")
     with pytest.raises(InvalidField):
         translate._name("name", "a\ud800b")
 
 
-def test_a_name_of_the_greatest_length_is_taken() -> None:
+def test_a_name_of_the_maximum_length_is_accepted() -> None:
     message = records.person()
     message.name = "가" * 200
     assert translate.parse_protected_person(message).name == "가" * 200
 
 
 @pytest.mark.parametrize("value", ["", "a b", "a/b", ".a", "a.", "a..b", "x" * 65, "é", "a\n", "*", ">"])
-def test_an_id_that_cannot_be_a_part_of_a_subject_is_refused(value: str) -> None:
+def test_an_id_that_cannot_be_part_of_a_nats_subject_is_rejected(value: str) -> None:
     with pytest.raises(InvalidField) as refusal:
         translate.parse_tag(records.tag(device_id=value))
     assert refusal.value.field == "device_id"
@@ -122,14 +122,14 @@ def test_an_id_that_cannot_be_a_part_of_a_subject_is_refused(value: str) -> None
     assert refusal.value.field == "protected_person_ids[1]"
 
 
-def test_a_vendor_is_as_its_spiffe_id_has_it_or_none() -> None:
+def test_a_vendor_id_has_the_form_of_its_spiffe_id_or_is_empty() -> None:
     for vendor_id in ("", "a", "acme-2", "-", "x" * 64):
         assert translate.parse_tag(records.tag(vendor_id=vendor_id)).vendor_id == vendor_id
         assert translate.parse_device(records.device(vendor_id=vendor_id)).vendor_id == vendor_id
 
 
 @pytest.mark.parametrize("value", ["Acme", "a.b", "a_b", "a b", "a/b", "x" * 65, "é", "a\n", "spiffe://vendor/a"])
-def test_what_no_vendor_can_be_called_is_refused(value: str) -> None:
+def test_an_invalid_vendor_id_is_rejected(value: str) -> None:
     for parse, message in (
         (translate.parse_tag, records.tag(vendor_id=value)),
         (translate.parse_device, records.device(vendor_id=value)),
@@ -139,7 +139,7 @@ def test_what_no_vendor_can_be_called_is_refused(value: str) -> None:
         assert refusal.value.field == "vendor_id"
 
 
-def test_a_route_says_whose_a_device_is_and_who_may_report_for_it() -> None:
+def test_a_route_names_the_owner_of_a_device_and_its_vendor() -> None:
     tag = translate.parse_tag(records.tag(vendor_id="acme"))
     assert translate.route_to_proto(tag, (0, 2), False, [DeviceToken(b"a", 7), DeviceToken(b"b", None)]) == Route(
         subject_id="w-1",
@@ -154,7 +154,7 @@ def test_a_route_says_whose_a_device_is_and_who_may_report_for_it() -> None:
     )
 
 
-def test_a_version_below_zero_is_refused() -> None:
+def test_a_version_below_zero_is_rejected() -> None:
     with pytest.raises(InvalidField) as refusal:
         translate.parse_device(records.device(version=-1))
     assert refusal.value.field == "source_version"
@@ -250,7 +250,7 @@ SQUARE = ((37.0, 127.0), (37.0, 127.01), (37.01, 127.01), (37.01, 127.0))
 YARD = ((37.002, 127.002), (37.002, 127.008), (37.008, 127.008), (37.008, 127.002))
 
 
-def _spoilt_by_holes(*holes: tuple[tuple[float, float], ...]) -> Callable[[registry_pb2.Order], None]:
+def _with_holes(*holes: tuple[tuple[float, float], ...]) -> Callable[[registry_pb2.Order], None]:
     def spoil(order: registry_pb2.Order) -> None:
         order.places.append(records.polygon(*SQUARE, holes=holes))
 
@@ -266,31 +266,31 @@ def _too_large(order: registry_pb2.Order) -> None:
 
 
 def _ring_of_nothing(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=0, action=WARN))
+    order.rings.append(RingMessage(radius_m=0, action=WARN))
 
 
 def _ring_too_large(order: registry_pb2.Order) -> None:
-    order.rings.extend([Ring_(radius_m=20_000, action=WARN), Ring_(radius_m=20_001, action=WARN)])
+    order.rings.extend([RingMessage(radius_m=20_000, action=WARN), RingMessage(radius_m=20_001, action=WARN)])
 
 
 def _ring_infinite(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=math.inf, action=WARN))
+    order.rings.append(RingMessage(radius_m=math.inf, action=WARN))
 
 
 def _ring_without_action(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=10))
+    order.rings.append(RingMessage(radius_m=10))
 
 
 def _ring_that_only_records(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=10, action=geometry_pb2.RECORD))
+    order.rings.append(RingMessage(radius_m=10, action=geometry_pb2.RECORD))
 
 
 def _ring_of_an_unknown_action(order: registry_pb2.Order) -> None:
-    order.rings.append(Ring_(radius_m=10, action=99))  # type: ignore[arg-type]
+    order.rings.append(RingMessage(radius_m=10, action=99))  # type: ignore[arg-type]
 
 
 def _ring_twice(order: registry_pb2.Order) -> None:
-    order.rings.extend([Ring_(radius_m=100, action=WARN), Ring_(radius_m=100.0001, action=RESPOND)])
+    order.rings.extend([RingMessage(radius_m=100, action=WARN), RingMessage(radius_m=100.0001, action=RESPOND)])
 
 
 def _too_many_places(order: registry_pb2.Order) -> None:
@@ -323,23 +323,23 @@ def _too_many_places(order: registry_pb2.Order) -> None:
         (_touches_itself, "places[1].polygon"),
         (_round_the_world, "places[1].polygon"),
         (_too_large, "places[1].polygon.vertices[2]"),
-        (_spoilt_by_holes(YARD, YARD[:2]), "places[1].polygon.holes[1].vertices"),
-        (_spoilt_by_holes(YARD, (YARD[0], YARD[2], YARD[1], YARD[3])), "places[1].polygon.holes[1]"),
+        (_with_holes(YARD, YARD[:2]), "places[1].polygon.holes[1].vertices"),
+        (_with_holes(YARD, (YARD[0], YARD[2], YARD[1], YARD[3])), "places[1].polygon.holes[1]"),
         (
-            _spoilt_by_holes(((37.002, 127.002), (91, 127.0), (37.0, 127.0))),
+            _with_holes(((37.002, 127.002), (91, 127.0), (37.0, 127.0))),
             "places[1].polygon.holes[0].vertices[1].lat_deg",
         ),
-        (_spoilt_by_holes((*YARD, YARD[0])), "places[1].polygon.holes[0].vertices[4]"),
-        (_spoilt_by_holes(_moved(0.02)), "places[1].polygon.holes[0]"),
-        (_spoilt_by_holes(_moved(0.005)), "places[1].polygon.holes[0]"),
-        (_spoilt_by_holes(_moved(0.002)), "places[1].polygon.holes[0]"),
-        (_spoilt_by_holes(_moved(0.0, 3.0)), "places[1].polygon.holes[0]"),
-        (_spoilt_by_holes(YARD, _moved(0.0, 0.5)), "places[1].polygon.holes[1]"),
-        (_spoilt_by_holes(_moved(0.0, 0.5), YARD), "places[1].polygon.holes[1]"),
-        (_spoilt_by_holes(YARD, _moved(0.001)), "places[1].polygon.holes[1]"),
-        (_spoilt_by_holes(*[YARD] * 21), "places[1].polygon.holes"),
-        (_spoilt_by_holes(*[YARD[:1] * 100] * 2), "places[1].polygon.holes"),
-        (_spoilt_by_holes(YARD[:1] * 201), "places[1].polygon.holes[0].vertices"),
+        (_with_holes((*YARD, YARD[0])), "places[1].polygon.holes[0].vertices[4]"),
+        (_with_holes(_moved(0.02)), "places[1].polygon.holes[0]"),
+        (_with_holes(_moved(0.005)), "places[1].polygon.holes[0]"),
+        (_with_holes(_moved(0.002)), "places[1].polygon.holes[0]"),
+        (_with_holes(_moved(0.0, 3.0)), "places[1].polygon.holes[0]"),
+        (_with_holes(YARD, _moved(0.0, 0.5)), "places[1].polygon.holes[1]"),
+        (_with_holes(_moved(0.0, 0.5), YARD), "places[1].polygon.holes[1]"),
+        (_with_holes(YARD, _moved(0.001)), "places[1].polygon.holes[1]"),
+        (_with_holes(*[YARD] * 21), "places[1].polygon.holes"),
+        (_with_holes(*[YARD[:1] * 100] * 2), "places[1].polygon.holes"),
+        (_with_holes(YARD[:1] * 201), "places[1].polygon.holes[0].vertices"),
         (_ring_of_nothing, "rings[0].radius_m"),
         (_ring_too_large, "rings[1].radius_m"),
         (_ring_infinite, "rings[0].radius_m"),
@@ -349,7 +349,7 @@ def _too_many_places(order: registry_pb2.Order) -> None:
         (_ring_twice, "rings[1].radius_m"),
     ],
 )
-def test_a_spoilt_order_is_refused_at_its_field(spoil: Callable[[registry_pb2.Order], None], field: str) -> None:
+def test_an_invalid_order_is_rejected_at_its_field(spoil: Callable[[registry_pb2.Order], None], field: str) -> None:
     message = records.order()
     translate.parse_order(message)
     spoil(message)
@@ -358,7 +358,7 @@ def test_a_spoilt_order_is_refused_at_its_field(spoil: Callable[[registry_pb2.Or
     assert refusal.value.field == field
 
 
-def test_courtyards_are_taken_and_go_into_the_case_as_they_came() -> None:
+def test_courtyards_are_accepted_and_are_unchanged_in_the_case() -> None:
     message = records.order()
     message.places.append(records.polygon(*SQUARE, holes=(_moved(0.001, 0.3), _moved(-0.002, 0.3))))
     order = translate.parse_order(message)
@@ -368,17 +368,19 @@ def test_courtyards_are_taken_and_go_into_the_case_as_they_came() -> None:
     assert translate_places.place_to_proto(order.places[1]) == message.places[1]
 
 
-def test_an_order_of_places_only_is_taken() -> None:
+def test_an_order_with_places_only_is_accepted() -> None:
     assert translate.parse_order(records.order(person_ids=())).protected_person_ids == ()
 
 
 @given(st.integers(3, 30), st.floats(0.001, 0.17), st.floats(0.0, 6.28))
-def test_a_star_shaped_polygon_is_taken_and_a_swap_of_two_corners_is_not(count: int, size: float, turn: float) -> None:
+def test_a_star_shaped_polygon_is_accepted_and_a_swap_of_two_corners_is_rejected(
+    count: int, size: float, turn: float
+) -> None:
     corners = []
     for n in range(count):
         angle = turn + 2 * math.pi * n / count
-        reach = size * (1 if n % 2 else 0.6)
-        corners.append((37 + reach * math.sin(angle), 127 + reach * math.cos(angle)))
+        radius = size * (1 if n % 2 else 0.6)
+        corners.append((37 + radius * math.sin(angle), 127 + radius * math.cos(angle)))
     message = records.order()
     message.places.append(records.polygon(*corners))
     translate.parse_order(message)
@@ -389,7 +391,7 @@ def test_a_star_shaped_polygon_is_taken_and_a_swap_of_two_corners_is_not(count: 
             translate.parse_order(message)
 
 
-def test_the_largest_order_is_parsed_without_holding_up_others() -> None:
+def test_the_largest_order_is_parsed_within_five_seconds() -> None:
     corners = [
         (
             37 + 0.1 * math.sin(2 * math.pi * n / polygons.CORNERS_MAX),

@@ -1,4 +1,4 @@
-"""The agencies' records, joint cases, routes and the outbox."""
+"""Create the tables of the agencies' records, joint cases, routes and the outbox."""
 
 import sqlalchemy as sa
 from alembic import op

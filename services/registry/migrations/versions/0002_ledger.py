@@ -1,4 +1,4 @@
-"""Keys of the records, and the ledger of disclosures with its signed heads."""
+"""Create the tables of the records' keys, the ledger of disclosures and its signed heads."""
 
 import sqlalchemy as sa
 from alembic import op

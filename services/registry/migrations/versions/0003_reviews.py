@@ -1,4 +1,4 @@
-"""Digests for reconciliation, keys and reviews of uncertain matches, the stream of match events, the life of orders."""
+"""Create the tables for reconciliation, match keys, reviews of uncertain matches, match events and stages of orders."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -82,7 +82,7 @@ def upgrade() -> None:
         sa.Column("end_reason", sa.String(32), nullable=False),
         sa.Column("at_ms", sa.BigInteger, nullable=False),
     )
-    # The sequence of a match stays what the agencies were told.
+    # Events keep the sequence of their match, because the agencies hold these sequences as resume tokens.
     op.execute(
         "insert into match_events (sequence, event, case_id, order_id, wearer_id, matched_at_ms, at_ms) "
         "select sequence, 'MATCHED', case_id, order_id, wearer_id, matched_at_ms, matched_at_ms from cases order by sequence"

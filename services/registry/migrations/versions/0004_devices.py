@@ -1,4 +1,4 @@
-"""The vendor of each tag and device, and the tokens with which devices report by themselves."""
+"""Add the vendor of each tag and device, and create the table of the tokens with which devices report directly."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,5 +22,5 @@ def upgrade() -> None:
         sa.Column("valid_until_ms", sa.BigInteger),
         sqlite_autoincrement=True,
     )
-    # Routes say more than they did, so each is due again.
+    # Routes now contain vendor and tokens, so every route must be sent again.
     op.execute("update routes set sent_day = 0")

@@ -1,4 +1,4 @@
-"""How many positions left under a share that ended."""
+"""Add the number of positions that were sent under a share to the row of its end in the ledger."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the streams said of each incident, when each version of a case came into the log, and the ledger by its reference."""
+"""Create the tables of trace facts, read progress and case versions, and an index on the ledger's reference."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,6 +1,6 @@
-"""Which entries of a stream the traces have read, and as which entries messages of the outbox were published.
+"""Add the trail of read entries to the traces' progress, and the stream sequence to the messages of the outbox.
 
-A position from before has an empty trail: its number alone is compared. A message that was sent before has no sequence.
+An older row of trace_positions has an empty trail, so only its sequence is compared. An older message has no sequence.
 """
 
 import sqlalchemy as sa

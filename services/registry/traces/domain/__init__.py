@@ -1,1 +1,1 @@
-"""What a trace is made of, and the spans that follow from it. Pure."""
+"""Facts about incidents, and the spans that are built from them. Pure."""

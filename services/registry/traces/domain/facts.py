@@ -1,6 +1,6 @@
-"""What the streams say of an incident, as far as a trace needs it: who did what and when, by ids alone. Pure.
+"""Facts about an incident that its trace is built from: alerts, steps, case versions and uses of data, by id only. Pure.
 
-A fact is what one stored message says, so it is the same however often it is read, and each names its message.
+A fact is derived from one stored message and names it, so reading the message again gives the same fact.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class AlertFact:
-    """An alert of the incident. All moments are wall clock, microseconds since 1970 UTC."""
+    """An alert of an incident. All times are wall time, microseconds since 1970 UTC."""
 
     kind: ClassVar[str] = "alert"
     stream: ClassVar[str] = "ALERTS"
@@ -20,44 +20,46 @@ class AlertFact:
     alert_id: str
     partition: int
     sequence: int
-    """Of the entry that decided, in LOG_<partition>."""
+    """Sequence of the entry in LOG_<partition> that caused the alert."""
     ordinal: int
+    """Number of the alert among the alerts of that entry."""
     stored: int
-    """Its own sequence in ALERTS."""
+    """Sequence of the alert in ALERTS."""
     alert_kind: str
     demand: str
     case_id: str
     legs: tuple[str, ...]
-    """That it sends somewhere."""
+    """Legs that the alert dispatches."""
     ends: bool
+    """Whether the alert ends the incident."""
     received_us: int | None
-    """When ingest had the report that decided; None where it was a case, a rule or the passing of time."""
+    """When ingest received the report that caused the alert; None if a case, a rule or elapsed time caused it."""
     entry_us: int
-    """When that entry was durable."""
+    """When the entry was durable."""
     decided_us: int | None
-    """When the evaluator had decided; None where it didn't say."""
+    """When the evaluator decided; None if the alert has no such header."""
     published_us: int
     """When the alert was durable."""
     sender: str = ""
-    """W3C context in which the report was sent."""
+    """W3C trace context of the report's sender."""
     together: int = 1
-    """Reports in that entry."""
+    """Number of reports in the entry."""
     exercise: str = ""
-    """What kind of exercise it is; empty in earnest."""
+    """Kind of exercise; empty for a live alert."""
 
     @property
     def fact_id(self) -> str:
-        """Unique within the incident."""
+        """Id of the fact, unique within the incident."""
         return f"alert/{self.alert_id}"
 
     @property
     def at_us(self) -> int:
-        """When it was known to all."""
+        """When all readers of the stream could see the alert."""
         return self.published_us
 
     @property
-    def place(self) -> tuple[int, int]:
-        """In the order of decisions."""
+    def log_position(self) -> tuple[int, int]:
+        """Sort key in the order of decisions: sequence in the log and ordinal."""
         return self.sequence, self.ordinal
 
 
@@ -71,85 +73,89 @@ class StepFact:
     leg: str
     assignment_id: str
     number: int
-    """Place among the assignment's steps, from 1."""
+    """Number of the step within the assignment, from 1."""
     state: str
     received: bool
-    """The desk's machine says that it has the offer."""
+    """Whether the desk's client has confirmed that it received the offer."""
     cause_us: int | None
-    """When ingest had the report that led to it."""
+    """When ingest received the report that caused the step."""
     done_us: int
-    """When the leg had it, by its own clock."""
+    """When the leg made the step, by the leg's clock."""
     published_us: int
-    """When it was durable in INCIDENTS, where the other legs read it."""
+    """When the step was durable in INCIDENTS, where the other legs read it."""
     stored: int
-    """Its sequence in INCIDENTS."""
+    """Sequence of the step in INCIDENTS."""
     escalation_reason: str = ""
     level: str = ""
     offer: int = 0
-    """Number of the step that made the present offer; 0 where nobody has to go."""
+    """Number of the step that made the current offer; 0 if nobody has to go."""
     due_us: int | None = None
-    """When it is offered on; None where nothing is awaited."""
+    """When the offer escalates; None if no answer is awaited."""
     absent: tuple[str, ...] = ()
-    """Other legs that have shown no step of what is demanded of them."""
+    """Other legs that have published no step although a response is demanded of them."""
     flag: str = ""
-    """What the warning leg says of the protected person."""
+    """Flag of the warning leg about the protected person."""
 
     def same_as(self, other: StepFact) -> bool:
-        """Whether the assignment stands as it did after the other step, for all that is told of it."""
-        mine, others = ((one.state, one.received, one.offer, one.due_us) for one in (self, other))
-        return mine == others
+        """Whether both steps leave the assignment in the same state, as far as the facts show."""
+        return (self.state, self.received, self.offer, self.due_us) == (
+            other.state,
+            other.received,
+            other.offer,
+            other.due_us,
+        )
 
     @property
     def fact_id(self) -> str:
-        """Unique within the incident."""
+        """Id of the fact, unique within the incident."""
         return f"step/{self.assignment_id}/{self.number}"
 
     @property
     def at_us(self) -> int:
-        """When it was known to all."""
+        """When all readers of the stream could see the step."""
         return self.published_us
 
 
 Fact = AlertFact | StepFact
-_KINDS: dict[str, type[AlertFact] | type[StepFact]] = {one.kind: one for one in (AlertFact, StepFact)}
+_KINDS: dict[str, type[AlertFact] | type[StepFact]] = {fact_type.kind: fact_type for fact_type in (AlertFact, StepFact)}
 
 
 @dataclass(frozen=True, slots=True)
-class Premise:
-    """A version of a joint case, on its way into the log."""
+class CaseVersion:
+    """A version of a joint case, with the times when it was made and stored in the log."""
 
     case_id: str
     version: int
     made_us: int
-    """When the registry had decided it."""
+    """When the registry made the version."""
     sequence: int
-    """In the log."""
+    """Sequence of the version in the log."""
     stored_us: int
-    """When it was durable there."""
+    """When the version was durable in the log."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """A row of the ledger that names the incident."""
+class DataUse:
+    """A use of personal data for an incident, from a row of the ledger."""
 
     sequence: int
     at_us: int
     deed: str
     who: str
-    """SPIFFE id."""
+    """SPIFFE id of the recipient, or of the reader if nothing was shared."""
     legal_basis: str
     purpose: str
     record_kind: str
 
 
 def to_json(fact: Fact) -> str:
-    """A fact as it is kept."""
+    """Serialise a fact for the database."""
     return json.dumps({"kind": fact.kind, **asdict(fact)}, separators=(",", ":"))
 
 
 def of_json(text: str) -> Fact:
-    """A fact that was kept."""
-    told: dict[str, Any] = json.loads(text)
-    kind = _KINDS[told.pop("kind")]
-    told |= {name: tuple(told[name]) for name in ("legs", "absent") if name in told}
-    return kind(**told)
+    """Parse a fact from the database."""
+    values: dict[str, Any] = json.loads(text)
+    kind = _KINDS[values.pop("kind")]
+    values |= {name: tuple(values[name]) for name in ("legs", "absent") if name in values}
+    return kind(**values)

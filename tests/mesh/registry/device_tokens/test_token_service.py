@@ -1,4 +1,4 @@
-"""The registry as a process issues devices' tokens: who may ask, what is refused, and no token is kept. On both engines."""
+"""The DeviceTokenService of the registry process: permissions, rejections, and that no token is stored. On both engines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.registry import records
 from tests.support.registry.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh, running_registry
 
 Code = grpc.StatusCode
-MOST_S = 7 * 86_400
+MAX_S = 7 * 86_400
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry on each engine for the tests of this file."""
+    """One registry per database engine for the tests of this file."""
     url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
     with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
         yield running
@@ -48,16 +48,16 @@ async def revoke(client: Client, who: str, device_id: str) -> int:
     return int((await client.device_tokens.RevokeDeviceTokens(request, metadata=metadata, timeout=WITHIN_S)).revoked)
 
 
-async def code_of(asked: Any) -> grpc.StatusCode:
-    """How a call is refused."""
+async def code_of(call: Any) -> grpc.StatusCode:
+    """Status code with which a call is rejected."""
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        await asked
+        await call
     return refusal.value.code()
 
 
-async def test_a_token_is_in_the_route_by_its_hash_and_itself_nowhere(client: Client) -> None:
+async def test_the_route_has_the_hash_of_a_token_and_the_token_is_stored_nowhere(client: Client) -> None:
     for who, device_id in ((MOJ, "tag-1"), (NPA, "app-1")):
-        tokens = [await issue(client, who, device_id, MOST_S) for _ in range(2)]
+        tokens = [await issue(client, who, device_id, MAX_S) for _ in range(2)]
         route = await client.route(device_id)
         assert [token.sha256 for token in route.tokens] == [hashlib.sha256(token.encode()).digest() for token in tokens]
         assert route.tokens[0].valid_until_ms > 0 and route.tokens[1].valid_until_ms == 0
@@ -78,19 +78,19 @@ async def test_a_token_is_in_the_route_by_its_hash_and_itself_nowhere(client: Cl
         "spiffe://tandem/warning-gateway",
     ],
 )
-async def test_only_the_records_systems_may_ask(client: Client, who: str) -> None:
+async def test_only_the_records_systems_may_issue_and_revoke_tokens(client: Client, who: str) -> None:
     for device_id in ("tag-1", "app-1"):
         assert await code_of(issue(client, who, device_id)) is Code.PERMISSION_DENIED
         assert await code_of(revoke(client, who, device_id)) is Code.PERMISSION_DENIED
 
 
-async def test_what_cannot_be_is_refused_with_its_reason(client: Client) -> None:
+async def test_invalid_requests_are_rejected_with_their_status(client: Client) -> None:
     await client.put(records.tag("tag-ended"))
     off = registry_pb2.EndTagRequest(
         device_id="tag-ended", source_version=2, removed_at=Timestamp(seconds=1_700_000_000)
     )
     await client.stub.EndTag(off, metadata=server.bearer(MOJ, SECRET))
-    for asked, code in (
+    for call, code in (
         (issue(client, NPA, "tag-1"), Code.PERMISSION_DENIED),
         (revoke(client, MOJ, "app-1"), Code.PERMISSION_DENIED),
         (issue(client, MOJ, "unknown"), Code.NOT_FOUND),
@@ -98,6 +98,6 @@ async def test_what_cannot_be_is_refused_with_its_reason(client: Client) -> None
         (issue(client, MOJ, "tag-ended"), Code.FAILED_PRECONDITION),
         (issue(client, MOJ, ""), Code.INVALID_ARGUMENT),
         (revoke(client, MOJ, "a b"), Code.INVALID_ARGUMENT),
-        (issue(client, MOJ, "tag-1", MOST_S + 1), Code.INVALID_ARGUMENT),
+        (issue(client, MOJ, "tag-1", MAX_S + 1), Code.INVALID_ARGUMENT),
     ):
-        assert await code_of(asked) is code
+        assert await code_of(call) is code

@@ -1,4 +1,4 @@
-"""The ledger of disclosures: what is read is in it, and whoever changes it is found. On both engines."""
+"""The ledger of disclosures: each read is a row, and every change of the ledger is detected. On both engines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.common.storage import db
 from services.common.storage.db import Database
 from services.registry import chain, translate
 from services.registry.chain import BrokenChain, Disclosure, LedgerHead
-from services.registry.disclosures import SIGN_EVERY_ROWS, Disclosures
+from services.registry.disclosures import SIGN_INTERVAL_ROWS, Disclosures
 from services.registry.handlers import Registry
 from services.registry.ledger import Ledger, Proof, SignedHead, Signer, verify
 from services.registry.store import MIGRATIONS
@@ -50,7 +50,7 @@ async def disclosures(database: Database) -> Disclosures:
 
 @pytest.fixture
 async def filled(database: Database, disclosures: Disclosures) -> Database:
-    """A ledger of five reads, of which the third and the last were signed."""
+    """A ledger of five reads with signed heads at the third and the last row."""
     for n in range(ROWS):
         await disclosures.read_wearer(DESK, GROUNDS, "w-1")
         if n in (2, ROWS - 1):
@@ -87,13 +87,13 @@ async def test_each_read_is_a_row_without_the_data(database: Database, disclosur
     assert records.NAME not in str(rows) and records.NUMBER not in str(rows)
 
 
-async def test_what_was_not_found_was_not_disclosed(database: Database, disclosures: Disclosures) -> None:
+async def test_a_read_of_an_unknown_record_gives_no_row(database: Database, disclosures: Disclosures) -> None:
     with pytest.raises(NotFound):
         await disclosures.read_wearer(DESK, GROUNDS, "nobody")
     assert await proof(database) == Proof(rows=0, heads=0, unsigned=0)
 
 
-async def test_an_untouched_ledger_is_proven(filled: Database, disclosures: Disclosures) -> None:
+async def test_an_unchanged_ledger_is_proven(filled: Database, disclosures: Disclosures) -> None:
     assert await proof(filled) == Proof(rows=ROWS, heads=2, unsigned=0)
     await disclosures.read_wearer(DESK, GROUNDS, "w-1")
     assert await proof(filled) == Proof(rows=ROWS + 1, heads=2, unsigned=1)
@@ -101,19 +101,19 @@ async def test_an_untouched_ledger_is_proven(filled: Database, disclosures: Disc
     assert (await proof(filled)).unsigned == 0
 
 
-async def test_heads_are_signed_at_intervals_by_themselves(database: Database, disclosures: Disclosures) -> None:
+async def test_heads_are_signed_at_intervals_in_the_background(database: Database, disclosures: Disclosures) -> None:
     await disclosures.read_wearer(DESK, GROUNDS, "w-1")
     await disclosures.sign()
-    keeper = asyncio.ensure_future(disclosures.keep_signed())
+    signing = asyncio.ensure_future(disclosures.keep_signed())
     try:
-        for _ in range(SIGN_EVERY_ROWS):
+        for _ in range(SIGN_INTERVAL_ROWS):
             await disclosures.read_wearer(DESK, GROUNDS, "w-1")
         async with asyncio.timeout(20):
             while await heads(database) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
     finally:
-        keeper.cancel()
-    assert (await proof(database)).unsigned < SIGN_EVERY_ROWS
+        signing.cancel()
+    assert (await proof(database)).unsigned < SIGN_INTERVAL_ROWS
 
 
 async def heads(database: Database) -> int:
@@ -121,8 +121,8 @@ async def heads(database: Database) -> int:
         return len(await Ledger(connection).heads())
 
 
-@pytest.mark.parametrize("column", [one.name for one in ledger.c if one.name != "sequence"])
-async def test_a_changed_byte_in_any_row_is_found_and_the_row_is_named(filled: Database, column: str) -> None:
+@pytest.mark.parametrize("column", [column.name for column in ledger.c if column.name != "sequence"])
+async def test_a_changed_column_of_any_row_is_detected_at_its_row(filled: Database, column: str) -> None:
     for sequence in range(1, ROWS + 1):
         async with filled.transaction() as connection:
             where = ledger.c.sequence == sequence
@@ -135,7 +135,7 @@ async def test_a_changed_byte_in_any_row_is_found_and_the_row_is_named(filled: D
 
 
 def changed(value: object) -> object:
-    """The same value but for one bit, or one digit; a number where there was none."""
+    """The value with one bit or character changed; None becomes 0."""
     if value is None:
         return 0
     if isinstance(value, int):
@@ -147,43 +147,43 @@ def changed(value: object) -> object:
 
 
 @pytest.mark.parametrize("sequence", range(1, ROWS + 1))
-async def test_a_row_that_was_taken_away_is_found(filled: Database, sequence: int) -> None:
+async def test_a_deleted_row_is_detected(filled: Database, sequence: int) -> None:
     async with filled.transaction() as connection:
         await connection.execute(sa.delete(ledger).where(ledger.c.sequence == sequence))
     assert await broken_at(filled) == sequence
 
 
 async def rewrite(database: Database, without: int) -> None:
-    """Writes the whole chain anew, every hash right, but with one of its rows never having been there."""
+    """Rewrite the whole chain without one row, with correct hashes."""
     async with database.transaction() as connection:
-        links = [link async for link in Ledger(connection).links()]
+        rows = [row async for row in Ledger(connection).stored_rows()]
         await connection.execute(sa.delete(ledger))
         last: LedgerHead | None = None
-        for link in links:
-            if link.sequence == without:
+        for row in rows:
+            if row.sequence == without:
                 continue
-            made = chain.append(last, link.disclosure)
+            appended = chain.append(last, row.disclosure)
             await connection.execute(
                 sa.insert(ledger).values(
-                    sequence=made.sequence,
-                    previous=made.previous,
-                    hash=made.hash,
-                    **dataclasses.asdict(link.disclosure),
+                    sequence=appended.sequence,
+                    previous=appended.previous,
+                    hash=appended.hash,
+                    **dataclasses.asdict(row.disclosure),
                 )
             )
-            last = LedgerHead(made.sequence, made.hash, link.disclosure.at_ms)
+            last = LedgerHead(appended.sequence, appended.hash, row.disclosure.at_ms)
 
 
-async def test_a_chain_rewritten_whole_is_found_by_its_heads(filled: Database) -> None:
+async def test_a_rewritten_chain_is_detected_by_its_signed_heads(filled: Database) -> None:
     await rewrite(filled, without=2)
     assert await broken_at(filled) == 3
     async with filled.transaction() as connection:
-        # Without the key, the chain by itself looks right.
+        # Without the key, the rewritten chain verifies.
         assert (await verify(Ledger(connection), None, [])).rows == ROWS - 1
 
 
 @pytest.mark.parametrize("signature", ["none", "by another key"])
-async def test_heads_rewritten_with_it_are_found_for_want_of_the_key(filled: Database, signature: str) -> None:
+async def test_a_rewritten_chain_with_forged_or_deleted_heads_is_detected(filled: Database, signature: str) -> None:
     async with filled.transaction() as connection:
         kept = await Ledger(connection).heads()
     await rewrite(filled, without=2)
@@ -197,7 +197,7 @@ async def test_heads_rewritten_with_it_are_found_for_want_of_the_key(filled: Dat
     assert await broken_at(filled, kept) in (3, ROWS - 1)
 
 
-async def test_rows_cut_off_together_with_their_heads_are_found_by_what_an_agency_kept(filled: Database) -> None:
+async def test_deleted_rows_and_heads_are_detected_by_the_heads_that_an_agency_kept(filled: Database) -> None:
     async with filled.transaction() as connection:
         kept = await Ledger(connection).heads()
         await connection.execute(sa.delete(ledger).where(ledger.c.sequence > 3))
@@ -206,7 +206,7 @@ async def test_rows_cut_off_together_with_their_heads_are_found_by_what_an_agenc
     assert await broken_at(filled, kept) == 4
 
 
-async def test_what_was_disclosed_elsewhere_is_taken_once(database: Database, disclosures: Disclosures) -> None:
+async def test_a_disclosure_of_another_service_is_appended_once(database: Database, disclosures: Disclosures) -> None:
     share = Disclosure(
         disclosure_id="share-1",
         at_ms=1_700_000_000_000,
@@ -222,7 +222,7 @@ async def test_what_was_disclosed_elsewhere_is_taken_once(database: Database, di
         expires_at_ms=1_700_000_600_000,
         positions=None,
     )
-    await disclosures.take([share, share])
-    await disclosures.take([share])
+    await disclosures.accept([share, share])
+    await disclosures.accept([share])
     await disclosures.sign()
     assert await proof(database) == Proof(rows=1, heads=1, unsigned=0)

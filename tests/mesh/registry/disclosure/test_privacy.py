@@ -1,4 +1,4 @@
-"""The registry as a process: who may read personal data and why, what each sees, and that nothing lies about in clear."""
+"""The registry process: who may read personal data, on which grounds, which fields, and that no data is stored in plain text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEARER_NAME, PERSON_NAME, BIRTH_DATE = "남궁비밀", "황보비밀", "1977-07-
 
 @pytest.fixture(scope="module", params=ENGINES)
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry on each engine."""
+    """One registry per database engine."""
     url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
     with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
         yield running
@@ -40,7 +40,7 @@ def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 async def client(mesh: RegistryMesh) -> AsyncIterator[Client]:
-    """Clients of a registry that knows a wearer and whom an order protects from them."""
+    """Client of a registry with a wearer, an order against the wearer, and the protected person."""
     async with mesh.connected() as connected:
         wearer = records.wearer("w-secret", NUMBER)
         wearer.name, wearer.birth_date, wearer.phone, wearer.address = WEARER_NAME, BIRTH_DATE, PHONE, ADDRESS
@@ -129,7 +129,7 @@ async def test_without_grounds_nothing_is_disclosed(
     assert rows(client.mesh) == before
 
 
-async def test_who_has_no_business_with_it_is_refused(client: Client) -> None:
+async def test_a_role_without_permission_reads_nothing(client: Client) -> None:
     before = rows(client.mesh)
     for who in ("spiffe://vendor/acme", "spiffe://tandem/operator/one", NPA):
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
@@ -159,14 +159,14 @@ async def test_a_signed_head_reaches_both_agencies_and_proves_the_ledger(client:
             disclosure_pb2.WatchLedgerHeadsRequest(), metadata=server.bearer(agency, SECRET), timeout=10
         )
         assert [(await watched.read()).head for _ in heads] == heads
-        # The next one comes as it is made.
+        # The watcher also gets the next head as soon as it is signed.
         await read_wearer(client, MOJ_DESK)
-        again = await client.disclosures.SignLedger(
+        next_signed = await client.disclosures.SignLedger(
             disclosure_pb2.SignLedgerRequest(), metadata=server.bearer(agency, SECRET), timeout=10
         )
-        assert (await watched.read()).head == again.head
+        assert (await watched.read()).head == next_signed.head
         watched.cancel()
-        heads.append(again.head)
+        heads.append(next_signed.head)
 
     kept = tmp_path / "heads.ndjson"
     kept.write_text(
@@ -196,7 +196,7 @@ async def test_a_signed_head_reaches_both_agencies_and_proves_the_ledger(client:
     assert (broken.returncode, broken.stderr) == (1, "the ledger is broken at row 1: was changed\n")
 
 
-async def test_what_is_disclosed_while_the_registry_is_away_is_in_the_ledger_once(mesh: RegistryMesh) -> None:
+async def test_a_disclosure_made_while_the_registry_is_down_is_in_the_ledger_once(mesh: RegistryMesh) -> None:
     share = ledger_pb2.Disclosure(
         disclosure_id="share-1",
         at_ms=1_700_000_000_000,
@@ -225,8 +225,8 @@ async def test_what_is_disclosed_while_the_registry_is_away_is_in_the_ledger_onc
                 ]
                 break
             await client.until("select 1 from ledger where disclosure_id = 'share-1'")
-            taken = [row for row in rows(mesh) if row[1] == "SHARED"]
-    assert taken == [(MOJ_DESK, "SHARED", "WEARER", "w-secret", "TAG_16_2", "share-1")]
+            shared = [row for row in rows(mesh) if row[1] == "SHARED"]
+    assert shared == [(MOJ_DESK, "SHARED", "WEARER", "w-secret", "TAG_16_2", "share-1")]
 
 
 async def test_names_numbers_and_addresses_are_in_no_file_and_no_log_line(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Proof that nothing is missing: of 1 % that differ exactly those are named, and a missing proof alarms. On both engines."""
+"""Reconciliation: the comparison names exactly the differing records, and a missing proof raises an alarm. On both engines."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Settable, "ahead_ms", 0)
 
 
-def told(*messages: Message) -> list[Listed]:
-    """The list of an agency, as it comes by gRPC."""
+def listed_by_agency(*messages: Message) -> list[Listed]:
+    """The list of an agency, parsed from its gRPC request."""
     request = reconciliation_pb2.ReconcileRequest(records=map(listing.listed, messages))
     return translate_review.parse_listed(request, Agency.NPA)
 
 
 async def put_all(registry: Registry) -> list[Message]:
-    """Persons and their devices; returns the agency's records."""
+    """Put persons and their devices; returns the agency's records."""
     persons = [records.person(f"p-{n}") for n in range(COUNT // 2)]
     devices = [records.device(f"d-{n}", f"p-{n}") for n in range(COUNT // 2)]
     for person in persons:
@@ -58,69 +58,69 @@ async def put_all(registry: Registry) -> list[Message]:
     return [*persons, *devices]
 
 
-async def test_of_one_percent_that_differ_exactly_those_are_named(
+async def test_the_comparison_names_exactly_the_differing_records(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_review, "LISTED_BATCH", 50)  # a page ends with the list, and between
-    async with opened(where) as (registry, oversight):
+    monkeypatch.setattr(store_review, "LISTED_BATCH", 50)  # so that the list ends exactly with a page
+    async with opened(where) as (registry, match_reviews):
         theirs = await put_all(registry)
-        proven = await oversight.compare(Agency.NPA, told(*theirs))
+        proven = await match_reviews.compare(Agency.NPA, listed_by_agency(*theirs))
         assert proven.differences == [] and proven.listed_root == proven.stored_root
         assert proven.listed_root == listing.root(map(listing.listed, theirs))
-        standing = {one.agency: one for one, _ in await oversight.standings()}[Agency.NPA]
-        assert (standing.proven_at_ms, standing.root) == (proven.compared_at_ms, proven.stored_root)
+        status = {status.agency: status for status, _ in await match_reviews.reconciliation_statuses()}[Agency.NPA]
+        assert (status.proven_at_ms, status.root) == (proven.compared_at_ms, proven.stored_root)
 
         for seed in range(20):
             chance = random.Random(seed)
-            one, other = chance.sample(range(COUNT // 2), 2)
-            altered, added = records.person(f"p-{other}"), records.person(f"p-new-{seed}")
+            dropped, changed_index = chance.sample(range(COUNT // 2), 2)
+            altered, added = records.person(f"p-{changed_index}"), records.person(f"p-new-{seed}")
             altered.name = "변학도"
-            changed = [record for n, record in enumerate(theirs) if n != one]
-            changed[other - (other > one)] = altered
+            changed = [record for n, record in enumerate(theirs) if n != dropped]
+            changed[changed_index - (changed_index > dropped)] = altered
             chance.shuffle(changed)
-            compared = await oversight.compare(Agency.NPA, told(*changed, added))
-            assert {(each.finding, each.record_id) for each in compared.differences} == {
-                (Finding.EXTRA, f"p-{one}"),
-                (Finding.DIFFERENT, f"p-{other}"),
+            compared = await match_reviews.compare(Agency.NPA, listed_by_agency(*changed, added))
+            assert {(difference.finding, difference.record_id) for difference in compared.differences} == {
+                (Finding.EXTRA, f"p-{dropped}"),
+                (Finding.DIFFERENT, f"p-{changed_index}"),
                 (Finding.MISSING, f"p-new-{seed}"),
             }
             assert compared.listed_root != compared.stored_root
-        # What was proven stays the last proof.
-        standing = {each.agency: each for each, _ in await oversight.standings()}[Agency.NPA]
-        assert (standing.proven_at_ms, standing.differences) == (proven.compared_at_ms, 3)
+        # Comparisons with differences don't change the last proof.
+        status = {status.agency: status for status, _ in await match_reviews.reconciliation_statuses()}[Agency.NPA]
+        assert (status.proven_at_ms, status.differences) == (proven.compared_at_ms, 3)
 
 
-async def test_fifteen_minutes_without_proof_alarm_once_and_a_proof_ends_it(where: Path | str) -> None:
-    async with opened(where) as (registry, oversight):
+async def test_fifteen_minutes_without_proof_raise_one_alarm_until_the_next_proof(where: Path | str) -> None:
+    async with opened(where) as (registry, match_reviews):
         theirs = await put_all(registry)
         with capture_logs() as lines:
-            await oversight.alarm()
+            await match_reviews.alarm()
             assert lines == []
             Settable.ahead_ms = ALARM_AFTER_MS + 60_000
-            await oversight.alarm()
-            await oversight.alarm()
+            await match_reviews.alarm()
+            await match_reviews.alarm()
         assert [(line["event"], line["agency"], line["log_level"]) for line in lines] == [
             ("reconciliation_overdue", "moj", "error"),
             ("reconciliation_overdue", "npa", "error"),
         ]
-        # A comparison that finds differences proves nothing.
-        await oversight.compare(Agency.NPA, told(*theirs[1:]))
-        assert {one.agency: overdue for one, overdue in await oversight.standings()} == {
+        # A comparison with differences isn't a proof.
+        await match_reviews.compare(Agency.NPA, listed_by_agency(*theirs[1:]))
+        assert {status.agency: overdue for status, overdue in await match_reviews.reconciliation_statuses()} == {
             Agency.MOJ: True,
             Agency.NPA: True,
         }
-        await oversight.compare(Agency.NPA, told(*theirs))
-        assert {one.agency: overdue for one, overdue in await oversight.standings()} == {
+        await match_reviews.compare(Agency.NPA, listed_by_agency(*theirs))
+        assert {status.agency: overdue for status, overdue in await match_reviews.reconciliation_statuses()} == {
             Agency.MOJ: True,
             Agency.NPA: False,
         }
         Settable.ahead_ms *= 3
         with capture_logs() as lines:
-            await oversight.alarm()
+            await match_reviews.alarm()
         assert [line["agency"] for line in lines] == ["npa"]
 
 
-async def test_records_from_before_there_were_digests_and_keys_get_them_and_are_matched(where: Path | str) -> None:
+async def test_older_records_get_digests_and_match_keys_and_are_matched(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await registry.put_wearer(translate.parse_wearer(records.wearer(version=7)))
         await registry.put_protected_person(translate.parse_protected_person(records.person()))
@@ -131,10 +131,12 @@ async def test_records_from_before_there_were_digests_and_keys_get_them_and_are_
             await connection.execute(sa.delete(match_keys))
             await connection.execute(sa.delete(reviews))
         assert before
-    async with opened(where) as (registry, oversight):
-        (found,) = await oversight.list_reviews(tuple(ReviewState), "")
+    async with opened(where) as (registry, match_reviews):
+        (found,) = await match_reviews.list_reviews(tuple(ReviewState), "")
         assert (found.order_id, found.wearer_id) == ("o-1", "w-1")
         async with registry.database.transaction() as connection:
             assert (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all() == before
-        compared = await oversight.compare(Agency.NPA, told(records.person(), records.order(national_id="")))
+        compared = await match_reviews.compare(
+            Agency.NPA, listed_by_agency(records.person(), records.order(national_id=""))
+        )
         assert compared.differences == []

@@ -1,4 +1,4 @@
-"""What a reviewer and an on-call engineer see of a mesh: one trace of each incident, and metrics that lead to it."""
+"""Traces and metrics of a mesh for reviewers and on-call engineers: one trace per incident, and metrics that link to it."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ ORDINARY = 400
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A mesh after its demo."""
+    """A mesh after its demo, with the trace of the demo's incident."""
 
     mesh: RunningMesh
     collector: Collector
-    said: dict[str, Any]
-    """What the demo printed of the incident."""
+    incident: dict[str, Any]
+    """The incident in the output of `tandem demo --json`."""
     trace: trace_pb2.GetTraceResponse
 
     @property
-    def mine(self) -> list[trace_pb2.Span]:
-        """Spans of the incident's own trace."""
+    def incident_spans(self) -> list[trace_pb2.Span]:
+        """Spans of the incident's trace, without those of linked traces."""
         return [span for span in self.trace.spans if span.trace_id == self.trace.trace_id]
 
 
@@ -62,12 +62,12 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reviewed]:
         with running_mesh(tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", "60") as mesh:
             played = tandem("demo", "--dir", str(mesh.folder), "--json")
             assert played.returncode == 0, played.stderr
-            (said,) = json.loads(played.stdout)["incidents"]
-            yield Reviewed(mesh, collector, said, _complete(mesh, said["incident_id"]))
+            (incident,) = json.loads(played.stdout)["incidents"]
+            yield Reviewed(mesh, collector, incident, _complete(mesh, incident["incident_id"]))
 
 
 def _complete(mesh: RunningMesh, incident_id: str) -> trace_pb2.GetTraceResponse:
-    """The trace as `tandem trace` prints it, once all that the demo ends with is in it."""
+    """The trace that `tandem trace` prints, once it has the last spans of the demo."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         printed = tandem("trace", incident_id, "--dir", str(mesh.folder), "--json")
@@ -81,83 +81,91 @@ def _complete(mesh: RunningMesh, incident_id: str) -> trace_pb2.GetTraceResponse
 
 
 def test_one_trace_has_spans_of_all_four_services(reviewed: Reviewed) -> None:
-    assert {one.service.split("-")[0] for one in reviewed.mine} == {"ingest", "geofence", "dispatch", "registry"}
-    assert {one.service for one in reviewed.mine} >= {f"dispatch-{leg}" for leg in flow.LEGS}
-    assert {one.name for one in reviewed.mine} >= {
+    assert {span.service.split("-")[0] for span in reviewed.incident_spans} == {
+        "ingest",
+        "geofence",
+        "dispatch",
+        "registry",
+    }
+    assert {span.service for span in reviewed.incident_spans} >= {f"dispatch-{leg}" for leg in flow.LEGS}
+    assert {span.name for span in reviewed.incident_spans} >= {
         "incident opened", "report received", "evaluated", "alert", "probation offered", "probation accepted",
         "police offered", "police accepted", "warning offered", "warning delivered", "ledger: read",
     }  # fmt: skip
     (in_force,) = [span for span in reviewed.trace.spans if span.trace_id != reviewed.trace.trace_id]
     assert (in_force.name, in_force.service) == ("order in force", "registry")
-    assert [link.span_id for link in reviewed.mine[0].links] == [in_force.span_id]
+    assert [link.span_id for link in reviewed.incident_spans[0].links] == [in_force.span_id]
 
 
-def test_its_spans_add_up(reviewed: Reviewed) -> None:
-    spans = {one.span_id: one for one in reviewed.mine}
-    assert len(spans) == len(reviewed.mine)
-    roots = [one for one in reviewed.mine if not one.parent_span_id]
+def test_spans_follow_each_other_without_gaps(reviewed: Reviewed) -> None:
+    spans = {span.span_id: span for span in reviewed.incident_spans}
+    assert len(spans) == len(reviewed.incident_spans)
+    roots = [span for span in reviewed.incident_spans if not span.parent_span_id]
     assert [root.name for root in roots] == ["incident opened"]
     followed = 0
-    ends = {(one.attributes.get("assignment_id", "none"), one.end_us) for one in reviewed.mine}
-    for one in reviewed.mine:
-        assert one.end_us >= one.start_us, "a negative span"
-        assert not one.parent_span_id or one.parent_span_id in spans, "an orphan"
-        if one.name in ("evaluated", "alert") or one.name.endswith(("offered", "told", "stood down")):
+    ends = {(span.attributes.get("assignment_id", "none"), span.end_us) for span in reviewed.incident_spans}
+    for span in reviewed.incident_spans:
+        assert span.end_us >= span.start_us, "a negative span"
+        assert not span.parent_span_id or span.parent_span_id in spans, "an orphan"
+        if span.name in ("evaluated", "alert") or span.name.endswith(("offered", "told", "stood down")):
             followed += 1
-            before = spans[one.parent_span_id]
-            # A step of an assignment begins with its alert, or where that was decided before, with the end of the step before it.
-            waited = one.start_us > before.end_us and (one.attributes.get("assignment_id"), one.start_us) in ends
-            assert waited or one.start_us == before.end_us
+            parent = spans[span.parent_span_id]
+            # A step starts at the end of its alert, or at the end of the previous step if the alert ended earlier.
+            waited = span.start_us > parent.end_us and (span.attributes.get("assignment_id"), span.start_us) in ends
+            assert waited or span.start_us == parent.end_us
     assert followed > 10
     by_assignment: dict[str, list[trace_pb2.Span]] = {}
-    for one in sorted(reviewed.mine, key=lambda span: (span.start_us, span.end_us)):
-        if "assignment_id" in one.attributes:
-            by_assignment.setdefault(one.attributes["assignment_id"], []).append(one)
+    for span in sorted(reviewed.incident_spans, key=lambda span: (span.start_us, span.end_us)):
+        if "assignment_id" in span.attributes:
+            by_assignment.setdefault(span.attributes["assignment_id"], []).append(span)
     assert len(by_assignment) == 4
     for steps in by_assignment.values():
         assert all(later.start_us >= earlier.end_us for earlier, later in pairwise(steps))
     opening = {
-        name: next(one for one in reviewed.mine if one.name == name) for name in ("report received", "evaluated")
+        name: next(span for span in reviewed.incident_spans if span.name == name)
+        for name in ("report received", "evaluated")
     }
-    first_alert = min((one for one in reviewed.mine if one.name == "alert"), key=lambda span: span.start_us)
-    lengths = [one.end_us - one.start_us for one in (*opening.values(), first_alert)]
+    first_alert = min(
+        (span for span in reviewed.incident_spans if span.name == "alert"), key=lambda span: span.start_us
+    )
+    lengths = [span.end_us - span.start_us for span in (*opening.values(), first_alert)]
     assert sum(lengths) <= roots[0].end_us - roots[0].start_us + 1
 
 
-def test_it_says_what_the_legs_say(reviewed: Reviewed) -> None:
+def test_the_trace_has_the_times_of_the_legs(reviewed: Reviewed) -> None:
     clock = reviewed.mesh.now.clock
-    for leg in reviewed.said["legs"]:
-        accepted = [one for one in reviewed.mine if one.name == f"{leg['agency']} accepted"]
+    for leg in reviewed.incident["legs"]:
+        accepted = [span for span in reviewed.incident_spans if span.name == f"{leg['agency']} accepted"]
         at_us = clock.to_wall_us(times.from_rfc3339(leg["acknowledged_at"]))
-        assert at_us in {one.end_us for one in accepted}
+        assert at_us in {span.end_us for span in accepted}
 
 
 def test_an_otlp_back_end_gets_each_span_once(reviewed: Reviewed) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        told = _complete(reviewed.mesh, reviewed.said["incident_id"]).spans
-        wanted = sorted((one.trace_id, one.span_id, one.parent_span_id, one.service) for one in told)
-        got = sorted(_of(reviewed))
-        if got == wanted:
+        spans = _complete(reviewed.mesh, reviewed.incident["incident_id"]).spans
+        wanted = sorted((span.trace_id, span.span_id, span.parent_span_id, span.service) for span in spans)
+        exported = sorted(_exported(reviewed))
+        if exported == wanted:
             break
-        assert time.monotonic() < deadline, (set(got) ^ set(wanted), len(got), len(wanted))
+        assert time.monotonic() < deadline, (set(exported) ^ set(wanted), len(exported), len(wanted))
         time.sleep(0.2)
 
 
-def _of(reviewed: Reviewed) -> list[tuple[str, str, str, str]]:
-    mine = {span.trace_id for span in reviewed.trace.spans}
+def _exported(reviewed: Reviewed) -> list[tuple[str, str, str, str]]:
+    trace_ids_of_incident = {span.trace_id for span in reviewed.trace.spans}
     return [
         (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), service)
         for service, span in reviewed.collector.spans()
-        if span.trace_id.hex() in mine
+        if span.trace_id.hex() in trace_ids_of_incident
     ]
 
 
-def test_no_span_is_made_for_an_ordinary_report_and_the_context_of_its_sender_goes_along(reviewed: Reviewed) -> None:
+def test_an_ordinary_report_gives_no_span_and_keeps_the_trace_context_of_its_sender(reviewed: Reviewed) -> None:
     accepted = _counted(reviewed, "ingest", "tandem_ingest_reports_accepted_total")
     asyncio.run(_report(reviewed.mesh.now))
     assert _counted(reviewed, "ingest", "tandem_ingest_reports_accepted_total") == accepted + ORDINARY + 1
-    # All that there is of traces is of alerts and steps of incidents. At this clock the demo's wearer is silent by now, and told of.
+    # Facts come only from alerts and steps. At this clock rate the demo's wearer is silent by now, which gives another alert.
     deadline = time.monotonic() + PATIENCE_S
     while True:
         messages, traces = asyncio.run(_of_incidents(reviewed.mesh.now))
@@ -172,19 +180,21 @@ def test_no_span_is_made_for_an_ordinary_report_and_the_context_of_its_sender_go
 
 
 async def _of_incidents(running: meshes.MeshConnection) -> tuple[int, set[str]]:
-    """How many messages of incidents there are, and the traces of those incidents."""
+    """Number of stream messages about incidents, and the trace ids of these incidents."""
     async with running.nats.bus_as("registry") as bus:
         info = {"subjects_filter": "incident.>"}
         by_subject = (await bus.api(f"STREAM.INFO.{flow.INCIDENTS.name}", info))["state"]["subjects"]
         steps = sum(count for subject, count in by_subject.items() if subject.split(".")[1] in flow.LEGS)
         last = (await bus.bounds_of(flow.ALERTS.name)).last
-        every = pull.between(bus, flow.ALERTS.name, 1, last)
-        of_incidents = [id_ async for one in every if (id_ := alert_pb2.Alert.FromString(one.data).incident_id)]
+        alerts = pull.between(bus, flow.ALERTS.name, 1, last)
+        of_incidents = [
+            id_ async for message in alerts if (id_ := alert_pb2.Alert.FromString(message.data).incident_id)
+        ]
     return steps + len(of_incidents), {trace_ids.trace_id_of(of_incident) for of_incident in of_incidents}
 
 
 async def _report(running: meshes.MeshConnection) -> None:
-    """Someone under no order reports 400 times, and once more in a context of the sender's own, which the log then names."""
+    """Send 400 reports of a wearer without an order, then one with a trace context, and check that the log entry has it."""
     async with meshes.connect(running) as clients:
         moj = clients.identity(MOJ_RECORDS)
         wearer = registry_pb2.Wearer(
@@ -215,8 +225,8 @@ async def _report(running: meshes.MeshConnection) -> None:
         assert trace_ids.sender_of(entry.senders, 0) == SENT_IN
 
 
-def test_lines_of_the_log_name_the_trace(reviewed: Reviewed) -> None:
-    incident_id, seen = reviewed.said["incident_id"], set()
+def test_log_lines_of_an_incident_have_its_trace_id(reviewed: Reviewed) -> None:
+    incident_id, seen = reviewed.incident["incident_id"], set()
     for path in (reviewed.mesh.folder / "logs").glob("*.log"):
         for line in path.read_text().splitlines():
             if line.startswith("{") and f'"incident_id": "{incident_id}"' in line:
@@ -226,7 +236,7 @@ def test_lines_of_the_log_name_the_trace(reviewed: Reviewed) -> None:
 
 
 async def _shown(running: meshes.MeshConnection, who: str, incident_id: str) -> grpc.StatusCode | set[str]:
-    """Names of the spans that a caller is shown, or how the call was refused."""
+    """Names of the spans that a caller sees, or the status code of the rejection."""
     async with meshes.connect(running) as clients:
         request = trace_pb2.GetTraceRequest(incident_id=incident_id)
         try:
@@ -236,8 +246,8 @@ async def _shown(running: meshes.MeshConnection, who: str, incident_id: str) -> 
         return {span.name for span in answer.spans}
 
 
-def test_who_may_not_sees_nothing_and_each_role_what_concerns_it(reviewed: Reviewed) -> None:
-    running, incident_id = reviewed.mesh.now, reviewed.said["incident_id"]
+def test_each_role_sees_only_its_spans_and_other_roles_are_rejected(reviewed: Reviewed) -> None:
+    running, incident_id = reviewed.mesh.now, reviewed.incident["incident_id"]
 
     def seen(who: str, which: str = incident_id) -> grpc.StatusCode | set[str]:
         return asyncio.run(_shown(running, who, which))
@@ -247,13 +257,13 @@ def test_who_may_not_sees_nothing_and_each_role_what_concerns_it(reviewed: Revie
     every = cast(set[str], seen(REVIEWER))
     assert every >= {span.name for span in reviewed.trace.spans}
     of_ledger = {name for name in every if name.startswith("ledger")}
-    # At this clock half a second without a receipt is half a minute of the mesh's, so there may be some of these.
-    of_her = {name for name in every if re.match("warning (no|reached|duress)", name)}
+    # At this clock rate a receipt that is half a second late is half a minute late in mesh time, so such steps may occur.
+    person_flags = {name for name in every if re.match("warning (no|reached|duress)", name)}
     own = {leg: {name for name in every if re.match(f"{leg} (noted|misses|sees)", name)} for leg in flow.LEGS}
     assert of_ledger
-    assert seen(OPERATOR) == every - of_ledger - of_her
+    assert seen(OPERATOR) == every - of_ledger - person_flags
     assert seen(DESKS["police"]) == every - of_ledger - own["probation"] - own["warning"]
-    assert seen(DESKS["probation"]) == every - of_ledger - of_her - own["police"] - own["warning"]
+    assert seen(DESKS["probation"]) == every - of_ledger - person_flags - own["police"] - own["warning"]
     assert seen(REVIEWER, "incident-of-nobody") is grpc.StatusCode.NOT_FOUND
     assert seen(REVIEWER, "no id at all") is grpc.StatusCode.INVALID_ARGUMENT
 
@@ -275,7 +285,7 @@ def _counted(reviewed: Reviewed, service: str, metric: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{metric}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
 
-def test_the_metrics_that_rules_and_dashboards_name_are_there(reviewed: Reviewed) -> None:
+def test_the_services_expose_all_metrics_of_rules_and_dashboards(reviewed: Reviewed) -> None:
     shown = {service.name for service in processes.SERVICES if "TANDEM_METRICS_PORT" in service.more_ports}
     exposed: set[str] = set()
     assert shown >= {"registry", "ingest", "geofence-0", *(f"dispatch-{leg}" for leg in flow.LEGS)}
@@ -291,7 +301,7 @@ def test_the_metrics_that_rules_and_dashboards_name_are_there(reviewed: Reviewed
     assert named <= exposed, named - exposed
 
 
-def test_counters_that_rules_wait_for_are_there_before_they_count(reviewed: Reviewed) -> None:
+def test_counters_of_the_rules_exist_before_their_first_count(reviewed: Reviewed) -> None:
     texts = [_scrape(reviewed, f"geofence-{replica}") for replica in range(2)]
     assert all('\ntandem_evaluators_differ_total{partition="0"} ' in text for text in texts)
     refused = set(
@@ -305,7 +315,7 @@ def test_counters_that_rules_wait_for_are_there_before_they_count(reviewed: Revi
         assert {"offered", "leg_absent", "flagged"} <= set(states)
 
 
-def test_latencies_have_exemplars_that_lead_to_the_trace(reviewed: Reviewed) -> None:
+def test_latencies_have_exemplars_with_the_trace_id(reviewed: Reviewed) -> None:
     text = "".join(_scrape(reviewed, name, "application/openmetrics-text") for name in ("geofence-0", "geofence-1"))
     found = re.findall(r'^tandem_geofence_report_to_alert_seconds_bucket.*# {trace_id="(\w+)"}', text, re.MULTILINE)
     assert reviewed.trace.trace_id in found

@@ -1,4 +1,4 @@
-"""Traces are made of what the streams hold: an incident of while the registry was away has its trace, and a kill changes nothing."""
+"""Traces come from the streams: an incident from the registry's downtime has its trace, and a kill doesn't change it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Registr
     if request.param == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")
         url = server.new_database()
-    with running_registry(tmp_path, 1, url) as one:
-        yield one
+    with running_registry(tmp_path, 1, url) as running:
+        yield running
 
 
 async def step(bus: Bus, number: int, state: dispatch_pb2.AssignmentState.ValueType, **more: Any) -> None:
@@ -49,7 +49,7 @@ async def step(bus: Bus, number: int, state: dispatch_pb2.AssignmentState.ValueT
 
 
 async def trace_of(registry: RegistryMesh, spans: int) -> list[trace_pb2.Span]:
-    """The trace of the incident, once it has so many spans."""
+    """The trace of the incident, once it has at least `spans` spans."""
     await registry.service.ready(registry.address)
     async with rpc.channel(registry.address) as channel, asyncio.timeout(WITHIN_S):
         stub = trace_pb2_grpc.TraceServiceStub(channel)
@@ -70,7 +70,7 @@ async def trace_of(registry: RegistryMesh, spans: int) -> list[trace_pb2.Span]:
             await asyncio.sleep(0.05)
 
 
-async def test_an_incident_of_while_the_registry_was_away(registry: RegistryMesh) -> None:
+async def test_an_incident_during_the_registrys_downtime_has_its_trace(registry: RegistryMesh) -> None:
     async with registry.connected() as client:
         bus = client.bus
         await bus.publish(flow.alert_subject(0, "junk"), b"\xff\xff")
@@ -78,7 +78,7 @@ async def test_an_incident_of_while_the_registry_was_away(registry: RegistryMesh
         await dispatch.publish(bus, entered)
         await step(bus, 1, dispatch_pb2.OFFERED, cause=entered.cause)
         await step(bus, 2, dispatch_pb2.ACKNOWLEDGED, cause=entered.cause)
-        # The log has no entry 7, as where it has forgotten it: what the alert says of its moment stands in.
+        # The log has no entry 7, as after its retention, so the times in the alert are used instead.
         spans = await trace_of(registry, 5)
         assert [span.name for span in spans] == [
             "incident opened", "report received", "alert", "police offered", "police accepted",
@@ -88,6 +88,6 @@ async def test_an_incident_of_while_the_registry_was_away(registry: RegistryMesh
         await step(bus, 3, dispatch_pb2.STOOD_DOWN)
         registry.service.start()
         after = await trace_of(registry, 8)
-        assert [one for one in after if one.span_id in {span.span_id for span in spans}] == spans
-        assert len({one.span_id for one in after}) == len(after) == 8
+        assert [span for span in after if span.span_id in {earlier.span_id for earlier in spans}] == spans
+        assert len({span.span_id for span in after}) == len(after) == 8
         assert '"event": "trace_lacks"' in registry.service.log() and "Traceback" not in registry.service.log()

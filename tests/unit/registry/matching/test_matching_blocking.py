@@ -1,4 +1,4 @@
-"""Keys by which two records of one person find each other, and few others."""
+"""Match keys: two records of one person share a key, and strangers share none."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ONE = Person("8003121234567", ("김민준",), date(1980, 3, 12), "M", ("010-1234
 NAMED = Person(names=ONE.names, birth_date=ONE.birth_date)
 
 
-def meet(left: Person, right: Person) -> bool:
-    """Whether two records would be compared."""
+def share_a_key(left: Person, right: Person) -> bool:
+    """Whether two records share a key and are therefore compared."""
     return not blocking.keys(left).isdisjoint(blocking.keys(right))
 
 
@@ -32,8 +32,8 @@ def meet(left: Person, right: Person) -> bool:
         Person(names=("Minjoon Kim",)),
     ],
 )
-def test_each_thing_finds_by_itself(other: Person) -> None:
-    assert meet(ONE, other)
+def test_each_field_alone_gives_a_shared_key(other: Person) -> None:
+    assert share_a_key(ONE, other)
 
 
 @pytest.mark.parametrize("name", ["김민준", "Kim Min-jun", "MINJUN GIM", "Kim, Minjoon"])
@@ -52,8 +52,8 @@ def test_each_thing_finds_by_itself(other: Person) -> None:
         None,
     ],
 )
-def test_a_slip_in_the_date_of_birth_is_survived_across_scripts(name: str, born: date | None) -> None:
-    assert meet(NAMED, Person(names=(name,), birth_date=born))
+def test_records_with_an_error_in_the_date_of_birth_share_a_key_across_scripts(name: str, born: date | None) -> None:
+    assert share_a_key(NAMED, Person(names=(name,), birth_date=born))
 
 
 @pytest.mark.parametrize(
@@ -69,22 +69,22 @@ def test_a_slip_in_the_date_of_birth_is_survived_across_scripts(name: str, born:
         ("김밀준", date(1908, 3, 12)),
     ],
 )
-def test_a_slip_in_the_name_too_is_survived(name: str, born: date) -> None:
+def test_records_with_errors_in_name_and_date_of_birth_share_a_key(name: str, born: date) -> None:
     other = Person(names=(name,), birth_date=born)
-    assert meet(NAMED, other)
-    assert not meet(Person(names=NAMED.names), Person(names=(name,)))
+    assert share_a_key(NAMED, other)
+    assert not share_a_key(Person(names=NAMED.names), Person(names=(name,)))
 
 
-def test_a_lunar_date_that_slips_over_the_new_year_is_survived_with_another_spelling() -> None:
+def test_a_lunar_date_in_another_year_shares_a_key_with_another_spelling() -> None:
     person = Person(names=("김서준",), birth_date=date(1980, 12, 5))
     other = Person(names=("Kim So Jun",), birth_date=date(1981, 1, 10))
     assert compare(person, other).verdict is Verdict.POSSIBLE
-    assert meet(person, other)
+    assert share_a_key(person, other)
 
 
 @given(st.dates(date(1930, 1, 1), date(2010, 12, 31)), st.sampled_from(LUNAR_LAG_DAYS))
-def test_a_lunar_date_finds_its_solar_one(born: date, lag_days: int) -> None:
-    assert meet(replace(NAMED, birth_date=born), replace(NAMED, birth_date=born + timedelta(lag_days)))
+def test_a_lunar_date_shares_a_key_with_its_solar_date(born: date, lag_days: int) -> None:
+    assert share_a_key(replace(NAMED, birth_date=born), replace(NAMED, birth_date=born + timedelta(lag_days)))
 
 
 @pytest.mark.parametrize(
@@ -97,15 +97,15 @@ def test_a_lunar_date_finds_its_solar_one(born: date, lag_days: int) -> None:
         ("Nguyen Van An", "An Nguyen Van"),
     ],
 )
-def test_variants_of_a_name_meet(left: str, right: str) -> None:
-    assert meet(Person(names=(left,)), Person(names=(right,)))
+def test_variants_of_a_name_share_a_key(left: str, right: str) -> None:
+    assert share_a_key(Person(names=(left,)), Person(names=(right,)))
 
 
-def test_strangers_do_not_meet() -> None:
+def test_strangers_share_no_key() -> None:
     stranger = Person(
         "9109152345678", ("박서연",), date(1991, 9, 15), "F", ("010-8765-4321",), ("부산광역시 해운대구 센텀로 7",)
     )
-    assert not meet(ONE, stranger)
+    assert not share_a_key(ONE, stranger)
     assert blocking.keys(Person(sex="M")) == frozenset()
 
 
@@ -116,24 +116,24 @@ def test_strangers_do_not_meet() -> None:
 def test_keys_are_few_and_can_be_written_as_utf_8(names: tuple[str, ...], texts: tuple[str, ...]) -> None:
     found = blocking.keys(Person("8003121234567", names, date(1980, 3, 12), "M", texts, texts))
     assert len(found) < 600
-    assert all(len(one.encode()) < 1000 for one in found)
+    assert all(len(key.encode()) < 1000 for key in found)
 
 
 def test_keys_of_a_record_of_10_mb_are_bounded() -> None:
     for letter in ("김", "a", "1", "a ", "\ud800"):
         long = letter * (10_000_000 // len(letter))
         found = blocking.keys(Person("", (long,), date(1980, 3, 12), "M", (long,), (long,)))
-        assert sum(len(one.encode()) for one in found) < 10_000
+        assert sum(len(key.encode()) for key in found) < 10_000
 
 
 @pytest.mark.parametrize(
     ("left", "right"),
     [("minjun", "minjoon"), ("younghee", "yeonghui"), ("shik", "sik"), ("chul", "cheol"), ("ah", "a")],
 )
-def test_spellings_of_one_sound(left: str, right: str) -> None:
+def test_spellings_of_one_sound_are_equal(left: str, right: str) -> None:
     assert blocking.sound(left) == blocking.sound(right) != ""
 
 
 def test_sounds_keep_names_apart() -> None:
-    assert len({blocking.sound(one) for one in ("minjun", "minseo", "dohyun", "ari", "haneul", "kwangsoo")}) == 6
+    assert len({blocking.sound(name) for name in ("minjun", "minseo", "dohyun", "ari", "haneul", "kwangsoo")}) == 6
     assert blocking.sound("") == ""

@@ -1,4 +1,4 @@
-"""Whether a respondent and a wearer are one person: levels, weights, thresholds, and the reasons in words."""
+"""Comparison of a respondent and a wearer: levels, weights, thresholds and reasons."""
 
 from __future__ import annotations
 
@@ -40,31 +40,35 @@ PERSONS = st.builds(
 
 
 def level(field: str, comparison: Comparison) -> str:
-    """At which level a field is."""
-    return next(one.level for one in comparison.evidence if one.field == field)
+    """Level of a field in a comparison."""
+    return next(compared.level for compared in comparison.evidence if compared.field == field)
 
 
 @given(PERSONS, PERSONS)
 def test_comparison_is_symmetric_and_adds_up(left: Person, right: Person) -> None:
     found = compare(left, right)
     assert found == compare(right, left)
-    assert found.weight == pytest.approx(sum(one.weight for one in found.evidence))
-    assert [one.field for one in found.evidence] == [field.name for field in PERSON.fields]
+    assert found.weight == pytest.approx(sum(compared.weight for compared in found.evidence))
+    assert [compared.field for compared in found.evidence] == [field.name for field in PERSON.fields]
     if found.verdict is Verdict.UNLIKELY:
         assert found.weight < POSSIBLE
     if found.verdict is Verdict.CERTAIN:
         assert found.weight >= CERTAIN or level("national_id", found) == "EQUAL"
 
 
-def test_each_field_is_a_probability_and_weighs_what_it_says() -> None:
+def test_the_levels_of_each_field_sum_to_probability_1() -> None:
     for field in PERSON.fields:
-        assert sum(one.m for one in field.levels) == pytest.approx(1, abs=0.001), field.name
-        assert sum(one.u for one in field.levels) == pytest.approx(1, abs=0.02), field.name
+        assert sum(level.m for level in field.levels) == pytest.approx(1, abs=0.001), field.name
+        assert sum(level.u for level in field.levels) == pytest.approx(1, abs=0.02), field.name
         assert field.levels[0].weight > 0 > field.levels[-1].weight
-        assert len({one.name for one in field.levels}) == len({one.words for one in field.levels}) == len(field.levels)
+        assert (
+            len({level.name for level in field.levels})
+            == len({level.words for level in field.levels})
+            == len(field.levels)
+        )
 
 
-def test_chances_of_dates_of_birth_are_those_counted() -> None:
+def test_the_probabilities_u_of_dates_of_birth_equal_counted_ones() -> None:
     rng = random.Random(1)
     first, days, pairs = date(1951, 1, 1), 365 * 55, 100_000
     found = [0] * 7
@@ -74,15 +78,15 @@ def test_chances_of_dates_of_birth_are_those_counted() -> None:
         assert reached is not None
         found[reached] += 1
     field = next(field for field in PERSON.fields if field.name == "birth_date")
-    for one, count in zip(field.levels, found, strict=True):
-        expected = pairs * one.u
-        assert abs(count - expected) < 0.15 * expected + 4 * expected**0.5 + 3, (one.name, count, expected)
+    for agreement, count in zip(field.levels, found, strict=True):
+        expected = pairs * agreement.u
+        assert abs(count - expected) < 0.15 * expected + 4 * expected**0.5 + 3, (agreement.name, count, expected)
 
 
 # ── verdicts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_equal_national_number_is_certain_by_itself() -> None:
+def test_an_equal_national_number_alone_is_certain() -> None:
     stranger = Person(national_id=FULL.national_id, names=("박서연",), birth_date=date(1999, 9, 9), sex="F")
     assert compare(FULL, stranger).verdict is Verdict.CERTAIN
     assert compare(Person(FULL.national_id), Person(FULL.national_id)).verdict is Verdict.CERTAIN
@@ -98,7 +102,7 @@ def test_an_equal_national_number_is_certain_by_itself() -> None:
         replace(UNNUMBERED, addresses=(), sex=""),
     ],
 )
-def test_same_name_date_of_birth_and_one_thing_more_is_certain(other: Person) -> None:
+def test_equal_name_and_date_of_birth_with_one_more_field_is_certain(other: Person) -> None:
     assert compare(UNNUMBERED, other).verdict is Verdict.CERTAIN
 
 
@@ -120,7 +124,7 @@ def test_same_name_date_of_birth_and_one_thing_more_is_certain(other: Person) ->
         replace(FULL, national_id="8003121888888"),
     ],
 )
-def test_what_may_be_one_person_is_left_to_a_person(other: Person) -> None:
+def test_a_possible_match_needs_the_decision_of_a_person(other: Person) -> None:
     base = FULL if other.national_id else UNNUMBERED
     assert compare(base, other).verdict is Verdict.POSSIBLE
 
@@ -137,31 +141,31 @@ def test_what_may_be_one_person_is_left_to_a_person(other: Person) -> None:
         Person(addresses=("경기도 남양주시 다산중앙로 7",)),
     ],
 )
-def test_others_are_unlikely(other: Person) -> None:
+def test_records_with_little_in_common_are_unlikely(other: Person) -> None:
     assert compare(UNNUMBERED, other).verdict is Verdict.UNLIKELY
 
 
 @pytest.mark.parametrize("numbers", [("", ""), ("8003121234567", "8003121234575"), ("8003121234567", "8003121771234")])
 def test_twins_are_not_certain(numbers: tuple[str, str]) -> None:
-    """They share surname, date of birth, sex, household and even a telephone."""
-    one = replace(FULL, national_id=numbers[0])
+    """Twins share surname, date of birth, sex, household and even a telephone."""
+    twin = replace(FULL, national_id=numbers[0])
     other = replace(FULL, national_id=numbers[1], names=("김민서",))
-    assert compare(one, other).verdict is not Verdict.CERTAIN
-    assert compare(one, replace(other, names=("Kim Minseo",))).verdict is not Verdict.CERTAIN
+    assert compare(twin, other).verdict is not Verdict.CERTAIN
+    assert compare(twin, replace(other, names=("Kim Minseo",))).verdict is not Verdict.CERTAIN
 
 
-def test_a_number_that_differs_is_never_certain() -> None:
+def test_a_different_national_number_is_never_certain() -> None:
     found = compare(FULL, replace(FULL, national_id="8003121234577"))
     assert found.weight > CERTAIN
     assert found.verdict is Verdict.POSSIBLE
 
 
 @given(PERSONS)
-def test_nothing_follows_from_an_empty_record(person: Person) -> None:
+def test_an_empty_record_gives_no_evidence(person: Person) -> None:
     found = compare(Person(), person)
     assert found.verdict is Verdict.UNLIKELY
     assert found.weight == 0
-    assert {one.words for one in found.evidence} == {"not stated on both sides"}
+    assert {compared.words for compared in found.evidence} == {"not stated on both sides"}
 
 
 # ── levels ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,7 +192,7 @@ def test_levels_of_the_date_of_birth(born: date, reached: str) -> None:
     assert level("birth_date", compare(ALONE, replace(ALONE, birth_date=born))) == reached
 
 
-def test_a_lunar_birthday_late_in_the_year_slips_into_the_next() -> None:
+def test_a_lunar_birthday_late_in_the_year_matches_a_solar_one_in_the_next() -> None:
     # The 18th day of the 11th month of the lunar year 1980 was 24 December; the 5th of the 12th was 10 January 1981.
     for lunar, solar in ((date(1980, 11, 18), date(1980, 12, 24)), (date(1980, 12, 5), date(1981, 1, 10))):
         found = compare(replace(ALONE, birth_date=lunar), replace(ALONE, birth_date=solar))
@@ -250,7 +254,7 @@ def test_levels_of_the_name(names: tuple[str, ...], field: str, reached: str) ->
     assert {level("name", found), level("name_latin", found)} == {reached, "MISSING"}
 
 
-def test_surnames_that_differ_by_an_initial_are_one() -> None:
+def test_surnames_that_differ_by_an_initial_are_equal() -> None:
     found = compare(replace(ALONE, names=("유도현",)), replace(ALONE, names=("류민준",)))
     assert level("name", found) == "SURNAME"
 
@@ -258,10 +262,12 @@ def test_surnames_that_differ_by_an_initial_are_one() -> None:
 # ── reasons ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_reasons_are_words_and_hold_no_personal_data() -> None:
+def test_reasons_are_sentences_without_personal_data() -> None:
     found = compare(FULL, replace(FULL, national_id="", birth_date=date(1980, 12, 3), phones=()))
-    said = {one.field: (one.level, round(one.weight, 1), one.words) for one in found.evidence}
-    assert said == {
+    evidence = {
+        compared.field: (compared.level, round(compared.weight, 1), compared.words) for compared in found.evidence
+    }
+    assert evidence == {
         "national_id": ("MISSING", 0.0, "not stated on both sides"),
         "name": ("EQUAL", 13.2, "the names are equal"),
         "name_latin": ("MISSING", 0.0, "not stated on both sides"),
@@ -274,7 +280,7 @@ def test_reasons_are_words_and_hold_no_personal_data() -> None:
     assert FULL.national_id not in repr(FULL)
 
 
-def test_records_of_10_mb_are_compared_by_their_beginnings() -> None:
+def test_only_the_start_of_10_mb_records_is_compared() -> None:
     long = "김1a" * 3_000_000
     huge = Person(long, (long,) * 20, date(1980, 3, 12), "M", (long,) * 20, (long,) * 20)
     assert compare(replace(huge, national_id=""), UNNUMBERED).verdict is Verdict.POSSIBLE

@@ -1,4 +1,4 @@
-"""What matching reaches on data that it wasn't made from, and that weights are found without labels."""
+"""Quality of matching on independent data, and estimation of weights without labels."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def _schema(fields: int) -> Schema[object]:
     return Schema(tuple(Field(f"field_{n}", lambda _a, _b: None, levels) for n in range(fields)))
 
 
-def test_estimation_finds_the_weights_that_made_the_pairs() -> None:
+def test_estimation_finds_the_weights_that_generated_the_pairs() -> None:
     rng = random.Random(7)
     m, u, share = (0.85, 0.1, 0.05), (0.03, 0.07, 0.9), 0.2
     counts: Counter[estimation.Pattern] = Counter()
     for _ in range(20_000):
         weights = m if rng.random() < share else u
         drawn = rng.choices((0, 1, 2), weights, k=5)
-        counts[tuple(None if rng.random() < 0.1 else one for one in drawn)] += 1
+        counts[tuple(None if rng.random() < 0.1 else level for level in drawn)] += 1
     schema, estimate = estimation.fit(_schema(5), counts)
     assert estimate.share == pytest.approx(share, abs=0.02)
     for field in schema.fields:
@@ -64,7 +64,7 @@ def test_a_level_never_seen_has_a_finite_weight() -> None:
     assert all(abs(level.weight) < 40 for field in schema.fields for level in field.levels)
 
 
-def test_probability_of_bits() -> None:
+def test_the_probability_of_a_weight_in_bits() -> None:
     assert estimation.probability(0) == 0.5
     assert estimation.probability(1) == pytest.approx(2 / 3)
     assert estimation.probability(-5000) == pytest.approx(0)

@@ -1,4 +1,4 @@
-"""How alike two names are: across scripts, spellings and orders, and whatever text comes as a name."""
+"""Similarity of names across scripts, spellings and orders, and for any text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ANY = st.one_of(HANGUL, LATIN, st.text(st.characters(), max_size=20))
 
 
 @given(ANY, ANY)
-def test_likeness_is_symmetric_and_bounded(left: str, right: str) -> None:
-    likeness = names.similarity(left, right)
-    assert 0 <= likeness <= 1
-    assert names.similarity(right, left) == pytest.approx(likeness)
+def test_similarity_is_symmetric_and_between_0_and_1(left: str, right: str) -> None:
+    similarity = names.similarity(left, right)
+    assert 0 <= similarity <= 1
+    assert names.similarity(right, left) == pytest.approx(similarity)
 
 
 @given(st.one_of(HANGUL, st.from_regex(r"[a-z]{1,9}( [a-z]{1,9}){0,3}", fullmatch=True)))
-def test_a_name_is_itself(name: str) -> None:
+def test_a_name_has_similarity_1_to_itself(name: str) -> None:
     assert names.similarity(name, name) == 1
 
 
@@ -37,7 +37,7 @@ def test_different_names_in_hangul_are_never_equal(left: str, right: str) -> Non
 def test_every_common_spelling_of_a_surname_is_read(surname: str, given_name: str, data: st.DataObject) -> None:
     spelling = data.draw(st.sampled_from(surnames.SPELLINGS[surname]))
     latin = hangul.romanise(given_name)
-    # Where the given name completes a surname of two syllables, it is another surname.
+    # Skip a given name that completes another surname of two syllables.
     if surnames.split(surname + given_name)[0] == surname:
         assert names.similarity(surname + given_name, f"{spelling.upper()}, {latin}") > 0.8
 
@@ -99,7 +99,7 @@ def test_revised_romanisation(text: str, latin: str) -> None:
         ("김재현", "김제현"),
     ],
 )
-def test_spellings_of_one_name_are_alike(left: str, right: str) -> None:
+def test_spellings_of_one_name_are_similar(left: str, right: str) -> None:
     assert names.similarity(left, right) >= 0.94
 
 
@@ -114,7 +114,7 @@ def test_spellings_of_one_name_are_alike(left: str, right: str) -> None:
         ("김민준", "김민서"),
     ],
 )
-def test_other_names_are_not_alike(left: str, right: str) -> None:
+def test_different_names_are_not_similar(left: str, right: str) -> None:
     assert names.similarity(left, right) < 0.88
 
 
@@ -126,12 +126,12 @@ def test_a_close_syllable_counts_for_more_than_a_far_one() -> None:
     )
 
 
-def test_words_bound_the_syllables() -> None:
+def test_word_boundaries_are_syllable_boundaries() -> None:
     assert names.similarity("성유리", "Sung Yu Ri") > names.similarity("성유리", "Sun Gyu Ri")
     assert names.similarity("선규리", "Sun Gyu Ri") > names.similarity("선규리", "Sung Yu Ri")
 
 
-def test_an_empty_name_is_like_none() -> None:
+def test_an_empty_name_has_similarity_0_to_every_name() -> None:
     for empty in ("", " ", "-", "\ud800", "!?"):
         assert (
             names.similarity(empty, "김민준") == names.similarity(empty, "Kim") == names.similarity(empty, empty) == 0
@@ -139,7 +139,7 @@ def test_an_empty_name_is_like_none() -> None:
         assert names.rank(empty, ["Kim Min Jun"]) == []
 
 
-def test_lone_surrogates_are_left_out() -> None:
+def test_lone_surrogates_are_ignored() -> None:
     assert names.similarity("김\ud800민준\udfff", "김민준") == 1
     assert names.similarity("Kim\ud800 Minjun", "Kim Minjun") > 0.9
 
@@ -148,7 +148,7 @@ def test_hangul_in_separate_letters_is_the_same_name() -> None:
     assert names.similarity("\u1100\u1175\u11b7\u1106\u1175\u11ab", "김민") == 1
 
 
-def test_only_the_beginning_of_a_name_of_10_mb_is_read() -> None:
+def test_only_the_start_of_a_10_mb_name_is_read() -> None:
     for letter in ("김", "a", "a ", "\u0301", "\ud800", "ﷺ", "ß"):
         name = letter * (10_000_000 // len(letter))
         assert sum(map(len, names.words(name))) <= names.MAX_LETTERS
@@ -156,12 +156,12 @@ def test_only_the_beginning_of_a_name_of_10_mb_is_read() -> None:
             assert 0 <= names.similarity(name, other) <= 1
 
 
-def test_rank_puts_the_likeliest_first_and_ties_in_order() -> None:
+def test_rank_sorts_by_similarity_and_then_by_name() -> None:
     found = names.rank(
         "전지현", ["Chun Song Yi", "Ji-hyun Jun", "Jung Ji Hyun", "Jeon Ji Hyeon", "Kim Ji Hyun", "Jun Ji Hyun"]
     )
-    assert [one for one, _ in found][:3] == ["Jeon Ji Hyeon", "Jun Ji Hyun", "Ji-hyun Jun"]
-    assert [likeness for _, likeness in found] == sorted((likeness for _, likeness in found), reverse=True)
+    assert [candidate for candidate, _ in found][:3] == ["Jeon Ji Hyeon", "Jun Ji Hyun", "Ji-hyun Jun"]
+    assert [similarity for _, similarity in found] == sorted((similarity for _, similarity in found), reverse=True)
     assert names.rank("김민준", []) == []
 
 
@@ -171,7 +171,7 @@ def test_folding_leaves_no_doubled_letters(text: str) -> None:
     assert all(a != b for a, b in itertools.pairwise(folded))
 
 
-def test_spellings_of_one_sound_fold_to_one() -> None:
+def test_spellings_of_one_sound_fold_to_one_text() -> None:
     for spellings in (
         ("joon", "jun"),
         ("young", "yeong"),
@@ -183,7 +183,7 @@ def test_spellings_of_one_sound_fold_to_one() -> None:
         assert len(set(map(names.fold, spellings))) == 1, spellings
 
 
-def test_surnames_are_parted_where_usage_knows_them() -> None:
+def test_only_known_surnames_of_two_syllables_are_split_off() -> None:
     assert surnames.split("남궁민") == ("남궁", "민")
     assert surnames.split("선우") == ("선", "우")
     assert surnames.split("김민준") == ("김", "민준")
@@ -191,7 +191,7 @@ def test_surnames_are_parted_where_usage_knows_them() -> None:
     assert names.surname("Kim Min") == ""
 
 
-def test_the_table_of_surnames_is_sound() -> None:
+def test_the_table_of_surnames_is_consistent() -> None:
     assert len(surnames.SPELLINGS) >= 60
     for surname, spellings in surnames.SPELLINGS.items():
         assert all(map(hangul.is_syllable, surname))
