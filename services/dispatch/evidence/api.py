@@ -60,7 +60,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         for first in range(0, len(data), PART_BYTES):
             yield evidence_pb2.DownloadEvidenceResponse(data=data[first : first + PART_BYTES])
 
-    async def _disclosed(self, how: str, incident_id: str, requested: disclosure_pb2.Grounds) -> Evidence:
+    async def _disclosed(self, action: str, incident_id: str, requested: disclosure_pb2.Grounds) -> Evidence:
         """Returns the copy of an incident, after its disclosure is on disk in DISCLOSURES.
 
         Raises NotFound, InvalidField, PermissionDenied or Unavailable.
@@ -75,7 +75,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         if not copies:
             raise NotFound("this leg has no copy of the incident's evidence yet; check incident_id or retry later")
         evidence = model.joined(copies)
-        await self._record(how, evidence, grounds, now_ms)
+        await self._record(action, evidence, grounds, now_ms)
         return evidence
 
     def _grounds(self, requested: disclosure_pb2.Grounds, incident_id: str, now_ms: int) -> Grounds:
@@ -89,13 +89,13 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         except InvalidField as error:
             raise error.under("grounds") from None
 
-    async def _record(self, how: str, evidence: Evidence, grounds: Grounds, now_ms: int) -> None:
+    async def _record(self, action: str, evidence: Evidence, grounds: Grounds, now_ms: int) -> None:
         """Stores a disclosure for each order and each person whose positions the copy holds.
 
         Raises Unavailable if a disclosure can't be stored.
         """
         if self._bus is None:
-            raise Unavailable("the disclosure can't be recorded")
+            raise Unavailable("the disclosure can't be recorded: no connection to NATS")
         subjects = [(RecordKind.WEARER, evidence.wearer_id)]
         if self._leg == "police":
             subjects += [(RecordKind.PROTECTED_PERSON, person_id) for person_id in evidence.person_ids]
@@ -105,7 +105,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
             async with asyncio.timeout(RECORDED_WITHIN_S):
                 for order_id in evidence.order_ids:
                     for kind, record_id in subjects:
-                        cause = (how, who, evidence.incident_id, order_id, kind.value, record_id, now_ms)
+                        cause = (action, who, evidence.incident_id, order_id, kind.value, record_id, now_ms)
                         row = ledger_pb2.Disclosure(
                             disclosure_id=ids.hash_id("evidence", *cause),
                             at_ms=now_ms,
@@ -123,4 +123,6 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
                         rows.append(row)
                 await self._disclosures.keep(rows)
         except TimeoutError:
-            raise Unavailable("the disclosure can't be recorded") from None
+            raise Unavailable(
+                f"the disclosure can't be recorded: not stored within {RECORDED_WITHIN_S:.0f} s"
+            ) from None

@@ -155,8 +155,8 @@ class EvidenceCollector:
         for alert, message in incident.alerts:
             if shown := _alert_for(self._leg, alert, message):
                 records.append(shown)
-                if self._leg == "police" and (figures := await self._figures(alert)):
-                    records.append(figures)
+                if self._leg == "police" and (measure := await self._measure(alert)):
+                    records.append(measure)
         return Evidence(
             incident_id=incident.opening.incident_id,
             leg=self._leg,
@@ -233,7 +233,7 @@ class EvidenceCollector:
                     logger().error("evidence_lacks_alert", alert_id=alert_id, reason=str(error))
         return None
 
-    async def _figures(self, alert: alert_pb2.Alert) -> StoredMessage | None:
+    async def _measure(self, alert: alert_pb2.Alert) -> StoredMessage | None:
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         return await message_of(self._bus, flow.MEASURES.name, last_by_subj=subject)
 

@@ -20,7 +20,7 @@ from services.dispatch.leg.tables import disclosures
 from services.dispatch.retrying import RETRY_S
 from tandem.common.v1 import ledger_pb2
 
-KEPT_MS = 86_400_000
+RETENTION_MS = 86_400_000
 """How long a disclosure is kept, milliseconds of mesh time."""
 
 
@@ -44,7 +44,7 @@ class EvidenceDisclosures:
         ]
 
         def work(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(disclosures).where(disclosures.c.at_ms < made[0].at_ms - KEPT_MS))
+            connection.execute(sa.delete(disclosures).where(disclosures.c.at_ms < made[0].at_ms - RETENTION_MS))
             ids = [disclosure.disclosure_id for disclosure in made]
             connection.execute(sa.delete(disclosures).where(disclosures.c.disclosure_id.in_(ids)))
             connection.execute(sa.insert(disclosures), rows)

@@ -57,7 +57,7 @@ class Holders:
     """History of who held each device, from the case snapshots of all wearers. A report belongs to the holder of its device.
 
     The rules are those of the fold. The newest snapshot that names a device says who holds it, from that entry on. A later report
-    about a time before that entry belongs to nobody. Before its first snapshot a device counts as held by the same person.
+    about a time before that entry belongs to nobody. Before its first snapshot a device belongs to the holder in that snapshot.
     """
 
     def __init__(self, clock: MeshClock) -> None:

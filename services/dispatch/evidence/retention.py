@@ -32,7 +32,7 @@ from services.dispatch.leg.store import Store
 from services.dispatch.retrying import retried
 
 CHECK_INTERVAL_S = 2.0
-SETTLES_S = 5.0
+COPY_DELAY_S = 5.0
 """Delay before a copy, seconds of wall time: measures and dead letters are stored after their alerts."""
 RETRY_FIRST_S, RETRY_LAST_S = 5.0, 300.0
 """First and longest delay of the backoff, seconds of wall time."""
@@ -146,7 +146,7 @@ class EvidenceKeeper:
         self._last_event = last_event
 
     def _add_due(self, incident_id: str, moment: str) -> None:
-        self._due.setdefault((incident_id, moment), _Due(asyncio.get_running_loop().time() + SETTLES_S))
+        self._due.setdefault((incident_id, moment), _Due(asyncio.get_running_loop().time() + COPY_DELAY_S))
 
     async def _keep(self, keys: Sequence[_Key]) -> None:
         if not keys:

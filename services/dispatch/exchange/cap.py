@@ -19,7 +19,7 @@ MAX_REFERENCES = 100
 EVENT = "Approach to a protected person or place"
 _URGENCY = {"RESPOND": ("Immediate", "Severe", "Observed"), "NOTIFY": ("Expected", "Moderate", "Likely")}
 """Urgency, severity and certainty, by demand."""
-_LEAST = ("Future", "Minor", "Possible")
+_DEFAULT_URGENCY = ("Future", "Minor", "Possible")
 """Urgency, severity and certainty of any other demand."""
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -48,7 +48,7 @@ def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, link: 
 
 
 def _add_info(alert: ET.Element, leg: str, last: Fact, over: bool, link: str) -> None:
-    urgency, severity, certainty = _URGENCY.get(last.demand, _LEAST)
+    urgency, severity, certainty = _URGENCY.get(last.demand, _DEFAULT_URGENCY)
     info = ET.SubElement(alert, f"{{{NAMESPACE}}}info")
     _add(info, "language", "en-US")
     _add(info, "category", "Security")

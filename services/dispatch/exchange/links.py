@@ -1,4 +1,4 @@
-"""Links by which units on the road accept an offer: a signed token in a URL, for one use within GOOD_FOR_S.
+"""Links by which units on the road accept an offer: a signed token in a URL, for one use within LINK_TTL_S.
 
 The link shows a page first, and its button accepts the offer, because programs that preview links open them too.
 """
@@ -29,7 +29,7 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
 from tandem.dispatch.v1 import dispatch_pb2
 
-GOOD_FOR_S = 900
+LINK_TTL_S = 900
 """Lifetime of a link, seconds."""
 MAX_TOKEN_CHARS = 2_048
 """Maximum length of a token that is parsed; a genuine token has some 300 characters."""
@@ -82,7 +82,7 @@ class Links:
         """Returns the link that accepts the offer of a step; empty if the step offers nothing."""
         if step.assignment.state not in [int(state) for state in UNANSWERED]:
             return ""
-        expires_s = wall_us() // 1_000_000 + GOOD_FOR_S
+        expires_s = wall_us() // 1_000_000 + LINK_TTL_S
         unit = step.assignment.choice.unit_id or receiver
         token = Token(self._leg, step.assignment.assignment_id, unit, expires_s, nonce)
         return f"{self._base_url}/acknowledge/{self.write(token)}"
@@ -161,7 +161,7 @@ class LinkEndpoint:
         except RetryableError:
             return _page(_LATER)
 
-    async def _is_asked(self, token: Token) -> bool:
+    async def _is_current_offer(self, token: Token) -> bool:
         """Whether the offer is still for the unit of the link, and hasn't gone to another unit."""
         row = await self._leg.store.assignment(token.assignment_id)
         return row is None or translate.stored_assignment(row).choice.unit_id in ("", token.unit)
@@ -172,7 +172,7 @@ class LinkEndpoint:
         if used:
             return used
         try:
-            if not await self._is_asked(token):
+            if not await self._is_current_offer(token):
                 raise FailedPrecondition("somebody else has been asked since")
             await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}")
             answer = LinkAnswer(200, "You have taken it.")

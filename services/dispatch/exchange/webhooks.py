@@ -29,7 +29,7 @@ from tandem.common.v1 import exercise_pb2
 CHECK_INTERVAL_S = 0.2
 FIRST_WAIT_S, LAST_WAIT_S = 1.0, 300.0
 """First and longest backoff, seconds."""
-WITHIN = aiohttp.ClientTimeout(total=10.0, connect=5.0)
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=5.0)
 MAX_BODY_BYTES = 64 << 10
 
 _TRIES = Counter(
@@ -66,8 +66,8 @@ class Webhooks:
                 wait_s = FIRST_WAIT_S
                 continue
             _WAITING.labels(receiver.name).set(await retried(lambda: self._store.count_waiting(receiver.name)))
-            left_s = delivery.deadline_ms / 1000 - wall_us() / 1_000_000
-            await asyncio.sleep(min(wait_s, max(left_s, 0.01)))
+            remaining_s = delivery.deadline_ms / 1000 - wall_us() / 1_000_000
+            await asyncio.sleep(min(wait_s, max(remaining_s, 0.01)))
             wait_s = min(2 * wait_s, LAST_WAIT_S)
 
     async def _queue_steps(self, receiver: Receiver) -> None:
@@ -109,14 +109,14 @@ class Webhooks:
             _TRIES.labels(receiver.name, "delivered").inc()
             logger().info("webhook_delivered", **fields)
             return True
-        over = wall_us() // 1000 >= delivery.deadline_ms or len(delivery.body) > MAX_BODY_BYTES
-        await retried(lambda: self._store.tried(delivery, GIVEN_UP if over else WAITING))
-        _TRIES.labels(receiver.name, "given up" if over else "failed").inc()
-        if over:
+        is_final = wall_us() // 1000 >= delivery.deadline_ms or len(delivery.body) > MAX_BODY_BYTES
+        await retried(lambda: self._store.tried(delivery, GIVEN_UP if is_final else WAITING))
+        _TRIES.labels(receiver.name, "given up" if is_final else "failed").inc()
+        if is_final:
             logger().critical("webhook_given_up", reason=reason, **fields)
         else:
             logger().warning("webhook_failed", reason=reason, **fields)
-        return over
+        return is_final
 
 
 async def post(
@@ -141,5 +141,7 @@ async def post(
 async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
     """Opens a session without proxies of the environment and without cookies, so that messages reach only the receiver."""
     jar = aiohttp.DummyCookieJar()
-    async with aiohttp.ClientSession(timeout=WITHIN, trust_env=False, cookie_jar=jar, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(
+        timeout=REQUEST_TIMEOUT, trust_env=False, cookie_jar=jar, auto_decompress=False
+    ) as session:
         yield session

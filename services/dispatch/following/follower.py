@@ -42,7 +42,7 @@ class _Check:
     anchor: LatLon | None
     """Position of the target when the unit was chosen or last notified of a move."""
     at_ms: int
-    seen: tuple[int, ...]
+    inputs: tuple[int, ...]
     """Values whose change requires another check."""
 
 
@@ -128,13 +128,15 @@ class TargetFollower:
             found_now = bool(
                 point and assignment.choice and assignment.choice.travel_s is None and not (before and before.anchor)
             )
-            seen = (assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
-            is_new = before is None or before.seen != seen or now_ms - before.at_ms >= RACE_INTERVAL_MS
+            inputs = (assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
+            is_new = before is None or before.inputs != inputs or now_ms - before.at_ms >= RACE_INTERVAL_MS
             if not (moved_m or found_now or is_new):
                 continue
-            self._checked[id_] = _Check(assignment.offer_number, point if moved_m else anchor or point, now_ms, seen)
-            how = self._approach(incident, id_, wearer, target, point, now_ms)
-            updates.append(TargetUpdate(incident.incident_id, id_, assignment.subject_id, how, moved_m, found_now))
+            self._checked[id_] = _Check(assignment.offer_number, point if moved_m else anchor or point, now_ms, inputs)
+            next_approach = self._approach(incident, id_, wearer, target, point, now_ms)
+            updates.append(
+                TargetUpdate(incident.incident_id, id_, assignment.subject_id, next_approach, moved_m, found_now)
+            )
         return updates
 
     def _approach(

@@ -120,7 +120,7 @@ def report_unit(connection: sa.Connection, unit_id: str, given: UnitReport) -> R
     """Stores the report of a unit about itself. Raises NotFound if the roster has no such unit."""
     row = connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).first()
     if row is None or translate.stored_unit(row.payload).removed:
-        raise NotFound("no such unit")
+        raise NotFound(f"the roster has no unit {unit_id}")
     outcome, merged = decide_report(_report(row), given)
     if outcome is RosterOutcome.STORED:
         position = merged.position

@@ -47,7 +47,7 @@ def office(msg: roster_pb2.Office) -> Office:
     if msg.next_office_id:
         fields.required_id("next_office_id", msg.next_office_id)
         if msg.next_office_id == office_id:
-            raise InvalidField("next_office_id", "is the office itself")
+            raise InvalidField("next_office_id", "must not be the office itself")
     return Office(
         office_id=office_id,
         version=_version(msg.version),
@@ -193,7 +193,7 @@ def _area(msg: roster_pb2.Office) -> Area | None:
     if msg.HasField("polygon"):
         corners = msg.polygon.vertices
         if len(corners) < 3:
-            raise InvalidField("polygon.vertices", "must hold at least 3")
+            raise InvalidField("polygon.vertices", "must have at least 3 vertices")
         fields.at_most("polygon.vertices", corners, VERTICES_MAX)
         return JurisdictionPolygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
     return None
@@ -212,5 +212,5 @@ def _point_message(point: LatLon) -> geometry_pb2.Point:
 
 def _version(version: int) -> int:
     if not 1 <= version < 1 << 63:
-        raise InvalidField("version", "must be from 1")
+        raise InvalidField("version", "must be at least 1")
     return version

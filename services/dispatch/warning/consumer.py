@@ -95,16 +95,22 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
     row = connection.execute(_STATE_OF, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
     before = told_from_json(row.state) if row else Told()
     after, message_or_none = decide(before, occurrence, now_ms)
-    figure = row.figure_alert_id if row else ""
+    distance_alert_id = row.figure_alert_id if row else ""
     if message_or_none:
-        new_message = _row(warnable, person_id, message_or_none, figure, now_ms)
+        new_message = _row(warnable, person_id, message_or_none, distance_alert_id, now_ms)
         _replace_waiting(connection, new_message)
         if _is_relevant(warnable, message_or_none, now_ms):
             _insert(connection, new_message)
         if not occurrence.of_place and occurrence.ring_m:
-            figure = occurrence.alert_id
+            distance_alert_id = occurrence.alert_id
     if row or after != before:
-        values = {"state": told_to_json(after), "figure_alert_id": figure, "flag": 0, "flag_ms": 0, "duress": False}
+        values = {
+            "state": told_to_json(after),
+            "figure_alert_id": distance_alert_id,
+            "flag": 0,
+            "flag_ms": 0,
+            "duress": False,
+        }
         key = {"incident_id": occurrence.incident_id, "person_id": person_id}
         connection.execute(_UPSERT_STATE, {**key, **values})
 

@@ -30,10 +30,10 @@ from services.dispatch.exchange.store import LinkAnswer
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow
 
-GOOD_FOR_S = 3_600
+ANSWER_LINK_TTL_S = 3_600
 """Lifetime of an answer link, seconds."""
 RECEIPTS = ("delivered", "displayed", "acknowledged")
-GATEWAYS_RECEIPTS = RECEIPTS[:2]
+GATEWAY_RECEIPTS = RECEIPTS[:2]
 """Receipts that a gateway may send. Only the answer link proves that the person has answered."""
 CHOICES = ("1", "2", "3")
 _GONE = LinkAnswer(404, "There is no such message.")
@@ -51,8 +51,8 @@ class AnswerLinks:
         self._links, self._base_url = Links("warning", key, base_url), base_url.rstrip("/")
 
     def url(self, message_id: str) -> str:
-        """Returns the link that answers a message, valid for GOOD_FOR_S."""
-        token = Token("warning", message_id, "", wall_us() // 1_000_000 + GOOD_FOR_S, message_id)
+        """Returns the link that answers a message, valid for ANSWER_LINK_TTL_S."""
+        token = Token("warning", message_id, "", wall_us() // 1_000_000 + ANSWER_LINK_TTL_S, message_id)
         return self._base_url + _PATH.format(token=self._links.write(token))
 
     def read(self, text: str) -> str:
@@ -158,7 +158,7 @@ class AnswerEndpoint:
             message_id, status = str(receipt["warning_id"]), str(receipt["status"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"field": "warning_id", "reason": "or status is missing"}, status=400)
-        if status not in GATEWAYS_RECEIPTS:
+        if status not in GATEWAY_RECEIPTS:
             return web.json_response({"field": "status", "reason": "must be delivered or displayed"}, status=400)
         try:
             message = await self._store.message(message_id)

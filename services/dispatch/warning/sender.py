@@ -39,7 +39,7 @@ from tandem.common.v1 import command_pb2, contact_pb2
 GATEWAY, DEVICE = "gateway/", "device/"
 FIRST_WAIT_MS, LAST_WAIT_MS = 1_000, 10_000
 """First and longest backoff, milliseconds of mesh time: a message should be read within 10 s, so the backoff stays short."""
-FIGURES_WITHIN_S = 1.0
+DISTANCE_TIMEOUT_S = 1.0
 """Maximum wait for the distance of a message, seconds: it is stored after its alert. After that the text goes without it."""
 MAX_SLEEP_S = 1.0
 """Maximum sleep between two checks for due messages, seconds of wall time."""
@@ -146,7 +146,7 @@ class WarningSender:
             contacts = contacts_by_person[message.person_id]
             contact = self._contact(message.person_id, contacts)
             language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
-            distance_m, change = await self._distance(message)
+            distance_m, change = await self._distance_and_trend(message)
             text = wording.text(
                 Notice(message.notice),
                 Demand(message.demand),
@@ -179,7 +179,7 @@ class WarningSender:
                     logger().critical("contact_cannot_be_opened", case_id=contact.case_id)
         return None
 
-    async def _distance(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:
+    async def _distance_and_trend(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:
         """Returns the distance of the wearer in metres and its trend since the previous alert; unknown unless the text uses them."""
         if Notice(message.notice) is not Notice.CHANGED or self.bus is None:
             return None, DistanceTrend.UNKNOWN
@@ -194,7 +194,7 @@ class WarningSender:
     async def _distance_m(self, partition: int, alert_id: str) -> float | None:
         bus, subject = self.bus, flow.measure_subject(partition, alert_id)
         try:
-            async with asyncio.timeout(FIGURES_WITHIN_S):
+            async with asyncio.timeout(DISTANCE_TIMEOUT_S):
                 while bus is not None:
                     data = await bus.last_of(flow.MEASURES.name, subject)
                     if data is not None:

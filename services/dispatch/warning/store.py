@@ -35,9 +35,9 @@ from services.dispatch.warning.tables import (
 )
 from services.dispatch.warning.translate import WarnableAlert
 
-KEPT_AFTER_ORDER_MS = 86_400_000
+CONTACT_RETENTION_MS = 86_400_000
 """Time after the end of its order at which a contact is deleted, mesh time. Until then the end may still have to be sent."""
-ACCEPTED_KEPT_MS = 40 * 86_400_000
+ALERT_ID_RETENTION_MS = 40 * 86_400_000
 """Retention of the ids of accepted alerts, mesh time: longer than ALERTS keeps an alert."""
 LATE_RECEIPT_MS = 3_600_000
 """Time after a flag in which a late acknowledgement by a gateway that follows the leg's steps still counts, mesh time."""
@@ -259,9 +259,11 @@ class WarningStore:
         """Deletes contacts of ended orders, and ids of alerts that ALERTS no longer holds."""
 
         def work(connection: sa.Connection) -> None:
-            over = contacts.c.valid_until_ms < now_ms - KEPT_AFTER_ORDER_MS
+            over = contacts.c.valid_until_ms < now_ms - CONTACT_RETENTION_MS
             connection.execute(sa.delete(contacts).where(over))
-            connection.execute(sa.delete(accepted_alerts).where(accepted_alerts.c.at_ms < now_ms - ACCEPTED_KEPT_MS))
+            connection.execute(
+                sa.delete(accepted_alerts).where(accepted_alerts.c.at_ms < now_ms - ALERT_ID_RETENTION_MS)
+            )
 
         await self._transaction(work)
 

@@ -22,7 +22,7 @@ from tests.support.geofence import log
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "CHECK_INTERVAL_S", 0.1)
-    monkeypatch.setattr(retention, "SETTLES_S", 0.2)
+    monkeypatch.setattr(retention, "COPY_DELAY_S", 0.2)
     monkeypatch.setattr(retention, "RETRY_FIRST_S", 0.2)
 
 
