@@ -145,7 +145,7 @@ class RedactedLog:
         """Adds an entry from before the window."""
         self._add(message, self._redacted(message, entry_of(message.data)), premise=True)
 
-    def take(self, message: pull.Delivered, entry: log_pb2.LogEntry, left_out: Peaks) -> None:
+    def add(self, message: pull.Delivered, entry: log_pb2.LogEntry, left_out: Peaks) -> None:
         """Adds the part of an entry that concerns the wearer.
 
         `left_out` holds all entries since the start of the window, or since earlier.
@@ -255,7 +255,7 @@ class Shares:
             id(window): window for window in (*self._about(entry), *self._of_entry.get(message.sequence, ()))
         }.values():
             if window.first <= message.sequence <= window.last:
-                window.share.take(message, entry, self._left_out)
+                window.share.add(message, entry, self._left_out)
         self._left_out.add(message)
 
     def _about(self, entry: log_pb2.LogEntry) -> Iterable[Window]:

@@ -26,7 +26,7 @@ from tandem.geofence.v1 import positions_pb2
 
 CHECK_INTERVAL_S = 1.0
 """Maximum interval between two checks of an incident, seconds of wall time."""
-COALESCE_S = 0.25
+UPDATE_COALESCE_S = 0.25
 """Delay between a new position and the check, seconds of wall time: several positions share one check."""
 MOVED_FAR_M = 300.0
 """Distance from its anchor at which a target counts as moved, metres. A unit needs most of a minute for it."""
@@ -88,7 +88,7 @@ class TargetFollower:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_INTERVAL_S):
                     await self._targets.changed()
-            await asyncio.sleep(COALESCE_S)
+            await asyncio.sleep(UPDATE_COALESCE_S)
 
     async def _refresh(self) -> None:
         self._open = {incident.incident_id: incident for incident in await self._leg.record.open_incidents()}

@@ -28,10 +28,10 @@ from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.settings import DispatchSettings
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
-LEGAL_BASES = {"probation": "TAG_16_2", "police": "TAG_DECREE_23_10"}
+FOLLOWING_BASES = {"probation": "TAG_16_2", "police": "TAG_DECREE_23_10"}
 """Legal basis, by leg, on which its units follow a target during an incident. Probation: the Ministry's own use of its tags' data.
 Police: the notification of a breach or the risk of one."""
-CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in LEGAL_BASES}
+CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in FOLLOWING_BASES}
 """Identity of each leg towards other services. A leg shows no more than its desk may see."""
 SHARED_FOR_MS = 3_600_000
 """Lifetime of a requested share, milliseconds of mesh time."""
@@ -69,7 +69,7 @@ class Targets:
         self._settings = settings
         self._clock: MeshClock = settings.clock
         self._last_known_positions = last_known_positions
-        self._basis = LEGAL_BASES[settings.leg]
+        self._basis = FOLLOWING_BASES[settings.leg]
         self._targets: dict[Key, FollowedTarget] = {}
         self._connections: list[_Connection] = []
         self._changed = asyncio.Event()
