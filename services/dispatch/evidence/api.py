@@ -1,4 +1,4 @@
-"""The gRPC edge of evidence: a leg's desk, or a reviewer, reads what the leg has copied for its agency."""
+"""gRPC service of evidence: a leg's desk or a reviewer reads the copy that the leg keeps for its agency."""
 
 from __future__ import annotations
 
@@ -27,82 +27,92 @@ from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
 from tandem.registry.v1 import disclosure_pb2
 
 RECORDED_WITHIN_S = 4.0
+"""Time limit for storing the disclosure of one call, seconds."""
 PART_BYTES = 64 << 10
+"""Size of one part of a download, bytes."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     """EvidenceService of one leg."""
 
-    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, kept: EvidenceDisclosures) -> None:
-        self._leg, self._files, self._clock, self._kept = leg, files, clock, kept
+    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, disclosures: EvidenceDisclosures) -> None:
+        self._leg, self._files, self._clock, self._disclosures = leg, files, clock, disclosures
         self._bus: Bus | None = None
 
     def connected(self, bus: Bus) -> None:
-        """The leg has a connection to where disclosures go."""
+        """Sets the bus on which disclosures are published."""
         self._bus = bus
 
     async def ReadEvidence(
         self, request: evidence_pb2.ReadEvidenceRequest, context: Context
     ) -> evidence_pb2.ReadEvidenceResponse:
-        """Answers once the rows are stored."""
-        found = await self._disclosed("read", request.incident_id, request.grounds)
-        return await asyncio.to_thread(view.view, found, self._clock)
+        """Returns the evidence of an incident, after its disclosure is stored."""
+        evidence = await self._disclosed("read", request.incident_id, request.grounds)
+        return await asyncio.to_thread(view.view, evidence, self._clock)
 
     async def DownloadEvidence(
         self, request: evidence_pb2.DownloadEvidenceRequest, context: Context
     ) -> AsyncIterator[evidence_pb2.DownloadEvidenceResponse]:
-        """Streams the copy once the rows are stored."""
-        found = await self._disclosed("download", request.incident_id, request.grounds)
-        data = await asyncio.to_thread(found.to_bytes)
+        """Streams the copy of an incident's evidence, after its disclosure is stored."""
+        evidence = await self._disclosed("download", request.incident_id, request.grounds)
+        data = await asyncio.to_thread(evidence.to_bytes)
         for first in range(0, len(data), PART_BYTES):
             yield evidence_pb2.DownloadEvidenceResponse(data=data[first : first + PART_BYTES])
 
-    async def _disclosed(self, how: str, incident_id: str, asked: disclosure_pb2.Grounds) -> Evidence:
-        """The copy, once its disclosure is on disk in DISCLOSURES. Raises NotFound, InvalidField, Unavailable."""
+    async def _disclosed(self, action: str, incident_id: str, requested: disclosure_pb2.Grounds) -> Evidence:
+        """Returns the copy of an incident, after its disclosure is on disk in DISCLOSURES.
+
+        Raises NotFound, InvalidField, PermissionDenied or Unavailable.
+        """
         if self._leg not in model.LEGS:
             raise PermissionDenied(f"the {self._leg} leg keeps no evidence")
         admit(self._leg, DESKS[self._leg], Role.ROLE_REVIEWER)
         fields.required_id("incident_id", incident_id)
         now_ms = self._clock.now_ms()
-        grounds = self._grounds(asked, incident_id, now_ms)
-        kept = await asyncio.to_thread(self._files.load, incident_id)
-        if not kept:
-            raise NotFound("this leg has no copy of the evidence of that incident, or none yet")
-        found = model.joined(kept)
-        await self._record(how, found, grounds, now_ms)
-        return found
+        grounds = self._grounds(requested, incident_id, now_ms)
+        copies = await asyncio.to_thread(self._files.load, incident_id)
+        if not copies:
+            raise NotFound("this leg has no copy of the incident's evidence yet; check incident_id or retry later")
+        evidence = model.joined(copies)
+        await self._record(action, evidence, grounds, now_ms)
+        return evidence
 
-    def _grounds(self, asked: disclosure_pb2.Grounds, incident_id: str, now_ms: int) -> Grounds:
+    def _grounds(self, requested: disclosure_pb2.Grounds, incident_id: str, now_ms: int) -> Grounds:
         kinds = (RecordKind.WEARER, RecordKind.PROTECTED_PERSON) if self._leg == "police" else (RecordKind.WEARER,)
         try:
             for kind in kinds:
-                check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), asked.reference, kind, now_ms)
-            return check_grounds(asked.legal_basis, PURPOSES.get(asked.purpose), incident_id, RecordKind.WEARER, now_ms)
+                check_grounds(requested.legal_basis, PURPOSES.get(requested.purpose), requested.reference, kind, now_ms)
+            return check_grounds(
+                requested.legal_basis, PURPOSES.get(requested.purpose), incident_id, RecordKind.WEARER, now_ms
+            )
         except InvalidField as error:
             raise error.under("grounds") from None
 
-    async def _record(self, how: str, found: Evidence, grounds: Grounds, now_ms: int) -> None:
-        """A row for each whose positions are in the copy, under each order. Raises Unavailable where one can't be stored."""
+    async def _record(self, action: str, evidence: Evidence, grounds: Grounds, now_ms: int) -> None:
+        """Stores a disclosure for each order and each person whose positions the copy holds.
+
+        Raises Unavailable if a disclosure can't be stored.
+        """
         if self._bus is None:
-            raise Unavailable("the disclosure can't be recorded")
-        subjects = [(RecordKind.WEARER, found.wearer_id)]
+            raise Unavailable("the disclosure can't be recorded: no connection to NATS")
+        subjects = [(RecordKind.WEARER, evidence.wearer_id)]
         if self._leg == "police":
-            subjects += [(RecordKind.PROTECTED_PERSON, person_id) for person_id in found.person_ids]
+            subjects += [(RecordKind.PROTECTED_PERSON, person_id) for person_id in evidence.person_ids]
         who = server.caller().spiffe_id
-        made: list[ledger_pb2.Disclosure] = []
+        rows: list[ledger_pb2.Disclosure] = []
         try:
             async with asyncio.timeout(RECORDED_WITHIN_S):
-                for order_id in found.order_ids:
+                for order_id in evidence.order_ids:
                     for kind, record_id in subjects:
-                        cause = (how, who, found.incident_id, order_id, kind.value, record_id, now_ms)
+                        cause = (action, who, evidence.incident_id, order_id, kind.value, record_id, now_ms)
                         row = ledger_pb2.Disclosure(
                             disclosure_id=ids.hash_id("evidence", *cause),
                             at_ms=now_ms,
                             who=who,
                             legal_basis=grounds.legal_basis,
                             purpose=grounds.purpose.value,
-                            reference=found.incident_id,
+                            reference=evidence.incident_id,
                             record_kind=kind.value,
                             record_id=record_id,
                             order_id=order_id,
@@ -110,7 +120,9 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
                         )
                         subject = flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id)
                         await self._bus.publish(subject, row.SerializeToString(), msg_id=row.disclosure_id)
-                        made.append(row)
-                await self._kept.keep(made)
+                        rows.append(row)
+                await self._disclosures.keep(rows)
         except TimeoutError:
-            raise Unavailable("the disclosure can't be recorded") from None
+            raise Unavailable(
+                f"the disclosure can't be recorded: not stored within {RECORDED_WITHIN_S:.0f} s"
+            ) from None

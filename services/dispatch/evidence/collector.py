@@ -1,4 +1,4 @@
-"""Gathers what incidents rest on from the streams, for one agency: those that are asked for together in one pass through each."""
+"""Collects the evidence of incidents from the streams, for one agency. Several incidents share one pass through each stream."""
 
 from __future__ import annotations
 
@@ -20,83 +20,96 @@ from services.dispatch.evidence.redaction import Holders, RedactedLog, Shares, W
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 7_200_000
-"""What came before the first alert and may have decided it: 2 h, which is as late as a report may be. Mesh time."""
+"""Window before the first alert, milliseconds of mesh time: 2 h, the maximum delay of a report that may have decided the alert."""
 OPENED_BEFORE_MS = 4 * LOOK_BACK_MS
-"""How long before an alert of an incident an earlier one is looked for. Mesh time."""
-PREMISES_BACK_MS = 26 * 3_600_000
-"""Cases and rules are entered again each day of the mesh."""
+"""How far before a known alert to search for an earlier alert of the same incident, milliseconds of mesh time."""
+STATE_BACK_MS = 26 * 3_600_000
+"""How far before the window to search for cases and rules, milliseconds of mesh time. Both are logged at least once a mesh day."""
 _READ_BATCH = 64
-_REST_EVERY = 16
+_SLEEP_EVERY = 16
+"""Messages between two sleeps of a throttled pass."""
 
-Told = tuple[alert_pb2.Alert, pull.Delivered]
+DeliveredAlert = tuple[alert_pb2.Alert, pull.Delivered]
 
 
 async def gather(
     bus: Bus, log_meta: LogMetadata, alert_ids: Iterable[str], leg: str, back_ms: int | None = LOOK_BACK_MS
 ) -> Evidence:
-    """What the streams hold of the incident to which these alerts belong, as far as it has come.
+    """Collects the evidence of the incident to which these alerts belong, up to now.
 
-    `back_ms` is how far before its first alert, mesh time; None means from the log's start.
-    Raises NotFound where ALERTS holds none of the alerts, Unavailable where the server doesn't answer.
+    `back_ms` is the length of the window before the first alert in mesh time; None means from the start of the log.
+    Raises NotFound if ALERTS holds none of the alerts, Unavailable if the server doesn't answer.
     """
-    found = await EvidenceCollector(bus, log_meta, leg, back_ms).of({"": list(alert_ids)})
-    if not found:
+    by_name = await EvidenceCollector(bus, log_meta, leg, back_ms).of({"": list(alert_ids)})
+    if not by_name:
         raise NotFound(f"{flow.ALERTS.name} holds none of the incident's alerts")
-    return found[""]
+    return by_name[""]
 
 
 @dataclass(slots=True)
 class _Incident:
-    """What is known of an incident before the log is read."""
+    """An incident as its alerts describe it, before the log is read."""
 
     name: str
     opening: alert_pb2.Alert
-    """The first alert."""
-    told: Sequence[Told]
-    """All alerts about the wearer from well before it."""
+    """First alert of the incident."""
+    wearer_alerts: Sequence[DeliveredAlert]
+    """All alerts about the wearer, from OPENED_BEFORE_MS before the incident on."""
     from_wall_ms: int = 0
     first: int = 0
-    """Where its window begins in the log, and where it ends."""
+    """First sequence of the window in the log."""
     last: int = 0
+    """Last sequence of the window in the log."""
     opened: bool = False
-    """The log still has the entry that the first alert is of."""
+    """Whether the log still has the entry that caused the first alert."""
 
     @property
-    def alerts(self) -> list[Told]:
-        """Those of this incident."""
-        return [(one, message) for one, message in self.told if one.incident_id == self.opening.incident_id]
+    def alerts(self) -> list[DeliveredAlert]:
+        """Alerts of this incident."""
+        return [
+            (alert, message) for alert, message in self.wearer_alerts if alert.incident_id == self.opening.incident_id
+        ]
 
     @property
     def ended(self) -> bool:
-        """The alert that ends it is among them."""
-        return any(one.incident_ends for one, _ in self.alerts)
+        """Whether the alerts include the one that ends the incident."""
+        return any(alert.incident_ends for alert, _ in self.alerts)
 
 
 class EvidenceCollector:
-    """One pass. `rest` is how many seconds it sleeps for each second that it works, so that others get theirs."""
+    """Collects evidence in one pass through the streams.
+
+    `sleep_ratio` is the number of seconds of sleep per second of work, so that a pass doesn't starve the leg's other tasks.
+    """
 
     def __init__(
-        self, bus: Bus, log_meta: LogMetadata, leg: str, back_ms: int | None = LOOK_BACK_MS, rest: float = 0.0
+        self, bus: Bus, log_meta: LogMetadata, leg: str, back_ms: int | None = LOOK_BACK_MS, sleep_ratio: float = 0.0
     ) -> None:
-        self._bus, self._log_meta, self._leg, self._back_ms, self._rest = bus, log_meta, leg, back_ms, rest
+        self._bus, self._log_meta, self._leg, self._back_ms, self._sleep_ratio = (
+            bus,
+            log_meta,
+            leg,
+            back_ms,
+            sleep_ratio,
+        )
 
     async def of(self, alert_ids: Mapping[str, Sequence[str]]) -> dict[str, Evidence]:
-        """The evidence of incidents, each by a name and some of its alerts; those whose alerts are gone are left out.
+        """Returns the evidence of incidents, each given by a name and some of its alert ids.
 
-        Raises Unavailable where the server doesn't answer.
+        An incident is left out if ALERTS no longer holds any of the alerts. Raises Unavailable if the server doesn't answer.
         """
         known: dict[str, alert_pb2.Alert] = {}
         for name, ids in alert_ids.items():
-            stored = [alert for id_ in ids if (alert := await self._stored_alert(id_))]
-            if stored:
-                known[name] = min(stored, key=lambda one: one.sequence)
+            alerts = [alert for id_ in ids if (alert := await self._stored_alert(id_))]
+            if alerts:
+                known[name] = min(alerts, key=lambda alert: alert.sequence)
         incidents = await self._incidents(known)
-        found: dict[str, Evidence] = {}
+        evidence: dict[str, Evidence] = {}
         for partition in sorted({incident.opening.partition for incident in incidents}):
-            found |= await self._partition(
+            evidence |= await self._partition(
                 partition, [incident for incident in incidents if incident.opening.partition == partition]
             )
-        return found
+        return evidence
 
     async def _partition(self, partition: int, incidents: Sequence[_Incident]) -> dict[str, Evidence]:
         stream = flow.log_stream(partition)
@@ -104,8 +117,10 @@ class EvidenceCollector:
         windows = []
         holders = Holders(self._log_meta.clock)
         for incident in incidents:
-            await self._place(incident, stream, bounds)
-            decided = {alert.sequence for alert, _ in incident.told if alert.wearer_id == incident.opening.wearer_id}
+            await self._set_window(incident, stream, bounds)
+            decided = {
+                alert.sequence for alert, _ in incident.wearer_alerts if alert.wearer_id == incident.opening.wearer_id
+            }
             share = RedactedLog(incident.opening.wearer_id, self._leg, decided, holders)
             windows.append(Window(incident.first, incident.last, share))
         first, last = min(window.first for window in windows), max(window.last for window in windows)
@@ -119,14 +134,16 @@ class EvidenceCollector:
             for incident, window in zip(incidents, windows, strict=True)
         }
 
-    async def _place(self, incident: _Incident, stream: str, bounds: Bounds) -> None:
+    async def _set_window(self, incident: _Incident, stream: str, bounds: Bounds) -> None:
         opened = await message_of(self._bus, stream, seq=incident.opening.sequence)
         incident.opened = opened is not None
         if opened and self._back_ms is not None:
             incident.from_wall_ms = opened.stamp_ms - self._back_ms // self._log_meta.clock.rate
         incident.first = await first_at(self._bus, stream, incident.from_wall_ms)
         incident.last = (
-            min(max(alert.sequence for alert, _ in incident.told), bounds.last) if incident.ended else bounds.last
+            min(max(alert.sequence for alert, _ in incident.wearer_alerts), bounds.last)
+            if incident.ended
+            else bounds.last
         )
 
     async def _evidence(
@@ -138,8 +155,8 @@ class EvidenceCollector:
         for alert, message in incident.alerts:
             if shown := _alert_for(self._leg, alert, message):
                 records.append(shown)
-                if self._leg == "police" and (figures := await self._figures(alert)):
-                    records.append(figures)
+                if self._leg == "police" and (measure := await self._measure(alert)):
+                    records.append(measure)
         return Evidence(
             incident_id=incident.opening.incident_id,
             leg=self._leg,
@@ -148,7 +165,7 @@ class EvidenceCollector:
             person_ids=tuple(sorted(share.person_ids)),
             partition=incident.opening.partition,
             window_stamp_ms=incident.from_wall_ms,
-            # Where its first entry is younger than the window, the log either began then or has lost what was before.
+            # If the first entry of the log is younger than the window, the log either began with it or has lost the entries before it.
             whole=bounds.first == 1 or (incident.opened and incident.first > bounds.first),
             ended=incident.ended,
             records=tuple(sorted(records, key=lambda it: (it.stream, it.sequence))),
@@ -157,24 +174,27 @@ class EvidenceCollector:
     # ── ALERTS ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _incidents(self, known: Mapping[str, alert_pb2.Alert]) -> list[_Incident]:
-        """The incidents to which alerts belong, each with its first alert.
+        """Finds the incidents to which alerts belong, each with its first alert.
 
-        What only warns may have opened one long before a desk was told, and isn't known to the leg.
+        A warning may have opened an incident long before a desk was notified. The leg doesn't know such an alert.
         """
-        found: list[_Incident] = []
-        left = dict(known)
-        while left:
-            told = await self._alerts(left)
-            for name, alert in list(left.items()):
-                mine = [one for one, _ in told[name] if one.incident_id == alert.incident_id]
-                left[name] = min(mine, key=lambda one: one.sequence)
-                if left[name].sequence == alert.sequence:
-                    found.append(_Incident(name, left.pop(name), told[name]))
-        return found
+        incidents: list[_Incident] = []
+        pending = dict(known)
+        while pending:
+            alerts_of = await self._alerts(pending)
+            for name, earliest in list(pending.items()):
+                of_incident = [alert for alert, _ in alerts_of[name] if alert.incident_id == earliest.incident_id]
+                pending[name] = min(of_incident, key=lambda alert: alert.sequence)
+                if pending[name].sequence == earliest.sequence:
+                    incidents.append(_Incident(name, pending.pop(name), alerts_of[name]))
+        return incidents
 
-    async def _alerts(self, known: Mapping[str, alert_pb2.Alert]) -> dict[str, list[Told]]:
-        """By incident, alerts about the wearer from well before a known one until the incident's end, or until now, and those of the
-        incident that amend an account after its end."""
+    async def _alerts(self, known: Mapping[str, alert_pb2.Alert]) -> dict[str, list[DeliveredAlert]]:
+        """Returns the alerts about the wearer, by the name of the incident.
+
+        They begin OPENED_BEFORE_MS before a known alert and end with the incident, or now. Alerts of the incident that amend an
+        account after its end are included.
+        """
         anchor_ms, rate = self._log_meta.clock.anchor_ms, self._log_meta.clock.rate
         from_wall_ms: dict[str, int] = {}
         about: dict[tuple[int, str], list[str]] = {}
@@ -185,22 +205,22 @@ class EvidenceCollector:
         stream = flow.ALERTS.name
         first = await first_at(self._bus, stream, min(from_wall_ms.values()))
         last = (await self._bus.bounds_of(stream)).last
-        found: dict[str, list[Told]] = {name: [] for name in known}
-        over: set[str] = set()
+        alerts: dict[str, list[DeliveredAlert]] = {name: [] for name in known}
+        ended: set[str] = set()
         async for message in self._between(stream, first, last):
             if not flow.ALERTS.holds(message.subject):
                 continue
             try:
                 alert = stored.alert(message.data, message.subject)
             except InvalidField:
-                continue  # a dead letter of the legs; it belongs to no incident
+                continue  # the legs made it a dead letter, so it belongs to no incident
             for name in about.get((alert.partition, alert.wearer_id), ()):
-                mine = alert.incident_id == known[name].incident_id
-                if (mine or name not in over) and message.stamp_ms >= from_wall_ms[name]:
-                    found[name].append((alert, message))
-                    if alert.incident_ends and mine:
-                        over.add(name)
-        return found
+                of_incident = alert.incident_id == known[name].incident_id
+                if (of_incident or name not in ended) and message.stamp_ms >= from_wall_ms[name]:
+                    alerts[name].append((alert, message))
+                    if alert.incident_ends and of_incident:
+                        ended.add(name)
+        return alerts
 
     async def _stored_alert(self, alert_id: str) -> alert_pb2.Alert | None:
         for partition in range(self._log_meta.partitions):
@@ -213,29 +233,31 @@ class EvidenceCollector:
                     logger().error("evidence_lacks_alert", alert_id=alert_id, reason=str(error))
         return None
 
-    async def _figures(self, alert: alert_pb2.Alert) -> StoredMessage | None:
+    async def _measure(self, alert: alert_pb2.Alert) -> StoredMessage | None:
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         return await message_of(self._bus, flow.MEASURES.name, last_by_subj=subject)
 
     # ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _read_log_meta(
-        self, partition: int, bounds: Bounds, those: Sequence[tuple[_Incident, Window]], holders: Holders
+        self, partition: int, bounds: Bounds, pairs: Sequence[tuple[_Incident, Window]], holders: Holders
     ) -> None:
-        """Notes whose devices are whose, and takes the newest snapshot of each of a wearer's cases, the rules and the fold's
-        version as they stood before the window, where the log has anything from before it."""
+        """Reads the holders of all devices, and adds the state before each window if the log has entries from before it.
+
+        That state is the newest snapshot of each of the wearer's cases, the rules and the version of the fold.
+        """
         stream = flow.log_stream(partition)
-        back_ms = PREMISES_BACK_MS // self._log_meta.clock.rate
+        back_ms = STATE_BACK_MS // self._log_meta.clock.rate
         of_wearer: dict[str, list[Window]] = {}
-        for _, window in those:
+        for _, window in pairs:
             of_wearer.setdefault(window.share.wearer_id, []).append(window)
-        later = [(one, window) for one, window in those if window.first > bounds.first]
+        later = [(incident, window) for incident, window in pairs if window.first > bounds.first]
         newest: dict[int, dict[str, pull.Delivered]] = {id(window): {} for _, window in later}
         daily = min(
-            [await first_at(self._bus, stream, one.from_wall_ms - back_ms) for one, _ in later]
-            or [min(window.first for _, window in those)]
+            [await first_at(self._bus, stream, incident.from_wall_ms - back_ms) for incident, _ in later]
+            or [min(window.first for _, window in pairs)]
         )
-        last = max(window.last for _, window in those)
+        last = max(window.last for _, window in pairs)
         async for message in self._between(stream, daily, last, flow.log_subject(partition, "case")):
             case = entry_of(message.data).case
             holders.see_case(message, case)
@@ -251,22 +273,22 @@ class EvidenceCollector:
             async for message in self._between(stream, first, before, flow.log_subject(partition, kind)):
                 for _, window in later:
                     if message.sequence < window.first:
-                        newest[id(window)][f" {kind}"] = message  # no case is called that
+                        newest[id(window)][f" {kind}"] = message  # the space keeps it apart from case ids
         for _, window in later:
-            stood = sorted(newest[id(window)].values(), key=lambda one: one.sequence)
-            for message in stood:
+            state = sorted(newest[id(window)].values(), key=lambda message: message.sequence)
+            for message in state:
                 if (entry := entry_of(message.data)).HasField("case"):
                     window.share.see_case(entry.case)
-            for message in stood:
-                window.share.take_premise(message)
+            for message in state:
+                window.share.add_premise(message)
 
     async def _dead_letters(
         self, log: str, incidents: Sequence[_Incident], windows: Sequence[Window]
     ) -> dict[int, list[StoredMessage]]:
-        """What was set aside of the entries that are taken, by their sequence."""
+        """Returns the dead letters of the included entries, by the sequence of the entry."""
         stream = flow.DEAD_LETTERS.name
         sequences = {record.sequence for window in windows for record in window.share.records}
-        found: dict[int, list[StoredMessage]] = {}
+        letters: dict[int, list[StoredMessage]] = {}
         first = await first_at(self._bus, stream, min(incident.from_wall_ms for incident in incidents))
         async for message in self._between(stream, first, (await self._bus.bounds_of(stream)).last):
             try:
@@ -275,13 +297,13 @@ class EvidenceCollector:
                 dead_letters.pass_over("evidence", stream, message.sequence, error)
                 continue
             if dead_letter.by == flow.FOLD_READER and dead_letter.stream == log and dead_letter.sequence in sequences:
-                found.setdefault(dead_letter.sequence, []).append(record_of(message))
-        return found
+                letters.setdefault(dead_letter.sequence, []).append(record_of(message))
+        return letters
 
     async def _between(
         self, stream: str, first: int, last: int, subject: str | None = None
     ) -> AsyncIterator[pull.Delivered]:
-        """Messages from `first` to `last`, of one subject or of all; ends although nothing comes any more."""
+        """Yields messages from `first` to `last`, of one subject or of all. Ends at `last` without waiting for new messages."""
         if subject is not None:
             newest = await message_of(self._bus, stream, last_by_subj=subject)
             last = min(last, newest.sequence if newest else 0)
@@ -294,19 +316,19 @@ class EvidenceCollector:
                 if message.sequence <= last:
                     yield message
                 count += 1
-                if count % _REST_EVERY == 0:
-                    # Whoever shares this loop has offers to make.
-                    await asyncio.sleep((time.monotonic() - began_s) * self._rest)
+                if count % _SLEEP_EVERY == 0:
+                    # The leg makes its offers on the same event loop.
+                    await asyncio.sleep((time.monotonic() - began_s) * self._sleep_ratio)
                     began_s = time.monotonic()
             if messages[-1].sequence >= last:
                 return
 
 
 async def first_at(bus: Bus, stream: str, wall_ms: int) -> int:
-    """The first sequence of a stream whose stamp is at least this; one behind its last where there is none."""
+    """Returns the first sequence of a stream with a time stamp of at least `wall_ms`; last + 1 if there is none."""
     bounds = await bus.bounds_of(stream)
     low, high = bounds.first, bounds.last + 1
-    middle = low  # in most streams nothing is older than what is asked for
+    middle = low  # most streams hold nothing older than `wall_ms`
     while low < high and wall_ms > 0:
         message = await message_of(bus, stream, seq=middle)
         if message is None or message.stamp_ms < wall_ms:
@@ -318,14 +340,14 @@ async def first_at(bus: Bus, stream: str, wall_ms: int) -> int:
 
 
 async def message_of(bus: Bus, stream: str, **which: str | int) -> StoredMessage | None:
-    """One message, by `seq` or `last_by_subj`; None where there is none (any more). Raises Unavailable."""
+    """Returns one message, by `seq` or `last_by_subj`; None if the stream doesn't hold it. Raises Unavailable."""
     try:
-        told = (await bus.api(f"STREAM.MSG.GET.{stream}", which))["message"]
+        fields = (await bus.api(f"STREAM.MSG.GET.{stream}", which))["message"]
     except NotFound:
         return None
-    stamp = datetime.fromisoformat(told["time"])
+    stamp = datetime.fromisoformat(fields["time"])
     stamp_ms = (stamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    return StoredMessage(stream, told["seq"], stamp_ms, told["subject"], base64.b64decode(told.get("data", "")))
+    return StoredMessage(stream, fields["seq"], stamp_ms, fields["subject"], base64.b64decode(fields.get("data", "")))
 
 
 def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> StoredMessage | None:
@@ -333,17 +355,17 @@ def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> Sto
     if leg == "police":
         return record
     if not alert.incident_ends and all(destination.leg != alert_pb2.PROBATION for destination in alert.destinations):
-        return None  # what a protective device says is the police's alone
+        return None  # only the police may have the reports of a protective device
     if not alert.HasField("cause") or alert.cause.of_wearer:
         return record
-    cut = alert_pb2.Alert()
-    cut.CopyFrom(alert)
-    cut.ClearField("cause")
+    redacted = alert_pb2.Alert()
+    redacted.CopyFrom(alert)
+    redacted.ClearField("cause")
     return StoredMessage(
         record.stream,
         record.sequence,
         record.stamp_ms,
         record.subject,
-        cut.SerializeToString(deterministic=True),
+        redacted.SerializeToString(deterministic=True),
         cut=True,
     )

@@ -1,6 +1,6 @@
-"""Disclosures of evidence, kept for a day in the leg's database: those that their stream loses are put back.
+"""Keeps disclosures of evidence for a day in the leg's database, and republishes those that DISCLOSURES loses.
 
-The registry takes them into its ledger in a moment, but a stream that goes back may lose them before.
+The registry copies a disclosure into its ledger within moments. A stream that is rolled back may lose it before that.
 """
 
 from __future__ import annotations
@@ -20,34 +20,39 @@ from services.dispatch.leg.tables import disclosures
 from services.dispatch.retrying import RETRY_S
 from tandem.common.v1 import ledger_pb2
 
-KEPT_MS = 86_400_000
-"""How long one is kept, mesh time."""
+RETENTION_MS = 86_400_000
+"""How long a disclosure is kept, milliseconds of mesh time."""
 
 
 class EvidenceDisclosures:
-    """The disclosures that one leg has made."""
+    """Store of the disclosures of one leg."""
 
     def __init__(self, leg: str, store: Store) -> None:
         self._leg, self._store = leg, store
 
     async def keep(self, made: Sequence[ledger_pb2.Disclosure]) -> None:
-        """Keeps disclosures that were published just now. Raises Unavailable."""
+        """Stores disclosures that were just published. Raises Unavailable."""
         if not made:
             return
         rows = [
-            {"disclosure_id": one.disclosure_id, "payload": one.SerializeToString(), "at_ms": one.at_ms} for one in made
+            {
+                "disclosure_id": disclosure.disclosure_id,
+                "payload": disclosure.SerializeToString(),
+                "at_ms": disclosure.at_ms,
+            }
+            for disclosure in made
         ]
 
         def work(connection: sa.Connection) -> None:
-            connection.execute(sa.delete(disclosures).where(disclosures.c.at_ms < made[0].at_ms - KEPT_MS))
-            ids = [one.disclosure_id for one in made]
+            connection.execute(sa.delete(disclosures).where(disclosures.c.at_ms < made[0].at_ms - RETENTION_MS))
+            ids = [disclosure.disclosure_id for disclosure in made]
             connection.execute(sa.delete(disclosures).where(disclosures.c.disclosure_id.in_(ids)))
             connection.execute(sa.insert(disclosures), rows)
 
         await self._store.transaction(work)
 
     async def run(self, bus: Bus) -> None:
-        """Puts back what DISCLOSURES has lost, for ever."""
+        """Republishes disclosures that DISCLOSURES has lost, until cancelled."""
         while True:
             try:
                 await published.keep_restored(bus, flow.DISCLOSURES.name, self._newest_first)

@@ -1,4 +1,4 @@
-"""What one incident rests on, as it was gathered for one agency, and how it is kept. Nothing here decides or folds."""
+"""Evidence of one incident, collected for one agency, and its file format. Nothing here decides or folds."""
 
 from __future__ import annotations
 
@@ -9,95 +9,96 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 LEGS = ("probation", "police")
-"""Agencies for which evidence is gathered; the warning leg has its chain and nothing that the police's lacks."""
+"""Legs that collect evidence. The warning leg keeps its own chain, and has nothing that the police copy lacks."""
 MARK_SUBJECT = "mark"
+"""Subject of a record whose content is left out; only its time stamp counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """A message of a stream."""
+    """A message of a stream, as the evidence file holds it."""
 
     stream: str
     sequence: int
     stamp_ms: int
-    """When the stream's leader stored it, wall clock, milliseconds since 1970 UTC."""
+    """Time at which the stream's leader stored the message, wall clock, milliseconds since 1970 UTC."""
     subject: str
-    """MARK_SUBJECT where all of its content is left out: only its stamp counts."""
+    """Subject of the message, or MARK_SUBJECT if all of its content is left out."""
     data: bytes
-    """As stored, or what is left of it."""
+    """The stored bytes, or the part that remains after redaction."""
     cut: bool = False
-    """A part of it is left out."""
+    """Whether a part of the message was redacted."""
     premise: bool = False
-    """It stood before the window; the fold takes it as the window begins."""
+    """Whether the entry is from before the window. The fold reads it when the window begins."""
 
     @property
     def sha256(self) -> str:
-        """Hash of the stored bytes; empty where they were cut."""
+        """SHA-256 of the stored bytes in hex; empty if they were redacted."""
         return "" if self.cut else hashlib.sha256(self.data).hexdigest()
 
     def to_line(self) -> bytes:
-        """One line of JSON with sorted keys."""
-        told = {**asdict(self), "data": base64.b64encode(self.data).decode(), "sha256": self.sha256}
-        return json.dumps(told, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        """Encodes the record as one line of JSON with sorted keys."""
+        fields = {**asdict(self), "data": base64.b64encode(self.data).decode(), "sha256": self.sha256}
+        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
 def of_line(line: bytes) -> StoredMessage:
-    """The record of `Record.to_line`. Raises ValueError, KeyError or TypeError where it is none."""
-    told = json.loads(line)
-    stated = told.pop("sha256")
-    record = StoredMessage(**{**told, "data": base64.b64decode(told["data"], validate=True)})
-    if record.sha256 != stated:
-        raise ValueError("its data doesn't have its sha256")
+    """Decodes a line of `StoredMessage.to_line`. Raises ValueError, KeyError or TypeError if the line isn't one."""
+    fields = json.loads(line)
+    expected_sha256 = fields.pop("sha256")
+    record = StoredMessage(**{**fields, "data": base64.b64decode(fields["data"], validate=True)})
+    if record.sha256 != expected_sha256:
+        raise ValueError("sha256 doesn't match data")
     return record
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was gathered of one incident."""
+    """Evidence that was collected of one incident."""
 
     incident_id: str
     leg: str
-    """For which agency."""
+    """Leg of the agency that receives the evidence, one of LEGS."""
     wearer_id: str
     order_ids: tuple[str, ...]
     person_ids: tuple[str, ...]
-    """Protected persons of the cases."""
+    """Ids of the protected persons of the wearer's cases."""
     partition: int
     window_stamp_ms: int
-    """Stamp from which on entries are enclosed, wall clock."""
+    """Earliest time stamp of the enclosed entries, wall clock, milliseconds since 1970 UTC."""
     whole: bool
-    """The log still held all of the window."""
+    """Whether the log still held all of the window."""
     ended: bool
-    """The alert that ends the incident is among them."""
+    """Whether the records include the alert that ends the incident."""
     records: tuple[StoredMessage, ...] = field(repr=False)
-    """By stream and sequence."""
+    """Records, sorted by stream and sequence."""
 
     def of(self, stream: str) -> list[StoredMessage]:
-        """The records of one stream, in its order."""
+        """Returns the records of one stream, in the order of the stream."""
         return [record for record in self.records if record.stream == stream]
 
     def to_bytes(self) -> bytes:
-        """As it is kept: a line that says what it is, then a line for each record."""
+        """Encodes the evidence as a file: a header line, then one line for each record."""
         head = {name: value for name, value in asdict(replace(self, records=())).items() if name != "records"}
         lines = [json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"]
         return b"".join(lines + [record.to_line() for record in self.records])
 
 
 def of_bytes(data: bytes) -> Evidence:
-    """The evidence of `Evidence.to_bytes`. Raises ValueError, KeyError or TypeError where it is none."""
+    """Decodes a file of `Evidence.to_bytes`. Raises ValueError, KeyError or TypeError if the file isn't one."""
     head, *lines = data.splitlines()
-    told = json.loads(head)
-    told |= {"order_ids": tuple(told["order_ids"]), "person_ids": tuple(told["person_ids"])}
-    return Evidence(**told, records=tuple(of_line(line) for line in lines))
+    fields = json.loads(head)
+    fields |= {"order_ids": tuple(fields["order_ids"]), "person_ids": tuple(fields["person_ids"])}
+    return Evidence(**fields, records=tuple(of_line(line) for line in lines))
 
 
-def joined(kept: Sequence[Evidence]) -> Evidence:
-    """Evidence of one incident that was gathered at several times, the earliest first, as one."""
-    first, last = kept[0], kept[-1]
-    if len(kept) == 1:
+def joined(copies: Sequence[Evidence]) -> Evidence:
+    """Merges copies of one incident's evidence, the earliest first, into one."""
+    first, last = copies[0], copies[-1]
+    if len(copies) == 1:
         return first
     records = {(record.stream, record.sequence): record for record in last.records if not record.premise}
-    for earlier in reversed(kept[:-1]):
+    for earlier in reversed(copies[:-1]):
         records |= {(record.stream, record.sequence): record for record in earlier.records}
     return replace(
         last,

@@ -1,7 +1,7 @@
-"""One wearer's share of the log, for one agency: what of each entry it may have.
+"""Redaction of the log: selects the parts of each entry that one agency may have about one wearer.
 
-An entry that is about others too is cut to the wearer's own devices, and one that is about others only is left out, but for its
-stamp where that made time pass. Of what was cut no hash is kept: it could be tried out against guesses of where somebody was.
+An entry about several people keeps only the rows of the wearer's own devices. An entry about other people only is left out. Its time
+stamp stays if it moved the fold's clock. Redacted bytes get no hash: a hash would let a reader test guesses of a person's position.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tandem.common.v1 import log_pb2
 
 
 def entry_of(data: bytes) -> log_pb2.LogEntry:
-    """An entry of the log; an empty one where it can't be read: the fold has parked it, and it is about nobody."""
+    """Decodes an entry of the log. An unreadable entry becomes an empty one: the fold made it a dead letter, and it concerns nobody."""
     try:
         return stored.entry(data)
     except InvalidField:
@@ -28,36 +28,36 @@ def entry_of(data: bytes) -> log_pb2.LogEntry:
 
 
 def record_of(message: pull.Delivered, premise: bool = False) -> StoredMessage:
-    """A message as it is stored."""
+    """Converts a delivered message to a record, without redaction."""
     return StoredMessage(
         message.stream, message.sequence, message.stamp_ms, message.subject, message.data, premise=premise
     )
 
 
 class Peaks:
-    """The greatest stamp among the newest entries: what was left out may still have made time pass."""
+    """Tracks the greatest time stamp among the newest entries: an entry that is left out may still have moved the fold's clock."""
 
     def __init__(self) -> None:
         self._falling: list[pull.Delivered] = []
-        """Each with a smaller stamp than those before it, or the same."""
+        """Entries in the order of the log, with time stamps that never increase."""
 
     def add(self, message: pull.Delivered) -> None:
-        """The next entry."""
+        """Adds the next entry of the log."""
         while self._falling and self._falling[-1].stamp_ms < message.stamp_ms:
             self._falling.pop()
         self._falling.append(message)
 
     def after(self, sequence: int) -> pull.Delivered | None:
-        """The first entry with the greatest stamp of those behind a sequence; None where there are none."""
-        at = bisect_right(self._falling, sequence, key=lambda one: one.sequence)
+        """Returns the entry with the greatest time stamp after a sequence, the first if several have it; None if there is none."""
+        at = bisect_right(self._falling, sequence, key=lambda message: message.sequence)
         return self._falling[at] if at < len(self._falling) else None
 
 
 class Holders:
-    """On whom each device was, as all wearers' cases tell: what it reported for somebody else is theirs.
+    """History of who held each device, from the case snapshots of all wearers. A report belongs to the holder of its device.
 
-    As the fold has it: a device is on whom the newest snapshot says that names it, from that entry on, and what it reports later of
-    a time before is nobody's any more. Before the first snapshot it was on the same.
+    The rules are those of the fold. The newest snapshot that names a device says who holds it, from that entry on. A later report
+    about a time before that entry belongs to nobody. Before its first snapshot a device belongs to the holder in that snapshot.
     """
 
     def __init__(self, clock: MeshClock) -> None:
@@ -65,18 +65,22 @@ class Holders:
         self._now_ms = 0
         self._versions: dict[str, int] = {}
         self._held: dict[str, list[tuple[int, int, str]]] = {}
-        """By device, in the log's order: from which entry on, since when by the mesh's clock, and by whom."""
+        """By device, in the order of the log: first sequence, start in milliseconds of mesh time, and holder."""
 
     def see_case(self, message: pull.Delivered, case: log_pb2.CaseSnapshot) -> None:
-        """The next snapshot in the log's order, whosever it is."""
+        """Reads the next case snapshot of any wearer, in the order of the log."""
         self._now_ms = max(self._now_ms, self._clock.to_mesh_ms(message.stamp_ms))
         if case.version <= self._versions.get(case.case_id, -1):
-            return  # the daily one, or sent again
+            return  # repeated daily, or resent
         self._versions[case.case_id] = case.version
         if case.valid_until_ms <= self._now_ms:
             return
         named = [(device_id, wearer(case.wearer_id)) for device_id in case.tag_device_ids]
-        named += [(device_id, person(one.person_id)) for one in case.persons for device_id in one.device_ids]
+        named += [
+            (device_id, person(protected_person.person_id))
+            for protected_person in case.persons
+            for device_id in protected_person.device_ids
+        ]
         for device_id, holder in named:
             held = self._held.setdefault(device_id, [])
             if not held:
@@ -84,63 +88,72 @@ class Holders:
             elif held[-1][2] != holder:
                 held.append((message.sequence, self._now_ms, holder))
 
-    def was_on(self, holders: Collection[str], device_id: str, sequence: int, time_ms: int | None = None) -> bool:
-        """Whether a device was on one of these at an entry, and since a time if one is given."""
+    def was_held_by(self, holders: Collection[str], device_id: str, sequence: int, time_ms: int | None = None) -> bool:
+        """Whether one of `holders` held a device at a sequence, and already at `time_ms` (mesh time) if it is given.
+
+        A device that no snapshot names counts as held.
+        """
         held = self._held.get(device_id)
         if held is None:
             return True
-        _, since_ms, holder = held[bisect_right(held, sequence, key=lambda one: one[0]) - 1]
+        _, since_ms, holder = held[bisect_right(held, sequence, key=lambda period: period[0]) - 1]
         return holder in holders and (time_ms is None or time_ms >= since_ms)
 
 
 def wearer(wearer_id: str) -> str:
-    """A wearer as a holder."""
+    """Returns the key of a wearer among the holders."""
     return f"wearer/{wearer_id}"
 
 
 def person(person_id: str) -> str:
-    """A protected person as a holder."""
+    """Returns the key of a protected person among the holders."""
     return f"person/{person_id}"
 
 
 class RedactedLog:
-    """The log's entries that are about one wearer, as one agency may have them."""
+    """Log entries about one wearer, redacted for one agency."""
 
     def __init__(self, wearer_id: str, leg: str, decided: Collection[int], holders: Holders) -> None:
         self.records: list[StoredMessage] = []
         self.person_ids: set[str] = set()
         self.device_ids: set[str] = set()
-        """Whose reports are the wearer's, or of those who are protected from them."""
+        """Devices of the wearer and, for the police, of the persons protected from the wearer."""
         self.wearer_id = wearer_id
         self.decided = decided
-        """Entries that gave an alert about this wearer, whatever they are about."""
+        """Sequences of the entries that caused an alert about this wearer. They may concern other people."""
         self._leg = leg
         self._holders = holders
-        self._mine = {wearer(wearer_id)}
-        """Whose devices' reports these are, among the holders."""
+        self._holder_keys = {wearer(wearer_id)}
+        """Holders whose reports are included."""
         self._stamp_ms = 0
-        """The greatest of what is taken."""
+        """Greatest time stamp of the records, wall clock."""
         self._last = 0
-        """Sequence of the last entry that was taken and isn't a premise."""
+        """Sequence of the last included entry inside the window."""
 
     def see_case(self, case: log_pb2.CaseSnapshot) -> None:
-        """Notes whose devices they are: a device's reports may stand before the snapshot that names it."""
-        self.person_ids.update(one.person_id for one in case.persons)
+        """Adds the devices and persons of a case.
+
+        Call it before reading the reports: a report may precede the snapshot that names its device.
+        """
+        self.person_ids.update(protected_person.person_id for protected_person in case.persons)
         self.device_ids.update(case.tag_device_ids)
         if self._leg == "police":
-            self.device_ids.update(id_ for one in case.persons for id_ in one.device_ids)
-            self._mine.update(person(one.person_id) for one in case.persons)
+            self.device_ids.update(id_ for protected_person in case.persons for id_ in protected_person.device_ids)
+            self._holder_keys.update(person(protected_person.person_id) for protected_person in case.persons)
 
-    def take_premise(self, message: pull.Delivered) -> None:
-        """Takes what stood before the window."""
-        self._add(message, self._cut(message, entry_of(message.data)), premise=True)
+    def add_premise(self, message: pull.Delivered) -> None:
+        """Adds an entry from before the window."""
+        self._add(message, self._redacted(message, entry_of(message.data)), premise=True)
 
-    def take(self, message: pull.Delivered, entry: log_pb2.LogEntry, left_out: Peaks) -> None:
-        """Takes of an entry what is about the wearer. `left_out` has the entries since the window began, or since more."""
-        kept = self._cut(message, entry)
+    def add(self, message: pull.Delivered, entry: log_pb2.LogEntry, left_out: Peaks) -> None:
+        """Adds the part of an entry that concerns the wearer.
+
+        `left_out` holds all entries since the start of the window, or since earlier.
+        """
+        kept = self._redacted(message, entry)
         if kept is None and message.sequence not in self.decided:
             return
-        # Time doesn't run backwards: what was left out and is ahead of this entry has decided the fold's now.
+        # The fold's clock never runs backwards: a later time stamp of an omitted entry has set it.
         ahead = left_out.after(self._last)
         if ahead and ahead.stamp_ms > max(self._stamp_ms, message.stamp_ms):
             self.records.append(_marked(record_of(ahead)))
@@ -149,7 +162,7 @@ class RedactedLog:
         self._last = message.sequence
 
     def begin(self, sequence: int) -> None:
-        """The window begins at a sequence."""
+        """Starts the window at a sequence."""
         self._last = sequence - 1
 
     def _add(self, message: pull.Delivered, kept: bytes | None, premise: bool = False) -> None:
@@ -157,7 +170,7 @@ class RedactedLog:
         self.records.append(_marked(record) if kept is None else replace(record, data=kept, cut=kept != record.data))
         self._stamp_ms = max(self._stamp_ms, record.stamp_ms)
 
-    def _cut(self, message: pull.Delivered, entry: log_pb2.LogEntry) -> bytes | None:
+    def _redacted(self, message: pull.Delivered, entry: log_pb2.LogEntry) -> bytes | None:
         match entry.WhichOneof("body"):
             case "positions" | "heard" as body:
                 return self._rows(message, entry, body)
@@ -170,7 +183,9 @@ class RedactedLog:
         return None
 
     def _is_mine(self, device_id: str, sequence: int, time_ms: int | None = None) -> bool:
-        return device_id in self.device_ids and self._holders.was_on(self._mine, device_id, sequence, time_ms)
+        return device_id in self.device_ids and self._holders.was_held_by(
+            self._holder_keys, device_id, sequence, time_ms
+        )
 
     def _rows(self, message: pull.Delivered, entry: log_pb2.LogEntry, body: str) -> bytes | None:
         batch: Any = getattr(entry, body)
@@ -188,7 +203,7 @@ class RedactedLog:
             if not descriptor.is_repeated:
                 setattr(rows, descriptor.name, value)
             elif len(value) != count:
-                return None  # the fold sets it aside as a whole
+                return None  # the fold makes the whole batch a dead letter
             else:
                 getattr(rows, descriptor.name).extend(value[i] for i in mine)
         return kept.SerializeToString(deterministic=True)
@@ -196,20 +211,20 @@ class RedactedLog:
     def _case(self, data: bytes, entry: log_pb2.LogEntry) -> bytes:
         if self._leg == "police":
             return data
-        # Probation goes to the wearer: it gets rings, and no way to where the protected persons are.
+        # Probation visits the wearer. It gets rings, but nothing that leads to the protected persons.
         kept = log_pb2.LogEntry()
         kept.CopyFrom(entry)
         kept.case.ClearField("places")
         kept.case.ClearField("encounters")
-        for one in kept.case.persons:
-            one.ClearField("device_ids")
-            one.ClearField("sealed_contact")
+        for protected_person in kept.case.persons:
+            protected_person.ClearField("device_ids")
+            protected_person.ClearField("sealed_contact")
         return kept.SerializeToString(deterministic=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A share, and which entries it is taken from."""
+    """A redacted log with the range of entries that it covers."""
 
     first: int
     last: int
@@ -217,7 +232,7 @@ class Window:
 
 
 class Shares:
-    """Shares of several wearers, taken in one pass through the log once it is known whose devices are whose."""
+    """Fills the redacted logs of several wearers in one pass through the log. The holders of all devices must be known before."""
 
     def __init__(self, windows: Iterable[Window]) -> None:
         self._windows = list(windows)
@@ -234,11 +249,13 @@ class Shares:
                 self._of_entry.setdefault(sequence, []).append(window)
 
     def take(self, message: pull.Delivered) -> None:
-        """The next entry, in the log's order."""
+        """Reads the next entry of the log."""
         entry = entry_of(message.data)
-        for one in {id(one): one for one in (*self._about(entry), *self._of_entry.get(message.sequence, ()))}.values():
-            if one.first <= message.sequence <= one.last:
-                one.share.take(message, entry, self._left_out)
+        for window in {
+            id(window): window for window in (*self._about(entry), *self._of_entry.get(message.sequence, ()))
+        }.values():
+            if window.first <= message.sequence <= window.last:
+                window.share.add(message, entry, self._left_out)
         self._left_out.add(message)
 
     def _about(self, entry: log_pb2.LogEntry) -> Iterable[Window]:
@@ -258,7 +275,7 @@ class Shares:
     def _with(self, device_ids: Iterable[str]) -> Iterable[Window]:
         if self._of_device.keys().isdisjoint(device_ids):
             return ()
-        return [one for id_ in device_ids for one in self._of_device.get(id_, ())]
+        return [window for id_ in device_ids for window in self._of_device.get(id_, ())]
 
 
 def _marked(record: StoredMessage) -> StoredMessage:

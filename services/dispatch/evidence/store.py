@@ -1,4 +1,4 @@
-"""What the keeper of evidence asks the leg's own database. It asks often, so each question is one look at one table."""
+"""Queries of evidence retention on the leg's database. They run often, so each reads a single table once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _PAGE = 500
 
 
 def opened_after(connection: sa.Connection, opened_sequence: int) -> list[tuple[int, str]]:
-    """The next incidents in the order of opening, at most 500: their places in it and their ids. Canaries are none of them."""
+    """Returns the next incidents in the order of opening, at most 500: their opening sequences and ids.
+
+    Canaries are left out.
+    """
     query = (
         sa.select(_incidents.c.opened_sequence, _incidents.c.incident_id)
         .where(_incidents.c.opened_sequence > opened_sequence, sa.text("exercise <> 2"))
@@ -28,19 +31,19 @@ def opened_after(connection: sa.Connection, opened_sequence: int) -> list[tuple[
 
 
 def ended_of(connection: sa.Connection, incident_ids: Sequence[str]) -> list[str]:
-    """Those of these incidents that have ended."""
-    found: list[str] = []
+    """Returns the ids of those of the given incidents that have ended."""
+    ended: list[str] = []
     for first in range(0, len(incident_ids), _PAGE):
-        some = incident_ids[first : first + _PAGE]
+        page = incident_ids[first : first + _PAGE]
         query = sa.select(_incidents.c.incident_id).where(
-            _incidents.c.incident_id.in_(some), _incidents.c.ended_ms.is_not(None)
+            _incidents.c.incident_id.in_(page), _incidents.c.ended_ms.is_not(None)
         )
-        found += connection.scalars(query)
-    return found
+        ended += connection.scalars(query)
+    return ended
 
 
 def amended_after(connection: sa.Connection, event_id: int) -> tuple[int, list[tuple[str, str]]]:
-    """The last event by now, and of those after `event_id` each amended account: its incident and alert."""
+    """Returns the id of the newest event, and the incident and alert of each amended account after `event_id`."""
     last_id = connection.scalar(sa.select(sa.func.max(_events.c.id))) or 0
     query = (
         sa.select(_events.c.incident_id, _events.c.body)

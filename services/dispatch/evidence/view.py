@@ -1,4 +1,4 @@
-"""A copy of evidence as it can be drawn: tracks, cases, alerts. It decides nothing and reads nothing but the copy."""
+"""Converts a copy of evidence to a message that a map can draw: tracks, cases, alerts. It reads nothing but the copy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tandem.common.v1 import alert_pb2, log_pb2
 from tandem.dispatch.v1 import evidence_pb2
 
 
-def view(found: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceResponse:
-    """The copy as a message; times are the mesh's."""
-    answer = evidence_pb2.ReadEvidenceResponse(whole=found.whole, ended=found.ended)
+def view(evidence: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceResponse:
+    """Converts a copy of evidence to a response; its times are mesh time."""
+    response = evidence_pb2.ReadEvidenceResponse(whole=evidence.whole, ended=evidence.ended)
     cases: dict[str, log_pb2.CaseSnapshot] = {}
     points: dict[str, dict[str, evidence_pb2.TrackPoint]] = {}
-    for record in sorted(found.of(flow.log_stream(found.partition)), key=lambda one: one.sequence):
+    for record in sorted(evidence.of(flow.log_stream(evidence.partition)), key=lambda record: record.sequence):
         if record.subject == MARK_SUBJECT:
             continue
         entry = entry_of(record.data)
@@ -25,21 +25,21 @@ def view(found: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceResponse
             case "case":
                 cases[entry.case.case_id] = _without_contacts(entry.case)
             case "rules":
-                answer.rules.CopyFrom(entry.rules)
+                response.rules.CopyFrom(entry.rules)
             case "positions":
                 _add_points(points, entry.positions, record, clock.to_mesh_ms(record.stamp_ms))
-    answer.cases.extend(cases.values())
+    response.cases.extend(cases.values())
     owners = _owners(cases.values())
     for device_id, by_report in points.items():
         subject_id, of_wearer = owners.get(device_id, ("", False))
-        answer.tracks.add(device_id=device_id, subject_id=subject_id, of_wearer=of_wearer, points=by_report.values())
-    alerts = [alert_pb2.Alert.FromString(one.data) for one in found.of(flow.ALERTS.name)]
-    mine = [alert for alert in alerts if alert.incident_id == found.incident_id]
-    answer.alerts.extend(sorted(mine, key=lambda one: (one.sequence, one.ordinal)))
-    known = {one.alert_id for one in mine}
-    measures = (alert_pb2.Measure.FromString(one.data) for one in found.of(flow.MEASURES.name))
-    answer.measures.extend(measure for measure in measures if measure.alert_id in known)
-    return answer
+        response.tracks.add(device_id=device_id, subject_id=subject_id, of_wearer=of_wearer, points=by_report.values())
+    alerts = [alert_pb2.Alert.FromString(record.data) for record in evidence.of(flow.ALERTS.name)]
+    mine = [alert for alert in alerts if alert.incident_id == evidence.incident_id]
+    response.alerts.extend(sorted(mine, key=lambda alert: (alert.sequence, alert.ordinal)))
+    known = {alert.alert_id for alert in mine}
+    measures = (alert_pb2.Measure.FromString(record.data) for record in evidence.of(flow.MEASURES.name))
+    response.measures.extend(measure for measure in measures if measure.alert_id in known)
+    return response
 
 
 def _add_points(
@@ -60,17 +60,17 @@ def _add_points(
             )
             report_id = batch.report_id[i]
         except IndexError:
-            return  # columns that don't fit: the fold has set the batch aside
+            return  # columns of different lengths: the fold made the batch a dead letter
         points.setdefault(device_id, {}).setdefault(report_id, point)
 
 
 def _owners(cases: Iterable[log_pb2.CaseSnapshot]) -> dict[str, tuple[str, bool]]:
-    """By device: whose it is, and whether that is the wearer."""
-    found: dict[str, tuple[str, bool]] = {}
+    """Returns, by device, the id of its owner and whether the owner is the wearer."""
+    owners: dict[str, tuple[str, bool]] = {}
     for case in cases:
-        found |= {id_: (case.wearer_id, True) for id_ in case.tag_device_ids}
-        found |= {id_: (person.person_id, False) for person in case.persons for id_ in person.device_ids}
-    return found
+        owners |= {id_: (case.wearer_id, True) for id_ in case.tag_device_ids}
+        owners |= {id_: (person.person_id, False) for person in case.persons for id_ in person.device_ids}
+    return owners
 
 
 def _without_contacts(case: log_pb2.CaseSnapshot) -> log_pb2.CaseSnapshot:

@@ -1,1 +1,1 @@
-"""What a leg tells to systems that don't call it: webhooks, and links with which those on the road answer."""
+"""Output of a leg to systems that don't call it: webhooks, and links by which units on the road accept an offer."""

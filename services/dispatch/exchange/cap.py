@@ -1,6 +1,6 @@
-"""A leg's steps as a message of the Common Alerting Protocol 1.2 (OASIS): Alert, then Update, at the end Cancel.
+"""Encodes a leg's steps as messages of the Common Alerting Protocol 1.2 (OASIS): Alert, then Update, at the end Cancel.
 
-It is addressed to one receiver (scope Private), names ids and rings nobody on a map: there is no area, no address and no position.
+A message is addressed to one receiver (scope Private) and names only ids. It contains no area, address or position.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
 MAX_REFERENCES = 100
-"""The newest; a message must not grow for ever."""
+"""Maximum number of references; a message keeps the newest, so that its size stays limited."""
 EVENT = "Approach to a protected person or place"
 _URGENCY = {"RESPOND": ("Immediate", "Severe", "Observed"), "NOTIFY": ("Expected", "Moderate", "Likely")}
-"""By demand: urgency, severity, certainty."""
-_LEAST = ("Future", "Minor", "Possible")
+"""Urgency, severity and certainty, by demand."""
+_DEFAULT_URGENCY = ("Future", "Minor", "Possible")
+"""Urgency, severity and certainty of any other demand."""
 _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 ET.register_namespace("", NAMESPACE)
 
 
 def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, link: str = "") -> bytes:
-    """The message of the last of an incident's steps, XML; it refers to those before. `link` is where it can be answered."""
-    told = facts(steps)
-    last, before = told[-1], told[:-1]
-    over = is_over(told)
+    """Encodes the last of an incident's steps as XML, with references to the earlier steps. `link` is the URL that acknowledges it."""
+    all_facts = facts(steps)
+    last, before = all_facts[-1], all_facts[:-1]
+    over = is_over(all_facts)
     alert = ET.Element(f"{{{NAMESPACE}}}alert")
     _add(alert, "identifier", last.step_id)
     _add(alert, "sender", _sender(leg))
@@ -39,7 +40,7 @@ def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, link: 
     _add(alert, "scope", "Private")
     _add(alert, "addresses", _quoted(addressee))
     if before:
-        _add(alert, "references", " ".join(_reference(leg, one) for one in before[-MAX_REFERENCES:]))
+        _add(alert, "references", " ".join(_reference(leg, fact) for fact in before[-MAX_REFERENCES:]))
     _add(alert, "incidents", _quoted(last.incident_id))
     _add_info(alert, leg, last, over, link)
     written: bytes = ET.tostring(alert, encoding="utf-8", xml_declaration=True)
@@ -47,7 +48,7 @@ def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, link: 
 
 
 def _add_info(alert: ET.Element, leg: str, last: Fact, over: bool, link: str) -> None:
-    urgency, severity, certainty = _URGENCY.get(last.demand, _LEAST)
+    urgency, severity, certainty = _URGENCY.get(last.demand, _DEFAULT_URGENCY)
     info = ET.SubElement(alert, f"{{{NAMESPACE}}}info")
     _add(info, "language", "en-US")
     _add(info, "category", "Security")
@@ -70,7 +71,7 @@ def _add_info(alert: ET.Element, leg: str, last: Fact, over: bool, link: str) ->
 
 
 def date_time(ms: int) -> str:
-    """A moment as CAP has it: whole seconds with an offset; UTC is -00:00, never Z."""
+    """Formats a time for CAP: whole seconds with an offset; UTC is -00:00, never Z."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S-00:00")
 
 
@@ -83,7 +84,7 @@ def _sender(leg: str) -> str:
 
 
 def _quoted(item: str) -> str:
-    """An item of a list that white space separates."""
+    """Quotes an item of a whitespace-separated list if it contains whitespace."""
     return f'"{item}"' if re.search(r"\s", item) else item
 
 

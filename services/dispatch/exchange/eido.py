@@ -1,7 +1,7 @@
-"""A leg's steps as one JSON document in the style of NENA's Emergency Incident Data Object.
+"""Encodes a leg's steps as one JSON document in the style of NENA's Emergency Incident Data Object (EIDO).
 
-Components are named as there; the document's own schema is docs/eido.schema.json. It tells ids and states, and no name, address or
-position.
+Components have the names of EIDO; the schema of the document is docs/eido.schema.json. It contains ids and states, but no name,
+address or position.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 STYLE = "tandem-eido-1"
 MAX_NOTES = 200
-"""The newest; a document must not grow for ever."""
+"""Maximum number of notes; a document keeps the newest, so that its size stays limited."""
 
 
 def document(leg: str, steps: Sequence[dispatch_pb2.Step], link: str = "") -> bytes:
-    """The incident after these steps of it, JSON with sorted keys. `link` is where the last one can be answered."""
-    told = facts(steps)
-    first, last = told[0], told[-1]
+    """Encodes an incident after these steps as JSON with sorted keys. `link` is the URL that acknowledges the last step."""
+    all_facts = facts(steps)
+    first, last = all_facts[0], all_facts[-1]
     agency = AGENCIES[leg][0]
-    over = is_over(told)
+    over = is_over(all_facts)
     links = [{"rel": "incident", "href": f"urn:tandem:incident:{last.incident_id}"}]
     if link:
         links.append({"rel": "acknowledge", "href": link})
@@ -38,32 +38,32 @@ def document(leg: str, steps: Sequence[dispatch_pb2.Step], link: str = "") -> by
             "status": "Closed" if over else "Open",
             "openedAt": times.to_rfc3339(first.at_ms),
             "closedAt": times.to_rfc3339(last.at_ms) if over else None,
-            "orderIds": sorted({order_id for one in told for order_id in one.order_ids}),
+            "orderIds": sorted({order_id for fact in all_facts for order_id in fact.order_ids}),
             "exercise": last.exercise,
         },
         "agencyComponent": [{"agencyId": agency, "name": AGENCIES[leg][1], "role": leg}],
-        "callComponent": [_call(agency, told, one) for one in latest(told)],
+        "callComponent": [_call(agency, all_facts, fact) for fact in latest(all_facts)],
         "emergencyResourceComponent": [
-            {"unitId": one.unit, "agencyId": agency, "callId": one.assignment_id, "status": one.state}
-            for one in latest(told)
-            if one.unit
+            {"unitId": fact.unit, "agencyId": agency, "callId": fact.assignment_id, "status": fact.state}
+            for fact in latest(all_facts)
+            if fact.unit
         ],
         "notesComponent": [
             {
-                "noteId": one.step_id,
-                "at": times.to_rfc3339(one.at_ms),
+                "noteId": fact.step_id,
+                "at": times.to_rfc3339(fact.at_ms),
                 "agencyId": agency,
-                "text": f"{one.assignment_id} {one.state}",
+                "text": f"{fact.assignment_id} {fact.state}",
             }
-            for one in told[-MAX_NOTES:]
+            for fact in all_facts[-MAX_NOTES:]
         ],
         "linkComponent": links,
     }
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _call(agency: str, told: Sequence[Fact], now: Fact) -> dict[str, Any]:
-    began = next(one for one in told if one.assignment_id == now.assignment_id)
+def _call(agency: str, all_facts: Sequence[Fact], now: Fact) -> dict[str, Any]:
+    began = next(fact for fact in all_facts if fact.assignment_id == now.assignment_id)
     return {
         "callId": now.assignment_id,
         "agencyId": agency,

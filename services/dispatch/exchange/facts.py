@@ -1,6 +1,6 @@
-"""What exports say of a leg's steps, whatever states and fields there come to be.
+"""Selects the fields of a leg's steps that exports contain. New states and fields of a step don't break it.
 
-Named fields only go out: no free text, no figure, nothing about devices. A state that this code doesn't know is told by its name.
+Only the named fields are exported: no free text, no measures, nothing about devices. An unknown state is exported by its name.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from services.common import times
 from tandem.dispatch.v1 import dispatch_pb2
 
 OVER = frozenset({"STOOD_DOWN", "CLOSED"})
-"""States in which an assignment asks nothing of anybody any more."""
+"""States in which an assignment demands nothing any more."""
 AGENCIES = {
     "probation": ("moj-probation", "Ministry of Justice, probation"),
     "police": ("npa-police", "National Police"),
     "warning": ("tandem-warning", "Warning of protected persons"),
 }
+"""Id and name of the agency of each leg."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A step, in the words of an export."""
+    """The exported fields of a step."""
 
     step_id: str
     at_ms: int
@@ -37,20 +38,20 @@ class Fact:
     state: str
     demand: str
     kind: str
-    """Of the alert that led to it; empty where it is unknown."""
+    """Kind of the alert that caused the step; empty if unknown."""
     unit: str
-    """Who is asked or has taken it; empty where that is the desk."""
+    """Unit that was offered the assignment or has acknowledged it; empty for the desk."""
     exercise: bool
 
 
 def facts(steps: Sequence[dispatch_pb2.Step]) -> list[Fact]:
-    """The facts of steps, in their order."""
+    """Returns the exported fields of steps, in their order."""
     return [_fact(step) for step in steps]
 
 
 def _fact(step: dispatch_pb2.Step) -> Fact:
-    told = json_format.MessageToDict(step, preserving_proto_field_name=True)
-    assignment: dict[str, Any] = told.get("assignment", {})
+    fields = json_format.MessageToDict(step, preserving_proto_field_name=True)
+    assignment: dict[str, Any] = fields.get("assignment", {})
     choice = assignment.get("choice", {})
     return Fact(
         step_id=step.step_id,
@@ -67,11 +68,11 @@ def _fact(step: dispatch_pb2.Step) -> Fact:
     )
 
 
-def latest(told: Sequence[Fact]) -> list[Fact]:
-    """The last fact of each assignment, in the order of the first ones."""
-    return list({one.assignment_id: one for one in told}.values())
+def latest(all_facts: Sequence[Fact]) -> list[Fact]:
+    """Returns the last fact of each assignment, in the order in which the assignments began."""
+    return list({fact.assignment_id: fact for fact in all_facts}.values())
 
 
-def is_over(told: Sequence[Fact]) -> bool:
-    """Whether no assignment of the incident asks anything any more."""
-    return all(one.state in OVER for one in latest(told))
+def is_over(all_facts: Sequence[Fact]) -> bool:
+    """Whether no assignment of the incident demands anything any more."""
+    return all(fact.state in OVER for fact in latest(all_facts))

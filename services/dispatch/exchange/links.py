@@ -1,6 +1,6 @@
-"""Links with which those on the road take an offer: a signed token in a URL, good for one use and a short while.
+"""Links by which units on the road accept an offer: a signed token in a URL, for one use within LINK_TTL_S.
 
-A page is shown first and its button takes the offer, since programs that preview links open them too.
+The link shows a page first, and its button accepts the offer, because programs that preview links open them too.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
 from tandem.dispatch.v1 import dispatch_pb2
 
-GOOD_FOR_S = 900
+LINK_TTL_S = 900
+"""Lifetime of a link, seconds."""
 MAX_TOKEN_CHARS = 2_048
-"""Longest token that is looked at; one of ours has some 300 characters."""
+"""Maximum length of a token that is parsed; a genuine token has some 300 characters."""
 _KEY_BYTES = 32
 HEADERS = {
     "Cache-Control": "no-store",
@@ -47,24 +48,24 @@ _FORM = '<form method="post"><button>Take it</button></form>'
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a link stands for."""
+    """Content of a link."""
 
     leg: str
     assignment_id: str
     unit: str
-    """Who was sent it: the unit that is asked, or without one the receiver."""
+    """Recipient of the link: the unit that is offered the assignment, or else the receiver."""
     expires_s: int
-    """Seconds since 1970 UTC, wall clock, exclusive."""
+    """End of the link's validity (exclusive), wall clock, seconds since 1970 UTC."""
     nonce: str
 
     def is_sound(self) -> bool:
-        """Whether each field has its type; JSON may hold any."""
+        """Whether each field has the right type; JSON may hold any type."""
         texts = (self.leg, self.assignment_id, self.unit, self.nonce)
         return all(type(text) is str for text in texts) and type(self.expires_s) is int
 
 
 class Refused(Exception):
-    """The link isn't good; says so to whoever opened it."""
+    """Raised for an invalid link. Its answer is shown to the person who opened the link."""
 
     def __init__(self, answer: LinkAnswer) -> None:
         super().__init__(answer.text)
@@ -72,27 +73,27 @@ class Refused(Exception):
 
 
 class Links:
-    """Makes and proves the links of one leg."""
+    """Creates and verifies the links of one leg."""
 
     def __init__(self, leg: str, key: bytes, base_url: str) -> None:
         self._leg, self._key, self._base_url = leg, key, base_url.rstrip("/")
 
     def url(self, receiver: str, nonce: str, step: dispatch_pb2.Step) -> str:
-        """Where an offer can be taken; empty where the step asks nobody."""
+        """Returns the link that accepts the offer of a step; empty if the step offers nothing."""
         if step.assignment.state not in [int(state) for state in UNANSWERED]:
             return ""
-        expires_s = wall_us() // 1_000_000 + GOOD_FOR_S
+        expires_s = wall_us() // 1_000_000 + LINK_TTL_S
         unit = step.assignment.choice.unit_id or receiver
         token = Token(self._leg, step.assignment.assignment_id, unit, expires_s, nonce)
         return f"{self._base_url}/acknowledge/{self.write(token)}"
 
     def write(self, token: Token) -> str:
-        """The token as it stands in a URL."""
+        """Encodes a token for a URL."""
         content = json.dumps(asdict(token), sort_keys=True, separators=(",", ":")).encode()
         return f"{_text(content)}.{_text(self._mac(content))}"
 
     def read(self, text: str, now_s: int) -> Token:
-        """The token of a URL. Raises Refused where it is forged, expired or another leg's."""
+        """Decodes the token of a URL. Raises Refused if it is forged, expired or of another leg."""
         forged = Refused(LinkAnswer(403, "This link isn't one of ours."))
         content = self._signed_content(text)
         if content is None:
@@ -101,7 +102,7 @@ class Links:
             token = Token(**json.loads(content))
         except (ValueError, TypeError, RecursionError):
             raise forged from None
-        # The key signs other texts too once another version of this program used it: only what `write` writes is a token.
+        # Another version of this program may have signed other texts with the same key: accept only the exact output of `write`.
         if not token.is_sound() or self.write(token) != text:
             raise forged
         if token.leg != self._leg:
@@ -111,7 +112,7 @@ class Links:
         return token
 
     def _signed_content(self, text: str) -> bytes | None:
-        """The content of a URL's token where its MAC is right, else None. Nothing of a content without a MAC is read."""
+        """Returns the content of a URL's token if its MAC is right, else None. Content without a valid MAC is never parsed."""
         if len(text) > MAX_TOKEN_CHARS:
             return None
         encoded, _, encoded_mac = text.partition(".")
@@ -125,16 +126,16 @@ class Links:
 
 
 class LinkEndpoint:
-    """Serves the links."""
+    """HTTP endpoint of the links."""
 
     def __init__(self, leg: LegService, store: ExchangeStore, links: Links) -> None:
         self._leg, self._store, self._links = leg, store, links
 
     @asynccontextmanager
     async def served(self, host: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[int]:
-        """Serves on a port and gives it."""
+        """Serves on a port, and yields the bound port."""
         path = "/acknowledge/{token}"
-        routes = [web.get(path, self._show), web.post(path, self._take)]
+        routes = [web.get(path, self._show), web.post(path, self._accept)]
         async with served("links", routes, host, port, tls) as bound:
             yield bound
 
@@ -151,7 +152,7 @@ class LinkEndpoint:
         asks = "This is an exercise: nobody has to go." if exercise else "Somebody has to go."
         return _page(used) if used else _page(LinkAnswer(200, f"{asks} Do you take it?"), _FORM)
 
-    async def _take(self, request: web.Request) -> web.Response:
+    async def _accept(self, request: web.Request) -> web.Response:
         try:
             token = self._links.read(request.match_info["token"], wall_us() // 1_000_000)
             return _page(await self._answer(token))
@@ -160,18 +161,18 @@ class LinkEndpoint:
         except RetryableError:
             return _page(_LATER)
 
-    async def _is_asked(self, token: Token) -> bool:
-        """Whether the offer hasn't gone on to another unit since the link was sent."""
+    async def _is_current_offer(self, token: Token) -> bool:
+        """Whether the offer is still for the unit of the link, and hasn't gone to another unit."""
         row = await self._leg.store.assignment(token.assignment_id)
         return row is None or translate.stored_assignment(row).choice.unit_id in ("", token.unit)
 
     async def _answer(self, token: Token) -> LinkAnswer:
-        """What the first use leads to; a later one gets the same answer, and nothing happens."""
+        """Accepts the offer on the first use of a link. Each later use gets the same answer without any effect."""
         used = await self._store.used(token.nonce)
         if used:
             return used
         try:
-            if not await self._is_asked(token):
+            if not await self._is_current_offer(token):
                 raise FailedPrecondition("somebody else has been asked since")
             await self._leg.acknowledge(token.assignment_id, f"link/{token.unit}")
             answer = LinkAnswer(200, "You have taken it.")
@@ -188,7 +189,10 @@ _LATER = LinkAnswer(503, "It wasn't taken: try again, or call your desk.")
 
 
 def open_key(path: Path) -> bytes:
-    """The key of a leg's links, made at the first start, readable by its owner only. Raises FailedPrecondition where it is damaged."""
+    """Reads the key of a leg's links, and creates it at the first start, readable by its owner only.
+
+    Raises FailedPrecondition if the file is damaged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         durable.write_once(path, os.urandom(_KEY_BYTES))
@@ -204,7 +208,7 @@ def _page(answer: LinkAnswer, form: str = "") -> web.Response:
 
 
 def _bytes(text: str) -> bytes | None:
-    """The bytes of base64 for URLs as `_text` writes it, else None."""
+    """Decodes URL-safe base64 exactly as `_text` writes it; None for any other text."""
     try:
         data = base64.b64decode((text + "=" * (-len(text) % 4)).encode("ascii"), altchars=b"-_", validate=True)
     except ValueError:

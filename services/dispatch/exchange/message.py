@@ -1,4 +1,4 @@
-"""What a webhook says, whatever steps there come to be: the step as JSON, or the leg's half of the incident after it."""
+"""Writes the body of a webhook: the step as JSON, or the leg's half of the incident after the step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 
 def delivery_id(leg: str, receiver: str, step: dispatch_pb2.Step) -> str:
-    """Id of a message: the same step to the same receiver has the same one, for ever."""
+    """Returns the id of a message. The same step to the same receiver always has the same id."""
     return ids.hash_id("hook", leg, receiver, step.step_id)
 
 
@@ -26,9 +26,9 @@ def write(
     before: Sequence[bytes],
     link: str,
 ) -> tuple[bytes, str]:
-    """The body and its content type, in the receiver's form; `before` are the incident's steps until then, serialised.
+    """Returns the body in the receiver's form, and its content type. `before` are the earlier steps of the incident, serialised.
 
-    `link` is where the offer can be taken, empty where there is none.
+    `link` is the URL that accepts the offer; empty if there is none.
     """
     if receiver.form == "step":
         return _step(leg, sequence, step, link), "application/json"
@@ -39,13 +39,13 @@ def write(
 
 
 def _step(leg: str, sequence: int, step: dispatch_pb2.Step, link: str) -> bytes:
-    """The fields of tandem.dispatch.v1.Step as JSON."""
-    told = {
+    """Encodes the fields of tandem.dispatch.v1.Step as JSON."""
+    content = {
         "type": "tandem.dispatch.v1.Step",
         "leg": leg,
         "sequence": sequence,
         "step": json_format.MessageToDict(step, preserving_proto_field_name=True),
     }
     if link:
-        told["acknowledge_url"] = link
-    return json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        content["acknowledge_url"] = link
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,5 +1,6 @@
-"""The database of a leg's exchange: what is to be delivered, in order for each receiver. A file of its own, so that nothing here
-ever holds the lock that an offer needs.
+"""Database of a leg's exchange: the queue of deliveries for each receiver, and the used links.
+
+It is a file apart from the leg's database, so that the exchange never holds the lock that an offer needs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _deliveries = sa.Table(
     sa.Column("tries", sa.Integer, nullable=False),
     sa.Column("outcome", sa.String, nullable=False),
 )
-_handed = sa.Table(
+_queued_up_to = sa.Table(
     "handed",
     metadata,
     sa.Column("receiver", sa.String, primary_key=True),
@@ -46,31 +47,32 @@ _links_used = sa.Table(
 )
 
 WAITING, DELIVERED, GIVEN_UP = "", "delivered", "given up"
+"""Outcomes of a delivery."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message to one receiver."""
+    """A message to a receiver."""
 
     receiver: str
     sequence: int
-    """Of the leg's step; a receiver gets its messages in this order."""
+    """Sequence of the leg's step; a receiver gets its messages in this order."""
     delivery_id: str
     incident_id: str
     step: bytes
-    """tandem.dispatch.v1.Step, serialised: later messages of the incident refer to it."""
+    """Serialised tandem.dispatch.v1.Step; later messages of the incident refer to it."""
     body: bytes
     content_type: str
     deadline_ms: int
-    """Wall clock, milliseconds since 1970 UTC."""
+    """Deadline for retries, wall clock, milliseconds since 1970 UTC."""
     tries: int = 0
     outcome: str = WAITING
 
 
 @dataclass(frozen=True, slots=True)
 class LinkAnswer:
-    """What the use of a link was answered."""
+    """HTTP answer to the use of a link."""
 
     status: int
     text: str
@@ -82,21 +84,21 @@ class ExchangeStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def _do(self, work: Callable[[sa.Connection], T]) -> T:
+    async def _transaction(self, work: Callable[[sa.Connection], T]) -> T:
         try:
             return await self._database.visit(work)
         except OperationalError as error:
-            raise Unavailable("the exchange's store doesn't answer") from error
+            raise Unavailable("the exchange database doesn't answer") from error
 
-    async def handed(self, receiver: str) -> int | None:
-        """The last step that was handed over for a receiver; None where it is a new one."""
-        query = sa.select(_handed.c.sequence).where(_handed.c.receiver == receiver)
-        found: int | None = await self._do(lambda connection: connection.scalar(query))
-        return found
+    async def queued_up_to(self, receiver: str) -> int | None:
+        """Returns the sequence of the last step that was queued for a receiver; None for a new receiver."""
+        query = sa.select(_queued_up_to.c.sequence).where(_queued_up_to.c.receiver == receiver)
+        sequence: int | None = await self._transaction(lambda connection: connection.scalar(query))
+        return sequence
 
-    async def hand(self, receiver: str, sequence: int, deliveries: Sequence[Delivery]) -> None:
-        """Takes messages over, and with them how far the steps have been."""
-        upsert = insert(_handed).values(receiver=receiver, sequence=sequence)
+    async def queue(self, receiver: str, sequence: int, deliveries: Sequence[Delivery]) -> None:
+        """Queues messages for a receiver, and stores the sequence of the last step they cover."""
+        upsert = insert(_queued_up_to).values(receiver=receiver, sequence=sequence)
         upsert = upsert.on_conflict_do_update(index_elements=["receiver"], set_={"sequence": sequence})
 
         def work(connection: sa.Connection) -> None:
@@ -104,47 +106,47 @@ class ExchangeStore:
                 connection.execute(sa.insert(_deliveries), [asdict(delivery) for delivery in deliveries])
             connection.execute(upsert)
 
-        await self._do(work)
+        await self._transaction(work)
 
     async def waiting(self, receiver: str) -> Delivery | None:
-        """The message that a receiver gets next."""
+        """Returns the next message for a receiver; None if none waits."""
         query = (
             sa.select(_deliveries)
             .where(_deliveries.c.receiver == receiver, sa.text("outcome = ''"))
             .order_by(_deliveries.c.sequence)
             .limit(1)
         )
-        row = await self._do(lambda connection: connection.execute(query).first())
+        row = await self._transaction(lambda connection: connection.execute(query).first())
         return Delivery(**row._mapping) if row else None
 
     async def steps_of(self, receiver: str, incident_id: str) -> list[bytes]:
-        """The steps of an incident that were handed over for a receiver, in their order."""
+        """Returns the steps of an incident that were queued for a receiver, in their order."""
         query = (
             sa.select(_deliveries.c.step)
             .where(_deliveries.c.receiver == receiver, _deliveries.c.incident_id == incident_id)
             .order_by(_deliveries.c.sequence)
         )
-        return list(await self._do(lambda connection: connection.scalars(query).all()))
+        return list(await self._transaction(lambda connection: connection.scalars(query).all()))
 
     async def count_waiting(self, receiver: str) -> int:
-        """How many messages wait for a receiver."""
+        """Returns the number of messages that wait for a receiver."""
         query = sa.select(sa.func.count()).where(_deliveries.c.receiver == receiver, sa.text("outcome = ''"))
-        found: int | None = await self._do(lambda connection: connection.scalar(query))
-        return found or 0
+        count: int | None = await self._transaction(lambda connection: connection.scalar(query))
+        return count or 0
 
     async def tried(self, delivery: Delivery, outcome: str) -> None:
-        """Notes a try, and what came of it."""
+        """Stores an attempt of a delivery and its outcome."""
         this = (_deliveries.c.receiver == delivery.receiver) & (_deliveries.c.sequence == delivery.sequence)
         update = sa.update(_deliveries).where(this).values(tries=delivery.tries + 1, outcome=outcome)
-        await self._do(lambda connection: connection.execute(update))
+        await self._transaction(lambda connection: connection.execute(update))
 
     async def used(self, nonce: str) -> LinkAnswer | None:
-        """What the first use of a link was answered; None where it wasn't used."""
+        """Returns the answer to the first use of a link; None if it wasn't used."""
         query = sa.select(_links_used.c.status, _links_used.c.answer).where(_links_used.c.nonce == nonce)
-        row = await self._do(lambda connection: connection.execute(query).first())
+        row = await self._transaction(lambda connection: connection.execute(query).first())
         return LinkAnswer(*row) if row else None
 
     async def use(self, nonce: str, answer: LinkAnswer) -> None:
-        """Notes the first use of a link; a second one changes nothing."""
-        made = insert(_links_used).values(nonce=nonce, status=answer.status, answer=answer.text)
-        await self._do(lambda connection: connection.execute(made.on_conflict_do_nothing()))
+        """Stores the answer to the first use of a link. A second use changes nothing."""
+        statement = insert(_links_used).values(nonce=nonce, status=answer.status, answer=answer.text)
+        await self._transaction(lambda connection: connection.execute(statement.on_conflict_do_nothing()))

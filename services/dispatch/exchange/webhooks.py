@@ -1,6 +1,7 @@
-"""The leg's steps by webhook: queued durably, signed, to each receiver in order, tried again until a deadline and then an alarm.
+"""Delivers the leg's steps by webhook: queued on disk, signed, in order for each receiver, and retried until a deadline.
 
-At least once: a receiver takes a message once by its id. What it answers beyond its status is neither read nor logged.
+After the deadline an alarm is raised. Delivery is at least once, so a receiver must deduplicate by id. The body of a response is
+neither read nor logged.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from tandem.common.v1 import exercise_pb2
 
 CHECK_INTERVAL_S = 0.2
 FIRST_WAIT_S, LAST_WAIT_S = 1.0, 300.0
-WITHIN = aiohttp.ClientTimeout(total=10.0, connect=5.0)
-BODY_MOST_BYTES = 64 << 10
+"""First and longest backoff, seconds."""
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=5.0)
+MAX_BODY_BYTES = 64 << 10
 
-_TRIES = Counter("tandem_webhook_tries", "Tries to deliver a step to a receiver, by outcome", ("receiver", "outcome"))
+_TRIES = Counter(
+    "tandem_webhook_tries", "Attempts to deliver a step to a receiver, by outcome", ("receiver", "outcome")
+)
 _WAITING = Gauge("tandem_webhook_waiting", "Steps that wait for a receiver", ("receiver",))
 
 
@@ -44,7 +48,7 @@ class Webhooks:
         self._receivers = receivers
 
     async def run(self) -> None:
-        """Delivers for ever; no receiver waits for another."""
+        """Delivers steps until cancelled. Receivers don't wait for each other."""
         async with open_session() as session, asyncio.TaskGroup() as tasks:
             for receiver in self._receivers:
                 tasks.create_task(self._serve(session, receiver))
@@ -52,7 +56,7 @@ class Webhooks:
     async def _serve(self, session: aiohttp.ClientSession, receiver: Receiver) -> None:
         wait_s = FIRST_WAIT_S
         while True:
-            await retried(lambda: self._hand(receiver))
+            await retried(lambda: self._queue_steps(receiver))
             delivery = await retried(lambda: self._store.waiting(receiver.name))
             if delivery is None:
                 _WAITING.labels(receiver.name).set(0)
@@ -62,16 +66,16 @@ class Webhooks:
                 wait_s = FIRST_WAIT_S
                 continue
             _WAITING.labels(receiver.name).set(await retried(lambda: self._store.count_waiting(receiver.name)))
-            left_s = delivery.deadline_ms / 1000 - wall_us() / 1_000_000
-            await asyncio.sleep(min(wait_s, max(left_s, 0.01)))
+            remaining_s = delivery.deadline_ms / 1000 - wall_us() / 1_000_000
+            await asyncio.sleep(min(wait_s, max(remaining_s, 0.01)))
             wait_s = min(2 * wait_s, LAST_WAIT_S)
 
-    async def _hand(self, receiver: Receiver) -> None:
-        """Queues the steps that were committed since. A new receiver gets what happens from now on, not the past."""
-        last = await self._store.handed(receiver.name)
+    async def _queue_steps(self, receiver: Receiver) -> None:
+        """Queues the steps that were committed since the last call. A new receiver gets only steps from now on."""
+        last = await self._store.queued_up_to(receiver.name)
         if last is None:
             head = await self._steps.head()
-            await self._store.hand(receiver.name, head.id, ())
+            await self._store.queue(receiver.name, head.id, ())
             return
         rows = await self._steps.steps_after(last)
         if not rows:
@@ -88,35 +92,37 @@ class Webhooks:
             before = await self._store.steps_of(receiver.name, incident_id) if receiver.form != "step" else []
             before += [delivery.step for delivery in deliveries if delivery.incident_id == incident_id]
             body, kind = message.write(self._leg, receiver, row.sequence, step, before, link)
-            told = step.SerializeToString()
-            deliveries.append(Delivery(receiver.name, row.sequence, id_, incident_id, told, body, kind, deadline_ms))
-        await self._store.hand(receiver.name, rows[-1].sequence, deliveries)
+            serialised_step = step.SerializeToString()
+            deliveries.append(
+                Delivery(receiver.name, row.sequence, id_, incident_id, serialised_step, body, kind, deadline_ms)
+            )
+        await self._store.queue(receiver.name, rows[-1].sequence, deliveries)
 
     async def _deliver(self, session: aiohttp.ClientSession, receiver: Receiver, delivery: Delivery) -> bool:
-        """One try; True where the next message may go."""
-        told = {"receiver": receiver.name, "delivery_id": delivery.delivery_id, "tries": delivery.tries + 1}
-        reason = "too large"
-        if len(delivery.body) <= BODY_MOST_BYTES:
+        """Attempts a delivery. Returns whether the next message may be sent."""
+        fields = {"receiver": receiver.name, "delivery_id": delivery.delivery_id, "tries": delivery.tries + 1}
+        reason = f"the body is larger than {MAX_BODY_BYTES} bytes"
+        if len(delivery.body) <= MAX_BODY_BYTES:
             reason = await post(session, receiver, delivery.delivery_id, delivery.body, delivery.content_type)
         if not reason:
             await retried(lambda: self._store.tried(delivery, DELIVERED))
             _TRIES.labels(receiver.name, "delivered").inc()
-            logger().info("webhook_delivered", **told)
+            logger().info("webhook_delivered", **fields)
             return True
-        over = wall_us() // 1000 >= delivery.deadline_ms or len(delivery.body) > BODY_MOST_BYTES
-        await retried(lambda: self._store.tried(delivery, GIVEN_UP if over else WAITING))
-        _TRIES.labels(receiver.name, "given up" if over else "failed").inc()
-        if over:
-            logger().critical("webhook_given_up", reason=reason, **told)
+        is_final = wall_us() // 1000 >= delivery.deadline_ms or len(delivery.body) > MAX_BODY_BYTES
+        await retried(lambda: self._store.tried(delivery, GIVEN_UP if is_final else WAITING))
+        _TRIES.labels(receiver.name, "given up" if is_final else "failed").inc()
+        if is_final:
+            logger().critical("webhook_given_up", reason=reason, **fields)
         else:
-            logger().warning("webhook_failed", reason=reason, **told)
-        return over
+            logger().warning("webhook_failed", reason=reason, **fields)
+        return is_final
 
 
 async def post(
     session: aiohttp.ClientSession, receiver: Receiver, delivery_id: str, body: bytes, content_type: str
 ) -> str:
-    """Sends a signed message; empty where the receiver took it, else why not."""
+    """Posts a signed message. Returns the reason of a failure; empty on success."""
     timestamp_s = int(time.time())
     headers = {
         "Content-Type": content_type,
@@ -126,14 +132,16 @@ async def post(
     }
     try:
         async with session.post(receiver.url, data=body, headers=headers, allow_redirects=False) as answer:
-            return "" if 200 <= answer.status < 300 else f"status {answer.status}"
+            return "" if 200 <= answer.status < 300 else f"HTTP status {answer.status}"
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return type(error).__name__
 
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """For posting: neither proxies of the environment nor cookies, so that what is sent goes to the receiver alone."""
+    """Opens a session without proxies of the environment and without cookies, so that messages reach only the receiver."""
     jar = aiohttp.DummyCookieJar()
-    async with aiohttp.ClientSession(timeout=WITHIN, trust_env=False, cookie_jar=jar, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(
+        timeout=REQUEST_TIMEOUT, trust_env=False, cookie_jar=jar, auto_decompress=False
+    ) as session:
         yield session

@@ -1,4 +1,4 @@
-"""The gRPC edge of following: a leg's desk sees where those are whom its units go to."""
+"""gRPC service of target following: a leg's desk sees the live positions of the targets of its units."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tandem.dispatch.v1 import following_pb2, following_pb2_grpc
 from tandem.geofence.v1 import positions_pb2
 
 AGE_INTERVAL_S = 3.0
-"""How often a desk is told how old a position is of which there is no newer one."""
+"""Interval at which the age of an unchanged position is sent to a desk, seconds."""
 
 
 class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
@@ -36,21 +36,24 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
     async def WatchTargets(
         self, request: following_pb2.WatchTargetsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[following_pb2.WatchTargetsResponse]:
-        """Streams positions to the leg's desk."""
+        """Streams the positions of an incident's targets to the leg's desk."""
         admit(self._leg.name, DESKS[self._leg.name])
         incident_id = fields.required_id("incident_id", request.incident_id)
         if self._follower is None:
-            raise Unavailable("this leg follows nobody: no evaluators are configured", retry_after_s=60.0)
+            raise Unavailable(
+                "this leg has no target positions: TANDEM_GEOFENCE isn't set (example: dns:///geofence:7403)",
+                retry_after_s=60.0,
+            )
         logger().info("targets_shown", incident_id=incident_id)
-        told: dict[Key, tuple[Any, bool]] = {}
-        told_s: dict[Key, float] = {}
+        sent: dict[Key, tuple[Any, bool]] = {}
+        sent_s: dict[Key, float] = {}
         async for targets in self._follower.shown(incident_id, server.caller().spiffe_id):
             now_s = time.monotonic()
-            for key, one in targets:
-                state = (one.position, one.interrupted)
-                if told.get(key) != state or now_s - told_s[key] >= AGE_INTERVAL_S:
-                    told[key], told_s[key] = state, now_s
-                    yield self._message(key, one)
+            for key, target in targets:
+                state = (target.position, target.interrupted)
+                if sent.get(key) != state or now_s - sent_s[key] >= AGE_INTERVAL_S:
+                    sent[key], sent_s[key] = state, now_s
+                    yield self._message(key, target)
 
     def _message(self, key: Key, followed_target: FollowedTarget) -> following_pb2.WatchTargetsResponse:
         _, kind, subject_id = key
@@ -69,6 +72,6 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
                 message.fix_time.CopyFrom(position.fix_time)
                 age_ms = max(0, self._clock.now_ms() - times.from_timestamp(position.fix_time))
                 message.age_s = age_ms / 1000
-                # The evaluator's word is as old as its stream: what it called known may be unknown by now.
+                # The flag is as old as the evaluator's last message: a position that was known then may be outdated now.
                 message.unknown |= age_ms > KNOWN_FOR_MS
         return message

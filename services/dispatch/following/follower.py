@@ -1,8 +1,8 @@
-"""Follows the targets of a leg's open incidents: what is known of them becomes looks, of which the leg makes steps.
+"""Follows the targets of a leg's open incidents, and gives the leg an update when a target has moved or was found.
 
-The leg's own record says who is followed, so a restart, or a second process on the same store, follows the same. Where a target was
-when its unit was chosen is kept in memory: after a restart it is looked at once more, and nothing happens twice since the record
-says what did.
+The leg's record determines the targets, so a restarted process or a second process on the same store follows the same targets. The
+position at the time of a unit's choice is kept in memory only. After a restart each target is checked again, and the record prevents
+duplicate steps.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.geofence.v1 import positions_pb2
 
 CHECK_INTERVAL_S = 1.0
-"""How often incidents are looked at at least, wall time; something new of a target is looked at ..."""
-LOOK_SOON_S = 0.25
-"""... so soon."""
+"""Maximum interval between two checks of an incident, seconds of wall time."""
+UPDATE_COALESCE_S = 0.25
+"""Delay between a new position and the check, seconds of wall time: several positions share one check."""
 MOVED_FAR_M = 300.0
-"""A target that is so far from where it was has moved: a unit needs most of a minute for that."""
-RACE_EVERY_MS = 5_000
-"""How often the race for a destination is looked at, where nothing moved: units move, and time passes."""
+"""Distance from its anchor at which a target counts as moved, metres. A unit needs most of a minute for it."""
+RACE_INTERVAL_MS = 5_000
+"""Interval at which the race for a destination is checked if no target moved, milliseconds of mesh time: units move, too."""
 
 
 @dataclass(slots=True)
-class _Looked:
-    """How a destination was when it was looked at last."""
+class _Check:
+    """State of a destination at its last check."""
 
     offer_number: int
     anchor: LatLon | None
-    """Where the target was when the unit was chosen or told the last time."""
+    """Position of the target when the unit was chosen or last notified of a move."""
     at_ms: int
-    seen: tuple[int, ...]
-    """What, when it changes, is worth another look."""
+    inputs: tuple[int, ...]
+    """Values whose change requires another check."""
 
 
 class TargetFollower:
-    """Follows for one leg."""
+    """Follows the targets of one leg."""
 
     def __init__(self, leg: LegService, targets: Targets, clock: MeshClock) -> None:
         self._leg = leg
         self._targets = targets
         self._clock = clock
         self._open: Mapping[str, Incident] = {}
-        self._looked: dict[str, _Looked] = {}
-        self._again = asyncio.Event()
+        self._checked: dict[str, _Check] = {}
+        self._rescan = asyncio.Event()
 
     async def run(self) -> None:
-        """Follows for ever."""
+        """Follows targets until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._targets.follow(self._wanted, self._again))
-            tasks.create_task(self._look_for_ever())
+            tasks.create_task(self._targets.follow(self._wanted, self._rescan))
+            tasks.create_task(self._check_until_cancelled())
 
     async def shown(self, incident_id: str, by: str) -> AsyncIterator[list[tuple[Key, FollowedTarget]]]:
-        """An incident's targets, each time there may be something new, until nobody has anything to do in it.
+        """Yields the targets of an incident whenever they may have changed, until the incident is no longer open.
 
-        Raises FailedPrecondition where that is so from the beginning.
+        Raises FailedPrecondition if it isn't open at the start.
         """
         await self._leg.show_targets(incident_id, by)
         if incident_id not in self._open:
@@ -77,24 +77,24 @@ class TargetFollower:
                 async with asyncio.timeout(CHECK_INTERVAL_S):
                     await self._targets.changed()
 
-    async def _look_for_ever(self) -> None:
+    async def _check_until_cancelled(self) -> None:
         while True:
             await retried(self._refresh)
-            looks = [look for incident in self._open.values() if incident.wearer_id for look in self._looks(incident)]
-            if looks:
-                await retried(partial(self._leg.follow_targets, looks))
+            updates = [
+                update for incident in self._open.values() if incident.wearer_id for update in self._updates(incident)
+            ]
+            if updates:
+                await retried(partial(self._leg.follow_targets, updates))
             with suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_INTERVAL_S):
                     await self._targets.changed()
-            await asyncio.sleep(LOOK_SOON_S)
+            await asyncio.sleep(UPDATE_COALESCE_S)
 
     async def _refresh(self) -> None:
-        self._open = {
-            open_incident.incident_id: open_incident for open_incident in await self._leg.record.open_incidents()
-        }
-        open_ids = {id_ for one in self._open.values() for id_ in one.assignments}
-        self._looked = {id_: one for id_, one in self._looked.items() if id_ in open_ids}
-        self._again.set()
+        self._open = {incident.incident_id: incident for incident in await self._leg.record.open_incidents()}
+        open_ids = {id_ for incident in self._open.values() for id_ in incident.assignments}
+        self._checked = {id_: check for id_, check in self._checked.items() if id_ in open_ids}
+        self._rescan.set()
 
     def _wanted(self) -> Collection[Key]:
         keys = set()
@@ -110,32 +110,34 @@ class TargetFollower:
                 }
         return keys
 
-    def _looks(self, incident: Incident) -> list[TargetUpdate]:
-        """What is new of an incident's destinations."""
+    def _updates(self, incident: Incident) -> list[TargetUpdate]:
+        """Returns the updates for the destinations of an incident."""
         wearer = self._targets.get((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
-        now_ms, found = self._clock.now_ms(), []
+        now_ms, updates = self._clock.now_ms(), []
         for id_, assignment in incident.assignments.items():
             if assignment.state not in UNANSWERED | TAKEN:
                 continue
             target = wearer if self._leg.name == "probation" else self._targets.get(_key(incident, assignment))
             point = self._leg.last_known_positions.of([assignment.subject_id], now_ms).get(assignment.subject_id)
-            before = self._looked.get(id_)
+            before = self._checked.get(id_)
             anchor = before.anchor if before and before.offer_number == assignment.offer_number else None
             moved_m = round(great_circle_m(point, anchor)) if point and anchor else 0
-            told_lately = assignment.retargeted_ms is not None and now_ms - assignment.retargeted_ms < RETARGET_MS
-            if moved_m <= MOVED_FAR_M or told_lately:
+            notified_lately = assignment.retargeted_ms is not None and now_ms - assignment.retargeted_ms < RETARGET_MS
+            if moved_m <= MOVED_FAR_M or notified_lately:
                 moved_m = 0
             found_now = bool(
                 point and assignment.choice and assignment.choice.travel_s is None and not (before and before.anchor)
             )
-            seen = (assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
-            is_new = before is None or before.seen != seen or now_ms - before.at_ms >= RACE_EVERY_MS
+            inputs = (assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
+            is_new = before is None or before.inputs != inputs or now_ms - before.at_ms >= RACE_INTERVAL_MS
             if not (moved_m or found_now or is_new):
                 continue
-            self._looked[id_] = _Looked(assignment.offer_number, point if moved_m else anchor or point, now_ms, seen)
-            how = self._approach(incident, id_, wearer, target, point, now_ms)
-            found.append(TargetUpdate(incident.incident_id, id_, assignment.subject_id, how, moved_m, found_now))
-        return found
+            self._checked[id_] = _Check(assignment.offer_number, point if moved_m else anchor or point, now_ms, inputs)
+            next_approach = self._approach(incident, id_, wearer, target, point, now_ms)
+            updates.append(
+                TargetUpdate(incident.incident_id, id_, assignment.subject_id, next_approach, moved_m, found_now)
+            )
+        return updates
 
     def _approach(
         self,
@@ -146,7 +148,7 @@ class TargetFollower:
         point: LatLon | None,
         now_ms: int,
     ) -> Approach:
-        track = [one for one in wearer.track if now_ms - one.at_ms <= KNOWN_FOR_MS] if wearer else []
+        track = [sighting for sighting in wearer.track if now_ms - sighting.at_ms <= KNOWN_FOR_MS] if wearer else []
         if self._leg.name == "police" and track and point:
             is_place = target is not None and target.position is not None and not target.position.HasField("fix_time")
             reach_m = target.position.accuracy_m if is_place and target and target.position else 0.0

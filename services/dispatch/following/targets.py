@@ -1,7 +1,7 @@
-"""Where targets are, by the evaluators' streams: one for each incident and target, opened anew whenever it breaks.
+"""Live positions of targets, from a stream of the evaluators for each incident and target. A broken stream is reopened.
 
-Kept in memory only. What an evaluator refuses is asked again, since the next one may know more and the leg's record says that
-somebody goes there.
+Positions are kept in memory only. A refused request is retried: another evaluator may have the position, and by the leg's record a
+unit is on its way.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.settings import DispatchSettings
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
-BASES = {"probation": "TAG_16_2", "police": "TAG_DECREE_23_10"}
-"""By leg: the article under which its units follow a target during an incident. The Ministry's own use of what its tags say; that
-the police are told of a breach or its risk."""
-CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in BASES}
-"""By leg: who it is to other services. It shows no more than its desk may see."""
+FOLLOWING_BASES = {"probation": "TAG_16_2", "police": "TAG_DECREE_23_10"}
+"""Legal basis, by leg, on which its units follow a target during an incident. Probation: the Ministry's own use of its tags' data.
+Police: the notification of a breach or the risk of one."""
+CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in FOLLOWING_BASES}
+"""Identity of each leg towards other services. A leg shows no more than its desk may see."""
 SHARED_FOR_MS = 3_600_000
-STREAMS_EACH = 256
-"""Streams over one connection, of which a server takes 512."""
+"""Lifetime of a requested share, milliseconds of mesh time."""
+STREAMS_PER_CONNECTION = 256
+"""Streams over one connection. A server accepts 512."""
 NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
+"""Options of a gRPC channel: small buffers, so that a slow reader gets the newest positions. Connections aren't shared."""
 RETRY_DELAY_S = (0.2, 5.0)
-"""How long until a stream is opened again, after the first failure and at most."""
+"""Backoff before a stream is reopened: base and maximum, seconds."""
 MAX_FAILURES = 5
-"""How many of them lengthen it."""
+"""Number of failures that lengthen the backoff."""
 
 _BROKEN = Counter("tandem_dispatch_target_streams_broken", "Streams of a target's positions that broke", ["code"])
 
@@ -50,46 +52,46 @@ Key: TypeAlias = tuple[str, positions_pb2.SubjectKind.ValueType, str]
 
 @dataclass(slots=True)
 class FollowedTarget:
-    """One target and what is known of it."""
+    """A target with its last position and recent track."""
 
     task: asyncio.Task[None] | None = None
     position: positions_pb2.LivePosition | None = None
     interrupted: bool = True
-    """No evaluator tells of it now."""
+    """Whether no evaluator sends its position at present."""
     track: deque[Sighting] = field(default_factory=deque)
-    """Where it was in the last minute, mesh time."""
+    """Positions of the last minute, mesh time."""
 
 
 class Targets:
-    """The targets of one leg."""
+    """Targets of one leg, each with an open stream."""
 
     def __init__(self, settings: DispatchSettings, last_known_positions: LastKnownPositions) -> None:
         self._settings = settings
         self._clock: MeshClock = settings.clock
         self._last_known_positions = last_known_positions
-        self._basis = BASES[settings.leg]
+        self._basis = FOLLOWING_BASES[settings.leg]
         self._targets: dict[Key, FollowedTarget] = {}
         self._connections: list[_Connection] = []
         self._changed = asyncio.Event()
 
     def of(self, incident_id: str) -> Mapping[Key, FollowedTarget]:
-        """The targets of an incident."""
+        """Returns the targets of an incident."""
         return {key: target for key, target in self._targets.items() if key[0] == incident_id}
 
     def get(self, key: Key) -> FollowedTarget | None:
-        """One target; None where it isn't followed."""
+        """Returns a target; None if it isn't followed."""
         return self._targets.get(key)
 
     async def changed(self) -> None:
-        """Waits for something new of any target."""
+        """Waits for a change of any target."""
         self._changed.clear()
         await self._changed.wait()
 
-    async def follow(self, wanted: Callable[[], Collection[Key]], again: asyncio.Event) -> None:
-        """Keeps a stream open for each that is wanted, for ever; looks again when told to."""
+    async def follow(self, wanted: Callable[[], Collection[Key]], rescan: asyncio.Event) -> None:
+        """Keeps a stream open for each wanted target, until cancelled. Reads `wanted` again whenever `rescan` is set."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             while True:
-                again.clear()
+                rescan.clear()
                 keys = set(wanted())
                 for key in self._targets.keys() - keys:
                     task = self._targets.pop(key).task
@@ -101,12 +103,12 @@ class Targets:
                     followed_target.task = tasks.create_task(self._keep(key, followed_target, connection))
                     connection.streams += 1
                     followed_target.task.add_done_callback(connection.release)
-                await again.wait()
+                await rescan.wait()
 
     async def _connection(self, stack: AsyncExitStack) -> _Connection:
-        """One that has room."""
+        """Returns a connection with a free stream, opening one if necessary."""
         for known in self._connections:
-            if known.streams < STREAMS_EACH:
+            if known.streams < STREAMS_PER_CONNECTION:
                 return known
         caller = CALLERS[self._settings.leg]
         opened = client.connection(self._settings, self._settings.geofence, caller, *NEWEST_FIRST)
@@ -129,12 +131,12 @@ class Targets:
             _BROKEN.labels(code).inc()
             if failures:
                 logger().warning("target_stream_broke", incident_id=key[0], code=code)
-            # Not all at once: a thousand streams break together when an evaluator stops.
+            # Jitter: a thousand streams break together when an evaluator stops.
             wait_s = min(RETRY_DELAY_S[0] * 2**failures, RETRY_DELAY_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
             await asyncio.sleep(RETRY_DELAY_S[1] if ended else wait_s)
 
     async def _read(self, key: Key, followed_target: FollowedTarget, connection: _Connection) -> bool:
-        """Reads one stream to its end; whether the evaluator said that the share is over."""
+        """Reads a stream to its end. Returns whether the evaluator ended the share for a reason other than its expiry."""
         incident_id, kind, subject_id = key
         request = positions_pb2.WatchPositionsRequest(
             incident_id=incident_id,
@@ -147,12 +149,12 @@ class Targets:
             async for response in call:
                 if response.HasField("end"):
                     return response.end.reason != positions_pb2.EXPIRED
-                self._take(key, followed_target, response.position)
+                self._accept(key, followed_target, response.position)
         finally:
             call.cancel()
         return False
 
-    def _take(self, key: Key, followed_target: FollowedTarget, position: positions_pb2.LivePosition) -> None:
+    def _accept(self, key: Key, followed_target: FollowedTarget, position: positions_pb2.LivePosition) -> None:
         followed_target.position, followed_target.interrupted = position, False
         if position.HasField("lat_deg"):
             point = LatLon(position.lat_deg, position.lon_deg)
@@ -172,5 +174,5 @@ class _Connection:
     streams: int = 0
 
     def release(self, _: asyncio.Task[None]) -> None:
-        """A stream is no longer kept over it."""
+        """Frees the stream of a finished task."""
         self.streams -= 1

@@ -1,4 +1,4 @@
-"""The gRPC edge of the roster: a leg's own desk keeps its offices and units."""
+"""gRPC service of the roster: the desk of a leg maintains the leg's offices and units."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
     async def PutOffices(
         self, request: roster_pb2.PutOfficesRequest, context: Context
     ) -> roster_pb2.PutOfficesResponse:
-        """Keeps offices, all of them or none."""
+        """Stores offices, all of them or none."""
         admit(self._leg.name, DESKS[self._leg.name])
         given = translate.offices(request.offices)
         outcomes = await self._leg.change_roster(lambda connection: store.put_offices(connection, given))
         return roster_pb2.PutOfficesResponse(outcomes=[_OUTCOME(outcome) for outcome in outcomes])
 
     async def PutUnits(self, request: roster_pb2.PutUnitsRequest, context: Context) -> roster_pb2.PutUnitsResponse:
-        """Keeps units, all of them or none."""
+        """Stores units, all of them or none."""
         admit(self._leg.name, DESKS[self._leg.name])
         given = translate.units(request.units)
         outcomes = await self._leg.change_roster(
-            lambda connection: store.put_units(connection, given), [one.unit_id for one in given if one.removed]
+            lambda connection: store.put_units(connection, given), [unit.unit_id for unit in given if unit.removed]
         )
         return roster_pb2.PutUnitsResponse(outcomes=[_OUTCOME(outcome) for outcome in outcomes])
 
     async def ReportUnit(
         self, request: roster_pb2.ReportUnitRequest, context: Context
     ) -> roster_pb2.ReportUnitResponse:
-        """How a unit is and where."""
+        """Stores the status and the position that a unit reports."""
         admit(self._leg.name, DESKS[self._leg.name])
         unit_id, report = translate.report(request, self._clock.now_ms())
-        going = [unit_id] if report.status is Status.OFF else []
+        leaving = [unit_id] if report.status is Status.OFF else []
         outcome = await self._leg.change_roster(
-            lambda connection: store.report_unit(connection, unit_id, report), going
+            lambda connection: store.report_unit(connection, unit_id, report), leaving
         )
         return roster_pb2.ReportUnitResponse(outcome=_OUTCOME(outcome))
 
     async def ListUnits(self, request: roster_pb2.ListUnitsRequest, context: Context) -> roster_pb2.ListUnitsResponse:
-        """Offices and units as this leg knows them."""
+        """Returns the offices and units of this leg, with the last report of each unit."""
         admit(self._leg.name, DESKS[self._leg.name])
         office_id = fields.required_id("office_id", request.office_id) if request.office_id else ""
         offices, units, engaged = await self._leg.store.transaction(

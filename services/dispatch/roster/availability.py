@@ -1,4 +1,4 @@
-"""Gathers what a choice of units rests on: the roster, who is engaged, where destinations are, how long units take."""
+"""Builds the input for the choice of units: roster, engaged units, positions of destinations and travel times."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.roster.travel import GreatCircle, TravelTimes
 
 _UNREAD = -1
+"""Version of a roster that hasn't been read."""
 
 
 class AvailabilityView:
-    """Makes boards for one leg."""
+    """Builds the boards of one leg."""
 
     def __init__(self, travel_times: TravelTimes | None = None) -> None:
         self.last_known_positions = LastKnownPositions()
@@ -29,41 +30,44 @@ class AvailabilityView:
         self._version = _UNREAD
 
     async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
-        """Positions and travel times, which may take a moment; the rest is as it was read last."""
+        """Returns a board with current positions and travel times, and the roster as it was last read. Waits for the travel times."""
         positions = self.last_known_positions.of(subject_ids, now_ms)
         board = replace(self._roster, positions=positions)
         if not positions or not board.asks_units():
             return board
         timed = await asyncio.gather(*(self._travel(board, id_, point, now_ms) for id_, point in positions.items()))
-        return replace(board, travel={key: travel for one in timed for key, travel in one.items()})
+        return replace(board, travel={key: travel for times in timed for key, travel in times.items()})
 
     def asks_units(self) -> bool:
-        """Whether the roster, as it was read last, has anybody to be asked."""
+        """Whether the roster, as it was last read, has units that can be offered an assignment."""
         return self._roster.asks_units()
 
     def load(self, connection: Connection) -> None:
-        """Reads the roster where it has changed."""
+        """Reads the roster if it has changed."""
         self._load(connection, store.version(connection))
 
     def _load(self, connection: Connection, version: int) -> None:
         if version != self._version:
             offices = store.offices(connection, self._version)
             units = store.units(connection, self._version)
-            known = NO_ROSTER if self._version == _UNREAD else self._roster
-            self._roster = Board({**known.offices, **offices}, {**known.units, **units})
+            loaded = NO_ROSTER if self._version == _UNREAD else self._roster
+            self._roster = Board({**loaded.offices, **offices}, {**loaded.units, **units})
             self._version = version
 
     def forget(self) -> None:
-        """What was read in a transaction that failed may never have been: the next one reads all of it anew.
+        """Makes the next transaction read the whole roster again: a transaction that fails may have read rows that were rolled back.
 
-        Until then `ahead` goes by it, or whoever is chosen next would be chosen without travel times.
+        Until then `ahead` uses the old roster, because a choice without it would lack travel times.
         """
         self._version = _UNREAD
 
     def within(
         self, connection: Connection, ahead: Board, seen: CommittedState
     ) -> tuple[Board, dict[str, dict[str, str]]]:
-        """The board in a transaction, and its own record of who is engaged, to be kept up as decisions are made."""
+        """Returns the board inside a transaction, and its mutable map of engaged units.
+
+        The caller updates that map with each decision.
+        """
         self._load(connection, seen.roster_version)
         if not self._roster.asks_units():
             return NO_ROSTER, {}
@@ -71,17 +75,17 @@ class AvailabilityView:
         return replace(ahead, offices=self._roster.offices, units=self._roster.units, engaged=engaged), engaged
 
     def gone(self, connection: Connection) -> list[tuple[str, str]]:
-        """(assignment, incident) of units that have a part in something and can't go any more."""
+        """Returns (assignment id, incident id) for each assignment whose unit can no longer go."""
         self.load(connection)
         return [
             (assignment_id, incident_id)
-            for unit_id, parts in store.engaged(connection).items()
+            for unit_id, assignments in store.engaged(connection).items()
             if not self._roster.can_go(unit_id)
-            for assignment_id, incident_id in parts.items()
+            for assignment_id, incident_id in assignments.items()
         ]
 
     async def _travel(self, board: Board, subject_id: str, to: LatLon, now_ms: int) -> Mapping[tuple[str, str], Travel]:
         places = {id_: board.units[id_][1].place(now_ms) for id_ in units_in_reach(board, subject_id)}
-        known = {id_: place for id_, place in places.items() if place}
-        times = await self._travel_times.to(to, list(known.values()))
-        return {(id_, subject_id): time for id_, time in zip(known, times, strict=True)}
+        located = {id_: place for id_, place in places.items() if place}
+        times = await self._travel_times.to(to, list(located.values()))
+        return {(id_, subject_id): time for id_, time in zip(located, times, strict=True)}

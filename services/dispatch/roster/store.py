@@ -1,4 +1,4 @@
-"""Offices and units in the leg's own database. They are no events: what a choice rested on stands in the event that it made."""
+"""Stores offices and units in the leg's database. They aren't events: the event of a choice holds the input of that choice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _assignments = metadata.tables["assignments"]
 
 
 def _upsert(table: sa.Table, changing: Sequence[str]) -> Mapping[str, Any]:
-    """By dialect, what writes rows in place of those with the same key."""
+    """Returns the upsert statement of a table by SQL dialect. `changing` names the columns that an upsert overwrites."""
     return inserting(
         table,
         lambda made: made.on_conflict_do_update(
@@ -60,66 +60,67 @@ R = TypeVar("R", Office, Unit)
 
 
 def version(connection: sa.Connection) -> int:
-    """Grows with each change of the roster; 0 before the first."""
+    """Returns the version of the roster. It grows with each change; 0 before the first."""
     return connection.scalar(sa.select(_roster.c.version)) or 0
 
 
 def offices(connection: sa.Connection, since: int = 0) -> dict[str, Office]:
-    """Offices by id that have changed since a version of the roster."""
+    """Returns the offices that have changed since a version of the roster, by id."""
     query = sa.select(_offices.c.payload).where(_offices.c.changed > since).order_by(_offices.c.office_id)
     stored = (translate.stored_office(payload) for (payload,) in connection.execute(query))
     return {office.office_id: office for office in stored}
 
 
 def units(connection: sa.Connection, since: int = 0) -> dict[str, tuple[Unit, UnitReport]]:
-    """Units by id that have changed since a version of the roster, with what they said last."""
+    """Returns the units that have changed since a version of the roster, by id, each with its last report."""
     query = sa.select(_units).where(_units.c.changed > since).order_by(_units.c.unit_id)
     return {row.unit_id: (translate.stored_unit(row.payload), _report(row)) for row in connection.execute(query)}
 
 
 def engaged(connection: sa.Connection) -> dict[str, dict[str, str]]:
-    """By unit: the assignments that it has a part in now, each with its incident."""
+    """Returns the current assignments of each unit: assignment id to incident id, by unit id."""
     query = sa.select(_assignments.c.unit_id, _assignments.c.assignment_id, _assignments.c.incident_id)
-    found: dict[str, dict[str, str]] = {}
+    assignments: dict[str, dict[str, str]] = {}
     for unit_id, assignment_id, incident_id in connection.execute(query.where(_assignments.c.unit_id.is_not(None))):
-        found.setdefault(unit_id, {})[assignment_id] = incident_id
-    return found
+        assignments.setdefault(unit_id, {})[assignment_id] = incident_id
+    return assignments
 
 
 def destinations(connection: sa.Connection, unit_ids: Sequence[str]) -> set[str]:
-    """Where units have to go now."""
+    """Returns the subject ids of the current destinations of units."""
     query = sa.select(_assignments.c.payload).where(_assignments.c.unit_id.in_(unit_ids))
     return {dispatch_pb2.Assignment.FromString(payload).subject_id for (payload,) in connection.execute(query)}
 
 
 def put_offices(connection: sa.Connection, given: Sequence[Office]) -> list[RosterOutcome]:
-    """Keeps offices; raises Conflict where a version is known with other content, and then keeps none."""
+    """Stores offices. Raises Conflict, and stores none, if a version is already stored with other content."""
     outcomes, stored = _decide(offices(connection), given, lambda office: office.office_id)
     if stored:
-        changed = _grow(connection)
+        changed = _next_version(connection)
         rows = [
-            {"office_id": one.office_id, "payload": translate.office_payload(one), "changed": changed} for one in stored
+            {"office_id": office.office_id, "payload": translate.office_payload(office), "changed": changed}
+            for office in stored
         ]
         connection.execute(_UPSERT_OFFICE[connection.dialect.name], rows)
     return outcomes
 
 
 def put_units(connection: sa.Connection, given: Sequence[Unit]) -> list[RosterOutcome]:
-    """Keeps units; raises Conflict where a version is known with other content, and then keeps none."""
+    """Stores units. Raises Conflict, and stores none, if a version is already stored with other content."""
     known = {unit_id: unit for unit_id, (unit, _) in units(connection).items()}
     outcomes, stored = _decide(known, given, lambda unit: unit.unit_id)
     if stored:
-        new = {"status": int(Status.AVAILABLE), "changed": _grow(connection)}
-        rows = [{"unit_id": one.unit_id, "payload": translate.unit_payload(one), **new} for one in stored]
+        new = {"status": int(Status.AVAILABLE), "changed": _next_version(connection)}
+        rows = [{"unit_id": unit.unit_id, "payload": translate.unit_payload(unit), **new} for unit in stored]
         connection.execute(_UPSERT_UNIT[connection.dialect.name], rows)
     return outcomes
 
 
 def report_unit(connection: sa.Connection, unit_id: str, given: UnitReport) -> RosterOutcome:
-    """Keeps what a unit says of itself. Raises NotFound where there is no such unit."""
+    """Stores the report of a unit about itself. Raises NotFound if the roster has no such unit."""
     row = connection.execute(sa.select(_units).where(_units.c.unit_id == unit_id)).first()
     if row is None or translate.stored_unit(row.payload).removed:
-        raise NotFound("no such unit")
+        raise NotFound(f"the roster has no unit {unit_id}")
     outcome, merged = decide_report(_report(row), given)
     if outcome is RosterOutcome.STORED:
         position = merged.position
@@ -129,7 +130,7 @@ def report_unit(connection: sa.Connection, unit_id: str, given: UnitReport) -> R
             "lat_deg": position.lat_deg if position else None,
             "lon_deg": position.lon_deg if position else None,
             "position_ms": merged.position_ms,
-            "changed": _grow(connection),
+            "changed": _next_version(connection),
         }
         connection.execute(sa.update(_units).where(_units.c.unit_id == unit_id).values(values))
     return outcome
@@ -139,21 +140,21 @@ def _decide(
     known: Mapping[str, R], given: Sequence[R], id_of: Callable[[R], str]
 ) -> tuple[list[RosterOutcome], list[R]]:
     outcomes, stored = [], []
-    for one in given:
-        outcome = decide_put(known.get(id_of(one)), one)
+    for record in given:
+        outcome = decide_put(known.get(id_of(record)), record)
         if outcome is None:
-            raise Conflict(f"version {one.version} of {id_of(one)} is stored with other content")
+            raise Conflict(f"version {record.version} of {id_of(record)} is stored with other content")
         outcomes.append(outcome)
         if outcome is RosterOutcome.STORED:
-            stored.append(one)
+            stored.append(record)
     return outcomes, stored
 
 
-def _grow(connection: sa.Connection) -> int:
-    """The roster's next version."""
-    grown = version(connection) + 1
-    connection.execute(_UPSERT_VERSION[connection.dialect.name], {"id": 1, "version": grown})
-    return grown
+def _next_version(connection: sa.Connection) -> int:
+    """Increments the version of the roster and returns it."""
+    next_version = version(connection) + 1
+    connection.execute(_UPSERT_VERSION[connection.dialect.name], {"id": 1, "version": next_version})
+    return next_version
 
 
 def _report(row: sa.Row[*tuple[object, ...]]) -> UnitReport:

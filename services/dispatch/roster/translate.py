@@ -1,4 +1,4 @@
-"""Offices and units between messages and domain. Parsing is validation: what comes out is whole and in range.
+"""Converts offices and units between messages and domain objects. Parsing validates: the result is complete and in range.
 
 Each parser raises InvalidField with the path inside the request, such as `units[3].shift_until`.
 """
@@ -22,32 +22,32 @@ VERTICES_MAX = 1_000
 RADIUS_MAX_M = 200_000.0
 CONTACT_MAX_CHARS = 200
 AHEAD_MAX_MS = 120_000
-"""A report's time may be that much ahead of the mesh's clock, as of those of devices."""
+"""Maximum time by which a report may be ahead of the mesh clock, milliseconds; the same limit applies to devices."""
 M = TypeVar("M")
 R = TypeVar("R")
 
 
 def offices(messages: Sequence[roster_pb2.Office]) -> list[Office]:
-    """Offices, each once."""
-    return _records("offices", messages, office, "office_id", lambda one: one.office_id)
+    """Parses offices. Each id may occur once."""
+    return _records("offices", messages, office, "office_id", lambda parsed: parsed.office_id)
 
 
 def units(messages: Sequence[roster_pb2.Unit]) -> list[Unit]:
-    """Units, each once."""
-    return _records("units", messages, unit, "unit_id", lambda one: one.unit_id)
+    """Parses units. Each id may occur once."""
+    return _records("units", messages, unit, "unit_id", lambda parsed: parsed.unit_id)
 
 
 def office(msg: roster_pb2.Office) -> Office:
-    """An office."""
+    """Parses an office."""
     fields.at_most("subject_ids", msg.subject_ids, SUBJECTS_MAX)
     for n, subject_id in enumerate(msg.subject_ids):
-        for part in subject_id.split("/", 1):  # a place is `order/place`
+        for part in subject_id.split("/", 1):  # the subject id of a place is `order/place`
             fields.required_id(f"subject_ids[{n}]", part)
     office_id = fields.required_id("office_id", msg.office_id)
     if msg.next_office_id:
         fields.required_id("next_office_id", msg.next_office_id)
         if msg.next_office_id == office_id:
-            raise InvalidField("next_office_id", "is the office itself")
+            raise InvalidField("next_office_id", "must not be the office itself")
     return Office(
         office_id=office_id,
         version=_version(msg.version),
@@ -61,7 +61,7 @@ def office(msg: roster_pb2.Office) -> Office:
 
 
 def unit(msg: roster_pb2.Unit) -> Unit:
-    """A unit."""
+    """Parses a unit."""
     fields.at_most("skills", msg.skills, SKILLS_MAX)
     from_ms = fields.moment("shift_from", msg.shift_from, msg.HasField("shift_from"))
     until_ms = fields.moment("shift_until", msg.shift_until, msg.HasField("shift_until"))
@@ -83,7 +83,7 @@ def unit(msg: roster_pb2.Unit) -> Unit:
 
 
 def report(msg: roster_pb2.ReportUnitRequest, now_ms: int) -> tuple[str, UnitReport]:
-    """What a unit says of itself: its id and the rest."""
+    """Parses the report of a unit about itself: returns its id and the report."""
     unit_id = fields.required_id("unit_id", msg.unit_id)
     if int(msg.status) not in {int(status) for status in Status}:
         raise InvalidField("status", "is missing or unknown")
@@ -94,74 +94,74 @@ def report(msg: roster_pb2.ReportUnitRequest, now_ms: int) -> tuple[str, UnitRep
     return unit_id, UnitReport(Status(msg.status), at_ms, position, at_ms if position else None)
 
 
-def office_message(one: Office) -> roster_pb2.Office:
-    """The message of an office."""
+def office_message(office: Office) -> roster_pb2.Office:
+    """Converts an office to a message."""
     message = roster_pb2.Office(
-        office_id=one.office_id,
-        version=one.version,
-        subject_ids=sorted(one.subject_ids),
-        next_office_id=one.next_office_id,
-        supervisor_desk=one.supervisor_desk,
-        national_desk=one.national_desk,
-        removed=one.removed,
+        office_id=office.office_id,
+        version=office.version,
+        subject_ids=sorted(office.subject_ids),
+        next_office_id=office.next_office_id,
+        supervisor_desk=office.supervisor_desk,
+        national_desk=office.national_desk,
+        removed=office.removed,
     )
-    if isinstance(one.area, JurisdictionCircle):
-        centre = one.area.centre
+    if isinstance(office.area, JurisdictionCircle):
+        centre = office.area.centre
         message.circle.CopyFrom(
-            geometry_pb2.Circle(lat_deg=centre.lat_deg, lon_deg=centre.lon_deg, radius_m=one.area.radius_m)
+            geometry_pb2.Circle(lat_deg=centre.lat_deg, lon_deg=centre.lon_deg, radius_m=office.area.radius_m)
         )
-    elif one.area:
-        message.polygon.vertices.extend(_point_message(vertex) for vertex in one.area.vertices)
+    elif office.area:
+        message.polygon.vertices.extend(_point_message(vertex) for vertex in office.area.vertices)
     return message
 
 
-def unit_message(one: Unit) -> roster_pb2.Unit:
-    """The message of a unit."""
+def unit_message(unit: Unit) -> roster_pb2.Unit:
+    """Converts a unit to a message."""
     return roster_pb2.Unit(
-        unit_id=one.unit_id,
-        version=one.version,
-        office_id=one.office_id,
-        unit_class=one.unit_class,
-        skills=sorted(one.skills),
-        shift_from=times.to_timestamp(one.shift_from_ms),
-        shift_until=times.to_timestamp(one.shift_until_ms),
-        contact_key=one.contact_key,
-        removed=one.removed,
+        unit_id=unit.unit_id,
+        version=unit.version,
+        office_id=unit.office_id,
+        unit_class=unit.unit_class,
+        skills=sorted(unit.skills),
+        shift_from=times.to_timestamp(unit.shift_from_ms),
+        shift_until=times.to_timestamp(unit.shift_until_ms),
+        contact_key=unit.contact_key,
+        removed=unit.removed,
     )
 
 
-def listed_unit(one: Unit, said: UnitReport, incident_id: str) -> roster_pb2.UnitReport:
-    """The message of a unit with what it said last."""
+def listed_unit(unit: Unit, report: UnitReport, incident_id: str) -> roster_pb2.UnitReport:
+    """Converts a unit and its last report to a message, without its contact key."""
     message = roster_pb2.UnitReport(
-        unit=unit_message(one), status=roster_pb2.UnitStatus.ValueType(said.status), incident_id=incident_id
+        unit=unit_message(unit), status=roster_pb2.UnitStatus.ValueType(report.status), incident_id=incident_id
     )
     message.unit.ClearField("contact_key")
-    if said.position:
-        message.position.CopyFrom(_point_message(said.position))
-    if said.position_ms is not None:
-        message.position_at.CopyFrom(times.to_timestamp(said.position_ms))
-    if said.reported_ms is not None:
-        message.reported_at.CopyFrom(times.to_timestamp(said.reported_ms))
+    if report.position:
+        message.position.CopyFrom(_point_message(report.position))
+    if report.position_ms is not None:
+        message.position_at.CopyFrom(times.to_timestamp(report.position_ms))
+    if report.reported_ms is not None:
+        message.reported_at.CopyFrom(times.to_timestamp(report.reported_ms))
     return message
 
 
-def office_payload(one: Office) -> bytes:
-    """An office as it is stored."""
-    return office_message(one).SerializeToString(deterministic=True)
+def office_payload(record: Office) -> bytes:
+    """Encodes an office for the database."""
+    return office_message(record).SerializeToString(deterministic=True)
 
 
-def unit_payload(one: Unit) -> bytes:
-    """A unit as it is stored."""
-    return unit_message(one).SerializeToString(deterministic=True)
+def unit_payload(record: Unit) -> bytes:
+    """Encodes a unit for the database."""
+    return unit_message(record).SerializeToString(deterministic=True)
 
 
 def stored_office(payload: bytes) -> Office:
-    """A stored office."""
+    """Decodes an office from the database."""
     return office(roster_pb2.Office.FromString(payload))
 
 
 def stored_unit(payload: bytes) -> Unit:
-    """A stored unit."""
+    """Decodes a unit from the database."""
     return unit(roster_pb2.Unit.FromString(payload))
 
 
@@ -171,16 +171,16 @@ def _records(
     if not messages:
         raise InvalidField(name, "is missing")
     fields.at_most(name, messages, RECORDS_MAX)
-    found: dict[str, R] = {}
+    records: dict[str, R] = {}
     for n, message in enumerate(messages):
         try:
-            one = parse(message)
+            record = parse(message)
         except InvalidField as error:
             raise error.under(f"{name}[{n}]") from None
-        if id_of(one) in found:
+        if id_of(record) in records:
             raise InvalidField(f"{name}[{n}].{id_name}", "is given twice")
-        found[id_of(one)] = one
-    return list(found.values())
+        records[id_of(record)] = record
+    return list(records.values())
 
 
 def _area(msg: roster_pb2.Office) -> Area | None:
@@ -193,7 +193,7 @@ def _area(msg: roster_pb2.Office) -> Area | None:
     if msg.HasField("polygon"):
         corners = msg.polygon.vertices
         if len(corners) < 3:
-            raise InvalidField("polygon.vertices", "must hold at least 3")
+            raise InvalidField("polygon.vertices", "must have at least 3 vertices")
         fields.at_most("polygon.vertices", corners, VERTICES_MAX)
         return JurisdictionPolygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
     return None
@@ -212,5 +212,5 @@ def _point_message(point: LatLon) -> geometry_pb2.Point:
 
 def _version(version: int) -> int:
     if not 1 <= version < 1 << 63:
-        raise InvalidField("version", "must be from 1")
+        raise InvalidField("version", "must be at least 1")
     return version

@@ -1,4 +1,4 @@
-"""How long units take to a destination. An offer never waits for it longer than `WITHIN_S`."""
+"""Travel times of units to a destination. An offer waits at most `WITHIN_S` for them."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from services.dispatch.domain.events import Estimate
 from services.dispatch.domain.roster import Travel
 
 DETOUR = 1.4
-"""Roads are that much longer than the great circle, as is usual in towns."""
+"""Ratio of road distance to great-circle distance, as is usual in towns."""
 SPEED_MPS = 12.0
-"""How fast a unit goes on the whole, 43 km/h."""
+"""Average speed of a unit, metres per second (43 km/h)."""
 WITHIN_S = 0.3
+"""Timeout of a request to the OSRM service, seconds."""
 SOURCES_MAX = 100
-"""As many as an OSRM service takes in one table by default, with the destination."""
+"""Maximum number of points in one table request, including the destination; the default limit of an OSRM service."""
 
-_FAILED = Counter("tandem_dispatch_road_times_failed", "Travel times that the map of roads didn't give", ["reason"])
+_FAILED = Counter(
+    "tandem_dispatch_road_times_failed", "Travel times that the OSRM service failed to return", ["reason"]
+)
 
 
 class TravelTimes(ABC):
-    """The port: how long it takes from several places to one."""
+    """Port for travel times from several origins to one destination."""
 
     @abstractmethod
     async def to(self, destination: LatLon, origins: Sequence[LatLon]) -> list[Travel]:
-        """The travel time from each origin, in their order."""
+        """Returns the travel time from each origin, in the order of the origins."""
 
 
 class GreatCircle(TravelTimes):
-    """By the great circle, with a usual detour at a usual speed."""
+    """Estimates travel times from the great-circle distance, with DETOUR and SPEED_MPS."""
 
     def __init__(self, estimate: Estimate = Estimate.GREAT_CIRCLE) -> None:
         self._estimate = estimate
@@ -50,20 +53,20 @@ class GreatCircle(TravelTimes):
 
 
 class Roads(TravelTimes):
-    """By a service that speaks OSRM's table protocol; the great circle where it doesn't answer, or knows no way."""
+    """Travel times from a service with OSRM's table protocol. Falls back to the great circle if it fails or finds no route."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url = url.rstrip("/")
         self._session = session
-        self._instead = GreatCircle(Estimate.GREAT_CIRCLE_INSTEAD)
+        self._fallback = GreatCircle(Estimate.GREAT_CIRCLE_INSTEAD)
 
     async def to(self, destination: LatLon, origins: Sequence[LatLon]) -> list[Travel]:
         """See TravelTimes."""
-        instead = await self._instead.to(destination, origins)
-        # Those that are nearest by the great circle are asked for; the map would hardly bring another one before them.
-        nearest = sorted(range(len(origins)), key=lambda n: instead[n].travel_s)[: SOURCES_MAX - 1]
+        travels = await self._fallback.to(destination, origins)
+        # Only the origins nearest by great circle are requested: road distance would hardly rank another origin before them.
+        nearest = sorted(range(len(origins)), key=lambda n: travels[n].travel_s)[: SOURCES_MAX - 1]
         if not nearest:
-            return instead
+            return travels
         try:
             async with asyncio.timeout(WITHIN_S):
                 durations_s = await self._ask(destination, [origins[n] for n in nearest])
@@ -71,22 +74,22 @@ class Roads(TravelTimes):
             reason = type(error).__name__
             _FAILED.labels(reason).inc()
             logger().warning("road_times_failed", reason=reason)
-            return instead
+            return travels
         for n, duration_s in zip(nearest, durations_s, strict=True):
             if duration_s is None:
                 _FAILED.labels("no_way").inc()
             else:
-                instead[n] = Travel(math.ceil(duration_s), Estimate.ROAD)
-        return instead
+                travels[n] = Travel(math.ceil(duration_s), Estimate.ROAD)
+        return travels
 
     async def _ask(self, destination: LatLon, origins: Sequence[LatLon]) -> list[float | None]:
-        """Seconds from each origin, None where there is no way. Raises ValueError where the answer isn't one."""
+        """Requests the seconds from each origin; None if there is no route. Raises ValueError if the response isn't a valid table."""
         points = ";".join(f"{point.lon_deg:.6f},{point.lat_deg:.6f}" for point in (destination, *origins))
         sources = ";".join(str(n) for n in range(1, len(origins) + 1))
         url = f"{self._url}/table/v1/driving/{points}?sources={sources}&destinations=0"
         async with self._session.get(url, allow_redirects=False) as response:
             if response.status != 200:
-                raise ValueError(f"status {response.status}")
+                raise ValueError(f"HTTP status {response.status}, expected 200")
             answer = await response.json(content_type=None)
         return _durations_s(answer, len(origins))
 
@@ -94,19 +97,19 @@ class Roads(TravelTimes):
 def _durations_s(answer: object, count: int) -> list[float | None]:
     rows = answer.get("durations") if isinstance(answer, dict) and answer.get("code") == "Ok" else None
     if not isinstance(rows, list) or len(rows) != count:
-        raise ValueError("no table of durations")
-    found: list[float | None] = []
+        raise ValueError("durations: the response has no row for each origin")
+    durations_s: list[float | None] = []
     for row in rows:
         duration_s = row[0] if isinstance(row, list) and len(row) == 1 else math.nan
         if duration_s is not None and not (isinstance(duration_s, int | float) and 0 <= duration_s < 1e6):
-            raise ValueError("no duration")
-        found.append(duration_s)
-    return found
+            raise ValueError("durations: a row isn't one number of seconds from 0 to 1e6")
+        durations_s.append(duration_s)
+    return durations_s
 
 
 @asynccontextmanager
 async def open_travel_times(url: str) -> AsyncIterator[TravelTimes]:
-    """By the map of roads behind a URL, or by the great circle where there is none."""
+    """Opens travel times from the OSRM service at a URL, or from the great circle if the URL is empty."""
     if not url:
         yield GreatCircle()
         return

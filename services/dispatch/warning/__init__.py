@@ -1,1 +1,1 @@
-"""How protected persons are warned: what they are told, over which ways, and what is known of its having arrived."""
+"""Warnings to protected persons: their content, their delivery channels and their receipts."""

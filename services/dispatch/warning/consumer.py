@@ -1,4 +1,7 @@
-"""What alerts make of messages, within one transaction: whom each is told to, in whose place, and until when a receipt is awaited."""
+"""Turns alerts into messages, within one transaction.
+
+It decides who gets a message, which waiting messages the new one replaces, and until when a receipt is awaited.
+"""
 
 from __future__ import annotations
 
@@ -19,106 +22,125 @@ from services.dispatch.domain.warning import (
     WarningMessage,
     decide,
 )
-from services.dispatch.warning.tables import REPLACED, WAITING, MessageRow, contacts, messages, taken, told
+from services.dispatch.warning.tables import (
+    REPLACED,
+    WAITING,
+    MessageRow,
+    accepted_alerts,
+    contacts,
+    messages,
+    notified_persons,
+)
 from services.dispatch.warning.translate import WarnableAlert, told_from_json, told_to_json
 
 RECEIPT_WITHIN_MS = 30_000
-"""The police are told of a warning for which no receipt came after so long, mesh time."""
+"""Time after which the police are notified of a warning without a receipt, milliseconds of mesh time."""
 TTL_MS = 600_000
-"""A message that nobody has taken for so long isn't sent any more, mesh time."""
+"""Lifetime of a message that no channel has accepted, milliseconds of mesh time."""
 
 
-def take(connection: sa.Connection, seen: WarnableAlert, now_ms: int) -> None:
-    """Takes an alert in, with what each person is to be told. One that was taken before changes nothing."""
-    if _is_new(connection, seen.occurrence.alert_id, now_ms):
-        for person_id in _concerned(connection, seen):
-            _take(connection, seen, person_id, now_ms)
+def accept(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> None:
+    """Stores an alert and the messages that it causes. A duplicate changes nothing."""
+    if _is_new(connection, warnable.occurrence.alert_id, now_ms):
+        for person_id in _concerned(connection, warnable):
+            _accept(connection, warnable, person_id, now_ms)
 
 
-def take_advice(connection: sa.Connection, seen: WarnableAlert, now_ms: int) -> None:
-    """The same of advice, which goes to those who were told of its order, or whom it names."""
-    if _is_new(connection, seen.occurrence.alert_id, now_ms):
-        for person_id, partition, drill in _told_before(connection, seen):
-            _take(connection, replace(seen, partition=partition, drill=drill), person_id, now_ms)
+def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> None:
+    """Stores advice and the messages that it causes: to the persons it names, or else to all persons notified of its order."""
+    if _is_new(connection, warnable.occurrence.alert_id, now_ms):
+        for person_id, partition, drill in _notified_before(connection, warnable):
+            _accept(connection, replace(warnable, partition=partition, drill=drill), person_id, now_ms)
 
 
 def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
-    """All messages to the same person in the same incident."""
+    """Returns the condition for all messages to the same person in the same incident."""
     return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id)
 
 
 def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
-    return bool(connection.execute(_TAKE, {"alert_id": alert_id, "at_ms": now_ms}).rowcount)
+    return bool(connection.execute(_ACCEPT, {"alert_id": alert_id, "at_ms": now_ms}).rowcount)
 
 
-def _concerned(connection: sa.Connection, seen: WarnableAlert) -> list[str]:
-    """Whom an alert is told to, or taken back from: what is over may come without saying whom it was told to."""
-    occurrence = seen.occurrence
+def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
+    """Returns the persons whom an alert concerns. An alert that ends a threat may not name the persons who were notified of it."""
+    occurrence = warnable.occurrence
     if not (occurrence.ends or occurrence.demand is Demand.RECORD):
-        return list(seen.person_ids)
-    in_it = connection.scalars(_TOLD_IN, {"incident_id": occurrence.incident_id})
-    return list(dict.fromkeys((*seen.person_ids, *in_it)))
+        return list(warnable.person_ids)
+    notified = connection.scalars(_PERSONS_IN, {"incident_id": occurrence.incident_id})
+    return list(dict.fromkeys((*warnable.person_ids, *notified)))
 
 
-def _told_before(connection: sa.Connection, seen: WarnableAlert) -> list[tuple[str, int, bool]]:
-    """(person, partition, whether it is a drill) of those whom advice is for."""
+def _notified_before(connection: sa.Connection, warnable: WarnableAlert) -> list[tuple[str, int, bool]]:
+    """Returns (person id, partition, whether it is a drill) of each person whom advice is for."""
     columns = (messages.c.person_id, messages.c.partition, messages.c.drill)
-    query = sa.select(*columns).distinct().where(messages.c.incident_id == seen.occurrence.incident_id)
-    if seen.person_ids:
-        query = query.where(messages.c.person_id.in_(seen.person_ids))
+    query = sa.select(*columns).distinct().where(messages.c.incident_id == warnable.occurrence.incident_id)
+    if warnable.person_ids:
+        query = query.where(messages.c.person_id.in_(warnable.person_ids))
     else:
-        query = query.where(messages.c.order_id == seen.order_id)
+        query = query.where(messages.c.order_id == warnable.order_id)
     return [(row.person_id, row.partition, row.drill) for row in connection.execute(query)]
 
 
-def _take(connection: sa.Connection, seen: WarnableAlert, person_id: str, now_ms: int) -> None:
-    occurrence = seen.occurrence
+def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, now_ms: int) -> None:
+    occurrence = warnable.occurrence
     if occurrence.notice is Notice.PHONE_SILENT:
-        if _has_device(connection, person_id) and not _is_stale(seen, now_ms):
+        if _has_device(connection, person_id) and not _is_stale(warnable, now_ms):
             message = WarningMessage(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
-            _insert(connection, _row(replace(seen, occurrence=_of_none(occurrence)), person_id, message, "", now_ms))
+            _insert(
+                connection,
+                _row(replace(warnable, occurrence=_without_incident(occurrence)), person_id, message, "", now_ms),
+            )
         return
-    row = connection.execute(_TOLD, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
+    row = connection.execute(_STATE_OF, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
     before = told_from_json(row.state) if row else Told()
     after, message_or_none = decide(before, occurrence, now_ms)
-    figure = row.figure_alert_id if row else ""
+    distance_alert_id = row.figure_alert_id if row else ""
     if message_or_none:
-        made = _row(seen, person_id, message_or_none, figure, now_ms)
-        _replace_waiting(connection, made)
-        if _is_worth_telling(seen, message_or_none, now_ms):
-            _insert(connection, made)
+        new_message = _row(warnable, person_id, message_or_none, distance_alert_id, now_ms)
+        _replace_waiting(connection, new_message)
+        if _is_relevant(warnable, message_or_none, now_ms):
+            _insert(connection, new_message)
         if not occurrence.of_place and occurrence.ring_m:
-            figure = occurrence.alert_id
+            distance_alert_id = occurrence.alert_id
     if row or after != before:
-        values = {"state": told_to_json(after), "figure_alert_id": figure, "flag": 0, "flag_ms": 0, "duress": False}
+        values = {
+            "state": told_to_json(after),
+            "figure_alert_id": distance_alert_id,
+            "flag": 0,
+            "flag_ms": 0,
+            "duress": False,
+        }
         key = {"incident_id": occurrence.incident_id, "person_id": person_id}
-        connection.execute(_TELL, {**key, **values})
+        connection.execute(_UPSERT_STATE, {**key, **values})
 
 
-def _is_worth_telling(seen: WarnableAlert, message: WarningMessage, now_ms: int) -> bool:
-    """After an outage, or with an empty database, a person is told of what still holds, and not of what has passed."""
-    return not _is_stale(seen, now_ms) or message.notice not in (*PASSING, *NO_RECEIPT_AWAITED)
+def _is_relevant(warnable: WarnableAlert, message: WarningMessage, now_ms: int) -> bool:
+    """Whether to send a message: after an outage or with an empty database, a person is warned of active threats, not of past ones."""
+    return not _is_stale(warnable, now_ms) or message.notice not in (*PASSING, *NO_RECEIPT_AWAITED)
 
 
-def _is_stale(seen: WarnableAlert, now_ms: int) -> bool:
-    return seen.decided_ms is not None and seen.decided_ms < now_ms - TTL_MS
+def _is_stale(warnable: WarnableAlert, now_ms: int) -> bool:
+    return warnable.decided_ms is not None and warnable.decided_ms < now_ms - TTL_MS
 
 
-def _of_none(occurrence: Occurrence) -> Occurrence:
+def _without_incident(occurrence: Occurrence) -> Occurrence:
     return replace(occurrence, incident_id="")
 
 
-def _row(seen: WarnableAlert, person_id: str, message: WarningMessage, before_alert_id: str, now_ms: int) -> MessageRow:
-    occurrence = seen.occurrence
+def _row(
+    warnable: WarnableAlert, person_id: str, message: WarningMessage, before_alert_id: str, now_ms: int
+) -> MessageRow:
+    occurrence = warnable.occurrence
     awaited = message.notice not in NO_RECEIPT_AWAITED
-    # What is behind it in the stream may take its place: it is told once that is known.
-    due_ms = max(message.due_ms, now_ms + READ_MS) if _is_stale(seen, now_ms) else message.due_ms
+    # A later alert in the stream may replace a stale one, so the message waits until that is known.
+    due_ms = max(message.due_ms, now_ms + READ_MS) if _is_stale(warnable, now_ms) else message.due_ms
     return MessageRow(
         message_id=ids.hash_id("warning", occurrence.alert_id, person_id),
         incident_id=occurrence.incident_id,
         person_id=person_id,
-        order_id=seen.order_id,
-        partition=seen.partition,
+        order_id=warnable.order_id,
+        partition=warnable.partition,
         alert_id=occurrence.alert_id,
         sequence=occurrence.place[0],
         ordinal=occurrence.place[1],
@@ -127,7 +149,7 @@ def _row(seen: WarnableAlert, person_id: str, message: WarningMessage, before_al
         demand=int(message.demand),
         ring_m=message.ring_m,
         of_place=message.of_place,
-        drill=seen.drill,
+        drill=warnable.drill,
         made_ms=now_ms,
         due_ms=due_ms,
         receipt_due_ms=due_ms + RECEIPT_WITHIN_MS if awaited else None,
@@ -136,13 +158,13 @@ def _row(seen: WarnableAlert, person_id: str, message: WarningMessage, before_al
 
 
 def _insert(connection: sa.Connection, message: MessageRow) -> None:
-    connection.execute(_MAKE, asdict(message))
+    connection.execute(_INSERT, asdict(message))
 
 
 def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
-    """Takes the turn of what waits until then or longer and says no more than it: the same, a change of distance, an end.
+    """Replaces waiting messages that are due no sooner and add nothing: the same notice, a change of distance, or an end.
 
-    What is due sooner goes out before. A replaced message is never sent, so no receipt of it is awaited.
+    A message that is due sooner is still sent. A replaced message is never sent, so no receipt of it is awaited.
     """
     values = {"in": newer.incident_id, "to": newer.person_id, "said": newer.notice, "from_ms": newer.due_ms}
     connection.execute(_REPLACE, values)
@@ -152,17 +174,20 @@ def _has_device(connection: sa.Connection, person_id: str) -> bool:
     return any(connection.scalars(_DEVICES, {"person_id": person_id}))
 
 
-# Made once: to build such a statement takes several times as long as to execute it.
-_TAKE = insert(taken).on_conflict_do_nothing()
-_MAKE = insert(messages).on_conflict_do_nothing()
-_TOLD_IN = sa.select(told.c.person_id).where(told.c.incident_id == sa.bindparam("incident_id"))
-_TOLD = sa.select(told).where(
-    told.c.incident_id == sa.bindparam("incident_id"), told.c.person_id == sa.bindparam("person_id")
+# Built once: building such a statement takes several times as long as executing it.
+_ACCEPT = insert(accepted_alerts).on_conflict_do_nothing()
+_INSERT = insert(messages).on_conflict_do_nothing()
+_PERSONS_IN = sa.select(notified_persons.c.person_id).where(
+    notified_persons.c.incident_id == sa.bindparam("incident_id")
 )
-_TELLING = insert(told)
-_TELL = _TELLING.on_conflict_do_update(
+_STATE_OF = sa.select(notified_persons).where(
+    notified_persons.c.incident_id == sa.bindparam("incident_id"),
+    notified_persons.c.person_id == sa.bindparam("person_id"),
+)
+_NEW_STATE = insert(notified_persons)
+_UPSERT_STATE = _NEW_STATE.on_conflict_do_update(
     index_elements=["incident_id", "person_id"],
-    set_={"state": _TELLING.excluded.state, "figure_alert_id": _TELLING.excluded.figure_alert_id},
+    set_={"state": _NEW_STATE.excluded.state, "figure_alert_id": _NEW_STATE.excluded.figure_alert_id},
 )
 _REPLACE = (
     sa.update(messages)

@@ -1,7 +1,8 @@
-"""What comes back over HTTP: gateways say that a message arrived, and the person that she has seen it.
+"""HTTP endpoint for receipts: a gateway confirms the delivery of a message, and the person confirms that she has seen it.
 
-Three answers look alike: one word each, the same request, the same page afterwards, whatever is chosen and however often. Which of
-them, if any, says that somebody else has a hand in it was agreed with each person and stands in the sealed contact.
+The person has three answers of one word each. The request and the page afterwards are the same for each choice and each repetition.
+One of them may be the duress choice, which means that somebody else controls the answer. It is agreed with each person and stored in
+the sealed contact.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from services.dispatch.exchange.store import LinkAnswer
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow
 
-GOOD_FOR_S = 3_600
+ANSWER_LINK_TTL_S = 3_600
+"""Lifetime of an answer link, seconds."""
 RECEIPTS = ("delivered", "displayed", "acknowledged")
-GATEWAYS_RECEIPTS = RECEIPTS[:2]
-"""What a gateway can vouch for; that a person has answered is the link's to say."""
+GATEWAY_RECEIPTS = RECEIPTS[:2]
+"""Receipts that a gateway may send. Only the answer link proves that the person has answered."""
 CHOICES = ("1", "2", "3")
 _GONE = LinkAnswer(404, "There is no such message.")
 _PATH = "/notice/{token}"
@@ -43,23 +45,23 @@ _BUTTON = '<button name="choice" value="{value}">{label}</button> '
 
 
 class AnswerLinks:
-    """The links by which persons answer: they prove themselves, and name nothing but the message."""
+    """Links by which persons answer. A link is authenticated by itself, and names nothing but the message."""
 
     def __init__(self, key: bytes, base_url: str) -> None:
         self._links, self._base_url = Links("warning", key, base_url), base_url.rstrip("/")
 
     def url(self, message_id: str) -> str:
-        """Where a message is answered, for an hour from now on."""
-        token = Token("warning", message_id, "", wall_us() // 1_000_000 + GOOD_FOR_S, message_id)
+        """Returns the link that answers a message, valid for ANSWER_LINK_TTL_S."""
+        token = Token("warning", message_id, "", wall_us() // 1_000_000 + ANSWER_LINK_TTL_S, message_id)
         return self._base_url + _PATH.format(token=self._links.write(token))
 
     def read(self, text: str) -> str:
-        """The message that a link is of. Raises Refused where it is forged or has expired."""
+        """Returns the id of the message of a link. Raises Refused if the link is forged or has expired."""
         return self._links.read(text, wall_us() // 1_000_000).assignment_id
 
 
-class AnswerDoor:
-    """Serves the links, and takes receipts of gateways."""
+class AnswerEndpoint:
+    """Serves answer links, and accepts receipts of gateways."""
 
     def __init__(
         self,
@@ -75,15 +77,15 @@ class AnswerDoor:
 
     @asynccontextmanager
     async def served(self, host: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[int]:
-        """Serves on a port and gives it."""
+        """Serves on a port, and yields the bound port."""
         routes = [web.get(_PATH, self._show), web.post(_PATH, self._answer), web.post("/receipts", self._receipt)]
         async with served("answers", routes, host, port, tls) as bound:
             yield bound
 
     async def _show(self, request: web.Request) -> web.Response:
-        # Nothing is noted yet: programs that preview links open them too.
+        # Opening the page is no receipt: programs that preview links open it too.
         try:
-            message = await self._of_link(request)
+            message = await self._message_of_link(request)
         except Refused as refused:
             return _refused(refused)
         except RetryableError:
@@ -95,7 +97,7 @@ class AnswerDoor:
 
     async def _answer(self, request: web.Request) -> web.Response:
         try:
-            message = await self._of_link(request)
+            message = await self._message_of_link(request)
             await body_of(request)
             form = await request.post()
             choice, event = str(form.get("choice", "")), str(form.get("event", ""))
@@ -114,20 +116,20 @@ class AnswerDoor:
         language = _language(message)
         return _page(200, language, wording.ANSWERED[language])
 
-    async def _of_link(self, request: web.Request) -> MessageRow:
+    async def _message_of_link(self, request: web.Request) -> MessageRow:
         message = await self._store.message(self._links.read(request.match_info["token"]))
         if message is None:
             raise Refused(_GONE)
         return message
 
     async def _sealed(self, message: MessageRow) -> list[bytes]:
-        known = await self._store.contacts_of(message.person_id)
-        return [one.sealed for one in known[message.person_id] if one.sealed]
+        contacts = await self._store.contacts_of(message.person_id)
+        return [contact.sealed for contact in contacts[message.person_id] if contact.sealed]
 
     def _is_duress(self, message: MessageRow, sealed: Sequence[bytes], choice: str) -> bool:
-        for one in sealed:
+        for sealed_contact in sealed:
             try:
-                return sealing.unseal(one, message.person_id, self._keys).duress_choice == int(choice)
+                return sealing.unseal(sealed_contact, message.person_id, self._keys).duress_choice == int(choice)
             except InvalidField:
                 logger().critical("contact_cannot_be_opened", message_id=message.message_id)
         return False
@@ -135,7 +137,7 @@ class AnswerDoor:
     async def _note(self, message: MessageRow, what: str, duress: bool = False) -> None:
         await self._store.receipt(message, what, self._clock.now_ms(), duress)
         self._wake()
-        logger().info("warning_receipt", message_id=message.message_id, receipt=what)  # whatever was chosen
+        logger().info("warning_receipt", message_id=message.message_id, receipt=what)  # never log the choice
 
     async def _receipt(self, request: web.Request) -> web.Response:
         body = await body_of(request)
@@ -149,14 +151,14 @@ class AnswerDoor:
         )
         if gateway is None:
             return web.json_response(
-                {"field": signing.SIGNATURE_HEADER, "reason": "isn't a gateway's, or old"}, status=403
+                {"field": signing.SIGNATURE_HEADER, "reason": "is no valid recent signature of a gateway"}, status=403
             )
         try:
-            told = json.loads(body)
-            message_id, status = str(told["warning_id"]), str(told["status"])
+            receipt = json.loads(body)
+            message_id, status = str(receipt["warning_id"]), str(receipt["status"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return web.json_response({"field": "warning_id", "reason": "or status is missing"}, status=400)
-        if status not in GATEWAYS_RECEIPTS:
+        if status not in GATEWAY_RECEIPTS:
             return web.json_response({"field": "status", "reason": "must be delivered or displayed"}, status=400)
         try:
             message = await self._store.message(message_id)
@@ -164,7 +166,7 @@ class AnswerDoor:
                 return web.json_response({"field": "warning_id", "reason": "is no warning of this gateway"}, status=404)
             await self._note(message, status)
         except RetryableError:
-            return web.json_response({"reason": "it wasn't taken: send it again"}, status=503)
+            return web.json_response({"reason": "the receipt was not stored: send it again"}, status=503)
         return web.Response(status=204)
 
 
@@ -173,7 +175,7 @@ def _language(message: MessageRow) -> Language:
 
 
 def _refused(refused: Refused) -> web.Response:
-    # Nothing about desks or incidents: whoever holds the telephone may read it.
+    # Nothing about desks or incidents: anybody who holds the telephone may read it.
     return _page(refused.answer.status, Language.KOREAN, "")
 
 

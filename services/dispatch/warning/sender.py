@@ -1,7 +1,7 @@
-"""Sends what is due: to each gateway by a signed webhook, to each of the person's devices as a command, each for itself.
+"""Sends due messages: to each gateway by a signed webhook, and to each device of the person as a command, independently.
 
-The person is looked up and the handle opened at each try, and kept nowhere. Gateways are reached without NATS, and nothing here asks
-another service.
+Each attempt looks up the contact and unseals its handle. Neither is stored. Gateways are reached without NATS, and sending needs no
+other service.
 """
 
 from __future__ import annotations
@@ -38,20 +38,22 @@ from tandem.common.v1 import command_pb2, contact_pb2
 
 GATEWAY, DEVICE = "gateway/", "device/"
 FIRST_WAIT_MS, LAST_WAIT_MS = 1_000, 10_000
-"""Between two tries, mesh time: what is to be read within 10 s isn't put off for minutes."""
-FIGURES_WITHIN_S = 1.0
-"""So long a change of distance waits for its figure, which is stored behind its alert; then it is told without."""
-LONGEST_SLEEP_S = 1.0
-AT_ONCE = 64
-"""Tries under way in one lane: a gateway that hangs holds up nobody but itself."""
+"""First and longest backoff, milliseconds of mesh time: a message should be read within 10 s, so the backoff stays short."""
+DISTANCE_TIMEOUT_S = 1.0
+"""Maximum wait for the distance of a message, seconds: it is stored after its alert. After that the text goes without it."""
+MAX_SLEEP_S = 1.0
+"""Maximum sleep between two checks for due messages, seconds of wall time."""
+LANE_CONCURRENCY = 64
+"""Concurrent attempts per lane. A hanging gateway delays only its own lane."""
 COALESCE_S = 0.01
-"""How long what falls due, and what came of tries, waits for others to share a transaction."""
+"""Delay in which due messages and outcomes of attempts are collected into one transaction, seconds."""
 ISSUED_BY = "dispatch-warning"
+"""Issuer of the commands to devices."""
 _LANGUAGES = {contact_pb2.LANGUAGE_ENGLISH: Language.ENGLISH}
 
-_TRIES = Counter("tandem_warning_tries", "Tries to hand a warning over, by way and outcome", ("way", "outcome"))
+_TRIES = Counter("tandem_warning_tries", "Attempts to hand a warning over, by way and outcome", ("way", "outcome"))
 _HANDED_OVER = Histogram(
-    "tandem_warning_handed_over_seconds", "From when a warning is due until a way takes it, mesh time", ("way",)
+    "tandem_warning_handed_over_seconds", "Time from when a warning is due until a way accepts it, mesh time", ("way",)
 )
 
 
@@ -69,30 +71,29 @@ class WarningSender:
         self._store, self._clock, self._keys, self._links = store, clock, keys, links
         self._gateways = {gateway.name: gateway for gateway in gateways}
         self.bus: Bus | None = None
-        """Where commands for devices go, while there is a connection."""
-        self._sooner = asyncio.Event()
+        """Bus for commands to devices; None without a connection."""
+        self._woken = asyncio.Event()
         self._under_way: dict[str, set[str]] = {}
-        """By lane, a gateway's or that of all devices: what is being tried."""
-
-        self._tried: list[tuple[Sending, str, int]] = []
-        self._noting: asyncio.Future[None] | None = None
+        """Keys of running attempts by lane. Each gateway has a lane, and all devices share one."""
+        self._outcomes: list[tuple[Sending, str, int]] = []
+        self._storing: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
-        """Something may be due."""
-        self._sooner.set()
+        """Wakes the sender, because a message may be due."""
+        self._woken.set()
 
     async def run(self) -> None:
-        """Sends for ever."""
+        """Sends messages until cancelled."""
         async with AsyncExitStack() as stack:
-            # Each has connections of its own: one that hangs mustn't use up another's.
+            # A session per gateway: a hanging gateway mustn't use up the connections of another.
             sessions = {name: await stack.enter_async_context(open_session()) for name in self._gateways}
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             while True:
-                self._sooner.clear()
+                self._woken.clear()
                 now_ms = self._clock.now_ms()
                 due = await retried(partial(self._store.due, now_ms))
-                # Whoever needs no figure goes at once, all in one transaction.
-                await self._open([one for one in due if Notice(one.notice) is not Notice.CHANGED])
+                # Messages without a distance go at once, all in one transaction.
+                await self._open([message for message in due if Notice(message.notice) is not Notice.CHANGED])
                 for message in due:
                     if Notice(message.notice) is Notice.CHANGED:
                         self._begin(tasks, "open", message.message_id, partial(self._open, [message]))
@@ -107,12 +108,12 @@ class WarningSender:
 
     async def _sleep(self, now_ms: int) -> None:
         next_ms = await retried(self._store.next_ms)
-        sleep_s = LONGEST_SLEEP_S if next_ms is None else self._clock.wall_s(max(0, next_ms - now_ms))
+        sleep_s = MAX_SLEEP_S if next_ms is None else self._clock.wall_s(max(0, next_ms - now_ms))
         if any(self._under_way.values()):
-            sleep_s = LONGEST_SLEEP_S  # whatever is under way wakes this loop
+            sleep_s = MAX_SLEEP_S  # each running attempt wakes this loop when it ends
         try:
-            async with asyncio.timeout(min(max(sleep_s, 0.01), LONGEST_SLEEP_S)):
-                await self._sooner.wait()
+            async with asyncio.timeout(min(max(sleep_s, 0.01), MAX_SLEEP_S)):
+                await self._woken.wait()
         except TimeoutError:
             return
 
@@ -120,7 +121,7 @@ class WarningSender:
         self, tasks: asyncio.TaskGroup, lane: str, key: str, work: Callable[[], Coroutine[None, None, None]]
     ) -> None:
         under_way = self._under_way.setdefault(lane, set())
-        if key in under_way or len(under_way) >= AT_ONCE:
+        if key in under_way or len(under_way) >= LANE_CONCURRENCY:
             return
         under_way.add(key)
 
@@ -129,23 +130,23 @@ class WarningSender:
                 await work()
             finally:
                 under_way.discard(key)
-                self._sooner.set()
+                self._woken.set()
 
         tasks.create_task(finish())
 
     # ── a message ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _open(self, due: Sequence[MessageRow]) -> None:
-        """Words messages and puts them on their ways."""
+        """Writes the texts of messages, and stores them with a sending for each channel."""
         if not due:
             return
         opened = []
-        known = await retried(partial(self._store.contacts_of, *{message.person_id for message in due}))
+        contacts_by_person = await retried(partial(self._store.contacts_of, *{message.person_id for message in due}))
         for message in due:
-            contacts = known[message.person_id]
+            contacts = contacts_by_person[message.person_id]
             contact = self._contact(message.person_id, contacts)
             language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
-            distance_m, change = await self._figures(message)
+            distance_m, change = await self._distance_and_trend(message)
             text = wording.text(
                 Notice(message.notice),
                 Demand(message.demand),
@@ -166,8 +167,8 @@ class WarningSender:
             opened.append((message, text, language.value, sendings))
         await retried(partial(self._store.open, opened))
         for message, _, _, sendings in opened:
-            told = {"message_id": message.message_id, "notice": message.notice, "ways": len(sendings)}
-            logger().info("warning_opened", **told)
+            fields = {"message_id": message.message_id, "notice": message.notice, "ways": len(sendings)}
+            logger().info("warning_opened", **fields)
 
     def _contact(self, person_id: str, contacts: Sequence[ContactRow]) -> contact_pb2.Contact | None:
         for contact in contacts:
@@ -178,8 +179,8 @@ class WarningSender:
                     logger().critical("contact_cannot_be_opened", case_id=contact.case_id)
         return None
 
-    async def _figures(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:
-        """How far the wearer is now, and how that has changed since the alert before; only where the text tells it."""
+    async def _distance_and_trend(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:
+        """Returns the distance of the wearer in metres and its trend since the previous alert; unknown unless the text uses them."""
         if Notice(message.notice) is not Notice.CHANGED or self.bus is None:
             return None, DistanceTrend.UNKNOWN
         now_m = await self._distance_m(message.partition, message.alert_id)
@@ -193,7 +194,7 @@ class WarningSender:
     async def _distance_m(self, partition: int, alert_id: str) -> float | None:
         bus, subject = self.bus, flow.measure_subject(partition, alert_id)
         try:
-            async with asyncio.timeout(FIGURES_WITHIN_S):
+            async with asyncio.timeout(DISTANCE_TIMEOUT_S):
                 while bus is not None:
                     data = await bus.last_of(flow.MEASURES.name, subject)
                     if data is not None:
@@ -204,49 +205,53 @@ class WarningSender:
             logger().warning("warning_without_figure", alert_id=alert_id)
         return None
 
-    # ── one of its ways ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── a sending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _try(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> None:
         kind = sending.way.partition("/")[0]
-        told = {"message_id": message.message_id, "way": sending.way, "tries": sending.tries + 1}
+        fields = {"message_id": message.message_id, "way": sending.way, "tries": sending.tries + 1}
         now_ms = self._clock.now_ms()
         if now_ms >= sending.expires_ms:
-            await self._note(sending, GIVEN_UP, now_ms)
+            await self._store_outcome(sending, GIVEN_UP, now_ms)
             _TRIES.labels(kind, "given up").inc()
-            logger().critical("warning_given_up", **told)
+            logger().critical("warning_given_up", **fields)
             return
         reason = await (self._command(sending, message) if kind == "device" else self._post(session, sending, message))
         now_ms = self._clock.now_ms()
         if reason:
             wait_ms = min(FIRST_WAIT_MS << min(sending.tries, 8), LAST_WAIT_MS)
-            await self._note(sending, OPEN, now_ms + wait_ms)
-            logger().warning("warning_failed", reason=reason, **told)
+            await self._store_outcome(sending, OPEN, now_ms + wait_ms)
+            logger().warning("warning_failed", reason=reason, **fields)
         else:
-            await self._note(sending, HANDED_OVER, now_ms)
+            await self._store_outcome(sending, HANDED_OVER, now_ms)
             _HANDED_OVER.labels(kind).observe((now_ms - message.due_ms) / 1000)
-            logger().info("warning_handed_over", **told)
+            logger().info("warning_handed_over", **fields)
         _TRIES.labels(kind, "failed" if reason else "handed over").inc()
 
-    async def _note(self, sending: Sending, outcome: str, next_ms: int) -> None:
-        """Notes what came of a try, with whatever else is to be noted just now; returns once it is on disk."""
-        self._tried.append((sending, outcome, next_ms))
-        if self._noting is None or self._noting.done():
-            self._noting = asyncio.ensure_future(self._note_all())
-        noting = self._noting
-        await asyncio.shield(noting)
+    async def _store_outcome(self, sending: Sending, outcome: str, next_ms: int) -> None:
+        """Stores the outcome of an attempt, in one transaction with others. Returns once it is on disk."""
+        self._outcomes.append((sending, outcome, next_ms))
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.ensure_future(self._store_outcomes())
+        storing = self._storing
+        await asyncio.shield(storing)
 
-    async def _note_all(self) -> None:
+    async def _store_outcomes(self) -> None:
         await asyncio.sleep(COALESCE_S)
-        tried, self._tried, self._noting = self._tried, [], None
+        tried, self._outcomes, self._storing = self._outcomes, [], None
         await retried(partial(self._store.tried, tried))
 
     async def _post(self, session: aiohttp.ClientSession | None, sending: Sending, message: MessageRow) -> str:
-        """Hands a message to a gateway; empty where it took it, else why not."""
+        """Posts a message to a gateway. Returns the reason of a failure; empty on success."""
         gateway = self._gateways.get(sending.way.removeprefix(GATEWAY))
-        known = await retried(partial(self._store.contacts_of, message.person_id))
-        contact = self._contact(message.person_id, known[message.person_id])
+        contacts = await retried(partial(self._store.contacts_of, message.person_id))
+        contact = self._contact(message.person_id, contacts[message.person_id])
         if gateway is None or session is None or contact is None:
-            return "no contact any more" if contact is None else "no such gateway any more"
+            return (
+                "the person has no readable contact any more"
+                if contact is None
+                else "the gateway is not configured any more"
+            )
         body = {
             "type": "tandem.warning.v1",
             "warning_id": message.message_id,
@@ -262,7 +267,10 @@ class WarningSender:
         return await post(session, gateway, message.message_id, content, "application/json")
 
     async def _command(self, sending: Sending, message: MessageRow) -> str:
-        """Puts a message into the stream of commands, from where ingest gives it to the device at once or at its next contact."""
+        """Publishes a message as a command. Ingest hands it to the device at once or at its next contact.
+
+        Returns the reason of a failure; empty on success.
+        """
         if self.bus is None:
             return "no connection to NATS"
         command = command_pb2.Command(

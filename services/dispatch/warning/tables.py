@@ -1,4 +1,7 @@
-"""The tables of the warning leg's own database, and their rows. A file of its own: nothing here waits for the leg's, or holds it up."""
+"""Tables and rows of the warning database.
+
+It is a file apart from the leg's database, so that warnings and assignments never wait for each other's transactions.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ def _table(name: str, key: str, columns: str) -> sa.Table:
 
 
 positions = _table("positions", "stream", "log_id sequence trail")
-taken = _table("taken", "alert_id", "at_ms")
+accepted_alerts = _table("taken", "alert_id", "at_ms")
 contacts = sa.Table(
     "contacts",
     metadata,
@@ -26,7 +29,7 @@ contacts = sa.Table(
     sa.Column("device_ids", sa.JSON),
     sa.Column("valid_until_ms"),
 )
-told = sa.Table(
+notified_persons = sa.Table(
     "told",
     metadata,
     sa.Column("incident_id", primary_key=True),
@@ -42,14 +45,14 @@ messages = sa.Table(
     metadata,
     sa.Column("message_id", primary_key=True),
     *(
-        sa.Column(one)
-        for one in ("incident_id", "person_id", "order_id", "partition", "alert_id", "sequence", "ordinal")
+        sa.Column(name)
+        for name in ("incident_id", "person_id", "order_id", "partition", "alert_id", "sequence", "ordinal")
     ),
-    *(sa.Column(one) for one in ("before_alert_id", "notice", "demand", "ring_m")),
+    *(sa.Column(name) for name in ("before_alert_id", "notice", "demand", "ring_m")),
     sa.Column("of_place", sa.Boolean),
     sa.Column("drill", sa.Boolean),
-    *(sa.Column(one) for one in ("made_ms", "due_ms", "receipt_due_ms", "state", "language", "text")),
-    *(sa.Column(one) for one in ("delivered_ms", "displayed_ms", "acknowledged_ms")),
+    *(sa.Column(name) for name in ("made_ms", "due_ms", "receipt_due_ms", "state", "language", "text")),
+    *(sa.Column(name) for name in ("delivered_ms", "displayed_ms", "acknowledged_ms")),
 )
 sendings = _table("sendings", "message_id way", "command_id tries next_ms expires_ms outcome")
 to_leg = sa.Table(
@@ -62,32 +65,32 @@ to_leg = sa.Table(
 )
 
 WAITING, SENDING, REPLACED, NO_WAY = "waiting", "sending", "replaced", "no way"
-"""States of a message: not due yet or not opened; on its ways; a newer one took its place; nothing takes it."""
+"""States of a message: not due or not yet worded; being sent; replaced by a newer message; without any channel."""
 OPEN, HANDED_OVER, GIVEN_UP, OUTDATED = "", "handed over", "given up", "outdated"
-"""Outcomes of a sending."""
+"""Outcomes of a sending: open, accepted by the channel, expired after failed attempts, or replaced by a newer message."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContactRow:
-    """How a person is reached by one case."""
+    """Contact of a person, as one case gives it."""
 
     case_id: str
     person_id: str
     version: int
     sealed: bytes
-    """As it stands in the log; empty where none is known."""
+    """Sealed contact as the log holds it; empty if the case has none."""
     device_ids: list[str]
     valid_until_ms: int
-    """When the order ends, mesh time."""
+    """End of the order, milliseconds of mesh time."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A message to one person. It holds no way to reach them."""
+    """A message to one person. It contains nothing by which the person can be reached."""
 
     message_id: str
     incident_id: str
-    """Empty where it is of no incident."""
+    """Incident of the message; empty if it belongs to none."""
     person_id: str
     order_id: str
     partition: int
@@ -95,7 +98,7 @@ class MessageRow:
     sequence: int
     ordinal: int
     before_alert_id: str
-    """The alert that last told how far the wearer is from this person; empty where none did."""
+    """The alert with the previous distance between wearer and person; empty if there is none."""
     notice: str
     demand: int
     ring_m: float
@@ -104,11 +107,11 @@ class MessageRow:
     made_ms: int
     due_ms: int
     receipt_due_ms: int | None
-    """When the police are told unless a receipt came; None where none is awaited any more. Mesh time."""
+    """Time at which the police are notified unless a receipt arrives, mesh time; None if no receipt is awaited."""
     state: str
     language: str = ""
     text: str = ""
-    """As it was shown; empty until it is opened."""
+    """Text as it is shown to the person; empty until the message is worded."""
     delivered_ms: int | None = None
     displayed_ms: int | None = None
     acknowledged_ms: int | None = None
@@ -116,26 +119,27 @@ class MessageRow:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A message on one of its ways."""
+    """Delivery of a message over one channel."""
 
     message_id: str
     way: str
-    """`gateway/NAME` or `device/ID`."""
+    """Channel: `gateway/NAME` or `device/ID`."""
     command_id: str
-    """Of a device's command; empty for a gateway."""
+    """Id of the command to a device; empty for a gateway."""
     tries: int
     next_ms: int
-    """When it is tried next, mesh time."""
+    """Time of the next attempt, milliseconds of mesh time."""
     expires_ms: int
-    """Of no use from then on, mesh time."""
+    """Time at which the message expires, milliseconds of mesh time."""
     outcome: str
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
-    """What the leg is to be told of a message: `receipt`, or the name of a flag."""
+class PendingLegUpdate:
+    """A change that the leg hasn't recorded yet: a receipt of a message, or a flag."""
 
     id: int
     message_id: str
     what: str
+    """`receipt`, or the name of a WarningFlag."""
     since_ms: int

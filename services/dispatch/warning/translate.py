@@ -1,4 +1,4 @@
-"""Between the messages of the streams and what warnings are made of; and how what a person was told is written down."""
+"""Converts messages of the streams to domain objects of warnings, and the state of a notified person from and to JSON."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ NOTICES: Mapping[int, Notice] = {
     alert_pb2.CONTACT_PREDICTED: Notice.COMING,
     alert_pb2.UNKNOWN_NEAR: Notice.UNSEEN,
     alert_pb2.TAMPERED: Notice.TAMPERED,
-    alert_pb2.PANIC: Notice.NEUTRAL,  # whoever presses it silently mustn't be given away by her own telephone
+    alert_pb2.PANIC: Notice.NEUTRAL,  # her own telephone mustn't reveal that she pressed the panic button silently
     alert_pb2.PROTECTED_DEVICE_LOST: Notice.PHONE_SILENT,
 }
-"""What a person is told of an alert; of any other that there is a warning of."""
+"""Notice of each alert kind. Any other kind with a warning gets NEUTRAL."""
 _DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
@@ -35,42 +35,45 @@ _ADVICE = {dispatch_pb2.STAY_INSIDE: Notice.STAY_INSIDE, dispatch_pb2.LEAVE: Not
 
 @dataclass(frozen=True, slots=True)
 class WarnableAlert:
-    """An alert that may be told to somebody."""
+    """An alert or advice that may cause a message to a person."""
 
     occurrence: Occurrence
     person_ids: tuple[str, ...]
-    """Whom the log has warned of it."""
+    """Persons whom the alert or advice names."""
     order_id: str
     partition: int
     drill: bool
-    """It isn't in earnest, and says so."""
+    """Whether it belongs to an exercise. The message says so."""
     decided_ms: int | None = None
-    """When the log decided it, mesh time; None where it doesn't say."""
+    """Time of the decision, milliseconds of mesh time; None if the alert has none."""
 
 
 def alert(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
-    """What an alert is to those who are warned; None where it is nothing to anybody. Raises InvalidField."""
+    """Parses an alert; None if it concerns no protected person. Raises InvalidField."""
     message = stored.alert(payload, subject)
     alert_id = message.alert_id
     if int(message.demand) not in _DEMANDS:
         raise InvalidField("demand", "is missing or unknown")
     if message.exercise == exercise_pb2.CANARY:
-        return None  # nobody is there to be warned; the leg's own steps are what the canary looks for
+        return None  # a canary has no person to warn; it checks only the steps of the leg
     demand, notice = Demand(message.demand), NOTICES.get(message.kind, Notice.NEUTRAL)
     persons = [destination.subject_id for destination in message.destinations if destination.leg == alert_pb2.WARNING]
     if notice is Notice.PHONE_SILENT:
-        # The police are told by the alert itself. Where she said so herself it is no news to her.
+        # The alert itself notifies the police. If her own device reported the cause, she already knows.
         if demand is not Demand.NOTIFY or message.HasField("cause") or not message.target_id:
-            return None if not message.incident_ends else _seen(message, alert_id, demand, Notice.NEUTRAL, persons)
+            return None if not message.incident_ends else _warnable(message, alert_id, demand, Notice.NEUTRAL, persons)
         persons = [message.target_id]
     elif not message.incident_id or not (persons or message.incident_ends or demand is Demand.RECORD):
         return None
-    return _seen(message, alert_id, demand, notice, persons)
+    return _warnable(message, alert_id, demand, notice, persons)
 
 
 def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
-    """What the police's leg advises, to whom it names, or else to all who were told of that order in the incident; None where an
-    earlier advice no longer holds, of which nobody is told: it would be taken for "safe". Raises InvalidField."""
+    """Parses advice of the police leg, to the person it names, or else to all persons notified of its order in the incident.
+
+    Returns None if an earlier advice no longer holds: nobody is notified of that, as it would be understood as "safe". Raises
+    InvalidField.
+    """
     message = stored.advice(payload, subject)
     notice = _ADVICE.get(message.advice)
     if notice is None:
@@ -93,7 +96,9 @@ def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
     return WarnableAlert(occurrence, persons, order_ids[0], 0, False, times.from_timestamp(message.at))
 
 
-def _seen(message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notice, persons: list[str]) -> WarnableAlert:
+def _warnable(
+    message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notice, persons: list[str]
+) -> WarnableAlert:
     for number, person_id in enumerate(persons):
         for part in person_id.split("/", 1):
             fields.required_id(f"destinations[{number}].subject_id", part)
@@ -106,7 +111,7 @@ def _seen(message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notic
         threat=_threat(message),
         ends=message.incident_ends,
         ring_m=message.ring_m,
-        # A place's alert warns persons whose id it doesn't bear.
+        # The target of a place's alert is the place, not one of the persons it warns.
         of_place=bool(message.ring_m and message.target_id and message.target_id not in persons),
     )
     order_id = fields.required_id("order_id", message.order_id)
@@ -120,39 +125,45 @@ def _threat(message: alert_pb2.Alert) -> str:
         return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
     if message.kind == alert_pb2.UNKNOWN_NEAR:
         return ids.hash_id("threat", message.order_id, message.kind, message.target_id)
-    # Without the target: of a device that the case has given up, the end comes without one.
+    # Without the target: if the case has dropped the device, the alert that ends the threat names no target.
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
 def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[ContactRow]] | None:
-    """A case's id and version, and how those are reached whom it protects; None where the entry is none. Raises InvalidField."""
-    told = stored.case(payload)
-    if told is None:
+    """Parses a case snapshot: returns its id, version and the contacts of its protected persons.
+
+    Returns None if the entry isn't a case. Raises InvalidField.
+    """
+    snapshot = stored.case(payload)
+    if snapshot is None:
         return None
     persons = [
         ContactRow(
-            case_id=told.case_id,
+            case_id=snapshot.case_id,
             person_id=person.person_id,
-            version=told.version,
+            version=snapshot.version,
             sealed=person.sealed_contact,
             device_ids=list(person.device_ids),
-            valid_until_ms=told.valid_until_ms,
+            valid_until_ms=snapshot.valid_until_ms,
         )
-        for person in told.persons
+        for person in snapshot.persons
     ]
-    return told.case_id, told.version, persons
+    return snapshot.case_id, snapshot.version, persons
 
 
-def told_to_json(told: Told) -> dict[str, Any]:
-    """What a person was told, as it is kept."""
-    threats = {key: [*one.place, one.holds, int(one.demand), one.ring_m] for key, one in sorted(told.threats.items())}
-    return {"threats": threats, "last_ms": told.last_ms, "open": told.open}
+def told_to_json(state: Told) -> dict[str, Any]:
+    """Encodes the state of a notified person for the database."""
+    threats = {
+        key: [*threat.place, threat.holds, int(threat.demand), threat.ring_m]
+        for key, threat in sorted(state.threats.items())
+    }
+    return {"threats": threats, "last_ms": state.last_ms, "open": state.open}
 
 
-def told_from_json(kept: Mapping[str, Any]) -> Told:
-    """The same, read."""
+def told_from_json(stored_state: Mapping[str, Any]) -> Told:
+    """Decodes the state of a notified person from the database."""
     threats = {
         key: Threat((sequence, ordinal), holds, Demand(demand), ring_m)
-        for key, (sequence, ordinal, holds, demand, ring_m) in kept["threats"].items()
+        for key, (sequence, ordinal, holds, demand, ring_m) in stored_state["threats"].items()
     }
-    return Told(MappingProxyType(threats), kept["last_ms"], kept["open"])
+    return Told(MappingProxyType(threats), stored_state["last_ms"], stored_state["open"])

@@ -1,4 +1,4 @@
-"""Legs over a real nats-server, real gRPC and real SQLite: from an alert to the desks, and back onto INCIDENTS."""
+"""Legs over a real nats-server, real gRPC and real SQLite: from an alert to the desks and to INCIDENTS."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from tests.support.geofence.stories import Story
 
 @pytest.fixture
 async def legs(nats: TestServer, bus: Bus, tmp_path: Path) -> AsyncIterator[dict[str, RunningLeg]]:
-    """All three legs."""
+    """Runs all three legs."""
     async with AsyncExitStack() as stack:
         yield {leg: await stack.enter_async_context(running(settings(leg, nats, tmp_path))) for leg in flow.LEGS}
 
 
 @pytest.fixture
 def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
-    """Settings of one leg over a mesh that is there."""
+    """Settings of a police leg over a running mesh."""
     return settings("police", nats, tmp_path)
 
 
@@ -62,7 +62,7 @@ async def refused(call: Awaitable[object], code: grpc.StatusCode, part: str = ""
 
 
 def timeless(incidents: Iterable[dispatch_pb2.Incident]) -> list[dispatch_pb2.Incident]:
-    """Incidents without the latencies, which become known a little after the steps."""
+    """Returns incidents without latencies, because a leg stores them slightly after the steps."""
     copies = list(incidents)
     for assignment in (assignment for copy in copies for assignment in copy.assignments):
         assignment.ClearField("report_to_published_ms")
@@ -79,9 +79,11 @@ async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus,
             assert offer.subject_id == ("w1" if leg == "probation" else "p1")
             assert translate.leg_name(offer.leg) == leg and list(offer.order_ids) == ["order-1"]
             ids[leg] = offer.assignment_id
-            taken = await running_leg.desk.acknowledge(offer.assignment_id)
-            assert taken.acknowledged_by == DESKS[leg] and taken.HasField("acknowledged_at")
-            assert (await subscription.next(ACKNOWLEDGED)).step.assignment.acknowledged_at == taken.acknowledged_at
+            acknowledged = await running_leg.desk.acknowledge(offer.assignment_id)
+            assert acknowledged.acknowledged_by == DESKS[leg] and acknowledged.HasField("acknowledged_at")
+            assert (
+                await subscription.next(ACKNOWLEDGED)
+            ).step.assignment.acknowledged_at == acknowledged.acknowledged_at
     assert len(set(ids.values())) == 3
     for leg, running_leg in legs.items():
         steps = await stored_steps(bus, leg, "incident-1", 2)
@@ -93,14 +95,14 @@ async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus,
                 if [assignment.state for assignment in incident.assignments] == 3 * [
                     ACKNOWLEDGED
                 ] and own.report_to_published_ms:
-                    break  # that a step is published is noted a little later
+                    break  # a leg stores slightly later that a step is published
                 await asyncio.sleep(0.05)
         assert {assignment.assignment_id for assignment in incident.assignments} == set(ids.values())
         assert own.assignment_id == ids[leg] and own.report_to_published_ms > 0
         assert own.cause.report_id == "r-5"
 
 
-async def test_what_is_not_demanded_of_a_leg_does_not_reach_it(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+async def test_an_alert_reaches_only_the_legs_that_it_demands(bus: Bus, legs: dict[str, RunningLeg]) -> None:
     await publish(bus, alert(5, geometry_pb2.WARN), alert(6, geometry_pb2.NOTIFY, incident="incident-2"))
     async with legs["warning"].desk.subscription() as subscription:
         assert (await subscription.next(OFFERED)).step.assignment.incident_id == "incident-1"
@@ -111,30 +113,32 @@ async def test_what_is_not_demanded_of_a_leg_does_not_reach_it(bus: Bus, legs: d
     await refused(legs["police"].desk.acknowledge(notice.assignment_id), grpc.StatusCode.FAILED_PRECONDITION)
 
 
-async def test_a_notice_of_a_device_reaches_the_desks_that_it_concerns_and_is_over(
+async def test_a_device_notice_reaches_the_desks_that_it_concerns_and_is_stood_down(
     bus: Bus, legs: dict[str, RunningLeg]
 ) -> None:
     story = Story()
     story.case()
     story.says(5, "phone", "DEVICE_REFUSED")
     story.says(10, "tag", "SHUTDOWN")
-    await publish(bus, *(alert_to_proto(one, 0) for one in story.alerts))
-    refused_id, off_id = (one.incident_id for one in story.alerts)
-    await publish(bus, alert(story.state.sequence + 1))  # so that each leg has something to wait for
-    told = {}
+    await publish(bus, *(alert_to_proto(decided, 0) for decided in story.alerts))
+    refused_id, off_id = (decided.incident_id for decided in story.alerts)
+    await publish(bus, alert(story.state.sequence + 1))  # the alert for which each leg waits
+    states_by_leg = {}
     for leg, running_leg in legs.items():
         async with running_leg.desk.subscription() as steps:
             seen: list[dispatch_pb2.Assignment] = []
             while not seen or seen[-1].state != OFFERED:
                 seen.append((await steps.next_of_any()).step.assignment)
-        told[leg] = [(one.incident_id, one.subject_id, one.state) for one in seen[:-1]]
+        states_by_leg[leg] = [
+            (assignment.incident_id, assignment.subject_id, assignment.state) for assignment in seen[:-1]
+        ]
     over = [(refused_id, "p", NOTIFIED), (refused_id, "p", STOOD_DOWN)]
-    assert told["police"] == [*over, (off_id, "p", NOTIFIED), (off_id, "p", STOOD_DOWN)]
-    assert told["probation"] == [(off_id, "w", NOTIFIED), (off_id, "w", STOOD_DOWN)]
-    assert told["warning"] == []
+    assert states_by_leg["police"] == [*over, (off_id, "p", NOTIFIED), (off_id, "p", STOOD_DOWN)]
+    assert states_by_leg["probation"] == [(off_id, "w", NOTIFIED), (off_id, "w", STOOD_DOWN)]
+    assert states_by_leg["warning"] == []
 
 
-async def test_nobody_answers(bus: Bus, police: DispatchSettings) -> None:
+async def test_an_unanswered_offer_is_escalated_until_it_is_acknowledged(bus: Bus, police: DispatchSettings) -> None:
     async with (
         running(police.model_copy(update={"acknowledge_within_s": 0.2})) as leg,
         leg.desk.subscription() as steps,
@@ -145,8 +149,8 @@ async def test_nobody_answers(bus: Bus, police: DispatchSettings) -> None:
         assert offer.sequence < first.sequence < second.sequence
         assert first.step.assignment.assignment_id == offer.step.assignment.assignment_id
         await leg.desk.acknowledge(offer.step.assignment.assignment_id)
-        taken = await steps.next(ACKNOWLEDGED)
-        stored = await stored_steps(bus, "police", "incident-1", taken.step.number)
+        acknowledged = await steps.next(ACKNOWLEDGED)
+        stored = await stored_steps(bus, "police", "incident-1", acknowledged.step.number)
     states = [step.assignment.state for step in stored]
     assert states[0] == OFFERED and states[1] == ESCALATED and states.index(ACKNOWLEDGED) == len(states) - 1
 
@@ -160,25 +164,25 @@ async def test_a_deadline_survives_a_restart(bus: Bus, police: DispatchSettings)
         assert (await steps.next(ESCALATED)).step.number == 2
 
 
-async def test_an_unanswered_offer_comes_again_to_each_desk(
+async def test_an_unanswered_offer_is_repeated_to_each_desk(
     bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "REPEAT_S", 0.1)
     async with running(police) as leg:
-        async with leg.desk.subscription() as one, leg.desk.subscription() as other:
+        async with leg.desk.subscription() as first_desk, leg.desk.subscription() as second_desk:
             await publish(bus, alert(5))
-            first = await one.next(OFFERED)
-            assert first.sequence > 0 and await other.next(OFFERED) == first
-            for steps in (one, other):
+            first = await first_desk.next(OFFERED)
+            assert first.sequence > 0 and await second_desk.next(OFFERED) == first
+            for steps in (first_desk, second_desk):
                 for _ in range(2):
-                    again = await steps.next(OFFERED)
-                    assert again.sequence == 0 and again.step.step_id == first.step.step_id
+                    repeated = await steps.next(OFFERED)
+                    assert repeated.sequence == 0 and repeated.step.step_id == first.step.step_id
         async with leg.desk.subscription(after_sequence=first.sequence) as late:
             assert (await late.next(OFFERED)).sequence == 0
             await leg.desk.acknowledge(first.step.assignment.assignment_id)
-            taken = await late.next(ACKNOWLEDGED)
+            acknowledged = await late.next(ACKNOWLEDGED)
         async with leg.desk.subscription(after_sequence=first.sequence) as later:
-            assert await later.next(ACKNOWLEDGED) == taken
+            assert await later.next(ACKNOWLEDGED) == acknowledged
 
 
 async def test_the_desk_is_served_while_nats_is_away(bus: Bus, nats: TestServer, police: DispatchSettings) -> None:
@@ -189,14 +193,14 @@ async def test_the_desk_is_served_while_nats_is_away(bus: Bus, nats: TestServer,
         nats.kill()
         await steps.next(ESCALATED)
         await leg.desk.acknowledge(offer.step.assignment.assignment_id)
-        taken = await steps.next(ACKNOWLEDGED)
+        acknowledged = await steps.next(ACKNOWLEDGED)
     async with running(brief) as leg, leg.desk.subscription() as steps:  # even a restart needs no NATS
         await steps.next(ACKNOWLEDGED)
         assert (await leg.desk.list()).incidents[0].assignments[0].state == ACKNOWLEDGED
         nats.start()
         await publish(bus, alert(6, incident="incident-2"))  # waits for the server
-        published = await stored_steps(bus, "police", "incident-1", taken.step.number)
-    assert [step.number for step in published] == list(range(1, taken.step.number + 1))
+        published = await stored_steps(bus, "police", "incident-1", acknowledged.step.number)
+    assert [step.number for step in published] == list(range(1, acknowledged.step.number + 1))
     assert published[-1].assignment.state == ACKNOWLEDGED
 
 
@@ -215,7 +219,7 @@ async def test_only_the_legs_own_desk_is_served(bus: Bus, police: DispatchSettin
         assert (await leg.desk.list()).incidents[0].assignments[0].state == OFFERED
 
 
-async def test_requests_that_cannot_be_served(bus: Bus, police: DispatchSettings) -> None:
+async def test_invalid_requests_are_refused(bus: Bus, police: DispatchSettings) -> None:
     async with running(police) as leg:
         await refused(leg.desk.acknowledge("assign-none"), grpc.StatusCode.NOT_FOUND)
         await refused(leg.desk.acknowledge(""), grpc.StatusCode.INVALID_ARGUMENT, "assignment_id")
@@ -227,7 +231,7 @@ async def test_requests_that_cannot_be_served(bus: Bus, police: DispatchSettings
             await refused(steps.next(OFFERED), grpc.StatusCode.INVALID_ARGUMENT, "after_sequence")
 
 
-async def test_the_end_stands_down_and_ends_the_incident_whatever_the_order(bus: Bus, police: DispatchSettings) -> None:
+async def test_the_end_stands_down_and_ends_the_incident_in_any_order(bus: Bus, police: DispatchSettings) -> None:
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(5))
         offer = (await steps.next(OFFERED)).step.assignment
@@ -242,8 +246,8 @@ async def test_the_end_stands_down_and_ends_the_incident_whatever_the_order(bus:
         await publish(bus, alert(8, incident="incident-2"))
         assert (await steps.next(STOOD_DOWN)).step.assignment.incident_id == "incident-2"
         listed = (await leg.desk.list()).incidents
-    assert [one.incident_id for one in listed] == ["incident-2", "incident-1"]
-    assert all(one.HasField("ended_at") for one in listed)
+    assert [incident.incident_id for incident in listed] == ["incident-2", "incident-1"]
+    assert all(incident.HasField("ended_at") for incident in listed)
 
 
 async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings) -> None:
@@ -260,12 +264,12 @@ async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings)
             seen += [incident.incident_id for incident in page.incidents]
             token = page.next_page_token
         assert token == "" and seen == names[::-1]
-        (one,) = (await leg.desk.list(incident_id="incident-3")).incidents
-        assert one.incident_id == "incident-3"
+        (incident,) = (await leg.desk.list(incident_id="incident-3")).incidents
+        assert incident.incident_id == "incident-3"
         assert not (await leg.desk.list(incident_id="incident-77")).incidents
 
 
-async def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(bus: Bus, police: DispatchSettings) -> None:
+async def test_unreadable_messages_become_dead_letters_and_delay_nothing(bus: Bus, police: DispatchSettings) -> None:
     nameless = alert(4)
     nameless.ClearField("order_id")
     await publish(bus, nameless)
@@ -290,7 +294,7 @@ async def test_what_cannot_be_read_is_set_aside_and_holds_nothing_up(bus: Bus, p
     assert "order_id" in reasons["dead_letter.dispatch-police.police-alerts.ALERTS.1"]
 
 
-async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSettings) -> None:
+async def test_a_replay_of_all_alerts_changes_nothing(bus: Bus, police: DispatchSettings) -> None:
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(5), alert(6), alert(7, protected=("p2",)))
         await steps.next(OFFERED)
@@ -306,7 +310,7 @@ async def test_all_alerts_again_change_nothing(bus: Bus, police: DispatchSetting
     assert len(await stored_steps(bus, "police", "incident-1", 3)) == 3
 
 
-async def test_alerts_for_others_are_passed_over_and_that_is_kept_in_the_end(
+async def test_alerts_for_other_legs_are_skipped_and_the_position_is_stored(
     bus: Bus, police: DispatchSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer, "PASSED_INTERVAL_S", 0.1)
@@ -319,13 +323,13 @@ async def test_alerts_for_others_are_passed_over_and_that_is_kept_in_the_end(
 
 
 def position_of(given: DispatchSettings) -> int:
-    """The last alert that a leg's database says it has taken in."""
+    """Returns the sequence of the last alert that a leg has folded, from its database."""
     with closing(sqlite3.connect(given.database)) as database:
-        found = database.execute("SELECT sequence FROM positions WHERE stream = 'ALERTS'").fetchone()
-        return int(found[0]) if found else 0
+        row = database.execute("SELECT sequence FROM positions WHERE stream = 'ALERTS'").fetchone()
+        return int(row[0]) if row else 0
 
 
-async def test_a_restored_older_copy_takes_in_what_it_lacks(bus: Bus, police: DispatchSettings) -> None:
+async def test_a_restored_older_copy_folds_the_alerts_that_it_lacks(bus: Bus, police: DispatchSettings) -> None:
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(5))
         offer = (await steps.next(OFFERED)).step.assignment
@@ -341,24 +345,24 @@ async def test_a_restored_older_copy_takes_in_what_it_lacks(bus: Bus, police: Di
     async with running(police) as leg, leg.desk.subscription() as steps:
         while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
             pass
-        # What the desk answered is lost with the file, so it is asked again; whoever saw the answer learns of that.
+        # The desk's answer is lost with the file, so the leg re-offers, and publishes that to readers of the answer.
         await stored_steps(bus, "police", "incident-1", 3)
     lost = (await stored_steps(bus, "police", "incident-1", 3))[-1]
     assert (lost.number, lost.assignment.state) == (3, OFFERED)
 
 
-async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment(
+async def test_an_alert_that_is_redelivered_after_a_stop_makes_no_second_assignment(
     bus: Bus, police: DispatchSettings
 ) -> None:
     committed = alert(5)
     await publish(bus, committed)
     parsed = translate.alert(committed.SerializeToString(), "police")
     assert parsed
-    async with (  # the leg commits, and doesn't publish to INCIDENTS
+    async with (  # the leg commits, but doesn't publish to INCIDENTS
         open_database(police.database, MIGRATIONS) as database,
         open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as leg,
     ):
-        # An older position than the alert's: it comes again.
+        # The position is before the alert, so the alert is redelivered.
         await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 0))
     async with running(police) as running_leg, running_leg.desk.subscription() as steps:
         await steps.next(OFFERED)
@@ -369,7 +373,7 @@ async def test_an_alert_that_comes_again_after_a_stop_makes_no_second_assignment
     assert [assignment.assignment_id for assignment in incident.assignments] == [published.assignment.assignment_id]
 
 
-async def test_a_killed_process_comes_back_with_its_offers(bus: Bus, police: DispatchSettings) -> None:
+async def test_a_restarted_process_repeats_its_offers(bus: Bus, police: DispatchSettings) -> None:
     seen: list[str] = []
     for sequence in (5, 6):
         async with process(police) as started, client(police) as leg, leg.desk.subscription() as steps:
@@ -385,7 +389,7 @@ async def test_a_killed_process_comes_back_with_its_offers(bus: Bus, police: Dis
         assert await Store(database).first_broken_event() is None
 
 
-async def test_a_leg_whose_store_was_lost_is_offered_everything_again(bus: Bus, police: DispatchSettings) -> None:
+async def test_a_leg_that_lost_its_store_repeats_all_offers(bus: Bus, police: DispatchSettings) -> None:
     await publish(bus, alert(5))
     async with running(police) as leg, leg.desk.subscription() as subscription:
         first = (await subscription.next(OFFERED)).step.assignment
@@ -393,11 +397,11 @@ async def test_a_leg_whose_store_was_lost_is_offered_everything_again(bus: Bus, 
     for file in police.data_dir.glob("dispatch-police.sqlite3*"):
         file.unlink()
     async with running(police) as leg, leg.desk.subscription() as subscription:
-        again = (await subscription.next(OFFERED)).step.assignment
-    assert again.assignment_id == first.assignment_id
+        reoffered = (await subscription.next(OFFERED)).step.assignment
+    assert reoffered.assignment_id == first.assignment_id
 
 
-async def test_probation_learns_nothing_of_the_protected_persons_devices(bus: Bus, legs: dict[str, RunningLeg]) -> None:
+async def test_probation_gets_no_ids_of_the_protected_persons_devices(bus: Bus, legs: dict[str, RunningLeg]) -> None:
     await publish(bus, alert(5, of_wearer=False))
     for leg, device_id in (("probation", ""), ("police", "phone-1")):
         async with legs[leg].desk.subscription() as subscription:

@@ -1,6 +1,6 @@
-"""What a probation identity can get of where the protected person is: every method of every service is tried, with planted markers.
+"""No method reveals the position of the protected person to a probation identity. The test calls every method of every service.
 
-The police's identity is tried the same way: what it finds shows that the search finds.
+It searches the responses for planted markers. A police identity makes the same calls, to prove that the search finds markers.
 """
 
 from __future__ import annotations
@@ -32,48 +32,53 @@ from tests.support.console.console import visiting
 from tests.support.dispatch.chase import HOME, SECOND, UNITS, Chase, chase
 
 NOTE = "비밀로 17, 301호"
-"""An address that the police's desk writes down."""
+"""An address that the police desk writes into its reasons and notes."""
 VARIANTS = 4
+"""Number of requests per method, with different choices of fields."""
 LISTENS_S = 1.5
-"""For how long a stream is read."""
-AT_ONCE = 80
+"""Time for which a stream is read, seconds."""
+CALL_CONCURRENCY = 80
 PLACES = (HOME, SECOND, *UNITS["police"].values())
-"""Where she is, and where the police's units are: with how long they take one could tell."""
+"""Her places, and the positions of the police units: with their travel times, her place could be computed."""
 
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningMesh, Collector]]:
     with (
-        collecting() as (taken, endpoint),
+        collecting() as (collector, endpoint),
         pytest.MonkeyPatch.context() as patched,
     ):
         patched.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         patched.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
         with running_mesh(tmp_path_factory.mktemp("privacy") / "mesh") as mesh:
-            yield mesh, taken
+            yield mesh, collector
 
 
 def markers() -> list[bytes]:
-    """Coordinates as text, as doubles and as whole numbers; the address."""
-    found = [NOTE.encode(), NOTE.encode("unicode_escape")]
+    """Returns the markers: coordinates as text, doubles and integers, and the address."""
+    all_markers = [NOTE.encode(), NOTE.encode("unicode_escape")]
     for degrees in (x for place in PLACES for x in place):
-        # Five digits are a metre: cut, not rounded, since more may follow.
-        found += [f"{int(degrees * 1e5) / 1e5}".encode(), struct.pack("<d", degrees), str(int(degrees * 1e7)).encode()]
-    return found
+        # Five digits are a metre. They are truncated, not rounded, because more digits may follow.
+        all_markers += [
+            f"{int(degrees * 1e5) / 1e5}".encode(),
+            struct.pack("<d", degrees),
+            str(int(degrees * 1e7)).encode(),
+        ]
+    return all_markers
 
 
 class Walk:
-    """Calls methods as one identity and keeps all that comes back."""
+    """Calls all methods with one identity, and stores all responses."""
 
-    def __init__(self, one: Chase, spiffe_id: str, ids: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, chased: Chase, spiffe_id: str, ids: Mapping[str, Sequence[str]]) -> None:
         self.heard: dict[str, list[bytes]] = {}
-        """By method: answers, stream items, error texts and trailing metadata."""
+        """Responses, stream items, error texts and trailing metadata, by method."""
         self.answered: set[str] = set()
-        """Methods that gave at least one message."""
+        """Methods that returned at least one message."""
         self.messages: list[Message] = []
-        self._clients, self._ids = one.clients, ids
-        self._metadata = one.clients.identity(spiffe_id)
-        self._sem = asyncio.Semaphore(AT_ONCE)
+        self._clients, self._ids = chased.clients, ids
+        self._metadata = chased.clients.identity(spiffe_id)
+        self._sem = asyncio.Semaphore(CALL_CONCURRENCY)
 
     async def all(self) -> None:
         async with AsyncExitStack() as stack:
@@ -81,7 +86,7 @@ class Walk:
                 name: await stack.enter_async_context(server.channel(address))
                 for name, address in self._clients.mesh.addresses.items()
             }
-            # What is open is looked at before something closes it.
+            # Streams first, before another method closes the assignments.
             for streams in (True, False):
                 async with asyncio.TaskGroup() as tasks:
                     for name, channel in channels.items():
@@ -132,10 +137,10 @@ class Walk:
         self.heard[path] += [message.SerializeToString(), str(message).encode(), repr(message).encode()]
 
     def _filled(self, descriptor: Descriptor | None, variant: int, depth: int = 0) -> Message:
-        """A request that could be answered: ids of this chase, grounds that allow something, another choice in each variant."""
+        """Builds a request with ids of this chase and valid grounds. Each variant chooses other fields."""
         assert descriptor
-        made = message_factory.GetMessageClass(descriptor)()
-        if isinstance(made, Timestamp):
+        request = message_factory.GetMessageClass(descriptor)()
+        if isinstance(request, Timestamp):
             return times.to_timestamp(self._clients.clock.now_ms() + 600_000)
         skipped = {
             field.name
@@ -150,12 +155,12 @@ class Walk:
             if value is None:
                 continue
             if field.is_repeated:
-                getattr(made, field.name).append(value)
+                getattr(request, field.name).append(value)
             elif field.type == FieldDescriptor.TYPE_MESSAGE:
-                getattr(made, field.name).CopyFrom(value)
+                getattr(request, field.name).CopyFrom(value)
             else:
-                setattr(made, field.name, value)
-        return made
+                setattr(request, field.name, value)
+        return request
 
     def _value(self, field: FieldDescriptor, variant: int, depth: int) -> Any:
         if field.type == FieldDescriptor.TYPE_MESSAGE:
@@ -169,45 +174,50 @@ class Walk:
         if field.type == FieldDescriptor.TYPE_BYTES:
             return b""
         if field.type == FieldDescriptor.TYPE_BOOL:
-            return field.name != "new_only"  # what was before, too
+            return field.name != "new_only"  # includes earlier messages
         if "sequence" in field.name:
-            return None  # all of it
+            return None  # from the beginning
         return 1
 
 
 def found_in(heard: Mapping[str, Sequence[bytes]]) -> set[str]:
-    """Methods that gave a marker away."""
+    """Returns the methods whose responses contain a marker."""
     searched = markers()
-    return {path for path, all_ in heard.items() for one in all_ if any(marker in one for marker in searched)}
+    return {
+        path
+        for path, responses in heard.items()
+        for response in responses
+        if any(marker in response for marker in searched)
+    }
 
 
 def numbers(message: Message) -> Iterator[tuple[str, float]]:
-    """All numbers of a message with their fields' names."""
+    """Yields all numbers of a message with the names of their fields."""
     for field, value in message.ListFields():
-        for one in value if field.is_repeated and not field.message_type else (value,):
-            if isinstance(one, int | float) and not isinstance(one, bool):
-                yield field.name, float(one)
+        for item in value if field.is_repeated and not field.message_type else (value,):
+            if isinstance(item, int | float) and not isinstance(item, bool):
+                yield field.name, float(item)
         if field.message_type:
-            for one in value if field.is_repeated else (value,):
-                if isinstance(one, Message):
-                    yield from numbers(one)
+            for item in value if field.is_repeated else (value,):
+                if isinstance(item, Message):
+                    yield from numbers(item)
 
 
-async def known_ids(one: Chase) -> dict[str, list[str]]:
-    his = await one.taken("probation", one.wearer_id)
-    hers = await one.until("police", "an assignment", lambda a: a.HasField("acknowledged_at"))
-    case_ids = [a.alert.case_id for a in one.alerts.seen]
+async def known_ids(chased: Chase) -> dict[str, list[str]]:
+    his = await chased.acknowledged("probation", chased.wearer_id)
+    hers = await chased.until("police", "an assignment", lambda a: a.HasField("acknowledged_at"))
+    case_ids = [a.alert.case_id for a in chased.alerts.seen]
     return {
         "incident_id": [his.incident_id],
         "assignment_id": [his.assignment_id, hers.assignment_id],
-        "order_id": [one.order_id],
-        "wearer_id": [one.wearer_id],
-        "person_id": [one.person_id],
+        "order_id": [chased.order_id],
+        "wearer_id": [chased.wearer_id],
+        "person_id": [chased.person_id],
         "place_id": ["home", "second"],
         "case_id": case_ids[:1],
-        "device_id": [f"tag-{one.run_id}", f"app-{one.run_id}"],
-        # In step with the kinds of subjects: the wearer, the person, a place.
-        "subject_id": [one.wearer_id, one.person_id, f"{one.order_id}/home", one.person_id],
+        "device_id": [f"tag-{chased.run_id}", f"app-{chased.run_id}"],
+        # In the order of the kinds of subjects: wearer, person, place.
+        "subject_id": [chased.wearer_id, chased.person_id, f"{chased.order_id}/home", chased.person_id],
         "legal_basis": ["TAG_16_2", "TAG_DECREE_23_10", "STALKING_9_1_3_2", "DV_29_1"],
         "reference": [his.incident_id],
         "office_id": ["a"],
@@ -216,57 +226,57 @@ async def known_ids(one: Chase) -> dict[str, list[str]]:
 
 
 async def heard_by_console(mesh: RunningMesh, role: str, incident_id: str) -> dict[str, list[bytes]]:
-    """All that a desk's browser gets: the live page's stream until it has targets and units, the incident's page."""
-    async with visiting(mesh.now.console_url) as one:
-        await one.read("/sign-in")
-        assert (await one.post("/sign-in", role=role, name="duty-1"))[0] == 303
+    """Returns all data that a desk's browser gets: the live stream until it has targets and units, and the incident page."""
+    async with visiting(mesh.now.console_url) as visitor:
+        await visitor.read("/sign-in")
+        assert (await visitor.post("/sign-in", role=role, name="duty-1"))[0] == 303
         stream, had = [], set()
-        async with one.stream() as messages, asyncio.timeout(PATIENCE_S):
+        async with visitor.stream() as messages, asyncio.timeout(PATIENCE_S):
             async for _, message in messages:
                 stream.append(json.dumps(message).encode())
                 had |= {sort for sort in ("targets", "units") if message[sort]}
                 if had == {"targets", "units"}:
                     break
-        return {"stream": stream, "page": [(await one.read(f"/incidents/{incident_id}")).encode()]}
+        return {"stream": stream, "page": [(await visitor.read(f"/incidents/{incident_id}")).encode()]}
 
 
-async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh, Collector]) -> None:
-    mesh, taken = traced
-    async with chase(mesh) as one:
+async def test_no_method_reveals_her_position_to_probation(traced: tuple[RunningMesh, Collector]) -> None:
+    mesh, collector = traced
+    async with chase(mesh) as chased:
         for leg in ("probation", "police"):
-            await one.put_roster(leg)
-        await one.come_home()
-        ids = await known_ids(one)
-        await one.until("police", "a lost race", lambda a: a.HasField("race"))
-        await one.turn_to_second()
-        second = await one.taken("police", f"{one.order_id}/second")
-        # What people write down stays with the police, too.
-        stub = dispatch_pb2_grpc.DispatchServiceStub(await one.channel("dispatch-police"))
-        police = one.identity("police")
+            await chased.put_roster(leg)
+        await chased.come_home()
+        ids = await known_ids(chased)
+        await chased.until("police", "a lost race", lambda a: a.HasField("race"))
+        await chased.turn_to_second()
+        second = await chased.acknowledged("police", f"{chased.order_id}/second")
+        # Texts that people write stay with the police, too.
+        stub = dispatch_pb2_grpc.DispatchServiceStub(await chased.channel("dispatch-police"))
+        police = chased.identity("police")
         request = dispatch_pb2.RejectRequest(
             assignment_id=second.assignment_id, offer_number=second.offer_number, reason=NOTE
         )
         await call(stub.Reject, request, police)
         close = dispatch_pb2.CloseRequest(assignment_id=ids["assignment_id"][1], cause=dispatch_pb2.OTHER, note=NOTE)
         await call(stub.Close, close, police)
-        await asyncio.sleep(1)  # the other legs have read it
+        await asyncio.sleep(1)  # until the other legs have read it
 
         console = {role: await heard_by_console(mesh, role, ids["incident_id"][0]) for role in ("police", "probation")}
 
         seen = {}
         for who in (DESKS["police"], DESKS["probation"], MOJ_RECORDS):
-            seen[who] = Walk(one, who, ids)
+            seen[who] = Walk(chased, who, ids)
             await seen[who].all()
 
-        # The search finds what there is to be found.
-        told = found_in(seen[DESKS["police"]].heard)
+        # The search finds the markers that the police get.
+        with_markers = found_in(seen[DESKS["police"]].heard)
         assert {
             "/tandem.geofence.v1.PositionService/WatchPositions",
             "/tandem.dispatch.v1.FollowingService/WatchTargets",
             "/tandem.dispatch.v1.DispatchService/Subscribe",
             "/tandem.dispatch.v1.RosterService/ListUnits",
             "/tandem.registry.v1.DisclosureService/ReadProtectedPerson",
-        } <= told
+        } <= with_markers
         answered = seen[DESKS["probation"]].answered
         assert {
             "/tandem.geofence.v1.PositionService/WatchPositions",
@@ -276,14 +286,14 @@ async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh,
             "/tandem.dispatch.v1.RosterService/ListUnits",
             "/tandem.registry.v1.DisclosureService/ReadProtectedPerson",
             "/tandem.registry.v1.TraceService/GetTrace",
-        } <= answered, "there was something to be given away"
+        } <= answered, "probation got responses that could have contained markers"
 
-        # Nor does the console: a desk's map has its own units, and never the other agency's.
+        # The console doesn't reveal it either: a desk's map has only the units of its own agency.
         assert found_in(console["police"]) >= {"stream"} and found_in(console["probation"]) == set()
         for role in ("police", "probation"):
             own = [f"{degrees:.5f}"[:-1].encode() for place in UNITS[role].values() for degrees in place]
             text = b"".join(console[role]["stream"])
-            assert all(one in text for one in own), role
+            assert all(coordinate in text for coordinate in own), role
             assert {name for name in UNITS[role] if f'"unit {name}"'.encode() in text} == set(UNITS[role])
 
         every = {f"/{method.containing_service.full_name}/{method.name}" for method in methods()}
@@ -297,7 +307,7 @@ async def test_no_method_tells_probation_where_she_is(traced: tuple[RunningMesh,
         lines = log.read_bytes()
         assert not [marker for marker in markers() if marker in lines], log
     async with asyncio.timeout(PATIENCE_S):
-        while not any(span.name.startswith("police") for _, span in taken.spans()):  # noqa: ASYNC110
+        while not any(span.name.startswith("police") for _, span in collector.spans()):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-    spans = [span.SerializeToString() for _, span in taken.spans()]
+    spans = [span.SerializeToString() for _, span in collector.spans()]
     assert spans and not [span for span in spans if any(marker in span for marker in markers())]

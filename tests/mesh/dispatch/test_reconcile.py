@@ -1,4 +1,4 @@
-"""A leg's record compared with the streams: what is missing is taken in, and its chain, its log and its metrics say so."""
+"""Reconciliation of a leg's record with the streams: missing alerts are folded, and chain, log and metrics show it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running,
 
 @pytest.fixture
 def police(nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DispatchSettings:
-    """Settings of one leg over a mesh that is there; it compares often."""
+    """Settings of a police leg over a running mesh, with a short interval of comparison."""
     monkeypatch.setattr(reconcile, "CHECK_INTERVAL_S", 0.2)
     return settings("police", nats, tmp_path, metrics_port=free_port())
 
 
-async def told(configured: DispatchSettings, path: str, part: str) -> None:
-    """Returns once the leg's port of metrics says so."""
+async def until_served(configured: DispatchSettings, path: str, part: str) -> None:
+    """Waits until a path of the leg's metrics port contains a text."""
     url = f"http://127.0.0.1:{configured.metrics_port}/{path}"
     async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
         while True:
@@ -44,10 +44,10 @@ async def told(configured: DispatchSettings, path: str, part: str) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_an_alert_that_the_record_lacks_is_taken_in_by_the_comparison(bus: Bus, police: DispatchSettings) -> None:
+async def test_an_alert_that_the_record_lacks_is_folded_by_the_comparison(bus: Bus, police: DispatchSettings) -> None:
     await publish(bus, alert(5), alert(6, incident="incident-2"))
     log_id = "another-log"
-    async with running(police) as leg, leg.desk.subscription() as steps:  # so that the log's id is known
+    async with running(police) as leg, leg.desk.subscription() as steps:  # stores the id of the log
         await steps.next(OFFERED)
         await steps.next(OFFERED)
     async with open_database(police.database, MIGRATIONS) as database, database.transaction() as connection:
@@ -58,32 +58,32 @@ async def test_an_alert_that_the_record_lacks_is_taken_in_by_the_comparison(bus:
         open_database(police.database, MIGRATIONS) as database,
         open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as empty,
     ):
-        # It says to have been past both alerts, and knows nothing of them.
+        # Its position is past both alerts, but it has folded neither.
         await empty.fold([], StreamPosition(flow.ALERTS.name, log_id, 2))
     async with running(police) as leg, leg.desk.subscription() as steps:
-        found = {(await steps.next(OFFERED)).step.assignment.incident_id for _ in range(2)}
-        assert found == {"incident-1", "incident-2"}
-        await told(police, "metrics", 'tandem_dispatch_reconciled_total{leg="police"} 2.0')
-        await told(police, "metrics", 'tandem_dispatch_unreconciled{leg="police"} 0.0')
+        offered = {(await steps.next(OFFERED)).step.assignment.incident_id for _ in range(2)}
+        assert offered == {"incident-1", "incident-2"}
+        await until_served(police, "metrics", 'tandem_dispatch_reconciled_total{leg="police"} 2.0')
+        await until_served(police, "metrics", 'tandem_dispatch_unreconciled{leg="police"} 0.0')
     async with open_database(police.database, MIGRATIONS) as database, database.transaction() as connection:
         rows = (await connection.exec_driver_sql("select kind from events order by id")).scalars().all()
     assert list(rows) == 2 * ["AlertWasMissing", "AlertFolded", "Offered"]
 
 
-async def test_an_alert_that_cannot_be_read_is_told_as_unreconciled(bus: Bus, police: DispatchSettings) -> None:
+async def test_an_unreadable_alert_counts_as_unreconciled(bus: Bus, police: DispatchSettings) -> None:
     await bus.publish_until_stored(flow.alert_subject(0, "broken"), b"\xff", expected_last=0)
     async with running(police):
-        await told(police, "metrics", 'tandem_dispatch_unreconciled{leg="police"} 1.0')
+        await until_served(police, "metrics", 'tandem_dispatch_unreconciled{leg="police"} 1.0')
 
 
 @pytest.fixture
 def mortal() -> Iterator[PostgresServer]:
-    """A PostgreSQL that may be killed."""
+    """A PostgreSQL server that a test may kill."""
     with running_postgres() as server:
         yield server
 
 
-async def test_a_leg_whose_server_dies_says_so_and_goes_on_when_that_returns(
+async def test_a_leg_is_not_ready_without_its_database_and_recovers_with_it(
     bus: Bus, nats: TestServer, tmp_path: Path, mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.dispatch.leg.deadlines.STORE_AWAY_AFTER_S", 1.0)
@@ -92,13 +92,13 @@ async def test_a_leg_whose_server_dies_says_so_and_goes_on_when_that_returns(
     async with running(police) as leg, leg.desk.subscription() as steps:
         await publish(bus, alert(1))
         await steps.next(OFFERED)
-        await told(police, "readyz", "200 ready")
+        await until_served(police, "readyz", "200 ready")
         mortal.kill()
-        await told(police, "readyz", "503 the store hasn't answered")
+        await until_served(police, "readyz", "503 the store hasn't answered")
         await publish(bus, alert(2, incident="incident-2"))
         mortal.start()
-        await told(police, "readyz", "200 ready")
-        # The stream may have ended while the store didn't answer.
-        async with leg.desk.subscription() as again:
-            while (await again.next(OFFERED)).step.assignment.incident_id != "incident-2":
-                pass  # the first one is offered again all the time
+        await until_served(police, "readyz", "200 ready")
+        # The first subscription may have ended while the database was away.
+        async with leg.desk.subscription() as resubscribed:
+            while (await resubscribed.next(OFFERED)).step.assignment.incident_id != "incident-2":
+                pass  # the first offer is repeated all the time

@@ -1,4 +1,4 @@
-"""A leg's store under more than one process, and under a desk that never reads: deadlines climb, and once."""
+"""A leg's store under several processes, and under a desk that never reads: each deadline escalates, and only once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LONG = Deadlines(FAR_MS, FAR_MS, FAR_MS)
 
 @asynccontextmanager
 async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterator[LegService]:
-    """One process's leg over the store."""
+    """Opens a leg over the store, as one process does."""
     async with (
         open_database(where, MIGRATIONS) as database,
         open_leg("police", Store(database), MeshClock(), deadlines) as leg,
@@ -64,7 +64,7 @@ def of_log(sequence: int) -> Alert:
 
 
 async def kinds(leg: LegService) -> Counter[str]:
-    """How many events of each kind are written."""
+    """Returns the number of stored events by kind."""
     rows = await leg.store.transaction(lambda connection: connection.execute(sa.text("select kind from events")).all())
     return Counter(row.kind for row in rows)
 
@@ -87,10 +87,10 @@ async def test_a_deadline_fires_once_with_several_processes_on_one_store(where: 
         legs = [await stack.enter_async_context(opened(where, BRIEF)) for _ in range(3)]
         await fold(legs[0], *range(1, incidents + 1))
         await asyncio.sleep(0.01)
-        # All of them have found the same overdue assignments before the first of them writes.
+        # All processes have found the same overdue assignments before the first one writes.
         frozen_ms = legs[0]._clock.now_ms()
         due = [await leg.store.due(frozen_ms) for leg in legs]
-        assert [len(one) for one in due] == 3 * [incidents]
+        assert [len(overdue) for overdue in due] == 3 * [incidents]
         later = Deadlines(FAR_MS, FAR_MS, FAR_MS)
         for leg in legs:
             leg._deadlines = later
@@ -99,49 +99,51 @@ async def test_a_deadline_fires_once_with_several_processes_on_one_store(where: 
         assert await legs[2].store.first_broken_event() is None
 
 
-async def test_each_process_goes_on_from_what_the_other_wrote_and_tells_its_own_desk(where: Path | str) -> None:
-    async with opened(where) as one, opened(where) as other:
-        steps = other.follow(0)
-        await put(one, "a1", "b1")
-        await fold(one, 1)
-        (offer,) = await assignments(one)
-        await other.acknowledge(offer.assignment_id, "spiffe://npa/desk/b")
+async def test_each_process_continues_from_the_others_writes_and_notifies_its_desk(where: Path | str) -> None:
+    async with opened(where) as first_leg, opened(where) as second_leg:
+        steps = second_leg.follow(0)
+        await put(first_leg, "a1", "b1")
+        await fold(first_leg, 1)
+        (offer,) = await assignments(first_leg)
+        await second_leg.acknowledge(offer.assignment_id, "spiffe://npa/desk/b")
         seen = [await asyncio.wait_for(anext(steps), PATIENCE_S) for _ in range(2)]
-        states = [told.step.assignment.state for told in seen if isinstance(told, Numbered)]
+        states = [step.step.assignment.state for step in seen if isinstance(step, Numbered)]
         assert states == [dispatch_pb2.OFFERED, dispatch_pb2.ACKNOWLEDGED]
-        await one.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
-        (taken,) = await assignments(one)
-        assert taken.acknowledged_by == "spiffe://npa/desk/b", "it was taken before"
-        await fold(other, 2)
-        second = next(told for told in await assignments(one) if told.incident_id == "incident-2")
+        await first_leg.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
+        (assignment,) = await assignments(first_leg)
+        assert assignment.acknowledged_by == "spiffe://npa/desk/b", "the first acknowledgement counts"
+        await fold(second_leg, 2)
+        second = next(
+            assignment for assignment in await assignments(first_leg) if assignment.incident_id == "incident-2"
+        )
         assert (second.choice.unit_id, second.choice.level) == ("b1", dispatch_pb2.NEXT_OFFICE), (
             "the first car is engaged"
         )
-        assert await one.store.first_broken_event() is None
+        assert await first_leg.store.first_broken_event() is None
 
 
-async def test_what_another_process_took_in_without_a_step_is_not_taken_in_twice(where: Path | str) -> None:
-    async with opened(where) as one, opened(where) as other:
-        await fold(one, 1)
-        await other.record.catch_up()
-        await fold(other, 1)  # so that it remembers the incident
+async def test_an_alert_that_another_process_folded_without_a_step_is_not_folded_twice(where: Path | str) -> None:
+    async with opened(where) as first_leg, opened(where) as second_leg:
+        await fold(first_leg, 1)
+        await second_leg.record.catch_up()
+        await fold(second_leg, 1)  # so that it has the incident in memory
         cleared = replace(of_log(2), demand=Demand.RECORD, incident_id="incident-1")
-        await one.fold([cleared], StreamPosition(flow.ALERTS.name, "log", 2))  # an event, and no step
-        await fold(other, 3)
-        await other.fold([cleared], StreamPosition(flow.ALERTS.name, "log", 2))
-        assert (await kinds(one))["AlertFolded"] == 3
+        await first_leg.fold([cleared], StreamPosition(flow.ALERTS.name, "log", 2))  # an event without a step
+        await fold(second_leg, 3)
+        await second_leg.fold([cleared], StreamPosition(flow.ALERTS.name, "log", 2))
+        assert (await kinds(first_leg))["AlertFolded"] == 3
 
 
-async def test_a_desk_goes_on_at_another_process_and_hears_there_what_this_one_decides(where: Path | str) -> None:
-    async with opened(where) as one, opened(where) as other:
-        watching = asyncio.create_task(other.watch_deadlines())
+async def test_a_desk_that_moves_to_another_process_gets_the_steps_of_the_first(where: Path | str) -> None:
+    async with opened(where) as first_leg, opened(where) as second_leg:
+        watching = asyncio.create_task(second_leg.watch_deadlines())
         try:
-            await fold(one, 1)
-            steps = other.follow((await one.store.head()).id)
-            (offer,) = await assignments(one)
-            await one.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
-            told = await asyncio.wait_for(anext(steps), PATIENCE_S)
-            assert isinstance(told, Numbered) and told.step.assignment.state == dispatch_pb2.ACKNOWLEDGED
+            await fold(first_leg, 1)
+            steps = second_leg.follow((await first_leg.store.head()).id)
+            (offer,) = await assignments(first_leg)
+            await first_leg.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
+            step = await asyncio.wait_for(anext(steps), PATIENCE_S)
+            assert isinstance(step, Numbered) and step.step.assignment.state == dispatch_pb2.ACKNOWLEDGED
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -151,13 +153,13 @@ async def test_steps_of_a_process_that_died_are_published_by_another(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "ADOPT_AFTER_S", 0.05)
-    async with opened(where) as other:
+    async with opened(where) as second_leg:
         async with opened(where) as dying:
-            await fold(dying, 1)  # committed, and never published
-        adopting = asyncio.create_task(other.record.adopt_steps())
+            await fold(dying, 1)  # committed, but never published
+        adopting = asyncio.create_task(second_leg.record.adopt_steps())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while not other.record.outbox.holds(2):  # noqa: ASYNC110  # it looks by itself
+                while not second_leg.record.outbox.holds(2):  # noqa: ASYNC110  # another task adopts them
                     await asyncio.sleep(0.01)
         finally:
             adopting.cancel()
@@ -169,7 +171,7 @@ async def test_legs_of_one_server_neither_share_a_chain_nor_wait_for_each_other(
     async with opened(urls["police"]) as police, open_database(urls["probation"], MIGRATIONS) as theirs:
         async with theirs.transaction() as held:
             await held.execute(sa.text("select 1"))
-            await asyncio.wait_for(fold(police, 1), PATIENCE_S)  # while the other writes
+            await asyncio.wait_for(fold(police, 1), PATIENCE_S)  # while the other leg writes
         assert await Store(theirs).head() == chain.ChainHead()
         with pytest.raises(FailedPrecondition, match="the database is the police leg's, not the probation leg's"):
             async with (
@@ -179,7 +181,7 @@ async def test_legs_of_one_server_neither_share_a_chain_nor_wait_for_each_other(
                 raise AssertionError("it opened")
 
 
-async def test_a_database_that_goes_back_under_a_running_leg_ends_it(where: Path | str) -> None:
+async def test_a_database_that_is_rolled_back_under_a_running_leg_stops_it(where: Path | str) -> None:
     async with opened(where) as leg:
         await fold(leg, 1, 2)
         for statement in ("delete from steps where sequence > 2", "delete from events where id > 2"):
@@ -188,7 +190,7 @@ async def test_a_database_that_goes_back_under_a_running_leg_ends_it(where: Path
             await asyncio.wait_for(leg.watch_deadlines(), PATIENCE_S)
 
 
-async def test_units_are_free_again_for_a_leg_that_comes_back(where: Path | str) -> None:
+async def test_a_restarted_leg_knows_which_units_are_free(where: Path | str) -> None:
     async with opened(where) as leg:
         await put(leg, "a1", "b1")
         await fold(leg, 1)
@@ -201,14 +203,14 @@ async def test_units_are_free_again_for_a_leg_that_comes_back(where: Path | str)
 async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(where: Path | str) -> None:
     async with opened(where) as leg:
         await put(leg, "a1")
-        other = [unit("a2", "a"), unit("a1", "b")]
+        second_leg = [unit("a2", "a"), unit("a1", "b")]
         with pytest.raises(Conflict):
-            await leg.change_roster(lambda connection: store.put_units(connection, other))
+            await leg.change_roster(lambda connection: store.put_units(connection, second_leg))
         await fold(leg, 1, 2)
         assert [assignment.choice.unit_id for assignment in await assignments(leg)] == ["a1", "a1"]
 
 
-async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next_nearest_for_one_that_is_off(
+async def test_the_nearest_unit_goes_if_positions_are_known_and_the_next_nearest_replaces_one_that_is_off(
     where: Path | str,
 ) -> None:
     area = JurisdictionCircle(SEOUL, 20_000)
@@ -235,12 +237,14 @@ async def test_the_nearest_unit_goes_where_both_positions_are_known_and_the_next
         )
         assert (moved.choice.unit_id, moved.choice.estimate) == ("a1", dispatch_pb2.GREAT_CIRCLE)
     nowhere, near, stale = (by_incident[f"incident-{n}"] for n in (1, 2, 3))
-    assert nowhere.desk == "national" == stale.desk, "nobody knows whose area it is in, and nothing waits for that"
+    assert nowhere.desk == "national" == stale.desk, (
+        "without a position there is no jurisdiction, and the offer doesn't wait for one"
+    )
     assert (near.unit_id, near.estimate, near.candidates) == ("a2", dispatch_pb2.GREAT_CIRCLE, 3)
     assert 100 < near.travel_s < 200
 
 
-async def test_a_desk_that_never_reads_costs_bounded_memory_and_the_deadline_climbs_anyway(
+async def test_a_desk_that_never_reads_costs_bounded_memory_and_deadlines_still_escalate(
     bus: Bus, nats: TestServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
@@ -253,7 +257,7 @@ async def test_a_desk_that_never_reads_costs_bounded_memory_and_the_deadline_cli
             up: set[str] = set()
             while len(up) < 59:
                 up.add((await steps.next(dispatch_pb2.ESCALATED)).step.assignment.incident_id)
-        # It has missed nothing: what didn't wait in memory is read from the store.
+        # The desk has missed nothing: steps that didn't fit in memory are read from the store.
         first = await never_read.next(dispatch_pb2.OFFERED)
         assert first.sequence == 2
 

@@ -1,4 +1,4 @@
-"""What taking in one alert asks of the database: each question is a round trip to PostgreSQL, and each delays the offer."""
+"""Number of database round trips per alert: each round trip to PostgreSQL delays the offer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tests.support.dispatch.dispatch import alert
 from tests.support.dispatch.roster import TWO_OFFICES, unit
 
 TRANSACTION = 3
-"""Its begin, the lock of writers and the commit."""
+"""Round trips of a transaction: begin, lock of writers, commit."""
 READ, WRITTEN = 1, 1
 KNOWN = 5
-"""Incidents that are there before: by then every statement is known to the server."""
+"""Incidents that exist before the measurement, so that the server has prepared every statement."""
 
 
 @asynccontextmanager
@@ -51,7 +51,7 @@ async def fold(leg: LegService, sequence: int, incident: str = "") -> None:
 
 
 @pytest.mark.parametrize("units", [False, True], ids=["desk", "units"])
-async def test_an_alert_is_taken_in_by_five_round_trips(postgres: PostgresServer, units: bool) -> None:
+async def test_an_alert_is_folded_in_five_round_trips(postgres: PostgresServer, units: bool) -> None:
     async with (
         wired(postgres.new_database()) as (wire, url),
         open_database(url, MIGRATIONS) as database,
@@ -65,7 +65,7 @@ async def test_an_alert_is_taken_in_by_five_round_trips(postgres: PostgresServer
         assert bool(translate.stored_assignment(row).choice.unit_id) is units
 
 
-async def test_the_other_legs_steps_are_kept_by_four(postgres: PostgresServer) -> None:
+async def test_the_steps_of_other_legs_are_stored_in_four_round_trips(postgres: PostgresServer) -> None:
     async with (
         wired(postgres.new_database()) as (wire, url),
         open_database(url, MIGRATIONS) as database,
@@ -78,13 +78,13 @@ async def test_the_other_legs_steps_are_kept_by_four(postgres: PostgresServer) -
         assert wire.round_trips - before == TRANSACTION + WRITTEN
 
 
-async def test_a_file_is_asked_no_more_than_it_has_tables(tmp_path: Path) -> None:
+async def test_sqlite_executes_one_insert_per_table(tmp_path: Path) -> None:
     async with open_database(tmp_path / "police.sqlite3", MIGRATIONS) as database, leg_over(database) as leg:
         assert isinstance(database, SqliteDatabase)
-        asked: list[str] = []
+        statements: list[str] = []
         sa.event.listen(
-            database._visits, "before_cursor_execute", lambda _, __, statement, *___: asked.append(statement)
+            database._visits, "before_cursor_execute", lambda _, __, statement, *___: statements.append(statement)
         )
         await fold(leg, KNOWN + 1)
         tables = ("events", "steps", "assignments", "incidents", "awaited_legs", "positions")
-        assert [one.split()[0] for one in asked] == ["BEGIN", "SELECT", *("INSERT" for _ in tables)]
+        assert [statement.split()[0] for statement in statements] == ["BEGIN", "SELECT", *("INSERT" for _ in tables)]

@@ -1,4 +1,4 @@
-"""A leg over its real store alone, on both engines: the chain, the migrations, slow desks."""
+"""A leg over its real store without NATS, on both engines: chain, migrations and slow desks."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ HERE = StreamPosition(flow.INCIDENTS.name, "log", 1)
 
 @pytest.fixture
 async def database(where: Path | str) -> AsyncIterator[Database]:
-    """The database of a police leg."""
+    """Opens the database of a police leg."""
     async with open_database(where, MIGRATIONS) as opened:
         yield opened
 
 
 @asynccontextmanager
 async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[LegService]:
-    async with open_leg("police", Store(database), MeshClock(), Deadlines(within_ms)) as one:
-        yield one
+    async with open_leg("police", Store(database), MeshClock(), Deadlines(within_ms)) as leg:
+        yield leg
 
 
 async def fold(leg_service: LegService, *sequences: int) -> None:
@@ -54,10 +54,10 @@ async def fold(leg_service: LegService, *sequences: int) -> None:
         await leg_service.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
 
 
-async def take(steps: AsyncIterator[Numbered | dispatch_pb2.Assignment], count: int) -> list[Numbered]:
+async def numbered_steps(steps: AsyncIterator[Numbered | dispatch_pb2.Assignment], count: int) -> list[Numbered]:
     async with asyncio.timeout(20):
-        told = [await anext(steps) for _ in range(count)]
-    return [one for one in told if isinstance(one, Numbered)]
+        received = [await anext(steps) for _ in range(count)]
+    return [step for step in received if isinstance(step, Numbered)]
 
 
 async def test_the_migrations_make_the_tables_of_the_store(database: Database) -> None:
@@ -69,123 +69,123 @@ async def test_the_migrations_make_the_tables_of_the_store(database: Database) -
 
 
 async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
-    async with opened(database) as one:
-        await fold(one, 1, 2, 3)
-        assert await one.store.first_broken_event() is None
+    async with opened(database) as leg:
+        await fold(leg, 1, 2, 3)
+        assert await leg.store.first_broken_event() is None
         async with database.transaction() as connection:
             await connection.execute(sa.text("update events set body = replace(body, 'p1', 'p2') where id = 4"))
-        assert await one.store.first_broken_event() == 4
+        assert await leg.store.first_broken_event() == 4
 
 
-async def test_a_database_of_before_goes_on_and_its_chain_holds(database: Database) -> None:
+async def test_a_database_of_an_earlier_version_continues_with_an_unbroken_chain(database: Database) -> None:
     written = [asdict(link) for link in OF_BEFORE]
     async with database.transaction() as connection:
         await connection.execute(sa.insert(tables.metadata.tables["events"]), written)
-    async with opened(database) as one:
+    async with opened(database) as leg:
         parsed = translate.alert(alert(8).SerializeToString(), "police")
         assert parsed
-        await one.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 8))
-        (step,) = await take(one.follow(0), 1)
+        await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 8))
+        (step,) = await numbered_steps(leg.follow(0), 1)
         assert (step.step.assignment.state, step.step.number) == (dispatch_pb2.OFFERED, 5)
-        taken = await one.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/b")
-        assert taken.acknowledged_by == "spiffe://npa/desk/b"
-        assert await one.store.first_broken_event() is None
+        acknowledged = await leg.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/b")
+        assert acknowledged.acknowledged_by == "spiffe://npa/desk/b"
+        assert await leg.store.first_broken_event() is None
 
 
 async def test_a_slow_desk_misses_nothing_and_sees_nothing_twice(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "WAITING_MAX", 3)
-    async with opened(database) as one:
-        steps = one.follow(0)
-        await fold(one, 1)
-        seen = await take(steps, 1)
-        await fold(one, 2, 3)  # wait in memory
-        seen += await take(steps, 1)
-        await fold(one, *range(4, 12))  # more than what is kept for it
-        seen += await take(steps, 9)
-        await fold(one, 12)
-        seen += await take(steps, 1)
+    async with opened(database) as leg:
+        steps = leg.follow(0)
+        await fold(leg, 1)
+        seen = await numbered_steps(steps, 1)
+        await fold(leg, 2, 3)  # these wait in memory
+        seen += await numbered_steps(steps, 1)
+        await fold(leg, *range(4, 12))  # more than the queue of the desk holds
+        seen += await numbered_steps(steps, 9)
+        await fold(leg, 12)
+        seen += await numbered_steps(steps, 1)
     assert [step.step.assignment.incident_id for step in seen] == [f"incident-{n}" for n in range(1, 13)]
     assert [step.sequence for step in seen] == sorted({step.sequence for step in seen})
 
 
-async def test_a_stopping_leg_tells_its_desks(database: Database) -> None:
-    async with opened(database) as one:
-        steps = one.follow(0)
-        waiting = asyncio.ensure_future(take(steps, 1))
+async def test_a_stopping_leg_ends_the_streams_of_its_desks(database: Database) -> None:
+    async with opened(database) as leg:
+        steps = leg.follow(0)
+        waiting = asyncio.ensure_future(numbered_steps(steps, 1))
         await asyncio.sleep(0)
-        one.record.subscriptions.close()
+        leg.record.subscriptions.close()
         with pytest.raises(Unavailable):
             await waiting
 
 
-async def test_an_incident_that_is_no_longer_in_memory_is_folded_anew(
+async def test_an_incident_that_is_no_longer_in_memory_is_folded_from_the_store(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(record, "KNOWN_MAX", 1)
-    async with opened(database) as one:
-        await fold(one, 1, 2)
-        (step,) = await take(one.follow(0), 1)
+    async with opened(database) as leg:
+        await fold(leg, 1, 2)
+        (step,) = await numbered_steps(leg.follow(0), 1)
         first = step.step.assignment
-        await one.record.mark_published([step], {first.assignment_id: 2.5})
-        taken = await one.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
-        assert taken.report_to_published_ms == 2.5 and taken.order_ids == first.order_ids
+        await leg.record.mark_published([step], {first.assignment_id: 2.5})
+        acknowledged = await leg.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
+        assert acknowledged.report_to_published_ms == 2.5 and acknowledged.order_ids == first.order_ids
         with pytest.raises(NotFound):
-            await one.acknowledge("assign-none", "spiffe://npa/desk/a")
+            await leg.acknowledge("assign-none", "spiffe://npa/desk/a")
 
 
 async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
-    async with opened(database) as one:
-        await fold(one, 1)
-        head = await one.store.head()
+    async with opened(database) as leg:
+        await fold(leg, 1)
+        head = await leg.store.head()
         with pytest.raises(NotFound):
-            await one.record.handle([("incident-1", lambda _: Acknowledge("assign-none", "x", 0, Deadlines(FAR_MS)))])
-        await fold(one, 2)
-        assert (await one.store.head()).id == head.id + 2
-        assert await one.store.first_broken_event() is None
+            await leg.record.handle([("incident-1", lambda _: Acknowledge("assign-none", "x", 0, Deadlines(FAR_MS)))])
+        await fold(leg, 2)
+        assert (await leg.store.head()).id == head.id + 2
+        assert await leg.store.first_broken_event() is None
 
 
-async def test_a_caller_who_leaves_does_not_part_memory_and_store(database: Database) -> None:
-    async with opened(database) as one:
+async def test_a_cancelled_call_keeps_memory_and_store_consistent(database: Database) -> None:
+    async with opened(database) as leg:
         for sequence in range(1, 8):
-            task = asyncio.create_task(fold(one, sequence))
+            task = asyncio.create_task(fold(leg, sequence))
             for _ in range(sequence):
                 await asyncio.sleep(0.0002)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await fold(one, *range(1, 9))
-        assert await one.store.first_broken_event() is None
-    async with opened(database) as again:
-        assert len(await again.store.unanswered()) == 8
+        await fold(leg, *range(1, 9))
+        assert await leg.store.first_broken_event() is None
+    async with opened(database) as restarted:
+        assert len(await restarted.store.unanswered()) == 8
 
 
-async def test_overdue_deadlines_are_passed_by_a_leg_that_comes_back(database: Database) -> None:
-    async with opened(database, within_ms=1) as one:
-        await fold(one, 1)
-        offer = (await take(one.follow(0), 1))[0]
+async def test_a_restarted_leg_passes_overdue_deadlines(database: Database) -> None:
+    async with opened(database, within_ms=1) as leg:
+        await fold(leg, 1)
+        offer = (await numbered_steps(leg.follow(0), 1))[0]
     await asyncio.sleep(0.01)
-    async with opened(database) as again:
-        await again.pass_deadlines()
-        await again.pass_deadlines()
-        (escalated,) = await take(again.follow(offer.sequence), 1)
+    async with opened(database) as restarted:
+        await restarted.pass_deadlines()
+        await restarted.pass_deadlines()
+        (escalated,) = await numbered_steps(restarted.follow(offer.sequence), 1)
         assert escalated.step.number == 2
-        assert (await again.watch.pulse()).due_ms > again._clock.now_ms()
+        assert (await restarted.watch.pulse()).due_ms > restarted._clock.now_ms()
 
 
 async def test_a_peers_older_step_does_not_replace_its_newer_one(database: Database) -> None:
-    async with opened(database) as one:
-        await fold(one, 1)
-        await one.store.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")], HERE)
-        await one.store.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")], HERE)
-        (listed,) = await one.store.incidents("", 10, "")
+    async with opened(database) as leg:
+        await fold(leg, 1)
+        await leg.store.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")], HERE)
+        await leg.store.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")], HERE)
+        (listed,) = await leg.store.incidents("", 10, "")
         assert listed.peers == [b"second"]
-        await one.store.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")], HERE)
-        (listed,) = await one.store.incidents("", 10, "")
+        await leg.store.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")], HERE)
+        (listed,) = await leg.store.incidents("", 10, "")
         assert listed.peers == [b"third"]
 
 
-async def test_a_store_that_goes_away_while_a_leg_starts_is_waited_for(
+async def test_a_starting_leg_waits_for_a_store_that_goes_away(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     visit, refusals = database.visit, iter((True, False, True, False, False, True))

@@ -1,4 +1,4 @@
-"""A protected person is warned whatever else is dead, it is known whether it arrived, and an answer never gives her away."""
+"""Warnings: a protected person is warned although other parts are down, receipts are tracked, and an answer never betrays her."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tests.support.registry import records, registry
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A receipt is awaited for 2 s, a message read in 1."""
+    """Sets short times: a receipt is awaited for 2 s, and a message is read in 1 s."""
     monkeypatch.setattr(consumer, "RECEIPT_WITHIN_MS", 2_000)
     monkeypatch.setattr(decisions, "READ_MS", 1_000)
     monkeypatch.setattr(sender, "FIRST_WAIT_MS", 100)
@@ -58,33 +58,35 @@ def rows(made: DispatchSettings, query: str) -> list[Any]:
 
 
 async def until(made: DispatchSettings, query: str) -> list[Any]:
-    """What a query finds, once it finds something."""
+    """Waits until a query returns rows, and returns them."""
     async with asyncio.timeout(WITHIN_S):
         while True:
             try:
                 if found := rows(made, query):
                     return found
             except sqlite3.OperationalError as error:
-                assert "no such table" in str(error) or "unable to open" in str(error)  # they are being made
+                assert "no such table" in str(error) or "unable to open" in str(
+                    error
+                )  # the tables are still being created
             await asyncio.sleep(0.05)
 
 
 async def flagged(desk: Subscription, flag: dispatch_pb2.WarningFlag.ValueType) -> dispatch_pb2.Assignment:
-    """The next step that says so."""
+    """Waits for a step with a flag, and returns its assignment."""
     while True:
         assignment = (await desk.next_of_any()).step.assignment
         if assignment.person_flag.flag == flag:
             return assignment
 
 
-# ── the ways, real and fake ──────────────────────────────────────────────────────────────────────────────────────────
+# ── channels, real and fake ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(params=["gateway", "fake device", "real device"])
 async def way(
     request: pytest.FixtureRequest, nats: TestServer, bus: Bus, tmp_path: Path
 ) -> AsyncIterator[tuple[DispatchSettings, Any]]:
-    """A warning leg that has one way to its person, and the far end of it."""
+    """Prepares a warning leg with one channel to its person, and the far end of that channel."""
     if request.param == "gateway":
         gateway = Gateway()
         made = settings(nats, tmp_path / "leg", gateway)
@@ -102,7 +104,7 @@ async def way(
             yield made, device
 
 
-async def test_each_way_shows_the_text_once_and_its_receipt_is_kept(way: Any, bus: Bus) -> None:
+async def test_each_channel_shows_the_text_once_and_its_receipt_is_stored(way: Any, bus: Bus) -> None:
     made, far_end = way
     async with running(made) as leg, leg.desk.subscription() as desk:
         await until(made, "select 1 from contacts")
@@ -110,8 +112,8 @@ async def test_each_way_shows_the_text_once_and_its_receipt_is_kept(way: Any, bu
         warning_id, text = await far_end.shown()
         assert text == "Notice: within 1 km. Keep your phone with you. If you can't speak, 112 takes text messages."
         await far_end.arrived(warning_id)
-        taken = (await desk.next(dispatch_pb2.ACKNOWLEDGED)).step.assignment
-        assert taken.acknowledged_by == f"receipt/{warning_id}"
+        acknowledged = (await desk.next(dispatch_pb2.ACKNOWLEDGED)).step.assignment
+        assert acknowledged.acknowledged_by == f"receipt/{warning_id}"
         await publish(bus, ring(2, 100.0, geometry_pb2.RESPOND))
         second, text = await far_end.shown(2)
         assert second != warning_id and text.startswith("Notice: within 100 m. Lock the door")
@@ -124,7 +126,7 @@ async def test_each_way_shows_the_text_once_and_its_receipt_is_kept(way: Any, bu
     assert rows(made, "select flag from told") == [(0,)]
 
 
-async def test_each_way_without_a_receipt_is_a_flag_once(way: Any, bus: Bus) -> None:
+async def test_a_missing_receipt_is_flagged_once_on_each_channel(way: Any, bus: Bus) -> None:
     made, far_end = way
 
     def not_reached() -> float:
@@ -138,7 +140,7 @@ async def test_each_way_without_a_receipt_is_a_flag_once(way: Any, bus: Bus) -> 
         await flagged(desk, dispatch_pb2.NO_RECEIPT)
         await far_end.arrived(warning_id)
         await flagged(desk, dispatch_pb2.REACHED)
-        async with asyncio.timeout(WITHIN_S):  # what the desk has seen is published a moment later
+        async with asyncio.timeout(WITHIN_S):  # a step is published shortly after the desk gets it
             while dispatch_pb2.REACHED not in await flags_of_steps(bus):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     assert not_reached() == before + 1
@@ -146,13 +148,13 @@ async def test_each_way_without_a_receipt_is_a_flag_once(way: Any, bus: Bus) -> 
 
 
 async def flags_of_steps(bus: Bus) -> list[int]:
-    """Flags of the leg's steps on INCIDENTS, each moment's once."""
+    """Returns the flags of the leg's steps on INCIDENTS, each distinct time once."""
     steps = await dispatch.stored_steps(bus, "warning", "incident-1", 1)
     moments = {(step.assignment.person_flag.flag, step.assignment.person_flag.at.ToNanoseconds()) for step in steps}
     return sorted(flag for flag, _ in moments if flag)
 
 
-async def test_a_gateway_is_tried_until_it_takes_a_message_and_each_try_is_signed(
+async def test_a_message_is_retried_until_the_gateway_accepts_it_and_each_attempt_is_signed(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
@@ -172,10 +174,10 @@ async def test_a_gateway_is_tried_until_it_takes_a_message_and_each_try_is_signe
     assert HANDLE.encode() not in held
 
 
-async def test_a_gateway_that_hangs_holds_up_nobody_but_itself(
+async def test_a_hanging_gateway_delays_no_other_channel(
     nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "AT_ONCE", 2)
+    monkeypatch.setattr(sender, "LANE_CONCURRENCY", 2)
     hanging, other = Gateway("hanging"), Gateway("other")
     hanging.hangs.clear()
     made = settings(nats, tmp_path / "leg", hanging, other)
@@ -198,7 +200,7 @@ async def test_a_gateway_that_hangs_holds_up_nobody_but_itself(
 async def three_legs(
     nats: TestServer, bus: Bus, folder: Path, gateway: Gateway
 ) -> AsyncIterator[tuple[DispatchSettings, Desk]]:
-    """All legs, and the police's desk."""
+    """Runs all legs, and yields the settings of the warning leg and the police desk."""
     made = settings(nats, folder / "warning", gateway)
     await put_case(bus, made)
     police, probation = (dispatch.settings(leg, nats, folder / leg) for leg in ("police", "probation"))
@@ -207,7 +209,7 @@ async def three_legs(
         yield made, leg.desk
 
 
-async def test_nobody_knows_whether_she_was_reached_and_the_police_do_and_probation_does_not(
+async def test_a_missing_receipt_is_flagged_to_the_police_and_not_to_probation(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
@@ -222,7 +224,7 @@ async def test_nobody_knows_whether_she_was_reached_and_the_police_do_and_probat
         )
         await gateway.arrived(warning_id)
         await flagged(desk, dispatch_pb2.REACHED)
-        # Probation's leg reads the same stream, and keeps none of it.
+        # The probation leg reads the same stream, but stores none of the flags.
         seen: dict[int, dispatch_pb2.Assignment] = {}
         async with asyncio.timeout(WITHIN_S):
             while seen.get(alert_pb2.WARNING, dispatch_pb2.Assignment()).state != dispatch_pb2.ACKNOWLEDGED:
@@ -231,13 +233,13 @@ async def test_nobody_knows_whether_she_was_reached_and_the_police_do_and_probat
                         peer = dispatch_pb2.Assignment.FromString(payload)
                         seen[peer.leg] = peer
                 await asyncio.sleep(0.05)
-        assert alert_pb2.POLICE in seen and not any(one.HasField("person_flag") for one in seen.values())
+        assert alert_pb2.POLICE in seen and not any(assignment.HasField("person_flag") for assignment in seen.values())
     with closing(sqlite3.connect(tmp_path / "police" / "dispatch-police.sqlite3")) as database:
         kinds = [kind for (kind,) in database.execute("select kind from events order by id")]
     assert kinds == ["AlertFolded", "Notified", "Flagged", "Flagged"]
 
 
-async def test_whatever_is_chosen_looks_the_same_and_one_choice_sends_somebody(
+async def test_every_choice_looks_the_same_and_the_duress_choice_alarms_the_police(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
@@ -249,7 +251,7 @@ async def test_whatever_is_chosen_looks_the_same_and_one_choice_sends_somebody(
         before = await answer(url, "GET")
         assert before[0] == 200 and before[2].count("<button") == 3
         assert rows(made, "select acknowledged_ms from messages") == [(None,)], "a preview answers nothing"
-        ordinary = [str(one) for one in (1, 2, 3) if one != DURESS_CHOICE]
+        ordinary = [str(choice) for choice in (1, 2, 3) if choice != DURESS_CHOICE]
         first = await answer(url, choice=ordinary[0])
         assert first[0] == 200
         await until(made, "select 1 from messages where acknowledged_ms is not null")
@@ -261,13 +263,13 @@ async def test_whatever_is_chosen_looks_the_same_and_one_choice_sends_somebody(
         assert await answer(url, "GET") == before
         assignment = await flagged(desk, dispatch_pb2.DURESS)
         assert assignment.state == dispatch_pb2.ACKNOWLEDGED, "a unit is on its way"
-        # That the wearer has gone, by his tag, ends what the alerts asked for and not this.
+        # The departure of the wearer's tag ends the demand of the alerts, but not the duress.
         await publish(bus, ring(2, 100.0, geometry_pb2.RECORD, ends=True))
         async with asyncio.timeout(WITHIN_S):
             while dispatch_pb2.STOOD_DOWN not in {  # noqa: ASYNC110
                 assignment.state for assignment in (await police.list()).incidents[0].assignments
             }:
-                await asyncio.sleep(0.05)  # the warning leg's, whose alert it was too
+                await asyncio.sleep(0.05)  # the warning leg's assignment
         (mine,) = [
             assignment
             for assignment in (await police.list()).incidents[0].assignments
@@ -276,7 +278,7 @@ async def test_whatever_is_chosen_looks_the_same_and_one_choice_sends_somebody(
         assert mine.state == dispatch_pb2.ACKNOWLEDGED
 
 
-async def test_duress_over_a_warning_of_which_the_police_knew_nothing_is_offered(
+async def test_duress_on_a_warning_without_a_police_assignment_is_offered_to_the_police(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
@@ -287,14 +289,14 @@ async def test_duress_over_a_warning_of_which_the_police_knew_nothing_is_offered
         offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
         assert offered.subject_id == "p1" and offered.demand == geometry_pb2.RESPOND and offered.HasField("due_at")
         await flagged(desk, dispatch_pb2.DURESS)
-        taken = await police.acknowledge(offered.assignment_id)
-        assert taken.state == dispatch_pb2.ACKNOWLEDGED
+        acknowledged = await police.acknowledge(offered.assignment_id)
+        assert acknowledged.state == dispatch_pb2.ACKNOWLEDGED
 
 
 # ── bad input ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_forged_expired_and_strange_answers_and_receipts_change_nothing(
+async def test_forged_expired_and_invalid_answers_and_receipts_change_nothing(
     nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumer, "RECEIPT_WITHIN_MS", 60_000)
@@ -337,13 +339,13 @@ async def test_forged_expired_and_strange_answers_and_receipts_change_nothing(
         assert rows(made, receipts) == first and None not in first[0][:2]
 
 
-async def test_a_contact_that_cannot_be_opened_or_is_missing_is_a_flag_and_holds_nobody_up(
+async def test_an_unreadable_contact_is_flagged_and_a_new_version_is_used(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
     made = settings(nats, tmp_path / "leg", gateway)
     foreign = settings(nats, tmp_path / "foreign")
-    await put_case(bus, foreign)  # sealed for a key that this leg doesn't have
+    await put_case(bus, foreign)  # sealed for the key of another leg
     async with gateway.serving(), running(made) as leg, leg.desk.subscription() as desk:
         await until(made, "select 1 from contacts")
         await publish(bus, ring(1))
@@ -356,7 +358,7 @@ async def test_a_contact_that_cannot_be_opened_or_is_missing_is_a_flag_and_holds
         await flagged(desk, dispatch_pb2.REACHED)
 
 
-async def test_who_follows_the_steps_by_grpc_and_takes_them_is_a_receipt_too(
+async def test_an_acknowledgement_by_a_grpc_gateway_counts_as_a_receipt(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     made = settings(nats, tmp_path / "leg")
@@ -373,7 +375,7 @@ async def test_who_follows_the_steps_by_grpc_and_takes_them_is_a_receipt_too(
     assert rows(made, "select flag from told where incident_id = 'incident-1'") == [(0,)]
 
 
-async def test_who_took_a_warning_has_reached_her_though_he_is_gone_before_a_receipt_is_due(
+async def test_an_acknowledgement_counts_although_the_wearer_leaves_before_the_receipt_is_due(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     made = settings(nats, tmp_path / "leg")
@@ -385,18 +387,18 @@ async def test_who_took_a_warning_has_reached_her_though_he_is_gone_before_a_rec
                 await leg.desk.acknowledge(offered.assignment_id)
         await publish(bus, ring(3, demand=geometry_pb2.RECORD, ends=True))
         await desk.next(dispatch_pb2.STOOD_DOWN)
-        # The other one, which nobody took, is flagged at the same moment.
+        # The other warning, which nobody acknowledged, is flagged at the same time.
         assert (await flagged(desk, dispatch_pb2.NO_CONTACT)).incident_id == "incident-2"
         await until(made, "select 1 from messages where incident_id = 'incident-1' and receipt_due_ms is null")
     assert rows(made, "select flag from told where incident_id = 'incident-1'") == [(0,)]
 
 
-# ── what else is dead ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── other parts down ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture
 def records_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[registry.RegistryMesh]:
-    """A real registry, which may have the warning leg's public key."""
+    """Runs a real registry. The parameter is whether it has the public key of the warning leg."""
     key = tmp_path / "warning" / "warning.key"
     sealing.open_private_keys(key)
     env = {"TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(key))} if request.param else {}
@@ -405,7 +407,7 @@ def records_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[r
 
 
 @pytest.mark.parametrize("records_system", [True], indirect=True)
-async def test_she_is_warned_although_registry_and_both_other_legs_are_dead(
+async def test_she_is_warned_although_the_registry_and_both_other_legs_are_down(
     records_system: registry.RegistryMesh, tmp_path: Path
 ) -> None:
     person = records.person()
@@ -424,8 +426,8 @@ async def test_she_is_warned_although_registry_and_both_other_legs_are_dead(
         async with gateway.serving(), running(made):
             await until(made, "select 1 from contacts")
             await publish(client.bus, ring(1, protected=("p-1",)))
-            told = await gateway.message()
-    assert told["to"] == "010-1111-2222" and told["text"].startswith("[알림] 1 km 이내.")
+            message = await gateway.message()
+    assert message["to"] == "010-1111-2222" and message["text"].startswith("[알림] 1 km 이내.")
 
 
 @pytest.mark.parametrize("records_system", [False], indirect=True)
@@ -438,7 +440,7 @@ async def test_a_registry_without_the_legs_key_refuses_a_contact(records_system:
         assert await client.put(records.person()) == ["STORED"]
 
 
-async def test_without_nats_what_is_known_is_still_sent_and_the_flag_waits_on_disk(
+async def test_without_nats_known_messages_are_sent_and_the_flag_is_stored(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
@@ -454,7 +456,7 @@ async def test_without_nats_what_is_known_is_still_sent_and_the_flag_waits_on_di
         await flagged(desk, dispatch_pb2.NO_RECEIPT)
 
 
-async def test_a_killed_leg_flags_once_what_fell_due_meanwhile_and_sends_nothing_twice(
+async def test_a_restarted_leg_flags_overdue_receipts_once_and_sends_nothing_twice(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
@@ -481,7 +483,7 @@ async def test_a_killed_leg_flags_once_what_fell_due_meanwhile_and_sends_nothing
 
 
 def of_gateways(made: DispatchSettings) -> dict[str, str]:
-    """The same settings for a process."""
+    """Returns the environment variables of the gateways and links for a process."""
     return {
         "TANDEM_WARNING_GATEWAYS": str(made.warning_gateways),
         "TANDEM_LINK_PORT": str(made.link_port),
@@ -489,7 +491,7 @@ def of_gateways(made: DispatchSettings) -> dict[str, str]:
     }
 
 
-def test_gateways_are_refused_where_no_receipt_could_come_back(nats: TestServer, tmp_path: Path) -> None:
+def test_gateways_without_a_receipt_endpoint_are_refused(nats: TestServer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="TANDEM_LINK_PORT"):
         settings(nats, tmp_path, Gateway(), link_port=None)
 
@@ -497,7 +499,7 @@ def test_gateways_are_refused_where_no_receipt_could_come_back(nats: TestServer,
 # ── repeats ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_of_what_comes_together_the_nearest_goes_at_once_and_her_home_later(
+async def test_of_simultaneous_alerts_the_nearest_ring_is_sent_first_and_her_home_later(
     nats: TestServer, bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decisions, "READ_MS", 60_000)
@@ -519,18 +521,18 @@ async def test_of_what_comes_together_the_nearest_goes_at_once_and_her_home_late
         ("waiting",),
         ("sending",),
     ]
-    # It was never sent, so its receipt could only fail to come.
+    # A replaced message was never sent, so no receipt is awaited.
     assert rows(made, "select receipt_due_ms from messages where state = 'replaced'") == [(None,)]
 
 
-async def test_repeats_tell_nearer_and_farther_by_the_figures_and_an_end_is_told(
+async def test_repeats_say_nearer_or_farther_by_the_distance_and_the_end_is_sent(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
     made = settings(nats, tmp_path / "leg", gateway)
     await put_case(bus, made)
 
-    async def tell(message: alert_pb2.Alert, distance_m: float | None = None) -> None:
+    async def publish_with_distance(message: alert_pb2.Alert, distance_m: float | None = None) -> None:
         await publish(bus, message)
         if distance_m is not None:
             measure = alert_pb2.Measure(alert_id=message.alert_id, distance_m=distance_m)
@@ -543,16 +545,16 @@ async def test_repeats_tell_nearer_and_farther_by_the_figures_and_an_end_is_told
 
     async with gateway.serving(), running(made):
         await until(made, "select 1 from contacts")
-        await tell(ring(1), 950.0)
+        await publish_with_distance(ring(1), 950.0)
         await gateway.message(1)
-        await tell(changed(2), 450.0)
+        await publish_with_distance(changed(2), 450.0)
         assert "nearer, about 400 m." in (await gateway.shown(2))[1]
-        await tell(changed(3), 900.0)
+        await publish_with_distance(changed(3), 900.0)
         assert "farther away, within 1 km." in (await gateway.shown(3))[1]
-        await tell(changed(4))  # without its figure
+        await publish_with_distance(changed(4))  # without its distance
         assert "the distance has changed, within 1 km." in (await gateway.shown(4))[1]
         cleared = ring(5, demand=geometry_pb2.RECORD, ends=True)
-        await tell(cleared)
+        await publish_with_distance(cleared)
         assert "the earlier notice has ended" in (await gateway.shown(5))[1]
         lost = alert_pb2.Alert(
             alert_id="lost",
@@ -564,11 +566,11 @@ async def test_repeats_tell_nearer_and_farther_by_the_figures_and_an_end_is_told
         )
         await put_case(bus, made, "app-1", version=2)
         await until(made, "select 1 from contacts where version = 2")
-        await tell(lost)
+        await publish_with_distance(lost)
         assert "your phone isn't reporting" in (await gateway.shown(6))[1]
 
 
-async def test_advice_of_the_police_goes_to_who_was_told_of_that_order_and_its_end_to_nobody(
+async def test_police_advice_goes_to_persons_notified_of_its_order_and_its_end_to_nobody(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()

@@ -1,4 +1,4 @@
-"""A leg's steps at a real receiver, and links that those on the road use."""
+"""Webhooks of a leg to a real receiver, and links by which units on the road accept an offer."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ SNIPPET = re.search(r"^## Webhooks$.*?```python\n(.*?)```", PARTNERS, re.S | re.
 
 
 def verify(
-    headers: Mapping[str, str], body: bytes, key: bytes, taken_ids: set[str], now_s: float | None = None
+    headers: Mapping[str, str], body: bytes, key: bytes, accepted_ids: set[str], now_s: float | None = None
 ) -> bool:
-    """The receiver's part, as docs/partners.md shows it."""
+    """Verifies a request with the code of docs/partners.md."""
     assert SNIPPET
     namespace: dict[str, Any] = {}
-    exec(SNIPPET[1], namespace)  # noqa: S102  # it is tested as it is shown
-    return bool(namespace["verify"](headers, body, [key], taken_ids, now_s))
+    exec(SNIPPET[1], namespace)  # noqa: S102  # runs the documented code
+    return bool(namespace["verify"](headers, body, [key], accepted_ids, now_s))
 
 
 class Receiver:
-    """A real HTTP server that answers as it is told."""
+    """A real HTTP server with configurable responses."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/hook"
         self.answers: list[int] = []
-        """Statuses of the next answers; then 204."""
+        """HTTP statuses of the next responses; later ones are 204."""
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.elsewhere = 0
-        """How often the target of redirects was asked."""
+        """Number of requests to the target of redirects."""
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Serves for a while."""
+        """Serves until the end of the context."""
 
-        async def take(request: web.Request) -> web.Response:
+        async def accept(request: web.Request) -> web.Response:
             self.requests.append((dict(request.headers), await request.read()))
             status = self.answers.pop(0) if self.answers else 204
             return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 307 else {})
@@ -70,7 +70,7 @@ class Receiver:
             return web.Response(status=204)
 
         app = web.Application()
-        app.add_routes([web.post("/hook", take), web.post("/elsewhere", elsewhere)])
+        app.add_routes([web.post("/hook", accept), web.post("/elsewhere", elsewhere)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
@@ -81,29 +81,29 @@ class Receiver:
             await runner.cleanup()
 
     async def wait_for(self, count: int) -> None:
-        """Returns once there were so many requests."""
+        """Waits for a number of requests."""
         async with asyncio.timeout(PATIENCE_S):
             while len(self.requests) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     def steps(self) -> list[dict[str, Any]]:
-        """The messages of all requests."""
+        """Returns the messages of all requests."""
         return [json.loads(body) for _, body in self.requests]
 
 
-def configured(folder: Path, *told: dict[str, Any]) -> Path:
+def configured(folder: Path, *entries: dict[str, Any]) -> Path:
     path = folder / "webhooks.json"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(entries))
     return path
 
 
-def one(receiver: Receiver, **more: Any) -> dict[str, Any]:
+def receiver_entry(receiver: Receiver, **more: Any) -> dict[str, Any]:
     return {"name": "cad", "url": receiver.url, "keys": [OLD_KEY.hex()], **more}
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits of the same growth, a tenth as long."""
+    """Shortens the backoff to a tenth."""
     monkeypatch.setattr(webhooks, "FIRST_WAIT_S", 0.1)
 
 
@@ -111,14 +111,14 @@ async def opened(bus: Bus, *sequences: int) -> None:
     await publish(bus, *(alert(sequence, incident=f"incident-{sequence}") for sequence in sequences))
 
 
-async def test_each_step_comes_signed_in_order_and_again_until_it_is_taken(
+async def test_each_step_is_sent_signed_in_order_and_retried_until_it_is_accepted(
     bus: Bus, nats: TestServer, tmp_path: Path
 ) -> None:
     receiver = Receiver()
     receiver.answers = [500, 307, 429, 204]
-    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, one(receiver)))
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, receiver_entry(receiver)))
     async with receiver.serving(), running(given) as leg:
-        await handed(given.exchange_database)
+        await until_queued(given.exchange_database)
         await opened(bus, 1, 2, 3)
         await receiver.wait_for(6)
         async with leg.desk.subscription() as desk:
@@ -130,21 +130,21 @@ async def test_each_step_comes_signed_in_order_and_again_until_it_is_taken(
     sequences = [step["sequence"] for step in receiver.steps()]
     assert sequences == sorted(sequences)
     assert receiver.steps()[-1]["step"]["assignment"]["state"] == "ACKNOWLEDGED"
-    taken: set[str] = set()
+    accepted_ids: set[str] = set()
     for headers, body in receiver.requests[3:]:
-        assert verify(headers, body, OLD_KEY, taken)
-        taken.add(headers["Tandem-Id"])
+        assert verify(headers, body, OLD_KEY, accepted_ids)
+        accepted_ids.add(headers["Tandem-Id"])
     headers, body = receiver.requests[0]
-    assert not verify(headers, body, OLD_KEY, taken)  # it was taken at its fourth try
+    assert not verify(headers, body, OLD_KEY, accepted_ids)  # accepted at its fourth attempt
     with pytest.raises(ValueError, match="window"):
-        verify(headers, body, OLD_KEY, taken, int(headers["Tandem-Timestamp"]) + 301)
+        verify(headers, body, OLD_KEY, accepted_ids, int(headers["Tandem-Timestamp"]) + 301)
     for forged in ((headers, body + b" "), ({**headers, "Tandem-Id": "hook-1"}, body)):
         with pytest.raises(ValueError, match="not signed"):
-            verify(*forged, OLD_KEY, taken)
+            verify(*forged, OLD_KEY, accepted_ids)
 
 
-async def handed(database: Path, receivers: int = 1) -> None:
-    """Returns once the leg has looked for the first time: a new receiver gets what comes from then on."""
+async def until_queued(database: Path, receivers: int = 1) -> None:
+    """Waits until the leg has registered all receivers: a new receiver gets only the steps from then on."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
@@ -152,15 +152,17 @@ async def handed(database: Path, receivers: int = 1) -> None:
                     if connection.execute("SELECT count(*) FROM handed").fetchone()[0] == receivers:
                         return
             except sqlite3.OperationalError:
-                pass  # it isn't made yet
+                pass  # the database doesn't exist yet
             await asyncio.sleep(0.02)
 
 
-async def test_what_was_queued_outlives_the_leg_and_the_receiver(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
-    receiver = Receiver()  # it isn't there yet
-    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, one(receiver)))
+async def test_queued_steps_survive_a_restart_of_the_leg_and_of_the_receiver(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
+    receiver = Receiver()  # not serving yet
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, receiver_entry(receiver)))
     async with running(given) as leg:
-        await handed(given.exchange_database)
+        await until_queued(given.exchange_database)
         await opened(bus, 1)
         async with leg.desk.subscription() as desk:
             await desk.next(dispatch_pb2.OFFERED)
@@ -169,13 +171,13 @@ async def test_what_was_queued_outlives_the_leg_and_the_receiver(bus: Bus, nats:
     assert receiver.steps()[0]["step"]["assignment"]["state"] == "OFFERED"
 
 
-async def test_after_the_deadline_there_is_an_alarm_and_the_next_one_goes(
+async def test_after_the_deadline_an_alarm_is_raised_and_the_next_step_is_sent(
     bus: Bus, nats: TestServer, tmp_path: Path
 ) -> None:
     receiver = Receiver()
     receiver.answers = [503] * 4
-    told = one(receiver, name="brief", deadline_s=0.25)
-    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, told))
+    entry = receiver_entry(receiver, name="brief", deadline_s=0.25)
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, entry))
 
     def given_up() -> float:
         labels = {"receiver": "brief", "outcome": "given up"}
@@ -183,7 +185,7 @@ async def test_after_the_deadline_there_is_an_alarm_and_the_next_one_goes(
 
     before = given_up()
     async with receiver.serving(), running(given):
-        await handed(given.exchange_database)
+        await until_queued(given.exchange_database)
         await opened(bus, 1)
         async with asyncio.timeout(PATIENCE_S):
             while given_up() == before:  # noqa: ASYNC110
@@ -196,12 +198,12 @@ async def test_after_the_deadline_there_is_an_alarm_and_the_next_one_goes(
     assert incidents[0] == "incident-1" and incidents[-1] == "incident-2" and tried >= 2
 
 
-async def test_while_keys_are_changed_either_proves_it(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+async def test_during_a_key_rotation_either_key_verifies(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
     receiver = Receiver()
-    told = one(receiver, keys=[OLD_KEY.hex(), NEW_KEY.hex()])
-    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, told))
+    entry = receiver_entry(receiver, keys=[OLD_KEY.hex(), NEW_KEY.hex()])
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, entry))
     async with receiver.serving(), running(given):
-        await handed(given.exchange_database)
+        await until_queued(given.exchange_database)
         await opened(bus, 1)
         await receiver.wait_for(1)
     headers, body = receiver.requests[0]
@@ -210,12 +212,14 @@ async def test_while_keys_are_changed_either_proves_it(bus: Bus, nats: TestServe
         verify(headers, body, bytes(32), set())
 
 
-async def test_a_receiver_gets_the_half_of_the_incident_in_its_form(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+async def test_a_receiver_gets_the_legs_half_of_the_incident_in_its_form(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
     board, cad = Receiver(), Receiver()
-    told = (one(board, name="board", form="cap"), one(cad, form="eido"))
-    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, *told))
+    entries = (receiver_entry(board, name="board", form="cap"), receiver_entry(cad, form="eido"))
+    given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, *entries))
     async with board.serving(), cad.serving(), running(given) as leg:
-        await handed(given.exchange_database, 2)
+        await until_queued(given.exchange_database, 2)
         await opened(bus, 1)
         await board.wait_for(1)
         async with leg.desk.subscription() as desk:
@@ -233,23 +237,23 @@ async def test_a_receiver_gets_the_half_of_the_incident_in_its_form(bus: Bus, na
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("changes", "reason"),
     [
-        ({"url": "http://cad.example/hook"}, "isn't reached by https"),
-        ({"url": "ftp://127.0.0.1/hook"}, "isn't reached by https"),
-        ({"keys": []}, "needs 1 or 2 keys"),
-        ({"keys": ["00" * 32] * 3}, "needs 1 or 2 keys"),
-        ({"keys": ["00" * 31]}, "needs 1 or 2 keys"),
-        ({"keys": ["secret-that-is-no-hex"]}, "needs 1 or 2 keys"),
-        ({"name": "Our CAD"}, "a name must be"),
+        ({"url": "http://cad.example/hook"}, "url must begin with https"),
+        ({"url": "ftp://127.0.0.1/hook"}, "url must begin with https"),
+        ({"keys": []}, "keys must hold 1 or 2 keys"),
+        ({"keys": ["00" * 32] * 3}, "keys must hold 1 or 2 keys"),
+        ({"keys": ["00" * 31]}, "keys must hold 1 or 2 keys"),
+        ({"keys": ["secret-that-is-no-hex"]}, "keys must hold 1 or 2 keys"),
+        ({"name": "Our CAD"}, "name: must be"),
         ({"deadline_s": 0}, "deadline"),
         ({"form": "xml"}, "one of step, cap, eido"),
     ],
 )
-def test_a_receiver_that_cannot_be_used_is_named_without_its_keys(
-    tmp_path: Path, told: dict[str, Any], reason: str
+def test_an_invalid_receiver_is_named_in_the_error_without_its_keys(
+    tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    path = configured(tmp_path, {"name": "cad", "url": "https://cad.example", "keys": ["00" * 32], **told})
+    path = configured(tmp_path, {"name": "cad", "url": "https://cad.example", "keys": ["00" * 32], **changes})
     with pytest.raises(FailedPrecondition, match=reason) as refused:
         receivers.read(path)
     assert "secret" not in str(refused.value) and "00" * 31 not in str(refused.value)
@@ -263,18 +267,18 @@ async def ask(method: str, url: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def test_a_link_takes_an_offer_once_and_only_by_its_button(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+async def test_a_link_accepts_an_offer_once_and_only_by_its_button(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
     receiver, port = Receiver(), free_port()
     given = settings(
         "police",
         nats,
         tmp_path,
-        webhooks=configured(tmp_path, one(receiver, name="sms", links=True)),
+        webhooks=configured(tmp_path, receiver_entry(receiver, name="sms", links=True)),
         link_port=port,
         link_url=f"http://127.0.0.1:{port}",
     )
     async with receiver.serving(), running(given) as leg:
-        await handed(given.exchange_database)
+        await until_queued(given.exchange_database)
         await opened(bus, 1)
         await receiver.wait_for(1)
         url = receiver.steps()[0]["acknowledge_url"]
@@ -313,22 +317,22 @@ async def test_a_link_takes_an_offer_once_and_only_by_its_button(bus: Bus, nats:
         assert status == 409 and "It can&#x27;t be taken" in text
 
 
-async def test_a_unit_takes_what_it_is_asked_for_and_not_what_went_on_to_another(
+async def test_a_unit_accepts_its_own_offer_and_not_one_that_went_to_another_unit(
     bus: Bus, nats: TestServer, tmp_path: Path
 ) -> None:
     receiver, port = Receiver(), free_port()
-    told = one(receiver, name="sms", links=True)
+    entry = receiver_entry(receiver, name="sms", links=True)
     given = settings(
         "police",
         nats,
         tmp_path,
-        webhooks=configured(tmp_path, told),
+        webhooks=configured(tmp_path, entry),
         link_port=port,
         link_url=f"http://127.0.0.1:{port}",
     )
     async with receiver.serving(), running(given) as leg, server.channel(f"127.0.0.1:{given.port}") as channel:
         roster, desk = roster_pb2_grpc.RosterServiceStub(channel), server.bearer(DESKS["police"], SECRET)
-        await handed(given.exchange_database)
+        await until_queued(given.exchange_database)
         office = roster_pb2.Office(office_id="o1", version=1, supervisor_desk="s1", national_desk="n1")
         await roster.PutOffices(roster_pb2.PutOfficesRequest(offices=[office]), metadata=desk)
         await roster.PutUnits(roster_pb2.PutUnitsRequest(units=[unit("car-a", 1)]), metadata=desk)
@@ -337,7 +341,7 @@ async def test_a_unit_takes_what_it_is_asked_for_and_not_what_went_on_to_another
         to_a = receiver.steps()[-1]["acknowledge_url"]
         gone = [unit("car-a", 2, removed=True), unit("car-b", 1)]
         await roster.PutUnits(roster_pb2.PutUnitsRequest(units=gone), metadata=desk)
-        await asked(receiver, "car-b")
+        await until_offered(receiver, "car-b")
         to_b = receiver.steps()[-1]["acknowledge_url"]
         status, text = await ask("POST", to_a)
         assert status == 409 and "somebody else has been asked since" in text
@@ -359,8 +363,8 @@ def unit(unit_id: str, version: int, *, removed: bool = False) -> roster_pb2.Uni
     )
 
 
-async def asked(receiver: Receiver, unit_id: str) -> None:
-    """Returns once the last step at the receiver asks this unit."""
+async def until_offered(receiver: Receiver, unit_id: str) -> None:
+    """Waits until the last step at the receiver is an offer to this unit."""
     async with asyncio.timeout(PATIENCE_S):
         while receiver.steps()[-1]["step"]["assignment"].get("choice", {}).get("unit_id") != unit_id:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -378,7 +382,7 @@ def address(links: Links, token: Token) -> str:
     return f"{links._base_url}/acknowledge/{links.write(token)}"
 
 
-def test_no_other_spelling_of_a_token_is_taken() -> None:
+def test_no_other_spelling_of_a_token_is_accepted() -> None:
     links = Links("police", bytes(32), "http://x")
     text = links.write(Token("police", "assign-1", "sms", 100, "n"))
     assert links.read(text, 99).assignment_id == "assign-1"

@@ -1,6 +1,6 @@
 """A scripted chase on a whole mesh: a wearer comes to a protected person's home, turns, and drives to her second place.
 
-Fixes are dated back, so that a chase of five minutes takes a few seconds; the last one of each leg of it is of now.
+Fixes are dated back, so that a chase of five minutes takes a few seconds. The last fix of each part is current.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ PATIENCE_S = 180.0
 
 
 def north_of(place: Place, metres: float) -> Place:
-    """A point so far to the north."""
+    """Returns the point `metres` to the north."""
     return place[0] + metres / METRES_PER_DEGREE, place[1]
 
 
-def beside(place: Place, n: int = 1) -> Place:
-    """A point 64 m away, or several times as far, with neither latitude nor longitude in common."""
+def near(place: Place, n: int = 1) -> Place:
+    """Returns a point n times 64 m away, with a different latitude and longitude."""
     return place[0] + n * 60 / METRES_PER_DEGREE, place[1] + n * 0.00025
 
 
 def between(a: Place, b: Place, steps: int) -> list[Place]:
-    """Points on the way from one to the other, without the first."""
+    """Returns points on the line from `a` to `b`, without `a`."""
     return [tuple(x + (y - x) * n / steps for x, y in zip(a, b, strict=True)) for n in range(1, steps + 1)]  # type: ignore[misc]
 
 
 UNITS: dict[str, dict[str, Place]] = {
     leg: {
-        "beside-home": north_of(beside(HOME, n), 4_500),
-        "near-home": north_of(beside(HOME, n), 4_000),
-        "near-second": north_of(beside(SECOND, n), 1_500),
+        "beside-home": north_of(near(HOME, n), 4_500),
+        "near-home": north_of(near(HOME, n), 4_000),
+        "near-second": north_of(near(SECOND, n), 1_500),
     }
     for leg, n in (("probation", 2), ("police", 0))
 }
-"""Each leg's units, and where they are: nowhere with a coordinate in common."""
+"""Units of each leg with their positions. No two positions share a coordinate."""
 
 
 class Chase:
-    """One wearer, one protected person with two places, both desks with three units each."""
+    """A wearer, a protected person with two places, and two desks with three units each."""
 
     def __init__(
         self,
@@ -80,19 +80,19 @@ class Chase:
         self._reports = 0
 
     def identity(self, leg: str) -> server.Metadata:
-        """Of a leg's desk."""
+        """Returns the identity of a leg's desk."""
         return self.clients.identity(DESKS[leg])
 
     async def channel(self, name: str) -> grpc.aio.Channel:
-        """To a process of the mesh."""
+        """Opens a channel to a process of the mesh."""
         return await self._stack.enter_async_context(server.channel(self.clients.mesh.addresses[name]))
 
     async def following(self, leg: str) -> following_pb2_grpc.FollowingServiceStub:
-        """A leg's FollowingService."""
+        """Opens a stub of a leg's FollowingService."""
         return following_pb2_grpc.FollowingServiceStub(await self.channel(f"dispatch-{leg}"))
 
     async def put(self) -> None:
-        """Records and rosters."""
+        """Stores the records of wearer, person and order, and waits for their match."""
         registry, npa, moj = (
             self.clients.registry,
             self.clients.identity(NPA_RECORDS),
@@ -139,7 +139,7 @@ class Chase:
             await matches.until("the match", lambda: matches.seen_wall_us.get(self.order_id), PATIENCE_S)
 
     async def put_roster(self, leg: str) -> None:
-        """An office with UNITS."""
+        """Stores an office with the units of UNITS in a leg's roster."""
         roster = roster_pb2_grpc.RosterServiceStub(await self.channel(f"dispatch-{leg}"))
         me, now_ms = self.identity(leg), self.clients.clock.now_ms()
         office = roster_pb2.Office(office_id="a", version=1, supervisor_desk="supervisor-a", national_desk="national")
@@ -166,7 +166,7 @@ class Chase:
             await call(roster.ReportUnit, report, me)
 
     async def drive(self, points: Sequence[Place], *, until_ago_s: float, every_s: float) -> None:
-        """Fixes of the wearer, the last one so long ago; the protected person stays at home."""
+        """Sends fixes of the wearer, the last one `until_ago_s` old. The protected person stays at home."""
         now_ms = self.clients.clock.now_ms()
         fixes: list[ingest_pb2.Position] = []
         for n, point in enumerate(points, 1):
@@ -187,17 +187,17 @@ class Chase:
         assert not refusals, refusals
 
     async def come_home(self) -> None:
-        """From 2.5 km away to 64 m from her home, which is reached 120 s ago."""
-        await self.drive(between(north_of(beside(HOME), 2_400), beside(HOME), 12), until_ago_s=120, every_s=15)
+        """Drives from 2.5 km away to 64 m from her home, with the arrival 120 s ago."""
+        await self.drive(between(north_of(near(HOME), 2_400), near(HOME), 12), until_ago_s=120, every_s=15)
 
     async def turn_to_second(self) -> None:
-        """From there to 64 m from her second place, now."""
-        await self.drive(between(beside(HOME), beside(SECOND), 7), until_ago_s=0, every_s=15)
+        """Drives from her home to 64 m from her second place, with the arrival now."""
+        await self.drive(between(near(HOME), near(SECOND), 7), until_ago_s=0, every_s=15)
 
     async def until(
         self, leg: str, what: str, good: Callable[[dispatch_pb2.Assignment], Any]
     ) -> dispatch_pb2.Assignment:
-        """The first assignment of a leg that is good, once there is one."""
+        """Waits for an assignment of a leg that fulfils `good`, and returns the first."""
         desk = self.desks[leg]
         return await desk.until(
             what,
@@ -205,14 +205,16 @@ class Chase:
             PATIENCE_S,
         )
 
-    async def taken(self, leg: str, subject_id: str) -> dispatch_pb2.Assignment:
-        """The assignment of a destination, once its desk has taken it."""
+    async def acknowledged(self, leg: str, subject_id: str) -> dispatch_pb2.Assignment:
+        """Waits until a desk has acknowledged the assignment of a destination, and returns it."""
         return await self.until(
-            leg, subject_id, lambda one: one.subject_id == subject_id and one.HasField("acknowledged_at")
+            leg,
+            subject_id,
+            lambda assignment: assignment.subject_id == subject_id and assignment.HasField("acknowledged_at"),
         )
 
     async def end_order(self) -> None:
-        """The court cancels the order: the incident ends."""
+        """Cancels the order by the court, so that the incident ends."""
         request = registry_pb2.EndOrderRequest(
             order_id=self.order_id,
             reason=registry_pb2.END_REASON_CANCELLED_BY_COURT,
@@ -224,7 +226,7 @@ class Chase:
 
 @asynccontextmanager
 async def chase(mesh: RunningMesh) -> AsyncIterator[Chase]:
-    """A chase whose desks take what is offered; nothing has happened yet."""
+    """Prepares a chase whose desks accept each offer. The wearer hasn't moved yet."""
     run_id = f"{time.time_ns() // 1000:x}"
     commanded: list[ingest_pb2.DeviceCommand] = []
     async with connect(mesh.now) as clients, AsyncExitStack() as stack:
@@ -235,7 +237,7 @@ async def chase(mesh: RunningMesh) -> AsyncIterator[Chase]:
         }
         alerts = await stack.enter_async_context(Alerts(clients, order_ids))
         head_end = await stack.enter_async_context(HeadEnd(clients, commanded.append))
-        one = Chase(clients, run_id, head_end, desks, alerts, stack)
-        one.commanded = commanded
-        await one.put()
-        yield one
+        chased = Chase(clients, run_id, head_end, desks, alerts, stack)
+        chased.commanded = commanded
+        await chased.put()
+        yield chased

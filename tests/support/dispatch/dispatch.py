@@ -1,4 +1,4 @@
-"""Legs of dispatch in a test: running ones, their desks, and alerts for them."""
+"""Test helpers for dispatch: running legs, their desks, and alerts for them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ DESKS = {
     "warning": "spiffe://tandem/warning-gateway",
 }
 PATIENCE_S = 120.0
-"""How long a test waits for what must come."""
+"""Timeout for an expected message, seconds."""
 
 
 class Desk:
-    """A caller of one leg, with the id that it proves."""
+    """A caller of a leg, with its SPIFFE id."""
 
     def __init__(
         self, stub: dispatch_pb2_grpc.DispatchServiceStub, roster: roster_pb2_grpc.RosterServiceStub, spiffe_id: str
@@ -51,7 +51,7 @@ class Desk:
         timeout_s: float | None = PATIENCE_S,
         new_only: bool = False,
     ) -> AsyncIterator[Subscription]:
-        """An open stream of steps."""
+        """Opens a stream of steps."""
         request = dispatch_pb2.SubscribeRequest(after_sequence=after_sequence, others=others, new_only=new_only)
         call = self._stub.Subscribe(request, metadata=self._metadata, timeout=timeout_s)
         try:
@@ -60,7 +60,7 @@ class Desk:
             call.cancel()
 
     async def acknowledge(self, assignment_id: str) -> dispatch_pb2.Assignment:
-        """Takes an assignment."""
+        """Acknowledges an assignment."""
         answer = await self._stub.Acknowledge(
             dispatch_pb2.AcknowledgeRequest(assignment_id=assignment_id),
             metadata=self._metadata,
@@ -68,8 +68,8 @@ class Desk:
         )
         return answer.assignment
 
-    async def tell(self, method: str, **request: Any) -> Any:
-        """Calls a method of DispatchService or RosterService by its name; the answer."""
+    async def call(self, method: str, **request: Any) -> Any:
+        """Calls a method of DispatchService or RosterService by its name, and returns the response."""
         of_roster = hasattr(roster_pb2, f"{method}Request")
         make = getattr(roster_pb2 if of_roster else dispatch_pb2, f"{method}Request")
         call = getattr(self._roster if of_roster else self._stub, method)
@@ -83,26 +83,26 @@ class Desk:
 
 
 class Subscription:
-    """Steps as they come."""
+    """An open stream of steps."""
 
     def __init__(self, call: Any) -> None:
         self._steps = call.__aiter__()
 
     async def next(self, state: dispatch_pb2.AssignmentState.ValueType) -> dispatch_pb2.SubscribeResponse:
-        """The next step to a state; others are passed over."""
+        """Returns the next step to a state, and skips other steps."""
         while (response := await self.next_of_any()).step.assignment.state != state:
             pass
         return response
 
     async def next_of_any(self) -> dispatch_pb2.SubscribeResponse:
-        """The next step."""
+        """Returns the next step."""
         async with asyncio.timeout(PATIENCE_S):
             response: dispatch_pb2.SubscribeResponse = await self._steps.__anext__()
             return response
 
 
 class RunningLeg:
-    """A leg that serves."""
+    """A client of a running leg."""
 
     def __init__(
         self, leg: str, stub: dispatch_pb2_grpc.DispatchServiceStub, roster: roster_pb2_grpc.RosterServiceStub
@@ -112,12 +112,12 @@ class RunningLeg:
         self.desk = self.caller(DESKS[leg])
 
     def caller(self, spiffe_id: str) -> Desk:
-        """Somebody who calls this leg."""
+        """Returns a caller of this leg with a SPIFFE id."""
         return Desk(self._stub, self._roster, spiffe_id)
 
 
 def settings(leg: str, nats: TestServer, folder: Path, **more: Any) -> DispatchSettings:
-    """Settings of a leg on a free port, with its data in `folder`."""
+    """Returns settings of a leg on a free port, with its data in `folder`."""
     given = {
         "leg": leg,
         "port": free_port(),
@@ -126,17 +126,17 @@ def settings(leg: str, nats: TestServer, folder: Path, **more: Any) -> DispatchS
         "data_dir": folder,
         "dev_secret": SECRET,
         "metrics_port": 0,
-        "other_leg_within_s": 3600,  # most tests run one leg, which would find the others absent
+        "other_leg_within_s": 3600,  # most tests run one leg, which would report the others as absent
     }
     return DispatchSettings.model_validate(given | more)
 
 
 @asynccontextmanager
 async def client(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
-    """A client of a leg, once that says SERVING."""
+    """Opens a client of a leg, once its health is SERVING."""
     async with server.channel(f"127.0.0.1:{configured.port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        check = health.Check  # type: ignore[attr-defined]  # the stubs leave it out
+        check = health.Check  # type: ignore[attr-defined]  # the stubs lack it
         await check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE_S)
         yield RunningLeg(
             configured.leg,
@@ -147,7 +147,7 @@ async def client(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
 
 @asynccontextmanager
 async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
-    """The whole leg within this process; stopped in good order at the end."""
+    """Runs a leg within this process, and stops it in good order at the end."""
     work = asyncio.create_task(run(configured))
     try:
         async with client(configured) as leg:
@@ -160,7 +160,7 @@ async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
 
 @asynccontextmanager
 async def process(configured: DispatchSettings, **more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The leg as a process of its own, with `more` settings of its environment; killed at the end unless it ended by itself."""
+    """Runs a leg as a separate process with `more` environment variables, and kills it at the end if it still runs."""
     started = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.dispatch", "--leg", configured.leg),
         env=os.environ | variables(configured) | more,
@@ -175,7 +175,7 @@ async def process(configured: DispatchSettings, **more: str) -> AsyncIterator[as
 
 
 def variables(configured: DispatchSettings) -> dict[str, str]:
-    """The environment that gives a process these settings."""
+    """Returns the environment variables that give a process these settings."""
     return {
         "TANDEM_PORT": str(configured.port),
         "TANDEM_NATS_URL": configured.nats_url,
@@ -198,7 +198,7 @@ def alert(
     ends: bool = False,
     of_wearer: bool = True,
 ) -> alert_pb2.Alert:
-    """An alert about a wearer and protected persons, decided by a report just now."""
+    """Returns an alert about a wearer and protected persons, caused by a report of this moment."""
     message = alert_pb2.Alert(
         alert_id=f"alert-{incident}-{sequence}",
         sequence=sequence,
@@ -225,14 +225,14 @@ def alert(
 
 
 async def publish(bus: Bus, *alerts: alert_pb2.Alert) -> None:
-    """Publishes alerts as an evaluator does."""
-    for one in alerts:
-        subject = flow.alert_subject(one.partition, one.alert_id)
-        await bus.publish_until_stored(subject, one.SerializeToString(), expected_last=0)
+    """Publishes alerts in the way of an evaluator."""
+    for message in alerts:
+        subject = flow.alert_subject(message.partition, message.alert_id)
+        await bus.publish_until_stored(subject, message.SerializeToString(), expected_last=0)
 
 
 async def stored_steps(bus: Bus, leg: str, incident: str, count: int) -> list[dispatch_pb2.Step]:
-    """The steps of one leg of an incident on INCIDENTS, once there are `count`."""
+    """Waits until INCIDENTS has `count` steps of a leg for an incident, and returns all of them."""
     subject = flow.incident_subject(leg, incident)
     async with asyncio.timeout(PATIENCE_S):
         while True:

@@ -1,4 +1,4 @@
-"""Stories of one leg's incident: alerts, deadlines and answers, and all that came of them."""
+"""Stories of an incident of one leg: alerts, deadlines and answers, and the resulting events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BY = "spiffe://npa/desk/a"
 
 
 class Story:
-    """An incident and all that happened to it."""
+    """An incident with all of its events."""
 
     def __init__(self, leg: str = "police", board: Board = NO_ROSTER) -> None:
         self.incident = Incident("incident-1", leg)
@@ -131,4 +131,4 @@ OF_BEFORE = [
         "7520155d65317721971f5ffafad262a1a4030f33d599aee28dcbd47d51212965",
     ),
 ]
-"""What a police leg wrote before kinds, threats and clearings were kept: a notice, an offer, an escalation and the answer."""
+"""Events that a police leg wrote before events held kinds, threats and clearings: a notice, an offer, an escalation and the answer."""

@@ -1,4 +1,4 @@
-"""All three legs as processes on one engine, with nats-server and PostgreSQL beside them: each can be killed and comes back."""
+"""All three legs as processes, with nats-server and optionally PostgreSQL. Each process can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class LegMesh:
-    """Legs over a nats-server; with `postgres` each has a schema and a role of its own there, else a file."""
+    """Legs over a nats-server. With `postgres` each leg has its own schema and role there, else a file."""
 
     def __init__(self, folder: Path, nats: TestServer, postgres: PostgresServer | None, **more: float) -> None:
         self.nats, self.postgres = nats, postgres
@@ -47,7 +47,7 @@ class LegMesh:
         }
 
     def victims(self) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
-        """What can be killed: how that is done, and how it is started again."""
+        """Returns the processes that can be killed, by name: a function that kills and one that restarts."""
         found = {leg: (service.kill, service.start) for leg, service in self.legs.items()}
         found["nats"] = (self.nats.kill, self.nats.start)
         if self.postgres:
@@ -55,18 +55,18 @@ class LegMesh:
         return found
 
     async def read(self, leg: str, what: Callable[[Connection, Store], T]) -> T:
-        """Something of a leg's store."""
+        """Reads from the store of a leg."""
         async with self.store(leg) as store:
             return await store.transaction(lambda connection: what(connection, store))
 
     @asynccontextmanager
     async def store(self, leg: str) -> AsyncIterator[Store]:
-        """The store of a leg, which may run, once its server is there: that may have been killed a moment ago."""
+        """Opens the store of a leg, which may be running. Waits for the database server, as that may just have been killed."""
         async with awaited_database(self.settings[leg].database, MIGRATIONS) as database:
             yield Store(database)
 
     async def events(self, leg: str, incident_ids: list[str]) -> dict[str, list[Event]]:
-        """What a leg has written, by incident; looks whether its chain is whole."""
+        """Returns the events of a leg by incident, after a check that its chain is unbroken."""
         async with self.store(leg) as store:
             assert await store.first_broken_event() is None, f"the {leg} leg's chain is broken"
             return await store.transaction(lambda connection: store.events(connection, incident_ids))
@@ -74,7 +74,7 @@ class LegMesh:
 
 @contextmanager
 def running_legs(folder: Path, nats: TestServer, postgres: PostgresServer | None, **more: float) -> Iterator[LegMesh]:
-    """All legs, started, with more settings for each; killed at the end."""
+    """Starts all legs with `more` settings for each, and kills them at the end."""
     mesh = LegMesh(folder, nats, postgres, **more)
     try:
         for service in mesh.legs.values():
@@ -86,7 +86,10 @@ def running_legs(folder: Path, nats: TestServer, postgres: PostgresServer | None
 
 
 async def kill_at_random(mesh: LegMesh, rng: random.Random, within_s: float, killed: dict[str, int]) -> None:
-    """Kills one after the other and starts it again, until it is cancelled; none twice before all the others, and nobody stays dead."""
+    """Kills and restarts the processes in random order until cancelled.
+
+    None is killed twice before all others were, and none stays dead.
+    """
     victims, left = mesh.victims(), list[str]()
     while True:
         await asyncio.sleep(rng.uniform(0, within_s))
@@ -104,39 +107,39 @@ async def kill_at_random(mesh: LegMesh, rng: random.Random, within_s: float, kil
 
 @dataclass
 class Answering:
-    """A desk that takes what it is offered, but for those whom it leaves to their deadline."""
+    """A desk that acknowledges its offers, except those that `ignores` leaves to their deadline."""
 
     leg: str
     ignores: Callable[[str], bool]
-    """By subject and incident, `incident/subject`."""
+    """Whether to ignore an offer, given as `incident/subject`."""
     seen: dict[str, float] = field(default_factory=dict)
-    """By assignment, when its first offer arrived, by the loop's clock."""
+    """Arrival of the first offer of each assignment, seconds on the clock of the event loop."""
     absent: set[str] = field(default_factory=set)
-    """Names of legs that this one said to be absent."""
+    """Names of the legs that this leg reported as absent."""
 
     async def run(self, configured: DispatchSettings) -> None:
-        """Follows the leg through all its lives, for ever."""
+        """Answers offers across all restarts of the leg, until cancelled."""
         last = 0
         while True:
             try:
                 async with client(configured) as leg, leg.desk.subscription(last, timeout_s=None) as steps:
                     while True:
-                        told = await steps.next_of_any()
-                        last = max(last, told.sequence)
-                        await self._answer(leg.desk, told.step.assignment)
+                        response = await steps.next_of_any()
+                        last = max(last, response.sequence)
+                        await self._answer(leg.desk, response.step.assignment)
             except (grpc.aio.AioRpcError, StopAsyncIteration, TimeoutError):
                 await asyncio.sleep(RETRY_DELAY_S)
 
-    async def _answer(self, desk: Desk, told: dispatch_pb2.Assignment) -> None:
-        self.seen.setdefault(told.assignment_id, asyncio.get_running_loop().time())
-        self.absent |= {flow.LEGS[absent_leg - 1] for absent_leg in told.absent_legs}
-        waits = told.state in (dispatch_pb2.OFFERED, dispatch_pb2.ESCALATED)
-        if waits and not self.ignores(f"{told.incident_id}/{told.subject_id}"):
-            await desk.acknowledge(told.assignment_id)
+    async def _answer(self, desk: Desk, assignment: dispatch_pb2.Assignment) -> None:
+        self.seen.setdefault(assignment.assignment_id, asyncio.get_running_loop().time())
+        self.absent |= {flow.LEGS[absent_leg - 1] for absent_leg in assignment.absent_legs}
+        waits = assignment.state in (dispatch_pb2.OFFERED, dispatch_pb2.ESCALATED)
+        if waits and not self.ignores(f"{assignment.incident_id}/{assignment.subject_id}"):
+            await desk.acknowledge(assignment.assignment_id)
 
 
 async def published_steps(bus: Bus, leg: str) -> list[dispatch_pb2.Step]:
-    """All steps of a leg on INCIDENTS, in their order."""
+    """Returns all steps of a leg on INCIDENTS, in their order."""
     mine = flow.incident_subject(leg, ">")
     newest = (await bus.api(f"STREAM.MSG.GET.{flow.INCIDENTS.name}", {"last_by_subj": mine}))["message"]["seq"]
     steps: list[dispatch_pb2.Step] = []

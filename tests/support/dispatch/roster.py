@@ -1,4 +1,4 @@
-"""Offices and units for tests: two offices that follow one another, and who is there at night."""
+"""Offices and units for tests: two offices, each the successor of the other, and their units."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SHIFT_MS = (0, 10**14)
 
 
 def office(office_id: str, *, next_id: str = "", subjects: Iterable[str] = (), radius_m: float | None = None) -> Office:
-    """An office round the centre of Seoul, or for subjects, or for everybody else."""
+    """Returns an office for a circle round the centre of Seoul, for given subjects, or for all others."""
     area = JurisdictionCircle(SEOUL, radius_m) if radius_m else None
     return Office(office_id, 1, area, frozenset(subjects), next_id, f"supervisor-{office_id}", "national")
 
 
 def unit(unit_id: str, office_id: str, *, skills: Iterable[str] = (), shift_ms: tuple[int, int] = SHIFT_MS) -> Unit:
-    """A patrol car."""
+    """Returns a patrol car."""
     return Unit(unit_id, 1, office_id, "patrol-car", frozenset(skills), *shift_ms)
 
 
@@ -31,11 +31,11 @@ def board(
     travel: Mapping[tuple[str, str], Travel] | None = None,
     positions: Mapping[str, LatLon] | None = None,
 ) -> Board:
-    """What a choice rests on."""
-    said = status or {}
+    """Returns the input of a choice of units."""
+    statuses = status or {}
     return Board(
-        {one.office_id: one for one in offices},
-        {one.unit_id: (one, UnitReport(said.get(one.unit_id, Status.AVAILABLE))) for one in units},
+        {office.office_id: office for office in offices},
+        {unit.unit_id: (unit, UnitReport(statuses.get(unit.unit_id, Status.AVAILABLE))) for unit in units},
         engaged or {},
         positions or {},
         travel or {},
@@ -43,6 +43,6 @@ def board(
 
 
 TWO_OFFICES = (office("a", next_id="b"), office("b", next_id="a", subjects=("elsewhere",)))
-"""The first is responsible for whom the second doesn't name."""
+"""The second is responsible for the subject `elsewhere`, the first for all others."""
 AT_DAY = board(TWO_OFFICES, [unit("a1", "a"), unit("a2", "a"), unit("b1", "b")])
-"""Two cars of the first office, one of the second."""
+"""A board with two cars of the first office and one of the second."""

@@ -1,4 +1,4 @@
-"""Those whom the warning leg warns, in a test: a gateway, a device behind a real ingest or behind a fake one, and their cases."""
+"""Recipients of warnings in tests: a gateway, a device behind a real or a fake ingest, and their cases."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ WITHIN_S = 75.0
 
 
 def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) -> DispatchSettings:
-    """Settings of a warning leg with these gateways and a door for answers; its keys are made."""
+    """Returns settings of a warning leg with these gateways and an answer endpoint, and creates its keys."""
     folder.mkdir(parents=True, exist_ok=True)
     if gateways:
-        told = [{"name": gateway.name, "url": gateway.url, "keys": [KEY.hex()]} for gateway in gateways]
-        (folder / "gateways.json").write_text(json.dumps(told))
+        receivers = [{"name": gateway.name, "url": gateway.url, "keys": [KEY.hex()]} for gateway in gateways]
+        (folder / "gateways.json").write_text(json.dumps(receivers))
         more["warning_gateways"] = folder / "gateways.json"
     port = free_port()
     more = {"link_port": port, "link_url": f"http://127.0.0.1:{port}"} | more
@@ -50,7 +50,7 @@ def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) ->
 async def put_case(
     bus: Bus, made: DispatchSettings, *device_ids: str, person_id: str = "p1", handle: str = HANDLE, version: int = 1
 ) -> None:
-    """A case as the registry publishes it: with the contact sealed, where there is one."""
+    """Publishes a case as the registry does: with a sealed contact, unless `handle` is empty."""
     contact = contact_pb2.Contact(handle=handle, language=contact_pb2.LANGUAGE_ENGLISH, duress_choice=DURESS_CHOICE)
     public = sealing.read_public_key(sealing.public_file(made.warning_key_file))
     sealed = sealing.seal(contact, person_id, public) if handle else b""
@@ -63,7 +63,7 @@ async def put_case(
 
 
 def ring(sequence: int, ring_m: float = 1000.0, demand: Any = geometry_pb2.WARN, **more: Any) -> alert_pb2.Alert:
-    """A ring round a person is entered, and nobody but her is told of it unless `demand` says so."""
+    """Returns an alert that a ring round a person is entered. With the demand WARN only she is notified."""
     message = dispatch.alert(sequence, demand, **more)
     message.ring_m = ring_m
     message.target_id = next(
@@ -77,7 +77,7 @@ def ring(sequence: int, ring_m: float = 1000.0, demand: Any = geometry_pb2.WARN,
 
 
 class Gateway:
-    """A real HTTP server that sends text messages, as far as the leg can tell, and says what became of them."""
+    """A real HTTP server that the leg uses as a gateway for text messages. It can send receipts."""
 
     def __init__(self, name: str = "sms") -> None:
         self.name = name
@@ -85,23 +85,23 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.port}/send"
         self.receipts_url = ""
         self.hangs = asyncio.Event()
-        """Answers wait for it."""
+        """Responses wait until it is set."""
         self.hangs.set()
         self.answers: list[int] = []
-        """Statuses of the next answers; then 204."""
+        """HTTP statuses of the next responses; later ones are 204."""
         self.requests: list[tuple[dict[str, str], bytes]] = []
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Serves for a while."""
+        """Serves until the end of the context."""
 
-        async def take(request: web.Request) -> web.Response:
+        async def accept(request: web.Request) -> web.Response:
             self.requests.append((dict(request.headers), await request.read()))
             await self.hangs.wait()
             return web.Response(status=self.answers.pop(0) if self.answers else 204)
 
         app = web.Application()
-        app.add_routes([web.post("/send", take)])
+        app.add_routes([web.post("/send", accept)])
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True).start()
@@ -111,7 +111,7 @@ class Gateway:
             await runner.cleanup()
 
     async def message(self, number: int = 1) -> dict[str, Any]:
-        """The nth message."""
+        """Waits for the nth message, and returns it."""
         async with asyncio.timeout(WITHIN_S):
             while len(self.requests) < number:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -119,16 +119,16 @@ class Gateway:
         return content
 
     async def shown(self, number: int = 1) -> tuple[str, str]:
-        """Id and text of the nth message."""
+        """Waits for the nth message, and returns its id and text."""
         message = await self.message(number)
         return message["warning_id"], message["text"]
 
     async def arrived(self, warning_id: str) -> None:
-        """Tells the leg that it was delivered."""
+        """Sends a receipt: the message was delivered."""
         assert await self.receipt({"warning_id": warning_id, "status": "delivered"}) == 204
 
     async def receipt(self, content: Any, *, key: bytes = KEY, ago_s: int = 0, id_: str = "r-1") -> int:
-        """Status of the answer to a receipt."""
+        """Sends a receipt, and returns the HTTP status."""
         body = json.dumps(content).encode()
         stamp = int(time.time()) - ago_s
         headers = {
@@ -144,7 +144,7 @@ class Gateway:
 
 
 class FakeDevice:
-    """A device whose ingest is a few lines: whoever speaks for it reads the commands and writes what became of them."""
+    """A device with a fake ingest, which reads commands from the stream and writes their steps."""
 
     device_id = "app-1"
 
@@ -153,22 +153,22 @@ class FakeDevice:
         self._commands: dict[str, str] = {}
 
     async def shown(self, number: int = 1) -> tuple[str, str]:
-        """Id and text of the nth notice."""
-        seen = 0
+        """Waits for the nth notice, and returns its id and text."""
+        count = 0
         async with asyncio.timeout(WITHIN_S):
             async for messages in pull.read(self._bus, flow.COMMANDS.name, 1, ("command.>",)):
                 for message in messages:
                     command = command_pb2.Command.FromString(message.data)
                     assert command.device_id == self.device_id
-                    seen += 1
-                    if seen == number:
+                    count += 1
+                    if count == number:
                         notice = command.instruction.show_notice
                         self._commands[notice.warning_id] = command.command_id
                         return notice.warning_id, notice.text
         raise AssertionError("no notice")
 
     async def arrived(self, warning_id: str) -> None:
-        """Tells that the device has it."""
+        """Publishes a receipt: the device has received the notice."""
         step = command_pb2.CommandStep(
             command_id=self._commands[warning_id],
             device_id=self.device_id,
@@ -180,7 +180,7 @@ class FakeDevice:
 
 
 class RealDevice:
-    """A device of a head-end that speaks with a real ingest."""
+    """A device of a head-end that is connected to a real ingest."""
 
     device_id = "app-1"
 
@@ -191,7 +191,7 @@ class RealDevice:
     @classmethod
     @asynccontextmanager
     async def connected(cls, mesh: ingest.IngestMesh) -> AsyncIterator[RealDevice]:
-        """Routed, heard once, and listening on its stream."""
+        """Connects a device that is routed, has reported once, and listens on its stream."""
         async with mesh.connected() as client:
             kind = log_pb2.DeviceKind.PROTECTIVE_DEVICE
             await client.route(cls.device_id, kind=kind, subject_id="p1")
@@ -216,7 +216,7 @@ class RealDevice:
                 return answer
 
     async def shown(self, number: int = 1) -> tuple[str, str]:
-        """Id and text of the nth notice."""
+        """Waits for the nth notice, and returns its id and text."""
         async with asyncio.timeout(WITHIN_S):
             while len(self._commands) < number:
                 answer: Any = await self._call.read()
@@ -233,7 +233,7 @@ class RealDevice:
 
 
 async def answer(url: str, method: str = "POST", **form: str) -> tuple[int, str, str]:
-    """Status, a hash of all headers but the date, and the text of what a link answers."""
-    async with aiohttp.ClientSession() as session, session.request(method, url, data=form or None) as got:
-        headers = sorted((name, value) for name, value in got.headers.items() if name != "Date")
-        return got.status, hashlib.sha256(repr(headers).encode()).hexdigest(), await got.text()
+    """Calls a link. Returns the status, a hash of all headers but the date, and the text."""
+    async with aiohttp.ClientSession() as session, session.request(method, url, data=form or None) as response:
+        headers = sorted((name, value) for name, value in response.headers.items() if name != "Date")
+        return response.status, hashlib.sha256(repr(headers).encode()).hexdigest(), await response.text()

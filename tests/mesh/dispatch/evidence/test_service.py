@@ -1,4 +1,4 @@
-"""What a leg shows of the evidence that it has copied: to whom, on which grounds, and that each time is in the ledger."""
+"""Access to a leg's copies of evidence: callers, legal grounds, and a disclosure in the ledger for each access."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ DESKS = {"police": "spiffe://npa/desk/kim", "probation": "spiffe://moj/desk/kim"
 REVIEWER = "spiffe://tandem/reviewer/kim"
 GROUNDS = disclosure_pb2.Grounds(legal_basis="STALKING_9_1_3_2", purpose=disclosure_pb2.PURPOSE_AUDIT)
 CLOCK_RATE = 60
-"""The demo's minutes are seconds."""
+"""Mesh time per wall time: a minute of the demo takes a second."""
 
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("evidence") / "m", "--clock-rate", str(CLOCK_RATE)) as one:
-        played = tandem("demo", "--dir", str(one.folder))
+    with running_mesh(tmp_path_factory.mktemp("evidence") / "m", "--clock-rate", str(CLOCK_RATE)) as running:
+        played = tandem("demo", "--dir", str(running.folder))
         assert played.returncode == 0, played.stderr
-        yield one
+        yield running
 
 
-class Asking:
-    """EvidenceService of one leg as somebody."""
+class EvidenceClient:
+    """A caller of a leg's EvidenceService with a SPIFFE id."""
 
     def __init__(self, mesh: RunningMesh, leg: str, spiffe_id: str) -> None:
         self._address = mesh.now.addresses[f"dispatch-{leg}"]
@@ -54,22 +54,22 @@ class Asking:
         async with server.channel(self._address) as channel:
             request = evidence_pb2.DownloadEvidenceRequest(incident_id=incident_id, grounds=GROUNDS)
             stub = evidence_pb2_grpc.EvidenceServiceStub(channel)
-            return b"".join([one.data async for one in stub.DownloadEvidence(request, metadata=self._metadata)])
+            return b"".join([part.data async for part in stub.DownloadEvidence(request, metadata=self._metadata)])
 
     async def whole(self, incident_id: str) -> evidence_pb2.ReadEvidenceResponse:
-        """As soon as the end of the incident is copied too."""
+        """Waits until the end of the incident is copied, and reads the evidence."""
         async with asyncio.timeout(40):
             while True:
                 try:
-                    if (found := await self.read(incident_id)).ended:
-                        return found
+                    if (evidence := await self.read(incident_id)).ended:
+                        return evidence
                 except grpc.aio.AioRpcError as error:
                     assert error.code() is grpc.StatusCode.NOT_FOUND
                 await asyncio.sleep(0.5)
 
 
 async def incident_of(mesh: RunningMesh) -> str:
-    """The incident in which somebody had to go."""
+    """Returns the id of the incident that had an offer."""
     async with meshes.connect(mesh.now) as clients:
         answer = await clients.dispatch["police"].ListIncidents(
             dispatch_pb2.ListIncidentsRequest(), metadata=clients.identity(REVIEWER)
@@ -85,15 +85,15 @@ async def disclosures(mesh: RunningMesh, who: str) -> AsyncIterator[ledger_pb2.D
     async with mesh.now.nats.bus_as("registry") as bus:
         last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
         async for message in pull.between(bus, flow.DISCLOSURES.name, 1, last):
-            from_string = ledger_pb2.Disclosure.FromString(message.data)
-            if from_string.who == who:
-                yield from_string
+            disclosure = ledger_pb2.Disclosure.FromString(message.data)
+            if disclosure.who == who:
+                yield disclosure
 
 
-async def test_each_agency_is_shown_its_own_copy_and_each_time_is_in_the_ledger(mesh: RunningMesh) -> None:
+async def test_each_agency_reads_its_own_copy_and_each_access_is_in_the_ledger(mesh: RunningMesh) -> None:
     incident_id = await incident_of(mesh)
-    police = await Asking(mesh, "police", DESKS["police"]).whole(incident_id)
-    probation = await Asking(mesh, "probation", DESKS["probation"]).whole(incident_id)
+    police = await EvidenceClient(mesh, "police", DESKS["police"]).whole(incident_id)
+    probation = await EvidenceClient(mesh, "probation", DESKS["probation"]).whole(incident_id)
     assert {track.of_wearer for track in police.tracks} == {True, False}
     assert [place.circle.lat_deg for case in police.cases for place in case.places] == [demo.HOME.lat_deg]
     assert {measure.alert_id for measure in police.measures} == {alert.alert_id for alert in police.alerts}
@@ -113,9 +113,9 @@ async def test_each_agency_is_shown_its_own_copy_and_each_time_is_in_the_ledger(
 
 async def test_a_download_is_the_copy_line_by_line(mesh: RunningMesh) -> None:
     incident_id = await incident_of(mesh)
-    data = await Asking(mesh, "police", REVIEWER).download(incident_id)
-    found = model.of_bytes(data)
-    assert found.incident_id == incident_id and found.leg == "police"
+    data = await EvidenceClient(mesh, "police", REVIEWER).download(incident_id)
+    evidence = model.of_bytes(data)
+    assert evidence.incident_id == incident_id and evidence.leg == "police"
     assert json.loads(data.splitlines()[1])["sha256"]
 
 
@@ -130,24 +130,26 @@ async def test_a_download_is_the_copy_line_by_line(mesh: RunningMesh) -> None:
         (
             "police",
             REVIEWER,
-            disclosure_pb2.Grounds(legal_basis="TAG_16_2", purpose=disclosure_pb2.PURPOSE_AUDIT),  # a wearer's alone
+            disclosure_pb2.Grounds(
+                legal_basis="TAG_16_2", purpose=disclosure_pb2.PURPOSE_AUDIT
+            ),  # permits the wearer's records only
             grpc.StatusCode.INVALID_ARGUMENT,
         ),
     ],
 )
-async def test_whoever_may_not_or_does_not_say_why_is_shown_nothing(
+async def test_a_caller_without_permission_or_grounds_reads_nothing(
     mesh: RunningMesh, leg: str, who: str, grounds: disclosure_pb2.Grounds, code: grpc.StatusCode
 ) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await Asking(mesh, leg, who).read(await incident_of(mesh), grounds)
+        await EvidenceClient(mesh, leg, who).read(await incident_of(mesh), grounds)
     assert caught.value.code() is code
 
 
-async def test_of_what_was_never_copied_nothing_is_told(mesh: RunningMesh) -> None:
+async def test_an_incident_without_a_copy_is_refused(mesh: RunningMesh) -> None:
     for incident_id, code in (
         ("incident-of-nobody", grpc.StatusCode.NOT_FOUND),
         ("../../dev_secret", grpc.StatusCode.INVALID_ARGUMENT),
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await Asking(mesh, "police", REVIEWER).read(incident_id)
+            await EvidenceClient(mesh, "police", REVIEWER).read(incident_id)
         assert caught.value.code() is code

@@ -1,4 +1,4 @@
-"""What is to be delivered to receivers, how far the leg's steps were handed to each, and the links that were used."""
+"""Creates the tables of deliveries, of the last queued step of each receiver, and of used links."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How persons are reached, what each was told in each incident, each message with its ways and receipts, and what the leg is owed."""
+"""Creates the tables of contacts, notified persons, messages with their sendings and receipts, and pending updates of the leg."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which entries of a stream the warnings have taken in; a position from before has an empty trail."""
+"""Adds the trail of accepted entries to the position of a stream. Existing positions get an empty trail."""
 
 import sqlalchemy as sa
 from alembic import op

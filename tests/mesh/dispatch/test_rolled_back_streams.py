@@ -1,4 +1,4 @@
-"""Legs over streams that go back: nothing is skipped or done twice, and the steps that a stream lost are there again."""
+"""Legs over streams that are rolled back: no alert is skipped or folded twice, and lost steps are republished."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
 
 
 def tear(nats: TestServer, store: Path, *streams: str) -> None:
-    """kill -9, the last message of each stream torn, started again."""
+    """Kills nats-server, overwrites the last message of each stream, and restarts it."""
     nats.kill()
     for stream in streams:
         torn.overwrite_tail(store, stream, random.Random(1))
@@ -38,28 +38,28 @@ def tear(nats: TestServer, store: Path, *streams: str) -> None:
 
 
 def lost(stream: str) -> float:
-    """How many publications this process found to be lost."""
+    """Returns the number of lost publications that this process found."""
     return REGISTRY.get_sample_value("tandem_publications_lost_total", {"stream": stream}) or 0.0
 
 
 def reconciled() -> float:
-    """How many alerts the police's leg of this process found by comparison alone, and so late."""
+    """Returns the number of alerts that the police leg of this process found only by reconciliation, and so late."""
     return REGISTRY.get_sample_value("tandem_dispatch_reconciled_total", {"leg": "police"}) or 0.0
 
 
 async def offered(leg: RunningLeg, *incidents: str) -> dict[str, str]:
-    """The assignment of each incident, once all have one; each has one alone."""
+    """Waits until each incident has an assignment, checks that it has only one, and returns its id."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            found = {incident.incident_id: incident.assignments for incident in (await leg.desk.list()).incidents}
-            if found.keys() >= set(incidents):
-                assert all(len([a for a in found[id_] if a.leg == 2]) == 1 for id_ in incidents)
-                return {id_: found[id_][0].assignment_id for id_ in incidents}
+            assignments = {incident.incident_id: incident.assignments for incident in (await leg.desk.list()).incidents}
+            if assignments.keys() >= set(incidents):
+                assert all(len([a for a in assignments[id_] if a.leg == 2]) == 1 for id_ in incidents)
+                return {id_: assignments[id_][0].assignment_id for id_ in incidents}
             await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("when", ["under the running leg", "while the leg is away"])
-async def test_an_alert_that_takes_the_sequence_of_a_lost_one_is_offered(
+async def test_an_alert_with_the_sequence_of_a_lost_one_is_offered(
     nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, when: str
 ) -> None:
     compared = reconciled()
@@ -72,7 +72,7 @@ async def test_an_alert_that_takes_the_sequence_of_a_lost_one_is_offered(
             await publish(bus, alert(3, incident="incident-3"))
             assert (await bus.bounds_of(flow.ALERTS.name)).last == 2
             await offered(leg, "incident-3")
-            # The evaluators publish the lost one again: it is known.
+            # The evaluators republish the lost alert: the leg knows it.
             await publish(bus, alert(2, incident="incident-2"), alert(4, incident="incident-4"))
             after = await offered(leg, "incident-1", "incident-2", "incident-3", "incident-4")
             assert before.items() <= after.items()
@@ -86,7 +86,7 @@ async def test_an_alert_that_takes_the_sequence_of_a_lost_one_is_offered(
         assert reconciled() == compared
 
 
-async def test_an_older_store_under_a_live_leg_loses_no_alert_and_no_step(
+async def test_an_older_stream_store_under_a_running_leg_loses_no_alert_and_no_step(
     nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, tmp_path: Path
 ) -> None:
     streams = (flow.ALERTS.name, flow.INCIDENTS.name)
@@ -104,13 +104,13 @@ async def test_an_older_store_under_a_live_leg_loses_no_alert_and_no_step(
         first = await offered(leg, *(f"incident-{n}" for n in range(1, 12)))
         await leg.desk.acknowledge(first["incident-3"])
         await stored_steps(bus, "police", "incident-3", 2)
-        await asyncio.sleep(1.0)  # until it is noted that they are published
+        await asyncio.sleep(1.0)  # until the leg has stored that its steps are published
         count = lost(flow.INCIDENTS.name)
         nats.kill()
         for stream in streams:
             torn.put_back(store, stream, tmp_path / f"older-{stream}")
         nats.start()
-        # A new one takes the sequence of a lost one, and the evaluators publish the lost ones again.
+        # A new alert gets the sequence of a lost one, and the evaluators republish the lost ones.
         await publish(bus, alert(20, incident="incident-20"))
         await publish(bus, *(alert(n, incident=f"incident-{n}") for n in range(2, 12)))
         after = await offered(leg, *first, "incident-20")
@@ -122,7 +122,7 @@ async def test_an_older_store_under_a_live_leg_loses_no_alert_and_no_step(
         assert lost(flow.INCIDENTS.name) == count + 11
 
 
-async def test_a_step_that_its_stream_lost_while_the_leg_was_away_is_there_again_and_its_peers_know_it(
+async def test_a_step_that_incidents_lost_while_the_leg_was_away_is_republished(
     nats: TestServer, bus: Bus, store: Path, police: DispatchSettings, tmp_path: Path
 ) -> None:
     async with running(police) as leg, running(settings("probation", nats, tmp_path)) as other:
@@ -143,7 +143,7 @@ async def test_a_step_that_its_stream_lost_while_the_leg_was_away_is_there_again
 
 
 async def peer(leg: RunningLeg, state: dispatch_pb2.AssignmentState.ValueType) -> None:
-    """Returns once the probation leg shows the police's assignment in a state."""
+    """Waits until the probation leg shows the police's assignment in a state."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             incidents = (await leg.desk.list()).incidents

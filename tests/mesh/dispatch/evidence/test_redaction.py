@@ -1,4 +1,4 @@
-"""Evidence from a log in which several wearers' reports share entries: each gets its own, and the decision still comes again."""
+"""Redaction of entries that hold reports of several wearers: each evidence holds one wearer's, and replays to the same decision."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.support.geofence import log
 WEARERS = ("wone", "wtwo")
 STEPS = 30
 GAP_MS = 100
-"""Between the cases and the first report."""
+"""Time between the cases and the first report, milliseconds."""
 
 
-async def approaches(bus: Bus) -> None:
-    """Two wearers come from 3 km to 50 m and go back, the second 300 m behind; all their reports come in common batches."""
+async def publish_approaches(bus: Bus) -> None:
+    """Publishes the approaches of two wearers from 3 km to 50 m and back, in common batches. The second is 20 m behind."""
     start_ms = int(time.time() * 1000) - STEPS * 5_000
     for case in ("one", "two"):
         entry = log.case_entry(case, from_ms=start_ms - 1000, place=True)
@@ -54,7 +54,7 @@ async def approaches(bus: Bus) -> None:
 
 
 async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
-    """The alerts that an evaluator gives, once the figures of all of them are stored."""
+    """Runs an evaluator until the measures of all alerts are stored, and returns the alerts."""
     settings = GeofenceSettings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
     log_meta = await streams.read_log_meta(bus)
     evaluator = Evaluator(bus, CheckpointStore(folder), settings, log_meta, 0)
@@ -62,84 +62,86 @@ async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
     try:
         last = (await bus.bounds_of("LOG_0")).last
         async with asyncio.timeout(30):
-            expected = sum(isinstance(one, Alert) for one in await folded(bus, last))
-            while (await bus.bounds_of("MEASURES")).last < expected:  # noqa: ASYNC110  # figures follow their alerts
+            expected = sum(isinstance(output, Alert) for output in await folded(bus, last))
+            while (await bus.bounds_of("MEASURES")).last < expected:  # noqa: ASYNC110  # measures follow their alerts
                 await asyncio.sleep(0.1)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    found: list[alert_pb2.Alert] = []
+    alerts: list[alert_pb2.Alert] = []
     async for messages in pull.read(bus, "ALERTS", 1):
-        found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+        alerts += [alert_pb2.Alert.FromString(message.data) for message in messages]
         if messages[-1].pending == 0:
-            return found
+            return alerts
     raise AssertionError
 
 
 async def folded(bus: Bus, last: int) -> list[object]:
-    """What an offline fold of the log gives."""
+    """Folds the log up to a sequence, and returns the outputs."""
     log_meta = await streams.read_log_meta(bus)
     state = State(0, log_meta.log_id)
-    found: list[object] = []
+    outputs: list[object] = []
     async for messages in pull.read(bus, "LOG_0", 1):
         for message in messages:
-            found += fold.step(state, Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data)))
+            outputs += fold.step(state, Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data)))
         if messages[-1].sequence >= last:
             break
-    return found
+    return outputs
 
 
 @pytest.mark.parametrize("wearer", ["one", "two"])
-async def test_entries_are_cut_to_the_wearers_own_and_give_the_same_alerts(
-    bus: Bus, tmp_path: Path, wearer: str
-) -> None:
-    await approaches(bus)
-    alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == f"w{wearer}" and one.incident_id]
+async def test_redacted_entries_replay_to_the_same_alerts(bus: Bus, tmp_path: Path, wearer: str) -> None:
+    await publish_approaches(bus)
+    alerts = [
+        alert for alert in await evaluated(bus, tmp_path) if alert.wearer_id == f"w{wearer}" and alert.incident_id
+    ]
     assert any(alert.ordinal > 0 for alert in alerts)
     log_meta = await streams.read_log_meta(bus)
     found = await gather(bus, log_meta, [alerts[0].alert_id], "police")
-    again = replay(bundle.ground_of(found, log_meta), found.records)
-    assert set(again.again) == {alert.alert_id for alert in alerts} and again.differences == []
+    replayed = replay(bundle.ground_of(found, log_meta), found.records)
+    assert set(replayed.again) == {alert.alert_id for alert in alerts} and replayed.differences == []
     other = "two" if wearer == "one" else "one"
-    entries = [log_pb2.LogEntry.FromString(one.data) for one in found.of("LOG_0")]
+    entries = [log_pb2.LogEntry.FromString(record.data) for record in found.of("LOG_0")]
     assert {id_ for entry in entries for id_ in entry.positions.device_id} == {f"t{wearer}", f"d{wearer}"}
     assert {entry.case.wearer_id for entry in entries if entry.HasField("case")} == {f"w{wearer}"}
     for record in found.records:
         for stranger in (f"t{other}", f"d{other}", f"w{other}", f"p{other}"):
             assert stranger.encode() not in record.data
-    cut = [one for one in found.of("LOG_0") if one.cut]
-    assert cut and all(one.sha256 == "" for one in cut)
+    redacted = [record for record in found.of("LOG_0") if record.cut]
+    assert redacted and all(record.sha256 == "" for record in redacted)
     assert of_bytes(found.to_bytes()) == found
 
 
-async def test_incidents_that_are_gathered_together_are_as_each_by_itself(bus: Bus, tmp_path: Path) -> None:
-    await approaches(bus)
-    found = await evaluated(bus, tmp_path)
-    alert_ids = {name: [one.alert_id for one in found if one.incident_id and one.wearer_id == name] for name in WEARERS}
+async def test_incidents_collected_in_one_pass_equal_those_collected_separately(bus: Bus, tmp_path: Path) -> None:
+    await publish_approaches(bus)
+    alerts = await evaluated(bus, tmp_path)
+    alert_ids = {
+        name: [alert.alert_id for alert in alerts if alert.incident_id and alert.wearer_id == name] for name in WEARERS
+    }
     log_meta = await streams.read_log_meta(bus)
-    report = next(one for one in found if one.incident_id).decided_at.ToMilliseconds()
+    report = next(alert for alert in alerts if alert.incident_id).decided_at.ToMilliseconds()
     for leg in ("probation", "police"):
         for back_ms in (None, LOOK_BACK_MS, int(time.time() * 1000) - report):
             together = await EvidenceCollector(bus, log_meta, leg, back_ms).of(alert_ids | {"gone": ["no-such-alert"]})
             assert together == {name: await gather(bus, log_meta, alert_ids[name], leg, back_ms) for name in WEARERS}
 
 
-async def test_cases_from_before_the_window_are_folded_as_it_begins(bus: Bus, tmp_path: Path) -> None:
-    await approaches(bus)
-    alerts = [one for one in await evaluated(bus, tmp_path) if one.wearer_id == "wone" and one.incident_id]
+async def test_cases_from_before_the_window_are_folded_when_it_begins(bus: Bus, tmp_path: Path) -> None:
+    await publish_approaches(bus)
+    alerts = [alert for alert in await evaluated(bus, tmp_path) if alert.wearer_id == "wone" and alert.incident_id]
     log_meta = await streams.read_log_meta(bus)
     whole = (await gather(bus, log_meta, [alerts[0].alert_id], "police", None)).of("LOG_0")
-    opening = next(one for one in whole if one.sequence == alerts[0].sequence)
-    first = next(one for one in whole if one.subject == "log.0.report")
+    opening = next(record for record in whole if record.sequence == alerts[0].sequence)
+    first = next(record for record in whole if record.subject == "log.0.report")
     back_ms = opening.stamp_ms - first.stamp_ms + GAP_MS // 2
     found = await gather(bus, log_meta, [alerts[0].alert_id], "police", back_ms)
-    assert [one.subject for one in found.of("LOG_0") if one.premise] == ["log.0.case"]
-    assert found.window_stamp_ms > next(one for one in whole if one.subject == "log.0.case").stamp_ms
-    again = replay(bundle.ground_of(found, log_meta), found.records)
-    assert set(again.again) == {alert.alert_id for alert in alerts} and again.differences == []
+    assert [record.subject for record in found.of("LOG_0") if record.premise] == ["log.0.case"]
+    assert found.window_stamp_ms > next(record for record in whole if record.subject == "log.0.case").stamp_ms
+    replayed = replay(bundle.ground_of(found, log_meta), found.records)
+    assert set(replayed.again) == {alert.alert_id for alert in alerts} and replayed.differences == []
 
 
-async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: Bus, tmp_path: Path) -> None:
+async def test_an_entry_about_others_that_caused_an_alert_is_kept_as_its_time_stamp(bus: Bus, tmp_path: Path) -> None:
     start_ms = int(time.time() * 1000) - 60_000
     case = log.case_entry("1", from_ms=start_ms)
     await bus.publish(flow.log_subject(0, "case"), case.SerializeToString())
@@ -148,17 +150,17 @@ async def test_an_entry_of_others_that_decided_is_there_by_its_stamp_alone(bus: 
     theirs = log.positions_entry(log.position("t9", start_ms, 0))
     sequence = (await bus.publish(flow.log_subject(0, "report"), theirs.SerializeToString())).seq
     alerts = await evaluated(bus, tmp_path)
-    told = alert_pb2.Alert()
-    told.CopyFrom(alerts[0])
-    told.alert_id, told.sequence = "alert-by-time", sequence
-    await bus.publish(flow.alert_subject(0, told.alert_id), told.SerializeToString(), expected_last=0)
+    by_time = alert_pb2.Alert()
+    by_time.CopyFrom(alerts[0])
+    by_time.alert_id, by_time.sequence = "alert-by-time", sequence
+    await bus.publish(flow.alert_subject(0, by_time.alert_id), by_time.SerializeToString(), expected_last=0)
     found = await gather(bus, await streams.read_log_meta(bus), [alerts[0].alert_id], "police")
-    mark = next(one for one in found.of("LOG_0") if one.sequence == sequence)
+    mark = next(record for record in found.of("LOG_0") if record.sequence == sequence)
     assert (mark.subject, mark.data, mark.cut) == (MARK_SUBJECT, b"", True) and mark.stamp_ms
 
 
-async def test_of_a_tag_that_changed_hands_each_wearer_has_their_own(bus: Bus, tmp_path: Path) -> None:
-    async def told(entry: log_pb2.LogEntry, kind: str = "report") -> None:
+async def test_a_tag_that_changed_hands_gives_each_wearer_only_their_reports(bus: Bus, tmp_path: Path) -> None:
+    async def log_entry(entry: log_pb2.LogEntry, kind: str = "report") -> None:
         await bus.publish(flow.log_subject(0, kind), entry.SerializeToString())
         await asyncio.sleep(0.02)
 
@@ -169,22 +171,24 @@ async def test_of_a_tag_that_changed_hands_each_wearer_has_their_own(bus: Bus, t
     first, without, second = log.case_entry("1"), log.case_entry("1", version=2), log.case_entry("2")
     del without.case.tag_device_ids[:]
     second.case.tag_device_ids[:] = ["t1"]
-    await told(first, "case")
-    await told(log.positions_entry(log.position("d1", start_ms, 0), log.position("t1", start_ms, 50)))
-    await told(without, "case")
-    await told(second, "case")
-    await told(log.positions_entry(log.position("d2", now_ms(), 0)))
-    late = log.position("t1", start_ms + 1, 70, report_id="late")  # of the first, and of nobody any more
-    await told(log.positions_entry(log.position("t1", now_ms(), 90, report_id="seconds"), late))
-    alerts = [one for one in await evaluated(bus, tmp_path) if one.incident_id]
+    await log_entry(first, "case")
+    await log_entry(log.positions_entry(log.position("d1", start_ms, 0), log.position("t1", start_ms, 50)))
+    await log_entry(without, "case")
+    await log_entry(second, "case")
+    await log_entry(log.positions_entry(log.position("d2", now_ms(), 0)))
+    late = log.position(
+        "t1", start_ms + 1, 70, report_id="late"
+    )  # about the time of the first wearer, so it belongs to nobody now
+    await log_entry(log.positions_entry(log.position("t1", now_ms(), 90, report_id="seconds"), late))
+    alerts = [alert for alert in await evaluated(bus, tmp_path) if alert.incident_id]
     log_meta = await streams.read_log_meta(bus)
     for wearer_id, reports in (("w1", {f"r{start_ms}"}), ("w2", {"seconds"})):
         mine = [alert for alert in alerts if alert.wearer_id == wearer_id]
         for leg in ("police", "probation"):
             found = await gather(bus, log_meta, [mine[0].alert_id], leg)
-            batches = [log_pb2.LogEntry.FromString(one.data).positions for one in found.of("LOG_0")]
+            batches = [log_pb2.LogEntry.FromString(record.data).positions for record in found.of("LOG_0")]
             pairs = [pair for batch in batches for pair in zip(batch.device_id, batch.report_id, strict=True)]
             assert {report_id for device_id, report_id in pairs if device_id == "t1"} == reports
             if leg == "police":
-                again = replay(bundle.ground_of(found, log_meta), found.records)
-                assert set(again.again) == {one.alert_id for one in mine} and again.differences == []
+                replayed = replay(bundle.ground_of(found, log_meta), found.records)
+                assert set(replayed.again) == {alert.alert_id for alert in mine} and replayed.differences == []
