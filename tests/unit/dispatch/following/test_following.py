@@ -10,19 +10,8 @@ from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import race
 from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import (
-    Advice,
-    Demand,
-    Escalated,
-    EscalationReason,
-    Estimate,
-    Event,
-    Offered,
-    Raced,
-    Retargeted,
-    SceneShared,
-    TargetsShown,
-)
+from services.dispatch.domain.enums import Advice, Demand, EscalationReason, Estimate
+from services.dispatch.domain.events import Escalated, Event, Offered, Raced, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import RETARGET_MS, Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.incident import AssignmentState, Incident

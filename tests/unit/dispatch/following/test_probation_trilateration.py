@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from services.dispatch.domain.areas import LatLon
-from services.dispatch.domain.events import Estimate, Event
+from services.dispatch.domain.enums import Estimate
+from services.dispatch.domain.events import Event
 from services.dispatch.domain.following import Follow, TargetUpdate
 from services.dispatch.domain.incident import Assignment
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import AlertFolded, Demand, Escalated, Event, Offered, Reoffered, StoodDown
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import AlertFolded, Escalated, Event, Offered, Reoffered, StoodDown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import UNANSWERED, AssignmentState, Incident
 from services.dispatch.leg import chain

@@ -8,7 +8,8 @@ import pytest
 
 from services.dispatch.domain.areas import JurisdictionCircle, JurisdictionPolygon, LatLon, great_circle_m, holds
 from services.dispatch.domain.choosing import SKILL_WORTH_S, UnitQuery, next_choice, offices_for, units_in_reach
-from services.dispatch.domain.events import Choice, EscalationLevel, Estimate
+from services.dispatch.domain.enums import EscalationLevel, Estimate
+from services.dispatch.domain.events import Choice
 from services.dispatch.domain.roster import (
     POSITION_MAX_AGE_MS,
     Board,

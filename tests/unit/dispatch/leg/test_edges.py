@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from services.common import ids
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Demand, StoodDown
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import Cause, StoodDown
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 from services.dispatch.settings import for_leg

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from services.common.rpc.errors import NotFound
-from services.dispatch.domain.events import BEYOND_ALL, Demand, Flagged, Notified, Offered, StoodDown, WarningFlag
+from services.dispatch.domain.enums import Demand, WarningFlag
+from services.dispatch.domain.events import BEYOND_ALL, Flagged, Notified, Offered, StoodDown
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import UNANSWERED, AssignmentState
 from services.dispatch.leg import chain

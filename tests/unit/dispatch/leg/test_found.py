@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.dispatch.domain.decisions import FindSteps, FoldAlert, LookForLeg
-from services.dispatch.domain.events import (
-    AlertFolded,
-    AlertWasMissing,
-    Demand,
-    LegAbsent,
-    LegReturned,
-    Offered,
-    StepsLost,
-)
+from services.dispatch.domain.decisions import CompareSteps, FoldAlert, ReportLeg
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, LegAbsent, LegReturned, Offered, StepsLost
 from services.dispatch.domain.incident import AssignmentState, step_id
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainHead
@@ -31,30 +24,30 @@ def responding() -> Story:
 def test_an_absent_leg_is_told_once_of_each_open_assignment_and_its_return_as_well() -> None:
     story = responding()
     assert story.incident.awaited == {"probation", "warning"}
-    told = story.do(LookForLeg("probation", False, 20_000))
+    told = story.do(ReportLeg("probation", False, 20_000))
     assert told == tuple(LegAbsent(20_000, story.id_of(one), "probation") for one in ("p1", "p2"))
-    assert story.do(LookForLeg("probation", False, 21_000)) == ()
+    assert story.do(ReportLeg("probation", False, 21_000)) == ()
     message = translate.assignment_message(story.incident, story.of("p1"), None)
     assert list(message.absent_legs) == [alert_pb2.PROBATION]
     assert (story.of("p1").state, story.of("p1").number) == (AssignmentState.OFFERED, 2)
-    assert story.do(LookForLeg("probation", True, 22_000)) == tuple(
+    assert story.do(ReportLeg("probation", True, 22_000)) == tuple(
         LegReturned(22_000, story.id_of(one), "probation") for one in ("p1", "p2")
     )
     assert not story.of("p1").absent_legs
-    assert story.do(LookForLeg("probation", True, 23_000)) == ()
+    assert story.do(ReportLeg("probation", True, 23_000)) == ()
 
 
 def test_nobody_is_told_of_an_absent_leg_where_all_is_over() -> None:
     story = responding()
     story.fold(alert(6, Demand.RESPOND, "p1", ends=True))
     assert {assignment.state for assignment in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
-    assert story.do(LookForLeg("probation", False, 20_000)) == ()
+    assert story.do(ReportLeg("probation", False, 20_000)) == ()
 
 
 def test_who_is_absent_neither_answers_nor_delays_anything() -> None:
     story = responding()
     due_ms = story.of("p1").due_ms
-    story.do(LookForLeg("probation", False, 5_000))
+    story.do(ReportLeg("probation", False, 5_000))
     assert story.of("p1").due_ms == due_ms
     story.acknowledge("p1")
     assert story.of("p1").absent_legs == {"probation"}
@@ -71,20 +64,20 @@ def test_the_next_step_is_numbered_behind_those_that_were_lost() -> None:
     story = responding()
     before = step_id(story.of("p1"))
     id_ = story.id_of("p1")
-    assert story.do(FindSteps(id_, 1, 2_000)) == (), "the record has it"
-    assert story.do(FindSteps(id_, 4, 2_000)) == (StepsLost(2_000, id_, 4),)
+    assert story.do(CompareSteps(id_, 1, 2_000)) == (), "the record has it"
+    assert story.do(CompareSteps(id_, 4, 2_000)) == (StepsLost(2_000, id_, 4),)
     assert (story.of("p1").number, story.of("p1").state) == (5, AssignmentState.OFFERED)
     assert step_id(story.of("p1")) != before
-    assert story.do(FindSteps(id_, 4, 3_000)) == ()
-    assert story.do(FindSteps("assign-of-nobody", 4, 3_000)) == ()
+    assert story.do(CompareSteps(id_, 4, 3_000)) == ()
+    assert story.do(CompareSteps("assign-of-nobody", 4, 3_000)) == ()
 
 
 def test_what_was_found_is_written_and_read_again() -> None:
     story = responding()
     for command in (
-        LookForLeg("warning", False, 20_000),
-        LookForLeg("warning", True, 21_000),
-        FindSteps(story.id_of("p1"), 9, 22_000),
+        ReportLeg("warning", False, 20_000),
+        ReportLeg("warning", True, 21_000),
+        CompareSteps(story.id_of("p1"), 9, 22_000),
         FoldAlert(alert(7, Demand.RESPOND, "p3"), 23_000, DEADLINES, was_missing=True),
     ):
         story.do(command)

@@ -8,13 +8,10 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Acknowledge
+from services.dispatch.domain.enums import CloseCause, Demand, EscalationLevel, EscalationReason
 from services.dispatch.domain.events import (
     AlertFolded,
-    CloseCause,
-    Demand,
     Escalated,
-    EscalationLevel,
-    EscalationReason,
     Event,
     NobodyAvailable,
     Offered,
@@ -214,7 +211,7 @@ def test_a_receipt_of_an_older_offer_tells_nothing_of_the_present_one() -> None:
     story.pass_time(DEADLINES.receive_ms)
     assert story.receive("p1", older) == () and story.of("p1").received_ms is None
     assert story.receive("p1") and story.receive("p1") == ()
-    with pytest.raises(FailedPrecondition, match="no such offer"):
+    with pytest.raises(FailedPrecondition, match="offer_number 99 doesn.t exist"):
         story.receive("p1", 99)
 
 

@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event, TargetsShown
+from services.dispatch.domain.enums import CloseCause, Demand
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Event, TargetsShown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import Follow, TargetUpdate
 from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, AssignmentState, Incident, step_id

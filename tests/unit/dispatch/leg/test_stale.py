@@ -9,7 +9,7 @@ import pytest
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain.answers import MOVED_ON, OFFERED_ON, Close, Progress, Reject
 from services.dispatch.domain.decisions import Command
-from services.dispatch.domain.events import CloseCause, Demand
+from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.incident import Assignment, AssignmentState
 from tests.support.dispatch.incidents import BY, DEADLINES, Story, alert
 from tests.support.dispatch.roster import AT_DAY

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 from services.dispatch.domain.areas import LatLon, great_circle_m
-from services.dispatch.domain.events import Estimate
+from services.dispatch.domain.enums import Estimate
 from services.dispatch.roster import travel
 from services.dispatch.roster.travel import TravelTimes, open_travel_times
 from tests.support.dispatch.roster import SEOUL

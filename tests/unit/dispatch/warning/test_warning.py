@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.dispatch.domain import wording
-from services.dispatch.domain.events import Demand
+from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.warning import PASSING, READ_MS, Notice, Occurrence, Told, WarningMessage, decide
 from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.warning import translate
@@ -101,7 +101,7 @@ def test_an_entry_that_comes_behind_its_clearing_frightens_nobody() -> None:
     assert her.enters(100.0, sequence=5) is None
     assert her.enters(100.0, sequence=9)
     assert her.sees(Notice.CHANGED, WARN, ring_m=100.0)
-    assert her.leaves(100.0, sequence=8) is None and her.told.holding
+    assert her.leaves(100.0, sequence=8) is None and her.told.active
 
 
 def test_a_change_without_a_ring_is_nothing() -> None:
