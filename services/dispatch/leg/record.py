@@ -189,13 +189,13 @@ class LegRecord:
 
         A step stays unpublished where its process died, or where the answer to a commit of this process was lost.
         """
-        seen: set[int] = set()
+        previous: set[int] = set()
         while True:
             await asyncio.sleep(ADOPT_AFTER_S)
             orphans = [row for row in await retried(self.store.unpublished) if not self.outbox.holds(row.sequence)]
             # Only steps that were unpublished at the previous search too: another process may be about to publish the others.
-            self.outbox.add(numbered(row for row in orphans if row.sequence in seen))
-            seen = {row.sequence for row in orphans}
+            self.outbox.add(numbered(row for row in orphans if row.sequence in previous))
+            previous = {row.sequence for row in orphans}
 
     async def finish(self) -> None:
         """Returns when a running transaction is over."""
@@ -215,8 +215,8 @@ class LegRecord:
 
             def work(connection: Connection) -> Change:
                 all_commands = [*commands, *first(connection)] if first else commands
-                change, seen = self._begin(connection, {id_ for id_, _ in all_commands})
-                board, change.engaged = self._availability.within(connection, ahead, seen)
+                change, committed = self._begin(connection, {id_ for id_, _ in all_commands})
+                board, change.engaged = self._availability.within(connection, ahead, committed)
                 for incident_id, command in all_commands:
                     change.decide(incident_id, command(board))
                 change_store.write(connection, change, position)
@@ -237,18 +237,18 @@ class LegRecord:
         back.
         """
         missing = [id_ for id_ in incident_ids if id_ not in self._known]
-        seen = change_store.read(connection, missing, self._availability.asks_units())
-        if seen.head == self.head:
+        committed = change_store.read(connection, missing, self._availability.asks_units())
+        if committed.head == self.head:
             known = {id_: self._known[id_] for id_ in incident_ids if id_ in self._known}
-            known |= self._folded(missing, seen.events, seen.latency_ms)
-            return Change(seen.head, known, {}), seen
-        if seen.head.id <= self.head.id:
+            known |= self._folded(missing, committed.events, committed.latency_ms)
+            return Change(committed.head, known, {}), committed
+        if committed.head.id <= self.head.id:
             # Desks have seen steps that no longer exist, so memory must not be used any more.
             raise FailedPrecondition(
                 "the leg's database went back: an older copy was restored while the leg ran; restart the leg"
             )
         missed = numbered(self.store.steps_within(connection, self.head.id))
-        return Change(seen.head, self.gather(connection, incident_ids, {}), {}, True, missed), seen
+        return Change(committed.head, self.gather(connection, incident_ids, {}), {}, True, missed), committed
 
     def _remember(self, known: Mapping[str, CommittedIncident]) -> None:
         for incident_id, committed in known.items():
