@@ -1,10 +1,10 @@
-"""python -m services.dispatch --leg probation|police|warning: one leg of the response, on its own port and database."""
+"""Runs one leg of the response, on its own port and database: python -m services.dispatch --leg probation|police|warning"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +65,7 @@ SERVICES = tuple(
 
 
 async def run(settings: DispatchSettings) -> None:
-    """Runs the leg until it is told to stop. It serves its desk and keeps its deadlines with or without NATS."""
+    """Runs the leg until it is stopped. The leg serves its desk and keeps its deadlines with or without NATS."""
     async with (
         awaited_database(settings.database, MIGRATIONS) as database,
         open_travel_times(settings.osrm_url) as travel_times,
@@ -85,7 +85,7 @@ async def run(settings: DispatchSettings) -> None:
             observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
             AsyncExitStack() as stack,
         ):
-            stack.enter_context(closing(leg.record.subscriptions))
+            stack.callback(leg.record.subscriptions.close)
             warnings = None
             if leg.name == "warning":
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))
@@ -107,7 +107,7 @@ async def run(settings: DispatchSettings) -> None:
 
 
 def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | None:
-    """Follows the targets of a leg that has somebody to send, where evaluators are configured."""
+    """Follower of the targets, for a leg that sends units and where evaluators are configured; else None."""
     if leg.name not in CALLERS:
         return None
     if not settings.geofence:
@@ -117,10 +117,9 @@ def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | N
 
 
 async def exchange(settings: DispatchSettings, leg: LegService) -> None:
-    """The leg's webhooks and links, where any are configured. They need no NATS."""
-    has_links = (
-        settings.link_port is not None and leg.name != "warning"
-    )  # whose links are for answers of those who are warned
+    """Serves the leg's webhooks and links, where they are configured. They need no NATS."""
+    # The warning leg uses its link port for the answers of protected persons.
+    has_links = settings.link_port is not None and leg.name != "warning"
     if settings.webhooks is None and not has_links:
         await asyncio.Event().wait()
     receivers = read_receivers(settings.webhooks) if settings.webhooks else ()
@@ -132,7 +131,7 @@ async def exchange(settings: DispatchSettings, leg: LegService) -> None:
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
         await Webhooks(leg.name, leg.store, store, receivers, links).run()
-        await asyncio.Event().wait()  # the links are still served where nobody has webhooks
+        await asyncio.Event().wait()  # keep serving the links where there are no webhooks
 
 
 def _add_servicers(
@@ -157,7 +156,7 @@ async def mesh(
     alerts: ReaderHealth,
     peers: ReaderHealth,
 ) -> None:
-    """The leg's part in the mesh: alerts in, steps out, the other legs' steps in."""
+    """Connects the leg to the mesh: consumes alerts and the other legs' steps, and publishes the leg's steps."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
         log_meta = await retried(partial(streams.pass_gate, bus, settings))
         evidence_api.connected(bus)
@@ -177,7 +176,7 @@ async def mesh(
 
 
 def main() -> None:
-    """Reads the command line and the environment."""
+    """Runs a leg with the settings of the command line and the environment."""
     heartbeat.start()
     parser = argparse.ArgumentParser(prog="python -m services.dispatch", description=__doc__)
     parser.add_argument("--leg", required=True, choices=flow.LEGS, help="which half of the response this process is")

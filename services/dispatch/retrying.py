@@ -1,4 +1,4 @@
-"""Work that is tried again until it is done."""
+"""Retries of work that fails temporarily."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 async def retried(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of `work`, tried again until it succeeds or fails for good."""
+    """The result of `work`. Retries every RETRY_S seconds after a RetryableError; any other error is raised."""
     while True:
         try:
             return await work()

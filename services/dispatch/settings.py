@@ -1,4 +1,4 @@
-"""Settings of one leg."""
+"""Settings of one leg of the response."""
 
 from __future__ import annotations
 
@@ -17,51 +17,51 @@ ACKNOWLEDGE_WITHIN_S = {"probation": 30.0, "police": 30.0, "warning": 10.0}
 
 
 class DispatchSettings(CommonSettings):
-    """Read from the environment but for `leg`. Ports and deadline have defaults of their own for each leg."""
+    """Settings of one leg, read from the environment except `leg`. Default ports and deadlines differ by leg."""
 
     leg: Literal["probation", "police", "warning"]
-    """Which half of the response this process is."""
+    """The leg that this process runs."""
     acknowledge_within_s: float = Field(gt=0, le=3600)
     """How long the desk has to acknowledge an offer, seconds of mesh time: 30 for people, 10 for the gateway."""
     webhooks: Path | None = None
-    """File that names those who get this leg's steps by webhook, with their keys; without it nobody does."""
+    """File of the webhook receivers of this leg's steps, with their keys; without it there are none."""
     link_port: int | None = Field(default=None, ge=0, le=65535)
-    """TCP port of the links with which those on the road take an offer; without it there are none."""
+    """TCP port of the links by which units on the road accept an offer; without it there are no links."""
     link_url: str = ""
-    """How that port is reached from the road, such as https://tandem.example; needed with `link_port`."""
+    """Public URL of `link_port`, such as https://tandem.example; required with `link_port`."""
     warning_gateways: Path | None = None
-    """Warning leg: file that names the gateways which reach protected persons, with their keys, in the form of `webhooks`."""
+    """Warning leg: file of the gateways that reach protected persons, with their keys, in the format of `webhooks`."""
     warning_key: Path | None = None
-    """Warning leg: file of the private keys that open contacts; without it, one in `data_dir`. A folder that can't be written to must
-    hold the public ones too."""
+    """Warning leg: file of the private keys that decrypt contacts; by default a file in `data_dir`. A read-only folder must contain
+    the public keys too."""
     receive_within_s: float = Field(default=5.0, gt=0, le=3600)
-    """How long the desk's machine has to say that it has an offer, seconds of mesh time, where there is a roster."""
+    """How long the desk's machine has to confirm an offer, seconds of mesh time, where there is a roster."""
     other_leg_within_s: float = Field(default=10.0, gt=0, le=3600)
-    """How long another leg has to show a step of what an alert demands of both, seconds of mesh time; then the desk is told."""
+    """How long another leg has to show a step for an alert that demands both, seconds of mesh time; then the desk is notified."""
     probation_database_url: SecretStr = SecretStr("")
-    """postgresql://role@host/database of the probation leg, whose role has a schema of its own; where it is empty, the database is
-    an SQLite file in `data_dir`."""
+    """Database of the probation leg, as postgresql://role@host/database; the role has its own schema. Empty for an SQLite file in
+    `data_dir`."""
     police_database_url: SecretStr = SecretStr("")
-    """The same of the police leg."""
+    """Database of the police leg, like `probation_database_url`."""
     warning_database_url: SecretStr = SecretStr("")
-    """The same of the warning leg."""
+    """Database of the warning leg, like `probation_database_url`."""
     metrics_port: int = Field(ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
     dispatch_within_s: float = Field(default=60.0, gt=0, le=3600)
-    """How long the desk has from then until a unit is told to go, where there is a roster."""
+    """How long the desk has from the acknowledgement until a unit is dispatched, seconds of mesh time, where there is a roster."""
     osrm_url: str = Field(default="", pattern=r"^(https?://[^\s?#]+)?$")
-    """The agency's own service of OSRM's table protocol, for travel times by road; empty for the great circle. It is told where
-    destinations are, so it must be on loopback or behind https."""
+    """URL of the agency's own OSRM table service, for travel times by road; empty for the great circle. The service receives the
+    destinations' positions, so it must be on loopback or behind https."""
 
     geofence: str = ""
-    """The evaluators, as a gRPC target such as `dns:///geofence:7403` or `ipv4:127.0.0.1:7403,127.0.0.1:7413`: where targets are is
-    asked of them. Without it the leg follows nobody; on loopback or with certificates only."""
+    """gRPC target of the evaluators that give the targets' positions, such as `dns:///geofence:7403` or
+    `ipv4:127.0.0.1:7403,127.0.0.1:7413`. Without it the leg follows nobody. On loopback or with certificates only."""
     ingest: str = ""
-    """Ingest, likewise: the probation leg has it tell the tag to report often while somebody goes to the wearer."""
+    """gRPC target of ingest, like `geofence`. The probation leg makes tags report often while a unit goes to the wearer."""
 
     @property
     def deadlines(self) -> Deadlines:
-        """The same in milliseconds."""
+        """Deadlines of an offer's steps, milliseconds."""
         return Deadlines(
             *(
                 round(1000 * s)
@@ -74,7 +74,7 @@ class DispatchSettings(CommonSettings):
 
     @property
     def database_url(self) -> str:
-        """PostgreSQL's URL of this leg; empty where it has none."""
+        """PostgreSQL URL of this leg; empty where it uses SQLite."""
         urls = {
             "probation": self.probation_database_url,
             "police": self.police_database_url,
@@ -84,46 +84,47 @@ class DispatchSettings(CommonSettings):
 
     @property
     def database(self) -> Path | str:
-        """The leg's own SQLite file, or PostgreSQL's URL."""
+        """The leg's SQLite file, or its PostgreSQL URL."""
         return self.database_url or self.data_dir / f"dispatch-{self.leg}.sqlite3"
 
     @property
     def exchange_database(self) -> Path:
-        """The SQLite file of what is to be delivered."""
+        """SQLite file of the webhook deliveries and links."""
         return self.data_dir / f"exchange-{self.leg}.sqlite3"
 
     @property
     def warning_database(self) -> Path:
-        """Warning leg: the SQLite file of what protected persons are told."""
+        """Warning leg: SQLite file of the messages to protected persons."""
         return self.data_dir / "warning.sqlite3"
 
     @property
     def warning_key_file(self) -> Path:
-        """Warning leg: the private keys that open contacts, made at the first start; the public ones stand beside it."""
+        """Warning leg: file of the private keys that decrypt contacts, made at the first start; the public keys are next to it."""
         return self.warning_key or self.data_dir / "warning.key"
 
     @property
     def link_key(self) -> Path:
-        """The key of this leg's links, made at the first start."""
+        """File of the key that signs this leg's links, made at the first start."""
         return self.data_dir / f"links-{self.leg}.key"
 
     @property
     def evidence(self) -> Path:
-        """Folder of what the leg's incidents rest on."""
+        """Folder of the evidence of the leg's incidents."""
         return self.data_dir / f"evidence-{self.leg}"
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_the_map(self) -> Self:
         parts = urlsplit(self.osrm_url)
         if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-            raise ValueError(f"TANDEM_OSRM_URL names {parts.hostname}, which isn't loopback: only https:// is taken")
+            raise ValueError(f"TANDEM_OSRM_URL names {parts.hostname}, which isn't loopback: use an https:// URL")
         return self
 
     @model_validator(mode="after")
     def _refuse_gateways_that_cannot_answer(self) -> Self:
         if self.warning_gateways is not None and (self.link_port is None or not self.link_url):
             raise ValueError(
-                "TANDEM_WARNING_GATEWAYS needs TANDEM_LINK_PORT and TANDEM_LINK_URL: receipts come back there"
+                "TANDEM_WARNING_GATEWAYS needs TANDEM_LINK_PORT and TANDEM_LINK_URL, where receipts arrive "
+                "(example: TANDEM_LINK_PORT=7416 TANDEM_LINK_URL=https://tandem.example)"
             )
         return self
 

@@ -1,1 +1,1 @@
-"""One leg's share of an incident, pure: no clock, no I/O, no random. `decisions.decide` is the way in."""
+"""Pure domain of one leg's share of an incident: no clock, no I/O, no randomness. The entry point is `decisions.decide`."""

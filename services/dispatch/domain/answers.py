@@ -1,7 +1,8 @@
-"""What a desk says of an assignment: it has it, takes it, refuses it, how far the unit is, what it was. Pure.
+"""A desk's answers to an assignment: receive, acknowledge, reject, progress, close. Pure.
 
-What was said before changes nothing; what can't be said now is refused with the state that the assignment has. Who says which offer
-and which state they saw is refused where it is another by now, so that an old page answers for nobody else.
+A repeated answer changes nothing. An answer that isn't possible in the present state is refused with an error that names the state.
+An answer may carry the offer number and the state that the caller saw. It is refused where either has changed since, so that an
+outdated page can't answer for another unit.
 """
 
 from __future__ import annotations
@@ -12,58 +13,50 @@ from typing import TypeAlias
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain import escalation
+from services.dispatch.domain.enums import CloseCause, EscalationReason
 from services.dispatch.domain.escalation import Deadlines
-from services.dispatch.domain.events import (
-    Acknowledged,
-    CloseCause,
-    Closed,
-    EscalationReason,
-    Event,
-    Progressed,
-    Received,
-    Rejected,
-)
+from services.dispatch.domain.events import Acknowledged, Closed, Event, Progressed, Received, Rejected
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Assignment, AssignmentState, Incident
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
 GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
-"""What can be refused; who is there sees it through."""
+"""States in which an assignment can be rejected. A unit on the scene can't give it back."""
 
 NO_SUCH_OFFER, OFFERED_ON, MOVED_ON = "NO_SUCH_OFFER", "OFFERED_ON", "MOVED_ON"
 CANT_TAKE, CANT_REFUSE, CANT_GO_ON, CANT_CLOSE = "CANT_TAKE", "CANT_REFUSE", "CANT_GO_ON", "CANT_CLOSE"
 STEP_LEFT_OUT, CLOSED_OTHERWISE = "STEP_LEFT_OUT", "CLOSED_OTHERWISE"
-"""Why an answer is refused, for programs."""
+"""Machine-readable reasons for refusing an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """The desk's machine has an offer."""
+    """Command: the desk's machine has an offer."""
 
     assignment_id: str
     by: str
-    """SPIFFE id of who says so."""
+    """SPIFFE id of the caller."""
     now_ms: int
     offer_number: int
-    """Which offer."""
+    """Number of the received offer."""
     deadlines: Deadlines
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
-    """A person takes an assignment."""
+    """Command: a person accepts an assignment."""
 
     assignment_id: str
     by: str
     now_ms: int
     deadlines: Deadlines
     offer_number: int = 0
-    """Which offer; 0 for the present one."""
+    """Number of the accepted offer; 0 for the present one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Whoever was asked, or had taken it, can't."""
+    """Command: the unit or desk refuses an offer, or gives an accepted assignment back."""
 
     assignment_id: str
     by: str
@@ -73,26 +66,26 @@ class Reject:
     deadlines: Deadlines
     board: Board = NO_ROSTER
     seen: AssignmentState | None = None
-    """The state that they saw; None where they didn't look."""
+    """State that the caller saw; None skips the check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The unit is one step further."""
+    """Command: the unit reached the next state."""
 
     assignment_id: str
     by: str
     now_ms: int
     state: AssignmentState
     offer_number: int = 0
-    """Whose unit it is; 0 for the present offer's."""
+    """Number of the offer to that unit; 0 for the present one."""
     seen: AssignmentState | None = None
-    """The state before, as they saw it; None where they didn't look."""
+    """Previous state that the caller saw; None skips the check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The desk says what it was."""
+    """Command: the desk closes an assignment with a cause."""
 
     assignment_id: str
     by: str
@@ -100,19 +93,19 @@ class Close:
     cause: CloseCause
     note: str
     offer_number: int = 0
-    """Which offer; 0 for the present one."""
+    """Number of the closed offer; 0 for the present one."""
     seen: AssignmentState | None = None
-    """The state that they saw; None where they didn't look."""
+    """State that the caller saw; None skips the check."""
 
 
 Answering: TypeAlias = Receive | Acknowledge | Reject | Progress | Close
 
 
 def decide(incident: Incident, command: Answering) -> Iterator[Event]:
-    """What an answer leads to. Raises NotFound or FailedPrecondition."""
+    """Events that an answer leads to. Raises NotFound or FailedPrecondition."""
     assignment = incident.assignments.get(command.assignment_id)
     if assignment is None:
-        raise NotFound("no such assignment")
+        raise NotFound(f"no assignment {command.assignment_id} in the {incident.leg} leg")
     if isinstance(command, Receive):
         yield from _receive(assignment, command)
     elif isinstance(command, Acknowledge):
@@ -128,7 +121,7 @@ def decide(incident: Incident, command: Answering) -> Iterator[Event]:
 def _receive(assignment: Assignment, command: Receive) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
     due_ms = escalation.received_due_ms(assignment, command.deadlines)
-    # A receipt that comes late, or again, tells nothing that anybody waits for.
+    # Nobody waits for a late or repeated receipt.
     if (
         assignment.state in UNANSWERED
         and assignment.received_ms is None
@@ -162,7 +155,7 @@ def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iter
     yield rejected
     incident = evolve(incident, rejected)
     assignment = incident.assignments[assignment.assignment_id]
-    yield escalation.climbed(
+    yield escalation.escalated(
         incident, assignment, EscalationReason.REFUSED, command.now_ms, command.deadlines, command.board
     )
 
@@ -177,11 +170,11 @@ def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:
         )
     if assignment.state is not command.state:
         _check_seen(assignment, command.seen)
-    known, told = PROGRESS.index(assignment.state), PROGRESS.index(command.state)
-    if told <= known:
+    present, reported = PROGRESS.index(assignment.state), PROGRESS.index(command.state)
+    if reported <= present:
         return
-    if told > known + 1:
-        before = PROGRESS[told - 1].name
+    if reported > present + 1:
+        before = PROGRESS[reported - 1].name
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: {command.state.name} comes after {before}", STEP_LEFT_OUT
         )
@@ -198,7 +191,7 @@ def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
         return
     if assignment.state not in TAKEN | {AssignmentState.STOOD_DOWN}:
         raise FailedPrecondition(
-            f"the assignment is {assignment.state.name}: nobody has taken it who could close it", CANT_CLOSE
+            f"the assignment is {assignment.state.name}: acknowledge it before closing it", CANT_CLOSE
         )
     _check_seen(assignment, command.seen)
     yield Closed(command.now_ms, assignment.assignment_id, command.by, command.cause, command.note)
@@ -206,17 +199,23 @@ def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
 
 def _check_offer(assignment: Assignment, offer_number: int) -> None:
     if offer_number > assignment.offer_number:
-        raise FailedPrecondition(f"there is no such offer: the last is {assignment.offer_number}", NO_SUCH_OFFER)
+        raise FailedPrecondition(
+            f"offer_number {offer_number} doesn't exist: the last offer is {assignment.offer_number}", NO_SUCH_OFFER
+        )
 
 
 def _check_present(assignment: Assignment, offer_number: int) -> None:
     if offer_number != assignment.offer_number:
-        raise FailedPrecondition(f"it was offered on since, as offer {assignment.offer_number}", OFFERED_ON)
+        raise FailedPrecondition(
+            f"offer {offer_number} was offered on since: the present one is {assignment.offer_number}", OFFERED_ON
+        )
 
 
 def _check_seen(assignment: Assignment, seen: AssignmentState | None) -> None:
     if seen not in (None, assignment.state):
-        raise FailedPrecondition(f"the assignment is {assignment.state.name} by now, not {seen.name}", MOVED_ON)
+        raise FailedPrecondition(
+            f"the assignment is {assignment.state.name} by now, not {seen.name}: reload it and answer", MOVED_ON
+        )
 
 
 def _name(cause: CloseCause | None) -> str:

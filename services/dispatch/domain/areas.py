@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 EARTH_RADIUS_M = 6_371_008.8
-"""Mean radius (IUGG)."""
+"""Mean radius of the earth (IUGG), metres."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatLon:
-    """A point."""
+    """A point on WGS84, degrees."""
 
     lat_deg: float
     lon_deg: float
@@ -20,7 +20,7 @@ class LatLon:
 
 @dataclass(frozen=True, slots=True)
 class JurisdictionCircle:
-    """A disc."""
+    """A circular area of jurisdiction."""
 
     centre: LatLon
     radius_m: float
@@ -28,7 +28,7 @@ class JurisdictionCircle:
 
 @dataclass(frozen=True, slots=True)
 class JurisdictionPolygon:
-    """An area inside one closed line, the first corner not repeated; it doesn't cross the 180th meridian."""
+    """A polygonal area of jurisdiction, the first vertex not repeated; it doesn't cross the 180th meridian."""
 
     vertices: tuple[LatLon, ...]
 
@@ -37,7 +37,7 @@ Area: TypeAlias = JurisdictionCircle | JurisdictionPolygon
 
 
 def great_circle_m(a: LatLon, b: LatLon) -> float:
-    """Distance on the sphere, metres; within 0.6 % of that on the ellipsoid."""
+    """Distance between two points on the sphere, metres; within 0.6 % of the distance on the ellipsoid."""
     lat_a, lat_b = math.radians(a.lat_deg), math.radians(b.lat_deg)
     half_lat, half_lon = (lat_b - lat_a) / 2, math.radians(b.lon_deg - a.lon_deg) / 2
     square = math.sin(half_lat) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin(half_lon) ** 2
@@ -45,7 +45,7 @@ def great_circle_m(a: LatLon, b: LatLon) -> float:
 
 
 def holds(area: Area, point: LatLon) -> bool:
-    """Whether a point lies in an area. Borders are straight in degrees, which is exact enough to say whose it is."""
+    """Whether a point lies in an area. Borders are straight in degrees, which is exact enough to assign an office."""
     if isinstance(area, JurisdictionCircle):
         return great_circle_m(area.centre, point) <= area.radius_m
     inside = False

@@ -1,6 +1,6 @@
-"""What each alert, deadline and acknowledgement does to a leg's assignments. Pure.
+"""Decisions on a leg's assignments after each alert, deadline and answer. Pure.
 
-`decide` says what happens, `evolving.evolve` says what that makes of the incident.
+`decide` turns a command into events, and `evolving.evolve` applies an event to the incident.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from typing import TypeAlias
 
 from services.dispatch.domain import answers, escalation, flags, following
 from services.dispatch.domain.answers import Answering
+from services.dispatch.domain.enums import Demand, EscalationReason, Exercise
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
     SPOOFING_SUSPECTED,
     AlertFolded,
     AlertWasMissing,
     Cause,
-    Demand,
-    EscalationReason,
     Event,
-    Exercise,
     LegAbsent,
     LegReturned,
+    LogPosition,
     Notified,
     Offered,
-    Place,
     Reoffered,
     SpoofingSuspected,
     Step,
@@ -50,45 +48,45 @@ from services.dispatch.domain.roster import NO_ROSTER, Board
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An alert of an incident, as far as one leg is concerned."""
+    """An alert of an incident, reduced to the fields that one leg needs."""
 
     alert_id: str
     incident_id: str
-    place: Place
+    place: LogPosition
     kind: int
-    """Number of the tandem.common.v1.AlertKind, which may be one that this leg doesn't know yet."""
+    """Number of the tandem.common.v1.AlertKind, which may be newer than this leg."""
     demand: Demand
     order_id: str
     threat: str
-    """Names what it is about, the same where that begins and where it is over: a RECORD of a threat says that it is over."""
+    """Key of the threat, the same at its begin and at its end. An alert with demand RECORD says that its threat is over."""
     subject_ids: tuple[str, ...]
-    """This leg's destinations, each once."""
+    """This leg's destinations, without duplicates."""
     ends: bool
-    """The incident ends with it."""
+    """The alert ends the incident."""
     cause: Cause | None
     legs: tuple[str, ...] = ()
-    """Other legs that it demands a response of, as far as this leg looks after them."""
+    """Other legs whose response the alert demands, as far as this leg watches them."""
     wearer_id: str = ""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert isn't of a ring."""
+    """Radius of the ring, metres; 0 where the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)
 class FoldAlert:
-    """An alert arrived."""
+    """Command: apply an alert that arrived."""
 
     alert: Alert
     now_ms: int
     deadlines: Deadlines
     board: Board = NO_ROSTER
     was_missing: bool = False
-    """It didn't arrive by itself: a comparison found it."""
+    """The alert was found by the comparison with ALERTS, not by the reader of the stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassDeadline:
-    """The time for the next step may be over."""
+    """Command: check whether the deadline of an assignment has passed."""
 
     assignment_id: str
     now_ms: int
@@ -98,7 +96,7 @@ class PassDeadline:
 
 @dataclass(frozen=True, slots=True)
 class LoseUnit:
-    """The roster changed: the unit that has a part in an assignment may be gone."""
+    """Command: check after a roster change whether the unit of an assignment is gone."""
 
     assignment_id: str
     now_ms: int
@@ -107,40 +105,41 @@ class LoseUnit:
 
 
 @dataclass(frozen=True, slots=True)
-class LookForLeg:
-    """Another leg should have shown a step of what an alert of the incident demands of it."""
+class ReportLeg:
+    """Command: report that another leg is absent, or has returned."""
 
     leg: str
-    seen: bool
-    """It shows some now, having been absent; else its time for that is over."""
+    returned: bool
+    """True if the leg was absent and shows steps now; False if it showed no step by its deadline."""
     now_ms: int
 
 
 @dataclass(frozen=True, slots=True)
-class FindSteps:
-    """INCIDENTS holds steps of an assignment up to a number."""
+class CompareSteps:
+    """Command: compare an assignment with the number of its last step on INCIDENTS."""
 
     assignment_id: str
     number: int
+    """Number of the last step of the assignment on INCIDENTS."""
     now_ms: int
 
 
 Command: TypeAlias = (
-    FoldAlert | PassDeadline | LoseUnit | LookForLeg | FindSteps | Flag | Follow | ShowTargets | Answering
+    FoldAlert | PassDeadline | LoseUnit | ReportLeg | CompareSteps | Flag | Follow | ShowTargets | Answering
 )
 
 
 def concerns(leg: str, alert: Alert) -> bool:
-    """Whether an alert demands something of a leg, says that what may have done so is over, or ends the incident."""
+    """Whether an alert matters to a leg: it demands a reaction, says that a threat is over, or ends the incident."""
     return alert.ends or (
         (alert.demand in FIRST_STATE[leg] or alert.demand is Demand.RECORD) and bool(alert.subject_ids)
     )
 
 
 def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
-    """What a command leads to; nothing where it was done before.
+    """Events that a command leads to; empty where the command was applied before.
 
-    Raises NotFound or FailedPrecondition where the desk asks for what isn't possible.
+    Raises NotFound or FailedPrecondition where the desk asks for an impossible change.
     """
     if isinstance(command, FoldAlert):
         return tuple(_fold(incident, command))
@@ -148,11 +147,11 @@ def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
         return tuple(_pass(incident, command))
     if isinstance(command, LoseUnit):
         return tuple(_lose(incident, command))
-    if isinstance(command, LookForLeg):
-        return tuple(_look_for_leg(incident, command))
-    if isinstance(command, FindSteps):
-        found = incident.assignments.get(command.assignment_id)
-        if found is None or found.number >= command.number:
+    if isinstance(command, ReportLeg):
+        return tuple(_report_leg(incident, command))
+    if isinstance(command, CompareSteps):
+        assignment = incident.assignments.get(command.assignment_id)
+        if assignment is None or assignment.number >= command.number:
             return ()
         return (StepsLost(command.now_ms, command.assignment_id, command.number),)
     if isinstance(command, Flag):
@@ -171,12 +170,14 @@ def _pass(incident: Incident, command: PassDeadline) -> Iterator[Event]:
         escalation_reason = EscalationReason.NOT_DISPATCHED
     elif assignment.choice and assignment.received_ms is None:
         escalation_reason = EscalationReason.NOT_RECEIVED
-    yield escalation.climbed(incident, assignment, escalation_reason, command.now_ms, command.deadlines, command.board)
+    yield escalation.escalated(
+        incident, assignment, escalation_reason, command.now_ms, command.deadlines, command.board
+    )
 
 
 def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
     assignment = incident.assignments.get(command.assignment_id)
-    # Who is there already may go off the roster while the rest is written down.
+    # A unit on the scene may end its shift while the paperwork goes on.
     if (
         assignment is None
         or not assignment.unit_id
@@ -184,17 +185,17 @@ def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
         or assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
     ):
         return
-    yield escalation.climbed(
+    yield escalation.escalated(
         incident, assignment, EscalationReason.UNIT_GONE, command.now_ms, command.deadlines, command.board
     )
 
 
-def _look_for_leg(incident: Incident, command: LookForLeg) -> Iterator[Event]:
+def _report_leg(incident: Incident, command: ReportLeg) -> Iterator[Event]:
     leg, now_ms = command.leg, command.now_ms
     for id_, assignment in incident.assignments.items():
-        if command.seen and leg in assignment.absent_legs:
+        if command.returned and leg in assignment.absent_legs:
             yield LegReturned(now_ms, id_, leg)
-        elif not command.seen and leg not in assignment.absent_legs and assignment.state not in OVER:
+        elif not command.returned and leg not in assignment.absent_legs and assignment.state not in OVER:
             yield LegAbsent(now_ms, id_, leg)
 
 
@@ -205,7 +206,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     wanted = FIRST_STATE[incident.leg].get(alert.demand)
     subjects = alert.subject_ids if wanted else ()
     by_id = {assignment_id(incident.incident_id, incident.leg, subject): subject for subject in subjects}
-    # Who was warned of a wide ring and confirmed it must be warned again of a nearer one; a unit that is on its way isn't sent twice.
+    # A person who confirmed the warning of a wide ring must also be warned of a nearer one. A unit on its way isn't sent twice.
     graver = {
         id_
         for id_ in by_id
@@ -251,21 +252,21 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
             for event in first.then:
                 yield event
                 incident = evolve(incident, event)
-    # One that waits for an answer is offered all the time, and one that was escalated is not taken from the supervisor.
+    # Only accepted assignments are re-offered: an unanswered offer is still open, and an escalated one stays with the supervisor.
     for id_, assignment in incident.assignments.items():
-        if assignment.state in TAKEN and (id_ in graver or incident.is_asked_anew(id_)):
+        if assignment.state in TAKEN and (id_ in graver or incident.needs_reoffer(id_)):
             asking = folded if id_ in graver else incident.asked[id_].last
             first = escalation.first(
                 *(incident, id_, assignment.subject_id, asking.kind, now_ms, command.deadlines, command.board)
             )
-            again = Reoffered(
+            reoffered = Reoffered(
                 *(now_ms, id_, asking.alert_id, asking.demand, asking.kind, asking.cause, first.due_ms, first.choice)
             )
-            for event in (again, *first.then):
+            for event in (reoffered, *first.then):
                 yield event
                 incident = evolve(incident, event)
     if alert.kind == SPOOFING_SUSPECTED and wanted is AssignmentState.NOTIFIED:
-        # Where somebody goes already a notice makes no step, and this one must not be missed: positions say that the wearer has left.
+        # A notice makes no step where a unit is already going. This one must: spoofed positions may show that the wearer has left.
         for id_, assignment in incident.assignments.items():
             if assignment.state not in OVER:
                 suspected = SpoofingSuspected(now_ms, id_, alert.alert_id)
@@ -279,15 +280,18 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     yield from following.scenes(incident, now_ms)
 
 
-def _leads_to(wanted: AssignmentState | None, assignment: Assignment | None, place: Place, end: Place) -> bool:
+def _leads_to(
+    wanted: AssignmentState | None, assignment: Assignment | None, place: LogPosition, end: LogPosition
+) -> bool:
     if assignment is None:
         return True
     if assignment.state is AssignmentState.STOOD_DOWN:
-        # A demand that its own end has overtaken still shows in the record as offered. One that follows the end would
-        # be against the contract of the fold, but a demand is never lost.
+        # A demand whose end arrived first is still recorded as offered. A demand after the end would break the contract of the
+        # fold, but a demand is never lost.
         return place > end or (wanted is AssignmentState.OFFERED and assignment.offered_ms is None)
     if assignment.state is AssignmentState.CLOSED:
-        # The desk knew of what was asked by then; whatever follows asks anew, since nobody is on the way any more.
+        # When the desk closed the assignment it knew all demands up to closed_place. A later demand needs a new offer, since no
+        # unit is on the way any more.
         return place > max(end, assignment.closed_place) or (
             wanted is AssignmentState.OFFERED and assignment.offered_ms is None
         )

@@ -1,119 +1,48 @@
-"""What can happen to an incident of one leg, as it is written down. Pure.
+"""Events of one leg's share of an incident, in the form in which they are stored. Pure.
 
-Events are kept for good: a field that is added later has a default, which is what the events of before say.
+Events are kept permanently. A field that is added later has a default, which is its value in older events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TypeAlias
 
+from services.dispatch.domain.enums import (
+    Advice,
+    EscalationLevel,
+    EscalationReason,
+    Exercise,
+)
+from services.dispatch.domain.enums import CloseCause as CloseCause
+from services.dispatch.domain.enums import Demand as Demand
+from services.dispatch.domain.enums import Estimate as Estimate
+from services.dispatch.domain.enums import WarningFlag as WarningFlag
 
-class Demand(IntEnum):
-    """What must be done about an alert, from least to most; the numbers are those of tandem.common.v1.Demand."""
-
-    RECORD = 1
-    WARN = 2
-    NOTIFY = 3
-    RESPOND = 4
-
-
-class Exercise(IntEnum):
-    """Whether something is in earnest; the numbers are those of tandem.common.v1.Exercise."""
-
-    NONE = 0
-    DRILL = 1
-    CANARY = 2
-
-
-Place: TypeAlias = tuple[int, int]
-"""(sequence, ordinal): where an alert stands in the order of the log."""
-BEFORE_ALL: Place = (0, -1)
-BEYOND_ALL: Place = (1 << 62, 0)
+LogPosition: TypeAlias = tuple[int, int]
+"""(sequence, ordinal): position of an alert in the order of the log."""
+BEFORE_ALL: LogPosition = (0, -1)
+BEYOND_ALL: LogPosition = (1 << 62, 0)
 
 SPOOFING_SUSPECTED = 17
-"""Kind of an alert that says that positions may be spoofed, by its number in tandem.common.v1.AlertKind."""
-UNTOLD = 0
-"""Kind of an alert that was folded before kinds and clearings were kept, or that doesn't tell."""
+"""Number in tandem.common.v1.AlertKind of an alert which says that positions may be spoofed."""
+KIND_UNSPECIFIED = 0
+"""Alert kind of an event that was stored before kinds and clearings were kept, or that has no kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The report that made a decision."""
+    """The report that decided an alert."""
 
     device_id: str
     report_id: str
     received_wall_us: int
-    """When ingest received it, wall clock, microseconds since 1970 UTC."""
-
-
-class EscalationLevel(IntEnum):
-    """Who is asked, from first to last; the numbers are those of tandem.dispatch.v1.Rung."""
-
-    UNIT = 1
-    NEXT_UNIT = 2
-    NEXT_OFFICE = 3
-    SUPERVISOR = 4
-    NATIONAL_DESK = 5
-
-
-class Estimate(IntEnum):
-    """How a travel time was found; the numbers are those of tandem.dispatch.v1.Estimate."""
-
-    UNKNOWN = 0
-    GREAT_CIRCLE = 1
-    ROAD = 2
-    GREAT_CIRCLE_INSTEAD = 3
-
-
-class EscalationReason(IntEnum):
-    """Why an assignment is offered on; the numbers are those of tandem.dispatch.v1.ClimbReason."""
-
-    UNTOLD = 0
-    """As it was written before reasons were kept."""
-    NOT_RECEIVED = 1
-    NOT_ACKNOWLEDGED = 2
-    NOT_DISPATCHED = 3
-    REFUSED = 4
-    NOBODY = 5
-    UNIT_GONE = 6
-    TARGET_MOVED = 7
-    RACE_LOST = 8
-
-
-class Advice(IntEnum):
-    """What a protected person is advised to do; the numbers are those of tandem.dispatch.v1.Advice."""
-
-    NONE = 0
-    STAY_INSIDE = 1
-    LEAVE = 2
-
-
-class CloseCause(IntEnum):
-    """What it was; the numbers are those of tandem.dispatch.v1.CloseCause."""
-
-    BREACH_CONFIRMED = 1
-    FALSE_POSITION = 2
-    EQUIPMENT = 3
-    AUTHORISED = 4
-    EXERCISE = 5
-    OTHER = 6
-    NOBODY_FOUND = 7
-
-
-class WarningFlag(IntEnum):
-    """What the police must know of a protected person; the numbers are those of tandem.dispatch.v1.WarningFlag."""
-
-    NO_RECEIPT = 1
-    NO_CONTACT = 2
-    DURESS = 3
-    REACHED = 4
+    """When ingest received the report, wall clock, microseconds since 1970 UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Whom an assignment is offered to, and what that rests on."""
+    """The unit or desk to which an assignment is offered, and the facts behind the choice."""
 
     level: EscalationLevel
     office_id: str
@@ -121,46 +50,47 @@ class Choice:
     """Empty for a desk."""
     unit_class: str = ""
     desk: str = ""
-    """The supervisor's or the national one; empty for a unit."""
+    """Supervisor's or national desk; empty for a unit."""
     travel_s: int | None = None
     """Travel time, seconds; None where it is unknown."""
     estimate: Estimate = Estimate.UNKNOWN
     candidates: int = 0
-    """How many units of the office could have been asked."""
+    """Number of units of the office that were available for the offer."""
     busy_in: str = ""
-    """The incident that the unit has a part in already."""
+    """Id of another incident in which the unit already has a part; empty where there is none."""
     busy: bool = False
-    """The unit says that it does something else."""
+    """The unit reports that it is busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertFolded:
-    """An alert was taken in; the steps that it leads to follow."""
+    """An alert was applied to the incident. The steps that follow from it are stored after it."""
 
     at_ms: int
     alert_id: str
-    place: Place
+    place: LogPosition
     demand: Demand
     order_id: str
     assignment_ids: tuple[str, ...]
-    """What it demands something of."""
+    """Assignments that the alert concerns."""
     ends: bool
-    kind: int = UNTOLD
-    """Number of the tandem.common.v1.AlertKind, which may be one that this leg doesn't know yet."""
+    """The alert ends the incident."""
+    kind: int = KIND_UNSPECIFIED
+    """Number of the tandem.common.v1.AlertKind, which may be newer than this leg."""
     threat: str = ""
-    """What it is about, as Alert.threat."""
+    """Threat of the alert, as Alert.threat."""
     cause: Cause | None = None
     legs: tuple[str, ...] = ()
-    """Other legs that it demands a response of; empty where this leg doesn't look after them."""
+    """Other legs whose response the alert demands; empty where this leg doesn't watch them."""
     wearer_id: str = ""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert isn't of a ring."""
+    """Radius of the ring, metres; 0 where the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)
 class AlertWasMissing:
-    """The comparison with ALERTS found that this record lacked an alert which demands a response; it is taken in now."""
+    """The comparison with ALERTS found an alert that demands a response and that this record lacked; it is applied now."""
 
     at_ms: int
     alert_id: str
@@ -168,41 +98,41 @@ class AlertWasMissing:
 
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """The desk is told."""
+    """The desk was notified; no acknowledgement is needed."""
 
     at_ms: int
     assignment_id: str
     subject_id: str
     demand: Demand
-    place: Place
+    place: LogPosition
     cause: Cause | None
-    kind: int = UNTOLD
+    kind: int = KIND_UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The desk is asked to take it."""
+    """The assignment was offered to a unit or the desk."""
 
     at_ms: int
     assignment_id: str
     subject_id: str
     demand: Demand
-    place: Place
+    place: LogPosition
     cause: Cause | None
     due_ms: int
-    kind: int = UNTOLD
+    kind: int = KIND_UNSPECIFIED
     choice: Choice | None = None
-    """None where there is no roster: the desk itself."""
+    """None where there is no roster: the offer goes to the desk itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reoffered:
-    """The desk took it, and is asked anew: the threat came back after it was over, or grew."""
+    """An accepted assignment was offered once more, because the threat came back after it was over, or grew."""
 
     at_ms: int
     assignment_id: str
     alert_id: str
-    """The alert that asks for it; another one may have shown that it does."""
+    """The alert that asks for the re-offer. Another alert may have triggered it, since alerts come in any order."""
     demand: Demand
     kind: int
     cause: Cause | None
@@ -212,7 +142,7 @@ class Reoffered:
 
 @dataclass(frozen=True, slots=True)
 class NobodyAvailable:
-    """The roster has no unit to offer it to; an escalation follows."""
+    """The roster has no unit for the assignment; an escalation follows."""
 
     at_ms: int
     assignment_id: str
@@ -220,18 +150,18 @@ class NobodyAvailable:
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """It is offered on, or to the same once more where there is no further rung."""
+    """The assignment was offered to the next level, or repeated to the same desk where there is no further level."""
 
     at_ms: int
     assignment_id: str
     due_ms: int
     choice: Choice | None = None
-    escalation_reason: EscalationReason = EscalationReason.UNTOLD
+    escalation_reason: EscalationReason = EscalationReason.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """The desk's machine has the present offer."""
+    """The desk's machine confirmed that it has the present offer."""
 
     at_ms: int
     assignment_id: str
@@ -241,18 +171,18 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A person took it."""
+    """A person accepted the assignment."""
 
     at_ms: int
     assignment_id: str
     by: str
     due_ms: int | None = None
-    """When a unit must have been told to go; None where there is no roster."""
+    """Deadline for dispatching a unit, mesh time; None where there is no roster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Whoever was asked, or had taken it, can't; an escalation follows."""
+    """The unit or desk refused the offer or gave the accepted assignment back; an escalation follows."""
 
     at_ms: int
     assignment_id: str
@@ -262,7 +192,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """The unit is one step further."""
+    """The unit reached the next state of an accepted assignment."""
 
     at_ms: int
     assignment_id: str
@@ -273,7 +203,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The desk said what it was."""
+    """The desk closed the assignment with a cause."""
 
     at_ms: int
     assignment_id: str
@@ -284,17 +214,17 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class StoodDown:
-    """It is no longer needed."""
+    """The assignment is no longer needed."""
 
     at_ms: int
     assignment_id: str
-    kind: int = UNTOLD
-    """Kind of the alert with which it was over."""
+    kind: int = KIND_UNSPECIFIED
+    """Kind of the alert that ended the incident."""
 
 
 @dataclass(frozen=True, slots=True)
 class LegAbsent:
-    """Another leg has shown no step in time of what the same alert demands of it."""
+    """Another leg showed no step in time for an alert that demands a response of both legs."""
 
     at_ms: int
     assignment_id: str
@@ -303,7 +233,7 @@ class LegAbsent:
 
 @dataclass(frozen=True, slots=True)
 class LegReturned:
-    """That leg shows its steps now."""
+    """A leg that was absent shows its steps now."""
 
     at_ms: int
     assignment_id: str
@@ -312,49 +242,49 @@ class LegReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepsLost:
-    """INCIDENTS holds steps of this assignment that this record lacks, as after an older copy of it was restored.
+    """INCIDENTS holds steps of this assignment that this record lacks, for instance after an older copy of it was restored.
 
-    What they said counts for nothing any more; the next step is numbered behind them.
+    The content of the lost steps is ignored. The next step is numbered after them.
     """
 
     at_ms: int
     assignment_id: str
     number: int
-    """Of the last of them."""
+    """Number of the last lost step."""
 
 
-Found: TypeAlias = LegAbsent | LegReturned | StepsLost
-"""What a leg finds out by itself."""
+LegFinding: TypeAlias = LegAbsent | LegReturned | StepsLost
+"""Event that a leg finds out by comparing its record with the streams."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flagged:
-    """The warning leg says something of the protected person."""
+    """The warning leg raised a flag of the protected person."""
 
     at_ms: int
     assignment_id: str
     flag: WarningFlag
     flagged_ms: int
-    """Since when, by the warning leg, mesh time; of two, the later counts."""
+    """When the warning leg raised the flag, mesh time. The later of two flags counts."""
     alert_id: str
-    """The alert that the person was last warned of."""
-    place: Place
-    """Where that stands in the log."""
+    """The alert of which the person was last warned."""
+    place: LogPosition
+    """Position of that alert in the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retargeted:
-    """Whoever goes is told that the target is elsewhere now."""
+    """The responder was notified that the target has moved."""
 
     at_ms: int
     assignment_id: str
     moved_m: int
-    """How far from where it was when the unit was chosen, or told the last time."""
+    """Distance, metres, from the target's position when the unit was chosen or last notified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Raced:
-    """The race is being lost, or isn't any more."""
+    """The race against the wearer began to be lost, or is no longer being lost."""
 
     at_ms: int
     assignment_id: str
@@ -363,18 +293,18 @@ class Raced:
     wearer_s: int | None
     """The wearer's time to the destination, seconds; None where the wearer doesn't come nearer."""
     responder_s: int
-    """That of whoever goes there."""
+    """The responder's time to the destination, seconds."""
     by_ring: bool
-    """`wearer_s` is the ring's radius at the wearer's pace: at most so long."""
+    """`wearer_s` is the ring's radius at the wearer's pace, an upper bound."""
     supervisor_desk: str = ""
-    """Who is told as well; empty where there is no roster."""
+    """Supervisor's desk that is notified too; empty where there is no roster."""
     due_ms: int | None = None
-    """When it is offered on from now on; None where nothing changes."""
+    """New deadline of the offer, mesh time; None where it doesn't change."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneShared:
-    """The wearer is where the other leg goes to, or isn't any more, by the rings."""
+    """By the rings, the wearer came to the destination of the other leg, or left it."""
 
     at_ms: int
     assignment_id: str
@@ -383,27 +313,27 @@ class SceneShared:
 
 @dataclass(frozen=True, slots=True)
 class SpoofingSuspected:
-    """The desk is notified, while its half of the incident goes on, that the positions may be spoofed."""
+    """The desk was notified that positions may be spoofed, while its assignment is open."""
 
     at_ms: int
     assignment_id: str
     alert_id: str
-    """The alert that says so."""
+    """The alert that raised the suspicion."""
 
 
 @dataclass(frozen=True, slots=True)
 class TargetsShown:
-    """A desk was shown where the incident's targets are, live, from now on."""
+    """A desk began to receive live positions of the incident's targets."""
 
     at_ms: int
     by: str
 
 
 Offer: TypeAlias = Offered | Reoffered | Escalated
-"""What asks somebody."""
+"""Event that asks a unit or desk to accept an assignment."""
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
-"""What the desk says."""
-Kept: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
-"""What stays with the leg: the moment alone would tell another one how far the wearer is from the target."""
-Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | Found | Flagged | Kept
+"""Event that records an answer of the desk."""
+PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
+"""Step that is not published to other legs: its time alone would reveal how far the wearer is from the target."""
+Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step

@@ -1,4 +1,4 @@
-"""What each event makes of an incident. Pure: a store's events, folded by this, are the incident."""
+"""Application of events to an incident. Pure. Folding all stored events of an incident gives its present state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from services.dispatch.domain.enums import Demand, EscalationReason, WarningFlag
 from services.dispatch.domain.events import (
     BEYOND_ALL,
     Acknowledged,
@@ -15,18 +16,16 @@ from services.dispatch.domain.events import (
     Answer,
     Choice,
     Closed,
-    Demand,
     Escalated,
-    EscalationReason,
     Event,
     Flagged,
-    Found,
-    Kept,
     LegAbsent,
+    LegFinding,
     LegReturned,
     NobodyAvailable,
     Notified,
     Offered,
+    PrivateStep,
     Progressed,
     Raced,
     Received,
@@ -38,7 +37,6 @@ from services.dispatch.domain.events import (
     StepsLost,
     StoodDown,
     TargetsShown,
-    WarningFlag,
 )
 from services.dispatch.domain.incident import (
     FIRST_STATE,
@@ -54,7 +52,7 @@ T = TypeVar("T")
 
 
 def evolve(incident: Incident, event: Event) -> Incident:
-    """The incident after an event that `decisions.decide` gave."""
+    """The incident after an event of `decisions.decide`. Raises ValueError for an event of an unknown assignment."""
     if isinstance(event, AlertFolded):
         return _with_alert(incident, event)
     if isinstance(event, AlertWasMissing | TargetsShown):
@@ -66,7 +64,7 @@ def evolve(incident: Incident, event: Event) -> Incident:
             incident = replace(incident, opened_ms=event.at_ms)
         return _with_assignment(incident, _begun(event, old))
     if old is None:
-        raise ValueError(f"{type(event).__name__} of an assignment that was never offered")
+        raise ValueError(f"{type(event).__name__}: assignment {id_} was never offered")
     if isinstance(event, Acknowledged) and id_ in incident.asked:
         asked = incident.asked[id_]
         incident = replace(incident, asked=_with(incident.asked, id_, replace(asked, answered=asked.last)))
@@ -97,7 +95,7 @@ def _begun(event: Notified | Offered, old: Assignment | None) -> Assignment:
 
 
 def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> Assignment:
-    """Somebody is asked who wasn't before."""
+    """The assignment after an offer to a unit or desk that was not asked before."""
     return replace(
         new,
         offer_number=new.number,
@@ -114,9 +112,9 @@ def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> 
 
 def _after(
     new: Assignment,
-    event: Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | Found | Flagged | Kept,
+    event: Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep,
 ) -> Assignment:
-    """An assignment that is numbered anew, after a step of its own."""
+    """The assignment after one of its steps; `new` has the number of that step already."""
     if isinstance(event, LegAbsent):
         return replace(new, absent_legs=new.absent_legs | {event.leg})
     if isinstance(event, LegReturned):
@@ -124,7 +122,7 @@ def _after(
     if isinstance(event, StepsLost):
         return replace(new, number=event.number + 1)
     if isinstance(event, Flagged):
-        # Whom somebody else has in hand is no less so because a position says that the wearer has gone: the desk alone ends that.
+        # A position that shows the wearer far away doesn't end duress, as another person may threaten her: only the desk ends it.
         return replace(new, flag=event, demanded=BEYOND_ALL if event.flag is WarningFlag.DURESS else new.demanded)
     if isinstance(event, Retargeted):
         return replace(new, retargeted_ms=event.at_ms)
@@ -143,7 +141,7 @@ def _after(
             kind=event.kind,
             cause=event.cause,
             tried=frozenset(),
-            escalation_reason=EscalationReason.UNTOLD,
+            escalation_reason=EscalationReason.UNSPECIFIED,
             raced=None,
         )
         return _asking(new, event.at_ms, event.choice, event.due_ms)
@@ -201,9 +199,8 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
             asked[id_] = replace(before, last=last, threats=before.threats | {event.threat})
     later_end = event.ends and event.place > incident.end
     clears = event.demand is Demand.RECORD and event.threat
-    of_order = (
-        event.assignment_ids or event.ends
-    )  # that a threat is over which demanded nothing of this leg says nothing of it
+    # The clearing of a threat that demanded nothing of this leg doesn't relate its order to this incident.
+    of_order = event.assignment_ids or event.ends
     return replace(
         incident,
         alert_ids=incident.alert_ids | {event.alert_id},
@@ -225,7 +222,7 @@ def _with_ring(rings: Mapping[str, RingStatus], event: AlertFolded) -> Mapping[s
     before = rings.get(event.threat)
     if not event.ring_m or (before and before.place > event.place):
         return rings
-    # Of an all-clear nobody goes anywhere: where the leg went stays as it was.
+    # An all-clear sends nobody, so the leg's destinations stay as they were.
     ids = event.assignment_ids or (before.assignment_ids if before else ())
     entered = event.demand is not Demand.RECORD
     return _with(rings, event.threat, RingStatus(event.place, event.ring_m, entered, ids))

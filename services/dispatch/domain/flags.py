@@ -1,7 +1,6 @@
-"""What the warning leg says of a protected person, as each leg writes it down: nobody knows that she was reached, or she is under
-duress. Pure.
+"""Flags that the warning leg raises of a protected person and that each leg records, such as NO_RECEIPT or DURESS. Pure.
 
-Acknowledging a warning never gets here: it ends nothing that the police do.
+The acknowledgement of a warning raises no flag, since it ends no response of the police.
 """
 
 from __future__ import annotations
@@ -11,18 +10,17 @@ from dataclasses import dataclass
 
 from services.common.rpc.errors import NotFound
 from services.dispatch.domain import escalation
+from services.dispatch.domain.enums import Demand, WarningFlag
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import (
-    UNTOLD,
+    KIND_UNSPECIFIED,
     AlertFolded,
-    Demand,
     Event,
     Flagged,
+    LogPosition,
     Notified,
     Offered,
-    Place,
     StoodDown,
-    WarningFlag,
 )
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import TAKEN, UNANSWERED, Incident, assignment_id
@@ -33,20 +31,20 @@ DEMANDS = {
     WarningFlag.NO_CONTACT: Demand.NOTIFY,
     WarningFlag.DURESS: Demand.RESPOND,
 }
-"""What a flag asks of the police; a flag that isn't named asks nothing."""
+"""Demand of a flag on the police; a flag that isn't listed demands nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """The police must know this of a protected person."""
+    """Command: record a flag of a protected person that the police must know."""
 
     subject_id: str
     flag: WarningFlag
     flagged_ms: int
-    """Since when, by the warning leg, mesh time; 0 where this is the warning leg and it is new."""
+    """When the warning leg raised the flag, mesh time; 0 for a new flag in the warning leg itself."""
     alert_id: str
-    """The alert that the person was last warned of."""
-    place: Place
+    """The alert of which the person was last warned."""
+    place: LogPosition
     order_id: str
     now_ms: int
     deadlines: Deadlines
@@ -54,16 +52,16 @@ class Flag:
 
 
 def decide(incident: Incident, command: Flag) -> Iterator[Event]:
-    """What a flag leads to; nothing where it, or a later one, is known.
+    """Events that a flag leads to; none where the leg knows this flag or a later one.
 
-    Raises NotFound where the warning leg hasn't taken in the alert yet that it speaks of.
+    Raises NotFound where the warning leg hasn't applied the flag's alert yet.
     """
     id_ = assignment_id(incident.incident_id, incident.leg, command.subject_id)
     known = incident.assignments.get(id_)
     if incident.leg == "warning":
         if known is None:
-            raise NotFound("no such assignment yet")
-        # Who said that she is under duress has said so for good: that a receipt came, or didn't, changes nothing.
+            raise NotFound("the warning leg has no assignment of this person yet: retry after the alert is applied")
+        # Duress is final: a receipt, or its absence, must not replace it.
         if known.flag is None or known.flag.flag not in (command.flag, WarningFlag.DURESS):
             at_ms = max(command.now_ms, known.flag.flagged_ms + 1) if known.flag else command.now_ms
             yield _flagged(id_, command, at_ms)
@@ -82,12 +80,21 @@ def decide(incident: Incident, command: Flag) -> Iterator[Event]:
 
 
 def _asked(incident: Incident, id_: str, command: Flag, demand: Demand) -> Iterator[Event]:
-    """The police are told, or asked to go, unless they are already."""
+    """Events that notify the police or offer them the assignment, unless an earlier event already did."""
     known = incident.assignments.get(id_)
     if known is None and command.alert_id not in incident.alert_ids:
-        # Of a warning alone the police weren't told: this is the first that they hear of the incident.
+        # An alert with demand WARN doesn't reach the police, so this flag is their first record of the incident.
         folded = AlertFolded(
-            *(command.now_ms, command.alert_id, command.place, demand, command.order_id, (id_,), False, UNTOLD)
+            *(
+                command.now_ms,
+                command.alert_id,
+                command.place,
+                demand,
+                command.order_id,
+                (id_,),
+                False,
+                KIND_UNSPECIFIED,
+            )
         )
         yield folded
         incident = evolve(incident, folded)
@@ -95,10 +102,20 @@ def _asked(incident: Incident, id_: str, command: Flag, demand: Demand) -> Itera
         yield Notified(command.now_ms, id_, command.subject_id, demand, command.place, None)
     elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | TAKEN):
         first = escalation.first(
-            *(incident, id_, command.subject_id, UNTOLD, command.now_ms, command.deadlines, command.board)
+            *(incident, id_, command.subject_id, KIND_UNSPECIFIED, command.now_ms, command.deadlines, command.board)
         )
         yield Offered(
-            *(command.now_ms, id_, command.subject_id, demand, command.place, None, first.due_ms, UNTOLD, first.choice)
+            *(
+                command.now_ms,
+                id_,
+                command.subject_id,
+                demand,
+                command.place,
+                None,
+                first.due_ms,
+                KIND_UNSPECIFIED,
+                first.choice,
+            )
         )
         yield from first.then
 

@@ -1,6 +1,6 @@
-"""An incident of one leg. Pure.
+"""State of one leg's share of an incident. Pure.
 
-The state is the fold of `evolving.evolve` over the stored events. Alerts may come twice and in any order: what an alert demands is held
+The state is the fold of `evolving.evolve` over the stored events. Alerts may come twice and in any order. An alert's demand holds
 until an end that follows it in the order of the log.
 """
 
@@ -12,24 +12,21 @@ from enum import IntEnum
 from types import MappingProxyType
 
 from services.common import ids
+from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, Exercise
 from services.dispatch.domain.events import (
     BEFORE_ALL,
-    UNTOLD,
+    KIND_UNSPECIFIED,
     AlertFolded,
     Cause,
     Choice,
-    CloseCause,
-    Demand,
-    EscalationReason,
-    Exercise,
     Flagged,
-    Place,
+    LogPosition,
     Raced,
 )
 
 
 class AssignmentState(IntEnum):
-    """What has become of an assignment; the numbers are those of tandem.dispatch.v1.AssignmentState."""
+    """State of an assignment; numbers of tandem.dispatch.v1.AssignmentState."""
 
     NOTIFIED = 1
     OFFERED = 2
@@ -46,7 +43,7 @@ class AssignmentState(IntEnum):
 
 
 UNANSWERED = frozenset((AssignmentState.OFFERED, AssignmentState.ESCALATED))
-"""Somebody has to take it and nobody has yet."""
+"""States in which an assignment must be accepted and hasn't been yet."""
 PROGRESS = (
     AssignmentState.ACKNOWLEDGED,
     AssignmentState.DISPATCHED,
@@ -54,10 +51,11 @@ PROGRESS = (
     AssignmentState.ON_SCENE,
     AssignmentState.APPREHENDED,
 )
-"""The way of what was taken, one step after the other."""
+"""States of an accepted assignment, in their order."""
 TAKEN = frozenset(PROGRESS)
+"""States of an assignment that a person accepted."""
 OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
-"""Nobody has anything to do."""
+"""Final states, in which nothing is left to do."""
 
 FIRST_STATE: Mapping[str, Mapping[Demand, AssignmentState]] = MappingProxyType(
     {
@@ -70,103 +68,103 @@ FIRST_STATE: Mapping[str, Mapping[Demand, AssignmentState]] = MappingProxyType(
         },
     }
 )
-"""What a demand asks of each leg; a demand that isn't named asks nothing of it."""
+"""First state of an assignment, by leg and demand. A demand that isn't listed makes no assignment in that leg."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One record for each incident, leg and destination."""
+    """An assignment: the one record of an incident, a leg and a destination."""
 
     assignment_id: str
     subject_id: str
     state: AssignmentState
     demand: Demand
-    """The gravest so far."""
-    demanded: Place
-    """The last alert that demanded it, in the log's order."""
+    """Gravest demand so far."""
+    demanded: LogPosition
+    """Position of the last alert that demanded the assignment, in the log's order."""
     number: int
-    """How many steps it has had."""
+    """Number of its last step, from 1."""
     offered_ms: int | None = None
-    """When it was offered the last time, mesh time."""
+    """When an alert last caused an offer, mesh time."""
     offer_number: int = 0
-    """Which of its steps made the present offer, to a unit or a desk."""
+    """Number of the step that made the present offer, to a unit or a desk."""
     asked_ms: int | None = None
-    """When that was, mesh time."""
+    """Time of the present offer, mesh time."""
     offer_demand: Demand = Demand.RECORD
-    """The gravest since then."""
+    """Gravest demand since the last offer that an alert caused."""
     due_ms: int | None = None
-    """When it is offered on unless the next step comes before, mesh time."""
+    """When the offer is escalated unless the next step comes before, mesh time."""
     choice: Choice | None = None
-    """Whom it is offered to; None where that is the desk itself."""
+    """Unit or desk of the present offer; None where there is no roster and the desk itself has it."""
     tried: frozenset[str] = frozenset()
-    """Units that were asked since the last offer that an alert made."""
+    """Units that were asked since the last offer that an alert caused."""
     repeats: int = 0
-    """How often the present offer was escalated to the same desk."""
-    escalation_reason: EscalationReason = EscalationReason.UNTOLD
-    """Why it was offered on the last time."""
+    """Number of times that the present offer was escalated to the same desk."""
+    escalation_reason: EscalationReason = EscalationReason.UNSPECIFIED
+    """Reason for the last escalation."""
     nobody_ms: int | None = None
-    """When there was nobody to be asked, mesh time; None where it was taken since."""
+    """When no unit was available, mesh time; None where the assignment was accepted since."""
     received_ms: int | None = None
-    """When the desk's machine had the present offer, mesh time."""
+    """When the desk's machine received the present offer, mesh time."""
     acknowledged_ms: int | None = None
     acknowledged_by: str = ""
-    kind: int = UNTOLD
+    kind: int = KIND_UNSPECIFIED
     """Kind of the deciding alert."""
     cause: Cause | None = None
-    """What that alert rests on."""
+    """Report that decided that alert."""
     rejected_reason: str = ""
-    """What whoever refused it last said."""
-    stood_down_kind: int = UNTOLD
-    """Kind of the alert with which it was over."""
+    """Reason of the last rejection."""
+    stood_down_kind: int = KIND_UNSPECIFIED
+    """Kind of the alert that ended the assignment."""
     close_cause: CloseCause | None = None
     close_note: str = ""
-    closed_place: Place = BEFORE_ALL
-    """The last alert that asked for it when it was closed."""
+    closed_place: LogPosition = BEFORE_ALL
+    """Position of the last alert that demanded the assignment before it was closed."""
     absent_legs: frozenset[str] = frozenset()
-    """Other legs that have shown no step of what the same alert demands of them."""
+    """Other legs that have shown no step although the same alert demands their response."""
     flag: Flagged | None = None
-    """What the warning leg last said of the protected person."""
+    """Last flag of the protected person that the warning leg raised."""
     retargeted_ms: int | None = None
-    """When whoever goes was told the last time that the target is elsewhere, mesh time."""
+    """When the responder was last notified that the target moved, mesh time."""
     raced: Raced | None = None
-    """How the race stands; None where it was never being lost."""
+    """Last change of the race; None where it was never being lost."""
     one_scene_ms: int | None = None
-    """Since when the wearer is at the destination, mesh time."""
+    """Since when the wearer is at the destination, mesh time; None while the wearer isn't there."""
     spoofing_suspected_ms: int | None = None
-    """When the desk was notified last that the positions may be spoofed, mesh time."""
+    """When the desk was last notified that positions may be spoofed, mesh time."""
 
     @property
     def unit_id(self) -> str:
-        """The unit that has a part in it now; empty where none has."""
+        """The unit that has a part in the assignment now; empty where none has."""
         return self.choice.unit_id if self.choice and self.state in UNANSWERED | TAKEN else ""
 
     @property
     def losing(self) -> bool:
-        """Whether the wearer would be there first."""
+        """Whether the wearer would arrive before the responder."""
         return self.raced is not None and self.raced.losing
 
 
 @dataclass(frozen=True, slots=True)
 class DemandingAlerts:
-    """The alerts that ask a leg's desk to take an assignment."""
+    """The alerts that demand the acceptance of an assignment."""
 
     last: AlertFolded
-    """The last of them, in the log's order."""
+    """The last of these alerts, in the log's order."""
     threats: frozenset[str]
-    """What they are about."""
+    """Threats of these alerts."""
     answered: AlertFolded | None = None
-    """The last of those that were known when the assignment was taken; the answer is to all up to it."""
+    """The last alert that was known when the assignment was accepted. The acceptance answers all alerts up to this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingStatus:
-    """What the log says last of one ring."""
+    """Last known status of one ring, by the log."""
 
-    place: Place
+    place: LogPosition
     radius_m: float
     entered: bool
     assignment_ids: tuple[str, ...]
-    """Where the leg goes because of it."""
+    """Assignments of the leg that the ring caused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,34 +174,34 @@ class Incident:
     incident_id: str
     leg: str
     alert_ids: frozenset[str] = frozenset()
-    """Alerts that were folded."""
+    """Alerts that were applied."""
     order_ids: tuple[str, ...] = ()
-    """Orders it is about, sorted."""
+    """Orders that the incident concerns, sorted."""
     opened_ms: int | None = None
-    """When it got its first assignment, mesh time."""
-    end: Place = BEFORE_ALL
-    """The last alert that ended it."""
+    """When the incident got its first assignment, mesh time."""
+    end: LogPosition = BEFORE_ALL
+    """Position of the last alert that ended the incident."""
     end_ms: int | None = None
-    """When that was folded, mesh time."""
-    end_kind: int = UNTOLD
-    """Its kind."""
+    """When that alert was applied, mesh time."""
+    end_kind: int = KIND_UNSPECIFIED
+    """Kind of that alert."""
     assignments: Mapping[str, Assignment] = field(default_factory=lambda: MappingProxyType({}))
-    """By assignment id."""
+    """Assignments by id."""
     asked: Mapping[str, DemandingAlerts] = field(default_factory=lambda: MappingProxyType({}))
-    """By assignment id."""
-    clearings: frozenset[tuple[Place, str]] = frozenset()
-    """Where the log says that a threat is over, and which."""
+    """Demanding alerts by assignment id."""
+    clearings: frozenset[tuple[LogPosition, str]] = frozenset()
+    """Position and threat of each alert which says that a threat is over."""
     awaited: frozenset[str] = frozenset()
     """Other legs of which an alert demanded a response as well."""
     wearer_id: str = ""
-    """Whom units follow; empty where nobody is followed."""
+    """Wearer whom units follow; empty where nobody is followed."""
     rings: Mapping[str, RingStatus] = field(default_factory=lambda: MappingProxyType({}))
-    """By threat."""
+    """Ring status by threat."""
     exercise: Exercise = Exercise.NONE
-    """Whether it is in earnest; an incident is of one wearer, so all its alerts say the same."""
+    """Whether the incident is live or an exercise. An incident belongs to one wearer, so all its alerts agree."""
 
     def ring_m(self, assignment_id: str) -> float | None:
-        """The least ring that the wearer is in, of those that the destination is about; None where there is none."""
+        """Radius, metres, of the smallest ring of a destination that the wearer is in; None where there is none."""
         rings = self.rings.values()
         return min(
             (ring.radius_m for ring in rings if ring.entered and assignment_id in ring.assignment_ids), default=None
@@ -211,32 +209,32 @@ class Incident:
 
     @property
     def ended_ms(self) -> int | None:
-        """When it ended, mesh time; None while an assignment is open."""
+        """When the incident ended, mesh time; None while an assignment is open."""
         open_ = any(assignment.state not in OVER for assignment in self.assignments.values())
         return None if open_ else self.end_ms
 
-    def is_asked_anew(self, assignment_id: str) -> bool:
-        """Whether an assignment that was taken is asked for once more since a threat that it was taken for, or that joined, was over.
+    def needs_reoffer(self, assignment_id: str) -> bool:
+        """Whether an accepted assignment must be re-offered, because a later alert demands it after one of its threats was over.
 
-        It looks at places in the log alone, so it doesn't matter which of these alerts came last.
+        Only positions in the log count, so the order in which the alerts arrive doesn't matter.
         """
         asked = self.asked.get(assignment_id)
         if asked is None or asked.answered is None or asked.last.place <= asked.answered.place:
             return False
-        if asked.answered.kind == UNTOLD:
-            # Its clearing may have been passed over by the version of then: once too often, rather than never.
+        if asked.answered.kind == KIND_UNSPECIFIED:
+            # The version that stored this event kept no clearings. One offer too many is better than none.
             return True
         return any(
-            asked.answered.place < place < asked.last.place and (threat in asked.threats or "" in asked.threats)
-            for place, threat in self.clearings
+            asked.answered.place < position < asked.last.place and (threat in asked.threats or "" in asked.threats)
+            for position, threat in self.clearings
         )
 
 
 def assignment_id(incident_id: str, leg: str, subject_id: str) -> str:
-    """Id of the one assignment of an incident, a leg and a destination."""
+    """Id of the assignment of an incident, a leg and a destination."""
     return ids.hash_id("assign", incident_id, leg, subject_id)
 
 
 def step_id(assignment: Assignment) -> str:
-    """Id of an assignment's last step."""
+    """Id of an assignment's last step, the same at each retry."""
     return ids.hash_id("step", assignment.assignment_id, assignment.state.name, assignment.number)

@@ -1,6 +1,7 @@
-"""The race: how long the wearer needs to a destination, against whoever goes there. Pure.
+"""Race to a destination: the wearer's time of arrival against the responder's. Pure.
 
-A wearer is taken to go straight, at the pace of the last minute and on foot at least: rather an alarm too many than one too late.
+The wearer is assumed to go straight, at the pace of the last minute and at least at walking pace. A false alarm is better than a
+late one.
 """
 
 from __future__ import annotations
@@ -9,51 +10,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.dispatch.domain.areas import LatLon, great_circle_m
-from services.dispatch.domain.events import Advice
+from services.dispatch.domain.enums import Advice
 from services.dispatch.domain.incident import TAKEN, UNANSWERED, Assignment, AssignmentState
 
 FOOT_MPS = 1.5
-"""A brisk walk."""
+"""Pace of a brisk walk, metres per second."""
 FASTEST_MPS = 60.0
-"""What is faster is a jump of the receiver."""
+"""Maximum pace, metres per second; a faster movement is a position jump of the receiver."""
 PACE_LEAST_MS = 10_000
 PACE_OVER_MS = 60_000
-"""A pace is of a movement between these lengths: a shorter one is the receiver's noise, a longer one is over."""
+"""Minimum and maximum duration of a movement that gives a pace: a shorter one is receiver noise, a longer one is outdated."""
 RECEDES_M = 50.0
-"""Who has gone away by that much within that time doesn't come: no race is run against them."""
+"""Increase of the distance, metres, within such a movement from which a wearer counts as going away, so that there is no race."""
 ARRIVES_S = 307
-"""Police arrive 5 min 7 s after the call on average: taken where nothing is known of a unit."""
+"""Travel time of a unit of which nothing is known, seconds: police arrive 5 min 7 s after the call on average."""
 READY_S = 60
-"""Until somebody who is asked, or has taken it, is on the way."""
+"""Time until a unit that was asked, or has accepted, is on the way, seconds."""
 SOON_S = 30
-"""Who is on the way for longer than their travel time is taken to be there so soon."""
+"""Assumed remaining time of a unit that is on the way for longer than its travel time, seconds."""
 MARGIN_S = 60
-"""The race is won back where help is earlier by that much, so that it doesn't go to and fro."""
+"""Lead, seconds, by which help must be earlier for the race to count as won back, so that the result doesn't alternate."""
 LEAVE_FROM_S = 300
-"""With less time than that, who goes outside may meet the wearer."""
+"""Minimum time, seconds, for the advice to leave: with less time, a person who goes outside may meet the wearer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """Where somebody was."""
+    """Position of a wearer at one time."""
 
     at_ms: int
-    """When, mesh time."""
+    """Time of the position, mesh time."""
     point: LatLon
 
 
 @dataclass(frozen=True, slots=True)
 class Approach:
-    """How the wearer comes to a destination."""
+    """The wearer's approach to a destination."""
 
     wearer_s: int | None
     """Time to the destination, seconds; None where the wearer doesn't come nearer, or nothing is known."""
     by_ring: bool = False
-    """It is the ring's radius at the wearer's pace: at most so long."""
+    """`wearer_s` is the ring's radius at the wearer's pace, an upper bound."""
 
 
 def pace_mps(track: Sequence[Sighting]) -> float:
-    """The pace of the last movement, metres a second; that on foot at least. The track is in order of time."""
+    """Pace of the last movement, metres per second, at least walking pace. The track is in order of time."""
     pair = _stretch(track)
     if pair is None:
         return FOOT_MPS
@@ -63,7 +64,7 @@ def pace_mps(track: Sequence[Sighting]) -> float:
 
 
 def approach(track: Sequence[Sighting], to: LatLon, reach_m: float) -> Approach:
-    """How the wearer comes to a point or to the edge of a place that reaches so far from it."""
+    """The wearer's approach to a point, or to the edge of a place of radius `reach_m` around it."""
     if not track:
         return Approach(None)
     distance_m = great_circle_m(track[-1].point, to)
@@ -74,40 +75,41 @@ def approach(track: Sequence[Sighting], to: LatLon, reach_m: float) -> Approach:
 
 
 def approach_by_ring(track: Sequence[Sighting], ring_m: float | None) -> Approach:
-    """The same where the ring alone is known, or may be: nothing in it tells where in the ring the wearer is."""
+    """The wearer's approach where only the ring may be known: the result doesn't depend on the position within the ring."""
     return Approach(round(ring_m / pace_mps(track)), True) if ring_m else Approach(None)
 
 
 def responder_s(assignment: Assignment, travel_s: int | None, now_ms: int) -> int:
-    """How long whoever goes still needs, seconds. `travel_s` is from where the unit is now; None where that is unknown."""
+    """Remaining time of the responder, seconds. `travel_s` is from the unit's present position; None where that is unknown."""
     if assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED):
         return 0
     ready_s = READY_S if assignment.state in UNANSWERED | {AssignmentState.ACKNOWLEDGED} else 0
     if travel_s is not None:
         return travel_s + ready_s
-    told_s = assignment.choice.travel_s if assignment.choice else None
+    estimated_s = assignment.choice.travel_s if assignment.choice else None
     since_ms = assignment.asked_ms if assignment.state in TAKEN and assignment.asked_ms is not None else now_ms
-    return max((ARRIVES_S if told_s is None else told_s) - (now_ms - since_ms) // 1000, SOON_S) + ready_s
+    expected_s = ARRIVES_S if estimated_s is None else estimated_s
+    return max(expected_s - (now_ms - since_ms) // 1000, SOON_S) + ready_s
 
 
 def is_lost(assignment: Assignment, wearer_s: int | None, theirs_s: int) -> bool:
-    """Whether the wearer would be there first."""
+    """Whether the wearer would arrive before the responder, whose time is `theirs_s` seconds."""
     if wearer_s is None:
         return False
     return wearer_s < theirs_s + (MARGIN_S if assignment.losing else 0)
 
 
 def advise(wearer_s: int | None) -> Advice:
-    """What a protected person does best while the race is being lost."""
+    """Advice to a protected person while the race is being lost."""
     return Advice.LEAVE if wearer_s is not None and wearer_s >= LEAVE_FROM_S else Advice.STAY_INSIDE
 
 
 def _stretch(track: Sequence[Sighting]) -> tuple[Sighting, Sighting] | None:
-    """The ends of the last movement that is long enough and not too long."""
+    """First and last position of the last movement whose duration is within the limits; None where there is none."""
     if not track:
         return None
     last = track[-1]
-    for one in track:
-        if PACE_LEAST_MS <= last.at_ms - one.at_ms <= PACE_OVER_MS:
-            return one, last
+    for sighting in track:
+        if PACE_LEAST_MS <= last.at_ms - sighting.at_ms <= PACE_OVER_MS:
+            return sighting, last
     return None

@@ -1,4 +1,4 @@
-"""Offices and units of one agency, and all that a choice among them rests on. Pure."""
+"""Offices and units of one agency, and the facts on which a choice among them rests. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import IntEnum
 from types import MappingProxyType
 
 from services.dispatch.domain.areas import Area, LatLon
-from services.dispatch.domain.events import Estimate
+from services.dispatch.domain.enums import Estimate
 
 POSITION_MAX_AGE_MS = 600_000
-"""A unit's position that is older says nothing of its travel time."""
+"""Maximum age of a unit's position for estimating its travel time, milliseconds."""
 
 
 class Status(IntEnum):
-    """What a unit says of itself; the numbers are those of tandem.dispatch.v1.UnitStatus."""
+    """Status that a unit reports; numbers of tandem.dispatch.v1.UnitStatus."""
 
     AVAILABLE = 1
     BUSY = 2
@@ -23,7 +23,7 @@ class Status(IntEnum):
 
 
 class RosterOutcome(IntEnum):
-    """What became of a record that was put; the numbers are those of tandem.dispatch.v1.RosterOutcome."""
+    """Outcome of putting a roster record; numbers of tandem.dispatch.v1.RosterOutcome."""
 
     STORED = 1
     UNCHANGED = 2
@@ -32,15 +32,15 @@ class RosterOutcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """An office; without an area and without subjects it is responsible wherever no other is."""
+    """An office. Without an area and without subjects it is responsible wherever no other office is."""
 
     office_id: str
     version: int
     area: Area | None
     subject_ids: frozenset[str]
-    """For whom it is responsible wherever they are."""
+    """Subjects for whom the office is responsible wherever they are."""
     next_office_id: str
-    """Empty where there is none."""
+    """Office to ask after this one; empty where there is none."""
     supervisor_desk: str
     national_desk: str
     removed: bool = False
@@ -48,7 +48,7 @@ class Office:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A team or a patrol car, as its agency put it."""
+    """A team or a patrol car, as its agency registered it."""
 
     unit_id: str
     version: int
@@ -57,23 +57,23 @@ class Unit:
     skills: frozenset[str]
     shift_from_ms: int
     shift_until_ms: int
-    """The first moment after its shift, mesh time."""
+    """End of the shift, exclusive, mesh time."""
     contact_key: str = ""
     removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class UnitReport:
-    """What a unit says of itself."""
+    """Last report of a unit about itself."""
 
     status: Status = Status.AVAILABLE
     reported_ms: int | None = None
-    """Mesh time; None where it never said anything."""
+    """Time of the report, mesh time; None where the unit never reported."""
     position: LatLon | None = None
     position_ms: int | None = None
 
     def place(self, now_ms: int) -> LatLon | None:
-        """Where the unit is; None where nothing recent says so."""
+        """Position of the unit; None where there is no recent one."""
         if self.position_ms is None or now_ms - self.position_ms > POSITION_MAX_AGE_MS:
             return None
         return self.position
@@ -81,7 +81,7 @@ class UnitReport:
 
 @dataclass(frozen=True, slots=True)
 class Travel:
-    """How long a unit takes."""
+    """Travel time of a unit to a destination, seconds, with its source."""
 
     travel_s: int
     estimate: Estimate
@@ -89,32 +89,32 @@ class Travel:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """What a choice rests on. Without an office there is no choice: the desk itself is offered."""
+    """Roster, engagements and travel times for choosing a unit. Without an office, the offer goes to the desk itself."""
 
     offices: Mapping[str, Office] = field(default_factory=lambda: MappingProxyType({}))
     units: Mapping[str, tuple[Unit, UnitReport]] = field(default_factory=lambda: MappingProxyType({}))
     engaged: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    """By unit: the assignments that it has a part in, each with its incident."""
+    """Open assignments of each unit, with the incident id of each."""
     positions: Mapping[str, LatLon] = field(default_factory=lambda: MappingProxyType({}))
-    """By destination, where that is known."""
+    """Position by destination, where it is known."""
     travel: Mapping[tuple[str, str], Travel] = field(default_factory=lambda: MappingProxyType({}))
-    """By unit and destination, where that is known."""
+    """Travel time by unit and destination, where it is known."""
 
     def asks_units(self) -> bool:
-        """Whether there is anybody but the desk itself to be asked."""
+        """Whether the roster has an office, so that offers go to units instead of the desk."""
         return any(not office.removed for office in self.offices.values())
 
     def can_go(self, unit_id: str) -> bool:
-        """Whether a unit is there and not off."""
-        found = self.units.get(unit_id)
-        return found is not None and not found[0].removed and found[1].status is not Status.OFF
+        """Whether a unit is on the roster and not off duty."""
+        entry = self.units.get(unit_id)
+        return entry is not None and not entry[0].removed and entry[1].status is not Status.OFF
 
 
 NO_ROSTER = Board()
 
 
 def decide_put(known: Office | Unit | None, given: Office | Unit) -> RosterOutcome | None:
-    """What becomes of a record: the greater version counts. None where the same version was stored with other content."""
+    """Outcome of putting a record: the greater version wins. None where the same version was stored with other content."""
     if known is None or given.version > known.version:
         return RosterOutcome.STORED
     if given.version < known.version:
@@ -123,14 +123,14 @@ def decide_put(known: Office | Unit | None, given: Office | Unit) -> RosterOutco
 
 
 def decide_report(known: UnitReport, given: UnitReport) -> tuple[RosterOutcome, UnitReport]:
-    """What becomes of a report, and what is known then: the later one counts, and one without a position leaves the last."""
+    """Outcome of a unit's report, and the merged report. The later report wins; without a position it keeps the last position."""
     if known.reported_ms is not None and given.reported_ms is not None and given.reported_ms < known.reported_ms:
         return RosterOutcome.SUPERSEDED, known
-    kept = given.position is None
+    keeps_position = given.position is None
     merged = UnitReport(
         given.status,
         given.reported_ms,
-        known.position if kept else given.position,
-        known.position_ms if kept else given.position_ms,
+        known.position if keeps_position else given.position,
+        known.position_ms if keeps_position else given.position_ms,
     )
     return (RosterOutcome.UNCHANGED if merged == known else RosterOutcome.STORED), merged

@@ -1,7 +1,8 @@
-"""When a protected person is told what: at once of what is new, nearer or graver, and else no more often than one can read. Pure.
+"""Decision which messages a protected person gets, and when. Pure.
 
-A threat holds from the alert that tells of it to the one that takes it back, by their places in the log, in whatever order they
-come. When none holds any more, that is said too.
+A new, nearer or graver threat is sent at once; other messages come no faster than a person can read. A threat is active from the
+alert that raises it to the alert that ends it, by their positions in the log and in any order of arrival. After the last active
+threat, a message says that the notice is over.
 """
 
 from __future__ import annotations
@@ -11,68 +12,69 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 
-from services.dispatch.domain.events import BEFORE_ALL, Demand, Place
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import BEFORE_ALL, LogPosition
 
 READ_MS = 20_000
-"""Between two messages of which the second isn't urgent: to look at the telephone, read two sentences and act on them. Mesh time."""
+"""Minimum time before a message that isn't urgent, milliseconds of mesh time: to read two sentences on a phone and act on them."""
 
 
 class Notice(Enum):
-    """What a person is told."""
+    """Kind of a message to a protected person."""
 
     APPROACH = "APPROACH"
-    """A ring is entered."""
+    """The wearer entered a ring."""
     CHANGED = "CHANGED"
     """The distance within a ring has changed."""
     COMING = "COMING"
-    """Going on like this, contact comes before help."""
+    """At the present movement, the wearer arrives before help."""
     UNSEEN = "UNSEEN"
-    """Where the wearer is isn't known, and they can be near."""
+    """The wearer's position is unknown and may be near."""
     TAMPERED = "TAMPERED"
-    """The tag says that it was opened."""
+    """The tag reports that it was opened."""
     NEUTRAL = "NEUTRAL"
-    """Something that mustn't be read over a shoulder, or that is new to this version."""
+    """The subject mustn't be read over a shoulder, or is unknown to this version."""
     STAY_INSIDE = "STAY_INSIDE"
-    """Help comes later than the wearer would, who is too near to go outside."""
+    """Help would arrive after the wearer, who is too near for her to go outside."""
     LEAVE = "LEAVE"
-    """Help comes later than the wearer would, and there is time to go."""
+    """Help would arrive after the wearer, and there is time to leave."""
     OVER = "OVER"
-    """What was told of no longer holds."""
+    """The earlier messages no longer apply."""
     PHONE_SILENT = "PHONE_SILENT"
     """Her own device isn't reporting."""
 
 
 PASSING = frozenset((Notice.CHANGED, Notice.COMING, Notice.STAY_INSIDE, Notice.LEAVE))
-"""What is told of a threat that holds, or comes: nothing takes it back by itself."""
+"""Notices about an active or coming threat. No alert ends them separately."""
 NO_RECEIPT_AWAITED = frozenset((Notice.OVER, Notice.PHONE_SILENT))
-"""What nobody's life hangs on within half a minute."""
+"""Notices without a receipt deadline, since no life depends on them within half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """An alert, as far as those are concerned who are warned of it."""
+    """An alert, reduced to the fields that a warning needs."""
 
     alert_id: str
     incident_id: str
-    place: Place
+    place: LogPosition
     notice: Notice
     demand: Demand
     threat: str
-    """Names what it is about, the same where that begins and where it is over."""
+    """Key of the threat, the same at its begin and at its end."""
     ends: bool = False
-    """The incident ends with it."""
+    """The alert ends the incident."""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where it isn't of a ring."""
+    """Radius of the ring, metres; 0 where the alert concerns no ring."""
     of_place: bool = False
-    """A protected place is approached."""
+    """The ring is around a protected place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threat:
-    """What a person was told of, or was taken back."""
+    """A threat of which a person was warned, or that is over."""
 
-    place: Place
-    """The last alert of it."""
+    place: LogPosition
+    """Position of the last alert of the threat."""
     holds: bool
     demand: Demand
     ring_m: float
@@ -80,84 +82,92 @@ class Threat:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one person was told in one incident."""
+    """State of the warnings of one person in one incident."""
 
     threats: Mapping[str, Threat] = field(default_factory=lambda: MappingProxyType({}))
     last_ms: int | None = None
-    """When the last message goes out, or went, mesh time."""
+    """When the last message goes out, or went out, mesh time."""
     open: bool = False
-    """That it is over is still to be said."""
+    """The message OVER is still to be sent."""
 
     @property
-    def holding(self) -> tuple[Threat, ...]:
-        """Threats that hold."""
+    def active(self) -> tuple[Threat, ...]:
+        """Threats that are active."""
         return tuple(threat for threat in self.threats.values() if threat.holds)
 
 
 @dataclass(frozen=True, slots=True)
 class WarningMessage:
-    """What a person is to be told."""
+    """A message to a protected person."""
 
     notice: Notice
     demand: Demand
     due_ms: int
-    """When it goes out unless a newer one takes its place before, mesh time."""
+    """When the message goes out unless a newer one replaces it, mesh time."""
     ring_m: float = 0.0
     of_place: bool = False
 
 
-def decide(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
-    """What an alert makes of what a person was told, and the message that it leads to, if any."""
-    if seen.ends or seen.demand is Demand.RECORD:
-        return _over(told, seen, now_ms)
-    urgent = _is_urgent(told, seen)
-    if seen.notice in PASSING:
-        if seen.notice is Notice.CHANGED and not told.holding:
-            return told, None  # its clearing came first
+def decide(state: Told, occurrence: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
+    """The state of a person's warnings after an alert, and the message that the alert leads to; None where there is none."""
+    if occurrence.ends or occurrence.demand is Demand.RECORD:
+        return _over(state, occurrence, now_ms)
+    urgent = _is_urgent(state, occurrence)
+    if occurrence.notice in PASSING:
+        if occurrence.notice is Notice.CHANGED and not state.active:
+            return state, None  # the clearing of the ring came first
     else:
-        known = told.threats.get(seen.threat)
-        if known and seen.place <= known.place:
-            return told, None
-        threat = Threat(seen.place, True, seen.demand, seen.ring_m)
-        told = replace(told, threats=MappingProxyType({**told.threats, seen.threat: threat}))
-    due_ms = now_ms if urgent else _when_read(told, now_ms)
-    # A distance that has changed is as grave as the ring within which it did.
-    demand = max(seen.demand, *(one.demand for one in told.holding)) if seen.notice is Notice.CHANGED else seen.demand
-    message = WarningMessage(seen.notice, demand, due_ms, seen.ring_m, seen.of_place)
-    return replace(told, last_ms=due_ms, open=True), message
+        known = state.threats.get(occurrence.threat)
+        if known and occurrence.place <= known.place:
+            return state, None
+        threat = Threat(occurrence.place, True, occurrence.demand, occurrence.ring_m)
+        state = replace(state, threats=MappingProxyType({**state.threats, occurrence.threat: threat}))
+    due_ms = now_ms if urgent else _when_read(state, now_ms)
+    # A changed distance is as grave as the gravest active threat.
+    demand = (
+        max(occurrence.demand, *(threat.demand for threat in state.active))
+        if occurrence.notice is Notice.CHANGED
+        else occurrence.demand
+    )
+    message = WarningMessage(occurrence.notice, demand, due_ms, occurrence.ring_m, occurrence.of_place)
+    return replace(state, last_ms=due_ms, open=True), message
 
 
-def _is_urgent(told: Told, seen: Occurrence) -> bool:
-    """Whether it can't wait: it is new, graver, or of a nearer ring than any that holds."""
-    if seen.notice is Notice.CHANGED:
+def _is_urgent(state: Told, occurrence: Occurrence) -> bool:
+    """Whether an alert's message must go out at once: its threat is new, graver, or of a nearer ring than the active ones."""
+    if occurrence.notice is Notice.CHANGED:
         return False
-    if seen.notice is not Notice.APPROACH:
-        known = told.threats.get(seen.threat)
+    if occurrence.notice is not Notice.APPROACH:
+        known = state.threats.get(occurrence.threat)
         return known is None or not known.holds
-    holding = told.holding
-    rings = [one.ring_m for one in holding if one.ring_m]
-    return not rings or seen.ring_m < min(rings) or all(seen.demand > one.demand for one in holding)
+    active = state.active
+    rings = [threat.ring_m for threat in active if threat.ring_m]
+    return not rings or occurrence.ring_m < min(rings) or all(occurrence.demand > threat.demand for threat in active)
 
 
-def _over(told: Told, seen: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
-    threats = dict(told.threats)
-    known = threats.get(seen.threat)
-    took_back = seen.ends
-    if seen.ends:
-        threats |= {key: replace(threat, holds=False) for key, threat in threats.items() if threat.place <= seen.place}
-    elif seen.place > (known.place if known else BEFORE_ALL):
-        took_back = known is not None and known.holds
-        threats[seen.threat] = Threat(seen.place, False, seen.demand, known.ring_m if known else seen.ring_m)
-    told = replace(told, threats=MappingProxyType(threats))
-    over = took_back and not told.holding
-    if not told.open or not over:
-        return told, None
-    due_ms = _when_read(told, now_ms)
-    return replace(told, last_ms=due_ms, open=False), WarningMessage(Notice.OVER, Demand.RECORD, due_ms)
+def _over(state: Told, occurrence: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
+    threats = dict(state.threats)
+    known = threats.get(occurrence.threat)
+    cleared = occurrence.ends
+    if occurrence.ends:
+        threats |= {
+            key: replace(threat, holds=False) for key, threat in threats.items() if threat.place <= occurrence.place
+        }
+    elif occurrence.place > (known.place if known else BEFORE_ALL):
+        cleared = known is not None and known.holds
+        threats[occurrence.threat] = Threat(
+            occurrence.place, False, occurrence.demand, known.ring_m if known else occurrence.ring_m
+        )
+    state = replace(state, threats=MappingProxyType(threats))
+    over = cleared and not state.active
+    if not state.open or not over:
+        return state, None
+    due_ms = _when_read(state, now_ms)
+    return replace(state, last_ms=due_ms, open=False), WarningMessage(Notice.OVER, Demand.RECORD, due_ms)
 
 
-def _when_read(told: Told, now_ms: int) -> int:
-    """When the last message has been read. One that is still waiting gives its turn away."""
-    if told.last_ms is None:
+def _when_read(state: Told, now_ms: int) -> int:
+    """Time by which the last message has been read. A message that still waits is replaced and gives its time to the new one."""
+    if state.last_ms is None:
         return now_ms
-    return told.last_ms if told.last_ms > now_ms else max(now_ms, told.last_ms + READ_MS)
+    return state.last_ms if state.last_ms > now_ms else max(now_ms, state.last_ms + READ_MS)

@@ -1,20 +1,20 @@
-"""What a protected person reads, in Korean and English. Pure.
+"""Texts of messages to protected persons, in Korean and English. Pure.
 
-A text makes sense without a sound to somebody who mustn't speak, and tells whoever else reads it neither who it is about nor where
-anybody is. It never says that all is well, which nobody knows: positions can be wrong, and a telephone in other hands. It doesn't
-promise that police are coming either: this leg works when theirs doesn't, and who holds the telephone need not know.
+A text works without sound for a person who mustn't speak. It reveals neither names nor positions to another reader. It never says
+that all is well, since positions can be wrong and another person may hold the phone. It doesn't promise that police are coming:
+this leg works when the police leg doesn't, and the holder of the phone need not know.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from services.dispatch.domain.events import Demand
+from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.warning import Notice
 
 FIGURES_WITHIN_M = 600.0
-"""Where police practice shows her a map. Farther out rings alone are told: a few distances and where she was herself would tell the
-wearer's own address."""
+"""Maximum distance, metres, that a text states; within it, police practice shows her a map. Farther out a text states only rings:
+from a few distances and her own positions she could infer the wearer's address."""
 _STEP_M = 100
 
 
@@ -26,7 +26,7 @@ class Language(Enum):
 
 
 class DistanceTrend(Enum):
-    """How a distance has changed since a person was last told."""
+    """Change of a distance since the last message."""
 
     NEARER = "NEARER"
     FARTHER = "FARTHER"
@@ -55,7 +55,7 @@ _AT_PLACE = {
     _KO: "그곳에 가지 마십시오. 그곳에 있다면 문을 잠그십시오.",
     _EN: "Don't go there. If you are there, lock the door.",
 }
-_SAID = {
+_STATEMENTS = {
     Notice.COMING: {_KO: "이쪽으로 오고 있을 수 있습니다.", _EN: "may be coming your way."},
     Notice.UNSEEN: {
         _KO: "위치를 알 수 없고 가까이 있을 수 있습니다.",
@@ -93,9 +93,9 @@ _CHANGE = {
 }
 
 BUTTONS = {_KO: ("확인", "알겠음", "닫기"), _EN: ("OK", "Got it", "Close")}
-"""The three answers, in the order of their numbers. Which of them, if any, says more is agreed with each person."""
+"""The three answers, in the order of their numbers. Each person agrees with the police which answer, if any, means duress."""
 ANSWERED = {_KO: "확인되었습니다.", _EN: "Noted."}
-"""What is shown after any of them, and after any further one."""
+"""Text that is shown after every answer, the first and any further one."""
 ASKED = {_KO: "알림을 보셨습니까?", _EN: "Have you seen the notice?"}
 
 
@@ -110,18 +110,18 @@ def text(
     change: DistanceTrend = DistanceTrend.UNKNOWN,
     drill: bool = False,
 ) -> str:
-    """The text of a message. `distance_m` is to the wearer now, metres; None where it isn't known, or beyond what may be told."""
+    """The text of a message. `distance_m` is the present distance to the wearer, metres; None where unknown or not to be revealed."""
     lead = (_DRILL[language] if drill else "") + _LEAD[language]
     if notice in _WHOLE:
         return lead + _WHOLE[notice][language]
     if notice is Notice.APPROACH:
-        said = _within(language, ring_m, of_place)
+        statement = _within(language, ring_m, of_place)
     elif notice is Notice.CHANGED:
-        said = _changed(language, ring_m, distance_m, change)
+        statement = _changed(language, ring_m, distance_m, change)
     else:
-        said = _SAID[notice][language]
+        statement = _STATEMENTS[notice][language]
     act = _AT_PLACE[language] if of_place else _ACT[demand][language]
-    return lead + " ".join((said, act, _END[language]))
+    return lead + " ".join((statement, act, _END[language]))
 
 
 def _within(language: Language, ring_m: float, of_place: bool) -> str:
@@ -131,16 +131,16 @@ def _within(language: Language, ring_m: float, of_place: bool) -> str:
 
 
 def _changed(language: Language, ring_m: float, distance_m: float | None, change: DistanceTrend) -> str:
-    said = _CHANGE[change][language]
+    statement = _CHANGE[change][language]
     if distance_m is None or distance_m >= FIGURES_WITHIN_M:
         where = f"{_metres(ring_m)} 이내" if language is _KO else f"within {_metres(ring_m)}"
     elif distance_m < _STEP_M:
         where = f"{_STEP_M} m 미만" if language is _KO else f"less than {_STEP_M} m"
     else:
-        # Rounded down: it never sounds farther than it is.
+        # Rounded down, so that the wearer never seems farther than he is.
         step_m = int(distance_m // _STEP_M) * _STEP_M
         where = f"약 {step_m} m" if language is _KO else f"about {step_m} m"
-    return f"{said}: {where}." if language is _KO else f"{said}, {where}."
+    return f"{statement}: {where}." if language is _KO else f"{statement}, {where}."
 
 
 def _metres(ring_m: float) -> str:

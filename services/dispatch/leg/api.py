@@ -1,4 +1,4 @@
-"""The gRPC edge. Each leg serves its own desk; the other agency's is refused."""
+"""gRPC edge of a leg. Each leg serves its own desk and refuses the other agency's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DESKS = {
     "police": Role.ROLE_NPA_DESK,
     "warning": Role.ROLE_WARNING_GATEWAY,
 }
-"""Whose desk a leg serves."""
+"""Role of the desk that each leg serves."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -38,18 +38,18 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     async def Subscribe(
         self, request: dispatch_pb2.SubscribeRequest, context: Context
     ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
-        """Streams steps to the leg's desk, those of canaries to the watch."""
+        """Streams steps to the leg's desk, and steps of canaries to the watch."""
         self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
-        async for one in self._leg.follow(request.after_sequence, request.others, request.new_only, _is_watch()):
-            if isinstance(one, dispatch_pb2.Assignment):
-                yield dispatch_pb2.SubscribeResponse(other=one)
+        async for item in self._leg.follow(request.after_sequence, request.others, request.new_only, _is_watch()):
+            if isinstance(item, dispatch_pb2.Assignment):
+                yield dispatch_pb2.SubscribeResponse(other=item)
             else:
-                yield dispatch_pb2.SubscribeResponse(sequence=one.sequence, step=one.step)
+                yield dispatch_pb2.SubscribeResponse(sequence=item.sequence, step=item.step)
 
     async def Acknowledge(
         self, request: dispatch_pb2.AcknowledgeRequest, context: Context
     ) -> dispatch_pb2.AcknowledgeResponse:
-        """The desk takes an assignment, or the watch a canary."""
+        """Records that the desk accepts an assignment, or the watch a canary."""
         self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
         assignment_id = fields.required_id("assignment_id", request.assignment_id)
         assignment = await self._leg.acknowledge(
@@ -58,7 +58,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.AcknowledgeResponse(assignment=assignment)
 
     async def Receive(self, request: dispatch_pb2.ReceiveRequest, context: Context) -> dispatch_pb2.ReceiveResponse:
-        """The desk's machine has an offer."""
+        """Records that the desk's machine has an offer."""
         self._admit(DESKS[self._leg.name])
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
@@ -68,7 +68,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.ReceiveResponse(assignment=assignment)
 
     async def Reject(self, request: dispatch_pb2.RejectRequest, context: Context) -> dispatch_pb2.RejectResponse:
-        """The desk refuses an offer, or gives an assignment back."""
+        """Records that the desk refuses an offer, or gives an assignment back."""
         self._admit(DESKS[self._leg.name])
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
@@ -79,7 +79,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.RejectResponse(assignment=assignment)
 
     async def Progress(self, request: dispatch_pb2.ProgressRequest, context: Context) -> dispatch_pb2.ProgressResponse:
-        """The unit is one step further."""
+        """Records that the unit reached the next state."""
         self._admit(DESKS[self._leg.name])
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, state = server.caller().spiffe_id, translate.progress(request.state)
@@ -88,7 +88,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.ProgressResponse(assignment=assignment)
 
     async def Close(self, request: dispatch_pb2.CloseRequest, context: Context) -> dispatch_pb2.CloseResponse:
-        """The desk says what it was."""
+        """Closes an assignment with the cause that the desk states."""
         self._admit(DESKS[self._leg.name])
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, (cause, note) = server.caller().spiffe_id, translate.close_cause(request.cause, request.note)
@@ -99,7 +99,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: Context
     ) -> dispatch_pb2.ListIncidentsResponse:
-        """Pages through incidents, newest first. A page's token is the id of its last incident."""
+        """Lists incidents, newest first. The token of a page is the id of its last incident."""
         self._admit(DESKS[self._leg.name], Role.ROLE_REVIEWER)
         if request.page_size > PAGE_SIZE_MAX:
             raise InvalidField("page_size", f"must be at most {PAGE_SIZE_MAX}")
@@ -108,11 +108,11 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         if request.page_token:
             fields.required_id("page_token", request.page_token)
         size = request.page_size or PAGE_SIZE
-        found = await self._leg.store.incidents(request.incident_id, size + 1, request.page_token)
-        page = found[:size]
+        incidents = await self._leg.store.incidents(request.incident_id, size + 1, request.page_token)
+        page = incidents[:size]
         return dispatch_pb2.ListIncidentsResponse(
-            incidents=[translate.listed_incident(one) for one in page],
-            next_page_token=page[-1].row.incident_id if len(found) > size else "",
+            incidents=[translate.listed_incident(incident) for incident in page],
+            next_page_token=page[-1].row.incident_id if len(incidents) > size else "",
         )
 
     def _admit(self, *roles: access_pb2.Role.ValueType) -> None:
@@ -120,7 +120,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
 
 
 def admit(leg: str, *roles: access_pb2.Role.ValueType) -> None:
-    """Raises PermissionDenied where the caller has none of the roles."""
+    """Checks the caller's role. Raises PermissionDenied where the caller has none of `roles`."""
     role = server.caller().role
     if role not in roles:
         raise PermissionDenied(f"{access_pb2.Role.Name(role)} has no part in the {leg} leg")

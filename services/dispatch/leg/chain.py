@@ -1,4 +1,4 @@
-"""The written form of events, and the hash chain that shows when a written one was changed. Pure."""
+"""Stored form of events, and the hash chain that shows whether a stored event was changed. Pure."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from services.dispatch.domain.enums import (
+    Advice,
+    CloseCause,
+    Demand,
+    EscalationLevel,
+    EscalationReason,
+    Estimate,
+    Exercise,
+    WarningFlag,
+)
 from services.dispatch.domain.events import (
     Acknowledged,
-    Advice,
     AlertFolded,
     AlertWasMissing,
     Cause,
     Choice,
-    CloseCause,
     Closed,
-    Demand,
     Escalated,
-    EscalationLevel,
-    EscalationReason,
-    Estimate,
     Event,
-    Exercise,
     Flagged,
     LegAbsent,
     LegReturned,
@@ -42,7 +45,6 @@ from services.dispatch.domain.events import (
     StepsLost,
     StoodDown,
     TargetsShown,
-    WarningFlag,
 )
 
 STORED_NAMES: Mapping[type[Event], str] = {
@@ -75,36 +77,36 @@ _CLASSES: Mapping[str, type[Event]] = {name: kind for kind, name in STORED_NAMES
 
 @dataclass(frozen=True, slots=True)
 class ChainedEvent:
-    """One written event."""
+    """A stored event, as a link of the hash chain."""
 
     id: int
-    """Place in the leg's own order, from 1 without gaps."""
+    """Number in the leg's own order, from 1 without gaps."""
     incident_id: str
     kind: str
     """The event's name in STORED_NAMES."""
     body: str
-    """Its fields, JSON with sorted keys."""
+    """The event's fields, JSON with sorted keys."""
     hash: str
-    """SHA-256 over the hash before and this content, hex."""
+    """SHA-256 over the previous hash and this content, hex."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainHead:
-    """The end of a chain."""
+    """Last link of a chain; id 0 for an empty chain."""
 
     id: int = 0
     hash: str = ""
 
 
 def write(head: ChainHead, incident_id: str, event: Event) -> ChainedEvent:
-    """The event as the next link after `head`."""
+    """The link of an event that follows `head`."""
     kind = STORED_NAMES[type(event)]
     body = json.dumps(event, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return ChainedEvent(head.id + 1, incident_id, kind, body, _hash(head.hash, head.id + 1, incident_id, kind, body))
 
 
 def read(kind: str, body: str) -> Event:
-    """The event of a written one."""
+    """The event of a stored name and body."""
     fields: dict[str, Any] = json.loads(body)
     if "place" in fields:
         sequence, ordinal = fields["place"]
@@ -134,7 +136,7 @@ def read(kind: str, body: str) -> Event:
 
 
 def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainHead, int | None]:
-    """Follows `links` from `head`: the new head, and the id of the first that doesn't follow from its predecessor."""
+    """Verifies `links` from `head`. Returns the new head, and the id of the first link that doesn't follow; None where all do."""
     for link in links:
         if link.id != head.id + 1 or link.hash != _hash(head.hash, link.id, link.incident_id, link.kind, link.body):
             return head, link.id
@@ -143,7 +145,7 @@ def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainH
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """Of a dataclass. Not asdict, which copies every value that it finds and took a sixth of a transaction."""
+    """The fields of a dataclass. `asdict` isn't used: it copies every value, which took a sixth of a transaction."""
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 

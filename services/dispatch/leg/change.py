@@ -1,4 +1,4 @@
-"""What commands lead to, before it is committed: links of the chain, steps, and the rows that are derived from them."""
+"""Uncommitted results of commands: links of the chain, steps, and the rows that are derived from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from services.dispatch.absence.store import AwaitedRow
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
-from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Kept, Offered, Reoffered, TargetsShown
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Offered, PrivateStep, Reoffered, TargetsShown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import Assignment, Incident
 from services.dispatch.leg import chain, translate
@@ -17,7 +17,7 @@ from services.dispatch.leg.subscriptions import Numbered
 
 @dataclass(frozen=True, slots=True)
 class CommittedIncident:
-    """An incident as it is committed."""
+    """Committed state of an incident."""
 
     incident: Incident
     latency_ms: Mapping[str, float] = field(default_factory=dict)
@@ -26,16 +26,16 @@ class CommittedIncident:
 
 @dataclass(slots=True)
 class Change:
-    """What commands lead to, before it is committed."""
+    """Uncommitted results of the commands of one transaction."""
 
     head: chain.ChainHead
     known: dict[str, CommittedIncident]
     engaged: dict[str, dict[str, str]]
-    """By unit: the assignments that it has a part in, each with its incident."""
+    """Open assignments of each unit, with the incident id of each."""
     behind: bool = False
-    """The store holds more than this process knows of: another one of this leg wrote, or the answer to a commit was lost."""
+    """The store is ahead of this process: another process of this leg wrote, or the answer to a commit was lost."""
     missed: list[Numbered] = field(default_factory=list)
-    """The steps among that."""
+    """Steps that the store is ahead by."""
     links: list[chain.ChainedEvent] = field(default_factory=list)
     steps: list[Numbered] = field(default_factory=list)
     assignments: dict[str, AssignmentRow] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Change:
     awaited: list[AwaitedRow] = field(default_factory=list)
 
     def decide(self, incident_id: str, command: Command) -> None:
-        """Adds what a command leads to. Raises NotFound or FailedPrecondition."""
+        """Adds the results of a command. Raises NotFound or FailedPrecondition."""
         before = self.known[incident_id]
         incident, latency_ms = before.incident, dict(before.latency_ms)
         for event in decide(incident, command):
@@ -54,10 +54,10 @@ class Change:
             if isinstance(event, AlertFolded | AlertWasMissing | TargetsShown):
                 continue
             if isinstance(event, Offered | Reoffered):
-                latency_ms.pop(event.assignment_id, None)  # what was known is of an earlier offer
+                latency_ms.pop(event.assignment_id, None)  # the known latency belongs to an earlier offer
             assignment = incident.assignments[event.assignment_id]
             step = translate.step(
-                incident, assignment, event.at_ms, latency_ms.get(event.assignment_id), isinstance(event, Kept)
+                incident, assignment, event.at_ms, latency_ms.get(event.assignment_id), isinstance(event, PrivateStep)
             )
             self.steps.append(Numbered(link.id, step))
         if incident is before.incident:

@@ -1,6 +1,6 @@
-"""One change of a leg's incidents, read for and written whole: on PostgreSQL each is one round trip, however many tables it concerns.
+"""Reads and writes one change of a leg's incidents, on PostgreSQL in one round trip each, whatever the number of tables.
 
-All in one transaction, which holds the lock of writers: what is read here is what another process of the leg committed last.
+Both run in one transaction that holds the writers' lock, so the read returns the last commit of any process of the leg.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WRITTEN = (
     POSITIONS,
 )
 _READ = """
-    SELECT 'head' AS what, id AS number, hash AS one, NULL AS two, NULL AS three, CAST(NULL AS DOUBLE PRECISION) AS ms
+    SELECT 'head' AS what, id AS number, hash AS text1, NULL AS text2, NULL AS text3, CAST(NULL AS DOUBLE PRECISION) AS ms
         FROM events WHERE id = (SELECT max(id) FROM events)
     UNION ALL SELECT 'roster', version, NULL, NULL, NULL, NULL FROM roster
     UNION ALL SELECT 'event', id, incident_id, kind, body, NULL FROM events WHERE incident_id {among}
@@ -46,40 +46,40 @@ _READ_BY_DIALECT = {
 
 @dataclass(slots=True)
 class CommittedState:
-    """What is committed, as far as a change rests on it."""
+    """Committed state that a change needs."""
 
     head: chain.ChainHead = field(default_factory=chain.ChainHead)
     roster_version: int = 0
     events: dict[str, list[Event]] = field(default_factory=dict)
-    """By incident, in their order."""
+    """Events by incident, in their order."""
     latency_ms: dict[str, float] = field(default_factory=dict)
     """report_to_published_ms by assignment, where it is known."""
     engaged: dict[str, dict[str, str]] | None = None
-    """By unit: the assignments that it has a part in now, each with its incident; None where nobody asked."""
+    """Open assignments of each unit, with the incident id of each; None where they weren't requested."""
 
 
 def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> CommittedState:
-    """The end of the chain, the roster's version, all of these incidents, and where it is asked for who is engaged."""
+    """The end of the chain, the roster's version, the events of incidents, and with `engaged` the units' open assignments."""
     dialect = connection.dialect.name
     ids = list(incident_ids) if dialect == "postgresql" else json.dumps(list(incident_ids))
-    seen = CommittedState(engaged={} if engaged else None)
-    for what, number, one, two, three, ms in connection.exec_driver_sql(_READ_BY_DIALECT[dialect], (ids, engaged)):
+    state = CommittedState(engaged={} if engaged else None)
+    for what, number, text1, text2, text3, ms in connection.exec_driver_sql(_READ_BY_DIALECT[dialect], (ids, engaged)):
         match what:
             case "head":
-                seen.head = chain.ChainHead(number, one)
+                state.head = chain.ChainHead(number, text1)
             case "roster":
-                seen.roster_version = number
+                state.roster_version = number
             case "event":
-                seen.events.setdefault(one, []).append(chain.read(two, three))
+                state.events.setdefault(text1, []).append(chain.read(text2, text3))
             case "latency":
-                seen.latency_ms[one] = ms
-            case "engaged" if seen.engaged is not None:
-                seen.engaged.setdefault(one, {})[two] = three
-    return seen
+                state.latency_ms[text1] = ms
+            case "engaged" if state.engaged is not None:
+                state.engaged.setdefault(text1, {})[text2] = text3
+    return state
 
 
 def write(connection: sa.Connection, change: Change, position: StreamPosition | None) -> None:
-    """Writes events with all that is derived from them, what is to be published, and how far a stream was taken in."""
+    """Writes events, the rows derived from them, unpublished steps, and the position of a stream up to which they were consumed."""
     if not change.links and position is None:
         return
     rows.write(
@@ -117,7 +117,7 @@ def write(connection: sa.Connection, change: Change, position: StreamPosition | 
                 )
                 for incident in change.incidents.values()
             ],
-            [(one.incident_id, one.leg, one.due_ms, one.absent) for one in change.awaited],
+            [(row.incident_id, row.leg, row.due_ms, row.absent) for row in change.awaited],
             [(position.stream, position.log_id, position.sequence, position.trail)] if position else [],
         ),
     )

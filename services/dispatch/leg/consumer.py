@@ -1,7 +1,8 @@
-"""The bus edge: alerts for this leg, and what the other legs did. How far they are taken in is committed together with what came of it.
+"""Bus edge of a leg: consumes alerts and the other legs' steps. The stream position is committed together with its effects.
 
-So the leg's database alone says where to go on: a restored older copy takes in what it lacks, an empty one all that is kept. It knows
-the entries by their identity, so that a stream that went back is read again from the last one that both have.
+So the leg's database alone decides where reading goes on. A restored older copy consumes the entries that it lacks, and an empty
+database consumes all kept entries. The database stores the identity of entries, so that after a stream went back, reading starts
+again from the last entry that both have.
 """
 
 from __future__ import annotations
@@ -27,30 +28,30 @@ from services.dispatch.leg.store import PeerRow, StreamPosition
 from services.dispatch.retrying import retried
 
 PEERS_INTERVAL_S = 0.2
-"""How long the other legs' steps wait for one another, to be kept in one transaction; the leg itself waits for none."""
+"""How long the other legs' steps are collected into one transaction, seconds. The leg's own work doesn't wait for them."""
 PASSED_INTERVAL_S = 5.0
-"""How long it is only remembered that alerts for others were passed over."""
+"""How long a stream position past other legs' alerts is kept only in memory, seconds."""
 T = TypeVar("T")
 
 
 async def consume_alerts(bus: Bus, leg: LegService, log_id: str, health: ReaderHealth | None = None) -> None:
-    """Folds the alerts of ALERTS, all that have arrived in one transaction, for ever."""
+    """Applies the alerts of ALERTS until cancelled; alerts that arrived together are applied in one transaction."""
     stream = flow.ALERTS.name
     passed = _Passed(leg)
     trail, after = await _reading(bus, leg, stream, log_id)
 
     async def forget_passed(_: StreamWentBack) -> None:
-        passed.position = None  # it is beyond what is read again
+        passed.position = None  # reading starts before this position
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(passed.keep())
         async for messages in trails.follow(bus, stream, trail, after=after, on_went_back=forget_passed, health=health):
             parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
-            await _park(bus, flow.alerts_reader(leg.name), malformed)
+            await _keep_dead_letters(bus, flow.alerts_reader(leg.name), malformed)
             alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
             position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
             if alerts:
-                passed.position = None  # this one is behind it
+                passed.position = None  # `position` is later
                 await retried(partial(leg.fold, alerts, position))
             else:
                 passed.position = position
@@ -58,16 +59,18 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, health: ReaderH
 
 
 class _Passed:
-    """How far alerts were passed over that concern other legs: an alert that is behind them doesn't wait for a transaction that
-    only says so. What isn't kept is passed over again."""
+    """Stream position past alerts that concern other legs, written every 5 s so that no alert waits for such a transaction.
+
+    After a crash the leg passes over the same alerts once more.
+    """
 
     def __init__(self, leg: LegService) -> None:
         self._leg = leg
         self.position: StreamPosition | None = None
-        """Not in the database yet."""
+        """Position that isn't in the database yet."""
 
     async def keep(self) -> None:
-        """Keeps it every 5 s, for ever."""
+        """Writes the position every 5 s until cancelled."""
         while True:
             await asyncio.sleep(PASSED_INTERVAL_S)
             position, self.position = self.position, None
@@ -77,36 +80,44 @@ class _Passed:
 
 def _alert(message: Delivered, leg: str) -> Alert | None:
     if not flow.ALERTS.holds(message.subject):
-        raise InvalidField("alert", "is on another subject")
+        raise InvalidField("alert", f"is on the subject {message.subject}, which isn't a subject of ALERTS")
     return translate.alert(message.data, leg, message.subject)
 
 
 async def consume_peers(bus: Bus, leg: LegService, log_id: str, health: ReaderHealth | None = None) -> None:
-    """Keeps what the other legs say of their assignments, for ever."""
+    """Stores the other legs' assignments until cancelled."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
     trail, after = await _reading(bus, leg, stream, log_id)
     async for messages in trails.follow(bus, stream, trail, subjects, after=after, health=health):
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject, leg.name))
-        await _park(bus, flow.peers_reader(leg.name), malformed)
+        await _keep_dead_letters(bus, flow.peers_reader(leg.name), malformed)
         if leg.name == "police":
-            await _take_flags(leg, rows)
+            await _apply_flags(leg, rows)
         position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
         await retried(partial(leg.store.put_peers, rows, position))
-        leg.record.subscriptions.tell_others(rows)
+        leg.record.subscriptions.notify_others(rows)
         await asyncio.sleep(PEERS_INTERVAL_S)
 
 
-async def _take_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:
-    """Writes what the warning leg says of protected persons into this leg's own chain, before its place in the stream."""
+async def _apply_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:
+    """Writes the warning leg's flags of protected persons into this leg's chain, before the stream position is committed."""
     for flag in filter(None, map(translate.peer_flag, rows)):
-        told = (flag.incident_id, flag.subject_id, flag.flag, flag.alert_id, flag.place, flag.order_id, flag.flagged_ms)
-        await retried(partial(leg.flag, *told))
+        values = (
+            flag.incident_id,
+            flag.subject_id,
+            flag.flag,
+            flag.alert_id,
+            flag.place,
+            flag.order_id,
+            flag.flagged_ms,
+        )
+        await retried(partial(leg.flag, *values))
 
 
 async def _reading(bus: Bus, leg: LegService, stream: str, log_id: str) -> tuple[Trail, int]:
-    """What the leg's database says of a stream: the entries that are in it, and the last one's sequence.
+    """The trail of a stream's entries in the leg's database, and the sequence of the last one.
 
-    The reader checks whether the stream still has them; an entry that comes again changes nothing.
+    The reader checks whether the stream still has these entries. A repeated entry changes nothing.
     """
     known = await retried(partial(leg.store.reading, stream, log_id))
     first = (await bus.bounds_of(stream)).first
@@ -127,7 +138,7 @@ def _parse(
     return good, malformed
 
 
-async def _park(bus: Bus, by: str, malformed: list[tuple[Delivered, InvalidField]]) -> None:
-    """Sets aside what can't be taken in."""
+async def _keep_dead_letters(bus: Bus, by: str, malformed: list[tuple[Delivered, InvalidField]]) -> None:
+    """Stores messages that can't be parsed as dead letters."""
     for message, error in malformed:
         await dead_letters.keep(bus, by, message, error)

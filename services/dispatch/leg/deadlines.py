@@ -1,4 +1,4 @@
-"""When a leg has to act by itself: its deadlines, other legs that show nothing, what another process of it wrote. Needs no NATS."""
+"""Watch over a leg's deadlines, absent legs, and writes of other processes of the leg. Needs no NATS."""
 
 from __future__ import annotations
 
@@ -19,59 +19,62 @@ from services.dispatch.leg import chain
 from services.dispatch.leg.store import Store
 
 STORE_AWAY_AFTER_S = 10.0
-"""How long the store may be silent before the leg says that it can't do its work."""
+"""How long the store may fail to answer before the leg reports that it is unable to work, seconds."""
 _LONGEST_SLEEP_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What the store says that time or another process may ask for."""
+    """Facts of the store that may require the leg to act: the head of the chain, deadlines and absent legs."""
 
     head: chain.ChainHead
     due_ms: float
-    """The next deadline of an assignment, mesh time; infinite where there is none."""
+    """Next deadline of an assignment, mesh time; infinite where there is none."""
     leg_due_ms: float
-    """When another leg is looked for next, likewise."""
+    """Next deadline of an awaited leg, mesh time; infinite where there is none."""
     absent: Mapping[str, int]
-    """In how many incidents each leg is absent."""
+    """Number of incidents in which each leg is absent."""
 
 
 class DeadlineWatch:
-    """Wakes a leg in time."""
+    """Wakes a leg at its deadlines."""
 
     def __init__(self, leg: str, store: Store, clock: MeshClock) -> None:
         self._leg, self._store, self._clock = leg, store, clock
         self._next_ms = math.inf
         self._sooner = asyncio.Event()
         self._due_ms = math.inf
-        """The earliest deadline that isn't acted on; kept through failures, so that it can be asked without the store."""
+        """Earliest unhandled deadline, mesh time. It is kept through failures of the store, so that `overdue_s` needs no store."""
         self._store_answered_s = time.monotonic()
 
     def due(self, due_ms: float, leg_due_ms: float) -> None:
-        """A deadline of an assignment was set, and when another leg is looked for; mesh time, infinite where there is none. Either may
-        be sooner than the rest."""
+        """Announces new deadlines of an assignment and of an awaited leg, mesh time; infinite where there is none."""
         self._due_ms = min(self._due_ms, due_ms)
         sooner_ms = min(due_ms, leg_due_ms)
         if sooner_ms < self._next_ms:
             self._next_ms = sooner_ms
             self._sooner.set()
 
-    async def run(self, feel: Callable[[], Awaitable[Pulse]], act: Callable[[Pulse, int], Awaitable[None]]) -> None:
-        """Feels the pulse once a second and whenever something is due, and has the leg act on it, for ever."""
+    async def run(
+        self, read_pulse: Callable[[], Awaitable[Pulse]], act: Callable[[Pulse, int], Awaitable[None]]
+    ) -> None:
+        """Reads the pulse every second and at each deadline, and calls `act` with it and the mesh time, until cancelled."""
         while True:
             self._next_ms = math.inf  # so that an offer committed from now on shortens the wait below
-            pulse = await feel()
+            pulse = await read_pulse()
             now_ms = self._clock.now_ms()
             await act(pulse, now_ms)
             next_ms = min(pulse.due_ms, pulse.leg_due_ms)
             if next_ms <= now_ms:
-                continue  # acting on it may have set others
+                continue  # `act` may have set new deadlines
             self._next_ms = min(self._next_ms, next_ms)
             await self._wait(time.monotonic() + _LONGEST_SLEEP_S)
 
     async def _wait(self, until_s: float) -> None:
-        """Until something is due, and not beyond a moment of the monotonic clock: a jump of the system's clock delays nothing for
-        long. What becomes due later than now costs no look at the store: an offer is on its way out while it is written down."""
+        """Waits until a deadline, and at most until `until_s` of the monotonic clock, so that a jump of the system clock delays little.
+
+        A new deadline in the future only shortens the wait and doesn't read the store, which is busy writing the offer.
+        """
         while True:
             self._sooner.clear()
             left_s = until_s - time.monotonic()
@@ -84,7 +87,7 @@ class DeadlineWatch:
                     await self._sooner.wait()
 
     async def pulse(self) -> Pulse:
-        """What the store says. Raises Unavailable."""
+        """The present pulse of the store. Raises Unavailable."""
 
         def read(connection: Connection) -> Pulse:
             return Pulse(
@@ -101,15 +104,15 @@ class DeadlineWatch:
         return pulse
 
     def overdue_s(self) -> float:
-        """How long ago the earliest deadline passed that isn't acted on, seconds of wall time. Needs no store."""
+        """Time since the earliest unhandled deadline passed, seconds of wall time. Needs no store."""
         if self._due_ms == math.inf:
             return 0.0
         return max(0.0, self._clock.wall_s(self._clock.now_ms() - int(self._due_ms)))
 
     def unable(self) -> str:
-        """Why the leg can't do its work; empty where it can. NATS isn't needed for what it has."""
+        """Reason why the leg can't work; empty where it can. A missing NATS is no reason: the leg still handles its own assignments."""
         silent_s = time.monotonic() - self._store_answered_s
-        return f"the store hasn't answered for {silent_s:.0f} s" if silent_s > STORE_AWAY_AFTER_S else ""
+        return f"the leg's database hasn't answered for {silent_s:.0f} s" if silent_s > STORE_AWAY_AFTER_S else ""
 
 
 def _or_never(due_ms: int | None) -> float:

@@ -1,7 +1,7 @@
-"""The way of committed steps onto INCIDENTS: each is published until stored, those of one incident in their order.
+"""Outbox of committed steps: publishes each step on INCIDENTS until it is stored, in order within an incident.
 
-That a step was published is noted afterwards, many at a time and beside the next ones: a step whose note was lost is
-published again under its id, and the stream takes it for what it is.
+Publications are recorded afterwards, many at a time and concurrently with the next ones. A step whose record was lost is published
+once more under its id, which the stream recognises as a duplicate.
 """
 
 from __future__ import annotations
@@ -23,48 +23,48 @@ from services.dispatch.publications.store import StoredAs
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
-WAVE = 256
-"""Steps on their way at once."""
+PUBLISH_BATCH = 256
+"""Steps that are published concurrently."""
 NOTE_INTERVAL_S = 0.25
-"""How long published steps wait for others, to be noted in one transaction."""
+"""How long published steps are collected into one transaction that records them, seconds."""
 
 Mark: TypeAlias = Callable[[Sequence[Numbered], Mapping[str, float], Mapping[int, StoredAs]], Awaitable[None]]
-"""Notes what was published, by assignment how long its offer took, milliseconds, and by step as which entry it was stored."""
+"""Records published steps, the latency of offers by assignment in milliseconds, and the stream entries by step."""
 Settle: TypeAlias = Callable[[], Awaitable[None]]
-"""Returns once it is known that the streams still hold what was published."""
+"""Returns once the streams are known to hold all published steps."""
 
 
 class StepOutbox:
-    """Committed steps that INCIDENTS may not have yet. The store has them too: a restart begins with those."""
+    """Committed steps that INCIDENTS may not have yet. They are in the store too, from which a restart reads them."""
 
     def __init__(self, unpublished: Iterable[Numbered]) -> None:
         self._waiting = deque(unpublished)
         self._held: dict[int, float] = {}
-        """When each step came that is waiting, on its way or not noted yet, by the monotonic clock."""
+        """Monotonic time of arrival of each step that is waiting, being published or not recorded yet."""
         self._hold(self._waiting)
         self._wake = asyncio.Event()
         self._published: list[Numbered] = []
         self._latency_ms: dict[str, float] = {}
         self._stored: dict[int, StoredAs] = {}
-        self._again: set[int] = set()
-        """Steps that were published before: how long their offers took is known."""
+        self._republished: set[int] = set()
+        """Steps that were published before, so that the latency of their offers is known."""
         self._noteworthy = asyncio.Event()
 
-    def add(self, steps: Iterable[Numbered], again: bool = False) -> None:
-        """Steps that were committed just now, or (`again`) that a stream has lost."""
+    def add(self, steps: Iterable[Numbered], republished: bool = False) -> None:
+        """Adds steps that were committed just now, or with `republished` steps that a stream has lost."""
         steps = tuple(step for step in steps if step.sequence not in self._held)
-        if again:
-            self._again.update(step.sequence for step in steps)
+        if republished:
+            self._republished.update(step.sequence for step in steps)
         self._hold(steps)
         self._waiting.extend(steps)
         self._wake.set()
 
     def age_s(self) -> float:
-        """How long the oldest step has been here, seconds."""
+        """Age of the oldest step in the outbox, seconds."""
         return time.monotonic() - next(iter(self._held.values()), time.monotonic())
 
     def holds(self, sequence: int) -> bool:
-        """Whether a step is waiting here, on its way or about to be noted."""
+        """Whether a step is waiting, being published or not recorded yet."""
         return sequence in self._held
 
     def _hold(self, steps: Iterable[Numbered]) -> None:
@@ -72,20 +72,20 @@ class StepOutbox:
         self._held.update((step.sequence, now_s) for step in steps)
 
     async def run(self, bus: Bus, leg: str, settle: Settle) -> None:
-        """Publishes what is committed, for ever; `settle` comes before it."""
+        """Publishes committed steps until cancelled, each batch after `settle`."""
         while True:
             while not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
             await settle()
-            wave = [self._waiting.popleft() for _ in range(min(WAVE, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(PUBLISH_BATCH, len(self._waiting)))]
             by_incident: dict[str, list[Numbered]] = {}
-            for one in wave:
-                by_incident.setdefault(one.step.assignment.incident_id, []).append(one)
+            for step in batch:
+                by_incident.setdefault(step.step.assignment.incident_id, []).append(step)
             await asyncio.gather(*(self._publish(bus, leg, id_, steps) for id_, steps in by_incident.items()))
 
     async def note(self, mark: Mark) -> None:
-        """Notes what was published, for ever."""
+        """Records published steps with `mark` until cancelled."""
         while True:
             await self._noteworthy.wait()
             await asyncio.sleep(NOTE_INTERVAL_S)
@@ -95,7 +95,7 @@ class StepOutbox:
             await mark(steps, latency_ms, stored)
             for step in steps:
                 self._held.pop(step.sequence, None)
-                self._again.discard(step.sequence)
+                self._republished.discard(step.sequence)
 
     async def _publish(self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered]) -> None:
         subject = flow.incident_subject(leg, incident_id)
@@ -120,11 +120,11 @@ class StepOutbox:
             )
             self._note(step, ack)
             is_first = assignment.state == dispatch_pb2.OFFERED and step.step.number == assignment.offer_number
-            offers = is_first and step.sequence not in self._again
+            offers = is_first and step.sequence not in self._republished
             if offers and assignment.HasField("cause"):
                 latency_ms = (clock.wall_us() - assignment.cause.received_wall_us) / 1000
                 self._latency_ms[assignment.assignment_id] = latency_ms
-                # A canary leaves no trace that an exemplar could lead to.
+                # A canary has no trace, so its exemplar would lead nowhere.
                 is_traced = assignment.exercise != exercise_pb2.CANARY
                 exemplar = {"trace_id": trace_ids.trace_id_of(incident_id)} if is_traced else None
                 metrics.OFFER_MS.labels(leg).observe(latency_ms, exemplar)

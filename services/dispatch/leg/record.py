@@ -1,6 +1,6 @@
-"""What a leg has done, in memory as in its store: one writer, which decides and applies all in one transaction.
+"""Record of a leg's incidents, in memory and in its store. One writer decides and applies commands in one transaction.
 
-Nothing is sent before it is committed; what is committed goes to the desks at once and to INCIDENTS through the outbox.
+No step is sent before it is committed. A committed step goes to the desks at once and to INCIDENTS through the outbox.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 
 KNOWN_MAX = 10_000
-"""Incidents whose state is kept in memory; the others are folded anew when they are needed."""
+"""Maximum number of incidents whose state is kept in memory; the others are folded from their events when needed."""
 ADOPT_AFTER_S = 2.0
-"""How long a committed step may be in the store alone before whoever finds it publishes it, and at most twice that."""
-_SAID = {
-    chain.STORED_NAMES[kind]: said
-    for kind, said in {
+"""Interval of the search for unpublished steps of other processes, seconds. A step is published after one to two intervals."""
+_STEP_NAMES = {
+    chain.STORED_NAMES[kind]: name
+    for kind, name in {
         Reoffered: "offered_again",
         Received: "received",
         LegAbsent: "leg_absent",
@@ -67,14 +67,14 @@ _SAID = {
         SpoofingSuspected: "spoofing_suspected",
     }.items()
 }
-"""What the log calls a step that its state alone doesn't tell."""
-STEP_STATES = (*(state.name.lower() for state in AssignmentState), *_SAID.values())
-"""All that the log may call a step."""
+"""Log names of steps whose kind the assignment's state doesn't show."""
+STEP_STATES = (*(state.name.lower() for state in AssignmentState), *_STEP_NAMES.values())
+"""All log names of steps."""
 _ALARMS = {chain.STORED_NAMES[kind] for kind in (LegAbsent, StepsLost)}
 T = TypeVar("T")
 _NOWHERE: Mapping[int, StoredAs] = {}
-Asked: TypeAlias = tuple[str, Callable[[Board], Command]]
-"""An incident, and what is asked of it once the board is known."""
+IncidentCommand: TypeAlias = tuple[str, Callable[[Board], Command]]
+"""Incident id, and the function that makes the command from the roster's availability."""
 
 
 class LegRecord:
@@ -84,7 +84,7 @@ class LegRecord:
         self,
         leg: str,
         store: Store,
-        boards: AvailabilityView,
+        availability: AvailabilityView,
         watch: DeadlineWatch,
         head: chain.ChainHead,
         unpublished: Iterable[Numbered],
@@ -95,30 +95,31 @@ class LegRecord:
         self.subscriptions = Subscriptions(unanswered)
         self.outbox = StepOutbox(unpublished)
         self.head = head
-        """The last event that this process knows."""
+        """Last event that this process knows."""
         self._watch = watch
-        self._boards = boards
+        self._availability = availability
         self._known: OrderedDict[str, CommittedIncident] = OrderedDict()
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def handle(
         self,
-        asked: Sequence[Asked],
+        commands: Sequence[IncidentCommand],
         ahead: Board = NO_ROSTER,
         position: StreamPosition | None = None,
-        first: Callable[[Connection], Sequence[Asked]] | None = None,
+        first: Callable[[Connection], Sequence[IncidentCommand]] | None = None,
     ) -> Mapping[str, CommittedIncident]:
-        """Decides what is asked of incidents, in this order, and commits it all; the incidents as they are then.
+        """Decides commands in their order and commits all results. Returns the incidents after the commit.
 
-        `ahead` holds what had to be known before: travel times, positions. `first` may change the store in the same transaction and
-        ask for more. `position` is kept with it. Raises what a command raises: then nothing has changed.
+        `ahead` holds travel times and positions, which are looked up before the transaction. `first` may change the store in the
+        same transaction and return more commands. `position` is stored with the results. Raises the error of any command, in which
+        case nothing is changed.
         """
-        return await _to_the_end(self._gather_decide_apply(asked, ahead, position, first))
+        return await _complete(self._gather_decide_apply(commands, ahead, position, first))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
     ) -> dict[str, CommittedIncident]:
-        """Incidents as they are, from memory or else folded from their events; one that isn't there yet is empty."""
+        """Incidents by id, from `remembered` or else folded from their events; an incident without events is empty."""
         found = {id_: remembered[id_] for id_ in incident_ids if id_ in remembered}
         missing = [id_ for id_ in incident_ids if id_ not in found]
         if missing:
@@ -140,18 +141,18 @@ class LegRecord:
         return found
 
     async def open_incidents(self) -> list[Incident]:
-        """Incidents in which somebody has something to do."""
+        """Incidents with an open assignment."""
 
         def read(connection: Connection) -> tuple[dict[str, CommittedIncident], bool]:
             up_to_date = self.store.head_within(connection) == self.head
             ids = self.store.open_incidents(connection)
             return self.gather(connection, ids, self._known if up_to_date else {}), up_to_date
 
-        async with self._one_at_a_time:
+        async with self._lock:
             known, up_to_date = await self.store.transaction(read)
             if up_to_date:
                 self._remember(known)
-        return [one.incident for one in known.values()]
+        return [committed.incident for committed in known.values()]
 
     async def mark_published(
         self,
@@ -160,10 +161,10 @@ class LegRecord:
         stored: Mapping[int, StoredAs] = _NOWHERE,
         log_id: str = "",
     ) -> None:
-        """Notes what has reached a log's streams: by assignment how long its offer took, milliseconds; by step its entry there."""
+        """Records published steps, the latency of offers by assignment in milliseconds, and the stream entries by step."""
 
         async def work() -> None:
-            async with self._one_at_a_time:
+            async with self._lock:
                 await self.store.mark_published(
                     [step.sequence for step in steps],
                     latency_ms,
@@ -174,47 +175,49 @@ class LegRecord:
                     if known and id_ in latency_ms:
                         latencies = {**known.latency_ms, id_: latency_ms[id_]}
                         self._known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
-                self.subscriptions.tell_latencies(latency_ms)
+                self.subscriptions.update_latencies(latency_ms)
 
-        await retried(lambda: _to_the_end(work()))
+        await retried(lambda: _complete(work()))
 
     async def catch_up(self) -> None:
-        """Takes over what another process of this leg has committed, and tells it to the desks that are here."""
+        """Applies the commits of other processes of this leg, and sends their steps to the desks of this process."""
         if await self.store.head() != self.head:
             await self.handle([])
 
     async def adopt_steps(self) -> None:
-        """Publishes what was committed and is in nobody's hands, for ever: another process of this leg has died, or the answer to a
-        commit of ours was lost."""
-        seen: set[int] = set()
+        """Publishes steps of other processes that stay unpublished, until cancelled.
+
+        A step stays unpublished where its process died, or where the answer to a commit of this process was lost.
+        """
+        previous: set[int] = set()
         while True:
             await asyncio.sleep(ADOPT_AFTER_S)
             orphans = [row for row in await retried(self.store.unpublished) if not self.outbox.holds(row.sequence)]
-            # At the first look another process may be about to publish it; at the second it has had its time.
-            self.outbox.add(numbered(row for row in orphans if row.sequence in seen))
-            seen = {row.sequence for row in orphans}
+            # Only steps that were unpublished at the previous search too: another process may be about to publish the others.
+            self.outbox.add(numbered(row for row in orphans if row.sequence in previous))
+            previous = {row.sequence for row in orphans}
 
     async def finish(self) -> None:
-        """Returns when a transaction that has begun is over."""
-        async with self._one_at_a_time:
+        """Returns when a running transaction is over."""
+        async with self._lock:
             pass
 
     # ── one transaction ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _gather_decide_apply(
         self,
-        asked: Sequence[Asked],
+        commands: Sequence[IncidentCommand],
         ahead: Board,
         position: StreamPosition | None,
-        first: Callable[[Connection], Sequence[Asked]] | None,
+        first: Callable[[Connection], Sequence[IncidentCommand]] | None,
     ) -> Mapping[str, CommittedIncident]:
-        async with self._one_at_a_time:
+        async with self._lock:
 
             def work(connection: Connection) -> Change:
-                every = [*asked, *first(connection)] if first else asked
-                change, seen = self._begin(connection, {id_ for id_, _ in every})
-                board, change.engaged = self._boards.within(connection, ahead, seen)
-                for incident_id, command in every:
+                all_commands = [*commands, *first(connection)] if first else commands
+                change, committed = self._begin(connection, {id_ for id_, _ in all_commands})
+                board, change.engaged = self._availability.within(connection, ahead, committed)
+                for incident_id, command in all_commands:
                     change.decide(incident_id, command(board))
                 change_store.write(connection, change, position)
                 return change
@@ -222,37 +225,40 @@ class LegRecord:
             try:
                 change = await self.store.transaction(work)
             except BaseException:
-                self._boards.forget()
+                self._availability.forget()
                 raise
             self._committed(change)
             return change.known
 
     def _begin(self, connection: Connection, incident_ids: set[str]) -> tuple[Change, CommittedState]:
-        """What is committed. Where another process of this leg wrote meanwhile, memory is behind, and the store is read instead.
+        """Begins a change with the committed state. Where another process of this leg wrote meanwhile, the store replaces memory.
 
-        So a deadline fires once: whoever comes second finds what the first made of it.
+        So a deadline fires once: the second process finds the result of the first. Raises FailedPrecondition where the store went
+        back.
         """
         missing = [id_ for id_ in incident_ids if id_ not in self._known]
-        seen = change_store.read(connection, missing, self._boards.asks_units())
-        if seen.head == self.head:
+        committed = change_store.read(connection, missing, self._availability.asks_units())
+        if committed.head == self.head:
             known = {id_: self._known[id_] for id_ in incident_ids if id_ in self._known}
-            known |= self._folded(missing, seen.events, seen.latency_ms)
-            return Change(seen.head, known, {}), seen
-        if seen.head.id <= self.head.id:
-            # Desks have been told steps that are no longer there: only a start from nothing is right.
-            raise FailedPrecondition("the leg's database went back: an older copy was restored while it ran")
+            known |= self._folded(missing, committed.events, committed.latency_ms)
+            return Change(committed.head, known, {}), committed
+        if committed.head.id <= self.head.id:
+            # Desks have seen steps that no longer exist, so memory must not be used any more.
+            raise FailedPrecondition(
+                "the leg's database went back: an older copy was restored while the leg ran; restart the leg"
+            )
         missed = numbered(self.store.steps_within(connection, self.head.id))
-        return Change(seen.head, self.gather(connection, incident_ids, {}), {}, True, missed), seen
+        return Change(committed.head, self.gather(connection, incident_ids, {}), {}, True, missed), committed
 
     def _remember(self, known: Mapping[str, CommittedIncident]) -> None:
-        for incident_id, one in known.items():
-            self._known[incident_id] = one
+        for incident_id, committed in known.items():
+            self._known[incident_id] = committed
             self._known.move_to_end(incident_id)
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
 
     def _committed(self, change: Change) -> None:
-        """Takes over what the transaction made durable. No await: readers see all of it or nothing."""
+        """Applies a committed change to memory. It doesn't await, so readers see all of the change or nothing."""
         if change.behind:
             self._known.clear()
             self.subscriptions.tell(change.missed)
@@ -265,10 +271,10 @@ class LegRecord:
         kinds = {link.id: link.kind for link in change.links}
         for step in change.steps:
             assignment, kind = step.step.assignment, kinds[step.sequence]
-            state = _SAID.get(kind) or AssignmentState(assignment.state).name.lower()
+            state = _STEP_NAMES.get(kind) or AssignmentState(assignment.state).name.lower()
             metrics.count(self.leg, state, assignment)
             if assignment.exercise == exercise_pb2.CANARY:
-                continue  # who looks for what happened doesn't look for these
+                continue  # canaries would hide live incidents in the log
             logger().log(
                 logging.CRITICAL if kind in _ALARMS else logging.INFO,
                 f"assignment_{state}",
@@ -278,8 +284,8 @@ class LegRecord:
             )
 
 
-async def _to_the_end(work: Awaitable[T]) -> T:
-    """Runs `work` to its end although the caller may leave: memory and store must not part."""
+async def _complete(work: Awaitable[T]) -> T:
+    """Completes `work` even if the caller is cancelled, so that memory and store don't diverge."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -289,11 +295,11 @@ async def _to_the_end(work: Awaitable[T]) -> T:
 
 
 def _note_failure(task: asyncio.Future[T]) -> None:
-    """Of work whose caller has left: nobody else is told."""
+    """Logs the failure of work whose caller was cancelled, since nobody else sees it."""
     if not task.cancelled() and (error := task.exception()):
         logger().error("work_failed_unasked", reason=getattr(error, "reason", type(error).__name__))
 
 
 def numbered(rows: Iterable[StepRow]) -> list[Numbered]:
-    """Stored steps with their places."""
+    """Stored steps with their sequences, as messages."""
     return [Numbered(row.sequence, translate.stored_step(row)) for row in rows]

@@ -1,6 +1,6 @@
-"""The leg's own database, an SQLite file or a schema of PostgreSQL. `events` is the truth, append-only and hash-chained; steps,
-assignments (with deadlines) and incidents are derived from it in the same transaction. `peer_assignments` is what the other legs
-last said. `positions` says how far ALERTS and INCIDENTS are in this database, so that a copy of it knows what it lacks.
+"""The leg's own database, an SQLite file or a schema of PostgreSQL. The table `events` is the source of truth, append-only and
+hash-chained. Steps, assignments (with deadlines) and incidents are derived from it in the same transaction. `peer_assignments` has
+the last assignments of other legs. `positions` has the consumed positions of ALERTS and INCIDENTS, so that a copy knows what it lacks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """A step as it is stored: its event's id and its message."""
+    """Row of a step: its event's id as `sequence`, and its message."""
 
     sequence: int
     step_id: str
@@ -35,32 +35,32 @@ class StepRow:
     payload: bytes
     """tandem.dispatch.v1.Step, serialised."""
     report_to_published_ms: float | None = None
-    """What the assignment's row knows of it by now."""
+    """Latency from the assignment's row, milliseconds; None where it isn't known yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class AssignmentRow:
-    """The state of an assignment, derived from its events."""
+    """Row of an assignment's state, derived from its events."""
 
     assignment_id: str
     incident_id: str
     state: int
     due_ms: int | None
-    """When it is escalated, mesh time; None where nothing is due."""
+    """When the assignment is escalated, mesh time; None where nothing is due."""
     payload: bytes
     """tandem.dispatch.v1.Assignment, serialised."""
     report_to_published_ms: float | None
     unit_id: str | None
-    """The unit that has a part in it now."""
+    """Unit that has a part in the assignment now."""
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentRow:
-    """The state of an incident, derived from its events."""
+    """Row of an incident's state, derived from its events."""
 
     incident_id: str
     opened_sequence: int
-    """Its place in the order of opening; an update leaves it alone."""
+    """Sequence in the order of opening; an update doesn't change it."""
     opened_ms: int
     ended_ms: int | None
     order_ids: list[str]
@@ -70,19 +70,19 @@ class IncidentRow:
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
-    """The last known step of another leg's assignment."""
+    """Row of the last known step of another leg's assignment."""
 
     assignment_id: str
     incident_id: str
     number: int
-    """Number of the step; a greater one replaces it."""
+    """Number of the step; a step with a greater number replaces it."""
     payload: bytes
     """tandem.dispatch.v1.Assignment, serialised."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedIncident:
-    """An incident with all legs' assignments."""
+    """An incident with the assignments of all legs."""
 
     row: IncidentRow
     own: list[AssignmentRow]
@@ -92,50 +92,55 @@ class ListedIncident:
 
 @dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """How far a stream has been taken in."""
+    """Position up to which a stream has been consumed."""
 
     stream: str
     log_id: str
-    """Which mesh's stream: that of a new log begins at 1 again."""
+    """Log of the stream: sequences of a new log start at 1."""
     sequence: int
-    """The last message whose effect is in this database."""
+    """Sequence of the last message whose effect is in this database."""
     trail: str = ""
-    """A Trail of such messages, written; empty where it isn't known which they were."""
+    """Serialised Trail of consumed messages; empty where their identities aren't known."""
 
 
 class Store:
-    """SQL of one leg. Writing is for one caller at a time; record.py sees to it."""
+    """SQL access to one leg's database. Only one caller may write at a time, which record.py ensures."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        """Does `work` in one transaction: all or nothing, durable. Raises Unavailable where the disk or the server fails."""
+        """Runs `work` in one transaction, atomic and durable. Raises Unavailable where the disk or the server fails."""
         return await self._database.visit(work)
 
     async def claim(self, leg: str) -> None:
-        """Makes the database the leg's own for good. Raises FailedPrecondition where it is another's: two chains would be one."""
+        """Makes the leg the permanent owner of the database, as two legs would mix their chains.
+
+        Raises FailedPrecondition where another leg owns it.
+        """
 
         def work(connection: sa.Connection) -> None:
             owner = connection.scalar(sa.select(tables.owner.c.leg))
             if owner is None:
                 connection.execute(sa.insert(tables.owner), {"id": 1, "leg": leg})
             elif owner != leg:
-                raise FailedPrecondition(f"the database is the {owner} leg's, not the {leg} leg's")
+                raise FailedPrecondition(
+                    f"the database is the {owner} leg's, not the {leg} leg's: give each leg its own database"
+                )
 
         await self.transaction(work)
 
     async def head(self) -> ChainHead:
-        """The end of the chain."""
+        """Last link of the chain."""
         return await self.transaction(self.head_within)
 
     def head_within(self, connection: sa.Connection) -> ChainHead:
-        """The same within a transaction. Behind it another process of this leg may have written."""
+        """Last link of the chain, read within a transaction. Another process of this leg may write more afterwards."""
         row = connection.execute(_HEAD).first()
         return ChainHead(row.id, row.hash) if row else ChainHead()
 
     async def first_broken_event(self) -> int | None:
-        """Id of the first event that was changed, added or taken out after it was written; None where there is none."""
+        """Id of the first event that breaks the chain, because an event was changed, added or removed; None where all verify."""
         head, broken = ChainHead(), None
         while broken is None:
             query = (
@@ -148,11 +153,11 @@ class Store:
         return broken
 
     async def position(self, stream: str, log_id: str) -> int:
-        """The last sequence of a stream that was taken in; 0 where none was."""
+        """Last consumed sequence of a stream; 0 where none was consumed."""
         return (await self.reading(stream, log_id)).sequence
 
     async def reading(self, stream: str, log_id: str) -> StreamPosition:
-        """How far a stream was taken in, with the trail; the beginning where nothing was."""
+        """Consumed position of a stream, with its trail; sequence 0 where nothing was consumed."""
         query = sa.select(tables.positions).where(
             tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
         )
@@ -162,7 +167,7 @@ class Store:
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
     def events(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[Event]]:
-        """The events of incidents in their order; an incident without any is left out."""
+        """Events by incident, in their order; an incident without events is omitted."""
         found: dict[str, list[Event]] = {}
         columns = (tables.events.c.incident_id, tables.events.c.kind, tables.events.c.body)
         for some in _paged(incident_ids):
@@ -172,7 +177,7 @@ class Store:
         return found
 
     def latencies(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, float]:
-        """report_to_published_ms by assignment, where it is known."""
+        """Latency of offers (report_to_published_ms) by assignment, where it is known."""
         column = tables.assignments.c.report_to_published_ms
         found: dict[str, float] = {}
         for some in _paged(incident_ids):
@@ -183,18 +188,18 @@ class Store:
         return found
 
     def open_incidents(self, connection: sa.Connection) -> set[str]:
-        """Incidents in which an assignment isn't over."""
+        """Ids of incidents with an open assignment."""
         query = sa.select(tables.assignments.c.incident_id).where(
             tables.assignments.c.state.in_([int(state) for state in set(AssignmentState) - OVER])
         )
         return {id_ for (id_,) in connection.execute(query.distinct())}
 
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
-        """An assignment; None where there is none of that id."""
+        """The row of an assignment; None where the id is unknown."""
         return (await self.assignments([assignment_id])).get(assignment_id)
 
     async def assignments(self, assignment_ids: Sequence[str]) -> dict[str, AssignmentRow]:
-        """Assignments by id; those that aren't there are left out."""
+        """Rows of assignments by id; unknown ids are omitted."""
 
         def read(connection: sa.Connection) -> dict[str, AssignmentRow]:
             found: dict[str, AssignmentRow] = {}
@@ -208,11 +213,11 @@ class Store:
     # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def steps_after(self, sequence: int) -> list[StepRow]:
-        """The next steps after a sequence, in their order; empty at the end."""
+        """A page of steps after a sequence, in their order; empty at the end."""
         return await self._read_steps(_next_steps(sequence).limit(_PAGE))
 
     def steps_within(self, connection: sa.Connection, after_sequence: int) -> list[StepRow]:
-        """All steps after a sequence, within a transaction."""
+        """All steps after a sequence, read within a transaction."""
         return [StepRow(*row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
 
     async def unpublished(self) -> list[StepRow]:
@@ -222,7 +227,7 @@ class Store:
         )
 
     async def unanswered(self) -> list[StepRow]:
-        """The last step of each assignment that waits for the desk."""
+        """The last step of each unanswered assignment."""
         waiting = sa.select(tables.assignments.c.assignment_id).where(
             tables.assignments.c.state.in_([int(s) for s in UNANSWERED])
         )
@@ -231,7 +236,7 @@ class Store:
         return await self._read_steps(query.order_by(tables.steps.c.sequence))
 
     def known_steps(self, connection: sa.Connection, step_ids: Sequence[str]) -> set[str]:
-        """Those of the steps that are here."""
+        """Ids of those steps that the database has."""
         query = sa.select(tables.steps.c.step_id).where(tables.steps.c.step_id.in_(step_ids))
         return set(connection.scalars(query))
 
@@ -246,7 +251,7 @@ class Store:
     async def mark_published(
         self, sequences: Iterable[int], latency_ms: Mapping[str, float], more: Callable[[sa.Connection], None]
     ) -> None:
-        """Notes that steps are in INCIDENTS, by assignment how long the offer took, and what `more` notes of them."""
+        """Marks steps as published, and stores the latency of offers by assignment in milliseconds. `more` may write more with them."""
 
         def mark(connection: sa.Connection) -> None:
             connection.execute(_MARK_PUBLISHED, [{"which": sequence} for sequence in sequences])
@@ -259,27 +264,27 @@ class Store:
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
-        """Assignments whose deadlines have passed, the oldest first: a page of them."""
+        """A page of assignments whose deadlines have passed, oldest first."""
         return [AssignmentRow(**row._mapping) for row in await self._rows(_DUE, {"now_ms": now_ms})]
 
     def next_due_within(self, connection: sa.Connection) -> int | None:
-        """The next deadline, mesh time."""
-        found: int | None = connection.scalar(_NEXT_DUE)
-        return found
+        """Next deadline of an assignment, mesh time; None where nothing is due."""
+        due_ms: int | None = connection.scalar(_NEXT_DUE)
+        return due_ms
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
-        """Keeps of each assignment the step with the greatest number."""
+        """Stores the step with the greatest number of each of the other legs' assignments, and the stream position."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
         peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]
-        place = [(position.stream, position.log_id, position.sequence, position.trail)]
-        await self.transaction(lambda connection: write(connection, _PEERS, (peers, place)))
+        positions = [(position.stream, position.log_id, position.sequence, position.trail)]
+        await self.transaction(lambda connection: write(connection, _PEERS, (peers, positions)))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
-        """Up to `limit` incidents, newest first: all but canaries, or one, or those opened before the one called `before`.
+        """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.
 
-        Raises InvalidField where `before` isn't an incident of this leg.
+        With `before`, only incidents that were opened before that one. Raises InvalidField where this leg doesn't have it.
         """
 
         def listing(connection: sa.Connection) -> sa.Select[*tuple[Any, ...]]:
@@ -291,7 +296,9 @@ class Store:
                 named = sa.select(tables.incidents.c.opened_sequence).where(tables.incidents.c.incident_id == before)
                 last = connection.scalar(named)
                 if last is None:
-                    raise InvalidField("page_token", "isn't a token that this leg gave")
+                    raise InvalidField(
+                        "page_token", "isn't a token of this leg: use next_page_token of the last response"
+                    )
                 query = query.where(tables.incidents.c.opened_sequence < last)
             return query
 

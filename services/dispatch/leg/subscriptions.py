@@ -1,4 +1,4 @@
-"""The desk's side of the steps: what is stored, then what happens, and again and again what waits for an answer."""
+"""Subscriptions of desks to a leg's steps: stored steps first, then new ones, and unanswered offers every 5 s."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 REPEAT_S = 5.0
-"""How often a waiting offer is sent again to each desk, wall time."""
+"""Interval at which an unanswered offer is repeated to each desk, seconds of wall time."""
 WAITING_MAX = 1_000
-"""Steps kept in memory for a slow desk; beyond it, the desk reads on from the store."""
+"""Maximum number of steps in memory for a slow desk; with more, the desk reads them from the store."""
 _TICK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """A step with its place in the leg's own order, 0 where it is sent again. The message is shared, never changed."""
+    """A step with its sequence in the leg's own order; 0 for a repeated offer. The message is shared and must not be changed."""
 
     sequence: int
     step: dispatch_pb2.Step
@@ -43,7 +43,7 @@ class _DeskQueue:
     def shows(self, assignment: dispatch_pb2.Assignment) -> bool:
         return (assignment.exercise == exercise_pb2.CANARY) is self.canaries
 
-    def tell(self, steps: Iterable[Numbered | dispatch_pb2.Assignment]) -> None:
+    def add(self, steps: Iterable[Numbered | dispatch_pb2.Assignment]) -> None:
         if not self.reads_store:
             self.waiting.extend(step for step in steps if self.shows(_assignment(step)))
             if len(self.waiting) > WAITING_MAX:
@@ -57,15 +57,15 @@ def _assignment(numbered: Numbered | dispatch_pb2.Assignment) -> dispatch_pb2.As
 
 
 class Subscriptions:
-    """Hands the steps of one leg to the desks that follow it."""
+    """Distributes the steps of one leg to the desks that subscribe to it."""
 
     def __init__(self, unanswered: Iterable[Numbered]) -> None:
         self._desks: set[_DeskQueue] = set()
-        self._unanswered = {one.step.assignment.assignment_id: one.step for one in unanswered}
+        self._unanswered = {numbered.step.assignment.assignment_id: numbered.step for numbered in unanswered}
         self._closed = False
 
     def tell(self, steps: Iterable[Numbered]) -> None:
-        """Steps that are committed, in their order."""
+        """Sends committed steps to the desks, in their order."""
         steps = tuple(steps)
         for step in steps:
             assignment = step.step.assignment
@@ -74,18 +74,18 @@ class Subscriptions:
             else:
                 self._unanswered.pop(assignment.assignment_id, None)
         for desk in self._desks:
-            desk.tell(steps)
+            desk.add(steps)
 
-    def tell_others(self, rows: Iterable[PeerRow]) -> None:
-        """What other legs' assignments became. A desk that is too slow for them finds them in the list of incidents."""
+    def notify_others(self, rows: Iterable[PeerRow]) -> None:
+        """Sends other legs' assignments to the desks that want them. A slow desk may miss some and finds them by ListIncidents."""
         desks = [desk for desk in self._desks if desk.others]
         if desks:
-            told = [dispatch_pb2.Assignment.FromString(row.payload) for row in rows]
+            assignments = [dispatch_pb2.Assignment.FromString(row.payload) for row in rows]
             for desk in desks:
-                desk.tell(told)
+                desk.add(assignments)
 
-    def tell_latencies(self, latency_ms: Mapping[str, float]) -> None:
-        """How long offers took, by assignment; shown where they are sent again."""
+    def update_latencies(self, latency_ms: Mapping[str, float]) -> None:
+        """Stores the latency of offers by assignment, milliseconds, for repeated offers."""
         for assignment_id, ms in latency_ms.items():
             if assignment_id in self._unanswered:
                 step = dispatch_pb2.Step()
@@ -94,7 +94,7 @@ class Subscriptions:
                 self._unanswered[assignment_id] = step
 
     def close(self) -> None:
-        """Ends all streams: the process stops, the desks connect again."""
+        """Ends all streams because the process stops. The desks reconnect."""
         self._closed = True
         for desk in self._desks:
             desk.wake.set()
@@ -102,14 +102,16 @@ class Subscriptions:
     async def follow(
         self, store: Store, after_sequence: int, others: bool = False, canaries: bool = False
     ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
-        """All steps after a sequence, once and in order, and every 5 s what is unanswered; where it is asked for, also what other
-        legs' assignments become. Either canaries or what isn't one. Ends with Unavailable."""
+        """All steps after a sequence, once and in order, and unanswered offers every 5 s; with `others`, other legs' assignments too.
+
+        Yields either only canaries or everything else. Ends with Unavailable.
+        """
         position = after_sequence
         sent_s: dict[str, float] = {}
         with self._desk(others, canaries) as desk:
             while not self._closed:
                 if desk.reads_store:
-                    desk.reads_store = False  # before reading: what is committed from now on waits in memory as well
+                    desk.reads_store = False  # set before reading, so that steps committed meanwhile wait in memory
                     while rows := await store.steps_after(position):
                         for row in rows:
                             position = row.sequence
@@ -118,28 +120,28 @@ class Subscriptions:
                                 sent_s[row.assignment_id] = time.monotonic()
                                 yield Numbered(row.sequence, step)
                 while desk.waiting:
-                    one = desk.waiting.popleft()
-                    if isinstance(one, dispatch_pb2.Assignment):
-                        yield one
-                    elif one.sequence > position:
-                        position = one.sequence
-                        sent_s[one.step.assignment.assignment_id] = time.monotonic()
-                        yield one
+                    item = desk.waiting.popleft()
+                    if isinstance(item, dispatch_pb2.Assignment):
+                        yield item
+                    elif item.sequence > position:
+                        position = item.sequence
+                        sent_s[item.step.assignment.assignment_id] = time.monotonic()
+                        yield item
                 now_s = time.monotonic()
                 sent_s = {id_: at_s for id_, at_s in sent_s.items() if id_ in self._unanswered}
                 for id_ in [id_ for id_ in self._unanswered if now_s - sent_s.get(id_, -math.inf) >= REPEAT_S]:
-                    # It may have been answered while another was sent.
+                    # The desk may have answered this offer while another one was sent.
                     if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
                         sent_s[id_] = now_s
                         yield Numbered(0, self._unanswered[id_])
                 await self._wait(desk)
-        raise Unavailable("the leg stops")
+        raise Unavailable("the leg stops: connect again")
 
     async def _wait(self, desk: _DeskQueue) -> None:
         if desk.reads_store or desk.waiting:
             return
         desk.wake.clear()
-        with suppress(TimeoutError):  # time to look for offers that are to be sent again
+        with suppress(TimeoutError):  # on timeout the caller checks for offers to repeat
             async with asyncio.timeout(_TICK_S):
                 await desk.wake.wait()
 

@@ -1,4 +1,4 @@
-"""Tables of a leg's own database, but for its roster and the legs that it awaits."""
+"""Tables of a leg's own database, except the roster and the awaited legs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ incidents = sa.Table(
     sa.Column("ended_ms", sa.BigInteger),
     sa.Column("order_ids", sa.JSON, nullable=False),
     sa.Column("exercise", sa.Integer, nullable=False),
-    # Canaries are most of all incidents, and in no list.
+    # Most incidents are canaries, and no list has them.
     sa.Index(
         *("incidents_but_canaries", "opened_sequence"),
         sqlite_where=sa.text("exercise <> 2"),
@@ -87,7 +87,7 @@ published_steps = sa.Table(
     sa.Index("published_steps_newest", "stream", "log_id", "recorded"),
     sa.Index("published_steps_furthest", "stream", "log_id", "stream_sequence"),
 )
-"""Steps by the entries as which they were published; `recorded` is the order in which that was noted."""
+"""Stream entries as which steps were published; `recorded` is the order in which the publications were recorded."""
 
 disclosures = sa.Table(
     "disclosures",

@@ -1,4 +1,4 @@
-"""Between the protos and the domain. Parsing is validation: what comes out of it is well formed."""
+"""Translation between protobuf messages and the domain of a leg. Parsing validates: every parsed object is well formed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from services.common import fields, ids, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import (
-    Cause,
-    Choice,
-    CloseCause,
-    Demand,
-    Exercise,
-    Flagged,
-    Place,
-    Raced,
-    WarningFlag,
-)
+from services.dispatch.domain.enums import CloseCause, Demand, Exercise, WarningFlag
+from services.dispatch.domain.events import Cause, Choice, Flagged, LogPosition, Raced
 from services.dispatch.domain.incident import PROGRESS, Assignment, AssignmentState, Incident, step_id
 from services.dispatch.leg.store import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
@@ -31,7 +22,7 @@ LEGS: dict[str, alert_pb2.Leg.ValueType] = {
 }
 
 AGENCIES = ("probation", "police")
-"""Legs with people at their desks, who can telephone where another leg shows nothing."""
+"""Legs with staffed desks, which can telephone another leg that shows no steps."""
 _RINGS = (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED)
 REASON_MAX_CHARS = 200
 NOTE_MAX_CHARS = 500
@@ -39,9 +30,9 @@ _DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
 def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
-    """What an alert, stored under `subject`, asks of a leg; None where it belongs to no incident.
+    """The alert of a payload stored under `subject`, as one leg sees it; None where the alert belongs to no incident.
 
-    Raises InvalidField where it can't be read or lacks what a leg needs.
+    Raises InvalidField where the payload can't be parsed or lacks a field that a leg needs.
     """
     message = stored.alert(payload, subject)
     if int(message.demand) not in _DEMANDS:
@@ -64,12 +55,12 @@ def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
             others.add(leg_name(destination.leg))
     cause = None
     if message.HasField("cause"):
-        told = message.cause
-        if leg == "probation" and not told.of_wearer:
-            # Probation's desk learns nothing of the protected person's devices; the moment alone is for measuring.
-            cause = Cause("", "", told.received_wall_us)
+        report = message.cause
+        if leg == "probation" and not report.of_wearer:
+            # Probation's desk must not learn of the protected person's devices; the time alone serves to measure latency.
+            cause = Cause("", "", report.received_wall_us)
         else:
-            cause = Cause(told.device_id, told.report_id, told.received_wall_us)
+            cause = Cause(report.device_id, report.report_id, report.received_wall_us)
     return Alert(
         alert_id=message.alert_id,
         incident_id=message.incident_id,
@@ -89,97 +80,106 @@ def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
 
 
 def _is_live(message: alert_pb2.Alert) -> bool:
-    """Whether other legs have to show what they do. The watch looks after canaries, by all legs."""
+    """Whether the other legs' steps are awaited. For canaries the watch checks all legs."""
     return message.demand == geometry_pb2.RESPOND and message.exercise != exercise_pb2.CANARY
 
 
 def _followed(message: alert_pb2.Alert) -> str:
-    """The wearer whom units follow; empty where there is none, and for a canary, which moves nobody and shares nothing."""
+    """The wearer whom units follow; empty where there is none, and for a canary, which sends nobody and shares no position."""
     if not message.wearer_id or message.exercise == exercise_pb2.CANARY:
         return ""
     return fields.required_id("wearer_id", message.wearer_id)
 
 
 def _exercise(number: int) -> Exercise:
-    """What isn't in earnest stays so, whatever kind of exercise a newer fold names: a desk sees it as a drill."""
+    """The exercise of a number. An unknown kind of exercise, of a newer fold, becomes a drill and never a live alert."""
     return Exercise(number) if number in {int(known) for known in Exercise} else Exercise.DRILL
 
 
 def _threat(message: alert_pb2.Alert) -> str:
-    """Names what an alert is about: a ring round a target, or a kind of event under an order.
+    """Key of an alert's threat: a ring around a target, or a kind of event under an order.
 
-    Hashed, since whom another leg goes to is no part of this leg's record.
+    The key is hashed, since another leg's destination must not be in this leg's record.
     """
     if message.kind in _RINGS:
         return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
-    # Without the target: of a device that the case has given up, the end comes without one.
+    # The target is left out: the end alert of a device that the case has given up has no target.
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
 def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
-    """What a step of another leg, published on `subject`, tells this leg of its assignment. Raises InvalidField."""
+    """The assignment of another leg's step, published on `subject`, without fields that this leg may not see.
+
+    Raises InvalidField where the payload can't be parsed.
+    """
     message = stored.step(payload, subject)
-    told = message.assignment
-    # Which device reported, and that it was a protective one, is for that leg's own desk.
-    told.ClearField("cause")
-    told.ClearField("kind")
-    told.ClearField("stood_down_kind")
+    assignment = message.assignment
+    # Only that leg's own desk may see which device reported, and that it was a protective one.
+    assignment.ClearField("cause")
+    assignment.ClearField("kind")
+    assignment.ClearField("stood_down_kind")
     if leg != "police":
-        told.ClearField("person_flag")  # that her telephone is off, or not in her hands
-    _keep_own(told)
-    return PeerRow(told.assignment_id, told.incident_id, message.number, told.SerializeToString(deterministic=True))
+        assignment.ClearField("person_flag")  # it says that her phone is off, or not in her hands
+    _remove_private_fields(assignment)
+    return PeerRow(
+        assignment.assignment_id,
+        assignment.incident_id,
+        message.number,
+        assignment.SerializeToString(deterministic=True),
+    )
 
 
 def outward(step: dispatch_pb2.Step) -> bytes:
-    """A step as it goes onto INCIDENTS, where the other agency's leg reads it."""
+    """A step without private fields, serialised for INCIDENTS, where the other agency's leg reads it."""
     message = dispatch_pb2.Step()
     message.CopyFrom(step)
-    _keep_own(message.assignment)
+    _remove_private_fields(message.assignment)
     return message.SerializeToString()
 
 
-def _keep_own(told: dispatch_pb2.Assignment) -> None:
-    """Takes out what stays with the leg: what its people wrote, which may be an address, and where its units and targets are.
+def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
+    """Clears the fields that stay with the leg: free text, which may contain an address, and facts about units and targets.
 
-    How long a unit takes tells how far she is, and so does that the race is being lost.
+    A unit's travel time reveals the protected person's distance, and so does a race that is being lost.
     """
-    if told.leg != alert_pb2.WARNING:
-        told.ClearField("person_flag")
+    if assignment.leg != alert_pb2.WARNING:
+        assignment.ClearField("person_flag")
     for name in ("rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"):
-        told.ClearField(name)
-    if told.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
-        told.ClearField("escalation_reason")
-    if told.HasField("choice"):
-        told.choice.CopyFrom(dispatch_pb2.Choice(level=told.choice.level, unit_class=told.choice.unit_class))
+        assignment.ClearField(name)
+    if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
+        assignment.ClearField("escalation_reason")
+    if assignment.HasField("choice"):
+        choice = dispatch_pb2.Choice(level=assignment.choice.level, unit_class=assignment.choice.unit_class)
+        assignment.choice.CopyFrom(choice)
 
 
 def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
-    """Name of a leg as in flow.LEGS."""
+    """The name of a leg in flow.LEGS."""
     return next(name for name, value in LEGS.items() if value == leg)
 
 
 def advice(step: dispatch_pb2.Step) -> bytes | None:
-    """What the warning leg alone is told of a step of the police's; None where it is of no advice."""
-    told = step.assignment
-    if told.leg != alert_pb2.POLICE or not step.kept or told.race.since != step.at:
+    """The serialised advice of a police step for the warning leg; None where the step carries no new advice."""
+    assignment = step.assignment
+    if assignment.leg != alert_pb2.POLICE or not step.kept or assignment.race.since != step.at:
         return None
     return following_pb2.AdviceGiven(
         advice_id=step.step_id,
-        incident_id=told.incident_id,
-        order_ids=told.order_ids,
-        subject_id=told.subject_id,
-        advice=told.race.advice,
+        incident_id=assignment.incident_id,
+        order_ids=assignment.order_ids,
+        subject_id=assignment.subject_id,
+        advice=assignment.race.advice,
         at=step.at,
         number=step.number,
-        sequence=told.race.sequence,
-        ordinal=told.race.ordinal,
+        sequence=assignment.race.sequence,
+        ordinal=assignment.race.ordinal,
     ).SerializeToString()
 
 
 def step(
     incident: Incident, assignment: Assignment, at_ms: int, latency_ms: float | None, kept: bool = False
 ) -> dispatch_pb2.Step:
-    """The message of an assignment's last step; `kept`: it stays with the leg."""
+    """The message of an assignment's last step. A step that is `kept` isn't published to other legs."""
     return dispatch_pb2.Step(
         step_id=step_id(assignment),
         at=times.to_timestamp(at_ms),
@@ -190,7 +190,7 @@ def step(
 
 
 def assignment_message(incident: Incident, assignment: Assignment, latency_ms: float | None) -> dispatch_pb2.Assignment:
-    """The message of an assignment."""
+    """The message of an assignment, with the latency of its offer in milliseconds where it is known."""
     message = dispatch_pb2.Assignment(
         assignment_id=assignment.assignment_id,
         incident_id=incident.incident_id,
@@ -250,28 +250,28 @@ def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
 
 @dataclass(frozen=True, slots=True)
 class PeerFlag:
-    """What the warning leg's assignment tells the police of a protected person."""
+    """Flag of a protected person in the warning leg's assignment, as the police read it."""
 
     incident_id: str
     order_id: str
     subject_id: str
     flag: WarningFlag
     flagged_ms: int
-    """Since when, mesh time."""
+    """When the warning leg raised the flag, mesh time."""
     alert_id: str
-    place: Place
+    place: LogPosition
 
 
 def peer_flag(row: PeerRow) -> PeerFlag | None:
-    """The flag of another leg's assignment; None where it has none, or one that is new to this version."""
-    told = dispatch_pb2.Assignment.FromString(row.payload)
-    flag = told.person_flag
-    if not told.HasField("person_flag") or int(flag.flag) not in {int(one) for one in WarningFlag}:
+    """The flag of another leg's assignment; None where it has none, or one that is unknown to this version."""
+    assignment = dispatch_pb2.Assignment.FromString(row.payload)
+    flag = assignment.person_flag
+    if not assignment.HasField("person_flag") or int(flag.flag) not in {int(known) for known in WarningFlag}:
         return None
     return PeerFlag(
-        incident_id=told.incident_id,
-        order_id=told.order_ids[0] if told.order_ids else "",
-        subject_id=told.subject_id,
+        incident_id=assignment.incident_id,
+        order_id=assignment.order_ids[0] if assignment.order_ids else "",
+        subject_id=assignment.subject_id,
         flag=WarningFlag(flag.flag),
         flagged_ms=times.from_timestamp(flag.at),
         alert_id=flag.alert_id,
@@ -294,7 +294,7 @@ def _choice(choice: Choice) -> dispatch_pb2.Choice:
     )
 
 
-def _race(raced: Raced, demanded: Place) -> dispatch_pb2.Race:
+def _race(raced: Raced, demanded: LogPosition) -> dispatch_pb2.Race:
     return dispatch_pb2.Race(
         losing=raced.losing,
         since=times.to_timestamp(raced.at_ms),
@@ -309,21 +309,21 @@ def _race(raced: Raced, demanded: Place) -> dispatch_pb2.Race:
 
 
 def reason(text: str) -> str:
-    """Why a desk refuses. Raises InvalidField."""
+    """The validated reason of a rejection. Raises InvalidField."""
     if not text.strip():
-        raise InvalidField("reason", "is missing")
+        raise InvalidField("reason", "is missing: state why the desk refuses")
     return _text("reason", text, REASON_MAX_CHARS)
 
 
 def progress(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState:
-    """How far a unit is. Raises InvalidField."""
+    """The validated state of a unit's progress. Raises InvalidField."""
     if int(state) not in {int(known) for known in PROGRESS[1:]}:
         raise InvalidField("state", "must be DISPATCHED, EN_ROUTE, ON_SCENE or APPREHENDED")
     return AssignmentState(state)
 
 
 def seen(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState | None:
-    """The state that somebody saw; None where they didn't look. Raises InvalidField."""
+    """The validated state that a caller saw; None where the request has none. Raises InvalidField."""
     if not state:
         return None
     if int(state) not in {int(known) for known in AssignmentState}:
@@ -332,24 +332,24 @@ def seen(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState | Non
 
 
 def close_cause(cause: dispatch_pb2.CloseCause.ValueType, note: str) -> tuple[CloseCause, str]:
-    """What it was, and what the desk notes. Raises InvalidField."""
+    """The validated cause and note of a closed assignment. Raises InvalidField."""
     if int(cause) not in {int(known) for known in CloseCause}:
         raise InvalidField("cause", "is missing or unknown")
     if cause == dispatch_pb2.OTHER and not note.strip():
-        raise InvalidField("note", "is missing: it says what it was, as the cause is OTHER")
+        raise InvalidField("note", "is missing: describe the cause, since `cause` is OTHER")
     return CloseCause(cause), _text("note", note, NOTE_MAX_CHARS)
 
 
-def _text(field: str, text: str, most: int) -> str:
-    if len(text) > most:
-        raise InvalidField(field, f"must be at most {most} characters")
+def _text(field: str, text: str, max_chars: int) -> str:
+    if len(text) > max_chars:
+        raise InvalidField(field, f"must be at most {max_chars} characters")
     if not text.isprintable():
-        raise InvalidField(field, "must be printable, in one line")
+        raise InvalidField(field, "must be one line of printable characters")
     return text
 
 
 def stored_step(row: StepRow) -> dispatch_pb2.Step:
-    """The message of a stored step, with the latency that became known after it was written."""
+    """The message of a stored step, with the latency that became known after the step was stored."""
     message = dispatch_pb2.Step.FromString(row.payload)
     if row.report_to_published_ms is not None and message.assignment.HasField("offered_at"):
         message.assignment.report_to_published_ms = row.report_to_published_ms
@@ -357,7 +357,7 @@ def stored_step(row: StepRow) -> dispatch_pb2.Step:
 
 
 def stored_assignment(row: AssignmentRow) -> dispatch_pb2.Assignment:
-    """The message of a stored assignment, with its latency where it is known."""
+    """The message of a stored assignment, with the latency of its offer where it is known."""
     message = dispatch_pb2.Assignment.FromString(row.payload)
     if row.report_to_published_ms is not None:
         message.report_to_published_ms = row.report_to_published_ms
@@ -365,13 +365,13 @@ def stored_assignment(row: AssignmentRow) -> dispatch_pb2.Assignment:
 
 
 def listed_incident(listed: ListedIncident) -> dispatch_pb2.Incident:
-    """The message of an incident: this leg's assignments first, then the others' by leg."""
+    """The message of an incident: this leg's assignments first, then other legs' assignments by leg."""
     peers = [dispatch_pb2.Assignment.FromString(payload) for payload in listed.peers]
     message = dispatch_pb2.Incident(
         incident_id=listed.row.incident_id,
         order_ids=listed.row.order_ids,
         opened_at=times.to_timestamp(listed.row.opened_ms),
-        assignments=[stored_assignment(row) for row in listed.own] + sorted(peers, key=lambda one: one.leg),
+        assignments=[stored_assignment(row) for row in listed.own] + sorted(peers, key=lambda peer: peer.leg),
     )
     if listed.row.ended_ms is not None:
         message.ended_at.CopyFrom(times.to_timestamp(listed.row.ended_ms))

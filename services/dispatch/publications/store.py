@@ -1,4 +1,4 @@
-"""Which entries of the streams a leg's steps were published as, in the leg's own database."""
+"""Records of the stream entries as which a leg's steps were published, in the leg's own database."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _PAGE = 500
 
 
 class StoredAs(NamedTuple):
-    """An entry of a stream."""
+    """Entry of a stream as which a step was published."""
 
     stream: str
     sequence: int
 
 
 def record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs]) -> None:
-    """Notes as which entries steps, by their sequences, were published; of a step the last publication counts."""
+    """Records the stream entries of steps, by the steps' sequences. A later publication of a step replaces an earlier one."""
     if not stored:
         return
     notes = tables.published_steps
@@ -33,39 +33,39 @@ def record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs
     rows = [
         {
             "step_sequence": step_sequence,
-            "recorded": last + place,
+            "recorded": last + offset,
             "stream": entry.stream,
             "log_id": log_id,
             "stream_sequence": entry.sequence,
         }
-        for place, (step_sequence, entry) in enumerate(stored.items(), 1)
+        for offset, (step_sequence, entry) in enumerate(stored.items(), 1)
     ]
     connection.execute(sa.insert(notes), rows)
 
 
 class PublishedSteps:
-    """A leg's notes of its publications on one stream of one log."""
+    """A leg's records of its publications on one stream of one log; implements published.Notes."""
 
     def __init__(self, store: Store, leg: str, stream: str, log_id: str) -> None:
         self._store, self._leg, self._stream, self._log_id = store, leg, stream, log_id
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """See Notes."""
+        """The newest publications, as published.Notes.newest."""
         notes = tables.published_steps
         query = self._query().order_by(notes.c.recorded.desc()).limit(limit)
         return await self._read(query if before is None else query.where(notes.c.recorded < before))
 
     async def furthest(self, up_to: int) -> Publication | None:
-        """See Notes."""
+        """The publication with the greatest stream sequence, as published.Notes.furthest."""
         notes = tables.published_steps
         query = self._query().where(notes.c.recorded <= up_to).order_by(notes.c.stream_sequence.desc()).limit(1)
-        found = await self._read(query)
-        return found[0] if found else None
+        publications = await self._read(query)
+        return publications[0] if publications else None
 
     async def unpublish(self, lost: Sequence[Publication]) -> None:
-        """Makes steps unpublished again that the stream has lost."""
+        """Marks steps that the stream has lost as unpublished."""
         notes, steps = tables.published_steps, tables.steps
-        recorded = [one.recorded for one in lost]
+        recorded = [publication.recorded for publication in lost]
 
         def work(connection: sa.Connection) -> None:
             for first in range(0, len(recorded), _PAGE):
@@ -77,7 +77,7 @@ class PublishedSteps:
         await self._store.transaction(work)
 
     async def forget_before(self, stream_sequence: int) -> None:
-        """Drops notes of entries that the stream keeps no more, and of other logs."""
+        """Deletes records of entries that the stream no longer keeps, and of other logs."""
         notes = tables.published_steps
         old = (notes.c.stream_sequence < stream_sequence) | (notes.c.log_id != self._log_id)
         delete = sa.delete(notes).where(notes.c.stream == self._stream, old)

@@ -1,4 +1,4 @@
-"""CAP 1.2 by the standard's own rules (its schema asks for these, element by element), and EIDO's style by its JSON Schema."""
+"""CAP 1.2 messages against the rules of the standard's schema, element by element, and EIDO documents against the JSON Schema."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ STORY = [
     step(4, 99),
     step(5, dispatch_pb2.STOOD_DOWN, by="spiffe://npa/desk/seoul"),
 ]
-"""With a state that this version doesn't know."""
+"""Steps of one assignment, including a state that this version doesn't know."""
 
 
 def parsed(message: bytes) -> ET.Element:
-    """A message that keeps to the standard."""
+    """The parsed message, after checking it against the standard."""
     assert message.startswith(b"<?xml version='1.0' encoding='utf-8'?>")
     alert = ET.fromstring(message)  # noqa: S314  # our own
     assert alert.tag == f"{{{cap.NAMESPACE}}}alert"
@@ -121,22 +121,22 @@ def test_cap_alerts_then_updates_and_cancels_at_the_end_with_references_to_all_b
     assert (text(messages[0], "scope"), text(messages[0], "addresses")) == ("Private", "cad")
 
 
-def test_an_incident_of_two_assignments_is_over_when_both_are() -> None:
+def test_an_incident_of_two_assignments_is_over_when_both_are_over() -> None:
     both = [*STORY, step(1, dispatch_pb2.OFFERED, assignment="2", at_ms=1_783_296_100_000)]
     assert text(parsed(cap.message("police", both, "cad")), "msgType") == "Update"
     document = json.loads(eido.document("police", both))
     assert document["incidentComponent"]["status"] == "Open" and len(document["callComponent"]) == 2
 
 
-def test_what_has_a_meaning_in_xml_is_text() -> None:
+def test_characters_with_a_meaning_in_xml_are_escaped() -> None:
     odd = step(1, dispatch_pb2.ACKNOWLEDGED, by='link/<&"\x00\x0b')
     alert = parsed(cap.message("police", [odd], 'two words & "more"', "https://x.example/a?b=1&c=<2>"))
     assert text(alert, "web") == "https://x.example/a?b=1&c=<2>"
-    assert 'link/<&"\ufffd\ufffd' in [one.text for one in alert.iter()]
+    assert 'link/<&"\ufffd\ufffd' in [element.text for element in alert.iter()]
     assert text(alert, "addresses") == '"two words & "more""'
 
 
-def test_a_long_incident_refers_to_the_newest() -> None:
+def test_a_long_incident_refers_only_to_its_newest_messages() -> None:
     many = [step(number, dispatch_pb2.ESCALATED) for number in range(1, 400)]
     message = cap.message("police", many, "cad")
     assert len(text(parsed(message), "references").split()) == cap.MAX_REFERENCES
@@ -146,17 +146,17 @@ def test_a_long_incident_refers_to_the_newest() -> None:
 
 
 @pytest.mark.parametrize("count", range(1, len(STORY) + 1))
-def test_eidos_style_keeps_to_its_schema(count: int) -> None:
+def test_an_eido_document_matches_its_schema(count: int) -> None:
     document = json.loads(eido.document("police", STORY[:count], "https://x.example/a" if count == 1 else ""))
     valid_eido(document)
     over = count == len(STORY)
     assert document["incidentComponent"]["status"] == ("Closed" if over else "Open")
-    assert [one["status"] for one in document["callComponent"]] == [document["notesComponent"][-1]["text"].split()[1]]
+    assert [call["status"] for call in document["callComponent"]] == [document["notesComponent"][-1]["text"].split()[1]]
     assert len(document["notesComponent"]) == count
     assert bool(document["emergencyResourceComponent"]) == bool(STORY[count - 1].assignment.acknowledged_by)
 
 
-def test_the_schema_refuses_what_is_not_named() -> None:
+def test_the_eido_schema_refuses_unknown_missing_and_malformed_fields() -> None:
     document = json.loads(eido.document("police", STORY))
     for broken in (
         {**document, "locationComponent": [{"lat": 37.5}]},
@@ -168,6 +168,6 @@ def test_the_schema_refuses_what_is_not_named() -> None:
             valid_eido(broken)
 
 
-def test_neither_tells_of_devices() -> None:
+def test_cap_and_eido_contain_no_device_ids() -> None:
     for written in (cap.message("police", STORY, "cad"), eido.document("police", STORY)):
         assert b"phone-9" not in written and b"r-9" not in written

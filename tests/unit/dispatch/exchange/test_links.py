@@ -1,4 +1,4 @@
-"""A link's token is read only once its MAC is right, whatever it holds."""
+"""Tokens of links: the content of a token is parsed only after its MAC is verified."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_token_is_read_as_it_was_written() -> None:
     assert LINKS.read(LINKS.write(TOKEN), NOW_S) == TOKEN
 
 
-def test_nothing_of_a_content_without_its_mac_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_without_a_valid_mac_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[Any] = []
     monkeypatch.setattr(json, "loads", parsed.append)
     for content in (b"[" * 1_000, b"{}", json.dumps({"leg": "police"}).encode()):
@@ -59,7 +59,7 @@ def test_nothing_of_a_content_without_its_mac_is_parsed(monkeypatch: pytest.Monk
         json.dumps({"leg": "police", "assignment_id": 1, "unit": [], "expires_s": "x", "nonce": None}).encode(),
     ],
 )
-def test_a_content_that_is_signed_and_no_token_is_refused(content: bytes) -> None:
+def test_signed_content_that_is_no_token_is_refused(content: bytes) -> None:
     assert status_of(signed(content)) == 403
 
 
@@ -79,11 +79,11 @@ def test_a_content_that_is_signed_and_no_token_is_refused(content: bytes) -> Non
         lambda text: "W1tb" * 20_000 + "." + text.partition(".")[2],
     ],
 )
-def test_only_the_text_that_was_written_is_a_token(mangle: Callable[[str], str]) -> None:
+def test_a_changed_token_is_refused(mangle: Callable[[str], str]) -> None:
     assert status_of(mangle(LINKS.write(TOKEN))) == 403
 
 
-def test_the_longest_token_that_is_written_is_read() -> None:
+def test_the_longest_token_can_be_read() -> None:
     token = Token("probation", "a" * 128, "u" * 200, 2_000, "n" * 64)
     links = Links("probation", KEY, "http://127.0.0.1:1")
     text = links.write(token)

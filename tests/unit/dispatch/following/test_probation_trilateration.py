@@ -1,9 +1,9 @@
-"""Three distances and a track give an address away: an attacker on probation's side tries, with all that this side gets.
+"""Trilateration attack on a protected person's address, with all data that probation gets: three distances and a track suffice.
 
-The bound is what the rings tell, since probation has to be told of them at once: that the wearer was within a ring at one report and
-not at the one before. Who has the wearer's track too can intersect those, and comes to some tens of metres; no delay that officers
-could live with changes that. Nothing that following, the race, or the other leg's steps add may lead any closer. The police's figures,
-given to the same attacker, show that it can locate.
+The bound is the attack on the rings alone. Probation must learn of rings at once: the wearer was within a ring at one report and
+not at the previous one. An attacker with the wearer's track can intersect the rings to some tens of metres, and no delay that
+officers could accept changes that. Following, the race and the other leg's steps must not lead any closer. With the police's
+distances the same attacker succeeds, which shows that the attack works.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from services.dispatch.domain.areas import LatLon
-from services.dispatch.domain.events import Estimate, Event
+from services.dispatch.domain.enums import Estimate
+from services.dispatch.domain.events import Event
 from services.dispatch.domain.following import Follow, TargetUpdate
 from services.dispatch.domain.incident import Assignment
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
@@ -33,27 +34,27 @@ from tests.support.dispatch.incidents import DEADLINES
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
 from tests.support.geofence.stories import T0_MS, Story, place_e7
 
-EVERY_S = 15
+REPORT_INTERVAL_S = 15
 WALKS = 14
 TRUSTS = (1.0, 0.001)
 CLEAR_AFTER_S = 60
 CLEARED_M = 2_200.0
-"""So far away and for so long the widest ring is cleared, as the rules say; the attacker knows them."""
+"""Distance, metres, at which the widest ring is cleared after CLEAR_AFTER_S. The attacker knows these rules."""
 Xy = tuple[float, float]
 """Metres to the north and the east."""
 
 
 @dataclass
-class Got:
-    """What an attacker knows: places of the wearer, each with how far she is from there."""
+class Knowledge:
+    """Knowledge of an attacker: positions of the wearer, each with a bound or value of the distance to the protected person."""
 
     within: list[tuple[Xy, float]] = field(default_factory=list)
     beyond: list[tuple[Xy, float]] = field(default_factory=list)
     paced: dict[int, list[tuple[Xy, float]]] = field(default_factory=dict)
-    """By leg: where something happened, perhaps because the race turned there, and the wearer's pace: the distance would be the pace
-    times a time that is the same for all of a leg's, and isn't known."""
+    """Positions of steps by leg, with the wearer's pace. The race may have turned there: then the distance is the pace times a time
+    that is the same for all steps of the leg, and unknown."""
     trust: float = 1.0
-    """How much the attacker makes of that, against the rings."""
+    """Weight of `paced` against the rings."""
     exact: list[tuple[Xy, float]] = field(default_factory=list)
 
 
@@ -71,7 +72,7 @@ def walk(seed: int) -> list[Xy]:
     mps = rng.uniform(1.2, 9.0)
     points = [corners[0]]
     for to in corners[1:]:
-        steps = max(1, round(math.dist(points[-1], to) / (mps * EVERY_S)))
+        steps = max(1, round(math.dist(points[-1], to) / (mps * REPORT_INTERVAL_S)))
         before = points[-1]
         points += [
             (before[0] + (to[0] - before[0]) * n / steps, before[1] + (to[1] - before[1]) * n / steps)
@@ -81,7 +82,7 @@ def walk(seed: int) -> list[Xy]:
 
 
 class World:
-    """The fold, and both legs behind it."""
+    """A fold with both legs that follow its alerts."""
 
     def __init__(self, track: Sequence[Xy], home: Xy) -> None:
         self.track, self.home = track, home
@@ -91,42 +92,42 @@ class World:
         travel = {(id_, "p"): Travel(s, Estimate.ROAD) for id_, s in (("a1", 200), ("a2", 260), ("b1", 320))}
         self.police.board = board(TWO_OFFICES, [unit("a1", "a"), unit("a2", "a"), unit("b1", "b")], travel=travel)
         self.steps: list[tuple[int, dispatch_pb2.Step]] = []
-        """What probation's desk gets: its own steps, and the police's as they leave; each with the number of the report."""
+        """Steps that probation's desk gets, each with the number of the report: its own, and the police's as published."""
         self.alerts: list[Alert] = []
-        """With figures: the police's."""
+        """Alerts of the fold, with the distances that only the police get."""
 
     def run(self) -> None:
         for n, (north_m, east_m) in enumerate(self.track):
             known = len(self.fold.alerts)
-            self.fold.at(n * EVERY_S, "phone", *self.home)
-            self.fold.at(n * EVERY_S, "tag", north_m, east_m)
+            self.fold.at(n * REPORT_INTERVAL_S, "phone", *self.home)
+            self.fold.at(n * REPORT_INTERVAL_S, "tag", north_m, east_m)
             self.alerts = self.fold.alerts
             for leg in (self.probation, self.police):
-                leg.now_ms = T0_MS + n * EVERY_S * 1000
+                leg.now_ms = T0_MS + n * REPORT_INTERVAL_S * 1000
             for alert in self.alerts[known:]:
                 message = of_fold.alert_to_proto(alert, 0)
                 for leg in (self.probation, self.police):
-                    told = translate.alert(message.SerializeToString(), leg.incident.leg)
+                    parsed = translate.alert(message.SerializeToString(), leg.incident.leg)
                     assert (
-                        told is None
+                        parsed is None
                         or leg is self.police
                         or alert.kind is not AlertKind.DISTANCE_CHANGED
-                        or not told.subject_ids
+                        or not parsed.subject_ids
                     )
-                    if told:
-                        self._after(n, leg, leg.fold(told))
+                    if parsed:
+                        self._after(n, leg, leg.fold(parsed))
             for leg, subject in ((self.probation, "w"), (self.police, "p")):
                 id_ = leg.id_of(subject)
                 if id_ in leg.incident.assignments:
                     self._after(n, leg, leg.pass_time(0))
-                    look = TargetUpdate("incident-1", id_, subject, self._approach(n, leg, id_), 0)
-                    self._after(n, leg, leg.do(Follow(look, leg.now_ms, DEADLINES, leg.board)))
+                    update = TargetUpdate("incident-1", id_, subject, self._approach(n, leg, id_), 0)
+                    self._after(n, leg, leg.do(Follow(update, leg.now_ms, DEADLINES, leg.board)))
 
     def _approach(self, n: int, leg: incidents.Story, id_: str) -> Approach:
-        seen = [Sighting(m * EVERY_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)]
+        recent = [Sighting(m * REPORT_INTERVAL_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)]
         if leg is self.police:
-            return approach(seen, at(self.home), 0)
-        return approach_by_ring(seen, leg.incident.ring_m(id_))
+            return approach(recent, at(self.home), 0)
+        return approach_by_ring(recent, leg.incident.ring_m(id_))
 
     def _after(self, n: int, leg: incidents.Story, events: Sequence[Event]) -> None:
         for event in events:
@@ -141,25 +142,27 @@ class World:
                 step = dispatch_pb2.Step.FromString(translate.outward(step))
             self.steps.append((n, step))
 
-    # ── what the attackers make of it ──
+    # ── knowledge of the attackers ──
 
     def pace(self, n: int) -> float:
-        return pace_mps([Sighting(m * EVERY_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)])
+        return pace_mps(
+            [Sighting(m * REPORT_INTERVAL_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)]
+        )
 
-    def rings(self) -> Got:
-        """Rings alone: each was entered between two reports; the widest was left a known time before the incident ended."""
-        got = Got()
+    def rings(self) -> Knowledge:
+        """Knowledge from rings alone: each was entered between two reports, and the widest was left a known time before the end."""
+        got = Knowledge()
         for n, step in self.steps:
-            told = step.assignment
-            if told.leg != alert_pb2.PROBATION:
+            assignment = step.assignment
+            if assignment.leg != alert_pb2.PROBATION:
                 continue
             radius_m = 0.0
-            if told.state == dispatch_pb2.NOTIFIED and told.kind == alert_pb2.RING_ENTERED:
+            if assignment.state == dispatch_pb2.NOTIFIED and assignment.kind == alert_pb2.RING_ENTERED:
                 radius_m = 1_000.0
-            elif step.kept and told.one_scene_at == step.at:
+            elif step.kept and assignment.one_scene_at == step.at:
                 radius_m = 100.0
-            elif told.state == dispatch_pb2.STOOD_DOWN:
-                left = n - CLEAR_AFTER_S // EVERY_S
+            elif assignment.state == dispatch_pb2.STOOD_DOWN:
+                left = n - CLEAR_AFTER_S // REPORT_INTERVAL_S
                 got.beyond.append((self.track[left], CLEARED_M))
                 got.within.append((self.track[left - 2], CLEARED_M))
             if radius_m:
@@ -167,22 +170,22 @@ class World:
                 got.beyond.append((self.track[n - 1], radius_m))
         return got
 
-    def everything(self, trust: float) -> Got:
-        """The rings, and each moment at which something else came."""
+    def everything(self, trust: float) -> Knowledge:
+        """Knowledge from the rings, and from the position of the wearer at each other step."""
         got = self.rings()
         got.trust = trust
         for n, step in self.steps:
-            told = step.assignment
-            if (told.leg == 1 and step.kept and told.HasField("race")) or (told.leg == 2 and told.state in (2, 3)):
-                got.paced.setdefault(told.leg, []).append((self.track[n], self.pace(n)))
+            leg, state = step.assignment.leg, step.assignment.state
+            if (leg == 1 and step.kept and step.assignment.HasField("race")) or (leg == 2 and state in (2, 3)):
+                got.paced.setdefault(leg, []).append((self.track[n], self.pace(n)))
         return got
 
-    def with_figures(self) -> Got:
-        """What the police have."""
+    def with_figures(self) -> Knowledge:
+        """Knowledge from the distances that the police have."""
         got = self.rings()
         for alert in self.alerts:
             if alert.distance_mm is not None:
-                n = round((alert.at_ms - T0_MS) / 1000 / EVERY_S)
+                n = round((alert.at_ms - T0_MS) / 1000 / REPORT_INTERVAL_S)
                 got.exact.append((self.track[n], math.dist(self.track[n], self.home)))
         return got
 
@@ -192,8 +195,8 @@ def at(xy: Xy) -> LatLon:
     return LatLon(lat_e7 / 1e7, lon_e7 / 1e7)
 
 
-def located(got: Got) -> Xy:
-    """The least-squares place: the middle of all that fit equally well, on a grid that is refined twice."""
+def located(got: Knowledge) -> Xy:
+    """The least-squares position: the middle of all cells that fit equally well, on a grid that is refined twice."""
     middle, half_m = (0.0, 0.0), 3_500.0
     centre = np.mean([place for place, _ in got.within], axis=0) if got.within else np.zeros(2)
     middle = (float(centre[0]), float(centre[1]))
@@ -207,8 +210,8 @@ def located(got: Got) -> Xy:
     return middle
 
 
-def misfit(got: Got, north: np.ndarray, east: np.ndarray) -> np.ndarray:
-    """Sum of squares, m2, at each cell."""
+def misfit(got: Knowledge, north: np.ndarray, east: np.ndarray) -> np.ndarray:
+    """Sum of squared misfits, m², at each cell."""
 
     def away(place: Xy) -> np.ndarray:
         return np.hypot(north - place[0], east - place[1])
@@ -220,8 +223,8 @@ def misfit(got: Got, north: np.ndarray, east: np.ndarray) -> np.ndarray:
         cost += np.maximum(0, radius_m - away(place)) ** 2
     for place, distance_m in got.exact:
         cost += (away(place) - distance_m) ** 2
-    for told in got.paced.values():
-        fits = [np.sum([(away(place) - pace * t) ** 2 for place, pace in told], axis=0) for t in range(60, 601, 60)]
+    for paced in got.paced.values():
+        fits = [np.sum([(away(place) - pace * t) ** 2 for place, pace in paced], axis=0) for t in range(60, 601, 60)]
         cost += got.trust * np.min(fits, axis=0)
     return cost
 
@@ -235,32 +238,32 @@ def worlds() -> Iterator[World]:
             yield world
 
 
-def test_nothing_that_probation_gets_locates_her_better_than_the_rings_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_data_of_probation_locates_her_no_better_than_the_rings_alone(capsys: pytest.CaptureFixture[str]) -> None:
     errors: dict[str, list[float]] = {}
     paced = 0
     for world in worlds():
         got = {"rings": world.rings(), "figures": world.with_figures()}
         got |= {f"everything, trusted {trust:g}": world.everything(trust) for trust in TRUSTS}
         paced += sum(map(len, world.everything(1).paced.values()))
-        for name, one in got.items():
-            errors.setdefault(name, []).append(math.dist(located(one), world.home))
-    found = {name: median(values) for name, values in errors.items()}
+        for name, knowledge in got.items():
+            errors.setdefault(name, []).append(math.dist(located(knowledge), world.home))
+    medians_m = {name: median(values) for name, values in errors.items()}
     with capsys.disabled():
-        print("\nmedian error of an attacker, metres:", {name: round(metres, 1) for name, metres in found.items()})
+        print("\nmedian error of an attacker, metres:", {name: round(metres, 1) for name, metres in medians_m.items()})
     assert len(errors["rings"]) >= WALKS // 2 and paced
-    assert found["figures"] < 1, "the attacker can locate whom it has distances of"
-    best = min(metres for name, metres in found.items() if name.startswith("everything"))
-    assert best > 0.9 * found["rings"], "the tenth is for luck: medians of so few walks differ"
+    assert medians_m["figures"] < 1, "with distances the attacker locates her"
+    best = min(metres for name, metres in medians_m.items() if name.startswith("everything"))
+    assert best > 0.9 * medians_m["rings"], "10 % for chance: medians of few walks vary"
 
 
-def test_probation_gets_the_same_to_the_byte_wherever_she_is_within_what_the_rings_tell() -> None:
-    """Of two homes on either side of a straight way the rings tell the same, and so does all else that is probation's own."""
+def test_probation_gets_the_same_bytes_for_two_homes_that_the_rings_do_not_distinguish() -> None:
+    """Two homes on either side of a straight track give the same rings, so all of probation's own steps must be the same too."""
     track: list[Xy] = [(2_600.0 - 20 * n, 0.0) for n in range(180)]
-    told = []
+    steps_by_home = []
     for east_m in (-70.0, 70.0):
         world = World(track, (0.0, east_m))
         world.run()
         own = [(n, step.SerializeToString(deterministic=True)) for n, step in world.steps if step.assignment.leg == 1]
         assert any(step.assignment.HasField("race") for _, step in world.steps)
-        told.append(own)
-    assert told[0] == told[1] and told[0]
+        steps_by_home.append(own)
+    assert steps_by_home[0] == steps_by_home[1] and steps_by_home[0]

@@ -1,4 +1,4 @@
-"""One leg's share of an incident: single rules, then what holds for any order of events."""
+"""Decisions on one leg's share of an incident: single rules, then properties for any order of alerts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from services.common.messaging import flow
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Acknowledged, AlertFolded, Demand, Escalated, Offered, StoodDown
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import Acknowledged, AlertFolded, Escalated, Offered, StoodDown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import FIRST_STATE, AssignmentState, Incident
 from services.dispatch.leg import chain
@@ -31,7 +32,7 @@ from tests.support.dispatch.incidents import WITHIN_MS, Story, alert
         for demand, state in zip(Demand, states, strict=True)
     ],
 )
-def test_what_a_demand_asks_of_each_leg(leg: str, demand: Demand, state: AssignmentState | None) -> None:
+def test_the_first_state_of_each_demand_and_leg(leg: str, demand: Demand, state: AssignmentState | None) -> None:
     story = Story(leg)
     story.fold(alert(5, demand, "p1"))
     assert [assignment.state for assignment in story.incident.assignments.values()] == ([state] if state else [])
@@ -42,7 +43,7 @@ def test_every_leg_has_its_rules() -> None:
     assert set(FIRST_STATE) == set(flow.LEGS)
 
 
-def test_a_graver_demand_makes_an_offer_of_the_same_record() -> None:
+def test_a_graver_demand_offers_the_same_assignment() -> None:
     story = Story()
     story.fold(alert(5, Demand.NOTIFY, "p1"))
     assert story.of("p1").offered_ms is None and story.of("p1").due_ms is None
@@ -54,7 +55,7 @@ def test_a_graver_demand_makes_an_offer_of_the_same_record() -> None:
     assert story.incident.opened_ms == 1_000
 
 
-def test_a_lesser_demand_takes_nothing_back() -> None:
+def test_a_lesser_demand_does_not_withdraw_an_offer() -> None:
     story = Story()
     story.fold(alert(5, Demand.RESPOND, "p1"))
     (folded,) = story.fold(alert(6, Demand.NOTIFY, "p1"))
@@ -62,7 +63,7 @@ def test_a_lesser_demand_takes_nothing_back() -> None:
     assert story.of("p1").state is AssignmentState.OFFERED and story.of("p1").demand is Demand.RESPOND
 
 
-def test_each_destination_has_its_own_record() -> None:
+def test_each_destination_has_a_separate_assignment() -> None:
     story = Story()
     story.fold(alert(5, Demand.RESPOND, "p1", "p2"))
     story.acknowledge("p1")
@@ -76,7 +77,7 @@ def test_a_second_order_joins_the_incident() -> None:
     assert story.incident.order_ids == ("order-1", "order-2")
 
 
-def test_an_acknowledged_assignment_is_not_opened_again_but_the_alert_is_on_record() -> None:
+def test_an_acknowledged_assignment_is_not_reoffered_but_the_alert_is_recorded() -> None:
     story = Story()
     story.fold(alert(5, Demand.RESPOND, "p1"))
     story.acknowledge("p1")
@@ -85,16 +86,16 @@ def test_an_acknowledged_assignment_is_not_opened_again_but_the_alert_is_on_reco
     assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
-def test_acknowledging_again_changes_nothing() -> None:
+def test_a_second_acknowledgement_changes_nothing() -> None:
     story = Story()
     story.fold(alert(5, Demand.RESPOND, "p1"))
-    (taken,) = story.acknowledge("p1", "spiffe://npa/desk/a")
-    assert isinstance(taken, Acknowledged)
+    (acknowledged,) = story.acknowledge("p1", "spiffe://npa/desk/a")
+    assert isinstance(acknowledged, Acknowledged)
     assert story.acknowledge("p1", "spiffe://npa/desk/b") == ()
     assert story.of("p1").acknowledged_by == "spiffe://npa/desk/a"
 
 
-def test_what_cannot_be_acknowledged() -> None:
+def test_only_an_offered_assignment_can_be_acknowledged() -> None:
     story = Story()
     with pytest.raises(NotFound):
         story.acknowledge("p1")
@@ -106,7 +107,7 @@ def test_what_cannot_be_acknowledged() -> None:
         story.acknowledge("p1")
 
 
-def test_a_deadline_fires_once_and_then_again_after_each_period_until_somebody_answers() -> None:
+def test_a_deadline_fires_once_after_each_period_until_somebody_answers() -> None:
     story = Story()
     story.fold(alert(5, Demand.RESPOND, "p1"))
     assert story.pass_time(WITHIN_MS - 1) == ()
@@ -118,7 +119,7 @@ def test_a_deadline_fires_once_and_then_again_after_each_period_until_somebody_a
     assert story.of("p1").acknowledged_ms == 1_000 + 2 * WITHIN_MS
 
 
-def test_the_end_stands_all_down_and_keeps_who_took_it() -> None:
+def test_the_end_stands_down_all_assignments_and_keeps_the_acknowledgement() -> None:
     story = Story()
     story.fold(alert(5, Demand.RESPOND, "p1", "p2"))
     story.fold(alert(6, Demand.NOTIFY, "p3"))
@@ -130,7 +131,7 @@ def test_the_end_stands_all_down_and_keeps_who_took_it() -> None:
     assert story.incident.ended_ms == 1_001
 
 
-def test_an_offer_that_its_end_has_overtaken_is_recorded_and_stood_down() -> None:
+def test_an_offer_whose_end_arrived_first_is_recorded_and_stood_down() -> None:
     story = Story()
     story.fold(alert(9, Demand.RECORD, ends=True))
     folded, offered, stood_down = story.fold(alert(5, Demand.RESPOND, "p1"))
@@ -138,7 +139,7 @@ def test_an_offer_that_its_end_has_overtaken_is_recorded_and_stood_down() -> Non
     assert story.incident.ended_ms is not None
 
 
-def test_an_offer_overtaken_by_its_end_after_a_notice_is_recorded_too() -> None:
+def test_an_offer_after_a_notice_whose_end_arrived_first_is_recorded_too() -> None:
     story = Story()
     story.fold(alert(5, Demand.NOTIFY, "p1"))
     story.fold(alert(9, Demand.RECORD, ends=True))
@@ -146,7 +147,7 @@ def test_an_offer_overtaken_by_its_end_after_a_notice_is_recorded_too() -> None:
     assert kinds == [AlertFolded, Offered, StoodDown]
 
 
-def test_an_end_does_not_stand_down_what_was_demanded_after_it() -> None:
+def test_an_end_does_not_stand_down_a_later_demand() -> None:
     story = Story()
     story.fold(alert(9, Demand.RESPOND, "p1"))
     story.fold(alert(5, Demand.RECORD, ends=True))
@@ -173,7 +174,7 @@ alerts_of_an_incident = st.lists(
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[str, list[Alert], bool, list[tuple[str, object]]]:
-    """A leg, an incident's alerts in the log's order, whether it ended, and what happens: each alert at least once."""
+    """A leg, an incident's alerts in the log's order, whether it ended, and actions that deliver each alert at least once."""
     alerts = draw(alerts_of_an_incident)
     ended = draw(st.booleans())
     if ended:
@@ -191,33 +192,36 @@ def histories(draw: st.DrawFn) -> tuple[str, list[Alert], bool, list[tuple[str, 
 
 def play(leg: str, actions: list[tuple[str, object]]) -> Story:
     story = Story(leg)
-    for kind, what in actions:
+    for kind, argument in actions:
         if kind == "alert":
-            assert isinstance(what, Alert)
-            story.fold(what)
+            assert isinstance(argument, Alert)
+            story.fold(argument)
         elif kind == "time":
-            assert isinstance(what, int)
-            story.pass_time(what)
+            assert isinstance(argument, int)
+            story.pass_time(argument)
         else:
             with contextlib.suppress(NotFound, FailedPrecondition):
-                story.acknowledge(str(what))
+                story.acknowledge(str(argument))
     return story
 
 
 @given(histories())
-def test_one_record_each_and_no_demand_lost_in_any_order(
+def test_each_destination_has_one_assignment_and_no_demand_is_lost_in_any_order(
     history: tuple[str, list[Alert], bool, list[tuple[str, object]]],
 ) -> None:
     leg, alerts, ended, actions = history
     story = play(leg, actions)
     rules = FIRST_STATE[leg]
-    told = {subject for one in alerts if one.demand in rules for subject in one.subject_ids}
+    involved = {subject for drawn in alerts if drawn.demand in rules for subject in drawn.subject_ids}
     asked = {
-        subject for one in alerts if rules.get(one.demand) is AssignmentState.OFFERED for subject in one.subject_ids
+        subject
+        for drawn in alerts
+        if rules.get(drawn.demand) is AssignmentState.OFFERED
+        for subject in drawn.subject_ids
     }
-    # I4: one record for each destination, and each of its steps has a number of its own.
-    assert {assignment.subject_id for assignment in story.incident.assignments.values()} == told
-    for subject in told:
+    # I4: one record for each destination, and each of its steps has a different number.
+    assert {assignment.subject_id for assignment in story.incident.assignments.values()} == involved
+    for subject in involved:
         steps = [event for event in story.events if getattr(event, "assignment_id", None) == story.id_of(subject)]
         assert story.of(subject).number == len(steps)
         offers = sum(isinstance(step, Offered) for step in steps)
@@ -225,7 +229,7 @@ def test_one_record_each_and_no_demand_lost_in_any_order(
     # An end leaves nothing open; without one nothing is stood down.
     stood_down = [assignment.state is AssignmentState.STOOD_DOWN for assignment in story.incident.assignments.values()]
     assert all(stood_down) if ended else not any(stood_down)
-    # I3: what was asked for is answered, or escalated when its time is over.
+    # I3: each offer is answered, or escalated at its deadline.
     story.pass_time(WITHIN_MS)
     for subject in asked:
         answered = AssignmentState.STOOD_DOWN if ended else AssignmentState.ACKNOWLEDGED
@@ -234,17 +238,17 @@ def test_one_record_each_and_no_demand_lost_in_any_order(
 
 
 @given(histories(), st.randoms(use_true_random=False))
-def test_coming_again_changes_nothing(
+def test_a_redelivered_alert_changes_nothing(
     history: tuple[str, list[Alert], bool, list[tuple[str, object]]], shuffle: object
 ) -> None:
     leg, alerts, _, actions = history
     story = play(leg, actions)
     shuffle.shuffle(alerts)  # type: ignore[attr-defined]  # random.Random
-    assert [event for one in alerts for event in story.fold(one)] == []
+    assert [event for repeated in alerts for event in story.fold(repeated)] == []
 
 
 @given(histories())
-def test_the_state_is_the_fold_of_the_written_events(
+def test_the_state_is_the_fold_of_the_stored_events(
     history: tuple[str, list[Alert], bool, list[tuple[str, object]]],
 ) -> None:
     leg, _, _, actions = history
@@ -271,17 +275,17 @@ def test_a_demand_after_every_end_stays_open_in_any_order(drawn: list[tuple[Dema
     assert states == ([AssignmentState.OFFERED if wanted else AssignmentState.STOOD_DOWN] if asked else [])
 
 
-def test_who_does_not_answer_is_asked_ever_more_rarely_but_never_let_go() -> None:
+def test_an_unanswered_offer_is_repeated_with_backoff_and_never_dropped() -> None:
     story = Story()
     story.fold(alert(1, Demand.RESPOND, "p1"))
     escalations = 0
     for _ in range(24 * 60):
         escalations += sum(isinstance(event, Escalated) for event in story.pass_time(60_000))
-    assert 20 < escalations < 40, "a day: doubling from 30 s, then every hour"
+    assert 20 < escalations < 40, "in a day: intervals double from 30 s up to an hour"
     assert story.of("p1").due_ms is not None
 
 
-def test_a_confirmed_warning_is_given_again_when_the_threat_grows_and_only_then() -> None:
+def test_a_confirmed_warning_is_reoffered_only_when_the_threat_grows() -> None:
     story = Story("warning")
     story.fold(alert(1, Demand.WARN, "p1"))
     story.acknowledge("p1")

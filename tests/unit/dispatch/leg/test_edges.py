@@ -1,4 +1,4 @@
-"""The edges of a leg without any I/O: the hash chain, what an alert may look like, settings."""
+"""Edges of a leg without I/O: the hash chain, the parsing of alerts and steps, settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from services.common import ids
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import Cause, Demand, StoodDown
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import Cause, StoodDown
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 from services.dispatch.settings import for_leg
@@ -32,7 +33,7 @@ def links() -> list[ChainedEvent]:
     return written
 
 
-def test_an_untouched_chain_holds() -> None:
+def test_an_unchanged_chain_verifies() -> None:
     assert chain.first_broken(ChainHead(), links()) == (ChainHead(5, links()[-1].hash), None)
 
 
@@ -47,7 +48,7 @@ def test_an_untouched_chain_holds() -> None:
         (lambda all_: [*all_[:2], chain.write(ChainHead(2, "x"), "i", StoodDown(0, "a")), *all_[3:]], 3),
     ],
 )
-def test_a_changed_chain_is_noticed(change: Callable[[list[ChainedEvent]], list[ChainedEvent]], broken: int) -> None:
+def test_a_changed_chain_is_detected(change: Callable[[list[ChainedEvent]], list[ChainedEvent]], broken: int) -> None:
     assert chain.first_broken(ChainHead(), change(links()))[1] == broken
 
 
@@ -95,7 +96,7 @@ def threat(**changes: Any) -> str:
     return parsed.threat
 
 
-def test_what_begins_and_what_is_over_bear_one_name_and_different_threats_bear_different_ones() -> None:
+def test_the_begin_and_the_end_of_a_threat_have_one_key_and_different_threats_have_different_keys() -> None:
     entered, cleared = alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED
     assert threat(kind=entered, ring_m=100) == threat(kind=cleared, ring_m=100, demand=geometry_pb2.RECORD)
     assert threat(kind=alert_pb2.PANIC) == threat(kind=alert_pb2.PANIC, demand=geometry_pb2.RECORD)
@@ -109,11 +110,11 @@ def test_what_begins_and_what_is_over_bear_one_name_and_different_threats_bear_d
     assert len({*rings, *events}) == 6
 
 
-def test_a_ring_without_a_number_holds_nothing_up() -> None:
+def test_a_ring_of_radius_nan_still_has_one_key() -> None:
     assert threat(kind=alert_pb2.RING_ENTERED, ring_m=math.nan) == threat(kind=alert_pb2.RING_CLEARED, ring_m=math.nan)
 
 
-def test_an_alert_of_a_kind_that_is_yet_to_be_invented_is_not_lost() -> None:
+def test_an_alert_of_an_unknown_kind_is_not_lost() -> None:
     message = an_alert()
     message.kind = 99  # type: ignore[assignment]
     parsed = translate.alert(message.SerializeToString(), "police")
@@ -124,7 +125,7 @@ def test_an_alert_of_a_kind_that_is_yet_to_be_invented_is_not_lost() -> None:
     assert dispatch_pb2.Assignment.FromString(shown.SerializeToString()).kind == 99
 
 
-def test_an_alert_without_an_incident_is_none_of_a_legs_business() -> None:
+def test_a_leg_ignores_an_alert_without_an_incident() -> None:
     message = an_alert()
     message.incident_id = ""
     assert translate.alert(message.SerializeToString(), "police") is None
@@ -152,7 +153,7 @@ def test_a_malformed_alert_names_its_field(field: str, spoil: Callable[[alert_pb
     assert refusal.value.field == field
 
 
-def test_bytes_that_are_no_alert_are_refused() -> None:
+def test_bytes_that_are_not_an_alert_are_refused() -> None:
     with pytest.raises(InvalidField):
         translate.alert(b"\xff\xff\xff", "police")
 
@@ -167,7 +168,7 @@ def a_step() -> dispatch_pb2.Step:
     )
 
 
-def test_what_kind_of_device_spoke_is_for_the_peers_own_desk() -> None:
+def test_the_kind_and_device_of_a_report_are_removed_from_a_peers_step() -> None:
     message = a_step()
     message.assignment.kind = alert_pb2.PROTECTED_DEVICE_LOST
     message.assignment.cause.device_id = "phone-1"
@@ -177,7 +178,7 @@ def test_what_kind_of_device_spoke_is_for_the_peers_own_desk() -> None:
     assert kept == a_step().assignment
 
 
-def test_a_peers_step_must_come_on_the_peers_subject() -> None:
+def test_a_peers_step_on_another_subject_is_refused() -> None:
     payload = a_step().SerializeToString()
     assert translate.peer(payload, "incident.probation.incident-1", "police").number == 2
     for subject in ("incident.warning.incident-1", "incident.probation.incident-2"):
@@ -186,14 +187,14 @@ def test_a_peers_step_must_come_on_the_peers_subject() -> None:
 
 
 @pytest.mark.parametrize("field", ["number", "assignment"])
-def test_a_peers_step_must_be_whole(field: str) -> None:
+def test_an_incomplete_step_of_a_peer_is_refused(field: str) -> None:
     message = a_step()
     message.ClearField(field)  # type: ignore[arg-type]
     with pytest.raises(InvalidField, match=field):
         translate.peer(message.SerializeToString(), "incident.probation.incident-1", "police")
 
 
-def test_each_leg_has_its_own_port_file_and_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_leg_has_a_different_port_file_and_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     legs = [for_leg(leg) for leg in ("probation", "police", "warning")]
     assert [leg.port for leg in legs] == [7404, 7405, 7406]
     assert [leg.deadlines.acknowledge_ms for leg in legs] == [30_000, 30_000, 10_000]
@@ -206,7 +207,7 @@ def test_each_leg_has_its_own_port_file_and_deadline(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("url", "taken"),
+    ("url", "accepted"),
     [
         ("", True),
         ("https://map.example/osrm", True),
@@ -216,11 +217,11 @@ def test_each_leg_has_its_own_port_file_and_deadline(monkeypatch: pytest.MonkeyP
         ("https://map.example/?key=1", False),
     ],
 )
-def test_where_destinations_are_goes_to_no_map_in_plaintext(
-    url: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_road_map_in_plaintext_is_accepted_only_on_loopback(
+    url: str, accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TANDEM_OSRM_URL", url)
-    if taken:
+    if accepted:
         assert for_leg("police").osrm_url == url
     else:
         with pytest.raises(ValidationError):
@@ -228,7 +229,7 @@ def test_where_destinations_are_goes_to_no_map_in_plaintext(
 
 
 @pytest.mark.parametrize(
-    ("target", "taken"),
+    ("target", "accepted"),
     [
         ("", True),
         ("ipv4:127.0.0.1:7403,127.0.0.1:7413", True),
@@ -239,12 +240,12 @@ def test_where_destinations_are_goes_to_no_map_in_plaintext(
     ],
 )
 @pytest.mark.parametrize("name", ["TANDEM_GEOFENCE", "TANDEM_INGEST"])
-def test_other_services_are_asked_in_clear_on_loopback_alone(
-    monkeypatch: pytest.MonkeyPatch, name: str, target: str, taken: bool
+def test_other_services_in_plaintext_are_accepted_only_on_loopback(
+    monkeypatch: pytest.MonkeyPatch, name: str, target: str, accepted: bool
 ) -> None:
     monkeypatch.setenv(name, target)
     setting = name.removeprefix("TANDEM_").lower()
-    if taken:
+    if accepted:
         assert getattr(for_leg("police"), setting) == target
     else:
         with pytest.raises(ValidationError, match="isn't loopback"):
@@ -254,9 +255,9 @@ def test_other_services_are_asked_in_clear_on_loopback_alone(
     assert getattr(for_leg("police"), setting) == target
 
 
-def test_a_canary_moves_nobody() -> None:
+def test_a_canary_names_no_wearer_to_follow() -> None:
     message = dispatch.alert(5)
-    told = translate.alert(message.SerializeToString(), "probation")
+    live = translate.alert(message.SerializeToString(), "probation")
     message.exercise = exercise_pb2.CANARY
     canary = translate.alert(message.SerializeToString(), "probation")
-    assert told and canary and (told.wearer_id, canary.wearer_id) == ("w1", "")
+    assert live and canary and (live.wearer_id, canary.wearer_id) == ("w1", "")

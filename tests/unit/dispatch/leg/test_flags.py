@@ -1,4 +1,4 @@
-"""What the warning leg says of a protected person, in its own chain and in the police's."""
+"""Flags of a protected person that the warning leg raises, in its own chain and in the police's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from services.common.rpc.errors import NotFound
-from services.dispatch.domain.events import BEYOND_ALL, Demand, Flagged, Notified, Offered, StoodDown, WarningFlag
+from services.dispatch.domain.enums import Demand, WarningFlag
+from services.dispatch.domain.events import BEYOND_ALL, Flagged, Notified, Offered, StoodDown
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import UNANSWERED, AssignmentState
 from services.dispatch.leg import chain
@@ -23,30 +24,30 @@ def flag(story: Story, which: WarningFlag, at_ms: int = 5_000, sequence: int = 1
     )
 
 
-def test_the_police_are_told_of_somebody_of_whom_they_knew_nothing() -> None:
+def test_a_flag_notifies_police_that_had_no_assignment_of_the_person() -> None:
     story = Story()
-    assert [type(one).__name__ for one in flag(story, NO_RECEIPT)] == ["AlertFolded", "Notified", "Flagged"]
+    assert [type(event).__name__ for event in flag(story, NO_RECEIPT)] == ["AlertFolded", "Notified", "Flagged"]
     assert story.of("p1").state is AssignmentState.NOTIFIED and story.of("p1").demand is Demand.NOTIFY
     assert flag(story, NO_RECEIPT) == () and flag(story, REACHED, at_ms=4_999) == ()
     (reached,) = flag(story, REACHED, at_ms=6_000)
     assert isinstance(reached, Flagged)
-    assert flag(story, NO_RECEIPT) == (), "what is sent again after what came later changes nothing"
+    assert flag(story, NO_RECEIPT) == (), "a repeated flag after a later one changes nothing"
 
 
-def test_a_unit_that_is_on_its_way_is_told_and_not_asked_again() -> None:
+def test_a_flag_notifies_a_unit_on_its_way_and_makes_no_new_offer() -> None:
     story = Story()
     story.fold(alert(1, Demand.RESPOND, "p1"))
     story.acknowledge("p1")
     for which, at_ms in ((NO_RECEIPT, 1), (REACHED, 2), (DURESS, 3)):
-        assert [type(one) for one in flag(story, which, at_ms)] == [Flagged]
+        assert [type(event) for event in flag(story, which, at_ms)] == [Flagged]
         assert story.of("p1").state is AssignmentState.ACKNOWLEDGED
 
 
-@pytest.mark.parametrize("before", ["nothing", "told", "stood down", "closed"])
-def test_duress_sends_somebody_whatever_was_before(before: str) -> None:
+@pytest.mark.parametrize("before", ["nothing", "notified", "stood down", "closed"])
+def test_duress_makes_an_offer_in_every_earlier_state(before: str) -> None:
     story = Story()
     if before != "nothing":
-        story.fold(alert(1, Demand.NOTIFY if before == "told" else Demand.RESPOND, "p1"))
+        story.fold(alert(1, Demand.NOTIFY if before == "notified" else Demand.RESPOND, "p1"))
     if before in ("stood down", "closed"):
         story.acknowledge("p1")
         story.fold(alert(2, Demand.RECORD, ends=True))
@@ -57,15 +58,15 @@ def test_duress_sends_somebody_whatever_was_before(before: str) -> None:
     due_ms = story.of("p1").due_ms
     assert due_ms is not None
     story.fold(alert(9, Demand.RECORD, ends=True))
-    assert story.of("p1").state in UNANSWERED, "that the wearer has gone doesn't end it"
+    assert story.of("p1").state in UNANSWERED, "the wearer's departure doesn't end duress"
     story.pass_time(due_ms - story.now_ms)
-    assert story.of("p1").state is AssignmentState.ESCALATED, "it has a deadline like any other"
+    assert story.of("p1").state is AssignmentState.ESCALATED, "the offer has a deadline like any other"
     story.acknowledge("p1")
     story.close("p1")
     assert story.of("p1").state is AssignmentState.CLOSED
 
 
-def test_who_is_flagged_after_the_end_is_told_of_and_nothing_stays_open() -> None:
+def test_a_flag_after_the_end_notifies_and_leaves_nothing_open() -> None:
     story = Story()
     story.fold(alert(1, Demand.RESPOND, "p1"))
     story.fold(alert(5, Demand.RECORD, ends=True))
@@ -74,7 +75,7 @@ def test_who_is_flagged_after_the_end_is_told_of_and_nothing_stays_open() -> Non
     assert story.incident.ended_ms is not None
 
 
-def test_the_warning_leg_writes_each_once_and_duress_is_for_good() -> None:
+def test_the_warning_leg_records_each_flag_once_and_duress_is_final() -> None:
     story = Story("warning")
     with pytest.raises(NotFound):
         flag(story, NO_RECEIPT, at_ms=0)
@@ -82,12 +83,12 @@ def test_the_warning_leg_writes_each_once_and_duress_is_for_good() -> None:
     for which, count in ((NO_RECEIPT, 1), (NO_RECEIPT, 0), (REACHED, 1), (NO_RECEIPT, 1), (DURESS, 1), (REACHED, 0)):
         assert len(flag(story, which, at_ms=0)) == count
     flagged = [event for event in story.events if isinstance(event, Flagged)]
-    moments = [one.flagged_ms for one in flagged]
-    assert moments == sorted(set(moments)), "of two the later counts, so no two are of the same moment"
+    times_ms = [event.flagged_ms for event in flagged]
+    assert times_ms == sorted(set(times_ms)), "the later of two flags counts, so no two have the same time"
     assert story.of("p1").demanded != BEYOND_ALL or story.of("p1").state in UNANSWERED
 
 
-def test_flags_are_read_from_the_chain_as_they_were_written() -> None:
+def test_flags_read_from_the_chain_equal_the_written_ones() -> None:
     story = Story()
     flag(story, DURESS)
     head, links = chain.ChainHead(), []
@@ -98,7 +99,7 @@ def test_flags_are_read_from_the_chain_as_they_were_written() -> None:
     assert chain.first_broken(chain.ChainHead(), links) == (head, None)
 
 
-def test_any_order_of_flags_and_answers_loses_no_duress() -> None:
+def test_no_order_of_flags_and_alerts_loses_duress() -> None:
     steps: dict[str, Callable[[Story], object]] = {
         "duress": lambda story: flag(story, DURESS, 9_000),
         "late": lambda story: flag(story, NO_RECEIPT, 5_000),

@@ -1,7 +1,7 @@
-"""An incident of one leg against a small reference that knows neither units nor events, for any sequence of what can happen.
+"""An incident of one leg against a small reference without units and events, for any sequence of actions.
 
-I3: what asks for a response is taken, or offered on by its deadline, or over. I4: one record for each destination. I6: nothing ends
-silently: each alert is written down once, each answer changes the record, changes nothing that was said before, or is refused.
+I3: each demand to respond is accepted, escalated by its deadline, or over. I4: one record for each destination. I6: nothing ends
+silently: each alert is recorded once, and each answer changes the record, repeats an earlier answer, or is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.events import AlertFolded, AlertWasMissing, CloseCause, Demand, Event, TargetsShown
+from services.dispatch.domain.enums import CloseCause, Demand
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Event, TargetsShown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import Follow, TargetUpdate
 from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, AssignmentState, Incident, step_id
@@ -34,66 +35,66 @@ from tests.support.dispatch.roster import AT_DAY
 
 SUBJECTS = ("p1", "p2")
 SEQUENCES = 10
-WAITING, TAKEN_BY_SOMEBODY, NOTICED, CLOSED, OVER = "waiting", "taken", "noticed", "closed", "over"
+WAITING, ACCEPTED_BY_SOMEBODY, NOTICED, CLOSED, OVER = "waiting", "taken", "noticed", "closed", "over"
 STATES = {
     WAITING: UNANSWERED,
-    TAKEN_BY_SOMEBODY: TAKEN,
+    ACCEPTED_BY_SOMEBODY: TAKEN,
     NOTICED: {AssignmentState.NOTIFIED},
     CLOSED: {AssignmentState.CLOSED},
     OVER: {AssignmentState.STOOD_DOWN},
 }
-"""The reference's words in the record's."""
+"""States of the record by status of the reference."""
 
 
 @dataclass
 class Destination:
-    """What the reference knows of a destination, by places in the log."""
+    """State of a destination in the reference; alerts are numbered by their sequences in the log."""
 
     status: str = ""
     demanded: int = 0
     asked: int = 0
-    """The last demand to respond."""
+    """Last demand to respond."""
     answered: int = 0
-    """The last of those that whoever took it knew."""
+    """Last demand to respond that was known at the acceptance."""
     closed: int = 0
-    """The last of those that whoever closed it knew."""
+    """Last demand to respond that was known at the closing."""
     offered: bool = False
     since_ms: int = 0
-    """When it began to wait."""
+    """When the destination began to wait, mesh time."""
     progress: int = 0
-    taken_ms: int = 0
+    accepted_ms: int = 0
 
 
 @dataclass
 class Reference:
-    """The rules in a few lines."""
+    """The rules of a leg in a few lines."""
 
     destinations: dict[str, Destination] = field(default_factory=dict)
     clearings: set[int] = field(default_factory=set)
     end: int = 0
 
-    def alert(self, sequence: int, told: Alert, now_ms: int) -> None:
-        if told.demand is Demand.RECORD and (told.subject_ids or told.ends):
+    def alert(self, sequence: int, folded: Alert, now_ms: int) -> None:
+        if folded.demand is Demand.RECORD and (folded.subject_ids or folded.ends):
             self.clearings.add(sequence)
-        if told.ends:
+        if folded.ends:
             self.end = max(self.end, sequence)
-        for subject in told.subject_ids if told.demand >= Demand.NOTIFY else ():
-            one = self.destinations.setdefault(subject, Destination())
-            one.demanded = max(one.demanded, sequence)
-            asks = told.demand is Demand.RESPOND
-            new = one.status in ("", NOTICED) or (one.status == OVER and sequence > self.end)
-            new |= one.status == CLOSED and sequence > max(self.end, one.closed)
-            new |= asks and one.status in (OVER, CLOSED) and not one.offered
+        for subject in folded.subject_ids if folded.demand >= Demand.NOTIFY else ():
+            destination = self.destinations.setdefault(subject, Destination())
+            destination.demanded = max(destination.demanded, sequence)
+            asks = folded.demand is Demand.RESPOND
+            new = destination.status in ("", NOTICED) or (destination.status == OVER and sequence > self.end)
+            new |= destination.status == CLOSED and sequence > max(self.end, destination.closed)
+            new |= asks and destination.status in (OVER, CLOSED) and not destination.offered
             if asks:
-                one.asked = max(one.asked, sequence)
-            if new and (asks or one.status != NOTICED):
-                self._begin(one, asks, now_ms)
+                destination.asked = max(destination.asked, sequence)
+            if new and (asks or destination.status != NOTICED):
+                self._begin(destination, asks, now_ms)
         for destination in self.destinations.values():
-            if destination.status == TAKEN_BY_SOMEBODY and any(
+            if destination.status == ACCEPTED_BY_SOMEBODY and any(
                 destination.answered < c < destination.asked for c in self.clearings
             ):
                 self._begin(destination, True, now_ms)
-            if destination.status in (WAITING, TAKEN_BY_SOMEBODY, NOTICED) and destination.demanded <= self.end:
+            if destination.status in (WAITING, ACCEPTED_BY_SOMEBODY, NOTICED) and destination.demanded <= self.end:
                 destination.status = OVER
 
     def _begin(self, destination: Destination, asks: bool, now_ms: int) -> None:
@@ -101,7 +102,7 @@ class Reference:
 
 
 class IncidentMachine(RuleBasedStateMachine):
-    """What the desk, time, the roster, the log and crashes do to an incident."""
+    """Actions of the desk, time, the roster, the log and crashes on an incident."""
 
     @initialize(roster=st.booleans())
     def begin(self, roster: bool) -> None:
@@ -110,7 +111,7 @@ class IncidentMachine(RuleBasedStateMachine):
         self.reference = Reference()
         self.alerts: dict[int, Alert] = {}
 
-    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── alerts and time ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     @rule(
         sequence=st.integers(1, SEQUENCES),
@@ -118,24 +119,24 @@ class IncidentMachine(RuleBasedStateMachine):
         subjects=st.sampled_from(((), SUBJECTS[:1], SUBJECTS[:1], SUBJECTS)),
         ends=st.sampled_from((False, False, False, False, True)),
     )
-    def an_alert_comes_in_any_order_or_again(
+    def an_alert_comes_in_any_order_or_twice(
         self, sequence: int, demand: Demand, subjects: tuple[str, ...], ends: bool
     ) -> None:
         if sequence in self.alerts:
             assert self.story.fold(self.alerts[sequence]) == ()
             return
-        told = self.alerts[sequence] = alert(sequence, demand, *subjects, ends=ends)
-        events = self.story.fold(told)
+        folded = self.alerts[sequence] = alert(sequence, demand, *subjects, ends=ends)
+        events = self.story.fold(folded)
         concerns = bool(subjects) or ends
         assert sum(isinstance(event, AlertFolded) for event in events) == concerns
-        self.reference.alert(sequence, told, self.story.now_ms)
+        self.reference.alert(sequence, folded, self.story.now_ms)
 
     @rule(ms=st.one_of(st.integers(1, 10_000), st.sampled_from((WITHIN_MS, DEADLINES.dispatch_ms, 10**8))))
     def time_passes(self, ms: int) -> None:
         self.story.pass_time(ms)
         for destination in self.reference.destinations.values():
-            overdue = self.story.now_ms - destination.taken_ms >= DEADLINES.dispatch_ms
-            if self.roster and destination.status == TAKEN_BY_SOMEBODY and destination.progress == 0 and overdue:
+            overdue = self.story.now_ms - destination.accepted_ms >= DEADLINES.dispatch_ms
+            if self.roster and destination.status == ACCEPTED_BY_SOMEBODY and destination.progress == 0 and overdue:
                 destination.status = WAITING
 
     @rule(
@@ -143,13 +144,13 @@ class IncidentMachine(RuleBasedStateMachine):
         wearer_s=st.sampled_from((None, 0, 200, 400, 1_000)),
         moved_m=st.sampled_from((0, 500)),
     )
-    def a_target_is_looked_at(self, subject: str, wearer_s: int | None, moved_m: int) -> None:
-        """Nobody's travel time is known, so nobody is replaced: what waits is hurried, and no status changes."""
-        look = TargetUpdate("incident-1", self.story.id_of(subject), subject, Approach(wearer_s), moved_m)
-        self.story.do(Follow(look, self.story.now_ms, DEADLINES, self.story.board))
+    def a_target_is_updated(self, subject: str, wearer_s: int | None, moved_m: int) -> None:
+        """No travel time is known, so no unit is replaced. Deadlines may get shorter, and no status changes."""
+        update = TargetUpdate("incident-1", self.story.id_of(subject), subject, Approach(wearer_s), moved_m)
+        self.story.do(Follow(update, self.story.now_ms, DEADLINES, self.story.board))
 
     @rule()
-    def the_process_is_killed_and_folds_its_events_anew(self) -> None:
+    def the_process_is_killed_and_refolds_its_events(self) -> None:
         head, incident = chain.ChainHead(), Incident("incident-1", "police")
         for event in self.story.events:
             link = chain.write(head, "incident-1", event)
@@ -160,7 +161,7 @@ class IncidentMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.roster)
     @rule(unit_id=st.sampled_from(sorted(AT_DAY.units)), status=st.sampled_from(Status))
-    def a_unit_says_how_it_is(self, unit_id: str, status: Status) -> None:
+    def a_unit_reports_its_status(self, unit_id: str, status: Status) -> None:
         before = self.story.board.units
         had = {subject: self.story.of(subject).unit_id for subject in self.reference.destinations}
         self.story.change_roster(
@@ -170,74 +171,74 @@ class IncidentMachine(RuleBasedStateMachine):
             if (
                 status is Status.OFF
                 and had[subject] == unit_id
-                and destination.status == TAKEN_BY_SOMEBODY
+                and destination.status == ACCEPTED_BY_SOMEBODY
                 and destination.progress < 3
             ):
                 destination.status, destination.since_ms = WAITING, self.story.now_ms
 
-    # ── what the desk says ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── answers of the desk ───────────────────────────────────────────────────────────────────────────────────────────
 
     def answer(self, subject: str, expected: str, events: object) -> bool:
-        """Whether an answer changes something, as the reference says; it is refused exactly where that says so."""
+        """Whether an answer changes the record. Its result, or its refusal, must be the one that the reference expects."""
         assert callable(events)
         try:
-            told: tuple[Event, ...] = events()
+            changes: tuple[Event, ...] = events()
         except (NotFound, FailedPrecondition) as refusal:
             assert expected == "refused" and refusal.reason
             return False
-        assert expected == ("changes" if told else "nothing")
+        assert expected == ("changes" if changes else "nothing")
         return expected == "changes"
 
     def status(self, subject: str) -> Destination:
         return self.reference.destinations.get(subject, Destination())
 
     @rule(subject=st.sampled_from(SUBJECTS))
-    def the_machine_has_it(self, subject: str) -> None:
-        one = self.status(subject)
-        if one.status:
+    def the_machine_receives_an_offer(self, subject: str) -> None:
+        destination = self.status(subject)
+        if destination.status:
             received = self.story.of(subject).received_ms is not None
-            expected = "changes" if one.status == WAITING and not received else "nothing"
+            expected = "changes" if destination.status == WAITING and not received else "nothing"
             self.answer(subject, expected, lambda: self.story.receive(subject))
 
     @rule(subject=st.sampled_from(SUBJECTS))
-    def a_person_takes_it(self, subject: str) -> None:
-        one = self.status(subject)
-        expected = {WAITING: "changes", TAKEN_BY_SOMEBODY: "nothing"}.get(one.status, "refused")
+    def a_person_accepts_an_offer(self, subject: str) -> None:
+        destination = self.status(subject)
+        expected = {WAITING: "changes", ACCEPTED_BY_SOMEBODY: "nothing"}.get(destination.status, "refused")
         if self.answer(subject, expected, lambda: self.story.acknowledge(subject)):
-            one.status, one.answered, one.progress = TAKEN_BY_SOMEBODY, one.asked, 0
-            one.taken_ms = self.story.now_ms
+            destination.status, destination.answered, destination.progress = ACCEPTED_BY_SOMEBODY, destination.asked, 0
+            destination.accepted_ms = self.story.now_ms
 
     @rule(subject=st.sampled_from(SUBJECTS))
-    def it_is_refused_or_given_back(self, subject: str) -> None:
-        one = self.status(subject)
-        if not one.status:
+    def an_assignment_is_refused_or_given_back(self, subject: str) -> None:
+        destination = self.status(subject)
+        if not destination.status:
             return
-        can = one.status == WAITING or (one.status == TAKEN_BY_SOMEBODY and one.progress < 3)
+        can = destination.status == WAITING or (destination.status == ACCEPTED_BY_SOMEBODY and destination.progress < 3)
         if self.answer(subject, "changes" if can else "refused", lambda: self.story.reject(subject)):
-            one.status, one.since_ms = WAITING, min(one.since_ms, self.story.now_ms)
+            destination.status, destination.since_ms = WAITING, min(destination.since_ms, self.story.now_ms)
 
     @rule(subject=st.sampled_from(SUBJECTS), step=st.integers(1, 4))
-    def the_unit_is_further(self, subject: str, step: int) -> None:
-        one = self.status(subject)
+    def the_unit_progresses(self, subject: str, step: int) -> None:
+        destination = self.status(subject)
         expected = "refused"
-        if one.status == TAKEN_BY_SOMEBODY and step <= one.progress + 1:
-            expected = "changes" if step > one.progress else "nothing"
+        if destination.status == ACCEPTED_BY_SOMEBODY and step <= destination.progress + 1:
+            expected = "changes" if step > destination.progress else "nothing"
         if self.answer(subject, expected, lambda: self.story.progress(subject, PROGRESS[step])):
-            one.progress = step
+            destination.progress = step
 
     @rule(subject=st.sampled_from(SUBJECTS), cause=st.sampled_from(list(CloseCause)[:2]))
-    def it_is_closed(self, subject: str, cause: CloseCause) -> None:
-        one = self.status(subject)
-        expected = "changes" if one.status in (TAKEN_BY_SOMEBODY, OVER) else "refused"
-        if one.status == CLOSED and self.story.of(subject).close_cause is cause:
+    def an_assignment_is_closed(self, subject: str, cause: CloseCause) -> None:
+        destination = self.status(subject)
+        expected = "changes" if destination.status in (ACCEPTED_BY_SOMEBODY, OVER) else "refused"
+        if destination.status == CLOSED and self.story.of(subject).close_cause is cause:
             expected = "nothing"
         if self.answer(subject, expected, lambda: self.story.close(subject, cause)):
-            one.status, one.closed = CLOSED, one.asked
+            destination.status, destination.closed = CLOSED, destination.asked
 
-    # ── what always holds ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── invariants ────────────────────────────────────────────────────────────────────────────────────────────
 
     @invariant()
-    def i3_each_demand_is_taken_or_offered_on_by_its_deadline_or_over(self) -> None:
+    def i3_each_demand_is_accepted_or_escalated_by_its_deadline_or_over(self) -> None:
         for subject, destination in self.reference.destinations.items():
             record = self.story.of(subject)
             assert record.state in STATES[destination.status], subject
@@ -245,10 +246,10 @@ class IncidentMachine(RuleBasedStateMachine):
                 assert record.due_ms is not None and record.due_ms > self.story.now_ms
                 if self.story.now_ms - destination.since_ms >= WITHIN_MS:
                     assert record.state is AssignmentState.ESCALATED
-            elif destination.status != TAKEN_BY_SOMEBODY:
+            elif destination.status != ACCEPTED_BY_SOMEBODY:
                 assert record.due_ms is None
             elif self.roster and destination.progress == 0:
-                assert record.due_ms == destination.taken_ms + DEADLINES.dispatch_ms
+                assert record.due_ms == destination.accepted_ms + DEADLINES.dispatch_ms
 
     @invariant()
     def i4_one_record_for_each_destination(self) -> None:
@@ -257,7 +258,7 @@ class IncidentMachine(RuleBasedStateMachine):
         assert all(self.story.id_of(record.subject_id) == id_ for id_, record in records.items())
 
     def teardown(self) -> None:
-        """I6: each step has a number and an id of its own."""
+        """I6: each step has a unique number and id."""
         incident, seen = Incident("incident-1", "police"), set()
         for event in self.story.events:
             incident = evolve(incident, event)

@@ -1,4 +1,4 @@
-"""An answer that says what was seen: from an old page it changes nothing, neither of another unit nor in another state."""
+"""Answers that carry the offer and state which the caller saw: an answer from an outdated page is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain.answers import MOVED_ON, OFFERED_ON, Close, Progress, Reject
 from services.dispatch.domain.decisions import Command
-from services.dispatch.domain.events import CloseCause, Demand
+from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.incident import Assignment, AssignmentState
 from tests.support.dispatch.incidents import BY, DEADLINES, Story, alert
 from tests.support.dispatch.roster import AT_DAY
@@ -36,7 +36,7 @@ def close(story: Story, seen: Assignment) -> Command:
 ANSWERS = pytest.mark.parametrize("answer", [reject, progress, close])
 
 
-def taken() -> Story:
+def accepted() -> Story:
     story = Story("police", AT_DAY)
     story.fold(alert(5, Demand.RESPOND, "p1"))
     story.acknowledge("p1")
@@ -44,16 +44,18 @@ def taken() -> Story:
 
 
 @ANSWERS
-def test_what_was_seen_and_still_is_can_be_answered(answer: Callable[[Story, Assignment], Command]) -> None:
-    story = taken()
+def test_an_answer_to_the_present_state_is_applied(answer: Callable[[Story, Assignment], Command]) -> None:
+    story = accepted()
     assert story.do(answer(story, story.of("p1")))
 
 
 @ANSWERS
-def test_an_answer_to_what_another_unit_has_by_now_is_refused(answer: Callable[[Story, Assignment], Command]) -> None:
-    story = taken()
+def test_an_answer_to_an_assignment_that_another_unit_has_by_now_is_refused(
+    answer: Callable[[Story, Assignment], Command],
+) -> None:
+    story = accepted()
     seen = story.of("p1")
-    story.reject("p1")  # a2 has it
+    story.reject("p1")  # now a2 has the offer
     story.acknowledge("p1")
     assert story.of("p1").state is seen.state
     with pytest.raises(FailedPrecondition) as refused:
@@ -62,8 +64,8 @@ def test_an_answer_to_what_another_unit_has_by_now_is_refused(answer: Callable[[
 
 
 @ANSWERS
-def test_an_answer_to_a_state_that_is_over_is_refused(answer: Callable[[Story, Assignment], Command]) -> None:
-    story = taken()
+def test_an_answer_to_an_earlier_state_is_refused(answer: Callable[[Story, Assignment], Command]) -> None:
+    story = accepted()
     seen = story.of("p1")
     for step in (AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE):
         story.progress("p1", step)
@@ -72,8 +74,8 @@ def test_an_answer_to_a_state_that_is_over_is_refused(answer: Callable[[Story, A
     assert refused.value.code == MOVED_ON
 
 
-def test_what_was_given_back_while_somebody_looked_is_not_closed_as_if_it_were_theirs() -> None:
-    story = taken()
+def test_an_assignment_stood_down_since_is_not_closed_from_an_outdated_page() -> None:
+    story = accepted()
     seen = story.of("p1")
     story.fold(alert(6, Demand.RECORD, ends=True))
     assert story.of("p1").state is AssignmentState.STOOD_DOWN
@@ -83,8 +85,8 @@ def test_what_was_given_back_while_somebody_looked_is_not_closed_as_if_it_were_t
     assert story.do(close(story, story.of("p1")))
 
 
-def test_the_same_answer_sent_twice_is_one_answer() -> None:
-    story = taken()
+def test_an_answer_sent_twice_is_applied_once() -> None:
+    story = accepted()
     seen = story.of("p1")
     assert story.do(progress(story, seen)) and story.do(progress(story, seen)) == ()
     seen = story.of("p1")

@@ -1,4 +1,4 @@
-"""The names under which a leg's events are stored and hashed are a table of their own, so that a class may be renamed."""
+"""Stored names of events: a separate table holds the names that are stored and hashed, so that a class may be renamed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def test_each_event_has_one_stored_name() -> None:
     assert len(set(chain.STORED_NAMES.values())) == len(chain.STORED_NAMES)
 
 
-def test_stored_names_are_those_that_chains_were_written_with() -> None:
+def test_stored_names_equal_those_of_existing_chains() -> None:
     assert set(chain.STORED_NAMES.values()) == STORED
 
 
-def test_the_hash_of_a_link_is_over_the_stored_name() -> None:
+def test_the_hash_of_a_link_covers_the_stored_name() -> None:
     link = chain.write(chain.ChainHead(), "incident-1", LegAbsent(1_000, "assignment-1", "police"))
     assert link.kind == "LegAbsent"
     renamed = chain.ChainedEvent(link.id, link.incident_id, "LegAway", link.body, link.hash)

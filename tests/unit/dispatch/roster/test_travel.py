@@ -1,4 +1,4 @@
-"""Travel times: one suite for the great circle and for a map of roads, which a small server speaks for."""
+"""Travel times: one suite for the great circle and for a road map, which a small OSRM server replaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 from services.dispatch.domain.areas import LatLon, great_circle_m
-from services.dispatch.domain.events import Estimate
+from services.dispatch.domain.enums import Estimate
 from services.dispatch.roster import travel
 from services.dispatch.roster.travel import TravelTimes, open_travel_times
 from tests.support.dispatch.roster import SEOUL
@@ -23,7 +23,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Osrm:
-    """A server of OSRM's table protocol: it reads what it is asked, and drives at 10 m/s along the great circle."""
+    """A server of OSRM's table protocol that records its requests and drives at 10 m/s along the great circle."""
 
     url: str = ""
     asked: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ async def serving(answer: Answer) -> AsyncIterator[str]:
 
 @pytest.fixture(params=["great circle", "roads"])
 async def times(request: pytest.FixtureRequest) -> AsyncIterator[TravelTimes]:
-    """Each implementation of the port."""
+    """Each implementation of TravelTimes."""
     if request.param == "great circle":
         async with open_travel_times("") as opened:
             yield opened
@@ -65,34 +65,34 @@ async def times(request: pytest.FixtureRequest) -> AsyncIterator[TravelTimes]:
             yield opened
 
 
-async def test_each_origin_has_its_time_and_nearer_is_sooner(times: TravelTimes) -> None:
-    found = await times.to(SEOUL, [FAR, NEAR, FARTHER])
-    assert found[1].travel_s < found[0].travel_s < found[2].travel_s
-    assert len({one.estimate for one in found}) == 1
+async def test_each_origin_has_its_time_and_a_nearer_one_is_sooner(times: TravelTimes) -> None:
+    travels = await times.to(SEOUL, [FAR, NEAR, FARTHER])
+    assert travels[1].travel_s < travels[0].travel_s < travels[2].travel_s
+    assert len({travel.estimate for travel in travels}) == 1
 
 
-async def test_who_is_there_takes_no_time_and_nobody_has_none(times: TravelTimes) -> None:
-    (there,) = await times.to(SEOUL, [SEOUL])
-    assert there.travel_s == 0
+async def test_an_origin_at_the_destination_takes_0_s_and_no_origins_give_no_times(times: TravelTimes) -> None:
+    (at_destination,) = await times.to(SEOUL, [SEOUL])
+    assert at_destination.travel_s == 0
     assert await times.to(SEOUL, []) == []
 
 
-async def test_more_origins_than_a_table_holds_have_a_time_each(times: TravelTimes) -> None:
+async def test_more_origins_than_one_table_allows_have_a_time_each(times: TravelTimes) -> None:
     origins = [LatLon(37.5 + n / 1_000, 127) for n in range(travel.SOURCES_MAX + 50)]
-    found = await times.to(SEOUL, origins)
-    assert len(found) == len(origins) and all(one.travel_s > 0 for one in found)
+    travels = await times.to(SEOUL, origins)
+    assert len(travels) == len(origins) and all(travel.travel_s > 0 for travel in travels)
 
 
-async def test_the_map_of_roads_is_asked_in_its_own_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_road_map_is_asked_by_osrms_table_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(travel, "WITHIN_S", 20.0)
     server = Osrm()
     async with serving(server.table) as url, open_travel_times(url + "/") as times:
-        found = await times.to(SEOUL, [NEAR, FAR])
+        travels = await times.to(SEOUL, [NEAR, FAR])
     assert server.asked == [
         "/table/v1/driving/126.978000,37.566500;126.980000,37.570000;127.050000,37.600000?sources=1;2&destinations=0"
     ]
-    assert [one.estimate for one in found] == [Estimate.ROAD] * 2
-    assert found[1].travel_s == pytest.approx(great_circle_m(FAR, SEOUL) / 10, abs=1)
+    assert [travel.estimate for travel in travels] == [Estimate.ROAD] * 2
+    assert travels[1].travel_s == pytest.approx(great_circle_m(FAR, SEOUL) / 10, abs=1)
 
 
 async def late(request: web.Request) -> web.StreamResponse:
@@ -126,22 +126,22 @@ def saying(text: str) -> Answer:
         saying('{"code": "Ok", "durations": [[null]]}'),
     ],
 )
-async def test_where_the_map_does_not_answer_the_great_circle_is_taken_and_that_is_said(answer: Answer) -> None:
+async def test_a_failing_road_map_falls_back_to_the_great_circle_and_is_counted(answer: Answer) -> None:
     def failures() -> float:
-        metrics = [one for one in REGISTRY.collect() if one.name == "tandem_dispatch_road_times_failed"]
+        metrics = [metric for metric in REGISTRY.collect() if metric.name == "tandem_dispatch_road_times_failed"]
         return sum(sample.value for metric in metrics for sample in metric.samples if sample.name.endswith("_total"))
 
     before = failures()
     async with serving(answer) as url, open_travel_times(url) as times, open_travel_times("") as instead:
-        (found,) = await times.to(SEOUL, [FAR])
+        (actual,) = await times.to(SEOUL, [FAR])
         (expected,) = await instead.to(SEOUL, [FAR])
-    assert found.travel_s == expected.travel_s and found.estimate is Estimate.GREAT_CIRCLE_INSTEAD
+    assert actual.travel_s == expected.travel_s and actual.estimate is Estimate.GREAT_CIRCLE_INSTEAD
     assert failures() == before + 1
 
 
-async def test_where_nothing_listens_the_great_circle_is_taken() -> None:
+async def test_an_unreachable_road_map_falls_back_to_the_great_circle() -> None:
     async with serving(refusing) as url:
         pass
     async with open_travel_times(url) as times:
-        (found,) = await times.to(SEOUL, [FAR])
-    assert found.estimate is Estimate.GREAT_CIRCLE_INSTEAD
+        (actual,) = await times.to(SEOUL, [FAR])
+    assert actual.estimate is Estimate.GREAT_CIRCLE_INSTEAD

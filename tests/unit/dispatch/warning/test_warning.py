@@ -1,4 +1,4 @@
-"""What a protected person is told and when, and that no text in either language says what it must not."""
+"""Messages to a protected person: their times, and the words that no text in either language may contain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.dispatch.domain import wording
-from services.dispatch.domain.events import Demand
+from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.warning import PASSING, READ_MS, Notice, Occurrence, Told, WarningMessage, decide
 from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.warning import translate
@@ -25,19 +25,19 @@ RINGS = {2000.0: WARN, 1000.0: NOTIFY, 100.0: RESPOND}
 
 
 class Person:
-    """One person, in one incident."""
+    """The warnings of one person in one incident."""
 
     def __init__(self) -> None:
-        self.told, self.now_ms, self.sequence = Told(), 1_000_000, 0
+        self.state, self.now_ms, self.sequence = Told(), 1_000_000, 0
 
     def _see(
         self, notice: Notice, demand: Demand, threat: str, sequence: int | None, **more: Any
     ) -> WarningMessage | None:
         self.sequence += 1
         place = (sequence or self.sequence, 0)
-        seen = replace(Occurrence(f"a{self.sequence}", "i1", place, notice, demand, threat), **more)
-        self.told, message = decide(self.told, seen, self.now_ms)
-        assert told_from_json(told_to_json(self.told)) == self.told
+        occurrence = replace(Occurrence(f"a{self.sequence}", "i1", place, notice, demand, threat), **more)
+        self.state, message = decide(self.state, occurrence, self.now_ms)
+        assert told_from_json(told_to_json(self.state)) == self.state
         return message
 
     def enters(self, ring_m: float, sequence: int | None = None, target: str = "p1") -> WarningMessage | None:
@@ -51,34 +51,34 @@ class Person:
         return self._see(notice, demand, notice.value, None, **more)
 
 
-def test_a_nearer_ring_is_told_at_once_and_another_one_once_the_last_was_read() -> None:
+def test_a_nearer_ring_is_sent_at_once_and_another_ring_after_the_last_message_was_read() -> None:
     her = Person()
     for ring_m in (2000.0, 1000.0, 100.0):
-        told = her.enters(ring_m)
-        assert told == WarningMessage(Notice.APPROACH, RINGS[ring_m], her.now_ms, ring_m)
+        message = her.enters(ring_m)
+        assert message == WarningMessage(Notice.APPROACH, RINGS[ring_m], her.now_ms, ring_m)
         her.now_ms += 1
     at_home = her.enters(2000.0, target="home")
     assert at_home and at_home.due_ms == her.now_ms - 1 + READ_MS and at_home.of_place
-    # One that waits gives its turn away, so that repeats don't put each other off.
+    # A waiting message gives its time to the new one, so that repeats don't postpone each other.
     changed = her.sees(Notice.CHANGED, WARN, ring_m=100.0)
     assert changed and changed.due_ms == at_home.due_ms
-    assert changed.demand is RESPOND, "a change within the ring that demands a response is no less grave than the ring"
+    assert changed.demand is RESPOND, "a change within a ring is as grave as the ring"
     her.now_ms = changed.due_ms + READ_MS
-    again = her.sees(Notice.CHANGED, WARN, ring_m=100.0)
-    assert again and again.due_ms == her.now_ms
+    repeated = her.sees(Notice.CHANGED, WARN, ring_m=100.0)
+    assert repeated and repeated.due_ms == her.now_ms
 
 
-def test_what_is_left_and_entered_again_is_told_at_once() -> None:
+def test_a_ring_that_was_left_is_sent_at_once_when_it_is_entered_once_more() -> None:
     her = Person()
     her.enters(2000.0)
     her.enters(100.0)
-    assert her.leaves(100.0) is None  # the wide ring holds
+    assert her.leaves(100.0) is None  # the wide ring is still active
     her.now_ms += 1
-    again = her.enters(100.0)
-    assert again and again.due_ms == her.now_ms
+    reentered = her.enters(100.0)
+    assert reentered and reentered.due_ms == her.now_ms
 
 
-def test_the_end_is_told_once_after_the_last_was_read_and_only_where_something_was() -> None:
+def test_the_end_is_sent_once_after_the_last_message_was_read_and_only_after_a_warning() -> None:
     her = Person()
     assert her.leaves(100.0) is None and her.leaves(2000.0, ends=True) is None
     her.enters(2000.0)
@@ -87,7 +87,7 @@ def test_the_end_is_told_once_after_the_last_was_read_and_only_where_something_w
     assert her.leaves(2000.0, ends=True) is None
 
 
-def test_what_is_only_passing_ends_with_the_incident_and_not_with_another_threat() -> None:
+def test_a_passing_notice_ends_with_the_incident_and_not_with_another_threat() -> None:
     her = Person()
     her.sees(Notice.COMING)
     assert her.sees(Notice.TAMPERED, Demand.RECORD) is None
@@ -95,29 +95,29 @@ def test_what_is_only_passing_ends_with_the_incident_and_not_with_another_threat
     assert over and over.notice is Notice.OVER
 
 
-def test_an_entry_that_comes_behind_its_clearing_frightens_nobody() -> None:
+def test_an_entry_that_arrives_after_its_clearing_sends_no_message() -> None:
     her = Person()
     assert her.leaves(100.0, sequence=7) is None
     assert her.enters(100.0, sequence=5) is None
     assert her.enters(100.0, sequence=9)
     assert her.sees(Notice.CHANGED, WARN, ring_m=100.0)
-    assert her.leaves(100.0, sequence=8) is None and her.told.holding
+    assert her.leaves(100.0, sequence=8) is None and her.state.active
 
 
-def test_a_change_without_a_ring_is_nothing() -> None:
+def test_a_changed_distance_without_an_active_ring_sends_no_message() -> None:
     assert Person().sees(Notice.CHANGED, WARN, ring_m=2000.0) is None
 
 
 @pytest.mark.parametrize("notice", [Notice.COMING, Notice.UNSEEN, Notice.TAMPERED, Notice.NEUTRAL, Notice.LEAVE])
-def test_what_is_new_is_told_at_once_although_a_ring_was_just_told(notice: Notice) -> None:
+def test_a_new_threat_is_sent_at_once_even_right_after_a_ring(notice: Notice) -> None:
     her = Person()
     her.enters(100.0)
     her.now_ms += 1
-    told = her.sees(notice)
-    assert told and told.due_ms == her.now_ms
+    message = her.sees(notice)
+    assert message and message.due_ms == her.now_ms
     if notice not in PASSING:
-        again = her.sees(notice)
-        assert again and again.due_ms == her.now_ms + READ_MS
+        repeated = her.sees(notice)
+        assert repeated and repeated.due_ms == her.now_ms + READ_MS
 
 
 @settings(deadline=None, max_examples=200)
@@ -129,32 +129,33 @@ def test_what_is_new_is_told_at_once_although_a_ring_was_just_told(notice: Notic
         max_size=40,
     )
 )
-def test_repeats_never_come_faster_than_one_can_read_and_a_nearer_ring_never_waits(
+def test_repeats_come_no_faster_than_reading_and_a_nearer_ring_never_waits(
     story: list[tuple[float, str, int]],
 ) -> None:
     her = Person()
     entered: set[float] = set()
-    gone_out: list[int] = []
+    sent_ms: list[int] = []
     waiting: int | None = None
-    for ring_m, what, pause_ms in story:
+    for ring_m, action, pause_ms in story:
         her.now_ms += pause_ms
         if waiting is not None and waiting <= her.now_ms:
-            gone_out, waiting = [*gone_out, waiting], None
-        nearer = what == "enter" and all(ring_m < one for one in entered)
-        if what == "change":
-            told = her.sees(Notice.CHANGED, WARN, ring_m=ring_m)
+            sent_ms, waiting = [*sent_ms, waiting], None
+        nearer = action == "enter" and all(ring_m < other_m for other_m in entered)
+        if action == "change":
+            message = her.sees(Notice.CHANGED, WARN, ring_m=ring_m)
         else:
-            told = her.enters(ring_m) if what == "enter" else her.leaves(ring_m)
-        entered = {*entered, ring_m} if what == "enter" else entered - {ring_m} if what == "leave" else entered
-        if told is None:
+            message = her.enters(ring_m) if action == "enter" else her.leaves(ring_m)
+        entered = {*entered, ring_m} if action == "enter" else entered - {ring_m} if action == "leave" else entered
+        if message is None:
             assert not nearer
             continue
-        if nearer or (told.due_ms == her.now_ms and what == "enter"):
-            assert told.due_ms == her.now_ms
+        if nearer or (message.due_ms == her.now_ms and action == "enter"):
+            assert message.due_ms == her.now_ms
         else:
-            assert all(told.due_ms - one >= READ_MS for one in gone_out) and told.due_ms <= her.now_ms + READ_MS
-        waiting = told.due_ms
-    assert len(gone_out) == len(set(gone_out)) or her.told.last_ms is not None
+            assert all(message.due_ms - at_ms >= READ_MS for at_ms in sent_ms)
+            assert message.due_ms <= her.now_ms + READ_MS
+        waiting = message.due_ms
+    assert len(sent_ms) == len(set(sent_ms)) or her.state.last_ms is not None
 
 
 # ── the texts ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,13 +165,13 @@ NEVER = re.compile(
     r"|안전|안심|위험하지|위험이 없|괜찮|무사|걱정|해제|이상 ?없",
     re.IGNORECASE,
 )
-"""That all is well, in any of its words."""
+"""Words that say that all is well."""
 NOBODY = re.compile(
     r"\b(he|she|him|his|her|stalker|offender|wearer|husband|police|patrol|officer|address|home|house|work|school|"
     r"street|panic|duress|alarm)\b|가해자|피해자|스토커|남편|대상자|경찰|순찰|주소|자택|직장|학교|비상|신고되",
     re.IGNORECASE,
 )
-"""Who it is about, where anybody is, that she pressed a button, and what others do about it."""
+"""Words that reveal persons, places, a pressed button, or the response of others."""
 
 
 def all_texts() -> list[str]:
@@ -190,30 +191,30 @@ def all_texts() -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def test_no_text_says_that_all_is_well_or_who_or_where() -> None:
+def test_no_text_says_that_all_is_well_or_names_persons_or_places() -> None:
     texts = all_texts()
     assert len(texts) > 80
     for text in texts:
         assert not NEVER.search(text), text
         assert not NOBODY.search(text), text
-        assert len(text) <= 200, "longer than one can read on the run"
+        assert len(text) <= 200, "too long to read while running"
 
 
 @pytest.mark.parametrize(
     "words", ["You are safe now.", "안전합니다", "No danger any more", "이상 없음", "안심하십시오"]
 )
-def test_the_check_of_texts_sees_what_it_must(words: str) -> None:
+def test_the_check_of_texts_finds_forbidden_words(words: str) -> None:
     assert NEVER.search(words)
 
 
-def test_that_her_telephone_is_silent_is_said_in_both_languages() -> None:
+def test_the_text_for_a_silent_phone_exists_in_both_languages() -> None:
     english = wording.text(Notice.PHONE_SILENT, NOTIFY, Language.ENGLISH)
     korean = wording.text(Notice.PHONE_SILENT, NOTIFY, Language.KOREAN)
     assert "your phone isn't reporting" in english and "위치가 오지 않습니다" in korean
 
 
 @pytest.mark.parametrize(
-    ("distance_m", "said"),
+    ("distance_m", "statement"),
     [
         (None, "within 1 km"),
         (601.0, "within 1 km"),
@@ -222,14 +223,14 @@ def test_that_her_telephone_is_silent_is_said_in_both_languages() -> None:
         (99.9, "less than 100 m"),
     ],
 )
-def test_figures_are_rounded_down_and_told_near_by_only(distance_m: float | None, said: str) -> None:
+def test_distances_are_rounded_down_and_stated_only_near_by(distance_m: float | None, statement: str) -> None:
     text = wording.text(
         Notice.CHANGED, NOTIFY, Language.ENGLISH, ring_m=1000.0, distance_m=distance_m, change=DistanceTrend.NEARER
     )
-    assert f"nearer, {said}." in text
+    assert f"nearer, {statement}." in text
 
 
-def test_buttons_are_as_many_and_different_in_each_language() -> None:
+def test_each_language_has_three_different_buttons() -> None:
     for language in Language:
         assert len(set(wording.BUTTONS[language])) == 3
 
@@ -241,17 +242,17 @@ def read(message: alert_pb2.Alert) -> translate.WarnableAlert | None:
     return translate.alert(message.SerializeToString())
 
 
-def test_a_canary_warns_nobody_and_a_drill_says_so() -> None:
+def test_a_canary_sends_no_warning_and_a_drill_says_so() -> None:
     message = alert(1)
     message.exercise = exercise_pb2.CANARY
     assert read(message) is None
     message.exercise = exercise_pb2.DRILL
-    seen = read(message)
-    assert seen and seen.drill
+    warnable = read(message)
+    assert warnable and warnable.drill
     assert wording.text(Notice.APPROACH, WARN, Language.ENGLISH, ring_m=100.0, drill=True).startswith("[Drill] ")
 
 
-def test_her_silent_telephone_is_told_to_her_though_the_alert_is_the_polices() -> None:
+def test_a_person_is_warned_of_the_silent_phone_though_the_alert_goes_to_the_police() -> None:
     message = alert_pb2.Alert(
         alert_id="a1",
         sequence=1,
@@ -262,24 +263,24 @@ def test_her_silent_telephone_is_told_to_her_though_the_alert_is_the_polices() -
         target_id="p1",
     )
     message.destinations.add(leg=alert_pb2.POLICE, subject_id="p1")
-    seen = read(message)
-    assert seen and seen.person_ids == ("p1",) and seen.occurrence.notice is Notice.PHONE_SILENT
-    message.cause.device_id = "phone-1"  # she said so herself
+    warnable = read(message)
+    assert warnable and warnable.person_ids == ("p1",) and warnable.occurrence.notice is Notice.PHONE_SILENT
+    message.cause.device_id = "phone-1"  # her own phone reported it
     assert read(message) is None
     message.ClearField("cause")
     message.demand = geometry_pb2.RECORD
     assert read(message) is None
 
 
-def test_a_panic_and_what_is_new_to_this_version_are_told_in_words_that_tell_nothing() -> None:
+def test_a_panic_and_an_unknown_kind_get_the_neutral_text() -> None:
     message = alert(1)
     for kind in (alert_pb2.PANIC, 99):
         message.kind = kind  # type: ignore[assignment]
-        seen = read(message)
-        assert seen and seen.occurrence.notice is Notice.NEUTRAL
+        warnable = read(message)
+        assert warnable and warnable.occurrence.notice is Notice.NEUTRAL
 
 
-def test_what_is_taken_back_is_the_same_threat_as_what_was_told() -> None:
+def test_a_clearing_has_the_threat_key_of_its_entry() -> None:
     message = alert(1)
     message.ring_m = 100.0
     entered = read(message)

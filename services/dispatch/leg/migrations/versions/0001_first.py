@@ -1,4 +1,4 @@
-"""Events, and what is derived from them: steps, assignments, incidents, deadlines; and the other legs' assignments."""
+"""Creates the events, the tables derived from them (steps, assignments with deadlines, incidents), and other legs' assignments."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""How far the leg has taken the streams in."""
+"""Creates the consumed positions of the streams."""
 
 import sqlalchemy as sa
 from alembic import op

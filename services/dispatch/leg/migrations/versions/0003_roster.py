@@ -1,4 +1,4 @@
-"""Offices and units, and which unit has a part in which assignment."""
+"""Creates offices and units, and adds the unit of an assignment."""
 
 import sqlalchemy as sa
 from alembic import op

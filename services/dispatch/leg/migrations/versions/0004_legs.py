@@ -1,4 +1,4 @@
-"""Whose database it is, and which other legs are awaited or absent."""
+"""Creates the owner of the database, and the awaited and absent legs."""
 
 import sqlalchemy as sa
 from alembic import op

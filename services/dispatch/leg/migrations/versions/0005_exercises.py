@@ -1,4 +1,4 @@
-"""Which incidents are exercises."""
+"""Adds the exercise of an incident."""
 
 import sqlalchemy as sa
 from alembic import op

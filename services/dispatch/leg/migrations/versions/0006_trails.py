@@ -1,6 +1,6 @@
-"""Which entries of a stream the leg has taken in, as which entries its steps were published, and disclosures that it made.
+"""Adds the trail of consumed entries, the stream entries of published steps, and the leg's disclosures.
 
-A position from before has an empty trail: its number alone is compared. A step that was published before has no row.
+An older position has an empty trail, and only its sequence is compared. A step that was published before has no row.
 """
 
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""Shares of the log: taken together as each alone, and time passes in them as in the whole log."""
+"""Redacted shares of the log: shares that are cut together equal shares that are cut alone, and keep the log's time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WEARERS = 3
 ENTRIES = st.lists(
     st.tuples(st.integers(0, 9), st.sets(st.integers(0, WEARERS + 1), max_size=3)), min_size=1, max_size=30
 )
-"""Stamps, which a new leader may set back, and whose devices report."""
+"""Stamp of each entry, which a new leader may set back, and the wearers whose devices report in it."""
 BOUNDS = st.tuples(st.integers(1, 30), st.integers(1, 30))
 
 
@@ -33,7 +33,7 @@ def window(wearer: int, bounds: tuple[int, int]) -> Window:
 
 
 @given(ENTRIES, st.lists(BOUNDS, min_size=WEARERS, max_size=WEARERS))
-def test_shares_taken_together_are_as_each_alone_and_keep_the_time(
+def test_shares_cut_together_equal_shares_cut_alone_and_keep_the_time(
     entries: list[tuple[int, set[int]]], bounds: list[tuple[int, int]]
 ) -> None:
     log = [delivered(number, *entry) for number, entry in enumerate(entries, 1)]
@@ -43,18 +43,20 @@ def test_shares_taken_together_are_as_each_alone_and_keep_the_time(
         shares.take(message)
     for wearer in range(WEARERS):
         alone = window(wearer, bounds[wearer])
-        within = [one for one in log if alone.first <= one.sequence <= alone.last]
+        within = [message for message in log if alone.first <= message.sequence <= alone.last]
         one_share = Shares([alone])
         for message in within:
             one_share.take(message)
         records = together[wearer].share.records
         assert records == alone.share.records
-        mine = {one.sequence for one in within if f"tag-{wearer}".encode() in one.data or one.sequence == 5}
+        mine = {
+            message.sequence for message in within if f"tag-{wearer}".encode() in message.data or message.sequence == 5
+        }
         assert mine <= {record.sequence for record in records}
         for sequence in mine:
             assert now_ms(records, sequence) == now_ms(within, sequence)
 
 
 def now_ms(entries: list[StoredMessage] | list[Delivered], sequence: int) -> int:
-    """What the fold's now is at an entry."""
+    """Mesh time of the fold at an entry."""
     return max(entry.stamp_ms for entry in entries if entry.sequence <= sequence)

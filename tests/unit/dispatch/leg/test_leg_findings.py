@@ -1,19 +1,12 @@
-"""What a leg finds out by itself: another leg that shows nothing, an alert that was missing, steps that its record lacks."""
+"""Findings of a leg: absent legs, missing alerts, and steps that its record lacks."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from services.dispatch.domain.decisions import FindSteps, FoldAlert, LookForLeg
-from services.dispatch.domain.events import (
-    AlertFolded,
-    AlertWasMissing,
-    Demand,
-    LegAbsent,
-    LegReturned,
-    Offered,
-    StepsLost,
-)
+from services.dispatch.domain.decisions import CompareSteps, FoldAlert, ReportLeg
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.events import AlertFolded, AlertWasMissing, LegAbsent, LegReturned, Offered, StepsLost
 from services.dispatch.domain.incident import AssignmentState, step_id
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainHead
@@ -22,69 +15,69 @@ from tests.support.dispatch.incidents import DEADLINES, Story, alert
 
 
 def responding() -> Story:
-    """Two destinations of the police's, of which one is over."""
+    """A police story with two open destinations whose alert demands all three legs."""
     story = Story()
     story.fold(replace(alert(5, Demand.RESPOND, "p1", "p2"), legs=("probation", "warning")))
     return story
 
 
-def test_an_absent_leg_is_told_once_of_each_open_assignment_and_its_return_as_well() -> None:
+def test_the_absence_and_the_return_of_a_leg_are_reported_once_for_each_open_assignment() -> None:
     story = responding()
     assert story.incident.awaited == {"probation", "warning"}
-    told = story.do(LookForLeg("probation", False, 20_000))
-    assert told == tuple(LegAbsent(20_000, story.id_of(one), "probation") for one in ("p1", "p2"))
-    assert story.do(LookForLeg("probation", False, 21_000)) == ()
+    events = story.do(ReportLeg("probation", False, 20_000))
+    assert events == tuple(LegAbsent(20_000, story.id_of(subject), "probation") for subject in ("p1", "p2"))
+    assert story.do(ReportLeg("probation", False, 21_000)) == ()
     message = translate.assignment_message(story.incident, story.of("p1"), None)
     assert list(message.absent_legs) == [alert_pb2.PROBATION]
     assert (story.of("p1").state, story.of("p1").number) == (AssignmentState.OFFERED, 2)
-    assert story.do(LookForLeg("probation", True, 22_000)) == tuple(
-        LegReturned(22_000, story.id_of(one), "probation") for one in ("p1", "p2")
+    assert story.do(ReportLeg("probation", True, 22_000)) == tuple(
+        LegReturned(22_000, story.id_of(subject), "probation") for subject in ("p1", "p2")
     )
     assert not story.of("p1").absent_legs
-    assert story.do(LookForLeg("probation", True, 23_000)) == ()
+    assert story.do(ReportLeg("probation", True, 23_000)) == ()
 
 
-def test_nobody_is_told_of_an_absent_leg_where_all_is_over() -> None:
+def test_an_absent_leg_is_not_reported_where_all_assignments_are_over() -> None:
     story = responding()
     story.fold(alert(6, Demand.RESPOND, "p1", ends=True))
     assert {assignment.state for assignment in story.incident.assignments.values()} == {AssignmentState.STOOD_DOWN}
-    assert story.do(LookForLeg("probation", False, 20_000)) == ()
+    assert story.do(ReportLeg("probation", False, 20_000)) == ()
 
 
-def test_who_is_absent_neither_answers_nor_delays_anything() -> None:
+def test_an_absent_leg_changes_no_deadline_and_no_answer() -> None:
     story = responding()
     due_ms = story.of("p1").due_ms
-    story.do(LookForLeg("probation", False, 5_000))
+    story.do(ReportLeg("probation", False, 5_000))
     assert story.of("p1").due_ms == due_ms
     story.acknowledge("p1")
     assert story.of("p1").absent_legs == {"probation"}
 
 
-def test_an_alert_that_was_missing_is_taken_in_with_a_word_of_it_and_never_twice() -> None:
+def test_a_missing_alert_is_applied_once_and_recorded_as_missing() -> None:
     story = Story()
     missing = FoldAlert(alert(5, Demand.RESPOND, "p1"), 1_000, DEADLINES, was_missing=True)
     assert [type(event) for event in story.do(missing)] == [AlertWasMissing, AlertFolded, Offered]
     assert story.do(missing) == ()
 
 
-def test_the_next_step_is_numbered_behind_those_that_were_lost() -> None:
+def test_the_next_step_is_numbered_after_lost_steps() -> None:
     story = responding()
     before = step_id(story.of("p1"))
     id_ = story.id_of("p1")
-    assert story.do(FindSteps(id_, 1, 2_000)) == (), "the record has it"
-    assert story.do(FindSteps(id_, 4, 2_000)) == (StepsLost(2_000, id_, 4),)
+    assert story.do(CompareSteps(id_, 1, 2_000)) == (), "the record has this step"
+    assert story.do(CompareSteps(id_, 4, 2_000)) == (StepsLost(2_000, id_, 4),)
     assert (story.of("p1").number, story.of("p1").state) == (5, AssignmentState.OFFERED)
     assert step_id(story.of("p1")) != before
-    assert story.do(FindSteps(id_, 4, 3_000)) == ()
-    assert story.do(FindSteps("assign-of-nobody", 4, 3_000)) == ()
+    assert story.do(CompareSteps(id_, 4, 3_000)) == ()
+    assert story.do(CompareSteps("assign-of-nobody", 4, 3_000)) == ()
 
 
-def test_what_was_found_is_written_and_read_again() -> None:
+def test_findings_read_from_the_chain_equal_the_written_ones() -> None:
     story = responding()
     for command in (
-        LookForLeg("warning", False, 20_000),
-        LookForLeg("warning", True, 21_000),
-        FindSteps(story.id_of("p1"), 9, 22_000),
+        ReportLeg("warning", False, 20_000),
+        ReportLeg("warning", True, 21_000),
+        CompareSteps(story.id_of("p1"), 9, 22_000),
         FoldAlert(alert(7, Demand.RESPOND, "p3"), 23_000, DEADLINES, was_missing=True),
     ):
         story.do(command)
@@ -96,7 +89,7 @@ def test_what_was_found_is_written_and_read_again() -> None:
         head = ChainHead(link.id, link.hash)
 
 
-def test_probation_looks_after_others_only_where_a_response_is_demanded_and_the_gateway_after_nobody() -> None:
+def test_probation_awaits_other_legs_only_for_a_response_and_the_warning_leg_awaits_none() -> None:
     message = alert_pb2.Alert(
         alert_id="a",
         sequence=1,

@@ -1,4 +1,4 @@
-"""From the offer to a unit up the ladder, and from receipt to the cause with which it is closed."""
+"""Escalation of an offer from level to level, and the answers to it from receipt to closing."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Acknowledge
+from services.dispatch.domain.enums import CloseCause, Demand, EscalationLevel, EscalationReason
 from services.dispatch.domain.events import (
     AlertFolded,
-    CloseCause,
-    Demand,
     Escalated,
-    EscalationLevel,
-    EscalationReason,
     Event,
     NobodyAvailable,
     Offered,
@@ -41,7 +38,7 @@ def offered(where: Board = AT_DAY, leg: str = "police") -> Story:
     return story
 
 
-def taken(where: Board = AT_DAY) -> Story:
+def accepted(where: Board = AT_DAY) -> Story:
     story = offered(where)
     story.receive("p1")
     story.acknowledge("p1")
@@ -53,22 +50,23 @@ def kinds(events: tuple[Event, ...]) -> list[type[Event]]:
 
 
 def asked(story: Story) -> tuple[EscalationLevel, str, EscalationReason]:
-    one = story.of("p1")
-    assert one.choice
-    return one.choice.level, one.choice.unit_id or one.choice.desk, one.escalation_reason
+    assignment = story.of("p1")
+    choice = assignment.choice
+    assert choice
+    return choice.level, choice.unit_id or choice.desk, assignment.escalation_reason
 
 
 # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_machine_that_is_silent_is_passed_and_so_is_its_office() -> None:
+def test_an_unconfirmed_offer_skips_the_office_of_the_silent_machine() -> None:
     story = offered()
     assert story.pass_time(DEADLINES.receive_ms - 1) == ()
     story.pass_time(1)
     assert asked(story) == (EscalationLevel.NEXT_OFFICE, "b1", EscalationReason.NOT_RECEIVED)
 
 
-def test_a_person_has_half_a_minute_from_the_offer_not_from_the_receipt() -> None:
+def test_the_30_s_to_acknowledge_run_from_the_offer_not_from_the_receipt() -> None:
     story = offered()
     story.now_ms += 4_000
     story.receive("p1")
@@ -77,8 +75,8 @@ def test_a_person_has_half_a_minute_from_the_offer_not_from_the_receipt() -> Non
     assert asked(story) == (EscalationLevel.NEXT_UNIT, "a2", EscalationReason.NOT_ACKNOWLEDGED)
 
 
-def test_what_is_taken_must_be_dispatched_within_a_minute() -> None:
-    story = taken()
+def test_an_accepted_assignment_must_be_dispatched_within_a_minute() -> None:
+    story = accepted()
     assert story.pass_time(DEADLINES.dispatch_ms - 1) == ()
     story.pass_time(1)
     assert asked(story) == (EscalationLevel.NEXT_UNIT, "a2", EscalationReason.NOT_DISPATCHED)
@@ -88,18 +86,18 @@ def test_what_is_taken_must_be_dispatched_within_a_minute() -> None:
     assert story.pass_time(10 * DEADLINES.dispatch_ms) == ()
 
 
-def test_each_rung_is_an_event_with_a_deadline_of_its_own_and_the_last_is_asked_ever_more_rarely() -> None:
+def test_each_escalation_level_is_an_event_with_a_deadline_and_the_last_is_repeated_with_backoff() -> None:
     story = offered()
-    rungs = []
+    levels = []
     for _ in range(8):
         story.receive("p1")
         due_ms = story.of("p1").due_ms
         assert due_ms is not None
         (event,) = story.pass_time(due_ms - story.now_ms)
         assert isinstance(event, Escalated) and event.choice and event.due_ms > story.now_ms
-        rungs.append((event.choice.level, event.due_ms - story.now_ms))
+        levels.append((event.choice.level, event.due_ms - story.now_ms))
     receive_ms = DEADLINES.receive_ms
-    assert rungs == [
+    assert levels == [
         (EscalationLevel.NEXT_UNIT, receive_ms),
         (EscalationLevel.NEXT_OFFICE, receive_ms),
         (EscalationLevel.SUPERVISOR, receive_ms),
@@ -107,14 +105,14 @@ def test_each_rung_is_an_event_with_a_deadline_of_its_own_and_the_last_is_asked_
     ]
 
 
-def test_without_a_roster_only_the_persons_deadline_is_kept() -> None:
+def test_without_a_roster_only_the_acknowledgement_has_a_deadline() -> None:
     story = offered(NO_ROSTER)
     assert story.of("p1").choice is None and story.pass_time(WITHIN_MS - 1) == ()
     story.acknowledge("p1")
     assert story.pass_time(10 * DEADLINES.dispatch_ms) == () and story.of("p1").due_ms is None
 
 
-def test_a_roster_that_comes_while_the_desk_is_asked_is_used_from_the_next_rung_on() -> None:
+def test_a_roster_that_comes_during_an_offer_is_used_from_the_next_escalation_on() -> None:
     story = offered(NO_ROSTER)
     story.board = AT_DAY
     story.pass_time(WITHIN_MS)
@@ -124,24 +122,24 @@ def test_a_roster_that_comes_while_the_desk_is_asked_is_used_from_the_next_rung_
 # ── nobody, refused, gone ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_nobody_available_is_said_and_the_supervisor_asked_at_once() -> None:
+def test_without_an_available_unit_the_supervisor_is_asked_at_once() -> None:
     story = Story("police", NOBODY)
-    said = story.fold(alert(5, RESPOND, "p1"))
-    assert kinds(said) == [AlertFolded, Offered, NobodyAvailable, Escalated]
+    events = story.fold(alert(5, RESPOND, "p1"))
+    assert kinds(events) == [AlertFolded, Offered, NobodyAvailable, Escalated]
     assert asked(story) == (EscalationLevel.SUPERVISOR, "supervisor-a", EscalationReason.NOBODY)
     assert story.of("p1").nobody_ms == story.now_ms
     story.acknowledge("p1")
     assert story.of("p1").nobody_ms is None
 
 
-def test_who_refuses_is_followed_by_the_next_at_once() -> None:
+def test_a_rejection_escalates_at_once() -> None:
     story = offered()
     rejected, escalated = story.reject("p1")
     assert isinstance(rejected, Rejected) and rejected.reason == "no car" and isinstance(escalated, Escalated)
     assert asked(story) == (EscalationLevel.NEXT_UNIT, "a2", EscalationReason.REFUSED)
 
 
-def test_a_refusal_that_is_sent_again_does_not_refuse_for_the_next() -> None:
+def test_a_repeated_rejection_does_not_reject_the_next_offer() -> None:
     story = offered()
     number = story.of("p1").offer_number
     story.reject("p1", number)
@@ -150,21 +148,21 @@ def test_a_refusal_that_is_sent_again_does_not_refuse_for_the_next() -> None:
     assert asked(story)[1] == "a2"
 
 
-def test_who_was_asked_before_can_not_take_what_was_offered_on() -> None:
+def test_a_unit_that_was_asked_before_cannot_accept_an_escalated_offer() -> None:
     story = offered()
     older = story.of("p1").offer_number
     story.pass_time(DEADLINES.receive_ms)
     for _ in range(2):
         with pytest.raises(FailedPrecondition, match="offered on since"):
             story.do(Acknowledge(story.id_of("p1"), "link/a1", story.now_ms, DEADLINES, older))
-        story.acknowledge("p1")  # the second time it is taken by who has it now
+        story.acknowledge("p1")  # the present unit accepts, and the second round tries the older offer once more
     story.do(Acknowledge(story.id_of("p1"), "link/b1", story.now_ms, DEADLINES, story.of("p1").offer_number))
-    assert story.of("p1").acknowledged_by != "link/b1", "it was taken before"
+    assert story.of("p1").acknowledged_by != "link/b1", "the offer was accepted before"
 
 
 @pytest.mark.parametrize("state", [AssignmentState.ACKNOWLEDGED, *WAY])
-def test_what_was_taken_can_be_given_back_until_the_unit_is_there(state: AssignmentState) -> None:
-    story = taken()
+def test_an_accepted_assignment_can_be_given_back_until_the_unit_is_on_scene(state: AssignmentState) -> None:
+    story = accepted()
     for step in WAY[: WAY.index(state) + 1 if state in WAY else 0]:
         story.progress("p1", step)
     if state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED):
@@ -175,8 +173,8 @@ def test_what_was_taken_can_be_given_back_until_the_unit_is_there(state: Assignm
         assert story.of("p1").state is AssignmentState.ESCALATED and asked(story)[1] == "a2"
 
 
-def test_a_unit_that_leaves_the_roster_is_replaced_at_once_on_the_same_rung() -> None:
-    story = taken()
+def test_a_unit_that_leaves_the_roster_is_replaced_at_once_at_the_same_level() -> None:
+    story = accepted()
     without = board(TWO_OFFICES, [unit("a2", "a"), unit("b1", "b")])
     assert kinds(story.change_roster(without)) == [Escalated]
     assert asked(story) == (EscalationLevel.UNIT, "a2", EscalationReason.UNIT_GONE)
@@ -184,12 +182,12 @@ def test_a_unit_that_leaves_the_roster_is_replaced_at_once_on_the_same_rung() ->
     assert story.change_roster(without) == ()
 
 
-def test_a_unit_that_goes_off_is_replaced_and_one_that_is_there_sees_it_through() -> None:
+def test_a_unit_that_goes_off_duty_is_replaced_unless_it_is_on_the_scene() -> None:
     off = board(TWO_OFFICES, [unit("a1", "a"), unit("b1", "b")], status={"a1": Status.OFF})
-    story = taken()
+    story = accepted()
     story.change_roster(off)
     assert asked(story) == (EscalationLevel.NEXT_OFFICE, "b1", EscalationReason.UNIT_GONE)
-    story = taken()
+    story = accepted()
     for step in WAY[:3]:
         story.progress("p1", step)
     assert story.change_roster(off) == () and story.of("p1").state is AssignmentState.ON_SCENE
@@ -198,28 +196,28 @@ def test_a_unit_that_goes_off_is_replaced_and_one_that_is_there_sees_it_through(
 def test_two_destinations_of_one_incident_go_to_two_units() -> None:
     story = Story("police", AT_DAY)
     story.fold(alert(5, RESPOND, "p1", "p2", "p3"))
-    chosen = [story.of(one).choice for one in ("p1", "p2", "p3")]
-    assert [(one.unit_id, one.busy_in) for one in chosen if one] == [("a1", ""), ("a2", ""), ("b1", "")]
+    chosen = [story.of(subject).choice for subject in ("p1", "p2", "p3")]
+    assert [(choice.unit_id, choice.busy_in) for choice in chosen if choice] == [("a1", ""), ("a2", ""), ("b1", "")]
     story.fold(alert(6, RESPOND, "p4"))
     fourth = story.of("p4").choice
-    assert fourth and (fourth.unit_id, fourth.busy_in) == ("a1", "incident-1"), "nobody is free any more"
+    assert fourth and (fourth.unit_id, fourth.busy_in) == ("a1", "incident-1"), "no unit is free any more"
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_receipt_of_an_older_offer_tells_nothing_of_the_present_one() -> None:
+def test_a_receipt_of_an_older_offer_does_not_confirm_the_present_one() -> None:
     story = offered()
     older = story.of("p1").offer_number
     story.pass_time(DEADLINES.receive_ms)
     assert story.receive("p1", older) == () and story.of("p1").received_ms is None
     assert story.receive("p1") and story.receive("p1") == ()
-    with pytest.raises(FailedPrecondition, match="no such offer"):
+    with pytest.raises(FailedPrecondition, match="offer_number 99 doesn't exist"):
         story.receive("p1", 99)
 
 
-def test_the_way_is_gone_step_by_step_and_a_step_that_is_told_again_changes_nothing() -> None:
-    story = taken()
+def test_progress_goes_state_by_state_and_a_repeated_state_changes_nothing() -> None:
+    story = accepted()
     for n, step in enumerate(WAY):
         assert story.progress("p1", step) and story.progress("p1", step) == ()
         assert story.of("p1").state is step
@@ -229,7 +227,7 @@ def test_the_way_is_gone_step_by_step_and_a_step_that_is_told_again_changes_noth
     assert story.progress("p1", AssignmentState.EN_ROUTE) == () and story.acknowledge("p1") == ()
 
 
-def test_what_nobody_has_taken_can_neither_go_on_nor_be_closed() -> None:
+def test_an_unanswered_offer_can_neither_progress_nor_be_closed() -> None:
     story = offered()
     with pytest.raises(FailedPrecondition, match="OFFERED"):
         story.progress("p1", AssignmentState.DISPATCHED)
@@ -241,8 +239,8 @@ def test_what_nobody_has_taken_can_neither_go_on_nor_be_closed() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
-def test_it_is_closed_with_a_cause_and_nothing_follows_but_a_new_demand(after: int) -> None:
-    story = taken()
+def test_a_closed_assignment_is_reopened_only_by_a_new_demand(after: int) -> None:
+    story = accepted()
     for step in WAY[:after]:
         story.progress("p1", step)
     story.close("p1", CloseCause.FALSE_POSITION)
@@ -255,13 +253,13 @@ def test_it_is_closed_with_a_cause_and_nothing_follows_but_a_new_demand(after: i
         story.progress("p1", AssignmentState.ON_SCENE)
     with pytest.raises(FailedPrecondition, match="CLOSED"):
         story.reject("p1")
-    assert kinds(story.fold(alert(4, RESPOND, "p1"))) == [AlertFolded], "the desk knew of a later one"
+    assert kinds(story.fold(alert(4, RESPOND, "p1"))) == [AlertFolded], "the desk knew of a later alert"
     assert kinds(story.fold(alert(6, RESPOND, "p1"))) == [AlertFolded, Offered]
     assert story.of("p1").state is AssignmentState.OFFERED and story.of("p1").close_cause is None
 
 
-def test_the_end_stands_down_with_its_reason_and_may_be_closed_afterwards() -> None:
-    story = taken()
+def test_an_assignment_stood_down_keeps_the_kind_of_the_end_and_may_be_closed() -> None:
+    story = accepted()
     (_, over) = story.fold(alert(7, RECORD, ends=True, kind=alert_pb2.RING_CLEARED))
     assert over == StoodDown(story.now_ms, story.id_of("p1"), alert_pb2.RING_CLEARED)
     assert story.of("p1").stood_down_kind == alert_pb2.RING_CLEARED and story.of("p1").unit_id == ""
@@ -269,25 +267,25 @@ def test_the_end_stands_down_with_its_reason_and_may_be_closed_afterwards() -> N
     assert story.of("p1").state is AssignmentState.CLOSED and story.incident.ended_ms == story.now_ms
 
 
-def test_the_end_leaves_what_is_closed_as_it_is() -> None:
-    story = taken()
+def test_the_end_does_not_change_a_closed_assignment() -> None:
+    story = accepted()
     story.close("p1")
     assert kinds(story.fold(alert(7, RECORD, ends=True))) == [AlertFolded]
     assert story.incident.ended_ms == story.now_ms
-    assert kinds(story.fold(alert(6, RESPOND, "p1"))) == [AlertFolded], "it was over at 7"
+    assert kinds(story.fold(alert(6, RESPOND, "p1"))) == [AlertFolded], "the incident ended at 7"
     assert kinds(story.fold(alert(8, RESPOND, "p1"))) == [AlertFolded, Offered]
 
 
-def test_who_is_on_the_way_is_asked_anew_when_the_threat_comes_back() -> None:
-    story = taken()
+def test_an_assignment_on_the_way_is_reoffered_when_the_threat_comes_back() -> None:
+    story = accepted()
     story.progress("p1", AssignmentState.DISPATCHED)
     story.fold(alert(6, RECORD, "p1", kind=alert_pb2.RING_CLEARED))
-    _, again = story.fold(alert(7, RESPOND, "p1"))
-    assert isinstance(again, Reoffered) and again.choice and again.choice.unit_id == "a1"
+    _, reoffered = story.fold(alert(7, RESPOND, "p1"))
+    assert isinstance(reoffered, Reoffered) and reoffered.choice and reoffered.choice.unit_id == "a1"
     assert story.of("p1").tried == {"a1"}
 
 
-def test_all_of_it_is_the_same_read_from_the_chain() -> None:
+def test_the_incident_refolded_from_the_chain_is_the_same() -> None:
     story = offered(replace(NOBODY, units={}))
     story.board = AT_DAY
     story.acknowledge("p1")

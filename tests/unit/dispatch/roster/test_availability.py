@@ -1,4 +1,4 @@
-"""What a choice of units rests on, from a real roster in SQLite: after a transaction that failed it is what it was before."""
+"""Availability of units from a real roster in SQLite: a failed transaction leaves no trace in it."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def connection() -> Iterator[sa.Connection]:
     engine.dispose()
 
 
-async def test_travel_times_are_known_to_the_one_after_a_transaction_that_failed(connection: sa.Connection) -> None:
-    boards = AvailabilityView()
-    boards.last_known_positions.put("person", HOME, NOW_MS)
-    boards.load(connection)
-    before = await boards.ahead(["person"], NOW_MS)
+async def test_travel_times_are_known_after_a_failed_transaction(connection: sa.Connection) -> None:
+    availability = AvailabilityView()
+    availability.last_known_positions.put("person", HOME, NOW_MS)
+    availability.load(connection)
+    before = await availability.ahead(["person"], NOW_MS)
     assert before.travel["near", "person"].travel_s < before.travel["far", "person"].travel_s
-    boards.forget()
-    assert await boards.ahead(["person"], NOW_MS) == before
+    availability.forget()
+    assert await availability.ahead(["person"], NOW_MS) == before
 
 
-async def test_what_a_failed_transaction_read_is_read_anew(connection: sa.Connection) -> None:
-    boards = AvailabilityView()
+async def test_the_roster_of_a_failed_transaction_is_read_once_more(connection: sa.Connection) -> None:
+    availability = AvailabilityView()
     failed = connection.begin_nested()
     stranger = Unit("never-kept", 1, "a", "patrol-car", frozenset(), NOW_MS - 1000, NOW_MS + 1000)
     store.put_units(connection, [stranger])
-    boards.load(connection)
-    assert "never-kept" in (await boards.ahead([], NOW_MS)).units
+    availability.load(connection)
+    assert "never-kept" in (await availability.ahead([], NOW_MS)).units
     failed.rollback()
-    boards.forget()
-    seen = CommittedState(roster_version=store.version(connection), engaged={})
-    board, _ = boards.within(connection, await boards.ahead([], NOW_MS), seen)
+    availability.forget()
+    state = CommittedState(roster_version=store.version(connection), engaged={})
+    board, _ = availability.within(connection, await availability.ahead([], NOW_MS), state)
     assert set(board.units) == {"far", "near"}

@@ -1,0 +1,85 @@
+"""Numbered enumerations of the dispatch domain. Each has the numbers of its protobuf enum. Pure."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Demand(IntEnum):
+    """Reaction that an alert demands, from least to most; numbers of tandem.common.v1.Demand."""
+
+    RECORD = 1
+    WARN = 2
+    NOTIFY = 3
+    RESPOND = 4
+
+
+class Exercise(IntEnum):
+    """Whether an alert is live or belongs to an exercise; numbers of tandem.common.v1.Exercise."""
+
+    NONE = 0
+    DRILL = 1
+    CANARY = 2
+
+
+class EscalationLevel(IntEnum):
+    """Level to which an assignment is offered, from first to last; numbers of tandem.dispatch.v1.EscalationLevel."""
+
+    UNIT = 1
+    NEXT_UNIT = 2
+    NEXT_OFFICE = 3
+    SUPERVISOR = 4
+    NATIONAL_DESK = 5
+
+
+class Estimate(IntEnum):
+    """Source of a travel time; numbers of tandem.dispatch.v1.Estimate."""
+
+    UNKNOWN = 0
+    GREAT_CIRCLE = 1
+    ROAD = 2
+    GREAT_CIRCLE_INSTEAD = 3
+
+
+class EscalationReason(IntEnum):
+    """Reason for an escalation; numbers of tandem.dispatch.v1.EscalationReason."""
+
+    UNSPECIFIED = 0
+    """The event was stored before reasons were kept."""
+    NOT_RECEIVED = 1
+    NOT_ACKNOWLEDGED = 2
+    NOT_DISPATCHED = 3
+    REFUSED = 4
+    NOBODY = 5
+    UNIT_GONE = 6
+    TARGET_MOVED = 7
+    RACE_LOST = 8
+
+
+class Advice(IntEnum):
+    """Advice to a protected person; numbers of tandem.dispatch.v1.Advice."""
+
+    NONE = 0
+    STAY_INSIDE = 1
+    LEAVE = 2
+
+
+class CloseCause(IntEnum):
+    """Cause of an incident as the desk states it when it closes an assignment; numbers of tandem.dispatch.v1.CloseCause."""
+
+    BREACH_CONFIRMED = 1
+    FALSE_POSITION = 2
+    EQUIPMENT = 3
+    AUTHORISED = 4
+    EXERCISE = 5
+    OTHER = 6
+    NOBODY_FOUND = 7
+
+
+class WarningFlag(IntEnum):
+    """State of a protected person that the police must know; numbers of tandem.dispatch.v1.WarningFlag."""
+
+    NO_RECEIPT = 1
+    NO_CONTACT = 2
+    DURESS = 3
+    REACHED = 4
