@@ -92,8 +92,8 @@ def test_a_user_may_publish_its_rows_and_nothing_else(user: str) -> None:
 
 def test_each_reader_that_sets_aside_is_a_user_who_may() -> None:
     (row,) = (one for one in flow.FLOWS if one.stream == flow.DEAD_LETTERS.name)
-    assert set(flow.PARKING_USERS.values()) == set(row.publishers)
-    for reader, user in flow.PARKING_USERS.items():
+    assert set(flow.DEAD_LETTER_USERS.values()) == set(row.publishers)
+    for reader, user in flow.DEAD_LETTER_USERS.items():
         assert overlap(rights(row, user), flow.dead_letter_subject(reader, "LOG_0", 7))
 
 

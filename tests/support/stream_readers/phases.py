@@ -308,6 +308,6 @@ async def _dead_letters(connection: Connection) -> set[tuple[str, int]]:
                 dead_letters = alert_pb2.DeadLetter.FromString(message.data)
             except DecodeError:
                 continue  # garbage for those who read it
-            if message.subject.split(".")[1:3] == [flow.PARKING_USERS.get(dead_letters.by), dead_letters.by]:
+            if message.subject.split(".")[1:3] == [flow.DEAD_LETTER_USERS.get(dead_letters.by), dead_letters.by]:
                 found.add((dead_letters.by, dead_letters.sequence))
     return found
