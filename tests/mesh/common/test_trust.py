@@ -23,7 +23,7 @@ from services.common.messaging.bus import Bus
 from services.common.rpc import client as mutual
 from services.common.rpc import server as rpc
 from services.common.rpc.errors import FailedPrecondition, Unauthenticated
-from services.common.rpc.identity import Caller, asking_for, caller_of, sign_dev_token, verify_dev_token
+from services.common.rpc.identity import Caller, caller_of, console_user, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from services.ingest.settings import IngestSettings as IngestSettings
 from tandem.common.v1 import access_pb2
@@ -267,7 +267,7 @@ async def test_only_a_console_says_for_whom_it_asks(tmp_path: Path, spiffe_id: s
         assert await put(channel, rpc.on_behalf_of(name)) is refused
     if known_as:
         console = caller_of(spiffe_id)
-        assert asking_for(console, name) == caller_of(known_as) == Caller(known_as, console.role)
+        assert console_user(console, name) == caller_of(known_as) == Caller(known_as, console.role)
 
 
 async def test_a_service_calls_another_by_its_own_certificate(tmp_path: Path) -> None:

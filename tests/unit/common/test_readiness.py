@@ -35,7 +35,7 @@ def test_a_reader_reads_once_the_server_has_said_so_and_nothing_waits(clock: Clo
         clock.now_s += SILENT_AFTER_S + 1  # its consumer can't be opened
         assert process.unable() == "ALERTS hasn't been read for 6 s"
         reader.heard()
-        assert process.unable() == "ALERTS is being caught up with"
+        assert process.unable() == "the reader of ALERTS is still catching up"
         reader.caught_up()
         assert process.unable() == ""
         clock.now_s += SILENT_AFTER_S + 1
