@@ -16,7 +16,8 @@ from services.common.messaging import permissions
 from tests.support.common.ports import free_port
 
 TESTER = permissions.NatsUser("tester", (">",), (">",))
-MAX_PARTITIONS = 5
+SERVER_PARTITIONS = 5
+"""Number of partitions for which the server's users have permissions."""
 LISTENING_WITHIN_S = 90.0
 
 
@@ -28,7 +29,7 @@ class TestServer:
     def __init__(self, folder: Path, certificates: Path | None = None) -> None:
         self._port = free_port()
         self._command, server = nats_server.configure(
-            folder, self._port, free_port(), MAX_PARTITIONS, TESTER, certificates=certificates
+            folder, self._port, free_port(), SERVER_PARTITIONS, TESTER, certificates=certificates
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.url = server.url_as(TESTER.name)
