@@ -67,7 +67,7 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # It also limits the duration of an attempt. On a busy machine the first frame may be late, which must not fail a call.
+    # The minimum also limits the duration of an attempt. On a busy machine the first frame may be late, which must not fail a call.
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
