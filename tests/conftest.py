@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures for all tests: databases on both engines, a nats-server, and a connection to it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# As in the geofence service, but gRPC reads it at its first import, which here may be another test: with handlers of forks the child
-# that writes a checkpoint may be aborted.
+# The geofence service sets this too, because gRPC's fork handlers may abort the child that writes a checkpoint. gRPC reads the
+# variable at its first import, which another test may do, so it is set here.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 from services.common.clock import MeshClock
@@ -27,8 +27,8 @@ ENGINES = ("sqlite", "postgres")
 
 preloaded.turn_on()
 
-# How long an example takes depends on what else the machine does. In CI the examples are the same in each run: a change is judged
-# by itself, and new examples are tried where somebody can look at what they find.
+# There is no deadline, because the duration of an example depends on the load of the machine. In CI the examples are the same in
+# each run, so that only the change under test can make a run fail. New examples are tried on developers' machines.
 hypothesis.settings.register_profile(
     "tandem",
     parent=hypothesis.settings(),
@@ -40,21 +40,21 @@ hypothesis.settings.load_profile("tandem")
 
 
 def pytest_collection_finish() -> None:
-    """What three thousand tests are made of is there to stay: else each full collection of garbage in a test goes through it."""
+    """Freezes the objects of the collected tests. Otherwise each full garbage collection in a test would visit them all."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A real PostgreSQL for all tests of the run."""
+    """A real PostgreSQL server, shared by all tests of the run."""
     with running_postgres() as server:
         yield server
 
 
 @pytest.fixture(params=ENGINES)
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
-    """A database that isn't made yet: a test that takes this runs on both engines."""
+    """Path or URL of a database that doesn't exist yet. A test with this fixture runs on both engines."""
     if request.param == "sqlite":
         return tmp_path / "registry.sqlite3"
     server: PostgresServer = request.getfixturevalue("postgres")
@@ -70,7 +70,7 @@ def nats(tmp_path: Path) -> Iterator[TestServer]:
 
 @pytest.fixture
 async def bus(nats: TestServer) -> AsyncIterator[Bus]:
-    """A connection to a server that has the streams of the flow table, one partition."""
+    """A connection to a nats-server that has the streams of the flow table, with one partition."""
     async with buses.connect(nats.url, "test") as connection:
         await streams.create(connection, 1, MeshClock(), max_bytes=STREAM_BYTES)
         yield connection

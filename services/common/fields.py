@@ -1,4 +1,4 @@
-"""Checks of request fields that every service shares. Pure: each returns the value or raises InvalidField with the path."""
+"""Request field checks that all services share. Each returns the checked value or raises InvalidField with the field's path. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _IDS = re.compile(r"(?:(?=.{1,64}\n)[A-Za-z0-9_-]+(?:[.][A-Za-z0-9_-]+)*\n)+")
 
 
 def required_id(field: str, value: str) -> str:
-    """An id: 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only, as subjects need it."""
+    """Checks an id: 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only.
+
+    The id becomes a part of NATS subjects, where a leading, trailing or double dot would make an empty token.
+    """
     if not value:
         raise InvalidField(field, "is missing")
     if not _ID.fullmatch(value):
@@ -26,33 +29,33 @@ def required_id(field: str, value: str) -> str:
 
 
 def vendor_id(field: str, value: str) -> str:
-    """The id of a vendor, as its SPIFFE id has it, 1 to 64 characters of a-z 0-9 -, or empty where there is none."""
+    """Checks a vendor's id as it appears in the vendor's SPIFFE id: 1 to 64 characters of a-z 0-9 -. Empty means no vendor."""
     if value and not _VENDOR_ID.fullmatch(value):
         raise InvalidField(field, "must be 1 to 64 characters of a-z 0-9 - or empty")
     return value
 
 
 def are_ids(values: Sequence[str]) -> bool:
-    """Whether each of them is an id as `required_id` asks for; one look at all is many times as fast as one at each."""
+    """Whether every value is an id that `required_id` accepts. One match over all values is many times as fast as one match each."""
     joined = "\n".join(values) + "\n"
     return joined.count("\n") == len(values) and _IDS.fullmatch(joined) is not None
 
 
 def number(field: str, value: float, least: float, greatest: float) -> float:
-    """A finite number from `least` to `greatest`."""
+    """Checks that a number is finite and from `least` to `greatest`, both inclusive."""
     if not math.isfinite(value) or not least <= value <= greatest:
         raise InvalidField(field, f"must be from {least:g} to {greatest:g}")
     return value
 
 
 def at_most(field: str, values: Sequence[object], greatest: int) -> None:
-    """No more values than that."""
+    """Checks that a repeated field holds at most `greatest` values."""
     if len(values) > greatest:
         raise InvalidField(field, f"must hold at most {greatest}")
 
 
 def moment(field: str, value: Timestamp, present: bool) -> int:
-    """A time, milliseconds since 1970 UTC."""
+    """Checks a required timestamp and returns it in milliseconds since 1970 UTC, rounded down."""
     if not present:
         raise InvalidField(field, "is missing")
     ms = times.from_timestamp(value)

@@ -1,4 +1,4 @@
-"""Ids that are hashes of their cause, and the hash that chooses a partition. Pure."""
+"""Deterministic ids, which are hashes of their cause, and the hash that assigns wearers to partitions. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ _FNV_PRIME = 0x01000193
 
 
 def hash_id(kind: str, *cause: str | int) -> str:
-    """An id such as `alert-4f0c...` (`kind` and 20 hex digits, 80 bits): the same cause gives the same id everywhere.
+    """Derives an id such as `alert-4f0c...` from its cause: `kind` and 20 hex digits (80 bits). The same cause gives the same id
+    everywhere.
 
     The parts are length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
     """
@@ -21,7 +22,7 @@ def hash_id(kind: str, *cause: str | int) -> str:
 
 
 def partition_of(wearer_id: str, partitions: int) -> int:
-    """Partition of a wearer: FNV-1a-32 of the id mod `partitions`, the same that nats-server computes."""
+    """Partition of a wearer: FNV-1a-32 of the wearer's id modulo `partitions`, as nats-server computes it."""
     value = _FNV_OFFSET
     for byte in wearer_id.encode():
         value = ((value ^ byte) * _FNV_PRIME) & 0xFFFFFFFF

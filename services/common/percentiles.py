@@ -1,4 +1,4 @@
-"""Percentiles of what was measured. Pure."""
+"""Percentiles of measured values, by nearest rank. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The least value that at least `percent` of all don't exceed (nearest rank), so one that was really measured.
+    """Nearest-rank percentile: the smallest measured value that at least `percent` % of all values don't exceed.
 
-    Infinite where there is no value: nothing arrived.
+    Returns infinity for no values, because then nothing arrived. Raises ValueError unless 0 < `percent` <= 100.
     """
     if not 0 < percent <= 100:
         raise ValueError(f"percent must be more than 0 and at most 100, not {percent}")

@@ -1,6 +1,7 @@
-"""Whether closed lines enclose an area: the registry refuses what doesn't, and the fold sets it aside. Pure and exact.
+"""Polygon validation: whether an outline and its holes enclose an area. Pure and exact.
 
-Corners are pairs of whole numbers, here longitude and latitude in 1e-7 degrees, so that no test hangs on rounding.
+The registry rejects invalid polygons, and the fold ignores them. Corners are integer pairs (longitude and latitude in 1e-7 degrees), so
+that no test depends on rounding.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from collections.abc import Sequence
 from services.common.rpc.errors import InvalidField
 
 Corner = tuple[int, int]
-"""East and north, 1e-7 degrees."""
+"""A polygon's corner: east (longitude) and north (latitude), 1e-7 degrees."""
 
 CORNERS_MAX = 200
-"""Of the outline and all holes of one area together: each report near it is measured against every side."""
+"""Maximum number of corners of an area, its outline and holes together. Each report near the area is measured against every side."""
 HALF_ROUND_E7 = 1_800_000_000
+"""Half of the way round the Earth in longitude, 1e-7 degrees."""
 
 
 def check(field: str, outline: Sequence[Corner], holes: Sequence[Sequence[Corner]]) -> None:
-    """Raises InvalidField where they are no area with holes: each a simple line, no two of which cross or touch, the holes inside
-    the outline and none within another."""
+    """Checks that an outline and its holes form a valid polygon. Raises InvalidField with the path below `field`.
+
+    Each of them must be a simple closed line, and no two may cross or touch. Each hole lies inside the outline and outside the other
+    holes.
+    """
     lines = [(f"{field}.vertices", field, outline)]
     lines += [(f"{field}.holes[{n}].vertices", f"{field}.holes[{n}]", hole) for n, hole in enumerate(holes)]
     for vertices, _, corners in lines:
@@ -50,13 +55,13 @@ def check(field: str, outline: Sequence[Corner], holes: Sequence[Sequence[Corner
 
 
 def contains(corners: Sequence[Corner], point: Corner) -> bool:
-    """Whether a point that isn't on the line lies inside of it."""
+    """Whether a point lies inside a polygon. The point must not lie on the polygon's boundary."""
     east, north = point
     inside = False
     for n, (east1, north1) in enumerate(corners):
         east0, north0 = corners[n - 1]
         if (north0 > north) != (north1 > north):
-            # On which side of this side the point lies, without a division.
+            # The sign of the cross product says on which side the point lies. A division would round.
             across = (east1 - east0) * (north - north0) - (east - east0) * (north1 - north0)
             if (across > 0) == (north1 > north0):
                 inside = not inside
@@ -67,21 +72,21 @@ def _sides(corners: Sequence[Corner]) -> list[tuple[Corner, Corner]]:
     return [(corners[n - 1], corner) for n, corner in enumerate(corners)]
 
 
-def _meets(one: Sequence[Corner], other: Sequence[Corner]) -> bool:
+def _meets(ring: Sequence[Corner], other: Sequence[Corner]) -> bool:
     """Whether two closed lines have a point in common."""
-    return any(_meet(*side, *another) for side in _sides(one) for another in _sides(other))
+    return any(_meet(*side, *another) for side in _sides(ring) for another in _sides(other))
 
 
 def _crosses_itself(corners: Sequence[Corner]) -> bool:
-    """Whether two sides of the closed line share more than the corner between them."""
+    """Whether two sides of a closed line share more than the corner between them."""
     count = len(corners)
     sides = [(corners[n], corners[(n + 1) % count]) for n in range(count)]
     for n, (a, b) in enumerate(sides):
         c = corners[(n + 2) % count]
-        # The next side runs back over this one.
+        # A next side that runs back over this side shares more than their corner with it.
         if _turn(a, b, c) == 0 and (c[0] - b[0]) * (b[0] - a[0]) + (c[1] - b[1]) * (b[1] - a[1]) < 0:
             return True
-        last = count - 1 if n == 0 else count  # the first side and the last are neighbours
+        last = count - 1 if n == 0 else count  # the first and the last side are neighbours, so they share a corner
         if any(_meet(a, b, *sides[other]) for other in range(n + 2, last)):
             return True
     return False
@@ -92,11 +97,11 @@ def _meet(a: Corner, b: Corner, c: Corner, d: Corner) -> bool:
     for axis in (0, 1):
         if max(a[axis], b[axis]) < min(c[axis], d[axis]) or max(c[axis], d[axis]) < min(a[axis], b[axis]):
             return False
-    # Their boxes overlap: they meet where neither lies wholly on one side of the other.
+    # With overlapping bounding boxes, two segments meet unless one lies wholly on one side of the other.
     return _turn(a, b, c) * _turn(a, b, d) <= 0 and _turn(c, d, a) * _turn(c, d, b) <= 0
 
 
 def _turn(a: Corner, b: Corner, c: Corner) -> int:
-    """Sign of the turn from ab to ac: 1 left, -1 right, 0 straight."""
+    """Direction of the turn from ab to ac: 1 left, -1 right, 0 straight."""
     cross = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
     return (cross > 0) - (cross < 0)

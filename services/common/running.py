@@ -1,4 +1,4 @@
-"""A service's tasks, from its start until it is told to stop."""
+"""Runs the tasks of a service until SIGTERM, SIGINT or a failure, and then cancels them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from services.common.observability.heartbeat import HEART
 from services.common.observability.telemetry import logger
 
 STOP_TRIES = 3
-"""How often a task is told to end, once a second: libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
+"""Maximum number of cancellations of a task, one a second. Libraries can lose one (asyncio.wait_for does on Python 3.11)."""
 
 
 @asynccontextmanager
 async def outlasting(*work: Awaitable[None]) -> AsyncIterator[tuple[Awaitable[None], ...]]:
-    """Tasks that a server's last calls still need. Give what this yields to `until_stopped`, which notices when one ends or
-    fails and can't stop it; they end with this block, after the server."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+    """Runs tasks until the block ends, for tasks that a server still needs during its last calls.
+
+    Pass the yielded awaitables to `until_stopped`. It then notices when a task ends or fails, but can't cancel the task. Open the
+    server inside this block, so that the server stops before the tasks.
+    """
+    tasks = [asyncio.ensure_future(task) for task in work]
     try:
         yield tuple(asyncio.shield(task) for task in tasks)
     finally:
@@ -27,19 +30,22 @@ async def outlasting(*work: Awaitable[None]) -> AsyncIterator[tuple[Awaitable[No
 
 
 async def until_stopped(*work: Awaitable[None]) -> None:
-    """Runs the tasks of a service until SIGTERM or SIGINT; a task that ends or fails ends the service with its error."""
+    """Runs the tasks of a service until SIGTERM or SIGINT, then cancels them.
+
+    A task that fails ends the service with its error. A task that returns ends it with RuntimeError.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     waiter = asyncio.ensure_future(stop.wait())
-    tasks = [asyncio.ensure_future(one) for one in work]
+    tasks = [asyncio.ensure_future(task) for task in work]
     try:
         with HEART.watching_loop():
             done, _ = await asyncio.wait([waiter, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiter}:
             task.result()
-            raise RuntimeError("a task of the service ended by itself")
+            raise RuntimeError("a task of the service returned, though it must run until the service stops")
         logger().info("stopping")
     finally:
         await _end([waiter, *tasks])

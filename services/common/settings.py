@@ -1,4 +1,4 @@
-"""Settings that every service has. Each service adds its own in its settings.py and reads them once, in __main__.py."""
+"""Settings that all services share. Each service adds its own in its settings.py and reads them once, in __main__.py."""
 
 from __future__ import annotations
 
@@ -14,52 +14,54 @@ from services.common.rpc.certificates import Files
 from services.common.rpc.errors import FailedPrecondition
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Hosts that count as this machine."""
 
 
 def addresses_of(target: str) -> tuple[str, ...]:
-    """The addresses of a gRPC target such as ipv4:127.0.0.1:7403,127.0.0.1:7413; none of an empty one."""
+    """Splits a gRPC target such as ipv4:127.0.0.1:7403,127.0.0.1:7413 into its addresses. An empty target has none."""
     addresses = target.removeprefix("ipv4:").removeprefix("dns:///")
     return tuple(addresses.split(",")) if addresses else ()
 
 
 def is_loopback(address: str) -> bool:
-    """Whether host:port is on this machine."""
+    """Whether an address, host:port, is on this machine."""
     return address.rpartition(":")[0] in LOOPBACK
 
 
 class CommonSettings(BaseSettings):
-    """Read from the environment, each with the prefix TANDEM_."""
+    """Settings of every service, read from environment variables with the prefix TANDEM_."""
 
     model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     host: str = "127.0.0.1"
-    """Address to bind. Anything but loopback needs the three TLS files."""
+    """Address to bind. Any address but loopback needs the three TLS files."""
     port: int = Field(ge=0, le=65535)
-    """TCP port of gRPC."""
+    """TCP port of the gRPC server. 0 lets the system choose."""
     nats_url: str = "nats://127.0.0.1:4222"
-    """The NATS server or, comma-separated, the servers of one cluster."""
+    """URL of the NATS server or, comma-separated, of the servers of one cluster."""
     nats_monitor_url: str = ""
-    """The server's monitoring address, asked at start whether the store is synchronous; needed unless allow_async_store."""
+    """Monitoring address of the NATS server, for the check at start that the store is synchronous. Required unless
+    `allow_async_store`."""
     allow_async_store: bool = False
-    """Development only: run although a power cut could lose what was acknowledged."""
+    """Development only: run although a power cut could lose acknowledged messages."""
     data_dir: Path = Path(".tandem")
-    """Folder for what this process keeps on disk."""
+    """Folder for the files of this process."""
     dev_secret: str = ""
-    """Key of the development tokens; where it is empty only certificates are taken. On loopback only."""
+    """Key of the development tokens, on loopback only. If empty, the default, only certificates are accepted."""
     tls_cert: Path | None = None
     """This process's certificate chain, PEM."""
     tls_key: Path | None = None
-    """Its private key, PEM."""
+    """Private key of `tls_cert`, PEM."""
     tls_ca: Path | None = None
-    """The authority whose certificates are taken, PEM."""
+    """Certificate authorities whose certificates are accepted, PEM."""
     clock_rate: int = Field(default=1, ge=1, le=1000)
-    """How many times as fast the mesh's clock runs; more than 1 for replays on loopback only."""
+    """Speed of mesh time relative to wall time. More than 1 is for replays on loopback only."""
     clock_anchor_ms: int = 0
-    """Wall time at which mesh and wall time are equal, milliseconds since 1970 UTC."""
+    """Wall time at which mesh time and wall time are equal, milliseconds since 1970 UTC."""
 
     @property
     def clock(self) -> MeshClock:
-        """The mesh's clock."""
+        """The mesh's clock with these settings."""
         return MeshClock(self.clock_rate, self.clock_anchor_ms)
 
     @property
@@ -68,13 +70,16 @@ class CommonSettings(BaseSettings):
         return self.tls_cert is not None
 
     def tls_files(self) -> Files:
-        """Certificate chain, private key and authority. Raises FailedPrecondition without them."""
+        """Certificate chain, private key and authorities of this process. Raises FailedPrecondition if they aren't configured."""
         if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
-            raise FailedPrecondition("no certificates are configured")
+            raise FailedPrecondition("no certificates are configured: set TANDEM_TLS_CERT, _KEY and _CA")
         return Files(self.tls_cert, self.tls_key, self.tls_ca)
 
     def refuse_plaintext_to(self, *names: str) -> None:
-        """Raises ValueError where one of these settings, gRPC targets, leads off this machine and there are no certificates."""
+        """Checks that gRPC targets, given by the names of their settings, need no certificates or have them.
+
+        Raises ValueError if a target isn't on loopback and no certificates are configured.
+        """
         for name in names:
             for address in addresses_of(getattr(self, name)):
                 if not self.tls and not is_loopback(address):
@@ -84,7 +89,7 @@ class CommonSettings(BaseSettings):
 
     @property
     def nats_tls(self) -> Files | None:
-        """What this process proves itself with to the NATS server, where that is reached by TLS."""
+        """Certificate files for the connection to the NATS server. None if that connection doesn't use TLS."""
         return self.tls_files() if self.nats_url.startswith("tls://") else None
 
     @model_validator(mode="after")
@@ -97,7 +102,9 @@ class CommonSettings(BaseSettings):
             if parts.scheme == "tls" and not all(files):
                 raise ValueError("TANDEM_NATS_URL with tls:// needs TANDEM_TLS_CERT, _KEY and _CA")
             if parts.hostname not in LOOPBACK and parts.scheme != "tls":
-                raise ValueError(f"TANDEM_NATS_URL names {parts.hostname}, which isn't loopback: only tls:// is taken")
+                raise ValueError(
+                    f"TANDEM_NATS_URL names {parts.hostname}, which isn't loopback: only tls:// is accepted"
+                )
         if self.host not in LOOPBACK:
             if not self.tls:
                 raise ValueError(
@@ -111,15 +118,15 @@ class CommonSettings(BaseSettings):
 
 
 class HttpSettings(CommonSettings):
-    """Of a service with an HTTP port for those who have no certificates of the mesh, such as browsers and phones."""
+    """Settings of a service with an HTTP port, for callers that have no certificate of the mesh, such as browsers and phones."""
 
     http_tls_cert: Path | None = None
-    """Certificate chain of the HTTP port, PEM, as its callers know it; they need none themselves. TANDEM_TLS_CERT's stands for the
-    process in the mesh and serves nobody here."""
+    """Certificate chain of the HTTP port, PEM, from an authority that its callers trust. Callers need no certificate. TANDEM_TLS_CERT
+    identifies the process within the mesh and isn't used for this port."""
     http_tls_key: Path | None = None
-    """Its private key, PEM."""
+    """Private key of `http_tls_cert`, PEM."""
 
     @property
     def http_tls(self) -> tuple[Path, Path] | None:
-        """Certificate chain and key of the HTTP port, where it has them."""
+        """Certificate chain and private key of the HTTP port. None if the port is plaintext."""
         return (self.http_tls_cert, self.http_tls_key) if self.http_tls_cert and self.http_tls_key else None

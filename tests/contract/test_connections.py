@@ -1,4 +1,4 @@
-"""Each connection to a database is closed where it is opened: Python 3.13 reports one that isn't, in whichever test comes next."""
+"""Each database connection is closed in the block that opens it. Python 3.13 reports an unclosed one in some later test."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SOURCES = ("services", "tools", "tests", "bench")
 
 
 def called(node: ast.expr) -> str:
-    """The dotted name of what a call calls, or nothing."""
+    """Dotted name of the function that an expression calls. Empty if it isn't a call."""
     return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
 
 
 def unclosed(tree: ast.Module) -> Iterator[int]:
-    """The lines of the calls of `sqlite3.connect` that no `closing(...)` is around."""
+    """Lines with calls of `sqlite3.connect` that aren't wrapped in `closing(...)`."""
     closed = {
         id(argument)
         for node in ast.walk(tree)
@@ -28,7 +28,7 @@ def unclosed(tree: ast.Module) -> Iterator[int]:
             yield node.lineno
 
 
-def test_a_connection_to_a_file_is_closed_at_the_end_of_its_block() -> None:
+def test_sqlite_connections_are_closed_at_the_end_of_their_block() -> None:
     # `with sqlite3.connect(...)` alone ends the transaction and leaves the connection open.
     found = [
         f"{path.relative_to(ROOT)}:{line}"
@@ -40,7 +40,7 @@ def test_a_connection_to_a_file_is_closed_at_the_end_of_its_block() -> None:
     assert found == []
 
 
-def test_sqlalchemy_opens_files_so_that_a_cancelled_caller_leaves_none_open() -> None:
+def test_sqlalchemy_engines_leave_no_file_open_when_a_caller_is_cancelled() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for source in SOURCES

@@ -1,4 +1,4 @@
-"""Counters that alert rules wait for are there at 0 from a process's start: `increase` of a series that begins at 1 is 0."""
+"""Counters in alert rules are exposed as 0 from a process's start, because `increase` of a series that begins at 1 is 0."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from services.registry.traces import consumer
 
 RULES = Path(__file__).parents[2] / "k8s" / "observability" / "rules.yaml"
 PARTITION = 4
-"""One that no other test of this process folds."""
+"""Partition that no other test in this process folds."""
 BORN_LATER = {"tandem_stream_went_back_total", "tandem_publications_lost_total", "tandem_unusable_messages_total"}
-"""Counters by stream and reader, whose series begin with the first event; their rules fire for a series that begins above 0."""
+"""Counters by stream and reader whose series begin with the first event. Their alert rules also fire for a series that begins above
+0."""
 LOADED = (retention, consumer, ingest_metrics)
-"""Modules whose counters are made by their import."""
+"""Modules that create their counters on import."""
 
 
 @pytest.fixture(autouse=True)
 def started(tmp_path: Path) -> None:
-    """What each service does with its counters at its start."""
+    """Initializes the counters as each service does at its start."""
     for leg in flow.LEGS:
         metrics.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
     settings = GeofenceSettings(port=0, replica=0, allow_async_store=True)
@@ -45,13 +46,13 @@ def started(tmp_path: Path) -> None:
 
 
 def exposed() -> Iterator[tuple[str, dict[str, str]]]:
-    """Each series by name and labels."""
+    """Name and labels of each exposed series."""
     for family in REGISTRY.collect():
         for sample in family.samples:
             yield sample.name, sample.labels
 
 
-def test_each_counter_that_a_rule_waits_for_is_there_from_the_start() -> None:
+def test_counters_in_alert_rules_are_exposed_from_the_start() -> None:
     named = set(re.findall(r"increase\((\w+)", RULES.read_text()))
     assert len(named) > 5
     assert named - BORN_LATER <= {name for name, _ in exposed()}
@@ -59,17 +60,17 @@ def test_each_counter_that_a_rule_waits_for_is_there_from_the_start() -> None:
         assert f"{counter} unless {counter} offset" in RULES.read_text()
 
 
-def test_an_evaluator_shows_that_it_has_not_differed() -> None:
+def test_an_evaluator_exposes_its_differ_counter_before_a_difference() -> None:
     assert ("tandem_evaluators_differ_total", {"partition": str(PARTITION)}) in list(exposed())
 
 
-def test_ingest_shows_each_reason_of_a_refusal_before_the_first() -> None:
+def test_ingest_exposes_each_refusal_reason_before_the_first_refusal() -> None:
     shown = {labels["reason"] for name, labels in exposed() if name == "tandem_ingest_reports_refused_total"}
     assert shown == {reason.name for reason in Reason}
 
 
 @pytest.mark.parametrize("leg", sorted(flow.LEGS))
-def test_a_leg_shows_each_kind_of_step_before_its_first_offer(leg: str) -> None:
+def test_a_leg_exposes_each_kind_of_step_before_its_first_offer(leg: str) -> None:
     series = list(exposed())
     shown = {
         labels["state"] for name, labels in series if name == "tandem_dispatch_steps_total" and labels["leg"] == leg

@@ -1,4 +1,4 @@
-"""The manifests: each overlay is sound, and each of many faults that are seeded into them is found."""
+"""Kubernetes manifests: each overlay passes the checks, and the checks find each of many seeded faults."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ NAMES = ("base", "overlays", "observability")
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of k8s/ to be spoilt."""
+    """Copy of k8s/ for seeding faults."""
     for name in NAMES:
         shutil.copytree(K8S / name, tmp_path / name)
     return tmp_path
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_is_sound(overlay: str) -> None:
+def test_an_overlay_passes_all_checks(overlay: str) -> None:
     assert findings(K8S / "overlays" / overlay) == []
 
 
-def test_the_users_of_the_server_are_those_of_the_flow_table() -> None:
+def test_the_nats_users_of_the_manifests_match_the_flow_table() -> None:
     assert (K8S / "base" / "nats" / "users.conf").read_text() == users()
 
 
 # ── seeded faults ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 Fault = tuple[str, str, str, str]
-"""File, what stands there, what is put instead, and a part of what must be said."""
+"""File, its correct text, the faulty text, and a part of the expected finding."""
 
 FAULTS: dict[str, Fault] = {
     "a field is misspelt": ("base/ingest.yaml", "readinessProbe:", "readynessProbe:", "readynessProbe"),
     "a number is a word": ("base/geofence.yaml", "replicas: 2", "replicas: two", "replicas"),
     "an API version is gone": ("base/ingest.yaml", "autoscaling/v2\n", "autoscaling/v2beta2\n", "no schema"),
     "a key is there twice": ("base/nats.yaml", "  replicas: 3", "  replicas: 3\n  replicas: 1", "twice"),
-    "a Service selects nobody": (
+    "a Service selects no pod": (
         "base/registry.yaml",
         "  selector: {app.kubernetes.io/name: registry}\n  ports",
         "  selector: {app.kubernetes.io/name: registrar}\n  ports",
         "selects no pod",
     ),
     "a port has no name": ("base/geofence.yaml", "targetPort: grpc", "targetPort: rpc", "targetPort rpc"),
-    "a probe asks nobody": (
+    "a probe has a wrong port": (
         "base/dispatch.yaml",
         "path: /readyz, port: observe",
         "path: /readyz, port: http",
@@ -71,7 +71,7 @@ FAULTS: dict[str, Fault] = {
         "kind: Deployment, name: in}",
         "scales",
     ),
-    "a quantity is none": ("base/ingest.yaml", "memory: 192Mi", "memory: 192MB", "no quantity"),
+    "a quantity is malformed": ("base/ingest.yaml", "memory: 192Mi", "memory: 192MB", "no quantity"),
     "root": ("base/registry.yaml", "runAsNonRoot: true", "runAsNonRoot: false", "root"),
     "a writable image": (
         "base/dispatch.yaml",
@@ -85,7 +85,7 @@ FAULTS: dict[str, Fault] = {
         "terminationGracePeriodSeconds: 10",
         "killed before",
     ),
-    "the way in stands open": (
+    "ingress is open": (
         "base/network.yaml",
         "policyTypes: [Ingress, Egress]",
         "policyTypes: [Ingress]",
@@ -96,7 +96,7 @@ FAULTS: dict[str, Fault] = {
     "passwordless strangers": ("base/nats/nats.conf", "verify_and_map: true", "verify: true", "verify_and_map"),
     "more copies than servers": ("base/nats.yaml", "  replicas: 3", "  replicas: 1", "more than there are servers"),
     "evaluators disagree on their number": ("base/geofence.yaml", "replicas: 2", "replicas: 3", "TANDEM_REPLICAS"),
-    "a setting that nobody has": (
+    "a setting that no service has": (
         "base/kustomization.yaml",
         "TANDEM_NATS_MONITOR_URL",
         "TANDEM_NATS_MONITORING_URL",
@@ -108,19 +108,19 @@ FAULTS: dict[str, Fault] = {
         "TANDEM_REPLICA",
         "no setting of registry",
     ),
-    "probes at another port than it has": (
+    "probes on a wrong port": (
         "base/kustomization.yaml",
         "TANDEM_METRICS_PORT=8080",
         "TANDEM_METRICS_PORT=8081",
         "its port observe 8080",
     ),
-    "a program that shows nothing of itself": (
+    "a program without metrics": (
         "base/registry.yaml",
         'args: ["-m", "services.registry"]',
         'args: ["-m", "services.nothing"]',
         "shows nothing of itself",
     ),
-    "a process that may stand still for long": (
+    "a process that may hang for long": (
         "base/geofence.yaml",
         "failureThreshold: 3, terminationGracePeriodSeconds: 1}",
         "failureThreshold: 3}",
@@ -169,25 +169,25 @@ FAULTS: dict[str, Fault] = {
         "app.kubernetes.io/name: dispatch-warning",
         "no way leads out to dispatch-police:7405",
     ),
-    "a collector that is called otherwise": (
+    "a collector with a wrong port": (
         "base/registry.yaml",
         "https://otel-collector:4317",
         "https://otel-collector:4318",
         "asks otel-collector:4318, which is no Service",
     ),
-    "a collector that lets nobody in": (
+    "a collector without an ingress rule": (
         "observability/traces.yaml",
         "app.kubernetes.io/name: registry}}}]\n      ports: [{port: 4317}]",
         "app.kubernetes.io/name: ingest}}}]\n      ports: [{port: 4317}]",
         "no way leads into otel-collector:4317",
     ),
-    "a service that Prometheus looks for under another name": (
+    "a wrong service name in the Prometheus configuration": (
         "observability/config/prometheus.yaml",
         "console-police-observed",
         "console-police-observer",
         "asks console-police-observer:8080",
     ),
-    "a dashboard that isn't there": (
+    "a missing dashboard": (
         "observability/kustomization.yaml",
         "dashboards/tandem-review.json",
         "dashboards/tandem-reviews.json",
@@ -199,13 +199,13 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_seeded_fault_is_found(copy: Path, fault: str) -> None:
-    name, good, bad, said = FAULTS[fault]
+    name, good, bad, expected = FAULTS[fault]
     file = copy / name
     text = file.read_text()
     assert good in text
     file.write_text(text.replace(good, bad, 1))
     found = findings(copy / "overlays" / "local")
-    assert any(said in line for line in found), found
+    assert any(expected in line for line in found), found
 
 
 def test_a_certificate_of_another_service_is_found(copy: Path) -> None:
@@ -244,24 +244,24 @@ def containerfile_findings_possible() -> bool:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_it_is_rendered_as_kubectl_renders_it(overlay: str) -> None:
+def test_the_renderer_gives_the_same_objects_as_kubectl(overlay: str) -> None:
     if not shutil.which("kubectl"):
-        pytest.skip("kubectl isn't installed: what it renders can't be compared")
+        pytest.skip("kubectl isn't installed, so its output can't be compared")
     folder = K8S / "overlays" / overlay
-    said = subprocess.run(("kubectl", "kustomize", folder), capture_output=True, text=True, check=True).stdout
+    rendered = subprocess.run(("kubectl", "kustomize", folder), capture_output=True, text=True, check=True).stdout
 
-    def key(one: dict[str, dict[str, str]]) -> tuple[str, str]:
-        return str(one["kind"]), one["metadata"]["name"]
+    def key(manifest: dict[str, dict[str, str]]) -> tuple[str, str]:
+        return str(manifest["kind"]), manifest["metadata"]["name"]
 
-    assert sorted(render(folder), key=key) == sorted(yaml.safe_load_all(said), key=key)
+    assert sorted(render(folder), key=key) == sorted(yaml.safe_load_all(rendered), key=key)
 
 
-def test_objects_that_no_schema_knows_are_refused_unless_exempted() -> None:
+def test_objects_without_schema_or_exemption_are_refused() -> None:
     alien = {"apiVersion": "example/v1", "kind": "Thing", "metadata": {"name": "x"}}
     assert schema_findings([alien]) == ["Thing/x: example/v1 Thing has no schema and no exemption"]
 
 
-def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [nothing.yaml]\n")
     with pytest.raises(RenderError, match=r"nothing\.yaml"):
         render(tmp_path)

@@ -1,4 +1,5 @@
-"""What a real cluster showed of the manifests: rights of volumes, the oldest version, and a Job that waits for its database."""
+"""Faults of the manifests that only a real cluster showed: volume permissions, the oldest version, and a Job that waits for its
+database."""
 
 from __future__ import annotations
 
@@ -21,26 +22,28 @@ from tools.kube.render import Object, pod_of, render
 
 def named(overlay: str, kind: str, name: str) -> Object:
     (found,) = (
-        one for one in render(K8S / "overlays" / overlay) if (one["kind"], one["metadata"]["name"]) == (kind, name)
+        manifest
+        for manifest in render(K8S / "overlays" / overlay)
+        if (manifest["kind"], manifest["metadata"]["name"]) == (kind, name)
     )
     return found
 
 
-def test_a_pod_that_comes_back_finds_its_database_with_the_rights_that_postgresql_demands() -> None:
+def test_a_restarted_postgres_pod_keeps_the_required_permissions_of_its_volume() -> None:
     pod = pod_of(named("local", "StatefulSet", "postgres"))
     assert pod is not None
     assert pod["spec"]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
 
 
 @pytest.mark.parametrize("name", ["postgres", "nats", "geofence"])
-def test_a_volume_whose_rights_each_start_changes_is_found(name: str) -> None:
-    one = json.loads(json.dumps(named("local", "StatefulSet", name)))
-    del one["spec"]["template"]["spec"]["securityContext"]["fsGroupChangePolicy"]
-    assert any("fsGroupChangePolicy" in line for line in policies.findings([one]))
+def test_a_volume_whose_permissions_change_at_each_start_is_found(name: str) -> None:
+    stateful_set = json.loads(json.dumps(named("local", "StatefulSet", name)))
+    del stateful_set["spec"]["template"]["spec"]["securityContext"]["fsGroupChangePolicy"]
+    assert any("fsGroupChangePolicy" in line for line in policies.findings([stateful_set]))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_oldest_version_that_the_document_names_takes_what_is_rendered(overlay: str) -> None:
+def test_manifests_are_valid_for_the_oldest_documented_kubernetes(overlay: str) -> None:
     oldest = KUBERNETES[0]
     assert f"Kubernetes {oldest} or newer" in (ROOT / "docs" / "kubernetes.md").read_text()
     assert schema_findings(render(K8S / "overlays" / overlay)) == []
@@ -55,19 +58,19 @@ def test_a_field_that_the_oldest_version_lacks_is_found() -> None:
     assert any("stopSignal" in line and "1.30" in line for line in schema_findings([newer]))
 
 
-def test_the_job_of_migrations_may_wait_as_long_as_the_program_does() -> None:
+def test_the_deadline_of_the_migrations_job_exceeds_that_of_its_program() -> None:
     job = named("local", "Job", "migrations")
     assert job["spec"]["activeDeadlineSeconds"] > streams.MIGRATE_WITHIN_S + 60
 
 
-async def test_migrations_wait_for_their_database_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
-    nobody = "postgresql://registry@127.0.0.1:9/registry"
+async def test_migrations_wait_for_their_database_and_print_it(capsys: pytest.CaptureFixture[str]) -> None:
+    no_server = "postgresql://registry@127.0.0.1:9/registry"
     with pytest.raises(CommandFailed, match="the database didn't answer for 1 s"):
-        await streams._migrate(nobody, 1.0)
+        await streams._migrate(no_server, 1.0)
     assert "not yet: the database doesn't answer; asked again in 1 s" in capsys.readouterr().err
 
 
-async def test_migrations_are_done_once_the_database_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_migrations_run_once_the_database_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "RETRY_DELAY_S", 0.01)
     opened, tries = db.open_database, 0
 

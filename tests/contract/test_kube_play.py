@@ -1,4 +1,4 @@
-"""The player of rendered pods, with a podman that only notes what it is told."""
+"""The player of rendered pods, with a fake podman that records its commands."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def player(tmp_path: Path) -> Player:
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a shell has what it starts in the background ignore it."""
+    """Python's default handling of Ctrl-C. Background processes of a shell would ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What podman was told, one command a line. `rm` is refused, `kill` takes 0.3 s, `inspect` says what `states` holds."""
-    folder, notes = tmp_path / "bin", tmp_path / "told"
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """File of podman's commands, one per line. `rm` fails, `kill` takes 0.3 s, and `inspect` prints the file `states`."""
+    folder, notes = tmp_path / "bin", tmp_path / "commands"
     folder.mkdir()
     (folder / "podman").write_text(
         "#!/bin/sh\n"
@@ -43,7 +43,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return notes
 
 
-def test_each_pod_has_addresses_of_its_own_and_the_names_of_its_services(player: Player) -> None:
+def test_each_pod_has_its_own_addresses_and_the_names_of_its_services(player: Player) -> None:
     pods = (*player.pods, *player.jobs)
     assert len({pod.ip for pod in pods}) == len({pod.mac for pod in pods}) == len(pods)
     nats = next(pod for pod in player.pods if pod.name == "nats-1")
@@ -51,9 +51,7 @@ def test_each_pod_has_addresses_of_its_own_and_the_names_of_its_services(player:
     assert nats.mac == f"02:74:6d:00:00:{int(nats.ip.split('.')[3]):02x}"
 
 
-def test_a_pod_that_ends_by_itself_is_told_and_one_that_was_killed_is_not(
-    player: Player, told: Path, tmp_path: Path
-) -> None:
+def test_only_pods_that_ended_by_themselves_are_reported(player: Player, commands: Path, tmp_path: Path) -> None:
     states = tmp_path / "states"
     states.write_text(
         "nats-0 true code 0, out of memory: false\nregistry-0 false code 1, out of memory: false\n"
@@ -63,38 +61,38 @@ def test_a_pod_that_ends_by_itself_is_told_and_one_that_was_killed_is_not(
 
     player.kill("nats-1")
     player.ended()
-    assert "nats-1" not in told.read_text().splitlines()[-1].split()
+    assert "nats-1" not in commands.read_text().splitlines()[-1].split()
 
     player.start(next(pod for pod in player.pods if pod.name == "nats-1"))
     player.ended()
-    assert "nats-1" in told.read_text().splitlines()[-1].split()
+    assert "nats-1" in commands.read_text().splitlines()[-1].split()
 
 
-def test_the_network_goes_where_the_pods_could_not_be_taken_away(player: Player, told: Path) -> None:
+def test_the_network_is_removed_even_if_pods_cannot_be_removed(player: Player, commands: Path) -> None:
     with pytest.raises(RuntimeError, match="podman rm"):
         player.down()
-    first, second = told.read_text().splitlines()
+    first, second = commands.read_text().splitlines()
     assert first.endswith("streams-0 migrations-0")
     assert second == f"network rm --force {NETWORK}"
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_waits_for_the_end_of_a_command(told: Path) -> None:
+def test_ctrl_c_waits_for_the_end_of_a_command(commands: Path) -> None:
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         podman("kill", "nats-1")
     timer.join()
-    assert told.read_text() == "kill nats-1\n"
+    assert commands.read_text() == "kill nats-1\n"
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_waits_until_all_is_taken_down(player: Player, told: Path) -> None:
-    (told.parent / "bin" / "podman").write_text(f'#!/bin/sh\nsleep 0.3\necho "$@" >> {told}\n')
+def test_ctrl_c_waits_until_everything_is_removed(player: Player, commands: Path) -> None:
+    (commands.parent / "bin" / "podman").write_text(f'#!/bin/sh\nsleep 0.3\necho "$@" >> {commands}\n')
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         player.down()
     timer.join()
-    assert [line.split()[0] for line in told.read_text().splitlines()] == ["rm", "network"]
+    assert [line.split()[0] for line in commands.read_text().splitlines()] == ["rm", "network"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,4 +1,4 @@
-"""Alert rules and dashboards: right by Prometheus's own tool, each alert fired by a test, each with a section of the runbook."""
+"""Alert rules and dashboards: promtool accepts them, a test fires each alert, and each alert has a section in the runbook."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 def promtool(*arguments: str, folder: Path = FOLDER) -> subprocess.CompletedProcess[str]:
     program = os.environ.get("PROMTOOL") or shutil.which("promtool")
     if program is None:
-        pytest.skip("promtool isn't here: install Debian's package promtool, or name the program in PROMTOOL")
+        pytest.skip("promtool isn't installed: install Debian's package promtool, or set PROMTOOL to its path")
     return subprocess.run((program, *arguments), cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_prometheus_takes_the_rules() -> None:
+def test_promtool_accepts_the_rules() -> None:
     checked = promtool("check", "rules", "--lint-fatal", RULES.name)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{len(ALERTS)} rules found" in checked.stdout
 
 
-def test_prometheus_takes_its_configuration() -> None:
+def test_promtool_accepts_the_configuration() -> None:
     checked = promtool("check", "config", "--syntax-only", "config/prometheus.yaml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_each_alert_is_quiet_while_all_is_well_and_fires_by_its_test() -> None:
+def test_each_alert_is_quiet_in_normal_operation_and_fires_in_its_test() -> None:
     tested = promtool("test", "rules", TESTS.name)
     assert tested.returncode == 0, tested.stdout + tested.stderr
-    # What a test expects to fire, and what it expects to be quiet just before.
+    # Each alert must be expected to fire, and to be quiet just before.
     text = TESTS.read_text()
     fires = re.findall(r"alertname: (\w+)\n +exp_alerts:\n +- exp_labels", text)
     quiet = re.findall(r"alertname: (\w+)\n +- eval_time", text)
     assert sorted(fires) == sorted(quiet) == sorted(ALERTS) and ALERTS
 
 
-def test_the_test_of_each_alert_fails_where_the_alert_is_deaf(tmp_path: Path) -> None:
+def test_the_test_of_each_alert_fails_if_the_alert_never_fires(tmp_path: Path) -> None:
     rules = RULES.read_text()
     deaf, count = re.subn(
         r"^( +expr:)(?: >-\n +)?.*\n(?: +or .*\n)?", r"\1 vector(0) > 1" + "\n", rules, flags=re.MULTILINE
@@ -61,18 +61,18 @@ def test_the_test_of_each_alert_fails_where_the_alert_is_deaf(tmp_path: Path) ->
 
 
 def counting_alerts() -> dict[str, tuple[str, str]]:
-    """By alert that waits for the first event of a kind: its counter, and the labels that it asks for."""
-    found = {}
+    """Counter and labels of each alert that fires at the first event of a kind, by the alert's name."""
+    counters = {}
     for group in yaml.safe_load(RULES.read_text())["groups"]:
         for rule in group["rules"]:
             waits = re.search(r"increase\((\w+)(\{.*?\})?\[\w+\]\)\)? > 0", rule["expr"])
             if waits and "== 0" not in rule["expr"]:
-                found[rule["alert"]] = (waits[1], (waits[2] or "{}").strip("{}"))
-    return found
+                counters[rule["alert"]] = (waits[1], (waits[2] or "{}").strip("{}"))
+    return counters
 
 
 @pytest.mark.parametrize("alert", sorted(counting_alerts()))
-def test_an_alert_fires_for_a_counter_that_is_first_seen_at_1(alert: str, tmp_path: Path) -> None:
+def test_an_alert_fires_for_a_counter_that_is_first_scraped_at_1(alert: str, tmp_path: Path) -> None:
     counter, labels = counting_alerts()[alert]
     born, old = (
         f"{counter}{{{', '.join(filter(None, (labels, f'instance={name!r}')))}}}".replace("'", '"')
@@ -105,7 +105,7 @@ def test_each_alert_names_a_section_of_the_runbook() -> None:
     assert len(named) == len(ALERTS) and set(named) <= anchors, set(named) - anchors
 
 
-def test_dashboards_are_what_their_tables_make() -> None:
+def test_the_committed_dashboards_match_their_generator() -> None:
     files = {path.name: path.read_text() for path in (FOLDER / "dashboards").glob("*.json")}
     assert files == {
         f"{dashboard.uid}.json": generate_dashboards.to_json(dashboard) for dashboard in generate_dashboards.DASHBOARDS

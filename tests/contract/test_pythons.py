@@ -1,4 +1,4 @@
-"""What is installed and run is the same on each Python that the project names."""
+"""Supported Python versions: they have no gap, each has the same locked packages, and no test is run a second time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PYTHONS = sorted(
 NO_TEST_TWICE = ("--last-failed", "--lf", "--reruns", "flaky")
 
 
-def test_the_named_pythons_go_from_the_oldest_that_runs_without_a_gap() -> None:
+def test_the_supported_pythons_have_no_gap() -> None:
     oldest = int(PROJECT["requires-python"].removeprefix(">=3."))
     assert [f"3.{minor}" for minor in range(oldest, oldest + len(PYTHONS))] == PYTHONS
     assert f"{sys.version_info.major}.{sys.version_info.minor}" in PYTHONS
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_each_locked_package_has_a_wheel_for_each_named_python(python: str, tmp_path: Path) -> None:
-    # Without one, `make setup` builds from source, which needs compilers and libraries that a fresh machine hasn't.
+def test_each_locked_package_has_a_wheel_for_each_supported_python(python: str, tmp_path: Path) -> None:
+    # Without a wheel, `make setup` builds from source, which needs compilers and libraries that a fresh machine lacks.
     command = (
         *(str(Path(sysconfig.get_path("scripts")) / "uv"), "pip", "install", "--dry-run", "--quiet"),
         *("--python-version", python, "--python-platform", "x86_64-manylinux_2_28", "--only-binary", ":all:"),
@@ -40,7 +40,7 @@ def test_each_locked_package_has_a_wheel_for_each_named_python(python: str, tmp_
         pytest.skip("the package registry doesn't answer")
     assert "no usable wheels" not in " ".join(done.stderr.split()), done.stderr
     if done.returncode != 0:
-        pytest.skip(f"the package registry can't be asked: {done.stderr}")
+        pytest.skip(f"the package registry can't be queried: {done.stderr}")
 
 
 def test_no_test_is_run_a_second_time() -> None:

@@ -1,4 +1,4 @@
-"""No secret is in the repository, and the scan that says so finds those that are put there."""
+"""The repository holds no secrets, and the secret scan finds seeded ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools import secret_scan
 
 PEM = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 HEX = secrets.token_hex(32)
-# Made here, so that the scan doesn't find them in this file.
+# Generated at run time, so that the scan doesn't find them in this file.
 SEEDS = {
     "a PEM file": PEM,
     "a key in an environment file": f"TANDEM_REGISTRY_KEY={HEX}",
@@ -28,12 +28,12 @@ SEEDS = {
 }
 
 
-def test_there_is_none() -> None:
+def test_the_repository_holds_no_secrets() -> None:
     assert secret_scan.main([]) == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_secret_is_found(tmp_path: Path, seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_seeded_secret_is_found(tmp_path: Path, seed: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.write_text(f"first line\n{SEEDS[seed]}\n")
     assert secret_scan.main([str(file)]) == 1
@@ -51,5 +51,5 @@ def test_a_secret_is_found(tmp_path: Path, seed: str, capsys: pytest.CaptureFixt
         f"key = '{'00' * 32}'",
     ],
 )
-def test_what_is_none_is_let_pass(harmless: str) -> None:
+def test_harmless_text_passes_the_scan(harmless: str) -> None:
     assert list(secret_scan.findings(harmless)) == []

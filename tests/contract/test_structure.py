@@ -1,4 +1,4 @@
-"""What a reader relies on: the decisions are pure, no service knows another, and the flow table agrees with itself."""
+"""Structure of the code: decisions are pure, no service imports another, and the flow table is consistent."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from services.common.messaging import flow
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ROOT / "services"
-NAMES = sorted(one.name for one in SERVICES.iterdir() if (one / "__init__.py").exists())
+NAMES = sorted(folder.name for folder in SERVICES.iterdir() if (folder / "__init__.py").exists())
 CLIENTS = {"cli", "console"}
-"""Packages under services/ that are clients of all the others."""
+"""Packages under services/ that are clients of all services."""
 
 PURE_MODULES = {
     *("fields", "ids", "percentiles", "times"),
@@ -31,16 +31,17 @@ PURE_MODULES = {
         "rpc.identity",
     ),
 }
-"""The part of services/common that decisions may stand on."""
+"""Modules of services/common that pure code may import."""
 ALLOWED = {
     "services.common.times": {"google"},
     "services.common.fields": {"google"},
     "services.common.rpc.identity": {"tandem"},
 }
-"""The protobuf timestamp, and the enum of roles."""
+"""Packages that single pure modules may import: the protobuf timestamp and the enum of roles."""
 COMPUTES = {"numpy", "scipy", "shapely", "pyproj", "rapidfuzz"}
+"""Packages of pure computation, which every pure module may import."""
 PURE_PACKAGES = {"domain", "matching"}
-"""Packages of a service that hold nothing but decisions, so that pure files may stand on them."""
+"""Packages of a service that hold only decisions, so that pure modules may import them."""
 IMPURE = {
     "time",
     "random",
@@ -67,7 +68,7 @@ def says_it_is_pure(path: Path) -> bool:
 
 
 def pure_files() -> list[Path]:
-    """Domain code, and whatever says in its docstring that it is pure."""
+    """Files of domain code, and files whose docstring says that they are pure."""
     everything = SERVICES.rglob("*.py")
     return sorted(
         path
@@ -79,7 +80,7 @@ def pure_files() -> list[Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Full names of what a file imports, from anywhere in it."""
+    """Full names of a file's imports, including those within functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -89,7 +90,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def impurities(path: Path) -> list[str]:
-    """What a pure file may not import or call."""
+    """Imports, calls and other code in a file that a pure file must not have."""
     own = module_name(path).split(".")[1]
     found = []
     for name in imported(path):
@@ -144,7 +145,9 @@ def test_every_service_has_its_decisions_in_a_pure_file() -> None:
         "from uuid import uuid4",
     ],
 )
-def test_the_check_of_purity_sees_what_it_must(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_purity_check_finds_impure_imports_and_calls(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     path = tmp_path / "services" / "ingest" / "domain.py"
     path.parent.mkdir(parents=True)
@@ -175,10 +178,10 @@ def test_siblings_have_the_same_file_names(service: str) -> None:
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 MAX_MODULES = 14
-"""Modules of one folder, at one level, without __init__.py."""
+"""Maximum number of modules directly in a folder, not counting __init__.py."""
 MAX_LINES = 400
 UNDIVIDED = {"services/registry"}
-"""Folders that hold more modules: the registry is divided once its transactions are."""
+"""Folders that may hold more modules: the registry is divided once its transactions are."""
 
 
 def python_files() -> list[Path]:
@@ -209,7 +212,7 @@ def test_no_test_imports_a_test() -> None:
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether a subject of the table lies within a stream's pattern, token by token; `>` is one token or more."""
+    """Whether a subject of the flow table matches a stream's pattern, token by token. `>` matches one or more tokens."""
     for i, (want, token) in enumerate(itertools.zip_longest(pattern.split("."), subject.split("."))):
         if want == ">":
             return len(subject.split(".")) > i
@@ -219,15 +222,15 @@ def covers(pattern: str, subject: str) -> bool:
 
 
 def streams_of(subject: str) -> list[str]:
-    return [stream.name for stream in flow.STREAMS if any(covers(one, subject) for one in stream.subjects)]
+    return [stream.name for stream in flow.STREAMS if any(covers(pattern, subject) for pattern in stream.subjects)]
 
 
 @pytest.mark.parametrize("row", flow.FLOWS, ids=lambda row: row.subject)
-def test_a_subject_is_stored_by_its_stream_and_by_no_other(row: flow.Flow) -> None:
+def test_a_subject_is_stored_only_by_its_stream(row: flow.Flow) -> None:
     assert streams_of(row.subject) == [row.stream]
 
 
-def test_every_stream_has_a_flow_and_every_name_is_there_once() -> None:
+def test_every_stream_has_a_flow_and_names_are_unique() -> None:
     assert {row.stream for row in flow.FLOWS} == {stream.name for stream in flow.STREAMS}
     assert len({row.subject for row in flow.FLOWS}) == len(flow.FLOWS)
     assert len({stream.name for stream in flow.STREAMS}) == len(flow.STREAMS)
@@ -240,23 +243,23 @@ def test_publishers_and_readers_are_users_of_the_server() -> None:
     assert set(NAMES) - CLIENTS - {"common"} <= services
 
 
-def test_who_may_read_a_subject_may_read_all_of_its_stream() -> None:
-    # The server gives streams, so the table must not say less.
+def test_all_subjects_of_a_stream_have_the_same_readers() -> None:
+    # The server grants read permission by stream, so the table must not claim less.
     readers: dict[str, set[tuple[str, ...]]] = {}
     for row in flow.FLOWS:
         readers.setdefault(row.stream, set()).add(row.readers)
-    assert {stream: len(those) for stream, those in readers.items()} == dict.fromkeys(readers, 1)
+    assert {stream: len(reader_sets) for stream, reader_sets in readers.items()} == dict.fromkeys(readers, 1)
 
 
 def test_only_disclosures_have_a_durable_consumer() -> None:
-    # Who else reads knows by itself how far it is.
+    # All other readers keep their positions in their own databases.
     assert {row.stream: row.durable for row in flow.FLOWS if row.durable} == {
         flow.DISCLOSURES.name: flow.DISCLOSURES_DURABLE
     }
 
 
-def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
-    made = {
+def test_the_subject_functions_match_the_flow_table() -> None:
+    subjects = {
         flow.LOG_META_SUBJECT: "log_meta",
         **{flow.log_subject(0, kind): f"log.{{p}}.{kind}" for kind in ("fold", "report", "case", "rules", "tick")},
         flow.alert_subject(0, "a"): "alert.{p}.{alert_id}",
@@ -272,13 +275,17 @@ def test_the_subjects_that_are_made_are_those_of_the_table() -> None:
         flow.quarantine_subject("i"): "quarantine.{ingest}",
         flow.probe_subject("h"): "probe.{host}",
     }
-    assert set(made.values()) == {row.subject for row in flow.FLOWS}
-    for subject, row_subject in made.items():
+    assert set(subjects.values()) == {row.subject for row in flow.FLOWS}
+    for subject, row_subject in subjects.items():
         assert re.fullmatch(re.sub(r"\{\w+\}", "[^.]+", row_subject.replace(".", r"\.")), subject)
 
 
-def test_the_pattern_a_leg_consumes_is_of_the_other_legs_only() -> None:
+def test_a_leg_consumes_only_the_steps_of_other_legs() -> None:
     for leg in flow.LEGS:
-        wanted = flow.peer_subjects(leg)
-        heard = {other for other in flow.LEGS if any(covers(one, flow.incident_subject(other, "i")) for one in wanted)}
-        assert heard == set(flow.LEGS) - {leg}
+        patterns = flow.peer_subjects(leg)
+        consumed = {
+            other
+            for other in flow.LEGS
+            if any(covers(pattern, flow.incident_subject(other, "i")) for pattern in patterns)
+        }
+        assert consumed == set(flow.LEGS) - {leg}

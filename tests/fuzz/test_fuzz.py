@@ -1,4 +1,7 @@
-"""Whatever comes to a door is taken within bounds or refused by InvalidField: `make fuzz` tries for minutes, `make test` briefly."""
+"""Fuzz tests of ingest's endpoints: any input is accepted within bounds or refused with InvalidField.
+
+`make fuzz` runs them for minutes, `make test` briefly.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-"""For all targets together; without it each gets one round of a hundred."""
+"""Duration for all targets together, seconds. If 0, the default, each target gets one round of a hundred examples."""
 RECEIVED_MS = 1_800_000_000_000
 REPORT = ingest_pb2.ReportRequest.DESCRIPTOR
 
 
 def check(said: Said) -> None:
-    """Fails where a report is out of bounds."""
+    """Asserts that a parsed report is within bounds, or that a refusal has a reason."""
     if isinstance(said, InvalidField):
         assert said.reason
         return
@@ -51,11 +54,11 @@ def check(said: Said) -> None:
 
 def check_all(said: Sequence[Said]) -> None:
     assert said
-    for one in said:
-        check(one)
+    for report in said:
+        check(report)
 
 
-# ── what is tried ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── inputs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ODD_NUMBERS = st.sampled_from(
     [
@@ -152,7 +155,7 @@ REQUEST = (
 
 @st.composite
 def mangled(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
-    """Bytes of which some are left out, doubled or replaced."""
+    """Valid bytes with some of them removed, doubled or replaced."""
     raw = bytearray(draw(whole))
     for _ in range(draw(st.integers(0, 4))):
         if raw:
@@ -161,7 +164,7 @@ def mangled(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
     return bytes(raw)
 
 
-BODIES = REQUEST.map(lambda one: json.dumps(one).encode())
+BODIES = REQUEST.map(lambda request: json.dumps(request).encode())
 RAW_BODIES = BODIES | mangled(BODIES) | st.binary(max_size=100)
 
 WIRE_TIMES = st.builds(
@@ -192,7 +195,7 @@ EVENTS = st.builds(
 )
 REQUESTS = st.builds(
     ingest_pb2.ReportRequest, positions=st.lists(POSITIONS, max_size=3), equipment=st.lists(EVENTS, max_size=2)
-).map(lambda one: one.SerializeToString())
+).map(lambda request: request.SerializeToString())
 FRAMES = REQUESTS | mangled(REQUESTS) | st.binary(max_size=100)
 
 
@@ -216,18 +219,18 @@ def body(raw: bytes) -> None:
 
 
 def one_by_one(msgs: Sequence[Any], parse: Callable[[Any], Said]) -> list[Said]:
-    found: list[Said] = []
+    parsed: list[Said] = []
     for msg in msgs:
         try:
-            found.append(parse(msg))
+            parsed.append(parse(msg))
         except InvalidField as error:
-            found.append(error)
-        check(found[-1])
-    return found
+            parsed.append(error)
+        check(parsed[-1])
+    return parsed
 
 
 def frame(raw: bytes) -> None:
-    """A batch by gRPC; what is read at once is what is read one by one."""
+    """Parses a gRPC batch, and asserts that parsing it as a whole equals parsing its reports one by one."""
     try:
         request = ingest_pb2.ReportRequest.FromString(raw)
     except DecodeError:
@@ -239,10 +242,10 @@ def frame(raw: bytes) -> None:
     if not request.positions:
         return
     together = translate.read_positions(request.positions)
-    for i, one in enumerate(single):
-        # Whether a device's id is sound is looked up, not read.
-        if together is not None and not (isinstance(one, InvalidField) and one.field == "device_id"):
-            assert together.row(i) == one
+    for i, report in enumerate(single):
+        # The batch parser doesn't check device ids, because the later lookup of the route does.
+        if together is not None and not (isinstance(report, InvalidField) and report.field == "device_id"):
+            assert together.row(i) == report
 
 
 TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any]]] = {
@@ -253,17 +256,17 @@ TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any]]] = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_whatever_comes_is_taken_within_bounds_or_refused(name: str) -> None:
+def test_any_input_is_accepted_within_bounds_or_refused(name: str) -> None:
     target, strategy = TARGETS[name]
 
     @settings(max_examples=2_000 if SECONDS else 100, deadline=None, suppress_health_check=list(HealthCheck))
     @given(strategy)
-    def one_round(tried: Any) -> None:
-        target(tried)
+    def run_round(example: Any) -> None:
+        target(example)
 
     until_s = time.monotonic() + SECONDS / len(TARGETS)
     rounds = 0
     while not rounds or time.monotonic() < until_s:
-        one_round()
+        run_round()
         rounds += 1
     print(f"{name}: {rounds} rounds")

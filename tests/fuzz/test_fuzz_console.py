@@ -1,4 +1,7 @@
-"""Crafted links, redirects and hosts get their stated answer: `make fuzz` tries for minutes, `make test` the same few each time."""
+"""Fuzz tests of crafted links, redirects and host headers, which must get their specified answers.
+
+`make fuzz` runs them for minutes, `make test` runs the same few examples each time.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from services.console.settings import ConsoleSettings
 from services.dispatch.exchange.links import Links, Refused, Token
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-"""For all targets together; without it each gets one round of the same two hundred."""
+"""Duration for all targets together, seconds. If 0, the default, each target gets one round of the same two hundred examples."""
 LINKS = Links("police", bytes(range(32)), "http://127.0.0.1:1")
 WRITTEN = LINKS.write(Token("police", "assign-1", "car-7", 2_000, "nonce-1"))
 ORIGIN = "https://console.example"
@@ -42,7 +45,7 @@ HOSTS = st.lists(HOST_PIECES, max_size=6).map("".join) | st.text(st.characters(c
 
 @st.composite
 def tokens(draw: st.DrawFn) -> str:
-    """A written token of which parts are left out, doubled or replaced; or any text."""
+    """A valid token with parts removed, doubled or replaced, or an arbitrary text."""
     text = WRITTEN
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(text)))
@@ -95,7 +98,7 @@ TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any]]] = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_whatever_is_crafted_gets_its_stated_answer(name: str) -> None:
+def test_crafted_input_gets_its_specified_answer(name: str) -> None:
     target, strategy = TARGETS[name]
 
     @settings(

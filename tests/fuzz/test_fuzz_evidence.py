@@ -1,4 +1,8 @@
-"""A bundle that was changed anywhere and signed again is proven or BROKEN, never an error: `make fuzz` tries for minutes."""
+"""Fuzz tests of evidence bundles: a bundle that was changed anywhere and signed again is proven or BROKEN, and never raises another
+error.
+
+`make fuzz` runs them for minutes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from services.cli.terminal import printable
 from tests.support.bundles import Manifest, Members, bundle, crafted, with_manifest
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
-"""For all targets together; without it each gets one round of the same hundred."""
+"""Duration for all targets together, seconds. If 0, the default, each target gets one round of the same hundred examples."""
 WHOLE = bundle()
 NAMES = (
     "README.txt",
@@ -58,7 +62,7 @@ FIELDS = st.sampled_from(
 
 
 def mangled(draw: st.DrawFn, whole: bytes) -> bytes:
-    """The bytes with some of them left out or replaced."""
+    """Bytes with some of them removed or replaced."""
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(whole)))
         whole = whole[:at] + draw(PIECES | st.binary(max_size=3)) + whole[at + draw(st.integers(0, 8)) :]
@@ -67,7 +71,7 @@ def mangled(draw: st.DrawFn, whole: bytes) -> bytes:
 
 @st.composite
 def of_members(draw: st.DrawFn) -> bytes:
-    """One member is changed."""
+    """A bundle with one changed member."""
 
     def craft(members: Members, _: Manifest) -> None:
         name = draw(st.sampled_from(NAMES))
@@ -78,7 +82,7 @@ def of_members(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def of_manifests(draw: st.DrawFn) -> bytes:
-    """The manifest has other values, or is changed as text."""
+    """A bundle whose manifest has other values or is changed as text."""
 
     def craft(members: Members, manifest: Manifest) -> None:
         manifest.update(draw(st.dictionaries(FIELDS, VALUES, min_size=1, max_size=3)))
@@ -90,7 +94,7 @@ def of_manifests(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def of_files(draw: st.DrawFn) -> bytes:
-    """The file itself is changed."""
+    """A bundle whose file itself is changed."""
     return mangled(draw, WHOLE)
 
 
@@ -102,7 +106,7 @@ TARGETS: dict[str, st.SearchStrategy[bytes]] = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_whatever_a_bundle_holds_it_is_proven_or_broken(name: str) -> None:
+def test_a_changed_bundle_is_proven_or_broken(name: str) -> None:
     @settings(
         max_examples=1_000 if SECONDS else 100,
         derandomize=not SECONDS,

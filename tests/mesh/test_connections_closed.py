@@ -1,4 +1,4 @@
-"""No connection to a database is left open by a caller who is cancelled while it is opened or used."""
+"""A caller that is cancelled while it opens or uses a database leaves no connection open."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def write(database: Database) -> None:
 
 
 class Counted(sqlite3.Connection):
-    """A connection that is in `still_open` until somebody closes it."""
+    """A connection that is in `still_open` until it is closed."""
 
     still_open: ClassVar[set[int]] = set()
 
@@ -48,7 +48,7 @@ class Counted(sqlite3.Connection):
 
 async def test_a_cancelled_caller_closes_its_connection(where: Path | str, monkeypatch: pytest.MonkeyPatch) -> None:
     unclosed: list[str] = []
-    # Python 3.13 reports a SQLite connection that is dropped while open; asyncpg reports its own on every Python.
+    # Python 3.13 reports an SQLite connection that is dropped while open. asyncpg reports its connections on every Python.
     monkeypatch.setattr(sys, "unraisablehook", lambda report: unclosed.append(repr(report.exc_value)))
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Counted, **options))
@@ -64,4 +64,4 @@ async def test_a_cancelled_caller_closes_its_connection(where: Path | str, monke
                 await asyncio.gather(caller, return_exceptions=True)
         gc.collect()
     assert not unclosed
-    assert not Counted.still_open, "Python before 3.13 reports none of them"
+    assert not Counted.still_open, "connections that Python before 3.13 doesn't report"

@@ -1,4 +1,4 @@
-"""Nobody speaks in another's name: the server refuses it, and what stands under a subject that it isn't of changes nothing."""
+"""No user can publish in another's name: the server refuses it, and messages that disagree with their subject have no effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLICE, PROBATION = "spiffe://npa/desk/seoul", "spiffe://moj/desk/seoul"
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry for all of them; each discloses under ids of its own."""
+    """A registry that the tests of this module share. Each test discloses under its own ids."""
     with running_registry(tmp_path_factory.mktemp("registry"), 1) as running:
         yield running
 
@@ -47,62 +47,62 @@ def chained(registry: RegistryMesh) -> set[str]:
 
 
 async def until_chained(registry: RegistryMesh, disclosure_id: str) -> None:
-    """Returns once the ledger has a disclosure."""
+    """Returns once the ledger has the disclosure."""
     async with asyncio.timeout(WITHIN_S):
         while disclosure_id not in chained(registry):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
-async def reason_parked(bus: Bus, sequence: int) -> str:
-    """Why the registry set a message of DISCLOSURES aside, once it has."""
+async def dead_letter_reason(bus: Bus, sequence: int) -> str:
+    """Reason of the registry's dead letter for a message of DISCLOSURES. Waits for it."""
     async with asyncio.timeout(WITHIN_S):
         async for messages in pull.read(bus, flow.DEAD_LETTERS.name, 1):
             for message in messages:
-                dead_letters = alert_pb2.DeadLetter.FromString(message.data)
-                if (dead_letters.stream, dead_letters.sequence) == (flow.DISCLOSURES.name, sequence):
-                    return dead_letters.reason
+                dead_letter = alert_pb2.DeadLetter.FromString(message.data)
+                if (dead_letter.stream, dead_letter.sequence) == (flow.DISCLOSURES.name, sequence):
+                    return dead_letter.reason
     raise AssertionError("the stream ended")
 
 
 @pytest.mark.parametrize("user", ["dispatch-police", "dispatch-probation", "explain", "evidence"])
-async def test_no_user_discloses_under_the_subject_of_another(registry: RegistryMesh, user: str) -> None:
+async def test_no_user_can_disclose_under_anothers_subject(registry: RegistryMesh, user: str) -> None:
     forged = disclosure(f"forged-by-{user}")
     async with registry.connected() as client:
         async with buses.connect(registry.nats.url_as(user), user) as bus:
             with pytest.raises(Unavailable):
                 await bus.publish(f"disclosure.geofence.{forged.disclosure_id}", forged.SerializeToString())
-        # What comes behind it is chained, so the forged one would be by then.
-        sound = disclosure(f"sound-behind-{user}")
-        await client.bus.publish(f"disclosure.geofence.{sound.disclosure_id}", sound.SerializeToString())
-        await until_chained(registry, sound.disclosure_id)
+        # A later disclosure is in the ledger, so the forged one would be there too.
+        valid = disclosure(f"valid-after-{user}")
+        await client.bus.publish(f"disclosure.geofence.{valid.disclosure_id}", valid.SerializeToString())
+        await until_chained(registry, valid.disclosure_id)
         assert forged.disclosure_id not in chained(registry)
 
 
 FORGED = {
     "of the other agency": ("dispatch-police", disclosure("f-1", PROBATION), "who"),
-    "of a person nobody asked for": ("explain", disclosure("f-2", POLICE), "who"),
-    "to somebody else": ("geofence", disclosure("f-3", recipient=PROBATION), "recipient"),
+    "to a role that explain does not serve": ("explain", disclosure("f-2", POLICE), "who"),
+    "to another recipient": ("geofence", disclosure("f-3", recipient=PROBATION), "recipient"),
     "under another id": ("geofence", disclosure("f-4"), "disclosure_id"),
-    "by nobody who discloses": ("ingest", disclosure("f-5"), "subject"),
+    "by a user that discloses nothing": ("ingest", disclosure("f-5"), "subject"),
 }
 
 
-@pytest.mark.parametrize("what", FORGED)
-async def test_a_disclosure_that_disagrees_with_its_publisher_is_a_dead_letter_and_no_row(
-    registry: RegistryMesh, what: str
+@pytest.mark.parametrize("forgery", FORGED)
+async def test_a_disclosure_that_disagrees_with_its_publisher_becomes_a_dead_letter(
+    registry: RegistryMesh, forgery: str
 ) -> None:
-    by, forged, field = FORGED[what]
+    by, forged, field = FORGED[forgery]
     subject_id = "another-id" if field == "disclosure_id" else forged.disclosure_id
     async with registry.connected() as client:
         ack = await client.bus.publish(f"disclosure.{by}.{subject_id}", forged.SerializeToString())
-        assert (await reason_parked(client.bus, ack.seq)).startswith(f"{field}: ")
-        sound = disclosure(f"sound-behind-{forged.disclosure_id}")
-        await client.bus.publish(f"disclosure.dispatch-police.{sound.disclosure_id}", sound.SerializeToString())
-        await until_chained(registry, sound.disclosure_id)
+        assert (await dead_letter_reason(client.bus, ack.seq)).startswith(f"{field}: ")
+        valid = disclosure(f"valid-after-{forged.disclosure_id}")
+        await client.bus.publish(f"disclosure.dispatch-police.{valid.disclosure_id}", valid.SerializeToString())
+        await until_chained(registry, valid.disclosure_id)
         assert forged.disclosure_id not in chained(registry)
 
 
-async def test_the_warning_leg_gives_notices_and_no_other_command(mesh: IngestMesh) -> None:
+async def test_the_warning_leg_can_give_only_notices(mesh: IngestMesh) -> None:
     async with mesh.connected() as client:
         await client.route("forged-tag", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE)
         quiet = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=3600))
@@ -124,20 +124,20 @@ async def test_the_warning_leg_gives_notices_and_no_other_command(mesh: IngestMe
             await bus.publish(f"{mine}.notice-as-a-desk", command("notice-as-a-desk", notice, POLICE))
             await bus.publish(f"{mine}.not-her-id", command("not-her-id", notice))
             await bus.publish(f"{mine}.notice-other", command("notice-another", notice))
-            await bus.publish(f"{mine}.notice-sound", command("notice-sound", notice))
+            await bus.publish(f"{mine}.notice-valid", command("notice-valid", notice))
         given: set[str] = set()
         async with asyncio.timeout(WITHIN_S):
             for n in range(1, 1000):
                 answers = await client.send(ingest.request(n, ingest.position("forged-tag", f"forged-{n}")))
                 given |= {command.command_id for answer in answers for command in answer.commands}
-                if "notice-sound" in given:
+                if "notice-valid" in given:
                     break
                 await asyncio.sleep(0.05)
-        assert given == {"notice-sound"}
+        assert given == {"notice-valid"}
 
 
 @pytest.mark.parametrize("by", ["geofence", "dispatch-police", "registry"])
-async def test_nobody_occupies_the_subject_under_which_another_sets_aside(registry: RegistryMesh, by: str) -> None:
+async def test_no_user_can_publish_anothers_dead_letters(registry: RegistryMesh, by: str) -> None:
     reader = {"geofence": "fold", "dispatch-police": "police-alerts", "registry": "registry-disclosures"}[by]
     subjects = [f"dead_letter.{by}.{reader}.LOG_0.77", f"dead_letter.{reader}.LOG_0.77"]
     async with buses.connect(registry.nats.url_as("dispatch-warning"), "dispatch-warning") as bus:

@@ -1,4 +1,4 @@
-"""Disclosures and commands that their stream lost after they were published are put back by their publisher."""
+"""A publisher publishes disclosures and commands again that their stream has lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Path:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Returns once it does; a server that isn't there yet is waited for."""
+    """Returns once a condition holds. Retries while the server doesn't answer."""
     async with asyncio.timeout(WITHIN_S):
         while True:
             try:
@@ -51,7 +51,7 @@ async def is_there(bus: Bus, stream: str, *subjects: str) -> bool:
 
 
 async def tear(nats: TestServer, bus: Bus, store: Path, stream: str, lost: str) -> None:
-    """kill -9, the last message torn, started again: that on the subject `lost` is gone for a moment."""
+    """Kills the server, tears the last message, which is on the subject `lost`, and restarts the server."""
     assert await bus.last_of(stream, lost) is not None
     nats.kill()
     torn.overwrite_tail(store, stream, random.Random(1))
@@ -60,7 +60,7 @@ async def tear(nats: TestServer, bus: Bus, store: Path, stream: str, lost: str) 
 
 @asynccontextmanager
 async def working(work: Awaitable[None]) -> AsyncIterator[None]:
-    """Work that goes on beside the block."""
+    """Runs a task until the block ends, and checks that it hasn't ended before."""
     task = asyncio.ensure_future(work)
     try:
         yield
@@ -74,7 +74,9 @@ def disclosure(name: str) -> ledger_pb2.Disclosure:
     return ledger_pb2.Disclosure(disclosure_id=name, at_ms=wall_us() // 1000, record_id="w-1", order_id="o-1")
 
 
-async def test_an_evaluators_disclosures_are_put_back(nats: TestServer, bus: Bus, store: Path, tmp_path: Path) -> None:
+async def test_an_evaluator_restores_its_lost_disclosures(
+    nats: TestServer, bus: Bus, store: Path, tmp_path: Path
+) -> None:
     outbox = DisclosureOutbox(tmp_path, MeshClock())
     subjects = [flow.disclosure_subject("geofence", name) for name in ("d-1", "d-2")]
 
@@ -87,34 +89,34 @@ async def test_an_evaluators_disclosures_are_put_back(nats: TestServer, bus: Bus
         await until(lambda: is_there(bus, flow.DISCLOSURES.name, subjects[0]))
         await until(lambda: begun("d-2"))
         await until(lambda: is_there(bus, flow.DISCLOSURES.name, *subjects))
-        await asyncio.sleep(1.0)  # until it is noted
+        await asyncio.sleep(1.0)  # until the outbox has recorded the publication
         await tear(nats, bus, store, flow.DISCLOSURES.name, subjects[1])
         await until(lambda: is_there(bus, flow.DISCLOSURES.name, *subjects))
         assert (await bus.bounds_of(flow.DISCLOSURES.name)).last == 2
 
 
-async def test_a_legs_disclosures_are_put_back(nats: TestServer, bus: Bus, store: Path, tmp_path: Path) -> None:
+async def test_a_leg_restores_its_lost_disclosures(nats: TestServer, bus: Bus, store: Path, tmp_path: Path) -> None:
     subjects = [flow.disclosure_subject("dispatch-police", name) for name in ("d-1", "d-2")]
-    made = [disclosure("d-1"), disclosure("d-2")]
-    for subject, one in zip(subjects, made, strict=True):
-        await bus.publish(subject, one.SerializeToString(), msg_id=one.disclosure_id)
+    disclosures = [disclosure("d-1"), disclosure("d-2")]
+    for subject, message in zip(subjects, disclosures, strict=True):
+        await bus.publish(subject, message.SerializeToString(), msg_id=message.disclosure_id)
     async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
         kept = EvidenceDisclosures("police", Store(database))
-        await kept.keep(made)
+        await kept.keep(disclosures)
         await kept.keep([])
-        await kept.keep(made[:1])  # asked for again
+        await kept.keep(disclosures[:1])  # a repeated request
         async with working(kept.run(bus)):
             await tear(nats, bus, store, flow.DISCLOSURES.name, subjects[1])
             await until(lambda: is_there(bus, flow.DISCLOSURES.name, *subjects))
         assert (await bus.bounds_of(flow.DISCLOSURES.name)).last == 2
 
 
-async def test_commands_that_are_not_over_are_put_back(nats: TestServer, bus: Bus, store: Path) -> None:
+async def test_ingest_restores_lost_commands_that_have_not_expired(nats: TestServer, bus: Bus, store: Path) -> None:
     commands = Commands(bus, Routes(bus, MeshClock()), MeshClock())
     await commands.load()
     now_ms = wall_us() // 1000
     vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))
-    made = [
+    given = [
         command_pb2.Command(
             command_id=f"c-{n}",
             device_id="d-1",
@@ -125,9 +127,9 @@ async def test_commands_that_are_not_over_are_put_back(nats: TestServer, bus: Bu
         for n in (1, 2)
     ]
     async with working(commands.follow()), working(commands.publish_steps()):
-        for one in made:
-            await commands.command(one)
+        for command in given:
+            await commands.command(command)
         lost = flow.command_subject("ingest", "c-2")
         await tear(nats, bus, store, flow.COMMANDS.name, lost)
         await until(lambda: is_there(bus, flow.COMMANDS.name, flow.command_subject("ingest", "c-1"), lost))
-        assert [one.command.command_id for one in commands.of_device("d-1")] == ["c-2", "c-1"]
+        assert [status.command.command_id for status in commands.of_device("d-1")] == ["c-2", "c-1"]

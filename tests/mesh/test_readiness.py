@@ -1,4 +1,4 @@
-"""Ready means that a process reads and decides: with a server that stands still, and with a stream that takes no more consumers."""
+"""A process is ready only while it reads: tests with a frozen nats-server and with a stream that accepts no more consumers."""
 
 from __future__ import annotations
 
@@ -23,47 +23,47 @@ from tests.support.dispatch.dispatch import running, settings
 
 WITHIN_S = 40.0
 CONSUMERS = 1_000
-"""As many as nats-server lets a stream have."""
+"""Maximum number of consumers of a stream in nats-server."""
 SERVICES = tuple(service.name for service in processes.SERVICES)
 
 
 async def answer(session: aiohttp.ClientSession, port: int) -> tuple[int, str]:
-    """What /readyz says; 0 where nobody answers."""
+    """Status and text of /readyz. The status is 0 if the process doesn't answer."""
     try:
-        async with session.get(f"http://127.0.0.1:{port}/readyz") as said:
-            return said.status, (await said.text()).strip()
+        async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+            return response.status, (await response.text()).strip()
     except (aiohttp.ClientError, TimeoutError):
         return 0, ""
 
 
 async def until(session: aiohttp.ClientSession, ports: Collection[int], status: int) -> list[str]:
-    """What each says once all have answered with this status."""
-    found: dict[int, str] = {}
+    """Texts of /readyz at some ports, once all of them have answered with this status."""
+    texts: dict[int, str] = {}
     async with asyncio.timeout(WITHIN_S):
-        while len(found) < len(ports):
+        while len(texts) < len(ports):
             for port in ports:
-                said = await answer(session, port)
-                if said[0] == status:
-                    found[port] = said[1]
+                port_status, text = await answer(session, port)
+                if port_status == status:
+                    texts[port] = text
                 else:
-                    found.pop(port, None)
+                    texts.pop(port, None)
             await asyncio.sleep(0.2)
-    return [found[port] for port in ports]
+    return [texts[port] for port in ports]
 
 
 @asynccontextmanager
-async def asking() -> AsyncIterator[aiohttp.ClientSession]:
+async def http_session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3.0)) as session:
         yield session
 
 
 @dataclass(frozen=True)
 class Unwatched:
-    """A mesh on a server that nobody starts again."""
+    """A mesh on a nats-server that no supervisor restarts."""
 
     nats: TestServer
     ports: dict[str, int]
-    """Of /readyz, by service."""
+    """Ports of /readyz, by service."""
 
 
 @pytest.fixture
@@ -84,21 +84,21 @@ def mesh(tmp_path: Path) -> Iterator[Unwatched]:
                 up.stop()
 
 
-async def test_nothing_that_reads_nothing_is_ready(mesh: Unwatched) -> None:
+async def test_no_process_is_ready_while_it_cannot_read(mesh: Unwatched) -> None:
     ports = list(mesh.ports.values())
-    async with asking() as session:
+    async with http_session() as session:
         await until(session, ports, 200)
         mesh.nats.freeze()
-        said = dict(zip(mesh.ports, await until(session, ports, 503), strict=True))
-        assert all("ALERTS" in said[name] for name in SERVICES if name.startswith("dispatch-")), said
+        reasons = dict(zip(mesh.ports, await until(session, ports, 503), strict=True))
+        assert all("ALERTS" in reasons[name] for name in SERVICES if name.startswith("dispatch-")), reasons
         mesh.nats.thaw()
         await until(session, ports, 200)
 
 
-async def test_a_leg_that_gets_no_consumer_is_not_ready_until_it_does(tmp_path: Path) -> None:
+async def test_a_leg_is_not_ready_until_it_gets_a_consumer(tmp_path: Path) -> None:
     stream = flow.ALERTS.name
     with running_server(tmp_path / "nats") as nats:
-        async with buses.connect(nats.url, "test") as bus, asking() as session:
+        async with buses.connect(nats.url, "test") as bus, http_session() as session:
             await streams.create(bus, 1, MeshClock(), max_bytes=64 << 20)
             for n in range(CONSUMERS):
                 config = {"durable_name": f"durable-{n}", "ack_policy": "explicit"}
@@ -106,9 +106,9 @@ async def test_a_leg_that_gets_no_consumer_is_not_ready_until_it_does(tmp_path: 
             configured = settings("police", nats, tmp_path / "police", metrics_port=free_port())
             assert configured.metrics_port
             async with running(configured):
-                status, said = await answer(session, configured.metrics_port)
-                assert status == 503, "not for a moment"
-                assert said.startswith(("ALERTS isn't being read", "ALERTS hasn't been read")), said
+                status, reason = await answer(session, configured.metrics_port)
+                assert status == 503, "the leg was ready without a consumer"
+                assert reason.startswith(("ALERTS isn't being read", "ALERTS hasn't been read")), reason
                 for n in range(100):
                     await bus.api(f"CONSUMER.DELETE.{stream}.durable-{n}", {})
                 await until(session, [configured.metrics_port], 200)

@@ -1,4 +1,4 @@
-"""Readers of a stream that went back: they see the difference, whatever has taken the sequences since, and never go on behind them."""
+"""Readers of a stream that went back notice it, whichever entries have reused the sequences, and never continue after them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHIN_S = 20.0
 
 
 class Reader:
-    """Reads a stream in a task of its own."""
+    """A separate task that reads a stream."""
 
     def __init__(self, messages: AsyncIterator[list[pull.Delivered]]) -> None:
         self.seen: list[pull.Delivered] = []
@@ -37,14 +37,14 @@ class Reader:
             self._arrived.set()
 
     async def until(self, count: int) -> None:
-        """Waits until so many messages are read."""
+        """Waits until `count` messages are read."""
         async with asyncio.timeout(WITHIN_S):
             while len(self.seen) < count:
                 self._arrived.clear()
                 await self._arrived.wait()
 
     async def refusal(self) -> StreamWentBack:
-        """The error that ends it."""
+        """Waits for the error that ends the reader."""
         with pytest.raises(StreamWentBack) as error:
             await asyncio.wait_for(self.task, WITHIN_S)
         return error.value
@@ -56,7 +56,7 @@ async def stored(bus: Bus, *contents: str) -> None:
 
 
 def tear(nats: TestServer, store: Path, seed: int = 1) -> None:
-    """kill -9, the last message's bytes overwritten, started again."""
+    """Kills the server, overwrites the end of the last message, and restarts the server."""
     nats.kill()
     torn.overwrite_tail(store, LOG, random.Random(seed))
     nats.start()
@@ -67,7 +67,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "nats"
 
 
-async def test_a_reader_at_the_lost_entry_does_not_go_on_behind_the_new_one(
+async def test_a_reader_at_the_lost_entry_does_not_continue_after_the_new_one(
     nats: TestServer, bus: Bus, store: Path
 ) -> None:
     await stored(bus, "1", "2", "3")
@@ -77,17 +77,17 @@ async def test_a_reader_at_the_lost_entry_does_not_go_on_behind_the_new_one(
     await stored(bus, "new 3", "4")
     error = await reader.refusal()
     assert (error.stream, error.sequence) == (LOG, 3)
-    assert [one.data for one in reader.seen] == [b"1", b"2", b"3"]
-    known = [one.cursor for one in reader.seen]
+    assert [message.data for message in reader.seen] == [b"1", b"2", b"3"]
+    known = [message.cursor for message in reader.seen]
     common = await cursors.last_common(bus, LOG, known)
     assert common == known[1]
-    again = Reader(pull.read(bus, LOG, common))
-    await again.until(2)
-    again.task.cancel()
-    assert [one.data for one in again.seen] == [b"new 3", b"4"]
+    resumed = Reader(pull.read(bus, LOG, common))
+    await resumed.until(2)
+    resumed.task.cancel()
+    assert [message.data for message in resumed.seen] == [b"new 3", b"4"]
 
 
-async def test_a_stream_that_is_shorter_now_is_told_before_anything_takes_the_place(
+async def test_a_shorter_stream_is_noticed_before_its_sequences_are_reused(
     nats: TestServer, bus: Bus, store: Path
 ) -> None:
     await stored(bus, "1", "2")
@@ -98,7 +98,7 @@ async def test_a_stream_that_is_shorter_now_is_told_before_anything_takes_the_pl
     assert (error.sequence, error.found, error.last) == (2, None, 1)
 
 
-async def test_a_reader_of_some_subjects_sees_it_too(nats: TestServer, bus: Bus, store: Path) -> None:
+async def test_a_reader_with_a_subject_filter_notices_it_too(nats: TestServer, bus: Bus, store: Path) -> None:
     await stored(bus, "1", "2")
     reader = Reader(pull.read(bus, LOG, 1, ("log.0.report",)))
     await reader.until(2)
@@ -110,7 +110,9 @@ async def test_a_reader_of_some_subjects_sees_it_too(nats: TestServer, bus: Bus,
     assert error.found is None or error.found.digest != reader.seen[1].cursor.digest
 
 
-async def test_an_older_copy_put_back_under_a_reader(nats: TestServer, bus: Bus, store: Path, tmp_path: Path) -> None:
+async def test_a_reader_notices_that_an_older_copy_was_restored(
+    nats: TestServer, bus: Bus, store: Path, tmp_path: Path
+) -> None:
     await stored(bus, "1", "2")
     nats.kill()
     torn.copy_of(store, LOG, tmp_path / "copy")
@@ -124,11 +126,13 @@ async def test_an_older_copy_put_back_under_a_reader(nats: TestServer, bus: Bus,
     await stored(bus, *(f"new {n}" for n in range(3, 9)))
     error = await reader.refusal()
     assert error.sequence == 4
-    common = await cursors.last_common(bus, LOG, [one.cursor for one in reader.seen])
+    common = await cursors.last_common(bus, LOG, [message.cursor for message in reader.seen])
     assert common and common.sequence == 2
 
 
-async def test_a_reader_that_begins_at_the_end_knows_the_entry_before(nats: TestServer, bus: Bus, store: Path) -> None:
+async def test_a_reader_that_begins_at_the_end_compares_the_entry_before(
+    nats: TestServer, bus: Bus, store: Path
+) -> None:
     await stored(bus, "1", "2")
     reader = Reader(pull.read(bus, LOG, 3))
     await asyncio.sleep(0.5)
@@ -153,7 +157,7 @@ async def test_a_position_is_compared_at_the_start(bus: Bus) -> None:
     await stored(bus, "3")
     await reader.until(1)
     reader.task.cancel()
-    assert [one.data for one in reader.seen] == [b"3"]
+    assert [message.data for message in reader.seen] == [b"3"]
     assert reader.seen[0].cursor == await cursors.at(bus, LOG, 3)
 
 
@@ -165,7 +169,7 @@ async def test_an_entry_that_has_aged_out_is_no_difference(nats: TestServer, bus
     config.max_msgs = 2
     config.discard = None
     await bus.api(f"STREAM.UPDATE.{LOG}", config.as_dict() | {"max_msgs": 2, "discard": "old"})
-    kept = [one.cursor for one in reader.seen]
+    kept = [message.cursor for message in reader.seen]
     assert not await cursors.holds(bus, LOG, kept[0])
     assert await cursors.holds(bus, LOG, kept[1])
     late = Reader(pull.read(bus, LOG, kept[0]))
@@ -176,17 +180,17 @@ async def test_an_entry_that_has_aged_out_is_no_difference(nats: TestServer, bus
     await reader.until(6)
     reader.task.cancel()
     late.task.cancel()
-    assert [one.data for one in late.seen[:2]] == [b"2", b"3"]
+    assert [message.data for message in late.seen[:2]] == [b"2", b"3"]
 
 
-async def test_a_durable_reader_gets_all_once_more(nats: TestServer, bus: Bus, store: Path) -> None:
+async def test_a_durable_reader_gets_all_messages_once_more(nats: TestServer, bus: Bus, store: Path) -> None:
     await stored(bus, "1", "2")
     reader = Reader(acknowledged(bus))
     await reader.until(2)
     tear(nats, store)
     await stored(bus, "new 2", "3")
     async with asyncio.timeout(WITHIN_S):
-        while not {b"new 2", b"3"} <= {one.data for one in reader.seen}:
+        while not {b"new 2", b"3"} <= {message.data for message in reader.seen}:
             await reader.until(len(reader.seen) + 1)
     reader.task.cancel()
 
@@ -235,10 +239,10 @@ async def test_routes_and_commands_are_read_once_more(nats: TestServer, bus: Bus
     for task in following:
         assert not task.done()
         task.cancel()
-    assert [one.command.command_id for one in commands.of_device("tag-1")] == ["third", "second", "first"]
+    assert [status.command.command_id for status in commands.of_device("tag-1")] == ["third", "second", "first"]
 
 
-async def test_a_reader_goes_on_behind_an_empty_message_in_the_account_of_a_user(nats: TestServer, bus: Bus) -> None:
+async def test_a_reader_continues_after_an_empty_message_in_a_users_account(nats: TestServer, bus: Bus) -> None:
     subject = "incident.police.x"
     for content in (b"1", b"", b"", b"4"):
         await bus.publish_until_stored(subject, content)
@@ -246,7 +250,7 @@ async def test_a_reader_goes_on_behind_an_empty_message_in_the_account_of_a_user
         reader = Reader(pull.read(user, "INCIDENTS", 1, ("incident.police.>",)))
         await reader.until(4)
         reader.task.cancel()
-        again = Reader(pull.read(user, "INCIDENTS", reader.seen[2].cursor, ("incident.police.>",)))
-        await again.until(1)
-        again.task.cancel()
-    assert [one.data for one in again.seen] == [b"4"]
+        resumed = Reader(pull.read(user, "INCIDENTS", reader.seen[2].cursor, ("incident.police.>",)))
+        await resumed.until(1)
+        resumed.task.cancel()
+    assert [message.data for message in resumed.seen] == [b"4"]

@@ -1,4 +1,4 @@
-"""Messages that a reader can't use are set aside and counted, and end no reader: at run time, and at each start."""
+"""Unusable messages become dead letters or are passed over, are counted, and end no reader, neither at run time nor at its start."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ GARBAGE = (b"{}", b"", b"\xff\xff", b"\x0a\x02\xff\xfe")
 
 
 def unusable(stream: str, reader: str, outcome: str = "dead_letter") -> float:
-    """How many messages a reader of this process couldn't use."""
+    """Number of messages that a reader in this process couldn't use."""
     labels = {"stream": stream, "reader": reader, "outcome": outcome}
     return REGISTRY.get_sample_value("tandem_unusable_messages_total", labels) or 0.0
 
 
 async def dead_letters(bus: Bus, count: int) -> list[alert_pb2.DeadLetter]:
-    """The dead letters, once there are so many."""
-    found: list[alert_pb2.DeadLetter] = []
+    """The dead letters, once there are at least `count`."""
+    letters: list[alert_pb2.DeadLetter] = []
     async with asyncio.timeout(dispatch.PATIENCE_S):
         async for messages in pull.read(bus, flow.DEAD_LETTERS.name, 1):
-            found += [alert_pb2.DeadLetter.FromString(message.data) for message in messages]
-            if len(found) >= count:
+            letters += [alert_pb2.DeadLetter.FromString(message.data) for message in messages]
+            if len(letters) >= count:
                 break
-    return found
+    return letters
 
 
 def a_step(name_of_leg: str, **changes: Any) -> bytes:
-    """A step that its kind's readers would take for one, but for `changes`."""
+    """A valid step of a leg with some changed fields of its assignment."""
     assignment = dispatch_pb2.Assignment(
         assignment_id="a-1", incident_id="x", leg=alert_pb2.Leg.Value(name_of_leg.upper())
     )
@@ -63,7 +63,7 @@ def a_step(name_of_leg: str, **changes: Any) -> bytes:
 
 
 @pytest.mark.parametrize("leg", flow.LEGS)
-async def test_unreadable_steps_of_its_own_end_no_leg_at_its_start(
+async def test_a_leg_starts_despite_its_own_unreadable_steps(
     bus: Bus, nats: TestServer, tmp_path: Path, leg: str
 ) -> None:
     wrong = [*GARBAGE, a_step(leg, incident_id="other"), a_step(leg, leg=0), a_step(leg, assignment_id="\0")]
@@ -71,31 +71,33 @@ async def test_unreadable_steps_of_its_own_end_no_leg_at_its_start(
         await bus.publish(flow.incident_subject(leg, "x"), payload)
     before = unusable(flow.INCIDENTS.name, f"{leg}-steps")
     for start in (1, 2):
-        async with running(settings(leg, nats, tmp_path)) as one, one.desk.subscription() as offers:
+        async with running(settings(leg, nats, tmp_path)) as started, started.desk.subscription() as offers:
             await publish(bus, alert(4 + start, incident=f"incident-{start}"))
             while (await offers.next(OFFERED)).step.assignment.incident_id != f"incident-{start}":
                 pass
             own = [
                 dead_letter for dead_letter in await dead_letters(bus, len(wrong)) if dead_letter.by == f"{leg}-steps"
             ]
-            assert [(one.stream, one.sequence) for one in own] == [
+            assert [(letter.stream, letter.sequence) for letter in own] == [
                 (flow.INCIDENTS.name, n) for n in range(1, len(wrong) + 1)
             ]
-            assert all(one.reason for one in own)
+            assert all(letter.reason for letter in own)
     assert unusable(flow.INCIDENTS.name, f"{leg}-steps") >= before + len(wrong)
 
 
-async def test_an_alert_under_the_subject_of_another_is_set_aside(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
+async def test_an_alert_under_the_subject_of_another_becomes_a_dead_letter(
+    bus: Bus, nats: TestServer, tmp_path: Path
+) -> None:
     async with running(settings("police", nats, tmp_path)) as leg, leg.desk.subscription() as offers:
         forged = alert(5)
         await bus.publish(flow.alert_subject(0, "another"), forged.SerializeToString())
         await publish(bus, alert(6, incident="incident-2"))
         assert (await offers.next(OFFERED)).step.assignment.incident_id == "incident-2"
-        (one,) = await dead_letters(bus, 1)
-        assert (one.by, one.sequence) == (flow.alerts_reader("police"), 1) and "subject" in one.reason
+        (letter,) = await dead_letters(bus, 1)
+        assert (letter.by, letter.sequence) == (flow.alerts_reader("police"), 1) and "subject" in letter.reason
 
 
-async def test_the_warning_leg_sets_aside_what_it_cannot_use_of_each_stream(
+async def test_the_warning_leg_keeps_unusable_messages_of_each_stream_as_dead_letters(
     bus: Bus, nats: TestServer, tmp_path: Path
 ) -> None:
     configured = warned.settings(nats, tmp_path)
@@ -124,19 +126,19 @@ async def test_the_warning_leg_sets_aside_what_it_cannot_use_of_each_stream(
             warning_id, _ = await device.shown(start)
             await device.arrived(warning_id)
             kept = await dead_letters(bus, (start + 1) * 9)
-    by = [one.by for one in kept]
+    by = [letter.by for letter in kept]
     assert by.count("warning-commands") == 3 * 4 and by.count("warning-advice") == 3 * 5
-    # The evaluators keep what can't be used of the log, so that it is kept once.
+    # Only the evaluators keep dead letters of the log, so that there is one for each message.
     assert unusable("LOG_0", "warning-log_0", "passed_over") >= 2
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[RegistryMesh]:
-    with running_registry(tmp_path, 1) as one:
-        yield one
+    with running_registry(tmp_path, 1) as started:
+        yield started
 
 
-async def test_traces_and_the_ledger_go_on_behind_what_they_cannot_use(registry: RegistryMesh) -> None:
+async def test_traces_and_the_ledger_continue_after_unusable_messages(registry: RegistryMesh) -> None:
     async with registry.connected() as client:
         bus = client.bus
         for payload in GARBAGE:
@@ -151,9 +153,9 @@ async def test_traces_and_the_ledger_go_on_behind_what_they_cannot_use(registry:
             subject = flow.alert_subject(message.partition, message.alert_id)
             await bus.publish(subject, message.SerializeToString())
         await publish(bus, alert(10))
-        assert {one.name for one in await trace_of(registry, 3)} >= {"alert"}
+        assert {span.name for span in await trace_of(registry, 3)} >= {"alert"}
         kept = [dead_letter for dead_letter in await dead_letters(bus, 4) if dead_letter.by == flow.DISCLOSURES_DURABLE]
-        assert [one.sequence for one in kept] == [1, 2, 3, 4]
+        assert [letter.sequence for letter in kept] == [1, 2, 3, 4]
         assert await client.put(records.wearer()) == ["STORED"]
         log = registry.service.log()
         assert "Traceback" not in log and "traces_begin_again" not in log and registry.service.runs
@@ -165,18 +167,18 @@ def evaluators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluators]
         yield running
 
 
-async def test_whoever_watches_alerts_gets_those_behind_what_cannot_be_read(evaluators: Evaluators) -> None:
+async def test_watch_alerts_continues_after_unreadable_alerts(evaluators: Evaluators) -> None:
     async with connected(evaluators) as (bus, (client, *_)):
         for payload in GARBAGE:
             await bus.publish(flow.alert_subject(0, "junk"), payload)
         await approach(bus, "1", 0)
         async with asyncio.timeout(WITHIN_S):
             seen = [answer async for answer in first_of(client.alerts(0), 2)]
-        assert all(one.alert.alert_id and one.HasField("measure") for one in seen)
+        assert all(answer.alert.alert_id and answer.HasField("measure") for answer in seen)
 
 
 async def first_of(answers: Any, count: int) -> Any:
-    """The first answers of a stream."""
+    """The first `count` answers of a stream."""
     async for answer in answers:
         yield answer
         count -= 1
@@ -187,7 +189,7 @@ async def first_of(answers: Any, count: int) -> Any:
 # ── ingest ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_broken_route_leaves_the_device_as_it_was(bus: Bus) -> None:
+async def test_an_unreadable_route_keeps_the_devices_last_route(bus: Bus) -> None:
     subject = f"$KV.{flow.DEVICES_BUCKET}.tag-1"
     good = log_pb2.DeviceRoute(partitions=[0], vendor_id="v", subject_id="w1")
     await bus.publish(subject, good.SerializeToString())
@@ -205,10 +207,10 @@ async def test_a_broken_route_leaves_the_device_as_it_was(bus: Bus) -> None:
         following.cancel()
     fresh = Routes(bus, MeshClock(), 1)
     await fresh.load()
-    assert fresh.registration("tag-1") is None, "the bucket holds the last value alone, and that is for another log"
+    assert fresh.registration("tag-1") is None, "the bucket holds only the last value, which is for another log"
 
 
-async def test_commands_that_are_none_are_passed_over_and_a_taken_id_is_a_conflict(bus: Bus) -> None:
+async def test_unreadable_commands_are_passed_over_and_a_used_id_is_a_conflict(bus: Bus) -> None:
     commands = Commands(bus, Routes(bus, MeshClock()), MeshClock())
     vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))
     good = command_pb2.Command(
@@ -223,13 +225,13 @@ async def test_commands_that_are_none_are_passed_over_and_a_taken_id_is_a_confli
     unknown = command_pb2.CommandStep(command_id="c-1", state=77)  # type: ignore[arg-type]
     await bus.publish(flow.command_step_subject("c-1", "77"), unknown.SerializeToString())
     await commands.load()
-    assert [one.command.device_id for one in commands.of_device("d-1")] == ["d-1"]
+    assert [status.command.device_id for status in commands.of_device("d-1")] == ["d-1"]
     assert commands.of_device("d-1")[0].state == command_pb2.COMMAND_STATE_WAITING and not commands.of_device("d-2")
     with pytest.raises(Conflict):
         await commands.command(command_pb2.Command(command_id="c-2", device_id="d-1"))
 
 
-async def test_an_entry_with_columns_of_unequal_length_holds_up_no_start(nats: TestServer) -> None:
+async def test_ingest_starts_despite_an_entry_with_columns_of_unequal_length(nats: TestServer) -> None:
     async with nats.bus_as("tester") as bus:
         await streams.create(bus, 2, MeshClock(), max_bytes=64 << 20)
         broken = log_pb2.LogEntry(positions=log_pb2.PositionBatch(device_id=["d-1"]))
@@ -239,10 +241,10 @@ async def test_an_entry_with_columns_of_unequal_length_holds_up_no_start(nats: T
         await LastReports(Routes(bus, MeshClock()), writers).read_tail(bus)
 
 
-# ── the rest ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── evidence and log metadata ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_evidence_is_gathered_past_what_cannot_be_read(bus: Bus) -> None:
+async def test_evidence_is_gathered_despite_unreadable_messages(bus: Bus) -> None:
     log_meta = await streams.read_log_meta(bus)
     for payload in GARBAGE:
         await bus.publish(flow.alert_subject(0, "junk"), payload)
@@ -251,11 +253,11 @@ async def test_evidence_is_gathered_past_what_cannot_be_read(bus: Bus) -> None:
     ack = await bus.publish(flow.log_subject(0, "tick"), tick)
     opening = alert(ack.seq, ends=True)
     await publish(bus, opening)
-    found = await gather(bus, log_meta, ["junk", opening.alert_id], "police")
-    assert found.incident_id == "incident-1"
+    gathered = await gather(bus, log_meta, ["junk", opening.alert_id], "police")
+    assert gathered.incident_id == "incident-1"
 
 
-async def test_metadata_that_cannot_be_read_is_an_alarm_and_no_end(nats: TestServer, capsys: Any) -> None:
+async def test_unreadable_log_metadata_raises_an_alarm_and_keeps_waiting(nats: TestServer, capsys: Any) -> None:
     async with nats.bus_as("tester") as bus:
         await bus.js.add_stream(name=flow.LOG_META.name, subjects=list(flow.LOG_META.subjects))
         await bus.publish(flow.LOG_META_SUBJECT, b"{}")

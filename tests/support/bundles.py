@@ -1,4 +1,4 @@
-"""A small evidence bundle of a made-up incident, and crafted ones: whatever is put into their members is signed."""
+"""A small evidence bundle of a fictional incident, and crafted bundles with valid hashes and signatures."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ GROUND = Ground(INCIDENT, 0, "log-1", 1, 0, BEGAN_MS)
 Members = dict[str, bytes]
 Manifest = dict[str, Any]
 Craft = Callable[[Members, Manifest], None]
-"""Changes the members, or what the manifest says beside their hashes."""
+"""Changes the members of a bundle, or the fields of its manifest except the hashes."""
 
 
 def event(id_: int, head: ChainHead, by: str) -> chain.ChainedEvent:
-    """A desk has taken its assignment."""
+    """A chained event: a desk has acknowledged its assignment."""
     return chain.write(head, INCIDENT, Acknowledged(BEGAN_MS + id_, "assign-1", by))
 
 
 def bundle(by: str = "spiffe://npa/desk/kim") -> bytes:
-    """A bundle for the police: three empty entries of the log, and a chain of two events."""
+    """A bundle for the police with three empty log entries and a chain of two events."""
     first = event(1, ChainHead(), by)
     second = event(2, ChainHead(first.id, first.hash), by)
     links = Chain("police", ChainHead(), (first, second), ChainHead(second.id, second.hash))
     tick = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
     entries = tuple(StoredMessage("LOG_0", n, BEGAN_MS + 1_000 * n, "log.0.tick", tick) for n in (1, 2, 3))
-    found = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, True, False, entries)
-    return evidence_bundle.make(found, GROUND, [links], ABOUT, KEY)
+    evidence = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, True, False, entries)
+    return evidence_bundle.make(evidence, GROUND, [links], ABOUT, KEY)
 
 
 def crafted(craft: Craft, by: str = "spiffe://npa/desk/kim") -> bytes:
-    """A bundle whose members and manifest were changed, with hashes and signature that fit."""
+    """A bundle with changed members and manifest, whose hashes and signature are valid."""
     with tarfile.open(fileobj=io.BytesIO(bundle(by))) as file:
-        members = {one.name: opened.read() for one in file if (opened := file.extractfile(one))}
+        members = {member.name: opened.read() for member in file if (opened := file.extractfile(member))}
     manifest = json.loads(members.pop("manifest.json"))
     del members["signature.json"], manifest["members"]
     craft(members, manifest)
@@ -65,7 +65,7 @@ def crafted(craft: Craft, by: str = "spiffe://npa/desk/kim") -> bytes:
 
 
 def with_manifest(manifest: bytes) -> Craft:
-    """Puts these bytes in the manifest's place, and signs them."""
+    """Replaces the manifest by these bytes and signs them."""
 
     def craft(members: Members, _: Manifest) -> None:
         sealed = seal._signature(manifest, KEY.sign(seal._WHAT + manifest), KEY.public_key().public_bytes_raw())
@@ -75,20 +75,20 @@ def with_manifest(manifest: bytes) -> Craft:
 
 
 def in_line(member: str, number: int, change: Callable[[dict[str, Any]], None]) -> Craft:
-    """Changes the object in a line of a member, counted from 1."""
+    """Changes the JSON object in a line of a member. Lines count from 1."""
 
     def craft(members: Members, _: Manifest) -> None:
         lines = members[member].splitlines()
-        told = json.loads(lines[number - 1])
-        change(told)
-        lines[number - 1] = json.dumps(told).encode()
+        fields = json.loads(lines[number - 1])
+        change(fields)
+        lines[number - 1] = json.dumps(fields).encode()
         members[member] = b"\n".join(lines) + b"\n"
 
     return craft
 
 
 def as_line(member: str, line: bytes) -> Craft:
-    """Puts a line in the place of the first one of a member."""
+    """Replaces the first line of a member."""
 
     def craft(members: Members, _: Manifest) -> None:
         members[member] = b"\n".join([line, *members[member].splitlines()[1:]]) + b"\n"

@@ -1,4 +1,4 @@
-"""The way onto JetStream: connecting, and publishing until it is known what became of the message."""
+"""Connections to JetStream: publishing with acknowledgement and retry, API requests, and certificate renewal."""
 
 from __future__ import annotations
 
@@ -26,12 +26,17 @@ from services.common.rpc.errors import NotFound, RetryableError, StoreFull, Unav
 from tandem.common.v1 import alert_pb2
 
 PUBLISH_TIMEOUT_S = 3.0
+"""Maximum wait for the server's answer to a publish or an API request, seconds."""
 FIRST_RETRY_S = 0.05
+"""Delay before the first retry of a publish, seconds. The delay doubles with each retry, up to LAST_RETRY_S."""
 LAST_RETRY_S = 1.0
+"""Maximum delay between retries, seconds."""
 FAILURE_REMEMBERED_S = 10.0
+"""Time after a failed publish during which `Bus.works` answers False, seconds."""
 CERTIFICATE_INTERVAL_S = 10.0
+"""Interval of checks for replaced certificate files, seconds."""
 PING_INTERVAL_S = 1
-"""How often the server is asked whether it lives: after three pings without an answer the client goes to another one."""
+"""Interval of pings to the server, seconds. After three pings without an answer the client connects to another server."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 _WRONG_LAST_SEQUENCE = 10071
@@ -40,53 +45,53 @@ _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no r
 
 
 class AlreadyThere(Exception):
-    """The subject holds another last message than the publisher expected; for an alert that means success."""
+    """The subject's last message isn't the one that the publisher expected. For an alert that means success: it is stored already."""
 
     def __init__(self, subject: str, sequence: int | None) -> None:
         super().__init__(subject)
         self.sequence = sequence
-        """Of that message, in its stream, where the server says it."""
+        """Sequence of the subject's last message in its stream. None if the server doesn't say it."""
 
 
 class NameInUse(Unavailable):
-    """A consumer of this name exists, and another reader made it."""
+    """A consumer of this name exists, created by another reader."""
 
 
 class PubAck(NamedTuple):
-    """The server's word that a message is on disk."""
+    """The server's acknowledgement that a message is on disk."""
 
     stream: str
     seq: int
-    """Its sequence there."""
+    """Sequence of the message in the stream."""
     duplicate: bool
-    """It was there already, under the same Msg-Id."""
+    """Whether the message was stored before, under the same Msg-Id."""
 
 
 class Bounds(NamedTuple):
-    """Sequences that a stream holds; `first` is `last` + 1 where it is empty."""
+    """First and last sequence that a stream holds. An empty stream has `first` = `last` + 1."""
 
     first: int
     last: int
 
 
 class Bus:
-    """A connection to JetStream. Messages are published whole or refused; a timeout is an unknown outcome."""
+    """A connection to JetStream. A message is stored whole or not at all; after a timeout the outcome is unknown."""
 
     def __init__(self, client: Client, user: str) -> None:
         self.client = client
         self.user = user
-        """User of the server, which names its readers; where the server has no users, the name of the connection."""
+        """User name at the NATS server; its readers are named after it. The connection's name if the server has no users."""
         self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
-        """For setting streams up; what runs in a service's loops goes through `publish` and `api`."""
+        """nats-py's JetStream interface, for stream setup only. A service's loops use `publish` and `api`."""
         self._last_failure_s = -math.inf
-        """When a request last failed without one that succeeded since, by the loop's clock."""
+        """Time of the last failed request by the loop's clock, seconds. Minus infinity once a later publish got an answer."""
         self._inbox = client.new_inbox()
-        self._asked = 0
-        self._answers: dict[str, asyncio.Future[Msg]] = {}
+        self._last_request = 0
+        self._awaited_answers: dict[str, asyncio.Future[Msg]] = {}
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was made again: after each the server may be another, on an older store."""
+        """Number of reconnects. After each one the server may be another, with an older store."""
         return self.client.stats["reconnects"]
 
     async def publish(
@@ -98,23 +103,24 @@ class Bus:
         expected_last: int | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> PubAck:
-        """Publishes once and returns the server's acknowledgement: the message is on disk.
+        """Publishes a message once and returns the server's acknowledgement that it is on disk.
 
-        `expected_last` is the sequence of the last message that the subject must hold (0: none); `headers` go beside the payload.
-        Raises AlreadyThere, StoreFull, or Unavailable (outcome unknown: publish again with the same `msg_id`).
+        `expected_last` is the sequence that the subject's last message must have, 0 for an empty subject. `headers` are sent in
+        addition to the server's own. Raises AlreadyThere, StoreFull, or Unavailable. After Unavailable the outcome is unknown:
+        retry with the same `msg_id`.
         """
-        every = dict(headers)
+        all_headers = dict(headers)
         if msg_id is not None:
-            every[Header.MSG_ID.value] = msg_id
+            all_headers[Header.MSG_ID.value] = msg_id
         if expected_last is not None:
-            every[Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(expected_last)
-        answer = json.loads(await self._request(subject, payload, every or None))
+            all_headers[Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value] = str(expected_last)
+        answer = json.loads(await self._request(subject, payload, all_headers or None))
         self._last_failure_s = -math.inf
         error = answer.get("error")
         if error is None:
             return PubAck(answer["stream"], answer["seq"], bool(answer.get("duplicate")))
         if error.get("err_code") == _WRONG_LAST_SEQUENCE:
-            # The server's words: "wrong last sequence: 12".
+            # The server describes the error as "wrong last sequence: 12".
             sequence = error.get("description", "").rpartition(" ")[2]
             raise AlreadyThere(subject, int(sequence) if sequence.isdecimal() else None)
         if error.get("err_code") in _STORE_FULL:
@@ -123,29 +129,29 @@ class Bus:
         raise Unavailable(f"JetStream refused the message: {error.get('description')}")
 
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> bytes:
-        """Publishes and waits for the answer on this connection's own inbox.
+        """Publishes a request and waits for its answer on this connection's inbox. Raises Unavailable.
 
-        Not nats-py's request(): on Python 3.11 that can lose a cancellation that comes together with the answer, and the task then
-        never ends.
+        It replaces nats-py's request(). On Python 3.11 that one can lose a cancellation that arrives together with the answer, and
+        the task then never ends.
         """
-        self._asked += 1
-        number, answered = str(self._asked), asyncio.get_running_loop().create_future()
-        self._answers[number] = answered
+        self._last_request += 1
+        number, awaited = str(self._last_request), asyncio.get_running_loop().create_future()
+        self._awaited_answers[number] = awaited
         try:
             await self.client.publish(subject, payload, reply=f"{self._inbox}.{number}", headers=headers)
             async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                message: Msg = await answered
+                message: Msg = await awaited
         except (nats.errors.Error, OSError, TimeoutError) as error:
             self._last_failure_s = asyncio.get_running_loop().time()
             raise Unavailable(f"JetStream doesn't answer: {type(error).__name__}") from error
         finally:
-            del self._answers[number]
+            del self._awaited_answers[number]
         if not message.data:
             raise Unavailable("no JetStream answers on this subject")
         return message.data
 
     async def works(self) -> bool:
-        """Whether JetStream answers and takes messages. A connection isn't enough: with a full disk every publish times out."""
+        """Whether JetStream answers and stores messages. A connection isn't enough: with a full disk every publish times out."""
         try:
             await self.api("INFO", {})
         except (NotFound, Unavailable):
@@ -153,13 +159,13 @@ class Bus:
         return asyncio.get_running_loop().time() - self._last_failure_s > FAILURE_REMEMBERED_S
 
     async def listen(self) -> None:
-        """Opens the inbox for answers; once, before the first publish."""
+        """Subscribes to the inbox for answers. Call it once, before the first publish."""
         await self.client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
 
     async def _on_answer(self, message: Msg) -> None:
-        answered = self._answers.get(message.subject.rpartition(".")[2])
-        if answered is not None and not answered.done():
-            answered.set_result(message)
+        awaited = self._awaited_answers.get(message.subject.rpartition(".")[2])
+        if awaited is not None and not awaited.done():
+            awaited.set_result(message)
 
     async def publish_until_stored(
         self,
@@ -171,8 +177,11 @@ class Bus:
         headers: Mapping[str, str] = _NO_HEADERS,
         on_refused: Callable[[int], None] | None = None,
     ) -> PubAck | None:
-        """Publishes again and again until the message is stored, by this call or (None) by another publisher; `on_refused` is then
-        called with that message's sequence."""
+        """Publishes a message with retries until it is stored, also while the store is full.
+
+        Returns None if another publisher stored a message on this subject first. `on_refused` is then called with that message's
+        sequence.
+        """
         return await self._until_stored(
             subject, payload, msg_id, expected_last, headers, through_full=True, on_refused=on_refused
         )
@@ -204,7 +213,7 @@ class Bus:
                 delay = min(2 * delay, LAST_RETRY_S)
 
     async def api(self, subject: str, request: Mapping[str, object]) -> dict[str, Any]:
-        """Asks JetStream's own interface, such as STREAM.INFO.LOG_0. Raises NotFound or Unavailable."""
+        """Calls JetStream's API, such as STREAM.INFO.LOG_0, and returns the answer. Raises NotFound, NameInUse or Unavailable."""
         answer: dict[str, Any] = json.loads(
             await self._request(f"$JS.API.{subject}", json.dumps(request).encode(), headers=None)
         )
@@ -218,7 +227,7 @@ class Bus:
         raise Unavailable(f"JetStream refused {subject.partition('.')[0]}: {error['description']}")
 
     async def last_of(self, stream: str, subject: str) -> bytes | None:
-        """The last message on a subject; None where there is none. Raises Unavailable."""
+        """Data of the last message on a subject, or None if the subject is empty. Raises Unavailable."""
         try:
             answer = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
         except NotFound:
@@ -226,7 +235,7 @@ class Bus:
         return base64.b64decode(answer["message"].get("data", ""))
 
     async def bounds_of(self, stream: str) -> Bounds:
-        """First and last sequence of a stream. Waits until the server answers."""
+        """First and last sequence that a stream holds. Waits until the server answers."""
         while True:
             try:
                 state = (await self.api(f"STREAM.INFO.{stream}", {}))["state"]
@@ -237,14 +246,14 @@ class Bus:
                 return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
     async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
-        """Sets a message aside with its reason; parking it again changes nothing.
+        """Stores a dead letter for a message, with the reason. Idempotent.
 
-        Where DEAD_LETTERS is full the log alone tells of it: what can't be used must never hold up what can.
+        If DEAD_LETTERS is full, the dead letter goes only into the process's log: an unusable message must never hold up usable ones.
         """
-        dead_letters = alert_pb2.DeadLetter(stream=stream, sequence=sequence, by=by, reason=reason)
+        dead_letter = alert_pb2.DeadLetter(stream=stream, sequence=sequence, by=by, reason=reason)
         event = "dead_letter_stored"
         try:
-            await self._until_stored(subject, dead_letters.SerializeToString(), None, 0, through_full=False)
+            await self._until_stored(subject, dead_letter.SerializeToString(), None, 0, through_full=False)
         except StoreFull:
             event = "dead_letters_full"
         logger().error(event, stream=stream, sequence=sequence, by=by, reason=reason)
@@ -252,11 +261,11 @@ class Bus:
 
 @asynccontextmanager
 async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterator[Bus]:
-    """A connection that waits for the server at the start, reconnects for ever and is drained at the end.
+    """Opens a connection to JetStream. It waits for the server at the start, reconnects forever, and is drained at the end.
 
-    The user is that of the URL, as in nats://registry:password@host:port, or with `tls` that of the certificate. Files that are
-    replaced are taken without a restart. Nothing is buffered while the connection is down: a publish that was reported as failed
-    must not be stored later.
+    The user is that of the URL, as in nats://registry:password@host:port, or with `tls` that of the certificate. Replaced
+    certificate files are used without a restart. Nothing is buffered while the connection is down, because a publish that was
+    reported as failed must not be stored later.
     """
 
     async def on_error(error: Exception) -> None:
@@ -278,13 +287,13 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
     if tls:
         user = spiffe_id(tls.cert).removeprefix(SERVICE)
     client = Client()
-    client._transport = ResettingTransport()  # type: ignore[no-untyped-call]  # it has no setting for it
+    client._transport = ResettingTransport()  # type: ignore[no-untyped-call]  # the client has no option for its transport
     await client.connect(
         url.split(","),
         name=name,
         inbox_prefix=inbox(user) if user else DEFAULT_INBOX_PREFIX,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # parts of a second are as good
+        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # the client also accepts fractions of a second
         ping_interval=PING_INTERVAL_S,
         max_outstanding_pings=2,
         pending_size=-1,
@@ -306,12 +315,12 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
             async with asyncio.timeout(2.0):
                 await client.drain()
         except (nats.errors.Error, TimeoutError, OSError):
-            with suppress(nats.errors.Error, OSError):  # what was to be flushed can't be any more
+            with suppress(nats.errors.Error, OSError):  # pending data can't be flushed any more
                 await client.close()
 
 
 async def _renew(client: Client, tls: Files) -> None:
-    """Connects anew with files that were replaced; a connection would stand on an expired certificate for ever."""
+    """Reconnects with replaced certificate files. Otherwise a connection would stay open on an expired certificate forever."""
     used = tls.stamp()
     while True:
         await asyncio.sleep(CERTIFICATE_INTERVAL_S)
@@ -321,7 +330,7 @@ async def _renew(client: Client, tls: Files) -> None:
                 continue
             client.options["tls"] = client_context(tls)
         except (OSError, ssl.SSLError) as error:
-            # Being replaced at this moment, or broken: the connection that there is goes on.
+            # The files are being replaced at this moment, or are broken: keep the current connection.
             logger().error("certificate_unreadable", kind=type(error).__name__)
             continue
         used = stamp

@@ -1,8 +1,8 @@
-"""How far a reader of a stream is, told by the entry itself and not by its number alone.
+"""A reader's position in a stream, as the identity of an entry and not only its sequence.
 
-A stream can go back: a torn tail, an older copy of its store put in place, a lagging replica that became leader. Then its sequences are
-used again for other entries, and a reader that goes by numbers skips them. A `StreamCursor` names an entry by its sequence, its stamp
-and its content, so that the reader sees the difference.
+A stream can go back: through a torn tail, an older copy of its store, or a lagging replica that became leader. The stream then reuses
+sequences for other entries, and a reader that only compares sequences skips these entries. A `StreamCursor` identifies an entry by
+sequence, timestamp and content, so that the reader notices the difference.
 """
 
 from __future__ import annotations
@@ -21,49 +21,52 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, NotFound
 
 WENT_BACK = "stream_went_back"
-"""Code of the error, for programs."""
+"""Machine-readable code of StreamWentBack, in gRPC's ErrorInfo and as the event name in logs."""
 SHORTER_CHECKS, SHORTER_CHECK_S = 4, 0.25
-"""How often, and how far apart, a stream is asked before it counts as shorter: in a cluster a new leader may still be applying what it
-has, for a moment."""
+"""Number of checks, and seconds between them, before a stream counts as shorter than a reader's position. In a cluster, a new
+leader may still be applying its entries for a moment."""
 _DIGEST_BYTES = 8
 _NS = 1_000_000_000
 _WENT_BACK = Counter(
-    "tandem_stream_went_back", "Times that a reader found another entry, or none, where it had read one", ("stream",)
+    "tandem_stream_went_back",
+    "Times that a reader found its last read entry replaced or missing in the stream",
+    ("stream",),
 )
 
 
 class StreamCursor(NamedTuple):
-    """Identity of one entry of a stream: the last one that a reader has dealt with."""
+    """Identity of an entry of a stream. As a reader's position, it is the last entry that the reader has processed."""
 
     sequence: int
-    """Its place in the stream."""
+    """Sequence of the entry in its stream."""
     stored_at_ns: int
-    """The stream's own stamp of it, nanoseconds since 1970 UTC, exactly as JetStream gives it."""
+    """Time at which the stream stored the entry, nanoseconds since 1970 UTC, exactly as JetStream gives it."""
     digest: str
-    """Hash of its subject and data, 16 hex digits: where a clock was set back, two entries may have the same stamp."""
+    """Hash of the entry's subject and data, 16 hex digits. It differs even if a clock was set back and two entries have the same
+    time."""
 
     def __str__(self) -> str:
-        """For a file or a column of a database: `sequence:stored_at_ns:digest`."""
+        """Text form for a file or a database column: `sequence:stored_at_ns:digest`."""
         return f"{self.sequence}:{self.stored_at_ns}:{self.digest}"
 
     @classmethod
     def parse(cls, text: str) -> StreamCursor:
-        """The cursor that `str` wrote. Raises ValueError."""
+        """Parses a cursor from its text form. Raises ValueError."""
         sequence, stored_at_ns, digest = text.split(":")
         return cls(int(sequence), int(stored_at_ns), digest)
 
     @classmethod
     def of(cls, sequence: int, stored_at_ns: int, subject: str, data: bytes) -> StreamCursor:
-        """Identity of an entry with this content."""
+        """Identity of an entry with this sequence, storage time, subject and data."""
         hashed = hashlib.blake2b(subject.encode() + b"\0" + data, digest_size=_DIGEST_BYTES)
         return cls(sequence, stored_at_ns, hashed.hexdigest())
 
 
 class StreamWentBack(FailedPrecondition):
-    """The stream doesn't hold the entry at the reader's position any more, though the entry can't have aged out.
+    """The stream no longer holds the entry at the reader's position, though the entry can't have aged out.
 
-    What the reader did because of entries behind the last common one rests on entries that are lost, and sequences from there on
-    mean other entries now. Going on would skip them.
+    The stream has lost the entries after the last common one, and reuses their sequences for other entries. A reader that continued
+    from its position would skip these. Effects of the lost entries remain in the reader's database.
     """
 
     def __init__(self, stream: str, sequence: int, found: StreamCursor | None, last: int | None = None) -> None:
@@ -74,28 +77,31 @@ class StreamWentBack(FailedPrecondition):
                 if found
                 else "no entry"
                 if last is None
-                else f"none, it ends at {last}"
+                else f"no entry, because it ends at {last}"
             )
-            + "; begin again behind the last common entry",
+            + "; read again after the last common entry",
             code=WENT_BACK,
         )
         self.stream = stream
         self.sequence = sequence
-        """The reader's position: the entry there isn't the one that was read."""
+        """Sequence at the reader's position. The stream holds another entry there, or none."""
         self.found = found
-        """Which entry stands there now; None where there is none."""
+        """Entry that the stream now holds at `sequence`. None if it holds none."""
         self.last = last
-        """The stream's last sequence, where it was asked for."""
+        """Last sequence of the stream. None if it wasn't queried."""
 
 
 def alarm(error: StreamWentBack) -> None:
-    """Tells people: acknowledged messages are lost, and perhaps not only those that this reader had seen."""
+    """Raises the alarm that a stream went back: it counts and logs the loss of acknowledged messages.
+
+    More messages may be lost than those that this reader had read.
+    """
     _WENT_BACK.labels(error.stream).inc()
     logger().critical(WENT_BACK, stream=error.stream, sequence=error.sequence, ends_at=error.last)
 
 
 async def stored_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | None:
-    """The message that a stream holds at a sequence, as STREAM.MSG.GET answers it; None where it holds none. Raises Unavailable."""
+    """The message at a sequence of a stream, as STREAM.MSG.GET returns it, or None if the stream holds none. Raises Unavailable."""
     try:
         stored: Mapping[str, Any] = (await bus.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence}))["message"]
     except NotFound:
@@ -104,26 +110,26 @@ async def stored_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] |
 
 
 async def at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
-    """Identity of the entry that a stream holds at a sequence; None where it holds none. Raises Unavailable."""
+    """Identity of the entry at a sequence of a stream, or None if the stream holds none there. Raises Unavailable."""
     stored = await stored_at(bus, stream, sequence)
     return of_stored(stored) if stored else None
 
 
 def of_stored(stored: Mapping[str, Any]) -> StreamCursor:
-    """Identity of a message as STREAM.MSG.GET answers it."""
+    """Identity of a stored message, given as STREAM.MSG.GET returns it."""
     data = base64.b64decode(stored.get("data", ""))
     return StreamCursor.of(stored["seq"], _nanoseconds(stored["time"]), stored["subject"], data)
 
 
 async def is_empty(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
-    """Whether a stream holds the entry, and it has no content. Raises as `holds`."""
+    """Whether a stream holds an entry and the entry has no content. Raises StreamWentBack or Unavailable, as `holds` does."""
     return await holds(bus, stream, cursor) and not (await stored_at(bus, stream, cursor.sequence) or {}).get("data")
 
 
 async def holds(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
-    """Whether a stream holds the entry (True), or it has aged out (False): then it lies before the first that is kept.
+    """Whether a stream still holds an entry. False means that the entry has aged out: it lies before the stream's first sequence.
 
-    Raises StreamWentBack where another entry stands there or none, Unavailable where the server doesn't answer.
+    Raises StreamWentBack if the stream holds another entry or none at this sequence, and Unavailable if the server doesn't answer.
     """
     stored = await kept_at(bus, stream, cursor.sequence)
     if stored is None:
@@ -134,9 +140,9 @@ async def holds(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
 
 
 async def kept_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | None:
-    """The message that a stream holds at a sequence, where there was one; None where it has aged out.
+    """The message at a sequence at which the stream once held one, or None if it has aged out.
 
-    Raises StreamWentBack where it holds none though the first that it keeps lies before it, Unavailable.
+    Raises StreamWentBack if the stream holds no message there and the message can't have aged out, and Unavailable.
     """
     for left in reversed(range(SHORTER_CHECKS)):
         stored = await stored_at(bus, stream, sequence)
@@ -152,9 +158,9 @@ async def kept_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | N
 
 
 async def last_common(bus: Bus, stream: str, known: Iterable[StreamCursor]) -> StreamCursor | None:
-    """The newest of these entries that the stream still holds, or that has aged out; None where it holds none of them.
+    """The newest of some entries that the stream still holds or that has aged out, or None if there is no such entry.
 
-    After StreamWentBack a reader goes on behind it, or from the stream's first entry. Raises Unavailable.
+    After StreamWentBack a reader continues after this entry, or from the stream's first entry if there is none. Raises Unavailable.
     """
     for cursor in sorted(known, reverse=True):
         try:
@@ -166,6 +172,6 @@ async def last_common(bus: Bus, stream: str, known: Iterable[StreamCursor]) -> S
 
 
 def _nanoseconds(stamp: str) -> int:
-    """A stamp such as 2026-11-27T23:19:51.123456789Z: the server leaves out zeros at the end."""
+    """Parses a time such as 2026-11-27T23:19:51.123456789Z to nanoseconds since 1970 UTC. The server omits trailing zeros."""
     seconds, _, fraction = stamp.removesuffix("Z").partition(".")
     return round(datetime.fromisoformat(seconds + "+00:00").timestamp()) * _NS + int(fraction.ljust(9, "0"))

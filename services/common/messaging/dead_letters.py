@@ -1,6 +1,6 @@
-"""Set aside messages that a reader can't use: as a dead letter with its reason, or with a line in the log where that is enough.
+"""Dead letters for messages that a reader can't use, and log lines for those that don't need one.
 
-A reader never ends because of a message: each is used, kept as a dead letter, or passed over, and the last two are counted.
+No message ends a reader. It uses a message, keeps it as a dead letter, or passes over it. The last two are counted.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _UNUSABLE = Counter(
 
 
 async def keep(bus: Bus, reader: str, message: Delivered, error: TandemError) -> None:
-    """Keeps a message as a dead letter of this reader, with the reason; keeping it twice changes nothing."""
+    """Keeps a message as a dead letter of a reader, with the error as the reason. Idempotent."""
     _UNUSABLE.labels(message.stream, reader, "dead_letter").inc()
     subject = flow.dead_letter_subject(reader, message.stream, message.sequence)
     await bus.park(subject, message.stream, message.sequence, reader, str(error))
 
 
 def pass_over(reader: str, stream: str, sequence: int, error: TandemError) -> None:
-    """Notes that a reader leaves a message out: another reader keeps it as a dead letter, or nothing is lost with it."""
+    """Counts and logs that a reader ignores a message, if another reader keeps it as a dead letter or nothing is lost with it."""
     _UNUSABLE.labels(stream, reader, "passed_over").inc()
     logger().error("message_passed_over", stream=stream, sequence=sequence, reader=reader, reason=str(error))

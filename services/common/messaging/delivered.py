@@ -1,4 +1,4 @@
-"""A message of a stream as `services.common.messaging.pull` hands it over."""
+"""The type of a message that `services.common.messaging.pull` delivers."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ from services.common.messaging.cursors import StreamCursor
 
 _TOKENS_WITHOUT_DOMAIN = 9
 _CONSUMER, _STAMP = 3, 7
-"""Places of a consumer's name and an entry's stamp among them."""
+"""Indexes of the consumer's name and of the entry's timestamp in a reply subject without a domain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A message of a stream."""
+    """A message of a stream, as a consumer delivered it."""
 
     subject: str
     data: bytes
     stream: str
     sequence: int
-    """Its place in the stream."""
+    """Sequence of the message in the stream."""
     stamp_ms: int
-    """When the stream's leader stored it, wall clock, milliseconds since 1970 UTC."""
+    """Wall time at which the stream's leader stored the message, milliseconds since 1970 UTC."""
     pending: int
-    """How many more were waiting behind it when it was sent."""
+    """Number of messages that were waiting after this one when the server sent it."""
     reply: str
+    """Subject for the acknowledgement. It also carries the consumer's name and the exact storage time."""
     headers: Mapping[str, str] | None = None
     stored_at: datetime | None = None
-    """`stamp_ms`, as exactly as it is known."""
+    """Storage time with the client's full precision, microseconds. None if only `stamp_ms` is known."""
 
     @property
     def stamp_us(self) -> int:
-        """The same, microseconds since 1970 UTC."""
+        """Wall time at which the stream's leader stored the message, microseconds since 1970 UTC."""
         return self.stamp_ms * 1000 if self.stored_at is None else round(self.stored_at.timestamp() * 1e6)
 
     @property
     def cursor(self) -> StreamCursor:
-        """The identity of this entry: a reader that has dealt with it goes on behind it. Hashed when asked for."""
+        """Identity of this entry, for a reader's position. It is hashed at each access, because most messages don't need it."""
         return StreamCursor.of(self.sequence, int(_token(self.reply, _STAMP)), self.subject, self.data)
 
     @property
     def consumer(self) -> str:
-        """Name of the consumer that it came by."""
+        """Name of the consumer that delivered the message."""
         return _token(self.reply, _CONSUMER)
 
 
-def _token(reply: str, place: int) -> str:
-    """Part of the subject under which a message is acknowledged: `$JS.ACK.stream.consumer.delivered.sequence.sequence.stamp.pending`,
-    or with domain and account before the stream."""
+def _token(reply: str, index: int) -> str:
+    """Token of a reply subject: `$JS.ACK.stream.consumer.delivered.sequence.sequence.stamp.pending`. Some servers put domain and
+    account before the stream."""
     tokens = reply.split(".")
-    return tokens[place if len(tokens) == _TOKENS_WITHOUT_DOMAIN else place + 2]
+    return tokens[index if len(tokens) == _TOKENS_WITHOUT_DOMAIN else index + 2]

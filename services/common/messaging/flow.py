@@ -1,6 +1,6 @@
-"""Where everything goes: the one table of streams and subjects, who publishes and who consumes them.
+"""The flow table: every stream and subject, with its publishers and readers.
 
-Streams are created from it, and every publisher and consumer takes its names from it. `{p}` is a partition of the log.
+Streams are created from this table, and every publisher and reader uses its names. `{p}` is a partition of the log.
 
     registry ─ log.{p}.case ─┐
     ingest ─── log.{p}.report ─▶ LOG_{p} ─▶ geofence ─ alert.{p}.{alert_id} ─▶ ALERTS ─▶ dispatch (each leg)
@@ -18,60 +18,64 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A JetStream stream: on disk, limits retention, nothing can be deleted by hand; full means refusing new messages."""
+    """A JetStream stream: on disk, with limits retention, and no deletion by hand. A full stream rejects new messages."""
 
     name: str
-    """Name on the server, with {p} where there is one for each partition."""
+    """Name on the server. Contains {p} if each partition has a stream of this kind."""
     subjects: tuple[str, ...]
-    """Subjects that it stores."""
+    """Subjects that the stream stores."""
     max_age_s: int
-    """How long a message is kept, seconds; 0 for ever."""
+    """Maximum age of a message, seconds. If 0, messages are kept forever."""
     max_bytes: int
-    """Size at which it refuses more."""
-    forgets: bool = False
-    """Full means that the oldest go, instead of refusing more: for what only informs."""
+    """Maximum size of the stream, bytes."""
+    discards_oldest: bool = False
+    """Whether a full stream discards its oldest messages instead of rejecting new ones. Only for informational messages."""
 
     def holds(self, subject: str) -> bool:
-        """Whether a subject is one of its own. Whoever may read some stream can have its messages copied into another, where they
-        stand under their old subject: only under its own is a message the word of who may publish it."""
-        return any(subject.startswith(one.removesuffix(">")) for one in self.subjects)
+        """Whether a subject belongs to this stream, so that only its permitted publishers can have published it.
+
+        A user that may read some stream can have its messages copied into another stream, where they keep their old subject. So a
+        reader must not trust a message under a foreign subject.
+        """
+        return any(subject.startswith(own.removesuffix(">")) for own in self.subjects)
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One kind of message on its way."""
+    """A row of the flow table: one kind of message, with its subject, stream, publishers and readers."""
 
     subject: str
     """Subject, with its variable tokens in braces."""
-    carries: str
+    message_type: str
     """Message type, in protos/tandem/common/v1 unless named in full."""
     stream: str
-    """Stream that stores it."""
+    """Name of the stream that stores the message."""
     publishers: tuple[str, ...]
-    """Users of the server who may publish it; of a {leg} or a {by} only its own, so that a subject names its publisher."""
+    """Users of the server that may publish the message. With a {leg} or {by} in the subject, each may only publish its own token
+    there, so that the subject names the publisher."""
     readers: tuple[str, ...]
-    """Users who may read it, by sequence unless `durable` says otherwise. Who may read a subject may read its whole stream."""
+    """Users that may read the message, by sequence unless `durable` is set. A reader of one subject may read its whole stream."""
     durable: str = ""
-    """Durable name under which its reader acknowledges what it has taken in."""
+    """Durable consumer under which the reader acknowledges processed messages. Empty if there is none."""
 
 
 LOG_META = Stream("LOG_META", ("log_meta",), 0, 1 << 20)
-# A position takes about 40 bytes: 2,700/s for 7 days are 65 GiB.
+# Sized for positions of about 40 bytes: 2,700/s for 7 days are 65 GiB.
 LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 96 * GIB)
 ALERTS = Stream("ALERTS", ("alert.>",), 30 * DAY_S, 8 * GIB)
 MEASURES = Stream("MEASURES", ("measure.>",), 30 * DAY_S, 8 * GIB)
 INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
-# Apart from the steps, which probation reads too: when the race is being lost tells how far the wearer is from her.
+# Not in INCIDENTS, which probation reads too: the time at which the race is lost reveals the wearer's distance from the victim.
 ADVICE = Stream("ADVICE", ("advice.>",), 30 * DAY_S, GIB)
 DEAD_LETTERS = Stream("DEAD_LETTERS", ("dead_letter.>",), 365 * DAY_S, GIB)
 DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
 
-# A command is over after a day at the latest.
+# A command expires after a day at the latest.
 COMMANDS = Stream("COMMANDS", ("command.>", "command_step.>"), DAY_S, GIB)
-QUARANTINE = Stream("QUARANTINE", ("quarantine.>",), 7 * DAY_S, 16 << 20, forgets=True)
+QUARANTINE = Stream("QUARANTINE", ("quarantine.>",), 7 * DAY_S, 16 << 20, discards_oldest=True)
 
-# A probe takes 4 KiB, so that a full disk shows at once; the newest 1 MiB of them is enough.
-PROBE = Stream("PROBE", ("probe.>",), 600, 1 << 20, forgets=True)
+# A probe has 4 KiB, so that it fails at once on a full disk. Older probes have no use, so 1 MiB is enough.
+PROBE = Stream("PROBE", ("probe.>",), 600, 1 << 20, discards_oldest=True)
 
 LEDGER = Stream("LEDGER", ("ledger.>",), 3 * 365 * DAY_S, GIB)
 DISCLOSURES = Stream("DISCLOSURES", ("disclosure.>",), 365 * DAY_S, 8 * GIB)
@@ -93,31 +97,32 @@ STREAMS = (
 )
 
 DEVICES_BUCKET = "devices"
-"""KV bucket: device id -> DeviceRoute, written by the registry, watched by ingest."""
+"""KV bucket of device routes: device id -> DeviceRoute. The registry writes it, ingest watches it."""
 
 LOG_META_SUBJECT = "log_meta"
-"""Subject of the one message that says how many partitions there are and how the clock runs."""
+"""Subject of the single message with the log's metadata: number of partitions and clock."""
 
 LEGS = ("probation", "police", "warning")
+"""Legs of dispatch: two desks and the warnings to protected persons."""
 
 DISCLOSURES_DURABLE = "registry-disclosures"
-"""Durable name under which the registry takes disclosures that were made elsewhere into its ledger."""
+"""Durable consumer of the registry, which adds the disclosures of other services to its ledger."""
 
 _DISPATCH = tuple(f"dispatch-{leg}" for leg in LEGS)
 _DESKS = ("dispatch-probation", "dispatch-police")
-"""The legs that keep what their incidents rest on."""
+"""Users of the legs that keep the evidence of their incidents."""
 
 COMMAND_USERS = ("operator", "explain", "evidence", "export")
-"""Users of the commands that read streams, as which people connect."""
+"""Users of the server for people at the command line: one for operators and one for each command that reads streams."""
 
 USERS = ("registry", "ingest", "geofence", *_DISPATCH, "setup", "watchdog", *COMMAND_USERS)
-"""Users of the server: one for each service and leg, for who makes the streams, who watches the server, who is on call, and for
-the commands that look into the log. Evaluators share one: they write the same."""
+"""All users of the server: services, legs, stream setup, watchdog and command line. Evaluators share one, because they write the
+same."""
 
 _LOG_READERS = ("geofence", "ingest", "registry", *_DISPATCH, "explain", "evidence")
 
 FLOWS = (
-    Flow("log_meta", "Premises", LOG_META.name, ("setup",), USERS),
+    Flow("log_meta", "LogMetadata", LOG_META.name, ("setup",), USERS),
     Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), _LOG_READERS),
     Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), _LOG_READERS),
     Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), _LOG_READERS),
@@ -135,7 +140,7 @@ FLOWS = (
         "Measure",
         MEASURES.name,
         ("geofence",),
-        # Not probation's leg: three distances and the wearer's track would give her address.
+        # Without probation's leg: three distances and the wearer's track would give the victim's address.
         ("geofence", "dispatch-police", "dispatch-warning", "explain", "evidence"),
     ),
     Flow(
@@ -150,12 +155,12 @@ FLOWS = (
         "tandem.dispatch.v1.AdviceGiven",
         ADVICE.name,
         ("dispatch-police",),
-        # The police's leg looks whether the stream still has what it wrote there.
+        # The police's leg checks that the stream still holds its messages.
         ("dispatch-police", "dispatch-warning"),
     ),
     Flow(
         "dead_letter.{by}.{reader}.{stream}.{sequence}",
-        "Parked",
+        "DeadLetter",
         DEAD_LETTERS.name,
         ("geofence", *_DISPATCH, "registry"),
         (*_DESKS, "evidence", "operator"),
@@ -179,7 +184,7 @@ FLOWS = (
     ),
     Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("ingest",)),
     Flow("probe.{host}", "zeros", PROBE.name, ("watchdog",), ()),
-    # The registry looks whether the stream still has the heads that it wrote there; the same of the routes.
+    # The registry checks that the streams still hold its ledger heads and its routes.
     Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator", "registry")),
     Flow(
         "disclosure.{by}.{disclosure_id}",
@@ -194,120 +199,121 @@ FLOWS = (
 ROUTES = Flow(
     f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest", "registry")
 )
-"""The KV bucket as the stream that it is."""
+"""Row for the KV bucket of device routes, which is a stream on the server. It isn't in FLOWS, as STREAMS doesn't create it."""
 
 
 def log_stream(partition: int) -> str:
-    """Name of the log of a partition."""
+    """Name of the stream that holds a partition of the log."""
     return LOG.name.format(p=partition)
 
 
 def log_subject(partition: int, kind: str) -> str:
-    """Subject of an entry; `kind` is fold, report, case, rules or tick."""
+    """Subject of an entry of the log. `kind` is fold, report, case, rules or tick."""
     return f"log.{partition}.{kind}"
 
 
 def alert_subject(partition: int, alert_id: str) -> str:
-    """Subject of one alert; it is its own, so that the second publish can be refused for ever."""
+    """Subject of an alert. Each alert has its own subject, so that the server can reject a second publish at any later time."""
     return f"alert.{partition}.{alert_id}"
 
 
 def measure_subject(partition: int, alert_id: str) -> str:
-    """Subject of the figures of one alert."""
+    """Subject of an alert's measure, the figures on which the alert rests."""
     return f"measure.{partition}.{alert_id}"
 
 
 def incident_subject(leg: str, incident_id: str) -> str:
-    """Subject of the steps of one leg of an incident."""
+    """Subject of the steps of one leg in an incident."""
     return f"incident.{leg}.{incident_id}"
 
 
 def advice_subject(incident_id: str) -> str:
-    """Subject of what the police's leg has the warning leg tell those whom an order protects."""
+    """Subject of advice from the police's leg, which the warning leg sends to the persons whom an order protects."""
     return f"advice.{incident_id}"
 
 
 def peer_subjects(leg: str) -> tuple[str, ...]:
-    """Subjects of the other legs' steps."""
+    """Subjects of the steps of all legs but one."""
     return tuple(f"incident.{other}.>" for other in LEGS if other != leg)
 
 
 def leg_user(leg: str) -> str:
-    """User of the server that a leg is."""
+    """User of the server for a leg of dispatch."""
     return f"dispatch-{leg}"
 
 
 def alerts_reader(leg: str) -> str:
-    """Name of a leg as a reader of ALERTS; how far it is stands in its own database."""
+    """Reader name of a leg on ALERTS. The leg keeps this reader's position in its database."""
     return f"{leg}-alerts"
 
 
 def peers_reader(leg: str) -> str:
-    """Name of a leg as a reader of the other legs' steps."""
+    """Reader name of a leg on the other legs' steps."""
     return f"{leg}-peers"
 
 
 def steps_reader(leg: str) -> str:
-    """Name of a leg as a reader of its own steps, when it compares them with its record."""
+    """Reader name of a leg on its own steps, which it compares with its database."""
     return f"{leg}-steps"
 
 
 def warning_reader(stream: str) -> str:
-    """Name of the warning leg as a reader of a stream for its messages to protected persons."""
+    """Reader name of the warning leg on a stream from which it makes messages to protected persons."""
     return f"warning-{stream.lower()}"
 
 
 FOLD_READER = "fold"
-"""Name of an evaluator as a reader of the log."""
+"""Reader name of an evaluator on the log."""
 
-PARKING_USERS = {
+DEAD_LETTER_USERS = {
     FOLD_READER: "geofence",
     DISCLOSURES_DURABLE: "registry",
     **{reader(leg): leg_user(leg) for leg in LEGS for reader in (alerts_reader, peers_reader, steps_reader)},
     **{warning_reader(stream.name): leg_user("warning") for stream in (ADVICE, COMMANDS)},
 }
-"""User of the server by the reader that sets messages aside: the user alone may publish under its name."""
+"""User of the server for each reader that stores dead letters. Only this user may publish under the reader's name."""
 
 
 def dead_letter_subject(reader: str, stream: str, sequence: int) -> str:
-    """Subject of one message that a reader sets aside. Raises KeyError for a reader that isn't in PARKING_USERS."""
-    return f"dead_letter.{PARKING_USERS[reader]}.{reader}.{stream}.{sequence}"
+    """Subject of the dead letter for a message that a reader can't use. Raises KeyError for a reader not in DEAD_LETTER_USERS."""
+    return f"dead_letter.{DEAD_LETTER_USERS[reader]}.{reader}.{stream}.{sequence}"
 
 
 def digest_subject(partition: int, sequence: int, stored_at_ns: int, replica: int) -> str:
-    """Subject of the digest of one evaluator's state after the entry that has this sequence and this stamp of its stream."""
+    """Subject of a digest of one evaluator's state after the log entry with this sequence and storage time."""
     return f"digest.{partition}.{sequence}.{stored_at_ns}.{replica}"
 
 
 NOTICE_IDS = "notice-"
-"""How the ids of the warning leg's commands begin. No desk may give such an id, so no command takes another's."""
+"""Prefix of the ids of the warning leg's commands. Desks may not use it, so ids of the two never collide."""
 
 
 def command_subject(by: str, command_id: str) -> str:
-    """Subject of one command by a user of the server; it is its own, so that the second with the same id is refused for ever."""
+    """Subject of a command by a user of the server. Each command has its own subject, so that the server can reject a second one
+    with the same id at any later time."""
     return f"command.{by}.{command_id}"
 
 
 def command_step_subject(command_id: str, state: str) -> str:
-    """Subject of a command's coming to a state; of each the first is kept."""
+    """Subject of the step with which a command reaches a state. Only the first step per command and state is stored."""
     return f"command_step.{command_id}.{state}"
 
 
 def quarantine_subject(ingest: str) -> str:
-    """Subject of the counts of reports that one ingest process refused."""
+    """Subject of the counts of reports that an ingest process has rejected."""
     return f"quarantine.{ingest}"
 
 
 def probe_subject(host: str) -> str:
-    """Subject under which the watchdog of a host tries whether anything is stored."""
+    """Subject on which the watchdog of a host tests whether the server stores messages."""
     return f"probe.{host}"
 
 
 def ledger_head_subject(sequence: int) -> str:
-    """Subject of one signed head of the ledger."""
+    """Subject of a signed head of the ledger."""
     return f"ledger.head.{sequence}"
 
 
 def disclosure_subject(by: str, disclosure_id: str) -> str:
-    """Subject of one disclosure that a user of the server made elsewhere than in the registry."""
+    """Subject of a disclosure that a user of the server made outside the registry."""
     return f"disclosure.{by}.{disclosure_id}"

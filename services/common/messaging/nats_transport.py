@@ -1,8 +1,8 @@
-"""The NATS client's socket, as the client expects one to fail: with an OSError once the connection is lost.
+"""A transport for the NATS client that raises an OSError on writes to a lost connection, as the client expects.
 
-The transports of asyncio drop what is written to a lost connection, and the reader then reports the loss; those of uvloop raise a
-RuntimeError. The client ends its flusher on it without a word, its reconnecting task dies of it, and a publisher gets an error that
-isn't the connection's.
+Transports of asyncio drop data that is written to a lost connection, and the reader then reports the loss. Transports of uvloop raise a
+RuntimeError instead. That error silently ends the client's flusher and kills its reconnecting task, and a publisher gets an error that
+isn't a connection error.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from nats.aio.transport import TcpTransport
 
 
 class ConnectionClosed(ConnectionResetError, RuntimeError):
-    """Written to a connection that is lost. Also a RuntimeError: the client's ping task ends on nothing else."""
+    """Data was written to a lost connection. It is also a RuntimeError, because the client's ping task ends on no other error."""
 
 
 class ResettingTransport(TcpTransport):
     """A TCP or TLS connection whose writes raise ConnectionClosed once it is lost."""
 
     def __bool__(self) -> bool:
-        """True before it is connected too: else the client replaces it with one of its own."""
+        """Always True, also before it is connected. Otherwise the client would replace it with its default transport."""
         return True
 
     def write(self, payload: bytes) -> None:
-        """Sends bytes. Raises ConnectionClosed."""
+        """Sends bytes. Raises ConnectionClosed if the connection is lost."""
         try:
             super().write(payload)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ConnectionClosed(str(error)) from error
 
     def writelines(self, payload: Iterable[bytes]) -> None:
-        """Sends pieces one behind the other. Raises ConnectionClosed."""
+        """Sends byte strings in order. Raises ConnectionClosed if the connection is lost."""
         try:
             super().writelines(payload)  # type: ignore[no-untyped-call]
         except RuntimeError as error:

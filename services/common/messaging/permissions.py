@@ -1,10 +1,10 @@
-"""What each user of the NATS server may do: generated from the flow table, so that the table is what the server enforces. Pure.
+"""Permissions of each user of the NATS server, generated from the flow table, so that the server enforces the table. Pure.
 
-A user publishes the subjects that the table gives it, reads the streams that the table gives it, and has its answers come to an inbox
-in an account of its own. Nobody may delete or purge anything but its own readers.
+A user may publish the subjects and read the streams that the table gives it. Its answers come to an inbox in the user's own
+account. No user may delete or purge anything but its own readers.
 
-A stream takes a limited number of consumers (1,000 by default), of all users together. So each user may create consumers under a fixed
-list of names of its own: however many it asks for, the other users' readers keep their places.
+A stream accepts a limited number of consumers (1,000 by default) for all users together. So each user has a fixed list of names for its
+consumers. However many consumers a user creates, the other users' readers keep their places.
 """
 
 from __future__ import annotations
@@ -17,40 +17,41 @@ from dataclasses import dataclass
 from services.common.messaging import flow
 
 HOME = "tandem"
-"""The account that has the streams."""
+"""Name of the account that owns the streams."""
 _API = "$JS.API"
 _CONSUMER = f"{_API}.CONSUMER"
 _PULL = f"{_CONSUMER}.MSG.NEXT."
-"""What is asked for here comes in many answers."""
+"""Prefix of the subject of pull requests. Unlike other API requests they get many answers."""
 READERS = 16
-"""Consumers that a service may have on one stream: its processes together, with what the server keeps of dead ones for 10 s."""
+"""Maximum number of a service's consumers on one stream, for all its processes together. It includes those of dead processes, which the
+server keeps for 10 s."""
 COMMAND_READERS = 8
-"""Consumers that a user of the command line may have on one stream."""
+"""Maximum number of consumers of a command-line user on one stream."""
 ALERT_READERS = 128
-"""Consumers that the evaluators may have on ALERTS, which they read once more for each caller of WatchAlerts."""
+"""Maximum number of the evaluators' consumers on ALERTS. Each caller of WatchAlerts needs one more."""
 SERVICE = "spiffe://tandem/service/"
-"""Prefix of the SPIFFE ids of Tandem's own processes; the user's name follows."""
+"""Prefix of the SPIFFE ids of Tandem's own processes. The name of the NATS user follows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class NatsUser:
-    """A user of the server."""
+    """A user of the NATS server, with its permissions."""
 
     name: str
-    """As in flow.USERS."""
+    """Name from flow.USERS."""
     publish: tuple[str, ...]
-    """Subjects that it may publish to; requests to JetStream are such, too."""
+    """Subjects that the user may publish to, including those of JetStream's API."""
     subscribe: tuple[str, ...]
-    """Subjects that it may listen on: its inbox."""
+    """Subjects that the user may subscribe to: its inboxes."""
 
 
 def inbox(user: str) -> str:
-    """Prefix of a user's inboxes."""
+    """Subject prefix of a user's inboxes."""
     return f"_INBOX.{user}"
 
 
 def reader_names(user: str, stream: str) -> tuple[str, ...]:
-    """Names that a user's readers of a stream may have; a user that the flow table doesn't list gets as many as a service."""
+    """Consumer names that a user may use on a stream. A user that isn't in the flow table gets as many as a service."""
     if (user, stream) == ("geofence", flow.ALERTS.name):
         count = ALERT_READERS
     else:
@@ -59,39 +60,40 @@ def reader_names(user: str, stream: str) -> tuple[str, ...]:
 
 
 def users(partitions: int) -> tuple[NatsUser, ...]:
-    """All users of a mesh whose log has so many partitions."""
+    """All users of a mesh, with their permissions for a log with this number of partitions."""
     return tuple(NatsUser(name, tuple(_publish(name, partitions)), (f"{inbox(name)}.>",)) for name in flow.USERS)
 
 
 def accounts(everybody: Iterable[NatsUser], passwords: Mapping[str, str], at_home: Iterable[NatsUser] = ()) -> str:
-    """The block of the server's configuration. Without passwords users are proven by certificates (`verify_and_map`).
+    """Generates the `accounts` block of the server's configuration. Without passwords, users authenticate by certificate
+    (`verify_and_map`).
 
-    The streams are in an account of their own (`HOME`); each user's account takes over from it what that user may publish, and nothing
-    else. So an answer that is asked for under another's subject comes to the asker's account, where nobody listens and nothing is
-    stored. `at_home` are users of the streams' own account.
+    The streams are in an account of their own (`HOME`). Each user's account imports from it only the subjects that the user may
+    publish. If a user asks for an answer under another user's subject, the answer comes to the asking user's account, where no one
+    listens and nothing is stored. `at_home` are users of the account `HOME`.
     """
     exported: dict[str, list[str]] = {}
     blocks = []
-    for one in everybody:
-        # The names of its readers are for its permissions alone: the accounts would only repeat them.
-        crossing = dict.fromkeys(_any_reader(subject) for subject in one.publish)
+    for user in everybody:
+        # Only the permissions need the names of the readers. The accounts would repeat them.
+        crossing = dict.fromkeys(_any_reader(subject) for subject in user.publish)
         for subject in crossing:
-            exported.setdefault(subject, []).append(one.name)
-        taken_over = [{"service": {"account": HOME, "subject": subject}} for subject in crossing]
-        blocks.append(_block(one.name, [_rule(one, passwords)], "imports", taken_over))
+            exported.setdefault(subject, []).append(user.name)
+        imports = [{"service": {"account": HOME, "subject": subject}} for subject in crossing]
+        blocks.append(_block(user.name, [_rule(user, passwords)], "imports", imports))
     exports = [
         {"service": subject, "accounts": names, "response_type": "stream" if _PULL in subject else "singleton"}
         for subject, names in exported.items()
     ]
-    home = _block(HOME, [_rule(one, passwords) for one in at_home], "exports", exports, "jetstream: enabled")
+    home = _block(HOME, [_rule(user, passwords) for user in at_home], "exports", exports, "jetstream: enabled")
     return "\n".join(["accounts {", home, *blocks, "}", ""])
 
 
 def _block(name: str, users: Sequence[object], kind: str, entries: Sequence[object], *settings: str) -> str:
-    """One account, each of its entries on a line of its own."""
+    """Formats an account's block, with each entry on a line of its own."""
     lines = [f"  {setting}" for setting in settings]
-    for what, of_it in (("users", users), (kind, entries)):
-        lines += [f"  {what}: [", *(f"    {json.dumps(one)}" for one in of_it), "  ]"]
+    for key, values in (("users", users), (kind, entries)):
+        lines += [f"  {key}: [", *(f"    {json.dumps(value)}" for value in values), "  ]"]
     return "\n".join([f"{name} {{", *lines, "}"])
 
 
@@ -118,13 +120,16 @@ def _publish(user: str, partitions: int) -> list[str]:
             for stream in _streams(name, partitions):
                 allowed += (f"{_API}.STREAM.{verb}.{stream}" for verb in ("CREATE", "UPDATE", "INFO"))
     if user == "ingest":
-        # Its metrics say how full each stream is.
+        # For its metrics of the streams' sizes.
         allowed.append(f"{_API}.STREAM.LIST")
     return list(dict.fromkeys(allowed))
 
 
 def _pattern(subject: str, user: str) -> str:
-    """A subject of the table with wildcards for what varies; of a {leg} or a {by} only the user's own. Ids may have dots."""
+    """Permission pattern for a subject of the flow table: {leg} and {by} become the user's own token, other variables become wildcards.
+
+    Trailing variables become `>`, because ids may contain dots.
+    """
     fixed = subject.replace("{leg}", user.removeprefix("dispatch-")).replace("{by}", user)
     first, *rest = fixed.split(".{", 1)
     if rest and all(token.startswith("{") for token in f"{{{rest[0]}".split(".")):
@@ -135,7 +140,7 @@ def _pattern(subject: str, user: str) -> str:
 def _reading(user: str, stream: str, durable: str) -> list[str]:
     reading = [f"{_API}.STREAM.INFO.{stream}", f"{_API}.STREAM.MSG.GET.{stream}"]
     if stream == flow.LOG_META.name:
-        return reading  # one message, which nobody needs a consumer for
+        return reading  # a single message, which is read without a consumer
     for name in reader_names(user, stream):
         reading += (f"{_CONSUMER}.{verb}.{stream}.{name}" for verb in ("CREATE", "DELETE", "MSG.NEXT"))
     if durable:
@@ -145,7 +150,7 @@ def _reading(user: str, stream: str, durable: str) -> list[str]:
 
 
 def _any_reader(subject: str) -> str:
-    """The subject with a wildcard for the reader's name, if it names one."""
+    """Replaces the reader's name in a consumer subject by a wildcard. Other subjects stay unchanged."""
     return f"{subject.rpartition('.')[0]}.*" if subject.startswith(f"{_CONSUMER}.") else subject
 
 

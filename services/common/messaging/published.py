@@ -1,8 +1,8 @@
-"""Find published messages that their stream has lost: it went back after the publisher had noted them as published.
+"""Detection and repair of published messages that their stream has lost, because it went back after they were published.
 
-A publisher notes, in its own database, as which entry of the stream each message was stored (`PubAck.seq`). What a stream loses is its
-end, so one look at the message that is furthest in the stream tells whether any is lost, as long as none was published since. Those
-that were noted since the last look are looked at one by one.
+A publisher records the sequence of each published message (`PubAck.seq`) in its database. A stream loses its end. So the message
+that is furthest in the stream shows whether any message before it is lost. Messages that were recorded since the last comparison
+are checked one by one.
 """
 
 from __future__ import annotations
@@ -20,55 +20,59 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound
 
 CHECK_INTERVAL_S = 10.0
-"""How often publications are compared though the connection stands: in a cluster another server may have become leader. Wall time."""
+"""Interval of comparisons while the connection is up, seconds of wall time. In a cluster, another server may have become leader."""
 NOTICE_INTERVAL_S = 0.25
-"""How often a publisher looks whether it has connected again. Wall time."""
+"""Interval of checks whether the publisher has reconnected, seconds of wall time."""
 RESTORE_INTERVAL_S = 60.0
-"""The same of messages that the server has to refuse one by one. Wall time."""
+"""Interval of `restore` while the connection is up, seconds of wall time. It is longer, as the server rejects each message one by
+one."""
 RUN = 256
-"""So many in a row must be there behind the last that is lost: publications under way together are noted in any order."""
+"""Number of consecutive stored messages that end the search for lost ones. Concurrent publications may be recorded in any order."""
 PAGE = 64
+"""Number of publications that are read from the publisher's database at a time."""
 _LOST = Counter(
     "tandem_publications_lost", "Published messages that their stream lost and that are published again", ("stream",)
 )
 
 
 class Publication(NamedTuple):
-    """A message that was published."""
+    """A publisher's record of a message that it has published."""
 
     recorded: int
-    """Its place in the order in which publications were noted."""
+    """Position in the order in which the publisher recorded its publications."""
     sequence: int
-    """The entry of the stream as which it was stored."""
+    """Sequence of the message in the stream."""
     subject: str
     message_id: str
+    """Msg-Id under which the message was published."""
 
 
 class Notes(Protocol):
-    """A publisher's own notes of what it published on one stream."""
+    """A publisher's records of its publications on one stream."""
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """The last that were noted, or the last before one of them, the newest first."""
+        """The last recorded publications, newest first, at most `limit`. With `before`, only those recorded before that position."""
 
     async def furthest(self, up_to: int) -> Publication | None:
-        """Of those noted up to one of them, the one that is furthest in the stream; None where there are none."""
+        """The publication with the highest sequence among those recorded up to a position, or None if there is none."""
 
 
 IsThere = Callable[[Publication], Awaitable[bool]]
+"""Whether the stream still holds a publication. Raises Unavailable."""
 
 
 class StreamComparison:
-    """Compares a publisher's notes with one stream."""
+    """Compares a publisher's records with a stream, to find publications that the stream has lost."""
 
     def __init__(self, stream: str, notes: Notes, is_there: IsThere) -> None:
         self._stream, self._notes, self._is_there = stream, notes, is_there
         self._compared: int | None = None
-        """Up to which publication all are known to be there; None before the first look."""
+        """Position up to which the stream holds all recorded publications. None before the first comparison."""
 
     async def lost(self) -> list[Publication]:
-        """The publications that the stream has lost, the first one first. Raises Unavailable.
+        """The publications that the stream has lost, oldest first. Raises Unavailable.
 
-        To be published again, and forgotten as publications: the next look must not find them.
+        The caller publishes them again and deletes their records, so that the next comparison doesn't find them.
         """
         newest = await self._notes.newest(None, PAGE)
         if not newest:
@@ -76,37 +80,37 @@ class StreamComparison:
         last = newest[0].recorded
         furthest = await self._notes.furthest(last if self._compared is None else self._compared)
         missing = furthest is not None and not await self._is_there(furthest)
-        found = [] if missing else await self._walk(newest, self._compared, run=1)
-        if missing or found:
-            found = await self._walk(newest, None, RUN)
-            _LOST.labels(self._stream).inc(len(found))
-            logger().critical("publications_were_lost", stream=self._stream, messages=len(found))
+        lost = [] if missing else await self._walk(newest, self._compared, run=1)
+        if missing or lost:
+            lost = await self._walk(newest, None, RUN)
+            _LOST.labels(self._stream).inc(len(lost))
+            logger().critical("publications_were_lost", stream=self._stream, messages=len(lost))
             self._compared = None
         else:
             self._compared = last
-        return found[::-1]
+        return lost[::-1]
 
     async def _walk(self, page: list[Publication], compared: int | None, run: int) -> list[Publication]:
-        """The lost ones, the newest first, back to where so many in a row are there, or to what was compared before."""
-        found: list[Publication] = []
+        """Lost publications, newest first. The search ends after `run` consecutive stored ones, or at the position `compared`."""
+        lost: list[Publication] = []
         there = 0
         while page:
             for publication in page:
                 if compared is not None and publication.recorded <= compared:
-                    return found
+                    return lost
                 if await self._is_there(publication):
                     there += 1
                 else:
-                    found.append(publication)
+                    lost.append(publication)
                     there = 0
             if there >= (run if compared is None else RUN):
-                return found
+                return lost
             page = await self._notes.newest(page[-1].recorded, PAGE)
-        return found
+        return lost
 
 
 class Alone(NamedTuple):
-    """A message that is alone on its subject."""
+    """A message that is the only one on its subject."""
 
     subject: str
     payload: bytes
@@ -114,9 +118,10 @@ class Alone(NamedTuple):
 
 
 async def restore(bus: Bus, stream: str, newest_first: Iterable[Alone]) -> None:
-    """Publishes those of the messages that the stream has lost. The server refuses the others, so this needs no right to read.
+    """Publishes again those messages that the stream has lost. Raises Unavailable.
 
-    Ends where 64 in a row are there: what was published since the loss stands before those that are lost. Raises Unavailable.
+    It needs no permission to read, because the server rejects a message that the stream still holds. It ends after 64 consecutive
+    rejected messages: the newest messages may have been published since the loss, and the lost ones come after them.
     """
     lost = there = 0
     for message in newest_first:
@@ -134,18 +139,18 @@ async def restore(bus: Bus, stream: str, newest_first: Iterable[Alone]) -> None:
 
 
 async def keep_restored(bus: Bus, stream: str, newest_first: Callable[[], Awaitable[Iterable[Alone]]]) -> None:
-    """Restores messages after each connection and every minute, for ever; raises what reading them raises."""
+    """Calls `restore` after each reconnect and every minute, until cancelled. Raises Unavailable and the errors of `newest_first`."""
     loop = asyncio.get_running_loop()
-    reconnects, again_at_s = -1, 0.0
+    reconnects, next_restore_s = -1, 0.0
     while True:
-        if bus.reconnects != reconnects or loop.time() >= again_at_s:
-            reconnects, again_at_s = bus.reconnects, loop.time() + RESTORE_INTERVAL_S
+        if bus.reconnects != reconnects or loop.time() >= next_restore_s:
+            reconnects, next_restore_s = bus.reconnects, loop.time() + RESTORE_INTERVAL_S
             await restore(bus, stream, await newest_first())
         await asyncio.sleep(NOTICE_INTERVAL_S)
 
 
 def by_sequence(bus: Bus, stream: str) -> IsThere:
-    """Looks at the entry of the stream as which a message was stored; one that has aged out counts as being there."""
+    """Check of a publication by its sequence in the stream. A message that has aged out counts as stored."""
 
     async def is_there(publication: Publication) -> bool:
         try:
@@ -158,7 +163,7 @@ def by_sequence(bus: Bus, stream: str) -> IsThere:
 
 
 def by_subject(bus: Bus, stream: str) -> IsThere:
-    """Looks at the last message of the subject, where a stream keeps that one alone."""
+    """Check of a publication by the last message on its subject, for streams that keep only that message."""
 
     async def is_there(publication: Publication) -> bool:
         try:
@@ -171,7 +176,7 @@ def by_subject(bus: Bus, stream: str) -> IsThere:
 
 
 def message_id(stored: Mapping[str, Any]) -> str:
-    """The Msg-Id under which a message was published, as STREAM.MSG.GET answers it; empty where it has none."""
+    """Msg-Id of a stored message, given as STREAM.MSG.GET returns it. Empty if the message has none."""
     lines = base64.b64decode(stored.get("hdrs", "")).decode(errors="replace").split("\r\n")
     for name, _, value in (line.partition(":") for line in lines):
         if name.strip() == Header.MSG_ID.value:
@@ -179,6 +184,6 @@ def message_id(stored: Mapping[str, Any]) -> str:
     return ""
 
 
-async def _get(bus: Bus, stream: str, which: Mapping[str, object]) -> Mapping[str, Any]:
-    stored: Mapping[str, Any] = (await bus.api(f"STREAM.MSG.GET.{stream}", which))["message"]
+async def _get(bus: Bus, stream: str, request: Mapping[str, object]) -> Mapping[str, Any]:
+    stored: Mapping[str, Any] = (await bus.api(f"STREAM.MSG.GET.{stream}", request))["message"]
     return stored

@@ -1,12 +1,11 @@
-"""Reading from JetStream: one pull request at a time, watched over by the server's heartbeats, so that it survives a killed server.
+"""Reading from JetStream by pull requests. The server's heartbeats show that it lives, so that reading survives a killed server.
 
-`consume` is for work that is acknowledged under a durable name; `read` goes through a stream by sequence without leaving a
-trace on the server.
+`consume` is for work that is acknowledged under a durable name. `read` reads a stream by sequence and leaves no state on the server.
 
-**Neither goes on behind a sequence that is used again.** Both know the entry at their position by its identity (`Delivered.cursor`) and
-compare it with the stream at each new consumer, that is at the start, after each reconnect, gap and missed heartbeat, and with the
-first message that comes. Where it is another entry, or the stream is shorter now, they raise `StreamWentBack` before they yield
-anything more. An entry that has aged out (it lies before the stream's first) is no difference.
+**Neither continues after a reused sequence.** Both keep the identity of the entry at their position (`Delivered.cursor`). They
+compare it with the stream at each new consumer, that is at the start and after each reconnect, gap and missed heartbeat, and with
+the first message that comes. If the stream holds another entry there, or has become shorter, they raise `StreamWentBack` before
+they yield another message. An entry that has aged out (it lies before the stream's first sequence) is no difference.
 """
 
 from __future__ import annotations
@@ -34,22 +33,23 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound, Unavailable
 
 BATCH = 256
-EXPIRES_S = 5.0
-HEARTBEAT_S = 0.5
+"""Default number of messages per pull request."""
+EXPIRES_S, HEARTBEAT_S = 5.0, 0.5
+"""Time after which the server ends a pull request, and interval of its heartbeats during one, seconds."""
 FORGOTTEN_AFTER_S = 10.0
-"""How long the server keeps a reader that asks for nothing."""
+"""Time after which the server deletes the consumer of a reader that sends no requests, seconds."""
 _CERTAIN_FOR_S = FORGOTTEN_AFTER_S / 2
-"""How long after it heard of its consumer a reader takes the consumer of that name for its own."""
+"""Time after a reader's last sign of its consumer during which the consumer of that name is certainly its own, seconds."""
 _NEXT_NAME_S = 0.05
-"""How long a reader waits before it tries its next name, so that one that finds all of them in use doesn't flood the server."""
+"""Delay before a reader tries its next name, seconds, so that a reader with all names in use doesn't flood the server."""
 ACK_WAIT_S = 10.0
+"""Time after which the server redelivers a message that wasn't acknowledged, seconds."""
 _HEARTBEAT = "100"
 _REQUEST_TIMEOUT = "408"
 _NS = 1_000_000_000
 
-
 _Compare: TypeAlias = Callable[[Bus, int], Awaitable[None]]
-"""Compares what a reader knows with the stream; the number is the last sequence that its consumer has given it."""
+"""Compares a reader's position with the stream. The number is the last sequence that its consumer has delivered."""
 
 
 async def consume(
@@ -61,15 +61,15 @@ async def consume(
     after: StreamCursor | None = None,
     health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
-    """Messages for a durable consumer, in lists of what has arrived. Acknowledge each with `ack` once its effect is durable;
-    what isn't comes again after 10 s.
+    """Reads messages of a durable consumer, in lists as they arrive. Acknowledge each message with `ack` once its effect is durable.
+    Messages that aren't acknowledged are redelivered after 10 s.
 
-    `after` is the identity of the newest entry whose effect is durable, where the caller keeps it over a restart. The server's own
-    position is a number: after the stream went back it may lie beyond entries that nobody has seen. Then that is an alarm
-    (`cursors.alarm`), and all that the stream holds comes once more, in order, before the durable's turn comes again: effects must not
-    mind a repetition, as with any redelivery.
+    `after` is the identity of the newest entry whose effect is durable, if the caller keeps it across restarts. The server only
+    keeps a sequence as the position. After the stream went back, it may lie beyond entries that were never read. `consume` then
+    raises the alarm (`cursors.alarm`) and yields all messages of the stream once more, in order, before it continues with the
+    durable consumer. So effects must be idempotent, as for any redelivery.
 
-    `health` is kept up to date with what the server says of this reader.
+    `health` is updated with the server's signs of this reader.
     """
     config = ConsumerConfig(
         durable_name=durable,
@@ -96,7 +96,7 @@ async def consume(
         while True:
             try:
                 if went_back:
-                    # By number the durable isn't there yet, or it is beyond what is new.
+                    # The durable's sequence may lie beyond new entries, which it would skip. Read them all first.
                     end = max(given, (await bus.bounds_of(stream)).last)
                     async for messages in read(bus, stream, 1, subjects, batch):
                         newest = messages[-1].cursor
@@ -116,9 +116,9 @@ async def consume(
 
 
 async def ack(bus: Bus, message: Delivered) -> None:
-    """Tells the server that the message's effect is durable here. Lost acknowledgements mean redelivery, never loss."""
+    """Acknowledges a message whose effect is durable here. A lost acknowledgement causes a redelivery, never a loss."""
     if message.consumer.rpartition("-")[2].isdigit():
-        return  # the name of a reader, which came once more by a consumer that isn't told; a durable's doesn't end so
+        return  # redelivered by a consumer without acknowledgements: only names of readers end in a number
     try:
         await bus.client.publish(message.reply, b"+ACK")
     except (nats.errors.Error, OSError) as error:
@@ -133,15 +133,14 @@ async def read(
     batch: int = BATCH,
     health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
-    """Messages of a stream in their order, each exactly once, in lists of what has arrived; waits for more.
+    """Reads the messages of a stream in order, each exactly once, in lists as they arrive. Waits for more at the end.
 
-    `health` is kept up to date with what the server says of this reader.
+    `start` is the sequence to begin at, or the identity of the entry to continue after. A caller that keeps its position across
+    restarts must keep `messages[-1].cursor`, not its sequence. With a sequence, the entry before it is looked up at the start and
+    compared from then on. `health` is updated with the server's signs of this reader.
 
-    `start` is the sequence to begin at, or the identity of the entry to go on behind: who keeps a position over a restart keeps
-    `messages[-1].cursor`, not its number. With a number, the entry before it is looked up at the start and known from then on.
-
-    Raises StreamWentBack where the stream doesn't hold the entry at the position any more, or ends before it, at the start and whenever
-    the server may have changed meanwhile; `cursors.last_common` finds the entry to begin again behind.
+    Raises StreamWentBack if the stream no longer holds the entry at the position or ends before it. This is checked at the start
+    and whenever the server may have changed. `cursors.last_common` then finds the entry to continue after.
     """
     position = _Position(stream, start)
     names = reader_names(bus.user, stream)
@@ -150,7 +149,7 @@ async def read(
     health = health or ReaderHealth(stream)
     with health.reading():
         while True:
-            # Never the same name twice: the server may still hold the last one, which can't begin elsewhere.
+            # Use another name each time: the server may still hold the last consumer, which can't begin elsewhere.
             number = (number + 1) % len(names)
             config = ConsumerConfig(
                 name=names[number],
@@ -160,7 +159,7 @@ async def read(
                 opt_start_seq=position.begins_at,
                 inactive_threshold=FORGOTTEN_AFTER_S,
                 mem_storage=True,
-                metadata={"reader": uuid.uuid4().hex},  # the server refuses the same name with another one
+                metadata={"reader": uuid.uuid4().hex},  # the server rejects the same name with other metadata
             )
             try:
                 async for messages in _pull(
@@ -178,14 +177,15 @@ async def read(
 
 
 async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[Delivered]:
-    """Messages from `first` to `last`, which the stream holds, one by one. Raises StreamWentBack where it holds `last` no more."""
-    end = await _at_once_it_answers(bus, stream, last)
+    """Reads the messages of a stream from sequence `first` to `last`, without those that have aged out. Raises StreamWentBack if the
+    stream has lost the entry at `last`."""
+    end = await _cursor_at(bus, stream, last)
     if end is None:
         bounds = await bus.bounds_of(stream)
         if last > bounds.last:
             raise StreamWentBack(stream, last, None, bounds.last)
         if last < bounds.first:
-            return  # all of it has aged out
+            return  # all messages have aged out
     async for messages in read(bus, stream, first):
         for message in messages:
             if message.sequence == last and end and message.cursor != end:
@@ -196,8 +196,8 @@ async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator
             return
 
 
-async def _at_once_it_answers(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
-    """As cursors.at; waits while the server doesn't answer, as reading does."""
+async def _cursor_at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
+    """Identity of the entry at a sequence, as `cursors.at`, with retries until the server answers."""
     while True:
         try:
             return await cursors.at(bus, stream, sequence)
@@ -207,26 +207,26 @@ async def _at_once_it_answers(bus: Bus, stream: str, sequence: int) -> StreamCur
 
 
 class _Position:
-    """How far a reader is in a stream, and which entry it knows there."""
+    """A reader's position in a stream, with the identity of the entry there."""
 
     def __init__(self, stream: str, start: int | StreamCursor) -> None:
         self._stream = stream
         self._known = start if isinstance(start, StreamCursor) else None
         self._sequence = start.sequence if isinstance(start, StreamCursor) else start - 1
-        """Of the last message that was yielded."""
+        """Sequence of the last message that was yielded."""
         self._yielded: Delivered | None = None
         self._known_is_empty = False
-        """The entry at the position has no content, so a consumer that began there would give nothing behind it."""
+        """Whether the entry at the position has no content. A consumer that began there would deliver no message after it."""
 
     @property
     def begins_at(self) -> int:
-        """Where a consumer begins: at the known entry, which then comes first and is compared, not behind it."""
+        """Sequence at which a consumer begins: at the known entry and not after it, so that this entry comes first and is compared."""
         known = self._cursor()
         is_empty = not self._yielded.data if self._yielded else self._known_is_empty
         return known.sequence if known and not is_empty else max(self._sequence + 1, 1)
 
     async def compare(self, bus: Bus, _: int) -> None:
-        """Looks whether the stream still holds the entry. Raises StreamWentBack, Unavailable."""
+        """Checks that the stream still holds the entry at the position. Raises StreamWentBack or Unavailable."""
         known = self._cursor()
         if known is not None:
             self._known_is_empty = await cursors.is_empty(bus, self._stream, known)
@@ -235,7 +235,7 @@ class _Position:
             self._known = cursors.of_stored(stored) if stored else None
 
     def advance(self, messages: list[Delivered]) -> list[Delivered]:
-        """What of the messages comes behind the position, which they move. Raises StreamWentBack."""
+        """Moves the position to the last of the messages and returns those after the old position. Raises StreamWentBack."""
         head = messages[0]
         if head.sequence <= self._sequence:
             if head.cursor != self._cursor():
@@ -260,7 +260,8 @@ async def _pull(
     health: ReaderHealth,
     restart_on_loss: bool = False,
 ) -> AsyncIterator[list[Delivered]]:
-    """Messages of a consumer. `compare` is called whenever the stream behind it may be another, before any message of it is yielded."""
+    """Reads the messages of a consumer. It calls `compare` whenever the stream may have changed, before it yields any message. With
+    `restart_on_loss` it ends after a gap or reconnect, so that the caller creates a new consumer."""
     arrived: deque[Msg] = deque()
     wake = asyncio.Event()
 
@@ -284,7 +285,7 @@ async def _pull(
     try:
         while True:
             if bus.reconnects != reconnects:
-                # Perhaps to a server that was restarted, on a store that lost its tail, faster than heartbeats are missed.
+                # The server may have restarted with a store that lost its tail, faster than a heartbeat could be missed.
                 if restart_on_loss:
                     return
                 reconnects, ready = bus.reconnects, False
@@ -294,8 +295,8 @@ async def _pull(
                 ready, left = True, 0
                 certain_until_s = loop.time() + _CERTAIN_FOR_S
             if restart_on_loss and loop.time() > certain_until_s:
-                return  # this process stood still or was busy: its consumer may be forgotten, and its name another reader's
-            # The next are on their way while these are worked on; the server fills requests in their order.
+                return  # this process was stopped or busy: its consumer may be deleted, and its name may be another reader's
+            # Request the next messages while the caller processes these. The server fills requests in order.
             if left <= batch // 2:
                 number += 1
                 try:
@@ -309,13 +310,13 @@ async def _pull(
             if not arrived:
                 wake.clear()
                 try:
-                    # Not wait_for: up to Python 3.11 it loses a cancellation that comes with the awaited event.
+                    # Not wait_for: up to Python 3.11 it loses a cancellation that arrives together with the awaited event.
                     async with asyncio.timeout(3 * HEARTBEAT_S):
                         await wake.wait()
                 except TimeoutError:
-                    # Three heartbeats missed: the request is lost, and after a restart of the server perhaps the consumer.
+                    # Three missed heartbeats mean that the request is lost, and after a server restart perhaps the consumer too.
                     if restart_on_loss:
-                        return  # to a new one: the server doesn't let a consumer that it still has begin elsewhere
+                        return  # the server can't move an existing consumer to another position, so a new one is needed
                     ready = False
                     continue
             if restart_on_loss and loop.time() > certain_until_s:
@@ -329,7 +330,7 @@ async def _pull(
                 if status is not None and not message.reply.startswith("$JS.ACK"):
                     if status == _HEARTBEAT:
                         health.heard()
-                        health.caught_up()  # the server has nothing else to say
+                        health.caught_up()  # heartbeats come only while no message waits
                         continue
                     if message.subject != f"{inbox}.{number}":
                         continue
@@ -338,12 +339,12 @@ async def _pull(
                         ready = False
                         await asyncio.sleep(0.1)
                     continue
-                # To the server a message without content ends the answers that an account imports: no more come to this request.
+                # Across accounts, the server takes a message without content for the last answer: this request gets no more.
                 left = left - 1 if message.data else 0
                 meta = message.metadata
                 if restart_on_loss:
                     if meta.sequence.consumer != next_consumer_sequence:
-                        # A message was lost on its way to us, or the consumer was created again: begin again after the last one seen.
+                        # A message was lost on its way, or the consumer was recreated: restart after the last received message.
                         gap = True
                         break
                     next_consumer_sequence = meta.sequence.consumer + 1
@@ -363,7 +364,7 @@ async def _pull(
                 if not message.data and restart_on_loss:
                     gap = True
                     break
-            # After a reconnect they may be of another store than what the position was compared with.
+            # After a reconnect, they may come from another store than the one that the position was compared with.
             if messages and bus.reconnects == reconnects:
                 health.heard()
                 if messages[-1].pending == 0:
@@ -375,18 +376,19 @@ async def _pull(
     finally:
         with suppress(nats.errors.Error, OSError):
             if restart_on_loss and loop.time() < certain_until_s:
-                # Its name is free for the next reader at once; nobody waits for the answer.
+                # Frees the name for the next reader at once. No code waits for the answer.
                 await bus.client.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{name}", b"", reply=f"{inbox}.0")
             await subscription.unsubscribe()
 
 
 async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, compare: _Compare, new: bool) -> bool:
-    """Whether the server has the consumer. `new` says that it must not be another reader's: raises NameInUse where it is."""
+    """Creates a consumer and compares the reader's position. Returns False if the server doesn't answer. Raises StreamWentBack and,
+    with `new`, NameInUse if the consumer belongs to another reader."""
     name = config.name or config.durable_name
     request = {"stream_name": stream, "config": config.as_dict(), "action": "create" if new else ""}
     try:
         made = await bus.api(f"CONSUMER.CREATE.{stream}.{name}", request)
-        # After it is made: a consumer doesn't outlive the store that it reads.
+        # Compare after creation: a consumer can't outlive its store, so this is the store that the consumer reads.
         await compare(bus, made["delivered"]["stream_seq"])
     except NameInUse:
         raise

@@ -1,7 +1,7 @@
-"""Read stored messages: one function for each kind in the flow table, and the only place where a reader turns their bytes into fields.
+"""Parsing and validation of stored messages, with one function for each message type of the flow table.
 
-Each function returns a message whose ids, numbers and moments every reader can store, or raises InvalidField, whatever the bytes are.
-Where a `subject` is given, the message must be the one that this subject names.
+Readers parse stored bytes only here. For any bytes, each function returns a message whose ids, numbers and times every reader can
+store, or raises InvalidField. With a `subject`, the message must also match the ids in its subject.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2
 
-SEQUENCE_MAX = (1 << 63) - 1
-"""The greatest sequence that a database column holds."""
-MOMENT_MAX_MS = 9_000_000_000_000
-"""In the year 2255: later moments don't fit into the nanoseconds of a span."""
-COUNT_MAX = (1 << 32) - 1
+MAX_SEQUENCE = (1 << 63) - 1
+"""Maximum sequence that a database column can hold."""
+MAX_TIME_MS = 9_000_000_000_000
+"""Latest accepted time, in the year 2255, milliseconds since 1970 UTC. Later times overflow the nanoseconds of a span."""
+MAX_COUNT = (1 << 32) - 1
+"""Maximum count of rejected reports that one process can plausibly have."""
 _M = TypeVar("_M", bound=Message)
 
 
 def alert(data: bytes, subject: str | None = None) -> alert_pb2.Alert:
-    """An alert of ALERTS. Raises InvalidField."""
+    """Parses an alert from ALERTS. Raises InvalidField."""
     message = _parsed("alert", alert_pb2.Alert, data)
     alert_id = fields.required_id("alert_id", message.alert_id)
     if message.incident_id:
@@ -39,7 +40,7 @@ def alert(data: bytes, subject: str | None = None) -> alert_pb2.Alert:
     _sequence("sequence", message.sequence)
     _optional_ids({"order_id": message.order_id, "case_id": message.case_id, "wearer_id": message.wearer_id})
     if not math.isfinite(message.ring_m) or message.ring_m < 0:
-        message.ring_m = 0.0  # no distance; what the alert demands doesn't rest on it
+        message.ring_m = 0.0  # 0 means no distance; the alert's demands don't depend on it
     _timestamp("decided_at", message.decided_at)
     _moment("cause.received_wall_us", message.cause.received_wall_us // 1000)
     _named(subject, "alert_id", flow.alert_subject(message.partition, alert_id))
@@ -47,12 +48,12 @@ def alert(data: bytes, subject: str | None = None) -> alert_pb2.Alert:
 
 
 def measure(data: bytes) -> alert_pb2.Measure:
-    """The figures of an alert, from MEASURES. Raises InvalidField."""
+    """Parses an alert's measure from MEASURES. Raises InvalidField."""
     return _parsed("measure", alert_pb2.Measure, data)
 
 
 def step(data: bytes, subject: str | None = None) -> dispatch_pb2.Step:
-    """A step of INCIDENTS. Raises InvalidField."""
+    """Parses a leg's step from INCIDENTS. Raises InvalidField."""
     message = _parsed("step", dispatch_pb2.Step, data)
     fields.required_id("step_id", message.step_id)
     if not message.number:
@@ -80,7 +81,7 @@ def step(data: bytes, subject: str | None = None) -> dispatch_pb2.Step:
 
 
 def advice(data: bytes, subject: str | None = None) -> following_pb2.AdviceGiven:
-    """An advice of ADVICE. Raises InvalidField."""
+    """Parses advice from ADVICE. Raises InvalidField."""
     message = _parsed("advice", following_pb2.AdviceGiven, data)
     fields.required_id("advice_id", message.advice_id)
     incident_id = fields.required_id("incident_id", message.incident_id)
@@ -94,12 +95,12 @@ def advice(data: bytes, subject: str | None = None) -> following_pb2.AdviceGiven
 
 
 def entry(data: bytes) -> log_pb2.LogEntry:
-    """An entry of the log, for readers other than the fold, which has rules of its own. Raises InvalidField."""
+    """Parses an entry of the log, for all readers but the fold, which validates entries itself. Raises InvalidField."""
     return _parsed("entry", log_pb2.LogEntry, data)
 
 
 def positions(data: bytes) -> log_pb2.PositionBatch:
-    """The positions of an entry of the log, none where it is something else. Raises InvalidField."""
+    """Parses the positions of a log entry; an entry of another kind has none. Raises InvalidField."""
     batch = entry(data).positions
     columns = (batch.report_id, batch.fix_time_ms, batch.lat_e7, batch.lon_e7, batch.accuracy_mm)
     if any(len(column) != len(batch.device_id) for column in columns):
@@ -108,26 +109,27 @@ def positions(data: bytes) -> log_pb2.PositionBatch:
 
 
 def case(data: bytes) -> log_pb2.CaseSnapshot | None:
-    """The case snapshot of an entry of the log; None where the entry is something else. Raises InvalidField."""
+    """Parses the case snapshot of a log entry, or returns None for an entry of another kind. Raises InvalidField."""
     message = entry(data)
     if message.WhichOneof("body") != "case":
         return None
-    found = message.case
-    fields.required_id("case.case_id", found.case_id)
-    person_ids = [person.person_id for person in found.persons]
-    for number, person in enumerate(found.persons):
+    snapshot = message.case
+    fields.required_id("case.case_id", snapshot.case_id)
+    person_ids = [person.person_id for person in snapshot.persons]
+    for number, person in enumerate(snapshot.persons):
         fields.required_id(f"case.persons[{number}].person_id", person.person_id)
         for device_id in person.device_ids:
             fields.required_id(f"case.persons[{number}].device_ids", device_id)
     if len(set(person_ids)) != len(person_ids):
         raise InvalidField("case.persons", "names a person twice")
-    return found
+    return snapshot
 
 
 def command(data: bytes, subject: str | None = None) -> command_pb2.Command:
-    """A command of COMMANDS. Raises InvalidField.
+    """Parses a command from COMMANDS. Raises InvalidField.
 
-    With its subject it must also be its publisher's to give: the warning leg gives notices and nothing else, under ids of its own.
+    With a subject, its publisher must also be permitted to give the command. The warning leg gives only notices, and only under ids
+    with its prefix.
     """
     message = _parsed("command", command_pb2.Command, data)
     command_id = fields.required_id("command_id", message.command_id)
@@ -137,12 +139,12 @@ def command(data: bytes, subject: str | None = None) -> command_pb2.Command:
     if subject is not None:
         _, by, *_ = (*subject.split("."), "")
         _named(subject, "command_id", flow.command_subject(by, command_id))
-        _given_by(by, message)
+        _check_publisher(by, message)
     return message
 
 
 def command_step(data: bytes, subject: str | None = None) -> command_pb2.CommandStep:
-    """A step of a command, from COMMANDS. Raises InvalidField."""
+    """Parses a step of a command from COMMANDS. Raises InvalidField."""
     message = _parsed("step", command_pb2.CommandStep, data)
     command_id = fields.required_id("command_id", message.command_id)
     if not message.state or message.state not in command_pb2.CommandState.values():
@@ -154,20 +156,20 @@ def command_step(data: bytes, subject: str | None = None) -> command_pb2.Command
 
 
 def quarantine_counts(data: bytes) -> ingest_pb2.QuarantineCounts:
-    """Counts of refused reports, from QUARANTINE. Raises InvalidField."""
+    """Parses counts of rejected reports from QUARANTINE. Raises InvalidField."""
     message = _parsed("counts", ingest_pb2.QuarantineCounts, data)
     for number, counted in enumerate(message.quarantined):
-        if counted.count > COUNT_MAX:
-            raise InvalidField(f"quarantined[{number}].count", "is more than a process can have refused")
+        if counted.count > MAX_COUNT:
+            raise InvalidField(f"quarantined[{number}].count", f"must be at most {MAX_COUNT}")
         _timestamp(f"quarantined[{number}].first", counted.first)
         _timestamp(f"quarantined[{number}].last", counted.last)
     return message
 
 
 def route(data: bytes, partitions: int) -> log_pb2.DeviceRoute:
-    """A device's route, from the bucket; the log has so many partitions. Raises InvalidField."""
+    """Parses a device's route from the KV bucket. `partitions` is the log's number of partitions. Raises InvalidField."""
     if not data:
-        raise InvalidField("route", "is empty: a device keeps its route for good")
+        raise InvalidField("route", "is empty, though the route of a device is never deleted")
     message = _parsed("route", log_pb2.DeviceRoute, data)
     if any(partition >= partitions for partition in message.partitions):
         raise InvalidField("partitions", f"must be below {partitions}")
@@ -175,7 +177,7 @@ def route(data: bytes, partitions: int) -> log_pb2.DeviceRoute:
 
 
 def disclosure(data: bytes) -> ledger_pb2.Disclosure:
-    """A disclosure of DISCLOSURES. Raises InvalidField."""
+    """Parses a disclosure from DISCLOSURES. Raises InvalidField."""
     message = _parsed("", ledger_pb2.Disclosure, data)
     _moment("at_ms", message.at_ms)
     _moment("expires_at_ms", message.expires_at_ms)
@@ -183,19 +185,19 @@ def disclosure(data: bytes) -> ledger_pb2.Disclosure:
 
 
 def dead_letter(data: bytes, subject: str | None = None) -> alert_pb2.DeadLetter:
-    """A dead letter of DEAD_LETTERS. Raises InvalidField, with its subject also where another user than its reader's published it."""
+    """Parses a dead letter from DEAD_LETTERS. Raises InvalidField, with a subject also if the reader's user didn't publish it."""
     message = _parsed("dead_letter", alert_pb2.DeadLetter, data)
-    if message.by not in flow.PARKING_USERS:
-        raise InvalidField("by", "is no reader that sets messages aside")
+    if message.by not in flow.DEAD_LETTER_USERS:
+        raise InvalidField("by", "isn't a reader that stores dead letters")
     _named(subject, "by", flow.dead_letter_subject(message.by, message.stream, message.sequence))
     return message
 
 
 def log_meta(data: bytes) -> log_pb2.LogMetadata:
-    """The metadata of the log. Raises InvalidField."""
+    """Parses the metadata of the log from LOG_META. Raises InvalidField."""
     message = _parsed("log_meta", log_pb2.LogMetadata, data)
     if not message.partitions or not message.clock_rate or not message.log_id:
-        raise InvalidField("log_meta", "lack the number of partitions, the clock rate or the log's id")
+        raise InvalidField("log_meta", "lacks the number of partitions, the clock rate or the log's id")
     return message
 
 
@@ -208,21 +210,23 @@ def _parsed(field: str, kind: type[_M], data: bytes) -> _M:
 
 def _named(subject: str | None, field: str, named: str) -> None:
     if subject is not None and subject != named:
-        raise InvalidField(field, "isn't that of the subject")
+        raise InvalidField(field, "differs from the message's subject")
 
 
-def _given_by(by: str, command: command_pb2.Command) -> None:
+def _check_publisher(by: str, command: command_pb2.Command) -> None:
     warning = flow.leg_user("warning")
     of_warning = by == warning
     kind = command.instruction.WhichOneof("kind")
     if kind is None:
         raise InvalidField("instruction", "is missing")
     if (kind == "show_notice") is not of_warning:
-        raise InvalidField("instruction", f"{kind} isn't for {by} to give")
+        raise InvalidField("instruction", f"{by} may not give a command of the kind {kind}")
     if command.command_id.startswith(flow.NOTICE_IDS) is not of_warning:
-        raise InvalidField("command_id", f"isn't one that {by} may give")
+        raise InvalidField(
+            "command_id", f'{by} may not use this id: the prefix "{flow.NOTICE_IDS}" is for {warning} only'
+        )
     if (command.issued_by == warning) is not of_warning:
-        raise InvalidField("issued_by", f"isn't anybody for whom {by} publishes")
+        raise InvalidField("issued_by", f"{by} may not publish commands of this issuer")
 
 
 def _optional_ids(values: dict[str, str]) -> None:
@@ -232,15 +236,15 @@ def _optional_ids(values: dict[str, str]) -> None:
 
 
 def _subject_id(field: str, value: str) -> None:
-    """The id of a wearer or person, or `order/place`; or nothing."""
+    """Checks the id of an incident's subject: a wearer's or person's id, `order/place`, or empty."""
     parts: Iterable[str] = value.split("/", 1) if value else ()
     for part in parts:
         fields.required_id(field, part)
 
 
 def _sequence(field: str, value: int) -> None:
-    if value > SEQUENCE_MAX:
-        raise InvalidField(field, "is no sequence of a stream")
+    if value > MAX_SEQUENCE:
+        raise InvalidField(field, f"must be at most {MAX_SEQUENCE}, the greatest sequence of a stream")
 
 
 def _timestamp(field: str, value: Timestamp) -> None:
@@ -248,5 +252,5 @@ def _timestamp(field: str, value: Timestamp) -> None:
 
 
 def _moment(field: str, ms: Any) -> None:
-    if not 0 <= ms <= MOMENT_MAX_MS:
-        raise InvalidField(field, "must be a moment between 1970 and 2255")
+    if not 0 <= ms <= MAX_TIME_MS:
+        raise InvalidField(field, "must be a time between the years 1970 and 2255")

@@ -1,4 +1,4 @@
-"""Making the streams of the flow table, and the gate that each service passes before it starts."""
+"""Creation of the streams of the flow table, and the checks of the mesh that each service makes before it starts."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ from services.common.settings import CommonSettings
 from tandem.common.v1 import log_pb2
 
 DUPLICATE_WINDOW_S = 600
+"""Time during which the server recognizes a repeated Msg-Id, seconds."""
 PARTITIONS_MAX = 64
+"""Maximum number of partitions of the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogMetadata:
-    """What the first start fixed for ever."""
+    """Metadata of the log, fixed forever when the log is created."""
 
     partitions: int
     clock: MeshClock
     log_id: str
-    """Drawn when the log was made."""
+    """Random id, generated when the log is created."""
 
 
 async def create(
     bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None
 ) -> LogMetadata:
-    """Creates what is missing of the streams, the KV bucket and the log metadata. Doing it again changes nothing.
+    """Creates the missing streams, the KV bucket and the log metadata. Idempotent.
 
-    Raises FailedPrecondition where the log was made with another number of partitions or another clock rate.
-    `max_bytes` bounds each stream, for small disks.
+    `max_bytes` limits the size of each stream, for small disks. If None, the default, the flow table's sizes apply. Raises
+    FailedPrecondition if the log was created with another number of partitions or another clock rate.
     """
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise FailedPrecondition(f"partitions must be 1 to {PARTITIONS_MAX}")
@@ -56,7 +58,7 @@ async def create(
             name = stream.name.format(p=p)
             if name not in existing:
                 await bus.js.add_stream(_config(stream, name, p, replicas, max_bytes))
-    with suppress(nats.js.errors.BadRequestError):  # made already
+    with suppress(nats.js.errors.BadRequestError):  # the bucket exists
         await bus.js.create_key_value(
             KeyValueConfig(bucket=flow.DEVICES_BUCKET, storage=StorageType.FILE, history=1, replicas=replicas)
         )
@@ -74,7 +76,7 @@ def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_b
         subjects=[subject.format(p=partition) for subject in stream.subjects],
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
-        discard=DiscardPolicy.OLD if stream.forgets else DiscardPolicy.NEW,
+        discard=DiscardPolicy.OLD if stream.discards_oldest else DiscardPolicy.NEW,
         max_age=stream.max_age_s,
         max_bytes=min(stream.max_bytes, max_bytes or stream.max_bytes),
         duplicate_window=DUPLICATE_WINDOW_S,
@@ -86,7 +88,7 @@ def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_b
 
 
 async def read_log_meta(bus: Bus) -> LogMetadata:
-    """The metadata that the log was made with. Waits until they are there."""
+    """Reads the metadata of the log. Waits until they are available."""
     while True:
         log_meta = await _log_meta(bus)
         if log_meta:
@@ -96,7 +98,7 @@ async def read_log_meta(bus: Bus) -> LogMetadata:
 
 async def _log_meta(bus: Bus) -> LogMetadata | None:
     try:
-        # The first: there is one, and what stands behind it came from somebody else (ADR 34).
+        # The log has one metadata message. Any later message comes from another publisher and isn't trusted (ADR 34).
         message = await bus.js.get_msg(flow.LOG_META.name, 1)
     except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
         logger().info("streams_awaited", error=type(error).__name__)
@@ -104,21 +106,23 @@ async def _log_meta(bus: Bus) -> LogMetadata | None:
     try:
         made = stored.log_meta(message.data or b"")
     except InvalidField as error:
-        # Nothing can start over such a log, and ending would only be the beginning of the next try.
+        # No service can start on such a log. Waiting is better than exiting, which would only cause the next restart.
         logger().critical("log_meta_unreadable", reason=str(error))
         return None
     return LogMetadata(made.partitions, MeshClock(made.clock_rate, made.clock_anchor_ms), made.log_id)
 
 
 async def pass_gate(bus: Bus, settings: CommonSettings) -> LogMetadata:
-    """Returns the log metadata once the mesh is fit to run on.
+    """Checks that the mesh is safe to run on, waits for the log metadata, and returns them.
 
-    Raises FailedPrecondition where the server may lose acknowledged messages in a power cut (`sync_interval` isn't `always`), or
-    where this process's clock isn't the log's.
+    Raises FailedPrecondition if the server may lose acknowledged messages in a power cut (`sync_interval` isn't `always`), or if
+    the clock settings of this process differ from the log's.
     """
     if not settings.allow_async_store:
         if not settings.nats_monitor_url:
-            raise FailedPrecondition("TANDEM_NATS_MONITOR_URL is needed to see that the store is synchronous")
+            raise FailedPrecondition(
+                "TANDEM_NATS_MONITOR_URL is needed to check that the store is synchronous (example: http://127.0.0.1:8222)"
+            )
         if not await _store_is_synchronous(settings.nats_monitor_url):
             raise FailedPrecondition(
                 "nats-server must run with jetstream.sync_interval: always (or TANDEM_ALLOW_ASYNC_STORE)"

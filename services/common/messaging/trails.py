@@ -1,7 +1,8 @@
-"""Entries of a stream that a reader has dealt with: the newest, and older ones further and further apart.
+"""A reader's trail: the newest entry that it has processed, and older ones at exponentially growing distances.
 
-A reader keeps its trail in its database, in the same transaction as the effects. When the stream went back it finds the newest entry of
-the trail that the stream still holds, and reads again from there: at most about four times as many entries as were lost.
+A reader keeps its trail in its database, in the same transaction as its effects. After the stream went back, the reader finds the
+newest entry of the trail that the stream still holds and reads again from there. So it rereads at most about four times as many
+entries as were lost.
 """
 
 from __future__ import annotations
@@ -18,46 +19,47 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
 
 RETRY_S = 0.5
+"""Delay between attempts to find the last common entry while the server doesn't answer, seconds."""
 WentBack = Callable[[StreamWentBack], Awaitable[None]]
-"""Called once a reader knows that its stream went back, before it reads again."""
+"""Callback after a reader's stream went back, before the reader reads again."""
 
 
 class Trail:
-    """The trail of one reader. Empty at the beginning, and for a position that was kept before trails were."""
+    """The trail of a reader in a stream. Empty at the beginning, and for stored positions that are older than trails."""
 
     def __init__(self, known: Sequence[StreamCursor] = ()) -> None:
         self._known = list(known)
-        """The oldest first."""
+        """Entries of the trail, oldest first."""
 
     @classmethod
     def parse(cls, text: str) -> Trail:
-        """The trail that `str` wrote. Raises ValueError."""
+        """Parses a trail from its text form. Raises ValueError."""
         return cls([StreamCursor.parse(line) for line in text.split()])
 
     def __str__(self) -> str:
-        """For a column of a database: a cursor on each line, at most about sixty lines."""
+        """Text form for a database column: one cursor per line, at most about sixty lines."""
         return "\n".join(map(str, self._known))
 
     @property
     def known(self) -> Sequence[StreamCursor]:
-        """The entries, the oldest first."""
+        """Entries of the trail, oldest first."""
         return self._known
 
     @property
     def newest(self) -> StreamCursor | None:
-        """The entry behind which the reader goes on; None where it has none."""
+        """Newest entry of the trail, after which the reader continues. None if the trail is empty."""
         return self._known[-1] if self._known else None
 
     def add(self, cursor: StreamCursor) -> None:
-        """The reader has dealt with this entry. Of the older ones one stays for each power of two of the distance to it."""
+        """Adds an entry that the reader has processed. One older entry is kept for each power of two of the distance to it."""
         kept: dict[int, StreamCursor] = {}
-        for older in self._known:  # the oldest of each distance stays: it is the one that the next distance gets
+        for older in self._known:  # keep the oldest entry of each distance, as it reaches the next distance first
             if older.sequence < cursor.sequence:
                 kept.setdefault((cursor.sequence - older.sequence).bit_length(), older)
         self._known = [*kept.values(), cursor]
 
     def cut(self, common: StreamCursor | None) -> None:
-        """The stream went back to this entry, or to nothing that the reader has seen."""
+        """Removes the entries after `common`, the last entry that the stream still holds. If None, removes all."""
         self._known = [cursor for cursor in self._known if common is not None and cursor.sequence <= common.sequence]
 
 
@@ -72,11 +74,13 @@ async def follow(
     batch: int = BATCH,
     health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
-    """Messages of a stream behind a trail, in lists of what has arrived, for ever; the trail has each list's last entry when it comes.
+    """Reads the messages of a stream after a trail, in lists as they arrive, until cancelled. Each list's last entry is in the
+    trail already.
 
-    `after` is the sequence to go on behind where the trail is empty: of a position from before there were trails.
-    `health` is kept up to date with what the server says of this reader.
-    Where the stream went back that is an alarm, and what it holds behind the last common entry comes again: effects must be idempotent.
+    `after` is the sequence to continue after if the trail is empty, for stored positions that are older than trails.
+    `health` is updated with the server's signs of this reader.
+    If the stream went back, `follow` raises the alarm and yields the messages after the last common entry again. So effects must be
+    idempotent.
     """
     start: int | StreamCursor = trail.newest or after + 1
     while True:

@@ -1,7 +1,7 @@
-"""The port that shows how a process is: /metrics for Prometheus, /livez for supervisors, /readyz for proxies.
+"""The health and metrics port of a process: /metrics for Prometheus, /livez for supervisors, /readyz for proxies.
 
-In plaintext wherever it binds, as health and metrics are the named exceptions of the rule: no label and no answer here tells of
-anybody. It is served by a thread of its own, so that /livez is answered while the event loop is busy.
+It is plaintext on every address. Health and metrics are the named exceptions of the TLS rule, because no label and no answer holds
+personal data. A separate thread serves the port, so that /livez answers while the event loop is busy.
 """
 
 from __future__ import annotations
@@ -25,37 +25,43 @@ from services.common.rpc.errors import NotFound, Unavailable
 from services.common.web.server import Handler, served
 
 MAX_CONNECTIONS = 100
+"""Maximum number of connections to the port."""
 
-_DISK_USED = Gauge("tandem_disk_used_ratio", "How full the disk is that holds this process's data, 0 to 1")
+_DISK_USED = Gauge("tandem_disk_used_ratio", "Used share of the disk that holds this process's data, 0 to 1")
 _STREAM_USED = Gauge(
-    "tandem_stream_used_ratio", "How full a stream is that refuses more where it is full, 0 to 1", ["stream"]
+    "tandem_stream_used_ratio", "Used share of a stream that rejects messages once it is full, 0 to 1", ["stream"]
 )
 _CONSUMERS = Gauge(
     "tandem_stream_consumers",
-    "Consumers of a stream, of which the server takes 1,000 of all users together",
+    "Consumers of a stream, for all users together; the server accepts at most 1,000",
     ["stream"],
 )
 STREAMS_INTERVAL_S = 10.0
+"""Interval of updates of the streams' metrics, seconds."""
 LOOP_WITHIN_S = 2.0
-"""How long the event loop may take to answer."""
+"""Maximum time for the event loop to answer a request, seconds. After it the answer is 503."""
 T = TypeVar("T")
 
 
 def watch_disk(folder: Path) -> None:
-    """Has the disk of a folder looked at whenever it is asked for; of one that isn't made yet, the disk where it will be."""
+    """Measures the disk of a folder at each scrape of the metrics. A folder that doesn't exist yet counts for its nearest parent's
+    disk."""
 
     def used() -> float:
-        disk = shutil.disk_usage(next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists()))
-        return disk.used / (disk.used + disk.free)  # without what is kept for the system alone
+        ancestors = (folder.absolute(), *folder.absolute().parents)
+        disk = shutil.disk_usage(next(ancestor for ancestor in ancestors if ancestor.exists()))
+        return disk.used / (disk.used + disk.free)  # without the space that is reserved for the system
 
     _DISK_USED.set_function(used)
 
 
 async def watch_streams(bus: Bus) -> None:
-    """Looks at how full the streams are and how many read them, for ever. Those that forget instead are always full, and left out
-    of the first."""
+    """Updates the metrics of the streams' sizes and consumers, until cancelled.
+
+    Streams that discard old messages are always full, so their sizes are left out.
+    """
     while True:
-        with suppress(NotFound, Unavailable):  # the port of health says that JetStream doesn't work
+        with suppress(NotFound, Unavailable):  # /readyz already reports that JetStream doesn't work
             for stream in (await bus.api("STREAM.LIST", {}))["streams"] or ():
                 config = stream["config"]
                 _CONSUMERS.labels(config["name"]).set(stream["state"]["consumer_count"])
@@ -68,18 +74,19 @@ async def watch_streams(bus: Bus) -> None:
 async def observed(
     host: str, port: int, unready: Callable[[], str], degraded: Callable[[], str] = lambda: ""
 ) -> AsyncIterator[int]:
-    """Shows this process on a port of its own and gives the port; `unready` says why it can't do its work, or nothing, and `degraded`
-    what of its work has to wait.
+    """Serves the health and metrics of this process and yields the bound port.
 
-    /livez answers 200 as long as the process runs and its event loop hasn't hung for 15 s; /healthz 200 as long as the event loop
-    runs; /readyz 200, or 503 with the reason; /metrics all that is counted, with exemplars where the OpenMetrics format is asked for,
-    which alone has them.
+    `unready` returns why the process can't do its work, and `degraded` which work has to wait. Both return an empty text for none.
+
+    /livez answers 200 unless the event loop has hung for 15 s. /healthz answers 200 while the event loop runs. /readyz answers 200,
+    or 503 with the reason. /metrics has all metrics; exemplars are included only in the OpenMetrics format, because the older
+    format has none.
     """
     main = asyncio.get_running_loop()
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        # The header's value has parameters, which aiohttp wants in arguments of their own.
+        # Set the header directly: aiohttp's content_type argument doesn't accept parameters such as a charset.
         return web.Response(body=encode(prometheus_client.REGISTRY), headers={"Content-Type": content_type})
 
     async def livez(request: web.Request) -> web.Response:
@@ -97,7 +104,7 @@ async def observed(
         return web.Response(text=f"ready, but {waits}\n" if waits else "ready\n")
 
     def within_main(handler: Handler) -> Handler:
-        """Has a request answered by the service's own event loop: what is shown belongs to it, and changes under a thread."""
+        """Answers requests on the service's event loop, because another thread would read the service's state while it changes."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             answer = asyncio.run_coroutine_threadsafe(_awaited(handler(request)), main)
@@ -121,7 +128,7 @@ async def _awaited(answer: Awaitable[web.StreamResponse]) -> web.StreamResponse:
 
 @asynccontextmanager
 async def _in_thread(context: AbstractAsyncContextManager[int]) -> AsyncIterator[int]:
-    """Enters and leaves a context in the event loop of a thread that runs meanwhile."""
+    """Enters and leaves a context on the event loop of a separate thread, which runs until the block ends."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="observe", daemon=True)
     thread.start()

@@ -1,7 +1,7 @@
-"""Signs of life of this process, for who restarts it: a supervisor that reads a pipe, or a kubelet that asks /livez.
+"""Heartbeats of this process, for a supervisor that reads a pipe or a kubelet that calls /livez. Either restarts a dead process.
 
-They come from a thread, which needs little of the processor and none of the event loop: a process that folds a long backlog or hardly
-gets the processor goes on giving them, and one that was stopped doesn't. They end too where the event loop has hung for 15 s.
+A thread sends the heartbeats. It needs little CPU time and no event loop, so that a process with a long backlog or on a busy
+machine still beats. A stopped process doesn't beat, and neither does one whose event loop has hung for 15 s.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 PIPE = "TANDEM_HEARTBEAT_FD"
-"""Environment variable that names the file descriptor of a supervisor's pipe; without it nobody reads beats."""
+"""Environment variable with the file descriptor of the supervisor's pipe. If it isn't set, no beats are written."""
 BEAT_S = 0.5
+"""Interval of heartbeats, seconds."""
 LOOP_HUNG_AFTER_S = 15.0
-"""An event loop that hasn't turned for so long hangs. Whatever occupies ours for longer than a second is a defect, but a slow disk
-or a starved machine may do so as well."""
+"""Time without a turn after which the event loop counts as hung, seconds. Any work that blocks the loop for longer than a second is a
+defect, but a slow disk or an overloaded machine can block it too."""
 _BEAT = b"."
 
 
 class Heart:
-    """What is known of the life of this process."""
+    """Liveness of this process, from the turns of its event loop."""
 
     def __init__(self) -> None:
         self._turned_s: float | None = None
-        """When the event loop last turned; None while none is watched."""
+        """Time of the event loop's last turn, monotonic, seconds. None while no loop is watched."""
 
     @contextmanager
     def watching_loop(self) -> Iterator[None]:
-        """Watches the running event loop meanwhile."""
+        """Watches the running event loop until the block ends."""
         loop = asyncio.get_running_loop()
         timer: asyncio.Handle
 
@@ -48,21 +49,22 @@ class Heart:
             self._turned_s = None
 
     def loop_age_s(self) -> float:
-        """How long ago the event loop last turned; 0 while none is watched."""
+        """Time since the event loop's last turn, seconds. 0 while no loop is watched."""
         turned_s = self._turned_s
         return 0.0 if turned_s is None else time.monotonic() - turned_s
 
     def beats(self) -> bool:
-        """Whether the process lives: its event loop doesn't hang."""
+        """Whether the process is alive, that is, its event loop hasn't hung."""
         return self.loop_age_s() < LOOP_HUNG_AFTER_S
 
 
 HEART = Heart()
-"""Of this process, which has one event loop."""
+"""Liveness of this process, which has one event loop."""
 
 
 def start() -> None:
-    """Writes beats to the supervisor's pipe from now on, where there is one. Call it first of all: a start may take long."""
+    """Starts writing heartbeats to the supervisor's pipe, if there is one. Call it before anything else, because a start may take
+    long."""
     named = os.environ.pop(PIPE, "")
     if named:
         pipe = int(named)
@@ -74,6 +76,6 @@ def start() -> None:
 def _beat(pipe: int) -> None:
     while True:
         if HEART.beats():
-            with suppress(BlockingIOError, BrokenPipeError):  # the supervisor stands still, or is gone
+            with suppress(BlockingIOError, BrokenPipeError):  # the supervisor is stopped, or has ended
                 os.write(pipe, _BEAT)
         time.sleep(BEAT_S)

@@ -1,7 +1,7 @@
-"""Whether a process can do its work: its readers read, and whatever else it lives on works.
+"""Readiness of a process: whether its readers and its other dependencies work.
 
-A connection is no proof. A reader works once the server has its consumer and it has caught up with its stream, and for as long as the
-server's heartbeats come and what arrived is worked off.
+An open connection isn't enough. A reader is ready once the server has its consumer and the reader has caught up with its stream. It
+stays ready while the server's heartbeats arrive and the reader finishes its messages.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SILENT_AFTER_S = 5.0
-"""A reader that has heard nothing of the server for so long doesn't read; heartbeats come twice a second."""
+"""Time without a message or heartbeat after which a reader isn't ready, seconds. Heartbeats come twice a second."""
 STUCK_AFTER_S = 10.0
-"""A reader that has worked on the same messages for so long doesn't decide."""
+"""Time on the same messages after which a reader isn't ready, seconds."""
 
 
 class ReaderHealth:
-    """How one reader of a stream fares; `services.common.messaging.pull` keeps it up to date."""
+    """Health of a reader of a stream, updated by `services.common.messaging.pull`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        """Of what it reads, for people."""
+        """Name of the stream, for people."""
         self._began_s: float | None = None
-        """Since when it tries to read; None while nobody reads."""
+        """Time at which the reader began, monotonic, seconds. None while no code reads."""
         self._heard_s: float | None = None
-        """When the server last gave a sign of its consumer."""
+        """Time of the consumer's last message or heartbeat, monotonic, seconds. None before the first."""
         self._working_since_s: float | None = None
+        """Time at which work on the current messages began, monotonic, seconds. None while the reader waits for messages."""
         self._has_caught_up = False
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Somebody reads meanwhile."""
+        """Marks the stream as being read until the block ends."""
         self._began_s = time.monotonic()
         try:
             yield
@@ -40,25 +41,25 @@ class ReaderHealth:
             self._has_caught_up = False
 
     def heard(self) -> None:
-        """The server has sent a message or a heartbeat."""
+        """Notes that the server has sent a message or a heartbeat."""
         self._heard_s = time.monotonic()
 
     def caught_up(self) -> None:
-        """Nothing more was waiting."""
+        """Notes that no more messages were waiting in the stream."""
         self._has_caught_up = True
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Messages are being worked off meanwhile."""
+        """Marks the reader as working on messages until the block ends."""
         self._working_since_s = time.monotonic()
         try:
             yield
         finally:
             self._working_since_s = None
-            self.heard()  # heartbeats that came meanwhile were not looked at
+            self.heard()  # heartbeats that arrived during the work weren't read
 
     def unable(self) -> str:
-        """Why it doesn't read, or nothing."""
+        """Reason why the reader isn't ready, or an empty text."""
         now_s = time.monotonic()
         if self._began_s is None:
             return f"{self.name} isn't being read"
@@ -72,46 +73,49 @@ class ReaderHealth:
             return f"{self.name} hasn't been read for {silent_s:.0f} s"
         if self._heard_s is None:
             return f"{self.name} isn't being read yet"
-        return "" if self._has_caught_up else f"{self.name} is being caught up with"
+        return "" if self._has_caught_up else f"the reader of {self.name} is still catching up"
 
     def degraded(self) -> str:
-        """Why it doesn't read, where another process may do so instead: nothing while nobody reads here, or has only begun to."""
+        """Reason why a replaceable reader isn't ready, or an empty text.
+
+        Another process may read instead, so there is no reason while no code reads here or the reader has only begun.
+        """
         if self._began_s is None or time.monotonic() - self._began_s < SILENT_AFTER_S:
             return ""
         return self.unable()
 
 
 class Readiness:
-    """What a process needs for its work, and what it can do without for a while."""
+    """The checks that decide whether a process is ready: required ones and optional ones."""
 
     def __init__(self) -> None:
         self._needs: list[Callable[[], str]] = []
         self._wants: list[Callable[[], str]] = []
 
     def need(self, unable: Callable[[], str]) -> None:
-        """The process can't do its work while this gives a reason."""
+        """Adds a required check. While it returns a reason, the process isn't ready."""
         self._needs.append(unable)
 
     def want(self, unable: Callable[[], str]) -> None:
-        """The process works less well while this gives a reason."""
+        """Adds an optional check. While it returns a reason, the process is degraded."""
         self._wants.append(unable)
 
     def reader(self, name: str) -> ReaderHealth:
-        """The health of a reader without which the process can't do its work."""
+        """Adds a reader without which the process can't do its work, and returns the reader's health."""
         health = ReaderHealth(name)
         self.need(health.unable)
         return health
 
     def lesser_reader(self, name: str) -> ReaderHealth:
-        """The health of a reader whose work can wait, or that another process may be."""
+        """Adds a reader whose work can wait or can be done by another process, and returns the reader's health."""
         health = ReaderHealth(name)
         self.want(health.degraded)
         return health
 
     def unable(self) -> str:
-        """Why the process can't do its work, or nothing."""
+        """Reason why the process isn't ready, or an empty text."""
         return next(filter(None, (reason() for reason in self._needs)), "")
 
     def degraded(self) -> str:
-        """What of its work has to wait, or nothing."""
+        """Reasons why the process is degraded, separated by semicolons, or an empty text."""
         return "; ".join(filter(None, (reason() for reason in self._wants)))

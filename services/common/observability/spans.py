@@ -1,4 +1,4 @@
-"""A trace's spans as whoever looks at one sees them: each under the one that led to it. Pure."""
+"""Order of a trace's spans for display: each span below its parent. Pure."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
 
-class Placed(Protocol):
-    """What a span needs to be put in its place."""
+class SpanLike(Protocol):
+    """A span with its id and its parent's id."""
 
     @property
     def span_id(self) -> str:
-        """Its own id."""
+        """Id of the span."""
 
     @property
     def parent_span_id(self) -> str:
-        """The id of the one that led to it; empty for a root."""
+        """Id of the parent span. Empty for a root."""
 
 
-S = TypeVar("S", bound=Placed)
+S = TypeVar("S", bound=SpanLike)
 
 
 def in_order(spans: Sequence[S], roots: Collection[str] = ("",)) -> list[tuple[S, int]]:
-    """Each span behind the one that led to it, with its depth; those of one parent as they came.
+    """Orders spans depth-first and returns each with its depth. Siblings keep their order.
 
-    Begins with those whose parent's id is among `roots`. What hangs from none of them, or leads to itself, is left out.
+    A span whose parent's id is in `roots` has depth 0. Spans that no root leads to, including cycles, are left out.
     """
-    under: dict[str, list[S]] = {}
-    for one in spans:
-        under.setdefault("" if one.parent_span_id in roots else one.parent_span_id, []).append(one)
-    placed: list[tuple[S, int]] = []
-    waiting = [(one, 0) for one in reversed(under.get("", []))]
+    children: dict[str, list[S]] = {}
+    for span in spans:
+        children.setdefault("" if span.parent_span_id in roots else span.parent_span_id, []).append(span)
+    ordered: list[tuple[S, int]] = []
+    waiting = [(root, 0) for root in reversed(children.get("", []))]
     while waiting:
         span, depth = waiting.pop()
-        placed.append((span, depth))
-        waiting += [(one, depth + 1) for one in reversed(under.pop(span.span_id, []))]
-    return placed
+        ordered.append((span, depth))
+        waiting += [(child, depth + 1) for child in reversed(children.pop(span.span_id, []))]
+    return ordered
 
 
 def duration(us: int) -> str:
-    """Microseconds for a person."""
+    """Formats a duration in microseconds for people, in milliseconds below 10 s and in seconds otherwise."""
     return f"{us / 1000:.1f} ms" if us < 10_000_000 else f"{us / 1e6:.1f} s"

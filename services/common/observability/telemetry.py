@@ -1,4 +1,7 @@
-"""Logs as one JSON object a line on standard error: an event name with fields, never a sentence, a name or a position."""
+"""Structured logging: one JSON object per line on standard error, with an event name and fields.
+
+Log lines never hold sentences, names of persons or positions.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,25 @@ from services.common.observability import trace_ids, tracing
 
 
 class _NeverFails:
-    """A log that can't be written, as on a full disk, must not end the work that it tells of."""
+    """A log output that ignores write errors, for example on a full disk, so that logging never ends the work."""
 
     def __init__(self, output: TextIO) -> None:
         self._output = output
 
     def write(self, text: str) -> int:
-        """Writes, or drops the text."""
+        """Writes a text, or drops it if that fails."""
         with suppress(OSError):
             self._output.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flushes, or gives up."""
+        """Flushes the output and ignores an error."""
         with suppress(OSError):
             self._output.flush()
 
 
 def _with_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Names the trace of the incident that a line is about, or else the one in which the caller works."""
+    """Adds the trace id of the log line's incident, or else that of the caller's trace context."""
     if event.get("incident_id"):
         event["trace_id"] = trace_ids.trace_id_of(event["incident_id"])
     elif context := trace_ids.parsed(tracing.carried()):
@@ -40,7 +43,7 @@ def _with_trace(_: object, __: str, event: structlog.typing.EventDict) -> struct
 
 
 def configure(service: str, output: TextIO = sys.stderr) -> None:
-    """Sets up logging for this process; `service` goes with every line."""
+    """Sets up logging for this process. Every line names `service`."""
     logging.basicConfig(level=logging.WARNING, stream=output, format="%(message)s")
     structlog.configure(
         processors=[

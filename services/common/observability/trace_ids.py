@@ -1,6 +1,6 @@
-"""Which span is whose, and how a header says so. Pure.
+"""Deterministic trace and span ids, and the headers that carry them. Pure.
 
-Ids are hashes of what the span is of, so every process can name a span without being told, and nobody's span hangs in the air.
+Ids are hashes of the span's cause. So every process can derive a span's id by itself, and each span's parent exists.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import re
 from collections.abc import Sequence
 
 TRACEPARENT = "traceparent"
-"""Name of the header, of the call metadata and of the message header: https://www.w3.org/TR/trace-context/."""
+"""Name of the W3C trace context in HTTP headers, call metadata and message headers: https://www.w3.org/TR/trace-context/."""
 DECIDED_US = "Tandem-Decided-Us"
-"""Header of an alert: when its evaluator had decided it, wall clock, microseconds since 1970 UTC."""
+"""Header of an alert with the wall time at which its evaluator decided it, microseconds since 1970 UTC."""
 SENDERS = "Tandem-Senders"
-"""Header of an entry of the log: the contexts in which its senders sent it, see `senders_header`."""
+"""Header of a log entry with the trace contexts of its senders, see `senders_header`."""
 MAX_SENDERS = 32
-"""Contexts in that header; a message of more senders names none of them."""
+"""Maximum number of contexts in the header SENDERS. An entry with more senders has no such header."""
 
 _FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_NOBODY = "-"
+_NO_CONTEXT = "-"
 
 
 def trace_id_of(incident_id: str) -> str:
-    """Trace of an incident, or of whatever else has an id: 32 hex digits."""
+    """Trace id of an incident or of another record with an id, 32 hex digits."""
     return hashlib.blake2b(incident_id.encode(), digest_size=16, person=b"trace").hexdigest()
 
 
 def span_id_of(incident_id: str, *what: str | int) -> str:
-    """Span of something in that trace, 16 hex digits; with nothing more said it is the root, which all others hang from."""
+    """Span id of a part of an incident's trace, 16 hex digits. Without `what`, the id of the root span."""
     digest = hashlib.blake2b(digest_size=8, person=b"span")
     for part in (incident_id, *what):
         text = str(part).encode()
@@ -37,37 +37,38 @@ def span_id_of(incident_id: str, *what: str | int) -> str:
 
 
 def traceparent(incident_id: str, *what: str | int) -> str:
-    """The W3C header that names this span. Its trace is always kept, so the flag for that is set."""
+    """W3C trace context header of a span. The sampled flag is set, because every trace is kept."""
     return f"00-{trace_id_of(incident_id)}-{span_id_of(incident_id, *what)}-01"
 
 
 def parsed(header: str) -> tuple[str, str] | None:
-    """Trace and span that a header names; None where it is no W3C header of version 00."""
+    """Parses a W3C trace context header into trace id and span id. None if it isn't a valid header of version 00."""
     return (header[3:35], header[36:52]) if _FORM.fullmatch(header) else None
 
 
 def senders_header(sent: Sequence[tuple[int, str]]) -> str:
-    """What an entry says of its senders: `<reports>:<traceparent>,...` in the order of the reports, `-` for those without one.
+    """Value of the header SENDERS: `<reports>:<traceparent>,...` in the order of the reports, with `-` for reports without a context.
 
-    `sent` has the number of reports of each sender, and their context. Empty where there is nothing to say.
+    `sent` has the number of reports and the context of each sender. The value is empty if no sender has a context, or if there are
+    more than MAX_SENDERS.
     """
     parts: list[str] = []
     count, context = 0, ""
-    for more, its in sent:
-        if its == context:
-            count += more
+    for reports, sender_context in sent:
+        if sender_context == context:
+            count += reports
             continue
         if count:
-            parts.append(f"{count}:{context or _NOBODY}")
-        count, context = more, its
+            parts.append(f"{count}:{context or _NO_CONTEXT}")
+        count, context = reports, sender_context
     if not parts and not context:
         return ""
-    parts.append(f"{count}:{context or _NOBODY}")
+    parts.append(f"{count}:{context or _NO_CONTEXT}")
     return "" if len(parts) > MAX_SENDERS else ",".join(parts)
 
 
 def sender_of(header: str, place: int) -> str:
-    """The context of the report at this place of an entry, from 0; empty where it has none, or the header can't be read."""
+    """Trace context of a log entry's report, by its index from 0. Empty if the report has none, or if the header is malformed."""
     for part in header.split(","):
         count, _, context = part.partition(":")
         if not count.isdecimal():

@@ -1,7 +1,7 @@
-"""The W3C context in which a task works: taken from its caller, named in its log lines, carried on with what it sends.
+"""Propagation of the W3C trace context: a task takes it from its caller, logs it, and passes it on with its messages.
 
-No span is made here: the registry makes those of an incident afterwards, from what is stored. Traces are for seeing, not for
-proof: losing them touches no decision.
+No span is made here. The registry makes the spans of an incident afterwards, from stored records. Traces are for insight and not
+for proof: losing them affects no decision.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _carried: contextvars.ContextVar[str] = contextvars.ContextVar("traceparent", de
 
 
 def is_on() -> bool:
-    """Whether contexts are taken and spans are made: not where OTEL_SDK_DISABLED says `true`."""
+    """Whether tracing is on: trace contexts are accepted and spans are made, unless OTEL_SDK_DISABLED is `true`."""
     return os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true"
 
 
 def carry(header: str) -> None:
-    """From now on this task works in the context that its caller gave; one that can't be read is none."""
+    """Sets the trace context of the current task from a caller's header. A malformed header clears it."""
     _carried.set(header if parsed(header) else "")
 
 
 def carry_from(metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """The same for the metadata of a call, where they name a context."""
+    """Sets the trace context of the current task from the metadata of a call, if they hold one."""
     for key, value in metadata:
         if key == TRACEPARENT and isinstance(value, str):
             carry(value)
 
 
 def carried() -> str:
-    """The header of the context that this task works in; empty where its caller gave none."""
+    """Trace context header of the current task. Empty if its caller gave none."""
     return _carried.get()

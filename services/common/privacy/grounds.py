@@ -1,4 +1,4 @@
-"""Why personal data may be disclosed: the closed list of articles, and what each opens. Pure."""
+"""Legal grounds for disclosing personal data: the closed list of articles, and the records that each opens. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.common.rpc.errors import InvalidField
 
 
 class RecordKind(Enum):
-    """A kind of record that holds personal data."""
+    """Kind of a record that holds personal data."""
 
     WEARER = "WEARER"
     PROTECTED_PERSON = "PROTECTED_PERSON"
@@ -19,7 +19,7 @@ class RecordKind(Enum):
 
 
 class Purpose(Enum):
-    """What the reader needs it for. Coded, so that no free text brings personal data into the ledger."""
+    """Purpose of a disclosure. It is a code, so that no free text brings personal data into the ledger."""
 
     ENFORCEMENT = "ENFORCEMENT"
     MATCH_REVIEW = "MATCH_REVIEW"
@@ -28,19 +28,19 @@ class Purpose(Enum):
     AUDIT = "AUDIT"
     SUBJECT_REQUEST = "SUBJECT_REQUEST"
     RETENTION = "RETENTION"
-    """The period of keeping is over; only the registry itself gives this one."""
+    """The retention period is over. Only the registry itself uses this purpose."""
 
 
 @dataclass(frozen=True, slots=True)
 class LegalBasis:
-    """An article that allows a disclosure."""
+    """An article of law that allows a disclosure."""
 
     code: str
     article: str
     kinds: frozenset[RecordKind]
-    """Records that it opens."""
+    """Kinds of records that the article allows to disclose."""
     in_force_from_ms: int = 0
-    """First moment at which it can be relied on, milliseconds since 1970 UTC."""
+    """Time at which the article comes into force, milliseconds since 1970 UTC. If 0, the default, it always has been in force."""
 
 
 _ALL = frozenset(RecordKind)
@@ -51,7 +51,7 @@ LEGAL_BASES = (
     LegalBasis("STALKING_9_1_3", "Stalking Punishment Act 9(1) item 3: no contact by telecommunication", _ALL),
     LegalBasis("STALKING_9_1_3_2", "Stalking Punishment Act 9(1) item 3-2: electronic tag", _ALL),
     LegalBasis("STALKING_4", "Stalking Punishment Act 4: police emergency measure", _ALL),
-    # From 2027-04-22, 00:00 in Korea.
+    # In force from 2027-04-22T00:00:00+09:00.
     LegalBasis("STALKING_17_6", "Stalking Punishment Act 17-6: victim protection order", _ALL, 1_808_319_600_000),
     LegalBasis("DV_29_1", "Domestic Violence Act 29 items 1 to 3: temporary measure", _ALL),
     LegalBasis("DV_PROTECTION", "Domestic Violence Act: victim protection order", _ALL),
@@ -60,7 +60,7 @@ LEGAL_BASES = (
     LegalBasis("TAG_31_8_2", "Tag Act 31-8(2): use of the data of a wearer under item 3-2", _WEARER),
     LegalBasis("TAG_DECREE_23_10", "Tag Act Decree 23-10 to 23-19: police told of a breach or its risk", _ALL),
 )
-"""The closed list: what isn't in it opens nothing."""
+"""Closed list of the articles that allow a disclosure. An article that isn't in it allows none."""
 
 _BY_CODE = {basis.code: basis for basis in LEGAL_BASES}
 _LOOKS_PERSONAL = re.compile(r"[0-9]{6}-?[0-9]{7}|0[0-9]{1,2}-?[0-9]{3,4}-?[0-9]{4}")
@@ -68,17 +68,20 @@ _LOOKS_PERSONAL = re.compile(r"[0-9]{6}-?[0-9]{7}|0[0-9]{1,2}-?[0-9]{3,4}-?[0-9]
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
-    """Why a record is read."""
+    """Grounds for reading a record: legal basis, purpose and reference."""
 
     legal_basis: str
-    """Code of LEGAL_BASES."""
+    """Code of an article in LEGAL_BASES."""
     purpose: Purpose
     reference: str
-    """Id of the incident, case or order that it is about; empty where there is none."""
+    """Id of the incident, case or order for which the record is read. Empty if there is none."""
 
 
 def check_grounds(legal_basis: str, purpose: Purpose | None, reference: str, kind: RecordKind, now_ms: int) -> Grounds:
-    """The grounds, where they allow reading a record of this kind now; by default nothing does. Raises InvalidField."""
+    """Checks that the grounds allow reading a record of a kind now, and returns them. Raises InvalidField otherwise.
+
+    `reference` may be empty. Any reading that the list of articles doesn't allow is refused.
+    """
     if not legal_basis:
         raise InvalidField("legal_basis", "is missing: without one nothing is disclosed")
     basis = _BY_CODE.get(legal_basis)

@@ -1,4 +1,4 @@
-"""The purposes of a disclosure as the wire has them."""
+"""Mapping of the protobuf purposes of a disclosure to the domain's purposes."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ PURPOSES: Mapping[int, Purpose] = {
     for value in disclosure_pb2.DESCRIPTOR.enum_types_by_name["Purpose"].values
     if value.number
 }
-"""By number; one that isn't given, or that is unknown, has none."""
+"""Domain purposes by protobuf enum number. Unspecified and unknown purposes are missing."""

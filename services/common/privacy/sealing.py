@@ -1,7 +1,7 @@
-"""Contacts of protected persons, sealed for the warning leg alone: who has the public key seals, who has the private one opens.
+"""Encryption of protected persons' contacts for the warning leg. Its public key seals a contact, and only its private key opens it.
 
-HPKE (RFC 9180) in base mode with X25519, HKDF-SHA256 and ChaCha20-Poly1305. The person's id is in the info, so that what was
-sealed for one person can't be moved to another.
+The scheme is HPKE (RFC 9180) in base mode with X25519, HKDF-SHA256 and ChaCha20-Poly1305. The person's id is part of HPKE's info,
+so that a sealed contact can't be moved to another person.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from services.common.storage import durable
 from tandem.common.v1 import contact_pb2
 
 PADDED_TO = 1024
-"""Bytes of a contact before it is sealed: its length would tell a telephone number from a mail address."""
+"""Size to which a contact is padded before sealing, bytes. Otherwise the length would reveal whether it is a phone number or an email
+address."""
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _LENGTH_BYTES = 2
 
 
 def seal(contact: contact_pb2.Contact, person_id: str, key: X25519PublicKey) -> bytes:
-    """A contact as it stands in the log."""
+    """Seals a person's contact for the warning leg, as it is stored in the log."""
     plain = contact.SerializeToString()
     padded = (len(plain).to_bytes(_LENGTH_BYTES, "big") + plain).ljust(PADDED_TO, b"\0")
     return _SUITE.encrypt(padded, key, info=_info(person_id))
 
 
 def unseal(sealed: bytes, person_id: str, keys: Sequence[X25519PrivateKey]) -> contact_pb2.Contact:
-    """The contact, by whichever of the keys opens it. Raises InvalidField where none does."""
+    """Opens a person's sealed contact with the first private key that fits. Raises InvalidField if none fits."""
     for key in keys:
         try:
             padded = _SUITE.decrypt(sealed, key, info=_info(person_id))
@@ -47,18 +48,22 @@ def _info(person_id: str) -> bytes:
 
 
 def read_public_key(path: Path) -> X25519PublicKey:
-    """The newest public key in a file of hex digits, the last line. Raises FailedPrecondition where it is none."""
+    """Reads the newest public key from a file of hex digits, which is its last line. Raises FailedPrecondition if it isn't a key."""
     try:
         return X25519PublicKey.from_public_bytes(bytes.fromhex(path.read_text().split()[-1]))
     except (OSError, ValueError, IndexError):
-        raise FailedPrecondition(f"{path.name} holds no public key of the warning leg") from None
+        raise FailedPrecondition(
+            f"{path.name} holds no public key of the warning leg: its last line must have 64 hex digits"
+        ) from None
 
 
 def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
-    """The private keys in a file, hex digits, one a line, the oldest first; made at the first start, for its owner only.
+    """Reads private keys from a file of hex digits, one per line, oldest first. At the first start it creates the file, private to
+    its owner.
 
-    Beside it stand the public ones, in a file that ends in .pub. A key is changed by adding a line and telling the registry of the
-    new public one; the older line may go once each case has been sent again. Raises FailedPrecondition where it is damaged.
+    The public keys are written to a file with the suffix .pub in the same folder. To change the key, add a line and give the new
+    public key to the registry. Remove the older line once each case has been sent again. Raises FailedPrecondition if the file is
+    damaged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -68,7 +73,7 @@ def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
     except ValueError:
         keys = ()
     if not keys:
-        raise FailedPrecondition(f"{path.name} holds no private keys of 64 hex digits, one a line")
+        raise FailedPrecondition(f"{path.name} holds no private keys: each line must have 64 hex digits")
     public, text = public_file(path), "".join(f"{key.public_key().public_bytes_raw().hex()}\n" for key in keys)
     if not public.exists() or public.read_text() != text:
         durable.write(public, text.encode(), 0o644)
@@ -76,5 +81,5 @@ def open_private_keys(path: Path) -> tuple[X25519PrivateKey, ...]:
 
 
 def public_file(path: Path) -> Path:
-    """Where the public keys stand that belong to a file of private ones."""
+    """Path of the file with the public keys that belong to a file of private keys."""
     return path.with_suffix(".pub")

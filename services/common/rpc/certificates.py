@@ -1,4 +1,4 @@
-"""Certificates as files: where they lie, whom they name, and that they were replaced."""
+"""Certificate files of an identity: their paths, their SPIFFE id, and detection of replaced files."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from cryptography import x509
 from services.common.rpc.errors import FailedPrecondition
 
 CERT, KEY, AUTHORITY = "tls.crt", "tls.key", "ca.crt"
-"""Names of the files of an identity, as cert-manager has them in a Secret."""
+"""File names of an identity's certificate chain, private key and authorities, as cert-manager uses them in a Secret."""
 
 
 class Files(NamedTuple):
-    """What somebody proves itself with and whom it believes, all PEM."""
+    """Certificate files of an identity, all PEM."""
 
     cert: Path
-    """Its certificate chain."""
+    """Certificate chain of the identity."""
     key: Path
-    """Its private key."""
+    """Private key of the identity."""
     authority: Path
-    """The authorities whose certificates are taken."""
+    """Authorities whose certificates the identity accepts."""
 
     def stamp(self) -> tuple[tuple[int, int, int], ...]:
-        """Changes whenever one of them is replaced. Raises OSError where one is missing."""
-        return tuple((one.stat().st_mtime_ns, one.stat().st_size, one.stat().st_ino) for one in self)
+        """Value that changes whenever one of the files is replaced. Raises OSError if a file is missing."""
+        return tuple((file.stat().st_mtime_ns, file.stat().st_size, file.stat().st_ino) for file in self)
 
 
 def spiffe_id(cert: Path) -> str:
-    """The one SPIFFE id of a certificate. Raises FailedPrecondition where it hasn't exactly one."""
+    """Reads the SPIFFE id of a certificate. Raises FailedPrecondition unless the certificate has exactly one."""
     try:
         leaf = x509.load_pem_x509_certificates(cert.read_bytes())[0]
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -39,12 +39,14 @@ def spiffe_id(cert: Path) -> str:
     except (ValueError, x509.ExtensionNotFound):
         uris = []
     if len(uris) != 1 or not uris[0].startswith("spiffe://"):
-        raise FailedPrecondition(f"{cert.name} is no certificate with one SPIFFE id")
+        raise FailedPrecondition(
+            f"{cert.name} isn't a certificate with exactly one SPIFFE id (example: spiffe://tandem/service/ingest)"
+        )
     return uris[0]
 
 
 def client_context(files: Files) -> ssl.SSLContext:
-    """For connections to the NATS server."""
+    """TLS context of a client for connections to the NATS server, TLS 1.3 only."""
     context = ssl.create_default_context(cafile=files.authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(files.cert, files.key)
@@ -52,11 +54,11 @@ def client_context(files: Files) -> ssl.SSLContext:
 
 
 def folder_of(folder: Path, spiffe_id: str) -> Path:
-    """Where an identity's files lie: its id with dashes, such as moj-desk-seoul."""
+    """Folder of an identity's files. Its name is the SPIFFE id with dashes, such as moj-desk-seoul."""
     return folder / re.sub(r"[^a-z0-9-]+", "-", spiffe_id.removeprefix("spiffe://"))
 
 
 def files_of(folder: Path, spiffe_id: str) -> Files:
-    """The files of an identity."""
+    """Certificate files of an identity, given the folder that holds all identities."""
     own = folder_of(folder, spiffe_id)
     return Files(own / CERT, own / KEY, own / AUTHORITY)

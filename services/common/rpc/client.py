@@ -1,7 +1,7 @@
-"""Mutual TLS on the client's side: whose certificate a call goes out with, and certificates that are replaced without a restart.
+"""Client side of mutual TLS: the certificate of each call, and replaced certificates without a restart.
 
-A server asks for its files at each connection (rpc.py). gRPC's client keeps those that it was made with, so a channel is made anew here
-when the files have changed: calls that are under way end on the old one.
+A gRPC server reads its certificate files at each connection (server.py). A gRPC client keeps the files with which its channel was
+created. So a new channel is created here after the files have changed. Calls in progress finish on the old channel.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ from services.common.rpc.server import CHANNEL_OPTIONS, Metadata, bearer
 from services.common.settings import CommonSettings, addresses_of, is_loopback
 
 CHECK_INTERVAL_S = 1.0
+"""Minimum interval of checks for replaced certificate files, seconds."""
 OLD_CHANNEL_S = 300.0
-"""How long calls may go on over a channel whose certificate was replaced."""
+"""Maximum time for calls in progress after the certificate of their channel was replaced, seconds."""
 Options = tuple[tuple[str, str | int], ...]
 IDENTITY = "tandem-identity"
-"""Metadata that names whose certificate a call goes out with; it stays in this process."""
+"""Metadata key with the SPIFFE id whose certificate a call uses. It isn't sent to the server."""
 
 
 class _Renewed:
-    """The channel of one identity, made anew when its files have changed."""
+    """Channel of an identity, recreated after the identity's files have changed."""
 
     def __init__(
         self, target: str, options: Options, files: Files, retired: Callable[[grpc.aio.Channel], None]
     ) -> None:
         self._target, self._options, self._files, self._retired = target, options, files, retired
-        self._stamp, self._looked_s = files.stamp(), asyncio.get_running_loop().time()
+        self._stamp, self._checked_s = files.stamp(), asyncio.get_running_loop().time()
         self.channel = self._open()
 
     def current(self) -> grpc.aio.Channel:
-        """The channel for the next call."""
+        """Channel for the next call."""
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._looked_s >= CHECK_INTERVAL_S:
-            self._looked_s = now_s
+        if now_s - self._checked_s >= CHECK_INTERVAL_S:
+            self._checked_s = now_s
             try:
                 stamp = self._files.stamp()
                 if stamp != self._stamp:
                     old, self.channel, self._stamp = self.channel, self._open(), stamp
                     self._retired(old)
             except OSError:
-                pass  # being replaced at this moment: the next look sees it
+                pass  # the files are being replaced at this moment: the next check sees them
         return self.channel
 
     def _open(self) -> grpc.aio.Channel:
@@ -57,43 +58,46 @@ class _Renewed:
 
 
 class _Channels:
-    """Looks like one channel to stubs; each call goes out over that of the identity which its metadata names."""
+    """Stands in for one channel in stubs. Each call goes over the channel of the identity that its metadata name."""
 
     def __init__(self, target: str, options: Options, find: Callable[[str], Files], default: str) -> None:
         self._target, self._options, self._find, self._default = target, options, find, default
-        self._of: dict[str, _Renewed] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._by_identity: dict[str, _Renewed] = {}
+        self._retirements: set[asyncio.Task[None]] = set()
 
     def pick(self, metadata: Sequence[tuple[str, str | bytes]]) -> grpc.aio.Channel:
         identity = str(dict(metadata).get(IDENTITY, self._default))
-        if identity not in self._of:
-            self._of[identity] = _Renewed(self._target, self._options, self._find(identity), self._retire)
-        return self._of[identity].current()
+        if identity not in self._by_identity:
+            self._by_identity[identity] = _Renewed(self._target, self._options, self._find(identity), self._retire)
+        return self._by_identity[identity].current()
 
     def _retire(self, channel: grpc.aio.Channel) -> None:
-        closing = asyncio.ensure_future(channel.close(OLD_CHANNEL_S))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        retirement = asyncio.ensure_future(channel.close(OLD_CHANNEL_S))
+        self._retirements.add(retirement)
+        retirement.add_done_callback(self._retirements.discard)
 
     async def close(self) -> None:
-        for one in self._closing:
-            one.cancel()
+        for retirement in self._retirements:
+            retirement.cancel()
         await asyncio.gather(
-            *self._closing, *(one.channel.close() for one in self._of.values()), return_exceptions=True
+            *self._retirements,
+            *(renewed.channel.close() for renewed in self._by_identity.values()),
+            return_exceptions=True,
         )
 
     def __getattr__(self, kind: str) -> Any:
-        """unary_unary and its sisters, as generated stubs call them."""
+        """Channel methods that generated stubs call: unary_unary, unary_stream, stream_unary and stream_stream."""
 
-        def method(*where: Any, **how: Any) -> Any:
-            made: dict[grpc.aio.Channel, Any] = {}
+        def method(*arguments: Any, **options: Any) -> Any:
+            callables: dict[grpc.aio.Channel, Any] = {}
 
             def call(*request: Any, metadata: Sequence[tuple[str, str | bytes]] = (), **more: Any) -> Any:
                 channel = self.pick(metadata or ())
-                if channel not in made:
-                    made.clear()
-                    made[channel] = getattr(channel, kind)(*where, **how)
-                return made[channel](*request, metadata=[one for one in metadata or () if one[0] != IDENTITY], **more)
+                if channel not in callables:
+                    callables.clear()
+                    callables[channel] = getattr(channel, kind)(*arguments, **options)
+                sent = [(key, value) for key, value in metadata or () if key != IDENTITY]
+                return callables[channel](*request, metadata=sent, **more)
 
             return call
 
@@ -106,9 +110,10 @@ class _Channels:
 async def channel(
     target: str, find: Callable[[str], Files], default: str, server_name: str = "", *options: tuple[str, int]
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel for stubs with mutual TLS. `find` gives the files of an identity; `default` is that of calls that name none.
+    """Opens a channel for stubs with mutual TLS, over which each call may use the certificate of another identity.
 
-    `server_name` is the host that the server's certificate must name, where that isn't the target's.
+    `find` returns the certificate files of an identity. `default` is the identity of calls whose metadata name none. `server_name`
+    is the host name that the server's certificate must have. If empty, the default, it is the target's host.
     """
     override = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     channels = _Channels(target, (*CHANNEL_OPTIONS, *override, *options), find, default)
@@ -122,18 +127,20 @@ async def channel(
 async def connection(
     settings: CommonSettings, target: str, spiffe_id: str, *options: tuple[str, int]
 ) -> AsyncIterator[tuple[grpc.aio.Channel, Metadata]]:
-    """A channel from one service to another, and the metadata of its calls: by this process's certificate, or on loopback by a
-    development token for `spiffe_id`."""
+    """Opens a channel from one service to another, and yields it with the metadata that each call needs.
+
+    The calls use this process's certificate or, without certificates on loopback, a development token for `spiffe_id`.
+    """
     if settings.tls:
-        # On loopback a certificate is of the host's name, however many addresses the target has.
+        # Certificates on loopback name localhost, while the target has IP addresses.
         name = "localhost" if all(is_loopback(address) for address in addresses_of(target)) else ""
-        async with channel(target, lambda _: settings.tls_files(), spiffe_id, name, *options) as one:
-            yield one, ()
+        async with channel(target, lambda _: settings.tls_files(), spiffe_id, name, *options) as secure:
+            yield secure, ()
     else:
         async with grpc.aio.insecure_channel(target, options=(*CHANNEL_OPTIONS, *options)) as plain:
             yield plain, bearer(spiffe_id, settings.dev_secret)
 
 
 def as_identity(spiffe_id: str) -> tuple[tuple[str, str], ...]:
-    """Call metadata: goes out with this identity's certificate."""
+    """Call metadata for a call with this identity's certificate."""
     return ((IDENTITY, spiffe_id),)

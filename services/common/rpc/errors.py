@@ -1,14 +1,14 @@
-"""The two families of errors: what can never succeed as it was asked, and what may succeed later.
+"""The two families of errors: permanent errors, which a retry can't mend, and retryable errors.
 
-rpc.py maps them once to gRPC statuses, bus.py once to acknowledge, retry or park. Anything outside the families is a defect:
-it ends the call or the process, it is never swallowed.
+rpc/server.py maps them to gRPC statuses. Readers of streams map them to retry or dead letter. Any other exception is a defect: it
+ends the call or the process and is never swallowed.
 """
 
 from __future__ import annotations
 
 
 class TandemError(Exception):
-    """Base of both families; `reason` is for a person and holds no personal data."""
+    """Base class of both families of errors. `reason` is for people and holds no personal data."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -16,11 +16,11 @@ class TandemError(Exception):
 
 
 class PermanentError(TandemError):
-    """Asking again, unchanged, gives the same refusal."""
+    """An error that an unchanged retry can't mend."""
 
 
 class RetryableError(TandemError):
-    """Asking again may succeed; `retry_after_s` says when it is worth it."""
+    """An error after which a retry may succeed. `retry_after_s` is the recommended delay, seconds."""
 
     def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
         super().__init__(reason)
@@ -28,7 +28,7 @@ class RetryableError(TandemError):
 
 
 class InvalidField(PermanentError):
-    """A field of the request is missing or out of range; `field` is its path, such as `order.rings[0].radius_m`."""
+    """A field of a request or message is missing or invalid. `field` is its path, such as `order.rings[0].radius_m`."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(reason)
@@ -38,20 +38,21 @@ class InvalidField(PermanentError):
         return f"{self.field}: {self.reason}"
 
     def under(self, prefix: str) -> InvalidField:
-        """The same error with the path of the enclosing message in front."""
+        """Copy of this error with the path of the enclosing message prepended to the field."""
         return InvalidField(f"{prefix}.{self.field}" if self.field else prefix, self.reason)
 
 
 class NotFound(PermanentError):
-    """What the request names doesn't exist."""
+    """The requested record doesn't exist."""
 
 
 class Conflict(PermanentError):
-    """The same version of a record is stored with other content."""
+    """The same version of a record is already stored with other content."""
 
 
 class FailedPrecondition(PermanentError):
-    """The request is well formed but the state of the system doesn't allow it; `code` tells programs why, where they need it."""
+    """The request is well-formed, but the state of the system doesn't allow it. `code` is the reason for programs. Empty if none
+    need it."""
 
     def __init__(self, reason: str, code: str = "") -> None:
         super().__init__(reason)
@@ -59,20 +60,20 @@ class FailedPrecondition(PermanentError):
 
 
 class Unauthenticated(PermanentError):
-    """The caller didn't prove who it is."""
+    """The caller hasn't proven its identity."""
 
 
 class PermissionDenied(PermanentError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated but may not do this."""
 
 
 class OutdatedFold(PermanentError):
-    """The log demands a newer version of the fold than this process has: it must stop."""
+    """The log requires a newer version of the fold than this process has, so the process must stop."""
 
 
 class StoreFull(RetryableError):
-    """The log has reached its limit; senders store and forward."""
+    """The log has reached its size limit. Senders keep their messages and send them later."""
 
 
 class Unavailable(RetryableError):
-    """A part of the mesh doesn't answer. For a publish the outcome is unknown: retry with the same id."""
+    """A part of the mesh doesn't answer. The outcome of a publish is then unknown: retry it with the same id."""

@@ -1,4 +1,4 @@
-"""Who is calling: SPIFFE ids, the roles they stand for, and the development token. Pure."""
+"""Identity of callers: SPIFFE ids, their roles, and development tokens. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Role = access_pb2.Role
 
 _NAME = r"[a-z0-9-]+"
 _PERSON = rf"(?:{_NAME}|console/{_NAME})"
-"""A name, or somebody of whom a console says that they ask."""
+"""Pattern of a person's name in a SPIFFE id: a name, or a name that a console has vouched for."""
 CONSOLES = {
     "police": "spiffe://npa/desk/console",
     "probation": "spiffe://moj/desk/console",
     "reviewer": "spiffe://tandem/reviewer/console",
     "operator": "spiffe://tandem/operator/console",
 }
-"""The consoles of each of their roles, by certificate."""
+"""SPIFFE ids of the consoles' certificates, by the console's role."""
 _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     (r"spiffe://moj/records", Role.ROLE_MOJ_RECORDS),
     (r"spiffe://npa/records", Role.ROLE_NPA_RECORDS),
@@ -33,7 +33,7 @@ _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
     (rf"spiffe://tandem/reviewer/{_PERSON}", Role.ROLE_REVIEWER),
     (rf"spiffe://tandem/operator/{_PERSON}", Role.ROLE_OPERATOR),
     (r"spiffe://tandem/watch/[a-z0-9-]+", Role.ROLE_WATCH),
-    # A leg asks other services for its agency's desk, and is shown no more than that.
+    # A leg calls other services on behalf of its agency's desk, so it has the desk's role and no more.
     (r"spiffe://tandem/service/dispatch-probation", Role.ROLE_MOJ_DESK),
     (r"spiffe://tandem/service/dispatch-police", Role.ROLE_NPA_DESK),
     (r"spiffe://tandem/service/[a-z0-9-]+", Role.ROLE_SERVICE),
@@ -42,38 +42,41 @@ _ROLES: tuple[tuple[str, access_pb2.Role.ValueType], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller."""
+    """An authenticated caller of an rpc."""
 
     spiffe_id: str
-    """The id that it proved, such as spiffe://moj/desk/seoul."""
+    """SPIFFE id that the caller has proven, such as spiffe://moj/desk/seoul."""
     role: access_pb2.Role.ValueType
-    """The one role of that id."""
+    """The single role of this id."""
 
 
 def caller_of(spiffe_id: str) -> Caller:
-    """The caller with this id. Raises Unauthenticated where no role belongs to it."""
+    """Caller with a SPIFFE id. Raises Unauthenticated if the id has no role."""
     for pattern, role in _ROLES:
         if re.fullmatch(pattern, spiffe_id):
             return Caller(spiffe_id, role)
     raise Unauthenticated("this SPIFFE id has no role here")
 
 
-def asking_for(console: Caller, name: str | bytes) -> Caller:
-    """The person for whom a console calls: its role, and both names. Raises Unauthenticated where it is none, or that no name."""
+def console_user(console: Caller, name: str | bytes) -> Caller:
+    """Caller for a person who uses a console. It has the console's role, and its id holds both names.
+
+    Raises Unauthenticated if the caller isn't a console, or if the person's name is malformed.
+    """
     if console.spiffe_id not in CONSOLES.values():
-        raise Unauthenticated("only a console may say for whom it asks")
+        raise Unauthenticated("only a console may call on behalf of a person")
     if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9-]{1,32}", name):
-        raise Unauthenticated("a person's name is 1 to 32 characters of a-z 0-9 -")
+        raise Unauthenticated("a person's name must be 1 to 32 characters of a-z 0-9 -")
     return Caller(f"{console.spiffe_id}/{name}", console.role)
 
 
 def sign_dev_token(spiffe_id: str, secret: str) -> str:
-    """A development token: the id and a keyed hash over it. Good on loopback only, until the secret changes."""
+    """Creates a development token: the SPIFFE id and a keyed hash over it. It is valid on loopback only, until the secret changes."""
     return base64.urlsafe_b64encode(spiffe_id.encode() + b"\n" + _mac(spiffe_id, secret)).decode()
 
 
 def verify_dev_token(token: str, secret: str) -> str:
-    """The SPIFFE id of a development token. Raises Unauthenticated where it wasn't signed with `secret`."""
+    """Verifies a development token and returns its SPIFFE id. Raises Unauthenticated if it isn't signed with `secret`."""
     try:
         spiffe_id, _, mac = base64.urlsafe_b64decode(token.encode()).partition(b"\n")
         text = spiffe_id.decode()

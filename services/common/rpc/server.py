@@ -1,4 +1,4 @@
-"""gRPC as every service uses it: server, channel, the one interceptor, and the map from errors to statuses."""
+"""The gRPC server of every service: its interceptor for authentication and roles, its health, and the mapping of errors to statuses."""
 
 from __future__ import annotations
 
@@ -23,33 +23,37 @@ from services.common.observability import tracing
 from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc import errors, wire
-from services.common.rpc.identity import Caller, asking_for, caller_of, sign_dev_token, verify_dev_token
+from services.common.rpc.identity import Caller, caller_of, console_user, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from tandem.common.v1 import access_pb2
 
 UNARY_DEADLINE_S = 5.0
+"""Deadline that callers give to unary calls, seconds."""
 GRACE_S = 5.0
+"""Maximum time for calls in progress when a server stops, seconds."""
 NOT_READY_AFTER_S = 10.0
+"""Time without a working JetStream after which a service says NOT_SERVING, seconds."""
 HEALTH_INTERVAL_S = 1.0
+"""Interval of updates of a service's health, seconds."""
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_CALLS = 20_000
-"""Calls that a server has open or waiting."""
+"""Maximum number of open and waiting calls of a server."""
 OPEN_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/")
-"""Named exceptions of the rule that a method needs its roles."""
+"""Prefixes of the methods that anyone may call: the named exceptions of the rule that each method needs a role."""
 MAX_OPEN_STREAMS = 200
-"""Streams of these methods at the same time, of all callers together."""
+"""Maximum number of concurrent streams of OPEN_METHODS, for all callers together."""
 
 _SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # a minute by default, which the keepalive's own doesn't shorten
+    ("grpc.http2.ping_timeout_ms", 5_000),  # the default of a minute overrides the keepalive timeout
     ("grpc.keepalive_permit_without_calls", 1),
-    # Clients may ask as often as ours do: more would close their connection.
+    # Must allow the pings of our clients: the server closes connections that ping more often.
     ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     ("grpc.max_connection_age_ms", 300_000),
     ("grpc.max_connection_age_grace_ms", 30_000),
     ("grpc.max_concurrent_streams", 512),
-    # Beyond these it would end calls that wait to be looked at, anybody's, with CANCELLED; by default from 1,000 on at random.
+    # Above these limits gRPC cancels waiting calls of any caller. The defaults cancel calls at random from 1,000 on.
     ("grpc.server.max_pending_requests", MAX_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", MAX_CALLS),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -57,28 +61,28 @@ _SERVER_OPTIONS = (
 )
 CHANNEL_OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
-    # gRPC's own threads answer, not the event loop: a server that is only busy does so, and one that was stopped is noticed within 5 s.
+    # gRPC's threads answer pings, not the event loop. So a busy server answers, and a stopped one is noticed within 5 s.
     ("grpc.keepalive_time_ms", 2_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.ping_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # Also how long an attempt may take: on a busy machine the first frame comes late, and that is no reason to fail a call.
+    # The minimum also limits the duration of an attempt. On a busy machine the first frame may be late, which must not fail a call.
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
 
 ERROR_DOMAIN = "tandem"
-"""Whose codes those of a status's ErrorInfo are."""
+"""Domain of the error codes in a status's ErrorInfo."""
 PERSON = "tandem-person"
-"""Metadata in which a console says by name who of its own asks."""
+"""Metadata key with the name of the person for whom a console calls."""
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 _caller: contextvars.ContextVar[Caller] = contextvars.ContextVar("caller")
 
 
 def caller() -> Caller:
-    """The authenticated caller of the rpc that is being served."""
+    """Authenticated caller of the rpc that the current task serves."""
     return _caller.get()
 
 
@@ -97,7 +101,7 @@ _STATUS: tuple[tuple[type[errors.TandemError], int], ...] = (
 
 
 def status_of(error: errors.TandemError) -> status_pb2.Status:
-    """The status of an error, with BadRequest, ErrorInfo or RetryInfo details."""
+    """gRPC status of an error, with BadRequest, ErrorInfo or RetryInfo as its detail."""
     code = next((code for kind, code in _STATUS if isinstance(error, kind)), code_pb2.INTERNAL)
     status = status_pb2.Status(code=code, message=str(error))
     detail: Any = None
@@ -118,7 +122,7 @@ def status_of(error: errors.TandemError) -> status_pb2.Status:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.TandemError) -> NoReturn:
-    """Ends a call with the status of an error."""
+    """Ends a call with the gRPC status of an error."""
     status = rpc_status.to_status(status_of(error))
     context.set_trailing_metadata(status.trailing_metadata)
     await context.abort(status.code, status.details)
@@ -129,7 +133,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: errors.Tande
 
 
 def allowed_roles(method: str) -> frozenset[int]:
-    """Roles that the protos allow to call a method such as /tandem.ingest.v1.IngestService/Report; empty where they name none."""
+    """Roles that may call a method such as /tandem.ingest.v1.IngestService/Report, according to the protos. Empty if they name none."""
     service_name, _, method_name = method.lstrip("/").partition("/")
     try:
         service = descriptor_pool.Default().FindServiceByName(service_name)
@@ -141,13 +145,13 @@ def allowed_roles(method: str) -> frozenset[int]:
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """Stands for a request that is no message; it is refused once its caller is known."""
+    """Placeholder for a request that can't be parsed. The call is refused after its caller was authenticated."""
 
     error: errors.InvalidField
 
 
 def _reader(handler: grpc.RpcMethodHandler[Any, Any], method: str) -> Callable[[bytes], Any]:
-    """The deserializer of a method. gRPC answers UNKNOWN where one raises, so this one doesn't."""
+    """Deserializer for a method's requests that never raises, because gRPC would answer UNKNOWN."""
     read: Any = handler.request_deserializer
     service_name, _, method_name = method.lstrip("/").partition("/")
 
@@ -168,13 +172,13 @@ def _readable(request: Any) -> Any:
 
 
 async def _all_readable(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-    # What gRPC hands over as the requests does the same, one generator farther away: that is felt at 10,000 requests a second.
+    # gRPC's request iterator does the same with one more generator, whose cost is measurable at 10,000 requests a second.
     while (request := await context.read()) is not grpc.aio.EOF:
         yield _readable(request)
 
 
 class Gatekeeper(grpc.aio.ServerInterceptor):
-    """Lets a call through when its caller is proven and the protos allow the role; everything else is refused."""
+    """Interceptor that admits a call only if its caller is authenticated and the protos allow the caller's role."""
 
     def __init__(self, dev_secret: str) -> None:
         self._dev_secret = dev_secret
@@ -198,7 +202,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         return self._guarded(handler, method, self._roles[method])
 
     def _bounded(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """A method that anybody may call. Its streams are bounded, or strangers could hold all the calls that a server takes."""
+        """Wraps a method that anyone may call. It limits the method's streams, or strangers could use up all calls of the server."""
         if not handler.response_streaming:
             return handler
         streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
@@ -208,7 +212,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
                 await abort(context, errors.StoreFull("too many of these streams are open", retry_after_s=5.0))
             self._open_streams += 1
             try:
-                # Health's servicer writes its answers itself; reflection's gives them.
+                # The health servicer writes its answers to the context, the reflection servicer yields them.
                 answers = streaming(request, context)
                 if hasattr(answers, "__aiter__"):
                     async for answer in answers:
@@ -275,7 +279,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         if proven:
             who = caller_of(bytes(next(iter(proven))).decode())
             people = [value for key, value in context.invocation_metadata() or () if key == PERSON]
-            return asking_for(who, people[0]) if people else who
+            return console_user(who, people[0]) if people else who
         for key, value in context.invocation_metadata() or ():
             if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
                 return caller_of(verify_dev_token(value.removeprefix("Bearer "), self._dev_secret))
@@ -287,25 +291,25 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
 
 @dataclass
 class Server:
-    """A bound server; it says SERVING once `ready` was called."""
+    """A started gRPC server. Its health is SERVING after a call of `ready`."""
 
     aio: grpc.aio.Server
     port: int
     _health: health.aio.HealthServicer
     unready: str = "is starting"
-    """Why it says NOT_SERVING; empty while it says SERVING."""
+    """Reason for the health NOT_SERVING. Empty while the health is SERVING."""
     degraded: str = ""
-    """What of its work has to wait although it says SERVING."""
+    """Work that has to wait although the health is SERVING. Empty if there is none."""
 
     async def ready(self) -> None:
-        """Says SERVING: the service can do its work."""
+        """Sets the health to SERVING: the service can do its work."""
         if self.unready:
             self.unready = ""
             logger().info("serving")
             await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
     async def not_ready(self, reason: str) -> None:
-        """Says NOT_SERVING: send callers elsewhere."""
+        """Sets the health to NOT_SERVING, so that proxies send callers to another process."""
         if not self.unready:
             logger().info("not_serving", reason=reason)
             await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -316,7 +320,7 @@ class Server:
 async def serve(
     settings: CommonSettings, add_servicer: Callable[[grpc.aio.Server], None], *service_names: str
 ) -> AsyncIterator[Server]:
-    """A started server; at the end it says NOT_SERVING, lets calls finish for 5 s and stops."""
+    """Starts a gRPC server and stops it at the end of the block: it says NOT_SERVING, gives calls 5 s to finish, and stops."""
     server = grpc.aio.server(
         interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
     )
@@ -346,12 +350,15 @@ def _server_credentials(settings: CommonSettings) -> grpc.ServerCredentials:
             [(key.read_bytes(), cert.read_bytes())], authority.read_bytes()
         )
 
-    # Asked anew for each connection, so that a certificate can be replaced without a restart.
+    # gRPC calls `fetch` for each connection, so that a certificate can be replaced without a restart.
     return grpc.dynamic_ssl_server_credentials(fetch(), fetch, require_client_authentication=True)
 
 
 async def keep_health(server: Server, readiness: Readiness, bus: Bus | None = None) -> None:
-    """Says SERVING while the process can do its work, for ever. With `bus`, it can't once JetStream hasn't worked for 10 s."""
+    """Keeps a server's health up to date with the process's readiness, until cancelled.
+
+    With `bus`, the process also isn't ready once JetStream hasn't worked for 10 s.
+    """
     loop = asyncio.get_running_loop()
     works_until_s = loop.time()
     while True:
@@ -369,15 +376,15 @@ async def keep_health(server: Server, readiness: Readiness, bus: Bus | None = No
 
 
 def channel(address: str) -> grpc.aio.Channel:
-    """A plaintext channel to a service on loopback; it reconnects by itself. Give each unary call a deadline."""
+    """Opens a plaintext channel to a service on loopback. It reconnects by itself. Give each unary call a deadline."""
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
 def on_behalf_of(name: str) -> Metadata:
-    """Call metadata of a console, beside its certificate: who asks."""
+    """Call metadata with which a console names the person for whom it calls."""
     return ((PERSON, name),)
 
 
 def bearer(spiffe_id: str, dev_secret: str) -> Metadata:
-    """Call metadata with a development token for this id."""
+    """Call metadata with a development token for a SPIFFE id."""
     return (("authorization", f"Bearer {sign_dev_token(spiffe_id, dev_secret)}"),)

@@ -1,4 +1,4 @@
-"""Bytes that are no message of the kind that was expected: where they go wrong, so that the sender can be told."""
+"""Diagnosis of bytes that aren't a valid protobuf message, so that the error names the faulty field."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _DEPTH_MAX = 100
 MAX_FIELDS = 4_000
-"""Fields that are looked at: a few milliseconds, for which everybody else waits. Beyond it no field is named."""
+"""Maximum number of fields that are examined, which takes a few milliseconds and blocks all other calls. After it no field is named."""
 
 
 class _Broken(Exception):
-    """The bytes end too early, aren't a message at all, or are too many to say more."""
+    """The bytes are truncated, aren't a message at all, or have too many fields for a diagnosis."""
 
 
 def fault(descriptor: Descriptor, raw: bytes) -> tuple[str, str]:
-    """Path of the field that makes `raw` unreadable as this message, and why; the path is empty where no field is to blame."""
+    """Path of the field that makes `raw` an invalid message of this type, and the reason. The path is empty if no single field is
+    faulty."""
     try:
         return _bad_text(descriptor, memoryview(raw), 0, iter(range(MAX_FIELDS))) or "", "isn't text in UTF-8"
     except _Broken:

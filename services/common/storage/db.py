@@ -1,7 +1,7 @@
-"""SQL as every service uses it: transactions that change something run one at a time, each durable; migrations at start.
+"""SQL databases of the services: durable write transactions that run one at a time, and migrations at start.
 
-An SQLite file has one owner process and needs no server. PostgreSQL, where a service takes a URL, may be shared by several
-processes: an advisory lock stands where the one owner stood.
+An SQLite file has one owner process and needs no server. Several processes of a service may share a PostgreSQL database, where an
+advisory lock makes their writes run one at a time.
 """
 
 from __future__ import annotations
@@ -32,47 +32,47 @@ from services.common.storage import postgres
 from services.common.storage.sqlite import connect as connect_sqlite
 
 T = TypeVar("T")
-# secure_delete: what is deleted is overwritten in the file too, not just forgotten.
+# secure_delete overwrites deleted data in the file too, because it may be personal.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
 
 RETRY_DELAY_S = 0.5
-"""How often one asks for a place that another process holds for as long as it lives."""
+"""Interval of attempts to get a lock that another process holds, or to reach the database, seconds."""
 
 
 class Database(ABC):
-    """An open database; transactions run one at a time, each durable when its block ends."""
+    """An open database. Write transactions run one at a time, and each is durable when its block ends."""
 
     @abstractmethod
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """A read-write transaction: committed at the end of the block, rolled back where it raises.
+        """A read-write transaction, committed at the end of the block and rolled back if the block raises.
 
-        It sees all that was committed before, whoever did it. Raises Unavailable where the database refuses.
+        It sees all earlier commits of all processes. Raises Unavailable if the database refuses.
         """
 
     @abstractmethod
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """A read-only transaction for long looks: it sees one moment, and neither waits for a writer nor holds one up.
+        """A read-only transaction for long queries. It sees one snapshot, doesn't wait for writers and doesn't block them.
 
-        Raises Unavailable where the database refuses.
+        Raises Unavailable if the database refuses.
         """
 
     @abstractmethod
     async def visit(self, work: Callable[[Connection], T]) -> T:
-        """The result of `work`, which makes a whole transaction by itself: for paths where milliseconds count.
+        """Runs `work` as a whole transaction on a synchronous connection and returns its result. For paths where milliseconds count.
 
-        A caller who is cancelled waits for its end.
+        A cancelled caller waits for the end of the transaction. Raises Unavailable if the database refuses.
         """
 
     @abstractmethod
     def alone(self, task: str) -> AbstractAsyncContextManager[Callable[[], Awaitable[None]]]:
-        """A block that one process at a time is in; the others wait.
+        """A lock for a task: only one process at a time is in the block, and the others wait.
 
-        The check that it gives raises Unavailable where the place in it was lost.
+        The block receives a check, which raises Unavailable if the process has lost the lock.
         """
 
 
 class SqliteDatabase(Database):
-    """A file that this process owns."""
+    """An SQLite file that this process owns."""
 
     def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: Engine, thread: Executor) -> None:
         self._engine = engine
@@ -101,12 +101,12 @@ class SqliteDatabase(Database):
             raise _refused(error) from error
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
-        """See Database. An awaited statement changes threads four times, a visit once."""
+        """See Database. An awaited statement switches threads four times, a visit only once."""
         async with self._one_at_a_time:
-            made = asyncio.get_running_loop().run_in_executor(
+            visit = asyncio.get_running_loop().run_in_executor(
                 self._thread, contextvars.copy_context().run, self._visit, work
             )
-            return await _awaited(made)
+            return await _awaited(visit)
 
     def _visit(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -117,7 +117,7 @@ class SqliteDatabase(Database):
 
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """See Database: the file has one owner, so the place is always ours."""
+        """See Database. The file has one owner process, so the lock is always free and never lost."""
 
         async def check() -> None:
             return None
@@ -126,7 +126,7 @@ class SqliteDatabase(Database):
 
 
 class PostgresDatabase(Database):
-    """A database on a server, shared with other processes of the same service."""
+    """A PostgreSQL database, shared with other processes of the same service."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -135,7 +135,7 @@ class PostgresDatabase(Database):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """See Database."""
-        # Two transactions at once could each miss what the other writes: an order and its wearer would both be stored and never
+        # Of two concurrent transactions, each could miss the other's rows. Then an order and its wearer would both be stored and never
         # be matched.
         first = _lock("pg_advisory_xact_lock", "write")
         async with self._one_at_a_time, postgres.transaction(self._engine, first) as connection:
@@ -151,22 +151,22 @@ class PostgresDatabase(Database):
     async def visit(self, work: Callable[[Connection], T]) -> T:
         """See Database."""
 
-        async def made() -> T:
+        async def visit() -> T:
             async with self.transaction() as connection:
                 return await connection.run_sync(work)
 
-        return await _awaited(asyncio.ensure_future(made()))
+        return await _awaited(asyncio.ensure_future(visit()))
 
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """See Database. The place is lost with the connection that holds it."""
-        still_there = sa.text("select 1")
+        """See Database. The lock is lost with the connection that holds it."""
+        ping = sa.text("select 1")
         with postgres.refusals():
-            connection = await postgres.begun(self._engine, still_there, isolation_level="AUTOCOMMIT")
+            connection = await postgres.begin(self._engine, ping, isolation_level="AUTOCOMMIT")
 
         async def check() -> None:
             with postgres.refusals():
-                await connection.execute(still_there)
+                await connection.execute(ping)
 
         try:
             with postgres.refusals():
@@ -174,28 +174,29 @@ class PostgresDatabase(Database):
                     await asyncio.sleep(RETRY_DELAY_S)
             yield check
         finally:
-            # Back in the pool, the connection would go on holding it.
+            # In the pool, the connection would keep holding the lock.
             await postgres.end(connection)
             await connection.close()
 
 
 async def _awaited(visit: asyncio.Future[T]) -> T:
-    """The result of a visit, which goes to its end although the caller may be cancelled; then what it failed with is the reason."""
+    """Waits for the result of a visit, which runs to its end even if the caller is cancelled. Its error becomes the cancellation's
+    cause."""
     try:
         return await asyncio.shield(visit)
-    except asyncio.CancelledError as left:
+    except asyncio.CancelledError as cancelled:
         await asyncio.wait([visit])
-        raise left from (None if visit.cancelled() else visit.exception())
+        raise cancelled from (None if visit.cancelled() else visit.exception())
 
 
 def _lock(function: str, name: str) -> sa.TextClause:
-    """A lock of the schema: services that share a database, each with a schema of its own, never wait for one another."""
+    """Statement for an advisory lock of the current schema. Services with their own schemas in one database don't block each other."""
     number = int.from_bytes(hashlib.sha256(f"tandem {name}".encode()).digest()[:8], "big", signed=True)
     return sa.text(f"select {function}(hashtextextended(current_schema(), {number}))")
 
 
 def _refused(error: OperationalError) -> Unavailable:
-    """A full disk, a lost file: nothing of the transaction is stored, and it may succeed later."""
+    """Unavailable for a refusal such as a full disk or a lost file. Nothing of the transaction is stored, and a retry may succeed."""
     logger().error("database_refused", reason=str(error.orig))
     return Unavailable(f"the database refused: {error.orig}", retry_after_s=5.0)
 
@@ -203,30 +204,30 @@ def _refused(error: OperationalError) -> Unavailable:
 async def upsert(
     connection: AsyncConnection, table: sa.Table, key: Mapping[str, object], values: Mapping[str, object]
 ) -> None:
-    """Writes a row in place of the one with the same unique `key`."""
-    made = _insert(connection, table).values({**key, **values})
-    await connection.execute(made.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
+    """Inserts a row, or updates the row with the same unique `key`."""
+    insert = _insert(connection, table).values({**key, **values})
+    await connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
 
 
 def inserting(table: sa.Table, make: Callable[[Any], Any]) -> Mapping[str, Any]:
-    """A statement by the name of the connection's dialect, which `make` builds on the dialect's own insert."""
+    """Statements by the name of their dialect, which `make` builds from the dialect's insert."""
     return {"sqlite": make(sqlite.insert(table)), "postgresql": make(postgresql.insert(table))}
 
 
 async def insert_once(connection: AsyncConnection, table: sa.Table, values: Mapping[str, object]) -> bool:
-    """Writes a row, or nothing where it would be the second with a unique key; tells whether it did."""
-    made = await connection.execute(_insert(connection, table).values(dict(values)).on_conflict_do_nothing())
-    return made.rowcount > 0
+    """Inserts a row unless its unique key exists. Returns whether the row was inserted."""
+    result = await connection.execute(_insert(connection, table).values(dict(values)).on_conflict_do_nothing())
+    return result.rowcount > 0
 
 
 def insert_new(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes those of the rows whose unique key isn't there yet, all within a visit."""
+    """Inserts those rows whose unique key doesn't exist yet, within a visit."""
     if rows:
         connection.execute(_insert(connection, table).on_conflict_do_nothing(), [dict(row) for row in rows])
 
 
 def _insert(connection: AsyncConnection | Connection, table: sa.Table) -> Any:
-    """The dialect's own insert, which knows ON CONFLICT; both spell it the same."""
+    """Insert of the connection's dialect. Both dialects support ON CONFLICT with the same syntax."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
@@ -235,9 +236,9 @@ def _insert(connection: AsyncConnection | Connection, table: sa.Table) -> Any:
 
 @asynccontextmanager
 async def open_database(where: Path | str, migrations: Path, revision: str = "head") -> AsyncIterator[Database]:
-    """The database in a file, or behind a postgresql:// URL, made or upgraded by the Alembic scripts in `migrations`.
+    """Opens the database in a file or at a postgresql:// URL, and creates or upgrades it with the Alembic scripts in `migrations`.
 
-    Raises FailedPrecondition where the URL is no such URL, Unavailable where its server doesn't answer.
+    Raises FailedPrecondition if the URL isn't a postgresql:// URL, and Unavailable if its server doesn't answer.
     """
     opened = (
         _open_file(where, migrations, revision) if isinstance(where, Path) else _open_url(where, migrations, revision)
@@ -248,13 +249,16 @@ async def open_database(where: Path | str, migrations: Path, revision: str = "he
 
 @asynccontextmanager
 async def awaited_database(where: Path | str, migrations: Path) -> AsyncIterator[Database]:
-    """The database as `open_database`, once it is there: who starts together with its server must not end before that does."""
+    """Opens a database as `open_database` does, with retries until its server answers.
+
+    A service may start together with the database server, and must not end because the server starts more slowly.
+    """
     async with AsyncExitStack() as stack:
         yield await once_it_answers(lambda: stack.enter_async_context(open_database(where, migrations)))
 
 
 async def once_it_answers(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of what a service does before it serves: it is done again until the database answers."""
+    """Runs the start-up work of a service, with retries until the database answers, and returns its result."""
     while True:
         try:
             return await work()
@@ -266,7 +270,7 @@ async def once_it_answers(work: Callable[[], Awaitable[T]]) -> T:
 @asynccontextmanager
 async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterator[Database]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # An error text must not hold what was to be stored: hide_parameters.
+    # hide_parameters keeps the stored values, which may be personal data, out of error texts.
     url, connect_args = f"sqlite+aiosqlite:///{path}", {"async_creator_fn": connect_sqlite}
     engine = create_async_engine(url, poolclass=StaticPool, hide_parameters=True, connect_args=connect_args)
     readers = create_async_engine(url, poolclass=NullPool, hide_parameters=True, connect_args=connect_args)
@@ -291,7 +295,7 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
 async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[Database]:
     engine, patient = postgres.engine(url), postgres.engine(url, answer_within_s=None)
     try:
-        # The scripts run inside the lock of writers, so that of two processes that start together one does the work.
+        # The write lock lets only one of two processes that start together run the migrations.
         async with PostgresDatabase(patient).transaction() as connection:
             if await connection.scalar(sa.text("select current_schema()")) is None:
                 raise FailedPrecondition("the database's role has no schema to write in")
@@ -306,8 +310,8 @@ async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[
 def _prepare(engine: Engine, begin: str = "BEGIN IMMEDIATE", pragmas: Sequence[str] = _PRAGMAS) -> None:
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _record: object) -> None:
-        # The driver must not open transactions by itself: BEGIN IMMEDIATE takes the write lock at once, so that a
-        # transaction that has read can't fail when it writes.
+        # The driver must not open transactions by itself. BEGIN IMMEDIATE gets the write lock at once, so that a transaction can't fail
+        # when it writes after a read.
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
         for pragma in pragmas:

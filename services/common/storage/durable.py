@@ -1,6 +1,6 @@
-"""Files that are in place whole or not at all, whatever is killed or loses power meanwhile, and readable by their owner alone.
+"""Atomic and durable writes of private files. After a crash or power cut, a file has its whole new content or its old one.
 
-A draft beside the file is written and synced, then renamed, then the folder is synced: a name never stands for half a content.
+A draft in the same folder is written and synced, then renamed, and then the folder is synced.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 
 PRIVATE = 0o600
+"""Default mode of files: readable and writable by their owner only."""
 
 
 def write(path: Path, data: bytes, mode: int = PRIVATE) -> None:
-    """Puts a file into place, on disk when it returns; its folder must exist. Raises OSError."""
+    """Writes a file atomically. It is on disk when the function returns. Its folder must exist. Raises OSError."""
     put(_draft_of(path, data, mode), path)
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """As `write`, but a file that is there stays: of processes that start together all read what the first one wrote."""
+    """Writes a file atomically unless it exists. Processes that start together then all read the content of the first one."""
     draft = _draft_of(path, data, PRIVATE)
     try:
         with suppress(FileExistsError):
@@ -29,7 +30,7 @@ def write_once(path: Path, data: bytes) -> None:
 
 
 def write_draft(path: Path, data: bytes, mode: int = PRIVATE) -> None:
-    """Writes and syncs a file that isn't there yet. Raises OSError, FileExistsError where it is."""
+    """Writes and syncs a new file, but not its folder. Raises FileExistsError if the file exists, and OSError."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
         file.flush()
@@ -37,14 +38,15 @@ def write_draft(path: Path, data: bytes, mode: int = PRIVATE) -> None:
 
 
 def put(draft: Path, path: Path) -> None:
-    """Gives a synced draft its name, in place of what has it; both are in one folder. Raises OSError."""
+    """Renames a synced draft to its final path and syncs the folder. It replaces an existing file. Both paths must be in one folder.
+    Raises OSError."""
     draft.replace(path)
     _sync(path.parent)
 
 
 def _draft_of(path: Path, data: bytes, mode: int) -> Path:
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.unlink(missing_ok=True)  # of a process with this id that was killed
+    draft.unlink(missing_ok=True)  # left by a killed process with the same id
     write_draft(draft, data, mode)
     return draft
 

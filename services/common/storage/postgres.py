@@ -1,6 +1,6 @@
-"""Connections to PostgreSQL, and what becomes of a transaction when its server restarts, falls silent or is out of reach.
+"""PostgreSQL connections and transactions that survive a server that restarts, hangs or is unreachable.
 
-Nothing here waits for ever, and whatever a server refuses while it starts, stops or is gone is Unavailable.
+Every wait has a limit. Any refusal of a server that starts, stops or is gone becomes Unavailable.
 """
 
 from __future__ import annotations
@@ -19,33 +19,36 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 
 CONNECTIONS = 8
+"""Number of pooled connections of a process."""
 CONNECTION_WITHIN_S = 5.0
-"""How long one waits for a connection where all are in use, before the caller is told to ask again."""
+"""Maximum wait for a free connection if all are in use, seconds. After it the caller gets Unavailable."""
 CONNECT_WITHIN_S = 5.0
+"""Maximum time to open a connection, seconds."""
 LOCK_WITHIN_MS = 10_000
-"""How long a transaction waits for another process's, before the caller is told to ask again."""
+"""Maximum wait of a transaction for another process's lock, milliseconds. After it the caller gets Unavailable."""
 IDLE_WITHIN_MS = 10_000
-"""How long the server waits for the next statement of a transaction: the locks of a process that is frozen are free then."""
+"""Maximum wait of the server for a transaction's next statement, milliseconds. After it the locks of a frozen process are free."""
 BEGUN_WITHIN_S = LOCK_WITHIN_MS / 1000 + 2
-"""How long the first statement of a transaction may take, which waits for a lock and for nothing else."""
+"""Maximum duration of a transaction's first statement, seconds. That statement waits only for a lock."""
 ANSWER_WITHIN_S = 30.0
-"""How long a statement may take in all: a server that hangs, or a network that swallows, holds nobody for good."""
+"""Maximum duration of a statement, seconds. It ends statements on a server that hangs or a network that loses packets."""
 UNDONE_WITHIN_S = 2.0
-"""How long a transaction that failed waits for the server's word that it is undone; that is so anyhow once the connection ends."""
+"""Maximum wait for the answer to a rollback, seconds. After it the connection is closed, which rolls back as well."""
 PEER_IDLE_S, PEER_INTERVAL_S, PEER_TRIES = 10, 5, 3
-"""When the other end of a TCP connection is asked whether it is still there, how often, and after how many silences it isn't."""
+"""TCP keepalive: idle time before the first probe, interval of probes (both seconds), and number of lost probes until the connection
+counts as dead."""
 PEER_SILENT_MS = 1000 * (PEER_IDLE_S + PEER_INTERVAL_S)
-"""How long what was sent to the other end may stay unacknowledged."""
+"""Maximum time that sent data may stay unacknowledged by the peer's TCP, milliseconds."""
 _USED = "tandem_used"
-"""A connection's note that something was executed on it before."""
+"""Key in a connection's info that marks connections on which a statement has been executed."""
 _DEFECTS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
-"""A statement that can't be right; everything else that PostgreSQL refuses may succeed later."""
+"""Errors of statements that are wrong in themselves. All other refusals of PostgreSQL may succeed later."""
 
 
 def engine(url: str, answer_within_s: float | None = ANSWER_WITHIN_S) -> AsyncEngine:
-    """An engine for a postgresql:// URL; with None a statement may take as long as it likes.
+    """Creates an engine for a postgresql:// URL. `answer_within_s` limits the duration of statements; None means no limit.
 
-    Raises FailedPrecondition where it is something else.
+    Raises FailedPrecondition if the URL isn't a postgresql:// URL.
     """
     try:
         parsed = sa.make_url(url)
@@ -60,11 +63,11 @@ def engine(url: str, answer_within_s: float | None = ANSWER_WITHIN_S) -> AsyncEn
         pool_size=CONNECTIONS,
         max_overflow=0,
         pool_timeout=CONNECTION_WITHIN_S,
-        pool_use_lifo=True,  # the one that knows the statements already
+        pool_use_lifo=True,  # prefer the connection that has prepared most statements
         connect_args={
             "server_settings": _settings(answer_within_s),
             "timeout": CONNECT_WITHIN_S,
-            # Where the server answers at all its own limit comes first, and says what it was.
+            # A server that still answers reaches its own limit first, and its error is more exact.
             "command_timeout": answer_within_s and answer_within_s + 1,
         },
     )
@@ -76,12 +79,12 @@ def _settings(answer_within_s: float | None) -> dict[str, str]:
     return {
         "application_name": "tandem",
         "synchronous_commit": "on",
-        # Whoever holds the lock of writers must see what its holder before has committed.
+        # A transaction that gets the write lock must see the commits of the lock's previous holder.
         "default_transaction_isolation": "read committed",
         "lock_timeout": str(LOCK_WITHIN_MS),
         "statement_timeout": str(round(1000 * (answer_within_s or 0))),
         "idle_in_transaction_session_timeout": str(IDLE_WITHIN_MS if answer_within_s else 0),
-        # So that the server, too, notices when the other end is gone.
+        # With these the server, too, notices a dead client.
         "tcp_keepalives_idle": str(PEER_IDLE_S),
         "tcp_keepalives_interval": str(PEER_INTERVAL_S),
         "tcp_keepalives_count": str(PEER_TRIES),
@@ -91,7 +94,7 @@ def _settings(answer_within_s: float | None) -> dict[str, str]:
 
 
 def _notice_a_silent_server(connection: Any, _record: object) -> None:
-    """Has the system end a TCP connection whose other end is gone; the driver has no option for it."""
+    """Sets TCP keepalive on a new connection, so that the system ends it if the server is gone. The driver has no option for this."""
     ours = connection.driver_connection._transport.get_extra_info("socket")
     if ours.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -108,12 +111,13 @@ def _notice_a_silent_server(connection: Any, _record: object) -> None:
 
 @asynccontextmanager
 async def transaction(where: AsyncEngine, first: sa.Executable, **options: Any) -> AsyncIterator[AsyncConnection]:
-    """A transaction that begins with a statement, committed at the end of the block and rolled back where it raises.
+    """A transaction that begins with the statement `first`. It is committed at the end of the block and rolled back if the block
+    raises.
 
-    `options` are execution options of the connection. Raises Unavailable where the server refuses or is silent.
+    `options` are execution options of the connection. Raises Unavailable if the server refuses or doesn't answer.
     """
     with refusals():
-        connection = await begun(where, first, **options)
+        connection = await begin(where, first, **options)
         try:
             yield connection
             await connection.commit()
@@ -124,11 +128,11 @@ async def transaction(where: AsyncEngine, first: sa.Executable, **options: Any) 
             await connection.close()
 
 
-async def begun(where: AsyncEngine, first: sa.Executable, **options: Any) -> AsyncConnection:
-    """A connection in whose transaction a statement was executed; to be ended and closed by the caller.
+async def begin(where: AsyncEngine, first: sa.Executable, **options: Any) -> AsyncConnection:
+    """Begins a transaction with the statement `first` and returns its connection, which the caller must end and close.
 
-    A pooled one whose server has gone meanwhile shows that here, and not after a round trip of its own: nothing was done yet, so it
-    is done again on a fresh one. Raises what the driver does, and Unavailable where there is no connection.
+    A stale pooled connection fails on this first statement. Nothing has run yet, so `begin` retries on a fresh connection. That
+    saves the round trip of a separate ping. Raises the driver's errors, and Unavailable if no connection can be had.
     """
     while True:
         connection = await _connection(where)
@@ -153,9 +157,9 @@ async def begun(where: AsyncEngine, first: sa.Executable, **options: Any) -> Asy
 
 
 async def end(connection: AsyncConnection) -> None:
-    """Ends a connection at once, and with it all that it holds: it asks the server nothing."""
+    """Ends a connection at once, without a message to the server. Its transaction and locks end with it."""
     if not connection.invalidated:
-        # Of itself the driver first waits for the answer to what it is asked to break off, which a silent server never gives.
+        # By default the driver waits until the server has answered its cancel request, which a hanging server never does.
         driver: Any = (await connection.get_raw_connection()).driver_connection
         driver.terminate()
         await connection.invalidate()
@@ -164,7 +168,7 @@ async def end(connection: AsyncConnection) -> None:
 async def _undo(connection: AsyncConnection, error: BaseException) -> None:
     try:
         if isinstance(error, TimeoutError | asyncio.CancelledError):
-            await end(connection)  # perhaps amid a statement
+            await end(connection)  # a statement may still be running on it
         else:
             async with asyncio.timeout(UNDONE_WITHIN_S):
                 await connection.rollback()
@@ -180,21 +184,21 @@ async def _connection(where: AsyncEngine) -> AsyncConnection:
         logger().error("database_refused", reason="no connection is free")
         raise Unavailable(f"all {CONNECTIONS} connections to the database are in use", retry_after_s=1.0) from error
     except OSError as error:
-        # The driver's own error, where there is nobody to connect to.
+        # The driver raises OSError if no server listens.
         logger().error("database_refused", reason=type(error).__name__)
         raise Unavailable("the database doesn't answer", retry_after_s=5.0) from error
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns what the server refuses into Unavailable; what can never be right stays what it is."""
+    """Turns refusals and timeouts of the server into Unavailable. Errors of statements that are wrong in themselves pass through."""
     try:
         yield
     except (exc.DBAPIError, TimeoutError) as error:
         if isinstance(error, _DEFECTS):
             raise
-        # Nothing of the transaction is stored, and it may succeed later. Only where it was the commit's answer that was lost, it is
-        # stored: who asks again must find that out.
+        # Nothing of the transaction is stored, and it may succeed later. The exception is a lost answer to a commit: then it may be
+        # stored, and a caller that retries must find that out.
         reason = str(error.orig) if isinstance(error, exc.DBAPIError) else "no answer in time"
         logger().error("database_refused", reason=reason)
         raise Unavailable(f"the database refused: {reason}", retry_after_s=5.0) from error

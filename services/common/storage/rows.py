@@ -1,4 +1,4 @@
-"""Rows of several tables written together: PostgreSQL gets them in one statement, and so in one round trip; SQLite has none."""
+"""Writes of rows to several tables together. PostgreSQL gets them in one statement to save round trips, which SQLite doesn't have."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Into:
-    """A table, and what becomes of a row whose key is there."""
+    """A table to write to, and the treatment of a row whose primary key exists."""
 
     table: sa.Table
     changing: tuple[str, ...] | None = None
-    """Columns that the new row replaces; none of them: what is there stays; None: the row must be new."""
+    """Columns that the new row replaces in an existing row. If empty, the existing row stays. If None, the default, the row must be
+    new."""
     newer: str = ""
-    """A column that must be greater in the new row for that."""
+    """Column that must be greater in the new row to replace an existing one. If empty, the default, the new row always replaces."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """In the order in which rows give them."""
+        """Names of the table's columns, in the order of the values of a row."""
         return tuple(column.name for column in self.table.columns)
 
     def insert(self, source: str) -> str:
-        """The statement that takes rows from `source`."""
+        """SQL statement that inserts the rows of `source`, a VALUES or SELECT clause."""
         names = ", ".join(self.columns)
         return f"INSERT INTO {self.table.name} ({names}) {source}{self._on_conflict()}"
 
@@ -45,18 +46,21 @@ class Into:
 
 
 def write(connection: sa.Connection, tables: Sequence[Into], rows: Sequence[Sequence[tuple[object, ...]]]) -> None:
-    """Writes rows, for each table those at its place, with values as the driver takes them. No key may be there twice."""
+    """Writes rows to several tables. `rows` holds a list of rows for each table, with values as the driver accepts them.
+
+    The rows of a table must have distinct keys.
+    """
     if connection.dialect.name == "postgresql":
         by_column = [
             column
-            for into, some in zip(tables, rows, strict=True)
-            for column in _columns(len(into.table.columns), some)
+            for into, table_rows in zip(tables, rows, strict=True)
+            for column in _columns(len(into.table.columns), table_rows)
         ]
         connection.exec_driver_sql(_together(tuple(tables)), tuple(by_column))
         return
-    for into, some in zip(tables, rows, strict=True):
-        if some:
-            connection.exec_driver_sql(_one_by_one(into), list(some))
+    for into, table_rows in zip(tables, rows, strict=True):
+        if table_rows:
+            connection.exec_driver_sql(_one_by_one(into), list(table_rows))
 
 
 def _columns(count: int, rows: Sequence[tuple[object, ...]]) -> list[list[Any]]:
@@ -70,7 +74,8 @@ def _one_by_one(into: Into) -> str:
 
 @cache
 def _together(tables: tuple[Into, ...]) -> str:
-    """Each column is an array. Without rows for a table its arrays are empty: so it is always the same statement, prepared once."""
+    """Statement that writes the rows of all tables, with one array per column. A table without rows gets empty arrays, so that the
+    statement is always the same and is prepared once."""
     inserts, number = [], 0
     for into in tables:
         arrays = []
@@ -80,5 +85,5 @@ def _together(tables: tuple[Into, ...]) -> str:
         source = f"SELECT * FROM unnest({', '.join(arrays)})"  # noqa: S608  # names of the code's own tables
         inserts.append(into.insert(source))
     *others, last = inserts
-    made = ", ".join(f"into_{n} AS ({one})" for n, one in enumerate(others))
-    return f"WITH {made} {last}" if made else last
+    others_sql = ", ".join(f"into_{n} AS ({insert})" for n, insert in enumerate(others))
+    return f"WITH {others_sql} {last}" if others_sql else last

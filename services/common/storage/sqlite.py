@@ -1,4 +1,4 @@
-"""Opening SQLite files under asyncio, so that a caller who is cancelled meanwhile leaves no connection open."""
+"""Opening of SQLite files under asyncio that leaves no connection open if the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import aiosqlite
 
 
 async def connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
-    """Open a connection, for SQLAlchemy's `async_creator_fn`; the arguments are those of `sqlite3.connect`.
+    """Opens a connection, for SQLAlchemy's `async_creator_fn`. The arguments are those of `sqlite3.connect`.
 
-    The driver opens the file in a thread, and drops the connection if the caller is cancelled before it is open. So the opening
-    goes on, and a cancelled caller waits until the connection is open and closed.
+    The driver opens the file in a thread, and loses the connection if the caller is cancelled before it is open. So the opening
+    continues here, and a cancelled caller waits until the connection is open and closed again.
     """
     connection = aiosqlite.connect(*arguments, **options)
-    # As SQLAlchemy does: a thread that waits for work must not keep the process from ending.
+    # SQLAlchemy sets this as well: an idle thread must not keep the process from ending.
     connection._thread.daemon = True
     opening = asyncio.ensure_future(_open(connection))
     try:

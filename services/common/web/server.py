@@ -1,4 +1,4 @@
-"""HTTP as every service serves it: bounds on what a peer can hold up, and no line in a log of anything that a peer sent."""
+"""The HTTP server of every service. It limits the resources that a peer can hold, and it never logs data that a peer sent."""
 
 from __future__ import annotations
 
@@ -19,73 +19,77 @@ from prometheus_client import Counter
 from services.common.observability.telemetry import logger
 
 REQUEST_WITHIN_S = 10.0
-"""Head and body of a request must be here this long after its first byte, and the first byte of all after the connection."""
+"""Maximum time from the first byte of a request until its head and body have arrived, seconds. Also the maximum time from the
+connection to the first byte."""
 KEEP_ALIVE_S = 75.0
-"""A connection without a request is closed after this."""
+"""Time after which a connection without a request is closed, seconds."""
 MAX_CONNECTIONS = 2_000
-"""Beyond these the one that has rested longest is closed; where none rests, the new one."""
+"""Default maximum number of connections of a port. A new connection beyond it closes the one that has been idle longest. If none is
+idle, the new connection is closed."""
 BODY_MOST_BYTES = 64 << 10
+"""Maximum size of a request's body, bytes."""
 CERTIFICATE_INTERVAL_S = 60.0
+"""Interval at which certificate files are reloaded, seconds."""
 GRACE_S = 1.0
-"""Requests that are being answered when the service ends have so long."""
+"""Maximum time for requests in progress when the service stops, seconds."""
 SPARE_FILES = 1_000
-"""Open files beside the connections."""
+"""Number of open files that a process needs in addition to its connections."""
 
 CLOSED = Counter(
-    "tandem_http_closed", "Connections that were closed for what the peer did, by reason", ["door", "reason"]
+    "tandem_http_closed", "Connections that were closed because of the peer's behaviour, by reason", ["door", "reason"]
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ConnectionGuard(asyncio.Protocol):
-    """Stands between a connection and aiohttp, which has no deadline for the head of a request or for its body."""
+    """Protocol between a connection and aiohttp that adds deadlines for the head and the body of a request, which aiohttp lacks."""
 
-    def __init__(self, endpoint: Door) -> None:
+    def __init__(self, endpoint: HttpEndpoint) -> None:
         self._endpoint = endpoint
         self._inner: asyncio.Protocol | None = None
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
         self._answering = False
         self._early = False
-        """More has come while a request is being answered."""
+        """Whether data of a next request has arrived while a request is being answered."""
 
     def received(self) -> None:
-        """A whole request is here: from now on the peer waits for us."""
+        """Notes that a whole request has arrived, so that the peer now waits for the service."""
         self._disarm()
-        self._endpoint.resting.pop(self, None)
+        self._endpoint.idle.pop(self, None)
         self._answering = True
 
     def answered(self) -> None:
-        """The answer is on its way; what has come meanwhile is the beginning of another request."""
+        """Notes that the answer has been sent. Data that arrived during the request begins the next one."""
         self._answering = False
         if self._early:
             self._early = False
             self._arm()
-        elif self._inner:  # the peer may have gone meanwhile
-            self._endpoint.resting[self] = None
+        elif self._inner:  # the peer may have disconnected during the request
+            self._endpoint.idle[self] = None
 
-    def give_way(self) -> None:
-        """Closes a connection without a request: another one needs its place."""
+    def evict(self) -> None:
+        """Closes an idle connection in favour of a new one."""
         self._close("full")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self._endpoint.open >= self._endpoint.most:
-            if not self._endpoint.resting:
+            if not self._endpoint.idle:
                 self._close("full")
                 return
-            next(iter(self._endpoint.resting)).give_way()
+            next(iter(self._endpoint.idle)).evict()
         self._endpoint.open += 1
         self._inner = self._endpoint.accept()
         self._inner.connection_made(transport)
         self._arm()
-        self._endpoint.resting[self] = None
+        self._endpoint.idle[self] = None
 
     def data_received(self, data: bytes) -> None:
         if self._inner is None:
             return
-        self._endpoint.resting.pop(self, None)
+        self._endpoint.idle.pop(self, None)
         if self._answering:
             self._early = True
         else:
@@ -96,7 +100,7 @@ class ConnectionGuard(asyncio.Protocol):
         return self._inner.eof_received() if self._inner else None
 
     def pause_writing(self) -> None:
-        # A peer that doesn't take its answers is as slow as one that doesn't send its request.
+        # A peer that doesn't read its answer gets the same deadline as one that doesn't send its request.
         self._arm()
         if self._inner:
             self._inner.pause_writing()
@@ -109,7 +113,7 @@ class ConnectionGuard(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
-        self._endpoint.resting.pop(self, None)
+        self._endpoint.idle.pop(self, None)
         if self._inner:
             self._endpoint.open -= 1
             self._inner.connection_lost(exc)
@@ -125,30 +129,30 @@ class ConnectionGuard(asyncio.Protocol):
             self._deadline = None
 
     def _close(self, reason: str) -> None:
-        self._endpoint.resting.pop(self, None)
+        self._endpoint.idle.pop(self, None)
         CLOSED.labels(self._endpoint.name, reason).inc()
         self._transport.abort()
 
 
-class Door:
-    """One listening port: how many connections there are, and who takes them."""
+class HttpEndpoint:
+    """State of a listening port: its connections, their maximum number, and the factory of aiohttp's protocols."""
 
     def __init__(self, name: str, most: int, accept: Callable[[], asyncio.Protocol]) -> None:
         self.name, self.most, self.accept = name, most, accept
         self.open = 0
-        self.resting: dict[ConnectionGuard, None] = {}
-        """Connections without a request, that which has rested longest first."""
+        self.idle: dict[ConnectionGuard, None] = {}
+        """Connections without a request, the one that has been idle longest first. The dict serves as an ordered set."""
 
 
 class _Log(logging.Logger):
-    """In place of aiohttp's log, whose lines quote the request, and with it tokens and positions."""
+    """Replacement for aiohttp's logger, which would quote requests and thus tokens and positions."""
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(endpoint)
         self._endpoint = endpoint
 
     def handle(self, record: logging.LogRecord) -> None:
-        """Counts what isn't HTTP; anything else is a defect, told by its kind and place."""
+        """Counts malformed HTTP. Any other record is a defect, and is logged with the error's type and code location only."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
             CLOSED.labels(self._endpoint, "malformed").inc()
@@ -167,7 +171,8 @@ def _guard_of(request: web.Request) -> ConnectionGuard | None:
 
 
 async def body_of(request: web.Request) -> bytes:
-    """The whole body. Raises HTTPRequestEntityTooLarge beyond the most, HTTPBadRequest where it is no body."""
+    """Reads the whole body of a request. Raises HTTPRequestEntityTooLarge above BODY_MOST_BYTES, and HTTPBadRequest if it is
+    malformed."""
     try:
         body = await request.read()
     except web.RequestPayloadError:
@@ -185,19 +190,19 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         answer = await handler(request)
     except web.HTTPException as error:
-        # As aiohttp does itself, which would forget that the connection is to be closed.
+        # aiohttp would make the same response, but without force_close.
         answer = web.Response(status=error.status, reason=error.reason, text=error.text, headers=error.headers)
     except ConnectionError:
         raise
     except Exception as error:
-        # The request ends with it, not the process: the next one has nothing to do with it.
+        # The error ends this request and not the process, because other requests don't depend on it.
         logger().error("http_failed", endpoint=request.app[_NAME], kind=type(error).__name__, at=_place(error))
         answer = web.Response(status=500, text="500: Internal Server Error")
     finally:
         if guard:
             guard.answered()
     if answer.status >= 400:
-        answer.force_close()  # only who is known and served holds a connection
+        answer.force_close()  # only peers whose requests succeed may keep a connection
     return answer
 
 
@@ -213,22 +218,26 @@ async def served(
     tls: tuple[Path, Path] | None = None,
     most: int = MAX_CONNECTIONS,
 ) -> AsyncIterator[int]:
-    """Serves these routes and gives the port; with `tls`, certificate chain and key. At the end requests have 1 s to finish."""
+    """Serves HTTP routes and yields the bound port. At the end of the block, requests have 1 s to finish.
+
+    `tls` is the certificate chain and private key. If None, the default, the port is plaintext. `most` is the maximum number of
+    connections.
+    """
     app = web.Application(middlewares=[_guarded], client_max_size=BODY_MOST_BYTES)
     app[_NAME] = name
     app.add_routes(routes)
     runner = web.AppRunner(
         app,
-        access_log=None,  # it would hold the query, and with it tokens and positions
+        access_log=None,  # it would hold the query string, and with it tokens and positions
         logger=_Log(name),
         keepalive_timeout=KEEP_ALIVE_S,
         lingering_time=1.0,
-        auto_decompress=False,  # no phone compresses, and what is small can't become large
+        auto_decompress=False,  # no phone compresses, and a small body then can't expand to a large one
         shutdown_timeout=GRACE_S,
     )
     await runner.setup()
-    # A web.Server makes a protocol for each connection.
-    endpoint = Door(name, most, cast(Callable[[], asyncio.Protocol], runner.server))
+    # A web.Server is a factory that makes a protocol for each connection.
+    endpoint = HttpEndpoint(name, most, cast(Callable[[], asyncio.Protocol], runner.server))
     _allow_files(most + SPARE_FILES)
     context = _context(tls) if tls else None
     server = await asyncio.get_running_loop().create_server(
@@ -259,7 +268,7 @@ def _context(tls: tuple[Path, Path]) -> ssl.SSLContext:
 
 
 async def _renew(context: ssl.SSLContext, tls: tuple[Path, Path]) -> None:
-    """Takes a certificate that was replaced without a restart: new connections have it."""
+    """Reloads the certificate files regularly, so that new connections use a replaced certificate without a restart."""
     while True:
         await asyncio.sleep(CERTIFICATE_INTERVAL_S)
         try:
@@ -269,7 +278,7 @@ async def _renew(context: ssl.SSLContext, tls: tuple[Path, Path]) -> None:
 
 
 def _allow_files(wanted: int) -> None:
-    """Many systems allow a process 1,024 open files unless it asks for more."""
+    """Raises the process's limit of open files to `wanted`, if the hard limit allows it. The default is often 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

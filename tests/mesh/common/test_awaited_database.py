@@ -1,4 +1,4 @@
-"""Who starts together with its PostgreSQL server, or before it, waits for it."""
+"""A service that starts before its PostgreSQL server waits for the server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.registry.store import MIGRATIONS
 from tests.support.common.postgres import running_postgres
 
 
-async def test_who_starts_before_its_server_begins_once_that_is_there() -> None:
+async def test_opening_a_database_waits_for_its_server() -> None:
     with running_postgres() as server:
         url = server.new_database()
         server.kill()

@@ -1,4 +1,4 @@
-"""The bus against a real nats-server: acknowledged means stored, refused means refused, and a killed server loses nothing."""
+"""The bus on a real nats-server: acknowledged messages are stored, rejections are reported, and a killed server loses nothing."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ async def test_the_second_publish_of_an_alert_is_refused(bus: Bus) -> None:
     assert (await bus.js.get_last_msg("ALERTS", subject)).data == b"first"
 
 
-async def test_a_message_sent_again_under_its_id_is_stored_once(bus: Bus) -> None:
+async def test_a_message_that_is_published_twice_under_its_id_is_stored_once(bus: Bus) -> None:
     first = await bus.publish("log.0.report", b"x", msg_id="m1")
-    again = await bus.publish("log.0.report", b"x", msg_id="m1")
-    assert again.duplicate and again.seq == first.seq
+    second = await bus.publish("log.0.report", b"x", msg_id="m1")
+    assert second.duplicate and second.seq == first.seq
 
 
-async def test_a_full_stream_says_so_and_takes_more_when_there_is_room(nats: TestServer, bus: Bus) -> None:
+async def test_a_full_stream_raises_store_full_until_it_is_enlarged(nats: TestServer, bus: Bus) -> None:
     info = await bus.js.stream_info("DEAD_LETTERS")
     info.config.max_bytes = 4096
     await bus.js.update_stream(info.config)
@@ -55,7 +55,7 @@ async def test_without_a_server_the_outcome_is_unknown(nats: TestServer, bus: Bu
 
 
 async def write_to_lost_connections(url: str) -> None:
-    """What the client writes between the loss of a connection and its notice of it fails as it expects, and it connects again."""
+    """Checks that writes to a lost connection raise OSError before the client notices the loss, and that the client reconnects."""
     async with buses.connect(url, "test") as bus:
         for n in range(5):
             transport = bus.client._transport
@@ -75,7 +75,7 @@ def test_a_write_to_a_lost_connection_is_an_os_error_under_uvloop_too(nats: Test
     uvloop.run(write_to_lost_connections(nats.url))
 
 
-async def test_reading_by_sequence_survives_kills_and_sees_each_message_once(nats: TestServer, bus: Bus) -> None:
+async def test_reading_by_sequence_survives_kills_and_yields_each_message_once(nats: TestServer, bus: Bus) -> None:
     total = 300
     seen: list[bytes] = []
 
@@ -94,7 +94,7 @@ async def test_reading_by_sequence_survives_kills_and_sees_each_message_once(nat
     assert seen == [str(n).encode() for n in range(total)]
 
 
-async def test_a_reader_whose_process_stood_still_goes_on_at_once(bus: Bus) -> None:
+async def test_a_reader_continues_at_once_after_its_process_was_suspended(bus: Bus) -> None:
     seen: list[bytes] = []
     reads = asyncio.Event()
 
@@ -109,16 +109,16 @@ async def test_a_reader_whose_process_stood_still_goes_on_at_once(bus: Bus) -> N
     await bus.publish("log.0.report", b"before")
     async with asyncio.timeout(10):
         await reads.wait()
-    # As a long garbage collection or a suspended machine does: no heartbeat is seen for longer than the reader waits for one.
+    # Like a long garbage collection or a suspended machine, this lasts longer than the reader waits for heartbeats.
     time.sleep(4 * pull.HEARTBEAT_S)  # noqa: ASYNC251
     await bus.publish("log.0.report", b"after")
-    # The server keeps the old consumer for 30 s; a reader that tries to move that one waits for its end.
+    # The server keeps the old consumer for 10 s. A reader that reused its name would have to wait for its deletion.
     async with asyncio.timeout(10):
         await reader
     assert seen == [b"before", b"after"]
 
 
-async def test_a_durable_consumer_gets_what_it_did_not_acknowledge_again(bus: Bus) -> None:
+async def test_a_durable_consumer_redelivers_unacknowledged_messages(bus: Bus) -> None:
     for n in range(3):
         await bus.publish(flow.alert_subject(0, f"alert-{n}"), str(n).encode(), expected_last=0)
     async for messages in pull.consume(bus, "ALERTS", "probation-alerts", ("alert.>",)):
@@ -135,7 +135,7 @@ async def test_a_durable_consumer_gets_what_it_did_not_acknowledge_again(bus: Bu
     assert sorted(seen) == [b"1", b"2"]
 
 
-async def test_a_parked_message_keeps_its_reason(bus: Bus) -> None:
+async def test_a_dead_letter_keeps_its_reason(bus: Bus) -> None:
     for _ in range(2):
         await bus.park(flow.dead_letter_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
     message = await bus.js.get_last_msg("DEAD_LETTERS", "dead_letter.geofence.fold.LOG_0.7")
@@ -143,7 +143,7 @@ async def test_a_parked_message_keeps_its_reason(bus: Bus) -> None:
     assert (await bus.js.stream_info("DEAD_LETTERS")).state.messages == 1
 
 
-async def test_a_full_park_holds_nobody_up(bus: Bus) -> None:
+async def test_full_dead_letters_block_no_reader(bus: Bus) -> None:
     info = await bus.js.stream_info("DEAD_LETTERS")
     info.config.max_bytes = 4096
     await bus.js.update_stream(info.config)
@@ -153,7 +153,7 @@ async def test_a_full_park_holds_nobody_up(bus: Bus) -> None:
     assert 0 < (await bus.js.stream_info("DEAD_LETTERS")).state.messages < 100
 
 
-async def test_partitions_are_fixed_at_the_first_start(bus: Bus) -> None:
+async def test_the_number_of_partitions_is_fixed_at_the_first_start(bus: Bus) -> None:
     assert (await streams.create(bus, 1, MeshClock())).partitions == 1
     with pytest.raises(FailedPrecondition, match="1 partitions"):
         await streams.create(bus, 3, MeshClock())

@@ -1,4 +1,4 @@
-"""Certificates at work: who is refused, how, and that they are replaced under load without a failed call."""
+"""Mutual TLS: refused certificates, and certificates that are replaced under load without a failed call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WORKERS = 8
 
 
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
-    """Answers who called."""
+    """A registry that accepts every wearer."""
 
     async def PutWearer(self, request: registry_pb2.PutWearerRequest, context: Any) -> registry_pb2.PutWearerResponse:
         return registry_pb2.PutWearerResponse(outcome=registry_pb2.STORED)
@@ -48,7 +48,7 @@ def add(server: grpc.aio.Server) -> None:
 
 
 def put_into(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -> Files:
-    """An identity's files, replaced one by one as a Secret's aren't: the harder case."""
+    """Writes an identity's files one by one. That is harder for readers than a Secret, which is replaced as a whole."""
     return authorities.write(folder, spiffe_id, authorities.Identity(identity.key, identity.cert), trusted)
 
 
@@ -62,7 +62,7 @@ async def serving(folder: Path, authority: Authority, trusted: bytes = b"") -> A
 
 async def put(port: int, folder: Path, who: str) -> grpc.StatusCode:
     """Status of a call over a new channel with the files of an identity."""
-    async with client.channel(f"127.0.0.1:{port}", lambda one: files_of(folder, one), who) as channel:
+    async with client.channel(f"127.0.0.1:{port}", lambda identity: files_of(folder, identity), who) as channel:
         return await _put(channel)
 
 
@@ -74,7 +74,7 @@ async def _put(channel: grpc.aio.Channel) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-# ── who is refused ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── refused certificates ─────────────────────────────────────────────────────────────────────────────────────────────
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=2)
 SOON = datetime.now(UTC) + timedelta(days=2)
@@ -92,7 +92,7 @@ SOON = datetime.now(UTC) + timedelta(days=2)
         (f"{SERVICE}ingest", None, grpc.StatusCode.PERMISSION_DENIED),
     ],
 )
-async def test_a_certificate_is_refused_for_its_time_its_id_or_its_role(
+async def test_a_certificate_is_refused_for_its_validity_its_id_or_its_role(
     tmp_path: Path, who: str, since: datetime | None, status: grpc.StatusCode
 ) -> None:
     authority = Authority("mesh")
@@ -101,21 +101,21 @@ async def test_a_certificate_is_refused_for_its_time_its_id_or_its_role(
         assert await put(port, tmp_path, who) is status
 
 
-async def test_an_agencys_own_authority_vouches_for_its_own_people_only(tmp_path: Path) -> None:
+async def test_an_agencys_authority_may_certify_only_its_own_clients(tmp_path: Path) -> None:
     mesh, moj = Authority("mesh"), Authority("moj", "moj")
     put_into(tmp_path, MOJ, moj.client(MOJ), mesh.cert)
     put_into(tmp_path, NPA, moj.client(NPA), mesh.cert)
     put_into(tmp_path, REGISTRY, mesh.service(REGISTRY), mesh.cert)
     async with serving(tmp_path, mesh, trusted=mesh.cert + moj.cert) as port:
         assert await put(port, tmp_path, MOJ) is grpc.StatusCode.OK
-        assert await put(port, tmp_path, NPA) is grpc.StatusCode.UNAVAILABLE, "its authority isn't for the police"
+        assert await put(port, tmp_path, NPA) is grpc.StatusCode.UNAVAILABLE, "the authority may not certify the police"
         put_into(tmp_path, MOJ, moj.service(MOJ), mesh.cert)
         assert await put(port, tmp_path, MOJ) is grpc.StatusCode.UNAVAILABLE, (
-            "nor for hosts: nats-server reads users there"
+            "the authority may not certify hosts either, because nats-server reads users from host names"
         )
 
 
-def test_a_certificate_without_one_spiffe_id_is_nobodys(tmp_path: Path) -> None:
+def test_a_certificate_without_exactly_one_spiffe_id_is_refused(tmp_path: Path) -> None:
     authority = Authority("mesh")
     for n, ids in enumerate([(), (MOJ, NPA), ("https://moj/records",)]):
         cert, _ = authority.client(*ids).write(tmp_path, str(n))
@@ -123,10 +123,10 @@ def test_a_certificate_without_one_spiffe_id_is_nobodys(tmp_path: Path) -> None:
             spiffe_id(cert)
 
 
-# ── replaced under load ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── replacement under load ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_everything_is_replaced_under_load_and_the_old_is_refused_afterwards(
+async def test_all_certificates_are_replaced_under_load_and_old_ones_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "CHECK_INTERVAL_S", 0.05)
@@ -146,15 +146,15 @@ async def test_everything_is_replaced_under_load_and_the_old_is_refused_afterwar
                     failed.append(status)
                 done[number] += 1
 
-        async def until_all_called_again() -> None:
+        async def until_all_workers_called() -> None:
             before = list(done)
             async with asyncio.timeout(30):
                 while any(now < then + 20 for now, then in zip(done, before, strict=True)):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
-        async with client.channel(f"127.0.0.1:{port}", lambda one: files_of(tmp_path, one), MOJ) as channel:
+        async with client.channel(f"127.0.0.1:{port}", lambda identity: files_of(tmp_path, identity), MOJ) as channel:
             workers = [asyncio.create_task(work(channel, number)) for number in range(WORKERS)]
-            await until_all_called_again()
+            await until_all_workers_called()
             both = old.cert + new.cert
             for who, identity, trusted in (
                 (REGISTRY, old.service(REGISTRY), both),
@@ -165,7 +165,7 @@ async def test_everything_is_replaced_under_load_and_the_old_is_refused_afterwar
                 (REGISTRY, new.service(REGISTRY), new.cert),
             ):
                 put_into(tmp_path, who, identity, trusted)
-                await until_all_called_again()
+                await until_all_workers_called()
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
@@ -182,7 +182,7 @@ def identities(folder: Path, authority: Authority, users: Iterable[str], trusted
         put_into(folder, SERVICE + user, authority.service(SERVICE + user), trusted)
 
 
-async def test_the_server_of_the_log_knows_its_users_by_certificate_and_they_renew_theirs(
+async def test_nats_users_authenticate_by_certificate_and_renew_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buses, "CERTIFICATE_INTERVAL_S", 0.1)
@@ -201,7 +201,7 @@ async def test_the_server_of_the_log_knows_its_users_by_certificate_and_they_ren
             connected = ingest.client.stats["reconnects"]
             identities(certs, new, ("ingest",), old.cert + new.cert)
             async with asyncio.timeout(20):
-                while ingest.client.stats["reconnects"] == connected:  # noqa: ASYNC110  # the client tells nobody
+                while ingest.client.stats["reconnects"] == connected:  # noqa: ASYNC110  # the client has no event for it
                     await asyncio.sleep(0.02)
             await ingest.publish_until_stored("log.0.report", b"", msg_id="after")
         identities(certs, other, ("registry",), old.cert)
@@ -214,5 +214,5 @@ async def test_the_server_of_the_log_knows_its_users_by_certificate_and_they_ren
 
 def test_every_user_of_the_server_gets_a_certificate(tmp_path: Path) -> None:
     certs.issue(tmp_path, certs.SERVERS, certs.LOOPBACK, timedelta(days=1))
-    found = {spiffe_id(files_of(tmp_path, SERVICE + user).cert) for user in (*flow.USERS, "nats")}
-    assert found == {SERVICE + user for user in flow.USERS} | {nats_server.IDENTITY}
+    issued = {spiffe_id(files_of(tmp_path, SERVICE + user).cert) for user in (*flow.USERS, "nats")}
+    assert issued == {SERVICE + user for user in flow.USERS} | {nats_server.IDENTITY}

@@ -1,4 +1,4 @@
-"""The server holds each user to the flow table: every user against every subject and stream of it, on a real server."""
+"""A real nats-server enforces the flow table, checked for every user with every subject and stream of the table."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ JETSTREAM = "$JS.API"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
     """A server with the streams of two partitions."""
-    with running_server(tmp_path_factory.mktemp("nats")) as one:
-        asyncio.run(_make_streams(one))
-        yield one
+    with running_server(tmp_path_factory.mktemp("nats")) as running:
+        asyncio.run(_make_streams(running))
+        yield running
 
 
 async def _make_streams(server: TestServer) -> None:
@@ -43,7 +43,7 @@ async def _make_streams(server: TestServer) -> None:
 
 @asynccontextmanager
 async def signed_in(server: TestServer, user: str) -> AsyncIterator[tuple[Client, list[str]]]:
-    """A connection of a user, and what the server has refused it since, in lower case as the client tells it."""
+    """A user's connection, and the server's refusals on it as the client reports them, in lower case."""
     refused: list[str] = []
 
     async def note(error: Exception) -> None:
@@ -57,23 +57,23 @@ async def signed_in(server: TestServer, user: str) -> AsyncIterator[tuple[Client
 
 
 async def settle(client: Client) -> None:
-    """Returns once the server has said what it refuses. A flush's ping overtakes what is still buffered, so it takes two."""
+    """Returns once the server has reported its refusals. The ping of a flush overtakes buffered data, so two flushes are needed."""
     await client.flush(30)
     await client.flush(30)
 
 
 async def refused_of(client: Client, refused: list[str], subjects: list[str]) -> set[str]:
-    """Which of these subjects the user may not publish to."""
+    """Those of some subjects that the user may not publish to."""
     refused.clear()
     for subject in subjects:
         await client.publish(subject, b"{}", reply=f"{client.new_inbox()}.1")
     await settle(client)
-    told = {one.partition('publish to "')[2].rstrip('"') for one in refused}
-    return {subject for subject in subjects if subject.lower() in told}
+    reported = {refusal.partition('publish to "')[2].rstrip('"') for refusal in refused}
+    return {subject for subject in subjects if subject.lower() in reported}
 
 
 def example(row: flow.Flow, publisher: str) -> str:
-    """The subject of a row that names a publisher, where it names any; ids have dots in them, as they may."""
+    """Example of a row's subject that names a publisher, if the row has a token for it. Its ids contain dots, which are permitted."""
     values = VALUES | {"{leg}": publisher.removeprefix("dispatch-"), "{by}": publisher}
     tokens = [values.get(token, token) for token in row.subject.split(".")]
     return ".".join("id.with.dots" if token.startswith("{") and n else token for n, token in enumerate(tokens))
@@ -86,57 +86,59 @@ def owner(row: flow.Flow, user: str, publisher: str) -> bool:
 
 async def count(server: TestServer) -> dict[str, int]:
     async with buses.connect(server.url, "test") as bus:
-        return {str(one.config.name): one.state.messages for one in await bus.js.streams_info()}
+        return {str(info.config.name): info.state.messages for info in await bus.js.streams_info()}
 
 
 @pytest.mark.parametrize("user", flow.USERS)
-async def test_a_user_is_refused_on_each_subject_that_is_not_its_own(server: TestServer, user: str) -> None:
+async def test_a_user_may_publish_only_its_own_subjects(server: TestServer, user: str) -> None:
     subjects = {example(row, by): owner(row, user, by) for row in TABLE for by in row.publishers}
     before = await count(server)
     async with signed_in(server, user) as (client, refused):
-        assert await refused_of(client, refused, list(subjects)) == {one for one, own in subjects.items() if not own}
+        foreign = {subject for subject, own in subjects.items() if not own}
+        assert await refused_of(client, refused, list(subjects)) == foreign
         own_streams = {row.stream.format(p=1) for row in TABLE if user in row.publishers}
     after = await count(server)
-    # Not by the server's word alone: nothing was stored but where the table says so, and there it was.
+    # The streams confirm the server's reports: messages were stored exactly in the user's own streams.
     assert {name for name in after if after[name] != before[name]} == own_streams
 
 
 @pytest.mark.parametrize("user", flow.USERS)
-async def test_a_user_reads_the_streams_that_the_table_gives_it_and_no_other(server: TestServer, user: str) -> None:
+async def test_a_user_may_read_only_the_streams_that_the_table_gives_it(server: TestServer, user: str) -> None:
     readable = {row.stream.format(p=p): user in row.readers for row in TABLE for p in range(PARTITIONS)}
     subjects = {f"{JETSTREAM}.STREAM.MSG.GET.{name}": may for name, may in readable.items()}
     for name, may in readable.items():
         count = len(reader_names(user, name))
-        # Names of its own for its readers, so many and no more, and none of anybody else's.
+        # A user may use only its own names for readers, up to their number.
         for reader in (f"{user}-0", f"{user}-{count - 1}", f"{user}-{count}", "reader", "tester-0"):
             own = may and name != flow.LOG_META.name and reader in reader_names(user, name)
             verbs = ("CREATE", "MSG.NEXT", "DELETE")
             subjects |= {f"{JETSTREAM}.CONSUMER.{verb}.{name}.{reader}": own for verb in verbs}
     plain = [example(row, by) for row in TABLE for by in row.publishers]
     async with signed_in(server, user) as (client, refused):
-        assert await refused_of(client, refused, list(subjects)) == {one for one, may in subjects.items() if not may}
-        # Listening on a subject itself would pass by the streams.
+        forbidden = {subject for subject, may in subjects.items() if not may}
+        assert await refused_of(client, refused, list(subjects)) == forbidden
+        # A plain subscription would bypass the streams' permissions.
         refused.clear()
-        others = [f"{inbox(one)}.>" for one in flow.USERS if one != user]
+        others = [f"{inbox(other)}.>" for other in flow.USERS if other != user]
         wanted = (*plain, *others, ">", "$JS.ACK.>", "_INBOX.>")
         for subject in wanted:
             await client.subscribe(subject)
         await settle(client)
-        told = {one.partition('subscription to "')[2].rstrip('"') for one in refused}
-        assert told == {one.lower() for one in wanted}
+        reported = {refusal.partition('subscription to "')[2].rstrip('"') for refusal in refused}
+        assert reported == {subject.lower() for subject in wanted}
 
 
 @pytest.mark.parametrize("user", flow.USERS)
-async def test_nobody_deletes_anything_and_only_setup_makes_streams(server: TestServer, user: str) -> None:
+async def test_no_user_may_delete_and_only_setup_may_make_streams(server: TestServer, user: str) -> None:
     names = [row.stream.format(p=0) for row in TABLE]
     never = ("STREAM.DELETE.{}", "STREAM.PURGE.{}", "STREAM.MSG.DELETE.{}", "CONSUMER.DELETE.{}.x", "DIRECT.GET.{}")
-    made = ("STREAM.CREATE.{}", "STREAM.UPDATE.{}")
+    setup_only = ("STREAM.CREATE.{}", "STREAM.UPDATE.{}")
     destructive = {f"{JETSTREAM}.{verb.format(name)}" for verb in never for name in names}
-    making = {f"{JETSTREAM}.{verb.format(name)}" for verb in made for name in names}
+    making = {f"{JETSTREAM}.{verb.format(name)}" for verb in setup_only for name in names}
     alien = {f"{JETSTREAM}.STREAM.CREATE.MINE", "$SYS.REQ.SERVER.PING", "anything"}
     async with signed_in(server, user) as (client, refused):
-        found = await refused_of(client, refused, sorted(destructive | making | alien))
-    assert found == destructive | alien | (set() if user == "setup" else making)
+        rejected = await refused_of(client, refused, sorted(destructive | making | alien))
+    assert rejected == destructive | alien | (set() if user == "setup" else making)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,7 @@ async def test_nobody_deletes_anything_and_only_setup_makes_streams(server: Test
     [{}, {"user": "registry"}, {"user": "registry", "pass": ""}, {"user": "registry", "pass": "wrong"}],
     ids=str,
 )
-async def test_without_a_users_password_nobody_comes_in(server: TestServer, login: dict[str, str]) -> None:
+async def test_a_login_without_a_valid_password_is_refused(server: TestServer, login: dict[str, str]) -> None:
     address = urlsplit(server.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(b"CONNECT " + json.dumps({"verbose": False, **login}).encode() + b"\r\nPING\r\n")
@@ -154,12 +156,12 @@ async def test_without_a_users_password_nobody_comes_in(server: TestServer, logi
     writer.close()
 
 
-async def test_a_refused_publish_is_told_and_fails(server: TestServer) -> None:
-    with capture_logs() as said:
+async def test_a_refused_publish_fails_and_is_logged(server: TestServer) -> None:
+    with capture_logs() as logged:
         async with buses.connect(server.url_as("ingest"), "ingest") as bus:
             with pytest.raises(Unavailable):
                 await bus.publish("log.0.case", b"")
-    assert [one["reason"] for one in said if one["event"] == "nats_refused"] == [
+    assert [line["reason"] for line in logged if line["event"] == "nats_refused"] == [
         'permissions violation for publish to "log.0.case"'
     ]
 
@@ -168,11 +170,11 @@ ELSEWHERE = (
     *("log.0.case", "log_meta", "alert.0.forged", f"$KV.{flow.DEVICES_BUCKET}.tag"),
     *(f"{JETSTREAM}.STREAM.{verb}.{flow.ALERTS.name}" for verb in ("DELETE", "PURGE")),
 )
-"""Where no answer may come to: subjects that count, and requests that are obeyed."""
+"""Subjects to which no answer may be redirected: subjects of streams, and requests that the server executes."""
 
 
-async def test_an_answer_that_is_asked_for_elsewhere_comes_to_nobody(tmp_path: Path) -> None:
-    """JetStream answers to whatever subject it is asked to; that subject is one of the asker's own account."""
+async def test_an_answer_redirected_to_another_subject_reaches_no_stream(tmp_path: Path) -> None:
+    """JetStream answers to any reply subject, but within the account of the requesting user, where the answer has no effect."""
     with running_server(tmp_path / "nats") as server:
         await _make_streams(server)
         before = await count(server)
@@ -184,7 +186,7 @@ async def test_an_answer_that_is_asked_for_elsewhere_comes_to_nobody(tmp_path: P
             await bus.api(f"CONSUMER.CREATE.{stream}.{name}", {"stream_name": stream, "config": config})
             request = json.dumps({"batch": 1, "no_wait": True}).encode()
             for subject in ELSEWHERE:
-                # The message for the first, that there is none for the others: an empty payload, as a deletion has.
+                # The first request gets the message. The others get an empty status message, like the payload of a deletion.
                 await bus.client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.{name}", request, reply=subject)
                 await bus.client.publish(f"{JETSTREAM}.STREAM.MSG.GET.{stream}", b'{"seq": 1}', reply=subject)
             await bus.client.flush()
@@ -193,8 +195,8 @@ async def test_an_answer_that_is_asked_for_elsewhere_comes_to_nobody(tmp_path: P
         assert await count(server) == before | {flow.QUARANTINE.name: 1}
 
 
-async def test_what_is_pushed_elsewhere_leaves_the_premises_and_all_streams(tmp_path: Path) -> None:
-    """A consumer may be told to push, in the account of the streams: what comes so stands under its old subject, or is nothing."""
+async def test_a_push_consumer_changes_neither_the_log_metadata_nor_other_streams(tmp_path: Path) -> None:
+    """A push consumer delivers within the account of the streams, but its messages keep their old subject or are empty."""
     with running_server(tmp_path / "nats") as server:
         await _make_streams(server)
         async with buses.connect(server.url, "test") as bus:
@@ -216,9 +218,9 @@ async def test_what_is_pushed_elsewhere_leaves_the_premises_and_all_streams(tmp_
             for name, kept in (await count(server)).items():
                 if kept == before[name] or name in (stream, flow.LOG_META.name):
                     continue
-                assert {one.subject for one in await _all(bus, name)} <= {"quarantine.x"}
+                assert {message.subject for message in await _all(bus, name)} <= {"quarantine.x"}
 
 
 async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
     last = (await bus.bounds_of(stream)).last
-    return [one async for one in pull.between(bus, stream, 1, last)]
+    return [message async for message in pull.between(bus, stream, 1, last)]

@@ -1,4 +1,5 @@
-"""A server that restarts, falls silent, starts slowly or is used up: who asks is told in bounded time, and the next call works."""
+"""A PostgreSQL server that restarts, hangs, starts slowly or has no free connection: callers get an error in bounded time, and the
+next call works."""
 
 from __future__ import annotations
 
@@ -17,13 +18,13 @@ from tests.support.common.postgres import PostgresServer, running_postgres
 from tests.support.common.wire import wired
 
 SOON_S = 8.0
-"""Far less than any limit that isn't shortened here."""
+"""Limit for bounded calls, seconds. It is far below all limits that the test doesn't shorten."""
 ONE = sa.text("select 1")
 
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[PostgresServer]:
-    """A server that these tests may kill and hold."""
+    """A server that these tests may kill and stop."""
     with running_postgres() as server:
         yield server
 
@@ -37,12 +38,12 @@ async def opened(url: str, answer_within_s: float | None = postgres.ANSWER_WITHI
         await engine.dispose()
 
 
-async def one(database: Database) -> int:
+async def select_1(database: Database) -> int:
     return await database.visit(lambda connection: connection.scalar(ONE) or 0)
 
 
 async def pids(database: Database, count: int) -> set[int]:
-    """Sessions that are open at once, so that the pool holds as many afterwards."""
+    """Process ids of `count` concurrent sessions. The pool holds that many connections afterwards."""
     async with AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(database.reading()) for _ in range(count)]
         return {await reader.scalar(sa.text("select pg_backend_pid()")) for reader in readers}
@@ -50,7 +51,7 @@ async def pids(database: Database, count: int) -> set[int]:
 
 @contextmanager
 def silent(server: PostgresServer) -> Iterator[None]:
-    """All of the server stands still."""
+    """Stops all processes of the server during the block."""
     server.hold()
     try:
         yield
@@ -58,25 +59,25 @@ def silent(server: PostgresServer) -> Iterator[None]:
         server.go_on()
 
 
-async def test_a_restart_between_two_calls_is_not_noticed(own_server: PostgresServer) -> None:
+async def test_a_restart_between_two_calls_is_invisible_to_callers(own_server: PostgresServer) -> None:
     async with opened(own_server.new_database()) as database:
         before = await pids(database, 3)
         own_server.kill()
         own_server.start()
         await asyncio.to_thread(own_server.wait_until_ready)
-        assert await one(database) == 1
+        assert await select_1(database) == 1
         async with database.alone("relay") as still_alone:
             await still_alone()
         assert not before & await pids(database, 3)
 
 
-async def test_a_server_that_starts_refuses_and_then_serves(own_server: PostgresServer) -> None:
+async def test_a_starting_server_refuses_and_then_serves(own_server: PostgresServer) -> None:
     async with opened(own_server.new_database()) as database:
-        assert await one(database) == 1
+        assert await select_1(database) == 1
         own_server.kill()
         for refuses in ("doesn't answer", "database system is|not yet accepting|not accepting"):
             with pytest.raises(Unavailable, match=refuses):
-                await one(database)
+                await select_1(database)
             with pytest.raises(Unavailable, match=refuses):
                 async with database.reading():
                     pass
@@ -88,10 +89,10 @@ async def test_a_server_that_starts_refuses_and_then_serves(own_server: Postgres
         own_server.kill()
         own_server.start()
         await asyncio.to_thread(own_server.wait_until_ready)
-        assert await one(database) == 1
+        assert await select_1(database) == 1
 
 
-async def test_a_silent_server_holds_nobody_for_long(
+async def test_a_hanging_server_blocks_callers_only_briefly(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
@@ -101,14 +102,14 @@ async def test_a_silent_server_holds_nobody_for_long(
         async with asyncio.timeout(SOON_S):
             with silent(own_server):
                 with pytest.raises(Unavailable):
-                    await one(database)
+                    await select_1(database)
                 with pytest.raises(Unavailable):
                     async with database.alone("relay"):
                         pass
-        assert await one(database) == 1
+        assert await select_1(database) == 1
 
 
-async def test_a_server_that_falls_silent_amid_a_transaction_holds_nobody_for_long(own_server: PostgresServer) -> None:
+async def test_a_server_that_hangs_within_a_transaction_blocks_callers_only_briefly(own_server: PostgresServer) -> None:
     async with opened(own_server.new_database(), answer_within_s=0.5) as database:
         for asks in (True, False):
             async with asyncio.timeout(SOON_S):
@@ -117,10 +118,10 @@ async def test_a_server_that_falls_silent_amid_a_transaction_holds_nobody_for_lo
                         held.enter_context(silent(own_server))
                         if asks:
                             await connection.execute(ONE)
-            assert await one(database) == 1
+            assert await select_1(database) == 1
 
 
-async def test_who_leaves_a_silent_server_is_let_go(own_server: PostgresServer) -> None:
+async def test_a_caller_can_be_cancelled_while_the_server_hangs(own_server: PostgresServer) -> None:
     async with opened(own_server.new_database()) as database:
         with ExitStack() as held:
 
@@ -134,10 +135,10 @@ async def test_who_leaves_a_silent_server_is_let_go(own_server: PostgresServer) 
             asking.cancel()
             done, _ = await asyncio.wait([asking], timeout=SOON_S)
             assert done and asking.cancelled()
-        assert await one(database) == 1
+        assert await select_1(database) == 1
 
 
-async def test_when_all_connections_are_in_use_one_is_told_to_ask_again(
+async def test_a_caller_gets_unavailable_when_all_connections_are_in_use(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "CONNECTION_WITHIN_S", 0.2)
@@ -146,11 +147,11 @@ async def test_when_all_connections_are_in_use_one_is_told_to_ask_again(
             for _ in range(postgres.CONNECTIONS):
                 await stack.enter_async_context(database.reading())
             with pytest.raises(Unavailable, match=f"all {postgres.CONNECTIONS} connections"):
-                await one(database)
-        assert await one(database) == 1
+                await select_1(database)
+        assert await select_1(database) == 1
 
 
-async def test_a_process_that_is_frozen_amid_a_transaction_loses_its_locks(
+async def test_a_process_that_freezes_within_a_transaction_loses_its_locks(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = own_server.new_database()
@@ -159,47 +160,49 @@ async def test_a_process_that_is_frozen_amid_a_transaction_loses_its_locks(
         with pytest.raises(Unavailable):
             async with frozen.transaction() as connection:
                 async with asyncio.timeout(SOON_S):
-                    assert await one(other) == 1  # while the first says nothing
+                    assert await select_1(other) == 1  # while the first transaction is idle
                 await connection.execute(ONE)
-        assert await one(frozen) == 1
+        assert await select_1(frozen) == 1
 
 
-async def test_a_network_that_swallows_is_noticed(own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_network_that_drops_all_packets_is_noticed(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.5)
     async with wired(own_server.new_database()) as (wire, url), opened(url) as database:
-        assert await one(database) == 1
+        assert await select_1(database) == 1
         wire.swallows = True
         async with asyncio.timeout(SOON_S):
             with pytest.raises(Unavailable):
-                await one(database)
+                await select_1(database)
         wire.swallows = False
-        assert await one(database) == 1
+        assert await select_1(database) == 1
 
 
-async def test_the_system_watches_over_a_connection_by_network(own_server: PostgresServer) -> None:
-    found: dict[str, int] = {}
+async def test_a_network_connection_has_tcp_keepalive(own_server: PostgresServer) -> None:
+    options: dict[str, int] = {}
 
-    def look(connection: sa.Connection) -> None:
+    def read_options(connection: sa.Connection) -> None:
         ours = connection.connection.driver_connection._transport.get_extra_info("socket")  # type: ignore[union-attr]
         option: Callable[[int, int], int] = ours.getsockopt
-        found["on"] = option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        found["idle"] = option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-        found["silent"] = option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        options["on"] = option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        options["idle"] = option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+        options["silent"] = option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
     async with wired(own_server.new_database()) as (_, url), opened(url) as database:
-        await database.visit(look)
-    assert found == {"on": 1, "idle": postgres.PEER_IDLE_S, "silent": postgres.PEER_SILENT_MS}
+        await database.visit(read_options)
+    assert options == {"on": 1, "idle": postgres.PEER_IDLE_S, "silent": postgres.PEER_SILENT_MS}
 
 
-async def test_who_leaves_a_visit_that_fails_takes_its_failure_along(
+async def test_the_error_of_a_visit_is_the_cause_of_its_cancellation(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(own_server.new_database()) as database:
         with silent(own_server):
             monkeypatch.setattr(postgres, "BEGUN_WITHIN_S", 0.3)
-            asking = asyncio.create_task(one(database))
+            asking = asyncio.create_task(select_1(database))
             await asyncio.sleep(0.1)
             asking.cancel()
-            with pytest.raises(asyncio.CancelledError) as left:
+            with pytest.raises(asyncio.CancelledError) as cancelled:
                 await asking
-        assert isinstance(left.value.__cause__, Unavailable)
+        assert isinstance(cancelled.value.__cause__, Unavailable)

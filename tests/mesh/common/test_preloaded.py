@@ -1,4 +1,4 @@
-"""A process that a preloader forks is, to all who look, the one that `python -m` starts."""
+"""A process that a preloader forks behaves like one that `python -m` starts."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def forked(module: str, *arguments: str, **settings: str) -> subprocess.Complete
         ("services.ingest", (), {"TANDEM_PORT": "nonsense"}),
     ],
 )
-def test_it_takes_and_says_and_ends_with_the_same(
+def test_a_forked_process_has_the_same_output_and_exit_code(
     module: str, arguments: tuple[str, ...], settings: dict[str, str]
 ) -> None:
-    expected, found = started(module, *arguments, **settings), forked(module, *arguments, **settings)
-    assert (found.returncode, found.stdout) == (expected.returncode, expected.stdout)
-    # Before it, a traceback names the frames of whoever started it.
-    assert found.stderr.splitlines()[-3:] == expected.stderr.splitlines()[-3:]
-    assert found.stdout or found.stderr
+    expected, actual = started(module, *arguments, **settings), forked(module, *arguments, **settings)
+    assert (actual.returncode, actual.stdout) == (expected.returncode, expected.stdout)
+    # Earlier lines of a traceback show the frames of the starting process, which differ.
+    assert actual.stderr.splitlines()[-3:] == expected.stderr.splitlines()[-3:]
+    assert actual.stdout or actual.stderr
 
 
-def test_it_is_killed_and_started_again_as_another(tmp_path: Path) -> None:
-    # It waits for a server that there isn't.
+def test_a_killed_process_restarts_under_another_id(tmp_path: Path) -> None:
+    # The process waits for a server that doesn't exist.
     settings = {"TANDEM_PORT": "0", "TANDEM_NATS_URL": "nats://127.0.0.1:1", "TANDEM_DEV_SECRET": "secret"}
     service = Service("services.ingest", settings, tmp_path / "log")
     service.start()
@@ -60,7 +60,7 @@ def test_it_is_killed_and_started_again_as_another(tmp_path: Path) -> None:
     assert service.exit_code() == -signal.SIGKILL
 
 
-def test_what_lasts_too_long_is_ended() -> None:
+def test_a_process_that_takes_too_long_is_ended() -> None:
     settings = {"TANDEM_PORT": "0", "TANDEM_NATS_URL": "nats://127.0.0.1:1", "TANDEM_DEV_SECRET": "secret"}
     with pytest.raises(subprocess.TimeoutExpired):
         preloaded.run("services.ingest", (), environment() | settings, timeout_s=0.5)

@@ -1,4 +1,4 @@
-"""Certificates for a test: an authority and the files of those that it vouches for."""
+"""Certificates for tests: authorities, and the identities that they issue."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A key and its certificate, PEM."""
+    """A private key and its certificate, PEM."""
 
     key: bytes
     cert: bytes
 
     def write(self, folder: Path, name: str) -> tuple[Path, Path]:
-        """Puts both on disk; returns the certificate's path and the key's."""
+        """Writes both files and returns the paths of the certificate and the key."""
         cert, key = folder / f"{name}.pem", folder / f"{name}.key"
         cert.write_bytes(self.cert)
         key.write_bytes(self.key)
@@ -28,24 +28,24 @@ class Identity:
 
 
 class Authority:
-    """A certificate authority; with `domains` only for SPIFFE ids of these trust domains."""
+    """A certificate authority. With `domains`, it may issue only SPIFFE ids of these trust domains."""
 
     def __init__(self, name: str, *domains: str) -> None:
-        self._one = authority.Authority.made(name, domains)
-        self.cert = self._one.cert
+        self._authority = authority.Authority.made(name, domains)
+        self.cert = self._authority.cert
 
     def server(self) -> Identity:
-        """A server on 127.0.0.1."""
+        """Identity of a server on 127.0.0.1."""
         return self._issue((), ("127.0.0.1", "localhost"), HOUR, None)
 
     def client(self, *spiffe_ids: str, since: datetime | None = None, lifetime: timedelta = HOUR) -> Identity:
-        """A client with these ids in its certificate."""
+        """Identity of a client with these SPIFFE ids in its certificate."""
         return self._issue(spiffe_ids, (), lifetime, since)
 
     def service(self, spiffe_id: str) -> Identity:
-        """A process of Tandem: both of it."""
+        """Identity of a process of Tandem, which is client and server."""
         return self._issue((spiffe_id,), ("127.0.0.1", "localhost"), HOUR, None)
 
     def _issue(self, ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta, since: datetime | None) -> Identity:
-        issued = self._one.issue(ids, hosts, lifetime, since)
+        issued = self._authority.issue(ids, hosts, lifetime, since)
         return Identity(issued.key, issued.cert)

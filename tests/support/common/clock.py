@@ -1,4 +1,4 @@
-"""A mesh clock that a test puts forward."""
+"""A mesh clock that tests can set ahead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from services.common.clock import MeshClock, wall_us
 
 
 class Settable(MeshClock):
-    """As far ahead of the wall as the test says; monkeypatch `ahead_ms`, so that it goes back after the test."""
+    """A mesh clock that is `ahead_ms` ahead of wall time. Set it with monkeypatch, so that it is reset after the test."""
 
     ahead_ms = 0
 

@@ -1,4 +1,4 @@
-"""A disk of a test's own, which can be full: a tmpfs whose size is put to what is on it."""
+"""A private disk for a test that can be filled: a tmpfs whose size is set to its contents."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ class Disk:
         self._folder, self._size = folder, size
 
     def mount(self) -> None:
-        """Mounts it; the test is skipped where that isn't permitted."""
+        """Mounts the disk, or skips the test if mounting isn't permitted."""
         self._folder.mkdir(parents=True)
         command = ("mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", str(self._folder))
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            pytest.skip("no mount command here")
+            pytest.skip("there is no mount command on this machine")
         if done.returncode:
-            pytest.skip(f"mounting a tmpfs isn't permitted here: {done.stderr.strip()}")
+            pytest.skip(f"mounting a tmpfs isn't permitted on this machine: {done.stderr.strip()}")
 
     def fill(self) -> None:
-        """Leaves one free block."""
+        """Fills the disk up to one free block."""
         used = shutil.disk_usage(self._folder).used
         self._resize(str(used + BLOCK_BYTES))
 
     def free(self) -> None:
-        """Gives all its room back."""
+        """Restores the disk's full size."""
         self._resize(self._size)
 
     def unmount(self) -> None:
-        """Takes it away, even while a process has files on it open."""
+        """Unmounts the disk, even while a process has files on it open."""
         subprocess.run(("umount", "-l", str(self._folder)), check=True)
 
     def _resize(self, size: str) -> None:
@@ -49,7 +49,7 @@ class Disk:
 
 @contextmanager
 def own_disk(folder: Path, size: str) -> Iterator[Disk]:
-    """A disk at `folder`. Its size is a limit: it takes only as much memory as is written."""
+    """A disk at `folder`, unmounted at the end. `size` is a limit: the disk uses only as much memory as is written."""
     disk = Disk(folder, size)
     disk.mount()
     try:

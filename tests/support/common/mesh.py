@@ -1,4 +1,4 @@
-"""A whole mesh for a test: `tandem up` as a process of its own, whose children can be killed one by one."""
+"""A whole mesh for tests: `tandem up` as a separate process, whose children can be killed one by one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ TANDEM = (sys.executable, "-m", "services.cli")
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without settings of a mesh."""
+    """Environment of this process without the settings of a mesh."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
 
 
 def tandem(*arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
+    """Runs a `tandem` command to its end."""
     return preloaded.run("services.cli", arguments, environment(), timeout_s)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie doesn't."""
+    """Whether a process runs. A zombie counts as dead."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -41,7 +41,7 @@ def is_alive(pid: int) -> bool:
 
 
 class RunningMesh:
-    """One `tandem up`."""
+    """A running `tandem up`."""
 
     def __init__(self, folder: Path, *arguments: str, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -56,12 +56,12 @@ class RunningMesh:
 
     @property
     def now(self) -> MeshConnection:
-        """mesh.json as it is now."""
+        """Current content of mesh.json."""
         return mesh.load(self.folder)
 
     @property
     def output(self) -> str:
-        """What `tandem up` has printed so far."""
+        """Output of `tandem up` so far."""
         return self._output.read_text()
 
     def wait_until_up(self) -> None:
@@ -73,20 +73,20 @@ class RunningMesh:
             time.sleep(0.05)
 
     def kill(self, *names: str) -> dict[str, int]:
-        """SIGKILL to processes of the mesh, all at once; returns the ids that they had."""
+        """Sends SIGKILL to processes of the mesh and returns the process ids that they had."""
         pids = {name: self.now.pids[name] for name in names}
         for pid in pids.values():
             os.kill(pid, signal.SIGKILL)
         return pids
 
     async def wait_until_returned(self, killed: dict[str, int]) -> None:
-        """Returns when each of the killed runs under a new id."""
+        """Returns when each killed process runs again under a new process id."""
         async with asyncio.timeout(PATIENCE_S):
             while any(self.now.pids.get(name, pid) == pid for name, pid in killed.items()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Sends SIGTERM and returns the exit code."""
         self.process.terminate()
         return self.process.wait(PATIENCE_S)
 
@@ -94,10 +94,10 @@ class RunningMesh:
 @contextmanager
 def running_mesh(folder: Path, *arguments: str, settings: Mapping[str, str] | None = None) -> Iterator[RunningMesh]:
     """A healthy mesh, stopped at the end."""
-    one = RunningMesh(folder, *arguments, settings=settings)
+    running = RunningMesh(folder, *arguments, settings=settings)
     try:
-        one.wait_until_up()
-        yield one
+        running.wait_until_up()
+        yield running
     finally:
-        if one.process.poll() is None:
-            one.stop()
+        if running.process.poll() is None:
+            running.stop()

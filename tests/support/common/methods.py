@@ -1,4 +1,4 @@
-"""Every method of every service in the protos."""
+"""The list of all rpc methods in the protos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tandem
 
 
 def methods() -> list[MethodDescriptor]:
-    """All of them, in the order of their files."""
+    """All rpc methods, in the order of their proto files."""
     found = []
     for module in pkgutil.walk_packages(tandem.__path__, "tandem."):
         if module.name.endswith("_pb2"):

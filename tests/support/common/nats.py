@@ -1,4 +1,4 @@
-"""A real nats-server for a test, on free ports, that can be killed and started again on the same store."""
+"""A real nats-server for tests, on free ports, that can be killed and restarted on the same store."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from services.common.messaging import permissions
 from tests.support.common.ports import free_port
 
 TESTER = permissions.NatsUser("tester", (">",), (">",))
-MAX_PARTITIONS = 5
+SERVER_PARTITIONS = 5
+"""Number of partitions for which the server's users have permissions."""
 LISTENING_WITHIN_S = 90.0
 
 
 class TestServer:
-    """One server process."""
+    """A nats-server process with its store."""
 
     __test__ = False
 
     def __init__(self, folder: Path, certificates: Path | None = None) -> None:
         self._port = free_port()
         self._command, server = nats_server.configure(
-            folder, self._port, free_port(), MAX_PARTITIONS, TESTER, certificates=certificates
+            folder, self._port, free_port(), SERVER_PARTITIONS, TESTER, certificates=certificates
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.url = server.url_as(TESTER.name)
-        """For the test itself, which may do everything."""
+        """URL for the test itself, which may do everything."""
         self.url_as = server.url_as
-        """For one of the users of the flow table."""
+        """Returns the URL for a user of the flow table."""
         self.bus_as = server.bus_as
         self.monitor_url = server.monitor_url
 
     @property
     def pid(self) -> int:
-        """Its process id while it runs."""
+        """Process id of the running server."""
         assert self._process
         return self._process.pid
 
     def start(self) -> None:
-        """Starts it; clients connect by retrying."""
+        """Starts the server. Clients retry until they can connect."""
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait_until_listening(self) -> None:
-        """Returns once it takes connections: a client that comes earlier asks again a quarter of a second later."""
+        """Returns once the server accepts connections. An earlier client would retry only a quarter of a second later."""
         until = time.monotonic() + LISTENING_WITHIN_S
         while True:
             with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", self._port)):
@@ -58,24 +59,24 @@ class TestServer:
             time.sleep(0.005)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stand, nothing is stored or answered; `kill` loses what was sent meanwhile."""
+        """Sends SIGSTOP: connections stay open, but nothing is stored or answered. A `kill` then loses the messages sent since."""
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT: it goes on as if nothing had been."""
+        """Sends SIGCONT: the server continues as if nothing had happened."""
         assert self._process
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL and waits for the end of the process."""
         assert self._process
         self._process.kill()
         self._process.wait()
         self._process = None
 
     async def restart_after(self, seconds: float) -> None:
-        """SIGKILL now, start again on the same store later."""
+        """Kills the server now and restarts it later on the same store."""
         self.kill()
         await asyncio.sleep(seconds)
         self.start()

@@ -1,4 +1,4 @@
-"""A real OTLP receiver for a test: what an exporter sends, by the service that it is said to be of."""
+"""A real OTLP receiver for tests, which keeps the received spans with their service names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes spans and keeps them."""
+    """An OTLP trace service that keeps the spans it receives."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,22 +30,22 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def spans(self) -> list[tuple[str, Span]]:
-        """All that came so far, with their services."""
+        """Spans received so far, each with the name of its service."""
         with self._lock:
             return list(self._spans)
 
 
 @contextmanager
 def collecting(credentials: grpc.ServerCredentials | None = None) -> Iterator[tuple[Collector, str]]:
-    """A receiver and its endpoint; with credentials by TLS."""
+    """A running receiver and its endpoint. With credentials it uses TLS."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    taken = Collector()
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(taken, server)  # type: ignore[no-untyped-call]
+    collector = Collector()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)  # type: ignore[no-untyped-call]
     port = (
         server.add_secure_port("localhost:0", credentials) if credentials else server.add_insecure_port("127.0.0.1:0")
     )
     server.start()
     try:
-        yield taken, f"https://localhost:{port}" if credentials else f"http://127.0.0.1:{port}"
+        yield collector, f"https://localhost:{port}" if credentials else f"http://127.0.0.1:{port}"
     finally:
         server.stop(0)

@@ -1,4 +1,4 @@
-"""Ports for the servers of tests, which no other test process on this machine is given meanwhile."""
+"""TCP ports for the servers of tests. Concurrent test processes on this machine get different ports."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Below 32,768, where Linux takes the near ends of connections from: such an end may hold a port whose server was killed
-# when it starts again. Above those that `tandem up --base-port 0` takes.
+# Below 32,768, where Linux's ephemeral ports begin: an outgoing connection could use the port of a killed server before it
+# restarts. Above the ports that `tandem up --base-port 0` uses.
 _FIRST = 30_000
 _BLOCK = 90
 _BLOCKS = 30
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses now, the same again only after all others of this process's block."""
+    """A TCP port that is free now. The same port comes again only after all others of this process's block."""
     return next(port for port in _block() if _is_free(port))
 
 
 @functools.cache
 def _block() -> Iterator[int]:
-    """The ports of the first block that no living process has, in turn for ever."""
+    """Endless cycle of the ports in the first block that no other living process holds."""
     folder = Path(tempfile.gettempdir()) / "tandem-test-ports"
     folder.mkdir(exist_ok=True)
     for number in range(_BLOCKS):
@@ -37,16 +37,16 @@ def _block() -> Iterator[int]:
         _held.append(held)
         first = _FIRST + number * _BLOCK
         return itertools.cycle(range(first, first + _BLOCK))
-    raise RuntimeError(f"{_BLOCKS} processes test on this machine already")
+    raise RuntimeError(f"all {_BLOCKS} blocks of ports are in use by test processes on this machine")
 
 
-# Open for as long as this process lives, and with it the lock.
+# Kept open, and with them their locks, until this process ends.
 _held: list[object] = []
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As servers do, so that a port with connections that are only waiting to be forgotten counts as free.
+        # Servers set this too, so that a port whose old connections are in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

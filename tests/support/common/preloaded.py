@@ -1,4 +1,4 @@
-"""Starting `python -m MODULE` without waiting for its imports: a preloader, which has them done, forks it."""
+"""Fast starts of `python -m MODULE`: a preloader process that has done the imports forks the new process."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ _is_on = False
 
 
 def turn_on() -> None:
-    """From now on processes are forked; off Linux they aren't, where what was loaded may not survive that.
+    """Turns forking on for later starts, but only on Linux. On other systems, loaded libraries may not survive a fork.
 
-    Benchmarks leave it off: what they measure starts as it does everywhere.
+    Benchmarks leave it off, because they measure normal starts.
     """
     global _is_on  # noqa: PLW0603
     _is_on = sys.platform == "linux"
 
 
 class Process(Protocol):
-    """What is used of a process, as subprocess.Popen has it."""
+    """The part of subprocess.Popen's interface that tests use."""
 
     pid: int
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it runs."""
+        """Exit code of the process, or None while it runs."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, once it has ended. Raises subprocess.TimeoutExpired after `timeout` seconds."""
+        """Waits for the end of the process and returns its exit code. Raises subprocess.TimeoutExpired after `timeout` seconds."""
 
     def send_signal(self, sig: int) -> None:
-        """Sends it a signal, if it runs."""
+        """Sends a signal to the process, if it runs."""
 
     def kill(self) -> None:
-        """SIGKILL, if it runs."""
+        """Sends SIGKILL to the process, if it runs."""
 
 
 def start(module: str, arguments: Sequence[str], env: Mapping[str, str], output: IO[Any], errors: IO[Any]) -> Process:
-    """A process of `python -m module arguments` in the project's folder, with this whole environment."""
+    """Starts `python -m module arguments` in the project's folder. `env` is its whole environment."""
     if not _is_on:
         command = (sys.executable, "-m", module, *arguments)
         return subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=errors)
@@ -62,7 +62,7 @@ def start(module: str, arguments: Sequence[str], env: Mapping[str, str], output:
 def run(
     module: str, arguments: Sequence[str], env: Mapping[str, str], timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end, and reads what it wrote. Raises subprocess.TimeoutExpired."""
+    """Runs `python -m module arguments` to its end and returns its output. Raises subprocess.TimeoutExpired."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = start(module, arguments, env, output, errors)
         try:
@@ -76,7 +76,7 @@ def run(
 
 
 class _Forked:
-    """A process that a preloader has forked; it is not waited for before it has ended, so its id stays its own."""
+    """A process that a preloader has forked. The preloader reaps it only after its end, so that its process id stays its own."""
 
     def __init__(self, pid: int, preloader: _Preloader) -> None:
         self.pid = pid
@@ -115,7 +115,7 @@ class _Forked:
 
 
 class _Preloader:
-    """A running preloader, which ends when this process does."""
+    """A running preloader, which ends together with this process."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -123,7 +123,7 @@ class _Preloader:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
         with theirs:
-            # It stays for as long as this process, so nobody waits for its end.
+            # The preloader lives as long as this process, so no code waits for its end.
             self._process = subprocess.Popen(
                 (sys.executable, "-m", "tests.support.common.preloader", module, str(theirs.fileno())),
                 cwd=ROOT,
@@ -136,16 +136,16 @@ class _Preloader:
         assert self._socket.recv(ANSWER_BYTES), f"{module} can't be loaded"
 
     def ask(self, request: Mapping[str, Any], files: Sequence[int] = ()) -> dict[str, Any]:
-        """Its answer to a request."""
+        """Sends a request with open files to the preloader and returns its answer."""
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(request).encode()], files)
             answer = self._socket.recv(ANSWER_BYTES)
         assert answer, f"the preloader of {self.module} has ended"
-        found: dict[str, Any] = json.loads(answer)
-        return found
+        fields: dict[str, Any] = json.loads(answer)
+        return fields
 
     def fork(self, arguments: Sequence[str], env: Mapping[str, str], output: IO[Any], errors: IO[Any]) -> _Forked:
-        """A new process."""
+        """Forks a new process with these arguments, environment and output files."""
         request = {"arguments": list(arguments), "environment": dict(env), "folder": str(ROOT)}
         return _Forked(self.ask(request, [output.fileno(), errors.fileno()])["pid"], self)
 

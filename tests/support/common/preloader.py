@@ -1,10 +1,10 @@
-"""Import a module's dependencies once, then fork a process for each requested start.
+"""Preloader: imports a module's dependencies once, then forks a process for each requested start.
 
-Run as `python -m tests.support.common.preloader MODULE`.
+Run it as `python -m tests.support.common.preloader MODULE SOCKET_FD`.
 
-A service spends nearly all of its start on imports. What is forked from here has them done, and is otherwise what
-`python -m MODULE` would be: the module runs anew as `__main__`, with its own arguments, environment, folder and output, and ends
-as the interpreter ends. Only the seed of string hashes is the same in all of them.
+A service spends nearly all of its start on imports. A forked process has them done and is otherwise like `python -m MODULE`: the
+module runs as `__main__`, with its own arguments, environment, folder and output, and ends as the interpreter ends. Only the seed
+of string hashes is the same in all forked processes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from typing import Any
 MESSAGE_BYTES = 1 << 20
 
 
-def serve(module: str, asked: socket.socket) -> Mapping[str, Any] | None:
-    """Answers until the asker is gone, then None; in a forked process, what that one was asked to be."""
-    asked.send(b"{}")
+def serve(module: str, requests: socket.socket) -> Mapping[str, Any] | None:
+    """Answers requests until the requesting process ends, then returns None. In a forked process, returns that process's request."""
+    requests.send(b"{}")
     while True:
-        message, files, _, _ = socket.recv_fds(asked, MESSAGE_BYTES, 2)
+        message, files, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, 2)
         if not message:
             return None
         request = json.loads(message)
@@ -37,7 +37,7 @@ def serve(module: str, asked: socket.socket) -> Mapping[str, Any] | None:
         else:
             pid = os.fork()
             if pid == 0:
-                asked.close()
+                requests.close()
                 for number, file in zip((1, 2), files, strict=True):
                     os.dup2(file, number)
                     os.close(file)
@@ -45,11 +45,11 @@ def serve(module: str, asked: socket.socket) -> Mapping[str, Any] | None:
             for file in files:
                 os.close(file)
             answer = {"pid": pid}
-        asked.send(json.dumps(answer).encode())
+        requests.send(json.dumps(answer).encode())
 
 
 def become(arguments: Sequence[str], environment: Mapping[str, str], folder: str, module: str) -> None:
-    """Is `python -m module` from here on."""
+    """Turns this process into `python -m module arguments` with this environment and folder."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -58,14 +58,14 @@ def become(arguments: Sequence[str], environment: Mapping[str, str], folder: str
 
 
 def preload(module: str) -> str:
-    """Does the imports of a package's `__main__`, or of a module, and forgets the module itself, which is to run anew; its name."""
+    """Imports a module, or the `__main__` of a package, and unloads it again, so that only its imports stay. Returns `module`."""
     spec = importlib.util.find_spec(module)
     assert spec, f"there is no {module}"
     name = module if spec.submodule_search_locations is None else f"{module}.__main__"
     importlib.import_module(name)
     del sys.modules[name]
     threads = Path("/proc/self/task")
-    # A fork copies the thread that makes it and no other.
+    # A fork copies only the thread that makes it, so a second thread would be lost.
     assert len(list(threads.iterdir())) == 1, "an import has started a thread"
     gc.collect()
     gc.freeze()
@@ -73,7 +73,7 @@ def preload(module: str) -> str:
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[2])) as asker:
-        wanted = serve(preload(sys.argv[1]), asker)
+    with socket.socket(fileno=int(sys.argv[2])) as requests:
+        wanted = serve(preload(sys.argv[1]), requests)
     if wanted:
         become(**wanted)

@@ -1,4 +1,4 @@
-"""A service of the mesh as a process of its own, which a test can kill and start again."""
+"""A service of the mesh as a separate process, which a test can kill and restart."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.common import preloaded
 from tests.support.common.preloaded import Process
 
 READY_WITHIN_S = 90.0
-# Else one who came too early asks again after a second.
+# By default, a client that connects too early would retry only after a second.
 _CONNECTS_SOON = [
     (f"grpc.{which}_reconnect_backoff_ms", ms) for which, ms in (("initial", 50), ("min", 1_000), ("max", 50))
 ]
 
 
 class Service:
-    """`python -m <module> <arguments>` with these settings; what it logs goes to a file."""
+    """Process of `python -m <module> <arguments>` with these settings, which logs to a file."""
 
     def __init__(self, module: str, env: Mapping[str, str], log: Path, arguments: Sequence[str] = ()) -> None:
         self._module = module
@@ -36,18 +36,18 @@ class Service:
 
     @property
     def pid(self) -> int:
-        """Its process id, while it runs."""
+        """Process id of the running service."""
         assert self._process
         return self._process.pid
 
     def start(self) -> None:
-        """Starts it; `ready` tells when it serves."""
+        """Starts the process. Call `ready` to wait until it serves."""
         with self._log.open("ab") as log:
             self._started_at_byte = log.tell()
             self._process = preloaded.start(self._module, self._arguments, self._env, log, log)
 
     async def ready(self, address: str) -> None:
-        """Returns once it says SERVING at this address; fails with its log where it ended or took too long."""
+        """Returns once the service says SERVING at this address. Fails with its log if it ends or takes too long."""
         until = time.monotonic() + READY_WITHIN_S
         async with grpc.aio.insecure_channel(address, _CONNECTS_SOON) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
@@ -65,35 +65,35 @@ class Service:
 
     @property
     def runs(self) -> bool:
-        """Whether it was started and hasn't ended."""
+        """Whether the process was started and hasn't ended."""
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """SIGKILL, if it runs."""
+        """Sends SIGKILL and waits for the end of the process, if it runs."""
         if self._process:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Sends SIGTERM and returns the exit code."""
         assert self._process
         self._process.send_signal(signal.SIGTERM)
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """Waits for its end."""
+        """Waits for the end of the process and returns its exit code."""
         assert self._process
         code = self._process.wait(timeout=READY_WITHIN_S)
         self._process = None
         return code
 
     def log(self) -> str:
-        """What it has logged so far."""
+        """The service's log so far."""
         return self._log.read_text()
 
     async def logged(self, event: str) -> None:
-        """Returns once it has logged an event since its last start; fails with its log where it took too long."""
+        """Returns once the service has logged an event since its last start. Fails with its log if that takes too long."""
         until = time.monotonic() + READY_WITHIN_S
         while event.encode() not in self._log.read_bytes()[self._started_at_byte :]:
             assert time.monotonic() < until, f"{self._module} hasn't logged {event}:\n{self.log()}"

@@ -1,4 +1,4 @@
-"""A wire to PostgreSQL that a test can cut, and that counts how often the server is asked for an answer."""
+"""A proxy for PostgreSQL connections that can drop all traffic and that counts round trips."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from contextlib import asynccontextmanager
 from tests.support.common.ports import free_port
 
 _ASKS = (b"Q"[0], b"S"[0])
-"""Types of the protocol's messages that the server answers at once: a simple query, and the end of an extended one."""
+"""Types of the protocol's messages that make a round trip: a simple query (Q) and the end of an extended one (S, Sync)."""
 
 
 class Wire:
-    """TCP connections to the server, by way of which all is passed on."""
+    """A proxy that forwards TCP connections to the server's socket."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.swallows = False
-        """All that is said from now on is lost, and nobody is told."""
+        """Whether the proxy silently drops all data from now on."""
         self.round_trips = 0
 
     async def ask(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-        """Passes on what the client says."""
+        """Forwards the client's messages to the server."""
         try:
             start = await source.readexactly(4)
-            self._say(to, start + await source.readexactly(int.from_bytes(start) - 4))
+            self._forward(to, start + await source.readexactly(int.from_bytes(start) - 4))
             while True:
                 head = await source.readexactly(5)
                 self.round_trips += head[0] in _ASKS
-                self._say(to, head + await source.readexactly(int.from_bytes(head[1:]) - 4))
+                self._forward(to, head + await source.readexactly(int.from_bytes(head[1:]) - 4))
         except asyncio.IncompleteReadError:
             to.close()
 
     async def answer(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-        """Passes on what the server says."""
-        while said := await source.read(65_536):
-            self._say(to, said)
+        """Forwards the server's answers to the client."""
+        while data := await source.read(65_536):
+            self._forward(to, data)
         to.close()
 
-    def _say(self, to: asyncio.StreamWriter, said: bytes) -> None:
+    def _forward(self, to: asyncio.StreamWriter, data: bytes) -> None:
         if not self.swallows:
-            to.write(said)
+            to.write(data)
 
 
 @asynccontextmanager
 async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
-    """A wire to the server of a URL, and the URL through it."""
+    """A proxy for the server of a URL, and the URL that leads through the proxy."""
     wire, (whole, _, folder) = Wire(), url.partition("?host=")
     user = whole.partition("@")[0]
 
@@ -61,5 +61,5 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
         try:
             yield wire, whole.replace(f"{user}@", f"{user}@127.0.0.1:{wire.port}") + "?ssl=disable"
         finally:
-            for one in opened:
-                one.close()
+            for connection in opened:
+                connection.close()

@@ -1,1 +1,1 @@
-"""Every reader of every stream of the flow table, each with what it is given and how its answer is seen (tests/contract)."""
+"""Every reader of every stream of the flow table, with its test messages and the check of their effects (tests/contract)."""

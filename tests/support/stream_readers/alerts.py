@@ -1,4 +1,4 @@
-"""Alerts for readers of ALERTS, each with its figures behind it, as an evaluator publishes them."""
+"""Test alerts for readers of ALERTS, each with its measure, as an evaluator publishes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.dispatch import dispatch
 from tests.support.stream_readers.reader import Message
 
 LOG_ROWS = tuple(row.subject for row in flow.FLOWS if row.stream == flow.LOG.name)
-"""Subjects of the log in the table: a user that may read one may read all."""
+"""Subjects of the log in the flow table. A user that may read one of them may read all."""
 
 
 def alert_messages(
@@ -21,7 +21,7 @@ def alert_messages(
     figures: bytes | None = None,
     ordinal: int = 0,
 ) -> list[Message]:
-    """An alert that opens incident `name`, about a wearer and a person of the same name, and its figures."""
+    """An alert that opens the incident `name`, with a wearer and a person of the same name, and the alert's measure."""
     alert = dispatch.alert(sequence, demand, incident=name, protected=(person or f"person-{name}",))
     alert.alert_id = f"alert-{name}-{sequence}-{ordinal}"
     alert.kind, alert.ordinal, alert.ring_m = kind, ordinal, 1000.0
@@ -35,5 +35,5 @@ def alert_messages(
 
 
 def alert_id(name: str, sequence: int = 1, ordinal: int = 0) -> str:
-    """Id of such an alert."""
+    """Id of the alert that `alert_messages` makes."""
     return f"alert-{name}-{sequence}-{ordinal}"

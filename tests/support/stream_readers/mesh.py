@@ -1,4 +1,4 @@
-"""A whole mesh whose streams a test may purge and put back: nats-server and every service that reads, each a process of its own."""
+"""A whole mesh for tests: a nats-server whose streams can be purged and restored, and a process for every service that reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.registry.registry import RegistryMesh
 PARTITIONS = 2
 STREAM_BYTES = 64 << 20
 CHECKPOINT_EVERY = 20
-"""Entries after which an evaluator compares itself with the other, and looks for that one's digest."""
+"""Number of entries after which an evaluator compares its digest with that of the other evaluator."""
 SECRET = dispatch.SECRET
 LEGS = tuple(flow.leg_user(leg) for leg in flow.LEGS)
 SERVICES = ("geofence", "ingest", "registry", *LEGS)
@@ -37,7 +37,7 @@ CHECK_INTERVAL_S = 0.1
 
 
 class ReadersMesh:
-    """The processes, and where their databases are."""
+    """The processes of the mesh, and the paths of their databases."""
 
     def __init__(self, folder: Path, nats: TestServer) -> None:
         self.folder, self.nats = folder, nats
@@ -65,8 +65,10 @@ class ReadersMesh:
         }
         self._add("geofence", "services.geofence", evaluator, f"127.0.0.1:{port}")
         for leg, user in zip(flow.LEGS, LEGS, strict=True):
-            made = dispatch.settings(leg, self.nats, self.folder / user)
-            self._add(user, "services.dispatch", dispatch.variables(made), f"127.0.0.1:{made.port}", "--leg", leg)
+            settings = dispatch.settings(leg, self.nats, self.folder / user)
+            self._add(
+                user, "services.dispatch", dispatch.variables(settings), f"127.0.0.1:{settings.port}", "--leg", leg
+            )
             self._databases[user] = self.folder / user / f"dispatch-{leg}.sqlite3"
         self._databases["warning"] = self.folder / flow.leg_user("warning") / "warning.sqlite3"
         self.warning_key = self.folder / flow.leg_user("warning") / "warning.key"
@@ -80,18 +82,18 @@ class ReadersMesh:
     # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Starts whatever doesn't run."""
+        """Starts all processes that don't run."""
         for service in self.services.values():
             if not service.runs:
                 service.start()
 
     def kill(self) -> None:
-        """SIGKILL to all."""
+        """Sends SIGKILL to all processes."""
         for service in self.services.values():
             service.kill()
 
     async def ready(self, name: str) -> None:
-        """Returns once a service serves and says that it is ready."""
+        """Returns once a service serves and its /readyz answers 200."""
         await self.services[name].ready(self.addresses[name])
         async with aiohttp.ClientSession() as session:
             while await self._readyz(session, name) != 200:
@@ -106,18 +108,18 @@ class ReadersMesh:
             return 0
 
     def last_words(self, name: str) -> str:
-        """What a process said last."""
+        """Last line in the log of a process that has ended."""
         lines = self.services[name].log().strip().splitlines()
-        return f"{name} ended: {lines[-1][-400:]}" if lines else f"{name} ended without a word"
+        return f"{name} ended: {lines[-1][-400:]}" if lines else f"{name} ended with an empty log"
 
     def log(self, name: str) -> str:
-        """What a process has logged."""
+        """The log of a process so far."""
         return self.services[name].log()
 
     # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def restart_server(self, copy_to: Path | None = None, put_back: Path | None = None) -> None:
-        """SIGKILL and a new start, with a copy of the store kept meanwhile, or an older one put in its place."""
+        """Kills and restarts the nats-server. Between, it copies the store to `copy_to` or replaces it by `put_back`."""
         store = self.folder / "nats" / "store"
         self.nats.kill()
         if copy_to:
@@ -131,19 +133,19 @@ class ReadersMesh:
             for name in stream_names():
                 await bus.bounds_of(name)
 
-    # ── what came of it ──────────────────────────────────────────────────────────────────────────────────────────────
+    # ── effects ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def count(self, database: str, statement: str, *values: Any) -> int:
-        """What a `select count(*)` finds in a service's database, read behind its back."""
+        """Result of a `select count(*)` in a service's database, read directly. 0 if the database doesn't exist yet."""
         path = self._databases[database]
         if not path.exists():
             return 0
         with closing(sqlite3.connect(path, timeout=10)) as connection:
-            (found,) = connection.execute(statement, values).fetchone()
-        return int(found or 0)
+            (count,) = connection.execute(statement, values).fetchone()
+        return int(count or 0)
 
     def value(self, database: str, statement: str, *values: Any) -> Any:
-        """The first value of the first row, or None."""
+        """First value of a query's first row in a service's database, or None if there is no row."""
         path = self._databases[database]
         if not path.exists():
             return None
@@ -153,7 +155,7 @@ class ReadersMesh:
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Connection]:
-        """The test's own connection to the streams, and a channel to each service."""
+        """The test's connection to the streams, and a channel to each service."""
         async with AsyncExitStack() as stack:
             bus = await stack.enter_async_context(buses.connect(self.nats.url, "test"))
             channels = {
@@ -164,13 +166,13 @@ class ReadersMesh:
 
 
 class Connection:
-    """The test's way to the mesh for the length of a phase."""
+    """The test's connection to the mesh during a phase."""
 
     def __init__(self, mesh: ReadersMesh, bus: Bus, channels: Mapping[str, grpc.aio.Channel]) -> None:
         self.mesh, self.bus, self.channels = mesh, bus, channels
 
     async def publish(self, subject: str, data: bytes) -> PubAck:
-        """Stores a message without regard to rights or to what its subject holds."""
+        """Stores a message as a user with all permissions, and without a check of the subject's last message."""
         while True:
             try:
                 return await self.bus.publish(subject, data)
@@ -178,18 +180,18 @@ class Connection:
                 await asyncio.sleep(error.retry_after_s)
 
     async def purge(self) -> None:
-        """Deletes whatever the streams hold but the premises, as if it had aged out."""
+        """Deletes all messages of all streams but the log metadata, as if they had aged out."""
         for name in stream_names():
             if name != flow.LOG_META.name:
                 await self.bus.api(f"STREAM.PURGE.{name}", {})
 
     def call(self, who: str) -> dict[str, Any]:
-        """Metadata and deadline of a call by somebody."""
+        """Metadata and deadline for a call by a SPIFFE id."""
         return {"metadata": server.bearer(who, SECRET), "timeout": server.UNARY_DEADLINE_S}
 
 
 def stream_names() -> list[str]:
-    """All streams of the mesh."""
+    """Names of all streams of the mesh."""
     names = [stream.name for stream in flow.STREAMS if stream is not flow.LOG]
     return [*names, flow.ROUTES.stream, *(flow.log_stream(p) for p in range(PARTITIONS))]
 
@@ -208,7 +210,7 @@ def running_readers(folder: Path) -> Iterator[ReadersMesh]:
 
 
 async def _create_streams(nats: TestServer) -> None:
-    """The streams of the flow table, but such as a test may purge."""
+    """Creates the streams of the flow table with permission to delete and purge."""
     async with buses.connect(nats.url, "setup") as bus:
         for stream in flow.STREAMS:
             for p in range(PARTITIONS) if "{p}" in stream.name else (0,):

@@ -1,4 +1,4 @@
-"""Readers that read when somebody asks: commands, the desks' evidence, the person on call, and the premises of every user."""
+"""Readers that read on request: commands, the desks' evidence, the runbook for the person on call, and every user's log metadata."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ STEPS_SHOWN = 10
 
 
 def _mesh(connection: Connection) -> MeshConnection:
-    """The mesh as commands see it."""
+    """Connection to the mesh as commands use it."""
     server = connection.mesh.nats.bus_as.__self__  # type: ignore[attr-defined]  # a method of the server's configuration
     assert isinstance(server, NatsServer)
     return MeshConnection({}, {}, SECRET, MeshClock(), server, PARTITIONS, None, "")
 
 
-# ── an alert of the fold's own ───────────────────────────────────────────────────────────────────────────────────────
+# ── an alert that the fold made ──────────────────────────────────────────────────────────────────────────────────────
 
 
 async def _approach(connection: Connection, name: str) -> Sequence[Message]:
-    """A case whose wearer comes from 3 km to 50 m in ten reports."""
+    """A case whose wearer approaches from 3 km to 50 m in ten reports."""
     start_ms = now_ms() - 100_000
     entries = [log.case_entry(name, from_ms=start_ms - 1000)]
     for i in range(10):
@@ -59,12 +59,12 @@ async def _approach(connection: Connection, name: str) -> Sequence[Message]:
 
 
 async def _decided(connection: Connection, name: str) -> str:
-    """Id of an alert of that case; empty as long as there is none."""
+    """Id of an alert of the case from `_approach`. Empty until there is one."""
     bounds = await connection.bus.bounds_of(flow.ALERTS.name)
     if bounds.first > bounds.last:
         return ""
     async for message in pull.between(connection.bus, flow.ALERTS.name, bounds.first, bounds.last):
-        with contextlib.suppress(Exception):  # garbage, which isn't this test's to read
+        with contextlib.suppress(Exception):  # the stream also has garbage of other readers
             alert = alert_pb2.Alert.FromString(message.data)
             if alert.case_id == f"case-{name}" and await connection.bus.last_of(
                 flow.MEASURES.name, flow.measure_subject(0, alert.alert_id)
@@ -82,9 +82,9 @@ async def _nothing(connection: Connection, name: str) -> Sequence[Message]:
 
 
 async def _explained(connection: Connection, name: str) -> int:
-    found = await _decided(connection, name)
+    decided_id = await _decided(connection, name)
     async with connection.mesh.nats.bus_as("explain") as bus:
-        stored, log_meta = await refold.find(bus, found)
+        stored, log_meta = await refold.find(bus, decided_id)
         shown = await refold.refold(bus, stored, log_meta, lambda done, of: None)
     return int(shown.case is not None)
 
@@ -93,10 +93,10 @@ async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> in
     async with connection.mesh.nats.bus_as(user) as bus:
         log_meta = await streams.read_log_meta(bus)
         try:
-            found = await collector.gather(bus, log_meta, [id_], leg)
+            evidence = await collector.gather(bus, log_meta, [id_], leg)
         except NotFound:
             return 0
-    return sum(record.subject == flow.alert_subject(0, id_) for record in found.records)
+    return sum(record.subject == flow.alert_subject(0, id_) for record in evidence.records)
 
 
 async def _bundled(connection: Connection, name: str) -> int:
@@ -115,7 +115,7 @@ async def _of_probation(connection: Connection, name: str) -> int:
     return await _gathered(connection, "dispatch-probation", "probation", alert_id(name))
 
 
-# ── steps, what is parked, premises ──────────────────────────────────────────────────────────────────────────────────
+# ── steps, dead letters, log metadata ────────────────────────────────────────────────────────────────────────────────
 
 
 async def _step(connection: Connection, name: str) -> Sequence[Message]:
@@ -130,20 +130,20 @@ async def _exported(connection: Connection, name: str) -> int:
 
 
 async def _junk_step_behind(connection: Connection, name: str) -> Sequence[Message]:
-    """A step, and garbage under the very subject that is asked for."""
+    """A step after garbage on the same subject."""
     step = step_message("police", name)
     return [(step[0], b"{}"), step]
 
 
 async def _dead_letters(connection: Connection, name: str) -> Sequence[Message]:
     sequence = zlib.crc32(name.encode())
-    dead_letters = alert_pb2.DeadLetter(
+    dead_letter = alert_pb2.DeadLetter(
         stream=flow.ALERTS.name, sequence=sequence, by="police-alerts", reason=f"reason {name}"
     )
-    return [(flow.dead_letter_subject("police-alerts", flow.ALERTS.name, sequence), dead_letters.SerializeToString())]
+    return [(flow.dead_letter_subject("police-alerts", flow.ALERTS.name, sequence), dead_letter.SerializeToString())]
 
 
-async def _parked_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+async def _misplaced_dead_letters(connection: Connection, name: str) -> Sequence[Message]:
     return [
         (
             f"dead_letter.registry.registry-disclosures.ALERTS.{zlib.crc32(name.encode())}",
@@ -152,15 +152,15 @@ async def _parked_elsewhere(connection: Connection, name: str) -> Sequence[Messa
     ]
 
 
-async def _shown_to_who_is_on_call(connection: Connection, name: str) -> int:
-    """What the runbook's own lines print."""
+async def _printed_by_runbook(connection: Connection, name: str) -> int:
+    """Number of times that the runbook's script prints the reason of a dead letter."""
     section = RUNBOOK.read_text().partition("## Read DEAD_LETTERS")[2]
-    found = re.search(r"<<'END'\n(.*?)\nEND\n", section, re.DOTALL)
-    assert found
+    script = re.search(r"<<'END'\n(.*?)\nEND\n", section, re.DOTALL)
+    assert script
     printed = io.StringIO()
     lines: dict[str, Any] = {}
-    body = found[1].partition("asyncio.run(")[0]
-    exec(compile(body, str(RUNBOOK), "exec"), lines)  # noqa: S102  # the lines are this repository's own
+    body = script[1].partition("asyncio.run(")[0]
+    exec(compile(body, str(RUNBOOK), "exec"), lines)  # noqa: S102  # the script comes from this repository
     with locked(connection.mesh.folder), contextlib.redirect_stdout(printed):
         _mesh(connection).save(connection.mesh.folder)
         await lines["main"](str(connection.mesh.folder))
@@ -183,8 +183,8 @@ READERS = (
         rows=tuple((subject, "explain") for subject in (*LOG_ROWS, ALERT, MEASURE)),
         prepare=_approach,
         prepared=_is_decided,
-        sound=_nothing,
-        took=_explained,
+        valid=_nothing,
+        effects=_explained,
         garbage=("log.0.report", "alert.0.junk-{name}", "measure.0.junk-{name}"),
         dead_letter_by="fold",
         at_reuse=False,
@@ -194,16 +194,16 @@ READERS = (
         rows=tuple((subject, "evidence") for subject in (*LOG_ROWS, ALERT, MEASURE, DEAD_LETTERS)),
         prepare=_approach,
         prepared=_is_decided,
-        sound=_nothing,
-        took=_bundled,
+        valid=_nothing,
+        effects=_bundled,
         garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
         at_reuse=False,
     ),
     Reader(
         name="police-evidence",
         rows=tuple((subject, "dispatch-police") for subject in (*LOG_ROWS, ALERT, MEASURE, DEAD_LETTERS)),
-        sound=_alert,
-        took=_of_police,
+        valid=_alert,
+        effects=_of_police,
         garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
         at_reuse=False,
         counts_duplicates=True,
@@ -211,8 +211,8 @@ READERS = (
     Reader(
         name="probation-evidence",
         rows=tuple((subject, "dispatch-probation") for subject in (*LOG_ROWS, ALERT, DEAD_LETTERS)),
-        sound=_alert,
-        took=_of_probation,
+        valid=_alert,
+        effects=_of_probation,
         garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}", "log.0.case", "alert.0.junk-{name}"),
         at_reuse=False,
         counts_duplicates=True,
@@ -220,17 +220,17 @@ READERS = (
     Reader(
         name="export",
         rows=(("incident.{leg}.{incident_id}", "export"),),
-        sound=_junk_step_behind,
-        took=_exported,
+        valid=_junk_step_behind,
+        effects=_exported,
         garbage=("incident.police.junk-{name}",),
         at_reuse=False,
     ),
     Reader(
         name="on-call",
         rows=((DEAD_LETTERS, "operator"),),
-        sound=_dead_letters,
-        took=_shown_to_who_is_on_call,
-        misplaced=_parked_elsewhere,
+        valid=_dead_letters,
+        effects=_printed_by_runbook,
+        misplaced=_misplaced_dead_letters,
         garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}",),
         at_reuse=False,
         counts_duplicates=True,
@@ -238,8 +238,8 @@ READERS = (
     Reader(
         name="log_meta",
         rows=tuple(("log_meta", user) for user in flow.USERS),
-        sound=_nothing,
-        took=_same_log_meta,
+        valid=_nothing,
+        effects=_same_log_meta,
         garbage=("log_meta",),
         at_reuse=False,
     ),

@@ -1,4 +1,4 @@
-"""Readers in the evaluators: the log, alerts and their figures for WatchAlerts, and the other evaluator's digests."""
+"""Readers in the evaluators: the log, alerts and measures for WatchAlerts, and the other evaluator's digests."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.support.stream_readers.reader import Message, Reader
 
 DESK = "spiffe://npa/desk/seoul"
 SILENT_S = 2.0
-"""An open WatchAlerts that says nothing for so long has told all there is."""
+"""Time without an answer after which an open WatchAlerts counts as having sent all alerts, seconds."""
 
 
 def case_message(name: str, partition: int = 0) -> Message:
-    """A case."""
+    """Log entry with a case snapshot."""
     entry = log.case_entry(name)
     return log.subject_of(entry, partition), entry.SerializeToString()
 
@@ -49,19 +49,19 @@ async def _alert_elsewhere(connection: Connection, name: str) -> Sequence[Messag
 
 
 async def _watched(connection: Connection, name: str) -> int:
-    """How often WatchAlerts, from the first that is kept on, gives an alert."""
+    """Number of times that WatchAlerts sends an alert, beginning at the first alert that the stream holds."""
     stub: Any = geofence_pb2_grpc.GeofenceServiceStub(connection.channels["geofence"])
     call = stub.WatchAlerts(geofence_pb2.WatchAlertsRequest(), **connection.call(DESK))
-    found = 0
+    count = 0
     try:
         while True:
-            async with asyncio.timeout(SILENT_S if found else None):
+            async with asyncio.timeout(SILENT_S if count else None):
                 answer = await call.read()
             if answer is grpc.aio.EOF:
-                return found
-            found += answer.alert.alert_id == alert_id(name)
+                return count
+            count += answer.alert.alert_id == alert_id(name)
     except TimeoutError:
-        return found
+        return count
     except grpc.aio.AioRpcError:
         return 0
     finally:
@@ -73,7 +73,7 @@ async def _alert_with_garbage_for_figures(connection: Connection, name: str) -> 
 
 
 async def _other_digests(connection: Connection, name: str) -> Sequence[Message]:
-    """Entries, garbage where the other evaluator's digests of them would be, and a case behind them."""
+    """Log entries, garbage on the subjects of the other evaluator's digests, and a case after them."""
     first = (await connection.bus.bounds_of(flow.log_stream(0))).last + 1
     for n in range(CHECKPOINT_EVERY):
         await connection.publish(*case_message(f"{name}-{n}"))
@@ -91,16 +91,16 @@ READERS = (
         name="geofence-log",
         service="geofence",
         rows=tuple((subject, "geofence") for subject in LOG_ROWS),
-        sound=_case,
-        took=_case_is_known,
+        valid=_case,
+        effects=_case_is_known,
         garbage=tuple(subject.format(p=0) for subject in LOG_ROWS),
         dead_letter_by="fold",
     ),
     Reader(
         name="geofence-watch-alerts",
         rows=(("alert.{p}.{alert_id}", "geofence"),),
-        sound=_alert,
-        took=_watched,
+        valid=_alert,
+        effects=_watched,
         misplaced=_alert_elsewhere,
         garbage=("alert.0.junk-{name}",),
         counts_duplicates=True,
@@ -109,8 +109,8 @@ READERS = (
     Reader(
         name="geofence-figures",
         rows=(("measure.{p}.{alert_id}", "geofence"),),
-        sound=_alert_with_garbage_for_figures,
-        took=_watched,
+        valid=_alert_with_garbage_for_figures,
+        effects=_watched,
         garbage=("measure.0.junk-{name}",),
         counts_duplicates=True,
         at_reuse=False,
@@ -119,8 +119,8 @@ READERS = (
         name="geofence-digests",
         service="geofence",
         rows=(("digest.{p}.{sequence}.{stamp}.{replica}", "geofence"),),
-        sound=_other_digests,
-        took=_case_is_known,
+        valid=_other_digests,
+        effects=_case_is_known,
         garbage=("digest.0.junk-{name}.1",),
         logs=("geofence", "digest_not_compared"),
         only_at_start=True,

@@ -1,4 +1,4 @@
-"""Readers in ingest: routes of devices, commands and what became of them, counts of refusals, and the newest part of the log."""
+"""Readers in ingest: routes of devices, commands and their steps, counts of refusals, and the end of the log."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPERATOR = "spiffe://tandem/operator/test"
 
 
 def route_message(device_id: str, *partitions: int) -> Message:
-    """A tag that is registered."""
+    """Route of a registered tag."""
     route = log_pb2.DeviceRoute(
         partitions=partitions or (0,), subject_id="w", vendor_id=VENDOR_ID, kind=log_pb2.DeviceKind.TAG
     )
@@ -30,7 +30,7 @@ def route_message(device_id: str, *partitions: int) -> Message:
 
 
 def command_message(name: str, subject_name: str = "") -> Message:
-    """A desk's command for the device of that name."""
+    """A desk's command for the device with this name."""
     command = command_pb2.Command(
         command_id=name,
         device_id=name,
@@ -43,14 +43,14 @@ def command_message(name: str, subject_name: str = "") -> Message:
 
 
 def step_message(name: str, subject_name: str = "") -> Message:
-    """That command's end."""
+    """Step with which the command of that name expires."""
     state = command_pb2.COMMAND_STATE_EXPIRED
     step = command_pb2.CommandStep(command_id=name, device_id=name, state=state, at_ms=now_ms())
     return flow.command_step_subject(subject_name or name, "EXPIRED"), step.SerializeToString()
 
 
 async def _listed(connection: Connection, name: str) -> list[ingest_pb2.CommandStatus] | None:
-    """Commands of a device; None where it isn't known."""
+    """Commands of a device, or None if ingest doesn't know the device."""
     stub: Any = ingest_pb2_grpc.CommandServiceStub(connection.channels["ingest"])
     try:
         answer = await stub.ListCommands(ingest_pb2.ListCommandsRequest(device_id=name), **connection.call(DESK))
@@ -72,7 +72,7 @@ async def _command_elsewhere(connection: Connection, name: str) -> Sequence[Mess
 
 
 async def _commands(connection: Connection, name: str) -> int:
-    return sum(one.command.command_id == name for one in await _listed(connection, name) or ())
+    return sum(status.command.command_id == name for status in await _listed(connection, name) or ())
 
 
 async def _route_and_command(connection: Connection, name: str) -> Sequence[Message]:
@@ -84,7 +84,7 @@ async def _ended_command(connection: Connection, name: str) -> Sequence[Message]
 
 
 async def _steps(connection: Connection, name: str) -> int:
-    return sum(one.state == command_pb2.COMMAND_STATE_EXPIRED for one in await _listed(connection, name) or ())
+    return sum(status.state == command_pb2.COMMAND_STATE_EXPIRED for status in await _listed(connection, name) or ())
 
 
 async def _step_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
@@ -103,7 +103,7 @@ async def _refusals(connection: Connection, name: str) -> int:
         answer = await stub.ListQuarantine(request, **connection.call(OPERATOR))
     except grpc.aio.AioRpcError:
         return 0
-    return sum(one.count for one in answer.quarantined)
+    return sum(quarantined.count for quarantined in answer.quarantined)
 
 
 async def _last_report(connection: Connection, name: str) -> Sequence[Message]:
@@ -111,15 +111,15 @@ async def _last_report(connection: Connection, name: str) -> Sequence[Message]:
     return [route_message(name, 0, 1), (flow.log_subject(0, "report"), entry.SerializeToString())]
 
 
-async def _published_again(connection: Connection, name: str) -> int:
+async def _republished(connection: Connection, name: str) -> int:
     stream = flow.log_stream(1)
     bounds = await connection.bus.bounds_of(stream)
-    found = 0
+    count = 0
     if bounds.first <= bounds.last:
         async for message in pull.between(connection.bus, stream, bounds.first, bounds.last):
             if message.subject == flow.log_subject(1, "report"):
-                found += name in log_pb2.LogEntry.FromString(message.data).positions.device_id
-    return found
+                count += name in log_pb2.LogEntry.FromString(message.data).positions.device_id
+    return count
 
 
 READERS = (
@@ -127,8 +127,8 @@ READERS = (
         name="ingest-routes",
         service="ingest",
         rows=((flow.ROUTES.subject, "ingest"),),
-        sound=_route,
-        took=_is_known,
+        valid=_route,
+        effects=_is_known,
         garbage=(f"$KV.{flow.DEVICES_BUCKET}.junk-{{name}}",),
         logs=("ingest", "route_unreadable"),
     ),
@@ -136,8 +136,8 @@ READERS = (
         name="ingest-commands",
         service="ingest",
         rows=(("command.{by}.{command_id}", "ingest"),),
-        sound=_route_and_command,
-        took=_commands,
+        valid=_route_and_command,
+        effects=_commands,
         misplaced=_command_elsewhere,
         garbage=("command.ingest.junk-{name}",),
         logs=("ingest", "message_passed_over"),
@@ -146,8 +146,8 @@ READERS = (
         name="ingest-command-steps",
         service="ingest",
         rows=(("command_step.{command_id}.{state}", "ingest"),),
-        sound=_ended_command,
-        took=_steps,
+        valid=_ended_command,
+        effects=_steps,
         misplaced=_step_elsewhere,
         garbage=("command_step.junk-{name}.EXPIRED",),
         logs=("ingest", "message_passed_over"),
@@ -155,8 +155,8 @@ READERS = (
     Reader(
         name="ingest-quarantine",
         rows=(("quarantine.{ingest}", "ingest"),),
-        sound=_refusal,
-        took=_refusals,
+        valid=_refusal,
+        effects=_refusals,
         garbage=("quarantine.junk-{name}",),
         logs=("ingest", "message_passed_over"),
         counts_duplicates=True,
@@ -166,8 +166,8 @@ READERS = (
         name="ingest-last-reports",
         service="ingest",
         rows=tuple((subject, "ingest") for subject in LOG_ROWS),
-        sound=_last_report,
-        took=_published_again,
+        valid=_last_report,
+        effects=_republished,
         garbage=("log.0.report",),
         dead_letter_by="fold",
         only_at_start=True,

@@ -1,4 +1,4 @@
-"""Readers in the legs: alerts, the other legs' steps and their own, and what the warning leg reads beside."""
+"""Readers in the legs: alerts, the other legs' steps, their own steps, and the other streams of the warning leg."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.stream_readers.reader import Message, Reader
 ALERT, STEP = "alert.{p}.{alert_id}", "incident.{leg}.{incident_id}"
 WARNING = flow.leg_user("warning")
 LOST_STEP = 99
-"""Number of a step that no leg has in its record."""
+"""Number of a step that no leg has in its database."""
 
 
 async def _alert(connection: Connection, name: str) -> Sequence[Message]:
@@ -30,9 +30,9 @@ async def _alert_elsewhere(connection: Connection, name: str) -> Sequence[Messag
 
 
 def readers_of(leg: str) -> tuple[Reader, ...]:
-    """What every leg reads."""
+    """Readers that every leg has."""
     user = flow.leg_user(leg)
-    other = next(one for one in flow.LEGS if one != leg)
+    other = next(candidate for candidate in flow.LEGS if candidate != leg)
 
     async def incidents(connection: Connection, name: str) -> int:
         return connection.mesh.count(user, "select count(*) from incidents where incident_id = ?", name)
@@ -47,8 +47,8 @@ def readers_of(leg: str) -> tuple[Reader, ...]:
         return connection.mesh.count(user, "select count(*) from peer_assignments where incident_id = ?", name)
 
     async def own_step(connection: Connection, name: str) -> Sequence[Message]:
-        found = connection.mesh.value(user, "select assignment_id from assignments where incident_id = ?", name)
-        return [step_message(leg, name, LOST_STEP, str(found))]
+        assignment_id = connection.mesh.value(user, "select assignment_id from assignments where incident_id = ?", name)
+        return [step_message(leg, name, LOST_STEP, str(assignment_id))]
 
     async def lost(connection: Connection, name: str) -> int:
         statement = "select count(*) from events where incident_id = ? and kind = 'StepsLost'"
@@ -59,8 +59,8 @@ def readers_of(leg: str) -> tuple[Reader, ...]:
             name=f"{leg}-alerts",
             service=user,
             rows=((ALERT, user),),
-            sound=_alert,
-            took=incidents,
+            valid=_alert,
+            effects=incidents,
             misplaced=_alert_elsewhere,
             garbage=("alert.0.junk-{name}",),
             dead_letter_by=flow.alerts_reader(leg),
@@ -69,8 +69,8 @@ def readers_of(leg: str) -> tuple[Reader, ...]:
             name=f"{leg}-peers",
             service=user,
             rows=((STEP, user),),
-            sound=step,
-            took=peers,
+            valid=step,
+            effects=peers,
             misplaced=step_elsewhere,
             garbage=(f"incident.{other}.junk-{{name}}",),
             dead_letter_by=flow.peers_reader(leg),
@@ -81,8 +81,8 @@ def readers_of(leg: str) -> tuple[Reader, ...]:
             rows=((STEP, user),),
             prepare=_alert,
             prepared=incidents,
-            sound=own_step,
-            took=lost,
+            valid=own_step,
+            effects=lost,
             garbage=(f"incident.{leg}.junk-{{name}}",),
             dead_letter_by=f"{leg}-steps",
             only_at_start=True,
@@ -94,7 +94,7 @@ def readers_of(leg: str) -> tuple[Reader, ...]:
 
 
 def _case(name: str) -> Message:
-    """A case of a person with a device and no handle, named after an alert's."""
+    """A case whose protected person has a device and no sealed contact, with the ids of the alert `name`."""
     person = log_pb2.ProtectedTarget(person_id=f"person-{name}", device_ids=[f"app-{name}"])
     case = log_pb2.CaseSnapshot(
         case_id=f"case-{name}",
@@ -146,7 +146,7 @@ async def _advice_elsewhere(connection: Connection, name: str) -> Sequence[Messa
 
 
 async def _commanded(connection: Connection, name: str) -> int:
-    """How many commands the leg has given for the alert, which comes behind its case."""
+    """Number of commands that the leg has given for the alert. The alert is published once the leg knows its case."""
     if not await _contacts(connection, name):
         return 0
     if not await _warned(connection, name):
@@ -176,11 +176,11 @@ async def _delivered(connection: Connection, name: str) -> int:
 
 
 async def _changed(connection: Connection, name: str) -> Sequence[Message]:
-    """The distance has changed, and garbage says how."""
+    """A DISTANCE_CHANGED alert with garbage as its measure."""
     return alert_messages(name, sequence=2, kind=alert_pb2.DISTANCE_CHANGED, figures=b"{}")
 
 
-async def _told_without_figure(connection: Connection, name: str) -> int:
+async def _notified_without_figure(connection: Connection, name: str) -> int:
     statement = "select count(*) from messages where alert_id = ? and text <> ''"
     return connection.mesh.count("warning", statement, alert_id(name, 2))
 
@@ -192,8 +192,8 @@ WARNING_READERS = (
         rows=(("measure.{p}.{alert_id}", WARNING),),
         prepare=_alert,
         prepared=_warned,
-        sound=_changed,
-        took=_told_without_figure,
+        valid=_changed,
+        effects=_notified_without_figure,
         garbage=("measure.0.junk-{name}",),
         only_garbage=True,
     ),
@@ -201,8 +201,8 @@ WARNING_READERS = (
         name="warning-cases",
         service=WARNING,
         rows=tuple((subject, WARNING) for subject in LOG_ROWS),
-        sound=_put_case,
-        took=_contacts,
+        valid=_put_case,
+        effects=_contacts,
         garbage=("log.0.case",),
         dead_letter_by="fold",
     ),
@@ -210,8 +210,8 @@ WARNING_READERS = (
         name="warning-messages",
         service=WARNING,
         rows=((ALERT, WARNING),),
-        sound=_alert,
-        took=_warned,
+        valid=_alert,
+        effects=_warned,
         misplaced=_alert_elsewhere,
         garbage=("alert.0.junk-{name}",),
         dead_letter_by=flow.alerts_reader("warning"),
@@ -222,8 +222,8 @@ WARNING_READERS = (
         rows=(("advice.{incident_id}", WARNING),),
         prepare=_alert,
         prepared=_warned,
-        sound=_advice,
-        took=_advised,
+        valid=_advice,
+        effects=_advised,
         misplaced=_advice_elsewhere,
         garbage=("advice.junk-{name}",),
         dead_letter_by="warning-advice",
@@ -234,8 +234,8 @@ WARNING_READERS = (
         rows=(("command_step.{command_id}.{state}", WARNING), ("command.{by}.{command_id}", WARNING)),
         prepare=_put_case,
         prepared=_commanded,
-        sound=_receipt,
-        took=_delivered,
+        valid=_receipt,
+        effects=_delivered,
         garbage=("command_step.junk-{name}.RECEIVED",),
         dead_letter_by="warning-commands",
     ),

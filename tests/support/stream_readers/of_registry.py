@@ -1,4 +1,4 @@
-"""Readers in the registry: disclosures into the ledger, alerts and steps into traces."""
+"""Readers in the registry: disclosures for the ledger, alerts and steps for traces."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FACTS = "select count(*) from trace_facts where incident_id = ?"
 
 
 def step_message(leg: str, incident: str, number: int = 1, assignment: str = "") -> Message:
-    """A step of a leg, as its outbox publishes it."""
-    told = dispatch_pb2.Assignment(
+    """A leg's step, as its outbox publishes it."""
+    assigned = dispatch_pb2.Assignment(
         assignment_id=assignment or f"assign-{incident}",
         incident_id=incident,
         leg=alert_pb2.Leg.Value(leg.upper()),
@@ -28,12 +28,12 @@ def step_message(leg: str, incident: str, number: int = 1, assignment: str = "")
         offer_number=number,
     )
     at = times.to_timestamp(wall_us() // 1000)
-    step = dispatch_pb2.Step(step_id=f"step-{incident}-{number}", at=at, number=number, assignment=told)
+    step = dispatch_pb2.Step(step_id=f"step-{incident}-{number}", at=at, number=number, assignment=assigned)
     return flow.incident_subject(leg, incident), step.SerializeToString()
 
 
 def disclosure(disclosure_id: str) -> bytes:
-    """A share of the police's desk."""
+    """A disclosure to the police's desk."""
     return ledger_pb2.Disclosure(
         disclosure_id=disclosure_id,
         at_ms=1_700_000_000_000,
@@ -73,7 +73,7 @@ async def _facts(connection: Connection, name: str) -> int:
 
 
 async def _alert_facts(connection: Connection, name: str) -> int:
-    # The legs answer the same alert with steps.
+    # Only facts of the alert count, because the legs publish steps for the same alert.
     return connection.mesh.count("registry", f"{_FACTS} and fact_id like 'alert/%'", name)
 
 
@@ -86,8 +86,8 @@ READERS = (
         name="registry-disclosures",
         service="registry",
         rows=(("disclosure.{by}.{disclosure_id}", "registry"),),
-        sound=_disclosed,
-        took=_chained,
+        valid=_disclosed,
+        effects=_chained,
         misplaced=_disclosed_elsewhere,
         garbage=("disclosure.geofence.junk-{name}",),
         dead_letter_by=flow.DISCLOSURES_DURABLE,
@@ -96,8 +96,8 @@ READERS = (
         name="registry-trace-steps",
         service="registry",
         rows=(("incident.{leg}.{incident_id}", "registry"),),
-        sound=_step,
-        took=_facts,
+        valid=_step,
+        effects=_facts,
         misplaced=_step_elsewhere,
         garbage=("incident.police.junk-{name}",),
         logs=("registry", "trace_lacks"),
@@ -106,10 +106,10 @@ READERS = (
         name="registry-trace-alerts",
         service="registry",
         rows=(("alert.{p}.{alert_id}", "registry"), *((subject, "registry") for subject in LOG_ROWS)),
-        sound=_alert,
-        took=_alert_facts,
+        valid=_alert,
+        effects=_alert_facts,
         garbage=("alert.0.junk-{name}",),
         logs=("registry", "trace_lacks"),
     ),
 )
-"""The log is looked up by the sequence that an alert names: entry 1 there is garbage (phases.py)."""
+"""Readers in the registry. The traces look the log up by the sequence in an alert, and entry 1 of the log is garbage (phases.py)."""

@@ -1,7 +1,7 @@
-"""What befalls the readers of a mesh, one thing after the other: garbage, duplicates, gaps and sequences that are used again.
+"""Phases of the contract test of readers: garbage, duplicates, gaps and reused sequences, one after the other.
 
-Each thing befalls all readers at once, while their processes run or before they start. Whoever asks for the result of one reader gets
-all that came before it done first.
+Each phase affects all readers at once, either while their processes run or before they start. To get the result of a phase, all
+earlier phases run first.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from tests.support.stream_readers.mesh import CHECK_INTERVAL_S, SERVICES, Connec
 from tests.support.stream_readers.reader import Message, Reader, garbage_for, no_messages
 
 PATIENCE_S = 40.0
-"""How long an effect is waited for; on a machine that does much else a start alone takes ten seconds."""
+"""Maximum wait for an effect, seconds. On a busy machine, a start alone takes ten seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One thing that befalls all readers."""
+    """A fault that all readers of the mesh get at once."""
 
     name: str
     key: str
-    """Begins the names of its messages."""
+    """Prefix of the names of the phase's messages."""
     at_start: bool
-    """Before the processes start, else while they run."""
+    """Whether the fault happens before the processes start. Otherwise it happens while they run."""
 
 
 GARBAGE, DUPLICATE, GAP, REUSE = "garbage", "a duplicate", "a gap", "a reused sequence"
@@ -48,9 +48,9 @@ PHASES = (
 
 
 def concerns(phase: Phase, reader: Reader) -> bool:
-    """Whether a thing can befall a reader."""
+    """Whether a phase applies to a reader."""
     if not reader.service and phase.at_start:
-        return False  # each time that somebody asks is a start of it
+        return False  # each request to such a reader is a start
     if reader.only_at_start and not phase.at_start:
         return False
     if reader.only_garbage:
@@ -59,7 +59,7 @@ def concerns(phase: Phase, reader: Reader) -> bool:
 
 
 class Phases:
-    """The phases over one mesh, and what became of each reader."""
+    """The phases on one mesh, and their results by reader."""
 
     def __init__(self, mesh: ReadersMesh, readers: Sequence[Reader]) -> None:
         self._mesh, self._readers = mesh, readers
@@ -67,12 +67,12 @@ class Phases:
         self._done: set[str] = set()
 
     def result(self, phase: Phase, reader: Reader) -> str:
-        """What went wrong with a reader; empty where nothing did."""
-        for one in PHASES:
-            if one.key not in self._done:
-                self._done.add(one.key)
-                asyncio.run(self._run(one))
-            if one == phase:
+        """Failure of a reader in a phase, or an empty text. Runs the phase and all earlier ones first, unless they have run."""
+        for earlier in PHASES:
+            if earlier.key not in self._done:
+                self._done.add(earlier.key)
+                asyncio.run(self._run(earlier))
+            if earlier == phase:
                 break
         return self._results[phase.key, reader.name]
 
@@ -95,7 +95,7 @@ class Phases:
 
 
 class _Run:
-    """One phase."""
+    """The run of one phase."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class _Run:
         self._logged = {name: len(mesh.log(name)) for name in SERVICES} if phase.key != PHASES[0].key else {}
 
     async def heal(self) -> None:
-        """Has all processes run and be ready; where an earlier phase has broken one, without what broke it."""
+        """Waits until all processes are ready. If an earlier phase has broken one, purges the streams and restarts all."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self._all_ready()
@@ -128,9 +128,9 @@ class _Run:
     # ── the phases ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def garbage(self) -> None:
-        """What a reader can't use, what stands under a subject that isn't its own, and behind both a sound message."""
+        """Publishes garbage and misplaced messages, and then valid ones."""
         await self._prepare("x")
-        self._stop_where_at_start()
+        self._stop_if_at_start()
         sequences: dict[str, int] = {}
         for reader in self._readers:
             for subject in reader.garbage:
@@ -138,30 +138,30 @@ class _Run:
                     ack = await self._connection.publish(subject.format(name=self._name(reader, "j")), data)
                     sequences.setdefault(reader.name, ack.seq)
             await self._publish(await reader.misplaced(self._connection, self._name(reader, "m")))
-        await self._sound("x")
-        await self._start_where_at_start()
-        await self._took("x")
+        await self._publish_valid("x")
+        await self._start_if_at_start()
+        await self._expect_effects("x")
         for reader in self._readers:
             if reader.misplaced is no_messages or self._failed(reader):
                 continue
-            if await reader.took(self._connection, self._name(reader, "m")):
-                self._fail(reader, "a message under a subject that isn't its own had an effect")
-        await self._each(lambda reader: self._answered(reader, sequences[reader.name]), "no dead letter")
+            if await reader.effects(self._connection, self._name(reader, "m")):
+                self._fail(reader, "a message under a foreign subject had an effect")
+        await self._each(lambda reader: self._reported(reader, sequences[reader.name]), "no dead letter")
 
     async def duplicates(self) -> None:
-        """Each sound message twice, and another behind it, so that both have been read."""
+        """Publishes each valid message twice, and another after it. The last one's effect shows that both were read."""
         await self._prepare("x", "y")
-        await self._sound("x")
-        await self._sound("x")
-        await self._sound("y")
-        await self._took("x", "y")
+        await self._publish_valid("x")
+        await self._publish_valid("x")
+        await self._publish_valid("y")
+        await self._expect_effects("x", "y")
         for reader in self._readers:
-            count = await reader.took(self._connection, self._name(reader, "x"))
+            count = await reader.effects(self._connection, self._name(reader, "x"))
             if count > 1 and not reader.counts_duplicates:
                 self._fail(reader, f"a duplicate had {count} effects")
 
     async def gap(self) -> None:
-        """Messages are stored and gone before they are read, whatever came before them too."""
+        """Purges the streams before the readers have read their messages, and publishes valid messages after the gap."""
         await self._prepare("x", readers=[reader for reader in self._readers if reader.service])
         processes = self._mesh.services.values()
         if self._phase.at_start:
@@ -173,32 +173,32 @@ class _Run:
             for subject in {subject for reader in self._readers for subject in reader.garbage}:
                 await self._connection.publish(subject.format(name=f"{self._phase.key}-gone"), b"{}")
             await self._connection.purge()
-            await self._sound("x")
+            await self._publish_valid("x")
         finally:
             for service in processes:
                 if not self._phase.at_start:
                     os.kill(service.pid, signal.SIGCONT)
-        # Who is asked needs what is there by then: the rest has gone.
+        # Readers on request need their prepared messages when they are called, which must come after the purge.
         await self._prepare("x", readers=[reader for reader in self._readers if not reader.service])
-        await self._start_where_at_start()
-        await self._took("x")
+        await self._start_if_at_start()
+        await self._expect_effects("x")
 
     async def reuse(self) -> None:
-        """An older store is put back, and other messages get the sequences of those that were read."""
+        """Restores an older store, so that new messages get the sequences of messages that were read."""
         await self._prepare("old", "new")
         copy = self._mesh.folder / f"store-{self._phase.key}"
         await self._mesh.restart_server(copy_to=copy)
-        await self._sound("old")
+        await self._publish_valid("old")
         running = [reader for reader in self._readers if not reader.only_at_start]
-        await self._each(partial(self._took_one, which="old"), "a sound message old had no effect", running)
-        self._stop_where_at_start()
+        await self._each(partial(self._has_effect, which="old"), "the valid message old had no effect", running)
+        self._stop_if_at_start()
         await self._mesh.restart_server(put_back=copy)
-        await self._sound("new")
-        await self._start_where_at_start()
-        await self._took("new")
+        await self._publish_valid("new")
+        await self._start_if_at_start()
+        await self._expect_effects("new")
 
     async def check_processes(self) -> None:
-        """Readiness must stay true: a service that took a sound message runs, is ready and has left no traceback."""
+        """Checks that each service still runs, is ready and has logged no traceback."""
         for name in SERVICES:
             problem = ""
             try:
@@ -209,21 +209,21 @@ class _Run:
             if not self._mesh.services[name].runs:
                 problem = self._mesh.last_words(name)
             elif "Traceback" in self._mesh.log(name)[self._logged.get(name, 0) :]:
-                problem = f"{name} has left a traceback"
+                problem = f"{name} has logged a traceback"
             for reader in self._readers:
                 if problem and reader.service == name:
                     self._fail(reader, problem)
 
-    # ── their parts ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── parts of the phases ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _name(self, reader: Reader, which: str) -> str:
         return f"{self._phase.key}-{which}-{reader.name}"
 
-    def _stop_where_at_start(self) -> None:
+    def _stop_if_at_start(self) -> None:
         if self._phase.at_start:
             self._mesh.kill()
 
-    async def _start_where_at_start(self) -> None:
+    async def _start_if_at_start(self) -> None:
         if self._phase.at_start:
             self._mesh.start()
             self._pids = {name: service.pid for name, service in self._mesh.services.items()}
@@ -233,31 +233,31 @@ class _Run:
             await self._connection.publish(subject, data)
 
     async def _prepare(self, *which: str, readers: Sequence[Reader] | None = None) -> None:
-        """What must have been taken before, by these readers or by all."""
+        """Publishes the prepared messages of some readers, by default of all, and waits for their effects."""
         readers = self._readers if readers is None else readers
-        for one in which:
+        for label in which:
             for reader in readers:
-                await self._publish(await reader.prepare(self._connection, self._name(reader, one)))
-        for one in which:
-            await self._each(partial(self._prepared, which=one), "what comes before wasn't taken", readers)
+                await self._publish(await reader.prepare(self._connection, self._name(reader, label)))
+        for label in which:
+            await self._each(partial(self._prepared, which=label), "the prepared messages had no effect", readers)
 
     async def _prepared(self, reader: Reader, which: str) -> bool:
         return not reader.prepared or await reader.prepared(self._connection, self._name(reader, which)) > 0
 
-    async def _sound(self, which: str) -> None:
+    async def _publish_valid(self, which: str) -> None:
         for reader in self._readers:
             if not self._failed(reader):
-                await self._publish(await reader.sound(self._connection, self._name(reader, which)))
+                await self._publish(await reader.valid(self._connection, self._name(reader, which)))
 
-    async def _took(self, *which: str) -> None:
-        for one in which:
-            await self._each(partial(self._took_one, which=one), f"a sound message {one} had no effect")
+    async def _expect_effects(self, *which: str) -> None:
+        for label in which:
+            await self._each(partial(self._has_effect, which=label), f"the valid message {label} had no effect")
 
-    async def _took_one(self, reader: Reader, which: str) -> bool:
-        return await reader.took(self._connection, self._name(reader, which)) > 0
+    async def _has_effect(self, reader: Reader, which: str) -> bool:
+        return await reader.effects(self._connection, self._name(reader, which)) > 0
 
-    async def _answered(self, reader: Reader, sequence: int) -> bool:
-        """Whether a reader has said that it can't use the message at a sequence, as it says such things."""
+    async def _reported(self, reader: Reader, sequence: int) -> bool:
+        """Whether a reader has reported the unusable message at a sequence, in its log or as a dead letter."""
         service, event = reader.logs
         if event:
             return f'"event": "{event}"' in self._mesh.log(service)[self._logged.get(service, 0) :]
@@ -266,7 +266,7 @@ class _Run:
     async def _each(
         self, is_so: Callable[[Reader], Awaitable[bool]], otherwise: str, readers: Sequence[Reader] | None = None
     ) -> None:
-        """Waits until something is so of each of these readers, or of all, that hasn't failed yet."""
+        """Waits until a condition is true for each of some readers, by default all. Readers that have failed are left out."""
         readers = self._readers if readers is None else readers
 
         async def wait(reader: Reader) -> None:
@@ -279,8 +279,8 @@ class _Run:
                                 return
                         except TimeoutError:
                             raise
-                        except Exception as found:  # of what is asked: it may be there in a moment
-                            error = f": {type(found).__name__}: {found}"
+                        except Exception as raised:  # the condition isn't met yet: retry
+                            error = f": {type(raised).__name__}: {raised}"
                         if reader.service and not self._mesh.services[reader.service].runs:
                             self._fail(reader, self._mesh.last_words(reader.service))
                             return
@@ -299,15 +299,15 @@ class _Run:
 
 
 async def _dead_letters(connection: Connection) -> set[tuple[str, int]]:
-    """Readers that have set a message aside, with its sequence."""
+    """Readers and sequences of all dead letters."""
     bounds = await connection.bus.bounds_of(flow.DEAD_LETTERS.name)
-    found: set[tuple[str, int]] = set()
+    letters: set[tuple[str, int]] = set()
     if bounds.first <= bounds.last:
         async for message in pull.between(connection.bus, flow.DEAD_LETTERS.name, bounds.first, bounds.last):
             try:
-                dead_letters = alert_pb2.DeadLetter.FromString(message.data)
+                dead_letter = alert_pb2.DeadLetter.FromString(message.data)
             except DecodeError:
-                continue  # garbage for those who read it
-            if message.subject.split(".")[1:3] == [flow.PARKING_USERS.get(dead_letters.by), dead_letters.by]:
-                found.add((dead_letters.by, dead_letters.sequence))
-    return found
+                continue  # this stream has garbage too
+            if message.subject.split(".")[1:3] == [flow.DEAD_LETTER_USERS.get(dead_letter.by), dead_letter.by]:
+                letters.add((dead_letter.by, dead_letter.sequence))
+    return letters

@@ -1,4 +1,4 @@
-"""A reader of the flow table as the contract test sees it: what it is given, and how its answer is seen."""
+"""Description of a reader of the flow table for the contract test: its test messages and the check of their effects."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tandem.common.v1 import log_pb2
 from tests.support.stream_readers.mesh import Connection
 
 Message: TypeAlias = tuple[str, bytes]
-"""Subject and content."""
+"""Subject and data of a message."""
 Row: TypeAlias = tuple[str, str]
-"""Subject of a row of the flow table, and the user who reads it."""
+"""Subject of a row of the flow table, and a user that reads it."""
 
 _OTHER_TYPE = log_pb2.LogMetadata(
     partitions=7, clock_rate=3, clock_anchor_ms=5, log_id="not what this is"
@@ -21,45 +21,45 @@ _OTHER_TYPE = log_pb2.LogMetadata(
 
 
 async def no_messages(connection: Connection, name: str) -> Sequence[Message]:
-    """Nothing to store before."""
+    """Default for readers that need no messages."""
     return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """One reader. `name` of a sound message is unique in the run, and stands in its ids."""
+    """A reader of streams under test. The callables get a name that is unique in the run and goes into the messages' ids."""
 
     name: str
     service: str = ""
-    """Process that reads all the time; empty where it reads when it is asked, as commands do."""
+    """Service that reads continuously. Empty for readers that read on request, such as commands."""
     rows: tuple[Row, ...]
-    """What it reads."""
-    sound: Callable[[Connection, str], Awaitable[Sequence[Message]]]
-    """Messages that it must act on."""
-    took: Callable[[Connection, str], Awaitable[int]]
-    """How many effects they had; the same number however often they came."""
+    """Rows of the flow table that the reader reads."""
+    valid: Callable[[Connection, str], Awaitable[Sequence[Message]]]
+    """Makes messages that the reader must process."""
+    effects: Callable[[Connection, str], Awaitable[int]]
+    """Counts the effects of the valid messages. The number must not depend on how often they were published."""
     prepare: Callable[[Connection, str], Awaitable[Sequence[Message]]] = no_messages
-    """Messages that must have had their effect before, while everything runs."""
+    """Makes messages that must have had their effect before the valid ones, while all processes run."""
     prepared: Callable[[Connection, str], Awaitable[int]] | None = None
-    """Whether those had."""
+    """Counts the effects of the prepared messages. None if there are none."""
     garbage: tuple[str, ...]
-    """Subjects under which it must pass over what it can't use; `{name}` is unique in the run."""
+    """Subjects under which the reader must skip unusable messages. `{name}` is replaced by a name that is unique in the run."""
     dead_letter_by: str = ""
-    """Name of the reader in DEAD_LETTERS that sets such a message aside, of the first of these subjects."""
+    """Reader name in DEAD_LETTERS of the dead letter for garbage under the first of these subjects. Empty if there is none."""
     logs: tuple[str, str] = ("", "")
-    """Or else: service, and the event of its log that says so. Neither where it answers the caller."""
+    """Service and log event that report garbage without a dead letter. Both empty if the reader answers its caller."""
     only_at_start: bool = False
-    """It reads at its start alone."""
+    """Whether the reader reads only at its start."""
     only_garbage: bool = False
-    """It looks one message up by its subject, so that only what is in it can trouble it."""
+    """Whether the reader only looks messages up by their subject, so that only garbage in them can disturb it."""
     at_reuse: bool = True
-    """A sequence that is used again can be missed by it; else it looks messages up by their subject, or reads all from the first."""
+    """Whether the reader could miss a reused sequence. False if it looks messages up by subject, or reads all from the first."""
     counts_duplicates: bool = False
-    """Of a duplicate it may count two, as is stated where it counts."""
+    """Whether a duplicate may count twice, as the reader's documentation states."""
     misplaced: Callable[[Connection, str], Awaitable[Sequence[Message]]] = field(default=no_messages)
-    """Sound content under a subject that isn't its own; `took` of that name must stay 0."""
+    """Makes messages with valid data under a foreign subject. The count of `effects` for their name must stay 0."""
 
 
 def garbage_for(subject: str) -> list[bytes]:
-    """What stands under a subject and is no message of its kind: JSON, random bytes, nothing, another type."""
+    """Data that isn't a valid message for a subject: JSON, random bytes, nothing, and another message type."""
     return [b"{}", random.Random(subject).randbytes(64), b"", _OTHER_TYPE]

@@ -1,4 +1,4 @@
-"""All readers, and who has the right to read a subject and no code that does."""
+"""All readers of the flow table, and the read permissions that no code uses to parse messages."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ READERS: tuple[Reader, ...] = (
     *of_legs.READERS,
     *of_commands.READERS,
 )
-_OWN = "the publisher compares what it has published with what the stream holds, by sequence and identity, and parses none of it"
-NOBODY: dict[Row, str] = {
-    ("ledger.head.{sequence}", "operator"): "agencies keep the heads; a person reads them with a client of their own",
+_OWN = "the publisher compares its publications with the stream, by sequence and identity, and parses none of them"
+UNPARSED: dict[Row, str] = {
+    ("ledger.head.{sequence}", "operator"): "agencies keep the heads; people read them with their own client",
     ("ledger.head.{sequence}", "registry"): _OWN,
     (flow.ROUTES.subject, "registry"): _OWN,
     ("advice.{incident_id}", "dispatch-police"): _OWN,
 }
-"""Rights to read under which no content is used, each with the reason why it is there."""
+"""Read permissions under which no code parses the messages, each with its reason."""
 
 
 def rows_of_the_flow_table() -> set[Row]:
-    """Every row of the flow table with each of its readers."""
+    """Subject and reader of every row of the flow table."""
     return {(row.subject, user) for row in (*flow.FLOWS, flow.ROUTES) for user in row.readers}

@@ -1,4 +1,4 @@
-"""A file is in place whole or not at all; keys that are too short are refused; what was ended stays ended."""
+"""Durable files: atomic writes, the console's session key, and its file of ended sessions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.console.sign_in.ended_sessions import Ended
 from services.console.sign_in.keys import KEY_BYTES, open_key
 
 
-def test_a_file_is_for_its_owner_alone_and_leaves_no_draft(tmp_path: Path) -> None:
+def test_a_written_file_is_private_and_leaves_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "key"
     for data in (b"one", b"two"):
         durable.write(path, data)
@@ -23,7 +23,7 @@ def test_a_file_is_for_its_owner_alone_and_leaves_no_draft(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_is_written_once_stays_and_leaves_no_draft(tmp_path: Path) -> None:
+def test_write_once_keeps_an_existing_file_and_leaves_no_draft(tmp_path: Path) -> None:
     path = tmp_path / "key"
     for data in (b"one", b"two"):
         durable.write_once(path, data)
@@ -32,9 +32,7 @@ def test_what_is_written_once_stays_and_leaves_no_draft(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_what_fails_on_the_way_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "key"
     durable.write(path, b"before")
 
@@ -48,11 +46,11 @@ def test_what_fails_on_the_way_leaves_what_was_there(
     monkeypatch.undo()
     durable.write(path, b"after")
     assert path.read_bytes() == b"after" and list(tmp_path.iterdir()) == [path], (
-        "the draft of before is in nobody's way"
+        "the draft of the failed write doesn't hinder the next one"
     )
 
 
-def test_all_is_on_disk_before_the_name_is_given_and_the_name_before_it_returns(
+def test_the_data_is_synced_before_the_rename_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
@@ -72,7 +70,7 @@ def test_all_is_on_disk_before_the_name_is_given_and_the_name_before_it_returns(
     assert done == ["file", "name", "folder"]
 
 
-def test_the_key_of_sessions_is_made_once_and_one_that_is_too_short_is_refused(tmp_path: Path) -> None:
+def test_the_session_key_is_made_once_and_a_short_key_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "console" / "session.key"
     key = open_key(path)
     assert len(key) == KEY_BYTES and open_key(path) == key
@@ -81,29 +79,29 @@ def test_the_key_of_sessions_is_made_once_and_one_that_is_too_short_is_refused(t
         with pytest.raises(FailedPrecondition, match=f"{len(short)} bytes"):
             open_key(path)
     path.write_bytes(b"0123456789abcdef" * 4)
-    assert len(open_key(path)) == 64, "one that was given, such as by a Secret"
+    assert len(open_key(path)) == 64, "a longer key, for example from a Secret, is accepted"
 
 
-async def test_an_ended_session_stays_ended_over_a_restart_until_it_would_have_been_over(tmp_path: Path) -> None:
+async def test_an_ended_session_stays_ended_after_a_restart_until_it_expires(tmp_path: Path) -> None:
     path, now_s = tmp_path / "ended.json", int(time.time())
     first = Ended(path)
     first.load()
-    await first.add("over-soon", now_s - 1)
+    await first.add("expired", now_s - 1)
     await first.add("a", now_s + 60)
     await first.add("b", now_s + 60)
-    again = Ended(path)
-    again.load()
-    assert ["a" in again, "b" in again, "c" in again, "over-soon" in again] == [True, True, False, False]
+    reloaded = Ended(path)
+    reloaded.load()
+    assert ["a" in reloaded, "b" in reloaded, "c" in reloaded, "expired" in reloaded] == [True, True, False, False]
 
 
-async def test_where_nothing_can_be_written_a_session_is_ended_all_the_same(tmp_path: Path) -> None:
+async def test_a_session_is_ended_even_if_the_file_cannot_be_written(tmp_path: Path) -> None:
     ended = Ended(tmp_path / "no-such-folder" / "ended.json")
     await ended.add("a", int(time.time()) + 60)
     assert "a" in ended
 
 
 @pytest.mark.parametrize("text", ["[]", "1", "null", '{"a": []}', '{"a": null}', '{"a": "soon"}', "{", ""])
-def test_what_is_no_file_of_ended_sessions_is_a_value_error(tmp_path: Path, text: str) -> None:
+def test_a_malformed_file_of_ended_sessions_raises_value_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ended.json"
     path.write_text(text)
     with pytest.raises(ValueError):

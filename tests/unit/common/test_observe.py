@@ -1,4 +1,4 @@
-"""The port of metrics and health says what gRPC health says."""
+"""The health and metrics port: it agrees with gRPC health, exposes the metrics, and reports a busy or hung event loop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ async def get(port: int, path: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def test_ready_is_what_grpc_says_and_health_is_that_it_runs() -> None:
+async def test_readyz_agrees_with_grpc_health_and_healthz_answers_while_the_loop_runs() -> None:
     async with (
         rpc.serve(CommonSettings(port=0), lambda server: None) as server,
         observed("127.0.0.1", 0, lambda: server.unready) as port,
         rpc.channel(f"127.0.0.1:{server.port}") as channel,
     ):
 
-        async def said() -> tuple[int, tuple[int, str]]:
+        async def states_of_both() -> tuple[int, tuple[int, str]]:
             stub = health_pb2_grpc.HealthStub(channel)
             answer = await stub.Check(  # type: ignore[attr-defined]
                 health_pb2.HealthCheckRequest(), wait_for_ready=True
@@ -36,15 +36,15 @@ async def test_ready_is_what_grpc_says_and_health_is_that_it_runs() -> None:
             return answer.status, await get(port, "/readyz")
 
         states = health_pb2.HealthCheckResponse
-        assert await said() == (states.NOT_SERVING, (503, "is starting\n"))
+        assert await states_of_both() == (states.NOT_SERVING, (503, "is starting\n"))
         await server.ready()
-        assert await said() == (states.SERVING, (200, "ready\n"))
+        assert await states_of_both() == (states.SERVING, (200, "ready\n"))
         await server.not_ready("the store is away")
-        assert await said() == (states.NOT_SERVING, (503, "the store is away\n"))
+        assert await states_of_both() == (states.NOT_SERVING, (503, "the store is away\n"))
         assert await get(port, "/healthz") == (200, "runs\n")
 
 
-async def test_what_is_counted_is_shown_in_prometheus_format() -> None:
+async def test_metrics_are_exposed_in_the_prometheus_format() -> None:
     async with observed("127.0.0.1", 0, lambda: "") as port:
         status, text = await get(port, "/metrics")
         assert status == 200 and "# TYPE tandem_http_closed_total counter" in text
@@ -52,7 +52,7 @@ async def test_what_is_counted_is_shown_in_prometheus_format() -> None:
 
 
 def fetch(port: int, path: str) -> tuple[int, str]:
-    """As `get`, from a thread."""
+    """Status and body of a GET request, for a thread."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
             return answer.status, answer.read().decode()
@@ -66,19 +66,19 @@ async def test_a_busy_event_loop_is_alive_and_not_ready(monkeypatch: pytest.Monk
     async with observed("127.0.0.1", 0, lambda: "") as port:
         with ThreadPoolExecutor() as pool:
             answers = [pool.submit(fetch, port, path) for path in ("/livez", "/readyz")]
-            # Not awaited: nothing else of this event loop has its turn.
+            # Blocks without await, so that this event loop doesn't turn.
             alive, ready = (answer.result() for answer in answers)
         assert alive == (200, "lives\n")
         assert ready == (503, "the event loop hasn't answered for 0 s\n")
         assert await get(port, "/readyz") == (200, "ready\n")
 
 
-async def test_an_event_loop_that_hangs_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hung_event_loop_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     async with observed("127.0.0.1", 0, lambda: "") as port:
         monkeypatch.setattr(Heart, "loop_age_s", lambda self: LOOP_HUNG_AFTER_S + 1)
         assert await get(port, "/livez") == (503, "the event loop has hung for 16 s\n")
 
 
-async def test_what_waits_is_said_by_a_process_that_is_ready() -> None:
+async def test_a_ready_process_reports_that_it_is_degraded() -> None:
     async with observed("127.0.0.1", 0, lambda: "", lambda: "traces hasn't been read for 6 s") as port:
         assert await get(port, "/readyz") == (200, "ready, but traces hasn't been read for 6 s\n")

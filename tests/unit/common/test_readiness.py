@@ -1,4 +1,4 @@
-"""When a reader counts as reading, by what it has heard of the server and what it works on."""
+"""Readiness of readers, by the signs of the server and the duration of their work."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from services.common.observability.readiness import SILENT_AFTER_S, STUCK_AFTER_
 
 
 class Clock:
-    """Stands still until it is told otherwise."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
 
     def monotonic(self) -> float:
-        """As time.monotonic."""
+        """Replaces time.monotonic."""
         return self.now_s
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    one = Clock()
-    monkeypatch.setattr(readiness, "time", one)
-    return one
+    stopped = Clock()
+    monkeypatch.setattr(readiness, "time", stopped)
+    return stopped
 
 
-def test_a_reader_reads_once_the_server_has_said_so_and_nothing_waits(clock: Clock) -> None:
+def test_a_reader_is_ready_once_the_server_answers_and_it_has_caught_up(clock: Clock) -> None:
     process = Readiness()
     reader = process.reader("ALERTS")
     assert process.unable() == "ALERTS isn't being read"
@@ -35,7 +35,7 @@ def test_a_reader_reads_once_the_server_has_said_so_and_nothing_waits(clock: Clo
         clock.now_s += SILENT_AFTER_S + 1  # its consumer can't be opened
         assert process.unable() == "ALERTS hasn't been read for 6 s"
         reader.heard()
-        assert process.unable() == "ALERTS is being caught up with"
+        assert process.unable() == "the reader of ALERTS is still catching up"
         reader.caught_up()
         assert process.unable() == ""
         clock.now_s += SILENT_AFTER_S + 1
@@ -45,7 +45,7 @@ def test_a_reader_reads_once_the_server_has_said_so_and_nothing_waits(clock: Clo
     assert process.unable() == "ALERTS isn't being read"
 
 
-def test_work_that_takes_its_time_is_borne_and_work_that_never_ends_is_not(clock: Clock) -> None:
+def test_slow_work_keeps_a_reader_ready_but_stuck_work_does_not(clock: Clock) -> None:
     process = Readiness()
     reader = process.reader("LOG_0")
     with reader.reading():
@@ -56,15 +56,15 @@ def test_work_that_takes_its_time_is_borne_and_work_that_never_ends_is_not(clock
             assert process.unable() == ""
             clock.now_s += 2
             assert process.unable() == "LOG_0: the same messages have been worked on for 12 s"
-        assert process.unable() == "", "the heartbeats of that time haven't been looked at yet"
+        assert process.unable() == "", "heartbeats that arrived during the work haven't been read yet"
 
 
-def test_what_can_wait_leaves_a_process_ready_and_is_said(clock: Clock) -> None:
+def test_an_optional_reader_leaves_a_process_ready_and_degraded(clock: Clock) -> None:
     process = Readiness()
     reader = process.lesser_reader("traces")
-    assert (process.unable(), process.degraded()) == ("", ""), "another process reads them"
+    assert (process.unable(), process.degraded()) == ("", ""), "another process may read them"
     with reader.reading():
-        assert process.degraded() == "", "it has only begun"
+        assert process.degraded() == "", "the reader has only begun"
         clock.now_s += SILENT_AFTER_S + 1
         assert (process.unable(), process.degraded()) == ("", "traces hasn't been read for 6 s")
         reader.heard()
@@ -72,7 +72,7 @@ def test_what_can_wait_leaves_a_process_ready_and_is_said(clock: Clock) -> None:
         assert process.degraded() == ""
 
 
-def test_the_first_reason_is_given_and_all_that_waits() -> None:
+def test_unable_gives_the_first_reason_and_degraded_gives_all() -> None:
     process = Readiness()
     for reason in ("", "first", "second"):
         process.need(lambda reason=reason: reason)  # type: ignore[misc]

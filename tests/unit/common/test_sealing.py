@@ -1,4 +1,4 @@
-"""Contacts are opened by the warning leg's key alone, and tell nothing before that."""
+"""Sealed contacts: only the warning leg's private key opens them, and the sealed bytes reveal nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tandem.common.v1 import contact_pb2
 CONTACT = contact_pb2.Contact(handle="010-1234-5678", language=contact_pb2.LANGUAGE_KOREAN, duress_choice=2)
 
 
-def test_a_contact_is_opened_by_its_key_for_its_person_only(tmp_path: Path) -> None:
+def test_a_contact_opens_only_with_its_key_and_for_its_person(tmp_path: Path) -> None:
     keys = sealing.open_private_keys(tmp_path / "warning.key")
     public = sealing.read_public_key(sealing.public_file(tmp_path / "warning.key"))
     sealed = sealing.seal(CONTACT, "p1", public)
@@ -32,28 +32,28 @@ def test_a_contact_is_opened_by_its_key_for_its_person_only(tmp_path: Path) -> N
             sealing.unseal(*bad)
 
 
-def test_the_same_contact_looks_different_each_time_and_any_contact_is_as_long(tmp_path: Path) -> None:
+def test_sealed_contacts_always_differ_and_have_the_same_length(tmp_path: Path) -> None:
     sealing.open_private_keys(tmp_path / "warning.key")
     public = sealing.read_public_key(tmp_path / "warning.pub")
     longest = contact_pb2.Contact(handle="가" * 200)
-    sealed = [sealing.seal(one, "p1", public) for one in (CONTACT, CONTACT, longest, contact_pb2.Contact())]
-    assert len(set(sealed)) == 4 and len({len(one) for one in sealed}) == 1
-    assert all(b"1234" not in one for one in sealed)
+    sealed = [sealing.seal(contact, "p1", public) for contact in (CONTACT, CONTACT, longest, contact_pb2.Contact())]
+    assert len(set(sealed)) == 4 and len({len(data) for data in sealed}) == 1
+    assert all(b"1234" not in data for data in sealed)
 
 
-def test_a_key_is_changed_by_a_further_line(tmp_path: Path) -> None:
+def test_a_further_line_changes_the_key(tmp_path: Path) -> None:
     path = tmp_path / "warning.key"
     sealing.open_private_keys(path)
     before = sealing.seal(CONTACT, "p1", sealing.read_public_key(tmp_path / "warning.pub"))
     path.write_text(path.read_text() + "11" * 32 + "\n")
     keys = sealing.open_private_keys(path)
     after = sealing.seal(CONTACT, "p1", sealing.read_public_key(tmp_path / "warning.pub"))
-    assert [sealing.unseal(one, "p1", keys) for one in (before, after)] == [CONTACT, CONTACT]
+    assert [sealing.unseal(sealed, "p1", keys) for sealed in (before, after)] == [CONTACT, CONTACT]
     with pytest.raises(InvalidField):
         sealing.unseal(after, "p1", keys[:1])
 
 
-def test_the_private_key_is_its_owners_alone_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+def test_the_key_file_is_private_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "warning.key"
     sealing.open_private_keys(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

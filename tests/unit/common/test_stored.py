@@ -1,4 +1,4 @@
-"""Reading stored messages: whatever the bytes are, a reader gets a message that it can keep, or InvalidField."""
+"""Parsing of stored messages: any bytes give a message that a reader can store, or InvalidField."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "log_meta": stored.log_meta,
 }
 NEEDS_CONTENT = ("alert", "step", "advice", "command", "command_step", "route", "log_meta")
-"""Kinds that are nothing without their fields."""
+"""Message types with required fields."""
 
 
 @pytest.mark.parametrize("kind", READERS)
 @given(data=st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(kind: str, data: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(kind: str, data: bytes) -> None:
     try:
         READERS[kind](data)
     except InvalidField as error:
@@ -78,7 +78,7 @@ def an_alert(**changes: Any) -> bytes:
         ({"order_id": "o/1"}, "order_id"),
     ],
 )
-def test_an_alert_of_wrong_content_is_refused_by_its_field(changes: dict[str, Any], field: str) -> None:
+def test_an_invalid_alert_is_refused_with_its_field(changes: dict[str, Any], field: str) -> None:
     subject = flow.alert_subject(0, "alert-incident-1-5")
     assert stored.alert(an_alert(), subject).sequence == 5
     with pytest.raises(InvalidField) as refused:
@@ -86,7 +86,7 @@ def test_an_alert_of_wrong_content_is_refused_by_its_field(changes: dict[str, An
     assert refused.value.field == field
 
 
-def test_a_moment_that_no_database_and_no_span_holds_is_refused() -> None:
+def test_a_time_that_overflows_a_span_is_refused() -> None:
     message = alert(5)
     message.decided_at.seconds = 253_402_300_799
     with pytest.raises(InvalidField, match="2255"):
@@ -122,7 +122,7 @@ def a_step(**changes: Any) -> bytes:
         {"order_ids": ["\0"]},
     ],
 )
-def test_a_step_of_wrong_content_is_refused(changes: dict[str, Any]) -> None:
+def test_an_invalid_step_is_refused(changes: dict[str, Any]) -> None:
     assert stored.step(a_step(), "incident.police.i").number == 1
     with pytest.raises(InvalidField):
         stored.step(a_step(**changes), "incident.police.i")
@@ -139,17 +139,17 @@ def test_a_step_of_wrong_content_is_refused(changes: dict[str, Any]) -> None:
         ("registry", {}),
     ],
 )
-def test_a_notice_is_the_warning_legs_to_give_and_nothing_else_is(by: str, changes: dict[str, Any]) -> None:
+def test_only_the_warning_leg_gives_notices_and_it_gives_nothing_else(by: str, changes: dict[str, Any]) -> None:
     notice = command_pb2.Instruction(show_notice=command_pb2.ShowNotice(warning_id="w", text="t", language="en"))
     content = {"command_id": "notice-1", "device_id": "d", "instruction": notice, "issued_by": "dispatch-warning"}
-    sound = command_pb2.Command(**content)  # type: ignore[arg-type]
-    assert stored.command(sound.SerializeToString(), "command.dispatch-warning.notice-1") == sound
+    valid = command_pb2.Command(**content)  # type: ignore[arg-type]
+    assert stored.command(valid.SerializeToString(), "command.dispatch-warning.notice-1") == valid
     forged = command_pb2.Command(**content | changes)  # type: ignore[arg-type]
     with pytest.raises(InvalidField):
         stored.command(forged.SerializeToString(), f"command.{by}.{forged.command_id}")
 
 
-def test_a_command_and_its_step_are_those_of_their_subjects() -> None:
+def test_a_command_and_its_step_must_match_their_subjects() -> None:
     vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))
     command = command_pb2.Command(command_id="c", device_id="d", expires_at_ms=9, instruction=vibrate)
     assert stored.command(command.SerializeToString(), "command.ingest.c").device_id == "d"
@@ -168,8 +168,8 @@ def test_a_command_and_its_step_are_those_of_their_subjects() -> None:
 def test_a_case_that_names_a_person_twice_is_refused() -> None:
     person = log_pb2.ProtectedTarget(person_id="p1")
     entry = log_pb2.LogEntry(case=log_pb2.CaseSnapshot(case_id="case-1", persons=[person]))
-    found = stored.case(entry.SerializeToString())
-    assert found is not None and found.case_id == "case-1"
+    snapshot = stored.case(entry.SerializeToString())
+    assert snapshot is not None and snapshot.case_id == "case-1"
     entry.case.persons.append(person)
     with pytest.raises(InvalidField, match="twice"):
         stored.case(entry.SerializeToString())
@@ -181,20 +181,20 @@ def test_positions_with_columns_of_unequal_length_are_refused() -> None:
         stored.positions(entry.SerializeToString())
 
 
-def test_a_route_into_a_log_that_is_not_there_is_refused() -> None:
+def test_a_route_to_a_missing_partition_is_refused() -> None:
     route = log_pb2.DeviceRoute(partitions=[0, 2], subject_id="w1").SerializeToString()
     assert list(stored.route(route, 3).partitions) == [0, 2]
     with pytest.raises(InvalidField):
         stored.route(route, 2)
 
 
-def test_counts_that_would_not_add_up_are_refused() -> None:
+def test_counts_that_could_overflow_are_refused() -> None:
     counts = ingest_pb2.QuarantineCounts(quarantined=[ingest_pb2.Quarantined(count=(1 << 64) - 1)])
     with pytest.raises(InvalidField):
         stored.quarantine_counts(counts.SerializeToString())
 
 
-def test_an_advice_is_that_of_its_subject() -> None:
+def test_advice_must_match_its_subject() -> None:
     advice = following_pb2.AdviceGiven(advice_id="a", incident_id="i", order_ids=["o"], subject_id="o/p")
     assert stored.advice(advice.SerializeToString(), "advice.i").subject_id == "o/p"
     with pytest.raises(InvalidField):

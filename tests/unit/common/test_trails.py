@@ -1,4 +1,4 @@
-"""The trail of a reader: short, and near enough to any place that a stream may go back to."""
+"""The trail of a reader: it is short, and it has an entry near any place to which a stream may go back."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ def cursor(sequence: int) -> StreamCursor:
 
 
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=300), st.data())
-def test_a_trail_is_short_and_what_is_read_again_is_in_proportion_to_what_was_lost(
-    steps: list[int], data: st.DataObject
-) -> None:
-    trail, at = Trail(), 0
-    seen: list[int] = []
+def test_a_trail_is_short_and_rereading_is_proportional_to_the_loss(steps: list[int], data: st.DataObject) -> None:
+    trail, last = Trail(), 0
+    added: list[int] = []
     for step in steps:
-        at += step
-        trail.add(cursor(at))
-        seen.append(at)
-    assert trail.newest == cursor(at) and len(trail.known) <= at.bit_length() + 1
+        last += step
+        trail.add(cursor(last))
+        added.append(last)
+    assert trail.newest == cursor(last) and len(trail.known) <= last.bit_length() + 1
     assert Trail.parse(str(trail)).known == trail.known
-    kept = data.draw(st.sampled_from(seen))
-    common = max((one.sequence for one in trail.known if one.sequence <= kept), default=0)
-    lost = at - kept
-    assert at - common <= 4 * (lost + max(steps)) or common == min(seen)
+    kept = data.draw(st.sampled_from(added))
+    common = max((known.sequence for known in trail.known if known.sequence <= kept), default=0)
+    lost = last - kept
+    assert last - common <= 4 * (lost + max(steps)) or common == min(added)
     trail.cut(cursor(kept))
-    assert all(one.sequence <= kept for one in trail.known)
+    assert all(known.sequence <= kept for known in trail.known)
     trail.cut(None)
     assert not trail.known and str(trail) == ""
 
 
-def test_a_position_of_before_has_an_empty_trail() -> None:
+def test_a_position_without_a_stored_trail_has_an_empty_trail() -> None:
     assert Trail.parse("").newest is None
 
 
-def test_after_the_stream_went_back_sequences_are_used_again() -> None:
+def test_a_trail_accepts_reused_sequences_after_the_stream_went_back() -> None:
     trail = Trail()
     for sequence in (10, 20, 30):
         trail.add(cursor(sequence))

@@ -1,4 +1,4 @@
-"""HTTP on real sockets: a slow peer is cut off and its neighbours don't notice, and nothing that was sent is in the log."""
+"""The HTTP server on real sockets: slow peers are cut off without an effect on others, and logs never quote requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def echo(request: web.Request) -> web.Response:
     return web.Response(body=await serving.body_of(request))
 
 
-async def tired(request: web.Request) -> web.Response:
+async def slow_answer(request: web.Request) -> web.Response:
     await serving.body_of(request)
     await asyncio.sleep(serving.REQUEST_WITHIN_S * 3)
     return web.Response(text="done")
@@ -38,17 +38,17 @@ async def large(request: web.Request) -> web.Response:
     return web.Response(body=bytes(64 << 20))
 
 
-ROUTES = [web.post("/", echo), web.get("/tired", tired), web.get("/large", large), web.get("/{token}", broken)]
+ROUTES = [web.post("/", echo), web.get("/tired", slow_answer), web.get("/large", large), web.get("/{token}", broken)]
 
 
 class Peer:
-    """One connection."""
+    """A client's connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer to one request."""
+        """Sends a request and returns the status and body of its answer."""
         self.writer.write(request)
         return await self.answer()
 
@@ -59,7 +59,7 @@ class Peer:
             return int(head.split(b" ")[1]), await self.reader.readexactly(int(length.split(b":")[1]))
 
     async def is_cut_off(self) -> bool:
-        """Whether the connection ends; what still comes is passed over."""
+        """Waits until the server closes the connection, and ignores the data that still comes. Fails after WITHIN_S."""
         async with asyncio.timeout(WITHIN_S):
             try:
                 while await self.reader.read(1 << 16):
@@ -100,20 +100,20 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("hurry")
-async def test_who_sends_half_a_request_is_cut_off_while_a_neighbour_is_served(sent: bytes) -> None:
+async def test_half_a_request_is_cut_off_while_another_peer_is_served(sent: bytes) -> None:
     async with endpoint() as port, peer(port) as slow, peer(port) as neighbour:
         slow.writer.write(sent)
         cut = asyncio.create_task(slow.is_cut_off())
-        asked = 0
+        requests = 0
         while not cut.done():
             assert await neighbour.ask(REQUEST) == (200, b"hi")
-            asked += 1
+            requests += 1
             await asyncio.sleep(0.02)
-        assert cut.result() and asked
+        assert cut.result() and requests
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_who_sends_byte_by_byte_is_cut_off() -> None:
+async def test_a_request_sent_byte_by_byte_is_cut_off() -> None:
     async with endpoint() as port, peer(port) as slow:
         cut = asyncio.create_task(slow.is_cut_off())
         slow.writer.write(b"GET / HTTP/1.1\r\nX: ")
@@ -125,7 +125,7 @@ async def test_who_sends_byte_by_byte_is_cut_off() -> None:
 
 @pytest.mark.parametrize("first", [REQUEST, b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["behind", "while"])
 @pytest.mark.usefixtures("hurry")
-async def test_half_a_second_request_is_no_way_round(first: bytes) -> None:
+async def test_half_of_a_second_request_is_cut_off_too(first: bytes) -> None:
     async with endpoint() as port, peer(port) as slow:
         slow.writer.write(first)
         if first is REQUEST:
@@ -137,14 +137,14 @@ async def test_half_a_second_request_is_no_way_round(first: bytes) -> None:
 
 
 def cut_off() -> float:
-    """How many slow peers were cut off so far."""
+    """Number of slow peers that were cut off so far."""
     return (
         prometheus_client.REGISTRY.get_sample_value("tandem_http_closed_total", {"door": "test", "reason": "slow"}) or 0
     )
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_who_takes_no_answer_is_cut_off() -> None:
+async def test_a_peer_that_does_not_read_its_answer_is_cut_off() -> None:
     async with endpoint() as port, peer(port) as deaf:
         deaf.writer.transport.pause_reading()  # type: ignore[attr-defined]
         before = cut_off()
@@ -153,11 +153,11 @@ async def test_who_takes_no_answer_is_cut_off() -> None:
             if cut_off() > before:
                 return
             await asyncio.sleep(0.02)
-        pytest.fail("it holds its connection")
+        pytest.fail("the peer still holds its connection")
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_who_waits_for_an_answer_or_rests_between_two_requests_is_not_cut_off() -> None:
+async def test_a_peer_that_waits_or_is_idle_between_requests_is_not_cut_off() -> None:
     async with endpoint() as port, peer(port) as phone:
         assert await phone.ask(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n" + REQUEST) == (200, b"done")
         assert await phone.answer() == (200, b"hi")
@@ -165,26 +165,26 @@ async def test_who_waits_for_an_answer_or_rests_between_two_requests_is_not_cut_
         assert await phone.ask(REQUEST) == (200, b"hi")
 
 
-async def test_one_connection_too_many_takes_the_place_of_the_one_that_has_rested_longest() -> None:
+async def test_a_connection_above_the_maximum_evicts_the_longest_idle_one() -> None:
     async with endpoint(most=2) as port, peer(port) as first, peer(port) as second:
-        assert [await one.ask(REQUEST) for one in (first, second, first)] == [(200, b"hi")] * 3
+        assert [await client.ask(REQUEST) for client in (first, second, first)] == [(200, b"hi")] * 3
         async with peer(port) as third:
             assert await third.ask(REQUEST) == (200, b"hi")
             assert await second.is_cut_off()
-            assert [await one.ask(REQUEST) for one in (first, third)] == [(200, b"hi")] * 2
+            assert [await client.ask(REQUEST) for client in (first, third)] == [(200, b"hi")] * 2
 
 
 @asynccontextmanager
 async def busy(port: int) -> AsyncIterator[Peer]:
-    """A connection with half a request, which the server has read."""
-    async with peer(port) as one:
-        one.writer.write(REQUEST[:-6] + b"\r\nExpect: 100-continue\r\n\r\n")
+    """A connection on which the server has read half a request."""
+    async with peer(port) as client:
+        client.writer.write(REQUEST[:-6] + b"\r\nExpect: 100-continue\r\n\r\n")
         async with asyncio.timeout(WITHIN_S):
-            assert await one.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        yield one
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        yield client
 
 
-async def test_where_none_rests_the_new_one_is_closed() -> None:
+async def test_a_new_connection_is_closed_if_none_is_idle() -> None:
     async with endpoint(most=1) as port, busy(port) as first:
         async with peer(port) as second:
             assert await second.is_cut_off()
@@ -192,7 +192,7 @@ async def test_where_none_rests_the_new_one_is_closed() -> None:
 
 
 @pytest.mark.usefixtures("hurry")
-async def test_who_left_before_the_answer_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_left_before_its_answer_occupies_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     async with endpoint(most=1) as port:
         async with peer(port) as gone:
             gone.writer.write(b"GET /tired HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -211,13 +211,13 @@ async def test_who_left_before_the_answer_keeps_no_place(monkeypatch: pytest.Mon
         (b"GET /broken HTTP/1.1\r\nHost: a\r\n\r\n", 500),
     ],
 )
-async def test_who_is_not_served_holds_no_connection(asked: bytes, status: int) -> None:
+async def test_a_failed_request_ends_the_connection(asked: bytes, status: int) -> None:
     async with endpoint() as port, peer(port) as stranger:
         assert (await stranger.ask(asked))[0] == status
         assert await stranger.is_cut_off()
 
 
-async def test_a_body_beyond_the_most_is_413() -> None:
+async def test_a_body_above_the_maximum_gets_413() -> None:
     async with endpoint() as port, peer(port) as phone:
         body = bytes(serving.BODY_MOST_BYTES + 1)
         status, _ = await phone.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -233,7 +233,7 @@ async def test_a_body_beyond_the_most_is_413() -> None:
         (f"GET /a/b?{SECRET} HTTP/1.1", 404, False),
     ],
 )
-async def test_no_log_quotes_what_was_sent(
+async def test_no_log_line_quotes_a_request(
     capfd: pytest.CaptureFixture[str], request_line: str, status: int, logged: bool
 ) -> None:
     async with endpoint() as port, peer(port) as phone:
@@ -244,7 +244,7 @@ async def test_no_log_quotes_what_was_sent(
     assert ("http_failed" in out + err) == logged
 
 
-async def test_a_certificate_is_replaced_without_a_restart_and_a_broken_one_changes_nothing(
+async def test_a_replaced_certificate_is_used_without_a_restart_and_a_broken_one_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "CERTIFICATE_INTERVAL_S", 0.05)
@@ -269,7 +269,7 @@ async def test_a_certificate_is_replaced_without_a_restart_and_a_broken_one_chan
                 break
             await asyncio.sleep(0.02)
         else:
-            pytest.fail("the old certificate stays")
+            pytest.fail("the server still uses the old certificate")
         async with peer(port) as plain:
             plain.writer.write(REQUEST)
             assert await plain.is_cut_off()

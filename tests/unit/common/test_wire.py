@@ -1,4 +1,4 @@
-"""Where bytes that are no message go wrong."""
+"""Diagnosis of bytes that aren't a valid protobuf message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def request() -> registry_pb2.PutOrderRequest:
         (b"o-1", "order.order_id"),
     ],
 )
-def test_text_that_is_no_utf8_is_named(text: bytes, path: str) -> None:
+def test_a_field_with_invalid_utf8_is_named(text: bytes, path: str) -> None:
     raw = request().SerializeToString().replace(text, SURROGATE * (len(text) // 3))
     with pytest.raises(DecodeError):
         registry_pb2.PutOrderRequest.FromString(raw)
@@ -39,7 +39,7 @@ def test_text_that_is_no_utf8_is_named(text: bytes, path: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"\x0a\xff", b"\x0a", b"\xff" * 20, b"\x0b", request().SerializeToString()[:-3]])
-def test_what_is_no_message_at_all_is_said_to_be_none(raw: bytes) -> None:
+def test_bytes_that_are_no_message_name_no_field(raw: bytes) -> None:
     assert wire.fault(ORDER, raw) == ("", "the request isn't a message of this method")
 
 
@@ -52,5 +52,5 @@ def test_a_field_is_named_only_within_the_first_fields(before: int, named: bool)
 
 
 @given(st.binary(max_size=200))
-def test_it_ends_whatever_the_bytes_are(raw: bytes) -> None:
+def test_the_diagnosis_ends_for_any_bytes(raw: bytes) -> None:
     wire.fault(ORDER, raw)
