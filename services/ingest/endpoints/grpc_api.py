@@ -163,7 +163,7 @@ async def _end_unread(
     """Ends a stream whose peer has read no answer for MAX_UNREAD_S. The RPC method itself blocks until the answer is read."""
     loop = asyncio.get_running_loop()
     while True:
-        waits_s = 0.0 if stream.handed_s is None else loop.time() - stream.handed_s
+        waits_s = 0.0 if stream.handed_over_s is None else loop.time() - stream.handed_over_s
         if waits_s >= MAX_UNREAD_S:
             break
         await asyncio.sleep(MAX_UNREAD_S - waits_s)
