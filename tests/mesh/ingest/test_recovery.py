@@ -101,7 +101,7 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(mesh: IngestMesh
     await under_load(client, acknowledged, kill_now_and_then)
     stored = await client.stored()
     assert acknowledged - set(stored) == set()
-    assert max(stored.values()) == 1, "ingest published choices under the same id"
+    assert max(stored.values()) == 1, "ingest publishes a retry under the same id"
 
 
 async def resize(bus: Bus, max_bytes: int) -> None:
@@ -170,7 +170,7 @@ async def test_a_report_counts_once_however_often_it_was_sent(client: Client) ->
     assert rings_mm == [2_000_000, 1_000_000, 100_000]
     assert sum(alert.kind.value == "TAMPERED" for alert in alerts_once) > 0
     assert alerts == alerts_once
-    state_once.heard_at_ms = state.heard_at_ms  # a report sent choices is contact all the same
+    state_once.heard_at_ms = state.heard_at_ms  # a resent report still counts as contact
     assert codec.encode(state) == codec.encode(state_once)
 
 
