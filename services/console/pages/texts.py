@@ -126,7 +126,7 @@ TEXTS: dict[str, tuple[str, str]] = {
         "접수되지 않아 종결할 수 없습니다.",
         "Accept it first: only an accepted assignment can be closed.",
     ),
-    "answer_STEP_LEFT_OUT": ("단계를 건너뛸 수 없습니다.", "Steps can't be skipped."),
+    "answer_STEP_LEFT_OUT": ("단계를 건너뛸 수 없습니다.", "Steps cannot be skipped."),
     "answer_CLOSED_OTHERWISE": ("이미 다른 사유로 종결되었습니다.", "It was already closed for another cause."),
     "answer_400": ("내용이 올바르지 않습니다", "The form has a wrong value"),
     "answer_403": ("이 소속은 응답할 수 없습니다", "This role may not answer"),
