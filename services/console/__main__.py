@@ -1,5 +1,7 @@
-"""python -m services.console: the pages of desks, reviewers and operators. A client of the mesh that keeps a key
-and the sessions that it ended, and nothing else."""
+"""`python -m services.console`: the pages of desks, reviewers and operators.
+
+The console is a client of the mesh. It stores only the key of its sessions and the list of ended sessions.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed
 from services.common.web import server
 from services.console import mesh as meshes
-from services.console.domain.people import LOOKERS, Role
+from services.console.domain.people import VIEWERS, Role
 from services.console.guard import RouteGuard
 from services.console.live.feed import Feed
 from services.console.pages.views import Pages
@@ -26,12 +28,12 @@ MAX_CONNECTIONS = 500
 
 
 async def run(settings: ConsoleSettings) -> None:
-    """Serves pages until it is told to stop, whoever of the mesh is away."""
+    """Serves pages until it is stopped, even while services of the mesh are unavailable."""
     key = open_key(settings.data_dir / "session.key")
     ended = Ended(settings.data_dir / "sessions-ended.json")
     ended.load()
     guard = RouteGuard(settings, key, ended)
-    roles = [role for role in Role if role in LOOKERS and settings.console_role in (None, role)]
+    roles = [role for role in Role if role in VIEWERS and settings.console_role in (None, role)]
     async with meshes.connect(settings) as mesh:
         feeds = {role: Feed(mesh, role) for role in roles}
         routes = Pages(settings, guard, mesh, feeds).routes()
@@ -43,7 +45,7 @@ async def run(settings: ConsoleSettings) -> None:
 
 
 def _unready(feeds: Mapping[Role, Feed]) -> str:
-    """Why no page shows anything new, or nothing. While some do, the others say so on their pages."""
+    """Returns the reason why no role's page gets news, or an empty text. A single role's failure is shown on its pages."""
     reasons = [feed.unable() for feed in feeds.values()]
     return reasons[0] if reasons and all(reasons) else ""
 
@@ -53,7 +55,7 @@ def _degraded(feeds: Mapping[Role, Feed]) -> str:
 
 
 def main() -> None:
-    """Reads the environment."""
+    """Reads the settings from the environment and runs the console."""
     heartbeat.start()
     telemetry.configure("console")
     uvloop.run(run(ConsoleSettings()))

@@ -1,4 +1,4 @@
-"""What stands before each page: who may see it, what it was sent from, and what the browser may do with it. Denies by default."""
+"""Access control of every page: roles, sessions, forged requests and security headers. Denies by default."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5}
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request of somebody who may make it."""
+    """Request that passed access control."""
 
     request: web.Request
     session: ConsoleSession
     texts: Texts
     csrf: str
-    """The token for the forms of the answer."""
+    """Token against forged requests, for the forms of the answer."""
     form: dict[str, str]
-    """Fields of a POST."""
+    """Form fields of a POST."""
 
     @property
     def user(self) -> ConsoleUser:
-        """Who asks."""
+        """Signed-in user of the request. Raises HTTPUnauthorized where there is none."""
         if self.session.user is None:
             raise web.HTTPUnauthorized(text="401: sign in first")
         return self.session.user
@@ -53,10 +53,10 @@ Page = Callable[[Ask], Awaitable[web.StreamResponse]]
 
 
 class RouteGuard:
-    """Makes routes. Whatever isn't made here isn't served."""
+    """Makes all routes of the console, each behind access control."""
 
     def __init__(self, settings: ConsoleSettings, key: bytes, ended: Ended | None = None) -> None:
-        # Whoever signed in before the provider was another, or before there was one, isn't signed in any more.
+        # The key depends on the issuer: a change of the identity provider ends all sessions.
         self._settings, self._key = settings, sessions.bound(key, settings.oidc_issuer)
         self._ended = ended or Ended()
         self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
@@ -67,46 +67,46 @@ class RouteGuard:
         )
 
     def get(self, path: str, roles: Collection[Role], page: Page) -> web.RouteDef:
-        """A page for these roles."""
+        """Makes the route of a page for these roles."""
         return web.get(path, self._handler(roles, page), allow_head=False)
 
     def post(self, path: str, roles: Collection[Role], page: Page) -> web.RouteDef:
-        """A form or call for these roles; it needs the token of its session."""
+        """Makes the route of a form or call for these roles; it needs the token of its session."""
         return web.post(path, self._handler(roles, page))
 
     def open_get(self, path: str, page: Page) -> web.RouteDef:
-        """A page that anybody may see: signing in, and what pages are made of."""
+        """Makes the route of a page that anybody may see: signing in, static files."""
         return web.get(path, self._handler(None, page), allow_head=False)
 
     def open_post(self, path: str, page: Page) -> web.RouteDef:
-        """A form that anybody may send; it needs the token of its session all the same."""
+        """Makes the route of a form that anybody may send; it still needs the token of its session."""
         return web.post(path, self._handler(None, page))
 
     def signed_in(self, user: ConsoleUser | None, response: web.StreamResponse) -> None:
-        """Begins a new session, of a user or of nobody: an id that was known before is never one that is signed in."""
+        """Begins a new session of a user, or an anonymous one. A new id at each sign-in prevents session fixation."""
         until_s = int(time.time()) + sessions.LASTS_S
         session = ConsoleSession(secrets.token_hex(16), user, until_s)
         self._set_cookie(response, session)
 
     async def signed_out(self, session: ConsoleSession, response: web.StreamResponse) -> None:
-        """Ends a session, in whatever browser its cookie is; this one goes on as nobody's."""
+        """Ends a session, also for copies of its cookie, and begins an anonymous one in this browser."""
         await self._ended.add(session.session_id, session.until_s)
         self.signed_in(None, response)
 
     def is_over(self, session: ConsoleSession) -> bool:
-        """Whether a session that was good when its request came is so no longer."""
+        """Returns whether a session has ended or expired, also since its request came."""
         return session.session_id in self._ended or session.until_s <= time.time()
 
     def attempt_begun(self) -> Attempt:
-        """A new attempt to sign in at the identity provider."""
+        """Makes a new attempt to sign in at the identity provider."""
         return sessions.attempt_of(secrets.token_hex(16), int(time.time()) + sessions.ATTEMPT_LASTS_S, self._key)
 
     def attempt(self, cookie: str) -> Attempt | None:
-        """The attempt of a cookie, if it is good."""
+        """Returns the sign-in attempt of a cookie, or None where the cookie isn't valid."""
         return sessions.attempt_in(cookie, self._key, time.time())
 
     def origin(self, request: web.Request) -> str:
-        """The origin under which the browser reached this, which is one of ours."""
+        """Returns the origin under which the browser reached the console; it is one of the configured ones or loopback."""
         host = request.headers.get("Host", "")
         own = f"{'https' if self._settings.tls else 'http'}://{host}"
         return next((origin for origin in self._settings.origins if urlsplit(origin).netloc == host), own)
@@ -118,7 +118,7 @@ class RouteGuard:
             except web.HTTPException as error:
                 response = error
             except grpc.aio.AioRpcError as error:
-                # The service's word, which holds no personal data; it says what was wrong or who is away.
+                # The service's error text holds no personal data, so it may be shown.
                 response = web.Response(
                     status=http_status(error.code()), text=f"{error.code().name}: {error.details()}"
                 )
@@ -137,12 +137,12 @@ class RouteGuard:
             self._check_origin(request)
             body = await common_web.body_of(request)
             if request.content_type != "application/x-www-form-urlencoded":
-                raise web.HTTPUnsupportedMediaType(text="415: only forms are taken")
+                raise web.HTTPUnsupportedMediaType(text="415: Content-Type must be application/x-www-form-urlencoded")
             form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
             token = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD, "")
             if known is None or not sessions.is_token(session, self._key, token):
                 logger().warning("forged", path=request.match_info.route.resource.canonical)  # type: ignore[union-attr]
-                raise web.HTTPForbidden(text="403: this form isn't of this session: load the page again")
+                raise web.HTTPForbidden(text="403: this form is of another session: load the page again")
         if roles is not None and session.user is None:
             if request.method == "GET" and "text/html" in request.headers.get("Accept", ""):
                 return see_other("/sign-in")
@@ -151,14 +151,14 @@ class RouteGuard:
             raise web.HTTPForbidden(text="403: this page is for other roles")
         texts = Texts(_language(request))
         response = await page(Ask(request, session, texts, sessions.token_of(session, self._key), form))
-        # A page that says what went wrong begins no session: a strict cookie may just not have come along.
+        # An error page begins no session: the browser may have a session whose strict cookie it didn't send along.
         new = known is None and response.status < 400 and response.content_type == "text/html"
         if new and sessions.COOKIE not in response.cookies:
             self._set_cookie(response, session)
         return response
 
     def protect(self, response: web.StreamResponse) -> None:
-        """Sets what the browser has to keep to."""
+        """Sets the security headers of an answer."""
         headers = response.headers
         headers["Content-Security-Policy"] = self._policy
         headers["X-Content-Type-Options"] = "nosniff"
@@ -192,22 +192,24 @@ class RouteGuard:
         )
 
     def _check_host(self, request: web.Request) -> None:
-        """A name that somebody else points at this address is none of ours."""
+        """Refuses a name that isn't configured, such as one that another domain points at this address (DNS rebinding)."""
         host = request.headers.get("Host", "")
         if not _HOST.fullmatch(host):
             raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
         name = _parts(f"//{host}", "Host").hostname or ""
         if name not in LOOPBACK and host not in self._hosts:
-            raise web.HTTPMisdirectedRequest(text="421: not served under this name")
+            raise web.HTTPMisdirectedRequest(
+                text="421: the console is not served under this name: use a configured address (TANDEM_PUBLIC_ORIGINS)"
+            )
 
     def _check_origin(self, request: web.Request) -> None:
         origin = request.headers.get("Origin")
         if origin is not None and _parts(origin, "Origin").netloc != request.headers.get("Host", ""):
-            raise web.HTTPForbidden(text="403: sent from another site")
+            raise web.HTTPForbidden(text="403: the request was sent from another site (Origin)")
 
 
 def _parts(address: str, header: str) -> SplitResult:
-    """The parts of an address from a header. Raises HTTPBadRequest where it is none, such as `//[::1`."""
+    """Splits an address from a header. Raises HTTPBadRequest where it isn't one, such as `//[::1`."""
     try:
         return urlsplit(address)
     except ValueError:
@@ -227,7 +229,7 @@ _STATUS = {
 
 
 def http_status(code: grpc.StatusCode) -> int:
-    """What a browser is told of a call that failed so."""
+    """Returns the HTTP status for a failed gRPC call."""
     return _STATUS.get(code, 502)
 
 
@@ -236,4 +238,5 @@ def _language(request: web.Request) -> str:
     if chosen in LANGUAGES:
         return chosen
     accepted = request.headers.get("Accept-Language", "ko")
-    return next((one[:2] for one in accepted.replace(" ", "").split(",") if one[:2] in LANGUAGES), LANGUAGES[0])
+    preferred = (part[:2] for part in accepted.replace(" ", "").split(","))
+    return next((language for language in preferred if language in LANGUAGES), LANGUAGES[0])

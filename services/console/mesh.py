@@ -1,4 +1,4 @@
-"""The console as a client of the mesh: a channel to each service, and as whom it calls for a user."""
+"""The console as a client of the mesh: channels to the services, and the identity under which it calls for a user."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
 @dataclass(frozen=True, slots=True)
 class LegClient:
-    """One leg of the response."""
+    """Stubs of one leg."""
 
     dispatch: DispatchServiceStub
     evidence: EvidenceServiceStub
@@ -36,7 +36,7 @@ class LegClient:
 
 
 class MeshClient:
-    """Stubs of what the console asks. What a role may see is the services' to say: each call is made as the user who asks."""
+    """Stubs of the services. Each call is made as its user, and the services decide which data a role may see."""
 
     def __init__(
         self,
@@ -54,29 +54,31 @@ class MeshClient:
         self.ingest = ingest
         self.geofence = geofence
         self.legs = legs
-        """By name: probation, police."""
+        """Legs by name: probation, police."""
 
     def identity(self, user: ConsoleUser) -> Metadata:
-        """Metadata of a call for this user: by certificate the console's own says whose it is, and beside it stands who asks."""
+        """Returns the metadata of a call for a user. With certificates, the console's own gives the role and the metadata the user."""
         if self._settings.tls:
             return () if user.name == SELF else server.on_behalf_of(user.name)
         return server.bearer(user.spiffe_id, self._settings.dev_secret)
 
     def own(self, role: Role) -> Metadata:
-        """Metadata of what the console watches for all users of a role."""
+        """Returns the metadata of the console's own subscriptions for all users of a role."""
         return self.identity(ConsoleUser(role, SELF))
 
 
 @asynccontextmanager
 async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
-    """Open channels; services that are away are connected to once they are there.
+    """Opens the channels. They connect to unavailable services as soon as these are up.
 
-    Raises FailedPrecondition where its certificate isn't that of its role's console, which alone is believed whom it asks for.
+    Raises FailedPrecondition where the certificate isn't that of the role's console: services let only that one name its users.
     """
     if settings.tls and settings.console_role:
         own, wanted = spiffe_id(settings.tls_files().cert), CONSOLES[settings.console_role]
         if own != wanted:
-            raise FailedPrecondition(f"TANDEM_TLS_CERT is of {own}; a console for {settings.console_role} is {wanted}")
+            raise FailedPrecondition(
+                f"TANDEM_TLS_CERT is of {own}, but TANDEM_CONSOLE_ROLE={settings.console_role} needs a certificate of {wanted}"
+            )
     async with AsyncExitStack() as stack:
 
         async def channel(target: str) -> grpc.aio.Channel:
@@ -86,9 +88,9 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
         registry = await channel(settings.registry)
         legs = {}
         for name, target in (("probation", settings.dispatch_probation), ("police", settings.dispatch_police)):
-            one = await channel(target)
+            leg = await channel(target)
             legs[name] = LegClient(
-                DispatchServiceStub(one), EvidenceServiceStub(one), FollowingServiceStub(one), RosterServiceStub(one)
+                DispatchServiceStub(leg), EvidenceServiceStub(leg), FollowingServiceStub(leg), RosterServiceStub(leg)
             )
         yield MeshClient(
             settings,

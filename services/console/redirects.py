@@ -1,4 +1,4 @@
-"""Redirects within the console: to an absolute path of this origin, and to nothing else."""
+"""Redirects within the console: only to an absolute path of this origin, and to the identity provider."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from aiohttp import web
 HOME = "/"
 MAX_CHARS = 2_048
 _VISIBLE_ASCII = re.compile(r"/[!-\[\]-~]*")
-"""Printable ASCII without space and backslash: browsers drop tabs and line ends, and read a backslash as a slash."""
+"""Path of printable ASCII without space and backslash: browsers drop tabs and line ends, and read a backslash as a slash."""
 
 
 def is_own_path(text: str) -> bool:
-    """Whether a browser that is sent to `text` stays on this origin.
+    """Returns whether a browser that is sent to `text` stays on this origin.
 
     That needs one leading slash, no control character, no backslash, and no empty segment before the query: a browser reads
     `//host`, `/\\host` and `/<TAB>/host` as the address of another host.
@@ -23,15 +23,15 @@ def is_own_path(text: str) -> bool:
 
 
 def own_path(text: str) -> str:
-    """`text` where it is a path of this origin, else the home page."""
+    """Returns `text` where it is a path of this origin, else the home page."""
     return text if is_own_path(text) else HOME
 
 
 def see_other(path: str) -> web.Response:
-    """The answer that sends a browser to a path of this origin by GET; to the home page where `path` isn't such a path."""
+    """Makes the answer that sends a browser by GET to a path of this origin, or to the home page where `path` is another."""
     return web.Response(status=303, headers={"Location": own_path(path)})
 
 
 def to_provider(address: str) -> web.Response:
-    """The answer that sends a browser to the identity provider, whose address the caller has checked."""
+    """Makes the answer that sends a browser to the identity provider, whose address the caller has checked."""
     return web.Response(status=303, headers={"Location": address})

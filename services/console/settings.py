@@ -17,79 +17,90 @@ _ROLES = Literal["police", "probation", "reviewer", "operator"]
 
 
 class ConsoleSettings(HttpSettings):
-    """Read once, in __main__. The five targets are gRPC's, such as `dns:///registry:7401` or `ipv4:127.0.0.1:7401`."""
+    """Settings of the console, from the environment. `__main__` reads them once.
+
+    The five targets are gRPC targets, such as `dns:///registry:7401` or `ipv4:127.0.0.1:7401`.
+    """
 
     port: int = Field(default=7408, ge=0, le=65535)
     """TCP port of the pages."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
     registry: str = Field(default="ipv4:127.0.0.1:7401", min_length=1)
-    """Reviews of matches, traces."""
+    """gRPC target of the registry: reviews of matches, traces."""
     ingest: str = Field(default="ipv4:127.0.0.1:7402", min_length=1)
-    """Refused reports."""
+    """gRPC target of ingest: refused reports."""
     geofence: str = Field(default="ipv4:127.0.0.1:7403,127.0.0.1:7413", min_length=1)
-    """The evaluators: alerts."""
+    """gRPC target of the evaluators: alerts."""
     dispatch_probation: str = Field(default="ipv4:127.0.0.1:7404", min_length=1)
-    """The probation leg."""
+    """gRPC target of the probation leg."""
     dispatch_police: str = Field(default="ipv4:127.0.0.1:7405", min_length=1)
-    """The police leg."""
+    """gRPC target of the police leg."""
     console_role: _ROLES | None = None
-    """With certificates: whose console this is, by its own certificate; nobody of another role is served."""
+    """With certificates: the only role that this console serves, which its own certificate proves."""
     public_origins: str = ""
-    """Further origins under which browsers reach it, comma-separated, such as https://console.example; loopback is always one."""
+    """Further origins under which browsers reach the console, comma-separated, such as https://console.example. Loopback is
+    always included."""
     tiles: str = ""
-    """Address of a PMTiles file that takes the place of the base map that comes with the console, such as the agency's own
-    https://tiles.example/korea.pmtiles; empty for that one."""
+    """Address of a PMTiles file that replaces the console's base map, such as https://tiles.example/korea.pmtiles; empty for the
+    console's own."""
 
     oidc_issuer: str = ""
-    """The identity provider's issuer, exactly as it names itself, such as https://id.example/realms/npa; empty for none."""
+    """Issuer of the identity provider, exactly as its document gives it, such as https://id.example/realms/npa; empty for none."""
     oidc_client_id: str = ""
-    """As whom the provider knows this console."""
+    """Client id of this console at the identity provider."""
     oidc_client_secret: SecretStr = SecretStr("")
-    """What the console proves that with."""
+    """Client secret of this console at the identity provider."""
     oidc_roles: str = ""
-    """Which value of the claim is which role, such as `police=npa-112,probation=moj-tracking`; a role may stand there several times."""
+    """Roles by value of the claim, such as `police=npa-112,probation=moj-tracking`; a role may have several values."""
     oidc_roles_claim: str = "roles"
-    """Claim of the ID token, a text or a list of texts, from which the role is taken."""
+    """Claim of the ID token that gives the role: a text or a list of texts."""
     oidc_name_claim: str = "preferred_username"
-    """Claim of the ID token that is the name in the chain and the ledger."""
+    """Claim of the ID token that gives the user's name for the chain and the ledger."""
 
     @property
     def oidc_rule(self) -> Rule:
-        """How claims become a user."""
+        """Rule by which claims become a user."""
         only = Role(self.console_role) if self.console_role else None
         return Rule(self._roles_of_values(), self.oidc_roles_claim, self.oidc_name_claim, only)
 
     def _roles_of_values(self) -> dict[str, Role]:
-        """Raises ValueError where it isn't such as the setting says."""
-        found: dict[str, Role] = {}
-        for one in self.oidc_roles.split(","):
-            role, _, value = (part.strip() for part in one.partition("="))
+        """Parses `oidc_roles`. Raises ValueError on a wrong entry."""
+        role_of_value: dict[str, Role] = {}
+        for entry in self.oidc_roles.split(","):
+            role, _, value = (part.strip() for part in entry.partition("="))
             if role not in set(Role) or not value:
-                raise ValueError("TANDEM_OIDC_ROLES: each must be such as police=npa-112")
-            if value in found:
-                raise ValueError("TANDEM_OIDC_ROLES: each value stands for one role, once")
-            found[value] = Role(role)
-        return found
+                raise ValueError(
+                    f'TANDEM_OIDC_ROLES: "{entry.strip()}" is not role=value with a role of {", ".join(Role)} '
+                    "(example: police=npa-112)"
+                )
+            if value in role_of_value:
+                raise ValueError(f'TANDEM_OIDC_ROLES: "{value}" is there twice: give each value one role')
+            role_of_value[value] = Role(role)
+        return role_of_value
 
     @property
     def origins(self) -> frozenset[str]:
-        """Origins under which it is reached beside loopback."""
-        return frozenset(one.strip() for one in self.public_origins.split(",") if one.strip())
+        """Origins under which browsers reach the console besides loopback."""
+        return frozenset(origin.strip() for origin in self.public_origins.split(",") if origin.strip())
 
     @property
     def tiles_origin(self) -> str:
-        """Where tiles come from, if not from here."""
+        """Origin of the base map where it isn't the console's own; else empty."""
         parts = urlsplit(self.tiles)
         return f"{parts.scheme}://{parts.netloc}" if self.tiles else ""
 
     @model_validator(mode="after")
-    def _refuse_what_is_no_origin(self) -> Self:
+    def _refuse_bad_origins(self) -> Self:
         for origin in self.origins:
             if not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+", origin):
-                raise ValueError("TANDEM_PUBLIC_ORIGINS: each must be such as https://console.example")
+                raise ValueError(
+                    f'TANDEM_PUBLIC_ORIGINS: "{origin}" is not an origin (example: https://console.example)'
+                )
         if self.tiles and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+/[^\s;,'\"]*", self.tiles):
-            raise ValueError("TANDEM_TILES must be the http(s) address of a PMTiles file")
+            raise ValueError(
+                "TANDEM_TILES must be the http(s) address of a PMTiles file (example: https://tiles.example/korea.pmtiles)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -98,19 +109,29 @@ class ConsoleSettings(HttpSettings):
         if not any(given):
             return self
         if not all(given):
-            raise ValueError("TANDEM_OIDC_ISSUER, _CLIENT_ID, _CLIENT_SECRET and _ROLES go together")
+            raise ValueError(
+                "TANDEM_OIDC_ISSUER, _CLIENT_ID, _CLIENT_SECRET and _ROLES go together: set all of them or none"
+            )
         if not is_safe(self.oidc_issuer) or urlsplit(self.oidc_issuer).query or urlsplit(self.oidc_issuer).fragment:
-            raise ValueError("TANDEM_OIDC_ISSUER must be an https address; http is taken on loopback only")
+            raise ValueError(
+                "TANDEM_OIDC_ISSUER must be an https address without query and fragment; http is accepted on loopback only"
+            )
         roles = set(self._roles_of_values().values())
         if self.console_role and self.console_role not in roles:
-            raise ValueError("TANDEM_OIDC_ROLES names nobody for TANDEM_CONSOLE_ROLE")
+            raise ValueError(
+                f"TANDEM_OIDC_ROLES gives no value the role of TANDEM_CONSOLE_ROLE={self.console_role}: nobody could sign in"
+            )
         return self
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
         self.refuse_plaintext_to("registry", "ingest", "geofence", "dispatch_probation", "dispatch_police")
         if self.tls and self.console_role is None:
-            raise ValueError("TANDEM_CONSOLE_ROLE is missing: with certificates a console is one agency's")
+            raise ValueError(
+                "TANDEM_CONSOLE_ROLE is missing: with certificates a console serves a single role (example: police)"
+            )
         if (self.tls or self.http_tls_cert or self.http_tls_key) and not self.http_tls:
-            raise ValueError("TANDEM_HTTP_TLS_CERT or _KEY is missing: with certificates pages have one of their own")
+            raise ValueError(
+                "TANDEM_HTTP_TLS_CERT or TANDEM_HTTP_TLS_KEY is missing: with certificates the pages need their own"
+            )
         return self

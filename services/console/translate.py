@@ -1,4 +1,4 @@
-"""From messages to what the pages are made of."""
+"""Translates the services' messages into the types of the pages."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
-from services.console.domain.board import LEGS, Assignment, IncidentCard
-from services.console.domain.units import Unit
-from services.console.domain.waterfall import Span
+from services.console.domain.board import LEGS, AssignmentCard, IncidentCard
+from services.console.domain.units import UnitCard
+from services.console.domain.waterfall import TraceSpan
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
 
 
-def assignment(message: dispatch_pb2.Assignment) -> Assignment:
-    """One destination of one leg."""
-    return Assignment(
+def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
+    """Translates an assignment."""
+    return AssignmentCard(
         assignment_id=message.assignment_id,
         incident_id=message.incident_id,
         leg=leg_name(message.leg),
@@ -47,59 +47,62 @@ def assignment(message: dispatch_pb2.Assignment) -> Assignment:
 
 
 def incident(message: dispatch_pb2.Incident) -> IncidentCard:
-    """An incident as one leg knows it."""
+    """Translates an incident as one leg knows it."""
     return IncidentCard(
         message.incident_id,
         times.from_timestamp(message.opened_at),
         moment(message, "ended_at"),
-        tuple(assignment(one) for one in message.assignments),
+        tuple(assignment(listed) for listed in message.assignments),
     )
 
 
 def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:
-    """An alert as the browser gets it, with its figures where the role may have them."""
-    one, figures = message.alert, message.measure
+    """Returns an alert as the browser gets it, with its figures where the role may have them."""
+    watched, figures = message.alert, message.measure
     return {
-        "id": one.alert_id,
-        "at": times.from_timestamp(one.at),
-        "decided": times.from_timestamp(one.decided_at),
-        "kind": alert_pb2.AlertKind.Name(one.kind),
-        "demand": geometry_pb2.Demand.Name(one.demand),
-        "incident": one.incident_id,
-        "order": one.order_id,
-        "wearer": one.wearer_id,
-        "target": one.target_id,
-        "ring": one.ring_m,
-        "outage": one.outage_id,
+        "id": watched.alert_id,
+        "at": times.from_timestamp(watched.at),
+        "decided": times.from_timestamp(watched.decided_at),
+        "kind": alert_pb2.AlertKind.Name(watched.kind),
+        "demand": geometry_pb2.Demand.Name(watched.demand),
+        "incident": watched.incident_id,
+        "order": watched.order_id,
+        "wearer": watched.wearer_id,
+        "target": watched.target_id,
+        "ring": watched.ring_m,
+        "outage": watched.outage_id,
         "distance": figures.distance_m if figures.HasField("distance_m") else None,
-        "exercise": one.exercise == exercise_pb2.DRILL,
+        "exercise": watched.exercise == exercise_pb2.DRILL,
     }
 
 
 def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
-    """For a desk that isn't told of alerts: what a step of its own leg says of one; None where it isn't a new one."""
-    one = step.assignment
-    if one.state not in (dispatch_pb2.NOTIFIED, dispatch_pb2.OFFERED):
+    """Returns the alert behind a step of the own leg, for a desk that doesn't get alerts; None where the step isn't a new alert."""
+    own = step.assignment
+    if own.state not in (dispatch_pb2.NOTIFIED, dispatch_pb2.OFFERED):
         return None
     return {
-        "id": f"{one.assignment_id}-{one.offer_number}-{one.state}",
+        "id": f"{own.assignment_id}-{own.offer_number}-{own.state}",
         "at": times.from_timestamp(step.at),
         "decided": times.from_timestamp(step.at),
-        "kind": alert_pb2.AlertKind.Name(one.kind),
-        "demand": geometry_pb2.Demand.Name(one.demand),
-        "incident": one.incident_id,
-        "order": ", ".join(one.order_ids),
-        "wearer": one.subject_id,
+        "kind": alert_pb2.AlertKind.Name(own.kind),
+        "demand": geometry_pb2.Demand.Name(own.demand),
+        "incident": own.incident_id,
+        "order": ", ".join(own.order_ids),
+        "wearer": own.subject_id,
         "target": "",
         "ring": 0,
         "outage": "",
         "distance": None,
-        "exercise": one.exercise == exercise_pb2.DRILL,
+        "exercise": own.exercise == exercise_pb2.DRILL,
     }
 
 
 def target(incident_id: str, message: following_pb2.WatchTargetsResponse) -> dict[str, Any]:
-    """Where somebody is now, as the browser gets it; there may be thousands, so to 0.1 m and no more than the map shows."""
+    """Returns a target's current position as the browser gets it.
+
+    There may be thousands of targets, so positions are rounded to 0.1 m and hold no more than the map shows.
+    """
     known = message.HasField("lat_deg")
     return {
         "id": f"{incident_id}/{message.subject_id}",
@@ -109,11 +112,11 @@ def target(incident_id: str, message: following_pb2.WatchTargetsResponse) -> dic
     }
 
 
-def unit(message: roster_pb2.UnitReport) -> Unit | None:
-    """A unit of the own leg; None for one that is gone, or never said where it is."""
+def unit(message: roster_pb2.UnitReport) -> UnitCard | None:
+    """Translates a unit of the own leg; None for a unit that was removed or never reported a position."""
     if message.unit.removed or not message.HasField("position"):
         return None
-    return Unit(
+    return UnitCard(
         unit_id=message.unit.unit_id,
         unit_class=message.unit.unit_class,
         status=roster_pb2.UnitStatus.Name(message.status),
@@ -124,24 +127,24 @@ def unit(message: roster_pb2.UnitReport) -> Unit | None:
     )
 
 
-def spans(found: trace_pb2.GetTraceResponse) -> list[Span]:
-    """What happened in an incident."""
+def spans(response: trace_pb2.GetTraceResponse) -> list[TraceSpan]:
+    """Translates the spans of a trace."""
     return [
-        Span(
+        TraceSpan(
             *(span.trace_id, span.span_id, span.parent_span_id, span.service, span.name, span.start_us, span.end_us),
             dict(span.attributes),
         )
-        for span in found.spans
+        for span in response.spans
     ]
 
 
 def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
-    """probation, police or warning."""
+    """Returns the name of a leg: probation, police or warning."""
     return LEGS[leg - 1] if 1 <= leg <= len(LEGS) else ""
 
 
 def moment(message: Any, field: str) -> int | None:
-    """A timestamp field in milliseconds; None where it is absent."""
+    """Returns a timestamp field in milliseconds since 1970 UTC; None where it is absent."""
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)

@@ -1,4 +1,4 @@
-"""`python -m services.ingest`: the door for positions and equipment events."""
+"""`python -m services.ingest`: the endpoint for positions and equipment events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.common.observability.readiness import Readiness
 from services.common.rpc import server as rpc
 from services.ingest import metrics
 from services.ingest.admission.quarantine import Quarantine
-from services.ingest.admission.rate_limit import Quotas
+from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.api import CommandApi
 from services.ingest.commands.service import Commands
@@ -41,7 +41,7 @@ async def main() -> None:
         readiness = Readiness()
         routes = Routes(bus, clock, log_meta.partitions, readiness.reader("devices"))
         await routes.load()
-        gc.freeze()  # devices stay: looking through them again and again for garbage would take a twentieth of the time
+        gc.freeze()  # registrations live as long as the process: scanning them for garbage would cost 5 % of its time
         writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(log_meta.partitions)}
         for p, writer in writers.items():
             metrics.watch_lag(p, "live", writer.lag_s)
@@ -50,8 +50,8 @@ async def main() -> None:
         last_reports = LastReports(routes, writers)
         await last_reports.read_tail(bus)
         quarantine = Quarantine(bus, clock)
-        quotas = Quotas(settings.device_reports_per_s, settings.device_reports_burst)
-        intake = Intake(routes, writers, last_reports, quarantine, quotas, clock)
+        rate_limits = RateLimits(settings.device_reports_per_s, settings.device_reports_burst)
+        intake = Intake(routes, writers, last_reports, quarantine, rate_limits, clock)
         commands = Commands(bus, routes, clock, readiness.lesser_reader(flow.COMMANDS.name))
         await commands.load()
 

@@ -1,4 +1,4 @@
-"""What a report says, as the log keeps it, who sends it, and why it is refused. Pure."""
+"""Types of ingest: reports as the log keeps them, their senders, and the reasons for refusing one. Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FUTURE_MS = 120_000
-"""A time by the device more than 2 minutes ahead of the mesh is refused."""
+"""How far a report's time may be ahead of mesh time, in ms. A report further ahead is refused with CLOCK_AHEAD."""
 LIVE_MS = 180_000
-"""What is older than 3 minutes tells nothing of where somebody is now: it takes the lane of what was buffered."""
+"""Age up to which a report is live, in ms. An older report says nothing about the present, so it goes into the backfill lane."""
 MAX_BATCH = 1_000
-"""Most reports in one batch."""
+"""Maximum number of reports in a batch."""
 ACCURACY_MOST_M = 100_000.0
+"""Largest accuracy radius of a position, in m."""
 
 
 class Reason(enum.IntEnum):
-    """Why a report is refused; the numbers are those of the protos' RefusalCode."""
+    """Reason for refusing a report; the numbers are those of the proto's RefusalCode."""
 
     INVALID = 1
     CLOCK_AHEAD = 2
@@ -28,43 +29,43 @@ class Reason(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who brings reports."""
+    """Sender of reports: a vendor, or a phone."""
 
     spiffe_id: str
-    """Of a vendor; empty for a phone."""
+    """SPIFFE id of a vendor; empty for a phone."""
     vendor_id: str
-    """Of a vendor; empty for a phone."""
+    """Id of a vendor; empty for a phone."""
     device_id: str
-    """The phone's device, proven by its token; empty for a vendor."""
+    """Device of a phone, proven by its token; empty for a vendor."""
 
     @property
     def key(self) -> str:
-        """Shares between senders go by it. All phones together are one sender: each of them brings little."""
+        """Key for fair shares between senders. All phones share one key, as each of them sends little."""
         return f"vendor/{self.vendor_id}" if self.vendor_id else "phones"
 
     @property
-    def answers_for(self) -> str:
-        """What is refused counts by it: of phones each by itself, as what one of them brings is no other's fault."""
+    def refusal_key(self) -> str:
+        """Key for rejection quotas. Each phone has its own, so one misbehaving phone doesn't throttle the others."""
         return self.key if self.vendor_id else f"phone/{self.device_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a report isn't taken."""
+    """A refused report of a batch, and the reason."""
 
     index: int
-    """Which of the batch."""
+    """Index of the report in its batch."""
     field: str
-    """Field of the report."""
+    """Field of the report that is wrong."""
     reason: str
-    """For a person."""
+    """Reason as a text, for people."""
     code: Reason
-    """For a program."""
+    """Reason as a code, for programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A position of a device, quantised as the log keeps it."""
+    """Position of a device, quantised as the log keeps it."""
 
     device_id: str
     report_id: str
@@ -76,7 +77,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class EquipmentEvent:
-    """Something that a device says about itself; `event` is the number of the protos' EquipmentKind."""
+    """Event of a device's own equipment, such as an open strap; `event` is a number of the proto's EquipmentKind."""
 
     device_id: str
     report_id: str
@@ -86,7 +87,7 @@ class EquipmentEvent:
 
 @dataclass(slots=True)
 class Positions:
-    """Positions as columns of equal length: what is done to a hundred of them at once costs little more than to one."""
+    """Positions as columns of equal length. Work on whole columns costs little more for a hundred positions than for one."""
 
     device_ids: list[str]
     report_ids: list[str]
@@ -100,7 +101,7 @@ class Positions:
 
     @classmethod
     def of(cls, positions: Sequence[Position]) -> Positions:
-        """Columns of single positions."""
+        """Makes columns of single positions."""
         return cls(
             [position.device_id for position in positions],
             [position.report_id for position in positions],
@@ -111,7 +112,7 @@ class Positions:
         )
 
     def only(self, rows: Sequence[int]) -> Positions:
-        """Some of them."""
+        """Returns a copy with these rows only."""
         return Positions(
             [self.device_ids[i] for i in rows],
             [self.report_ids[i] for i in rows],
@@ -122,7 +123,7 @@ class Positions:
         )
 
     def row(self, i: int) -> Position:
-        """One of them."""
+        """Returns row `i` as a single position."""
         return Position(
             self.device_ids[i],
             self.report_ids[i],
@@ -133,7 +134,7 @@ class Positions:
         )
 
     def add(self, others: Positions) -> None:
-        """Puts others behind these."""
+        """Appends the rows of `others`."""
         self.device_ids += others.device_ids
         self.report_ids += others.report_ids
         self.fix_times_ms += others.fix_times_ms

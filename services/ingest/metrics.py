@@ -1,4 +1,4 @@
-"""What ingest counts. Labels name no device and nobody."""
+"""Metrics of ingest. No label names a device or a person."""
 
 from __future__ import annotations
 
@@ -8,41 +8,40 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.ingest.domain import Reason
 
-_ACCEPTED = Counter("tandem_ingest_reports_accepted", "Reports that are durable in the log", ["door"])
-REFUSED = Counter("tandem_ingest_reports_refused", "Reports that were refused, by reason", ["reason"])
-for (
-    _reason
-) in Reason:  # each begins at nought: a series that begins at 1 never rises, so the first refusal would be hidden
+_ACCEPTED = Counter("tandem_ingest_reports_accepted", "Reports that are durable in the log, by endpoint", ["door"])
+REFUSED = Counter("tandem_ingest_reports_refused", "Refused reports, by reason", ["reason"])
+# Each series starts at 0: one that starts at 1 never rises, so `increase()` would hide the first refusal.
+for _reason in Reason:
     REFUSED.labels(_reason.name)
 ACCEPTED = {endpoint: _ACCEPTED.labels(endpoint) for endpoint in ("stream", "unary", "http")}
-RECEIPTS_UNKNOWN = Counter("tandem_ingest_receipts_unknown", "Receipts for commands that don't wait for one")
-WAITING = Gauge("tandem_ingest_reports_waiting", "Reports that are read and not yet durable")
+RECEIPTS_UNKNOWN = Counter("tandem_ingest_receipts_unknown", "Receipts that match no command of the sender's devices")
+WAITING = Gauge("tandem_ingest_reports_waiting", "Reports that are admitted and not yet durable")
 STREAMS = Gauge("tandem_ingest_streams_open", "Open report streams")
-STREAMS_REFUSED = Counter("tandem_ingest_streams_refused", "Streams refused because their caller has too many")
-UNANSWERED = Gauge("tandem_ingest_unanswered_reports", "Reports of streams whose answers were not taken yet")
-UNREAD = Counter("tandem_ingest_streams_unread", "Report streams that were ended because their answers were not read")
+STREAMS_REFUSED = Counter("tandem_ingest_streams_refused", "Streams refused because their caller has too many open")
+UNANSWERED = Gauge("tandem_ingest_unanswered_reports", "Reports of streams whose answers the sender has not read yet")
+UNREAD = Counter("tandem_ingest_streams_unread", "Report streams ended because the sender did not read its answers")
 BATCH_REPORTS = Histogram(
     "tandem_ingest_batch_reports",
-    "Reports that were checked together: a batch, or small ones of a sender that came in the same moment",
+    "Reports checked together: a batch, or coalesced small batches of one sender",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
 )
 MESSAGE_REPORTS = Histogram(
     "tandem_ingest_message_reports",
-    "Reports in a message of the log",
+    "Reports per message of the log",
     buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000),
 )
 PUBLISH_S = Histogram(
     "tandem_ingest_publish_seconds",
-    "From the publish of a message until it is durable",
+    "Time from publishing a message until it is durable",
     buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 _LAG_S = Gauge(
     "tandem_ingest_lag_seconds",
-    "Age of the oldest report that waits to be sent to a partition, by lane",
+    "Age of the oldest report that waits to be published, by partition and lane",
     ["partition", "lane"],
 )
 
 
 def watch_lag(partition: int, lane: str, lag_s: Callable[[], float]) -> None:
-    """Has the lag of a lane looked at whenever it is asked for."""
+    """Registers a function that gives the lag of a partition's lane, in s, at each scrape."""
     _LAG_S.labels(str(partition), lane).set_function(lag_s)

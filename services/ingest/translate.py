@@ -1,4 +1,4 @@
-"""Messages of the door <-> what the log keeps. Parsing is the validation: errors name the field within the report."""
+"""Translates reports between the endpoints' messages and the log. Parsing validates: errors name the field within the report."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from services.ingest.domain import ACCURACY_MOST_M, EquipmentEvent, Position, Po
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
-SPEED_MOST_MPS = 1_000.0
+MAX_SPEED_MPS = 1_000.0
 
 
 def parse_position(msg: ingest_pb2.Position) -> Position:
-    """A position. Raises InvalidField."""
+    """Parses and checks a position. Raises InvalidField."""
     fields.required_id("device_id", msg.device_id)
     fields.required_id("report_id", msg.report_id)
     fix_time_ms = fields.moment("fix_time", msg.fix_time, msg.HasField("fix_time"))
@@ -23,9 +23,9 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
     lon_deg = fields.number("lon_deg", msg.lon_deg, -180, 180)
     accuracy_m = fields.number("accuracy_m", msg.accuracy_m, 0, ACCURACY_MOST_M)
     if accuracy_m == 0:
-        raise InvalidField("accuracy_m", "is missing")
+        raise InvalidField("accuracy_m", "is missing, or 0: it must be above 0 (example: 12.5)")
     if msg.HasField("speed_mps"):
-        fields.number("speed_mps", msg.speed_mps, 0, SPEED_MOST_MPS)
+        fields.number("speed_mps", msg.speed_mps, 0, MAX_SPEED_MPS)
     if msg.HasField("course_deg"):
         fields.number("course_deg", msg.course_deg, 0, 360)
     if msg.HasField("battery_pct"):
@@ -41,20 +41,22 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
 
 
 def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> EquipmentEvent:
-    """An equipment event. Raises InvalidField."""
+    """Parses and checks an equipment event. Raises InvalidField."""
     fields.required_id("device_id", msg.device_id)
     fields.required_id("report_id", msg.report_id)
     if msg.event not in log_pb2.EquipmentKind.values() or not msg.event:
-        raise InvalidField("event", "is missing" if not msg.event else "is no known event")
+        raise InvalidField(
+            "event", "is missing" if not msg.event else f"is no known event: {msg.event} isn't in EquipmentKind"
+        )
     return EquipmentEvent(
         msg.device_id, msg.report_id, msg.event, fields.moment("event_time", msg.event_time, msg.HasField("event_time"))
     )
 
 
 def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
-    """All positions of a batch at once, where each is sound by the rules of `parse_position`; None where one isn't, or may not be.
+    """Parses all positions of a batch at once. Returns None where a position may break a rule of `parse_position`.
 
-    The device's id is left to `Routes.allow`: what is registered is sound.
+    `Routes.resolve` checks the device ids: a registered id is valid.
     """
     fix_times = [msg.fix_time for msg in msgs]
     seconds = [fix_time.seconds for fix_time in fix_times]
@@ -63,7 +65,7 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
     lon_deg = [msg.lon_deg for msg in msgs]
     accuracy_m = [msg.accuracy_m for msg in msgs]
     report_ids = [msg.report_id for msg in msgs]
-    # A time of 1970 may be one that is missing, and an accuracy of 0 is.
+    # A time at the epoch may be a missing one, and an accuracy of 0 is a missing one.
     if not (
         min(seconds) > 0
         and max(seconds) < times.MAX_MS // 1000
@@ -73,7 +75,7 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         and _all_within(lon_deg, -180, 180)
         and _all_within(accuracy_m, 0, ACCURACY_MOST_M)
         and min(accuracy_m) > 0
-        and _absent_or_within([msg.speed_mps for msg in msgs], 0, SPEED_MOST_MPS)
+        and _absent_or_within([msg.speed_mps for msg in msgs], 0, MAX_SPEED_MPS)
         and _absent_or_within([msg.course_deg for msg in msgs], 0, 360)
         and _absent_or_within([msg.battery_pct for msg in msgs], 0, 100)
         and fields.are_ids(report_ids)
@@ -83,9 +85,9 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         [msg.device_id for msg in msgs],
         report_ids,
         [s * 1000 + n // 1_000_000 for s, n in zip(seconds, nanos, strict=True)],
-        [round(one * 1e7) for one in lat_deg],
-        [round(one * 1e7) for one in lon_deg],
-        [round(one * 1000) or 1 for one in accuracy_m],
+        [round(lat * 1e7) for lat in lat_deg],
+        [round(lon * 1e7) for lon in lon_deg],
+        [round(accuracy * 1000) or 1 for accuracy in accuracy_m],
     )
 
 
@@ -94,12 +96,12 @@ def _absent_or_within(values: list[float], least: float, greatest: float) -> boo
 
 
 def _all_within(values: list[float], least: float, greatest: float) -> bool:
-    # A NaN is in no order with anything, but it shows in the sum.
+    # A NaN passes min() and max(), but not the sum.
     return math.isfinite(sum(values)) and min(values) >= least and max(values) <= greatest
 
 
 def positions_entry(positions: Positions, received_wall_us: int, backfilled: bool = False) -> log_pb2.LogEntry:
-    """The entry of a batch of positions."""
+    """Makes the log entry of a batch of positions."""
     return log_pb2.LogEntry(
         positions=log_pb2.PositionBatch(
             device_id=positions.device_ids,
@@ -115,7 +117,7 @@ def positions_entry(positions: Positions, received_wall_us: int, backfilled: boo
 
 
 def heard_entry(heard: Sequence[tuple[str, str]], received_wall_us: int) -> log_pb2.LogEntry:
-    """The entry that says which devices were heard with a clock too far ahead: device and report."""
+    """Makes the log entry of devices that were heard with a clock too far ahead, from pairs of device id and report id."""
     return log_pb2.LogEntry(
         heard=log_pb2.HeardBatch(
             device_id=[device_id for device_id, _ in heard],
@@ -126,7 +128,7 @@ def heard_entry(heard: Sequence[tuple[str, str]], received_wall_us: int) -> log_
 
 
 def equipment_entry(event: EquipmentEvent, received_wall_us: int) -> log_pb2.LogEntry:
-    """The entry of an equipment event."""
+    """Makes the log entry of an equipment event."""
     return log_pb2.LogEntry(
         equipment=log_pb2.EquipmentReport(
             device_id=event.device_id,

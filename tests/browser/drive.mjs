@@ -1,4 +1,4 @@
-// Drives Chromium for test_console.py: a line of JSON in for each command, a line of JSON out. Each page is a visitor of its own.
+// Drives Chromium for the browser tests: one line of JSON in for each command, one line of JSON out. Each page has its own cookies.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -17,7 +17,7 @@ const browser = await chromium.launch({
   ],
 });
 const pages = new Map();
-const fetching = new Map(); // by page: what its scripts and workers fetch and don't have yet
+const fetching = new Map(); // pending fetches of scripts and workers, by page
 const origins = new Set();
 const faults = [];
 
@@ -38,31 +38,31 @@ async function pageOf(name, language = "en") {
       if (message.type() !== "error") return;
       const { url, lineNumber, columnNumber } = message.location();
       const where = `on ${page.url()} by ${url}:${lineNumber}:${columnNumber}`;
-      const told = message.args().map((one) => one.evaluate((value) => value?.stack || String(value)).catch(() => ""));
-      faults.push(`${name}: ${message.text()} ${(await Promise.all(told)).join(" ")} ${where}`);
+      const args = message.args().map((arg) => arg.evaluate((value) => value?.stack || String(value)).catch(() => ""));
+      faults.push(`${name}: ${message.text()} ${(await Promise.all(args)).join(" ")} ${where}`);
     });
     pages.set(name, page);
   }
   return pages.get(name);
 }
 
-// A page that is left while it fetches (its map's parts, say) reports "Failed to fetch", which is no fault of its own.
-async function settled(name) {
+// A page that is left during a fetch, such as of map tiles, reports "Failed to fetch", which is no fault of the page.
+async function fetchesDone(name) {
   const until = Date.now() + PATIENCE_MS;
   while (fetching.get(name)?.size && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 20));
 }
 
 const commands = {
   open: async ({ page, url, language }) => {
-    const one = await pageOf(page, language);
-    await settled(page);
-    return (await one.goto(url)).status();
+    const opened = await pageOf(page, language);
+    await fetchesDone(page);
+    return (await opened.goto(url)).status();
   },
   click: async ({ page, selector }) => (await pageOf(page)).locator(selector).first().click(),
   fill: async ({ page, selector, value }) => (await pageOf(page)).locator(selector).fill(value),
   press: async ({ page, key }) => (await pageOf(page)).keyboard.press(key),
   text: async ({ page, selector }) => (await pageOf(page)).locator(selector).allInnerTexts(),
-  // When it was there, milliseconds since 1970.
+  // Time at which the element was there, milliseconds since 1970.
   wait: async ({ page, selector }) => {
     const handle = await (await pageOf(page)).waitForFunction(
       (wanted) => document.querySelector(wanted) && Date.now(),
@@ -76,17 +76,17 @@ const commands = {
     await (await pageOf(page)).screenshot({ path });
   },
   axe: async ({ page }) => {
-    const one = await pageOf(page);
-    // As a script of the browser's own and not of the page, whose policy allows none.
-    const session = await one.context().newCDPSession(one);
+    const checked = await pageOf(page);
+    // Run it through the debugger: the page's policy allows no inline script.
+    const session = await checked.context().newCDPSession(checked);
     await session.send("Runtime.evaluate", { expression: AXE });
-    const found = await one.evaluate("axe.run(document, { resultTypes: ['violations'] })");
+    const found = await checked.evaluate("axe.run(document, { resultTypes: ['violations'] })");
     return found.violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: nodes.map((node) => node.html) }));
   },
-  // Bytes of the page's heap after a collection.
+  // Bytes of the page's heap after a garbage collection.
   heap: async ({ page }) => {
-    const one = await pageOf(page);
-    const session = await one.context().newCDPSession(one);
+    const measured = await pageOf(page);
+    const session = await measured.context().newCDPSession(measured);
     await session.send("HeapProfiler.collectGarbage");
     return (await session.send("Runtime.getHeapUsage")).usedSize;
   },

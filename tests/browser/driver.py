@@ -1,4 +1,4 @@
-"""A real browser for a test: Chromium, driven by drive.mjs."""
+"""A real browser for tests: Chromium, driven by drive.mjs."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ANSWERS_WITHIN_S = 40.0
 
 
 class Browser:
-    """Pages by name, each a visitor with cookies of its own."""
+    """Browser with named pages, each with its own cookies."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
-        self._one = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def __call__(self, command: str, **given: Any) -> Any:
-        """What a command of drive.mjs answers. Fails with what went wrong there."""
+        """Runs a command of drive.mjs and returns its result. Fails with the error of drive.mjs."""
         assert self._process.stdin and self._process.stdout
-        async with self._one, asyncio.timeout(ANSWERS_WITHIN_S):
+        async with self._lock, asyncio.timeout(ANSWERS_WITHIN_S):
             self._process.stdin.write(json.dumps({"command": command, **given}).encode() + b"\n")
             line = await self._process.stdout.readline()
         answer = json.loads(line)
@@ -34,7 +34,7 @@ class Browser:
         return answer["result"]
 
     async def sign_in(self, page: str, url: str, role: str, language: str = "en") -> None:
-        """Signs a page in by the form, with the role as the name."""
+        """Signs in on a page by the form, with the role as the name."""
         await self("open", page=page, url=f"{url}/sign-in", language=language)
         await self("fill", page=page, selector="input[name=name]", value=f"{role}-1")
         await self("click", page=page, selector=f"input[value={role}]")
@@ -44,7 +44,7 @@ class Browser:
 
 @asynccontextmanager
 async def browser() -> AsyncIterator[Browser]:
-    """A browser, closed at the end."""
+    """Opens a browser and closes it at the end."""
     environment = {**os.environ, "CHROMIUM": CHROMIUM}
     process = await asyncio.create_subprocess_exec(
         *("node", "drive.mjs"),

@@ -1,6 +1,6 @@
-"""The console in a real browser on a real mesh, while the demo is played: what a duty officer sees and does, and a reviewer after it.
+"""The console in a real browser on a real mesh, during the demo: the work of duty officers, and of a reviewer afterwards.
 
-`make test-browser` runs it; it needs Chromium and Node.js. With TANDEM_SHOTS it leaves its pictures in that folder.
+`make test-browser` runs it; it needs Chromium and Node.js. With TANDEM_SHOTS it saves its pictures in that folder.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tests.support.common.mesh import RunningMesh, running_mesh
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.asyncio(loop_scope="module"),
-    # What is left of a closed browser.
+    # A closed browser leaves warnings.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 ROOT = HERE.parents[1]
 SHOWN_WITHIN_MS = 2_000
 EVIDENCE_WITHIN_S = 30.0
 RINGS_CLEARED = 6
-"""Three rings round her and three round her home."""
+"""Rings that are cleared: three round the protected person and three round her home."""
 WATCHING = ("police", "probation", "reviewer")
 DEMAND = "#incidents tr .demand-RESPOND"
 NOTE_WHEN_SHOWN = f"""new MutationObserver(() => {{
@@ -46,34 +46,34 @@ LINES_AT_EACH_VALUE = f"""(slider => Array.from({{length: 1000 / {VALUE_STEP} + 
     slider.dispatchEvent(new Event("input"));
     return [...document.querySelectorAll("#state-at li")].map((line) => line.textContent);
 }}))(document.querySelector("#slider"))"""
-"""What stands beside the replay at each value of its slider."""
+"""Script that returns the lines beside the replay at each value of its slider."""
 SERVICES = {"ingest", "geofence", "registry", "dispatch-probation", "dispatch-police", "dispatch-warning"}
 
 
 class Played:
-    """The demo, up to its offers; whoever wants more plays on."""
+    """The demo up to its offers, with the pages that watch it. `end` plays the rest."""
 
     def __init__(self, mesh: RunningMesh, stage: demo.DemoStage, alerts: Alerts, seen: Browser) -> None:
         self.url = mesh.now.console_url
         self.stage, self.alerts, self.browser = stage, alerts, seen
         self.shown_ms: dict[str, int] = {}
-        """By role, when the demand to respond was on its live page."""
+        """Time at which the demand to respond was on each role's live page, in ms since 1970."""
         self.ended = False
 
     @property
     def incident_id(self) -> str:
-        """The demo's incident."""
-        return next(one.alert.incident_id for one in self.alerts.seen if one.alert.incident_id)
+        """Id of the demo's incident."""
+        return next(seen.alert.incident_id for seen in self.alerts.seen if seen.alert.incident_id)
 
     async def shot(self, page: str, name: str, at: str = "body") -> None:
-        """A picture for the documentation, where one is wanted, from this element on."""
+        """Saves a picture for the documentation, from this element on, where TANDEM_SHOTS is set."""
         if folder := os.environ.get("TANDEM_SHOTS"):
             await self.browser("eval", page=page, expression=f"document.querySelector('{at}').scrollIntoView()")
             await asyncio.sleep(3)  # the map's tiles
             await self.browser("shot", page=page, path=f"{ROOT / folder}/{name}.png")
 
     async def end(self) -> None:
-        """The desks take what is left, the wearer turns away."""
+        """Plays the demo to its end: the desks acknowledge the rest, and the wearer turns away."""
         if not self.ended:
             self.ended = True
             await self.stage.acknowledge()
@@ -87,7 +87,7 @@ class Played:
                 await self.browser("open", page=page, url=f"{self.url}/incidents/{self.incident_id}")
                 await self.browser("click", page=page, selector="#show-evidence")
                 cleared = await self.browser("text", page=page, selector="details summary")
-                if len([one for one in cleared if "Ring cleared" in one or "이탈" in one]) == RINGS_CLEARED:
+                if len([line for line in cleared if "Ring cleared" in line or "이탈" in line]) == RINGS_CLEARED:
                     await self.browser("wait", page=page, selector="#state-at li")
                     return
                 await asyncio.sleep(1)
@@ -97,8 +97,8 @@ class Played:
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     assert CHROMIUM, "needs Chromium"
     subprocess.run(("npm", "ci", "--silent", "--no-audit", "--no-fund"), cwd=HERE, check=True, timeout=120)
-    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as one:
-        yield one
+    with running_mesh(tmp_path_factory.mktemp("browser") / "mesh") as running:
+        yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -110,9 +110,9 @@ async def played(mesh: RunningMesh) -> AsyncIterator[Played]:
         demo.stage(clients, plan) as stage,
         Alerts(clients, (plan.id("order"),)) as alerts,
     ):
-        one = Played(mesh, stage, alerts, seen)
+        playing = Played(mesh, stage, alerts, seen)
         for role, language in (("police", "en"), ("probation", "ko"), ("reviewer", "en"), ("operator", "en")):
-            await seen.sign_in(role, one.url, role, language)
+            await seen.sign_in(role, playing.url, role, language)
         for page in WATCHING:
             await seen("wait", page=page, selector="#connection.ok")
         for page in WATCHING:
@@ -123,16 +123,16 @@ async def played(mesh: RunningMesh) -> AsyncIterator[Played]:
                 break
         for page in WATCHING:
             await seen("wait", page=page, selector=DEMAND)
-            one.shown_ms[page] = await seen("eval", page=page, expression="window.shown")
-        yield one
-        await one.end()
+            playing.shown_ms[page] = await seen("eval", page=page, expression="window.shown")
+        yield playing
+        await playing.end()
 
 
 async def test_an_incident_is_on_the_desks_pages_within_two_seconds_of_its_alert(played: Played) -> None:
     decided_ms = min(
-        times.from_timestamp(one.alert.decided_at)
-        for one in played.alerts.seen
-        if one.alert.demand == geometry_pb2.RESPOND
+        times.from_timestamp(seen.alert.decided_at)
+        for seen in played.alerts.seen
+        if seen.alert.demand == geometry_pb2.RESPOND
     )
     for role in ("police", "probation"):
         late_ms = played.shown_ms[role] - decided_ms
@@ -148,14 +148,14 @@ async def test_an_incident_is_on_the_desks_pages_within_two_seconds_of_its_alert
 
 
 async def test_the_map_shows_probation_the_wearer_alone(played: Played) -> None:
-    told = await asyncio.gather(*(_stream_of(played, role) for role in ("police", "probation")))
-    police, probation = ({one["id"].partition("/")[2] for one in each["targets"]} for each in told)
+    messages = await asyncio.gather(*(_stream_of(played, role) for role in ("police", "probation")))
+    police, probation = ({target["id"].partition("/")[2] for target in message["targets"]} for message in messages)
     assert probation == {played.stage.wearer_id}
     assert police >= {played.stage.wearer_id, played.stage.person_id, played.stage.home_destination}
 
 
 async def _stream_of(played: Played, page: str) -> dict[str, Any]:
-    """The first message of a new connection that has targets."""
+    """Opens a new connection and returns the first message with targets."""
     expression = """new Promise((resolve) => {
         const source = new EventSource("/stream");
         const all = {targets: []};
@@ -164,11 +164,11 @@ async def _stream_of(played: Played, page: str) -> dict[str, Any]:
             if (all.targets.length) { source.close(); resolve(all); }
         };
     })"""
-    found: dict[str, Any] = await played.browser("eval", page=page, expression=expression)
-    return found
+    message: dict[str, Any] = await played.browser("eval", page=page, expression=expression)
+    return message
 
 
-async def test_a_leg_is_taken_with_the_keyboard_alone(played: Played) -> None:
+async def test_an_offer_is_acknowledged_with_the_keyboard_alone(played: Played) -> None:
     await played.browser("press", page="police", key="j")
     await played.browser("press", page="police", key="a")
     await played.browser("wait", page="police", selector="td[data-leg=police] .state-ACKNOWLEDGED")
@@ -176,16 +176,16 @@ async def test_a_leg_is_taken_with_the_keyboard_alone(played: Played) -> None:
         dispatch_pb2.ListIncidentsRequest(incident_id=played.incident_id),
         metadata=played.stage.clients.identity("spiffe://tandem/reviewer/test"),
     )
-    taken = [
+    acknowledged_by = [
         assignment.acknowledged_by
         for assignment in listed.incidents[0].assignments
         if assignment.leg == 2 and assignment.acknowledged_by
     ]
-    assert taken == ["spiffe://npa/desk/police-1"]
+    assert acknowledged_by == ["spiffe://npa/desk/police-1"]
 
 
-async def test_a_leg_is_answered_to_its_end_with_the_keyboard_alone(played: Played) -> None:
-    """At the tracking centre: takes it on the live page, goes on and closes on the incident's page, by Tab, Enter and letters."""
+async def test_an_assignment_is_answered_to_its_close_with_the_keyboard_alone(played: Played) -> None:
+    """The probation desk acknowledges on the live page, then proceeds and closes on the incident's page, by Tab, Enter and letters."""
     press = partial(played.browser, "press", page="probation")
     await press(key="j")
     await press(key="a")
@@ -199,14 +199,14 @@ async def test_a_leg_is_answered_to_its_end_with_the_keyboard_alone(played: Play
         await press(key="Enter")
         await played.browser("wait", page="probation", selector=f"{own} .state-{state}")
         hash_ = await played.browser("eval", page="probation", expression="location.hash")
-        assert hash_.startswith("#to-"), "the next step is the next thing that Tab reaches"
+        assert hash_.startswith("#to-"), "Tab must reach the next step first"
     await _tab_to(played, f"{own} .answers details:first-of-type summary")
     await press(key="Enter")
     found = await played.browser("axe", page="probation")
-    assert [one for one in found if one["impact"] in ("serious", "critical")] == []
+    assert [finding for finding in found if finding["impact"] in ("serious", "critical")] == []
     await played.shot("probation", "console-answers", at="#h-timeline")
     await _tab_to(played, f"{own} select[name=cause]")
-    await press(key="End")  # the last one, which needs a note
+    await press(key="End")  # the last cause, OTHER, which needs a note
     await _tab_to(played, f"{own} input[name=note]")
     for letter in "gone":
         await press(key=letter)
@@ -222,7 +222,7 @@ async def test_a_leg_is_answered_to_its_end_with_the_keyboard_alone(played: Play
 
 
 async def _tab_to(played: Played, selector: str) -> None:
-    """Presses Tab until this element has the focus."""
+    """Presses Tab until the element has the focus."""
     for _ in range(40):
         await played.browser("press", page="probation", key="Tab")
         if await played.browser("eval", page="probation", expression=f"document.activeElement.matches('{selector}')"):
@@ -245,7 +245,7 @@ async def test_a_review_shows_both_legs_and_a_whole_trace(played: Played) -> Non
     assert {row["service"] for row in rows} == SERVICES
     assert [row for row in rows if int(row["us"]) < 0 or "orphan" in row] == []
     seen = await played.browser("text", page="reviewer", selector="section[aria-labelledby=h-ledger] tbody tr")
-    assert any("spiffe://tandem/service/dispatch-police" in one and "shared" in one for one in seen)
+    assert any("spiffe://tandem/service/dispatch-police" in row and "shared" in row for row in seen)
     await played.shot("reviewer", "console-review")
     await played.shot("reviewer", "console-trace", at="#h-trace")
 
@@ -254,17 +254,17 @@ async def test_the_slider_replays_the_approach_and_the_response_to_its_end(playe
     await played.review("police")
     moments = await played.browser("eval", page="police", expression=LINES_AT_EACH_VALUE)
     distances = [
-        int(told.partition(" m → ")[0].rpartition(" ")[2])
+        int(line.partition(" m → ")[0].rpartition(" ")[2])
         for lines in moments
-        for told in lines
-        if told.startswith("Wearer")
+        for line in lines
+        if line.startswith("Wearer")
     ]
     nearest = distances.index(min(distances))
     assert distances[nearest] < 200 and distances[0] > 1_000 and distances[-1] > 1_000
     assert 0 < nearest < len(distances) - 1
     shown = [[line for line in lines if line.startswith(("Police →", "Probation →", "Warning →"))] for lines in moments]
     assert any(": Offered" in line for lines in shown for line in lines)
-    # The last position came before the legs stood down, and the replay goes on behind it.
+    # The last position came before the legs stood down, and the replay must continue after it.
     assert {line.partition(" →")[0] for line in shown[-1]} == {"Police", "Probation", "Warning"}
     assert all(line.endswith((": Stood down", ": Closed")) for line in shown[-1]), shown[-1]
     ended = next(i for i, lines in enumerate(shown) if lines == shown[-1])
@@ -284,7 +284,7 @@ async def test_probation_sees_no_place_no_figure_and_no_other_track(played: Play
     page = await played.browser(
         "eval", page="probation", expression="JSON.parse(document.querySelector('#page').textContent).replay"
     )
-    assert page["places"] == [] and {one["wearer"] for one in page["tracks"]} == {True}
+    assert page["places"] == [] and {track["wearer"] for track in page["tracks"]} == {True}
     text = await played.browser("eval", page="probation", expression="document.documentElement.outerHTML")
     assert played.stage.plan.id("app") not in text
     assert await played.browser("text", page="probation", selector="details[open] dd") != []
@@ -304,8 +304,11 @@ async def test_no_page_has_a_serious_finding_and_no_request_leaves_the_machine(p
         if path == "/search":
             await played.shot(page, "console-search")
         found[f"{page} {path}"] = await played.browser("axe", page=page)
-    grave = {page: [one for one in each if one["impact"] in ("serious", "critical")] for page, each in found.items()}
-    print({page: [(one["id"], one["impact"]) for one in each] for page, each in found.items()})
+    print({page: [(finding["id"], finding["impact"]) for finding in each] for page, each in found.items()})
+    grave = {
+        page: [finding for finding in each if finding["impact"] in ("serious", "critical")]
+        for page, each in found.items()
+    }
     assert {page: each for page, each in grave.items() if each} == {}
     seen = await played.browser("seen")
     print(f"origins: {seen['origins']}")

@@ -1,4 +1,4 @@
-"""The replay of an incident page in a real browser, by a page of known positions, alerts and steps: no mesh, no clock."""
+"""Replay of an incident page in a real browser, with known positions, alerts and steps: no mesh, no clock."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.browser.driver import CHROMIUM, browser
 
 pytestmark = [
     pytest.mark.browser,
-    # What is left of a closed browser.
+    # A closed browser leaves warnings.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 S = 1_000
 BEGAN_MS = 1_800_000_000_000
-LAST_POSITION, LAST_ALERT, OFFERED, TAKEN, STOOD_DOWN = 20 * S, 15 * S, 60 * S, 90 * S, 600 * S
-"""Of a drill whose positions end before anybody is asked; moments after the first position."""
+LAST_POSITION, LAST_ALERT, OFFERED, ACCEPTED, STOOD_DOWN = 20 * S, 15 * S, 60 * S, 90 * S, 600 * S
+"""Times of a drill whose positions end before the first offer, in ms after the first position."""
 AROUND = 120 * S
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="/static/app.css"><body class="review">
 <div id="map" class="replay"></div><button id="play"></button><input type="range" id="slider" min="0" max="1000" value="1000" step="1">
@@ -33,7 +33,7 @@ PAGE = """<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="/sta
 
 
 def page_of(steps: list[dict[str, Any]], alerts: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the page of the incident holds."""
+    """Returns the data of the incident page."""
     points = [[BEGAN_MS + at, 127.0, 37.5 + at / 1e8, 5] for at in range(0, LAST_POSITION + 1, S)]
     return {
         "csrf": "",
@@ -56,7 +56,7 @@ def step(leg: str, *states: tuple[int, str]) -> dict[str, Any]:
 
 
 STEPS = [
-    step("police", (OFFERED, "OFFERED"), (TAKEN, "ACKNOWLEDGED"), (STOOD_DOWN - S, "STOOD_DOWN")),
+    step("police", (OFFERED, "OFFERED"), (ACCEPTED, "ACKNOWLEDGED"), (STOOD_DOWN - S, "STOOD_DOWN")),
     step("probation", (OFFERED, "OFFERED"), (OFFERED + S, "ESCALATED"), (STOOD_DOWN, "STOOD_DOWN")),
 ]
 ALERT = {"at": BEGAN_MS + LAST_ALERT, "kind": "RING_ENTERED", "ring": 100}
@@ -64,7 +64,7 @@ ALERT = {"at": BEGAN_MS + LAST_ALERT, "kind": "RING_ENTERED", "ring": 100}
 
 @asynccontextmanager
 async def shown(page: dict[str, Any]) -> AsyncIterator[Any]:
-    """A browser on such a page: what stands beside the map when the slider is at a value."""
+    """Opens a browser on a page. Yields a function that moves the slider and returns the time and the lines beside the map."""
 
     async def document(request: web.Request) -> web.Response:
         text = PAGE.format(page=html.escape(json.dumps(page), quote=False))
@@ -92,19 +92,19 @@ async def shown(page: dict[str, Any]) -> AsyncIterator[Any]:
 
 
 def value_of(at: int) -> float:
-    """Where on the slider a moment stands, by what the replay should last."""
+    """Returns the slider's value at a time, by the expected length of the replay."""
     return 1_000 * at / (STOOD_DOWN + AROUND)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
-async def test_a_replay_lasts_until_two_minutes_after_the_last_step_though_positions_end_before() -> None:
+async def test_a_replay_lasts_until_two_minutes_after_the_last_step_after_positions_end() -> None:
     async with shown(page_of(STEPS, [ALERT])) as at:
         first, lines = await at(0)
         assert not any("→" in line and "Police" in line for line in lines)
         _, lines = await at(value_of(OFFERED + S // 2) + 0.5)
         assert {"Police → P-1: Offered", "Probation → P-1: Offered"} & set(lines)
-        _, lines = await at(value_of(TAKEN) + 1)
-        assert "Police → P-1: Taken" in lines and "Probation → P-1: Escalated" in lines
+        _, lines = await at(value_of(ACCEPTED) + 1)
+        assert "Police → P-1: Accepted" in lines and "Probation → P-1: Escalated" in lines
         last, lines = await at(1_000)
         assert "Police → P-1: Stood down" in lines and "Probation → P-1: Stood down" in lines
         assert any(f" {(STOOD_DOWN + AROUND - LAST_POSITION) // S} s, ± 5 m" in line for line in lines)
@@ -112,6 +112,6 @@ async def test_a_replay_lasts_until_two_minutes_after_the_last_step_though_posit
 
 
 def seconds(moment: str) -> int:
-    """Seconds of the day."""
+    """Returns the second of the day."""
     hours, minutes, rest = (float(part) for part in moment.split(" ")[-1].split(":"))
     return round(3_600 * hours + 60 * minutes + rest)

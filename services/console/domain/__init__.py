@@ -1,1 +1,1 @@
-"""Decisions of the pages: pure."""
+"""Decisions of the pages, as pure functions."""

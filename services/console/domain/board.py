@@ -1,6 +1,6 @@
-"""What the live page shows of incidents: their order, their groups, and each leg's state. Pure.
+"""Incidents on the live page: their order, their groups, and the state of each leg. Pure.
 
-An incident as it is sent to the browser is a plain dict; times are milliseconds since 1970 UTC by the mesh's clock.
+The browser gets an incident as a plain dict. Times are milliseconds since 1970 UTC by the mesh's clock.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from services.common.messaging.flow import LEGS as LEGS
 
 OFFERS = frozenset({"OFFERED", "ESCALATED"})
-"""States in which somebody is asked."""
+"""States in which an offer waits for an answer."""
 UNANSWERED = frozenset({"OFFERED", "ESCALATED", "NOBODY_AVAILABLE", "REJECTED"})
 ON_THE_WAY = frozenset({"ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED"})
 OVER = frozenset({"STOOD_DOWN", "CLOSED"})
@@ -23,16 +23,16 @@ _GRAVITY = (
     "ESCALATED",
     "NOBODY_AVAILABLE",
 )
-"""States from that which needs nobody to that which needs somebody most."""
+"""States by urgency, ascending."""
 _DEMANDS = ("DEMAND_UNSPECIFIED", "RECORD", "WARN", "NOTIFY", "RESPOND")
 FLOOD = 5
-"""So many notices of one kind are shown as one line."""
+"""Number of notices of one kind from which they are shown as one line."""
 NEVER_MS = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
-    """One destination of one leg."""
+class AssignmentCard:
+    """Assignment of one destination of one leg, as the pages show it."""
 
     assignment_id: str
     incident_id: str
@@ -42,7 +42,7 @@ class Assignment:
     state: str
     demand: str
     kind: str
-    """Kind of the alert that led to it; empty where the leg doesn't tell another one."""
+    """Kind of the alert that led to it; empty where the leg doesn't disclose it to another leg."""
     offer_number: int = 0
     offered_ms: int | None = None
     received_ms: int | None = None
@@ -52,54 +52,57 @@ class Assignment:
     latency_ms: float | None = None
     office_id: str = ""
     unit_id: str = ""
-    """The unit that is asked or goes, of the own leg alone; empty where the desk itself is asked."""
+    """Unit that is asked or goes, of the own leg only; empty where the desk itself is asked."""
     escalation_level: str = ""
     close_cause: str = ""
     absent_legs: tuple[str, ...] = ()
     losing: bool = False
     spoofing: bool = False
-    """The positions may be spoofed."""
+    """Whether the positions may be spoofed."""
     flag: str = ""
     exercise: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentCard:
-    """An incident with all legs' assignments."""
+    """Incident with the assignments of all legs, as the pages show it."""
 
     incident_id: str
     opened_ms: int
     ended_ms: int | None
-    assignments: tuple[Assignment, ...] = field(repr=False)
+    assignments: tuple[AssignmentCard, ...] = field(repr=False)
 
-    def of(self, leg: str) -> list[Assignment]:
-        """One leg's."""
+    def of(self, leg: str) -> list[AssignmentCard]:
+        """Returns the assignments of one leg."""
         return [assignment for assignment in self.assignments if assignment.leg == leg]
 
 
-def leg_state(assignments: Iterable[Assignment]) -> str:
-    """The state of the one that needs somebody most; empty where there is none."""
+def leg_state(assignments: Iterable[AssignmentCard]) -> str:
+    """Returns the most urgent state of the assignments; empty where there are none."""
     states = [assignment.state for assignment in assignments if assignment.state in _GRAVITY]
     return max(states, key=_GRAVITY.index, default="")
 
 
-def due_ms(assignments: Iterable[Assignment]) -> int | None:
-    """When the first of them is offered on; None where nothing is awaited."""
+def due_ms(assignments: Iterable[AssignmentCard]) -> int | None:
+    """Returns the earliest deadline of the assignments; None where no answer is awaited."""
     return min((assignment.due_ms for assignment in assignments if assignment.due_ms is not None), default=None)
 
 
 def demand(incident: IncidentCard) -> str:
-    """What the gravest alert demanded."""
+    """Returns the gravest demand of an incident's assignments."""
     return max((assignment.demand for assignment in incident.assignments), key=_DEMANDS.index, default=_DEMANDS[0])
 
 
 def is_new_alarm(incident: IncidentCard) -> bool:
-    """Somebody has to go and nobody has taken it."""
+    """Returns whether a response is demanded that nobody has acknowledged."""
     return any(assignment.state in UNANSWERED and assignment.demand == "RESPOND" for assignment in incident.assignments)
 
 
 def rank(incident: IncidentCard) -> tuple[int, int, int]:
-    """Sorts the most urgent first: what goes wrong, what waits, what is under way, what is over; then by deadline, then the newest."""
+    """Returns the sort key of an incident, most urgent first.
+
+    The order is: failing, waiting, under way, over; then the earliest deadline; then the newest.
+    """
     assignments = incident.assignments
     agencies = [assignment for assignment in assignments if assignment.leg != "warning"]
     states = {agency.state for agency in agencies}
@@ -122,13 +125,13 @@ def rank(incident: IncidentCard) -> tuple[int, int, int]:
 
 
 def cause(incident: IncidentCard) -> str:
-    """What kinds of alert it is of, the gravest demand's first; empty where no leg tells."""
+    """Returns the kind of alert with the gravest demand; empty where no leg discloses one."""
     by_demand = sorted(incident.assignments, key=lambda assignment: _DEMANDS.index(assignment.demand), reverse=True)
-    return next((one.kind for one in by_demand if one.kind), "")
+    return next((assignment.kind for assignment in by_demand if assignment.kind), "")
 
 
 def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
-    """By incident, the group that it is shown in: notices of one kind that are many. What demands a response is never grouped."""
+    """Returns the group of each grouped incident: FLOOD or more notices of one kind. An incident that demands a response has none."""
     by_kind: dict[str, list[str]] = {}
     for incident in incidents:
         if incident.ended_ms is None and demand(incident) != "RESPOND" and (kind := cause(incident)):
@@ -137,7 +140,7 @@ def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
 
 
 def told(incident: IncidentCard, group: str = "") -> dict[str, Any]:
-    """The incident as the browser gets it. `group` may be of a moment ago; what demands a response by now is in none."""
+    """Returns an incident as the browser gets it. `group` may be outdated, so an incident that demands a response ignores it."""
     level, awaited, _ = rank(incident)
     asked = demand(incident)
     return {
@@ -153,24 +156,24 @@ def told(incident: IncidentCard, group: str = "") -> dict[str, Any]:
         "orders": sorted({id_ for assignment in incident.assignments for id_ in assignment.order_ids}),
         "exercise": any(assignment.exercise for assignment in incident.assignments),
         "flags": sorted(_flags(incident.assignments)),
-        "legs": {leg: [_assignment(one) for one in incident.of(leg)] for leg in LEGS},
+        "legs": {leg: [_assignment(assignment) for assignment in incident.of(leg)] for leg in LEGS},
     }
 
 
-def _flags(assignments: Iterable[Assignment]) -> set[str]:
-    found = set()
+def _flags(assignments: Iterable[AssignmentCard]) -> set[str]:
+    flags = set()
     for assignment in assignments:
-        found |= {f"absent-{leg}" for leg in assignment.absent_legs}
+        flags |= {f"absent-{leg}" for leg in assignment.absent_legs}
         if assignment.losing:
-            found.add("losing")
+            flags.add("losing")
         if assignment.spoofing:
-            found.add("spoofing")
+            flags.add("spoofing")
         if assignment.flag:
-            found.add(assignment.flag.lower().replace("_", "-"))
-    return found
+            flags.add(assignment.flag.lower().replace("_", "-"))
+    return flags
 
 
-def _assignment(assignment: Assignment) -> dict[str, Any]:
+def _assignment(assignment: AssignmentCard) -> dict[str, Any]:
     return {
         "id": assignment.assignment_id,
         "subject": assignment.subject_id,

@@ -1,4 +1,4 @@
-"""Who somebody is by the claims of an identity provider that were verified already. Default deny. Pure."""
+"""Maps verified claims of an identity provider to a user. Denies by default. Pure."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ DIGEST_DIGITS = 12
 
 
 class NotAllowed(Exception):
-    """The provider knows them, and here they may do nothing; the text is a reason's code."""
+    """A person whom the provider knows has no role here. The text is the code of the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How claims are read."""
+    """Rule by which claims become a user."""
 
     roles: Mapping[str, Role]
-    """The role of each value of the claim `roles_claim`."""
+    """Role by value of the claim `roles_claim`."""
     roles_claim: str
-    """Name of a claim that is a text or a list of texts."""
+    """Name of the claim with the roles: a text or a list of texts."""
     name_claim: str
-    """Name of the claim that is their name."""
+    """Name of the claim with the person's name."""
     only: Role | None
-    """The one role that may enter here; None for each."""
+    """The only role that may sign in; None for all roles."""
 
 
 def user_of(claims: Mapping[str, Any], rule: Rule) -> ConsoleUser:
-    """The user with these claims, `iss` and `sub` among them. Raises NotAllowed: no_role, other_role, several_roles."""
+    """Returns the user with these claims, which include `iss` and `sub`. Raises NotAllowed: no_role, other_role, several_roles."""
     held = claims.get(rule.roles_claim)
     values = held if isinstance(held, list) else [held]
     roles = {rule.roles[value] for value in values if isinstance(value, str) and value in rule.roles}
@@ -49,9 +49,9 @@ def user_of(claims: Mapping[str, Any], rule: Rule) -> ConsoleUser:
 
 
 def name_of(claims: Mapping[str, Any], name_claim: str) -> str:
-    """The name as the chain and the ledger can hold it.
+    """Returns a name that the chain and the ledger can hold.
 
-    One that fits stands as it is. Of any other, what fits of it and a hash of who the provider says it is: two persons never share one.
+    A name that fits is kept. Another one becomes its usable part and a hash of `iss` and `sub`, so that two persons never share a name.
     """
     given = claims.get(name_claim)
     name = given if isinstance(given, str) else ""

@@ -1,6 +1,6 @@
-"""What a desk can answer to a destination of its own leg, and what its forms say. Pure.
+"""Answers of a desk to the destinations of its own leg, and the forms for them. Pure.
 
-A form carries what was seen when its page was made: which offer, and which state. The leg refuses it where either is another by now.
+A form carries the offer and the state that its page showed. The leg refuses an answer where either has changed since.
 """
 
 from __future__ import annotations
@@ -10,74 +10,74 @@ from dataclasses import dataclass, replace
 
 from services.common import fields
 from services.common.rpc.errors import InvalidField
-from services.console.domain.board import OFFERS, ON_THE_WAY, Assignment
+from services.console.domain.board import OFFERS, ON_THE_WAY, AssignmentCard
 
-WAY = ("ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED")
-"""How what was taken goes on, one step after the other."""
+PROGRESSION = ("ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED")
+"""States after an acknowledgement, one step after the other."""
 CAN_BE_REFUSED = OFFERS | {"ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE"}
-"""Who is there sees it through."""
+"""States in which a desk can refuse. A unit on the scene can't."""
 CAN_BE_CLOSED = ON_THE_WAY | {"STOOD_DOWN"}
 SEEN = tuple(sorted(CAN_BE_REFUSED | CAN_BE_CLOSED))
-"""States in which a page has a form."""
+"""States in which a page has forms."""
 CAUSES = (
     *("BREACH_CONFIRMED", "NOBODY_FOUND", "FALSE_POSITION", "EQUIPMENT", "AUTHORISED", "EXERCISE"),
     "OTHER",
 )
 MAX_REASON, MAX_NOTE = 200, 500
-"""Characters."""
+"""Maximum lengths of texts, in characters."""
 ACTS = ("acknowledge", "reject", "progress", "close")
-TAKE, REJECT, PROGRESS, CLOSE = ACTS
+ACKNOWLEDGE, REJECT, PROGRESS, CLOSE = ACTS
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What can be answered in a state."""
+    """Answers that a state allows."""
 
-    take: bool = False
+    acknowledge: bool = False
     reject: bool = False
     next_state: str = ""
-    """The step that comes next; empty where there is none."""
+    """Next state of the progression; empty where there is none."""
     close: bool = False
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to answer."""
-        return self.take or self.reject or bool(self.next_state) or self.close
+        """Whether the state allows any answer."""
+        return self.acknowledge or self.reject or bool(self.next_state) or self.close
 
 
 @dataclass(frozen=True, slots=True)
 class DeskAnswer:
-    """What a form says. Fields that its act has no use for are empty."""
+    """Answer of a desk, read from a form. Fields that its act doesn't use are empty."""
 
     act: str
     """One of ACTS."""
     assignment_id: str
     offer: int
-    """Number of the offer that was seen, from 1."""
+    """Number of the offer that the page showed, from 1."""
     seen: str
-    """The state that was seen."""
+    """State that the page showed."""
     state: str = ""
-    """The step that the unit has made."""
+    """New state of the unit, for PROGRESS."""
     reason: str = ""
     cause: str = ""
     note: str = ""
 
 
 class BadField(Exception):
-    """A field of a form isn't such as it must be."""
+    """A field of a form is wrong."""
 
     def __init__(self, field: str, why: str) -> None:
         super().__init__(f"{field}: {why}")
         self.field, self.why = field, why
-        """`why` is one of missing, too_long, unreadable."""
+        """Code of the reason: missing, too_long or unreadable."""
 
 
-def choices(assignment: Assignment) -> Choices:
-    """What the desk whose destination it is can answer now."""
+def choices(assignment: AssignmentCard) -> Choices:
+    """Returns the answers that the destination's own desk can give now."""
     state = assignment.state
-    later = WAY[WAY.index(state) + 1 :] if state in WAY else ()
+    later = PROGRESSION[PROGRESSION.index(state) + 1 :] if state in PROGRESSION else ()
     return Choices(
-        take=state in OFFERS,
+        acknowledge=state in OFFERS,
         reject=state in CAN_BE_REFUSED,
         next_state=later[0] if later else "",
         close=state in CAN_BE_CLOSED,
@@ -85,14 +85,14 @@ def choices(assignment: Assignment) -> Choices:
 
 
 def read(act: str, form: Mapping[str, str]) -> DeskAnswer:
-    """What a form says. Raises BadField."""
+    """Reads an answer from a form. Raises BadField."""
     try:
         assignment_id = fields.required_id("assignment", form.get("assignment", ""))
     except InvalidField:
         raise BadField("assignment", "unreadable" if form.get("assignment") else "missing") from None
     answer = DeskAnswer(act, assignment_id, _offer(form.get("offer", "")), _one_of("seen", form, SEEN))
     if act == PROGRESS:
-        return replace(answer, state=_one_of("state", form, WAY[1:]))
+        return replace(answer, state=_one_of("state", form, PROGRESSION[1:]))
     if act == REJECT:
         return replace(answer, reason=_text("reason", form, MAX_REASON, needed=True))
     if act == CLOSE:
@@ -114,11 +114,11 @@ def _one_of(field: str, form: Mapping[str, str], known: tuple[str, ...]) -> str:
     return value
 
 
-def _text(field: str, form: Mapping[str, str], most: int, *, needed: bool) -> str:
+def _text(field: str, form: Mapping[str, str], max_chars: int, *, needed: bool) -> str:
     text = form.get(field, "").strip()
     if needed and not text:
         raise BadField(field, "missing")
-    if len(text) > most:
+    if len(text) > max_chars:
         raise BadField(field, "too_long")
     if not text.isprintable():
         raise BadField(field, "unreadable")

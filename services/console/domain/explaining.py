@@ -1,6 +1,6 @@
-"""Why each alert of an incident was given, from a leg's copy of the evidence: figures, and what was known of both sides. Pure.
+"""Explains each alert of an incident from a leg's copy of the evidence: figures, and the known positions of both sides. Pure.
 
-What it says is read off the copy; that the decision comes out the same again is for `tandem explain` and `tandem evidence verify`.
+It only reads the copy. `tandem explain` and `tandem evidence verify` check that the decision can be reproduced.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LOOK_BACK_MS = 600_000
 
 @dataclass(frozen=True, slots=True)
 class TrackPoint:
-    """A position that a device reported; times in milliseconds since 1970 UTC."""
+    """Position that a device reported; times in milliseconds since 1970 UTC."""
 
     time_ms: int
     arrived_ms: int
@@ -27,7 +27,7 @@ class TrackPoint:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTrack:
-    """What one device reported, in the order of the log."""
+    """Positions of one device, in the order of the log."""
 
     device_id: str
     subject_id: str
@@ -37,27 +37,27 @@ class DeviceTrack:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSide:
-    """What was known of one device when it was decided."""
+    """Positions of one device that were known at a decision."""
 
     device_id: str
     of_wearer: bool
     last: tuple[TrackPoint, ...]
-    """The last positions before it, at most SHOWN."""
+    """Last positions before the decision, at most SHOWN."""
     silence_ms: int | None
-    """The longest stretch without a position in the 10 minutes before; None where there was none at all."""
+    """Longest time without a position in the 10 minutes before, in ms; None where there was no position at all."""
 
 
 def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list[DeviceSide]:
-    """Of each device, what had come into the log up to the entry that decided."""
-    found = []
+    """Returns each device's positions that were in the log up to the deciding entry."""
+    result = []
     for track in tracks:
         known = [point for point in track.points if point.sequence <= sequence]
-        recent = [one.arrived_ms for one in known if decided_ms - LOOK_BACK_MS <= one.arrived_ms <= decided_ms]
+        recent = [point.arrived_ms for point in known if decided_ms - LOOK_BACK_MS <= point.arrived_ms <= decided_ms]
         silence_ms = longest_gap_ms([*recent, decided_ms]) if recent else None
-        found.append(DeviceSide(track.device_id, track.of_wearer, tuple(known[-SHOWN:]), silence_ms))
-    return found
+        result.append(DeviceSide(track.device_id, track.of_wearer, tuple(known[-SHOWN:]), silence_ms))
+    return result
 
 
 def longest_gap_ms(moments: Sequence[int]) -> int:
-    """The longest time between two moments that follow each other; 0 for less than two."""
+    """Returns the longest time between two successive moments, in ms; 0 for less than two moments."""
     return max((after - before for before, after in pairwise(moments)), default=0)

@@ -1,4 +1,4 @@
-"""Search among incidents, and what they amount to: response times, causes, how many were false. Pure."""
+"""Search among incidents, and their statistics: response times, causes, share of false alerts. Pure."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from services.console.domain import board
 from services.console.domain.board import IncidentCard
 
 FALSE = frozenset({"FALSE_POSITION", "EQUIPMENT"})
-"""Causes at closing which say that nobody should have been sent."""
+"""Closing causes of false alerts, for which nobody should have been sent."""
 PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True, slots=True)
 class IncidentQuery:
-    """What is looked for; what is empty leaves everything."""
+    """Search query; an empty field doesn't restrict the result."""
 
     from_ms: int | None = None
     until_ms: int | None = None
     text: str = ""
-    """A part of the id of an incident, an order or a subject."""
+    """Part of the id of an incident, an order or a subject."""
     cause: str = ""
     """Kind of alert."""
     outcome: str = ""
-    """`open`, `over`, or a cause at closing."""
+    """`open`, `over`, or a closing cause."""
     office: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LegFigures:
-    """How fast one leg was."""
+    """Response times of one leg."""
 
     leg: str
     offered: int
-    taken: int
+    acknowledged: int
     seconds: dict[int, float]
-    """From the offer until it was taken, by percentile; empty where nothing was taken."""
+    """Time from the offer to its acknowledgement, in s, by percentile; empty where nothing was acknowledged."""
 
 
 def matching(incidents: Iterable[IncidentCard], question: IncidentQuery) -> list[IncidentCard]:
-    """Those that are looked for, the newest first. Exercises are found, and count nowhere."""
-    found = [incident for incident in incidents if _matches(incident, question)]
-    return sorted(found, key=lambda one: one.opened_ms, reverse=True)
+    """Returns the incidents that match, newest first. Exercises are found, but statistics exclude them."""
+    matched = [incident for incident in incidents if _matches(incident, question)]
+    return sorted(matched, key=lambda incident: incident.opened_ms, reverse=True)
 
 
 def _matches(incident_card: IncidentCard, question: IncidentQuery) -> bool:
@@ -73,14 +73,14 @@ def _matches(incident_card: IncidentCard, question: IncidentQuery) -> bool:
             return any(to.close_cause == cause for to in incident_card.assignments)
 
 
-def is_live(incidents: Iterable[IncidentCard]) -> list[IncidentCard]:
-    """Without exercises."""
+def live_only(incidents: Iterable[IncidentCard]) -> list[IncidentCard]:
+    """Returns the incidents that aren't exercises."""
     return [incident for incident in incidents if not any(to.exercise for to in incident.assignments)]
 
 
 def legs(incidents: Sequence[IncidentCard]) -> list[LegFigures]:
-    """Response times of each leg; those that only notified count nowhere."""
-    found = []
+    """Returns the response times of each leg. Assignments without an offer, such as notices, don't count."""
+    figures = []
     for leg in board.LEGS:
         offered = [to for incident in incidents for to in incident.of(leg) if to.offered_ms is not None]
         seconds = [
@@ -88,25 +88,25 @@ def legs(incidents: Sequence[IncidentCard]) -> list[LegFigures]:
             for to in offered
             if to.acknowledged_ms is not None and to.offered_ms is not None
         ]
-        told = {p: percentile(seconds, p) for p in PERCENTILES} if seconds else {}
-        found.append(LegFigures(leg, len(offered), len(seconds), told))
-    return found
+        percentiles = {p: percentile(seconds, p) for p in PERCENTILES} if seconds else {}
+        figures.append(LegFigures(leg, len(offered), len(seconds), percentiles))
+    return figures
 
 
 def causes(incidents: Iterable[IncidentCard]) -> list[tuple[str, int]]:
-    """How many incidents are of which kind of alert, the most frequent first."""
+    """Counts the incidents by kind of alert, most frequent first."""
     return Counter(kind for incident in incidents if (kind := board.cause(incident))).most_common()
 
 
 def closings(incidents: Iterable[IncidentCard]) -> list[tuple[str, int]]:
-    """How many assignments were closed for which cause, the most frequent first."""
+    """Counts the closed assignments by closing cause, most frequent first."""
     return Counter(
         to.close_cause for incident in incidents for to in incident.assignments if to.close_cause
     ).most_common()
 
 
 def false_share(closed: Iterable[tuple[str, int]]) -> float | None:
-    """How much of what was closed was false, 0 to 1; None where nothing was closed."""
+    """Returns the share of false alerts among closed assignments, 0 to 1; None where nothing was closed."""
     counts = dict(closed)
     total = sum(counts.values())
     return sum(counts.get(cause, 0) for cause in FALSE) / total if total else None

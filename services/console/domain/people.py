@@ -1,4 +1,4 @@
-"""Who uses the console, and what their role may look at. Pure."""
+"""Users of the console, their roles, and the groups of roles that pages are for. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """Who somebody is; each stands for one role of the mesh."""
+    """Role of a user; each matches one role of the mesh."""
 
     POLICE = "police"
-    """The 112 room: the police leg's desk."""
+    """Desk of the police leg: the 112 situation room."""
     PROBATION = "probation"
-    """The location tracking centre: the probation leg's desk."""
+    """Desk of the probation leg: the location tracking centre."""
     REVIEWER = "reviewer"
-    """Somebody who looks into an incident afterwards."""
+    """Person who reviews incidents afterwards."""
     OPERATOR = "operator"
-    """The people who run the mesh."""
+    """Person who runs the mesh."""
 
 
 _SPIFFE = {
@@ -28,28 +28,28 @@ _SPIFFE = {
 }
 DESKS = frozenset({Role.POLICE, Role.PROBATION})
 """Roles that have a leg and answer its offers."""
-LOOKERS = frozenset({Role.POLICE, Role.PROBATION, Role.REVIEWER})
+VIEWERS = frozenset({Role.POLICE, Role.PROBATION, Role.REVIEWER})
 """Roles that see incidents."""
-EVERYBODY = frozenset(Role)
+ALL_ROLES = frozenset(Role)
 SELF = "console"
-"""Name under which the console itself watches, where no user has asked; no user's."""
+"""Name under which the console itself subscribes. No user can have it."""
 NAME = re.compile(r"[a-z0-9-]{1,32}")
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleUser:
-    """Somebody who is signed in."""
+    """User who is signed in."""
 
     role: Role
     name: str
-    """1 to 32 characters of a-z 0-9 -, as the ledger and the chain name them."""
+    """Name in the ledger and the chain: 1 to 32 characters of a-z 0-9 -."""
 
     @property
     def spiffe_id(self) -> str:
-        """As whom the console calls services for this user; what role that is, the services say."""
+        """SPIFFE id under which the console calls services for this user. The services derive the role from it."""
         return _SPIFFE[self.role] + self.name
 
     @property
     def leg(self) -> str:
-        """The leg whose incidents they see: their own, or for a reviewer the police's, which hears of all that probation's does."""
+        """Leg whose incidents the user sees: the own leg; for a reviewer the police leg, which knows all incidents of probation."""
         return "probation" if self.role is Role.PROBATION else "police"

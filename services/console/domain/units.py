@@ -1,4 +1,4 @@
-"""Whom a desk's own agency can send, as its map shows them. Pure; times are milliseconds since 1970 UTC by the mesh's clock."""
+"""Units of a desk's own agency on its map. Pure; times are milliseconds since 1970 UTC by the mesh's clock."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.console.domain.board import OVER, Assignment
+from services.console.domain.board import OVER, AssignmentCard
 
 KNOWN_FOR_MS = 180_000
-"""Where a unit is that said so longer ago is unknown, as it is of targets."""
+"""Age up to which a unit's position counts as known, in ms; the same as for targets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """A team or a car of the leg's roster, and what it said last."""
+class UnitCard:
+    """Team or car of the leg's roster, with its last report."""
 
     unit_id: str
     unit_class: str
@@ -23,13 +23,13 @@ class Unit:
     lat_deg: float
     lon_deg: float
     position_ms: int
-    """When it was there."""
+    """Time of the position."""
     incident_id: str = ""
-    """The incident that it has a part in; empty where there is none."""
+    """Incident to which the unit is assigned; empty where there is none."""
 
 
-def states(assignments: Iterable[Assignment]) -> dict[str, str]:
-    """By unit, how far it is with what it was asked for; of several, the last one stands."""
+def states(assignments: Iterable[AssignmentCard]) -> dict[str, str]:
+    """Returns the state of each unit's assignment; of several, the last one."""
     return {
         assignment.unit_id: assignment.state
         for assignment in assignments
@@ -37,13 +37,13 @@ def states(assignments: Iterable[Assignment]) -> dict[str, str]:
     }
 
 
-def told(unit: Unit, state_of: Mapping[str, str], now_ms: int) -> dict[str, Any] | None:
-    """A unit as the browser gets it, to 0.1 m; None for one that is off and has no part in anything."""
+def as_json(unit: UnitCard, state_of: Mapping[str, str], now_ms: int) -> dict[str, Any] | None:
+    """Returns a unit as the browser gets it, to 0.1 m; None for a unit that is off duty and has no assignment."""
     state = state_of.get(unit.unit_id, "")
     if not state and unit.status == "OFF":
         return None
     return {
-        "id": f"unit {unit.unit_id}",  # a space: no id of a target is like that
+        "id": f"unit {unit.unit_id}",  # with a space, which no id of a target has
         "name": unit.unit_id,
         "class": unit.unit_class,
         "state": state or unit.status,

@@ -1,4 +1,4 @@
-"""The trace of an incident as rows of a tree with bars. Pure; times are wall clock, microseconds since 1970 UTC."""
+"""Trace of an incident as a waterfall: rows of a tree with bars. Pure; times are wall clock, microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from services.common.observability.spans import in_order
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Something that took time."""
+class TraceSpan:
+    """Span of a trace."""
 
     trace_id: str
     span_id: str
@@ -24,17 +24,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the waterfall."""
+    """Row of the waterfall."""
 
-    span: Span
+    span: TraceSpan
     depth: int
-    """How many spans stand above it."""
+    """Number of the span's ancestors."""
     left: float
-    """Where its bar begins, 0 to 1."""
+    """Start of the bar, 0 to 1."""
     width: float
-    """How long its bar is, 0 to 1."""
+    """Length of the bar, 0 to 1."""
     orphan: bool
-    """The span that led to it isn't there."""
+    """Whether the parent span is missing."""
 
 
 STATES = {
@@ -52,7 +52,7 @@ STATES = {
     "nobody available": "NOBODY_AVAILABLE",
     "rejected": "REJECTED",
 }
-"""Which state a step of a leg led to, by what the trace calls it behind the leg's name."""
+"""State after a leg's step, by the part of the span's name behind the leg's name."""
 STEP_NAMES = {
     **STATES,
     "delivered": "step_delivered",
@@ -60,62 +60,62 @@ STEP_NAMES = {
     "received by the desk": "received",
     "noted": "step_noted",
 }
-"""Which key of the texts has the words for a step, by what the trace calls it; other steps are shown by the trace's own words."""
+"""Key of the texts for a leg's step, by the part of the span's name behind the leg's name. Other steps are shown by that part."""
 USE = "ledger: "
-"""How spans are called that say who saw personal data."""
+"""Prefix of the names of spans that record a disclosure of personal data."""
 
 
-def steps(spans: Sequence[Span], leg: str) -> list[Span]:
-    """What one leg did, in the order in which it was done."""
+def steps(spans: Sequence[TraceSpan], leg: str) -> list[TraceSpan]:
+    """Returns the steps of one leg, in the order of their ends."""
     return sorted((span for span in spans if span.service == f"dispatch-{leg}"), key=lambda span: span.end_us)
 
 
-def step_name(span: Span) -> str:
-    """Key of the texts for what a leg's step did, or the trace's own words where the texts have none."""
-    says = span.name.partition(" ")[2]
-    return STEP_NAMES.get(says, says)
+def step_name(span: TraceSpan) -> str:
+    """Returns the key of the texts for a leg's step, or the step's name in the trace where the texts have none."""
+    step = span.name.partition(" ")[2]
+    return STEP_NAMES.get(step, step)
 
 
-def moves(spans: Sequence[Span]) -> dict[str, list[tuple[int, str]]]:
-    """By assignment: when it came into which state, in order, as far as the trace shows it to who looks."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for one in sorted(spans, key=lambda span: span.end_us):
-        leg, _, says = one.name.partition(" ")
-        if says in STATES and one.service == f"dispatch-{leg}":
-            found.setdefault(one.attributes.get("assignment_id", ""), []).append((one.end_us, STATES[says]))
-    return found
+def moves(spans: Sequence[TraceSpan]) -> dict[str, list[tuple[int, str]]]:
+    """Returns the states of each assignment with their times, in order, as far as the trace shows them to the user."""
+    states: dict[str, list[tuple[int, str]]] = {}
+    for span in sorted(spans, key=lambda span: span.end_us):
+        leg, _, step = span.name.partition(" ")
+        if step in STATES and span.service == f"dispatch-{leg}":
+            states.setdefault(span.attributes.get("assignment_id", ""), []).append((span.end_us, STATES[step]))
+    return states
 
 
-def case_versions(spans: Sequence[Span], trace_id: str) -> list[Span]:
-    """What the incident rests on and was there before: spans of other traces, such as how an order came into force."""
+def case_versions(spans: Sequence[TraceSpan], trace_id: str) -> list[TraceSpan]:
+    """Returns the spans of other traces on which the incident depends, such as the entry of an order into force."""
     return [span for span in spans if span.trace_id != trace_id]
 
 
-def uses(spans: Sequence[Span]) -> list[Span]:
-    """Who saw personal data for the incident's sake."""
+def uses(spans: Sequence[TraceSpan]) -> list[TraceSpan]:
+    """Returns the disclosures of personal data in the incident."""
     return [span for span in spans if span.name.startswith(USE)]
 
 
-def rows(spans: Sequence[Span], trace_id: str) -> list[Row]:
-    """The incident's own trace, each span under the one that led to it, by their beginning.
+def rows(spans: Sequence[TraceSpan], trace_id: str) -> list[Row]:
+    """Returns the rows of the incident's own trace, each span below its parent, by start time.
 
-    Without `uses`, which may come years later.
+    `uses` are left out, as they may come years later.
     """
     own = [span for span in spans if span.trace_id == trace_id and not span.name.startswith(USE)]
     if not own:
         return []
-    first, last = min(one.start_us for one in own), max(one.end_us for one in own)
+    first, last = min(span.start_us for span in own), max(span.end_us for span in own)
     length = max(1, last - first)
-    known = {one.span_id for one in own}
-    ordered = sorted(own, key=lambda one: (one.start_us, one.end_us))
-    roots = {one.parent_span_id for one in own} - known
+    known = {span.span_id for span in own}
+    ordered = sorted(own, key=lambda span: (span.start_us, span.end_us))
+    roots = {span.parent_span_id for span in own} - known
     return [
         Row(
-            one,
+            span,
             depth,
-            (one.start_us - first) / length,
-            (one.end_us - one.start_us) / length,
-            orphan=bool(one.parent_span_id) and one.parent_span_id not in known,
+            (span.start_us - first) / length,
+            (span.end_us - span.start_us) / length,
+            orphan=bool(span.parent_span_id) and span.parent_span_id not in known,
         )
-        for one, depth in in_order(ordered, roots)
+        for span, depth in in_order(ordered, roots)
     ]

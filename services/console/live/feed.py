@@ -1,7 +1,7 @@
-"""What the live page of one role is made of, kept current from the mesh, and told to its browsers in changes.
+"""Content of the live page of one role: kept current from the mesh, and sent to its browsers as changes.
 
-Each thing that is shown has the number of its last change. A browser that comes back with the number that it saw last gets what has
-changed since; one that the process doesn't know, or that was away too long, gets everything.
+Each shown item has the number of its last change. A browser that reconnects with the number of its last message gets the later
+changes. A browser with an unknown number, or one that was away too long, gets everything.
 """
 
 from __future__ import annotations
@@ -31,51 +31,52 @@ from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.geofence.v1 import geofence_pb2
 
 NOTIFY_INTERVAL_S = 0.5
-"""At most so often a browser is told, however much changes."""
+"""Minimum interval between two messages to a browser, in s."""
 BEAT_S = 5.0
-"""So often at least, so that it sees that the connection stands."""
+"""Maximum interval between two messages to a browser, in s, so that it sees that the connection works."""
 MAX_SHOWN = 1_000
-"""Incidents that are kept, the newest; those that are open stay."""
+"""Number of kept incidents, the newest. Open incidents are always kept."""
 MAX_ALERTS = 200
 RETRY_DELAY_S = 0.5
-STANDS_AFTER_S = 1.0
+CONNECTED_AFTER_S = 1.0
+"""Time after which a silent stream counts as connected, in s."""
 LISTS_INTERVAL_S = 10.0
-"""How often a desk's list is read beside its stream of steps."""
+"""Interval at which a desk's list is read in addition to its stream of steps, in s."""
 CHECK_INTERVAL_S = 2.0
-"""How often the list is read of a reviewer who looks, since there is no stream of steps."""
+"""Interval at which the list is read while a reviewer views the page, in s: reviewers have no stream of steps."""
 MAX_FOLLOWED = 200
-"""Open incidents whose targets are followed at once, the most urgent."""
+"""Number of open incidents whose targets are followed, the most urgent."""
 DEADLINE_S = 5.0
 UNABLE_AFTER_S = 10.0
 MAX_GONE = 2_000
-"""Things that went whose going is remembered, for browsers that come back."""
+"""Number of removed items that are remembered for browsers that reconnect."""
 
 
 class Feed:
-    """One role's."""
+    """Live page of one role: its incidents, targets, units and alerts, with the numbers of their changes."""
 
     def __init__(self, mesh: MeshClient, role: Role) -> None:
         self._mesh, self._role = mesh, role
         self._leg_name = ConsoleUser(role, SELF).leg
         self._leg = mesh.legs[self._leg_name]
         self._incidents: dict[str, IncidentCard] = {}
-        self._told: dict[str, dict[str, Any]] = {}
-        """By incident, as the browser gets it."""
+        self._incidents_shown: dict[str, dict[str, Any]] = {}
+        """Incidents by id, as the browser gets them."""
         self._groups: dict[str, str] = {}
-        """By incident, the group that it is shown in."""
+        """Group of each grouped incident, by incident id."""
         self._regroup = asyncio.Event()
         self._changed_at: dict[tuple[str, str], int] = {}
-        """By sort and id, the number of the last change."""
+        """Number of the last change, by sort and id."""
         self._gone: deque[tuple[str, str]] = deque()
         self._forgotten = 0
-        """Number of the last going that isn't remembered any more."""
+        """Number of the last removal that isn't remembered any more."""
         self._targets: dict[str, dict[str, Any]] = {}
         self._units = Units(mesh, role)
-        self._shown = {"incident": self._told, "target": self._targets, "unit": self._units.shown}
-        """By sort and id, what there is now."""
+        self._shown = {"incident": self._incidents_shown, "target": self._targets, "unit": self._units.shown}
+        """Items shown now, by sort and id."""
         self._alerts: deque[tuple[int, dict[str, Any]]] = deque(maxlen=MAX_ALERTS)
-        self._away: dict[str, str] = dict.fromkeys(self._works(), "STARTING")
-        """What isn't connected, and why."""
+        self._away: dict[str, str] = dict.fromkeys(self._sources(), "STARTING")
+        """Reason why each source isn't connected; empty for a connected source."""
         self._away_since_s = dict.fromkeys(self._away, time.monotonic())
         self._number = 0
         self._boot = secrets.token_hex(4)
@@ -86,10 +87,10 @@ class Feed:
     # ── from the mesh ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Works for ever."""
+        """Keeps the page current until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for what, work in self._works().items():
-                tasks.create_task(self._kept(what, work))
+            for what, work in self._sources().items():
+                tasks.create_task(self._keep_running(what, work))
             if self._role in DESKS:
                 tasks.create_task(self._group())
                 tasks.create_task(self._follow_targets())
@@ -98,30 +99,30 @@ class Feed:
                     self._units.run(lambda: bool(self._viewers), self._states, partial(self._change, "unit"))
                 )
 
-    def _works(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """What the page of this role lives on, and what keeps it."""
-        works: dict[str, Callable[[], Awaitable[None]]] = {"incidents": self._look}
+    def _sources(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Returns the sources of this role's page by name, each with the coroutine that reads it."""
+        sources: dict[str, Callable[[], Awaitable[None]]] = {"incidents": self._poll}
         if self._role in DESKS:
-            works["steps"] = self._follow
+            sources["steps"] = self._follow
         if self._role is not Role.PROBATION:
-            works["alerts"] = self._follow_alerts
-        return works
+            sources["alerts"] = self._follow_alerts
+        return sources
 
-    async def _kept(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Does the work again and again. A stream that is silent says nothing, so one that stands for a second is taken to work."""
+    async def _keep_running(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Restarts a source whenever it ends. A silent stream counts as connected after CONNECTED_AFTER_S."""
         while True:
             reason = "ended"
-            stands = asyncio.get_running_loop().call_later(STANDS_AFTER_S, self._connected, what)
+            connected_timer = asyncio.get_running_loop().call_later(CONNECTED_AFTER_S, self._connected, what)
             try:
                 await work()
             except grpc.aio.AioRpcError as error:
                 reason = error.code().name
-            stands.cancel()
+            connected_timer.cancel()
             self._connected(what, reason)
             await asyncio.sleep(RETRY_DELAY_S)
 
     def unable(self) -> str:
-        """What of the page has had nothing new for 10 s because it can't be read, or nothing."""
+        """Returns the sources that couldn't be read for UNABLE_AFTER_S, or an empty text."""
         long_before_s = time.monotonic() - UNABLE_AFTER_S
         away = [what for what, reason in self._away.items() if reason and self._away_since_s[what] < long_before_s]
         return f"{', '.join(away)} can't be read" if away else ""
@@ -142,15 +143,15 @@ class Feed:
         try:
             async for message in steps:
                 own = message.HasField("step")
-                await self._take(message.step.assignment if own else message.other)
+                await self._apply(message.step.assignment if own else message.other)
                 is_new = own and self._role is Role.PROBATION and message.sequence
-                if is_new and (told := translate.notice(message.step)):
-                    self._add_alert(told)
+                if is_new and (notice := translate.notice(message.step)):
+                    self._add_alert(notice)
         finally:
             steps.cancel()
 
-    async def _look(self) -> None:
-        """Reads the list: all that a reviewer has, and for a desk what its stream may have missed while it was opened."""
+    async def _poll(self) -> None:
+        """Reads the list of incidents: a reviewer's only source, and for a desk the steps that its stream may have missed."""
         began_s = asyncio.get_running_loop().time()
         while True:
             await self._read_all()
@@ -164,56 +165,56 @@ class Feed:
     async def _read_all(self) -> None:
         request = dispatch_pb2.ListIncidentsRequest(page_size=MAX_SHOWN)
         answer = await self._list(request)
-        found = {incident.incident_id: translate.incident(incident) for incident in answer.incidents}
-        for id_ in [id_ for id_ in self._incidents if id_ not in found]:
+        listed = {incident.incident_id: translate.incident(incident) for incident in answer.incidents}
+        for id_ in [id_ for id_ in self._incidents if id_ not in listed]:
             self._drop(id_)
-        self._incidents = found
-        self._tell_groups()
+        self._incidents = listed
+        self._update_groups()
         for id_ in self._incidents:
-            self._tell(id_)
+            self._update(id_)
 
     async def _read_one(self, incident_id: str) -> None:
         answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=incident_id))
         for incident in answer.incidents:
             self._incidents[incident.incident_id] = translate.incident(incident)
-            self._tell(incident.incident_id)
+            self._update(incident.incident_id)
         self._regroup.set()
 
     async def _list(self, request: dispatch_pb2.ListIncidentsRequest) -> dispatch_pb2.ListIncidentsResponse:
         return await self._leg.dispatch.ListIncidents(request, metadata=self._mesh.own(self._role), timeout=DEADLINE_S)
 
-    async def _take(self, message: dispatch_pb2.Assignment) -> None:
-        one = translate.assignment(message)
-        known = self._incidents.get(one.incident_id)
+    async def _apply(self, message: dispatch_pb2.Assignment) -> None:
+        changed = translate.assignment(message)
+        known = self._incidents.get(changed.incident_id)
         if known is None:
-            await self._read_one(one.incident_id)
+            await self._read_one(changed.incident_id)
             return
-        others = [old for old in known.assignments if old.assignment_id != one.assignment_id]
-        self._incidents[one.incident_id] = replace(known, assignments=(*others, one))
-        if all(old.state in board.OVER for old in (*others, one)):
-            await self._read_one(one.incident_id)  # it may have ended
+        others = [old for old in known.assignments if old.assignment_id != changed.assignment_id]
+        self._incidents[changed.incident_id] = replace(known, assignments=(*others, changed))
+        if all(assignment.state in board.OVER for assignment in (*others, changed)):
+            await self._read_one(changed.incident_id)  # the incident may have ended
         else:
-            self._tell(one.incident_id)
+            self._update(changed.incident_id)
             self._regroup.set()
 
-    def _tell(self, incident_id: str) -> None:
+    def _update(self, incident_id: str) -> None:
         now = board.told(self._incidents[incident_id], self._groups.get(incident_id, ""))
-        if self._told.get(incident_id) != now:
-            self._told[incident_id] = now
+        if self._incidents_shown.get(incident_id) != now:
+            self._incidents_shown[incident_id] = now
             self._change("incident", incident_id)
 
     async def _group(self) -> None:
-        """Groups anew where steps came. It looks at every incident, so in a flood not at each step."""
+        """Regroups the incidents after steps. Grouping reads every incident, so in a flood it doesn't run at each step."""
         while True:
             await self._regroup.wait()
             await asyncio.sleep(NOTIFY_INTERVAL_S)
             self._regroup.clear()
-            self._tell_groups()
+            self._update_groups()
 
-    def _tell_groups(self) -> None:
+    def _update_groups(self) -> None:
         before, self._groups = self._groups, board.groups(list(self._incidents.values()))
         for id_ in [id_ for id_ in self._incidents if before.get(id_) != self._groups.get(id_)]:
-            self._tell(id_)
+            self._update(id_)
         over = sorted(
             (incident.opened_ms, id_) for id_, incident in self._incidents.items() if incident.ended_ms is not None
         )
@@ -222,7 +223,7 @@ class Feed:
 
     def _drop(self, incident_id: str) -> None:
         self._incidents.pop(incident_id, None)
-        self._told.pop(incident_id, None)
+        self._incidents_shown.pop(incident_id, None)
         self._change("incident", incident_id)
 
     async def _follow_alerts(self) -> None:
@@ -235,28 +236,28 @@ class Feed:
         finally:
             alerts.cancel()
 
-    def _add_alert(self, told: dict[str, Any]) -> None:
-        if any(one["id"] == told["id"] for _, one in self._alerts):
-            return  # of what a desk is told, each step tells it again
+    def _add_alert(self, alert: dict[str, Any]) -> None:
+        if any(known["id"] == alert["id"] for _, known in self._alerts):
+            return  # several steps may carry the same notice
         self._number += 1
-        self._alerts.append((self._number, told))
+        self._alerts.append((self._number, alert))
         self._wake.set()
 
     async def _receive_offers(self) -> None:
-        """Says that the desk's machine has each offer, once: while somebody has the live page open, and not otherwise."""
-        said: dict[str, int] = {}
+        """Confirms to the leg that the desk's machine has each offer, once, while a browser has the live page open."""
+        confirmed: dict[str, int] = {}
         while True:
             own = [to for incident in self._incidents.values() for to in incident.of(self._leg_name)]
             waiting = {to.assignment_id: to.offer_number for to in own if to.state in board.OFFERS}
-            said = {id_: number for id_, number in said.items() if id_ in waiting}
+            confirmed = {id_: number for id_, number in confirmed.items() if id_ in waiting}
             if self._viewers:
                 for id_, number in waiting.items():
-                    if said.get(id_) != number and await self._receive(id_, number):
-                        said[id_] = number
+                    if confirmed.get(id_) != number and await self._receive(id_, number):
+                        confirmed[id_] = number
             await asyncio.sleep(RETRY_DELAY_S)
 
     async def _receive(self, assignment_id: str, number: int) -> bool:
-        """Whether it is said, or needn't be any more."""
+        """Confirms the receipt of an offer. Returns whether it is confirmed, or needn't be any more."""
         request = dispatch_pb2.ReceiveRequest(assignment_id=assignment_id, offer_number=number)
         try:
             await self._leg.dispatch.Receive(request, metadata=self._mesh.own(self._role), timeout=DEADLINE_S)
@@ -266,7 +267,7 @@ class Feed:
         return True
 
     async def _follow_targets(self) -> None:
-        """Where those are whom the leg's units go to, while somebody looks: a share is for somebody who needs it."""
+        """Follows the targets of the leg's incidents while a browser views the page: positions are shared only where needed."""
         following: dict[str, asyncio.Task[None]] = {}
         try:
             while True:
@@ -283,7 +284,7 @@ class Feed:
                 task.cancel()
 
     def _open(self, following: Container[str]) -> list[str]:
-        """Which incidents are followed: the gravest, and of those alike the ones that are followed already."""
+        """Returns the incidents to follow: the most urgent ones; among equals, those that are followed already."""
         open_ = [
             incident
             for incident in self._incidents.values()
@@ -294,7 +295,7 @@ class Feed:
             level, due_ms, _ = board.rank(incident_card)
             return level, incident_card.incident_id not in following, due_ms
 
-        return [one.incident_id for one in sorted(open_, key=urgency)[:MAX_FOLLOWED]]
+        return [incident.incident_id for incident in sorted(open_, key=urgency)[:MAX_FOLLOWED]]
 
     async def _follow_one(self, incident_id: str) -> None:
         while True:
@@ -302,10 +303,10 @@ class Feed:
             targets = self._leg.following.WatchTargets(request, metadata=self._mesh.own(self._role))
             try:
                 async for message in targets:
-                    told = translate.target(incident_id, message)
-                    if self._targets.get(told["id"]) != told:
-                        self._targets[told["id"]] = told
-                        self._change("target", told["id"])
+                    target = translate.target(incident_id, message)
+                    if self._targets.get(target["id"]) != target:
+                        self._targets[target["id"]] = target
+                        self._change("target", target["id"])
             except grpc.aio.AioRpcError as error:
                 logger().info("targets_not_followed", incident_id=incident_id, code=error.code().name)
             finally:
@@ -331,22 +332,22 @@ class Feed:
 
     def _forget(self, key: tuple[str, str]) -> None:
         sort, id_ = key
-        if id_ not in self._shown[sort]:  # it may have come back
+        if id_ not in self._shown[sort]:  # else the item is shown again
             self._forgotten = max(self._forgotten, self._changed_at.pop(key, 0))
 
     # ── to the browsers ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def incident(self, incident_id: str) -> Mapping[str, Any] | None:
-        """One incident as the browser gets it; None where it isn't kept."""
-        return self._told.get(incident_id)
+        """Returns an incident as the browser gets it; None where it isn't kept."""
+        return self._incidents_shown.get(incident_id)
 
     def alerts(self) -> list[dict[str, Any]]:
-        """The alerts that are kept, the newest first."""
-        return [told for _, told in reversed(self._alerts)]
+        """Returns the kept alerts, newest first."""
+        return [alert for _, alert in reversed(self._alerts)]
 
     @contextmanager
     def viewed(self) -> Iterator[None]:
-        """Somebody looks."""
+        """Counts a browser that views the page."""
         self._viewers += 1
         self._viewed.set()
         try:
@@ -355,7 +356,7 @@ class Feed:
             self._viewers -= 1
 
     async def changes(self, last_event_id: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        """What has changed since a message, with its id; again and again, at most twice a second."""
+        """Yields the changes since a message, each with its message id, at most every NOTIFY_INTERVAL_S, until cancelled."""
         boot, _, number = last_event_id.partition("-")
         seen = int(number) if boot == self._boot and number.isdigit() else None
         while True:
@@ -374,11 +375,11 @@ class Feed:
         gone: list[str] = []
         for (sort, id_), number in self._changed_at.items():
             if number > since:
-                found = self._shown[sort].get(id_)
-                if found is None:
+                item = self._shown[sort].get(id_)
+                if item is None:
                     gone.append(id_)
                 else:
-                    changed[sort].append(found)
+                    changed[sort].append(item)
         return {
             "reset": seen is None,
             "now": self._mesh.clock.now_ms(),
@@ -388,12 +389,12 @@ class Feed:
             "targets": changed["target"],
             "units": changed["unit"],
             "gone": gone if seen is not None else [],
-            "alerts": [told for number, told in self._alerts if number > since],
+            "alerts": [alert for number, alert in self._alerts if number > since],
         }
 
 
 async def _next(event: asyncio.Event, within_s: float) -> None:
-    """Returns when it happens again, or after so long."""
+    """Returns when the event is set the next time, or after `within_s`."""
     event.clear()
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):

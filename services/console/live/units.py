@@ -1,4 +1,4 @@
-"""Keeps where the units of a desk's own leg are, while somebody looks. Another agency's roster is told to nobody here."""
+"""Positions of the units of a desk's own leg, read while a browser views the page. Another agency's roster is never shown."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ DEADLINE_S = 5.0
 
 
 class Units:
-    """One desk's."""
+    """Units on one desk's map."""
 
     def __init__(self, mesh: MeshClient, role: Role) -> None:
         self._mesh, self._role = mesh, role
         self._roster = mesh.legs[ConsoleUser(role, SELF).leg].roster
         self.shown: dict[str, dict[str, Any]] = {}
-        """By id, as the browser gets them."""
+        """Units by id, as the browser gets them."""
 
     async def run(
         self, is_viewed: Callable[[], bool], states: Callable[[], Mapping[str, str]], changed: Callable[[str], None]
     ) -> None:
-        """Works for ever; `states` says how far each unit is, `changed` hears of each that is shown otherwise, or no more."""
+        """Reads the units until cancelled. `states` gives their assignments' states; `changed` gets the id of each changed unit."""
         while True:
-            found: dict[str, dict[str, Any]] = {}
+            current: dict[str, dict[str, Any]] = {}
             try:
-                found = await self._read(states()) if is_viewed() else {}
+                current = await self._read(states()) if is_viewed() else {}
             except grpc.aio.AioRpcError as error:
                 logger().info("units_not_read", role=self._role.value, code=error.code().name)
-                # Where they were last, and that nobody knows: an empty map would say that nobody is on duty.
-                found = {id_: {**one, "unknown": True} for id_, one in self.shown.items()}
-            for id_ in {*self.shown, *found}:
-                if self.shown.get(id_) != found.get(id_):
-                    if id_ in found:
-                        self.shown[id_] = found[id_]
+                # Keep the last positions, marked as unknown: an empty map would suggest that nobody is on duty.
+                current = {id_: {**unit, "unknown": True} for id_, unit in self.shown.items()}
+            for id_ in {*self.shown, *current}:
+                if self.shown.get(id_) != current.get(id_):
+                    if id_ in current:
+                        self.shown[id_] = current[id_]
                     else:
                         del self.shown[id_]
                     changed(id_)
@@ -55,5 +55,5 @@ class Units:
         )
         now_ms = self._mesh.clock.now_ms()
         known = (translate.unit(unit) for unit in answer.units)
-        all_ = (units.told(one, states, now_ms) for one in known if one)
-        return {one["id"]: one for one in all_ if one}
+        all_ = (units.as_json(unit, states, now_ms) for unit in known if unit)
+        return {unit["id"]: unit for unit in all_ if unit}

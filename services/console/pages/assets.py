@@ -1,4 +1,4 @@
-"""What pages are made of: templates, and the files of static/, which are built by Vite and packaged."""
+"""Templates of the pages, and the files of static/, which Vite builds and which are packaged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _templates = jinja2.Environment(
 
 
 def _clock(ms: int | None) -> str:
-    """A moment as those who read it live: Korea's time, to the second."""
+    """Formats a time in Korea's time zone, to the second."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%m-%d %H:%M:%S")
 
 
@@ -46,14 +46,14 @@ _templates.filters |= {"clock": _clock, "exact": _exact, "took": duration}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:
-    """A page from a template; all that is put into it is escaped."""
-    given = {"t": ask.texts, "lang": ask.texts.language, "user": ask.session.user, "csrf": ask.csrf}
-    text = _templates.get_template(template).render({**given, "path": ask.request.path, **values})
+    """Renders a page from a template. All values are escaped."""
+    common = {"t": ask.texts, "lang": ask.texts.language, "user": ask.session.user, "csrf": ask.csrf}
+    text = _templates.get_template(template).render({**common, "path": ask.request.path, **values})
     return web.Response(text=text, content_type="text/html", status=status)
 
 
 def island(ask: Ask, tiles: str) -> dict[str, Any]:
-    """What the scripts of a page need to know; `tiles` is where another base map than the console's own is, or empty."""
+    """Returns the data for a page's scripts. `tiles` is the address of a base map, or empty for the console's own."""
     return {
         "csrf": ask.csrf,
         "role": ask.user.role.value,
@@ -64,7 +64,7 @@ def island(ask: Ask, tiles: str) -> dict[str, Any]:
 
 
 async def static(ask: Ask) -> web.StreamResponse:
-    """A file of static/; ranges are served, which the base map needs."""
+    """Serves a file of static/. Byte ranges are supported, as the base map needs them."""
     path = STATIC / ask.request.match_info["name"]
     content_type = _TYPES.get(path.suffix)
     if content_type is None or path.parent != STATIC or not path.is_file():

@@ -1,4 +1,4 @@
-"""The pages: each asks the mesh as the user who asks it, and shows what that user's role may see."""
+"""Pages of the console. Each calls the mesh as its user, and shows the data that the user's role may see."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.console import translate
 from services.console.domain import board, figures
 from services.console.domain.board import IncidentCard
 from services.console.domain.figures import IncidentQuery
-from services.console.domain.people import DESKS, EVERYBODY, LOOKERS, Role
+from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
 from services.console.live.feed import Feed
 from services.console.mesh import MeshClient
@@ -45,7 +45,7 @@ DISTURBED = (
 
 
 class Pages:
-    """All of them."""
+    """All pages of the console."""
 
     def __init__(
         self, settings: ConsoleSettings, guard: RouteGuard, mesh: MeshClient, feeds: Mapping[Role, Feed]
@@ -56,24 +56,24 @@ class Pages:
         self._answers = Answers(guard, mesh, self._incidents)
 
     def routes(self) -> list[web.RouteDef]:
-        """The whole of what is served, and for whom."""
+        """Makes all routes that are served, with their roles."""
         guard = self._guard
         return [
             guard.open_get("/static/{name}", assets.static),
             *self._signing_in.routes(),
             guard.open_post("/language", self.language),
-            guard.get("/", EVERYBODY, self.live),
-            guard.get("/stream", LOOKERS, self.stream),
+            guard.get("/", ALL_ROLES, self.live),
+            guard.get("/stream", VIEWERS, self.stream),
             *self._incidents.routes(),
             *self._answers.routes(),
-            guard.get("/search", LOOKERS, self.search),
+            guard.get("/search", VIEWERS, self.search),
             guard.get("/reviews", DESKS, self.reviews),
             guard.post("/reviews", DESKS, self.decide),
-            guard.get("/devices", EVERYBODY, self.devices),
+            guard.get("/devices", ALL_ROLES, self.devices),
         ]
 
     async def language(self, ask: Ask) -> web.StreamResponse:
-        """The other language."""
+        """Switches to the other language."""
         other = LANGUAGES[1 - LANGUAGES.index(ask.texts.language)]
         response = see_other(ask.form.get("back", HOME))
         response.set_cookie(LANGUAGE_COOKIE, other, httponly=True, samesite="Strict", max_age=365 * 86_400)
@@ -82,14 +82,14 @@ class Pages:
     # ── live ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def live(self, ask: Ask) -> web.StreamResponse:
-        """The live page; operators begin with devices."""
-        if ask.user.role not in LOOKERS:
+        """Shows the live page; operators are sent to the devices."""
+        if ask.user.role not in VIEWERS:
             return see_other("/devices")
         page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.leg if ask.user.role in DESKS else ""}
         return assets.page(ask, "live.html", page=page)
 
     async def stream(self, ask: Ask) -> web.StreamResponse:
-        """Changes of the live page as server-sent events; a browser that comes back names the last one it has seen."""
+        """Sends the live page's changes as server-sent events. A browser that reconnects names the last event that it saw."""
         feed = self._feeds[ask.user.role]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         self._guard.protect(response)
@@ -105,7 +105,7 @@ class Pages:
     # ── search ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def search(self, ask: Ask) -> web.StreamResponse:
-        """Incidents by time, office, cause and outcome, and what they amount to."""
+        """Shows incidents by time, office, cause and outcome, and their statistics."""
         query = ask.request.query
         question = IncidentQuery(
             _local_ms(query.get("from", "")),
@@ -117,13 +117,14 @@ class Pages:
         )
         known, is_cut = await self._all_incidents(ask)
         found = figures.matching(known, question)
-        counted = figures.is_live(found)
+        counted = figures.live_only(found)
         closings = figures.closings(counted)
+        destinations = [to for incident in known for to in incident.assignments]
         return assets.page(
             ask,
             "search.html",
             query=query,
-            found=[(one, board.told(one)) for one in found[:200]],
+            found=[(incident, board.told(incident)) for incident in found[:200]],
             count=len(found),
             is_cut=is_cut,
             legs=figures.legs(counted),
@@ -131,9 +132,9 @@ class Pages:
             causes=figures.causes(counted),
             closings=closings,
             false_share=figures.false_share(closings),
-            known_causes=sorted({to.kind for one in known for to in one.assignments if to.kind}),
-            known_outcomes=sorted({to.close_cause for one in known for to in one.assignments if to.close_cause}),
-            offices=sorted({to.office_id for one in known for to in one.assignments if to.office_id}),
+            known_causes=sorted({to.kind for to in destinations if to.kind}),
+            known_outcomes=sorted({to.close_cause for to in destinations if to.close_cause}),
+            offices=sorted({to.office_id for to in destinations if to.office_id}),
             leg_names=board.LEGS,
             leg_state=board.leg_state,
         )
@@ -156,7 +157,7 @@ class Pages:
     # ── reviews, devices ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def reviews(self, ask: Ask) -> web.StreamResponse:
-        """Matches that a person must look at."""
+        """Shows the matches that a person must review."""
         answer = await self._mesh.registry.ListReviews(
             review_pb2.ListReviewsRequest(), metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
@@ -164,7 +165,7 @@ class Pages:
         return assets.page(ask, "reviews.html", found=found)
 
     async def decide(self, ask: Ask) -> web.StreamResponse:
-        """A person's word on a match, on the evidence that they saw."""
+        """Sends a person's decision on a match, with the evidence that the page showed."""
         decisions = {"confirm": review_pb2.DECISION_CONFIRM, "reject": review_pb2.DECISION_REJECT}
         try:
             request = review_pb2.DecideReviewRequest(
@@ -181,7 +182,7 @@ class Pages:
         return see_other("/reviews")
 
     async def devices(self, ask: Ask) -> web.StreamResponse:
-        """Refused reports for operators; notices of silent and disturbed devices for the others."""
+        """Shows refused reports to operators, and alerts of silent and disturbed devices to the other roles."""
         refused: list[dict[str, Any]] | None = None
         if ask.user.role is Role.OPERATOR:
             answer = await self._mesh.ingest.ListQuarantine(
@@ -191,13 +192,13 @@ class Pages:
             )
             refused = [
                 {
-                    "device": one.device_id,
-                    "sender": one.sender,
-                    "code": ingest_pb2.RefusalCode.Name(one.code),
-                    "count": one.count,
-                    "last": translate.moment(one, "last"),
+                    "device": entry.device_id,
+                    "sender": entry.sender,
+                    "code": ingest_pb2.RefusalCode.Name(entry.code),
+                    "count": entry.count,
+                    "last": translate.moment(entry, "last"),
                 }
-                for one in answer.quarantined
+                for entry in answer.quarantined
             ]
         feed = self._feeds.get(ask.user.role)
         notices = [alert for alert in feed.alerts() if alert["kind"] in DISTURBED] if feed else None
@@ -205,10 +206,10 @@ class Pages:
 
 
 def _local_ms(text: str) -> int | None:
-    """A form's local time, such as 2026-03-02T10:00, Korea's; None where it is empty. Raises HTTPBadRequest."""
+    """Parses a form's time in Korea's time zone, such as 2026-03-02T10:00; None for an empty text. Raises HTTPBadRequest."""
     if not text:
         return None
     try:
         return int(datetime.fromisoformat(text).replace(tzinfo=assets.KOREA).timestamp() * 1000)
     except ValueError:
-        raise web.HTTPBadRequest(text="400: a time must be such as 2026-03-02T10:00") from None
+        raise web.HTTPBadRequest(text=f'400: "{text}" is not a time (example: 2026-03-02T10:00)') from None

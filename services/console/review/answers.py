@@ -1,6 +1,6 @@
-"""What a desk answers to its own leg: it takes, refuses, says how far the unit is, closes. By forms, which need no script.
+"""Answers of a desk to its own leg: acknowledge, refuse, report progress, close. They are forms, which need no script.
 
-Each is asked of the user's own leg in the user's own name; another leg's destination isn't known there.
+Each answer goes to the user's own leg under the user's name. That leg doesn't know another leg's destinations.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 
 class Answers:
-    """The doors of the forms."""
+    """Endpoints of the answer forms."""
 
     def __init__(self, guard: RouteGuard, mesh: MeshClient, incidents: IncidentPages) -> None:
         self._guard, self._mesh, self._incidents = guard, mesh, incidents
 
     def routes(self) -> list[web.RouteDef]:
-        """One for each act."""
+        """Makes a route for each act."""
         return [self._guard.post(f"/incidents/{{id}}/{act}", DESKS, partial(self._answer, act)) for act in desk.ACTS]
 
     async def _answer(self, act: str, ask: Ask) -> web.StreamResponse:
         incident_id = id_of(ask)
         try:
             answer = desk.read(act, ask.form)
-            told = await self._ask(ask, answer)
+            assignment = await self._ask(ask, answer)
         except BadField as error:
             return await self._refused(ask, refusals.of_field(error, act, ask.form))
         except grpc.aio.AioRpcError as error:
             logger().info("answer_refused", act=act, code=error.code().name)
             return await self._refused(ask, refusals.of_leg(error, act, ask.form))
-        by = told.acknowledged_by
-        if act == desk.TAKE and by and by.rpartition("/")[2] != ask.user.name:
-            # To the leg that is no refusal: it was taken. But whoever asked mustn't think that it is theirs.
-            return await self._refused(ask, AnswerRefusal(409, "answer_TAKEN_BY", said=by, act=act, form=ask.form))
+        by = assignment.acknowledged_by
+        if act == desk.ACKNOWLEDGE and by and by.rpartition("/")[2] != ask.user.name:
+            # The leg accepts a repeated acknowledgement. But this user must learn that another user has the assignment.
+            return await self._refused(ask, AnswerRefusal(409, "answer_TAKEN_BY", detail=by, act=act, form=ask.form))
         if _wants_json(ask):
-            return web.json_response({"state": translate.assignment(told).state})
-        # The place in the page: the next step is the next thing that Tab reaches.
+            return web.json_response({"state": translate.assignment(assignment).state})
+        # The fragment makes Tab reach the next step first.
         return see_other(f"/incidents/{incident_id}#to-{answer.assignment_id}")
 
     async def _ask(self, ask: Ask, answer: DeskAnswer) -> dispatch_pb2.Assignment:
@@ -60,9 +60,9 @@ class Answers:
         me, within_s = self._mesh.identity(ask.user), UNARY_DEADLINE_S
         id_, offer = answer.assignment_id, answer.offer
         seen = dispatch_pb2.AssignmentState.Value(answer.seen)
-        if answer.act == desk.TAKE:
-            take = dispatch_pb2.AcknowledgeRequest(assignment_id=id_, offer_number=offer)
-            return (await leg.Acknowledge(take, metadata=me, timeout=within_s)).assignment
+        if answer.act == desk.ACKNOWLEDGE:
+            acknowledge = dispatch_pb2.AcknowledgeRequest(assignment_id=id_, offer_number=offer)
+            return (await leg.Acknowledge(acknowledge, metadata=me, timeout=within_s)).assignment
         if answer.act == desk.REJECT:
             reject = dispatch_pb2.RejectRequest(
                 assignment_id=id_, offer_number=offer, seen_state=seen, reason=answer.reason
@@ -79,7 +79,7 @@ class Answers:
         return (await leg.Close(close, metadata=me, timeout=within_s)).assignment
 
     async def _refused(self, ask: Ask, refusal: AnswerRefusal) -> web.StreamResponse:
-        """Says why, on the page as it is now; where that can't be had, on a page of its own."""
+        """Shows the reason of a refusal on the current page of the incident, or on a separate page where that can't be read."""
         if _wants_json(ask):
             return web.Response(status=refusal.status, text=refusal.words(ask.texts))
         try:

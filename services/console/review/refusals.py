@@ -1,4 +1,4 @@
-"""Why an answer of a desk wasn't taken: the keys of its words in both languages, the field, and the HTTP status."""
+"""Reasons why an answer of a desk was refused: the key of the text, the field, and the HTTP status."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ from services.console.pages.texts import TEXTS, Texts
 
 @dataclass(frozen=True, slots=True)
 class AnswerRefusal:
-    """What the page says of it."""
+    """Refusal of an answer, as the page shows it."""
 
     status: int
-    """Of HTTP."""
+    """HTTP status."""
     key: str
-    """Of its words in the texts."""
+    """Key of the reason in the texts."""
     field: str = ""
-    """The field of the form that is wrong; empty where none is."""
-    said: str = ""
-    """The leg's own words, where the texts have none."""
+    """Wrong field of the form; empty where none is wrong."""
+    detail: str = ""
+    """Error text of the leg, where the texts have none; or the user who acknowledged first."""
     act: str = ""
     form: Mapping[str, str] = field_of(default_factory=dict)
-    """What was sent, so that nobody has to write it again."""
+    """Form as it was sent, so that the user needn't type it again."""
 
     def words(self, texts: Texts) -> str:
-        """All of it in one line."""
-        parts = [texts("not_answered"), texts(f"field_{self.field}") if self.field else "", texts(self.key), self.said]
+        """Returns the refusal as one line of text."""
+        field_name = texts(f"field_{self.field}") if self.field else ""
+        parts = [texts("not_answered"), field_name, texts(self.key), self.detail]
         return ": ".join(part for part in parts if part)
 
 
 def of_field(error: BadField, act: str, form: Mapping[str, str]) -> AnswerRefusal:
-    """Of a form that isn't such as it must be."""
+    """Makes the refusal of a form with a wrong field."""
     return AnswerRefusal(400, f"why_{error.why}", error.field, act=act, form=form)
 
 
 def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> AnswerRefusal:
-    """Of what the leg refused, or of a leg that is away."""
+    """Makes the refusal for an error of the leg, or for a leg that is unavailable."""
     status = http_status(error.code())
     code, wrong = _details(error)
     key = f"answer_{code}" if f"answer_{code}" in TEXTS else f"answer_{status}"
     own_words = key == f"answer_{status}" and status < 500
-    said = (error.details() or "") if own_words or key not in TEXTS else ""
-    return AnswerRefusal(status, key if key in TEXTS else "answer_502", wrong, said, act, form)
+    detail = (error.details() or "") if own_words or key not in TEXTS else ""
+    return AnswerRefusal(status, key if key in TEXTS else "answer_502", wrong, detail, act, form)
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, str]:
-    """The code of a status and the field that it names; empty where it has none."""
-    status = rpc_status.from_call(cast(grpc.Call, error))  # an AioRpcError has all that is looked at
+    """Returns the code of a status and the form's name of its wrong field; each empty where the status has none."""
+    status = rpc_status.from_call(cast(grpc.Call, error))  # an AioRpcError has all attributes that are read
     info, wrong = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details if status else ():
         if detail.Unpack(info):
@@ -75,4 +76,4 @@ _FIELDS = {
     "cause": "cause",
     "note": "note",
 }
-"""Fields of the requests, as the forms call them."""
+"""Form field of each request field."""

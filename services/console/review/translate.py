@@ -1,4 +1,4 @@
-"""From a leg's copy of the evidence to what the review page is made of."""
+"""Translates a leg's copy of the evidence into the content of the review page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.dispatch.v1 import evidence_pb2
 
 
-def tracks(found: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
-    """What each device reported."""
+def tracks(copy: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
+    """Returns the reported positions of each device."""
     return [
         DeviceTrack(
             track.device_id,
@@ -23,12 +23,12 @@ def tracks(found: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
                 for at in track.points
             ),
         )
-        for track in found.tracks
+        for track in copy.tracks
     ]
 
 
-def replay(found: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
-    """What the map plays: tracks, places and rings as far as the copy has them, and the alerts on the way."""
+def replay(copy: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
+    """Returns the content of the map's replay: tracks, places and rings as far as the copy has them, and the alerts."""
     return {
         "tracks": [
             {
@@ -37,37 +37,39 @@ def replay(found: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
                 "wearer": track.of_wearer,
                 "points": [[at.time_ms, at.lon_deg, at.lat_deg, at.accuracy_m] for at in track.points],
             }
-            for track in found.tracks
+            for track in copy.tracks
         ],
-        "places": [place for case in found.cases for place in _places(case)],
-        "rings": sorted({ring.radius_m for case in found.cases for ring in case.rings}),
+        "places": [place for case in copy.cases for place in _places(case)],
+        "rings": sorted({ring.radius_m for case in copy.cases for ring in case.rings}),
         "alerts": [
             {"at": times.from_timestamp(alert.at), "kind": alert_pb2.AlertKind.Name(alert.kind), "ring": alert.ring_m}
-            for alert in found.alerts
+            for alert in copy.alerts
         ],
     }
 
 
 def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
+    places: list[dict[str, Any]] = []
     for place in case.places:
         if place.HasField("circle"):
             circle = place.circle
-            told.append({"id": place.place_id, "lon": circle.lon_deg, "lat": circle.lat_deg, "radius": circle.radius_m})
+            places.append(
+                {"id": place.place_id, "lon": circle.lon_deg, "lat": circle.lat_deg, "radius": circle.radius_m}
+            )
         else:
-            told.append(
+            places.append(
                 {"id": place.place_id, "line": [[vertex.lon_deg, vertex.lat_deg] for vertex in place.polygon.vertices]}
             )
-    return told
+    return places
 
 
-def alerts(found: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
-    """The incident's alerts with their figures, where the copy has any."""
-    figures = {measure.alert_id: measure for measure in found.measures}
-    told = []
-    for alert in found.alerts:
+def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
+    """Returns the incident's alerts, with figures where the copy has them."""
+    figures = {measure.alert_id: measure for measure in copy.measures}
+    shown = []
+    for alert in copy.alerts:
         measure = figures.get(alert.alert_id)
-        told.append(
+        shown.append(
             {
                 "id": alert.alert_id,
                 "kind": alert_pb2.AlertKind.Name(alert.kind),
@@ -94,9 +96,9 @@ def alerts(found: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
                 "least": measure.min_distance_m if measure and measure.HasField("min_distance_m") else None,
             }
         )
-    return told
+    return shown
 
 
-def rules(found: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
-    """The settings that were set; those that aren't have their defaults."""
-    return {field.name: value for field, value in found.rules.ListFields()}
+def rules(copy: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
+    """Returns the rules that were set explicitly; the others have their defaults."""
+    return {field.name: value for field, value in copy.rules.ListFields()}

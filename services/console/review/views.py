@@ -1,4 +1,4 @@
-"""The pages of one incident: both legs and what the user's own can answer, the trace, the evidence. What it shows the legs say."""
+"""Pages of one incident: both legs, the own leg's answers, the trace, the evidence. The legs decide which data a user sees."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from services.common.rpc.server import UNARY_DEADLINE_S
 from services.console import translate
 from services.console.domain import board, desk, explaining, waterfall
 from services.console.domain.board import IncidentCard
-from services.console.domain.people import DESKS, LOOKERS, Role
-from services.console.domain.waterfall import Span
+from services.console.domain.people import DESKS, VIEWERS, Role
+from services.console.domain.waterfall import TraceSpan
 from services.console.guard import Ask, RouteGuard
 from services.console.mesh import MeshClient
 from services.console.pages import assets
@@ -32,26 +32,26 @@ PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
 
 
 class IncidentPages:
-    """All of them."""
+    """Pages of incidents."""
 
     def __init__(self, settings: ConsoleSettings, guard: RouteGuard, mesh: MeshClient) -> None:
         self._settings, self._guard, self._mesh = settings, guard, mesh
 
     def routes(self) -> list[web.RouteDef]:
-        """Looking and reading; answering is `Answers`'."""
+        """Makes the routes for reading. `Answers` makes those for answering."""
         guard = self._guard
         return [
-            guard.get("/incidents/{id}", LOOKERS, self.incident),
-            guard.post("/incidents/{id}", LOOKERS, self.evidence),
-            guard.post("/incidents/{id}/download", LOOKERS, self.download),
+            guard.get("/incidents/{id}", VIEWERS, self.incident),
+            guard.post("/incidents/{id}", VIEWERS, self.evidence),
+            guard.post("/incidents/{id}/download", VIEWERS, self.download),
         ]
 
     async def incident(self, ask: Ask) -> web.StreamResponse:
-        """Header, both legs, trace, ledger; no positions."""
+        """Shows an incident: header, both legs, trace, ledger; no positions."""
         return await self.show(ask)
 
     async def evidence(self, ask: Ask) -> web.StreamResponse:
-        """The same with the replay and the decision, on grounds, which the leg writes down before it answers."""
+        """Shows an incident with its replay and decisions. The leg records the legal grounds before it answers."""
         incident_id = id_of(ask)
         request = evidence_pb2.ReadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
         answer = await self._mesh.legs[ask.user.leg].evidence.ReadEvidence(
@@ -60,11 +60,11 @@ class IncidentPages:
         return await self.show(ask, answer)
 
     async def download(self, ask: Ask) -> web.StreamResponse:
-        """The leg's copy of the evidence as a file."""
+        """Sends the leg's copy of the evidence as a file."""
         incident_id = id_of(ask)
         request = evidence_pb2.DownloadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
         parts = self._mesh.legs[ask.user.leg].evidence.DownloadEvidence(request, metadata=self._mesh.identity(ask.user))
-        data = [part.data async for part in parts]  # whole, so that what is refused is told as such
+        data = [part.data async for part in parts]  # read it all first, so that a refusal can still be shown
         name = f"{incident_id}-{ask.user.leg}.jsonl"
         return web.Response(
             body=b"".join(data),
@@ -75,20 +75,20 @@ class IncidentPages:
         )
 
     async def show(
-        self, ask: Ask, found: evidence_pb2.ReadEvidenceResponse | None = None, refusal: AnswerRefusal | None = None
+        self, ask: Ask, copy: evidence_pb2.ReadEvidenceResponse | None = None, refusal: AnswerRefusal | None = None
     ) -> web.StreamResponse:
-        """The page as it is now, with what was found of the evidence, or with why an answer was refused."""
+        """Shows the current page of an incident, with the given evidence, or with the reason why an answer was refused."""
         incident_id = id_of(ask)
-        one = await self._read_incident(ask, incident_id)
+        card = await self._read_incident(ask, incident_id)
         page: dict[str, Any] = assets.island(ask, self._settings.tiles)
         trace = await self._read_trace(ask, incident_id)
         spans = translate.spans(trace) if trace else []
         decisions: list[dict[str, Any]] = []
-        if found is not None:
-            page["replay"] = translate_evidence.replay(found)
-            page["steps"] = self._steps(one, spans)
-            tracks = translate_evidence.tracks(found)
-            for alert in translate_evidence.alerts(found):
+        if copy is not None:
+            page["replay"] = translate_evidence.replay(copy)
+            page["steps"] = self._steps(card, spans)
+            tracks = translate_evidence.tracks(copy)
+            for alert in translate_evidence.alerts(copy):
                 alert["sides"] = explaining.sides(tracks, alert["sequence"], alert["decided"])
                 decisions.append(alert)
         own_leg = ask.user.leg if ask.user.role in DESKS else ""
@@ -96,46 +96,46 @@ class IncidentPages:
             ask,
             "incident.html",
             status=refusal.status if refusal else 200,
-            path=f"/incidents/{incident_id}",  # of an answer's page nothing comes back
+            path=f"/incidents/{incident_id}",  # an answer's own address can't be read by GET
             page=page,
-            one=one,
-            told=board.told(one),
-            level=board.rank(one)[0],
-            legs={leg: sorted(one.of(leg), key=lambda to: to.subject_id) for leg in board.LEGS},
+            card=card,
+            shown=board.told(card),
+            level=board.rank(card)[0],
+            legs={leg: sorted(card.of(leg), key=lambda to: to.subject_id) for leg in board.LEGS},
             own_leg=own_leg,
-            choices={to.assignment_id: desk.choices(to) for to in one.of(own_leg)},
+            choices={to.assignment_id: desk.choices(to) for to in card.of(own_leg)},
             causes=desk.CAUSES,
-            reason_most=desk.MAX_REASON,
-            note_most=desk.MAX_NOTE,
+            max_reason=desk.MAX_REASON,
+            max_note=desk.MAX_NOTE,
             refusal=refusal,
             steps={leg: waterfall.steps(spans, leg) for leg in board.LEGS},
             step_name=waterfall.step_name,
             rows=waterfall.rows(spans, trace.trace_id) if trace else [],
             case_versions=waterfall.case_versions(spans, trace.trace_id) if trace else [],
-            subjects={to.assignment_id: to.subject_id for to in one.assignments},
+            subjects={to.assignment_id: to.subject_id for to in card.assignments},
             is_cut=trace.is_cut if trace else False,
             uses=waterfall.uses(spans),
-            evidence=found,
-            rules=translate_evidence.rules(found) if found is not None else {},
+            evidence=copy,
+            rules=translate_evidence.rules(copy) if copy is not None else {},
             decisions=decisions,
             bases=_bases(ask.user.role),
             purposes=PURPOSES,
             chosen=ask.form,
         )
 
-    def _steps(self, incident_card: IncidentCard, spans: list[Span]) -> list[dict[str, Any]]:
-        """How each destination stood from when on, and which unit of the own leg it is: by the trace, without one by the list."""
+    def _steps(self, incident_card: IncidentCard, spans: list[TraceSpan]) -> list[dict[str, Any]]:
+        """Returns each destination's states with their times, and its unit of the own leg; from the trace, else from the list."""
         moves = waterfall.moves(spans)
-        told = []
+        steps = []
         for to in incident_card.assignments:
             listed = ((to.offered_ms, "OFFERED"), (to.acknowledged_ms, "ACKNOWLEDGED"))
             traced = [[self._mesh.clock.to_mesh_ms(us // 1000), state] for us, state in moves.get(to.assignment_id, ())]
             states = traced or [[at_ms, state] for at_ms, state in listed if at_ms is not None]
-            told.append({"leg": to.leg, "subject": to.subject_id, "unit": to.unit_id, "states": states})
-        return told
+            steps.append({"leg": to.leg, "subject": to.subject_id, "unit": to.unit_id, "states": states})
+        return steps
 
     async def _read_trace(self, ask: Ask, incident_id: str) -> trace_pb2.GetTraceResponse | None:
-        """The trace as far as the user may see it; None while there is none. The page shows the rest without the registry."""
+        """Returns the trace as far as the user may see it; None where there is none, or while the registry is unavailable."""
         try:
             return await self._mesh.traces.GetTrace(
                 trace_pb2.GetTraceRequest(incident_id=incident_id),
@@ -154,12 +154,12 @@ class IncidentPages:
             request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
         if not answer.incidents:
-            raise web.HTTPNotFound(text="404: this leg knows no such incident")
+            raise web.HTTPNotFound(text="404: the user's leg has no such incident")
         return translate.incident(answer.incidents[0])
 
 
 def id_of(ask: Ask) -> str:
-    """The incident that the address names. Raises HTTPBadRequest."""
+    """Returns the incident id of the address. Raises HTTPBadRequest."""
     try:
         return fields.required_id("incident", ask.request.match_info["id"])
     except InvalidField as error:
@@ -167,7 +167,7 @@ def id_of(ask: Ask) -> str:
 
 
 def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
-    """What the user gave; whether it opens anything, the leg says."""
+    """Returns the grounds that the user gave; the leg decides whether they suffice."""
     name = f"PURPOSE_{ask.form.get('purpose', '')}"
     purposes = disclosure_pb2.Purpose
     purpose = purposes.Value(name) if name in purposes.keys() else purposes.PURPOSE_UNSPECIFIED  # noqa: SIM118
@@ -175,6 +175,6 @@ def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
 
 
 def _bases(role: Role) -> list[tuple[str, str]]:
-    """Articles that open what the role's leg has copied."""
+    """Returns the legal bases that allow reading the evidence of the role's leg."""
     needed = {RecordKind.WEARER} if role is Role.PROBATION else {RecordKind.WEARER, RecordKind.PROTECTED_PERSON}
     return [(legal_base.code, legal_base.article) for legal_base in LEGAL_BASES if needed <= legal_base.kinds]

@@ -1,6 +1,6 @@
-"""Sessions that were ended by signing out, so that a copy of their cookie is nobody's; each until it would have been over by itself.
+"""Sessions that were ended by signing out, kept until they would have expired, so that copies of their cookies are refused.
 
-This process's own: another console that has the same key doesn't know of them.
+The list belongs to this process: another console with the same key doesn't know it.
 """
 
 from __future__ import annotations
@@ -15,27 +15,30 @@ from services.common.storage import durable
 
 
 class Ended:
-    """Which those are, in a file where there is one."""
+    """Ended sessions, in a file where a path is given."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._until_s: dict[str, int] = {}
-        """By session id."""
+        """Expiry of each ended session, in s since 1970 UTC, by session id."""
         self._writing = asyncio.Lock()
 
     def load(self) -> None:
-        """What was ended before a restart. Raises ValueError where the file is none of this class's."""
+        """Loads the sessions that were ended before a restart. Raises ValueError where the file has another format."""
         if self._path and self._path.exists():
             content = json.loads(self._path.read_text())
             if not isinstance(content, dict) or not all(isinstance(until_s, int) for until_s in content.values()):
-                raise ValueError("isn't when each ended session would have been over")
+                raise ValueError(
+                    f"{self._path} is not a list of ended sessions (session id -> seconds since 1970): remove the file, and "
+                    "change session.key so that no ended session counts"
+                )
             self._until_s = content
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._until_s
 
     async def add(self, session_id: str, until_s: int) -> None:
-        """Ends a session at once. Where that can't be written down it holds until this process ends, and the log says so."""
+        """Ends a session at once. Where the file can't be written, the end holds until this process ends, and it logs a warning."""
         now_s = time.time()
         self._until_s = {id_: at_s for id_, at_s in self._until_s.items() if at_s > now_s} | {session_id: until_s}
         if self._path is None:

@@ -1,4 +1,4 @@
-"""The key of the console's sessions."""
+"""Key that signs the console's sessions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import durable
 
 KEY_BYTES = 32
-"""At least; of a key of none anybody could sign a cookie."""
+"""Minimum length of the key, in bytes. With an empty key anybody could sign a cookie."""
 
 
 def open_key(path: Path) -> bytes:
-    """The key, made at the first start: sessions outlive a restart. Raises FailedPrecondition where the file holds too little."""
+    """Returns the key, which is made at the first start, so that sessions outlive a restart.
+
+    Raises FailedPrecondition where the file is too short.
+    """
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.write_once(path, secrets.token_bytes(KEY_BYTES))
@@ -21,6 +24,6 @@ def open_key(path: Path) -> bytes:
     if len(key) < KEY_BYTES:
         raise FailedPrecondition(
             f"{path} holds {len(key)} bytes, and a key of sessions has at least {KEY_BYTES}: "
-            "take it out, and the next start makes a new one; everybody signs in again"
+            "remove the file; the next start makes a new key, and everybody signs in again"
         )
     return key

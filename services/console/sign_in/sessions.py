@@ -1,7 +1,7 @@
-"""The signed cookie and the token against forged requests. Nothing is stored: a session is what its signature says. Pure.
+"""Signed session cookies and tokens against forged requests. Nothing is stored: the signed cookie is the session. Pure.
 
-A cookie is `payload.mac`, where the payload holds a random id, role, name and the moment until which it is good. Before somebody
-signs in they have a cookie without a role, so that signing in is guarded against forging like everything else.
+A cookie is `payload.mac`; the payload holds a random id, role, name and expiry. Before signing in, a browser has a cookie without a
+role, so that the sign-in form is guarded against forged requests, too.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
 COOKIE = "tandem_session"
 LASTS_S = 12 * 3600
-"""A shift."""
+"""Lifetime of a session, in s: a shift."""
 ATTEMPT_COOKIE = "tandem_attempt"
 ATTEMPT_LASTS_S = 600
-"""How long somebody may take at the identity provider."""
+"""Time for signing in at the identity provider, in s."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsoleSession:
-    """What a cookie says."""
+    """Session of a browser, as its cookie holds it."""
 
     session_id: str
-    """Random, 32 hex digits."""
+    """Random id of 32 hex digits."""
     user: ConsoleUser | None
-    """None before somebody signs in."""
+    """Signed-in user; None before signing in."""
     until_s: int
-    """Wall clock, seconds since 1970 UTC."""
+    """Expiry by wall clock, seconds since 1970 UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Somebody who goes to the identity provider and comes back. All follows from the cookie's random id and the key."""
+    """Attempt to sign in at the identity provider. All values derive from the cookie's random id and the key."""
 
     cookie: str
-    """`id.until.mac`."""
+    """Cookie `id.until.mac`."""
     state: str
-    """Comes back in the address: the answer is to what this browser asked."""
+    """Value that returns in the address and proves that the answer belongs to this browser's request."""
     nonce: str
-    """Comes back in the token: it was made for this attempt."""
+    """Value that returns in the token and proves that it was made for this attempt."""
     verifier: str
-    """PKCE's: only whoever holds the key can use the code."""
+    """PKCE code verifier: only the holder of the key can use the code."""
 
 
 def bound(key: bytes, issuer: str) -> bytes:
-    """The key of sessions that this issuer's word began; an empty one is that of development users."""
+    """Derives the key of sessions that an issuer authenticated; an empty issuer stands for development users."""
     return hmac.new(key, f"issuer\n{issuer}".encode(), hashlib.sha256).digest()
 
 
 def attempt_of(attempt_id: str, until_s: int, key: bytes) -> Attempt:
-    """The attempt with this random id, good until then."""
+    """Derives the attempt with this random id and expiry."""
     payload = f"{attempt_id}.{until_s}"
     parts = (_mac(key, what, payload) for what in ("state", "nonce", "verifier"))
     return Attempt(f"{payload}.{_mac(key, 'attempt', payload)}", *parts)
 
 
 def attempt_in(cookie: str, key: bytes, now_s: float) -> Attempt | None:
-    """The attempt of a cookie; None where it isn't signed with `key`, is over, or is none."""
+    """Returns the attempt of a cookie; None where it isn't signed with `key`, has expired, or is malformed."""
     payload, _, mac = cookie.rpartition(".")
     if not is_same(mac, _mac(key, "attempt", payload)):
         return None
@@ -70,47 +70,47 @@ def attempt_in(cookie: str, key: bytes, now_s: float) -> Attempt | None:
 
 
 def is_same(text: str, other: str) -> bool:
-    """Whether two secrets are; it takes as long either way."""
+    """Compares two secrets in constant time."""
     return hmac.compare_digest(text.encode(errors="replace"), other.encode(errors="replace"))
 
 
 def seal(session: ConsoleSession, key: bytes) -> str:
-    """The cookie of a session."""
+    """Returns the cookie of a session."""
     user = session.user
-    told = {
+    content = {
         "id": session.session_id,
         "role": user.role.value if user else "",
         "name": user.name if user else "",
         "until": session.until_s,
     }
-    payload = base64.urlsafe_b64encode(json.dumps(told).encode()).decode()
+    payload = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
     return f"{payload}.{_mac(key, 'session', payload)}"
 
 
 def unseal(cookie: str, key: bytes, now_s: float) -> ConsoleSession | None:
-    """The session of a cookie; None where it isn't signed with `key`, is over, or is none."""
+    """Returns the session of a cookie; None where it isn't signed with `key`, has expired, or is malformed."""
     payload, _, mac = cookie.partition(".")
     if not is_same(mac, _mac(key, "session", payload)):
         return None
-    told = json.loads(base64.urlsafe_b64decode(payload))
-    if told["until"] <= now_s:
+    content = json.loads(base64.urlsafe_b64decode(payload))
+    if content["until"] <= now_s:
         return None
-    user = ConsoleUser(Role(told["role"]), told["name"]) if told["role"] else None
-    return ConsoleSession(told["id"], user, told["until"])
+    user = ConsoleUser(Role(content["role"]), content["name"]) if content["role"] else None
+    return ConsoleSession(content["id"], user, content["until"])
 
 
 def token_of(session: ConsoleSession, key: bytes) -> str:
-    """What a page of this session sends with each POST; another page can't know it."""
+    """Returns the token that a page of this session sends with each POST, and that another page can't know."""
     return _mac(key, "csrf", session.session_id)
 
 
 def is_token(session: ConsoleSession, key: bytes, token: str) -> bool:
-    """Whether that is it."""
+    """Returns whether `token` is that of the session."""
     return is_same(token, token_of(session, key))
 
 
 def user_of(role: str, name: str) -> ConsoleUser | None:
-    """The user with this role and name; None where either can't be."""
+    """Returns the user with this role and name; None where either is invalid."""
     if role not in set(Role) or not NAME.fullmatch(name) or name == SELF:
         return None
     return ConsoleUser(Role(role), name)

@@ -1,4 +1,4 @@
-"""Signing in and out: by an identity provider where one is configured, else as a development user on loopback, else not at all."""
+"""Signing in and out: by a configured identity provider, else as a development user on loopback, else not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aiohttp import web
 
 from services.common.observability.telemetry import logger
 from services.console.domain.claims import NotAllowed, user_of
-from services.console.domain.people import EVERYBODY, Role
+from services.console.domain.people import ALL_ROLES, Role
 from services.console.guard import Ask, RouteGuard
 from services.console.pages import assets
 from services.console.redirects import HOME, see_other, to_provider
@@ -22,11 +22,11 @@ _STATUS = {"provider_away": 503}
 
 
 class _Refused(Exception):
-    """Why somebody isn't let in: a code of `refused_*` in the texts."""
+    """A sign-in is refused. The text is the code of a `refused_*` text."""
 
 
 class SigningIn:
-    """The pages of it."""
+    """Pages for signing in and out."""
 
     def __init__(self, settings: ConsoleSettings, guard: RouteGuard) -> None:
         self._settings, self._guard = settings, guard
@@ -35,59 +35,61 @@ class SigningIn:
         self._provider = Provider(issuer, settings.oidc_client_id, secret) if issuer else None
 
     def routes(self) -> list[web.RouteDef]:
-        """With a provider there is no form for development users, and without one nothing to come back from."""
+        """Makes the routes. With a provider there is no form for development users; without one there is no callback."""
         guard = self._guard
-        ways = (
+        methods = (
             [guard.open_get("/sign-in/begin", self.begin), guard.open_get(CALLBACK, self.callback)]
             if self._provider
             else [guard.open_post("/sign-in", self.signed_in)]
         )
-        return [guard.open_get("/sign-in", self.sign_in), *ways, guard.post("/sign-out", EVERYBODY, self.sign_out)]
+        return [guard.open_get("/sign-in", self.sign_in), *methods, guard.post("/sign-out", ALL_ROLES, self.sign_out)]
 
     async def sign_in(self, ask: Ask) -> web.StreamResponse:
-        """How one can sign in."""
+        """Shows the available way to sign in."""
         if ask.session.user:
             return see_other(HOME)
         return assets.page(ask, "sign_in.html", roles=self._roles(), provider=self._provider is not None)
 
     async def signed_in(self, ask: Ask) -> web.StreamResponse:
-        """Signs in a development user; default deny elsewhere."""
+        """Signs in a development user, on loopback with development tokens only."""
         user = sessions.user_of(ask.form.get("role", ""), ask.form.get("name", ""))
         if user is None or user.role not in self._roles():
-            raise web.HTTPForbidden(text="403: nobody can sign in like that here")
+            raise web.HTTPForbidden(
+                text="403: role or name is not accepted: development users need loopback, a known role, and a name of a-z 0-9 -"
+            )
         response = see_other(HOME)
         self._guard.signed_in(user, response)
         return response
 
     async def sign_out(self, ask: Ask) -> web.StreamResponse:
-        """Ends the session, here and wherever its cookie was copied to."""
+        """Ends the session, also for copies of its cookie."""
         response = see_other("/sign-in")
         await self._guard.signed_out(ask.session, response)
         return response
 
     async def begin(self, ask: Ask) -> web.StreamResponse:
-        """Sends the browser to the provider, with a cookie by which its return is known."""
+        """Sends the browser to the provider, with a cookie that identifies its return."""
         attempt = self._guard.attempt_begun()
         try:
-            where = await self._known_provider().address(
+            address = await self._known_provider().address(
                 self._callback_uri(ask), attempt.state, attempt.nonce, attempt.verifier
             )
         except ProviderAway as error:
             return self._refusal(ask, "provider_away", str(error))
-        response = to_provider(where)
+        response = to_provider(address)
         response.set_cookie(
             sessions.ATTEMPT_COOKIE,
             attempt.cookie,
             path=CALLBACK,
             httponly=True,
             secure=self._settings.tls,
-            samesite="Lax",  # the provider's site leads back here, and a strict one wouldn't come along
+            samesite="Lax",  # browsers don't send a strict cookie on the way back from the provider's site
             max_age=sessions.ATTEMPT_LASTS_S,
         )
         return response
 
     async def callback(self, ask: Ask) -> web.StreamResponse:
-        """The browser is back with a code, or with the provider's refusal."""
+        """Handles the browser's return with a code, or with the provider's refusal."""
         detail = ""
         try:
             attempt = self._attempt(ask)
@@ -105,7 +107,7 @@ class SigningIn:
             reason = str(error)
         else:
             logger().info("signed_in", role=user.role.value)
-            # A page and no redirect: what a redirect from the provider's site leads to gets no strict cookie.
+            # A page and no redirect: after a redirect from the provider's site browsers don't send a strict cookie.
             response = assets.page(ask, "signed_in.html")
             self._guard.signed_in(user, response)
             response.del_cookie(sessions.ATTEMPT_COOKIE, path=CALLBACK)
@@ -113,7 +115,7 @@ class SigningIn:
         return self._refusal(ask, reason, detail)
 
     def _attempt(self, ask: Ask) -> Attempt:
-        """What this browser began, where the answer is to that. Raises _Refused."""
+        """Returns the attempt that this browser began, where the answer belongs to it. Raises _Refused."""
         attempt = self._guard.attempt(ask.request.cookies.get(sessions.ATTEMPT_COOKIE, ""))
         query = ask.request.query
         if attempt is None or not sessions.is_same(attempt.state, query.get("state", "")):
@@ -123,7 +125,7 @@ class SigningIn:
         return attempt
 
     def _refusal(self, ask: Ask, reason: str, detail: str) -> web.Response:
-        """Says why; whatever session the browser has stays as it is. `detail` is ours alone, no word of a peer."""
+        """Shows the reason of a refusal and keeps the browser's session. `detail` is this console's text, never a peer's."""
         logger().warning("sign_in_refused", reason=reason, detail=detail)
         response = assets.page(ask, "refused.html", status=_STATUS.get(reason, 403), reason=reason)
         response.del_cookie(sessions.ATTEMPT_COOKIE, path=CALLBACK)
@@ -138,5 +140,5 @@ class SigningIn:
         return self._provider
 
     def _roles(self) -> list[Role]:
-        """Roles of development users: those of all agencies, on loopback with development tokens alone."""
+        """Returns the roles of development users: all roles on loopback with development tokens, else none."""
         return list(Role) if self._settings.dev_secret and not self._settings.tls else []

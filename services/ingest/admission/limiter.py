@@ -1,5 +1,7 @@
-"""Room for reports that are read and not yet durable, or not yet answered: beyond it nobody is listened to, which pushes back on the
-senders."""
+"""Bound on the reports in flight: those that are read and not yet durable, or not yet answered.
+
+Beyond the bound ingest stops reading, which pushes back on the senders.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +11,35 @@ from collections import defaultdict, deque
 from services.common.rpc.errors import StoreFull
 
 MAX_SENDER = 50_000
-"""Reports of one sender: about a third of a second of what the log takes, and 15 MB."""
+"""Reports in flight of one sender: about 0.3 s of the log's throughput, and 15 MB."""
 MAX_ALL = 400_000
-"""Reports of all senders."""
+"""Reports in flight of all senders."""
 
 
 class InFlightLimiter:
-    """Counts reports by sender. One that fills its own share waits by itself; its neighbours don't notice."""
+    """Limits the reports in flight, by sender. A sender that fills its share waits alone; the others aren't delayed."""
 
-    def __init__(self, sender_most: int = MAX_SENDER, all_most: int = MAX_ALL) -> None:
-        self._sender_most, self._all_most = sender_most, all_most
-        self._taken: dict[str, int] = defaultdict(int)
+    def __init__(self, max_sender: int = MAX_SENDER, max_all: int = MAX_ALL) -> None:
+        self._max_sender, self._max_all = max_sender, max_all
+        self._in_flight: dict[str, int] = defaultdict(int)
         self._total = 0
         self._queues: dict[str, deque[tuple[int, asyncio.Future[None]]]] = {}
 
     @property
     def total(self) -> int:
-        """Reports that have room now."""
+        """Reports in flight now."""
         return self._total
 
     async def enter(self, sender: str, reports: int, patient: bool) -> None:
-        """Takes room; waits for its turn (`patient`), or raises StoreFull."""
+        """Admits reports. Where they don't fit, it waits for its turn (`patient`) or raises StoreFull."""
         if sender not in self._queues and self._fits(sender, reports):
-            self._take(sender, reports)
+            self._count(sender, reports)
             return
         if not patient:
-            raise StoreFull("too many reports wait for the log", retry_after_s=1.0)
+            raise StoreFull(
+                "too many reports of this sender, or of all senders, wait to be stored: send this batch again later",
+                retry_after_s=1.0,
+            )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(sender, deque()).append((reports, turn))
         try:
@@ -45,11 +50,11 @@ class InFlightLimiter:
             raise
 
     def leave(self, sender: str, reports: int) -> None:
-        """Gives room back, to those who wait for it."""
+        """Releases reports that are no longer in flight, and admits the waiting ones that fit."""
         self._total -= reports
-        self._taken[sender] -= reports
-        if not self._taken[sender]:
-            del self._taken[sender]
+        self._in_flight[sender] -= reports
+        if not self._in_flight[sender]:
+            del self._in_flight[sender]
         for waiting in list(self._queues):
             self._admit(waiting)
 
@@ -57,24 +62,24 @@ class InFlightLimiter:
         queue = self._queues[sender]
         while queue:
             reports, turn = queue[0]
-            if turn.done():  # given up
+            if turn.done():  # its caller was cancelled
                 queue.popleft()
             elif self._fits(sender, reports):
                 queue.popleft()
-                self._take(sender, reports)
+                self._count(sender, reports)
                 turn.set_result(None)
             else:
                 break
         if queue:
-            # Behind the others, for the next that leaves.
+            # Senders take turns: this one goes to the end of the line.
             self._queues[sender] = self._queues.pop(sender)
         else:
             del self._queues[sender]
 
     def _fits(self, sender: str, reports: int) -> bool:
-        mine = self._taken.get(sender, 0)
-        return (not mine or mine + reports <= self._sender_most) and self._total + reports <= self._all_most
+        mine = self._in_flight.get(sender, 0)
+        return (not mine or mine + reports <= self._max_sender) and self._total + reports <= self._max_all
 
-    def _take(self, sender: str, reports: int) -> None:
+    def _count(self, sender: str, reports: int) -> None:
         self._total += reports
-        self._taken[sender] += reports
+        self._in_flight[sender] += reports

@@ -1,6 +1,6 @@
-"""What was refused: whose, from whom, why and how many. What was in the reports isn't kept: no record allows it.
+"""Counts of refused reports by device, sender and reason. Their content isn't kept, as no legal record allows it.
 
-Counts go into a stream of bounded size every few seconds, so that they outlive the process and all processes' counts add up.
+Every few seconds the counts go into a stream of bounded size. So they outlive the process, and the counts of all processes add up.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from tandem.ingest.v1 import ingest_pb2
 
 FLUSH_INTERVAL_S = 5.0
 MAX_KEYS = 10_000
-"""Devices, senders and reasons that are told apart between two flushes; beyond it devices are no more."""
+"""Keys counted separately between two flushes. Beyond them, refusals are counted without their device."""
 MAX_SENDER_KEYS = 500
-"""Of these, one sender's: who invents ids doesn't wash out what is kept of others."""
+"""Keys of one sender, so that a sender of invented ids doesn't displace the counts of others."""
 MESSAGE_KEYS = 1_000
 MAX_LISTED = 10_000
 FULL_SHARE = 0.9
-"""A stream that holds this much of what it may has dropped its oldest messages for their size; else they had only grown too old."""
+"""Fill level from which missing old messages were dropped for the stream's size; below it they only grew too old."""
 
 _COUNT_MAX = (1 << 63) - 1
 _Key = tuple[str, str, int]
-"""Device, sender, reason."""
+"""Key of a count: device, sender, reason."""
 
 
 class Quarantine:
-    """Counts of refused reports."""
+    """Counts refused reports, and lists the counts of all processes."""
 
     def __init__(self, bus: Bus, clock: MeshClock) -> None:
         self._bus, self._clock = bus, clock
@@ -44,10 +44,10 @@ class Quarantine:
         self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
         self._keys_of: Counter[str] = Counter()
         self._devices_merged = False
-        """Since the last flush there were more devices than are told apart."""
+        """Whether, since the last flush, a refusal was counted without its device for want of keys."""
 
     def refused(self, sender: str, device_id: str, reason: Reason) -> None:
-        """Counts one. `device_id` may be anything: only an id of a sensible length is kept."""
+        """Counts a refused report. `device_id` may be any text; it is dropped where it is longer than 64 characters."""
         metrics.REFUSED.labels(reason.name).inc()
         now = times.to_timestamp(self._clock.now_ms())
         quarantined = ingest_pb2.Quarantined(
@@ -61,7 +61,7 @@ class Quarantine:
         self._count(quarantined)
 
     async def run(self) -> None:
-        """Keeps the counts, for ever, and once more at the end."""
+        """Flushes the counts every FLUSH_INTERVAL_S until cancelled, and once at the end."""
         try:
             while True:
                 await asyncio.sleep(FLUSH_INTERVAL_S)
@@ -70,8 +70,8 @@ class Quarantine:
             await self._flush()
 
     async def listed(self, device_id: str) -> ingest_pb2.ListQuarantineResponse:
-        """What was refused, by all processes, of one device or (empty) of all. Raises Unavailable."""
-        found: dict[_Key, ingest_pb2.Quarantined] = {}
+        """Returns the counts of all processes, for one device or (empty) for all. Raises Unavailable."""
+        totals: dict[_Key, ingest_pb2.Quarantined] = {}
         stream = flow.QUARANTINE.name
         bounds, merged = await self._bus.bounds_of(stream), self._devices_merged
         if bounds.first <= bounds.last:
@@ -85,38 +85,38 @@ class Quarantine:
                         dead_letters.pass_over("ingest-quarantine", stream, message.sequence, error)
                         continue
                     merged = merged or counts.devices_merged
-                    _add_all(found, counts.quarantined, device_id)
+                    _add_all(totals, counts.quarantined, device_id)
                 if messages[-1].sequence >= bounds.last:
                     break
-        _add_all(found, list(self._counts.values()), device_id)
-        newest = sorted(found.values(), key=lambda one: -times.from_timestamp(one.last))
+        _add_all(totals, list(self._counts.values()), device_id)
+        newest = sorted(totals.values(), key=lambda quarantined: -times.from_timestamp(quarantined.last))
         return ingest_pb2.ListQuarantineResponse(
             quarantined=newest[:MAX_LISTED],
             incomplete=len(newest) > MAX_LISTED or merged or (bounds.first > 1 and await self._is_full()),
         )
 
     async def _is_full(self) -> bool:
-        """Whether the stream drops counts for their size. Raises Unavailable."""
+        """Returns whether the stream drops old counts for its size limit. Raises Unavailable."""
         answer = await self._bus.api(f"STREAM.INFO.{flow.QUARANTINE.name}", {})
         held: int = answer["state"]["bytes"]
         return held >= FULL_SHARE * flow.QUARANTINE.max_bytes
 
     async def _flush(self) -> None:
-        taken, self._counts = self._counts, {}
+        flushed, self._counts = self._counts, {}
         merged, self._devices_merged = self._devices_merged, False
         self._keys_of.clear()
-        left = list(taken.values())
+        left = list(flushed.values())
         while left:
-            some, left = left[:MESSAGE_KEYS], left[MESSAGE_KEYS:]
-            data = ingest_pb2.QuarantineCounts(quarantined=some, devices_merged=merged).SerializeToString()
+            chunk, left = left[:MESSAGE_KEYS], left[MESSAGE_KEYS:]
+            data = ingest_pb2.QuarantineCounts(quarantined=chunk, devices_merged=merged).SerializeToString()
             try:
                 await self._bus.publish(self._subject, data)
             except RetryableError as error:
-                # The outcome may be unknown: counting twice is the lesser evil.
+                # The outcome may be unknown: counting twice is better than losing counts.
                 logger().warning("quarantine_not_kept", reason=error.reason)
                 self._devices_merged = self._devices_merged or merged
-                for one in (*some, *left):
-                    self._count(one)
+                for quarantined in (*chunk, *left):
+                    self._count(quarantined)
                 return
 
     def _count(self, quarantined: ingest_pb2.Quarantined) -> None:
@@ -128,21 +128,23 @@ class Quarantine:
         _add(self._counts, quarantined)
 
 
-def _add_all(to: dict[_Key, ingest_pb2.Quarantined], counts: Iterable[ingest_pb2.Quarantined], device_id: str) -> None:
+def _add_all(
+    totals: dict[_Key, ingest_pb2.Quarantined], counts: Iterable[ingest_pb2.Quarantined], device_id: str
+) -> None:
     for count in counts:
         if not device_id or count.device_id == device_id:
-            _add(to, count)
+            _add(totals, count)
 
 
-def _add(to: dict[_Key, ingest_pb2.Quarantined], quarantined: ingest_pb2.Quarantined) -> None:
+def _add(totals: dict[_Key, ingest_pb2.Quarantined], quarantined: ingest_pb2.Quarantined) -> None:
     key = (quarantined.device_id, quarantined.sender, quarantined.code)
-    known = to.get(key)
-    if known is None:
-        to[key] = known = ingest_pb2.Quarantined()
-        known.CopyFrom(quarantined)
+    total = totals.get(key)
+    if total is None:
+        totals[key] = total = ingest_pb2.Quarantined()
+        total.CopyFrom(quarantined)
         return
-    known.count = min(known.count + quarantined.count, _COUNT_MAX)
-    if times.from_timestamp(quarantined.first) < times.from_timestamp(known.first):
-        known.first.CopyFrom(quarantined.first)
-    if times.from_timestamp(quarantined.last) > times.from_timestamp(known.last):
-        known.last.CopyFrom(quarantined.last)
+    total.count = min(total.count + quarantined.count, _COUNT_MAX)
+    if times.from_timestamp(quarantined.first) < times.from_timestamp(total.first):
+        total.first.CopyFrom(quarantined.first)
+    if times.from_timestamp(quarantined.last) > times.from_timestamp(total.last):
+        total.last.CopyFrom(quarantined.last)

@@ -1,29 +1,29 @@
-"""How often a device may report, and how much a sender may bring that is refused. Pure: the time is an argument."""
+"""Rate limits of devices' reports and of senders' refused reports. Pure: the time is an argument."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 BACKFILL_BURSTS = 20
-"""How many bursts may come at once of what was buffered: with 300 reports, a day at 15 s."""
+"""Buffered reports that may come at once, in bursts: with a burst of 300 reports, a day at 15 s."""
 REFUSALS_PER_S, REFUSALS_BURST = 1_000.0, 5_000
-"""Refused reports of one sender, before it has to wait."""
-OWED_MOST_S = 30.0
-"""So long a wait is the most that a sender owes, however many of its calls bring what is refused at once: it is heard again soon."""
+"""Refused reports of one sender, per second and at once, before it has to wait."""
+MAX_PENALTY_S = 30.0
+"""Maximum penalty delay of a sender, in s, however many of its calls bring refused reports: it can report again soon."""
 
 
-class Quota:
-    """So many a second in the long run, and so many at once (the generic cell rate algorithm, ITU-T I.371)."""
+class RateLimit:
+    """Rate limit per key: `per_s` in the long run and `burst` at once. Generic cell rate algorithm (ITU-T I.371)."""
 
     def __init__(self, per_s: float, burst: int) -> None:
         self._interval_s = 1 / per_s
-        self._most_ahead_s = burst / per_s
+        self._max_ahead_s = burst / per_s
         self._due_s: dict[str, float] = {}
-        """When the next report of each would be due at the even rate."""
+        """Time at which the next report of each key would be due at the even rate, in s."""
 
     def over(self, device_ids: Sequence[str], now_s: float) -> list[int]:
-        """Counts a report of each of these devices, and returns which of them come too often; those don't count."""
-        due_s, interval_s, latest_s = self._due_s, self._interval_s, now_s + self._most_ahead_s
+        """Counts a report for each of these devices. Returns the indexes of reports over the limit, which aren't counted."""
+        due_s, interval_s, latest_s = self._due_s, self._interval_s, now_s + self._max_ahead_s
         refused: list[int] = []
         for i, device_id in enumerate(device_ids):
             due = due_s.get(device_id, now_s)
@@ -34,34 +34,34 @@ class Quota:
                 due_s[device_id] = due
         return refused
 
-    def owed_s(self, sender: str, now_s: float) -> float:
-        """For how long a sender has to wait until it is within its rate again."""
-        return max(0.0, self._due_s.get(sender, now_s) - now_s - self._most_ahead_s)
+    def penalty_s(self, sender: str, now_s: float) -> float:
+        """Returns how long a sender has to wait until it is within its rate, in s."""
+        return max(0.0, self._due_s.get(sender, now_s) - now_s - self._max_ahead_s)
 
-    def wait_s(self, sender: str, count: int, now_s: float) -> float:
-        """Counts so many of a sender at once, and returns what it owes then; one that brought none has nothing to wait for."""
+    def charge(self, sender: str, count: int, now_s: float) -> float:
+        """Counts `count` reports of a sender and returns its penalty delay, in s. A count of 0 has none."""
         if not count:
             return 0.0
         due_s = max(self._due_s.get(sender, now_s), now_s) + count * self._interval_s
-        self._due_s[sender] = min(due_s, now_s + self._most_ahead_s + OWED_MOST_S)
-        return self.owed_s(sender, now_s)
+        self._due_s[sender] = min(due_s, now_s + self._max_ahead_s + MAX_PENALTY_S)
+        return self.penalty_s(sender, now_s)
 
     def forget(self, now_s: float) -> None:
-        """Drops what is even again: it says no more than nothing."""
+        """Drops the keys that are within their rate: their state equals that of an unknown key."""
         self._due_s = {device_id: due for device_id, due in self._due_s.items() if due > now_s}
 
 
-class Quotas:
-    """Live positions, buffered ones and events each have a rate of their own: none of them uses up another's."""
+class RateLimits:
+    """Separate rate limits for live positions, buffered positions and events, so that none uses up another's."""
 
     def __init__(self, per_s: float, burst: int) -> None:
-        self.live = Quota(per_s, burst)
-        self.backfill = Quota(per_s, BACKFILL_BURSTS * burst)
-        self.events = Quota(per_s, burst)
-        self.refusals = Quota(REFUSALS_PER_S, REFUSALS_BURST)
-        """By who answers for them."""
+        self.live = RateLimit(per_s, burst)
+        self.backfill = RateLimit(per_s, BACKFILL_BURSTS * burst)
+        self.events = RateLimit(per_s, burst)
+        self.refusals = RateLimit(REFUSALS_PER_S, REFUSALS_BURST)
+        """Rate limit of refused reports, by `Sender.refusal_key`."""
 
     def forget(self, now_s: float) -> None:
-        """Drops what is even again."""
-        for one in (self.live, self.backfill, self.events, self.refusals):
-            one.forget(now_s)
+        """Drops the keys that are within their rates."""
+        for limit in (self.live, self.backfill, self.events, self.refusals):
+            limit.forget(now_s)

@@ -1,4 +1,4 @@
-"""Who may report for a device and which partitions need it: the registry's KV bucket, followed as it changes."""
+"""Routes of devices: their permitted sender and the partitions that need their reports. Follows the registry's KV bucket."""
 
 from __future__ import annotations
 
@@ -31,61 +31,64 @@ _NONE: Mapping[str, Partitions] = {}
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What the registry says of a device."""
+    """Registration of a device in the registry."""
 
     partitions: Partitions
     vendor_id: str
-    """Who may report for it by gRPC; empty where nobody may."""
+    """Vendor that may report for the device by gRPC; empty where none may."""
     kind: log_pb2.DeviceKind.ValueType
     subject_id: str
-    """Whose it is: a wearer's or a protected person's id."""
+    """Id of the wearer or protected person who has the device."""
     revoked: bool
     tokens: tuple[tuple[bytes, int], ...]
-    """SHA-256 of each token and until when it is good, milliseconds since 1970 UTC; 0 for as long as it stands here."""
+    """SHA-256 of each token and the end of its validity, milliseconds since 1970 UTC; 0 for a token without an end."""
 
 
 class Routes:
-    """Registrations by device. A device that isn't here is looked up once a second at most, then it is unknown."""
+    """Registrations by device. A device that isn't known yet is looked up in the bucket, at most once a second."""
 
     def __init__(
         self, bus: Bus, clock: MeshClock, partitions: int = PARTITIONS_MAX, health: ReaderHealth | None = None
     ) -> None:
-        self._bus, self._clock, self._of_log, self._health = bus, clock, partitions, health
+        self._bus, self._clock, self._log_partitions, self._health = bus, clock, partitions, health
         self._devices: dict[str, Registration] = {}
-        self._of_vendor: dict[str, dict[str, Partitions]] = {}
-        self._of_token: dict[bytes, str] = {}
-        self._of_subject: dict[str, set[str]] = {}
+        self._vendor_devices: dict[str, dict[str, Partitions]] = {}
+        self._token_device: dict[bytes, str] = {}
+        self._subject_devices: dict[str, set[str]] = {}
         self._partitions: dict[Partitions, Partitions] = {}
         self._missed_at_s: dict[str, float] = {}
-        self._behind: StreamCursor | None = None
-        """The message up to which the bucket's changes are known."""
+        self._cursor: StreamCursor | None = None
+        """Position in the bucket's stream up to which changes are applied."""
 
     def registration(self, device_id: str) -> Registration | None:
-        """What is known of a device, as far as the bucket's changes have arrived."""
+        """Returns the registration of a device, as far as the bucket's changes have arrived; None for an unknown device."""
         return self._devices.get(device_id)
 
     def of_subject(self, subject_id: str, kinds: Collection[log_pb2.DeviceKind.ValueType]) -> list[str]:
-        """Devices of a wearer or a protected person, of these kinds, that aren't revoked; by id."""
-        known = ((id_, self._devices[id_]) for id_ in self._of_subject.get(subject_id, ()))
-        return sorted(id_ for id_, one in known if one.kind in kinds and not one.revoked)
+        """Returns the ids of a wearer's or protected person's devices of these kinds that aren't revoked, sorted."""
+        known = ((id_, self._devices[id_]) for id_ in self._subject_devices.get(subject_id, ()))
+        return sorted(id_ for id_, device in known if device.kind in kinds and not device.revoked)
 
     def partitions(self, device_id: str) -> Partitions:
-        """Partitions that need a device's reports; none where it is unknown."""
+        """Returns the partitions that need a device's reports; none for an unknown device."""
         known = self._devices.get(device_id)
         return known.partitions if known else ()
 
     def allowed(self, sender: Sender) -> Mapping[str, Partitions]:
-        """Partitions by device, of the devices for which this sender may report."""
+        """Returns the devices for which a sender may report, with their partitions."""
         if sender.vendor_id:
-            return self._of_vendor.get(sender.vendor_id, _NONE)
+            return self._vendor_devices.get(sender.vendor_id, _NONE)
         known = self._devices.get(sender.device_id)
         return {sender.device_id: known.partitions} if known and not known.revoked and known.partitions else _NONE
 
-    async def allow(self, sender: Sender, device_id: str) -> Partitions | Reason:
-        """The same for one device that may have been registered just now, or why not. Raises Unavailable."""
+    async def resolve(self, sender: Sender, device_id: str) -> Partitions | Reason:
+        """Returns the partitions of a sender's device, or the reason why the sender may not report for it. Raises Unavailable.
+
+        A device that was registered just now is looked up in the bucket.
+        """
         known = self._devices.get(device_id)
         if known is None and not fields.are_ids((device_id,)):
-            return Reason.INVALID  # in a subject it may stand for other devices, and it may be of any length
+            return Reason.INVALID  # as a part of a subject it could match other devices, and it may be of any length
         known = known or await self._look_up(device_id)
         if known is None:
             return Reason.UNKNOWN_DEVICE
@@ -94,57 +97,57 @@ class Routes:
         if device_id != sender.device_id and (not sender.vendor_id or known.vendor_id != sender.vendor_id):
             return Reason.NOT_YOURS
         if not known.partitions:
-            raise Unavailable("the device has no route into the log yet")
+            raise Unavailable("device_id: the device is registered but has no route into the log yet: send again later")
         return known.partitions
 
     def device_of_token(self, token: str) -> str | None:
-        """The device whose token this is; None where it is unknown, over or revoked."""
+        """Returns the device of a token; None where the token is unknown or expired, or the device is revoked."""
         hashed = hashlib.sha256(token.encode(errors="replace")).digest()
-        device_id = self._of_token.get(hashed)
+        device_id = self._token_device.get(hashed)
         if device_id is None or self._devices[device_id].revoked:
             return None
         until_ms = dict(self._devices[device_id].tokens)[hashed]
         return device_id if not until_ms or self._clock.now_ms() < until_ms else None
 
     async def load(self) -> None:
-        """Reads what the bucket holds now, so that the first callers aren't taken for unknown."""
+        """Reads the bucket's content, so that the first callers aren't refused as unknown."""
         bounds = await self._bus.bounds_of(_STREAM)
         if bounds.first > bounds.last:
             return
         async for messages in pull.read(self._bus, _STREAM, 1):
             for message in messages:
                 if message.subject.startswith(_PREFIX):
-                    self._learn(message.subject.removeprefix(_PREFIX), message.data, message.sequence)
-            self._behind = messages[-1].cursor
-            if self._behind.sequence >= bounds.last:
+                    self._apply(message.subject.removeprefix(_PREFIX), message.data, message.sequence)
+            self._cursor = messages[-1].cursor
+            if self._cursor.sequence >= bounds.last:
                 return
 
     async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
-        """Follows the bucket for ever, from where `load` came to; `on_change` gets each device with its partitions.
+        """Follows the bucket until cancelled, from where `load` ended. `on_change` gets each changed device with its partitions.
 
-        The bucket keeps the last message of each device alone. So when the connection comes back, the message at the position may have
-        been replaced meanwhile, which can't be told from a bucket that went back: all of it is read once more.
+        The bucket keeps only the last message of each device. So after a reconnect the message at the cursor may have been replaced,
+        which looks the same as a bucket that went back. Then the whole bucket is read once more.
         """
         while True:
             try:
-                async for messages in pull.read(self._bus, _STREAM, self._behind or 1, health=self._health):
+                async for messages in pull.read(self._bus, _STREAM, self._cursor or 1, health=self._health):
                     self._follow(messages, on_change)
             except StreamWentBack as error:
                 if error.found or error.last is None or error.last < error.sequence:
                     cursors.alarm(error)
                 else:
                     logger().info("routes_read_again", sequence=error.sequence)
-                self._behind = None
+                self._cursor = None
 
     def _follow(self, messages: Sequence[pull.Delivered], on_change: Callable[[str, Partitions], None]) -> None:
         for message in messages:
             if not message.subject.startswith(_PREFIX):
                 continue
             device_id = message.subject.removeprefix(_PREFIX)
-            known = self._learn(device_id, message.data, message.sequence)
+            known = self._apply(device_id, message.data, message.sequence)
             if known is not None:
                 on_change(device_id, known.partitions)
-        self._behind = messages[-1].cursor
+        self._cursor = messages[-1].cursor
 
     async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()
@@ -156,36 +159,36 @@ class Routes:
                 self._missed_at_s.clear()
             self._missed_at_s[device_id] = now_s
             return None
-        return self._learn(device_id, data)
+        return self._apply(device_id, data)
 
-    def _learn(self, device_id: str, data: bytes, sequence: int = 0) -> Registration | None:
+    def _apply(self, device_id: str, data: bytes, sequence: int = 0) -> Registration | None:
         try:
-            route = stored.route(data, self._of_log)
+            route = stored.route(data, self._log_partitions)
         except InvalidField as error:
-            # What was known of the device stands: its reports must not be refused because of a broken message.
+            # Keep the known registration: a broken message must not cause refusals of the device's reports.
             dead_letters.pass_over("ingest-routes", _STREAM, sequence, error)
             logger().error("route_unreadable", device_id=device_id)
             return self._devices.get(device_id)
         listed = tuple(route.partitions)
         registration = Registration(
-            self._partitions.setdefault(listed, listed),  # equal ones are one object, so that comparing them is cheap
+            self._partitions.setdefault(listed, listed),  # equal tuples share one object, so that comparing is cheap
             route.vendor_id,
             route.kind,
             route.subject_id,
             route.revoked,
             tuple((token.sha256, token.valid_until_ms) for token in route.tokens),
         )
-        before = self._devices.get(device_id)
-        if before:
-            self._of_subject[before.subject_id].discard(device_id)
-            self._of_vendor.get(before.vendor_id, {}).pop(device_id, None)
-            for hashed, _ in before.tokens:
-                self._of_token.pop(hashed, None)
+        previous = self._devices.get(device_id)
+        if previous:
+            self._subject_devices[previous.subject_id].discard(device_id)
+            self._vendor_devices.get(previous.vendor_id, {}).pop(device_id, None)
+            for hashed, _ in previous.tokens:
+                self._token_device.pop(hashed, None)
         self._devices[device_id] = registration
-        self._of_subject.setdefault(registration.subject_id, set()).add(device_id)
+        self._subject_devices.setdefault(registration.subject_id, set()).add(device_id)
         if registration.vendor_id and registration.partitions and not registration.revoked:
-            self._of_vendor.setdefault(registration.vendor_id, {})[device_id] = registration.partitions
+            self._vendor_devices.setdefault(registration.vendor_id, {})[device_id] = registration.partitions
         for hashed, _ in registration.tokens:
-            self._of_token[hashed] = device_id
+            self._token_device[hashed] = device_id
         self._missed_at_s.pop(device_id, None)
         return registration

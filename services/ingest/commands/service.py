@@ -1,6 +1,6 @@
-"""Commands for devices: given over the sender that a device was last heard by, again and again until a receipt or their end.
+"""Commands for devices: sent over the session on which a device was last heard, and resent until a receipt or their expiry.
 
-All ingest processes follow the same stream, so whichever hears a device has its commands.
+All ingest processes follow the same stream, so any process that hears a device has its commands.
 """
 
 from __future__ import annotations
@@ -25,79 +25,80 @@ from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
 BY = "ingest"
-"""User of the server under which desks' commands are published."""
+"""NATS user under which desks' commands are published."""
 RETRY_AFTER_S = 15.0
-"""A command that was given and has no receipt is given again at a contact so much later, wall time."""
+"""Wall time after which a sent command without a receipt is sent again at the device's next contact, in s."""
 KEPT_MS = 86_400_000
-"""How long a command is listed."""
+"""Time for which a command is listed, in ms."""
 CHECK_INTERVAL_S = 1.0
-FORGET_EVERY = 30
-"""Looks between which closed sessions are remembered."""
+CHECKS_PER_CLEANUP = 30
+"""Checks of expiry between two removals of closed sessions."""
 STEPS_IN_FLIGHT = 8
 FOLLOWED_WITHIN_S = 2.0
+"""Time within which this process must have read its own command from the stream, in s."""
 SUPERSEDED = "superseded by a newer interval"
 
 _INTERVALS = ("report_every", "report_as_usual")
 
 State = command_pb2.CommandState
-_OVER = (State.COMMAND_STATE_RECEIVED, State.COMMAND_STATE_REFUSED, State.COMMAND_STATE_EXPIRED)
+_FINAL_STATES = (State.COMMAND_STATE_RECEIVED, State.COMMAND_STATE_REFUSED, State.COMMAND_STATE_EXPIRED)
 
 
 class CommandSession(Protocol):
-    """A way to a sender."""
+    """Connection to a sender, over which commands for its devices can be sent."""
 
     sender: Sender
     open: bool
 
-    def give(self, command: ingest_pb2.DeviceCommand) -> bool:
-        """Gives a command; false where the way is closed or jammed."""
+    def enqueue(self, command: ingest_pb2.DeviceCommand) -> bool:
+        """Queues a command for sending; false where the session is closed or its queue is full."""
 
 
 @dataclass(slots=True)
 class ActiveCommand:
-    """A command and how far it is."""
+    """A command with its state."""
 
     command: command_pb2.Command
     state: State.ValueType = State.COMMAND_STATE_WAITING
     since_ms: int = 0
     reason: str = ""
-    given_at_s: float = field(default=float("-inf"))
-    """When this process last gave it, by the monotonic clock."""
-    given_to: CommandSession | None = None
-    said: dict[int, asyncio.Future[None]] = field(default_factory=dict)
-    """States that this process has said it came to; each is done once that is stored."""
+    sent_at_s: float = field(default=float("-inf"))
+    """Time at which this process last sent the command, by the monotonic clock."""
+    sent_over: CommandSession | None = None
+    recorded: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    """States that this process has recorded; each future is done once the state is stored."""
 
     @property
-    def over(self) -> bool:
-        """Whether nothing more is to be done."""
-        return self.state in _OVER
+    def is_final(self) -> bool:
+        """Whether the command has reached its final state."""
+        return self.state in _FINAL_STATES
 
 
 class Commands:
-    """What devices are told."""
+    """Commands of all devices, their sessions and their states."""
 
     def __init__(self, bus: Bus, routes: Routes, clock: MeshClock, health: ReaderHealth | None = None) -> None:
         self._health = health
         self._bus, self._routes, self._clock = bus, routes, clock
         self._all: dict[str, ActiveCommand] = {}
-        """By id, in the order of the stream."""
+        """Commands by id, in the order of the stream."""
         self._waiting: dict[str, list[ActiveCommand]] = {}
-        """By device: those that aren't over."""
+        """Commands that aren't final, by device."""
         self._sessions: dict[str, CommandSession] = {}
         self._steps: asyncio.Queue[tuple[command_pb2.CommandStep | command_pb2.Command, asyncio.Future[None]]] = (
             asyncio.Queue()
         )
-        """Steps on their way into the stream, and commands that it lost."""
-        self._behind: StreamCursor | None = None
-        """The message up to which the stream is read."""
+        """Steps to be published, and commands to be published again because the stream lost them."""
+        self._cursor: StreamCursor | None = None
+        """Position up to which the stream is read."""
         self._progress = asyncio.Event()
 
-    # ── from those who command ───────────────────────────────────────────────────────────────────────────────────────
+    # ── from the desks ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def command(self, command: command_pb2.Command) -> command_pb2.Command:
-        """Puts a command into the stream and returns it as it stands there: the first with its id.
+        """Publishes a command and returns the stored one: the first command with this id.
 
-        Raises Conflict where that says something else, StoreFull or Unavailable (perhaps stored: command again).
+        Raises Conflict where the stored command differs, StoreFull, or Unavailable (perhaps stored: send it again).
         """
         subject = flow.command_subject(BY, command.command_id)
         try:
@@ -107,70 +108,74 @@ class Commands:
             try:
                 first = stored.command(data or b"", subject)
             except InvalidField as error:
-                raise Conflict(f"what is stored under this command_id is no command ({error})") from None
+                raise Conflict(
+                    f"command_id: the message that is stored under this id is no command ({error}): choose another id"
+                ) from None
             if (first.device_id, first.instruction) != (command.device_id, command.instruction):
-                raise Conflict("another command has this command_id") from None
+                raise Conflict("command_id: another command has this id: choose another id") from None
             return first
         async with asyncio.timeout(FOLLOWED_WITHIN_S):
-            while self._behind is None or self._behind.sequence < ack.seq:
+            while self._cursor is None or self._cursor.sequence < ack.seq:
                 self._progress.clear()
                 await self._progress.wait()
         return command
 
     def of_device(self, device_id: str) -> list[ActiveCommand]:
-        """The device's commands of the last day, the newest first."""
-        return [one for one in reversed(self._all.values()) if one.command.device_id == device_id]
+        """Returns a device's commands of the last day, newest first."""
+        return [active for active in reversed(self._all.values()) if active.command.device_id == device_id]
 
     # ── to and from the devices ──────────────────────────────────────────────────────────────────────────────────────
 
-    def heard(self, over: Mapping[str, CommandSession]) -> None:
-        """Devices were heard, each over a session: their commands go down it, now and from now on."""
-        self._sessions.update(over)
+    def heard(self, sessions: Mapping[str, CommandSession]) -> None:
+        """Notes the session on which each device was heard, and sends its commands over it, now and from now on."""
+        self._sessions.update(sessions)
         if self._waiting:
-            for device_id in self._waiting.keys() & over.keys():
-                self._give_all(device_id, over[device_id])
+            for device_id in self._waiting.keys() & sessions.keys():
+                self._send_all(device_id, sessions[device_id])
 
-    def for_contact(self, device_ids: Iterable[str]) -> list[ingest_pb2.DeviceCommand]:
-        """What waits for devices that were heard without a session, to be given with the answer; then call `sent`."""
+    def due_commands(self, device_ids: Iterable[str]) -> list[ingest_pb2.DeviceCommand]:
+        """Returns the due commands of devices that were heard without a session. Send them with the answer, then call `sent`."""
         now_s = time.monotonic()
-        found = []
+        due = []
         for device_id in dict.fromkeys(device_ids):
-            for one in self._live(device_id):
-                if now_s - one.given_at_s > RETRY_AFTER_S:
-                    one.given_at_s = now_s
-                    found.append(to_device(one.command))
-        return found
+            for active in self._unexpired(device_id):
+                if now_s - active.sent_at_s > RETRY_AFTER_S:
+                    active.sent_at_s = now_s
+                    due.append(to_device(active.command))
+        return due
 
     def sent(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
-        """Notes that commands went out with an answer."""
+        """Records that commands were sent with an answer."""
         for command in commands:
-            standing = self._all.get(command.command_id)
-            if standing is not None:
-                self._say(standing, State.COMMAND_STATE_SENT)
+            active = self._all.get(command.command_id)
+            if active is not None:
+                self._record_state(active, State.COMMAND_STATE_SENT)
 
-    def receipts(self, sender: Sender, receipts: Sequence[ingest_pb2.CommandReceipt]) -> Sequence[asyncio.Future[None]]:
-        """Takes receipts; what it returns is done once they are stored.
+    def accept_receipts(
+        self, sender: Sender, receipts: Sequence[ingest_pb2.CommandReceipt]
+    ) -> Sequence[asyncio.Future[None]]:
+        """Accepts receipts. Each returned future is done once its receipt is stored.
 
-        One for what the sender has no part in, or what isn't waited for, changes nothing and is counted.
+        A receipt for an unknown command, or for a device of another sender, changes nothing and is counted.
         """
         stored = []
         for receipt in receipts:
-            standing = self._all.get(receipt.command_id)
+            active = self._all.get(receipt.command_id)
             if (
-                standing is None
-                or standing.command.device_id != receipt.device_id
+                active is None
+                or active.command.device_id != receipt.device_id
                 or receipt.device_id not in self._routes.allowed(sender)
             ):
                 metrics.RECEIPTS_UNKNOWN.inc()
-            elif not standing.over:
+            elif not active.is_final:
                 state = State.COMMAND_STATE_REFUSED if receipt.refused_because else State.COMMAND_STATE_RECEIVED
-                stored.append(self._say(standing, state, receipt.refused_because))
+                stored.append(self._record_state(active, state, receipt.refused_because))
         return stored
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def load(self) -> None:
-        """Reads what the stream holds, before anybody is heard: what is over by now is given to nobody."""
+        """Reads the stream before any device is heard, so that no final command is sent again."""
         bounds = await self._bus.bounds_of(flow.COMMANDS.name)
         if bounds.first > bounds.last:
             return
@@ -180,26 +185,26 @@ class Commands:
                 return
 
     async def follow(self) -> None:
-        """Follows the stream for ever; where it went back it is read once more from its start: what is known changes nothing."""
+        """Follows the stream until cancelled. Where it went back, it is read again from its start; known commands change nothing."""
         while True:
             try:
-                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._behind or 1, health=self._health):
+                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._cursor or 1, health=self._health):
                     self._read(messages)
             except StreamWentBack as error:
                 cursors.alarm(error)
-                self._behind = None
-                self._put_back()
+                self._cursor = None
+                self._republish()
 
-    def _put_back(self) -> None:
-        """Has desks' open commands, and the states that commands came to, published again; the server refuses what is there.
+    def _republish(self) -> None:
+        """Queues desks' open commands and the states of all commands for publishing; the server refuses those that it has.
 
-        A notice is the warning leg's to publish. It stays here, and is given to its device, as long as this process runs.
+        The warning leg republishes its notices itself. They stay here, and are sent to their devices, while this process runs.
         """
-        for standing in self._all.values():
-            if not standing.over and not standing.command.command_id.startswith(flow.NOTICE_IDS):
-                self._steps.put_nowait((standing.command, asyncio.get_running_loop().create_future()))
-            if standing.state != State.COMMAND_STATE_WAITING:
-                self._steps.put_nowait((self._step_of(standing), asyncio.get_running_loop().create_future()))
+        for active in self._all.values():
+            if not active.is_final and not active.command.command_id.startswith(flow.NOTICE_IDS):
+                self._steps.put_nowait((active.command, asyncio.get_running_loop().create_future()))
+            if active.state != State.COMMAND_STATE_WAITING:
+                self._steps.put_nowait((self._step_of(active), asyncio.get_running_loop().create_future()))
 
     def _read(self, messages: Sequence[pull.Delivered]) -> None:
         for message in messages:
@@ -210,11 +215,11 @@ class Commands:
                     self._command(stored.command(message.data, message.subject))
             except InvalidField as error:
                 dead_letters.pass_over("ingest-commands", message.stream, message.sequence, error)
-        self._behind = messages[-1].cursor
+        self._cursor = messages[-1].cursor
         self._progress.set()
 
     async def publish_steps(self) -> None:
-        """Puts what became of commands into the stream, for ever. Of each state the first is kept."""
+        """Publishes the states of commands until cancelled. The stream keeps the first message of each state."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(STEPS_IN_FLIGHT):
                 tasks.create_task(self._publish_steps())
@@ -231,97 +236,97 @@ class Commands:
             done.set_result(None)
 
     async def watch_time(self) -> None:
-        """Ends what is over, for ever. Every process does, the first counts."""
-        looks = 0
+        """Expires commands until cancelled. Every process does so; the first message counts."""
+        checks = 0
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
-            looks += 1
-            if looks % FORGET_EVERY == 0:
+            checks += 1
+            if checks % CHECKS_PER_CLEANUP == 0:
                 self._sessions = {device_id: session for device_id, session in self._sessions.items() if session.open}
             now_ms = self._clock.now_ms()
-            for standings in list(self._waiting.values()):
-                for standing in list(standings):
-                    if standing.command.expires_at_ms <= now_ms:
-                        self._end(standing, "")
-            for command_id, one in list(self._all.items()):
-                if one.command.issued_at_ms >= now_ms - KEPT_MS:
+            for waiting in list(self._waiting.values()):
+                for active in list(waiting):
+                    if active.command.expires_at_ms <= now_ms:
+                        self._end(active, "")
+            for command_id, active in list(self._all.items()):
+                if active.command.issued_at_ms >= now_ms - KEPT_MS:
                     break
-                if one.over:
+                if active.is_final:
                     del self._all[command_id]
 
     def _command(self, command: command_pb2.Command) -> None:
         if command.command_id in self._all:
-            return  # the stream is read once more
-        standing = ActiveCommand(command, since_ms=command.issued_at_ms)
-        self._all[command.command_id] = standing
+            return  # known: the stream is being read again
+        active = ActiveCommand(command, since_ms=command.issued_at_ms)
+        self._all[command.command_id] = active
         if command.instruction.WhichOneof("kind") in _INTERVALS:
-            # An older interval that was given again later would undo the newer one.
+            # Resending an older interval later would undo the newer one.
             for other in list(self._waiting.get(command.device_id, ())):
                 if other.command.instruction.WhichOneof("kind") in _INTERVALS:
                     self._end(other, SUPERSEDED)
-        self._waiting.setdefault(command.device_id, []).append(standing)
+        self._waiting.setdefault(command.device_id, []).append(active)
         session = self._sessions.get(command.device_id)
         if session is not None:
-            self._give_all(command.device_id, session)
+            self._send_all(command.device_id, session)
 
     def _step(self, step: command_pb2.CommandStep) -> None:
-        standing = self._all.get(step.command_id)
-        if standing is None or standing.over or step.state <= standing.state:
+        active = self._all.get(step.command_id)
+        if active is None or active.is_final or step.state <= active.state:
             return
-        standing.state, standing.since_ms, standing.reason = step.state, step.at_ms, step.reason
-        if step.state in _OVER:
-            self._drop(standing)
+        active.state, active.since_ms, active.reason = step.state, step.at_ms, step.reason
+        if step.state in _FINAL_STATES:
+            self._drop(active)
 
-    def _live(self, device_id: str) -> list[ActiveCommand]:
+    def _unexpired(self, device_id: str) -> list[ActiveCommand]:
         now_ms = self._clock.now_ms()
-        return [one for one in self._waiting.get(device_id, ()) if one.command.expires_at_ms > now_ms]
+        return [active for active in self._waiting.get(device_id, ()) if active.command.expires_at_ms > now_ms]
 
-    def _give_all(self, device_id: str, session: CommandSession) -> None:
+    def _send_all(self, device_id: str, session: CommandSession) -> None:
         if device_id not in self._routes.allowed(session.sender):
-            return  # it was bound to somebody else since it was heard
+            return  # the device moved to another sender since it was heard
         now_s = time.monotonic()
-        for one in self._live(device_id):
-            if one.given_to is session and now_s - one.given_at_s < RETRY_AFTER_S:
+        for active in self._unexpired(device_id):
+            if active.sent_over is session and now_s - active.sent_at_s < RETRY_AFTER_S:
                 continue
-            if not session.give(to_device(one.command)):
+            if not session.enqueue(to_device(active.command)):
                 return
-            one.given_to, one.given_at_s = session, now_s
-            self._say(one, State.COMMAND_STATE_SENT)
+            active.sent_over, active.sent_at_s = session, now_s
+            self._record_state(active, State.COMMAND_STATE_SENT)
 
-    def _end(self, standing: ActiveCommand, reason: str) -> None:
-        self._drop(standing)
-        self._say(standing, State.COMMAND_STATE_EXPIRED, reason)
+    def _end(self, active: ActiveCommand, reason: str) -> None:
+        self._drop(active)
+        self._record_state(active, State.COMMAND_STATE_EXPIRED, reason)
 
-    def _drop(self, standing: ActiveCommand) -> None:
-        waiting = self._waiting.get(standing.command.device_id, [])
-        if standing in waiting:
-            waiting.remove(standing)
+    def _drop(self, active: ActiveCommand) -> None:
+        waiting = self._waiting.get(active.command.device_id, [])
+        if active in waiting:
+            waiting.remove(active)
         if not waiting:
-            self._waiting.pop(standing.command.device_id, None)
+            self._waiting.pop(active.command.device_id, None)
 
-    def _say(self, standing: ActiveCommand, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
-        """Has a state stored, once; done when it is."""
-        said = standing.said.get(state)
-        if said is None:
-            said = standing.said[state] = asyncio.get_running_loop().create_future()
-            self._steps.put_nowait((self._step_of(standing, state, reason), said))
-        return said
+    def _record_state(self, active: ActiveCommand, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
+        """Queues a state for storing, once. The future is done when it is stored."""
+        stored = active.recorded.get(state)
+        if stored is None:
+            stored = active.recorded[state] = asyncio.get_running_loop().create_future()
+            self._steps.put_nowait((self._step_of(active, state, reason), stored))
+        return stored
 
     def _step_of(
-        self, standing: ActiveCommand, state: State.ValueType | None = None, reason: str = ""
+        self, active: ActiveCommand, state: State.ValueType | None = None, reason: str = ""
     ) -> command_pb2.CommandStep:
-        """That a command comes to a state now; without one the state that it has."""
+        """Makes the step of a command to `state` now; without `state`, its current step."""
         return command_pb2.CommandStep(
-            command_id=standing.command.command_id,
-            device_id=standing.command.device_id,
-            state=standing.state if state is None else state,
-            at_ms=standing.since_ms if state is None else self._clock.now_ms(),
-            reason=standing.reason if state is None else reason,
+            command_id=active.command.command_id,
+            device_id=active.command.device_id,
+            state=active.state if state is None else state,
+            at_ms=active.since_ms if state is None else self._clock.now_ms(),
+            reason=active.reason if state is None else reason,
         )
 
 
 def to_device(command: command_pb2.Command) -> ingest_pb2.DeviceCommand:
-    """The command as its device gets it."""
+    """Returns a command in the form that its device gets."""
     return ingest_pb2.DeviceCommand(
         command_id=command.command_id,
         device_id=command.device_id,

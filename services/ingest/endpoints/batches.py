@@ -1,4 +1,4 @@
-"""From requests to reports: a batch is read at once, and small batches that arrive in the same moment are taken together."""
+"""Reads requests into batches of reports, and coalesces small batches of a sender that arrive at the same moment."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from services.ingest.endpoints.stream import PendingAnswer, ReportStream
 from services.ingest.intake import Intake, Reports
 from tandem.ingest.v1 import ingest_pb2
 
-FEW = 3
-"""So many reports are read faster one by one."""
-MAX_TOGETHER = 500
-"""Small batches that are taken together."""
+SMALL_BATCH = 3
+"""Number of reports up to which reading them one by one is faster than reading them at once."""
+MAX_COALESCED = 500
+"""Maximum number of small batches that are coalesced into one."""
 
 Batch = ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest
 
 
 def read(request: Batch) -> Reports:
-    """A batch's reports. All sound, as nearly always, they are read at once; else one by one, to say which aren't and why."""
+    """Reads the reports of a batch. Nearly always all are valid and read at once; else one by one, to name each error."""
     count = len(request.positions) + len(request.equipment)
-    if count > FEW and not request.equipment:
+    if count > SMALL_BATCH and not request.equipment:
         positions = translate.read_positions(list(request.positions))
         if positions is not None:
             return Reports(count, positions, range(count))
@@ -44,8 +44,8 @@ def read(request: Batch) -> Reports:
 
 
 def is_small(request: ingest_pb2.ReportRequest) -> bool:
-    """Whether a batch is worth being taken together with others: a few live positions."""
-    return not request.equipment and not request.backfill and len(request.positions) <= FEW
+    """Returns whether a batch is worth coalescing with others: a few live positions."""
+    return not request.equipment and not request.backfill and len(request.positions) <= SMALL_BATCH
 
 
 @dataclass(slots=True)
@@ -60,21 +60,21 @@ _CONTEXT = attrgetter("context")
 
 
 class Coalescer:
-    """Takes small batches. Those of one sender that have arrived when it looks are one batch to all that follows.
+    """Accepts small batches. Those of one sender that have arrived meanwhile are processed as one batch.
 
-    To look at a report by itself costs several times what it costs among ten.
+    Processing a report alone costs several times as much as processing it among ten.
     """
 
     def __init__(self, intake: Intake, commands: Commands) -> None:
         self._intake, self._commands = intake, commands
         self._arrived: dict[str, list[_Arrived]] = {}
-        """By sender; one that stands here is being worked for."""
+        """Batches that have arrived, by sender; a sender's key is present while its worker runs."""
         self._workers: set[asyncio.Task[None]] = set()
 
     def add(
         self, sender: Sender, request: ingest_pb2.ReportRequest, stream: ReportStream, answer: PendingAnswer
     ) -> None:
-        """Has a batch taken; its answer is told of it."""
+        """Queues a batch; its stream is notified once it is admitted."""
         arrived = _Arrived(request, stream, answer, tracing.carried())
         waiting = self._arrived.get(sender.key)
         if waiting is not None:
@@ -87,46 +87,46 @@ class Coalescer:
 
     async def _work(self, sender: Sender) -> None:
         while arrived := self._arrived[sender.key]:
-            self._arrived[sender.key] = arrived[MAX_TOGETHER:]
-            group = arrived[:MAX_TOGETHER]
+            self._arrived[sender.key] = arrived[MAX_COALESCED:]
+            group = arrived[:MAX_COALESCED]
             try:
-                await self._take(sender, group)
-            except Exception as error:  # each stream that waits for it ends with it
-                for one in group:
-                    one.stream.failed(one.answer, error)
+                await self._accept(sender, group)
+            except Exception as error:  # every stream with a batch in the group ends with this error
+                for arrived_batch in group:
+                    arrived_batch.stream.failed(arrived_batch.answer, error)
         del self._arrived[sender.key]
 
-    async def _take(self, sender: Sender, group: list[_Arrived]) -> None:
-        tracing.carry("")  # not that of the one with whom this began, or of the group before
+    async def _accept(self, sender: Sender, group: list[_Arrived]) -> None:
+        tracing.carry("")  # drop the context of the task's creator, or of the group before
         reports_of: dict[str, int] = {}
-        for one in group:
-            reports_of[one.context] = reports_of.get(one.context, 0) + one.answer.count
+        for arrived in group:
+            reports_of[arrived.context] = reports_of.get(arrived.context, 0) + arrived.answer.count
         if len(reports_of) > 1:
-            group.sort(key=_CONTEXT)  # those of one context follow one another, so that there is little to say of them
-        messages = [msg for one in group for msg in one.request.positions]
-        positions = translate.read_positions(messages) if len(messages) > FEW else None
+            group.sort(key=_CONTEXT)  # reports of one context follow one another, which keeps the header short
+        messages = [msg for arrived in group for msg in arrived.request.positions]
+        positions = translate.read_positions(messages) if len(messages) > SMALL_BATCH else None
         if positions is None:
-            for one in group:
-                tracing.carry(one.context)
-                await take(self._intake, self._commands, sender, one.request, one.stream, one.answer)
+            for arrived in group:
+                tracing.carry(arrived.context)
+                await accept(self._intake, self._commands, sender, arrived.request, arrived.stream, arrived.answer)
             return
         count = len(messages)
         contexts = [(reports_of[context], context) for context in sorted(reports_of)] if any(reports_of) else ()
         reports = Reports(count, positions, range(count), contexts=contexts)
-        taken = await self._intake.admit(sender, reports, False, "stream")
-        refused = {refusal.index for refusal in taken.refusals}
-        over: dict[str, CommandSession] = {}
+        batch = await self._intake.admit(sender, reports, False, "stream")
+        refused = {refusal.index for refusal in batch.refusals}
+        sessions: dict[str, CommandSession] = {}
         first = 0
-        for one in group:
-            one.stream.admitted(one.answer, taken, first)
-            for i in range(first, first + one.answer.count):
-                if i not in refused and one.stream.open:
-                    over[positions.device_ids[i]] = one.stream
-            first += one.answer.count
-        self._commands.heard(over)
+        for arrived in group:
+            arrived.stream.admitted(arrived.answer, batch, first)
+            for i in range(first, first + arrived.answer.count):
+                if i not in refused and arrived.stream.open:
+                    sessions[positions.device_ids[i]] = arrived.stream
+            first += arrived.answer.count
+        self._commands.heard(sessions)
 
 
-async def take(
+async def accept(
     intake: Intake,
     commands: Commands,
     sender: Sender,
@@ -134,8 +134,8 @@ async def take(
     stream: ReportStream,
     answer: PendingAnswer,
 ) -> None:
-    """Takes a batch by itself; its answer is told of it. Raises Unavailable where a device can't be looked up."""
-    taken = await intake.admit(sender, read(request), request.backfill, "stream")
-    stream.admitted(answer, taken, 0)
+    """Accepts a single batch and notifies its stream. Raises Unavailable where a device can't be looked up."""
+    batch = await intake.admit(sender, read(request), request.backfill, "stream")
+    stream.admitted(answer, batch, 0)
     if stream.open:
-        commands.heard(dict.fromkeys(taken.device_ids, stream))
+        commands.heard(dict.fromkeys(batch.device_ids, stream))

@@ -1,4 +1,4 @@
-"""The gRPC edge of ingest: batches in, an answer to each in its order once what was accepted is durable."""
+"""gRPC endpoint of ingest: answers each batch, in order, once its accepted reports are durable."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from services.ingest.intake import Intake
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 MAX_STREAMS = 256
-"""Open streams of one caller."""
-REASON_MOST_CHARS = 200
-UNREAD_MOST_S = 30.0
-"""A stream whose peer takes no answer for so long is ended: until then it keeps room from the caller's other streams."""
+"""Maximum number of open streams of one caller."""
+MAX_REASON_CHARS = 200
+MAX_UNREAD_S = 30.0
+"""Time after which a stream is ended whose peer reads no answer, in s. Until then it uses up its caller's share."""
 STATUS_WITHIN_S = 5.0
-"""How long the status of such a stream has to get away, before the stream is cut off."""
+"""Time for sending the status of such a stream, in s, before the stream is cut off."""
 
 
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
-    """Takes reports into the log."""
+    """Accepts reports on streams and in single batches, and lists the refused ones."""
 
     def __init__(self, intake: Intake, commands: Commands, quarantine: Quarantine) -> None:
         self._intake, self._commands, self._quarantine = intake, commands, quarantine
-        self._gathering = Coalescer(intake, commands)
+        self._coalescer = Coalescer(intake, commands)
         self._streams: Counter[str] = Counter()
         self._unanswered = InFlightLimiter(MAX_CALLER_UNANSWERED_REPORTS, MAX_ALL_UNANSWERED_REPORTS)
         metrics.UNANSWERED.set_function(lambda: self._unanswered.total)
@@ -57,37 +57,37 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[ingest_pb2.ReportResponse]:
         sender = _sender()
-        with self._one_more_stream(sender):
+        with self._counted_stream(sender):
             stream = ReportStream(sender, self._unanswered)
-            taking = asyncio.create_task(self._take_all(sender, request_iterator, stream))
-            ending = asyncio.create_task(_end_unread(stream, taking, context, asyncio.current_task()))
+            reading = asyncio.create_task(self._accept_all(sender, request_iterator, stream))
+            ending = asyncio.create_task(_end_unread(stream, reading, context, asyncio.current_task()))
             try:
                 while (response := await stream.next()) is not None:
                     yield response
-                await taking
+                await reading
             finally:
                 stream.close()
                 ending.cancel()
-                taking.cancel()
-                # What it ended with was raised above, unless an answer's own error came first: that is the one to tell.
-                await asyncio.gather(taking, return_exceptions=True)
+                reading.cancel()
+                # The reader's error was raised above, unless an answer failed first: then the answer's error is the stream's.
+                await asyncio.gather(reading, return_exceptions=True)
 
     async def ReportBatch(
         self, request: ingest_pb2.ReportBatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.ReportBatchResponse:
         sender = _sender()
-        receipts = self._take_receipts(sender, request)
+        receipts = self._accept_receipts(sender, request)
         count = len(request.positions) + len(request.equipment)
         if not count:
             await asyncio.gather(*receipts)
             return ingest_pb2.ReportBatchResponse()
-        taken = await self._intake.take(sender, batches.read(request), request.backfill, "unary")
+        batch = await self._intake.accept(sender, batches.read(request), request.backfill, "unary")
         await asyncio.gather(*receipts)
-        commands = self._commands.for_contact(taken.device_ids)
+        commands = self._commands.due_commands(batch.device_ids)
         self._commands.sent(commands)
         return ingest_pb2.ReportBatchResponse(
-            outcomes=outcomes(count, taken.refusals),
-            refusals=refusals_to_proto(len(request.positions), taken.refusals),
+            outcomes=outcomes(count, batch.refusals),
+            refusals=refusals_to_proto(len(request.positions), batch.refusals),
             commands=commands,
         )
 
@@ -97,10 +97,13 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         return await self._quarantine.listed(request.device_id)
 
     @contextmanager
-    def _one_more_stream(self, sender: Sender) -> Iterator[None]:
+    def _counted_stream(self, sender: Sender) -> Iterator[None]:
         if self._streams[sender.spiffe_id] >= MAX_STREAMS:
             metrics.STREAMS_REFUSED.inc()
-            raise StoreFull(f"{MAX_STREAMS} streams of this caller are open", retry_after_s=5.0)
+            raise StoreFull(
+                f"{MAX_STREAMS} streams of this caller are open, which is the maximum: close one, or use fewer",
+                retry_after_s=5.0,
+            )
         self._streams[sender.spiffe_id] += 1
         metrics.STREAMS.inc()
         try:
@@ -111,67 +114,74 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
             if not self._streams[sender.spiffe_id]:
                 del self._streams[sender.spiffe_id]
 
-    async def _take_all(
+    async def _accept_all(
         self, sender: Sender, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: ReportStream
     ) -> None:
         try:
             async for request in requests:
                 count = len(request.positions) + len(request.equipment)
                 await stream.window(max(1, count + len(request.receipts)))
-                receipts = self._take_receipts(sender, request)
+                receipts = self._accept_receipts(sender, request)
                 answer = PendingAnswer(request.batch, count, len(request.positions), request.together, receipts)
                 stream.answer(answer)
                 if not count:
                     stream.admitted(answer, None, 0)
                 elif batches.is_small(request):
-                    self._gathering.add(sender, request, stream, answer)
+                    self._coalescer.add(sender, request, stream, answer)
                 else:
                     try:
-                        await batches.take(self._intake, self._commands, sender, request, stream, answer)
-                    except Exception as error:  # the stream ends with it, once what came before is answered
+                        await batches.accept(self._intake, self._commands, sender, request, stream, answer)
+                    except Exception as error:  # the stream ends with it, once the batches before are answered
                         stream.failed(answer, error)
                         return
         finally:
-            stream.end()  # what came before a bad frame is answered first
+            stream.end()  # the batches before a bad frame are still answered
 
-    def _take_receipts(self, sender: Sender, request: Batch) -> Sequence[asyncio.Future[None]]:
-        """Takes a request's receipts; each is done once it is stored. Raises InvalidField where a request has nothing, or too much."""
+    def _accept_receipts(self, sender: Sender, request: Batch) -> Sequence[asyncio.Future[None]]:
+        """Accepts a request's receipts. Each future is done once its receipt is stored. Raises InvalidField on a wrong size."""
         count, receipts = len(request.positions) + len(request.equipment), request.receipts
         if count > MAX_BATCH or not (count or receipts):
             raise InvalidField("positions", f"a batch holds 1 to {MAX_BATCH} reports, this one {count}")
         if not receipts:
             return ()
         if len(receipts) > MAX_BATCH:
-            raise InvalidField("receipts", f"at most {MAX_BATCH}, not {len(receipts)}")
+            raise InvalidField("receipts", f"a batch holds at most {MAX_BATCH} receipts, this one {len(receipts)}")
         for i, receipt in enumerate(receipts):
             fields.required_id(f"receipts[{i}].command_id", receipt.command_id)
             fields.required_id(f"receipts[{i}].device_id", receipt.device_id)
-            if len(receipt.refused_because) > REASON_MOST_CHARS:
-                raise InvalidField(f"receipts[{i}].refused_because", f"at most {REASON_MOST_CHARS} characters")
-        return self._commands.receipts(sender, receipts)
+            if len(receipt.refused_because) > MAX_REASON_CHARS:
+                raise InvalidField(f"receipts[{i}].refused_because", f"must have at most {MAX_REASON_CHARS} characters")
+        return self._commands.accept_receipts(sender, receipts)
 
 
 async def _end_unread(
     stream: ReportStream,
-    taking: asyncio.Task[None],
+    reading: asyncio.Task[None],
     context: grpc.aio.ServicerContext[Any, Any],
     serving: asyncio.Task[Any] | None,
 ) -> None:
-    """Ends a stream once its peer hasn't taken an answer for 30 s. The method itself stands still until the answer is taken."""
+    """Ends a stream whose peer has read no answer for MAX_UNREAD_S. The RPC method itself blocks until the answer is read."""
     loop = asyncio.get_running_loop()
     while True:
-        waits_s = 0.0 if stream.handed_s is None else loop.time() - stream.handed_s
-        if waits_s >= UNREAD_MOST_S:
+        waits_s = 0.0 if stream.handed_over_s is None else loop.time() - stream.handed_over_s
+        if waits_s >= MAX_UNREAD_S:
             break
-        await asyncio.sleep(UNREAD_MOST_S - waits_s)
+        await asyncio.sleep(MAX_UNREAD_S - waits_s)
     metrics.UNREAD.inc()
     logger().warning("stream_unread", sender=stream.sender.spiffe_id, seconds=round(waits_s))
     stream.close()
-    taking.cancel()
-    # Behind answers that nobody takes the status may not get away either.
+    reading.cancel()
+    # The status waits behind the unread answers, so it may not get out either.
     with suppress(Exception):
         async with asyncio.timeout(STATUS_WITHIN_S):
-            await server.abort(context, StoreFull(f"no answer was read for {UNREAD_MOST_S:g} s", retry_after_s=5.0))
+            await server.abort(
+                context,
+                StoreFull(
+                    f"the stream was closed, as its sender read no answer for {MAX_UNREAD_S:g} s: open a new one and read "
+                    "its answers",
+                    retry_after_s=5.0,
+                ),
+            )
     if serving is not None:
         serving.cancel()
 

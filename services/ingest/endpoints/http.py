@@ -1,4 +1,4 @@
-"""The HTTP door: phones report here, each with its token, by the OsmAnd protocol or as Traccar Client. docs/devices.md tells how."""
+"""HTTP endpoint for phones, each with its token, by the OsmAnd protocol or as Traccar Client. docs/devices.md explains the setup."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2
 
 TOO_OFTEN_RETRY_S = 5
-"""When it is worth sending again what came too often."""
-NOT_FOR_IT = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
+"""Retry-After of a rate-limited request, in s."""
+FORBIDDEN = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
 
 ANSWERS = Counter("tandem_ingest_http_answers", "Answers to phones, by status", ["status"])
 
 
 class PhoneEndpoint:
-    """Takes requests of phones to the one path that all doors share."""
+    """Reads requests of phones and hands their reports to the intake."""
 
     def __init__(self, intake: Intake, routes: Routes, commands: Commands, clock: MeshClock) -> None:
         self._intake, self._routes, self._commands, self._clock = intake, routes, commands, clock
         self._traces = tracing.is_on()
 
     async def report(self, request: web.Request) -> web.Response:
-        """Answers one request, once everything accepted in it is durable."""
+        """Answers a request once its accepted reports are durable."""
         if self._traces:
             tracing.carry(request.headers.get(trace_ids.TRACEPARENT, ""))
         answer = await self._answer(request)
@@ -53,43 +53,51 @@ class PhoneEndpoint:
             return _refused(400, error, Reason.INVALID)
         device_id = self._routes.device_of_token(_token(request, query))
         if device_id is None:
-            self._intake.refused_at_the_door(Sender("", "", ""), "", Reason.NOT_YOURS)
-            answer = _refused(401, InvalidField("token", "is no token that is known and good"), Reason.NOT_YOURS)
+            self._intake.count_refusal(Sender("", "", ""), "", Reason.NOT_YOURS)
+            answer = _refused(
+                401,
+                InvalidField("token", "is unknown, expired, or of a revoked device: get a new one"),
+                Reason.NOT_YOURS,
+            )
             answer.headers["WWW-Authenticate"] = "Bearer"
-            answer.force_close()  # who isn't known doesn't hold a connection
+            answer.force_close()  # an unauthenticated peer must not hold a connection
             return answer
         sender = Sender("", "", device_id)
         as_json = request.content_type == "application/json"
         try:
-            said = _read(await body_of(request), query, as_json, self._clock.now_ms())
+            sent = _read(await body_of(request), query, as_json, self._clock.now_ms())
         except InvalidField as error:
-            self._intake.refused_at_the_door(sender, device_id, Reason.INVALID)
+            self._intake.count_refusal(sender, device_id, Reason.INVALID)
             return _refused(400, error, Reason.INVALID)
-        if said.device_id != device_id:
-            self._intake.refused_at_the_door(sender, said.device_id, Reason.NOT_YOURS)
+        if sent.device_id != device_id:
+            self._intake.count_refusal(sender, sent.device_id, Reason.NOT_YOURS)
             field = "device_id" if as_json else "id"
-            return _refused(403, InvalidField(field, "is no device of this token"), Reason.NOT_YOURS)
+            return _refused(
+                403,
+                InvalidField(field, "is not the device of this token: correct the id, or use its token"),
+                Reason.NOT_YOURS,
+            )
         try:
-            reports = Reports.of(said.said, [said.device_id] * len(said.said))
-            taken = await self._intake.take(sender, reports, backfill=False, endpoint="http")
+            reports = Reports.of(sent.said, [sent.device_id] * len(sent.said))
+            batch = await self._intake.accept(sender, reports, backfill=False, endpoint="http")
         except RetryableError as error:
             retry_after_s = math.ceil(error.retry_after_s)
             return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
-        status = status_of(len(said.said), taken.refusals, as_json)
-        answer = _answered(status, len(said.said), taken.refusals, self._commands_for(device_id))
+        status = status_of(len(sent.said), batch.refusals, as_json)
+        answer = _answered(status, len(sent.said), batch.refusals, self._commands_for(device_id))
         if status == 429:
             answer.headers["Retry-After"] = str(TOO_OFTEN_RETRY_S)
         return answer
 
     def _commands_for(self, device_id: str) -> list[ingest_pb2.DeviceCommand]:
-        commands = self._commands.for_contact([device_id])
+        commands = self._commands.due_commands([device_id])
         self._commands.sent(commands)
         return commands
 
 
 @asynccontextmanager
 async def serve(settings: IngestSettings, endpoint: PhoneEndpoint) -> AsyncIterator[int]:
-    """Serves the door and gives its port."""
+    """Serves the HTTP endpoint and yields its port."""
     routes = [
         web.route(method, path, endpoint.report)
         for method in ("GET", "POST")
@@ -100,16 +108,16 @@ async def serve(settings: IngestSettings, endpoint: PhoneEndpoint) -> AsyncItera
 
 
 def status_of(count: int, refusals: Sequence[Refusal], as_json: bool) -> int:
-    """Status of an answer about `count` reports: for an app it says no more than whether to send them again."""
+    """Returns the HTTP status of an answer about `count` reports. It tells an app only whether to send them again."""
     reasons = {refusal.code for refusal in refusals}
     if Reason.TOO_OFTEN in reasons:
         return 429
     if len(refusals) < count:
         return 200
-    if reasons <= NOT_FOR_IT:
+    if reasons <= FORBIDDEN:
         return 403
-    # Traccar Client sends its oldest location until it is answered with a 2xx, and only then the next: one that can never be
-    # taken would hold up all that follow. It is in the quarantine, and the answer says why.
+    # Traccar Client repeats its oldest location until a 2xx, and only then sends the next. So a location that can never be accepted
+    # would block all that follow. It is counted in the quarantine, and the answer gives the reason.
     return 200 if as_json else 400
 
 
@@ -128,7 +136,7 @@ def _read(body: bytes, query: Mapping[str, str], as_json: bool, received_ms: int
     except UnicodeDecodeError:
         raise InvalidField("", "isn't text in UTF-8") from None
     for name in form.keys() & query.keys():
-        raise InvalidField(name, "is there more than once")
+        raise InvalidField(name, "is there in the query and in the form: send it once")
     return osmand.parse({**query, **form}, received_ms)
 
 

@@ -1,7 +1,7 @@
-"""The OsmAnd protocol, as https://www.traccar.org/osmand documents its query and form: parameters -> reports.
+"""Parses the OsmAnd protocol, as https://www.traccar.org/osmand documents its query and form, into reports.
 
-What the log doesn't keep (speed, bearing, altitude, batt, charge, cell, wifi, event and any other) isn't looked at, so that it is
-never a reason to refuse a position.
+Parameters that the log doesn't keep (speed, bearing, altitude, batt, charge, cell, wifi, event and any other) are ignored, so that
+they never cause the refusal of a position.
 """
 
 from __future__ import annotations
@@ -18,120 +18,124 @@ from services.ingest.endpoints.phones import PhoneRequest, Said
 
 MAX_PARAMETERS = 100
 METRES_PER_HDOP = 5.0
-"""What one unit of HDOP is worth: the usual error of a range, 68 %. It makes an unsaid accuracy worse, never better."""
+"""Accuracy per unit of HDOP, in m: the usual range error, 68 %. HDOP makes the default accuracy worse, never better."""
 MAX_HDOP = 1_000.0
 
 _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{0,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 _EPOCH = re.compile(r"\d{1,16}", re.ASCII)
 _PLAIN_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 _SECONDS_BELOW = 100_000_000_000
-"""A smaller timestamp is in seconds (until the year 5138), one from here on in milliseconds (from 1973).
+"""Smallest timestamp in milliseconds (a time in 1973). A smaller one is in seconds (until the year 5138).
 
-Traccar's own border, 2**31, would take a time after 2038 for one of 1970.
+Traccar's own limit, 2**31, would mistake a time after 2038 for one in 1970.
 """
 _REPEATED = {"cell", "wifi"}
-_NAMES_ONE_DEVICE = ("id", "deviceid")
-_APART = {"token", *_NAMES_ONE_DEVICE}
-"""Not a part of what makes a report another one."""
+_DEVICE_NAMES = ("id", "deviceid")
+_NOT_CONTENT = {"token", *_DEVICE_NAMES}
+"""Parameters that don't enter the report id."""
 
 
 def parameters(text: str) -> dict[str, str]:
-    """The parameters of a query or form. Raises InvalidField where it isn't UTF-8, or one that counts is there twice."""
+    """Parses the parameters of a query or form. Raises InvalidField on text that isn't UTF-8, or on a repeated parameter."""
     if not text.isascii():
-        raise InvalidField("", "must be percent-encoded")
+        raise InvalidField("", "must be percent-encoded (example: %20 for a space)")
     try:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARAMETERS)
     except UnicodeDecodeError:
         raise InvalidField("", "isn't text in UTF-8") from None
     except ValueError:
         raise InvalidField("", f"has more than {MAX_PARAMETERS} parameters") from None
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in pairs:
-        if name in found and name not in _REPEATED:
-            raise InvalidField(name if name.isascii() and name.isidentifier() else "", "is there more than once")
-        found[name] = value
-    return found
+        if name in values and name not in _REPEATED:
+            raise InvalidField(
+                name if name.isascii() and name.isidentifier() else "", "is there more than once: send it once"
+            )
+        values[name] = value
+    return values
 
 
-def parse(given: Mapping[str, str], received_ms: int) -> PhoneRequest:
-    """The reports of a request that came at `received_ms`, mesh time. Raises InvalidField where it names no device."""
-    device_id = _device_id(given)
-    fix_time = _fix_time_ms(given)
-    content = [part for name in sorted(given) if name not in _APART for part in (name, given[name])]
-    # Without a time of its own, the same content is news each time that it comes: somebody who stands still isn't silent.
+def parse(values: Mapping[str, str], received_ms: int) -> PhoneRequest:
+    """Parses a request that came at `received_ms`, mesh time. Raises InvalidField where it names no device."""
+    device_id = _device_id(values)
+    fix_time = _fix_time_ms(values)
+    content = [part for name in sorted(values) if name not in _NOT_CONTENT for part in (name, values[name])]
+    # Without a timestamp, the same content is a new report each time: a person who stands still isn't silent.
     cause = content if fix_time is not None else [*content, str(received_ms)]
     report_id = ids.hash_id("osmand", device_id, *cause)
     said: list[Said] = []
-    if given.keys() & {"lat", "lon", "location"}:
-        said.append(_position(given, device_id, report_id, received_ms if fix_time is None else fix_time))
-    if "alarm" in given:
-        said += phones.alarms("alarm", given["alarm"], device_id, report_id, fix_time, received_ms)
+    if values.keys() & {"lat", "lon", "location"}:
+        said.append(_position(values, device_id, report_id, received_ms if fix_time is None else fix_time))
+    if "alarm" in values:
+        said += phones.alarms("alarm", values["alarm"], device_id, report_id, fix_time, received_ms)
     return PhoneRequest(device_id, said or [InvalidField("lat", "is missing")])
 
 
-def _device_id(given: Mapping[str, str]) -> str:
-    named = {given[name] for name in _NAMES_ONE_DEVICE if name in given}
+def _device_id(values: Mapping[str, str]) -> str:
+    named = {values[name] for name in _DEVICE_NAMES if name in values}
     if len(named) > 1:
-        raise InvalidField("id", "isn't the same as deviceid")
+        raise InvalidField("id", "isn't the same as deviceid: send only one of them")
     return fields.required_id("id", named.pop() if named else "")
 
 
-def _fix_time_ms(given: Mapping[str, str]) -> int | InvalidField | None:
-    if "timestamp" not in given:
+def _fix_time_ms(values: Mapping[str, str]) -> int | InvalidField | None:
+    if "timestamp" not in values:
         return None
-    text = given["timestamp"]
+    text = values["timestamp"]
     try:
         if _EPOCH.fullmatch(text):
             value = int(text)
             ms = value * 1000 if value < _SECONDS_BELOW else value
         else:
-            # Traccar reads a time without an offset in its server's zone; here it is UTC.
+            # Traccar reads a time without an offset in its server's zone; Tandem reads it as UTC.
             ms = times.from_rfc3339(f"{text}Z" if _PLAIN_TIME.fullmatch(text) else text)
         return phones.moment_ms("timestamp", ms)
     except InvalidField as error:
         return error
     except (ValueError, OverflowError):
         return InvalidField(
-            "timestamp", "must be seconds or milliseconds since 1970, ISO 8601, or yyyy-MM-dd HH:mm:ss in UTC"
+            "timestamp",
+            "must be seconds or milliseconds since 1970, ISO 8601 with an offset (example: 2026-07-06T09:00:00+09:00), or "
+            "yyyy-MM-dd HH:mm:ss in UTC",
         )
 
 
-def _position(given: Mapping[str, str], device_id: str, report_id: str, fix_time: int | InvalidField) -> Said:
+def _position(values: Mapping[str, str], device_id: str, report_id: str, fix_time: int | InvalidField) -> Said:
     try:
         if isinstance(fix_time, InvalidField):
             return fix_time
-        if given.get("valid", "true").lower() not in ("true", "1"):
-            raise InvalidField("valid", "is not true: the phone has no fix")
-        lat, lon = _coordinates(given)
+        if values.get("valid", "true").lower() not in ("true", "1"):
+            raise InvalidField("valid", "is not true: the phone has no fix, so its position is refused")
+        lat, lon = _coordinates(values)
         lat_deg, lon_deg = _number("lat", lat, -90, 90), _number("lon", lon, -180, 180)
-        return phones.position(device_id, report_id, fix_time, lat_deg, lon_deg, _accuracy_m(given))
+        return phones.position(device_id, report_id, fix_time, lat_deg, lon_deg, _accuracy_m(values))
     except InvalidField as error:
         return error
 
 
-def _coordinates(given: Mapping[str, str]) -> tuple[str, str]:
-    if "location" not in given:
-        return given.get("lat", ""), given.get("lon", "")
-    if "lat" in given or "lon" in given:
-        raise InvalidField("location", "is there beside lat or lon")
-    lat, comma, lon = given["location"].partition(",")
+def _coordinates(values: Mapping[str, str]) -> tuple[str, str]:
+    if "location" not in values:
+        return values.get("lat", ""), values.get("lon", "")
+    if "lat" in values or "lon" in values:
+        raise InvalidField("location", "is there besides lat or lon: send only one form")
+    lat, comma, lon = values["location"].partition(",")
     if not comma:
-        raise InvalidField("location", "must be latitude,longitude")
+        raise InvalidField("location", "must be latitude,longitude (example: 37.5665,126.9780)")
     return lat, lon
 
 
-def _accuracy_m(given: Mapping[str, str]) -> float:
-    if "accuracy" in given:
-        return _number("accuracy", given["accuracy"], 0, ACCURACY_MOST_M)
-    if "hdop" in given:
-        hdop = _number("hdop", given["hdop"], 0, MAX_HDOP)
-        return max(phones.ACCURACY_UNSAID_M, hdop * METRES_PER_HDOP)
-    return phones.ACCURACY_UNSAID_M
+def _accuracy_m(values: Mapping[str, str]) -> float:
+    if "accuracy" in values:
+        return _number("accuracy", values["accuracy"], 0, ACCURACY_MOST_M)
+    if "hdop" in values:
+        hdop = _number("hdop", values["hdop"], 0, MAX_HDOP)
+        return max(phones.DEFAULT_ACCURACY_M, hdop * METRES_PER_HDOP)
+    return phones.DEFAULT_ACCURACY_M
 
 
 def _number(field: str, text: str, least: float, greatest: float) -> float:
     if not text:
         raise InvalidField(field, "is missing")
     if not _NUMBER.fullmatch(text):
-        raise InvalidField(field, "must be a decimal number")
+        raise InvalidField(field, "must be a decimal number (example: 37.5665)")
     return fields.number(field, float(text), least, greatest)

@@ -1,4 +1,4 @@
-"""What both forms of the phones' protocol share: Traccar's names of alarms, and what stands in for an accuracy that isn't said."""
+"""Parts that both phone protocols share: Traccar's alarm names, and the default accuracy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from services.common.rpc.errors import InvalidField
 from services.ingest.domain import EquipmentEvent, Position
 from tandem.common.v1 import log_pb2
 
-ACCURACY_UNSAID_M = 50.0
-"""Stands in for an accuracy that isn't said: about what a phone has in a street of high houses, and worse than it has in the open.
+DEFAULT_ACCURACY_M = 50.0
+"""Accuracy of a position without one, in m: about that of a phone in a street of high buildings, and worse than in the open.
 
-A smaller one would claim to know more than was said; a much larger one would make each ring larger, and officers ride for nothing.
+A smaller value would claim more than the phone said. A much larger one would enlarge every ring and send officers out for nothing.
 """
 MAX_ALARMS = 16
-"""Most alarms in one request."""
+"""Maximum number of alarms in a request."""
 
 ALARMS: Mapping[str, log_pb2.EquipmentKind.ValueType] = {
     "sos": log_pb2.PANIC_BUTTON,
@@ -30,35 +30,35 @@ ALARMS: Mapping[str, log_pb2.EquipmentKind.ValueType] = {
     "powerRestored": log_pb2.CHARGER_CONNECTED,
     "jamming": log_pb2.JAMMING_SUSPECTED,
 }
-"""Traccar's alarms (Position.java, ALARM_...) that say what an equipment event says. Its others, such as overspeed, are refused."""
+"""Traccar's alarms (Position.java, ALARM_...) that match an equipment event. The others, such as overspeed, are refused."""
 
 Said: TypeAlias = Position | EquipmentEvent | InvalidField
-"""A report, or why it can't be one."""
+"""Report of a phone, or the error in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhoneRequest:
-    """What a phone sent at once."""
+    """Reports of one request of a phone."""
 
     device_id: str
-    """The device that it names."""
+    """Device that the request names."""
     said: list[Said]
-    """Its position, if it gave one, and then its alarms; at least one."""
+    """Position, if the request has one, and then the alarms; at least one report."""
 
 
 def position(
     device_id: str, report_id: str, fix_time_ms: int, lat_deg: float, lon_deg: float, accuracy_m: float
 ) -> Position:
-    """A position of values that were checked, quantised as the log keeps it.
+    """Makes a position of checked values, quantised as the log keeps it.
 
-    Phones give an accuracy of 0 where they don't know it; it is no claim to be exact.
+    Phones send an accuracy of 0 where they don't know it, so 0 counts as missing.
     """
-    accuracy_mm = max(1, round((accuracy_m or ACCURACY_UNSAID_M) * 1000))
+    accuracy_mm = max(1, round((accuracy_m or DEFAULT_ACCURACY_M) * 1000))
     return Position(device_id, report_id, fix_time_ms, round(lat_deg * 1e7), round(lon_deg * 1e7), accuracy_mm)
 
 
 def moment_ms(field: str, ms: int) -> int:
-    """A time that the log can hold, milliseconds since 1970 UTC."""
+    """Checks that the log can hold a time, milliseconds since 1970 UTC. Raises InvalidField."""
     if not times.MIN_MS <= ms <= times.MAX_MS:
         raise InvalidField(field, "must be between the years 1 and 9999")
     return ms
@@ -67,17 +67,17 @@ def moment_ms(field: str, ms: int) -> int:
 def alarms(
     field: str, names: str, device_id: str, report_id: str, time_ms: int | InvalidField | None, received_ms: int
 ) -> list[Said]:
-    """The alarms of a request, which Traccar separates by commas; each is a report of its own beside the position's.
+    """Reads the alarms of a request, which Traccar separates by commas. Each becomes a report besides the position.
 
-    A panic isn't lost for a time that can't be read, nor for a clock that is ahead: it has happened when it is received.
+    Where the time can't be read, or is in the future, the time of receipt counts, so that no panic is lost for its time.
     """
     at_ms = min(time_ms, received_ms) if isinstance(time_ms, int) else received_ms
     listed = list(dict.fromkeys(names.split(",")))
     if len(listed) > MAX_ALARMS:
-        return [InvalidField(field, f"has more than {MAX_ALARMS} alarms")]
+        return [InvalidField(field, f"has more than {MAX_ALARMS} alarms: send the others in another request")]
     return [
         EquipmentEvent(device_id, f"{report_id}-{name}", ALARMS[name], at_ms)
         if name in ALARMS
-        else InvalidField(field, f"is none of {', '.join(ALARMS)}")
+        else InvalidField(field, f"is none of {', '.join(ALARMS)}: other alarms are not accepted")
         for name in listed
     ]

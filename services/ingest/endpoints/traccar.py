@@ -1,8 +1,7 @@
-"""The JSON of Traccar Client 9 and newer, as https://www.traccar.org/osmand documents it and its server reads it -> reports.
+"""Parses the JSON of Traccar Client 9 and newer, as https://www.traccar.org/osmand documents it and its server reads it.
 
-It is the form of the background-location SDK in the app: one location a request, -1 where a value isn't known; a `uuid` of its own
-for each location where the app's template has it, as some versions' do. What the log doesn't keep (speed, heading, battery, activity,
-event and any other) isn't looked at.
+The format is that of the app's background-location SDK: one location per request, and -1 for an unknown value. Some versions send
+a `uuid` with each location. Values that the log doesn't keep (speed, heading, battery, activity, event and any other) are ignored.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest, Said
 
 _MAX_UUID = 40
-"""Of this length the names of alarms still fit behind it."""
+"""Longest uuid, in characters, to which the name of an alarm can be appended within an id."""
 
 
 def parse(body: bytes, received_ms: int) -> PhoneRequest:
-    """The reports of a request that came at `received_ms`, mesh time.
+    """Parses a request that came at `received_ms`, mesh time.
 
-    Raises InvalidField where it isn't this form or names no device.
+    Raises InvalidField where the body isn't this format or names no device.
     """
     request = _object("", _read(body))
     device_id = fields.required_id("device_id", _text("device_id", request.get("device_id", "")))
@@ -36,7 +35,7 @@ def parse(body: bytes, received_ms: int) -> PhoneRequest:
         said.append(_position(location, device_id, report_id))
     alarm = location.get("alarm")
     if alarm is None and isinstance(extras := location.get("extras"), dict):
-        # The button of the app puts it there.
+        # The app's SOS button puts the alarm into `extras`.
         alarm = extras.get("alarm")
     if alarm is not None:
         said += _alarms(alarm, location, device_id, report_id, received_ms)
@@ -45,7 +44,7 @@ def parse(body: bytes, received_ms: int) -> PhoneRequest:
 
 def _read(body: bytes) -> Any:
     try:
-        return json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_once)
+        return json.loads(body.decode(), parse_constant=_no_number, object_pairs_hook=_unique)
     except UnicodeDecodeError:
         raise InvalidField("", "isn't text in UTF-8") from None
     except (ValueError, RecursionError):
@@ -56,21 +55,21 @@ def _no_number(name: str) -> NoReturn:
     raise InvalidField("", f"isn't JSON, which has no {name}")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise InvalidField("", "has a name twice in one object")
-    return found
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise InvalidField("", "has a name twice in one object: send each name once")
+    return values
 
 
 def _report_id(device_id: str, location: Mapping[str, Any], received_ms: int) -> str:
     uuid = location.get("uuid")
     if isinstance(uuid, str) and len(uuid) <= _MAX_UUID:
-        # An id that the log can't keep is no reason to refuse a position: the content tells it from others as well.
+        # A uuid that the log can't keep is no reason to refuse a position: a hash of the content is an id, too.
         with suppress(InvalidField):
             return fields.required_id("uuid", uuid)
     content = json.dumps(location, sort_keys=True)
-    # Without a time of its own, the same content is news each time that it comes: a second press of the button isn't the first.
+    # Without a timestamp, the same content is a new report each time: a second press of the button isn't the first.
     cause = [content] if location.get("timestamp") else [content, str(received_ms)]
     return ids.hash_id("traccar", device_id, *cause)
 
@@ -89,9 +88,9 @@ def _position(location: Mapping[str, Any], device_id: str, report_id: str) -> Sa
 
 def _alarms(alarm: Any, location: Mapping[str, Any], device_id: str, report_id: str, received_ms: int) -> list[Said]:
     if not isinstance(alarm, str):
-        return [InvalidField("location.alarm", "must be text")]
+        return [InvalidField("location.alarm", 'must be text (example: "sos")')]
     time_ms: int | None = None
-    with suppress(InvalidField):  # the position says why it is refused
+    with suppress(InvalidField):  # the position's refusal names the error
         time_ms = _time_ms(location)
     return phones.alarms("location.alarm", alarm, device_id, report_id, time_ms, received_ms)
 
@@ -104,7 +103,9 @@ def _time_ms(location: Mapping[str, Any]) -> int:
     try:
         ms = times.from_rfc3339(text)
     except (ValueError, OverflowError):
-        raise InvalidField(field, "must be ISO 8601 with its offset, such as Z") from None
+        raise InvalidField(
+            field, "must be ISO 8601 with its offset, such as Z (example: 2026-07-06T00:00:00Z)"
+        ) from None
     return phones.moment_ms(field, ms)
 
 

@@ -1,8 +1,8 @@
-"""The last report of each device, for the partitions that come to need it.
+"""Republishes the last report of a device to each partition that comes to need it.
 
 With more than one partition, an order that arrives after the last reports of both parties may be decided in a partition that
-hasn't seen the protected person. Whenever a device's route names a partition that lacks its last report, that report is
-published there; the fold knows it by its id, however often it comes.
+hasn't seen the protected person. Whenever a device's route names a partition that lacks its last report, ingest publishes that
+report there. The fold drops duplicates by report id.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from services.ingest.domain import Position, Positions
 from services.ingest.log.writer import LogWriter
 
 SENDER = "again"
-"""Under this name it takes its turn among the senders."""
+"""Sender key of republished reports in the fair queues of the log writers."""
 TAIL_MESSAGES = 50_000
-"""How much of each partition is read again after a start."""
+"""Newest messages of each partition that are read at a start."""
 
 
 class LastReports:
-    """Last positions and where they are stored. Nothing is kept where there is one partition."""
+    """Last position of each device and the partitions that hold it. With a single partition it keeps nothing."""
 
     def __init__(self, routes: Routes, writers: Mapping[int, LogWriter]) -> None:
         self._routes, self._writers = routes, writers
@@ -34,7 +34,7 @@ class LastReports:
         self._due: asyncio.Queue[str] = asyncio.Queue()
 
     def stored(self, positions: Positions, partitions: Sequence[Partitions]) -> None:
-        """Notes in which partitions each position is."""
+        """Notes the partitions that hold each position."""
         if len(self._writers) == 1:
             return
         for i in range(len(positions)):
@@ -49,13 +49,13 @@ class LastReports:
         self.route_changed(position.device_id, self._routes.partitions(position.device_id))
 
     def route_changed(self, device_id: str, partitions: Partitions) -> None:
-        """Has the last report published where it is missing."""
+        """Queues the last report of a device for the partitions that need and lack it."""
         known = self._last.get(device_id)
         if known and set(partitions) - known[1]:
             self._due.put_nowait(device_id)
 
     async def read_tail(self, bus: Bus) -> None:
-        """Learns the last reports from the newest part of each partition."""
+        """Learns the last reports from the newest TAIL_MESSAGES of each partition."""
         if len(self._writers) == 1:
             return
         for partition in self._writers:
@@ -72,7 +72,7 @@ class LastReports:
                     try:
                         batch = stored.positions(message.data)
                     except InvalidField:
-                        continue  # a dead letter of the evaluators
+                        continue  # the evaluators dead-letter it
                     for i, device_id in enumerate(batch.device_id):
                         position = Position(
                             device_id,
@@ -87,7 +87,7 @@ class LastReports:
                     break
 
     async def run(self) -> None:
-        """Publishes what is due, for ever."""
+        """Publishes the queued reports until cancelled."""
         while True:
             device_id = await self._due.get()
             position, present = self._last[device_id]

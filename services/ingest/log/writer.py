@@ -1,6 +1,6 @@
-"""Into the log: what arrives while a publish is under way becomes the next message.
+"""Writes reports to the log in messages: reports that arrive during a publish share the next message.
 
-A caller waits until its reports are stored; the publish itself belongs to the writer, so a caller that goes away doesn't break it.
+A caller waits until its reports are stored. The publish itself belongs to the writer, so it survives a caller that is cancelled.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from services.ingest.domain import EquipmentEvent, Positions
 from tandem.common.v1 import log_pb2
 
 MAX_MESSAGE = 2_000
-"""Most positions in one message: at up to 160 bytes each it stays well below the server's 1 MB."""
+"""Maximum number of positions in a message. At up to 160 bytes each it stays well below the server's 1 MB."""
 UNABLE_AFTER_S = 10.0
-"""How long live reports may wait before ingest says that it can't do its work."""
+"""Age of waiting live reports, in s, from which ingest reports itself not ready."""
 GIVE_UP_AFTER_S = 8.0
-"""How long an unknown outcome is tried again before the caller is told to send again."""
+"""Time for retries of a publish with an unknown outcome, in s; then the caller gets the error and must send again."""
 
 T = TypeVar("T")
 Contexts: TypeAlias = Sequence[tuple[int, str]]
-"""How many reports came in which W3C context, in their order."""
+"""Number of reports in each W3C trace context, in the order of the reports."""
 
 
 @dataclass(slots=True)
@@ -53,18 +53,18 @@ class _Message:
 
 
 class _Line(Generic[T]):
-    """One kind of entry on its way. Senders take turns, so that none has to wait behind all of another's."""
+    """Queue of one kind of log entry. Senders take turns, so that none waits behind all entries of another."""
 
     def __init__(
         self,
         store: Callable[[_Message], Awaitable[None]],
         encode: Callable[[Sequence[T], int], log_pb2.LogEntry],
-        most: int,
+        max_size: int,
         in_flight: int,
         per_s: float | None = None,
         msg_id_of: Callable[[T], str] | None = None,
     ) -> None:
-        self._store, self._encode, self._most, self._in_flight = store, encode, most, in_flight
+        self._store, self._encode, self._max_size, self._in_flight = store, encode, max_size, in_flight
         self._per_s, self._msg_id_of = per_s, msg_id_of
         self._queues: dict[str, deque[_Waiting[T]]] = {}
         self._wake = asyncio.Event()
@@ -73,9 +73,9 @@ class _Line(Generic[T]):
     def put(
         self, sender: str, item: T, size: int, received_wall_us: int, contexts: Contexts | None = None
     ) -> asyncio.Future[None]:
-        """Done once the item is stored. Fails with StoreFull or Unavailable (perhaps stored: send again).
+        """Queues an item. The future is done once the item is stored, or fails with StoreFull or Unavailable.
 
-        `contexts` says how many of its reports came in which W3C context, where that isn't this task's.
+        After Unavailable the item may be stored nevertheless: send it again. `contexts` replaces the trace context of this task.
         """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         contexts = ((size, tracing.carried()),) if contexts is None else contexts
@@ -85,11 +85,11 @@ class _Line(Generic[T]):
         return stored
 
     def oldest_s(self) -> float:
-        """For how long the oldest item has been waiting to be sent."""
+        """Returns the age of the oldest item that waits to be published, in s."""
         return time.monotonic() - min((queue[0].since_s for queue in self._queues.values()), default=time.monotonic())
 
     async def run(self) -> None:
-        """Publishes for ever, a few messages at a time."""
+        """Publishes until cancelled, up to `in_flight` messages at a time."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(self._in_flight):
                 tasks.create_task(self._work())
@@ -101,44 +101,46 @@ class _Line(Generic[T]):
                 await self._wake.wait()
             if self._per_s is not None:
                 await asyncio.sleep(max(0.0, self._next_s - time.monotonic()))
-            taken = self._take()
-            if not taken:
+            batch = self._next_batch()
+            if not batch:
                 continue  # another worker was faster
-            size = sum(one.size for one in taken)
+            size = sum(waiting.size for waiting in batch)
             if self._per_s is not None:
                 self._next_s = max(self._next_s, time.monotonic()) + size / self._per_s
-            entry = self._encode([one.item for one in taken], min(one.received_wall_us for one in taken))
-            msg_id = self._msg_id_of(taken[0].item) if self._msg_id_of else uuid.uuid4().hex
+            entry = self._encode(
+                [waiting.item for waiting in batch], min(waiting.received_wall_us for waiting in batch)
+            )
+            msg_id = self._msg_id_of(batch[0].item) if self._msg_id_of else uuid.uuid4().hex
             try:
-                await self._store(_Message(entry.SerializeToString(), msg_id, size, _headers(taken)))
+                await self._store(_Message(entry.SerializeToString(), msg_id, size, _headers(batch)))
             except RetryableError as error:
-                taken += self._give_up()
-                reports = sum(one.size for one in taken)
+                batch += self._give_up()
+                reports = sum(waiting.size for waiting in batch)
                 logger().warning("reports_not_stored", reports=reports, reason=error.reason)
-                _finish(taken, error)
+                _finish(batch, error)
             else:
-                _finish(taken, None)
+                _finish(batch, None)
 
-    def _take(self) -> list[_Waiting[T]]:
-        """The next message's items, in turn from each sender that has any: even parts of the message, of reports and not of items."""
-        taken: list[_Waiting[T]] = []
+    def _next_batch(self) -> list[_Waiting[T]]:
+        """Removes the items of the next message from the queues. Each sender gets an even part of it, counted in reports."""
+        batch: list[_Waiting[T]] = []
         total = 0
-        part = max(1, self._most // max(1, len(self._queues)))
+        part = max(1, self._max_size // max(1, len(self._queues)))
         while self._queues:
             sender = next(iter(self._queues))
             queue = self._queues.pop(sender)
             turn_ends = total + part
-            while queue and total < turn_ends and (not taken or total + queue[0].size <= self._most):
-                taken.append(queue.popleft())
-                total += taken[-1].size
+            while queue and total < turn_ends and (not batch or total + queue[0].size <= self._max_size):
+                batch.append(queue.popleft())
+                total += batch[-1].size
             if queue:
-                self._queues[sender] = queue  # behind the others
+                self._queues[sender] = queue  # senders take turns: this one goes to the end of the line
                 if total < turn_ends:
                     break  # its next item doesn't fit
-        return taken
+        return batch
 
     def _give_up(self) -> list[_Waiting[T]]:
-        """What has waited in vain as long as what was just given up: it isn't tried one after the other for minutes."""
+        """Removes the items that have waited longer than GIVE_UP_AFTER_S. Trying them one after the other would take minutes."""
         given_up: list[_Waiting[T]] = []
         until_s = time.monotonic() - GIVE_UP_AFTER_S
         for sender, queue in list(self._queues.items()):
@@ -149,36 +151,36 @@ class _Line(Generic[T]):
         return given_up
 
 
-def _headers(taken: Sequence[_Waiting[T]]) -> Mapping[str, str]:
-    senders = trace_ids.senders_header([pair for one in taken for pair in one.contexts])
+def _headers(batch: Sequence[_Waiting[T]]) -> Mapping[str, str]:
+    senders = trace_ids.senders_header([pair for waiting in batch for pair in waiting.contexts])
     return {trace_ids.SENDERS: senders} if senders else {}
 
 
-def _finish(taken: Sequence[_Waiting[T]], error: RetryableError | None) -> None:
-    for one in taken:
-        if not one.stored.done():
+def _finish(batch: Sequence[_Waiting[T]], error: RetryableError | None) -> None:
+    for waiting in batch:
+        if not waiting.stored.done():
             if error is None:
-                one.stored.set_result(None)
+                waiting.stored.set_result(None)
             else:
-                one.stored.set_exception(error)
+                waiting.stored.set_exception(error)
 
 
 class LogWriter:
-    """Writes to one partition of the log."""
+    """Writes reports to one partition of the log."""
 
     def __init__(self, bus: Bus, partition: int, backfill_per_s: float) -> None:
         self._bus = bus
         self._subject = flow.log_subject(partition, "report")
-        # Two: with more of them messages and answers get smaller, which costs more than the wait for the disk.
+        # Two in flight: with more, messages and answers get smaller, which costs more than waiting for the disk.
         self._live = _Line(self._publish, _live_entry, MAX_MESSAGE, in_flight=2)
-        # One message at a time and so many a second: however much was buffered, it never delays what is live.
+        # One message at a time, at a limited rate, so that buffered reports never delay live ones.
         self._backfill = _Line(self._publish, _backfill_entry, MAX_MESSAGE, in_flight=1, per_s=backfill_per_s)
         self._heard = _Line(self._publish, translate.heard_entry, MAX_MESSAGE, in_flight=1)
-        # An entry each: what a device says of itself is rare, and a panic waits for nothing.
+        # One event per entry: events are rare, and a panic must not wait for others.
         self._equipment = _Line(self._publish, _equipment_entry, 1, in_flight=16, msg_id_of=_event_id)
 
     async def run(self) -> None:
-        """Publishes for ever."""
+        """Publishes until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for line in (self._live, self._backfill, self._heard, self._equipment):
                 tasks.create_task(line.run())
@@ -191,32 +193,32 @@ class LogWriter:
         contexts: Contexts | None = None,
         backfill: bool = False,
     ) -> asyncio.Future[None]:
-        """Done once the positions are stored. Fails with StoreFull or Unavailable (perhaps stored: send again).
+        """Queues positions. The future is done once they are stored, or fails with StoreFull or Unavailable.
 
-        `contexts` as in `_Line.put`.
+        After Unavailable they may be stored nevertheless: send them again. `contexts` replaces the trace context of this task.
         """
         line = self._backfill if backfill else self._live
         return line.put(sender, positions, len(positions), received_wall_us, contexts)
 
     def heard(self, sender: str, device_id: str, report_id: str, received_wall_us: int) -> asyncio.Future[None]:
-        """The same for a device whose clock is too far ahead."""
+        """Queues the fact that a device was heard whose clock is too far ahead. The future is that of `positions`."""
         return self._heard.put(sender, (device_id, report_id), 1, received_wall_us)
 
     def equipment(self, sender: str, event: EquipmentEvent, received_wall_us: int) -> asyncio.Future[None]:
-        """The same for an equipment event."""
+        """Queues an equipment event. The future is that of `positions`."""
         return self._equipment.put(sender, event, 1, received_wall_us)
 
     def lag_s(self) -> float:
-        """For how long the oldest live report or event has been waiting to be sent."""
+        """Returns the age of the oldest live report or event that waits to be published, in s."""
         return max(self._live.oldest_s(), self._heard.oldest_s(), self._equipment.oldest_s())
 
     def unable(self) -> str:
-        """Why live reports don't come into the log, or nothing."""
+        """Returns the reason why live reports don't reach the log, or an empty text."""
         lag_s = self.lag_s()
         return f"live reports have been waiting for {lag_s:.0f} s" if lag_s > UNABLE_AFTER_S else ""
 
     def backfill_lag_s(self) -> float:
-        """For how long the oldest buffered report has been waiting to be sent."""
+        """Returns the age of the oldest buffered report that waits to be published, in s."""
         return self._backfill.oldest_s()
 
     async def _publish(self, message: _Message) -> None:
@@ -241,8 +243,8 @@ def _joined(items: Sequence[Positions]) -> Positions:
     if len(items) == 1:
         return items[0]
     joined = Positions([], [], [], [], [], [])
-    for one in items:
-        joined.add(one)
+    for positions in items:
+        joined.add(positions)
     return joined
 
 

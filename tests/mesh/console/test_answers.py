@@ -1,4 +1,4 @@
-"""A desk answers its own leg on the incident's page, by forms alone, on a whole mesh: to the end, refused, from an old page."""
+"""A desk answers its own leg on the incident's page, by forms alone, on a whole mesh: to the close, refused, from an old page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEGS = {"probation": 1, "police": 2}
 
 
 class Scene:
-    """The demo up to its offers, and whoever comes to the console."""
+    """The demo up to its offers, and visitors of the console."""
 
     def __init__(self, url: str, clients: Clients, stage: demo.DemoStage, incident_id: str) -> None:
         self.url, self.clients, self.stage, self.incident_id = url, clients, stage, incident_id
@@ -39,21 +39,21 @@ class Scene:
 
     @asynccontextmanager
     async def visitor(self, role: str, name: str = "duty-1", language: str = "en") -> AsyncIterator[Visitor]:
-        async with visiting(self.url) as one:
-            one.client.headers.update({"Accept-Language": language})
-            await one.read("/sign-in")
-            assert (await one.post("/sign-in", role=role, name=name))[0] == 303
-            await one.read(self.path)
-            yield one
+        async with visiting(self.url) as visitor:
+            visitor.client.headers.update({"Accept-Language": language})
+            await visitor.read("/sign-in")
+            assert (await visitor.post("/sign-in", role=role, name=name))[0] == 303
+            await visitor.read(self.path)
+            yield visitor
 
     async def listed(self, leg: str, subject_id: str) -> dispatch_pb2.Assignment:
-        """As the leg itself knows it."""
+        """Returns the assignment as the leg itself knows it."""
         listed = await self.clients.dispatch[leg].ListIncidents(
             dispatch_pb2.ListIncidentsRequest(incident_id=self.incident_id),
             metadata=self.clients.identity(DESKS[leg]),
         )
-        found = [assignment for assignment in listed.incidents[0].assignments if assignment.leg == LEGS[leg]]
-        return next(one for one in found if one.subject_id == subject_id)
+        own = [assignment for assignment in listed.incidents[0].assignments if assignment.leg == LEGS[leg]]
+        return next(assignment for assignment in own if assignment.subject_id == subject_id)
 
     async def state(self, leg: str, subject_id: str) -> str:
         return dispatch_pb2.AssignmentState.Name((await self.listed(leg, subject_id)).state)
@@ -63,17 +63,17 @@ class Scene:
 
 
 def form_of(page: str, act: str, subject_id: str) -> dict[str, str]:
-    """What the form of an act sends for a destination, but for what people type."""
-    articles = [one.partition("</article>")[0] for one in page.split("<article")[1:]]
+    """Returns the fields that the form of an act sends for a destination, without those that people type."""
+    articles = [part.partition("</article>")[0] for part in page.split("<article")[1:]]
     (article,) = [
         article for article in articles if f"<code>{subject_id}</code>" in article and 'class="answers"' in article
     ]
     (form,) = re.findall(rf'<form method="post" action="[^"]*/{act}".*?</form>', article, re.S)
     tags = re.findall(r"<(?:input|button)[^>]*>", form)
     given = [(re.search(r'name="(\w+)"', tag), re.search(r'value="([^"]*)"', tag)) for tag in tags]
-    found = {name[1]: unescape(value[1]) for name, value in given if name and value}
-    found.pop("csrf")
-    return found
+    fields = {name[1]: unescape(value[1]) for name, value in given if name and value}
+    fields.pop("csrf")
+    return fields
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -105,55 +105,55 @@ async def test_a_desk_of_another_agency_can_not_answer_and_reviewers_have_no_for
     assert await scene.state("police", person) == "OFFERED"
 
 
-async def test_the_probation_desk_refuses_with_a_reason_and_takes_what_comes_back(scene: Scene) -> None:
+async def test_the_probation_desk_refuses_with_a_reason_and_accepts_the_next_offer(scene: Scene) -> None:
     wearer = scene.stage.wearer_id
-    async with scene.visitor("probation", "lee", language="ko") as one:
-        form = form_of(await one.read(scene.path), "reject", wearer)
+    async with scene.visitor("probation", "lee", language="ko") as visitor:
+        form = form_of(await visitor.read(scene.path), "reject", wearer)
         for reason, why in ((" ", "why_missing"), ("x" * 201, "why_too_long"), ("a\nb", "why_unreadable")):
-            status, text = await scene.send(one, "reject", form, reason=reason)
+            status, text = await scene.send(visitor, "reject", form, reason=reason)
             assert status == 400 and f"{TEXTS['field_reason'][0]}: {TEXTS[why][0]}" in text
             assert re.search(r'<input name="reason"[^>]*aria-invalid="true" aria-describedby="refusal" autofocus', text)
         assert await scene.state("probation", wearer) == "OFFERED"
 
-        assert (await scene.send(one, "reject", form, reason="차량 없음"))[0] == 303
+        assert (await scene.send(visitor, "reject", form, reason="차량 없음"))[0] == 303
         assert await scene.state("probation", wearer) == "ESCALATED"
-        # The page of before names an offer that went on.
+        # The old page names an offer that has passed to the next in line.
         for act, more in (("reject", {"reason": "again"}), ("acknowledge", {})):
-            status, text = await scene.send(one, act, form, **more)
+            status, text = await scene.send(visitor, act, form, **more)
             assert status == 409 and TEXTS["answer_OFFERED_ON"][0] in text
-        assert (await scene.send(one, "acknowledge", form_of(await one.read(scene.path), "acknowledge", wearer)))[
-            0
-        ] == 303
+        assert (
+            await scene.send(visitor, "acknowledge", form_of(await visitor.read(scene.path), "acknowledge", wearer))
+        )[0] == 303
         assert (await scene.listed("probation", wearer)).acknowledged_by == "spiffe://moj/desk/lee"
 
 
 async def test_the_police_desk_goes_all_the_way_and_closes_it_by_forms_alone(scene: Scene) -> None:
     person = scene.stage.person_id
-    async with scene.visitor("police", "kim") as one:
-        assert (await scene.send(one, "acknowledge", form_of(await one.read(scene.path), "acknowledge", person)))[
-            0
-        ] == 303
-        for state in desk.WAY[1:]:
-            page = await one.read(scene.path)
+    async with scene.visitor("police", "kim") as visitor:
+        assert (
+            await scene.send(visitor, "acknowledge", form_of(await visitor.read(scene.path), "acknowledge", person))
+        )[0] == 303
+        for state in desk.PROGRESSION[1:]:
+            page = await visitor.read(scene.path)
             form = form_of(page, "progress", person)
             assert form["state"] == state
-            assert (await scene.send(one, "progress", form))[0] == 303
+            assert (await scene.send(visitor, "progress", form))[0] == 303
             assert await scene.state("police", person) == state
-        page = await one.read(scene.path)
+        page = await visitor.read(scene.path)
         for act in ("acknowledge", "reject", "progress"):
             with pytest.raises(ValueError, match="unpack"):
                 form_of(page, act, person)
         form = form_of(page, "close", person) | {"cause": "OTHER"}
-        status, text = await scene.send(one, "close", form)
+        status, text = await scene.send(visitor, "close", form)
         assert status == 400 and f"{TEXTS['field_note'][1]}: is missing" in text
-        assert re.search(r'<option value="OTHER" selected>', text), "nobody has to choose it again"
-        assert (await scene.send(one, "close", form, cause=""))[0] == 400
-        status, _ = await scene.send(one, "close", form, note="went home")
+        assert re.search(r'<option value="OTHER" selected>', text), "the choice is kept"
+        assert (await scene.send(visitor, "close", form, cause=""))[0] == 400
+        status, _ = await scene.send(visitor, "close", form, note="went home")
         assert status == 303 and await scene.state("police", person) == "CLOSED"
         assert (await scene.listed("police", person)).acknowledged_by == "spiffe://npa/desk/kim"
 
 
-async def test_an_old_page_answers_for_no_other_state_and_says_how_it_is_now(scene: Scene) -> None:
+async def test_an_answer_from_an_old_page_is_refused_and_shows_the_current_state(scene: Scene) -> None:
     home = scene.stage.home_destination
     async with scene.visitor("police", "kim") as kim, scene.visitor("police", "park") as park:
         old = await park.read(scene.path)
@@ -162,35 +162,35 @@ async def test_an_old_page_answers_for_no_other_state_and_says_how_it_is_now(sce
         ] == 303
         page = await kim.read(scene.path)
         assert (await scene.send(kim, "progress", form_of(page, "progress", home)))[0] == 303
-        # What Park sees is an offer; Kim's unit is on its way by now.
+        # Park's page still shows an offer; Kim's unit has been dispatched since.
         status, text = await scene.send(park, "reject", form_of(old, "reject", home), reason="no car")
         assert status == 409 and TEXTS["answer_MOVED_ON"][1] in text and 'role="alert"' in text
-        assert form_of(text, "progress", home)["state"] == "EN_ROUTE", "the page says how it is now"
+        assert form_of(text, "progress", home)["state"] == "EN_ROUTE", "the page shows the current state"
         status, text = await scene.send(park, "close", form_of(page, "close", home), cause="EQUIPMENT")
         assert status == 409 and await scene.state("police", home) == "DISPATCHED"
         status, text = await scene.send(park, "acknowledge", form_of(old, "acknowledge", home))
         assert status == 409 and f"{TEXTS['answer_TAKEN_BY'][1]}: spiffe://npa/desk/kim" in text
-        # The same form sent twice is one answer.
+        # A form that is sent twice counts once.
         assert (await scene.send(kim, "progress", form_of(page, "progress", home)))[0] == 303
         assert await scene.state("police", home) == "DISPATCHED"
-        # A step that no form has.
+        # A step that no form offers.
         form = form_of(await kim.read(scene.path), "progress", home) | {"state": "APPREHENDED"}
         status, text = await scene.send(kim, "progress", form)
         assert status == 409 and TEXTS["answer_STEP_LEFT_OUT"][1] in text
         assert (await scene.send(kim, "progress", form, state="CLOSED"))[0] == 400
 
 
-async def test_what_stood_down_by_itself_can_still_be_closed(scene: Scene) -> None:
+async def test_an_assignment_that_stood_down_can_still_be_closed(scene: Scene) -> None:
     await scene.stage.stand_down()
     home = scene.stage.home_destination
     assert await scene.state("police", home) == "STOOD_DOWN"
-    async with scene.visitor("police") as one:
-        form = form_of(await one.read(scene.path), "close", home)
-        assert (await scene.send(one, "close", form, cause="FALSE_POSITION"))[0] == 303
+    async with scene.visitor("police") as visitor:
+        form = form_of(await visitor.read(scene.path), "close", home)
+        assert (await scene.send(visitor, "close", form, cause="FALSE_POSITION"))[0] == 303
     assert (await scene.listed("police", home)).close_cause == dispatch_pb2.FALSE_POSITION
 
 
-async def test_a_leg_that_is_away_is_told_in_words() -> None:
+async def test_an_unavailable_leg_is_explained_in_words() -> None:
     error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "down")
     refusal = refusals.of_leg(error, "close", {})
     assert refusal.status == 503 and "전화" in refusal.words(Texts("ko")) and "down" not in refusal.words(Texts("en"))

@@ -1,4 +1,4 @@
-"""The console's own door: who may see what, forged requests, what browsers are told to keep to, and what each role is asked of whom."""
+"""Access to the console: roles, forged requests, security headers, the live stream, and the identity of calls to services."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.console.console import INCIDENT, ConsoleBench, console_bench
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPEN = {("GET", "/static/{name}"), ("GET", "/sign-in"), ("POST", "/sign-in"), ("POST", "/language")}
-"""All that strangers reach."""
+"""Routes that are open to everybody."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ConsoleBench]:
-    async with console_bench(tmp_path_factory.mktemp("console")) as one:
-        yield one
+    async with console_bench(tmp_path_factory.mktemp("console")) as running:
+        yield running
 
 
 def routes() -> list[tuple[str, str]]:
@@ -41,10 +41,10 @@ def path_of(route: str) -> str:
     return route.replace("{id}", INCIDENT).replace("{name}", "style.css")
 
 
-# ── who may see what ──
+# ── access by role ──
 
 
-async def test_a_stranger_reaches_what_is_open_and_nothing_else(bench: ConsoleBench) -> None:
+async def test_a_stranger_reaches_only_the_open_routes(bench: ConsoleBench) -> None:
     assert set(routes()) > OPEN
     async with bench.visitor() as stranger:
         for method, route in routes():
@@ -70,35 +70,35 @@ async def test_a_stranger_reaches_what_is_open_and_nothing_else(bench: ConsoleBe
     ],
 )
 async def test_a_role_sees_its_pages(bench: ConsoleBench, role: str, refused: set[str]) -> None:
-    async with bench.visitor(role) as one:
+    async with bench.visitor(role) as visitor:
         for path in ("/", f"/incidents/{INCIDENT}", "/search", "/reviews", "/devices"):
-            status, text, _ = await one.get(path)
+            status, text, _ = await visitor.get(path)
             assert (status == 403) is (path in refused), (path, text)
-            # Reviews and refused reports are of services that are away here; the rest of the pages does without.
+            # The services of reviews and refused reports are unavailable here; the other pages work without them.
             assert status in (200, 303, 403) or (status == 503 and path in ("/reviews", "/devices")), (path, text)
         if role == "reviewer":
-            await one.read("/devices")
-            status, text = await one.post(f"/incidents/{INCIDENT}/acknowledge", assignment="assignment-police")
+            await visitor.read("/devices")
+            status, text = await visitor.post(f"/incidents/{INCIDENT}/acknowledge", assignment="assignment-police")
             assert status == 403 and "other roles" in text
 
 
-async def test_each_role_is_answered_by_its_own_leg_in_its_own_name(bench: ConsoleBench) -> None:
+async def test_each_role_calls_its_own_leg_under_its_own_name(bench: ConsoleBench) -> None:
     for role, leg, spiffe_id in (
         ("police", "police", "spiffe://npa/desk/kim"),
         ("probation", "probation", "spiffe://moj/desk/kim"),
         ("reviewer", "police", "spiffe://tandem/reviewer/kim"),
     ):
         bench.asked.clear()
-        async with bench.visitor(role, "kim") as one:
-            text = await one.read(f"/incidents/{INCIDENT}")
+        async with bench.visitor(role, "kim") as visitor:
+            text = await visitor.read(f"/incidents/{INCIDENT}")
             assert f"assignment-{leg}" in text or role == "reviewer"
         assert {asked for asked in bench.asked if asked[2].endswith("/kim")} == {(leg, "ListIncidents", spiffe_id)}
 
 
-async def test_nothing_of_probations_page_is_asked_of_the_polices_leg(bench: ConsoleBench) -> None:
-    async with bench.visitor("probation") as one:
-        text = await one.read(f"/incidents/{INCIDENT}")
-        async with one.stream() as messages:
+async def test_probations_page_asks_the_police_leg_for_nothing(bench: ConsoleBench) -> None:
+    async with bench.visitor("probation") as visitor:
+        text = await visitor.read(f"/incidents/{INCIDENT}")
+        async with visitor.stream() as messages:
             _, first = await anext(messages)
     assert "P-1" not in text and "P-1" not in str(first)
     watching = {(leg, who) for leg, method, who in bench.asked if method == "Subscribe"}
@@ -109,21 +109,21 @@ async def test_nothing_of_probations_page_is_asked_of_the_polices_leg(bench: Con
 
 
 async def test_a_form_without_its_sessions_token_does_nothing(bench: ConsoleBench) -> None:
-    async with bench.visitor("police") as one, bench.visitor("police") as other:
-        await one.read(f"/incidents/{INCIDENT}")
+    async with bench.visitor("police") as visitor, bench.visitor("police") as other:
+        await visitor.read(f"/incidents/{INCIDENT}")
         await other.read(f"/incidents/{INCIDENT}")
         bench.asked.clear()
         for method, route in routes():
             if method == "POST":
-                for token in ("", other.csrf, one.csrf[:-1] + ("0" if one.csrf[-1] != "0" else "1")):
-                    assert (await one.post(path_of(route), csrf=token, assignment="a"))[0] == 403, route
-        assert (await one.post(f"/incidents/{INCIDENT}/close", origin="https://elsewhere.example"))[0] == 403
+                for token in ("", other.csrf, visitor.csrf[:-1] + ("0" if visitor.csrf[-1] != "0" else "1")):
+                    assert (await visitor.post(path_of(route), csrf=token, assignment="a"))[0] == 403, route
+        assert (await visitor.post(f"/incidents/{INCIDENT}/close", origin="https://elsewhere.example"))[0] == 403
         assert [asked for asked in bench.asked if asked[2].endswith("/duty-1") and asked[1] != "ListIncidents"] == []
 
 
-async def test_a_cookie_that_was_changed_is_nobodys(bench: ConsoleBench) -> None:
-    async with bench.visitor("operator") as one:
-        cookie = next(iter(one.client.cookie_jar)).value
+async def test_a_changed_cookie_is_refused(bench: ConsoleBench) -> None:
+    async with bench.visitor("operator") as visitor:
+        cookie = next(iter(visitor.client.cookie_jar)).value
         payload, _, mac = cookie.partition(".")
         async with bench.visitor() as forger:
             for changed in (f"{payload[:-4]}AAAA.{mac}", f"{payload}.{'0' * 64}", payload, "."):
@@ -132,56 +132,56 @@ async def test_a_cookie_that_was_changed_is_nobodys(bench: ConsoleBench) -> None
 
 
 async def test_signing_in_begins_another_session_and_signing_out_ends_it(bench: ConsoleBench) -> None:
-    async with bench.visitor() as one:
-        await one.read("/sign-in")
-        before = one.csrf
-        assert (await one.post("/sign-in", role="police", name="kim"))[0] == 303
-        await one.read("/")
-        assert one.csrf != before
+    async with bench.visitor() as visitor:
+        await visitor.read("/sign-in")
+        before = visitor.csrf
+        assert (await visitor.post("/sign-in", role="police", name="kim"))[0] == 303
+        await visitor.read("/")
+        assert visitor.csrf != before
         for role, name in (("watch", "x"), ("police", "a/b"), ("", "")):
-            assert (await one.post("/sign-in", role=role, name=name))[0] == 403
-        assert (await one.post("/sign-out"))[0] == 303
-        assert (await one.get("/search"))[0] == 401
+            assert (await visitor.post("/sign-in", role=role, name=name))[0] == 403
+        assert (await visitor.post("/sign-out"))[0] == 303
+        assert (await visitor.get("/search"))[0] == 401
 
 
 async def test_signing_out_ends_a_copied_cookie_and_the_stream_that_it_has_open(bench: ConsoleBench) -> None:
-    async with bench.visitor("police") as one, bench.visitor() as thief:
-        await one.read("/")
-        cookie = next(each for each in one.client.cookie_jar if each.key == "tandem_session").value
+    async with bench.visitor("police") as visitor, bench.visitor() as thief:
+        await visitor.read("/")
+        cookie = next(each for each in visitor.client.cookie_jar if each.key == "tandem_session").value
         copied = {"Cookie": f"tandem_session={cookie}"}
         assert (await thief.get("/search", **copied))[0] == 200
         async with thief.client.get(bench.url + "/stream", headers=copied) as open_:
             assert await open_.content.readline()
-            assert (await one.post("/sign-out"))[0] == 303
+            assert (await visitor.post("/sign-out"))[0] == 303
             async with asyncio.timeout(15):
                 while await open_.content.readline():
                     pass
         assert (await thief.get("/search", **copied))[0] == 401
-        status, _ = await thief.post(f"/incidents/{INCIDENT}/acknowledge", csrf=one.csrf)
+        status, _ = await thief.post(f"/incidents/{INCIDENT}/acknowledge", csrf=visitor.csrf)
         assert status == 403
 
 
 async def test_no_other_name_of_this_address_is_served(bench: ConsoleBench) -> None:
-    async with bench.visitor() as one:
-        assert (await one.get("/sign-in", Host="evil.example"))[0] == 421
-        assert (await one.get("/sign-in", Host="localhost:1"))[0] == 200
+    async with bench.visitor() as visitor:
+        assert (await visitor.get("/sign-in", Host="evil.example"))[0] == 421
+        assert (await visitor.get("/sign-in", Host="localhost:1"))[0] == 200
 
 
 @pytest.mark.parametrize("host", ["[::1", "[", "::1]", "[v1.x", "[::1]x[", "127.0.0.1]", "a@localhost", "localhost:x"])
 async def test_a_host_that_is_no_address_is_a_bad_request(bench: ConsoleBench, host: str) -> None:
-    async with bench.visitor() as one:
-        assert (await one.get("/sign-in", Host=host))[0] == 400
+    async with bench.visitor() as visitor:
+        assert (await visitor.get("/sign-in", Host=host))[0] == 400
 
 
 async def test_an_origin_that_is_no_address_is_a_bad_request(bench: ConsoleBench) -> None:
-    async with bench.visitor() as one:
-        await one.read("/sign-in")
-        status, _ = await one.post("/sign-in", origin="http://[::1", role="police", name="kim")
+    async with bench.visitor() as visitor:
+        await visitor.read("/sign-in")
+        status, _ = await visitor.post("/sign-in", origin="http://[::1", role="police", name="kim")
         assert status == 400
 
 
-async def test_after_a_change_of_language_one_is_where_one_was_and_never_elsewhere(bench: ConsoleBench) -> None:
-    async with bench.visitor() as one:
+async def test_a_change_of_language_returns_to_the_same_page_and_never_elsewhere(bench: ConsoleBench) -> None:
+    async with bench.visitor() as visitor:
         for back, leads_to in (
             ("/search", "/search"),
             ("//evil.example", "/"),
@@ -190,18 +190,18 @@ async def test_after_a_change_of_language_one_is_where_one_was_and_never_elsewhe
             ("/\t/evil.example", "/"),
             ("/\r\n/evil.example", "/"),
         ):
-            await one.read("/sign-in")
-            async with one.client.post(
-                bench.url + "/language", data={"csrf": one.csrf, "back": back}, allow_redirects=False
+            await visitor.read("/sign-in")
+            async with visitor.client.post(
+                bench.url + "/language", data={"csrf": visitor.csrf, "back": back}, allow_redirects=False
             ) as answer:
                 assert answer.headers["Location"] == leads_to
 
 
-# ── what browsers keep to ──
+# ── security headers ──
 
 
-async def test_every_answer_says_what_the_browser_may_do(bench: ConsoleBench) -> None:
-    async with bench.visitor("police") as one:
+async def test_every_answer_has_the_security_headers(bench: ConsoleBench) -> None:
+    async with bench.visitor("police") as visitor:
         for path in (
             "/",
             f"/incidents/{INCIDENT}",
@@ -211,10 +211,10 @@ async def test_every_answer_says_what_the_browser_may_do(bench: ConsoleBench) ->
             "/static/none.js",
             "/x",
         ):
-            status, text, headers = await one.get(path)
+            status, text, headers = await visitor.get(path)
             if path == "/x":
                 assert status == 404
-                continue  # aiohttp's own, before any page
+                continue  # aiohttp answers it before any page
             policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
             assert policy["default-src"] == "'none'" and policy["script-src"] == policy["style-src"] == "'self'"
             assert "unsafe" not in str(policy) and policy["frame-ancestors"] == "'none'"
@@ -228,8 +228,8 @@ async def test_every_answer_says_what_the_browser_may_do(bench: ConsoleBench) ->
 async def test_a_script_in_the_records_stays_text(bench: ConsoleBench) -> None:
     bench.legs["police"].assignment.subject_id = "</script><script>alert(1)</script>"
     try:
-        async with bench.visitor("police") as one:
-            text = await one.read(f"/incidents/{INCIDENT}")
+        async with bench.visitor("police") as visitor:
+            text = await visitor.read(f"/incidents/{INCIDENT}")
         assert "&lt;script&gt;alert(1)" in text and "<script>alert" not in text
     finally:
         bench.legs["police"].assignment.subject_id = "P-1"
@@ -241,43 +241,43 @@ async def test_a_script_in_the_records_stays_text(bench: ConsoleBench) -> None:
 async def next_with(messages: AsyncIterator[tuple[str, dict[str, Any]]], state: str) -> tuple[str, dict[str, Any]]:
     async with asyncio.timeout(15):
         async for id_, message in messages:
-            for one in message["incidents"]:
-                if any(to["state"] == state for to in one["legs"]["police"]):
+            for incident in message["incidents"]:
+                if any(to["state"] == state for to in incident["legs"]["police"]):
                     return id_, message
     raise AssertionError("the stream ended")
 
 
-async def test_a_stream_goes_on_where_it_broke_and_begins_anew_where_that_is_not_known(bench: ConsoleBench) -> None:
+async def test_a_stream_resumes_where_it_broke_and_restarts_for_an_unknown_position(bench: ConsoleBench) -> None:
     leg = bench.legs["police"]
-    async with bench.visitor("police") as one:
-        async with one.stream() as messages:
+    async with bench.visitor("police") as visitor:
+        async with visitor.stream() as messages:
             id_, first = await next_with(messages, "OFFERED")
             assert first["reset"] and first["away"]["alerts"] == "UNAVAILABLE" and "incidents" not in first["away"]
-            await leg.tell(dispatch_pb2.ESCALATED)
+            await leg.emit_step(dispatch_pb2.ESCALATED)
             id_, later = await next_with(messages, "ESCALATED")
             assert not later["reset"]
-        async with one.stream(id_) as messages:
+        async with visitor.stream(id_) as messages:
             _, nothing = await anext(messages)
             assert (nothing["reset"], nothing["incidents"]) == (False, [])
-        await leg.tell(dispatch_pb2.OFFERED)
-        async with one.stream(id_) as messages:
+        await leg.emit_step(dispatch_pb2.OFFERED)
+        async with visitor.stream(id_) as messages:
             _, missed = await next_with(messages, "OFFERED")
             assert not missed["reset"]
         for unknown in ("00000000-1", "rubbish", f"{id_}x"):
-            async with one.stream(unknown) as messages:
-                _, anew = await next_with(messages, "OFFERED")
-                assert anew["reset"]
+            async with visitor.stream(unknown) as messages:
+                _, restarted = await next_with(messages, "OFFERED")
+                assert restarted["reset"]
 
 
-async def test_an_offer_is_received_once_somebody_looks_and_not_before(bench: ConsoleBench) -> None:
+async def test_an_offer_is_confirmed_once_while_a_browser_views_the_page(bench: ConsoleBench) -> None:
     leg, received = bench.legs["probation"], ("probation", "Receive", "spiffe://moj/desk/console")
-    await leg.tell(dispatch_pb2.ACKNOWLEDGED)
-    await asyncio.sleep(1.5)  # whoever looked before has gone, and nothing is offered
+    await leg.emit_step(dispatch_pb2.ACKNOWLEDGED)
+    await asyncio.sleep(1.5)  # earlier viewers have gone, and nothing is offered
     bench.asked.clear()
-    await leg.tell(dispatch_pb2.OFFERED)
+    await leg.emit_step(dispatch_pb2.OFFERED)
     await asyncio.sleep(1.5)
     assert received not in bench.asked
-    async with bench.visitor("probation") as one, one.stream() as messages:
+    async with bench.visitor("probation") as visitor, visitor.stream() as messages:
         async with asyncio.timeout(10):
             async for _ in messages:
                 if received in bench.asked:
@@ -286,16 +286,16 @@ async def test_an_offer_is_received_once_somebody_looks_and_not_before(bench: Co
     assert bench.asked.count(received) == 1
 
 
-async def test_what_is_taken_is_taken_by_the_one_who_asked(bench: ConsoleBench) -> None:
-    async with bench.visitor("police", "park") as one:
-        await one.read(f"/incidents/{INCIDENT}")
+async def test_an_offer_is_acknowledged_under_the_users_own_name(bench: ConsoleBench) -> None:
+    async with bench.visitor("police", "park") as visitor:
+        await visitor.read(f"/incidents/{INCIDENT}")
         endpoint, seen = f"/incidents/{INCIDENT}/acknowledge", {"assignment": "assignment-police", "seen": "OFFERED"}
-        status, text = await one.post(endpoint, accept="application/json", offer="1", **seen)
+        status, text = await visitor.post(endpoint, accept="application/json", offer="1", **seen)
         assert (status, "ACKNOWLEDGED" in text) == (200, True)
         assert ("police", "Acknowledge", "spiffe://npa/desk/park") in bench.asked
         for bad in ({"assignment": ""}, {"assignment": "a b"}, {"offer": "x"}, {"offer": "0"}, {"seen": ""}):
-            assert (await one.post(endpoint, **({"offer": "1"} | seen | bad)))[0] == 400, bad
-        await bench.legs["police"].tell(dispatch_pb2.OFFERED)
+            assert (await visitor.post(endpoint, **({"offer": "1"} | seen | bad)))[0] == 400, bad
+        await bench.legs["police"].emit_step(dispatch_pb2.OFFERED)
 
 
 # ── settings ──
@@ -312,7 +312,7 @@ async def test_what_is_taken_is_taken_by_the_one_who_asked(bench: ConsoleBench) 
         {"tls_cert": Path("c"), "tls_key": Path("k"), "tls_ca": Path("a"), "console_role": "police"},
     ],
 )
-async def test_settings_that_would_open_something_are_refused(bad: dict[str, Any]) -> None:
+async def test_insecure_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="TANDEM_"):
         ConsoleSettings(**bad)
 

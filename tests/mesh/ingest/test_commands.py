@@ -1,4 +1,4 @@
-"""Commands: from a desk to the device, over whatever way it was last heard, until a receipt or the end."""
+"""Commands go from a desk to the device, over the connection on which it was last heard, until a receipt or their expiry."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ VIBRATE = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=3))
 
 
 class Desk:
-    """A desk that commands devices."""
+    """A desk that sends commands to devices."""
 
     def __init__(self, mesh: IngestMesh, channel: grpc.aio.Channel) -> None:
         self._stub: Any = ingest_pb2_grpc.CommandServiceStub(channel)
         self.mesh = mesh
 
     async def command(self, *arguments: Any, **more: Any) -> ingest_pb2.SendCommandResponse:
-        """As `command_now`, once ingest knows the device: its route comes there by itself."""
+        """Sends a command like `command_now`, but retries until ingest knows the device's route."""
         async with asyncio.timeout(WITHIN_S):
             while True:
                 try:
@@ -85,11 +85,12 @@ class Desk:
         return list(answer.commands)
 
     async def state(self, device_id: str, command_id: str, who: str = MOJ_DESK) -> tuple[str, str]:
-        (one,) = [one for one in await self.listed(device_id, who) if one.command.command_id == command_id]
-        return command_pb2.CommandState.Name(one.state).removeprefix("COMMAND_STATE_"), one.reason
+        listed = await self.listed(device_id, who)
+        (status,) = [status for status in listed if status.command.command_id == command_id]
+        return command_pb2.CommandState.Name(status.state).removeprefix("COMMAND_STATE_"), status.reason
 
     async def comes_to(self, state: str, device_id: str, command_id: str, who: str = MOJ_DESK) -> str:
-        """Returns the reason once a command is in a state."""
+        """Waits until a command is in a state and returns the reason."""
         async with asyncio.timeout(WITHIN_S):
             while True:
                 now, reason = await self.state(device_id, command_id, who)
@@ -111,7 +112,7 @@ async def desk(mesh: IngestMesh, client: Client) -> AsyncIterator[Desk]:
 
 
 async def report(call: Reports, *device_ids: str) -> None:
-    """Reports once of each device, and reads the answer."""
+    """Sends a report of each device, and reads the answer."""
     await call.write(
         request(7, *(position(device_id, f"r-{asyncio.get_running_loop().time()}") for device_id in device_ids))
     )
@@ -138,9 +139,9 @@ async def test_a_command_goes_down_the_stream_until_its_receipt(client: Client, 
     async with asyncio.timeout(WITHIN_S):
         await report(call, "pursued")
         await desk.command("pursued", "c-1", reference="incident-1")
-        came: Any = await call.read()
-        (command,) = came.commands
-        assert (came.batches, list(came.outcomes)) == (0, [])
+        received: Any = await call.read()
+        (command,) = received.commands
+        assert (received.batches, list(received.outcomes)) == (0, [])
         assert (command.command_id, command.device_id, command.instruction) == ("c-1", "pursued", EVERY_15_S)
         await desk.comes_to("SENT", "pursued", "c-1")
         await call.write(receipt("c-1", "pursued"))
@@ -150,7 +151,7 @@ async def test_a_command_goes_down_the_stream_until_its_receipt(client: Client, 
         await call.done_writing()
 
 
-async def test_a_command_waits_for_the_device_and_comes_again_on_a_new_stream(client: Client, desk: Desk) -> None:
+async def test_a_command_waits_for_the_device_and_is_resent_on_a_new_stream(client: Client, desk: Desk) -> None:
     await client.route("away")
     await desk.command("away", "c-2", VIBRATE)
     assert await desk.state("away", "c-2") == ("WAITING", "")
@@ -158,8 +159,8 @@ async def test_a_command_waits_for_the_device_and_comes_again_on_a_new_stream(cl
         call = client.open()
         async with asyncio.timeout(WITHIN_S):
             await call.write(request(1, position("away", f"away-{id(call)}")))
-            came: list[Any] = [await call.read(), await call.read()]
-            assert [command.command_id for one in came for command in one.commands] == ["c-2"]
+            received: list[Any] = [await call.read(), await call.read()]
+            assert [command.command_id for response in received for command in response.commands] == ["c-2"]
             await call.done_writing()
             assert await call.read() is grpc.aio.EOF
     assert (await desk.state("away", "c-2"))[0] == "SENT"
@@ -172,7 +173,7 @@ async def test_a_refused_command_says_why(client: Client, desk: Desk) -> None:
     assert await desk.comes_to("REFUSED", "stubborn", "c-3") == "has no motor"
 
 
-async def test_a_batch_by_itself_brings_the_commands_along(client: Client, desk: Desk) -> None:
+async def test_a_unary_batch_is_answered_with_the_commands(client: Client, desk: Desk) -> None:
     await client.route("unary")
     await desk.command("unary", "c-4")
     answer = await client.stub.ReportBatch(
@@ -219,7 +220,7 @@ async def test_each_desk_commands_its_own_side_alone(client: Client, desk: Desk)
     assert await status_of(desk.command_now("no-such-device", "c-11")) is grpc.StatusCode.NOT_FOUND
 
 
-async def test_what_a_notice_says_and_where_it_is_answered_goes_to_its_device_alone(client: Client, desk: Desk) -> None:
+async def test_the_text_and_the_answer_link_of_a_notice_go_only_to_its_device(client: Client, desk: Desk) -> None:
     await client.route("warned", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE)
     notice = command_pb2.ShowNotice(warning_id="warning-1", text="within 300 m of you", language="en", answer_url="u")
     given = command_pb2.Command(
@@ -233,22 +234,22 @@ async def test_what_a_notice_says_and_where_it_is_answered_goes_to_its_device_al
     await client.bus.publish(flow.command_subject("dispatch-warning", "notice-1"), given.SerializeToString())
     await desk.command("warned", "c-behind-the-notice", who=NPA_DESK)
     for who in (NPA_DESK, "spiffe://tandem/operator/test"):
-        (shown,) = [one for one in await desk.listed("warned", who) if one.command.command_id == "notice-1"]
+        (shown,) = [status for status in await desk.listed("warned", who) if status.command.command_id == "notice-1"]
         kept = command_pb2.ShowNotice(warning_id="warning-1", language="en")
         assert shown.command.instruction == command_pb2.Instruction(show_notice=kept)
     answers = await client.send(request(1, position("warned", "warned-1")))
-    (came,) = [command for answer in answers for command in answer.commands if command.command_id == "notice-1"]
-    assert came.instruction.show_notice == notice
+    (received,) = [command for answer in answers for command in answer.commands if command.command_id == "notice-1"]
+    assert received.instruction.show_notice == notice
 
 
 @pytest.mark.parametrize("made_by", ["notice", "command"])
-async def test_no_desk_occupies_an_id_that_the_mesh_makes_of_a_cause(client: Client, desk: Desk, made_by: str) -> None:
+async def test_no_desk_can_use_an_id_that_the_mesh_derives(client: Client, desk: Desk, made_by: str) -> None:
     await client.route("an-app", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE)
     guessed = ids.hash_id(made_by, "pursuit-1", "a-tag")
     assert await status_of(desk.command("an-app", guessed, who=NPA_DESK)) is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_all_devices_of_a_subject_are_commanded_at_once_and_once(client: Client, desk: Desk) -> None:
+async def test_all_devices_of_a_subject_are_commanded_together_and_once(client: Client, desk: Desk) -> None:
     await client.route("tag-a", "tag-b", subject_id="w-two")
     await client.route("app-of-w", kind=log_pb2.DeviceKind.PROTECTIVE_DEVICE, subject_id="w-two")
     often = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=15, for_s=300))
@@ -257,7 +258,7 @@ async def test_all_devices_of_a_subject_are_commanded_at_once_and_once(client: C
     assert await desk.command("", "pursuit-1", often, subject_id="w-two") == first
     for device_id in ("tag-a", "tag-b"):
         assert await desk.state(device_id, ids.hash_id("command", "pursuit-1", device_id)) == ("WAITING", "")
-    # As usual again takes the place of an interval that the device hasn't heard of yet.
+    # `report_as_usual` supersedes an interval that the device hasn't received yet.
     await desk.command("", "pursuit-2", usual, subject_id="w-two")
     assert await desk.comes_to("EXPIRED", "tag-a", ids.hash_id("command", "pursuit-1", "tag-a"))
     assert await status_of(desk.command_now("", "c", subject_id="w-none")) is grpc.StatusCode.NOT_FOUND
@@ -333,24 +334,24 @@ async def test_commands_outlive_the_process_and_reach_over_another(pair: tuple[I
             await call.done_writing()
 
 
-async def test_a_command_goes_to_nobody_who_lost_the_device(client: Client, desk: Desk) -> None:
+async def test_a_command_is_not_sent_to_a_sender_that_lost_the_device(client: Client, desk: Desk) -> None:
     await client.route("rebound")
     call = client.open()
     async with asyncio.timeout(WITHIN_S):
         await report(call, "rebound")
         await client.route("rebound", vendor_id="another")
-        taken = True
-        while taken:  # until ingest knows
+        accepted = True
+        while accepted:  # until ingest knows the new route
             (answer,) = await client.send(request(1, position("rebound", "still?")))
-            taken = answer.outcomes[0] == ingest_pb2.ACCEPTED
+            accepted = answer.outcomes[0] == ingest_pb2.ACCEPTED
         await desk.command("rebound", "c-15")
         await client.route("bystander")
-        await report(call, "bystander")  # its answer is the next that comes
+        await report(call, "bystander")  # its answer must be the next response
         await call.done_writing()
     assert await desk.state("rebound", "c-15") == ("WAITING", "")
 
 
-async def test_receipts_are_stored_before_they_are_answered_and_nothing_is_given_again(
+async def test_receipts_are_stored_before_they_are_answered_and_no_command_is_resent(
     pair: tuple[IngestMesh, IngestMesh],
 ) -> None:
     mesh, _ = pair
@@ -359,11 +360,12 @@ async def test_receipts_are_stored_before_they_are_answered_and_nothing_is_given
         await client.route("many")
         for command_id in ids:
             await Desk(mesh, channel).command("many", command_id, VIBRATE)
-        receipts = [ingest_pb2.CommandReceipt(command_id=one, device_id="many") for one in ids]
+        receipts = [ingest_pb2.CommandReceipt(command_id=command_id, device_id="many") for command_id in ids]
         await client.send(ingest_pb2.ReportRequest(batch=1, receipts=receipts))
         mesh.service.kill()
     mesh.service.start()
     async with mesh.connected() as client, server.channel(mesh.address) as channel:
         answers = await client.send(*(request(n, position("many", f"after-{n}")) for n in range(20)))
         assert not [command for answer in answers for command in answer.commands]
-        assert {(await Desk(mesh, channel).state("many", one))[0] for one in ids[::20]} == {"RECEIVED"}
+        states = {(await Desk(mesh, channel).state("many", command_id))[0] for command_id in ids[::20]}
+        assert states == {"RECEIVED"}

@@ -1,4 +1,4 @@
-"""One caller that opens far too many streams, or sends what is no batch: it is told so, and its neighbours don't notice."""
+"""A caller that opens far too many streams, or sends invalid batches, is refused; its neighbours aren't affected."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.ingest.ingest import WITHIN_S, Client, IngestMesh, details, event, position, request, violation
 
 STREAMS, CONNECTIONS = 10_000, 20
-"""A connection carries 512 streams at most."""
+"""Streams that the caller opens, over so many connections; a connection carries at most 512 streams."""
 ALLOWED = 256
 CROWD_WITHIN_S = 90.0
-MEMORY_MOST_MB = 600
-"""Far above what it takes; without a bound on open streams there is none on what they hold either."""
+MAX_MEMORY_MB = 600
+"""Far above the needed memory. Without a bound on open streams, there would be none on their memory either."""
 ACCEPTED, REFUSED = ingest_pb2.ACCEPTED, ingest_pb2.REFUSED
 METHOD = "/tandem.ingest.v1.IngestService/Report"
 
 
 @pytest.fixture
 async def neighbour(mesh: IngestMesh) -> AsyncIterator[Client]:
-    """A vendor that does nothing wrong."""
+    """A vendor that behaves well."""
     async with mesh.connected() as connected:
         await connected.route("tag")
         yield connected
 
 
 class Neighbour:
-    """A stream that goes on sending, one batch after the other."""
+    """A stream that keeps sending, one batch after the other."""
 
     def __init__(self, client: Client, name: str) -> None:
         self._client, self._name = client, name
@@ -45,7 +45,7 @@ class Neighbour:
         self._sending = asyncio.create_task(self._send())
 
     async def ended(self) -> int:
-        """Sends one more and ends it; every batch was answered, and this many there were."""
+        """Sends a last batch, ends the stream and returns the number of batches, all of which were answered."""
         self._over.set()
         async with asyncio.timeout(WITHIN_S):
             return await self._sending
@@ -65,8 +65,8 @@ class Neighbour:
         return batch
 
 
-def memory_most_mb(pid: int) -> int:
-    """The most memory that a process has had so far."""
+def peak_memory_mb(pid: int) -> int:
+    """Returns the peak resident memory of a process, in MB."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         pytest.skip("no /proc here to read the memory of a process from")
@@ -76,7 +76,7 @@ def memory_most_mb(pid: int) -> int:
 
 @pytest.mark.timeout(240)
 async def test_ten_thousand_streams_of_one_vendor(mesh: IngestMesh, neighbour: Client) -> None:
-    beside = Neighbour(neighbour, "beside")
+    bystander = Neighbour(neighbour, "bystander")
     async with AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(_own_connection(mesh)) for _ in range(CONNECTIONS)]
         crowd = [Client(channel, neighbour.bus, "crowd") for channel in channels]
@@ -98,31 +98,31 @@ async def test_ten_thousand_streams_of_one_vendor(mesh: IngestMesh, neighbour: C
             assert isinstance(refused, grpc.aio.AioRpcError)
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert details(refused, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
-        async with asyncio.timeout(WITHIN_S):  # it shares a processor with the crowd, which is still there
-            while beside.answered <= 10:  # noqa: ASYNC110 - nobody counts them
+        async with asyncio.timeout(WITHIN_S):  # it shares a processor with the crowd, whose streams are still open
+            while bystander.answered <= 10:  # noqa: ASYNC110 - nobody counts them
                 await asyncio.sleep(0.01)
-        assert await beside.ended() > 10
+        assert await bystander.ended() > 10
         for n in works:
             calls[n].cancel()
-        # The places of those that have gone are free again.
+        # The cancelled streams don't count any more.
         await crowd[1].deliver([request(1, position("crowd", "one-of-the-crowd"))], set())
     await Neighbour(neighbour, "after").ended()
-    assert memory_most_mb(mesh.service.pid) < MEMORY_MOST_MB
+    assert peak_memory_mb(mesh.service.pid) < MAX_MEMORY_MB
 
 
 def _own_connection(mesh: IngestMesh) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(mesh.address, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
-# ── what is no batch ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── bad frames ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def frame(*reports: Any) -> bytes:
-    """A request as it goes over the wire."""
+    """A request as bytes on the wire."""
     return request(1, *reports).SerializeToString()
 
 
-NO_BATCH: dict[str, tuple[bytes, str, str]] = {
+BAD_FRAMES: dict[str, tuple[bytes, str, str]] = {
     "nothing": (b"", "positions", "a batch holds 1 to 1000 reports, this one 0"),
     "too many": (
         frame(*(position("tag", f"many-{n}") for n in range(1_001))),
@@ -138,10 +138,10 @@ NO_BATCH: dict[str, tuple[bytes, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("what", NO_BATCH)
-async def test_what_is_no_batch_ends_its_stream_and_no_other(mesh: IngestMesh, neighbour: Client, what: str) -> None:
-    raw, field, reason = NO_BATCH[what]
-    beside = Neighbour(neighbour, f"beside-{what.replace(' ', '-')}")
+@pytest.mark.parametrize("what", BAD_FRAMES)
+async def test_a_bad_frame_ends_its_stream_and_no_other(mesh: IngestMesh, neighbour: Client, what: str) -> None:
+    raw, field, reason = BAD_FRAMES[what]
+    bystander = Neighbour(neighbour, f"bystander-{what.replace(' ', '-')}")
     before = set(await neighbour.stored())
     async with server.channel(mesh.address) as channel:
         method: Any = channel.stream_stream(METHOD, response_deserializer=ingest_pb2.ReportResponse.FromString)
@@ -150,14 +150,15 @@ async def test_what_is_no_batch_ends_its_stream_and_no_other(mesh: IngestMesh, n
             async with asyncio.timeout(WITHIN_S):
                 await call.read()
     assert violation(ended.value) == (field, reason)
-    await beside.ended()
-    assert {one for one in set(await neighbour.stored()) - before if not one.startswith("beside-")} == set()
+    await bystander.ended()
+    new_ids = set(await neighbour.stored()) - before
+    assert {report_id for report_id in new_ids if not report_id.startswith("bystander-")} == set()
 
 
 async def test_devices_of_another_vendor_and_unknown_events_are_refused_one_by_one(
     mesh: IngestMesh, neighbour: Client
 ) -> None:
-    beside = Neighbour(neighbour, "beside-claims")
+    bystander = Neighbour(neighbour, "bystander-claims")
     async with server.channel(mesh.address) as channel:
         claimant = Client(channel, neighbour.bus, "claimant")
         await claimant.route("own")
@@ -170,13 +171,13 @@ async def test_devices_of_another_vendor_and_unknown_events_are_refused_one_by_o
             metadata=claimant.identity,
             timeout=WITHIN_S,
         )
-    for one in (answer, unary):
-        assert list(one.outcomes) == [ACCEPTED, REFUSED, REFUSED, REFUSED]
-        assert [(refusal.field, refusal.code) for refusal in one.refusals] == [
+    for response in (answer, unary):
+        assert list(response.outcomes) == [ACCEPTED, REFUSED, REFUSED, REFUSED]
+        assert [(refusal.field, refusal.code) for refusal in response.refusals] == [
             ("positions[1].device_id", ingest_pb2.REFUSAL_CODE_NOT_YOURS),
             ("equipment[0].device_id", ingest_pb2.REFUSAL_CODE_NOT_YOURS),
             ("equipment[1].event", ingest_pb2.REFUSAL_CODE_INVALID),
         ]
-    await beside.ended()
+    await bystander.ended()
     stored = await neighbour.stored()
     assert stored["own"] == 2 and not {"claimed", "claimed-e", "from-the-future"} & set(stored)

@@ -1,4 +1,4 @@
-"""The HTTP door of a real ingest: what is answered 200 is in the log, and whatever else comes is told what it was."""
+"""HTTP endpoint of a real ingest: a report answered 200 is in the log; a refused request gets its reason."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ LAT, LON = "37.1234567", "127.7654321"
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[IngestMesh]:
-    """One ingest for the tests of this file. Its log never quotes what was sent."""
+    """An ingest for the tests of this file. Its log must never quote a token or a position."""
     with ingest_on_its_own_server(tmp_path_factory.mktemp("http")) as running:
         yield running
         log = running.service.log()
-        assert not any(one in log for one in ("Traceback", "never retrieved", "http_failed", "token-of-", LAT, LON))
+        assert not any(text in log for text in ("Traceback", "never retrieved", "http_failed", "token-of-", LAT, LON))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def client(mesh: IngestMesh) -> AsyncIterator[Client]:
 
 
 async def register(mesh: IngestMesh, client: Client) -> None:
-    """Registers the phones, and returns once the door knows them."""
+    """Registers the phones, and returns once the endpoint knows them."""
     await client.route("gone", **phone(REVOKED_TOKEN), revoked=True)
     await client.route("other", **phone(OTHERS_TOKEN))
     await client.route("phone", **phone(TOKEN, token(OLD_TOKEN, now_ms() - 1)))
@@ -93,19 +93,19 @@ async def answered(
 
 
 async def ask(mesh: IngestMesh, path: str = "/", headers: Any = None, **parameters: str) -> tuple[int, Any]:
-    """Status and answer of an OsmAnd request."""
+    """Sends an OsmAnd request and returns the status and the answer."""
     query = "&".join(f"{name}={value}" for name, value in parameters.items())
     async with answered(mesh, f"{path}?{query}", headers=headers) as answer:
         return answer.status, await answer.json()
 
 
 def at(lat: str = LAT, lon: str = LON, **more: str) -> dict[str, str]:
-    """Parameters of a sound position, new at each call."""
+    """Parameters of a valid position with the current time."""
     return {"id": "phone", "lat": lat, "lon": lon, "timestamp": str(now_ms()), "accuracy": "5"} | more
 
 
 def app_request(uuid: str, **changes: Any) -> dict[str, Any]:
-    """What Traccar Client sends; `changes` replace fields of the location."""
+    """A request of Traccar Client; `changes` replace fields of the location."""
     location = {
         "event": "motionchange",
         "uuid": uuid,
@@ -125,7 +125,7 @@ async def position_rows(client: Client) -> list[tuple[str, int, int, int]]:
     ]
 
 
-TAKEN = {"accepted": 1, "refused": [], "commands": []}
+ALL_ACCEPTED = {"accepted": 1, "refused": [], "commands": []}
 ROW = ("phone", 371_234_567, 1_277_654_321)
 
 
@@ -143,28 +143,28 @@ async def test_a_token_comes_in_the_header_the_path_or_the_query_and_what_is_ans
     mesh: IngestMesh, client: Client, path: str, headers: dict[str, str] | None, more: dict[str, str]
 ) -> None:
     before = await position_rows(client)
-    assert await ask(mesh, path, headers, **at(**more)) == (200, TAKEN)
+    assert await ask(mesh, path, headers, **at(**more)) == (200, ALL_ACCEPTED)
     assert await position_rows(client) == [*before, (*ROW, 5_000)]
 
 
-async def test_a_form_and_the_apps_json_are_taken_and_the_same_again_counts_once(
+async def test_a_form_and_the_apps_json_are_accepted_and_a_repetition_counts_once(
     mesh: IngestMesh, client: Client
 ) -> None:
     form, app = at(), app_request("0e9a2473-a9a7-4c00-997b-fb97d2154e75")
     for _ in range(2):
         async with answered(mesh, method="POST", headers=BEARER, data=form) as answer:
-            assert (answer.status, await answer.json()) == (200, TAKEN)
+            assert (answer.status, await answer.json()) == (200, ALL_ACCEPTED)
         async with answered(mesh, f"/{TOKEN}", "POST", json=app) as answer:
-            assert (answer.status, await answer.json()) == (200, TAKEN)
+            assert (answer.status, await answer.json()) == (200, ALL_ACCEPTED)
     entries = [entry.positions for _, entry in await client.entries()]
     pairs = {pair for entry in entries for pair in zip(entry.report_id, entry.fix_time_ms, strict=True)}
-    of_form = [one for one, ms in pairs if one.startswith("osmand-") and ms == int(form["timestamp"])]
+    of_form = [report_id for report_id, ms in pairs if report_id.startswith("osmand-") and ms == int(form["timestamp"])]
     assert len(of_form) == 1 and "0e9a2473-a9a7-4c00-997b-fb97d2154e75" in dict(pairs)
 
 
 async def test_a_position_and_a_panic_are_two_reports(mesh: IngestMesh, client: Client) -> None:
     given = at(alarm="sos")
-    assert await ask(mesh, headers=BEARER, **given) == (200, TAKEN | {"accepted": 2})
+    assert await ask(mesh, headers=BEARER, **given) == (200, ALL_ACCEPTED | {"accepted": 2})
     (panic,) = [
         entry.equipment
         for _, entry in await client.entries()
@@ -173,7 +173,7 @@ async def test_a_position_and_a_panic_are_two_reports(mesh: IngestMesh, client: 
     assert (panic.device_id, panic.event) == ("phone", log_pb2.PANIC_BUTTON)
 
 
-async def test_a_panic_counts_whatever_is_wrong_beside_it(mesh: IngestMesh, client: Client) -> None:
+async def test_a_panic_counts_in_spite_of_other_errors_in_its_request(mesh: IngestMesh, client: Client) -> None:
     before = sum(entry.equipment.event == log_pb2.PANIC_BUTTON for _, entry in await client.entries())
     status, answer = await ask(mesh, headers=BEARER, **at(lat="nan", alarm="sos"))
     assert (status, answer["accepted"], answer["refused"][0]["field"]) == (200, 1, "lat")
@@ -183,7 +183,7 @@ async def test_a_panic_counts_whatever_is_wrong_beside_it(mesh: IngestMesh, clie
     assert after == before + 2
 
 
-# ── what isn't taken ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -207,15 +207,15 @@ async def test_bad_input_is_refused_by_its_parameter_and_nothing_of_it_is_stored
     mesh: IngestMesh, client: Client, given: dict[str, str], status: int, field: str, code: str
 ) -> None:
     before = await position_rows(client)
-    found, answer = await ask(mesh, headers=BEARER, **at(**given))
+    actual_status, answer = await ask(mesh, headers=BEARER, **at(**given))
     refusal = answer["refused"][0]
-    assert (found, answer["accepted"]) == (status, 0)
+    assert (actual_status, answer["accepted"]) == (status, 0)
     assert (refusal["field"], refusal["code"]) == (field, f"REFUSAL_CODE_{code}") and refusal["reason"]
     assert await position_rows(client) == before
 
 
-async def test_a_time_of_1970_is_old_and_taken(mesh: IngestMesh, client: Client) -> None:
-    assert await ask(mesh, headers=BEARER, **at(timestamp="0")) == (200, TAKEN)
+async def test_a_time_of_1970_is_old_and_accepted(mesh: IngestMesh, client: Client) -> None:
+    assert await ask(mesh, headers=BEARER, **at(timestamp="0")) == (200, ALL_ACCEPTED)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_a_time_of_1970_is_old_and_taken(mesh: IngestMesh, client: Client)
         (b"[" * 60_000, 400, ""),
         (json.dumps(app_request("nan", coords={"latitude": float("nan")})).encode(), 400, ""),
         (json.dumps(app_request("u") | {"device_id": "other"}).encode(), 403, "device_id"),
-        # The app would send it again for ever, and nothing behind it.
+        # On another status the app would repeat it forever, and send nothing behind it.
         (
             json.dumps(app_request("u", coords={"latitude": 91, "longitude": 1})).encode(),
             200,
@@ -238,7 +238,7 @@ async def test_a_time_of_1970_is_old_and_taken(mesh: IngestMesh, client: Client)
         (json.dumps({"device_id": "phone", "location": {"event": "heartbeat"}}).encode(), 200, "location.coords"),
     ],
 )
-async def test_json_that_is_none_is_400_and_a_location_that_can_never_be_taken_holds_up_no_other(
+async def test_invalid_json_is_400_and_an_unacceptable_location_blocks_no_other(
     mesh: IngestMesh, client: Client, body: bytes, status: int, field: str
 ) -> None:
     headers = BEARER | {"Content-Type": "application/json"}
@@ -248,13 +248,15 @@ async def test_json_that_is_none_is_400_and_a_location_that_can_never_be_taken_h
 
 
 @pytest.mark.parametrize("bad", ["", "no-such-token", OLD_TOKEN, REVOKED_TOKEN, TOKEN + "%FF", "%00"])
-async def test_without_a_token_that_is_good_nothing_is_taken(mesh: IngestMesh, client: Client, bad: str) -> None:
+async def test_without_a_valid_token_nothing_is_accepted(mesh: IngestMesh, client: Client, bad: str) -> None:
     for path, given in ((f"/{bad}", at(id="gone")), ("/", at(id="gone", token=bad))):
         status, answer = await ask(mesh, path, None, **given)
         assert (status, answer["accepted"]) == (401, 0) or (bad.endswith("%FF") and status == 400)
 
 
-async def test_another_method_a_path_that_is_none_and_a_body_beyond_64_kib(mesh: IngestMesh, client: Client) -> None:
+async def test_wrong_methods_unknown_paths_and_bodies_beyond_64_kib_are_refused(
+    mesh: IngestMesh, client: Client
+) -> None:
     async with answered(mesh, method="PUT", headers=BEARER) as answer:
         assert answer.status == 405
     async with answered(mesh, "/a/b", headers=BEARER) as answer:
@@ -263,7 +265,7 @@ async def test_another_method_a_path_that_is_none_and_a_body_beyond_64_kib(mesh:
         assert answer.status == 413
 
 
-async def test_what_is_refused_is_counted_for_the_operator(mesh: IngestMesh, client: Client) -> None:
+async def test_refusals_are_counted_for_the_operator(mesh: IngestMesh, client: Client) -> None:
     await ask(mesh, **at(token="nobodys-token"))
     await ask(mesh, headers=BEARER, **at(id="somebody-else"))
     await ask(mesh, headers=BEARER, **at(lat="91"))
@@ -272,13 +274,13 @@ async def test_what_is_refused_is_counted_for_the_operator(mesh: IngestMesh, cli
         answer = await stub.ListQuarantine(
             ingest_pb2.ListQuarantineRequest(), metadata=server.bearer("spiffe://tandem/operator/a", SECRET)
         )
-    found = {(one.device_id, one.code) for one in answer.quarantined}
+    counted = {(entry.device_id, entry.code) for entry in answer.quarantined}
     codes = ingest_pb2.RefusalCode
     assert {
         ("", codes.REFUSAL_CODE_NOT_YOURS),
         ("somebody-else", codes.REFUSAL_CODE_NOT_YOURS),
         ("phone", codes.REFUSAL_CODE_INVALID),
-    } <= found
+    } <= counted
 
 
 # ── under pressure ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -291,18 +293,18 @@ async def test_a_slow_peer_is_cut_off_and_a_neighbour_is_served_meanwhile(mesh: 
     ended = asyncio.create_task(reader.read())
     async with asyncio.timeout(WITHIN_S):
         while not ended.done():
-            assert await ask(mesh, headers=BEARER, **at()) == (200, TAKEN)
+            assert await ask(mesh, headers=BEARER, **at()) == (200, ALL_ACCEPTED)
             writer.write(b"x")
             await asyncio.sleep(0.2)
     assert isinstance(ended.exception(), ConnectionResetError) or ended.result() == b""
     writer.close()
 
 
-async def test_a_full_log_is_503_with_a_delay_and_the_same_request_is_taken_once_there_is_room(
+async def test_a_full_log_is_503_with_a_delay_and_the_same_request_is_accepted_once_there_is_space(
     mesh: IngestMesh, client: Client
 ) -> None:
     info = await client.bus.js.stream_info("LOG_0")
-    limiter, info.config.max_bytes = info.config.max_bytes, info.state.bytes + (64 << 10)
+    full_size, info.config.max_bytes = info.config.max_bytes, info.state.bytes + (64 << 10)
     await client.bus.js.update_stream(info.config)
     with pytest.raises(grpc.aio.AioRpcError):
         for n in range(100):
@@ -310,7 +312,7 @@ async def test_a_full_log_is_503_with_a_delay_and_the_same_request_is_taken_once
     given = at(alarm="sos")
     query = "&".join(f"{name}={value}" for name, value in given.items())
     try:
-        for _ in range(1_000):  # what is small may still fit in
+        for _ in range(1_000):  # a small request may still fit in
             async with answered(mesh, f"/?{query}", headers=BEARER) as answer:
                 if answer.status == 503:
                     assert int(answer.headers["Retry-After"]) >= 1
@@ -318,12 +320,12 @@ async def test_a_full_log_is_503_with_a_delay_and_the_same_request_is_taken_once
         else:
             pytest.fail("the log isn't full")
     finally:
-        info.config.max_bytes = limiter
+        info.config.max_bytes = full_size
         await client.bus.js.update_stream(info.config)
-    assert await ask(mesh, headers=BEARER, **given) == (200, TAKEN | {"accepted": 2})
+    assert await ask(mesh, headers=BEARER, **given) == (200, ALL_ACCEPTED | {"accepted": 2})
 
 
-async def test_a_phone_that_reports_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:
+async def test_a_rate_limited_phone_gets_429_with_retry_after(tmp_path: Path) -> None:
     with running_server(tmp_path / "nats") as nats:
         await create_streams(nats.url, 1)
         mesh = IngestMesh(nats)
@@ -331,7 +333,7 @@ async def test_a_phone_that_reports_too_often_is_told_when_to_come_again(tmp_pat
         with spawn("services.ingest", mesh.env | few, tmp_path / "ingest.log") as mesh.service:
             async with mesh.connected() as client:
                 await register(mesh, client)
-                assert await ask(mesh, headers=BEARER, **at()) == (200, TAKEN)
+                assert await ask(mesh, headers=BEARER, **at()) == (200, ALL_ACCEPTED)
                 query = "&".join(f"{name}={value}" for name, value in at(alarm="sos").items())
                 async with answered(mesh, f"/?{query}", headers=BEARER) as answer:
                     content = await answer.json()
@@ -342,7 +344,7 @@ async def test_a_phone_that_reports_too_often_is_told_when_to_come_again(tmp_pat
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_command_that_waits_comes_with_the_answer(mesh: IngestMesh, client: Client) -> None:
+async def test_a_waiting_command_comes_with_the_answer(mesh: IngestMesh, client: Client) -> None:
     desk = server.bearer("spiffe://npa/desk/seoul", SECRET)
     async with server.channel(mesh.address) as channel:
         stub = ingest_pb2_grpc.CommandServiceStub(channel)
@@ -373,8 +375,8 @@ async def test_a_command_that_waits_comes_with_the_answer(mesh: IngestMesh, clie
 # ── the process ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_metrics_port_tells_of_phones_without_naming_any(mesh: IngestMesh, client: Client) -> None:
-    assert await ask(mesh, headers=BEARER, **at()) == (200, TAKEN)
+async def test_the_metrics_count_phones_without_naming_any(mesh: IngestMesh, client: Client) -> None:
+    assert await ask(mesh, headers=BEARER, **at()) == (200, ALL_ACCEPTED)
     async with aiohttp.ClientSession() as session:
         async with session.get(f"{mesh.metrics_url}/metrics") as answer:
             text = await answer.text()
@@ -384,9 +386,9 @@ async def test_the_metrics_port_tells_of_phones_without_naming_any(mesh: IngestM
     assert '"phone"' not in text and TOKEN not in text
 
 
-async def test_phones_come_by_tls_without_a_certificate_of_their_own(tmp_path: Path) -> None:
+async def test_phones_connect_by_tls_without_a_client_certificate(tmp_path: Path) -> None:
     authority = Authority("phones")
-    cert, key = authority.server().write(tmp_path, "door")
+    cert, key = authority.server().write(tmp_path, "endpoint")
     with running_server(tmp_path / "nats") as nats:
         await create_streams(nats.url, 1)
         mesh = IngestMesh(nats)

@@ -1,4 +1,4 @@
-"""Ingest as a process, against a real nats-server: what is acknowledged is stored, what is refused says why, nothing is half done."""
+"""Ingest as a process with a real nats-server: acknowledged reports are stored, refusals give a reason, no batch is half done."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_an_answer_comes_once_its_batch_is_in_the_log(client: Client) -> N
         assert await call.read() is grpc.aio.EOF
 
 
-async def test_what_is_stored_is_what_was_reported(client: Client) -> None:
+async def test_stored_reports_equal_the_sent_ones(client: Client) -> None:
     at_ms = now_ms() - 5_000
     received_after_us = now_ms() * 1000
     await client.send(
@@ -72,9 +72,9 @@ async def test_what_is_stored_is_what_was_reported(client: Client) -> None:
     assert (report.device_id, report.event, report.event_time_ms) == ("tag", log_pb2.CASE_OPEN, at_ms)
 
 
-async def test_answers_come_in_the_order_of_the_batches_whatever_is_in_them(client: Client) -> None:
+async def test_answers_come_in_the_order_of_the_batches_for_any_content(client: Client) -> None:
     batches = [
-        # An unknown device takes a look-up; the batch behind it mustn't overtake.
+        # An unknown device needs a look-up; the batch behind it must not overtake.
         request(
             batch,
             position(f"nobody-{batch}" if batch % 3 else "tag", f"order-{batch}"),
@@ -108,7 +108,7 @@ BAD_POSITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("what", BAD_POSITIONS)
-async def test_a_bad_position_is_refused_by_field_and_the_rest_is_taken(client: Client, what: str) -> None:
+async def test_a_bad_position_is_refused_by_field_and_the_rest_is_accepted(client: Client, what: str) -> None:
     changes, field, reason = BAD_POSITIONS[what]
     name = what.replace(" ", "-").replace(".", "-")
     bad = position(**({"device_id": "tag", "report_id": f"bad-{name}"} | changes))
@@ -138,12 +138,12 @@ async def test_a_time_in_the_future_is_refused_from_two_minutes_on(client: Clien
 
 
 async def test_an_old_time_is_no_reason_to_refuse(client: Client) -> None:
-    """What is buffered comes late; whether it still matters is for the fold to say."""
+    """Buffered reports come late; the fold decides whether they still matter."""
     (answer,) = await client.send(request(1, position("tag", "from-1970", YEAR_1970_MS)))
     assert list(answer.outcomes) == [ACCEPTED] and (await client.stored())["from-1970"] == 1
 
 
-async def test_a_time_that_is_missing_or_none_is_refused(client: Client) -> None:
+async def test_a_missing_or_impossible_time_is_refused(client: Client) -> None:
     missing, impossible = position("tag", "no-time"), position("tag", "no-such-time")
     missing.ClearField("fix_time")
     impossible.fix_time.nanos = 2_000_000_000
@@ -157,14 +157,14 @@ async def test_a_time_that_is_missing_or_none_is_refused(client: Client) -> None
 @pytest.mark.parametrize(
     ("changes", "field", "reason"),
     [
-        ({"event": 99}, "event", "is no known event"),
+        ({"event": 99}, "event", "is no known event: 99 isn't in EquipmentKind"),
         ({"event": 0}, "event", "is missing"),
         ({"device_id": "nobody"}, "device_id", "is no registered device"),
         ({"report_id": ""}, "report_id", "is missing"),
         ({"event_time": None}, "event_time", "is missing"),
     ],
 )
-async def test_a_bad_event_is_refused_by_field_and_the_rest_is_taken(
+async def test_a_bad_event_is_refused_by_field_and_the_rest_is_accepted(
     client: Client, changes: dict[str, Any], field: str, reason: str
 ) -> None:
     bad = event("tag", "bad-event")
@@ -198,10 +198,10 @@ async def test_a_batch_of_none_or_too_many_ends_the_stream_and_stores_nothing_of
     reports = [position("tag", f"size-{count}-{i}") for i in range(count)]
     error = await client.refusal(request(1, *reports))
     assert violation(error) == ("positions", f"a batch holds 1 to 1000 reports, this one {count}")
-    assert not any(one.startswith(f"size-{count}-") for one in await client.stored())
+    assert not any(report_id.startswith(f"size-{count}-") for report_id in await client.stored())
 
 
-async def test_a_full_batch_is_taken_whole(client: Client) -> None:
+async def test_a_full_batch_is_accepted_whole(client: Client) -> None:
     reports = [position("tag", f"{'x' * 50}-{i}") for i in range(999)]
     (answer,) = await client.send(request(1, *reports, event("tag", "the-thousandth")))
     assert list(answer.outcomes) == [ACCEPTED] * 1000
@@ -224,7 +224,7 @@ async def test_a_frame_of_2_mb_is_refused_and_the_neighbour_goes_on(client: Clie
         assert await neighbour.read() is grpc.aio.EOF
 
 
-async def test_a_frame_that_is_no_message_ends_the_stream_after_what_came_before_it_is_answered(
+async def test_an_unreadable_frame_ends_the_stream_after_the_batches_before_it_are_answered(
     mesh: IngestMesh,
 ) -> None:
     async with mesh.connected() as client, server.channel(mesh.address) as channel:
@@ -254,7 +254,7 @@ async def test_two_hundred_streams_at_once(mesh: IngestMesh, client: Client) -> 
         )
     assert opened == [1] * 200 and len(acknowledged) == 200 * (5 * 4 + 2)
     stored = await client.stored()
-    assert {one: stored[one] for one in acknowledged if stored[one] != 1} == {}
+    assert {report_id: stored[report_id] for report_id in acknowledged if stored[report_id] != 1} == {}
 
 
 async def test_a_stream_cancelled_in_the_middle_costs_the_others_nothing(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""A head-end in Node.js, made from the protos alone: it reports, is told what was refused, and gets and confirms a command."""
+"""A head-end in Node.js, made from the protos alone: it reports, reads refusals, and receives and confirms a command."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.ingest.ingest import SECRET, VENDOR, WITHIN_S, IngestMesh, in
 SOURCE = ROOT / "tests" / "node"
 INSTALL_WITHIN_S = 90
 OFFLINE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "ERR_SOCKET_TIMEOUT")
-"""How npm says that it can't reach where packages come from."""
+"""Codes of npm for an unreachable package registry."""
 DESK = "spiffe://moj/desk/seoul"
 DONE = command_pb2.COMMAND_STATE_RECEIVED
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The head-end with its packages, outside the tree."""
+    """Installs the head-end with its packages outside the tree and returns its path."""
     if not (shutil.which("node") and shutil.which("npm")):
         pytest.skip("no node and npm here")
     folder = tmp_path_factory.mktemp("node") / "head-end"
@@ -42,7 +42,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     except subprocess.TimeoutExpired:
         pytest.skip(f"npm took longer than {INSTALL_WITHIN_S} s to fetch packages")
-    reason = next((one for one in OFFLINE if one in done.stderr), None)
+    reason = next((code for code in OFFLINE if code in done.stderr), None)
     if done.returncode and reason:
         pytest.skip(f"npm can't fetch packages: {reason}")
     assert not done.returncode, done.stderr
@@ -68,8 +68,8 @@ async def running(program: Path, *arguments: str) -> AsyncIterator[asyncio.subpr
         await process.communicate()
 
 
-async def heard(process: asyncio.subprocess.Process) -> dict[str, Any]:
-    """The next response that the head-end got."""
+async def next_response(process: asyncio.subprocess.Process) -> dict[str, Any]:
+    """Returns the next response that the head-end got."""
     assert process.stdout
     async with asyncio.timeout(WITHIN_S):
         line = await process.stdout.readline()
@@ -85,10 +85,10 @@ async def test_a_head_end_in_node_reports_and_obeys(mesh: IngestMesh, program: P
         desk = ingest_pb2_grpc.CommandServiceStub(channel)
         identity = server.bearer(DESK, SECRET)
         async with running(program, str(ROOT / "protos"), mesh.address, token, "node-tag") as head_end:
-            answer = await heard(head_end)
+            answer = await next_response(head_end)
             assert answer["batch"] == "1"
             assert answer["outcomes"] == ["ACCEPTED", "REFUSED", "REFUSED", "ACCEPTED"]
-            assert [(one["index"], one["field"], one["code"]) for one in answer["refusals"]] == [
+            assert [(refusal["index"], refusal["field"], refusal["code"]) for refusal in answer["refusals"]] == [
                 (1, "positions[1].lat_deg", "REFUSAL_CODE_INVALID"),
                 (2, "positions[2].device_id", "REFUSAL_CODE_UNKNOWN_DEVICE"),
             ]
@@ -98,11 +98,11 @@ async def test_a_head_end_in_node_reports_and_obeys(mesh: IngestMesh, program: P
                 command_id="closer", device_id="node-tag", instruction=instruction, valid_for_s=60
             )
             await desk.SendCommand(order, metadata=identity, timeout=WITHIN_S)
-            (command,) = (await heard(head_end))["commands"]
+            (command,) = (await next_response(head_end))["commands"]
             assert (command["command_id"], command["device_id"]) == ("closer", "node-tag")
             assert command["instruction"]["report_every"] == {"interval_s": 15}
 
-            assert (await heard(head_end))["batch"] == "2", "the receipt is answered"
+            assert (await next_response(head_end))["batch"] == "2", "the receipt is answered"
             query = ingest_pb2.ListCommandsRequest(device_id="node-tag")
             async with asyncio.timeout(WITHIN_S):
                 while (await desk.ListCommands(query, metadata=identity)).commands[0].state != DONE:  # noqa: ASYNC110
@@ -116,9 +116,9 @@ async def test_a_head_end_in_node_reports_and_obeys(mesh: IngestMesh, program: P
     assert stored["good"] == stored["strap"] == 1 and not {"north-of-the-pole", "no-device"} & set(stored)
 
 
-async def test_a_head_end_in_node_is_told_why_it_is_not_let_in(mesh: IngestMesh, program: Path) -> None:
+async def test_a_head_end_in_node_gets_the_reason_of_a_rejected_token(mesh: IngestMesh, program: Path) -> None:
     async with mesh.connected(), running(program, str(ROOT / "protos"), mesh.address, "rubbish", "node-tag") as process:
-        refused = await heard(process)
+        refused = await next_response(process)
         assert (refused["code"], refused["details"]) == ("UNAUTHENTICATED", "the token is malformed")
         assert process.stdin
         process.stdin.close()

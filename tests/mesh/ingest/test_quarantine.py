@@ -1,4 +1,4 @@
-"""What is kept of refusals stays bounded, whatever ids a sender invents."""
+"""The counts of refused reports stay bounded for a sender that invents ids."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOOD, OTHER = "spiffe://vendor/flood", "spiffe://vendor/other"
 
 async def counts(quarantine: Quarantine) -> dict[tuple[str, str], int]:
     answer = await quarantine.listed("")
-    return {(one.sender, one.device_id): one.count for one in answer.quarantined}
+    return {(entry.sender, entry.device_id): entry.count for entry in answer.quarantined}
 
 
 def refuse(quarantine: Quarantine, name: str, count: int) -> None:
@@ -28,13 +28,13 @@ def refuse(quarantine: Quarantine, name: str, count: int) -> None:
         quarantine.refused(FLOOD, f"{name}-{i}", Reason.UNKNOWN_DEVICE)
 
 
-async def test_invented_ids_of_one_sender_are_told_apart_up_to_a_bound(bus: Bus) -> None:
+async def test_invented_ids_of_a_sender_are_counted_separately_up_to_a_bound(bus: Bus) -> None:
     quarantine = Quarantine(bus, MeshClock())
     refuse(quarantine, "invented", MAX_SENDER_KEYS + 100)
     quarantine.refused(OTHER, "tag", Reason.UNKNOWN_DEVICE)
-    found = await counts(quarantine)
-    assert len(found) == MAX_SENDER_KEYS + 2
-    assert found[FLOOD, ""] == 100 and found[OTHER, "tag"] == 1
+    by_key = await counts(quarantine)
+    assert len(by_key) == MAX_SENDER_KEYS + 2
+    assert by_key[FLOOD, ""] == 100 and by_key[OTHER, "tag"] == 1
     assert (await quarantine.listed("")).incomplete
     assert (await quarantine.listed("tag")).incomplete  # it may be among the 100
 
@@ -74,10 +74,10 @@ async def test_the_bound_holds_where_counts_come_back_from_a_flush_that_failed(n
         refuse(quarantine, "before", MAX_SENDER_KEYS)
         running = asyncio.create_task(quarantine.run())
         await asyncio.sleep(0)
-        running.cancel()  # it flushes a last time, and there is no stream yet
+        running.cancel()  # it flushes once more, and the stream doesn't exist yet
         await asyncio.sleep(0)
         refuse(quarantine, "meanwhile", MAX_SENDER_KEYS)
         await asyncio.gather(running, return_exceptions=True)
         await streams.create(bus, 1, MeshClock(), max_bytes=STREAM_BYTES)
-        found = await counts(quarantine)
-    assert len(found) == MAX_SENDER_KEYS + 1 and sum(found.values()) == 2 * MAX_SENDER_KEYS
+        by_key = await counts(quarantine)
+    assert len(by_key) == MAX_SENDER_KEYS + 1 and sum(by_key.values()) == 2 * MAX_SENDER_KEYS

@@ -1,4 +1,4 @@
-"""I1: every acknowledged report is in the log and counts once, whichever of ingest and nats-server is killed, or full."""
+"""I1: every acknowledged report is in the log and counts once, after kills of ingest and nats-server, and after a full log."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def client(mesh: IngestMesh) -> AsyncIterator[Client]:
 
 
 async def until_more_than(count: int, acknowledged: set[str]) -> None:
-    """Returns once more than so many reports are acknowledged, however long this machine takes for them."""
+    """Returns once more than `count` reports are acknowledged. The time depends on the machine."""
     async with asyncio.timeout(WITHIN_S):
         while len(acknowledged) <= count:  # noqa: ASYNC110  # the head-ends add to it
             await asyncio.sleep(0.05)
@@ -76,7 +76,7 @@ async def test_nothing_is_acknowledged_that_both_killed_at_once_would_lose(mesh:
         for _ in range(2):
             await asyncio.sleep(0.3)
             mesh.nats.freeze()
-            await asyncio.sleep(0.3)  # what arrives now can't be stored, so it mustn't be acknowledged
+            await asyncio.sleep(0.3)  # reports that arrive now can't be stored, so they must not be acknowledged
             mesh.service.kill()
             mesh.nats.kill()
             mesh.nats.start()
@@ -101,7 +101,7 @@ async def test_nothing_acknowledged_is_lost_when_nats_is_killed(mesh: IngestMesh
     await under_load(client, acknowledged, kill_now_and_then)
     stored = await client.stored()
     assert acknowledged - set(stored) == set()
-    assert max(stored.values()) == 1, "ingest published again under the same id"
+    assert max(stored.values()) == 1, "ingest publishes a retry under the same id"
 
 
 async def resize(bus: Bus, max_bytes: int) -> None:
@@ -110,10 +110,12 @@ async def resize(bus: Bus, max_bytes: int) -> None:
     await bus.js.update_stream(info.config)
 
 
-async def test_a_full_log_is_resource_exhausted_with_a_delay_and_takes_more_once_there_is_room(client: Client) -> None:
+async def test_a_full_log_is_resource_exhausted_with_a_delay_and_accepts_more_once_there_is_space(
+    client: Client,
+) -> None:
     await client.send(request(1, position("tag", "before")))
-    limiter = (await client.bus.js.stream_info("LOG_0")).config.max_bytes
-    assert limiter
+    full_size = (await client.bus.js.stream_info("LOG_0")).config.max_bytes
+    assert full_size
     await resize(client.bus, 64 << 10)
     acknowledged = {"before"}
     with pytest.raises(grpc.aio.AioRpcError) as full:
@@ -125,7 +127,7 @@ async def test_a_full_log_is_resource_exhausted_with_a_delay_and_takes_more_once
     error = await client.refusal(request(1, event("tag", "too-much", log_pb2.STRAP_OPEN), *_large_batch()))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    await resize(client.bus, limiter)
+    await resize(client.bus, full_size)
     await client.deliver([request(1, *_large_batch())], acknowledged)
     assert acknowledged - set(await client.stored()) == set()
 
@@ -138,7 +140,7 @@ def _large_batch() -> list[ingest_pb2.Position]:
 
 
 async def test_a_report_counts_once_however_often_it_was_sent(client: Client) -> None:
-    """The stored log folds to the state and the alerts that it would without the repetitions."""
+    """The log with repetitions folds to the same state and alerts as the log without them."""
     start_ms = now_ms() - 600_000
     await client.bus.publish("log.0.case", log.case_entry(from_ms=start_ms - 1000).SerializeToString())
     await client.route("t1", "d1")
@@ -151,11 +153,11 @@ async def test_a_report_counts_once_however_often_it_was_sent(client: Client) ->
         )
         for i in range(25)
     ]
-    again = random.Random(1)
+    choices = random.Random(1)
     for i, batch in enumerate(once):
         # Each batch is followed by itself and a few of those before it, as after a broken stream.
-        await client.send(batch, batch, *again.sample(once[max(0, i - 8) : i + 1], k=min(i, 2)))
-        # The server knows an event again for ten minutes; after that the fold alone does.
+        await client.send(batch, batch, *choices.sample(once[max(0, i - 8) : i + 1], k=min(i, 2)))
+        # The server drops a repeated event for ten minutes; later only the fold does.
         late = equipment_entry(parse_equipment(once[max(0, i - 4)].equipment[0]), 0)
         await client.bus.publish("log.0.report", late.SerializeToString())
     stored = await client.stored()
@@ -164,10 +166,11 @@ async def test_a_report_counts_once_however_often_it_was_sent(client: Client) ->
     entries = [(message.sequence, message.stamp_ms, entry) for message, entry in await client.entries()]
     state, alerts = folded(entries)
     state_once, alerts_once = folded(without_repetitions(entries))
-    assert [one.ring_mm for one in alerts_once if one.kind.value == "RING_ENTERED"] == [2_000_000, 1_000_000, 100_000]
-    assert sum(one.kind.value == "TAMPERED" for one in alerts_once) > 0
+    rings_mm = [alert.ring_mm for alert in alerts_once if alert.kind.value == "RING_ENTERED"]
+    assert rings_mm == [2_000_000, 1_000_000, 100_000]
+    assert sum(alert.kind.value == "TAMPERED" for alert in alerts_once) > 0
     assert alerts == alerts_once
-    state_once.heard_at_ms = state.heard_at_ms  # a report sent again is contact all the same
+    state_once.heard_at_ms = state.heard_at_ms  # a resent report still counts as contact
     assert codec.encode(state) == codec.encode(state_once)
 
 
@@ -181,7 +184,7 @@ async def test_a_report_whose_clock_is_ahead_counts_once_too(client: Client) -> 
 
 
 def without_repetitions(entries: Iterable[Stored]) -> Iterator[Stored]:
-    """The same entries at the same moments, with only the first sending of each report."""
+    """Yields the entries at the same times, with only the first copy of each report."""
     seen: set[tuple[str, str]] = set()
     for sequence, stamp_ms, entry in entries:
         if entry.HasField("positions"):
@@ -203,17 +206,17 @@ def without_repetitions(entries: Iterable[Stored]) -> Iterator[Stored]:
             yield sequence, stamp_ms, entry
 
 
-async def test_what_is_under_way_at_a_stop_is_answered(mesh: IngestMesh) -> None:
+async def test_pending_batches_are_answered_at_a_stop(mesh: IngestMesh) -> None:
     async with mesh.connected() as client:
         await client.route("tag")
         call = client.open()
         async with asyncio.timeout(WITHIN_S):
             first, *others = load("tag", "stop", batches=50)
             await call.write(first)
-            answer: Any = await call.read()  # the stream is the service's from here on, and not only on its way to it
+            answer: Any = await call.read()  # from here on the service has the stream
             assert answer.batch == 1
-            for one in others:
-                await call.write(one)
+            for other in others:
+                await call.write(other)
             stopping = asyncio.create_task(asyncio.to_thread(mesh.service.stop))
             for batch in range(2, 51):
                 answer = await call.read()

@@ -1,4 +1,4 @@
-"""Who may report for whom and how often, what is kept of refusals, and which way a report goes into the log."""
+"""Senders: which devices they may report for, rate limits, counts of refusals, and the lanes into the log."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPERATOR = "spiffe://tandem/operator/test"
 
 @pytest.fixture
 def strict(tmp_path: Path) -> Iterator[IngestMesh]:
-    """One that lets a device report ten times, and then hardly ever."""
+    """An ingest that lets a device report ten times, and then hardly ever."""
     limits = {"TANDEM_DEVICE_REPORTS_PER_S": "0.001", "TANDEM_DEVICE_REPORTS_BURST": "10"}
     with ingest_on_its_own_server(tmp_path, env=limits) as running:
         yield running
@@ -54,8 +54,8 @@ async def quarantined(client: Client, device_id: str) -> list[tuple[str, str, in
         timeout=WITHIN_S,
     )
     return sorted(
-        (one.sender, ingest_pb2.RefusalCode.Name(one.code).removeprefix("REFUSAL_CODE_"), one.count)
-        for one in answer.quarantined
+        (entry.sender, ingest_pb2.RefusalCode.Name(entry.code).removeprefix("REFUSAL_CODE_"), entry.count)
+        for entry in answer.quarantined
     )
 
 
@@ -78,17 +78,17 @@ async def test_only_the_vendor_that_is_bound_may_report(client: Client) -> None:
         ("equipment[0].device_id", code.REFUSAL_CODE_NOT_YOURS),
     ]
     stored = await client.stored()
-    assert {one for one in stored if one.startswith("binding-")} == {"binding-mine"}
+    assert {report_id for report_id in stored if report_id.startswith("binding-")} == {"binding-mine"}
 
 
 async def test_a_change_of_the_registry_is_followed(client: Client) -> None:
     await client.route("changing")
-    for vendor_id, revoked, taken in (("another", False, False), ("test", False, True), ("test", True, False)):
+    for vendor_id, revoked, accepted in (("another", False, False), ("test", False, True), ("test", True, False)):
         await client.route("changing", vendor_id=vendor_id, revoked=revoked)
-        async with asyncio.timeout(5):  # what is promised of a revocation
+        async with asyncio.timeout(5):  # the promised time of a revocation
             for attempt in range(1_000):
                 (answer,) = await client.send(request(1, position("changing", f"{vendor_id}-{revoked}-{attempt}")))
-                if (answer.outcomes[0] == ACCEPTED) is taken:
+                if (answer.outcomes[0] == ACCEPTED) is accepted:
                     break
                 await asyncio.sleep(0.02)
 
@@ -96,8 +96,8 @@ async def test_a_change_of_the_registry_is_followed(client: Client) -> None:
 @pytest.mark.parametrize(
     "named", [">", "*", "of.*", "a b", "", "x" * 65], ids=["all", "one", "part", "space", "none", "long"]
 )
-async def test_what_is_no_id_is_no_device_although_a_subject_might_be_made_of_it(client: Client, named: str) -> None:
-    await client.route("of.mine", "mine-too")  # the last one; all that is registered is this vendor's
+async def test_a_device_id_that_could_match_other_subjects_is_refused(client: Client, named: str) -> None:
+    await client.route("of.mine", "mine-too")  # all registered devices are this vendor's
     (answer,) = await client.send(request(1, *(position(named, f"no-id-{n}") for n in range(5))))
     assert list(answer.outcomes) == [REFUSED] * 5
     assert {(refusal.field.partition(".")[2], refusal.code) for refusal in answer.refusals} == {
@@ -131,8 +131,8 @@ async def test_refusals_are_counted_by_device_sender_and_reason(client: Client) 
     answer = await client.stub.ListQuarantine(
         ingest_pb2.ListQuarantineRequest(device_id="counted"), metadata=server.bearer(OPERATOR, SECRET)
     )
-    (one,) = answer.quarantined
-    assert before <= times.from_timestamp(one.first) <= times.from_timestamp(one.last) <= now_ms()
+    (entry,) = answer.quarantined
+    assert before <= times.from_timestamp(entry.first) <= times.from_timestamp(entry.last) <= now_ms()
 
 
 async def test_counts_outlive_the_process(strict: IngestMesh) -> None:
@@ -151,7 +151,7 @@ async def test_only_an_operator_sees_the_quarantine(client: Client) -> None:
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-async def test_a_device_that_reports_too_often_is_slowed_and_its_neighbour_is_not(strict: IngestMesh) -> None:
+async def test_a_device_that_reports_too_often_is_limited_and_its_neighbour_is_not(strict: IngestMesh) -> None:
     async with strict.connected() as client:
         await client.route("fast", "slow")
         reports = [position("fast", f"fast-{n}") for n in range(15)]
@@ -163,7 +163,7 @@ async def test_a_device_that_reports_too_often_is_slowed_and_its_neighbour_is_no
         assert await quarantined(client, "fast") == [(VENDOR, "TOO_OFTEN", 5)]
 
 
-async def test_a_clock_that_is_ahead_still_leaves_that_the_device_was_heard(client: Client) -> None:
+async def test_a_device_whose_clock_is_ahead_still_counts_as_heard(client: Client) -> None:
     await client.route("ahead")
     late = now_ms() + 180_000
     (answer,) = await client.send(
@@ -183,13 +183,13 @@ async def test_a_clock_that_is_ahead_still_leaves_that_the_device_was_heard(clie
     assert "ahead-1" not in await client.stored()
 
 
-async def test_what_was_buffered_is_marked_and_goes_a_way_of_its_own(client: Client) -> None:
+async def test_buffered_positions_are_marked_and_use_the_backfill_lane(client: Client) -> None:
     await client.route("buffered")
     old = now_ms() - 200_000
     mixed = request(1, position("buffered", "live-1"), position("buffered", "old-1", old))
-    said = request(2, position("buffered", "said-1"))
-    said.backfill = True
-    answers = await client.send(mixed, said)
+    declared = request(2, position("buffered", "declared-1"))
+    declared.backfill = True
+    answers = await client.send(mixed, declared)
     assert [list(answer.outcomes) for answer in answers] == [[ACCEPTED, ACCEPTED], [ACCEPTED]]
     marked = {
         report_id: entry.positions.backfilled
@@ -197,10 +197,10 @@ async def test_what_was_buffered_is_marked_and_goes_a_way_of_its_own(client: Cli
         for device_id, report_id in zip(entry.positions.device_id, entry.positions.report_id, strict=True)
         if device_id == "buffered"
     }
-    assert marked == {"live-1": False, "old-1": True, "said-1": True}
+    assert marked == {"live-1": False, "old-1": True, "declared-1": True}
 
 
-async def test_a_batch_by_itself_is_answered_as_on_a_stream(client: Client) -> None:
+async def test_a_unary_batch_is_answered_as_on_a_stream(client: Client) -> None:
     await client.route("alone")
     answer = await client.stub.ReportBatch(
         ingest_pb2.ReportBatchRequest(
@@ -234,7 +234,7 @@ async def test_answers_that_may_come_together_lose_nothing(client: Client) -> No
         assert answer.batch == answered
 
 
-async def test_each_batch_is_answered_for_itself_unless_asked(client: Client) -> None:
+async def test_each_batch_is_answered_separately_unless_asked(client: Client) -> None:
     await client.route("single")
     answers = await client.send(*(request(n, position("single", f"single-{n}")) for n in range(1, 51)))
     assert [(answer.batch, answer.batches) for answer in answers] == [(n, 1) for n in range(1, 51)]
@@ -252,19 +252,19 @@ async def test_buffered_reports_and_events_have_a_rate_of_their_own(strict: Inge
 
 @pytest.fixture
 def crawling(tmp_path: Path) -> Iterator[IngestMesh]:
-    """One whose lane for what was buffered hardly moves."""
+    """An ingest whose backfill lane hardly moves."""
     with ingest_on_its_own_server(tmp_path, env={"TANDEM_BACKFILL_REPORTS_PER_S": "1"}) as running:
         yield running
 
 
-async def test_what_is_live_passes_what_was_buffered(crawling: IngestMesh) -> None:
+async def test_live_reports_overtake_buffered_ones(crawling: IngestMesh) -> None:
     async with crawling.connected() as client:
         await client.route("tag")
         call = client.open()
         old = now_ms() - 3_600_000
 
         async def buffered() -> None:
-            for batch in range(60):  # more than its share of the room
+            for batch in range(60):  # more than the sender's share of reports in flight
                 await call.write(request(batch, *(position("tag", f"b{batch}-{n}", old + n) for n in range(1000))))
 
         sending = asyncio.create_task(buffered())

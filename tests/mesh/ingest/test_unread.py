@@ -1,4 +1,4 @@
-"""Streams whose answers nobody reads: what ingest holds for them is bounded, and they are ended. A stand-in for the log."""
+"""Streams whose answers are not read: ingest holds a bounded number of reports for them, and ends them. The log is a stand-in."""
 
 from __future__ import annotations
 
@@ -21,41 +21,43 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 STREAMS = 8
 BATCH = 1_000
 BATCHES = 100
-"""Of a stream that writes all it can: more than may wait for their answers."""
+"""Batches of a stream that writes as much as it can: more than may wait for their answers."""
 WITHIN_S = 60.0
 MAX_HELD = 18 * BATCH
-"""Reports of a stream that wait for their answers, with the answers that are on their way already."""
+"""Maximum number of reports of a stream that wait for answers, including answers that are being sent."""
 SMALL_WINDOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536))
-"""Without these a client takes megabytes before anybody reads them, and ingest has answered."""
+"""Small client buffers. By default a client buffers megabytes of answers that nobody has read."""
 SENDER = Sender("spiffe://vendor/deaf", "deaf", "")
 
 
 class Log:
-    """Takes whatever comes, at once, and refuses all of it, so that answers are long."""
+    """Stand-in for the intake that refuses every report at once, so that answers are long."""
 
     def __init__(self) -> None:
         self.admitted = 0
 
     async def admit(self, sender: Sender, reports: Reports, *_: object) -> PendingBatch:
-        taken = PendingBatch()
+        pending = PendingBatch()
         self.admitted += reports.count
-        taken.refusals = [Refusal(n, "lat_deg", "must be from -90 to 90", Reason.INVALID) for n in range(reports.count)]
-        taken.complete(lambda _: None)
-        return taken
+        pending.refusals = [
+            Refusal(n, "lat_deg", "must be from -90 to 90", Reason.INVALID) for n in range(reports.count)
+        ]
+        pending.complete(lambda _: None)
+        return pending
 
 
-class Nobody:
-    """No device is commanded."""
+class NoCommands:
+    """Stand-in for the commands that has none."""
 
-    def heard(self, over: object) -> None:
-        """Nothing waits for it."""
+    def heard(self, sessions: object) -> None:
+        """Ignores that devices were heard."""
 
 
 @asynccontextmanager
 async def served(log: Log) -> AsyncIterator[ingest_pb2_grpc.IngestServiceStub]:
-    """The service by real gRPC, and a client of it."""
+    """Serves the ingest service by real gRPC and yields a client."""
     server = grpc.aio.server()
-    servicer = IngestApi(cast(Any, log), cast(Any, Nobody()), cast(Any, None))
+    servicer = IngestApi(cast(Any, log), cast(Any, NoCommands()), cast(Any, None))
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -75,11 +77,11 @@ async def write_all(call: Any) -> None:
         await call.write(batch(number))
 
 
-async def settle(log: Log, most: int) -> None:
-    """Returns once nothing more is admitted. Fails where more is than that."""
+async def settle(log: Log, max_admitted: int) -> None:
+    """Returns once no more reports are admitted. Fails where more than `max_admitted` are."""
     before = -1
     while log.admitted != before or not before:
-        assert log.admitted <= most
+        assert log.admitted <= max_admitted
         before = log.admitted
         await asyncio.sleep(1.0)
 
@@ -90,14 +92,14 @@ def known_sender(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(200)
-async def test_answers_that_nobody_reads_are_held_up_to_a_bound() -> None:
+async def test_unread_answers_are_held_up_to_a_bound() -> None:
     log = Log()
     async with served(log) as stub:
         calls: list[Any] = [stub.Report() for _ in range(STREAMS)]
         writing = [asyncio.create_task(write_all(call)) for call in calls]
         async with asyncio.timeout(WITHIN_S):
             await settle(log, STREAMS * MAX_HELD)
-        # Who reads after all gets every answer, and may go on.
+        # A sender that reads later gets every answer and may go on.
         read = 0
         async with asyncio.timeout(WITHIN_S):
             while read < BATCHES:
@@ -111,23 +113,23 @@ async def test_answers_that_nobody_reads_are_held_up_to_a_bound() -> None:
 
 
 @pytest.mark.timeout(200)
-async def test_a_stream_whose_answers_are_not_read_is_ended_and_its_room_given_back(
+async def test_a_stream_whose_answers_are_not_read_is_ended_and_its_share_released(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(grpc_api, "UNREAD_MOST_S", 1.0)
+    monkeypatch.setattr(grpc_api, "MAX_UNREAD_S", 1.0)
     log, before = Log(), metrics.UNREAD._value.get()
     async with served(log) as stub:
         deaf: Any = stub.Report()
         writing = asyncio.create_task(write_all(deaf))
         async with asyncio.timeout(WITHIN_S):
-            while metrics.UNREAD._value.get() == before:  # noqa: ASYNC110 - nobody else is told
+            while metrics.UNREAD._value.get() == before:  # noqa: ASYNC110 - only the metric shows it
                 await asyncio.sleep(0.1)
             await asyncio.gather(writing, return_exceptions=True)
             with pytest.raises(grpc.aio.AioRpcError) as ended:
                 while await deaf.read() is not grpc.aio.EOF:
                     pass
         assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        # Its place and its room are free: another stream of the same caller is served.
+        # Its share is released: another stream of the same caller is served.
         call: Any = stub.Report()
         await call.write(batch(1))
         async with asyncio.timeout(WITHIN_S):

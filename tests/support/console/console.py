@@ -1,4 +1,4 @@
-"""A console process before made-up legs: real sockets, real roles, and a note of who asked whom for what."""
+"""A console process with fake legs: real sockets, real roles, and a record of all calls to the legs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SECRET = "secret-of-the-console-tests"
 INCIDENT = "incident-1"
 PATIENCE_S = 60.0
 Asked = tuple[str, str, str]
-"""Leg, method, SPIFFE id."""
+"""Call to a leg: leg, method, SPIFFE id of the caller."""
 
 
 def offer(leg: str, state: dispatch_pb2.AssignmentState.ValueType = dispatch_pb2.OFFERED) -> dispatch_pb2.Assignment:
-    """An assignment of the one incident."""
+    """Returns a leg's assignment of the only incident."""
     return dispatch_pb2.Assignment(
         assignment_id=f"assignment-{leg}",
         incident_id=INCIDENT,
@@ -44,29 +44,29 @@ def offer(leg: str, state: dispatch_pb2.AssignmentState.ValueType = dispatch_pb2
 
 
 class FakeLeg(dispatch_pb2_grpc.DispatchServiceServicer):
-    """One incident, with this leg's assignment alone; `told` holds steps that go out to everybody who follows."""
+    """Fake leg with one incident and this leg's assignment only. Its steps go to all subscribers."""
 
     def __init__(self, leg: str, asked: list[Asked]) -> None:
         self._leg, self._asked = leg, asked
         self.assignment = offer(leg)
-        self._told = asyncio.Condition()
+        self._step_added = asyncio.Condition()
         self._steps: list[dispatch_pb2.Step] = []
 
-    def _note(self, method: str) -> None:
+    def _record_call(self, method: str) -> None:
         self._asked.append((self._leg, method, rpc.caller().spiffe_id))
 
-    async def tell(self, state: dispatch_pb2.AssignmentState.ValueType) -> None:
-        """A step of this leg."""
+    async def emit_step(self, state: dispatch_pb2.AssignmentState.ValueType) -> None:
+        """Moves the assignment to a state and sends the step to all subscribers."""
         self.assignment = offer(self._leg, state)
-        async with self._told:
+        async with self._step_added:
             self._steps.append(dispatch_pb2.Step(step_id=f"s-{state}", assignment=self.assignment, number=state))
-            self._told.notify_all()
+            self._step_added.notify_all()
 
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> dispatch_pb2.ListIncidentsResponse:
-        """The incident."""
-        self._note("ListIncidents")
+        """Returns the incident."""
+        self._record_call("ListIncidents")
         incident = dispatch_pb2.Incident(incident_id=INCIDENT, assignments=[self.assignment])
         incident.opened_at.FromMilliseconds(1_000)
         return dispatch_pb2.ListIncidentsResponse(incidents=[incident])
@@ -74,35 +74,35 @@ class FakeLeg(dispatch_pb2_grpc.DispatchServiceServicer):
     async def Subscribe(
         self, request: dispatch_pb2.SubscribeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
-        """Steps from now on."""
-        self._note("Subscribe")
+        """Yields the steps from now on."""
+        self._record_call("Subscribe")
         seen = len(self._steps)
         while True:
-            async with self._told:
+            async with self._step_added:
                 while len(self._steps) <= seen:
-                    await self._told.wait()
+                    await self._step_added.wait()
             yield dispatch_pb2.SubscribeResponse(sequence=seen + 1, step=self._steps[seen])
             seen += 1
 
     async def Receive(
         self, request: dispatch_pb2.ReceiveRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> dispatch_pb2.ReceiveResponse:
-        """The desk's machine has it."""
-        self._note("Receive")
+        """Records that the desk's machine has the offer."""
+        self._record_call("Receive")
         return dispatch_pb2.ReceiveResponse(assignment=self.assignment)
 
     async def Acknowledge(
         self, request: dispatch_pb2.AcknowledgeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> dispatch_pb2.AcknowledgeResponse:
-        """Takes it."""
-        self._note("Acknowledge")
-        await self.tell(dispatch_pb2.ACKNOWLEDGED)
+        """Acknowledges the offer."""
+        self._record_call("Acknowledge")
+        await self.emit_step(dispatch_pb2.ACKNOWLEDGED)
         return dispatch_pb2.AcknowledgeResponse(assignment=self.assignment)
 
 
 @asynccontextmanager
 async def visiting(url: str, tls: ssl.SSLContext | bool = True) -> AsyncIterator[Visitor]:
-    """A browser without scripts at this console."""
+    """Opens a browser without scripts at a console."""
     connector, jar = aiohttp.TCPConnector(ssl=tls), aiohttp.CookieJar(unsafe=True)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=jar) as client:
         yield Visitor(url, client)
@@ -116,33 +116,33 @@ class ConsoleBench:
     legs: dict[str, FakeLeg]
     asked: list[Asked] = field(default_factory=list)
     tls: ssl.SSLContext | bool = True
-    """Whose certificates its browsers take."""
+    """TLS context of its browsers."""
 
     @asynccontextmanager
     async def visitor(self, role: str = "", name: str = "duty-1") -> AsyncIterator[Visitor]:
-        """A browser without scripts, signed in where a role is named."""
-        async with visiting(self.url, self.tls) as one:
+        """Opens a browser without scripts, signed in where a role is given."""
+        async with visiting(self.url, self.tls) as visitor:
             if role:
-                await one.read("/sign-in")
-                status, _ = await one.post("/sign-in", role=role, name=name)
+                await visitor.read("/sign-in")
+                status, _ = await visitor.post("/sign-in", role=role, name=name)
                 assert status == 303
-            yield one
+            yield visitor
 
 
 class Visitor:
-    """Somebody with cookies."""
+    """Visitor of a console with cookies, but without scripts."""
 
     def __init__(self, url: str, client: aiohttp.ClientSession) -> None:
         self.url, self.client = url, client
         self.csrf = ""
 
     async def get(self, path: str, **headers: str) -> tuple[int, str, dict[str, str]]:
-        """Status, text and headers."""
+        """Requests a path and returns status, text and headers."""
         async with self.client.get(self.url + path, headers=headers, allow_redirects=False) as answer:
             return answer.status, await answer.text(errors="replace"), dict(answer.headers)
 
     async def read(self, path: str) -> str:
-        """A page that is there; its token is kept for the next form."""
+        """Returns the text of a page, which must exist, and keeps its token for the next form."""
         status, text, _ = await self.get(path)
         assert status == 200, (path, status, text)
         if found := re.search(r'name="csrf" value="([0-9a-f]+)"', text):
@@ -152,7 +152,7 @@ class Visitor:
     async def post(
         self, path: str, csrf: str | None = None, origin: str = "", accept: str = "text/html", **form: str
     ) -> tuple[int, str]:
-        """Sends a form with the token of the last page, or with another one. Status and text."""
+        """Sends a form with the token of the last page or a given one. Returns status and text."""
         token = self.csrf if csrf is None else csrf
         headers = {"Accept": accept} | ({"Origin": origin} if origin else {})
         async with self.client.post(
@@ -161,7 +161,7 @@ class Visitor:
             return answer.status, await answer.text(errors="replace")
 
     async def callback(self) -> str:
-        """Goes to the identity provider, which sends back: the address of that, which nobody has opened yet."""
+        """Signs in at the identity provider and returns the callback address, without opening it."""
         status, text, headers = await self.get("/sign-in/begin")
         assert status == 303, (status, text)
         async with aiohttp.ClientSession() as away, away.get(headers["Location"], allow_redirects=False) as answer:
@@ -170,13 +170,13 @@ class Visitor:
         return back.removeprefix(self.url)
 
     async def come_back(self) -> tuple[int, str]:
-        """The same, and opens it. Status and text."""
+        """Signs in at the identity provider and opens the callback address. Returns status and text."""
         status, text, _ = await self.get(await self.callback())
         return status, text
 
     @asynccontextmanager
     async def stream(self, last_event_id: str = "") -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
-        """Messages of the live page with their ids."""
+        """Yields the messages of the live page with their ids."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         async with self.client.get(self.url + "/stream", headers=headers) as answer:
             assert answer.status == 200
@@ -197,13 +197,15 @@ class Visitor:
 async def console_bench(
     folder: Path, more: Mapping[str, str] | None = None, authority: Authority | None = None
 ) -> AsyncIterator[ConsoleBench]:
-    """Starts the legs and the console, with `more` settings; registry, ingest and evaluators are away. With an authority all
-    prove themselves by its certificates, and the console is the police's."""
+    """Starts the legs and the console, with `more` settings. Registry, ingest and evaluators are unavailable.
+
+    With an authority, all use its certificates, and the console is that of the police.
+    """
     port, asked = free_port(), list[Asked]()
     async with AsyncExitStack() as stack:
         legs, env = {}, {}
         for leg in ("probation", "police"):
-            fake_leg = legs[leg] = FakeLeg(leg, asked)  # type: ignore[abstract]  # the console asks for no more
+            fake_leg = legs[leg] = FakeLeg(leg, asked)  # type: ignore[abstract]  # the console calls no other methods
             settings = CommonSettings(port=0, dev_secret=SECRET)
             if authority:
                 settings = CommonSettings(

@@ -1,4 +1,4 @@
-"""An OpenID provider over HTTP with keys of its own: issues codes, checks PKCE and its client, signs; a test may have it lie."""
+"""An OpenID provider over HTTP with its own keys: it issues codes, checks PKCE and its client, and signs. Tests can make it lie."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ CLIENT, SECRET = "console-of-the-tests", "a secret: with/characters"
 
 
 def new_key(kid: str) -> RSAKey:
-    """A key pair."""
+    """Generates a key pair."""
     return RSAKey.generate_key(2048, {"kid": kid, "use": "sig"})
 
 
 def issuer_at(port: int) -> str:
-    """How a provider on this port names itself."""
+    """Issuer of a provider on this port."""
     return f"http://localhost:{port}/realms/npa"
 
 
 def settings_at(port: int) -> dict[str, str]:
-    """Settings of a console whose people sign in there."""
+    """Settings of a console whose users sign in at the provider on this port."""
     return {
         "TANDEM_OIDC_ISSUER": issuer_at(port),
         "TANDEM_OIDC_CLIENT_ID": CLIENT,
@@ -43,42 +43,42 @@ def settings_at(port: int) -> dict[str, str]:
 
 @dataclass
 class IdentityProvider:
-    """Whoever comes is `person`, without a form."""
+    """OpenID provider that signs in each browser as `person`, without a form."""
 
     port: int
     key: RSAKey
-    """Signs."""
+    """Key that signs the tokens."""
     shown: list[RSAKey]
-    """What it shows as its keys."""
+    """Keys of the published key set."""
     person: dict[str, Any] = field(default_factory=dict)
-    """Claims of who signs in: besides those that each token has, or in place of them; None for one that is missing."""
+    """Claims of the person who signs in, in addition to a token's usual claims or replacing them; None removes a claim."""
     make: Callable[[dict[str, Any]], str] | None = None
-    """Makes the token of its claims, in place of an honest signature."""
-    told: dict[str, Any] = field(default_factory=dict)
-    """What its document says beside or in place of the truth."""
+    """Makes a token of claims in place of an honest signature."""
+    document_changes: dict[str, Any] = field(default_factory=dict)
+    """Values that are added to the discovery document or replace its values."""
     asked: list[dict[str, str]] = field(default_factory=list)
-    """What browsers came with."""
+    """Queries of the browsers' authorization requests."""
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     runner: web.AppRunner | None = None
 
     @property
     def issuer(self) -> str:
-        """As it names itself."""
+        """Issuer of this provider."""
         return issuer_at(self.port)
 
     async def stop(self) -> None:
-        """Goes away."""
+        """Stops serving."""
         if self.runner:
             await self.runner.cleanup()
 
     async def document(self, request: web.Request) -> web.Response:
-        """Where what is."""
+        """Serves the discovery document."""
         names = {"authorization_endpoint": "auth", "token_endpoint": "token", "jwks_uri": "keys"}
         honest = {"issuer": self.issuer} | {key: f"{self.issuer}/{name}" for key, name in names.items()}
-        return web.json_response(honest | self.told)
+        return web.json_response(honest | self.document_changes)
 
     async def auth(self, request: web.Request) -> web.Response:
-        """Signs in whoever comes, and sends them back."""
+        """Signs in any browser, and sends it back with a code."""
         query = dict(request.query)
         self.asked.append(query)
         code = secrets.token_hex(8)
@@ -87,7 +87,7 @@ class IdentityProvider:
         raise web.HTTPFound(f"{query['redirect_uri']}?{urlencode(back)}")
 
     async def token(self, request: web.Request) -> web.Response:
-        """The token of a code, once, for its client and whoever has the verifier."""
+        """Exchanges a code for a token, once, for its client with the PKCE verifier."""
         form = await request.post()
         begun = self.codes.pop(str(form["code"]), None)
         digest = hashlib.sha256(str(form["code_verifier"]).encode()).digest()
@@ -108,33 +108,33 @@ class IdentityProvider:
         return web.json_response({"access_token": "unused", "token_type": "Bearer", "id_token": token})
 
     async def keys(self, request: web.Request) -> web.Response:
-        """Its public keys."""
-        return web.json_response({"keys": [one.as_dict(private=False) for one in self.shown]})
+        """Serves the public keys."""
+        return web.json_response({"keys": [key.as_dict(private=False) for key in self.shown]})
 
     def signed(self, claims: dict[str, Any]) -> str:
-        """The honest token."""
+        """Signs an honest token."""
         return jwt.encode({"alg": "RS256", "kid": self.key.kid or ""}, claims, self.key)
 
 
 @asynccontextmanager
 async def identity_provider(port: int = 0) -> AsyncIterator[IdentityProvider]:
-    """A running provider, on a port that is free where none is given."""
+    """Runs a provider, on the given port or a free one."""
     key = new_key("first")
-    one = IdentityProvider(port or free_port(), key, [key])
+    provider = IdentityProvider(port or free_port(), key, [key])
     app = web.Application()
     root = "/realms/npa"
     app.add_routes(
         [
-            web.get(f"{root}/.well-known/openid-configuration", one.document),
-            web.get(f"{root}/auth", one.auth),
-            web.post(f"{root}/token", one.token),
-            web.get(f"{root}/keys", one.keys),
+            web.get(f"{root}/.well-known/openid-configuration", provider.document),
+            web.get(f"{root}/auth", provider.auth),
+            web.post(f"{root}/token", provider.token),
+            web.get(f"{root}/keys", provider.keys),
         ]
     )
-    one.runner = web.AppRunner(app, access_log=None)
-    await one.runner.setup()
-    await web.TCPSite(one.runner, "localhost", one.port).start()
+    provider.runner = web.AppRunner(app, access_log=None)
+    await provider.runner.setup()
+    await web.TCPSite(provider.runner, "localhost", provider.port).start()
     try:
-        yield one
+        yield provider
     finally:
-        await one.stop()
+        await provider.stop()

@@ -1,4 +1,4 @@
-"""An ingest service of its own for a test: nats-server, streams, the process, a vendor who reports, and a look into the log."""
+"""An ingest service for one test: nats-server, streams, the process, a reporting vendor, and access to the log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STREAM_BYTES = 64 << 20
 WITHIN_S = 75.0
 LATER = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 BROKEN_WHILE_WRITING = "Internal error from Core"
-"""What grpc.aio's client says, as INTERNAL, where the connection breaks at the moment of a write."""
+"""Text of grpc.aio's client, with status INTERNAL, where the connection breaks during a write."""
 Reports: TypeAlias = grpc.aio.StreamStreamCall[ingest_pb2.ReportRequest, ingest_pb2.ReportResponse]
 
 
@@ -54,7 +54,7 @@ class IngestMesh:
             "TANDEM_NATS_URL": nats.url_as("ingest"),
             "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
             "TANDEM_DEV_SECRET": SECRET,
-            # Most tests have one device send what a thousand would.
+            # In most tests a single device sends the reports of a thousand.
             "TANDEM_DEVICE_REPORTS_PER_S": "1000000",
             "TANDEM_DEVICE_REPORTS_BURST": "1000000",
         }
@@ -69,17 +69,17 @@ class IngestMesh:
 
 
 class Client:
-    """A vendor's head-end, the registry's routes, and a look into the log."""
+    """A vendor's head-end, with access to the registry's routes and to the log."""
 
     def __init__(self, channel: grpc.aio.Channel, bus: Bus, vendor_id: str = VENDOR_ID, secret: str = SECRET) -> None:
         self.bus = bus
         self._vendor_id = vendor_id
         self.identity = server.bearer(f"spiffe://vendor/{vendor_id}", secret)
-        """Call metadata."""
+        """Call metadata that identifies the vendor."""
         self.stub = ingest_pb2_grpc.IngestServiceStub(channel)
 
     async def route(self, *device_ids: str, partitions: Sequence[int] = (0,), **changes: Any) -> None:
-        """Registers tags of the vendor, as the registry does; `changes` replace fields of the route."""
+        """Registers tags of the vendor, as the registry does. `changes` replace fields of the route."""
         tag = {"subject_id": "w", "vendor_id": self._vendor_id, "kind": log_pb2.DeviceKind.TAG}
         content: dict[str, Any] = tag | changes
         value = log_pb2.DeviceRoute(partitions=partitions, **content).SerializeToString()
@@ -87,7 +87,7 @@ class Client:
             await self.bus.publish(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", value)
 
     def open(self, requests: Any = None, timeout_s: float | None = None) -> Reports:
-        """A stream; without `requests` it is written to by hand. `timeout_s` is its deadline, from now."""
+        """Opens a report stream; without `requests` the caller writes to it. `timeout_s` is its deadline, from now."""
         call: Reports = self.stub.Report(requests, metadata=self.identity, wait_for_ready=True, timeout=timeout_s)
         return call
 
@@ -97,17 +97,17 @@ class Client:
             return [answer async for answer in self.open(iter(requests))]
 
     async def refusal(self, *requests: ingest_pb2.ReportRequest) -> grpc.aio.AioRpcError:
-        """The error that ends the stream."""
+        """Sends batches on one stream and returns the error that ends it."""
         try:
             answers = await self.send(*requests)
         except grpc.aio.AioRpcError as error:
             return error
-        raise AssertionError(f"taken: {answers}")
+        raise AssertionError(f"the batches were accepted: {answers}")
 
     async def deliver(self, requests: Iterable[ingest_pb2.ReportRequest], acknowledged: set[str]) -> int:
-        """Sends batches until each is answered, as a head-end does: what wasn't answered when a stream broke is sent again.
+        """Sends batches until each is answered, as a head-end does: after a broken stream it resends the unanswered ones.
 
-        Adds the ids of acknowledged reports as they come and returns how many streams it took.
+        Adds the ids of acknowledged reports as they come and returns the number of streams that it opened.
         """
         left = {request.batch: request for request in requests}
         opened = 0
@@ -128,31 +128,31 @@ class Client:
         return opened
 
     async def entries(self, partition: int = 0) -> list[tuple[pull.Delivered, log_pb2.LogEntry]]:
-        """The log of a partition as it is now."""
+        """Returns the messages and entries of a partition's log."""
         stream = flow.log_stream(partition)
         bounds = await self.bus.bounds_of(stream)
-        found: list[tuple[pull.Delivered, log_pb2.LogEntry]] = []
+        entries: list[tuple[pull.Delivered, log_pb2.LogEntry]] = []
         if bounds.first > bounds.last:
-            return found
+            return entries
         async for messages in pull.read(self.bus, stream, 1):
-            found += [(message, log_pb2.LogEntry.FromString(message.data)) for message in messages]
+            entries += [(message, log_pb2.LogEntry.FromString(message.data)) for message in messages]
             if messages[-1].sequence >= bounds.last:
                 break
-        return found
+        return entries
 
     async def stored(self, partition: int = 0) -> Counter[str]:
-        """How often the log of a partition holds each report, by report id."""
-        found: Counter[str] = Counter()
+        """Counts how often a partition's log holds each report, by report id."""
+        counts: Counter[str] = Counter()
         for _, entry in await self.entries(partition):
-            found.update(entry.positions.report_id)
+            counts.update(entry.positions.report_id)
             if entry.HasField("equipment"):
-                found[entry.equipment.report_id] += 1
-        return found
+                counts[entry.equipment.report_id] += 1
+        return counts
 
 
 @contextmanager
 def running_ingest(nats: TestServer, log: Path, env: Mapping[str, str] | None = None) -> Iterator[IngestMesh]:
-    """An ingest that is starting, killed at the end; the server must have its streams. `env` are further settings."""
+    """Starts an ingest and kills it at the end. The server must have its streams. `env` are further settings."""
     mesh = IngestMesh(nats)
     mesh.env |= env or {}
     with spawn("services.ingest", mesh.env, log) as service:
@@ -164,7 +164,7 @@ def running_ingest(nats: TestServer, log: Path, env: Mapping[str, str] | None = 
 def ingest_on_its_own_server(
     folder: Path, partitions: int = 1, env: Mapping[str, str] | None = None
 ) -> Iterator[IngestMesh]:
-    """The same with a nats-server of its own."""
+    """Starts an ingest with its own nats-server, and ends both at the end."""
     with running_server(folder / "nats") as nats:
         asyncio.run(create_streams(nats.url, partitions))
         with running_ingest(nats, folder / "ingest.log", env) as mesh:
@@ -172,13 +172,13 @@ def ingest_on_its_own_server(
 
 
 async def create_streams(url: str, partitions: int, max_bytes: int = STREAM_BYTES) -> None:
-    """Streams of the flow table on a new server."""
+    """Creates the streams of the flow table on a new server."""
     async with buses.connect(url, "setup") as bus:
         await streams.create(bus, partitions, MeshClock(), max_bytes=max_bytes)
 
 
 def details(error: grpc.aio.AioRpcError, kind: type[Message]) -> Any:
-    """The one google.rpc detail of an error."""
+    """Returns the only google.rpc detail of an error."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]
     assert status is not None and len(status.details) == 1, error
     detail = kind()
@@ -189,8 +189,8 @@ def details(error: grpc.aio.AioRpcError, kind: type[Message]) -> Any:
 def violation(error: grpc.aio.AioRpcError) -> tuple[str, str]:
     """Field and reason of an INVALID_ARGUMENT."""
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error
-    (found,) = details(error, error_details_pb2.BadRequest).field_violations
-    return found.field, found.description
+    (violation,) = details(error, error_details_pb2.BadRequest).field_violations
+    return violation.field, violation.description
 
 
 # ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +202,7 @@ def now_ms() -> int:
 
 
 def position(device_id: str, report_id: str, fix_time_ms: int | None = None, **changes: Any) -> ingest_pb2.Position:
-    """A position that is taken, unless `changes` say otherwise."""
+    """Returns a valid position, unless `changes` make it invalid."""
     content = {"lat_deg": 37.5, "lon_deg": 127.0, "accuracy_m": 5.0} | changes
     at_ms = now_ms() if fix_time_ms is None else fix_time_ms
     return ingest_pb2.Position(device_id=device_id, report_id=report_id, fix_time=times.to_timestamp(at_ms), **content)
@@ -230,11 +230,11 @@ def request(batch: int, *reports: ingest_pb2.Position | ingest_pb2.EquipmentEven
 
 def report_ids(request: ingest_pb2.ReportRequest) -> list[str]:
     """Ids of a batch's reports."""
-    return [one.report_id for one in request.positions] + [one.report_id for one in request.equipment]
+    return [position.report_id for position in request.positions] + [event.report_id for event in request.equipment]
 
 
 def load(device_id: str, name: str, batches: int, reports: int = 20) -> list[ingest_pb2.ReportRequest]:
-    """Batches of positions a millisecond apart, and an equipment event in each second one; report ids begin with `name`."""
+    """Batches of positions 1 ms apart, with an equipment event in every second batch; report ids begin with `name`."""
     start_ms = now_ms() - batches * reports
     return [
         request(
@@ -255,9 +255,9 @@ async def under_load(
     reports: int = 20,
     pause_s: float = 0.0,
 ) -> int:
-    """Three head-ends send for as long as `disturb` takes, each in turn for each device; returns how many streams it took at least.
+    """Runs three head-ends until `disturb` ends, each in turn for each device. Returns a lower bound of the opened streams.
 
-    A stream carries `batches` of so many reports; the ids of those that were acknowledged are added as they come.
+    A stream carries `batches` batches of `reports` reports. The ids of acknowledged reports are added as they come.
     """
     over = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""What the console decides by itself: order and groups of incidents, figures, explanations, waterfalls, sessions."""
+"""Pure decisions of the console: order and groups of incidents, figures, explanations, waterfalls, sessions, texts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 
 from services.common import times
 from services.console.domain import board, explaining, figures, waterfall
-from services.console.domain.board import Assignment, IncidentCard
+from services.console.domain.board import AssignmentCard, IncidentCard
 from services.console.domain.figures import IncidentQuery
 from services.console.domain.people import ConsoleUser, Role
-from services.console.domain.waterfall import Span
+from services.console.domain.waterfall import TraceSpan
 from services.console.pages.texts import ISLAND, TEXTS, Texts
 from services.console.review import translate
 from services.console.sign_in import sessions
@@ -22,14 +22,16 @@ from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 
 KEY = b"k" * 32
-OFFER = Assignment("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
+OFFER = AssignmentCard("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
 ALERT = AlertFact(
     "alert-1", 0, 10, 0, 1, "RING_ENTERED", "RESPOND", "case-1", ("police",), False, 1_000_000, 1_000_400, 1_001_000, 1_002_000
 )  # fmt: skip
 STEP = StepFact("police", "assign-1", 1, "OFFERED", False, 1_000_000, 1_003_000, 1_004_000, 1, offer=1)
 
 
-def incident(id_: str, *assignments: Assignment, opened_ms: int = 1_000, ended_ms: int | None = None) -> IncidentCard:
+def incident(
+    id_: str, *assignments: AssignmentCard, opened_ms: int = 1_000, ended_ms: int | None = None
+) -> IncidentCard:
     return IncidentCard(id_, opened_ms, ended_ms, assignments)
 
 
@@ -37,8 +39,8 @@ def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() ->
     inside = [alert_pb2.Interval(**{"from": times.to_timestamp(1_000), "to": times.to_timestamp(61_500)})]
     amended = alert_pb2.Alert(alert_id="a-2", kind=alert_pb2.ACCOUNT_AMENDED, amends="a-1", ring_m=100)
     figures_ = alert_pb2.Measure(alert_id="a-2", inside=inside, min_distance_m=30.5)
-    found = evidence_pb2.ReadEvidenceResponse(alerts=[amended], measures=[figures_])
-    [shown] = translate.alerts(found)
+    copy = evidence_pb2.ReadEvidenceResponse(alerts=[amended], measures=[figures_])
+    [shown] = translate.alerts(copy)
     assert (shown["kind"], shown["inside"], shown["least"]) == ("ACCOUNT_AMENDED", [(1_000, 61_500)], 30.5)
     assert Texts("ko")(shown["kind"]) == "접근 기록 정정" and Texts("en")(shown["kind"]) == "Account amended"
     [without_figures] = translate.alerts(evidence_pb2.ReadEvidenceResponse(alerts=[amended]))
@@ -48,22 +50,22 @@ def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() ->
 # ── board ──
 
 
-def test_what_goes_wrong_comes_first_then_what_waits_then_what_is_under_way() -> None:
-    stories = [
+def test_failing_incidents_come_first_then_waiting_ones_then_those_under_way() -> None:
+    incidents = [
         incident("duress", replace(OFFER, state="ACKNOWLEDGED", flag="DURESS", due_ms=None)),
         incident("escalated", replace(OFFER, state="ESCALATED")),
         incident("soon", replace(OFFER, due_ms=4_000)),
         incident("later", OFFER),
-        incident("taken", replace(OFFER, state="EN_ROUTE", due_ms=None)),
-        incident("told", replace(OFFER, state="NOTIFIED", demand="NOTIFY", due_ms=None)),
+        incident("under-way", replace(OFFER, state="EN_ROUTE", due_ms=None)),
+        incident("notified", replace(OFFER, state="NOTIFIED", demand="NOTIFY", due_ms=None)),
         incident("over", replace(OFFER, state="STOOD_DOWN", due_ms=None), ended_ms=9_000),
     ]
-    assert [story.incident_id for story in sorted(reversed(stories), key=board.rank)] == [
-        story.incident_id for story in stories
+    assert [card.incident_id for card in sorted(reversed(incidents), key=board.rank)] == [
+        card.incident_id for card in incidents
     ]
 
 
-def test_an_alarm_lasts_until_somebody_has_taken_what_demands_a_response() -> None:
+def test_an_alarm_lasts_until_every_demand_to_respond_is_acknowledged() -> None:
     assert board.is_new_alarm(incident("i", OFFER))
     assert not board.is_new_alarm(incident("i", replace(OFFER, state="ACKNOWLEDGED")))
     assert not board.is_new_alarm(incident("i", replace(OFFER, demand="NOTIFY")))
@@ -76,12 +78,12 @@ def test_many_notices_of_one_cause_are_one_group_and_a_response_never_is() -> No
     alarms = [incident(f"r-{n}", replace(OFFER, kind="SILENT")) for n in range(board.FLOOD)]
     assert board.groups([*flood, *alarms]) == {f"s-{n}": "SILENT" for n in range(board.FLOOD)}
     assert board.groups(flood[1:]) == {}
-    # What became an alarm since it was grouped stands alone at once.
+    # An incident that became an alarm after it was grouped leaves its group at once.
     assert board.told(flood[0], "SILENT")["group"] == "SILENT"
     assert board.told(alarms[0], "SILENT")["group"] == ""
 
 
-def test_the_state_of_a_leg_is_that_of_whoever_needs_somebody_most() -> None:
+def test_the_state_of_a_leg_is_its_most_urgent_one() -> None:
     assert board.leg_state([OFFER, replace(OFFER, state="ON_SCENE")]) == "OFFERED"
     assert board.leg_state([]) == ""
     states = set(dispatch_pb2.AssignmentState.keys()) - {"ASSIGNMENT_STATE_UNSPECIFIED"}
@@ -92,7 +94,7 @@ def test_the_state_of_a_leg_is_that_of_whoever_needs_somebody_most() -> None:
 
 
 def test_search_finds_by_time_text_cause_outcome_and_office() -> None:
-    found = incident(
+    wanted = incident(
         "i-1", replace(OFFER, office_id="seoul", close_cause="FALSE_POSITION"), opened_ms=100, ended_ms=200
     )
     other = incident("i-2", replace(OFFER, subject_id="P-2", order_ids=("O-2",), kind="PANIC"), opened_ms=300)
@@ -104,23 +106,23 @@ def test_search_finds_by_time_text_cause_outcome_and_office() -> None:
         IncidentQuery(outcome="over"),
         IncidentQuery(office="seoul"),
     ):
-        assert figures.matching([other, found], question) == [found], question
-    assert figures.matching([found, other], IncidentQuery()) == [other, found]
+        assert figures.matching([other, wanted], question) == [wanted], question
+    assert figures.matching([wanted, other], IncidentQuery()) == [other, wanted]
 
 
-def test_response_times_count_what_was_taken_and_exercises_count_nowhere() -> None:
-    taken = [
+def test_response_times_count_acknowledged_offers_and_no_exercises() -> None:
+    acknowledged = [
         incident(f"i-{n}", replace(OFFER, offered_ms=0, acknowledged_ms=1_000 * n), replace(OFFER, offered_ms=0))
         for n in range(1, 11)
     ]
     drill = incident("d", replace(OFFER, offered_ms=0, acknowledged_ms=10**9, exercise=True))
-    police = figures.legs(figures.is_live([*taken, drill]))[1]
-    assert (police.leg, police.offered, police.taken) == ("police", 20, 10)
+    police = figures.legs(figures.live_only([*acknowledged, drill]))[1]
+    assert (police.leg, police.offered, police.acknowledged) == ("police", 20, 10)
     assert police.seconds == {50: 5.0, 90: 9.0, 99: 10.0}
     assert figures.legs([])[1].seconds == {}
 
 
-def test_what_was_false_is_told_of_what_was_closed() -> None:
+def test_the_share_of_false_alerts_is_that_of_closed_assignments() -> None:
     closed = [incident("i", replace(OFFER, close_cause=cause)) for cause in ("EQUIPMENT", "BREACH_CONFIRMED", "OTHER")]
     assert figures.false_share(figures.closings(closed)) == pytest.approx(1 / 3)
     assert figures.false_share([]) is None
@@ -129,10 +131,10 @@ def test_what_was_false_is_told_of_what_was_closed() -> None:
 # ── explanation ──
 
 
-def test_an_explanation_knows_nothing_that_came_behind_the_decision() -> None:
+def test_an_explanation_ignores_reports_after_the_decision() -> None:
     points = tuple(explaining.TrackPoint(1_000 * n, 1_000 * n, 37.0, 127.0, 5.0, n) for n in (1, 2, 3, 10, 12))
     (side,) = explaining.sides([explaining.DeviceTrack("tag", "W-1", True, points)], sequence=10, decided_ms=10_500)
-    assert [one.sequence for one in side.last] == [2, 3, 10]
+    assert [point.sequence for point in side.last] == [2, 3, 10]
     assert side.silence_ms == 7_000
     (mute,) = explaining.sides([explaining.DeviceTrack("app", "P-1", False, ())], sequence=10, decided_ms=10_500)
     assert (mute.last, mute.silence_ms) == ((), None)
@@ -141,43 +143,43 @@ def test_an_explanation_knows_nothing_that_came_behind_the_decision() -> None:
 # ── waterfall ──
 
 
-def test_the_replay_knows_each_state_by_what_the_trace_calls_it_and_when_it_began() -> None:
+def test_the_replay_reads_each_state_and_its_time_from_the_trace() -> None:
     assert {state: waterfall.STATES[says] for state, says in SAYS.items()} == {state: state for state in SAYS}
 
-    def step(name: str, end_us: int, service: str = "dispatch-police") -> Span:
-        return Span("t", name, "", service, name, 0, end_us, {"assignment_id": "a-1"})
+    def step(name: str, end_us: int, service: str = "dispatch-police") -> TraceSpan:
+        return TraceSpan("t", name, "", service, name, 0, end_us, {"assignment_id": "a-1"})
 
-    told = [
+    spans = [
         step("police on the way", 30),
         step("police offered", 10),
         step("police noted", 20),
         step("alert", 5, "geofence"),
     ]
-    assert waterfall.moves(told) == {"a-1": [(10, "OFFERED"), (30, "EN_ROUTE")]}
+    assert waterfall.moves(spans) == {"a-1": [(10, "OFFERED"), (30, "EN_ROUTE")]}
 
 
-def test_an_escalation_is_called_one_in_both_languages() -> None:
+def test_an_escalation_has_its_text_in_both_languages() -> None:
     desk_had_it = replace(STEP, number=2, received=True)
     escalated = replace(desk_had_it, number=3, state="ESCALATED", due_us=9_000_000)
     spans = spans_of(
         "incident-1", [ALERT], [STEP, desk_had_it, escalated, replace(escalated, number=4, due_us=10_000_000)]
     )
     names = [
-        waterfall.step_name(Span("t", "s", "", span.service, span.name, 0, 0))
+        waterfall.step_name(TraceSpan("t", "s", "", span.service, span.name, 0, 0))
         for span in spans
         if span.service == "dispatch-police"
     ]
-    assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "상향됨", "상향됨"]
+    assert [Texts("ko")(name) for name in names] == ["접수 대기", "수신", "상급자 이관", "상급자 이관"]
     assert [Texts("en")(name) for name in names] == ["Offered", "Received by the desk", "Escalated", "Escalated"]
     assert (
-        waterfall.step_name(Span("t", "s", "", "dispatch-police", "police misses probation", 0, 0))
+        waterfall.step_name(TraceSpan("t", "s", "", "dispatch-police", "police misses probation", 0, 0))
         == "misses probation"
     )
 
 
-def test_a_span_stands_under_the_one_that_led_to_it_and_an_orphan_is_told() -> None:
-    def span(id_: str, parent: str, start: int, end: int, trace: str = "t", name: str = "x") -> Span:
-        return Span(trace, id_, parent, "ingest", name, start, end)
+def test_a_span_is_below_its_parent_and_an_orphan_is_marked() -> None:
+    def span(id_: str, parent: str, start: int, end: int, trace: str = "t", name: str = "x") -> TraceSpan:
+        return TraceSpan(trace, id_, parent, "ingest", name, start, end)
 
     spans = [
         span("b", "r", 60, 100),
@@ -202,8 +204,8 @@ def test_a_span_stands_under_the_one_that_led_to_it_and_an_orphan_is_told() -> N
     assert waterfall.rows([], "t") == []
 
 
-def test_spans_that_lead_to_each_other_end_too() -> None:
-    spans = [Span("t", "a", "b", "ingest", "x", 0, 1), Span("t", "b", "a", "ingest", "x", 0, 1)]
+def test_spans_in_a_cycle_give_no_rows() -> None:
+    spans = [TraceSpan("t", "a", "b", "ingest", "x", 0, 1), TraceSpan("t", "b", "a", "ingest", "x", 0, 1)]
     assert waterfall.rows(spans, "t") == []
 
 
@@ -211,7 +213,7 @@ def test_spans_that_lead_to_each_other_end_too() -> None:
 
 
 @pytest.mark.parametrize("user", [ConsoleUser(Role.POLICE, "duty-1"), None])
-def test_a_cookie_says_what_was_sealed_until_its_time_is_over(user: ConsoleUser | None) -> None:
+def test_a_cookie_holds_its_session_until_it_expires(user: ConsoleUser | None) -> None:
     session = ConsoleSession("ab" * 16, user, 1_000)
     cookie = sessions.seal(session, KEY)
     assert sessions.unseal(cookie, KEY, 999.0) == session
@@ -224,24 +226,24 @@ def test_a_cookie_says_what_was_sealed_until_its_time_is_over(user: ConsoleUser 
         assert sessions.unseal(rubbish, KEY, 0.0) is None
 
 
-def test_a_token_is_good_for_its_session_alone() -> None:
-    one, other = ConsoleSession("a", None, 1), ConsoleSession("b", None, 1)
-    assert sessions.is_token(one, KEY, sessions.token_of(one, KEY))
-    assert not sessions.is_token(other, KEY, sessions.token_of(one, KEY))
-    assert not sessions.is_token(one, KEY, "")
-    assert not sessions.is_token(one, KEY, "é")
+def test_a_token_is_valid_for_its_own_session_only() -> None:
+    session, other = ConsoleSession("a", None, 1), ConsoleSession("b", None, 1)
+    assert sessions.is_token(session, KEY, sessions.token_of(session, KEY))
+    assert not sessions.is_token(other, KEY, sessions.token_of(session, KEY))
+    assert not sessions.is_token(session, KEY, "")
+    assert not sessions.is_token(session, KEY, "é")
 
 
-def test_nobody_can_be_what_there_is_not() -> None:
+def test_an_unknown_role_or_a_bad_name_gives_no_user() -> None:
     assert sessions.user_of("police", "duty-1") == ConsoleUser(Role.POLICE, "duty-1")
     assert sessions.user_of("police", "../watch/x") is None
     assert sessions.user_of("watch", "x") is None
 
 
-# ── words ──
+# ── texts ──
 
 
-def test_every_code_of_the_protos_has_its_words_in_both_languages() -> None:
+def test_every_code_of_the_protos_has_a_text_in_both_languages() -> None:
     codes = {
         *dispatch_pb2.AssignmentState.keys(),
         *alert_pb2.AlertKind.keys(),

@@ -1,4 +1,4 @@
-"""What the console offers a desk to answer is what the leg takes, state by state; and what a form may say."""
+"""The answers that the console offers equal those that the leg accepts, state by state; forms are read and checked."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition
 from services.console.domain import desk
-from services.console.domain.board import Assignment
+from services.console.domain.board import AssignmentCard
 from services.console.domain.desk import BadField
 from services.console.pages.texts import TEXTS
 from services.dispatch.domain import answers
 from services.dispatch.domain.answers import Acknowledge, Close, Progress, Reject
 from services.dispatch.domain.decisions import Command
 from services.dispatch.domain.events import CloseCause, Demand
-from services.dispatch.domain.incident import Assignment as Kept
+from services.dispatch.domain.incident import Assignment as LegAssignment
 from services.dispatch.domain.incident import AssignmentState, Incident
 from services.dispatch.leg.translate import NOTE_MAX_CHARS, REASON_MAX_CHARS
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.incidents import DEADLINES
 
-OFFER = Assignment("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", offer_number=1)
+OFFER = AssignmentCard("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", offer_number=1)
 FORM = {"assignment": "a-1", "offer": "3", "seen": "EN_ROUTE"}
 
 
-def is_taken(state: AssignmentState, command: Command) -> bool:
-    """Whether the leg does something with an answer in a state."""
-    kept = Kept("a-1", "P-1", state, Demand.RESPOND, (1, 0), number=1, offer_number=1)
-    incident = Incident("i-1", "police", assignments={"a-1": kept})
+def accepts(state: AssignmentState, command: Command) -> bool:
+    """Returns whether the leg accepts an answer in a state."""
+    assignment = LegAssignment("a-1", "P-1", state, Demand.RESPOND, (1, 0), number=1, offer_number=1)
+    incident = Incident("i-1", "police", assignments={"a-1": assignment})
     try:
         return bool(list(answers.decide(incident, command)))  # type: ignore[arg-type]
     except FailedPrecondition:
@@ -36,26 +36,26 @@ def is_taken(state: AssignmentState, command: Command) -> bool:
 
 
 @pytest.mark.parametrize("state", AssignmentState)
-def test_a_desk_is_offered_what_its_leg_takes_and_nothing_else(state: AssignmentState) -> None:
-    found = desk.choices(replace(OFFER, state=state.name))
-    assert found.take is is_taken(state, Acknowledge("a-1", "x", 5, DEADLINES, 1))
-    assert found.reject is is_taken(state, Reject("a-1", "x", 5, 1, "no", DEADLINES, seen=state))
-    assert found.close is is_taken(state, Close("a-1", "x", 5, CloseCause.OTHER, "n", 1, state))
-    steps = [step for step in AssignmentState if step.name in desk.WAY[1:]]
-    goes = [step.name for step in steps if is_taken(state, Progress("a-1", "x", 5, step, 1, state))]
-    assert ([found.next_state] if found.next_state else []) == goes
-    assert found.any is (found.take or found.reject or found.close or bool(goes))
-    assert (state.name in desk.SEEN) is found.any
+def test_a_desk_is_offered_exactly_the_answers_that_its_leg_accepts(state: AssignmentState) -> None:
+    choices = desk.choices(replace(OFFER, state=state.name))
+    assert choices.acknowledge is accepts(state, Acknowledge("a-1", "x", 5, DEADLINES, 1))
+    assert choices.reject is accepts(state, Reject("a-1", "x", 5, 1, "no", DEADLINES, seen=state))
+    assert choices.close is accepts(state, Close("a-1", "x", 5, CloseCause.OTHER, "n", 1, state))
+    steps = [step for step in AssignmentState if step.name in desk.PROGRESSION[1:]]
+    accepted = [step.name for step in steps if accepts(state, Progress("a-1", "x", 5, step, 1, state))]
+    assert ([choices.next_state] if choices.next_state else []) == accepted
+    assert choices.any is (choices.acknowledge or choices.reject or choices.close or bool(accepted))
+    assert (state.name in desk.SEEN) is choices.any
 
 
-def test_the_forms_know_what_the_leg_knows() -> None:
+def test_the_forms_have_the_causes_lengths_and_codes_of_the_leg() -> None:
     assert {*desk.CAUSES} == {*dispatch_pb2.CloseCause.keys()} - {"CLOSE_CAUSE_UNSPECIFIED"}
     assert (desk.MAX_REASON, desk.MAX_NOTE) == (REASON_MAX_CHARS, NOTE_MAX_CHARS)
     codes = {name for name, value in vars(answers).items() if name.isupper() and value == name}
     assert codes and {code for code in codes if f"answer_{code}" not in TEXTS} == set()
 
 
-def test_a_form_says_one_thing() -> None:
+def test_a_form_is_read_into_one_answer() -> None:
     assert desk.read("acknowledge", FORM) == desk.DeskAnswer("acknowledge", "a-1", 3, "EN_ROUTE")
     assert desk.read("progress", FORM | {"state": "ON_SCENE"}).state == "ON_SCENE"
     assert desk.read("reject", FORM | {"reason": " 차량 없음 ", "note": "x"}).reason == "차량 없음"
@@ -88,7 +88,7 @@ def test_a_form_says_one_thing() -> None:
         ("close", {"cause": "EQUIPMENT", "note": "x" * 501}, "note", "too_long"),
     ],
 )
-def test_what_a_form_lacks_is_named_by_its_field(act: str, given: dict[str, str], field: str, why: str) -> None:
+def test_a_wrong_form_is_refused_by_field(act: str, given: dict[str, str], field: str, why: str) -> None:
     with pytest.raises(BadField) as refused:
         desk.read(act, FORM | given)
     assert (refused.value.field, refused.value.why) == (field, why)

@@ -1,4 +1,4 @@
-"""A redirect of the console stays on its origin, whatever it is asked for."""
+"""Redirects of the console stay on its origin for any requested path."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def test_a_path_of_this_origin_is_kept(path: str) -> None:
         "/" + "a" * redirects.MAX_CHARS,
     ],
 )
-def test_whatever_could_lead_elsewhere_leads_home(elsewhere: str) -> None:
+def test_a_path_that_could_leave_the_origin_leads_home(elsewhere: str) -> None:
     assert own_path(elsewhere) == "/"
     assert see_other(elsewhere).headers["Location"] == "/"
 
 
-def test_the_console_redirects_by_the_one_helper_alone() -> None:
+def test_the_console_redirects_only_by_its_helper() -> None:
     for source in CONSOLE.rglob("*.py"):
         if source.name == "redirects.py":
             continue

@@ -1,4 +1,4 @@
-"""Which units a desk's map shows, and how."""
+"""Units on a desk's map: which are shown, and with which state and position."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import replace
 from services.common import times
 from services.console import translate
 from services.console.domain import units
-from services.console.domain.board import Assignment
-from services.console.domain.units import Unit
+from services.console.domain.board import AssignmentCard
+from services.console.domain.units import UnitCard
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import roster_pb2
 
-CAR = Unit("car-3", "patrol-car", "AVAILABLE", 37.12345678, 127.12345678, 1_000_000, "")
-ASKED = Assignment("a", "i", "police", "P-1", (), "EN_ROUTE", "RESPOND", "", unit_id="car-3")
+CAR = UnitCard("car-3", "patrol-car", "AVAILABLE", 37.12345678, 127.12345678, 1_000_000, "")
+ASKED = AssignmentCard("a", "i", "police", "P-1", (), "EN_ROUTE", "RESPOND", "", unit_id="car-3")
 
 
-def test_a_unit_says_how_far_it_is_and_else_what_it_says_of_itself() -> None:
-    free = units.told(CAR, {}, 1_000_000)
+def test_a_unit_shows_the_state_of_its_assignment_or_else_its_own_status() -> None:
+    free = units.as_json(CAR, {}, 1_000_000)
     assert free and (free["state"], free["going"], free["at"]) == ("AVAILABLE", False, [127.123457, 37.123457])
-    goes = units.told(CAR, units.states([ASKED]), 1_000_000)
+    goes = units.as_json(CAR, units.states([ASKED]), 1_000_000)
     assert goes and (goes["state"], goes["going"]) == ("EN_ROUTE", True)
     assert units.states([replace(ASKED, state="CLOSED"), replace(ASKED, unit_id="")]) == {}
 
 
-def test_one_that_is_off_is_shown_only_while_it_has_a_part_in_something() -> None:
+def test_a_unit_off_duty_is_shown_only_while_it_has_an_assignment() -> None:
     off = replace(CAR, status="OFF")
-    assert units.told(off, {}, 1_000_000) is None and units.told(off, units.states([ASKED]), 1_000_000)
+    assert units.as_json(off, {}, 1_000_000) is None and units.as_json(off, units.states([ASKED]), 1_000_000)
 
 
-def test_where_it_was_three_minutes_ago_is_unknown_whatever_it_said_since() -> None:
+def test_a_position_older_than_three_minutes_is_unknown_in_spite_of_later_reports() -> None:
     for later_ms, unknown in ((units.KNOWN_FOR_MS, False), (units.KNOWN_FOR_MS + 1, True)):
-        told = units.told(CAR, {}, 1_000_000 + later_ms)
-        assert told and told["unknown"] is unknown
+        shown = units.as_json(CAR, {}, 1_000_000 + later_ms)
+        assert shown and shown["unknown"] is unknown
     report = roster_pb2.UnitReport(
         unit=roster_pb2.Unit(unit_id="car-3"),
         status=roster_pb2.BUSY,
@@ -44,7 +44,7 @@ def test_where_it_was_three_minutes_ago_is_unknown_whatever_it_said_since() -> N
     assert read and (read.position_ms, read.status) == (5_000, "BUSY")
 
 
-def test_what_never_said_where_it_is_or_is_gone_has_no_place_on_a_map() -> None:
+def test_a_unit_without_a_position_or_removed_is_not_on_the_map() -> None:
     assert translate.unit(roster_pb2.UnitReport(unit=roster_pb2.Unit(unit_id="car-3"))) is None
     gone = roster_pb2.UnitReport(unit=roster_pb2.Unit(unit_id="car-3", removed=True))
     gone.position.lat_deg = 37

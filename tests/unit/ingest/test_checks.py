@@ -1,4 +1,4 @@
-"""Reading many positions at once gives what reading them one by one does; rates and room are shared as they should be."""
+"""Checks of ingest: reading positions at once equals reading them one by one; rate limits and in-flight limits are fair."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.common import fields
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import translate
 from services.ingest.admission.limiter import InFlightLimiter
-from services.ingest.admission.rate_limit import OWED_MOST_S, Quota
+from services.ingest.admission.rate_limit import MAX_PENALTY_S, RateLimit
 from services.ingest.domain import Positions
 from services.ingest.log import writer
 from tandem.common.v1 import log_pb2
@@ -53,10 +53,10 @@ def one_by_one(messages: list[ingest_pb2.Position]) -> Positions | None:
 
 
 @given(st.lists(changes, min_size=1, max_size=5))
-def test_what_is_read_at_once_is_what_is_read_one_by_one(all_changes: list[dict[str, Any]]) -> None:
+def test_positions_read_at_once_equal_those_read_one_by_one(all_changes: list[dict[str, Any]]) -> None:
     messages = [ingest_pb2.Position(**(SOUND | all_change)) for all_change in all_changes]
     at_once = translate.read_positions(messages)
-    # At once it may leave a batch to be read one by one; what it reads, it must read the same.
+    # Reading at once may give up on a batch, but its result must be the same.
     assert at_once is None or at_once == one_by_one(messages)
 
 
@@ -68,7 +68,7 @@ def test_sound_batches_are_read_at_once(latitudes: list[float], ms: int) -> None
 
 
 @given(st.lists(st.text(max_size=66) | st.from_regex(r"[A-Za-z0-9._\n-]{0,66}", fullmatch=True), min_size=1))
-def test_ids_are_told_at_once_as_one_by_one(values: list[str]) -> None:
+def test_ids_are_checked_at_once_as_one_by_one(values: list[str]) -> None:
     def is_id(value: str) -> bool:
         try:
             return bool(fields.required_id("x", value))
@@ -79,95 +79,95 @@ def test_ids_are_told_at_once_as_one_by_one(values: list[str]) -> None:
 
 
 def test_a_device_may_burst_and_then_go_on_at_its_rate() -> None:
-    quota = Quota(per_s=2.0, burst=5)
-    assert quota.over(["a"] * 7, 0.0) == [5, 6]
-    assert quota.over(["b"], 0.0) == []  # its neighbour has its own
-    assert quota.over(["a"] * 3, 1.0) == [2]  # two more a second later
-    quota.forget(100.0)
-    assert quota.over(["a"] * 6, 100.0) == [5]
+    limit = RateLimit(per_s=2.0, burst=5)
+    assert limit.over(["a"] * 7, 0.0) == [5, 6]
+    assert limit.over(["b"], 0.0) == []  # another device has its own limit
+    assert limit.over(["a"] * 3, 1.0) == [2]  # two more a second later
+    limit.forget(100.0)
+    assert limit.over(["a"] * 6, 100.0) == [5]
 
 
-def test_what_is_refused_counts_for_nothing() -> None:
-    quota = Quota(per_s=1.0, burst=1)
-    assert [quota.over(["a"], 0.0 + n / 10) for n in range(10)] == [[], *[[0]] * 9]
-    assert quota.over(["a"], 1.0) == []
+def test_a_refused_report_does_not_count_against_the_limit() -> None:
+    limit = RateLimit(per_s=1.0, burst=1)
+    assert [limit.over(["a"], 0.0 + n / 10) for n in range(10)] == [[], *[[0]] * 9]
+    assert limit.over(["a"], 1.0) == []
 
 
-async def test_who_fills_the_room_waits_and_the_neighbour_does_not() -> None:
-    room = InFlightLimiter(sender_most=10, all_most=30)
-    await room.enter("a", 8, patient=True)
-    waiting = asyncio.ensure_future(room.enter("a", 5, patient=True))
+async def test_a_sender_that_fills_its_share_waits_and_its_neighbour_does_not() -> None:
+    limiter = InFlightLimiter(max_sender=10, max_all=30)
+    await limiter.enter("a", 8, patient=True)
+    waiting = asyncio.ensure_future(limiter.enter("a", 5, patient=True))
     await asyncio.sleep(0)
     assert not waiting.done()
-    await room.enter("b", 10, patient=False)
+    await limiter.enter("b", 10, patient=False)
     with pytest.raises(StoreFull):
-        await room.enter("a", 1, patient=False)  # not before those who wait
-    room.leave("a", 8)
+        await limiter.enter("a", 1, patient=False)  # it must not overtake the waiting callers
+    limiter.leave("a", 8)
     await waiting
-    room.leave("a", 5)
-    room.leave("b", 10)
-    await room.enter("a", 10, patient=False)
+    limiter.leave("a", 5)
+    limiter.leave("b", 10)
+    await limiter.enter("a", 10, patient=False)
 
 
-async def test_who_gives_up_waiting_takes_no_room() -> None:
-    room = InFlightLimiter(sender_most=10, all_most=10)
-    await room.enter("a", 10, patient=True)
-    first, second = (asyncio.ensure_future(room.enter(one, 10, patient=True)) for one in ("a", "b"))
+async def test_a_cancelled_wait_takes_no_share() -> None:
+    limiter = InFlightLimiter(max_sender=10, max_all=10)
+    await limiter.enter("a", 10, patient=True)
+    first, second = (asyncio.ensure_future(limiter.enter(sender, 10, patient=True)) for sender in ("a", "b"))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
-    room.leave("a", 10)
+    limiter.leave("a", 10)
     await second
-    room.leave("b", 10)
-    await room.enter("a", 10, patient=False)
+    limiter.leave("b", 10)
+    await limiter.enter("a", 10, patient=False)
 
 
-async def test_who_is_cancelled_at_its_turn_gives_the_room_back() -> None:
-    room = InFlightLimiter(sender_most=10, all_most=10)
-    await room.enter("a", 10, patient=True)
-    turn = asyncio.ensure_future(room.enter("a", 10, patient=True))
+async def test_a_caller_cancelled_at_its_turn_releases_its_share() -> None:
+    limiter = InFlightLimiter(max_sender=10, max_all=10)
+    await limiter.enter("a", 10, patient=True)
+    turn = asyncio.ensure_future(limiter.enter("a", 10, patient=True))
     await asyncio.sleep(0)
-    room.leave("a", 10)
+    limiter.leave("a", 10)
     turn.cancel()  # in the same moment
     await asyncio.gather(turn, return_exceptions=True)
-    await room.enter("a", 10, patient=False)
+    await limiter.enter("a", 10, patient=False)
 
 
-async def test_a_batch_larger_than_a_share_is_taken_alone() -> None:
-    room = InFlightLimiter(sender_most=10, all_most=100)
-    await room.enter("a", 50, patient=False)
+async def test_a_batch_larger_than_a_share_is_admitted_alone() -> None:
+    limiter = InFlightLimiter(max_sender=10, max_all=100)
+    await limiter.enter("a", 50, patient=False)
     with pytest.raises(StoreFull):
-        await room.enter("a", 1, patient=False)
+        await limiter.enter("a", 1, patient=False)
 
 
-def test_nothing_that_is_no_number_is_read() -> None:
+def test_a_position_with_nan_is_not_read() -> None:
     bad = ingest_pb2.Position(**(SOUND | {"lat_deg": math.nan}))
     assert translate.read_positions([ingest_pb2.Position(**SOUND), bad, ingest_pb2.Position(**SOUND)]) is None
 
 
-def test_who_brings_much_that_is_refused_waits() -> None:
-    quota = Quota(per_s=10.0, burst=20)
-    assert [quota.wait_s("a", 10, 0.0) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
-    assert quota.wait_s("b", 10, 0.0) == quota.wait_s("a", 0, 0.0) == 0.0
-    assert quota.wait_s("a", 10, 4.0) == 0.0
-    assert quota.wait_s("a", 100_000, 4.0) == OWED_MOST_S and quota.owed_s("a", 10.0) == OWED_MOST_S - 6
+def test_a_sender_of_many_refused_reports_waits() -> None:
+    limit = RateLimit(per_s=10.0, burst=20)
+    assert [limit.charge("a", 10, 0.0) for _ in range(4)] == [0.0, 0.0, 1.0, 2.0]
+    assert limit.charge("b", 10, 0.0) == limit.charge("a", 0, 0.0) == 0.0
+    assert limit.charge("a", 10, 4.0) == 0.0
+    assert limit.charge("a", 100_000, 4.0) == MAX_PENALTY_S and limit.penalty_s("a", 10.0) == MAX_PENALTY_S - 6
 
 
 async def test_senders_share_a_message_by_reports() -> None:
-    taken: list[list[str]] = []
+    batches: list[list[str]] = []
 
     async def store(message: Any) -> None:
         await asyncio.sleep(0)
 
     def encode(items: Any, received_wall_us: int) -> log_pb2.LogEntry:
-        taken.append(list(items))
+        batches.append(list(items))
         return log_pb2.LogEntry()
 
-    line = writer._Line(store, encode, most=100, in_flight=1)
+    line = writer._Line(store, encode, max_size=100, in_flight=1)
     waiting = [line.put("flood", f"flood-{n}", 50, 0) for n in range(10)]
     waiting += [line.put("phones", f"phone-{n}", 1, 0) for n in range(100)]
     work = asyncio.create_task(line.run())
     await asyncio.gather(*waiting)
     work.cancel()
-    assert [sum(one.startswith("phone") for one in message) for message in taken[:2]] == [50, 50]
-    assert [sum(one.startswith("flood") for one in message) for message in taken[:2]] == [1, 1]
+    assert [sum(item.startswith("phone") for item in message) for message in batches[:2]] == [50, 50]
+    assert [sum(item.startswith("flood") for item in message) for message in batches[:2]] == [1, 1]

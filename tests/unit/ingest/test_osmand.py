@@ -1,4 +1,4 @@
-"""The OsmAnd protocol: the documented forms are read, what is ambiguous or out of range is refused by its parameter."""
+"""OsmAnd protocol: documented forms are read; ambiguous and out-of-range parameters are refused by name."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ AT_2013_MS = 1_377_177_267_000
 SOS = "id=phone&timestamp=1377177267&alarm=sos"
 
 
-def said(query: str, received_ms: int = RECEIVED_MS) -> list[Said]:
+def reports(query: str, received_ms: int = RECEIVED_MS) -> list[Said]:
     return osmand.parse(osmand.parameters(query), received_ms).said
 
 
 def position(query: str, received_ms: int = RECEIVED_MS) -> Position:
-    (one,) = said(query, received_ms)
-    assert isinstance(one, Position), one
-    return one
+    (report,) = reports(query, received_ms)
+    assert isinstance(report, Position), report
+    return report
 
 
 def refusal(query: str) -> tuple[str, str]:
-    """Field and reason of the only thing that is said, or of the request."""
+    """Field and reason of the only report's error, or of the request's."""
     try:
-        (one,) = said(query)
+        (report,) = reports(query)
     except InvalidField as error:
         return error.field, error.reason
-    assert isinstance(one, InvalidField), one
-    return one.field, one.reason
+    assert isinstance(report, InvalidField), report
+    return report.field, report.reason
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def refusal(query: str) -> tuple[str, str]:
     ],
 )
 def test_a_documented_request_is_read(query: str, device_id: str, fix_time_ms: int, lat_e7: int, lon_e7: int) -> None:
-    one = position(query)
-    assert (one.device_id, one.fix_time_ms, one.lat_e7, one.lon_e7) == (device_id, fix_time_ms, lat_e7, lon_e7)
+    fix = position(query)
+    assert (fix.device_id, fix.fix_time_ms, fix.lat_e7, fix.lon_e7) == (device_id, fix_time_ms, lat_e7, lon_e7)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_documented_request_is_read(query: str, device_id: str, fix_time_ms: i
         ("&accuracy=5&hdop=30", 5_000),
     ],
 )
-def test_an_accuracy_that_is_not_said_is_never_made_better_than_fifty_metres(given: str, accuracy_mm: int) -> None:
+def test_a_missing_accuracy_is_at_least_fifty_metres(given: str, accuracy_mm: int) -> None:
     assert position(f"id=phone&timestamp=1377177267&lat=60&lon=30{given}").accuracy_mm == accuracy_mm
 
 
@@ -129,7 +129,7 @@ def test_an_accuracy_that_is_not_said_is_never_made_better_than_fifty_metres(giv
         ("lat=&lon=30", "lat", "is missing"),
         ("location=60", "location", "must be latitude,longitude"),
         ("location=60,30,1", "lon", "must be a decimal number"),
-        ("location=60,30&lat=60", "location", "is there beside lat or lon"),
+        ("location=60,30&lat=60", "location", "is there besides lat or lon"),
         ("lat=60&lon=30&accuracy=-1", "accuracy", "must be from 0 to 100000"),
         ("lat=60&lon=30&accuracy=200000", "accuracy", "must be from 0 to 100000"),
         ("lat=60&lon=30&accuracy=NaN", "accuracy", "must be a decimal number"),
@@ -150,9 +150,9 @@ def test_an_accuracy_that_is_not_said_is_never_made_better_than_fifty_metres(giv
         ("&".join(f"x{i}=1" for i in range(101)), "", "has more than 100 parameters"),
     ],
 )
-def test_what_is_out_of_range_or_ambiguous_is_refused_by_its_parameter(given: str, field: str, reason: str) -> None:
-    found, why = refusal(f"id=phone&{given}")
-    assert found == field and why.startswith(reason), (found, why)
+def test_an_out_of_range_or_ambiguous_parameter_is_refused_by_name(given: str, field: str, reason: str) -> None:
+    actual_field, actual_reason = refusal(f"id=phone&{given}")
+    assert actual_field == field and actual_reason.startswith(reason), (actual_field, actual_reason)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_what_is_out_of_range_or_ambiguous_is_refused_by_its_parameter(given: st
     ],
 )
 def test_a_request_that_names_no_device_or_two_is_refused(query: str, reason: str) -> None:
-    field, why = refusal(query)
-    assert field == "id" and why.startswith(reason)
+    field, actual_reason = refusal(query)
+    assert field == "id" and actual_reason.startswith(reason)
 
 
 def test_the_same_request_is_the_same_report_and_another_is_another() -> None:
@@ -180,21 +180,21 @@ def test_the_same_request_is_the_same_report_and_another_is_another() -> None:
         "id=phone&timestamp=1377177267&lat=60.0000001&lon=30",
         "id=other&timestamp=1377177267&lat=60&lon=30",
     ]
-    assert len({first, *(position(one).report_id for one in others)}) == 4
+    assert len({first, *(position(other).report_id for other in others)}) == 4
 
 
-def test_without_a_time_of_its_own_the_same_content_is_news_each_time() -> None:
+def test_without_a_timestamp_the_same_content_is_a_new_report_each_time() -> None:
     query = "id=phone&lat=60&lon=30"
     first, later = position(query), position(query, RECEIVED_MS + 15_000)
     assert (first.fix_time_ms, later.fix_time_ms) == (RECEIVED_MS, RECEIVED_MS + 15_000)
     assert first.report_id != later.report_id
 
 
-def test_a_position_and_its_alarms_are_reports_of_their_own() -> None:
-    place, panic, battery = said(f"{SOS},lowBattery,sos&lat=60&lon=30")
-    assert isinstance(place, Position)
-    assert panic == EquipmentEvent("phone", f"{place.report_id}-sos", log_pb2.PANIC_BUTTON, AT_2013_MS)
-    assert battery == EquipmentEvent("phone", f"{place.report_id}-lowBattery", log_pb2.BATTERY_LOW, AT_2013_MS)
+def test_a_position_and_its_alarms_are_separate_reports() -> None:
+    fix, panic, battery = reports(f"{SOS},lowBattery,sos&lat=60&lon=30")
+    assert isinstance(fix, Position)
+    assert panic == EquipmentEvent("phone", f"{fix.report_id}-sos", log_pb2.PANIC_BUTTON, AT_2013_MS)
+    assert battery == EquipmentEvent("phone", f"{fix.report_id}-lowBattery", log_pb2.BATTERY_LOW, AT_2013_MS)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,6 @@ def test_a_position_and_its_alarms_are_reports_of_their_own() -> None:
         (f"{SOS},overspeed", AT_2013_MS),
     ],
 )
-def test_a_panic_is_never_lost_for_what_is_wrong_beside_it(query: str, time_ms: int) -> None:
-    panics = [one for one in said(query) if isinstance(one, EquipmentEvent)]
+def test_a_panic_is_never_lost_for_another_error_in_its_request(query: str, time_ms: int) -> None:
+    panics = [report for report in reports(query) if isinstance(report, EquipmentEvent)]
     assert [(panic.event, panic.event_time_ms) for panic in panics] == [(log_pb2.PANIC_BUTTON, time_ms)]

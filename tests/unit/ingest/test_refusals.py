@@ -1,4 +1,4 @@
-"""What is refused slows its own sender down, and holds up nobody else, nor for long what comes behind it on the same stream."""
+"""Penalty delays for refused reports: they slow their own sender, no other sender, and are short on a stream."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ import pytest
 from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import intake
-from services.ingest.admission.rate_limit import REFUSALS_BURST, REFUSALS_PER_S, Quotas
+from services.ingest.admission.rate_limit import REFUSALS_BURST, REFUSALS_PER_S, RateLimits
 from services.ingest.admission.routes import Partitions
 from services.ingest.domain import EquipmentEvent, Position, Positions, Reason, Sender
 from services.ingest.intake import Intake, Reports
 from tandem.common.v1 import log_pb2
 
 VENDOR = Sender("spiffe://vendor/a", "a", "")
-AT_ONCE_S = 8.0
-"""Nothing that isn't held up takes so long."""
+UNDELAYED_WITHIN_S = 8.0
+"""Time within which an undelayed call ends, in s."""
 
 
-class Everything:
-    """Knows all devices, stores all at once, and counts nothing: stands for what surrounds the intake."""
+class Surroundings:
+    """Stands in for all parts around the intake: knows every device, stores at once, and counts nothing."""
 
     def __init__(self) -> None:
         self.stored: list[str] = []
-        """Devices of what went into the log."""
+        """Devices of the stored reports."""
 
     # routes
     def allowed(self, sender: Sender) -> Mapping[str, Partitions]:
         return {sender.device_id or "tag": (0,)}
 
-    async def allow(self, sender: Sender, device_id: str) -> Partitions | Reason:
+    async def resolve(self, sender: Sender, device_id: str) -> Partitions | Reason:
         return Reason.UNKNOWN_DEVICE
 
     # the writer of a partition
@@ -60,24 +60,26 @@ class LastReports:
         pass
 
 
-class Door:
-    """An intake with everything around it."""
+class IsolatedIntake:
+    """An intake with stand-ins for the parts around it."""
 
     def __init__(self) -> None:
-        self.around = cast(Any, Everything())
-        self.quotas = Quotas(10.0, 300)
+        self.surroundings = cast(Any, Surroundings())
+        self.rate_limits = RateLimits(10.0, 300)
         last = cast(Any, LastReports())
-        self.intake = Intake(self.around, {0: self.around}, last, self.around, self.quotas, MeshClock())
+        self.intake = Intake(
+            self.surroundings, {0: self.surroundings}, last, self.surroundings, self.rate_limits, MeshClock()
+        )
 
-    def owes(self, sender: Sender, owed_s: float) -> None:
-        """Much of a sender was refused."""
-        refused = round(REFUSALS_BURST + owed_s * REFUSALS_PER_S)
-        self.quotas.refusals.wait_s(sender.answers_for, refused, time.monotonic())
+    def owe(self, sender: Sender, penalty_s: float) -> None:
+        """Refuses so many reports of a sender that it has a penalty delay of `penalty_s`."""
+        refused = round(REFUSALS_BURST + penalty_s * REFUSALS_PER_S)
+        self.rate_limits.refusals.charge(sender.refusal_key, refused, time.monotonic())
 
-    async def bring(
-        self, sender: Sender, *said: Position | EquipmentEvent | InvalidField, patient: bool = False
+    async def send(
+        self, sender: Sender, *reports: Position | EquipmentEvent | InvalidField, patient: bool = False
     ) -> None:
-        await self.intake.admit(sender, Reports.of(said, [""] * len(said)), False, "http", patient=patient)
+        await self.intake.admit(sender, Reports.of(reports, [""] * len(reports)), False, "http", patient=patient)
 
 
 def phone(name: str) -> Sender:
@@ -96,52 +98,52 @@ BAD = InvalidField("alarm", "is none")
 
 
 async def test_one_phones_refusals_hold_up_no_other_phone() -> None:
-    endpoint = Door()
-    calls = [asyncio.ensure_future(endpoint.bring(phone("flood"), *[BAD] * 16)) for _ in range(3_500)]
+    isolated = IsolatedIntake()
+    calls = [asyncio.ensure_future(isolated.send(phone("flood"), *[BAD] * 16)) for _ in range(3_500)]
     await asyncio.sleep(0.1)
-    assert not all(call.done() for call in calls), "the one that floods waits itself"
-    async with asyncio.timeout(AT_ONCE_S):
-        await endpoint.bring(phone("honest"), position("honest"))
-        await endpoint.bring(phone("hers"), panic("hers"), BAD)
-    assert endpoint.around.stored == ["honest", "hers"]
+    assert not all(call.done() for call in calls), "the flooding phone itself waits"
+    async with asyncio.timeout(UNDELAYED_WITHIN_S):
+        await isolated.send(phone("honest"), position("honest"))
+        await isolated.send(phone("hers"), panic("hers"), BAD)
+    assert isolated.surroundings.stored == ["honest", "hers"]
     for call in calls:
         call.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
 
 
 @pytest.mark.parametrize("sender", [VENDOR, phone("tag")], ids=["vendor", "phone"])
-async def test_what_is_sound_is_on_its_way_before_its_sender_waits(sender: Sender) -> None:
-    endpoint = Door()
-    endpoint.owes(sender, 0.9)
-    call = asyncio.ensure_future(endpoint.bring(sender, position("tag"), panic("tag"), BAD))
+async def test_accepted_reports_are_written_before_their_sender_waits(sender: Sender) -> None:
+    isolated = IsolatedIntake()
+    isolated.owe(sender, 0.9)
+    call = asyncio.ensure_future(isolated.send(sender, position("tag"), panic("tag"), BAD))
     await asyncio.sleep(0.1)
-    assert endpoint.around.stored == ["tag", "tag"] and not call.done()
+    assert isolated.surroundings.stored == ["tag", "tag"] and not call.done()
     call.cancel()
 
 
-async def test_calls_of_who_owes_much_are_turned_away_but_for_what_devices_say_of_themselves() -> None:
-    endpoint = Door()
-    endpoint.owes(VENDOR, 20.0)
+async def test_calls_of_a_penalised_sender_are_turned_away_unless_they_carry_events() -> None:
+    isolated = IsolatedIntake()
+    isolated.owe(VENDOR, 20.0)
     with pytest.raises(StoreFull) as refusal:
-        await endpoint.bring(VENDOR, position("tag"))
-    assert 10 < refusal.value.retry_after_s < 20 and endpoint.around.stored == []
-    async with asyncio.timeout(AT_ONCE_S):
-        await endpoint.bring(VENDOR, position("tag"), panic("tag"))
-    assert endpoint.around.stored == ["tag", "tag"]
+        await isolated.send(VENDOR, position("tag"))
+    assert 10 < refusal.value.retry_after_s < 20 and isolated.surroundings.stored == []
+    async with asyncio.timeout(UNDELAYED_WITHIN_S):
+        await isolated.send(VENDOR, position("tag"), panic("tag"))
+    assert isolated.surroundings.stored == ["tag", "tag"]
 
 
-async def test_on_a_stream_what_is_sound_doesnt_wait_for_what_was_refused_before_it() -> None:
-    endpoint = Door()
-    endpoint.owes(VENDOR, 20.0)
-    async with asyncio.timeout(AT_ONCE_S):
-        await endpoint.bring(VENDOR, position("tag"), patient=True)
-    assert endpoint.around.stored == ["tag"]
+async def test_on_a_stream_accepted_reports_do_not_wait_for_earlier_refusals() -> None:
+    isolated = IsolatedIntake()
+    isolated.owe(VENDOR, 20.0)
+    async with asyncio.timeout(UNDELAYED_WITHIN_S):
+        await isolated.send(VENDOR, position("tag"), patient=True)
+    assert isolated.surroundings.stored == ["tag"]
 
 
-async def test_the_wait_behind_a_batch_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = Door()
-    monkeypatch.setattr(intake, "PAID_AT_ONCE_S", 0.2)
-    endpoint.owes(VENDOR, 20.0)
+async def test_the_penalty_delay_after_a_batch_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    isolated = IsolatedIntake()
+    monkeypatch.setattr(intake, "MAX_BATCH_PENALTY_S", 0.2)
+    isolated.owe(VENDOR, 20.0)
     began_s = time.monotonic()
-    await endpoint.bring(VENDOR, panic("tag"), BAD)
-    assert 0.2 <= time.monotonic() - began_s < AT_ONCE_S
+    await isolated.send(VENDOR, panic("tag"), BAD)
+    assert 0.2 <= time.monotonic() - began_s < UNDELAYED_WITHIN_S

@@ -1,4 +1,4 @@
-"""The JSON of Traccar Client: a request as the app sends it is read, what is missing or of another kind is refused by its path."""
+"""JSON of Traccar Client: the app's requests are read; missing or mistyped values are refused by path."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tandem.common.v1 import log_pb2
 RECEIVED_MS = 1_800_000_000_000
 AT_MS = 1_626_854_794_444
 
-# By the template of the app (lib/preferences.dart): it has no uuid, and ends with a part that makes the server find the device.
+# By the app's template (lib/preferences.dart): it has no uuid, and ends with a part by which the server finds the device.
 TEMPLATE = b"""{"location":{"timestamp":"2021-07-21T08:06:34.444Z","coords":{"latitude":37.4219983,"longitude":-122.084,"accuracy":5,
 "speed":0,"heading":-1,"altitude":5},"is_moving":false,"odometer":0,"event":"motionchange","battery":{"level":1,
 "is_charging":false},"activity":{"type":"still"},"extras":{},
 "_":"&id=48241179&lat=37.4219983&lon=-122.084&timestamp=2021-07-21T08:06:34.444Z&"},"device_id":"48241179"}"""
 
-# With the SDK's own template, which has one; the server's own tests have the like.
+# By the SDK's template, which has a uuid. The Traccar server's tests have similar requests.
 ANDROID = b"""{"location":{"event":"motionchange","is_moving":false,"uuid":"0e9a2473-a9a7-4c00-997b-fb97d2154e75",
 "timestamp":"2021-07-21T08:06:34.444Z","odometer":0,"coords":{"latitude":-6.1148096,"longitude":106.6837015,"accuracy":3.8,
 "speed":18.67,"speed_accuracy":0.26,"heading":63,"heading_accuracy":0.28,"altitude":35.7,"altitude_accuracy":3.8},
 "activity":{"type":"still","confidence":100},"battery":{"is_charging":false,"level":0.79},"extras":{}},
 "device_id":"8737767034"}"""
 
-# The same on an iPhone that knows little.
+# By the SDK's template, from an iPhone that knows few values.
 IPHONE = b"""{"location":{"extras":{},"coords":{"speed_accuracy":-1,"speed":-1,"longitude":-122.406417,
 "ellipsoidal_altitude":0,"floor":null,"heading_accuracy":-1,"latitude":37.785834000000001,"accuracy":5,"altitude_accuracy":-1,
 "altitude":0,"heading":-1},"is_moving":false,"age":188,"odometer":0,"uuid":"2FB04C65-99CF-42AB-8DD3-EBCB4B108BF8",
@@ -37,12 +37,12 @@ IPHONE = b"""{"location":{"extras":{},"coords":{"speed_accuracy":-1,"speed":-1,"
 "timestamp":"2021-07-21T08:06:34.444Z"},"device_id":"658765"}"""
 
 
-def said(body: bytes) -> list[Said]:
+def reports(body: bytes) -> list[Said]:
     return traccar.parse(body, RECEIVED_MS).said
 
 
 def changed(**changes: Any) -> bytes:
-    """A sound request with other values by their path, such as location__coords__latitude; None takes one away."""
+    """Returns a valid request with values changed by path, such as location__coords__latitude; None removes a value."""
     request = json.loads(ANDROID)
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -58,28 +58,28 @@ def changed(**changes: Any) -> bytes:
 
 def refusal(body: bytes) -> tuple[str, str]:
     try:
-        (one,) = said(body)
+        (report,) = reports(body)
     except InvalidField as error:
         return error.field, error.reason
-    assert isinstance(one, InvalidField), one
-    return one.field, one.reason
+    assert isinstance(report, InvalidField), report
+    return report.field, report.reason
 
 
-def test_what_the_app_sends_is_read() -> None:
+def test_requests_of_the_app_are_read() -> None:
     uuid = "0e9a2473-a9a7-4c00-997b-fb97d2154e75"
     assert traccar.parse(ANDROID, RECEIVED_MS).device_id == "8737767034"
-    assert said(ANDROID) == [Position("8737767034", uuid, AT_MS, -61_148_096, 1_066_837_015, 3_800)]
+    assert reports(ANDROID) == [Position("8737767034", uuid, AT_MS, -61_148_096, 1_066_837_015, 3_800)]
     uuid = "2FB04C65-99CF-42AB-8DD3-EBCB4B108BF8"
-    assert said(IPHONE) == [Position("658765", uuid, AT_MS, 377_858_340, -1_224_064_170, 5_000)]
-    (one,) = said(TEMPLATE)
-    assert isinstance(one, Position) and one.report_id.startswith("traccar-")
-    assert one == Position("48241179", one.report_id, AT_MS, 374_219_983, -1_220_840_000, 5_000)
+    assert reports(IPHONE) == [Position("658765", uuid, AT_MS, 377_858_340, -1_224_064_170, 5_000)]
+    (fix,) = reports(TEMPLATE)
+    assert isinstance(fix, Position) and fix.report_id.startswith("traccar-")
+    assert fix == Position("48241179", fix.report_id, AT_MS, 374_219_983, -1_220_840_000, 5_000)
 
 
 @pytest.mark.parametrize("value", [0, 0.0, None])
-def test_an_accuracy_that_is_not_said_is_fifty_metres(value: float | None) -> None:
-    (one,) = said(changed(location__coords__accuracy=value))
-    assert isinstance(one, Position) and one.accuracy_mm == 50_000
+def test_a_missing_accuracy_is_fifty_metres(value: float | None) -> None:
+    (fix,) = reports(changed(location__coords__accuracy=value))
+    assert isinstance(fix, Position) and fix.accuracy_mm == 50_000
 
 
 @pytest.mark.parametrize(
@@ -116,16 +116,16 @@ def test_an_accuracy_that_is_not_said_is_fifty_metres(value: float | None) -> No
         (b"[]", "", "must be an object"),
     ],
 )
-def test_what_is_missing_or_of_another_kind_is_refused_by_its_path(body: bytes, field: str, reason: str) -> None:
-    found, why = refusal(body)
-    assert found == field and why.startswith(reason), (found, why)
+def test_a_missing_or_mistyped_value_is_refused_by_its_path(body: bytes, field: str, reason: str) -> None:
+    actual_field, actual_reason = refusal(body)
+    assert actual_field == field and actual_reason.startswith(reason), (actual_field, actual_reason)
 
 
 @pytest.mark.parametrize("uuid", [None, "", "no id.", "x" * 41, 7])
-def test_without_a_uuid_that_the_log_can_keep_the_content_is_the_id(uuid: object) -> None:
+def test_without_a_usable_uuid_the_id_is_a_hash_of_the_content(uuid: object) -> None:
     body = changed(location__uuid=uuid)
-    (first,), (again,), (other,) = said(body), said(body), said(body.replace(b"18.67", b"18.68"))
-    assert isinstance(first, Position) and first == again
+    (first,), (repeated,), (other,) = reports(body), reports(body), reports(body.replace(b"18.67", b"18.68"))
+    assert isinstance(first, Position) and first == repeated
     assert isinstance(other, Position) and other.report_id != first.report_id
 
 
@@ -149,14 +149,14 @@ def test_without_a_uuid_and_a_timestamp_each_press_of_the_button_counts(timestam
         ({"location__alarm": "sos", "location__timestamp": "2100-01-01T00:00:00Z"}, RECEIVED_MS),
     ],
 )
-def test_a_panic_is_never_lost_for_what_is_wrong_beside_it(changes: dict[str, Any], time_ms: int) -> None:
+def test_a_panic_is_never_lost_for_another_error_in_its_request(changes: dict[str, Any], time_ms: int) -> None:
     uuid = "0e9a2473-a9a7-4c00-997b-fb97d2154e75"
-    panics = [one for one in said(changed(**changes)) if isinstance(one, EquipmentEvent)]
+    panics = [report for report in reports(changed(**changes)) if isinstance(report, EquipmentEvent)]
     assert panics == [EquipmentEvent("8737767034", f"{uuid}-sos", log_pb2.PANIC_BUTTON, time_ms)]
 
 
 @pytest.mark.parametrize("alarm", ["overspeed", "", 7, {}])
-def test_an_alarm_that_says_nothing_known_is_refused_beside_its_position(alarm: object) -> None:
-    place, refused = said(changed(location__alarm=alarm))
-    assert isinstance(place, Position) and isinstance(refused, InvalidField)
+def test_an_unknown_alarm_is_refused_and_its_position_accepted(alarm: object) -> None:
+    fix, refused = reports(changed(location__alarm=alarm))
+    assert isinstance(fix, Position) and isinstance(refused, InvalidField)
     assert refused.field == "location.alarm"

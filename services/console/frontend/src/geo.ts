@@ -5,7 +5,7 @@ const RAD = Math.PI / 180;
 
 export type LonLat = [number, number];
 
-/** Great-circle distance, metres. */
+/** Returns the great-circle distance of two points, in m. */
 export function distanceM([lonA, latA]: LonLat, [lonB, latB]: LonLat): number {
   const h =
     Math.sin(((latB - latA) * RAD) / 2) ** 2 +
@@ -13,7 +13,7 @@ export function distanceM([lonA, latA]: LonLat, [lonB, latB]: LonLat): number {
   return 2 * RADIUS_M * Math.asin(Math.min(1, Math.sqrt(h)));
 }
 
-/** A disc as a closed line of 64 corners. */
+/** Returns a disc as a closed line with 64 corners. */
 export function disc([lon, lat]: LonLat, radiusM: number): LonLat[] {
   const dLat = radiusM / RADIUS_M / RAD;
   const dLon = dLat / Math.cos(lat * RAD);
@@ -23,7 +23,7 @@ export function disc([lon, lat]: LonLat, radiusM: number): LonLat[] {
   });
 }
 
-/** Index of the last of ascending moments that is at or before `at`; -1 where none is. */
+/** Returns the index of the last of ascending moments at or before `at`; -1 where there is none. */
 export function lastBefore(moments: readonly number[], at: number): number {
   let low = 0;
   let high = moments.length;

@@ -1,4 +1,4 @@
-// The live page: what changes comes as server-sent events, at most twice a second.
+// The live page. Changes come as server-sent events, at most twice a second.
 
 import { LiveMap } from "./livemap";
 import type { Target, Unit } from "./livemap";
@@ -32,7 +32,7 @@ interface Message {
 }
 
 const SILENT_MS = 12_000;
-const AGAIN_MS = 3_000;
+const RECONNECT_MS = 3_000;
 const MAX_ALERTS = 100;
 
 const page = readPage();
@@ -41,22 +41,22 @@ const text = (key: string): string => texts[key] ?? key;
 let offsetMs = 0;
 let rate = 1;
 let wallAtMs = 0;
-/** The mesh's clock. */
+/** Time by the mesh's clock, in ms since 1970 UTC. */
 const now = (): number => (wallAtMs ? offsetMs + (Date.now() - wallAtMs) * rate : Date.now());
 
 // ── list ──
 
 const announce = byId("announce");
-const rows = new Rows(byId<HTMLTableElement>("incidents").tBodies[0] as HTMLTableSectionElement, texts, page.leg ?? "", now, take);
+const rows = new Rows(byId<HTMLTableElement>("incidents").tBodies[0] as HTMLTableSectionElement, texts, page.leg ?? "", now, acknowledge);
 const alarmed = new Set<string>();
 
 function drawList(): void {
   const count = rows.draw();
   byId("none").hidden = count > 0;
-  byId("count").textContent = String([...rows.incidents.values()].filter((one) => one.ended === null).length);
+  byId("count").textContent = String([...rows.incidents.values()].filter((incident) => incident.ended === null).length);
 }
 
-async function take(incident: string, assignment: Assignment): Promise<void> {
+async function acknowledge(incident: string, assignment: Assignment): Promise<void> {
   const body = new URLSearchParams({ assignment: assignment.id, offer: String(assignment.offer), seen: assignment.state });
   const headers = { "X-CSRF-Token": page.csrf, Accept: "application/json" };
   const answer = await fetch(`/incidents/${incident}/acknowledge`, { method: "POST", body, headers });
@@ -84,7 +84,7 @@ let audio: AudioContext | undefined;
 
 function beep(): void {
   audio ??= new AudioContext();
-  // Browsers let a page sound only once somebody has touched it; the title and the announcement don't wait for that.
+  // Browsers allow sound only after a user's gesture on the page; the title and the announcement work without one.
   void audio.resume();
   for (const [i, frequency] of [880, 660, 880].entries()) {
     const tone = audio.createOscillator();
@@ -117,9 +117,9 @@ function calm(): void {
 for (const event of ["pointerdown", "keydown"]) document.addEventListener(event, calm);
 byId("test-sound").addEventListener("click", beep);
 
-function alarm(one: Incident): void {
-  alarmed.add(one.id);
-  announce.textContent = `${text("new_alarm")}: ${one.id}`;
+function alarm(incident: Incident): void {
+  alarmed.add(incident.id);
+  announce.textContent = `${text("new_alarm")}: ${incident.id}`;
   flash();
   if (byId<HTMLInputElement>("sound").checked) beep();
 }
@@ -128,13 +128,13 @@ function alarm(one: Incident): void {
 
 function addAlerts(alerts: Alert[]): void {
   const list = byId("alerts");
-  for (const one of alerts) {
-    const item = make("li", {}, make("time", {}, timeOfDay(one.at)), " ");
-    item.append(make("span", { class: `tag demand-${one.demand}` }, text(one.demand)), ` ${text(one.kind)}`);
-    if (one.ring) item.append(` ${one.ring} m`);
-    if (one.distance !== null) item.append(` (${Math.round(one.distance)} m)`);
-    if (one.exercise) item.append(" ", make("span", { class: "exercise" }, text("exercise")));
-    if (one.incident) item.append(" ", make("a", { href: `/incidents/${one.incident}` }, one.target || one.wearer));
+  for (const alert of alerts) {
+    const item = make("li", {}, make("time", {}, timeOfDay(alert.at)), " ");
+    item.append(make("span", { class: `tag demand-${alert.demand}` }, text(alert.demand)), ` ${text(alert.kind)}`);
+    if (alert.ring) item.append(` ${alert.ring} m`);
+    if (alert.distance !== null) item.append(` (${Math.round(alert.distance)} m)`);
+    if (alert.exercise) item.append(" ", make("span", { class: "exercise" }, text("exercise")));
+    if (alert.incident) item.append(" ", make("a", { href: `/incidents/${alert.incident}` }, alert.target || alert.wearer));
     list.prepend(item);
   }
   while (list.children.length > MAX_ALERTS) list.lastElementChild?.remove();
@@ -156,8 +156,8 @@ function showConnection(): void {
   const parts = Object.keys(away);
   const lost = !isOpen || Date.now() - heardMs > SILENT_MS;
   const key = lost ? (heardMs ? "lost" : "connecting") : parts.length ? "part_away" : "connected";
-  const told = key === "part_away" ? `${text(key)}: ${parts.join(", ")}` : text(key);
-  if (connection.textContent !== told) connection.textContent = told;
+  const shown = key === "part_away" ? `${text(key)}: ${parts.join(", ")}` : text(key);
+  if (connection.textContent !== shown) connection.textContent = shown;
   connection.className = `connection ${key === "connected" ? "ok" : key === "connecting" ? "wait" : "lost"}`;
 }
 
@@ -175,18 +175,18 @@ function receive(message: Message): void {
     rows.incidents.delete(id);
     if (map.targets.delete(id) || map.units.delete(id)) map.moved(id);
   }
-  for (const one of message.incidents) {
-    rows.incidents.set(one.id, one);
-    if (!one.alarm) alarmed.delete(one.id);
-    else if (!alarmed.has(one.id)) alarm(one);
+  for (const incident of message.incidents) {
+    rows.incidents.set(incident.id, incident);
+    if (!incident.alarm) alarmed.delete(incident.id);
+    else if (!alarmed.has(incident.id)) alarm(incident);
   }
-  for (const one of message.targets) {
-    map.targets.set(one.id, one);
-    map.moved(one.id);
+  for (const target of message.targets) {
+    map.targets.set(target.id, target);
+    map.moved(target.id);
   }
-  for (const one of message.units) {
-    map.units.set(one.id, one);
-    map.moved(one.id);
+  for (const unit of message.units) {
+    map.units.set(unit.id, unit);
+    map.moved(unit.id);
   }
   if (message.alerts.length) addAlerts(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
@@ -202,8 +202,8 @@ function connect(): void {
   source.onerror = () => {
     isOpen = false;
     showConnection();
-    // It comes back by itself, naming the last message that it saw, unless it was refused: then the session may be over.
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+    // The browser reconnects by itself and names its last message, unless the request was refused: the session may have ended.
+    if (source.readyState === EventSource.CLOSED) setTimeout(connect, RECONNECT_MS);
   };
 }
 

@@ -1,5 +1,5 @@
-// The map of the live page: targets of open incidents, and the desk's own units. Whatever changes is drawn together, and not before what
-// was handed to the map before is drawn: with thousands of subjects that takes longer than the changes take to come.
+// The map of the live page: targets of open incidents, and the desk's own units. Changes are drawn together, and only after the previous
+// ones are drawn: with thousands of subjects, drawing takes longer than the interval between changes.
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { Map as MapLibre } from "maplibre-gl";
@@ -17,9 +17,9 @@ export interface Unit {
   id: string;
   name: string;
   class: string;
-  /** How far it is with what it was asked for, or what it says of itself. */
+  /** State of its assignment, or its own status. */
   state: string;
-  /** It has a part in an incident. */
+  /** Whether it is assigned to an incident. */
   going: boolean;
   unknown: boolean;
   /** Longitude, latitude. */
@@ -27,13 +27,13 @@ export interface Unit {
   incident: string;
 }
 
-/** From this zoom on, names and accuracies can be told apart. */
+/** Zoom from which names and accuracy circles are shown. */
 const NEAR = 10;
-const DRAWS_EVERY_MS = 500;
-/** For each thing on the map it waits so much longer: 20,000 of them are drawn every 2.5 s, and each reports every 15 s. */
-const LONGER_MS = 0.1;
+const DRAW_INTERVAL_MS = 500;
+/** Additional interval for each item on the map, in ms: 20,000 items are drawn every 2.5 s, and each reports every 15 s. */
+const EXTRA_INTERVAL_MS = 0.1;
 type Feature = GeoJSON.Feature<GeoJSON.Point>;
-type Place = [number, number];
+type LonLatPair = [number, number];
 
 export class LiveMap {
   readonly targets = new Map<string, Target>();
@@ -50,10 +50,10 @@ export class LiveMap {
     private readonly text: (key: string) => string,
   ) {
     void openMap(container, tiles, text("attribution")).then((opened) => this.#open(opened));
-    setInterval(() => this.#draw(), DRAWS_EVERY_MS);
+    setInterval(() => this.#draw(), DRAW_INTERVAL_MS);
   }
 
-  /** Notes that something has moved, come or gone; it is drawn soon. */
+  /** Notes that an item has moved, come or gone; it is drawn soon. */
   moved(id: string): void {
     this.#moved.add(id);
   }
@@ -68,7 +68,7 @@ export class LiveMap {
   #draw(): void {
     const source = this.#map?.getSource<GeoJSONSource>("subjects");
     if (!this.#map || !source || !this.#moved.size || document.hidden || !this.#map.isSourceLoaded("subjects")) return;
-    if (performance.now() < this.#drawnAtMs + LONGER_MS * (this.targets.size + this.units.size)) return;
+    if (performance.now() < this.#drawnAtMs + EXTRA_INTERVAL_MS * (this.targets.size + this.units.size)) return;
     this.#drawnAtMs = performance.now();
     const add: Feature[] = [];
     const remove: string[] = [];
@@ -86,8 +86,8 @@ export class LiveMap {
     const map = this.#map;
     if (map && !this.#touched && this.targets.size > this.#fitted) {
       const bounds = new LngLatBounds();
-      for (const one of this.targets.values()) if (one.at) bounds.extend([one.at[0], one.at[1]]);
-      for (const one of this.units.values()) if (one.going) bounds.extend(one.at);
+      for (const target of this.targets.values()) if (target.at) bounds.extend([target.at[0], target.at[1]]);
+      for (const unit of this.units.values()) if (unit.going) bounds.extend(unit.at);
       if (!bounds.isEmpty()) map.fitBounds(bounds, { padding: 70, maxZoom: 13, animate: false });
     }
     this.#fitted = this.targets.size;
@@ -95,19 +95,19 @@ export class LiveMap {
 
   #feature(id: string): Feature | undefined {
     const unit = this.units.get(id);
-    if (unit) return this.#point(id, unit.at, "unit", unit.unknown, 0, `${unit.name}\n${this.#says(unit)}`, unit.going);
-    const one = this.targets.get(id);
-    if (!one?.at) return undefined;
-    const [lon, lat, accuracy] = one.at;
-    const name = one.unknown ? `${this.text(one.sort)}\n${this.text("unknown_position")}` : this.text(one.sort);
-    return this.#point(id, [lon, lat], one.sort, one.unknown, pixelsAtZoom0(accuracy, lat), name, true);
+    if (unit) return this.#point(id, unit.at, "unit", unit.unknown, 0, `${unit.name}\n${this.#stateText(unit)}`, unit.going);
+    const target = this.targets.get(id);
+    if (!target?.at) return undefined;
+    const [lon, lat, accuracy] = target.at;
+    const name = target.unknown ? `${this.text(target.sort)}\n${this.text("unknown_position")}` : this.text(target.sort);
+    return this.#point(id, [lon, lat], target.sort, target.unknown, pixelsAtZoom0(accuracy, lat), name, true);
   }
 
-  #says(unit: Unit): string {
+  #stateText(unit: Unit): string {
     return unit.unknown ? `${this.text(unit.state)}, ${this.text("unknown_position")}` : this.text(unit.state);
   }
 
-  #point(id: string, at: Place, sort: string, unknown: boolean, r0: number, name: string, grave: boolean): Feature {
+  #point(id: string, at: LonLatPair, sort: string, unknown: boolean, r0: number, name: string, grave: boolean): Feature {
     return { type: "Feature", geometry: { type: "Point", coordinates: at }, properties: { id, sort, unknown, r0, name, grave } };
   }
 
@@ -122,7 +122,7 @@ export class LiveMap {
       filter: [">", ["get", "r0"], 0],
       paint: { "circle-radius": METRES, "circle-color": color, "circle-opacity": 0.15 },
     });
-    // Far away a mark is small and has no edge: there may be thousands.
+    // At low zoom, marks are small and have no edge: there may be thousands.
     opened.addLayer({
       id: "marks-far",
       type: "circle",

@@ -1,4 +1,4 @@
-// The base map: boundaries of Korea from a PMTiles file, drawn here; no font, tile or style comes from anywhere else.
+// The base map: boundaries of Korea from a PMTiles file. No font, tile or style comes from elsewhere.
 
 import { AttributionControl, Map as MapLibre, NavigationControl, ScaleControl, addProtocol, setWorkerUrl } from "maplibre-gl";
 import type { LayerSpecification, StyleSpecification } from "maplibre-gl";
@@ -7,7 +7,7 @@ import "maplibre-gl/dist/maplibre-gl.css";
 import { Protocol } from "pmtiles";
 import "./app.css";
 
-// Left alone, its worker would be missing from the build.
+// MapLibre's default worker URL would be missing from the build.
 setWorkerUrl(workerUrl);
 addProtocol("pmtiles", new Protocol().tile);
 
@@ -65,7 +65,7 @@ export function openMap(container: HTMLElement, tiles: string, attribution: stri
     dragRotate: false,
     pitchWithRotate: false,
     attributionControl: false,
-    fadeDuration: 0, // names that fade in are 0.3 s of frames after each change
+    fadeDuration: 0, // fading labels would cost 0.3 s of frames after each change
     localIdeographFontFamily: "sans-serif",
   });
   map.addControl(new AttributionControl({ compact: false }));
@@ -74,10 +74,10 @@ export function openMap(container: HTMLElement, tiles: string, attribution: stri
   return new Promise((resolve) => map.once("load", () => resolve(map)));
 }
 
-/** Radius of a circle layer in metres: features say `r0`, their radius in pixels at zoom 0. */
+/** Radius of a circle layer in metres. Features give `r0`, their radius in pixels at zoom 0. */
 export const METRES = ["interpolate", ["exponential", 2], ["zoom"], 0, ["get", "r0"], 22, ["*", ["get", "r0"], 2 ** 22]] as never;
 
-/** Pixels at zoom 0 of so many metres at a latitude. */
+/** Converts metres at a latitude to pixels at zoom 0. */
 export function pixelsAtZoom0(metres: number, latDeg: number): number {
   return metres / (78_271.484 * Math.cos((latDeg * Math.PI) / 180));
 }

@@ -1,9 +1,9 @@
-// What the server has put into the page, and small helpers of the DOM.
+// Data that the server puts into the page, and small helpers for the DOM.
 
 export interface Page {
   csrf: string;
   role: string;
-  /** The leg whose offers the user answers; empty for those who answer none. */
+  /** Leg whose offers the user answers; empty for users who answer none. */
   leg?: string;
   texts: Record<string, string>;
   /** Address of the base map, a PMTiles file. */
@@ -21,7 +21,7 @@ export function byId<T extends HTMLElement>(id: string): T {
   return found as T;
 }
 
-/** An element with attributes and children; text is never read as markup. */
+/** Makes an element with attributes and children. Text is never parsed as markup. */
 export function make<K extends keyof HTMLElementTagNameMap>(
   name: K,
   attributes: Record<string, string> = {},
@@ -35,7 +35,7 @@ export function make<K extends keyof HTMLElementTagNameMap>(
 
 const clock = new Intl.DateTimeFormat("en-GB", { timeZone: "Asia/Seoul", timeStyle: "medium" });
 
-/** The time of day in Korea, to the second. */
+/** Formats the time of day in Korea, to the second. */
 export function timeOfDay(ms: number): string {
   return clock.format(ms);
 }

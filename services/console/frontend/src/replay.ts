@@ -1,4 +1,4 @@
-// The replay of one incident: where everybody was at the moment that the slider shows, as far as it was known.
+// The replay of one incident: all known positions at the moment that the slider shows.
 
 import { GeoJSONSource, LngLatBounds } from "maplibre-gl";
 import type { Map as MapLibre } from "maplibre-gl";
@@ -37,9 +37,9 @@ interface Replay {
 interface Step {
   leg: string;
   subject: string;
-  /** Who went or was asked last, of the own leg; empty where that is the desk itself. */
+  /** Unit of the own leg that went or was asked last; empty where the desk itself was asked. */
   unit: string;
-  /** From when on it stood how. */
+  /** States with the times from which they held. */
   states: [number, string][];
 }
 
@@ -50,19 +50,19 @@ interface ReplayPage extends Page {
 
 const STEPS = 1_000;
 const PLAYED_MS = 12_000;
-/** Rings up to here are wholly in the picture at first. */
+/** Largest radius of a ring that the first view shows completely, in m. */
 const RING_SHOWN_M = 3_000;
 
 const page = readPage<ReplayPage>();
 const { tracks, places, rings, alerts } = page.replay;
 const text = (key: string): string => page.texts[key] ?? key;
-for (const one of tracks) one.points.sort((a, b) => a[0] - b[0]);
-const moments = new Map(tracks.map((one) => [one, one.points.map((at) => at[0])]));
+for (const track of tracks) track.points.sort((a, b) => a[0] - b[0]);
+const moments = new Map(tracks.map((track) => [track, track.points.map((at) => at[0])]));
 
 const [fromMs, untilMs] = span(
   [...moments.values()].flat(),
-  alerts.map((one) => one.at),
-  page.steps.flatMap((one) => one.states.map(([since]) => since)),
+  alerts.map((alert) => alert.at),
+  page.steps.flatMap((step) => step.states.map(([since]) => since)),
 );
 const slider = byId<HTMLInputElement>("slider");
 let map: MapLibre | undefined;
@@ -98,16 +98,16 @@ function features(at: number): Feature[] {
   for (const place of places) {
     const line = place.line ? [...place.line, place.line[0] as LonLat] : disc(middle(place), Math.max(place.radius ?? 0, 3));
     found.push(area("place", text("place"), line));
-    // Round an area with corners rings are drawn from its middle: their shape there is for the evaluator to know.
+    // Rings round a polygon are drawn from its centre, as an approximation; only the evaluator computes their shape.
     for (const ring of rings) found.push(area("ring", `${ring} m`, disc(middle(place), ring + (place.radius ?? 0))));
   }
   for (const track of tracks) {
     const sort = track.wearer ? "wearer" : "protected";
     const now = known(track, at);
     if (!now) continue;
-    const way = track.points.slice(0, lastBefore(moments.get(track) ?? [], at) + 1).filter((one) => one[0] >= fromMs);
+    const way = track.points.slice(0, lastBefore(moments.get(track) ?? [], at) + 1).filter((point) => point[0] >= fromMs);
     if (way.length > 1) {
-      found.push(feature(`${sort}-way`, "", { type: "LineString", coordinates: way.map((one) => [one[1], one[2]]) }));
+      found.push(feature(`${sort}-way`, "", { type: "LineString", coordinates: way.map((point) => [point[1], point[2]]) }));
     }
     found.push(area(`${sort}-accuracy`, "", disc([now[1], now[2]], Math.max(now[3], 1))));
     found.push(feature(sort, text(track.wearer ? "wearer" : "protected"), { type: "Point", coordinates: [now[1], now[2]] }));
@@ -126,7 +126,7 @@ function draw(): void {
     if (!now) continue;
     const who = `${text(track.wearer ? "wearer" : "protected")} ${track.device}`;
     const age = `${((at - now[0]) / 1000).toFixed(0)} s, ± ${now[3].toFixed(0)} m`;
-    const near = places.map((one) => Math.max(0, distanceM([now[1], now[2]], middle(one)) - (one.radius ?? 0)));
+    const near = places.map((place) => Math.max(0, distanceM([now[1], now[2]], middle(place)) - (place.radius ?? 0)));
     lines.push(`${who}: ${age}${track.wearer && near.length ? `, ${Math.min(...near).toFixed(0)} m → ${text("place")}` : ""}`);
   }
   for (const step of page.steps) {
@@ -134,7 +134,7 @@ function draw(): void {
     const unit = step.unit ? ` (${text("unit")} ${step.unit})` : "";
     if (state) lines.push(`${text(step.leg)} → ${step.subject}${unit}: ${text(state[1])}`);
   }
-  const last = alerts.filter((one) => one.at <= at).at(-1);
+  const last = alerts.filter((alert) => alert.at <= at).at(-1);
   if (last) lines.push(`${timeOfDay(last.at)} ${text(last.kind)}${last.ring ? ` ${last.ring} m` : ""}`);
   byId("state-at").replaceChildren(...lines.map((line) => make("li", {}, line)));
 }

@@ -1,4 +1,4 @@
-// The list of incidents: one row for each, or one for many notices of one cause. Only what has changed is touched.
+// The list of incidents: one row for each, or one for many notices of one cause. Only changed rows are redrawn.
 
 import { make, timeOfDay } from "./page";
 
@@ -9,7 +9,7 @@ export interface Assignment {
   demand: string;
   offer: number;
   due: number | null;
-  /** Who is asked or goes; empty where that is the desk itself, and of another leg. */
+  /** Unit that is asked or goes; empty where the desk itself is asked, and for another leg. */
   unit: string;
 }
 
@@ -29,7 +29,7 @@ export interface Incident {
 }
 
 const LEGS = ["probation", "police", "warning"];
-/** States in which the leg takes an answer. */
+/** States in which an offer waits for an answer. */
 const OFFERS = new Set(["OFFERED", "ESCALATED"]);
 
 export class Rows {
@@ -38,9 +38,9 @@ export class Rows {
   #rows = new Map<string, HTMLTableRowElement>();
   #drawn = new Map<string, Incident>();
   #open = new Set<string>();
-  /** Rows that can be seen, or soon: only their clocks are kept. */
-  #inSight = new Set<Element>();
-  #sight = new IntersectionObserver((entries) => this.#seen(entries), { rootMargin: "200px" });
+  /** Rows that are visible, or nearly: only their clocks are updated. */
+  #visible = new Set<Element>();
+  #observer = new IntersectionObserver((entries) => this.#visibilityChanged(entries), { rootMargin: "200px" });
 
   constructor(
     private readonly body: HTMLTableSectionElement,
@@ -50,28 +50,28 @@ export class Rows {
     private readonly take: (incident: string, assignment: Assignment) => void,
   ) {}
 
-  /** Brings the table to what `incidents` says; returns how many are shown. */
+  /** Redraws the table from `incidents`. Returns the number of rows. */
   draw(): number {
     const shown: string[] = [];
     const groups = new Map<string, Incident[]>();
-    for (const one of this.#sorted()) {
-      if (one.group && !this.#open.has(one.group)) {
-        const many = groups.get(one.group);
+    for (const incident of this.#sorted()) {
+      if (incident.group && !this.#open.has(incident.group)) {
+        const many = groups.get(incident.group);
         if (many) {
-          many.push(one);
+          many.push(incident);
           continue;
         }
-        groups.set(one.group, [one]);
-        shown.push(`group ${one.group}`);
-      } else shown.push(one.id);
+        groups.set(incident.group, [incident]);
+        shown.push(`group ${incident.group}`);
+      } else shown.push(incident.id);
     }
     const focused = document.activeElement;
     const stay = new Set(shown);
     for (const [key, row] of this.#rows) {
       if (!stay.has(key)) {
         row.remove();
-        this.#sight.unobserve(row);
-        this.#inSight.delete(row);
+        this.#observer.unobserve(row);
+        this.#visible.delete(row);
         this.#rows.delete(key);
         this.#drawn.delete(key);
       }
@@ -81,8 +81,8 @@ export class Rows {
       const old = this.#rows.get(key);
       const before = this.#drawn.get(key);
       const row = key.startsWith("group ") && many ? this.#groupRow(key, many) : this.#row(key);
-      if (!old) this.#sight.observe(row);
-      // Only what has changed can have changed its place: all others stay in their order, and none of them is moved.
+      if (!old) this.#observer.observe(row);
+      // Only changed rows can have moved. All others keep their order and stay in the table.
       else if (before !== this.#drawn.get(key) || many) row.remove();
       return row;
     });
@@ -91,25 +91,25 @@ export class Rows {
       if (row === at) at = at.nextElementSibling;
       else this.body.insertBefore(row, at);
     }
-    // A row that is moved loses the focus.
+    // A row that moves loses the focus.
     if (focused instanceof HTMLElement && focused !== document.activeElement && this.body.contains(focused)) focused.focus();
     this.tick();
     return shown.length;
   }
 
-  /** The deadline clocks of the rows in sight. */
+  /** Updates the deadline clocks of the visible rows. */
   tick(): void {
     const now = this.now();
-    for (const row of this.#inSight) this.#clock(row, now);
+    for (const row of this.#visible) this.#clock(row, now);
   }
 
-  #seen(entries: IntersectionObserverEntry[]): void {
+  #visibilityChanged(entries: IntersectionObserverEntry[]): void {
     const now = this.now();
-    for (const one of entries) {
-      if (one.isIntersecting) {
-        this.#inSight.add(one.target);
-        this.#clock(one.target, now);
-      } else this.#inSight.delete(one.target);
+    for (const entry of entries) {
+      if (entry.isIntersecting) {
+        this.#visible.add(entry.target);
+        this.#clock(entry.target, now);
+      } else this.#visible.delete(entry.target);
     }
   }
 
@@ -117,27 +117,27 @@ export class Rows {
     const cell = row.querySelector<HTMLElement>("[data-due]");
     if (!cell) return;
     const left = Math.round((Number(cell.dataset["due"]) - now) / 1000);
-    const told = left >= 0 ? `${left} s` : `${this.texts["overdue"]} ${-left} s`;
-    if (cell.textContent !== told) cell.textContent = told;
+    const shown = left >= 0 ? `${left} s` : `${this.texts["overdue"]} ${-left} s`;
+    if (cell.textContent !== shown) cell.textContent = shown;
     cell.classList.toggle("bad", left < 10);
   }
 
-  /** Moves the focus so many rows on. */
+  /** Moves the focus by a number of rows. */
   move(by: number): void {
     const links = [...this.body.querySelectorAll<HTMLElement>("a, .group button")];
-    const at = links.findIndex((one) => one.closest("tr") === document.activeElement?.closest("tr"));
+    const at = links.findIndex((link) => link.closest("tr") === document.activeElement?.closest("tr"));
     links[Math.max(0, Math.min(links.length - 1, at + by))]?.focus();
   }
 
-  /** Takes what the own leg is offered in the row that has the focus, or in the first one. */
+  /** Acknowledges the own leg's offer in the focused row, or in the first row. */
   takeFocused(): void {
     const row = document.activeElement?.closest("tr") ?? this.body;
     row.querySelector<HTMLButtonElement>("button.take")?.click();
   }
 
   #sorted(): Incident[] {
-    const all = [...this.incidents.values()].filter((one) => this.showEnded || one.ended === null);
-    const due = (one: Incident): number => one.due ?? Infinity;
+    const all = [...this.incidents.values()].filter((incident) => this.showEnded || incident.ended === null);
+    const due = (incident: Incident): number => incident.due ?? Infinity;
     return all.sort((a, b) => a.level - b.level || Math.sign(due(a) - due(b)) || b.opened - a.opened);
   }
 
@@ -159,43 +159,43 @@ export class Rows {
   }
 
   #row(id: string): HTMLTableRowElement {
-    const one = this.incidents.get(id) as Incident;
+    const incident = this.incidents.get(id) as Incident;
     const row = this.#rows.get(id) ?? make("tr", { "data-incident": id });
     this.#rows.set(id, row);
-    if (this.#drawn.get(id) === one) return row;
-    this.#drawn.set(id, one);
+    if (this.#drawn.get(id) === incident) return row;
+    this.#drawn.set(id, incident);
     const hadFocus = row.contains(document.activeElement) ? document.activeElement?.className : undefined;
-    row.className = `level-${one.level}`;
+    row.className = `level-${incident.level}`;
     row.replaceChildren(
-      make("td", {}, this.#tag(one.demand, `tag demand-${one.demand}`), " ", this.texts[one.cause] ?? one.cause),
-      one.due === null ? make("td") : make("td", { class: "number", "data-due": String(one.due) }),
-      this.#name(one),
-      ...LEGS.map((leg) => this.#leg(one.id, leg, one.legs[leg] ?? [])),
+      make("td", {}, this.#tag(incident.demand, `tag demand-${incident.demand}`), " ", this.texts[incident.cause] ?? incident.cause),
+      incident.due === null ? make("td") : make("td", { class: "number", "data-due": String(incident.due) }),
+      this.#name(incident),
+      ...LEGS.map((leg) => this.#leg(incident.id, leg, incident.legs[leg] ?? [])),
     );
     if (hadFocus !== undefined) (row.querySelector<HTMLElement>(".take") ?? row.querySelector<HTMLElement>("a"))?.focus();
     return row;
   }
 
-  #name(one: Incident): HTMLElement {
-    const cell = make("th", { scope: "row" }, make("a", { href: `/incidents/${one.id}` }, one.id.replace("incident-", "")));
-    cell.append(make("small", {}, ` ${timeOfDay(one.opened)}`));
-    if (one.exercise) cell.append(" ", make("span", { class: "exercise" }, this.texts["exercise"] ?? ""));
-    for (const flag of one.flags) cell.append(" ", make("span", { class: "flag" }, this.texts[`flag_${flag}`] ?? flag));
+  #name(incident: Incident): HTMLElement {
+    const cell = make("th", { scope: "row" }, make("a", { href: `/incidents/${incident.id}` }, incident.id.replace("incident-", "")));
+    cell.append(make("small", {}, ` ${timeOfDay(incident.opened)}`));
+    if (incident.exercise) cell.append(" ", make("span", { class: "exercise" }, this.texts["exercise"] ?? ""));
+    for (const flag of incident.flags) cell.append(" ", make("span", { class: "flag" }, this.texts[`flag_${flag}`] ?? flag));
     return cell;
   }
 
   #leg(incident: string, leg: string, assignments: Assignment[]): HTMLElement {
     const cell = make("td", { "data-leg": leg });
-    for (const one of assignments) {
-      const line = make("div", { class: "assignment" }, this.#tag(one.state, `state state-${one.state}`));
+    for (const to of assignments) {
+      const line = make("div", { class: "assignment" }, this.#tag(to.state, `state state-${to.state}`));
       if (leg === this.leg) {
-        const unit = one.unit ? `${one.unit} → ` : "";
-        line.append(" ", make("small", { title: `${unit}${one.subject}` }, `${unit}${shortened(one.subject)}`));
+        const unit = to.unit ? `${to.unit} → ` : "";
+        line.append(" ", make("small", { title: `${unit}${to.subject}` }, `${unit}${shortened(to.subject)}`));
       }
-      if (leg === this.leg && OFFERS.has(one.state)) {
-        const name = `${this.texts["take"]} ${one.subject}`;
+      if (leg === this.leg && OFFERS.has(to.state)) {
+        const name = `${this.texts["take"]} ${to.subject}`;
         const button = make("button", { type: "button", class: "take", "aria-label": name }, this.texts["take"] ?? "");
-        button.addEventListener("click", () => this.take(incident, one));
+        button.addEventListener("click", () => this.take(incident, to));
         line.append(" ", button);
       }
       cell.append(line);
@@ -208,7 +208,7 @@ export class Rows {
   }
 }
 
-/** Of `order/place` the place, and no more than fits. */
+/** Shortens a subject to what fits; of `order/place` it keeps the place. */
 function shortened(subject: string): string {
   const name = subject.split("/").at(-1) ?? subject;
   return name.length > 19 ? `${name.slice(0, 18)}…` : name;

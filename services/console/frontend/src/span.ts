@@ -1,11 +1,11 @@
-// From when until when a replay lasts. Moments are milliseconds of mesh time.
+// Start and end of a replay. Moments are milliseconds of mesh time.
 
-/** Shown before the first alert and after the last event. */
+/** Time shown before the first alert and after the last event, in ms. */
 export const AROUND_MS = 120_000;
 
 /**
- * From two minutes before the first alert, or from the first position where that is later, until two minutes after the last alert or
- * step of any leg. Positions don't end it: a response goes on when no position is known any more.
+ * Returns start and end of a replay. It starts two minutes before the first alert, or at the first position where that is later, and
+ * ends two minutes after the last alert or step of any leg. Positions don't end it: a response continues without them.
  */
 export function span(positions: readonly number[], alerts: readonly number[], steps: readonly number[]): [number, number] {
   const events = [...alerts, ...steps];
