@@ -139,7 +139,9 @@ class Supervisor:
             began = time.monotonic()
             try:
                 outcome = await self._run_once(program)
-            except OSError as error:  # on a full disk, the log or mesh.json can't be written; the program must be restarted all the same
+            except (
+                OSError
+            ) as error:  # a full disk: the log or mesh.json can't be written, yet the program must be restarted
                 outcome = f"{type(error).__name__} {error.errno}"
             if self._stopping.is_set():
                 return

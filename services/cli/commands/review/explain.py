@@ -1,4 +1,4 @@
-"""`tandem explain`: why an alert was given, from the raw log."""
+"""`tandem explain`: explain an alert by refolding the raw log."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ def explain(
     alert_id: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     positions: Annotated[
-        bool, typer.Option("--positions", help="Show coordinates, which is a row of the ledger for each person.")
+        bool, typer.Option("--positions", help="Show coordinates; the ledger records this for each person.")
     ] = False,
     legal_basis: Annotated[
         str,
-        typer.Option(metavar="CODE", help="With --positions: the article that allows it, such as TAG_DECREE_23_10."),
+        typer.Option(metavar="CODE", help="With --positions: code of the legal basis, such as TAG_DECREE_23_10."),
     ] = "",
-    reviewer: Annotated[str, typer.Option(metavar="NAME", help="With --positions: who looks.")] = "",
-    purpose: Annotated[Purpose, typer.Option(help="With --positions: what for.", case_sensitive=False)] = Purpose.AUDIT,
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="With --positions: name of the reader.")] = "",
+    purpose: Annotated[
+        Purpose, typer.Option(help="With --positions: purpose of the disclosure.", case_sensitive=False)
+    ] = Purpose.AUDIT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fold the log again up to an alert, and say what it rests on and what was not received."""
+    """Refold the log up to an alert, and show its evidence and the missing reports."""
     try:
         fields.required_id("ALERT", alert_id)
     except InvalidField as error:
@@ -66,7 +68,7 @@ async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, st
             running.nats.bus_as("explain") as connection,
         ):
             stored, log_meta = await refold.find(connection, alert_id)
-            patience.reschedule(None)  # however long the log is
+            patience.reschedule(None)  # a long log may take longer
             found = await refold.refold(
                 connection, stored, log_meta, lambda at, last: status.update(f"entry {at} of {last}")
             )

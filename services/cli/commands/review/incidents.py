@@ -1,4 +1,4 @@
-"""`tandem incidents`: what both legs know."""
+"""`tandem incidents`: list incidents as both legs know them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def incidents(
     """List incidents with both legs side by side."""
     found = uvloop.run(_read(mesh.load(folder)))
     if as_json:
-        print(json.dumps({"incidents": [one.to_json() for one in found]}))
+        print(json.dumps({"incidents": [incident.to_json() for incident in found]}))
     elif found:
         SafeConsole(soft_wrap=True).print(*outcome.tables(found), sep="\n")
     else:

@@ -1,4 +1,4 @@
-"""`tandem trace`: what happened in an incident, one thing after the other, with how long each took."""
+"""`tandem trace`: show the steps of an incident in order, with their durations."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from services.common.rpc.errors import InvalidField
 from tandem.registry.v1 import trace_pb2
 
 WIDTH = 180
-"""Where no terminal tells its own, in characters."""
+"""Output width without a terminal, characters."""
 
 
 def trace(
     incident_id: Annotated[
-        str, typer.Argument(metavar="[INCIDENT]", help="Id of the incident; without it, the newest.")
+        str, typer.Argument(metavar="[INCIDENT]", help="Id of the incident; default: the newest.")
     ] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show an incident's trace: from the report that decided to the answers of both legs."""
+    """Show an incident's trace, from the deciding report to the answers of both legs."""
     try:
         if incident_id:
             fields.required_id("INCIDENT", incident_id)
