@@ -49,4 +49,4 @@ def _check_message(name: str, number: int, record: StoredMessage) -> None:
     try:
         message.FromString(record.data)
     except DecodeError:
-        raise CorruptArchive(name, None, f"line {number}: data: isn't a {message.DESCRIPTOR.name}") from None
+        raise CorruptArchive(name, None, f"line {number}: data: isn't a valid {message.DESCRIPTOR.name}") from None
