@@ -1,4 +1,4 @@
-"""What we demand of rendered objects beyond that they work: the least rights, bounded resources, an orderly end."""
+"""Policies for rendered objects: least privileges, bounded resources, orderly shutdown."""
 
 from __future__ import annotations
 
@@ -9,71 +9,72 @@ from tools.kube.identities import identity_of
 from tools.kube.render import Object, containers, pod_of
 
 FORBIDDEN_SETTINGS = {"TANDEM_DEV_SECRET", "TANDEM_ALLOW_ASYNC_STORE", "TANDEM_CLOCK_RATE"}
-"""For development on loopback."""
+"""Settings for development on loopback only."""
 SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|_KEY|DATABASE_URL)$")
 OURS = ("observe", "monitor")
-"""Ports of our own services and of NATS, which are probed."""
+"""Probed ports of our own services and of NATS."""
 REPLACED_WITHIN_S = 5
-"""How long a process that stands still may stay: noticed after three seconds' silence, since one that is busy may answer late."""
+"""Maximum time until a hanging process is killed, seconds."""
 SILENT_S = 3
+"""Minimum silence before a process is killed, seconds, since a busy process may answer late."""
 DRAIN_S = 10
-"""What a service may take from SIGTERM to its end."""
+"""Time that a service may take from SIGTERM to its end, seconds."""
 
 
 def findings(objects: list[Object]) -> list[str]:
-    """What is wrong."""
-    found = list(_of_all(objects))
-    for one in objects:
-        lines = [*_pod(one), *_data(one)]
-        found += [f"{one['kind']}/{one['metadata']['name']}: {line}" for line in lines]
+    """All violations of the policies."""
+    found = list(_cluster_findings(objects))
+    for obj in objects:
+        lines = [*_pod(obj), *_data(obj)]
+        found += [f"{obj['kind']}/{obj['metadata']['name']}: {line}" for line in lines]
     return found
 
 
-def _of_all(objects: list[Object]) -> Iterator[str]:
+def _cluster_findings(objects: list[Object]) -> Iterator[str]:
     closed = {
-        way
-        for one in objects
-        if one["kind"] == "NetworkPolicy" and one["spec"]["podSelector"] == {}
-        for way in one["spec"]["policyTypes"]
-        if way.lower() not in one["spec"]
+        direction
+        for obj in objects
+        if obj["kind"] == "NetworkPolicy" and obj["spec"]["podSelector"] == {}
+        for direction in obj["spec"]["policyTypes"]
+        if direction.lower() not in obj["spec"]
     }
     if closed != {"Ingress", "Egress"}:
         yield "NetworkPolicy: nothing closes all ways in and out by default"
-    budgets = [one["spec"]["selector"]["matchLabels"] for one in objects if one["kind"] == "PodDisruptionBudget"]
-    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in objects if one["kind"] == "HorizontalPodAutoscaler"}
-    for one in objects:
-        if one["kind"] in ("Deployment", "StatefulSet"):
-            several = one["spec"].get("replicas", 1) > 1 or one["metadata"]["name"] in scaled
-            labels = one["spec"]["template"]["metadata"]["labels"]
+    budgets = [obj["spec"]["selector"]["matchLabels"] for obj in objects if obj["kind"] == "PodDisruptionBudget"]
+    scaled = {obj["spec"]["scaleTargetRef"]["name"] for obj in objects if obj["kind"] == "HorizontalPodAutoscaler"}
+    for obj in objects:
+        if obj["kind"] in ("Deployment", "StatefulSet"):
+            several = obj["spec"].get("replicas", 1) > 1 or obj["metadata"]["name"] in scaled
+            labels = obj["spec"]["template"]["metadata"]["labels"]
             if several and not any(budget.items() <= labels.items() for budget in budgets):
-                yield f"{one['kind']}/{one['metadata']['name']}: no PodDisruptionBudget"
+                yield f"{obj['kind']}/{obj['metadata']['name']}: no PodDisruptionBudget"
 
 
-def _data(one: Object) -> Iterator[str]:
-    if one["kind"] == "Secret":
+def _data(obj: Object) -> Iterator[str]:
+    if obj["kind"] == "Secret":
         yield "secrets don't belong into files"
-    labels = one["metadata"].get("labels", {})
-    if one["kind"] == "Namespace" and labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+    labels = obj["metadata"].get("labels", {})
+    if obj["kind"] == "Namespace" and labels.get("pod-security.kubernetes.io/enforce") != "restricted":
         yield "doesn't enforce Pod Security restricted"
-    if one["kind"] == "ConfigMap":
-        for name, value in one["data"].items():
+    if obj["kind"] == "ConfigMap":
+        for name, value in obj["data"].items():
             if name in FORBIDDEN_SETTINGS or (SECRET.search(name) and "/" not in value):
                 yield f"{name} doesn't belong here"
-        config = one["data"].get("nats.conf")
+        config = obj["data"].get("nats.conf")
         if config is not None:
             for needed in ("sync_interval: always", "verify_and_map: true", 'include "users.conf"'):
                 if needed not in config:
                     yield f"nats.conf lacks {needed}"
-    if one["kind"] == "Certificate":
-        spec = one["spec"]
-        if spec.get("uris") != [identity_of(one["metadata"]["name"])]:
+    if obj["kind"] == "Certificate":
+        spec = obj["spec"]
+        if spec.get("uris") != [identity_of(obj["metadata"]["name"])]:
             yield "isn't for the one SPIFFE id of its service"
         if not {"secretName", "issuerRef", "duration", "renewBefore"} <= spec.keys():
             yield "lacks secretName, issuerRef, duration or renewBefore"
 
 
-def _pod(one: Object) -> Iterator[str]:
-    pod = pod_of(one)
+def _pod(obj: Object) -> Iterator[str]:
+    pod = pod_of(obj)
     if pod is None:
         return
     spec = pod["spec"]
@@ -84,8 +85,8 @@ def _pod(one: Object) -> Iterator[str]:
         yield "may run as root"
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         yield "has no seccomp profile"
-    if _keeps(one, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
-        # Of itself the kubelet widens the rights of all files at each start: PostgreSQL refuses a folder that its group may write.
+    if _keeps(obj, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
+        # By default the kubelet widens the rights of all files at each start, and PostgreSQL refuses a folder writable by its group.
         yield "changes the rights of what its volume keeps: fsGroupChangePolicy isn't OnRootMismatch"
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field):
@@ -95,16 +96,16 @@ def _pod(one: Object) -> Iterator[str]:
             yield f"volume {volume['name']} is a path of the host"
         if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
             yield f"volume {volume['name']} may fill the node's disk"
-    for container in containers(one):
+    for container in containers(obj):
         for line in _container(
-            container, stays=one["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
+            container, stays=obj["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
         ):
             yield f"{container['name']}: {line}"
 
 
-def _keeps(one: Object, spec: Object) -> bool:
-    """Whether a pod has a volume that outlives it."""
-    return "volumeClaimTemplates" in one["spec"] or any(
+def _keeps(obj: Object, spec: Object) -> bool:
+    """Whether a pod has a persistent volume."""
+    return "volumeClaimTemplates" in obj["spec"] or any(
         "persistentVolumeClaim" in volume for volume in spec.get("volumes", ())
     )
 
@@ -140,7 +141,7 @@ def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterat
 
 
 def _liveness(container: Object) -> Iterator[str]:
-    """A process that was stopped answers nobody and obeys no SIGTERM, so it must be killed soon after it is noticed."""
+    """Violations of the liveness policy. A stopped process ignores SIGTERM, so it must be killed soon after its detection."""
     probe = container.get("livenessProbe", {})
     if probe.get("httpGet", {}).get("port") not in OURS:
         return
