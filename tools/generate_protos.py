@@ -99,8 +99,8 @@ def _buf(*arguments: str) -> bool:
 
 def _main_has_protos() -> bool:
     wanted = f"refs/heads/{MAIN}:protos/buf.yaml"
-    found = subprocess.run(["git", "cat-file", "-e", wanted], cwd=ROOT, check=False, stderr=subprocess.DEVNULL)
-    return found.returncode == 0
+    result = subprocess.run(["git", "cat-file", "-e", wanted], cwd=ROOT, check=False, stderr=subprocess.DEVNULL)
+    return result.returncode == 0
 
 
 def main() -> int:

@@ -61,9 +61,11 @@ def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, st
     """Creates the Secrets of given.txt, as docs/kubernetes.md tells operators to do."""
     wanted = given(OVERLAY)
     # Only browsers and phones see the certificates of `pages-...` and `tls-phones`, so any server certificate works.
-    who = {name: identities.identity_of(name.removeprefix(identities.PREFIX)) for name in wanted}
-    who |= {name: identities.identity_of("ingest") for name in wanted if name == PHONES or name.startswith(PAGES)}
-    ids = {*certs.SERVERS, *certs.CLIENTS, *filter(None, who.values())}
+    identity_by_secret = {name: identities.identity_of(name.removeprefix(identities.PREFIX)) for name in wanted}
+    identity_by_secret |= {
+        name: identities.identity_of("ingest") for name in wanted if name == PHONES or name.startswith(PAGES)
+    }
+    ids = {*certs.SERVERS, *certs.CLIENTS, *filter(None, identity_by_secret.values())}
     certs.issue(folder / "certs", sorted(ids), (*certs.LOOPBACK, *hosts), timedelta(days=1))
     open_signer(folder / "ledger.key")
     sealing.open_private_keys(folder / "warning.key")
@@ -80,7 +82,7 @@ def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, st
     made: dict[str, dict[str, str]] = {}
     for name, keys in wanted.items():
         if CERT in keys:
-            own = folder_of(folder / "certs", who[name])
+            own = folder_of(folder / "certs", identity_by_secret[name])
             values |= {key: (own / key).read_text() for key in (CERT, KEY, AUTHORITY)}
         made[name] = {key: values[key] for key in keys}
     return made

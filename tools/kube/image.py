@@ -52,9 +52,9 @@ def podman(image: str, entrypoint: str, *arguments: str) -> subprocess.Completed
 def findings(image: str) -> Iterator[str]:
     """All faults of the image."""
     modules = "; ".join(f"import services.{service}.__main__" for service in SERVICES)
-    who = podman(image, "python", "-c", f"import os; {modules}; print(os.getuid(), os.getgid())")
-    if who.stdout.split() != USER.split(":"):
-        yield f"its services don't load: {who.stderr[-500:]}"
+    loaded = podman(image, "python", "-c", f"import os; {modules}; print(os.getuid(), os.getgid())")
+    if loaded.stdout.split() != USER.split(":"):
+        yield f"its services don't load: {loaded.stderr[-500:]}"
     folded = podman(
         image,
         "python",

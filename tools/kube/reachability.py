@@ -30,8 +30,8 @@ def findings(workload: Object, objects: Mapping[str, Object], pods: Pods) -> Ite
         return
     for container in containers(workload):
         for variable in container.get("env", ()):
-            if found := ADDRESS.fullmatch(str(variable.get("value", ""))):
-                yield from _connection(pod, found[1], int(found[2]), objects, pods)
+            if address := ADDRESS.fullmatch(str(variable.get("value", ""))):
+                yield from _connection(pod, address[1], int(address[2]), objects, pods)
     for volume in pod["spec"].get("volumes", ()):
         config = objects.get(f"ConfigMap/{volume.get('configMap', {}).get('name')}", {}).get("data", {})
         for job in yaml.safe_load(config.get("prometheus.yaml", "{}")).get("scrape_configs", ()):

@@ -110,9 +110,9 @@ class _Checker:
         if secret := volume.get("secret"):
             keys = {item["key"] for item in secret.get("items", ())}
             yield from self._secret(secret["secretName"], keys, f"volume {name}")
-            who = secret["secretName"].removeprefix(identities.PREFIX)
-            if who not in (secret["secretName"], "phones") and not identities.identity_of(who):
-                yield f"volume {name}: {who} is nobody's identity"
+            holder = secret["secretName"].removeprefix(identities.PREFIX)
+            if holder not in (secret["secretName"], "phones") and not identities.identity_of(holder):
+                yield f"volume {name}: {holder} is nobody's identity"
 
     def _secret(self, name: str, keys: set[str], where: str) -> Iterator[str]:
         if name not in self._secrets:

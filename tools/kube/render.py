@@ -128,10 +128,10 @@ def _rename(node: Any, names: dict[str, str]) -> None:
 
 def _apply(objects: list[Object], patch: Object, file: Path) -> None:
     key = (patch["kind"], patch["metadata"]["name"])
-    found = [obj for obj in objects if (obj["kind"], obj["metadata"]["name"]) == key]
-    if len(found) != 1:
-        raise RenderError(f"{file}: a patch of {key[0]}/{key[1]} matches {len(found)} objects, but must match 1")
-    _merge(found[0], patch)
+    matching = [obj for obj in objects if (obj["kind"], obj["metadata"]["name"]) == key]
+    if len(matching) != 1:
+        raise RenderError(f"{file}: a patch of {key[0]}/{key[1]} matches {len(matching)} objects, but must match 1")
+    _merge(matching[0], patch)
 
 
 def _merge(into: Object, patch: Object) -> None:

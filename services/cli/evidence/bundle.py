@@ -56,38 +56,38 @@ class Verified:
         return self.replay.differences if self.replay else []
 
 
-def ground_of(found: Evidence, log_meta: LogMetadata) -> Ground:
+def ground_of(evidence: Evidence, log_meta: LogMetadata) -> Ground:
     """The starting point for refolding collected evidence."""
     return Ground(
-        found.incident_id,
-        found.partition,
+        evidence.incident_id,
+        evidence.partition,
         log_meta.log_id,
         log_meta.clock.rate,
         log_meta.clock.anchor_ms,
-        found.window_stamp_ms,
+        evidence.window_stamp_ms,
     )
 
 
 def make(
-    found: Evidence, ground: Ground, chains: Sequence[Chain], about: Mapping[str, Any], key: Ed25519PrivateKey
+    evidence: Evidence, ground: Ground, chains: Sequence[Chain], about: Mapping[str, Any], key: Ed25519PrivateKey
 ) -> bytes:
     """The bytes of a bundle. `about` holds the manifest's fields on time, reason and software."""
-    members = {name: _lines(found.of(stream_of(found.partition))) for name, stream_of in STREAMED.items()}
+    members = {name: _lines(evidence.of(stream_of(evidence.partition))) for name, stream_of in STREAMED.items()}
     members[README_NAME] = README.encode()
     for chain in chains:
         members[f"chain-{chain.leg}.jsonl"] = chain.to_member(
-            found.incident_id, others=found.leg not in ("police", chain.leg)
+            evidence.incident_id, others=evidence.leg not in ("police", chain.leg)
         )
-    if found.leg == "police":
-        members[REPLAY] = canonical(replay(ground, found.records).to_json())
+    if evidence.leg == "police":
+        members[REPLAY] = canonical(replay(ground, evidence.records).to_json())
     fields = {
         "format": FORMAT,
-        "incident_id": found.incident_id,
-        "for": found.leg,
-        "wearer_id": found.wearer_id,
-        "order_ids": list(found.order_ids),
-        "ended": found.ended,
-        "whole": found.whole,
+        "incident_id": evidence.incident_id,
+        "for": evidence.leg,
+        "wearer_id": evidence.wearer_id,
+        "order_ids": list(evidence.order_ids),
+        "ended": evidence.ended,
+        "whole": evidence.whole,
         "chains": {chain.leg: {"head": [chain.head.id, chain.head.hash]} for chain in chains},
         "chains_missing": sorted(set(flow.LEGS) - {chain.leg for chain in chains}),
         "fold_version": VERSION,
@@ -99,7 +99,7 @@ def make(
         "clock": {
             "rate": ground.clock_rate,
             "anchor_ms": ground.clock_anchor_ms,
-            "stamp_after_receipt_ms": _stamp_after_receipt_ms(found.of(flow.log_stream(found.partition))),
+            "stamp_after_receipt_ms": _stamp_after_receipt_ms(evidence.of(flow.log_stream(evidence.partition))),
         },
         **about,
     }

@@ -61,8 +61,8 @@ async def make(
         ):
             log_meta = await streams.read_log_meta(bus)
             patience.reschedule(None)  # a long log may take longer
-            kept = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
-            found = await _found(bus, log_meta, alert_ids, leg, kept)
+            copies = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
+            evidence = await _collected(bus, log_meta, alert_ids, leg, copies)
             now_ms = running.clock.now_ms()
             about = {
                 "made_at_ms": now_ms,
@@ -71,9 +71,9 @@ async def make(
                 "legal_basis": grounds.legal_basis,
                 "software": version("tandem"),
             }
-            ground = evidence_bundle.ground_of(found, log_meta)
-            bundle = evidence_bundle.make(found, ground, chains, about, seal.open_key(key_file))
-            for disclosure in _disclosures(found, grounds, now_ms):
+            ground = evidence_bundle.ground_of(evidence, log_meta)
+            bundle = evidence_bundle.make(evidence, ground, chains, about, seal.open_key(key_file))
+            for disclosure in _disclosures(evidence, grounds, now_ms):
                 subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
                 await bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
     except TimeoutError:
@@ -104,7 +104,9 @@ async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
     return evidence_chains.read(path, leg, incident_id) if path.exists() else None
 
 
-async def _found(bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
+async def _collected(
+    bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str, copies: list[Evidence]
+) -> Evidence:
     """Evidence whose refold reproduces the stored alerts.
 
     It is built from the 2 h before, from the leg's copies, or from the start of the log.
@@ -112,43 +114,46 @@ async def _found(bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str
     candidates = []
     for back_ms in (collector.LOOK_BACK_MS, None):
         try:
-            found = await collector.gather(bus, log_meta, alert_ids, leg, back_ms)
+            evidence = await collector.gather(bus, log_meta, alert_ids, leg, back_ms)
         except NotFound:
             continue  # the alerts have aged out
-        if found.whole and _is_reproduced(found, log_meta):
-            return found
-        candidates.append(found)
-    if kept:
-        candidates.insert(0, joined(kept))
+        if evidence.whole and _is_reproduced(evidence, log_meta):
+            return evidence
+        candidates.append(evidence)
+    if copies:
+        candidates.insert(0, joined(copies))
     if not candidates:
         raise NotFound("neither the streams nor the leg hold the incident's entries any more")
     return next((candidate for candidate in candidates if _is_reproduced(candidate, log_meta)), candidates[0])
 
 
-def _is_reproduced(found: Evidence, log_meta: LogMetadata) -> bool:
-    return found.leg != "police" or not replay(evidence_bundle.ground_of(found, log_meta), found.records).differences
+def _is_reproduced(evidence: Evidence, log_meta: LogMetadata) -> bool:
+    return (
+        evidence.leg != "police"
+        or not replay(evidence_bundle.ground_of(evidence, log_meta), evidence.records).differences
+    )
 
 
-def _disclosures(found: Evidence, grounds: BundleGrounds, now_ms: int) -> list[ledger_pb2.Disclosure]:
+def _disclosures(evidence: Evidence, grounds: BundleGrounds, now_ms: int) -> list[ledger_pb2.Disclosure]:
     """Disclosure records for each person with positions in the bundle and each order. Raises CommandFailed if the grounds don't allow
     the disclosure."""
-    subjects = [("WEARER", found.wearer_id)]
-    if found.leg == "police":
-        subjects += [("PROTECTED_PERSON", person_id) for person_id in found.person_ids]
+    subjects = [("WEARER", evidence.wearer_id)]
+    if evidence.leg == "police":
+        subjects += [("PROTECTED_PERSON", person_id) for person_id in evidence.person_ids]
     rows = [
         ledger_pb2.Disclosure(
-            disclosure_id=ids.hash_id("evidence", found.incident_id, found.leg, order_id, kind, id_, now_ms),
+            disclosure_id=ids.hash_id("evidence", evidence.incident_id, evidence.leg, order_id, kind, id_, now_ms),
             at_ms=now_ms,
             who=grounds.who,
             legal_basis=grounds.legal_basis,
             purpose=grounds.purpose,
-            reference=found.incident_id,
+            reference=evidence.incident_id,
             record_kind=kind,
             record_id=id_,
             order_id=order_id,
             recipient=grounds.recipient,
         )
-        for order_id in found.order_ids
+        for order_id in evidence.order_ids
         for kind, id_ in subjects
     ]
     try:

@@ -89,12 +89,12 @@ class _Fault(ValueError):
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise _Fault(f"{_named(twice)}: is there twice")
-    return found
+    return unique
 
 
 def _no_constant(name: str) -> NoReturn:

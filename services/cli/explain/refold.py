@@ -145,12 +145,12 @@ class Refold:
             return  # a dead letter of the fold, which names no device
         match body:
             case Positions() | Heard():
-                heard = body.device_ids
+                reporting = body.device_ids
             case EquipmentReport():
-                heard = [body.device_id]
+                reporting = [body.device_id]
             case _:
                 return
-        for device_id in {*heard}.intersection(device_ids):
+        for device_id in {*reporting}.intersection(device_ids):
             if arrived_ms >= self.theirs_since_ms(device_id):
                 self.contacts[device_id].append(arrived_ms)
         if isinstance(body, Positions):

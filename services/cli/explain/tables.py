@@ -129,7 +129,7 @@ def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPositio
 
 def _missing(explained: Explanation) -> Table:
     columns = ("side", "device", "reported", "longest silence", "newest position")
-    view = Table(*columns, title="what was not received in the 10 minutes before", title_justify="left")
+    view = Table(*columns, title="contacts in the 10 minutes before it", title_justify="left")
     for side in explained.sides:
         if not side.device_id:
             view.add_row(side.who, f"{side.subject_id} has none", "", "", "unknown")

@@ -156,22 +156,22 @@ class Drill:
         async with AsyncExitStack() as stack:
             for actor in (self._alerts, *self._desks):
                 await stack.enter_async_context(actor)
-            made = asyncio.ensure_future(self._exercise.put(1))
+            creation = asyncio.ensure_future(self._exercise.put(1))
             try:
-                await asyncio.shield(made)
+                await asyncio.shield(creation)
                 await self._breach()
                 await self._alerts.until("the alert", lambda: self.times.ms.get("decided"), self._patience_s)
                 await self._until_step("en route", "accepted")
             finally:
                 # The synthetic records must not stay, however the drill ends, Ctrl-C included.
-                await asyncio.shield(self._end(made))
+                await asyncio.shield(self._end(creation))
             await self._until_step("closed", "closed")
         return self.times
 
-    async def _end(self, made: asyncio.Future[None]) -> None:
-        await asyncio.wait({made})
+    async def _end(self, creation: asyncio.Future[None]) -> None:
+        await asyncio.wait({creation})
         self.times.ending_us = wall_us()
-        if not made.exception():
+        if not creation.exception():
             await self._exercise.end()
 
     async def _breach(self) -> None:

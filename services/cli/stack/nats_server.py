@@ -100,7 +100,7 @@ def binary() -> str:
     if configured:
         return configured
     pinned = Path(sysconfig.get_path("scripts")) / "nats-server"
-    found = str(pinned) if pinned.exists() else shutil.which("nats-server")
-    if not found:
+    path = str(pinned) if pinned.exists() else shutil.which("nats-server")
+    if not path:
         raise FileNotFoundError("no nats-server: run `make setup`, or set NATS_SERVER_BIN")
-    return found
+    return path

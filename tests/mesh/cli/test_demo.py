@@ -143,9 +143,9 @@ def test_a_replay_puts_tags_and_devices_from_the_reports_file(mesh: RunningMesh,
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
     outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
-    found = [_essence(alert) for alert in _of_rings(json.loads(outcome.stdout))]
-    assert ("RING_ENTERED", "replay-home", 100.0, "RESPOND") in found
-    assert found == [_essence(alert) for alert in expected if alert["kind"] in ("RING_ENTERED", "RING_CLEARED")]
+    replayed = [_essence(alert) for alert in _of_rings(json.loads(outcome.stdout))]
+    assert ("RING_ENTERED", "replay-home", 100.0, "RESPOND") in replayed
+    assert replayed == [_essence(alert) for alert in expected if alert["kind"] in ("RING_ENTERED", "RING_CLEARED")]
 
 
 def _of_rings(output: dict[str, Any]) -> list[dict[str, Any]]:

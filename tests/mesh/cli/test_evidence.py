@@ -216,16 +216,16 @@ def test_an_incident_is_exported_as_eido_and_cap(made: Made) -> None:
 
 
 def test_probations_bundle_has_no_positions_of_protected_persons(made: Made) -> None:
-    theirs, ours = records(made.police), records(made.probation)
-    persons = devices_of_persons(theirs)
-    assert persons and persons & devices_that_report(theirs) == persons
-    assert devices_that_report(ours) and not devices_that_report(ours) & persons
-    for record in ours:
+    for_police, for_probation = records(made.police), records(made.probation)
+    persons = devices_of_persons(for_police)
+    assert persons and persons & devices_that_report(for_police) == persons
+    assert devices_that_report(for_probation) and not devices_that_report(for_probation) & persons
+    for record in for_probation:
         case = log_pb2.LogEntry.FromString(record.data).case if record.subject.endswith(".case") else None
         assert case is None or (not case.places and not any(person.device_ids for person in case.persons))
         assert case is None or not any(person.sealed_contact for person in case.persons)
-    assert {record.stream for record in ours} == {"LOG_0", "ALERTS"}
-    text = b"".join(members(made.probation).values()) + b"".join(record.data for record in ours)
+    assert {record.stream for record in for_probation} == {"LOG_0", "ALERTS"}
+    text = b"".join(members(made.probation).values()) + b"".join(record.data for record in for_probation)
     assert not [device_id for device_id in persons if device_id.encode() in text]
     chains = {name: data for name, data in members(made.probation).items() if name.startswith("chain-")}
     assert set(chains) == {"chain-probation.jsonl", "chain-police.jsonl", "chain-warning.jsonl"}
@@ -299,11 +299,11 @@ async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -
         await asyncio.sleep(0.2)
     _, log_meta = await collected(made, None)
     # `bus` is connected to a server whose streams are empty.
-    found = await collection._found(bus, log_meta, made.alert_ids, "police", files.load(made.incident_id))
+    found = await collection._collected(bus, log_meta, made.alert_ids, "police", files.load(made.incident_id))
     replayed = replay(bundle.ground_of(found, log_meta), found.records)
     assert replayed.again and replayed.differences == [] and found.ended
     with pytest.raises(NotFound):
-        await collection._found(bus, log_meta, made.alert_ids, "police", [])
+        await collection._collected(bus, log_meta, made.alert_ids, "police", [])
 
 
 async def test_equal_contents_give_equal_bytes(made: Made, tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 async def stored_alerts(bus: Bus) -> list[alert_pb2.Alert]:
     last = (await bus.bounds_of(flow.ALERTS.name)).last
-    found: list[alert_pb2.Alert] = []
+    alerts: list[alert_pb2.Alert] = []
     async for messages in pull.read(bus, flow.ALERTS.name, 1):
-        found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+        alerts += [alert_pb2.Alert.FromString(message.data) for message in messages]
         if messages[-1].sequence >= last:
             break
-    return found
+    return alerts
 
 
 async def read_alerts(mesh: RunningMesh) -> list[alert_pb2.Alert]:
@@ -64,7 +64,7 @@ def test_tables_show_coordinates_only_on_request(mesh: RunningMesh) -> None:
     without, with_them = tandem(*command), tandem(*command, *POSITIONS)
     for outcome in (without, with_them):
         assert outcome.returncode == 0 and "the same again, byte for byte" in outcome.stdout
-        assert "what was not received in the 10 minutes before" in outcome.stdout
+        assert "contacts in the 10 minutes before it" in outcome.stdout
     assert "37.63" not in without.stdout and "127.21" not in without.stdout
     assert "37.63" in with_them.stdout and "127.21" in with_them.stdout
 

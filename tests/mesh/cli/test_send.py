@@ -55,13 +55,13 @@ async def log(mesh: RunningMesh) -> AsyncIterator[Client]:
 async def positions(log: Client, device_id: str) -> list[tuple[str, int, float, bool]]:
     """Distinct (report id, fix time in ms, latitude, backfilled) of a device in the log, by time."""
     batches = [entry.positions for _, entry in await log.entries()]
-    found = {
+    rows = {
         (batch.report_id[i], batch.fix_time_ms[i], batch.lat_e7[i] / 1e7, batch.backfilled)
         for batch in batches
         for i, of in enumerate(batch.device_id)
         if of == device_id
     }
-    return sorted(found, key=lambda row: row[1])
+    return sorted(rows, key=lambda row: row[1])
 
 
 def csv_track(folder: Path, fixes: int, step_s: float = 1.0) -> Path:
@@ -120,11 +120,11 @@ async def test_a_track_is_in_the_log_once_and_in_order_if_ingest_is_killed(
         code, output = await ended(sending)
     assert len(before) < fixes, "it was killed in the middle"
     assert (code, output) == (0, f"{fixes} of {fixes} reports are in the log\n")
-    found = await positions(log, "tag-0")
-    assert [round((lat - 37.5) * 1e5) for _, _, lat, _ in found] == list(range(fixes))
-    assert len({report_id for report_id, *_ in found}) == fixes
-    assert [moment_ms - found[0][1] for _, moment_ms, _, _ in found] == [100 * n for n in range(fixes)]
-    assert found[0][1] > START_S * 1000, "the times are of now"
+    rows = await positions(log, "tag-0")
+    assert [round((lat - 37.5) * 1e5) for _, _, lat, _ in rows] == list(range(fixes))
+    assert len({report_id for report_id, *_ in rows}) == fixes
+    assert [moment_ms - rows[0][1] for _, moment_ms, _, _ in rows] == [100 * n for n in range(fixes)]
+    assert rows[0][1] > START_S * 1000, "the times are of now"
 
 
 async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMesh, log: Client, tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ async def test_reports_above_a_devices_rate_limit_wait(mesh: RunningMesh, log: C
     track = str(csv_track(tmp_path, fixes, step_s=0.5))
     sent = tandem("send", track, "--device", "tag-2", "--speed", "0", "--dir", str(mesh.folder))
     assert sent.returncode == 0 and f"{fixes} of {fixes} reports are in the log; held up" in sent.stdout
-    found = await positions(log, "tag-2")
-    assert len(found) == fixes
+    rows = await positions(log, "tag-2")
+    assert len(rows) == fixes
     # The times keep their distances, and the last one is now.
-    assert found[-1][1] - found[0][1] == 500 * (fixes - 1)
+    assert rows[-1][1] - rows[0][1] == 500 * (fixes - 1)
 
 
 async def test_a_track_as_recorded_keeps_its_times_and_counts_once(
@@ -187,10 +187,10 @@ async def test_a_track_as_recorded_keeps_its_times_and_counts_once(
     arguments = ("send", str(csv_track(tmp_path, 20)), "--device", "tag-3", "--speed", "0", "--as-recorded")
     for _ in range(2):
         assert tandem(*arguments, "--backfill", "--dir", str(mesh.folder)).returncode == 0
-    found = await positions(log, "tag-3")
-    assert [moment_ms for _, moment_ms, _, _ in found] == [(START_S + n) * 1000 for n in range(20)]
-    assert len({report_id for report_id, *_ in found}) == 20
-    assert all(backfilled for *_, backfilled in found)
+    rows = await positions(log, "tag-3")
+    assert [moment_ms for _, moment_ms, _, _ in rows] == [(START_S + n) * 1000 for n in range(20)]
+    assert len({report_id for report_id, *_ in rows}) == 20
+    assert all(backfilled for *_, backfilled in rows)
 
 
 async def test_a_gpx_track_and_events_are_sent(mesh: RunningMesh, log: Client, tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def approach(rate: int = 1) -> Log:
 
 
 def respond(story: Log) -> Alert:
-    (found,) = [alert for alert in story.alerts if alert.demand is Demand.RESPOND and alert.kind in KINDS]
-    return found
+    (explained,) = [alert for alert in story.alerts if alert.demand is Demand.RESPOND and alert.kind in KINDS]
+    return explained
 
 
 # ── refold ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -106,9 +106,9 @@ def test_a_refold_reproduces_every_alert_of_a_log(rate: int) -> None:
     story = approach(rate)
     assert {alert.ring_mm for alert in story.alerts} == {2_000_000, 1_000_000, 100_000}
     for alert in story.alerts:
-        found = story.explain(story.stored(alert))
-        assert not found.differences
-        assert found.to_json(positions=False)["again"] == "SAME"
+        explained = story.explain(story.stored(alert))
+        assert not explained.differences
+        assert explained.to_json(positions=False)["again"] == "SAME"
 
 
 def test_differences_are_named() -> None:
@@ -164,10 +164,10 @@ def test_an_equipment_event_concerns_the_wearer_and_shows_all_protected_persons(
             )
         ),
     )
-    found = story.explain(story.stored(respond(story)))
-    assert not found.differences and found.decisive is None
-    assert explanation.what_decided(found.refold) == "STRAP_OPEN of t1, 2026-09-21T14:13:28.000Z"
-    assert [(side.who, side.device_id, side.newest_ms) for side in found.sides] == [
+    explained = story.explain(story.stored(respond(story)))
+    assert not explained.differences and explained.decisive is None
+    assert explanation.what_decided(explained.refold) == "STRAP_OPEN of t1, 2026-09-21T14:13:28.000Z"
+    assert [(side.who, side.device_id, side.newest_ms) for side in explained.sides] == [
         ("wearer", "t1", None),
         ("protected", "d1", T0_MS + 1_000),
     ]
@@ -178,8 +178,8 @@ def test_a_tick_or_an_amended_case_can_decide() -> None:
     story.add(0, case_entry(until_s=60, place=True))
     story.at(1, "t1", 20)
     story.add(70, log_pb2.LogEntry(tick=log_pb2.Tick()))
-    found = story.explain(story.stored(story.alerts[-1]))
-    assert not found.differences and explanation.what_decided(found.refold) == "the passing of time"
+    explained = story.explain(story.stored(story.alerts[-1]))
+    assert not explained.differences and explanation.what_decided(explained.refold) == "the passing of time"
 
     story = Log()
     story.add(0, case_entry(place=True))
@@ -187,10 +187,10 @@ def test_a_tick_or_an_amended_case_can_decide() -> None:
     story.add(9, case_entry(version=2))
     cleared = story.alerts[-1]
     assert (cleared.kind.value, cleared.target_id) == ("RING_CLEARED", "home1")
-    found = story.explain(story.stored(cleared))
-    assert not found.differences and explanation.what_decided(found.refold) == "version 2 of case-1"
-    assert found.refold.target is not None and found.refold.target.target_id == "home1"
-    assert [side.device_id for side in found.sides] == ["t1"], "a place has no device"
+    explained = story.explain(story.stored(cleared))
+    assert not explained.differences and explanation.what_decided(explained.refold) == "version 2 of case-1"
+    assert explained.refold.target is not None and explained.refold.target.target_id == "home1"
+    assert [side.device_id for side in explained.sides] == ["t1"], "a place has no device"
 
 
 def test_a_person_and_a_place_with_the_same_id_are_distinguished() -> None:
@@ -200,11 +200,11 @@ def test_a_person_and_a_place_with_the_same_id_are_distinguished() -> None:
     story.add(0, entry)
     story.at(1, "d1", 5000)
     story.at(2, "t1", 20)
-    found = story.explain(story.stored(respond(story)))
-    assert found.refold.target is not None and not found.refold.target.is_person
+    explained = story.explain(story.stored(respond(story)))
+    assert explained.refold.target is not None and not explained.refold.target.is_person
     story.at(3, "d1", 30)
-    found = story.explain(story.stored(story.alerts[-1]))
-    assert found.refold.target is not None and found.refold.target.is_person
+    explained = story.explain(story.stored(story.alerts[-1]))
+    assert explained.refold.target is not None and explained.refold.target.is_person
 
 
 # ── received and missing reports ─────────────────────────────────────────────────────────────────────────────────────
@@ -212,13 +212,18 @@ def test_a_person_and_a_place_with_the_same_id_are_distinguished() -> None:
 
 def test_silence_and_age_of_the_newest_position_are_shown_per_side() -> None:
     story = approach()
-    found = story.explain(story.stored(respond(story)))
-    his, hers = found.sides
-    assert (his.who, his.contacts, his.silence_ms, his.newest_ms) == ("wearer", 7, 30_000, T0_MS + 182_000)
-    assert [report.time_ms - T0_MS for report in his.reports] == [62_000, 92_000, 122_000, 152_000, 182_000]
+    explained = story.explain(story.stored(respond(story)))
+    wearer_side, protected_side = explained.sides
+    assert (wearer_side.who, wearer_side.contacts, wearer_side.silence_ms, wearer_side.newest_ms) == (
+        "wearer",
+        7,
+        30_000,
+        T0_MS + 182_000,
+    )
+    assert [report.time_ms - T0_MS for report in wearer_side.reports] == [62_000, 92_000, 122_000, 152_000, 182_000]
     # The protected person's last report is of second 61; the wearer's report decides at 182.
-    assert (hers.who, hers.contacts, hers.silence_ms) == ("protected", 3, 121_000)
-    assert found.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 121
+    assert (protected_side.who, protected_side.contacts, protected_side.silence_ms) == ("protected", 3, 121_000)
+    assert explained.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 121
 
 
 def test_a_contact_without_a_position_ends_a_silence_but_gives_no_position() -> None:
@@ -227,8 +232,8 @@ def test_a_contact_without_a_position_ends_a_silence_but_gives_no_position() -> 
     story.at(1, "d1", 0)
     story.add(100, log_pb2.LogEntry(heard=log_pb2.HeardBatch(device_id=["d1"], report_id=["h"])))
     story.at(120, "t1", 50)
-    hers = story.explain(story.stored(respond(story))).sides[1]
-    assert (hers.contacts, hers.silence_ms, hers.newest_ms) == (2, 99_000, T0_MS + 1_000)
+    protected_side = story.explain(story.stored(respond(story))).sides[1]
+    assert (protected_side.contacts, protected_side.silence_ms, protected_side.newest_ms) == (2, 99_000, T0_MS + 1_000)
 
 
 def test_a_position_older_than_the_window_appears_as_an_age_only() -> None:
@@ -237,10 +242,10 @@ def test_a_position_older_than_the_window_appears_as_an_age_only() -> None:
     story.at(1, "d1", 0)
     story.add(5_000, log_pb2.LogEntry(tick=log_pb2.Tick()))
     story.at(10_000, "t1", 50)
-    found = story.explain(story.stored(respond(story)))
-    hers = found.sides[1]
-    assert (hers.reports, hers.contacts, hers.silence_ms) == ([], 0, 600_000)
-    assert found.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 9_999
+    explained = story.explain(story.stored(respond(story)))
+    protected_side = explained.sides[1]
+    assert (protected_side.reports, protected_side.contacts, protected_side.silence_ms) == ([], 0, 600_000)
+    assert explained.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 9_999
 
 
 def test_a_report_that_arrived_after_the_decision_is_listed_once() -> None:
@@ -260,10 +265,10 @@ def test_reports_after_the_decisive_one_in_its_entry_were_not_known() -> None:
     story.add(0, case_entry())
     story.at(1, "d1", 0)
     story.add(31, log.positions_entry(fix("t1", 30, 50), fix("d1", 29, 900)))
-    found = story.explain(story.stored(respond(story)))
-    assert found.decisive is not None and found.decisive.index == 0
-    assert found.sides[1].newest_ms == T0_MS + 1_000
-    assert [(report.device_id, report.time_ms) for report in found.later] == [("d1", T0_MS + 29_000)]
+    explained = story.explain(story.stored(respond(story)))
+    assert explained.decisive is not None and explained.decisive.index == 0
+    assert explained.sides[1].newest_ms == T0_MS + 1_000
+    assert [(report.device_id, report.time_ms) for report in explained.later] == [("d1", T0_MS + 29_000)]
 
 
 def test_a_report_too_late_for_the_fold_is_shown_but_is_not_the_newest() -> None:
@@ -275,9 +280,11 @@ def test_a_report_too_late_for_the_fold_is_shown_but_is_not_the_newest() -> None
         8_002,
         log_pb2.LogEntry(equipment=log_pb2.EquipmentReport(device_id="t1", report_id="e", event=log_pb2.STRAP_OPEN)),
     )
-    hers = story.explain(story.stored(respond(story))).sides[1]
-    assert [explanation.is_too_late(report) for report in hers.reports] == [True] and hers.contacts == 1
-    assert hers.newest_ms is None
+    protected_side = story.explain(story.stored(respond(story))).sides[1]
+    assert [explanation.is_too_late(report) for report in protected_side.reports] == [
+        True
+    ] and protected_side.contacts == 1
+    assert protected_side.newest_ms is None
 
 
 def test_reports_from_before_a_device_changed_hands_are_left_out() -> None:
@@ -295,12 +302,12 @@ def test_reports_from_before_a_device_changed_hands_are_left_out() -> None:
     story.at(152, "t1", 7_777, fix_s=130)  # a late report of the previous owner
     story.at(155, "t1", 50)
     story.at(170, "t1", 7_777, fix_s=135)
-    found = story.explain(story.stored(respond(story)))
-    assert found.alert.wearer_id == "w2" and not found.differences
-    his = found.sides[0]
-    assert [report.time_ms - T0_MS for report in his.reports] == [155_000]
-    assert (his.contacts, his.silence_ms) == (2, 11_000)
-    assert found.later == []
+    explained = story.explain(story.stored(respond(story)))
+    assert explained.alert.wearer_id == "w2" and not explained.differences
+    wearer_side = explained.sides[0]
+    assert [report.time_ms - T0_MS for report in wearer_side.reports] == [155_000]
+    assert (wearer_side.contacts, wearer_side.silence_ms) == (2, 11_000)
+    assert explained.later == []
 
 
 def test_a_person_without_a_device_is_listed() -> None:
@@ -322,7 +329,7 @@ def test_a_person_without_a_device_is_listed() -> None:
 def test_coordinates_are_shown_only_on_request() -> None:
     story = approach()
     story.at(190, "d1", 10, fix_s=150)
-    found = story.explain(story.stored(respond(story)))
-    with_them, without = (json.dumps(found.to_json(positions)) for positions in (True, False))
+    explained = story.explain(story.stored(respond(story)))
+    with_them, without = (json.dumps(explained.to_json(positions)) for positions in (True, False))
     assert "37.50" in with_them and '"lat_deg"' in with_them
     assert "37.50" not in without and "_deg" not in without

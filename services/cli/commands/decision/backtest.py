@@ -31,12 +31,12 @@ def backtest(
         raise CommandFailed("--against needs --rules to compare with", MISUSED)
     try:
         chosen = rule_files.load(rules) if rules else None
-        found = backtests.run(scenario, reports, chosen)
+        alerts = backtests.run(scenario, reports, chosen)
         if against is None:
-            for alert in found:
+            for alert in alerts:
                 print(json.dumps(alert))
         else:
-            _compare(list(found), list(backtests.run(scenario, reports, rule_files.load(against))))
+            _compare(list(alerts), list(backtests.run(scenario, reports, rule_files.load(against))))
     except FileError as error:
         raise CommandFailed(str(error), MISUSED) from None
 

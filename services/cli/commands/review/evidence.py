@@ -101,14 +101,14 @@ def _verified(file: Path, public_key: bytes | None) -> Verified:
         raise CommandFailed(f"BROKEN {broken}") from None
 
 
-def _report(found: Verified, as_json: bool, known_key: bool = False) -> None:
-    fields = _told(found, known_key)
-    print(json.dumps(fields) if as_json else "\n".join(map(printable, _lines(found, fields))))
-    if found.differences:
+def _report(verified: Verified, as_json: bool, known_key: bool = False) -> None:
+    fields = _told(verified, known_key)
+    print(json.dumps(fields) if as_json else "\n".join(map(printable, _lines(verified, fields))))
+    if verified.differences:
         raise typer.Exit(FAILED)
 
 
-def _lines(found: Verified, fields: dict[str, Any]) -> Iterator[str]:
+def _lines(verified: Verified, fields: dict[str, Any]) -> Iterator[str]:
     incident, made = fields["incident_id"], f"made {fields['made_at']} with Tandem {fields['software']}"
     yield f"incident    {incident}, evidence for {fields['for']}, {made}"
     unknown = "" if fields["public_key_given"] else "; this doesn't prove whose key it is, as --public-key isn't given"
@@ -121,14 +121,14 @@ def _lines(found: Verified, fields: dict[str, Any]) -> Iterator[str]:
     yield f"decision    {fields['decision']}"
     for difference in fields["differences"]:
         yield f"            {difference}"
-    for event in found.events:
+    for event in verified.events:
         if not event.alert_id:
             when = times.to_rfc3339(event.body["at_ms"])
             yield f"{when}  {event.leg:9}  {event.kind:12}  {event.body.get('by', '')}".rstrip()
 
 
-def _told(found: Verified, known_key: bool) -> dict[str, Any]:
-    manifest, replayed = found.manifest, found.replay
+def _told(verified: Verified, known_key: bool) -> dict[str, Any]:
+    manifest, replayed = verified.manifest, verified.replay
     if replayed is None:
         decision = "not in this bundle: it lacks the protected persons' positions; use the bundle for the police"
     elif replayed.differences:
@@ -140,13 +140,13 @@ def _told(found: Verified, known_key: bool) -> dict[str, Any]:
         "for": manifest["for"],
         "made_at": times.to_rfc3339(manifest["made_at_ms"]),
         "software": manifest["software"],
-        "public_key": found.public_key.hex(),
+        "public_key": verified.public_key.hex(),
         "public_key_given": known_key,
         "whole": manifest["whole"],
         "ended": manifest["ended"],
         "entries": replayed.entries if replayed else None,
-        "events": len(found.events),
+        "events": len(verified.events),
         "chains_missing": manifest["chains_missing"],
         "decision": decision,
-        "differences": found.differences,
+        "differences": verified.differences,
     }

@@ -52,12 +52,12 @@ def explain(
     to = disclosures.reader(reviewer, legal_basis, purpose, running.clock.now_ms()) if positions else None
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("looking for the alert") as status:
-        found = uvloop.run(_explain(running, alert_id, to, status))
+        explained = uvloop.run(_explain(running, alert_id, to, status))
     if as_json:
-        print(json.dumps(found.to_json(positions)))
+        print(json.dumps(explained.to_json(positions)))
     else:
-        console.print(*tables.tables(found, positions), sep="\n")
-    if found.differences:
+        console.print(*tables.tables(explained, positions), sep="\n")
+    if explained.differences:
         raise typer.Exit(FAILED)
 
 
@@ -69,14 +69,14 @@ async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, st
         ):
             stored, log_meta = await refold.find(connection, alert_id)
             patience.reschedule(None)  # a long log may take longer
-            found = await refold.refold(
+            refolded = await refold.refold(
                 connection, stored, log_meta, lambda at, last: status.update(f"entry {at} of {last}")
             )
             if to:
                 patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
-                await disclosures.record(connection, disclosures.disclosures(found, to, running.clock.now_ms()))
+                await disclosures.record(connection, disclosures.disclosures(refolded, to, running.clock.now_ms()))
     except TimeoutError:
         raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
     except RetryableError as error:
         raise CommandFailed(error.reason) from None
-    return explanation.explain(found)
+    return explanation.explain(refolded)

@@ -44,9 +44,9 @@ def verify(
     if heads is not None and public_key is None:
         raise CommandFailed("--heads needs --public-key: without the key, anybody could have signed the heads", MISUSED)
     key = _read_key(public_key) if public_key else None
-    kept = _read_heads(heads) if heads else []
+    saved = _read_heads(heads) if heads else []
     try:
-        proof = asyncio.run(_verify(_engine(database), key, kept))
+        proof = asyncio.run(_verify(_engine(database), key, saved))
     except BrokenChain as broken:
         raise CommandFailed(f"the ledger is broken at {broken}", FAILED) from None
     except (DBAPIError, OSError) as error:
@@ -61,13 +61,13 @@ def verify(
         print(f"heads proven: {proof.heads}; rows after the last one: {proof.unsigned}")
 
 
-async def _verify(engine: AsyncEngine, key: bytes | None, kept: list[SignedHead]) -> Proof:
+async def _verify(engine: AsyncEngine, key: bytes | None, saved: list[SignedHead]) -> Proof:
     try:
         async with engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 # All pages must come from one snapshot, however long the proof takes.
                 await connection.execute(sa.text("set transaction isolation level repeatable read, read only"))
-            return await prove(Ledger(connection), key, kept)
+            return await prove(Ledger(connection), key, saved)
     finally:
         await engine.dispose()
 

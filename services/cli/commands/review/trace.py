@@ -39,12 +39,12 @@ def trace(
             fields.required_id("INCIDENT", incident_id)
     except InvalidField as error:
         raise CommandFailed(str(error), MISUSED) from None
-    found = uvloop.run(_read(mesh.load(folder), incident_id))
+    response = uvloop.run(_read(mesh.load(folder), incident_id))
     if as_json:
-        print(json_format.MessageToJson(found, preserving_proto_field_name=True, indent=None))
+        print(json_format.MessageToJson(response, preserving_proto_field_name=True, indent=None))
     else:
         console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
-        console.print(*waterfall.tables(found), sep="\n")
+        console.print(*waterfall.tables(response), sep="\n")
 
 
 async def _read(running: MeshConnection, incident_id: str) -> trace_pb2.GetTraceResponse:
