@@ -1,4 +1,4 @@
-"""An incident's trace as a waterfall table: each span stands under its parent, with a time bar to scale."""
+"""An incident's trace as a waterfall table: each span is placed under its parent, with a time bar to scale."""
 
 from __future__ import annotations
 

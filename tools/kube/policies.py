@@ -52,14 +52,14 @@ def _cluster_findings(objects: list[Object]) -> Iterator[str]:
 
 def _data(obj: Object) -> Iterator[str]:
     if obj["kind"] == "Secret":
-        yield "secrets don't belong into files"
+        yield "Secrets must not be in files"
     labels = obj["metadata"].get("labels", {})
     if obj["kind"] == "Namespace" and labels.get("pod-security.kubernetes.io/enforce") != "restricted":
         yield "doesn't enforce Pod Security restricted"
     if obj["kind"] == "ConfigMap":
         for name, value in obj["data"].items():
             if name in FORBIDDEN_SETTINGS or (SECRET.search(name) and "/" not in value):
-                yield f"{name} doesn't belong here"
+                yield f"{name} doesn't belong in a ConfigMap"
         config = obj["data"].get("nats.conf")
         if config is not None:
             for needed in ("sync_interval: always", "verify_and_map: true", 'include "users.conf"'):
@@ -79,23 +79,23 @@ def _pod(obj: Object) -> Iterator[str]:
         return
     spec = pod["spec"]
     if spec.get("automountServiceAccountToken") is not False:
-        yield "has the token of its ServiceAccount"
+        yield "mounts its ServiceAccount's token: set automountServiceAccountToken: false"
     security = spec.get("securityContext", {})
     if security.get("runAsNonRoot") is not True or security.get("runAsUser", 0) < 1:
-        yield "may run as root"
+        yield "may run as root: set runAsNonRoot: true and a runAsUser above 0"
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
-        yield "has no seccomp profile"
+        yield "has no seccomp profile: set seccompProfile: {type: RuntimeDefault}"
     if _keeps(obj, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
         # By default the kubelet widens the rights of all files at each start, and PostgreSQL refuses a folder writable by its group.
-        yield "changes the rights of what its volume keeps: fsGroupChangePolicy isn't OnRootMismatch"
+        yield "changes the file rights on its volume at each start: set fsGroupChangePolicy: OnRootMismatch"
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field):
             yield f"uses {field}"
     for volume in spec.get("volumes", ()):
         if "hostPath" in volume:
-            yield f"volume {volume['name']} is a path of the host"
+            yield f"volume {volume['name']} uses hostPath"
         if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
-            yield f"volume {volume['name']} may fill the node's disk"
+            yield f"volume {volume['name']} may fill the node's disk: set emptyDir.sizeLimit"
     for container in containers(obj):
         for line in _container(
             container, stays=obj["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
@@ -113,22 +113,22 @@ def _keeps(obj: Object, spec: Object) -> bool:
 def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterator[str]:
     security = container.get("securityContext", {})
     if security.get("allowPrivilegeEscalation") is not False or security.get("privileged"):
-        yield "may gain privileges"
+        yield "may gain privileges: set allowPrivilegeEscalation: false"
     if security.get("readOnlyRootFilesystem") is not True:
-        yield "may write to its image"
+        yield "may write to its image: set readOnlyRootFilesystem: true"
     if security.get("capabilities") != {"drop": ["ALL"]}:
-        yield "keeps capabilities"
+        yield "keeps capabilities: set capabilities: {drop: [ALL]}"
     name, _, tag = container["image"].rpartition("/")[2].partition(":")
     if "@" not in name and (not tag or tag == "latest"):
         yield f"image {container['image']} isn't pinned"
     resources = container.get("resources", {})
     if not {"cpu", "memory"} <= resources.get("requests", {}).keys() or "memory" not in resources.get("limits", {}):
-        yield "lacks requests, or a limit on memory"
+        yield "lacks requests for cpu and memory, or a limit on memory"
     for variable in container.get("env", ()):
         if variable["name"] in FORBIDDEN_SETTINGS:
             yield f"sets {variable['name']}"
         if SECRET.search(variable["name"]) and "/" not in variable.get("value", "/"):
-            yield f"{variable['name']} is written down"
+            yield f"{variable['name']} is a secret in plain text: use secretKeyRef"
     if stays:
         if not {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys():
             yield "lacks a probe"

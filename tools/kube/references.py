@@ -85,7 +85,7 @@ class _Checker:
             yield f"no ServiceAccount {spec.get('serviceAccountName')}"
         for limit in spec.get("topologySpreadConstraints", ()):
             if not limit["labelSelector"]["matchLabels"].items() <= labels.items():
-                yield "spreads other pods than its own"
+                yield "topologySpreadConstraints select other pods than its own"
         volumes = {volume["name"] for volume in spec.get("volumes", ())}
         volumes |= {claim["metadata"]["name"] for claim in obj["spec"].get("volumeClaimTemplates", ())}
         for volume in spec.get("volumes", ()):
@@ -112,7 +112,7 @@ class _Checker:
             yield from self._secret(secret["secretName"], keys, f"volume {name}")
             holder = secret["secretName"].removeprefix(identities.PREFIX)
             if holder not in (secret["secretName"], "phones") and not identities.identity_of(holder):
-                yield f"volume {name}: {holder} is nobody's identity"
+                yield f"volume {name}: {holder} isn't a known identity"
 
     def _secret(self, name: str, keys: set[str], where: str) -> Iterator[str]:
         if name not in self._secrets:
@@ -204,11 +204,11 @@ class _Checker:
     def _network(self, spec: Object) -> Iterator[str]:
         if spec["podSelector"] and not self._selected(spec["podSelector"]):
             yield "selects no pod"
-        for way, rules in (("from", spec.get("ingress", ())), ("to", spec.get("egress", ()))):
+        for direction, rules in (("from", spec.get("ingress", ())), ("to", spec.get("egress", ()))):
             for rule in rules:
-                for peer in rule.get(way, ()):
+                for peer in rule.get(direction, ()):
                     if "podSelector" in peer and not self._selected(peer["podSelector"]):
-                        yield f"opens the way {way} pods that aren't there"
+                        yield f"permits traffic {direction} pods that aren't there"
 
     def _selected(self, selector: Object) -> list[Object]:
         return [workload for workload, pod in self._pods if matches(selector, pod["metadata"]["labels"])]

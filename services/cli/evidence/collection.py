@@ -37,7 +37,7 @@ class BundleGrounds:
     """Legal grounds of a bundle, its maker and its recipient."""
 
     legal_basis: str
-    """Code of the registry's closed list."""
+    """Legal basis, a code of the registry's closed list."""
     purpose: str
     who: str
     """SPIFFE id of the person who makes the bundle."""

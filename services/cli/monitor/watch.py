@@ -171,7 +171,7 @@ class CanaryWatch:
                     await self._note(leg, message.step.assignment)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                # The leg has lost its database, and what was open there.
+                # The leg has lost its database with all open assignments.
                 self._seen.pop(leg, None)
                 self._open = {id_: held for id_, held in self._open.items() if held[0] != leg}
             raise

@@ -43,7 +43,7 @@ class Plan:
     run_id: str
     """Suffix of all its ids, unique per run."""
     national_id: str
-    """The made-up national number that the wearer and the respondent share."""
+    """Fictitious national number that the wearer and the respondent share."""
     pace_s: float = 1.0
     """Time between two positions, seconds of mesh time."""
     clear_after_s: int = 3

@@ -50,17 +50,17 @@ class LoadOutcome:
     started: float = 0.0
     """Time of the start, as time.monotonic gives it."""
     late: int = 0
-    """Requests that were sent more than 5 ms after they were due."""
+    """Number of requests that were sent more than 5 ms after they were due."""
     latest_s: float = 0.0
     """The longest delay of a request after it was due, seconds."""
     broken: int = 0
     """Number of times a stream broke and its unanswered requests were resent."""
     accepted: int = 0
-    """Reports that are durable in the log."""
+    """Number of reports that are durable in the log."""
     unanswered: int = 0
-    """Reports without an answer ANSWERED_WITHIN_S after the last one was due."""
+    """Number of reports without an answer ANSWERED_WITHIN_S after the last one was due."""
     last_answer: float = 0.0
-    """Monotonic time of the last answer."""
+    """Time of the last answer, as time.monotonic gives it."""
     answered_after_s: list[float] = field(default_factory=list)
     """Time from due to answer of each request, seconds, in the order of the answers."""
     answered_due_s: list[float] = field(default_factory=list)

@@ -203,7 +203,7 @@ def target_of(addresses: Sequence[str]) -> str:
 
 
 def _family_of(address: str) -> int | None:
-    """4 or 6 for a literal IP address with a port, None for a name."""
+    """IP version of a literal `host:port` address, 4 or 6; None for a name."""
     try:
         return ip_address(address.rpartition(":")[0].strip("[]")).version
     except ValueError:

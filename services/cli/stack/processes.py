@@ -19,7 +19,7 @@ NATS_MONITOR_OFFSET = 23
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process of a service."""
+    """A process of a mesh, with its ports and settings."""
 
     name: str
     package: str
