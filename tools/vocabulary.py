@@ -1,7 +1,7 @@
-"""`python -m tools.vocabulary [--root DIR]`: holds names and prose of the tracked files to tools/vocabulary.toml.
+"""`python -m tools.vocabulary [--root DIR]`: checks names and prose of the tracked files against tools/vocabulary.toml.
 
-It reports identifiers that are banned, phrases that are banned in prose, and class names that exist more than once in services/
-without being listed as two sides of one edge. It prints its counts and exits with 1 where it found something.
+It reports banned identifiers, banned phrases in prose, and class names that exist more than once in services/ without being listed as
+two sides of one edge. It prints counts, and exits with 1 if it has findings.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TABLE = Path(__file__).with_suffix(".toml")
 MAX_PAIRS = 12
-"""Pairs of classes that may share a name."""
+"""Maximum number of pairs of classes that may share a name."""
 SHOWN = 40
-"""Findings that are printed; the counts are of all."""
+"""Number of findings printed without --all; the counts cover all findings."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -34,7 +34,7 @@ _SKIPPED = re.compile(r"(^|/)(gen|node_modules|static)/|\.lock$|package-lock\.js
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A place that breaks the vocabulary."""
+    """A violation of the vocabulary."""
 
     path: str
     """File, relative to the root."""
@@ -59,11 +59,11 @@ class Vocabulary:
 
     @classmethod
     def read(cls, path: Path) -> Vocabulary:
-        """The table of a file. Raises ValueError where it allows more than MAX_PAIRS pairs of classes."""
+        """Reads the rules from a TOML file. Raises ValueError if it allows more than MAX_PAIRS pairs of classes."""
         table = tomllib.loads(path.read_text("utf-8"))
         names, prose, twice = table["identifiers"], table["prose"], table["classes"]["twice"]
         if len(twice) > MAX_PAIRS:
-            raise ValueError(f"classes.twice: {len(twice)} pairs, at most {MAX_PAIRS} are allowed")
+            raise ValueError(f"classes.twice: {len(twice)} pairs, but at most {MAX_PAIRS} are allowed")
         phrases = [rf"\b{re.escape(phrase)}\b" for phrase in prose["phrases"]]
         openings = [rf"(?:^|(?<=[.:;!?]\s)|(?<=\"\"\"))(?-i:{re.escape(opening)})\b" for opening in prose["openings"]]
         return cls(
@@ -76,7 +76,7 @@ class Vocabulary:
         )
 
     def bans(self, identifier: str) -> bool:
-        """Whether an identifier may not be used."""
+        """Whether an identifier is banned."""
         if identifier in self.allowed:
             return False
         bare = identifier.strip("_")
@@ -88,13 +88,13 @@ class Vocabulary:
 
 
 def tracked(root: Path) -> list[str]:
-    """Files that git tracks below a folder and that people wrote, relative to it."""
+    """Tracked files below a folder that people wrote, as paths relative to it."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True, text=True).stdout
     return [path for path in listed.split("\0") if path and not _SKIPPED.search(path)]
 
 
 def findings(root: Path, vocabulary: Vocabulary) -> list[Finding]:
-    """Everything below a folder that breaks the vocabulary, in the order of files and lines."""
+    """All violations in the tracked files below a folder, in order of files and lines."""
     found: list[Finding] = []
     classes: dict[str, list[Finding]] = defaultdict(list)
     for path in tracked(root):
@@ -119,7 +119,7 @@ def findings(root: Path, vocabulary: Vocabulary) -> list[Finding]:
 
 
 def _python(text: str) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """Names with their lines, and passages of prose (comments and strings) with the line where each begins."""
+    """Names with their lines, and passages of prose (comments and strings) with their first lines, from Python source."""
     names: list[tuple[int, str]] = []
     prose: list[tuple[int, str]] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -130,7 +130,7 @@ def _python(text: str) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
         elif token.type in _STRINGS:
             prose.append((token.start[0], token.string))
     if sys.version_info < (3, 12):
-        # Before, an f-string is one token, and what stands in its braces is none.
+        # Before Python 3.12 an f-string is one token, so the names in its braces aren't tokens.
         for string in ast.walk(ast.parse(text)):
             if isinstance(string, ast.JoinedStr):
                 for node in ast.walk(string):
@@ -146,7 +146,7 @@ _STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING
 
 
 def _other(text: str, suffix: str) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
-    """The same of a file that isn't Python. A document is prose throughout."""
+    """Names and prose, as in `_python`, from a file that isn't Python. A document is prose throughout."""
     if suffix in {".md", ".html"}:
         return [], [(1, text)]
     prose = [

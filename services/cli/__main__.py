@@ -17,7 +17,7 @@ from services.common.messaging.cursors import WENT_BACK, StreamWentBack
 
 app = typer.Typer(
     name="tandem",
-    help="Joint response for tag wearers under restraining orders: run a mesh on this machine, and look into it.",
+    help="Joint response for tag wearers under restraining orders: run a mesh on this machine, and inspect it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,13 +45,13 @@ app.add_typer(evidence.app, name="evidence")
 
 
 def main() -> None:
-    """Runs the command line; whatever is wrong with it is said in one line, and the exit code is 2."""
+    """Run the command line. A failure prints one line on standard error and sets the exit code: 1 failed, 2 misused."""
     try:
         code = app(standalone_mode=False)
     except typer.Abort:
         code = _fail("stopped", FAILED)
     except typer.TyperException as error:
-        # Its family of usage errors knows the option that is meant; the public base class only has the text.
+        # Usage errors format themselves with the option's name; the public base class only has the text.
         describe = getattr(error, "format_message", error.__str__)
         code = _fail(describe(), MISUSED)
     except CommandFailed as failed:
@@ -59,8 +59,8 @@ def main() -> None:
     except StreamWentBack as error:
         code = _fail(f"{error.reason} (the runbook: {WENT_BACK})", FAILED)
     except grpc.aio.AioRpcError as error:
-        refused = of_rpc(error)
-        code = _fail(refused.message, refused.exit_code)
+        failure = of_rpc(error)
+        code = _fail(failure.message, failure.exit_code)
     sys.exit(code)
 
 

@@ -1,6 +1,6 @@
-"""Calls that outlast a killed process: asked again until they are answered, streams resumed where they broke.
+"""gRPC calls that survive a killed server: unary calls are retried, and streams resume where they broke.
 
-Every method of the mesh may be asked again: records carry versions, reports ids, assignments one acknowledgement.
+Every method of the mesh may be retried: records carry versions, reports carry ids, and an assignment takes one acknowledgement.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.cli.stack.mesh import Metadata
 from services.common.rpc.server import UNARY_DEADLINE_S
 
 PATIENCE_S = 60.0
-"""How long a command waits for a part of the mesh before it fails, wall time."""
+"""How long a command waits for a part of the mesh before it fails, seconds of wall time."""
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 1.0
 
@@ -26,7 +26,7 @@ _LATER = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.CANCELLED,  # by a server that stops
+    grpc.StatusCode.CANCELLED,  # a stopping server cancels its calls
 )
 
 Request = TypeVar("Request")
@@ -34,18 +34,15 @@ Response = TypeVar("Response")
 
 
 def may_succeed_later(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the same call is worth another try."""
-    # What grpc.aio says when the connection breaks while it writes.
+    """Whether a retry of the same call may succeed."""
+    # grpc.aio reports "Internal error from Core" when the connection breaks during a write.
     return error.code() in _LATER or error.details() == "Internal error from Core"
 
 
 async def call(
     method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, identity: Metadata
 ) -> Response:
-    """The answer to a unary call.
-
-    Raises AioRpcError where it is refused, CommandFailed where nobody answers for a minute.
-    """
+    """Make a unary call, with retries. Raises AioRpcError if it is refused, CommandFailed after 60 s without an answer."""
     give_up_at = time.monotonic() + PATIENCE_S
     delay = FIRST_DELAY_S
     while True:
@@ -63,7 +60,10 @@ async def call(
 
 
 async def follow(open_stream: Callable[[], grpc.aio.UnaryStreamCall[Request, Response]]) -> AsyncIterator[Response]:
-    """Messages of a stream that never ends. `open_stream` opens it behind the last message that its caller has seen."""
+    """Messages of a gRPC stream, until cancelled. A broken stream is reopened.
+
+    `open_stream` must open the stream after the last message that its caller has seen.
+    """
     while True:
         stream = open_stream()
         try:

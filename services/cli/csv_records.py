@@ -1,4 +1,4 @@
-"""Tables of records as CSV: what each line becomes, or what is wrong with it."""
+"""CSV tables of wearers and orders: each line becomes registry records, or a fault."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _SEXES = {"": "UNSPECIFIED", "F": "FEMALE", "M": "MALE"}
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a line."""
+    """An error in one line of an input file."""
 
     line: int
-    """From 1, the header included."""
+    """Line number, from 1. The header is line 1."""
     field: str
-    """The column, or the path that the registry names."""
+    """Column name, or the field path that the registry reports."""
     reason: str
     counted: str = "line"
-    """What `line` counts where the file isn't one of lines."""
+    """Unit of `line`: "line", or "point" in a GPX file."""
 
     def __str__(self) -> str:
         place = f"{self.counted} {self.line}"
@@ -40,7 +40,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class CsvLine:
-    """One line: its records in the order in which they must be put, or what is wrong with it."""
+    """One CSV line: its records in the order in which they must be put, or its fault."""
 
     number: int
     records: tuple[Message, ...]
@@ -48,9 +48,9 @@ class CsvLine:
 
 
 def read(path: Path) -> list[CsvLine]:
-    """All lines of wearers.csv or orders.csv; the header says which. Raises CommandFailed where the file is neither."""
+    """All lines of wearers.csv or orders.csv; the header tells them apart. Raises CommandFailed if the file is neither."""
     try:
-        # A byte order mark, as spreadsheets write it, isn't a part of the first name.
+        # Spreadsheets write a byte order mark, which isn't part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(_lines(path, csv.DictReader(file, strict=True)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -64,9 +64,9 @@ def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[CsvLine]:
             continue
         missing, unknown = sorted(set(needed) - set(header)), sorted(set(header) - known)
         if missing or unknown:
-            wrong = [f"the column {one} is missing" for one in missing]
-            wrong += [f"{one!r} is no column; those are {', '.join(sorted(known))}" for one in unknown]
-            raise CommandFailed(f"{path}: {'; '.join(wrong)}", MISUSED)
+            errors = [f"the column {column} is missing" for column in missing]
+            errors += [f"{column!r} isn't a column; known columns: {', '.join(sorted(known))}" for column in unknown]
+            raise CommandFailed(f"{path}: {'; '.join(errors)}", MISUSED)
         for row in reader:
             yield _line(reader.line_num, row, parse)
         return
@@ -153,7 +153,7 @@ def _order(row: Row) -> tuple[Message, ...]:
         try:
             getattr(order, column).CopyFrom(times.to_timestamp(times.from_rfc3339(row[column])))
         except ValueError:
-            raise InvalidField(column, "must be a time as RFC 3339 has it") from None
+            raise InvalidField(column, "must be an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)") from None
     _add_places(order, row)
     translate.parse_order(order)
     return (*_persons(order, row, version), order)
@@ -162,9 +162,9 @@ def _order(row: Row) -> tuple[Message, ...]:
 def _persons(order: registry_pb2.Order, row: Row, version: int) -> list[Message]:
     names = _list(row.get("protected_person_names", ""))
     if not names:
-        return []  # they are known already
+        return []  # the registry knows these persons already
     if len(names) != len(order.protected_person_ids):
-        raise InvalidField("protected_person_names", "must be as many as protected_person_ids")
+        raise InvalidField("protected_person_names", "must have as many entries as protected_person_ids")
     persons = [
         registry_pb2.ProtectedPerson(person_id=person_id, name=name, source_version=version)
         for person_id, name in zip(order.protected_person_ids, names, strict=True)
@@ -179,7 +179,7 @@ def _add_places(order: registry_pb2.Order, row: Row) -> None:
     columns = {name: _list(row.get(name, "")) for name in ("lat_deg", "lon_deg", "radius_m")}
     for name, values in columns.items():
         if len(values) != len(ids):
-            raise InvalidField(name, "must be as many as place_ids")
+            raise InvalidField(name, "must have as many entries as place_ids")
     for n, place_id in enumerate(ids):
         place = order.places.add(place_id=place_id)
         for name, values in columns.items():
@@ -193,8 +193,8 @@ def _add_places(order: registry_pb2.Order, row: Row) -> None:
 
 
 def _list(text: str) -> list[str]:
-    """Values with semicolons between them."""
-    return [one.strip() for one in text.split(";")] if text.strip() else []
+    """The values of a cell that separates them with semicolons."""
+    return [value.strip() for value in text.split(";")] if text.strip() else []
 
 
 def _whole(column: str, text: str) -> int:

@@ -1,4 +1,4 @@
-"""How a command fails: one clear line and an exit code, never a traceback."""
+"""Command failures: one line on standard error and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MISUSED = 2
 
 
 class CommandFailed(Exception):
-    """Ends the command: `message` on standard error, `exit_code` 1 (it didn't work) or 2 (it was asked wrongly)."""
+    """Ends the command with `message` on standard error and `exit_code`: 1 for a failure, 2 for a misuse."""
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(message)
@@ -32,17 +32,17 @@ _MISUSE = (
 
 
 def of_rpc(error: grpc.aio.AioRpcError) -> CommandFailed:
-    """The failure that a refused call amounts to, with the field and the reason where the service named them."""
+    """The command failure for a refused gRPC call, with field and reason if the service named them."""
     code = error.code()
     exit_code = MISUSED if code in _MISUSE else FAILED
-    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # it reads the same three methods as of a call
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an error has the three methods that it reads
     if status is not None:
         for detail in status.details:
             bad_request = error_details_pb2.BadRequest()
             if detail.Unpack(bad_request) and bad_request.field_violations:
-                said = "; ".join(
+                violations = "; ".join(
                     f"{field_violation.field}: {field_violation.description}"
                     for field_violation in bad_request.field_violations
                 )
-                return CommandFailed(printable(f"refused: {said}"), exit_code)
+                return CommandFailed(printable(f"refused: {violations}"), exit_code)
     return CommandFailed(printable(f"{code.name}: {error.details()}"), exit_code)

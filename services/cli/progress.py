@@ -1,4 +1,4 @@
-"""How far a command is, as a bar on standard error, so that standard output has results only."""
+"""Progress bars of commands, on standard error so that standard output holds results only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from services.cli.terminal import SafeConsole
 
 
 def bar() -> Progress:
-    """What is done, of how many, and how long the rest will take."""
+    """A progress bar with count, total and remaining time."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=SafeConsole(stderr=True))

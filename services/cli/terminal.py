@@ -1,7 +1,7 @@
-"""Text for a terminal: whatever a server or a file says is shown as text, and never acts on the terminal.
+"""Safe terminal output: text from servers and files is shown as text and can't act on the terminal.
 
-Escape sequences can move the cursor and overwrite lines, direction marks can turn text round, and rich's markup can style or hide
-it. So control characters are shown as escapes, and markup isn't read from strings; what is styled is built by `styled`.
+Escape sequences can move the cursor and overwrite lines. Direction marks can reverse text, and rich's markup can style or hide it.
+So control characters are shown as escapes, and strings aren't parsed as markup. `styled` builds styled text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LINE_BREAKS = "\n\t"
 
 
 def printable(text: object, keep: str = "") -> str:
-    """The text with each character that isn't printable as an escape such as `\\x1b`, but for those in `keep`."""
+    """The text with each unprintable character as an escape such as `\\x1b`, except the characters in `keep`."""
     shown = str(text)
     if shown.isprintable():
         return shown
@@ -23,20 +23,20 @@ def printable(text: object, keep: str = "") -> str:
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """One line of several parts, each a text or a text with its style; all of them printable."""
+    """One printable line of several parts. A part is a text, or a text with its style."""
     return Text.assemble(
         *(printable(part) if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts), end=""
     )
 
 
 class SafeConsole(Console):
-    """A console whose strings are shown as they are, without markup, emoji codes or control characters."""
+    """A rich console that shows strings literally, without markup, emoji codes or control characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A string as it is shown, in tables too."""
+        """A string as the console shows it, in tables too."""
         return super().render_str(printable(text, LINE_BREAKS), **options)
 
 

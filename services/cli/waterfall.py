@@ -1,4 +1,4 @@
-"""An incident's trace for a person: each span in its place, under the one that led to it, with a bar to scale."""
+"""An incident's trace as a waterfall table: each span is placed under its parent, with a time bar to scale."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from services.common.observability.spans import duration, in_order
 from tandem.registry.v1 import trace_pb2
 
 WIDTH = 24
-"""Of the bars, in characters."""
-_TELLS = (
+"""Width of the bars, in characters."""
+_SHOWN_ATTRIBUTES = (
     "kind",
     "demand",
     "alert_id",
@@ -27,24 +27,24 @@ _TELLS = (
 
 
 def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
-    """The waterfall, and the orders that it rests on."""
-    mine = [span for span in trace.spans if span.trace_id == trace.trace_id]
-    first_us, last_us = mine[0].start_us, max(one.end_us for one in mine)
+    """The waterfall of an incident, and a table of the order versions that it rests on."""
+    own_spans = [span for span in trace.spans if span.trace_id == trace.trace_id]
+    first_us, last_us = own_spans[0].start_us, max(span.end_us for span in own_spans)
     view = Table(
         Column("after", justify="right", no_wrap=True),
         Column("took", justify="right", no_wrap=True),
         Column("what", no_wrap=True),
         Column("by", no_wrap=True),
         Column("", no_wrap=True, width=WIDTH),
-        Column("of it", overflow="fold"),
+        Column("details", overflow="fold"),
         Column("rests on", no_wrap=True),
         title_justify="left",
     )
-    root = mine[0]
+    root = own_spans[0]
     exercise = root.attributes.get("exercise", "")
-    of = f"{root.attributes['incident_id']}{', not in earnest: ' if exercise else ''}{exercise}"
-    view.title = f"{of}, trace {trace.trace_id}\nfrom {_moment(first_us)}"
-    for span, depth in in_order(mine):
+    incident = f"{root.attributes['incident_id']}{', exercise: ' if exercise else ''}{exercise}"
+    view.title = f"{incident}, trace {trace.trace_id}\nfrom {_moment(first_us)}"
+    for span, depth in in_order(own_spans):
         bar = _bar(span.start_us - first_us, span.end_us - first_us, last_us - first_us)
         view.add_row(
             duration(span.start_us - first_us),
@@ -52,23 +52,23 @@ def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
             "  " * depth + span.name,
             span.service,
             bar,
-            ", ".join(span.attributes[key] for key in _TELLS if key in span.attributes),
+            ", ".join(span.attributes[key] for key in _SHOWN_ATTRIBUTES if key in span.attributes),
             span.attributes.get("stored") or span.attributes.get("read", ""),
         )
     yield view
-    others = [span for span in trace.spans if span.trace_id != trace.trace_id]
-    if others:
+    order_spans = [span for span in trace.spans if span.trace_id != trace.trace_id]
+    if order_spans:
         case_versions = Table(
             "order in force since", "decided by the registry", "case", "rests on", title_justify="left"
         )
-        for one in others:
+        for span in order_spans:
             case_versions.add_row(
-                _moment(one.end_us), _moment(one.start_us), one.attributes["case_id"], one.attributes["stored"]
+                _moment(span.end_us), _moment(span.start_us), span.attributes["case_id"], span.attributes["stored"]
             )
         yield case_versions
     if trace.is_cut:
         cut = Table(show_header=False, box=None)
-        cut.add_row("there is more than is shown")
+        cut.add_row("the trace is cut: it has more spans than are shown")
         yield cut
 
 

@@ -1,4 +1,4 @@
-"""Whose certificate a Secret called `tls-NAME` holds, and what role services give whoever proves itself with it."""
+"""The SPIFFE id of a Secret `tls-NAME`, and the role that services give to its holder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from services.console.domain.people import SELF, ConsoleUser
 from services.console.domain.people import Role as ConsoleRole
 
 PREFIX = "tls-"
-_CONSOLES = {f"console-{one.value}": one for one in ConsoleRole}
+_CONSOLES = {f"console-{role.value}": role for role in ConsoleRole}
 _OTHERS = ("otel-collector", "jaeger")
-"""Programs of others, who call none of our methods."""
+"""Third-party programs, which call none of our methods."""
 
 
 def identity_of(name: str) -> str:
-    """The SPIFFE id: a console's is that of a desk, a service's its own. Empty where nobody is called so."""
+    """The SPIFFE id of a console, which is a desk's, or of a service; empty for an unknown name."""
     if name in _CONSOLES:
         return ConsoleUser(_CONSOLES[name], SELF).spiffe_id
     if name == "nats":
@@ -25,11 +25,11 @@ def identity_of(name: str) -> str:
 
 
 def serves(secret: str, console_role: str) -> bool:
-    """Whether services let the holder of this Secret ask what a console of this role asks."""
+    """Whether services give the holder of this Secret the role that a console of `console_role` needs."""
     own = identity_of(secret.removeprefix(PREFIX))
     return bool(own) and role_of(own) == role_of(ConsoleUser(ConsoleRole(console_role), SELF).spiffe_id)
 
 
 def role_of(spiffe_id: str) -> Role.ValueType:
-    """The role that the services' door finds."""
+    """The role that services give to a SPIFFE id."""
     return caller_of(spiffe_id).role

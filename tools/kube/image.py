@@ -1,8 +1,8 @@
-"""`python -m tools.kube.image IMAGE`: runs an image as the manifests do, and harder: a user that nobody has named, a read-only root,
-no capabilities and no network. Needs podman.
+"""`python -m tools.kube.image IMAGE`: checks an image under stricter limits than the manifests'. Needs podman.
 
-Each service loads, the decision is made over the examples, a certificate is issued; nothing is writable but /tmp, nothing raises
-rights, no installer is left, and no secret stands in the layers of the project's own files.
+The limits are an arbitrary user, a read-only root, no capabilities and no network. The checks: each service loads, the examples are
+decided, a certificate is issued, only /tmp is writable, no file raises privileges, no installer is left, and the project's files
+contain no secret.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tools import secret_scan
 
 ROOT = Path(__file__).parents[2]
 USER = "54321:54321"
-"""Not in the image's /etc/passwd."""
+"""User and group that aren't in the image's /etc/passwd."""
 LIMITS = (
     "--user",
     USER,
@@ -35,26 +35,26 @@ MOUNTS = ("--tmpfs", SCRATCH, "--volume", f"{ROOT / 'examples'}:/examples:ro")
 WITHIN_S = 120
 SERVICES = ("registry", "ingest", "geofence", "dispatch", "console", "cli")
 CONSOLE = ROOT / "services" / "console"
-PAGES = {str(one.relative_to(CONSOLE)) for kind in ("static", "templates") for one in (CONSOLE / kind).iterdir()}
-LOOKS = {
-    "a file that it can write to": "find / -xdev -writable ! -type l -not -path '/tmp*' -not -path '/dev/*' -not -path '/proc/*'",
-    "a file that raises rights, of the project": "find /opt/tandem -perm /6000",
-    "an installer or a compiler": "command -v pip pip3 gcc cc make; find /opt/tandem -name 'pip' -type d",
+PAGES = {str(file.relative_to(CONSOLE)) for kind in ("static", "templates") for file in (CONSOLE / kind).iterdir()}
+SEARCHES = {
+    "writable files": "find / -xdev -writable ! -type l -not -path '/tmp*' -not -path '/dev/*' -not -path '/proc/*'",
+    "files of the project that raise privileges": "find /opt/tandem -perm /6000",
+    "installers or compilers": "command -v pip pip3 gcc cc make; find /opt/tandem -name 'pip' -type d",
 }
 
 
 def podman(image: str, entrypoint: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs it to its end."""
+    """Runs an entrypoint of the image to its end, under the limits."""
     command = ("podman", "run", "--rm", *LIMITS, *MOUNTS, "--entrypoint", entrypoint, image, *arguments)
     return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
 
 
 def findings(image: str) -> Iterator[str]:
-    """What is wrong with it."""
+    """All faults of the image."""
     modules = "; ".join(f"import services.{service}.__main__" for service in SERVICES)
-    who = podman(image, "python", "-c", f"import os; {modules}; print(os.getuid(), os.getgid())")
-    if who.stdout.split() != USER.split(":"):
-        yield f"its services don't load: {who.stderr[-500:]}"
+    loaded = podman(image, "python", "-c", f"import os; {modules}; print(os.getuid(), os.getgid())")
+    if loaded.stdout.split() != USER.split(":"):
+        yield f"its services don't load: {loaded.stderr[-500:]}"
     folded = podman(
         image,
         "python",
@@ -71,24 +71,24 @@ def findings(image: str) -> Iterator[str]:
     issued = podman(image, "python", "-m", "services.cli", "certs", "spiffe://vendor/acme", "--dir", f"{SCRATCH}/certs")
     if issued.returncode:
         yield f"no certificate is issued: {issued.stderr[-500:]}"
-    for what, look in LOOKS.items():
-        seen = podman(image, "sh", "-c", f"{look} 2>/dev/null; true").stdout.split()
+    for what, search in SEARCHES.items():
+        seen = podman(image, "sh", "-c", f"{search} 2>/dev/null; true").stdout.split()
         if seen:
             yield f"{what}: {', '.join(seen[:5])}"
     if podman(image, "sh", "-c", "touch /opt/tandem/x").returncode == 0:
-        yield "its root can be written to"
+        yield "its root is writable"
     yield from (f"the console lacks {name}" for name in sorted(PAGES - files_in(image, "services/console")))
     yield from secrets_in(image)
 
 
 def files_in(image: str, folder: str) -> set[str]:
-    """Files of the project that the image holds below a folder, by their path there."""
+    """Paths of the project's files in the image below a folder, relative to the folder."""
     seen = podman(image, "sh", "-c", f"cd /opt/tandem/app/{folder} && find . -type f").stdout.split()
     return {name.removeprefix("./") for name in seen}
 
 
 def secrets_in(image: str) -> Iterator[str]:
-    """Secrets in the project's files of the image."""
+    """Secrets in the project's files in the image."""
     with tempfile.TemporaryDirectory() as folder:
         name = subprocess.run(("podman", "create", image), capture_output=True, text=True, check=True).stdout.strip()
         try:
@@ -103,7 +103,7 @@ def secrets_in(image: str) -> Iterator[str]:
 
 
 def main(image: str) -> int:
-    """The exit code: 1 where something is wrong."""
+    """Checks the image. Returns the exit code: 1 if it has faults."""
     found = list(findings(image))
     print(*found or [f"{image}: runs as {USER} with a read-only root"], sep="\n")
     return 1 if found else 0

@@ -1,4 +1,4 @@
-"""What we demand of rendered objects beyond that they work: the least rights, bounded resources, an orderly end."""
+"""Policies for rendered objects: least privileges, bounded resources, orderly shutdown."""
 
 from __future__ import annotations
 
@@ -9,102 +9,103 @@ from tools.kube.identities import identity_of
 from tools.kube.render import Object, containers, pod_of
 
 FORBIDDEN_SETTINGS = {"TANDEM_DEV_SECRET", "TANDEM_ALLOW_ASYNC_STORE", "TANDEM_CLOCK_RATE"}
-"""For development on loopback."""
+"""Settings for development on loopback only."""
 SECRET = re.compile(r"(PASSWORD|SECRET|TOKEN|_KEY|DATABASE_URL)$")
 OURS = ("observe", "monitor")
-"""Ports of our own services and of NATS, which are probed."""
+"""Probed ports of our own services and of NATS."""
 REPLACED_WITHIN_S = 5
-"""How long a process that stands still may stay: noticed after three seconds' silence, since one that is busy may answer late."""
+"""Maximum time until a hanging process is killed, seconds."""
 SILENT_S = 3
+"""Minimum silence before a process is killed, seconds, since a busy process may answer late."""
 DRAIN_S = 10
-"""What a service may take from SIGTERM to its end."""
+"""Time that a service may take from SIGTERM to its end, seconds."""
 
 
 def findings(objects: list[Object]) -> list[str]:
-    """What is wrong."""
-    found = list(_of_all(objects))
-    for one in objects:
-        lines = [*_pod(one), *_data(one)]
-        found += [f"{one['kind']}/{one['metadata']['name']}: {line}" for line in lines]
+    """All violations of the policies."""
+    found = list(_cluster_findings(objects))
+    for obj in objects:
+        lines = [*_pod(obj), *_data(obj)]
+        found += [f"{obj['kind']}/{obj['metadata']['name']}: {line}" for line in lines]
     return found
 
 
-def _of_all(objects: list[Object]) -> Iterator[str]:
+def _cluster_findings(objects: list[Object]) -> Iterator[str]:
     closed = {
-        way
-        for one in objects
-        if one["kind"] == "NetworkPolicy" and one["spec"]["podSelector"] == {}
-        for way in one["spec"]["policyTypes"]
-        if way.lower() not in one["spec"]
+        direction
+        for obj in objects
+        if obj["kind"] == "NetworkPolicy" and obj["spec"]["podSelector"] == {}
+        for direction in obj["spec"]["policyTypes"]
+        if direction.lower() not in obj["spec"]
     }
     if closed != {"Ingress", "Egress"}:
         yield "NetworkPolicy: nothing closes all ways in and out by default"
-    budgets = [one["spec"]["selector"]["matchLabels"] for one in objects if one["kind"] == "PodDisruptionBudget"]
-    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in objects if one["kind"] == "HorizontalPodAutoscaler"}
-    for one in objects:
-        if one["kind"] in ("Deployment", "StatefulSet"):
-            several = one["spec"].get("replicas", 1) > 1 or one["metadata"]["name"] in scaled
-            labels = one["spec"]["template"]["metadata"]["labels"]
+    budgets = [obj["spec"]["selector"]["matchLabels"] for obj in objects if obj["kind"] == "PodDisruptionBudget"]
+    scaled = {obj["spec"]["scaleTargetRef"]["name"] for obj in objects if obj["kind"] == "HorizontalPodAutoscaler"}
+    for obj in objects:
+        if obj["kind"] in ("Deployment", "StatefulSet"):
+            several = obj["spec"].get("replicas", 1) > 1 or obj["metadata"]["name"] in scaled
+            labels = obj["spec"]["template"]["metadata"]["labels"]
             if several and not any(budget.items() <= labels.items() for budget in budgets):
-                yield f"{one['kind']}/{one['metadata']['name']}: no PodDisruptionBudget"
+                yield f"{obj['kind']}/{obj['metadata']['name']}: no PodDisruptionBudget"
 
 
-def _data(one: Object) -> Iterator[str]:
-    if one["kind"] == "Secret":
-        yield "secrets don't belong into files"
-    labels = one["metadata"].get("labels", {})
-    if one["kind"] == "Namespace" and labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+def _data(obj: Object) -> Iterator[str]:
+    if obj["kind"] == "Secret":
+        yield "Secrets must not be in files"
+    labels = obj["metadata"].get("labels", {})
+    if obj["kind"] == "Namespace" and labels.get("pod-security.kubernetes.io/enforce") != "restricted":
         yield "doesn't enforce Pod Security restricted"
-    if one["kind"] == "ConfigMap":
-        for name, value in one["data"].items():
+    if obj["kind"] == "ConfigMap":
+        for name, value in obj["data"].items():
             if name in FORBIDDEN_SETTINGS or (SECRET.search(name) and "/" not in value):
-                yield f"{name} doesn't belong here"
-        config = one["data"].get("nats.conf")
+                yield f"{name} doesn't belong in a ConfigMap"
+        config = obj["data"].get("nats.conf")
         if config is not None:
             for needed in ("sync_interval: always", "verify_and_map: true", 'include "users.conf"'):
                 if needed not in config:
                     yield f"nats.conf lacks {needed}"
-    if one["kind"] == "Certificate":
-        spec = one["spec"]
-        if spec.get("uris") != [identity_of(one["metadata"]["name"])]:
+    if obj["kind"] == "Certificate":
+        spec = obj["spec"]
+        if spec.get("uris") != [identity_of(obj["metadata"]["name"])]:
             yield "isn't for the one SPIFFE id of its service"
         if not {"secretName", "issuerRef", "duration", "renewBefore"} <= spec.keys():
             yield "lacks secretName, issuerRef, duration or renewBefore"
 
 
-def _pod(one: Object) -> Iterator[str]:
-    pod = pod_of(one)
+def _pod(obj: Object) -> Iterator[str]:
+    pod = pod_of(obj)
     if pod is None:
         return
     spec = pod["spec"]
     if spec.get("automountServiceAccountToken") is not False:
-        yield "has the token of its ServiceAccount"
+        yield "mounts its ServiceAccount's token: set automountServiceAccountToken: false"
     security = spec.get("securityContext", {})
     if security.get("runAsNonRoot") is not True or security.get("runAsUser", 0) < 1:
-        yield "may run as root"
+        yield "may run as root: set runAsNonRoot: true and a runAsUser above 0"
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
-        yield "has no seccomp profile"
-    if _keeps(one, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
-        # Of itself the kubelet widens the rights of all files at each start: PostgreSQL refuses a folder that its group may write.
-        yield "changes the rights of what its volume keeps: fsGroupChangePolicy isn't OnRootMismatch"
+        yield "has no seccomp profile: set seccompProfile: {type: RuntimeDefault}"
+    if _keeps(obj, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
+        # By default the kubelet widens the rights of all files at each start, and PostgreSQL refuses a folder writable by its group.
+        yield "changes the file rights on its volume at each start: set fsGroupChangePolicy: OnRootMismatch"
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field):
             yield f"uses {field}"
     for volume in spec.get("volumes", ()):
         if "hostPath" in volume:
-            yield f"volume {volume['name']} is a path of the host"
+            yield f"volume {volume['name']} uses hostPath"
         if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
-            yield f"volume {volume['name']} may fill the node's disk"
-    for container in containers(one):
+            yield f"volume {volume['name']} may fill the node's disk: set emptyDir.sizeLimit"
+    for container in containers(obj):
         for line in _container(
-            container, stays=one["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
+            container, stays=obj["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
         ):
             yield f"{container['name']}: {line}"
 
 
-def _keeps(one: Object, spec: Object) -> bool:
-    """Whether a pod has a volume that outlives it."""
-    return "volumeClaimTemplates" in one["spec"] or any(
+def _keeps(obj: Object, spec: Object) -> bool:
+    """Whether a pod has a persistent volume."""
+    return "volumeClaimTemplates" in obj["spec"] or any(
         "persistentVolumeClaim" in volume for volume in spec.get("volumes", ())
     )
 
@@ -112,22 +113,22 @@ def _keeps(one: Object, spec: Object) -> bool:
 def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterator[str]:
     security = container.get("securityContext", {})
     if security.get("allowPrivilegeEscalation") is not False or security.get("privileged"):
-        yield "may gain privileges"
+        yield "may gain privileges: set allowPrivilegeEscalation: false"
     if security.get("readOnlyRootFilesystem") is not True:
-        yield "may write to its image"
+        yield "may write to its image: set readOnlyRootFilesystem: true"
     if security.get("capabilities") != {"drop": ["ALL"]}:
-        yield "keeps capabilities"
+        yield "keeps capabilities: set capabilities: {drop: [ALL]}"
     name, _, tag = container["image"].rpartition("/")[2].partition(":")
     if "@" not in name and (not tag or tag == "latest"):
         yield f"image {container['image']} isn't pinned"
     resources = container.get("resources", {})
     if not {"cpu", "memory"} <= resources.get("requests", {}).keys() or "memory" not in resources.get("limits", {}):
-        yield "lacks requests, or a limit on memory"
+        yield "lacks requests for cpu and memory, or a limit on memory"
     for variable in container.get("env", ()):
         if variable["name"] in FORBIDDEN_SETTINGS:
             yield f"sets {variable['name']}"
         if SECRET.search(variable["name"]) and "/" not in variable.get("value", "/"):
-            yield f"{variable['name']} is written down"
+            yield f"{variable['name']} is a secret in plain text: use secretKeyRef"
     if stays:
         if not {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys():
             yield "lacks a probe"
@@ -140,7 +141,7 @@ def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterat
 
 
 def _liveness(container: Object) -> Iterator[str]:
-    """A process that was stopped answers nobody and obeys no SIGTERM, so it must be killed soon after it is noticed."""
+    """Violations of the liveness policy. A stopped process ignores SIGTERM, so it must be killed soon after its detection."""
     probe = container.get("livenessProbe", {})
     if probe.get("httpGet", {}).get("port") not in OURS:
         return

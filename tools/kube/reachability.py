@@ -1,4 +1,4 @@
-"""Whether whoever is told to ask somebody has a way there through the NetworkPolicies, and that somebody one in."""
+"""Check that NetworkPolicies permit each configured connection, out of the caller's pod and into the target's pod."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from tools.kube.render import Object, containers, pod_of
 
 ADDRESS = re.compile(r"(?:dns:///|https://)([a-z0-9-]+):(\d+)")
 Pods = Sequence[tuple[Object, Object]]
-"""Workloads with their pod templates."""
+"""Workloads, each with its pod template."""
 
 
 def matches(selector: Object, labels: Mapping[str, str]) -> bool:
-    """Whether a selector takes a pod with these labels."""
+    """Whether a label selector matches a pod with these labels."""
     wanted = selector.get("matchLabels", {}).items() <= labels.items()
-    return wanted and all(labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", ()))
+    return wanted and all(
+        labels.get(expression["key"]) in expression["values"] for expression in selector.get("matchExpressions", ())
+    )
 
 
-def findings(one: Object, objects: Mapping[str, Object], pods: Pods) -> Iterator[str]:
-    """What a workload is told to ask by its variables, and a Prometheus by its file, and can't."""
-    pod = pod_of(one)
+def findings(workload: Object, objects: Mapping[str, Object], pods: Pods) -> Iterator[str]:
+    """Connections that a workload can't make: addresses in its variables, and targets of a Prometheus configuration."""
+    pod = pod_of(workload)
     if pod is None:
         return
-    for container in containers(one):
+    for container in containers(workload):
         for variable in container.get("env", ()):
-            if found := ADDRESS.fullmatch(str(variable.get("value", ""))):
-                yield from _way(pod, found[1], int(found[2]), objects, pods)
+            if address := ADDRESS.fullmatch(str(variable.get("value", ""))):
+                yield from _connection(pod, address[1], int(address[2]), objects, pods)
     for volume in pod["spec"].get("volumes", ()):
         config = objects.get(f"ConfigMap/{volume.get('configMap', {}).get('name')}", {}).get("data", {})
         for job in yaml.safe_load(config.get("prometheus.yaml", "{}")).get("scrape_configs", ()):
-            for way in job["dns_sd_configs"]:
-                for name in way["names"]:
-                    yield from _way(pod, name, way["port"], objects, pods)
+            for discovery in job["dns_sd_configs"]:
+                for name in discovery["names"]:
+                    yield from _connection(pod, name, discovery["port"], objects, pods)
 
 
-def _way(pod: Object, host: str, port: int, objects: Mapping[str, Object], pods: Pods) -> Iterator[str]:
+def _connection(pod: Object, host: str, port: int, objects: Mapping[str, Object], pods: Pods) -> Iterator[str]:
     service = objects.get(f"Service/{host}")
     targets = [
         port_["targetPort"] for port_ in (service or {"spec": {"ports": []}})["spec"]["ports"] if port_["port"] == port
@@ -59,11 +61,11 @@ def _way(pod: Object, host: str, port: int, objects: Mapping[str, Object], pods:
 
 
 def _open(
-    policies: list[Object], way: str, peers: str, own: Mapping[str, str], other: Mapping[str, str], ends: set[Any]
+    policies: list[Object], direction: str, peers: str, own: Mapping[str, str], other: Mapping[str, str], ends: set[Any]
 ) -> bool:
-    """Whether a policy of the one with the labels `own` opens this way between it and the other, at one of `ends`."""
+    """Whether a policy of the pod with labels `own` permits this direction from or to the `other` pod, at a port in `ends`."""
     return any(
-        any(each["port"] in ends for each in rule.get("ports", ()))
+        any(port["port"] in ends for port in rule.get("ports", ()))
         and any(
             matches(peer["podSelector"], other)
             for peer in rule.get(peers, ({"podSelector": {}},))
@@ -71,5 +73,5 @@ def _open(
         )
         for policy in policies
         if matches(policy["podSelector"], own)
-        for rule in policy.get(way, ())
+        for rule in policy.get(direction, ())
     )

@@ -1,4 +1,4 @@
-"""What a schema can't say of rendered objects: that what they name is there, and that two places agree."""
+"""Check references between rendered objects, and values that must agree in two places, which schemas can't express."""
 
 from __future__ import annotations
 
@@ -26,78 +26,78 @@ SERVICES: dict[str, type[CommonSettings]] = {
     "services.console": ConsoleSettings,
     "services.cli": RegistrySettings,
 }
-"""What is started, and where its settings stand; the Jobs' commands are the registry's."""
+"""Settings class of each started package. The Jobs run `services.cli` with the registry's settings."""
 SETTINGS = {package: {f"TANDEM_{name.upper()}" for name in kind.model_fields} for package, kind in SERVICES.items()}
 
 
 def findings(objects: list[Object], given: Mapping[str, set[str]]) -> list[str]:
-    """What is wrong; `given` are Secrets that are put there by hand, with their keys."""
-    look = _Look(objects, given)
-    found = [line for one in objects for line in look.at(one)]
-    names = [_name(one) for one in objects]
+    """All broken references. `given` are the Secrets that operators create by hand, with their keys."""
+    checker = _Checker(objects, given)
+    found = [line for obj in objects for line in checker.check(obj)]
+    names = [_name(obj) for obj in objects]
     return found + [f"{name}: is there twice" for name in sorted({name for name in names if names.count(name) > 1})]
 
 
-def _name(one: Object) -> str:
-    return f"{one['kind']}/{one['metadata']['name']}"
+def _name(obj: Object) -> str:
+    return f"{obj['kind']}/{obj['metadata']['name']}"
 
 
-class _Look:
+class _Checker:
     def __init__(self, objects: list[Object], given: Mapping[str, set[str]]) -> None:
-        self._objects = {_name(one): one for one in objects}
-        self._pods = [(one, pod) for one in objects if (pod := pod_of(one))]
+        self._objects = {_name(obj): obj for obj in objects}
+        self._pods = [(obj, pod) for obj in objects if (pod := pod_of(obj))]
         self._secrets = dict(given)
-        for one in objects:
-            if one["kind"] == "Certificate":
-                self._secrets[one["spec"]["secretName"]] = {"tls.crt", "tls.key", "ca.crt"}
+        for obj in objects:
+            if obj["kind"] == "Certificate":
+                self._secrets[obj["spec"]["secretName"]] = {"tls.crt", "tls.key", "ca.crt"}
 
-    def at(self, one: Object) -> Iterator[str]:
+    def check(self, obj: Object) -> Iterator[str]:
         lines: list[str] = []
-        lines += self._quantities(one)
-        match one["kind"]:
+        lines += self._quantities(obj)
+        match obj["kind"]:
             case "Service":
-                lines += self._service(one)
+                lines += self._service(obj)
             case "HorizontalPodAutoscaler":
-                target = one["spec"]["scaleTargetRef"]
+                target = obj["spec"]["scaleTargetRef"]
                 scaled = self._objects.get(f"{target['kind']}/{target['name']}")
                 if not scaled:
                     lines.append(f"scales {target['kind']}/{target['name']}, which isn't there")
                 elif "replicas" in scaled["spec"]:
                     lines.append(f"scales {target['name']}, which sets replicas itself")
             case "PodDisruptionBudget":
-                if not self._selected(one["spec"]["selector"]):
+                if not self._selected(obj["spec"]["selector"]):
                     lines.append("selects no pod")
             case "NetworkPolicy":
-                lines += self._network(one["spec"])
-        if pod := pod_of(one):
-            lines += self._pod(one, pod)
-        return iter([f"{_name(one)}: {line}" for line in lines])
+                lines += self._network(obj["spec"])
+        if pod := pod_of(obj):
+            lines += self._pod(obj, pod)
+        return iter([f"{_name(obj)}: {line}" for line in lines])
 
     # ── pods ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _pod(self, one: Object, pod: Object) -> Iterator[str]:
+    def _pod(self, obj: Object, pod: Object) -> Iterator[str]:
         labels, spec = pod["metadata"]["labels"], pod["spec"]
-        if one["kind"] in WORKLOADS and not one["spec"]["selector"]["matchLabels"].items() <= labels.items():
+        if obj["kind"] in WORKLOADS and not obj["spec"]["selector"]["matchLabels"].items() <= labels.items():
             yield "its selector doesn't match its own pods"
-        if one["kind"] == "StatefulSet" and f"Service/{one['spec']['serviceName']}" not in self._objects:
-            yield f"serviceName: no Service {one['spec']['serviceName']}"
+        if obj["kind"] == "StatefulSet" and f"Service/{obj['spec']['serviceName']}" not in self._objects:
+            yield f"serviceName: no Service {obj['spec']['serviceName']}"
         if f"ServiceAccount/{spec.get('serviceAccountName')}" not in self._objects:
             yield f"no ServiceAccount {spec.get('serviceAccountName')}"
         for limit in spec.get("topologySpreadConstraints", ()):
             if not limit["labelSelector"]["matchLabels"].items() <= labels.items():
-                yield "spreads other pods than its own"
+                yield "topologySpreadConstraints select other pods than its own"
         volumes = {volume["name"] for volume in spec.get("volumes", ())}
-        volumes |= {claim["metadata"]["name"] for claim in one["spec"].get("volumeClaimTemplates", ())}
+        volumes |= {claim["metadata"]["name"] for claim in obj["spec"].get("volumeClaimTemplates", ())}
         for volume in spec.get("volumes", ()):
             yield from self._volume(volume)
-        for container in containers(one):
+        for container in containers(obj):
             for mount in container.get("volumeMounts", ()):
                 if mount["name"] not in volumes:
                     yield f"{container['name']}: mounts {mount['name']}, which is no volume"
-            yield from self._environment(one, container)
+            yield from self._environment(obj, container)
             yield from self._probes(container)
-        yield from reachability.findings(one, self._objects, self._pods)
-        yield from self._agreements(one)
+        yield from reachability.findings(obj, self._objects, self._pods)
+        yield from self._agreements(obj)
 
     def _volume(self, volume: Object) -> Iterator[str]:
         name = volume["name"]
@@ -110,9 +110,9 @@ class _Look:
         if secret := volume.get("secret"):
             keys = {item["key"] for item in secret.get("items", ())}
             yield from self._secret(secret["secretName"], keys, f"volume {name}")
-            who = secret["secretName"].removeprefix(identities.PREFIX)
-            if who not in (secret["secretName"], "phones") and not identities.identity_of(who):
-                yield f"volume {name}: {who} is nobody's identity"
+            holder = secret["secretName"].removeprefix(identities.PREFIX)
+            if holder not in (secret["secretName"], "phones") and not identities.identity_of(holder):
+                yield f"volume {name}: {holder} isn't a known identity"
 
     def _secret(self, name: str, keys: set[str], where: str) -> Iterator[str]:
         if name not in self._secrets:
@@ -120,7 +120,7 @@ class _Look:
         elif missing := keys - self._secrets[name]:
             yield f"{where}: Secret {name} has no {', '.join(sorted(missing))}"
 
-    def _environment(self, one: Object, container: Object) -> Iterator[str]:
+    def _environment(self, obj: Object, container: Object) -> Iterator[str]:
         for source in container.get("envFrom", ()):
             config = self._objects.get(f"ConfigMap/{source['configMapRef']['name']}")
             if not config:
@@ -130,7 +130,7 @@ class _Look:
                 if name.startswith("TANDEM_") and not any(name in names for names in SETTINGS.values()):
                     yield f"{name} is no setting of any service"
             yield from self._observed(container, config["data"])
-        own = next((SETTINGS[one] for one in container.get("args", ()) if one in SETTINGS), set())
+        own = next((SETTINGS[argument] for argument in container.get("args", ()) if argument in SETTINGS), set())
         for variable in container.get("env", ()):
             name, source = variable["name"], variable.get("valueFrom", {})
             if name.startswith("TANDEM_") and name not in own:
@@ -143,18 +143,18 @@ class _Look:
                 if str(own_port) != variable["value"]:
                     yield f"TANDEM_PORT is {variable['value']}, its port {own_port}"
             if name == "TANDEM_CONSOLE_ROLE":
-                mounted = {volume["name"]: volume for volume in one["spec"]["template"]["spec"]["volumes"]}
+                mounted = {volume["name"]: volume for volume in obj["spec"]["template"]["spec"]["volumes"]}
                 secret = mounted.get("tls", {}).get("secret", {}).get("secretName", "")
                 if not identities.serves(secret, variable["value"]):
                     yield f"is a console of {variable['value']}, and proves itself with {secret or 'nothing'}"
-            if name == "TANDEM_REPLICAS" and variable["value"] != str(one["spec"]["replicas"]):
-                yield f"TANDEM_REPLICAS is {variable['value']}, replicas {one['spec']['replicas']}"
+            if name == "TANDEM_REPLICAS" and variable["value"] != str(obj["spec"]["replicas"]):
+                yield f"TANDEM_REPLICAS is {variable['value']}, replicas {obj['spec']['replicas']}"
 
     def _observed(self, container: Object, settings: Mapping[str, str]) -> Iterator[str]:
-        """Whether it shows how it is where it is asked."""
+        """Mismatches between a container's port for health and metrics, and its settings."""
         ports = {port["name"]: port["containerPort"] for port in container.get("ports", ())}
         if "observe" in ports:
-            package = next((one for one in container["args"] if one in SERVICES), "")
+            package = next((argument for argument in container["args"] if argument in SERVICES), "")
             if "TANDEM_METRICS_PORT" not in SETTINGS.get(package, ()):
                 yield f"{container['name']}: {package or 'nothing'} shows nothing of itself on a port"
             if str(ports["observe"]) != settings.get("TANDEM_METRICS_PORT"):
@@ -163,19 +163,19 @@ class _Look:
     def _probes(self, container: Object) -> Iterator[str]:
         ports = {port["name"] for port in container.get("ports", ())}
         for kind in ("startupProbe", "livenessProbe", "readinessProbe"):
-            for way in container.get(kind, {}).values():
-                port = way.get("port") if isinstance(way, dict) else None
+            for probe in container.get(kind, {}).values():
+                port = probe.get("port") if isinstance(probe, dict) else None
                 if isinstance(port, str) and port not in ports:
                     yield f"{container['name']}: {kind} asks port {port}, which isn't there"
 
-    def _agreements(self, one: Object) -> Iterator[str]:
-        """Numbers that stand in two places."""
-        if _name(one) == "Job/streams":
-            arguments = containers(one)[0]["args"]
+    def _agreements(self, obj: Object) -> Iterator[str]:
+        """Numbers that differ between two places."""
+        if _name(obj) == "Job/streams":
+            arguments = containers(obj)[0]["args"]
             copies = int(arguments[arguments.index("--replicas") + 1])
             if copies > self._objects["StatefulSet/nats"]["spec"]["replicas"]:
                 yield f"wants {copies} copies of each stream, more than there are servers"
-        if _name(one) == "StatefulSet/nats":
+        if _name(obj) == "StatefulSet/nats":
             config = next(
                 (
                     text
@@ -185,16 +185,16 @@ class _Look:
                 ),
                 "",
             )
-            if config.count("nats://") != one["spec"]["replicas"]:
-                yield f"has {one['spec']['replicas']} servers, its nats.conf names {config.count('nats://')}"
+            if config.count("nats://") != obj["spec"]["replicas"]:
+                yield f"has {obj['spec']['replicas']} servers, its nats.conf names {config.count('nats://')}"
 
-    # ── what points at pods ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── selectors ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _service(self, one: Object) -> Iterator[str]:
-        selected = self._selected({"matchLabels": one["spec"]["selector"]})
+    def _service(self, obj: Object) -> Iterator[str]:
+        selected = self._selected({"matchLabels": obj["spec"]["selector"]})
         if not selected:
             yield "selects no pod"
-        for port in one["spec"]["ports"]:
+        for port in obj["spec"]["ports"]:
             wanted = port.get("targetPort", port["port"])
             for workload in selected:
                 ports = [each for container in containers(workload) for each in container.get("ports", ())]
@@ -204,19 +204,19 @@ class _Look:
     def _network(self, spec: Object) -> Iterator[str]:
         if spec["podSelector"] and not self._selected(spec["podSelector"]):
             yield "selects no pod"
-        for way, rules in (("from", spec.get("ingress", ())), ("to", spec.get("egress", ()))):
+        for direction, rules in (("from", spec.get("ingress", ())), ("to", spec.get("egress", ()))):
             for rule in rules:
-                for peer in rule.get(way, ()):
+                for peer in rule.get(direction, ()):
                     if "podSelector" in peer and not self._selected(peer["podSelector"]):
-                        yield f"opens the way {way} pods that aren't there"
+                        yield f"permits traffic {direction} pods that aren't there"
 
     def _selected(self, selector: Object) -> list[Object]:
-        return [one for one, pod in self._pods if matches(selector, pod["metadata"]["labels"])]
+        return [workload for workload, pod in self._pods if matches(selector, pod["metadata"]["labels"])]
 
     def _quantities(self, node: Any) -> Iterator[str]:
         if isinstance(node, list):
-            for one in node:
-                yield from self._quantities(one)
+            for item in node:
+                yield from self._quantities(item)
         elif isinstance(node, dict):
             for key, value in node.items():
                 if key in ("requests", "limits"):

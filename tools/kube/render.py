@@ -1,7 +1,7 @@
-"""Renders an overlay as `kubectl kustomize` does, in the part of kustomize that k8s/ keeps to; anything else is refused.
+"""Render an overlay as `kubectl kustomize` does, for the subset of kustomize that k8s/ uses. Other features are refused.
 
-Known: resources, namespace, configMapGenerator (literals, files), strategic merge patches by path, images by tag. A test compares with
-kubectl's own rendering where that is installed.
+The subset: resources, namespace, configMapGenerator (literals, files), strategic merge patches by path, images by tag. A test compares
+the result with kubectl's rendering if kubectl is installed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ MERGED_BY = {
     "volumeMounts": "mountPath",
     "ports": "containerPort",
 }
-"""Lists that a patch merges into, by which field; others it replaces. As the API's own patchMergeKey for what we patch."""
+"""Lists that a patch merges, with the field that identifies their items, as in the API's patchMergeKey. Other lists are replaced."""
 
 
 class RenderError(Exception):
-    """An overlay can't be rendered."""
+    """An overlay can't be rendered; the text names the file and the reason."""
 
 
 def render(folder: Path) -> list[Object]:
-    """All objects of the kustomization in a folder. Raises RenderError."""
+    """Renders all objects of the kustomization in a folder. Raises RenderError."""
     file = folder / "kustomization.yaml"
     given = yaml.safe_load(file.read_text())
     if unknown := set(given) - KNOWN:
-        raise RenderError(f"{file}: {', '.join(sorted(unknown))} isn't in the part of kustomize that is used here")
+        raise RenderError(f"{file}: {', '.join(sorted(unknown))} isn't in the supported subset of kustomize")
     objects: list[Object] = []
     for name in given.get("resources", ()):
         path = folder / name
@@ -49,23 +49,23 @@ def render(folder: Path) -> list[Object]:
     for image in given.get("images", ()):
         _set_image(objects, image, file)
     if namespace := given.get("namespace"):
-        for one in objects:
-            if one["kind"] not in CLUSTER_WIDE:
-                one["metadata"]["namespace"] = namespace
+        for obj in objects:
+            if obj["kind"] not in CLUSTER_WIDE:
+                obj["metadata"]["namespace"] = namespace
     _name_by_hash(objects)
     return objects
 
 
 def load(path: Path) -> list[Object]:
-    """The objects of a file. Raises RenderError where there is none such, or it says something twice."""
+    """The objects of a YAML file. Raises RenderError if the file is absent or invalid, or has a key twice."""
     try:
-        return [one for one in yaml.load_all(path.read_text(), _Strict) if one]  # a SafeLoader
+        return [obj for obj in yaml.load_all(path.read_text(), _Strict) if obj]  # a SafeLoader
     except (OSError, yaml.YAMLError) as error:
         raise RenderError(f"{path}: {error}") from error
 
 
 class _Strict(yaml.CSafeLoader):
-    """Refuses a key that is there twice, of which YAML would silently take the last."""
+    """YAML loader that refuses duplicate keys, of which YAML would silently use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -75,7 +75,7 @@ class _Strict(yaml.CSafeLoader):
 
 
 def _config_map(folder: Path, generator: Object) -> Object:
-    data = dict(one.split("=", 1) for one in generator.get("literals", ()))
+    data = dict(literal.split("=", 1) for literal in generator.get("literals", ()))
     for name in generator.get("files", ()):
         try:
             data[Path(name).name] = (folder / name).read_text()
@@ -93,19 +93,19 @@ _GENERATED = "tandem/generated"
 
 
 def _name_by_hash(objects: list[Object]) -> None:
-    """Names of generated ConfigMaps end with a hash of their content, so that a pod is replaced when it changes."""
+    """Appends a content hash to the names of generated ConfigMaps, so that pods are replaced when the content changes."""
     names = {}
-    for one in objects:
-        if one["metadata"].get("annotations", {}).pop(_GENERATED, None):
-            del one["metadata"]["annotations"]
-            name = one["metadata"]["name"]
-            names[name] = one["metadata"]["name"] = f"{name}-{content_hash(one['data'])}"
-    for one in objects:
-        _rename(one, names)
+    for obj in objects:
+        if obj["metadata"].get("annotations", {}).pop(_GENERATED, None):
+            del obj["metadata"]["annotations"]
+            name = obj["metadata"]["name"]
+            names[name] = obj["metadata"]["name"] = f"{name}-{content_hash(obj['data'])}"
+    for obj in objects:
+        _rename(obj, names)
 
 
 def content_hash(data: dict[str, str]) -> str:
-    """kustomize's own: ten characters of SHA-256 over the content as Go writes it in JSON, without vowels and lookalikes."""
+    """kustomize's hash of a ConfigMap: ten characters of SHA-256 over Go's JSON of the content, without vowels and lookalikes."""
     text = json.dumps(
         {"data": data, "kind": "ConfigMap", "name": ""}, sort_keys=True, separators=(",", ":"), ensure_ascii=False
     )
@@ -116,22 +116,22 @@ def content_hash(data: dict[str, str]) -> str:
 
 def _rename(node: Any, names: dict[str, str]) -> None:
     if isinstance(node, list):
-        for one in node:
-            _rename(one, names)
+        for item in node:
+            _rename(item, names)
     elif isinstance(node, dict):
         for key in ("configMap", "configMapRef", "configMapKeyRef"):
             if key in node and node[key].get("name") in names:
                 node[key]["name"] = names[node[key]["name"]]
-        for one in node.values():
-            _rename(one, names)
+        for item in node.values():
+            _rename(item, names)
 
 
 def _apply(objects: list[Object], patch: Object, file: Path) -> None:
     key = (patch["kind"], patch["metadata"]["name"])
-    found = [one for one in objects if (one["kind"], one["metadata"]["name"]) == key]
-    if len(found) != 1:
-        raise RenderError(f"{file}: a patch of {key[0]}/{key[1]}, of which there are {len(found)}")
-    _merge(found[0], patch)
+    matching = [obj for obj in objects if (obj["kind"], obj["metadata"]["name"]) == key]
+    if len(matching) != 1:
+        raise RenderError(f"{file}: a patch of {key[0]}/{key[1]} matches {len(matching)} objects, but must match 1")
+    _merge(matching[0], patch)
 
 
 def _merge(into: Object, patch: Object) -> None:
@@ -141,12 +141,12 @@ def _merge(into: Object, patch: Object) -> None:
         elif isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         elif isinstance(value, list) and key in MERGED_BY and isinstance(into.get(key), list):
-            for one in value:
-                same = [old for old in into[key] if old.get(MERGED_BY[key]) == one.get(MERGED_BY[key])]
+            for item in value:
+                same = [old for old in into[key] if old.get(MERGED_BY[key]) == item.get(MERGED_BY[key])]
                 if same:
-                    _merge(same[0], one)
+                    _merge(same[0], item)
                 else:
-                    into[key].append(one)
+                    into[key].append(item)
         else:
             into[key] = value
 
@@ -155,20 +155,20 @@ def _set_image(objects: list[Object], image: Object, file: Path) -> None:
     if set(image) - {"name", "newName", "newTag", "digest"}:
         raise RenderError(f"{file}: image {image['name']}: unknown fields")
     end = f"@{image['digest']}" if "digest" in image else f":{image['newTag']}" if "newTag" in image else ""
-    for one in objects:
-        for container in containers(one):
+    for obj in objects:
+        for container in containers(obj):
             if str(container["image"]).partition("@")[0].partition(":")[0] == image["name"]:
                 container["image"] = f"{image.get('newName') or image['name']}{end}"
 
 
-def pod_of(one: Object) -> Object | None:
-    """The pod template of a workload, or None."""
-    spec = one.get("spec")
+def pod_of(obj: Object) -> Object | None:
+    """The pod template of a workload; None for other objects."""
+    spec = obj.get("spec")
     template = spec.get("template") if isinstance(spec, dict) else None
     return template if isinstance(template, dict) and "spec" in template else None
 
 
-def containers(one: Object) -> list[Object]:
-    """Containers of a workload, initContainers too."""
-    pod = pod_of(one)
+def containers(obj: Object) -> list[Object]:
+    """All containers of a workload, including initContainers."""
+    pod = pod_of(obj)
     return [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]] if pod else []

@@ -1,5 +1,6 @@
-"""`python -m tools.kube.stub_images`: builds stand-ins of the three official images, for a machine that can pull none: from Debian's
-packages and the pinned nats-server. Needs root, podman and mmdebstrap.
+"""`python -m tools.kube.stub_images`: builds stub images for a machine that can't pull the three official images.
+
+The stubs consist of Debian's packages and the pinned nats-server. Needs root, podman and mmdebstrap.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from pathlib import Path
 
 from services.cli.stack.nats_server import binary
 
-FILES = Path(__file__).with_name("stand_ins")
+FILES = Path(__file__).with_name("stub_images_files")
 BASE_IMAGE, NATS_IMAGE, POSTGRES_IMAGE = "localhost/python-base:slim", "localhost/nats:play", "localhost/postgres:play"
 SUITE = "trixie"
 PYTHON = ("python3", "python3-venv", "python-is-python3", "ca-certificates")
 POSTGRES = ("postgresql-17",)
 POSTGRES_BASE = "localhost/tandem-stand-in-postgres-base"
-"""Debian with the packages alone; postgres.Containerfile begins with it."""
+"""Debian with PostgreSQL's packages, the base of postgres.Containerfile."""
 
 
 def debian(image: str, *packages: str) -> None:
-    """Makes an image of a small Debian with these packages."""
+    """Builds an image of a minimal Debian with these packages."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "debian.tar"
         run("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(archive))
@@ -29,17 +30,17 @@ def debian(image: str, *packages: str) -> None:
 
 
 def build(image: str, containerfile: str, folder: Path) -> None:
-    """Builds an image in a folder."""
+    """Builds an image from one of our Containerfiles, with a folder as context."""
     run("podman", "build", "--quiet", "--tag", image, "--file", str(FILES / containerfile), str(folder))
 
 
 def run(*command: str) -> None:
-    """Raises CalledProcessError where it fails; what it says is seen."""
+    """Runs a command with visible output. Raises CalledProcessError if it fails."""
     subprocess.run(command, check=True)
 
 
 def main() -> None:
-    """Builds all three, and says how they are used."""
+    """Builds all three images, and prints how to use them."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(binary(), folder)
         build(NATS_IMAGE, "nats.Containerfile", Path(folder))

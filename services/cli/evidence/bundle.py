@@ -1,4 +1,4 @@
-"""Making and verifying the evidence bundle of an incident: one tar file, the same bytes for the same contents."""
+"""Make and verify the evidence bundle of an incident: one tar file, with the same bytes for the same contents."""
 
 from __future__ import annotations
 
@@ -25,69 +25,69 @@ from tandem.common.v1 import alert_pb2, log_pb2
 FORMAT = 1
 README = """Evidence of one incident, made by Tandem.
 
-manifest.json   what this is, and the SHA-256 of every other member, of each kibibyte of it too
-signature.json  Ed25519 over the manifest; the public key in it is of use only to who knows it from elsewhere
+manifest.json   description of the bundle, and the SHA-256 of every other member and of each of its kibibytes
+signature.json  Ed25519 signature of the manifest. The public key in it proves the signer only if you know that key from elsewhere
 log.jsonl       entries of the ordered log as they were stored (data is base64), with sequence and stamp of the stream's leader.
-                cut: what is about others was taken out. subject mark: all of it was; only its stamp made time pass.
-                premise: it stood before the window, and is folded as the window begins.
-alerts.jsonl, measures.jsonl, dead_letters.jsonl   what came of them, likewise
-chain-LEG.jsonl the leg's own record from the incident's first event to its last; of other incidents' events the hash alone
-replay.json     whether folding log.jsonl again gives the stored alerts and figures, byte for byte
+                cut: data about others was removed. subject mark: everything was removed; the stamp alone makes time pass.
+                premise: the entry is older than the window, and is folded at the start of the window.
+alerts.jsonl, measures.jsonl, dead_letters.jsonl   the stored outputs of these entries, in the same form
+chain-LEG.jsonl the leg's own record from the incident's first event to its last; only hashes of other incidents' events
+replay.json     whether refolding log.jsonl gives the stored alerts and figures, byte for byte
 
-Verify it without any server or network: tandem evidence verify FILE --public-key KEEPER.pub
+Verify the bundle without any server or network: tandem evidence verify FILE --public-key CUSTODIAN.pub
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What a bundle has proven."""
+    """A verified bundle."""
 
     manifest: Mapping[str, Any]
     public_key: bytes
-    """Of the key that signed it."""
+    """Public key of the signature."""
     replay: Replay | None
-    """None in a bundle that can't be folded again: probation's lacks where the protected persons were."""
+    """Result of the refold; None for probation's bundle, which lacks the protected persons' positions and can't be refolded."""
     events: Sequence[Shown]
-    """Of all enclosed chains, each proven."""
+    """Verified events of all enclosed chains."""
 
     @property
     def differences(self) -> list[str]:
-        """What the fold says otherwise than the mesh."""
+        """Differences between the refold and the stored alerts; empty if there are none."""
         return self.replay.differences if self.replay else []
 
 
-def ground_of(found: Evidence, log_meta: LogMetadata) -> Ground:
-    """From what the entries are folded."""
+def ground_of(evidence: Evidence, log_meta: LogMetadata) -> Ground:
+    """The starting point for refolding collected evidence."""
     return Ground(
-        found.incident_id,
-        found.partition,
+        evidence.incident_id,
+        evidence.partition,
         log_meta.log_id,
         log_meta.clock.rate,
         log_meta.clock.anchor_ms,
-        found.window_stamp_ms,
+        evidence.window_stamp_ms,
     )
 
 
 def make(
-    found: Evidence, ground: Ground, chains: Sequence[Chain], about: Mapping[str, Any], key: Ed25519PrivateKey
+    evidence: Evidence, ground: Ground, chains: Sequence[Chain], about: Mapping[str, Any], key: Ed25519PrivateKey
 ) -> bytes:
-    """The bundle; `about` says when and why it was made, and with what software."""
-    members = {name: _lines(found.of(stream_of(found.partition))) for name, stream_of in STREAMED.items()}
+    """The bytes of a bundle. `about` holds the manifest's fields on time, reason and software."""
+    members = {name: _lines(evidence.of(stream_of(evidence.partition))) for name, stream_of in STREAMED.items()}
     members[README_NAME] = README.encode()
     for chain in chains:
         members[f"chain-{chain.leg}.jsonl"] = chain.to_member(
-            found.incident_id, others=found.leg not in ("police", chain.leg)
+            evidence.incident_id, others=evidence.leg not in ("police", chain.leg)
         )
-    if found.leg == "police":
-        members[REPLAY] = canonical(replay(ground, found.records).to_json())
-    told = {
+    if evidence.leg == "police":
+        members[REPLAY] = canonical(replay(ground, evidence.records).to_json())
+    fields = {
         "format": FORMAT,
-        "incident_id": found.incident_id,
-        "for": found.leg,
-        "wearer_id": found.wearer_id,
-        "order_ids": list(found.order_ids),
-        "ended": found.ended,
-        "whole": found.whole,
+        "incident_id": evidence.incident_id,
+        "for": evidence.leg,
+        "wearer_id": evidence.wearer_id,
+        "order_ids": list(evidence.order_ids),
+        "ended": evidence.ended,
+        "whole": evidence.whole,
         "chains": {chain.leg: {"head": [chain.head.id, chain.head.hash]} for chain in chains},
         "chains_missing": sorted(set(flow.LEGS) - {chain.leg for chain in chains}),
         "fold_version": VERSION,
@@ -99,18 +99,18 @@ def make(
         "clock": {
             "rate": ground.clock_rate,
             "anchor_ms": ground.clock_anchor_ms,
-            "stamp_after_receipt_ms": _stamp_after_receipt_ms(found.of(flow.log_stream(found.partition))),
+            "stamp_after_receipt_ms": _stamp_after_receipt_ms(evidence.of(flow.log_stream(evidence.partition))),
         },
         **about,
     }
-    return tar.write(seal.seal(members, told, key))
+    return tar.write(seal.seal(members, fields, key))
 
 
 def verify(data: bytes, public_key: bytes | None) -> Verified:
-    """Proves a bundle: its bytes, its signature, the legs' chains, and the decision by folding it again.
+    """Verifies a bundle: its bytes, its signature, the legs' chains, and the decision by a refold.
 
-    Raises Broken at the first thing that isn't as it was made. That the fold says something else than the mesh did is in the
-    answer: it may be what the bundle is evidence of.
+    Raises CorruptArchive at the first difference from the bundle as it was made. A refold that differs from the mesh's decision is
+    part of the result, as the bundle may be evidence of that.
     """
     if len(data) > MAX_BUNDLE_BYTES:
         raise CorruptArchive("the file", None, f"has more than {MAX_BUNDLE_BYTES} bytes")
@@ -131,18 +131,18 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
         clock["anchor_ms"],
         log["window_stamp_ms"],
     )
-    again = _folded(ground, records)
+    replayed = _folded(ground, records)
     if manifest["fold_version"] != VERSION:
         versions = f"it was folded by version {manifest['fold_version']}, this is {VERSION}"
-        again = replace(again, again={**again.again, "fold": versions})
-    elif members[REPLAY] != canonical(again.to_json()):
+        replayed = replace(replayed, again={**replayed.again, "fold": versions})
+    elif members[REPLAY] != canonical(replayed.to_json()):
         raise CorruptArchive(REPLAY, None, "isn't what the fold gives")
-    return Verified(manifest, signed_by, again, events)
+    return Verified(manifest, signed_by, replayed, events)
 
 
 def _events(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[Shown]:
-    """The events of all chains, which are of this incident and end where the manifest says."""
-    found: list[Shown] = []
+    """The events of all chains. Checks that they belong to this incident and end at the manifest's heads."""
+    shown: list[Shown] = []
     for name in sorted(members.keys() & CHAINS.keys()):
         stated = evidence_chains.stated_head(name, members[name])
         if list(stated) != manifest["chains"][CHAINS[name]]["head"]:
@@ -151,15 +151,15 @@ def _events(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[S
         for event in events:
             if event.incident_id != manifest["incident_id"]:
                 raise CorruptArchive(name, None, f"event {event.id} is of another incident")
-        found += events
-    return found
+        shown += events
+    return shown
 
 
 def _folded(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
     try:
         return replay(ground, records)
     except Exception as error:
-        # Entries that no log holds can lead the fold anywhere. What can't be folded isn't proven.
+        # Forged entries may fail anywhere in the fold. Entries that can't be folded prove nothing.
         raise CorruptArchive("log.jsonl", None, f"can't be folded: {type(error).__name__}") from None
 
 
@@ -173,7 +173,7 @@ def _check_that_alerts_are_enclosed(records: Sequence[StoredMessage], events: Se
     for event in events:
         if event.alert_id and event.alert_id not in enclosed:
             name = f"chain-{event.leg}.jsonl"
-            raise CorruptArchive(name, None, f"event {event.id} took in an alert that isn't enclosed")
+            raise CorruptArchive(name, None, f"event {event.id} accepted an alert that isn't enclosed")
 
 
 def _lines(records: Sequence[StoredMessage]) -> bytes:
@@ -181,12 +181,12 @@ def _lines(records: Sequence[StoredMessage]) -> bytes:
 
 
 def _stamp_after_receipt_ms(log: Sequence[StoredMessage]) -> list[int]:
-    """Least and greatest time from the receipt by ingest's clock to the stamp by the log's leader: two clocks vouch for each other."""
-    found = []
-    for one in log:
-        entry = log_pb2.LogEntry.FromString(one.data)
+    """Minimum and maximum time from receipt by ingest's clock to the stamp of the log's leader: each clock confirms the other."""
+    delays_ms = []
+    for record in log:
+        entry = log_pb2.LogEntry.FromString(record.data)
         body = getattr(entry, entry.WhichOneof("body") or "tick")
         received_us = getattr(body, "received_wall_us", 0)
         if received_us:
-            found.append(one.stamp_ms - received_us // 1000)
-    return [min(found), max(found)] if found else []
+            delays_ms.append(record.stamp_ms - received_us // 1000)
+    return [min(delays_ms), max(delays_ms)] if delays_ms else []

@@ -1,4 +1,4 @@
-"""The legs' event chains in a bundle: the incident's events as they are written, of all others between them the hash alone."""
+"""Event chains of the legs in a bundle: the incident's events in full, and hashes only of other events between them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from services.dispatch.leg import chain
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 
 SHOWN_TO_OTHERS = frozenset({"at_ms", "assignment_id", "by", "due_ms"})
-"""Fields of a leg's event that the other agency may have; an event with any other one is enclosed by its hash."""
+"""Fields of a leg's event that the other agency may see. An event with any other field is enclosed as its hash only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A stretch of a leg's chain, from the incident's first event to its last, as its database has it."""
+    """A section of a leg's chain from its database, from the incident's first event to its last."""
 
     leg: str
     before: ChainHead
-    """What the stretch follows."""
+    """Head of the chain before the section."""
     links: Sequence[ChainedEvent]
     head: ChainHead
-    """The chain's end when it was read."""
+    """Head of the whole chain when it was read."""
 
     def alert_ids(self, incident_id: str) -> list[str]:
-        """Alerts that the leg has taken in for the incident."""
+        """Ids of the alerts that the leg has accepted for the incident."""
         bodies = (json.loads(link.body) for link in self.links if link.incident_id == incident_id)
-        return [alert_id for body in bodies if (alert_id := _taken_in(body))]
+        return [alert_id for body in bodies if (alert_id := _accepted_alert(body))]
 
     def to_member(self, incident_id: str, others: bool) -> bytes:
-        """As it is enclosed, a line for each event; `others`: for an agency whose own leg this isn't."""
+        """The bundle member, with a line per event. `others` is set if the bundle is for another agency than this leg's."""
 
         def lines() -> Iterator[dict[str, Any]]:
             yield {
@@ -61,7 +61,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An event of a chain that was followed."""
+    """A verified event of a chain in a bundle."""
 
     leg: str
     id: int
@@ -71,19 +71,19 @@ class Shown:
 
     @property
     def alert_id(self) -> str:
-        """The alert that the leg took in with it; empty where it is a step."""
-        return _taken_in(self.body)
+        """Id of the alert that the leg accepted with this event; empty for a step."""
+        return _accepted_alert(self.body)
 
 
-def _taken_in(body: dict[str, Any]) -> str:
-    """An alert has a place in the log; a step that names one has its own moment only."""
+def _accepted_alert(body: dict[str, Any]) -> str:
+    """Id of the alert in an event's body; empty for a step. An alert has a place in the log, a step only a moment."""
     return str(body["alert_id"]) if body.keys() >= {"alert_id", "place"} else ""
 
 
 def read(path: Path, leg: str, incident_id: str) -> Chain | None:
-    """The incident's stretch of the chain in a leg's database, which may be in use; None where the leg knows nothing of it.
+    """Reads the incident's section of the chain from a leg's SQLite file, which may be in use.
 
-    Raises CommandFailed where the database can't be read.
+    Returns None if the leg doesn't know the incident. Raises CommandFailed if the database can't be read.
     """
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
@@ -96,16 +96,16 @@ def read(path: Path, leg: str, incident_id: str) -> Chain | None:
                 "SELECT id, incident_id, kind, body, hash FROM events WHERE id BETWEEN ? AND ? ORDER BY id",
                 (first, last),
             )
-            found = [ChainedEvent(*row) for row in links]
+            events = [ChainedEvent(*row) for row in links]
             before = connection.execute("SELECT id, hash FROM events WHERE id = ?", (first - 1,)).fetchone()
             head = connection.execute("SELECT id, hash FROM events ORDER BY id DESC LIMIT 1").fetchone()
     except sqlite3.Error as error:
         raise CommandFailed(f"{path}: {error}") from None
-    return Chain(leg, ChainHead(*before) if before else ChainHead(), found, ChainHead(*head))
+    return Chain(leg, ChainHead(*before) if before else ChainHead(), events, ChainHead(*head))
 
 
 async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
-    """The same from a leg's schema of PostgreSQL. Raises CommandFailed where it can't be read."""
+    """Reads the incident's section of the chain from a leg's PostgreSQL schema, as `read` does from SQLite."""
     try:
         connection = await asyncpg.connect(url, timeout=CONNECT_WITHIN_S)
         try:
@@ -124,7 +124,7 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
         finally:
             await connection.close()
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        # Neither its text nor the URL, which may hold a password, is repeated.
+        # The error's text and the URL are left out, as they may contain a password.
         raise CommandFailed(f"the {leg} leg's PostgreSQL: {type(error).__name__}") from None
     return Chain(
         leg, ChainHead(*before) if before else ChainHead(), [ChainedEvent(*row) for row in links], ChainHead(*head)
@@ -132,7 +132,7 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
 
 
 def stated_head(name: str, member: bytes) -> tuple[int, str]:
-    """The chain's end when it was read, as the member says it: id and hash. Raises Broken."""
+    """Id and hash of the chain's head, as a member states it. Raises CorruptArchive."""
     lines = lines_of(name, member)
     if not lines:
         raise CorruptArchive(name, None, "is empty")
@@ -141,17 +141,18 @@ def stated_head(name: str, member: bytes) -> tuple[int, str]:
 
 
 def follow(name: str, member: bytes) -> list[Shown]:
-    """The events that a member shows, each proven to follow from the hash before it. Raises Broken with the first that doesn't, or that
-    isn't such as `Chain.to_member` writes it.
+    """The events that a member shows in full, after verifying the hash of every event.
+
+    Raises CorruptArchive with the first event that doesn't follow from its predecessor, or that `Chain.to_member` wouldn't write.
     """
     lines = lines_of(name, member)
     if not lines:
         raise CorruptArchive(name, None, "is empty")
-    told = parsed(name, lines[0], CHAIN_SHAPE, 1)
-    leg, head = told["leg"], ChainHead(*told["before"])
+    first = parsed(name, lines[0], CHAIN_SHAPE, 1)
+    leg, head = first["leg"], ChainHead(*first["before"])
     if CHAINS.get(name, leg) != leg:
         raise CorruptArchive(name, None, f"line 1: leg: is {leg}")
-    found = []
+    shown = []
     for number, line in enumerate(lines[1:], 2):
         event = parsed(name, line, EVENT_SHAPE, number)
         if event["id"] != head.id + 1:
@@ -167,8 +168,8 @@ def follow(name: str, member: bytes) -> list[Shown]:
                 raise CorruptArchive(
                     name, None, f"event {broken} isn't the one that the leg wrote, or doesn't follow its predecessor"
                 )
-            found.append(Shown(leg, link.id, link.incident_id, link.kind, body))
+            shown.append(Shown(leg, link.id, link.incident_id, link.kind, body))
         head = after
-    if head.id > told["head"][0] or (head.id == told["head"][0] and head.hash != told["head"][1]):
+    if head.id > first["head"][0] or (head.id == first["head"][0] and head.hash != first["head"][1]):
         raise CorruptArchive(name, None, f"event {head.id} isn't the chain's head")
-    return found
+    return shown

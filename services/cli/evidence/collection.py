@@ -1,4 +1,4 @@
-"""Gathering what goes into a bundle: from the streams, or where those have forgotten it from what the leg kept; and its disclosure."""
+"""Collect the evidence of an incident, from the streams or from the leg's copies of expired entries, and record its disclosure."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ from services.registry.translate_ledger import parse_disclosure
 from tandem.common.v1 import ledger_pb2
 
 BY = "evidence"
-"""User of the server that makes bundles and says so to the ledger."""
+"""NATS user that makes bundles and publishes their disclosures."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundleGrounds:
-    """Why a bundle may be made, and for whom."""
+    """Legal grounds of a bundle, its maker and its recipient."""
 
     legal_basis: str
-    """Code of the registry's closed list."""
+    """Legal basis, a code of the registry's closed list."""
     purpose: str
     who: str
-    """SPIFFE id of the one who makes it."""
+    """SPIFFE id of the person who makes the bundle."""
     recipient: str
-    """SPIFFE id of the one who gets it."""
+    """SPIFFE id of the recipient."""
 
 
 async def make(
     running: MeshConnection, folder: Path, incident_id: str, leg: str, grounds: BundleGrounds, key_file: Path
 ) -> bytes:
-    """The bundle of an incident, once its disclosure is on the way into the ledger. Raises CommandFailed."""
-    chains = [one for name in flow.LEGS if (one := await _chain(folder, name, incident_id))]
+    """The bundle of an incident. Returns once its disclosure is stored for the ledger. Raises CommandFailed."""
+    chains = [chain for name in flow.LEGS if (chain := await _chain(folder, name, incident_id))]
     if not chains:
         raise CommandFailed(f"no leg knows {incident_id}", MISUSED)
-    # Of all legs, since one hears of what another doesn't.
+    # From all legs, as a leg doesn't receive every alert.
     alert_ids = sorted({id_ for chain in chains for id_ in chain.alert_ids(incident_id)})
     try:
         async with (
@@ -60,9 +60,9 @@ async def make(
             running.nats.bus_as(BY) as bus,
         ):
             log_meta = await streams.read_log_meta(bus)
-            patience.reschedule(None)  # however long the log is
-            kept = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
-            found = await _found(bus, log_meta, alert_ids, leg, kept)
+            patience.reschedule(None)  # a long log may take longer
+            copies = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
+            evidence = await _collected(bus, log_meta, alert_ids, leg, copies)
             now_ms = running.clock.now_ms()
             about = {
                 "made_at_ms": now_ms,
@@ -71,9 +71,9 @@ async def make(
                 "legal_basis": grounds.legal_basis,
                 "software": version("tandem"),
             }
-            ground = evidence_bundle.ground_of(found, log_meta)
-            bundle = evidence_bundle.make(found, ground, chains, about, seal.open_key(key_file))
-            for disclosure in _disclosures(found, grounds, now_ms):
+            ground = evidence_bundle.ground_of(evidence, log_meta)
+            bundle = evidence_bundle.make(evidence, ground, chains, about, seal.open_key(key_file))
+            for disclosure in _disclosures(evidence, grounds, now_ms):
                 subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
                 await bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
     except TimeoutError:
@@ -84,7 +84,7 @@ async def make(
 
 
 def write(path: Path, bundle: bytes) -> None:
-    """Writes a bundle, readable by its owner only. Raises CommandFailed where there is such a file."""
+    """Writes a bundle to a new file, readable by its owner only. Raises CommandFailed if the file exists."""
     try:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(bundle)
@@ -104,47 +104,56 @@ async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
     return evidence_chains.read(path, leg, incident_id) if path.exists() else None
 
 
-async def _found(bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str, kept: list[Evidence]) -> Evidence:
-    """The evidence whose entries give the stored alerts again: of the 2 h before, as it was kept, or from the log's start."""
+async def _collected(
+    bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str, copies: list[Evidence]
+) -> Evidence:
+    """Evidence whose refold reproduces the stored alerts.
+
+    It is built from the 2 h before, from the leg's copies, or from the start of the log.
+    """
     candidates = []
     for back_ms in (collector.LOOK_BACK_MS, None):
         try:
-            found = await collector.gather(bus, log_meta, alert_ids, leg, back_ms)
+            evidence = await collector.gather(bus, log_meta, alert_ids, leg, back_ms)
         except NotFound:
             continue  # the alerts have aged out
-        if found.whole and _comes_again(found, log_meta):
-            return found
-        candidates.append(found)
-    if kept:
-        candidates.insert(0, joined(kept))
+        if evidence.whole and _is_reproduced(evidence, log_meta):
+            return evidence
+        candidates.append(evidence)
+    if copies:
+        candidates.insert(0, joined(copies))
     if not candidates:
-        raise NotFound("neither the streams nor the leg hold what the incident rests on any more")
-    return next((candidate for candidate in candidates if _comes_again(candidate, log_meta)), candidates[0])
+        raise NotFound("neither the streams nor the leg hold the incident's entries any more")
+    return next((candidate for candidate in candidates if _is_reproduced(candidate, log_meta)), candidates[0])
 
 
-def _comes_again(found: Evidence, log_meta: LogMetadata) -> bool:
-    return found.leg != "police" or not replay(evidence_bundle.ground_of(found, log_meta), found.records).differences
+def _is_reproduced(evidence: Evidence, log_meta: LogMetadata) -> bool:
+    return (
+        evidence.leg != "police"
+        or not replay(evidence_bundle.ground_of(evidence, log_meta), evidence.records).differences
+    )
 
 
-def _disclosures(found: Evidence, grounds: BundleGrounds, now_ms: int) -> list[ledger_pb2.Disclosure]:
-    """A row for each whose positions are in the bundle, under each order. Raises CommandFailed where the grounds don't allow it."""
-    subjects = [("WEARER", found.wearer_id)]
-    if found.leg == "police":
-        subjects += [("PROTECTED_PERSON", person_id) for person_id in found.person_ids]
+def _disclosures(evidence: Evidence, grounds: BundleGrounds, now_ms: int) -> list[ledger_pb2.Disclosure]:
+    """Disclosure records for each person with positions in the bundle and each order. Raises CommandFailed if the grounds don't allow
+    the disclosure."""
+    subjects = [("WEARER", evidence.wearer_id)]
+    if evidence.leg == "police":
+        subjects += [("PROTECTED_PERSON", person_id) for person_id in evidence.person_ids]
     rows = [
         ledger_pb2.Disclosure(
-            disclosure_id=ids.hash_id("evidence", found.incident_id, found.leg, order_id, kind, id_, now_ms),
+            disclosure_id=ids.hash_id("evidence", evidence.incident_id, evidence.leg, order_id, kind, id_, now_ms),
             at_ms=now_ms,
             who=grounds.who,
             legal_basis=grounds.legal_basis,
             purpose=grounds.purpose,
-            reference=found.incident_id,
+            reference=evidence.incident_id,
             record_kind=kind,
             record_id=id_,
             order_id=order_id,
             recipient=grounds.recipient,
         )
-        for order_id in found.order_ids
+        for order_id in evidence.order_ids
         for kind, id_ in subjects
     ]
     try:

@@ -1,7 +1,7 @@
-"""What a bundle may consist of: names of its members, sizes, nesting, and the type of every field. Whatever else it holds is a fault.
+"""Format of evidence bundles: names of members, sizes, nesting, and the type of every field. Anything else is an error.
 
-A bundle comes from somebody who may have signed it and still want to deceive or to stop its reader. So nothing of it is used
-or printed before it was checked here.
+The signer of a bundle may want to deceive its reader or to crash the reader's program. So every part is checked here before it is used
+or printed.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ STREAMED: Mapping[str, Callable[[int], str]] = {
     "measures.jsonl": lambda _: flow.MEASURES.name,
     "dead_letters.jsonl": lambda _: flow.DEAD_LETTERS.name,
 }
-"""Members that hold records of a stream, with the stream's name for a partition."""
+"""Members with records of a stream, each with a function from partition to stream name."""
 CHAINS = {f"chain-{leg}.jsonl": leg for leg in flow.LEGS}
 NAMES = frozenset({README, MANIFEST, SIGNATURE, REPLAY, *STREAMED, *CHAINS})
-"""All members that there are."""
+"""Names of all possible members."""
 MAX_BUNDLE_BYTES = 1 << 30
 MAX_LINES = 4_000_000
-"""Lines of a member."""
+"""Maximum number of lines per member."""
 MAX_LINE_BYTES = 16 << 20
-"""Twice what the largest message of a stream has as base64."""
+"""Maximum length of a line: twice the size of a stream's largest message in base64."""
 MAX_DEPTH = 16
-"""Objects and lists within each other."""
+"""Maximum nesting depth of objects and lists."""
 MAX_TEXT_CHARS = 1 << 20
 MAX_ITEMS = 10_000
-"""Entries of a list or a map, but of the hashes of a member's parts."""
+"""Maximum length of a list, except the list of a member's chunk hashes."""
 _INT64 = 1 << 63
 
 Check = Callable[[Any], str]
-"""Says what is wrong with a value, or nothing. The path of a field stands before it."""
+"""A check of a value: returns the error, prefixed with the field's path, or an empty text."""
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def lines_of(member: str, content: bytes) -> list[bytes]:
-    """The lines of a member, each with an end. Raises Broken."""
+    """The lines of a member. Raises CorruptArchive if a line is too long or the last one has no line feed."""
     if not content:
         return []
     if not content.endswith(b"\n"):
-        raise CorruptArchive(member, None, "its last line has no end")
+        raise CorruptArchive(member, None, "its last line has no line feed")
     if content.count(b"\n") > MAX_LINES:
         raise CorruptArchive(member, None, f"has more than {MAX_LINES} lines")
     lines = content.split(b"\n")[:-1]
@@ -64,7 +64,7 @@ def lines_of(member: str, content: bytes) -> list[bytes]:
 
 
 def parsed(member: str, content: str | bytes, shape: Check, line: int | None = None) -> Any:
-    """The JSON object of a member or of one of its lines, every field of the type that it must have. Raises Broken."""
+    """Parses the JSON of a member or of one of its lines, and checks it by `shape`. Raises CorruptArchive."""
     where = "" if line is None else f"line {line}: "
     try:
         text = content.decode() if isinstance(content, bytes) else content
@@ -79,26 +79,26 @@ def parsed(member: str, content: str | bytes, shape: Check, line: int | None = N
         raise CorruptArchive(member, None, f"{where}isn't JSON") from None
     if _is_deeper(value, MAX_DEPTH):
         raise CorruptArchive(member, None, f"{where}is nested deeper than {MAX_DEPTH}")
-    if wrong := shape(value):
-        raise CorruptArchive(member, None, f"{where}{wrong}")
+    if error := shape(value):
+        raise CorruptArchive(member, None, f"{where}{error}")
     return value
 
 
 class _Fault(ValueError):
-    """Why a JSON text isn't taken."""
+    """A JSON text has a duplicate name or a forbidden constant."""
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _Fault(f"{_named(twice)}: stands there twice")
-    return found
+        raise _Fault(f"{_named(twice)}: is there twice")
+    return unique
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _Fault(f"{name} is no number of JSON")
+    raise _Fault(f"{name} isn't a JSON number")
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
@@ -116,7 +116,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
 
 
 def _named(name: str) -> str:
-    """A field's name as an error shows it."""
+    """A field's name for an error text, printable and shortened."""
     return printable(name if len(name) <= 64 else name[:64] + "...")
 
 
@@ -124,10 +124,10 @@ def _named(name: str) -> str:
 
 
 def whole(least: int = 0, greatest: int = _INT64 - 1) -> Check:
-    """A whole number in this range."""
+    """Check for a whole number in this range."""
 
     def check(value: Any) -> str:
-        # A bool is an int, too.
+        # isinstance would accept a bool.
         return (
             ""
             if type(value) is int and least <= value <= greatest
@@ -138,7 +138,7 @@ def whole(least: int = 0, greatest: int = _INT64 - 1) -> Check:
 
 
 def text(pattern: str = r"(?s:.*)", what: str = "a text", max_chars: int = MAX_TEXT_CHARS) -> Check:
-    """A text that the pattern fits."""
+    """Check for a text that matches the pattern; `what` describes the text in the error."""
     fits = re.compile(pattern)
 
     def check(value: Any) -> str:
@@ -150,70 +150,70 @@ def text(pattern: str = r"(?s:.*)", what: str = "a text", max_chars: int = MAX_T
 
 
 def choice(*values: str) -> Check:
-    """One of these texts."""
+    """Check for one of these texts."""
     return lambda value: "" if isinstance(value, str) and value in values else f"must be one of {', '.join(values)}"
 
 
 def flag(value: Any) -> str:
-    """True or false."""
+    """Check for true or false."""
     return "" if isinstance(value, bool) else "must be true or false"
 
 
 def list_of(item: Check, least: int = 0, greatest: int = MAX_ITEMS) -> Check:
-    """A list of such values."""
+    """Check for a list whose values all pass `item`."""
 
     def check(value: Any) -> str:
         if not isinstance(value, list) or not least <= len(value) <= greatest:
             return f"must be a list of {least} to {greatest}"
-        return next((f"[{at}] {wrong}" for at, one in enumerate(value) if (wrong := item(one))), "")
+        return next((f"[{at}] {error}" for at, element in enumerate(value) if (error := item(element))), "")
 
     return check
 
 
 def row_of(*items: Check) -> Check:
-    """A list of exactly these."""
+    """Check for a list with exactly one value per check."""
 
     def check(value: Any) -> str:
         if not isinstance(value, list) or len(value) != len(items):
             return f"must be a list of {len(items)}"
         pairs = enumerate(zip(items, value, strict=True))
-        return next((f"[{at}] {wrong}" for at, (item, one) in pairs if (wrong := item(one))), "")
+        return next((f"[{at}] {error}" for at, (item, element) in pairs if (error := item(element))), "")
 
     return check
 
 
 def record(fields: Mapping[str, Check], optional: Sequence[str] = ()) -> Check:
-    """An object with exactly these fields."""
+    """Check for an object with exactly these fields, of which `optional` may be absent."""
 
     def check(value: Any) -> str:
         if not isinstance(value, dict):
             return "must be an object"
         for name in value:
             if name not in fields:
-                return f"{_named(name)}: is no field of it"
+                return f"{_named(name)}: is an unknown field"
         for name, inner in fields.items():
             if name not in value:
                 if name in optional:
                     continue
                 return f"{name}: is missing"
-            if wrong := inner(value[name]):
-                return f"{name}: {wrong}"
+            if error := inner(value[name]):
+                return f"{name}: {error}"
         return ""
 
     return check
 
 
 def map_of(names: Sequence[str] | frozenset[str], item: Check) -> Check:
-    """An object whose fields are some of these, each such a value."""
+    """Check for an object with fields among `names`, whose values all pass `item`."""
 
     def check(value: Any) -> str:
         if not isinstance(value, dict):
             return "must be an object"
         for name, inner in value.items():
             if name not in names:
-                return f"{_named(name)}: is none of the known names"
-            if wrong := item(inner):
-                return f"{name}: {wrong}"
+                return f"{_named(name)}: is an unknown name"
+            if error := item(inner):
+                return f"{name}: {error}"
         return ""
 
     return check
@@ -296,19 +296,19 @@ _BODY_FIELDS: Mapping[str, Check] = {"at_ms": _MS, "by": text(), "alert_id": tex
 
 
 def body_shape(value: Any) -> str:
-    """An event's own fields: those that are used here have their types, the others are the leg's."""
+    """Check for an event's body: the fields used here must have their types, and other fields are free."""
     if not isinstance(value, dict):
         return "must be an object"
     if "at_ms" not in value:
         return "at_ms: is missing"
     for name, check in _BODY_FIELDS.items():
-        if name in value and (wrong := check(value[name])):
-            return f"{name}: {wrong}"
+        if name in value and (error := check(value[name])):
+            return f"{name}: {error}"
     return ""
 
 
 def check_members(names: Sequence[str], manifest: Mapping[str, Any]) -> None:
-    """Raises Broken where a bundle lacks a member that one for this agency has, or has one too many."""
+    """Raises CorruptArchive if a member that the manifest requires is missing, or if there is another one."""
     legs = set(manifest["chains"])
     wanted = {README, MANIFEST, SIGNATURE, *STREAMED, *(name for name, leg in CHAINS.items() if leg in legs)}
     if manifest["for"] == "police":
@@ -316,6 +316,6 @@ def check_members(names: Sequence[str], manifest: Mapping[str, Any]) -> None:
     for name in sorted(wanted - set(names)):
         raise CorruptArchive(name, None, "is missing")
     for name in sorted(set(names) - wanted):
-        raise CorruptArchive(name, None, "doesn't belong into this bundle")
+        raise CorruptArchive(name, None, "doesn't belong in this bundle")
     if sorted(manifest["chains_missing"]) != sorted(set(flow.LEGS) - legs):
         raise CorruptArchive(MANIFEST, None, "chains_missing: must name the legs without a chain")

@@ -1,4 +1,4 @@
-"""The records in a bundle's members, read strictly: of the right stream, in order, each once, with the hash that it states."""
+"""Strict reader for the records in a bundle: right stream, ascending order, no duplicates, correct hashes."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from services.dispatch.evidence.model import StoredMessage
 from tandem.common.v1 import alert_pb2
 
 _MESSAGES: Mapping[str, type[Message]] = {"alerts.jsonl": alert_pb2.Alert, "measures.jsonl": alert_pb2.Measure}
-"""What the records of a member hold. An entry of the log may be unreadable: it was parked, and is evidence of that."""
+"""Message type of a member's records. Log entries aren't checked: an unreadable entry is evidence of its dead letter."""
 
 
 def records(members: Mapping[str, bytes], partition: int) -> list[StoredMessage]:
-    """The records of all members. Raises Broken with the first that is none."""
+    """The records of all members. Raises CorruptArchive at the first invalid record."""
     return [record for name in STREAMED for record in _records(name, members[name], partition)]
 
 
 def _records(name: str, member: bytes, partition: int) -> list[StoredMessage]:
-    stream, found = STREAMED[name](partition), list[StoredMessage]()
+    stream, messages = STREAMED[name](partition), list[StoredMessage]()
     for number, line in enumerate(lines_of(name, member), 1):
-        told = parsed(name, line, RECORD_SHAPE, number)
-        stated = told.pop("sha256")
+        fields = parsed(name, line, RECORD_SHAPE, number)
+        stated = fields.pop("sha256")
         try:
-            record = StoredMessage(**{**told, "data": base64.b64decode(told["data"], validate=True)})
+            record = StoredMessage(**{**fields, "data": base64.b64decode(fields["data"], validate=True)})
         except binascii.Error:
             raise CorruptArchive(name, None, f"line {number}: data: isn't base64") from None
         if record.sha256 != stated:
-            raise CorruptArchive(name, None, f"line {number} is no record: its data doesn't have its sha256")
+            raise CorruptArchive(name, None, f"line {number}: sha256: isn't the hash of its data")
         if record.stream != stream:
             raise CorruptArchive(name, None, f"line {number}: stream: must be {stream}")
-        if found and record.sequence <= found[-1].sequence:
-            raise CorruptArchive(name, None, f"line {number}: sequence: doesn't come behind that of the line before")
+        if messages and record.sequence <= messages[-1].sequence:
+            raise CorruptArchive(name, None, f"line {number}: sequence: must be greater than in the line before")
         _check_message(name, number, record)
-        found.append(record)
-    return found
+        messages.append(record)
+    return messages
 
 
 def _check_message(name: str, number: int, record: StoredMessage) -> None:
@@ -49,4 +49,4 @@ def _check_message(name: str, number: int, record: StoredMessage) -> None:
     try:
         message.FromString(record.data)
     except DecodeError:
-        raise CorruptArchive(name, None, f"line {number}: data: is no {message.DESCRIPTOR.name}") from None
+        raise CorruptArchive(name, None, f"line {number}: data: isn't a valid {message.DESCRIPTOR.name}") from None

@@ -1,7 +1,7 @@
-"""The decision again: the enclosed entries of the log folded from nothing, and what comes of it beside what was stored.
+"""Reproduce the decisions in a bundle: fold the enclosed log entries from an empty state, and compare with the stored alerts.
 
-Nothing that an evaluator derived is enclosed or needed, so the proof rests on raw entries alone. What stood before the window (cases,
-rules) is folded as the window begins.
+The proof uses raw entries only, and nothing that an evaluator derived. Cases and rules older than the window are folded at the start
+of the window.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAME = "SAME"
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the fold of the entries starts from."""
+    """Starting point of a refold: log, clock and window."""
 
     incident_id: str
     partition: int
@@ -38,24 +38,24 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What came of it."""
+    """Result of a refold."""
 
     entries: int
     again: Mapping[str, str]
-    """By alert of the incident: SAME, or what is different."""
+    """SAME or the difference, by alert id of the incident."""
 
     @property
     def differences(self) -> list[str]:
-        """What the fold says otherwise than the mesh; empty where both say the same, byte for byte."""
+        """Differences between the refold and the stored alerts; empty if all are the same, byte for byte."""
         return [f"{alert_id}: {found}" for alert_id, found in self.again.items() if found != SAME]
 
     def to_json(self) -> dict[str, Any]:
-        """As enclosed."""
+        """The JSON object that a bundle encloses."""
         return {"fold_version": VERSION, "entries": self.entries, "again": dict(self.again)}
 
 
 def replay(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
-    """Folds the log's entries among the records and compares with the alerts and figures among them."""
+    """Folds the log entries among the records, and compares the result with the alerts and figures among them."""
     log = [record for record in records if record.stream == flow.log_stream(ground.partition)]
     state = State(
         ground.partition,
@@ -63,29 +63,29 @@ def replay(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
         clock_rate=ground.clock_rate,
         clock_anchor_ms=ground.clock_anchor_ms,
     )
-    found: dict[str, Alert] = {}
+    refolded: dict[str, Alert] = {}
     try:
         for record in log:
             for output in _step(state, ground, record):
                 if isinstance(output, Alert):
-                    found[output.alert_id] = output
+                    refolded[output.alert_id] = output
     except OutdatedFold as error:
         return Replay(len(log), {"all": error.reason})
-    whole = {one.sequence for one in log if not one.cut}
+    whole = {record.sequence for record in log if not record.cut}
     alerts = [record for record in records if record.stream == flow.ALERTS.name]
     figures = {
         record.subject.rpartition(".")[2]: record.data for record in records if record.stream == flow.MEASURES.name
     }
-    again: dict[str, str] = {}
+    results: dict[str, str] = {}
     for record in alerts:
         stored = alert_pb2.Alert.FromString(record.data)
-        once_more = found.pop(stored.alert_id, None)
-        again[stored.alert_id] = _compared(ground, record, stored, once_more, stored.sequence in whole, figures)
-    last = max((alert_pb2.Alert.FromString(alert.data).sequence for alert in alerts), default=0)
-    for alert in found.values():
-        if alert.incident_id == ground.incident_id and alert.sequence <= last:
-            again[alert.alert_id] = "the fold gives it, and it isn't stored"
-    return Replay(len(log), again)
+        alert = refolded.pop(stored.alert_id, None)
+        results[stored.alert_id] = _compared(ground, record, stored, alert, stored.sequence in whole, figures)
+    last = max((alert_pb2.Alert.FromString(record.data).sequence for record in alerts), default=0)
+    for extra in refolded.values():
+        if extra.incident_id == ground.incident_id and extra.sequence <= last:
+            results[extra.alert_id] = "the fold gives it, and it isn't stored"
+    return Replay(len(log), results)
 
 
 def _step(state: State, ground: Ground, record: StoredMessage) -> Sequence[object]:
@@ -95,7 +95,7 @@ def _step(state: State, ground: Ground, record: StoredMessage) -> Sequence[objec
     try:
         body = translate.stored_body(record.subject, record.data)
     except InvalidField:
-        return ()  # set aside by everybody who reads the log
+        return ()  # every reader of the log skips an unreadable entry
     return fold.step(state, Entry(record.sequence, stamp_ms, body))
 
 
@@ -103,15 +103,15 @@ def _compared(
     ground: Ground,
     record: StoredMessage,
     stored: alert_pb2.Alert,
-    again: Alert | None,
+    refolded: Alert | None,
     whole: bool,
     figures: Mapping[str, bytes],
 ) -> str:
-    if again is None:
+    if refolded is None:
         return "the fold doesn't give it"
-    message = translate.alert_to_proto(again, ground.partition)
+    message = translate.alert_to_proto(refolded, ground.partition)
     if not whole:
-        # Its number among all that came of the entry counts what others were told too.
+        # The stored ordinal counts alerts of other persons too, whose data was cut from the entry.
         message.ordinal = stored.ordinal
     if message.SerializeToString() != record.data:
         names = [
@@ -120,6 +120,6 @@ def _compared(
             if getattr(message, field.name) != getattr(stored, field.name)
         ]
         return f"the fold gives other bytes: {', '.join(names) or 'unknown fields'}"
-    if figures.get(stored.alert_id) != translate.measure_to_proto(again).SerializeToString():
+    if figures.get(stored.alert_id) != translate.measure_to_proto(refolded).SerializeToString():
         return "the fold gives other figures" if stored.alert_id in figures else "its figures aren't enclosed"
     return SAME

@@ -1,4 +1,4 @@
-"""The seal of a bundle: a manifest with the hashes of all members, signed. A bit that differs is found to the kibibyte."""
+"""Seal of a bundle: a signed manifest with the hashes of all members. A changed bit is located to the kibibyte."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _WHAT = b"tandem evidence manifest\n"
 
 
 def canonical(content: Any) -> bytes:
-    """JSON with sorted keys and no more white space than a last line's end: equal contents are equal bytes."""
+    """Canonical JSON with sorted keys and a final line feed: equal contents give equal bytes."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def open_key(path: Path) -> Ed25519PrivateKey:
-    """The key in this file; where there is none it is made, readable by its owner only. The public key goes beside it, `<name>.pub`."""
+    """Opens the signing key, and creates it if absent, readable by its owner only. Writes the public key to `<name>.pub`."""
     key = Ed25519PrivateKey.from_private_bytes(read_or_make_keys(path)[0])
     path.with_suffix(".pub").write_text(key.public_key().public_bytes_raw().hex())
     return key
 
 
 def seal(members: Mapping[str, bytes], about: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, bytes]:
-    """The members with manifest and signature; `about` goes into the manifest."""
+    """Adds manifest and signature to the members; `about` goes into the manifest."""
     manifest = canonical({**about, "members": {name: _hashes(content) for name, content in members.items()}})
     public_key = key.public_key().public_bytes_raw()
     return {
@@ -43,10 +43,10 @@ def seal(members: Mapping[str, bytes], about: Mapping[str, Any], key: Ed25519Pri
 
 
 def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict[str, Any], bytes]:
-    """The manifest of sealed members, and the key that signed it. Raises Broken at the first place that isn't as it was signed, or
-    where manifest or signature aren't such as `seal` writes them.
+    """Verifies sealed members. Returns the manifest and the public key of the signature.
 
-    Without `public_key` the one in the bundle is taken: that shows that the bundle is whole, not who made it.
+    Raises CorruptArchive at the first change, or if manifest or signature have a form that `seal` doesn't write. Without `public_key`,
+    the key in the bundle is used: this proves that the bundle is intact, not who made it.
     """
     for name in (MANIFEST, SIGNATURE):
         if name not in members:
@@ -69,13 +69,13 @@ def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict
             raise CorruptArchive(name, None, "isn't in the manifest")
         _compare(name, members[name], wanted[name])
         if _hashes(members[name]) != wanted[name]:
-            raise CorruptArchive(MANIFEST, None, f"members: {name}: aren't the size and hashes of it")
+            raise CorruptArchive(MANIFEST, None, f"members: {name}: size or hashes don't match the member")
     return content, signed_by
 
 
 def _signature(manifest: bytes, signature: bytes, public_key: bytes) -> bytes:
-    told = {"manifest": _hashes(manifest), "public_key": public_key.hex(), "signature": signature.hex()}
-    return canonical({"algorithm": "Ed25519 over 'tandem evidence manifest', a line feed, and manifest.json", **told})
+    fields = {"manifest": _hashes(manifest), "public_key": public_key.hex(), "signature": signature.hex()}
+    return canonical({"algorithm": "Ed25519 over 'tandem evidence manifest', a line feed, and manifest.json", **fields})
 
 
 def _hashes(content: bytes) -> dict[str, Any]:
@@ -88,15 +88,15 @@ def _hashes(content: bytes) -> dict[str, Any]:
 
 
 def _compare(name: str, content: bytes, wanted: Mapping[str, Any]) -> None:
-    """Raises Broken at the first kibibyte whose hash isn't the one that was signed."""
-    found = _hashes(content)
-    if found == wanted:
+    """Raises CorruptArchive at the first kibibyte whose hash differs from the signed one."""
+    actual = _hashes(content)
+    if actual == wanted:
         return
     chunks = wanted.get("chunks")
-    if found["sha256"] == wanted.get("sha256") or not isinstance(chunks, list):
-        return  # its hashes were altered, not it
-    pairs = zip(found["chunks"], chunks, strict=False)
-    first = next((i for i, (is_, was) in enumerate(pairs) if is_ != was), min(len(found["chunks"]), len(chunks)))
+    if actual["sha256"] == wanted.get("sha256") or not isinstance(chunks, list):
+        return  # the hashes were altered, not the member
+    pairs = zip(actual["chunks"], chunks, strict=False)
+    first = next((i for i, (is_, was) in enumerate(pairs) if is_ != was), min(len(actual["chunks"]), len(chunks)))
     raise CorruptArchive(name, first * CHUNK, f"differs within the {CHUNK} bytes from there")
 
 
@@ -104,4 +104,4 @@ def _same(name: str, content: bytes, wanted: bytes) -> None:
     if content == wanted:
         return
     at = next((i for i, (is_, was) in enumerate(zip(content, wanted, strict=False)) if is_ != was), len(wanted))
-    raise CorruptArchive(name, at, "isn't what it was")
+    raise CorruptArchive(name, at, "was altered")

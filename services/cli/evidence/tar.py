@@ -1,4 +1,4 @@
-"""A tar file whose bytes follow from its members alone, and its strict reading: each bit that differs is an error with a place."""
+"""Deterministic tar files: the bytes depend on the members only, and the strict reader reports any changed bit with its place."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SIZE = re.compile(rb"[0-7]{11}\0")
 
 
 class CorruptArchive(Exception):
-    """The file isn't as it was made; says where and why."""
+    """A bundle was altered or is malformed. The text names member, byte and reason."""
 
     def __init__(self, member: str, offset: int | None, reason: str) -> None:
         super().__init__(reason)
         self.member = member
-        """Name of the member, or of what stands before or behind it."""
+        """Name of the member, or of a header or the end of the file."""
         self.offset = offset
-        """Where in the member's content it differs, bytes, to the chunk; None where it can't be told."""
+        """Offset of the difference in the member, bytes, rounded down to the chunk; None if unknown."""
         self.reason = reason
 
     def __str__(self) -> str:
@@ -29,26 +29,26 @@ class CorruptArchive(Exception):
 
 
 def write(members: Mapping[str, bytes]) -> bytes:
-    """The tar file: members in the order of their names, times and owners 0."""
+    """Writes a tar file, with members in order of their names, and times and owners 0."""
     return b"".join(_header(name, len(members[name])) + _padded(members[name]) for name in sorted(members)) + _END
 
 
 def read(data: bytes, names: Collection[str]) -> dict[str, bytes]:
-    """The members of a file that `write` made, each with one of these names.
+    """Reads the members of a file that `write` made. `names` are the permitted names.
 
-    Raises Broken at the first byte around them that `write` wouldn't have written. Names are unique, since they ascend.
+    Raises CorruptArchive at the first byte outside the members that `write` wouldn't write. Names ascend, so they are unique.
     """
-    found: dict[str, bytes] = {}
+    members: dict[str, bytes] = {}
     at, last = 0, "the beginning"
     while data[at : at + BLOCK] != bytes(BLOCK):
         header = data[at : at + BLOCK]
         place = f"the header behind {last}"
         name, size = _parse(header, place, at)
         if header != _header(name, size):
-            raise CorruptArchive(place, None, f"isn't what it was (file's byte {at})")
+            raise CorruptArchive(place, None, f"was altered (file's byte {at})")
         if name not in names:
             raise CorruptArchive(place, None, f"names a member that no bundle has: {name!r}")
-        if found and name <= last:
+        if members and name <= last:
             raise CorruptArchive(place, None, "names a member out of order")
         content = data[at + BLOCK : at + BLOCK + size]
         if len(content) < size:
@@ -56,11 +56,11 @@ def read(data: bytes, names: Collection[str]) -> dict[str, bytes]:
         block = data[at + BLOCK : at + len(_header(name, size)) + len(_padded(content))]
         if block != _padded(content):
             raise CorruptArchive(name, size, "is followed by bytes that aren't zero")
-        found[name], last = content, name
+        members[name], last = content, name
         at += BLOCK + len(block)
     if data[at:] != _END:
-        raise CorruptArchive("the end of the file", None, f"isn't what it was (behind the file's byte {at})")
-    return found
+        raise CorruptArchive("the end of the file", None, f"was altered (after the file's byte {at})")
+    return members
 
 
 def _parse(header: bytes, place: str, at: int) -> tuple[str, int]:
@@ -69,11 +69,11 @@ def _parse(header: bytes, place: str, at: int) -> tuple[str, int]:
             return header[:100].rstrip(b"\0").decode("ascii"), int(header[124:135], 8)
     except ValueError:
         pass
-    raise CorruptArchive(place, None, f"isn't what it was (file's byte {at})")
+    raise CorruptArchive(place, None, f"was altered (file's byte {at})")
 
 
 def _header(name: str, size: int) -> bytes:
-    """A ustar header."""
+    """The ustar header of a member."""
     fields = [
         name.encode().ljust(100, b"\0"),
         b"0000400\0" + b"0000000\0" * 2,

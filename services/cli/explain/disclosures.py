@@ -1,4 +1,4 @@
-"""Positions that a command prints: each subject is a row of the registry's ledger before the first of them is shown."""
+"""Disclosure records for positions that `tandem explain` prints: they are stored before any position is shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PREFIX = "spiffe://tandem/reviewer/"
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who looks, and why they may."""
+    """The person who reads positions, with the legal basis and purpose."""
 
     spiffe_id: str
     legal_basis: str
@@ -29,25 +29,25 @@ class Reader:
 
 
 def reader(name: str, legal_basis: str, purpose: Purpose, now_ms: int) -> Reader:
-    """The reader with this name. Raises CommandFailed where they don't say who they are, or what allows it."""
-    found = Reader(_PREFIX + name, legal_basis, purpose)
+    """A reader with checked name and grounds. Raises CommandFailed, naming the option that is missing or wrong."""
+    reader = Reader(_PREFIX + name, legal_basis, purpose)
     try:
-        caller_of(found.spiffe_id)
+        caller_of(reader.spiffe_id)
     except Unauthenticated:
-        raise CommandFailed("--positions needs --reviewer: who looks, of a-z 0-9 and -", MISUSED) from None
+        raise CommandFailed("--positions needs --reviewer: a name of a-z, 0-9 and - (example: kim)", MISUSED) from None
     for kind in (RecordKind.WEARER, RecordKind.PROTECTED_PERSON):
         try:
             check_grounds(legal_basis, purpose, "", kind, now_ms)
         except InvalidField as error:
             option = error.field.replace("_", "-")
             raise CommandFailed(f"--positions needs --{option}: {error.reason}", MISUSED) from None
-    return found
+    return reader
 
 
 def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Disclosure]:
-    """One for each subject of whom there are positions to show."""
+    """Disclosure records, one for each subject with positions to show."""
     alert = shown.stored.alert
-    found: dict[tuple[RecordKind, str], str] = {}
+    order_ids: dict[tuple[RecordKind, str], str] = {}
     for case in (shown.before, shown.case):
         if case is None:
             continue
@@ -59,7 +59,7 @@ def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Discl
         ]
         for kind, subject_id, device_ids in sides:
             if any(shown.reports.get(device_id) for device_id in device_ids):
-                found[kind, subject_id] = case.order_id
+                order_ids[kind, subject_id] = case.order_id
     return [
         ledger_pb2.Disclosure(
             disclosure_id=f"{BY}-{uuid.uuid4().hex}",
@@ -73,12 +73,13 @@ def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Discl
             order_id=order_id,
             recipient=to.spiffe_id,
         )
-        for (kind, subject_id), order_id in sorted(found.items(), key=lambda one: (one[0][0].value, one[0][1]))
+        for (kind, subject_id), order_id in sorted(order_ids.items(), key=lambda item: (item[0][0].value, item[0][1]))
     ]
 
 
-async def record(bus: Bus, made: Sequence[ledger_pb2.Disclosure]) -> None:
-    """Returns once all are on disk in DISCLOSURES, from where the registry takes them."""
-    for one in made:
-        subject = flow.disclosure_subject(BY, one.disclosure_id)
-        await bus.publish_until_stored(subject, one.SerializeToString(), msg_id=one.disclosure_id, expected_last=0)
+async def record(bus: Bus, disclosures: Sequence[ledger_pb2.Disclosure]) -> None:
+    """Stores disclosures in the stream DISCLOSURES, from which the registry fills its ledger. Returns once all are durable."""
+    for disclosure in disclosures:
+        subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
+        data, id_ = disclosure.SerializeToString(), disclosure.disclosure_id
+        await bus.publish_until_stored(subject, data, msg_id=id_, expected_last=0)

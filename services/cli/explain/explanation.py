@@ -1,4 +1,4 @@
-"""Why an alert was given: what it rests on, whether it comes again, and what was not received."""
+"""Explain an alert: its evidence, whether a refold reproduces it, and which reports were missing."""
 
 from __future__ import annotations
 
@@ -21,63 +21,63 @@ from services.geofence.domain.rules import Rules
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 600_000
-"""How far before the decision silence is looked for."""
+"""How far before the decision silences are measured."""
 REPORTS_SHOWN = 5
-"""Reports of each device that are shown, the last before the decision."""
+"""Number of reports shown per device, the last before the decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceExplanation:
-    """One device of one side, as it was known at the decision."""
+    """A device of the wearer or a protected person, as it was known at the decision."""
 
     who: str
-    """wearer or protected."""
+    """Side of the device: "wearer" or "protected"."""
     subject_id: str
     device_id: str
-    """Empty where the person has none."""
+    """Device id; empty if the person has no device."""
     reports: Sequence[LoggedPosition]
-    """The last before the decision, in the order of their arrival."""
+    """The last REPORTS_SHOWN reports before the decision, in order of arrival."""
     contacts: int
-    """How often anything of it came in the 10 minutes before, or since the log begins or the device is theirs."""
+    """Number of contacts in the 10 min before the decision, not before the log begins or the device got its owner."""
     silence_ms: int
-    """The longest stretch of them in which nothing came."""
+    """Longest time without a contact in that period."""
     newest_ms: int | None
-    """The moment of the newest position of it that the fold used; None where it had none."""
+    """Time of the newest position that the fold used, mesh time; None if it had none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole of it."""
+    """Everything that `tandem explain` shows of an alert."""
 
     refold: Refold
     differences: Sequence[str]
-    """What the fold says otherwise than the mesh; empty where both are the same, byte for byte."""
+    """Differences between the refold and the stored alert; empty if both are the same, byte for byte."""
     decisive: LoggedPosition | None
-    """The position that decided, where it was one."""
+    """The position that decided; None if something else decided, such as a tick or an equipment event."""
     sides: Sequence[DeviceExplanation]
     later: Sequence[LoggedPosition]
-    """Positions of a time before the decision that came behind it."""
+    """Positions of a time before the decision that arrived after it."""
 
     @property
     def alert(self) -> alert_pb2.Alert:
-        """As it is stored."""
+        """The stored alert."""
         return self.refold.stored.alert
 
     @property
     def figures(self) -> alert_pb2.Measure:
-        """As they are stored; without any, empty."""
+        """The stored figures of the alert; empty if none are stored."""
         return alert_pb2.Measure.FromString(self.refold.stored.figures or b"")
 
     @property
     def decided_ms(self) -> int:
-        """Mesh time."""
+        """Time of the decision, mesh time, milliseconds since 1970 UTC."""
         return self.refold.decided_ms
 
     def to_json(self, positions: bool) -> dict[str, Any]:
-        """One object; coordinates only where they are asked for."""
-        alert, found = self.alert, self.refold
+        """The JSON object that `tandem explain` prints, with coordinates only if `positions` is set."""
+        alert, refolded = self.alert, self.refold
 
-        def told(report: LoggedPosition) -> dict[str, Any]:
+        def as_json(report: LoggedPosition) -> dict[str, Any]:
             return report_json(report, self.decided_ms, positions)
 
         return {
@@ -85,21 +85,21 @@ class Explanation:
             "figures": _plain(self.figures),
             "again": "DIFFERENT" if self.differences else "SAME",
             "differences": list(self.differences),
-            "log": {"stream": flow.log_stream(alert.partition), "folded_from": found.first, "to": alert.sequence},
+            "log": {"stream": flow.log_stream(alert.partition), "folded_from": refolded.first, "to": alert.sequence},
             "entry": {
                 "sequence": alert.sequence,
-                "stamp": times.to_rfc3339(found.stamp_ms),
-                "what": what_decided(found),
-                "decisive": told(self.decisive) if self.decisive else None,
+                "stamp": times.to_rfc3339(refolded.stamp_ms),
+                "what": what_decided(refolded),
+                "decisive": as_json(self.decisive) if self.decisive else None,
             },
-            "rules": rules_json(found),
-            "case": case_json(found.case) if found.case else None,
+            "rules": rules_json(refolded),
+            "case": case_json(refolded.case) if refolded.case else None,
             "sides": [
                 {
                     "side": side.who,
                     "subject_id": side.subject_id,
                     "device_id": side.device_id or None,
-                    "last_reports": [told(report) for report in side.reports],
+                    "last_reports": [as_json(report) for report in side.reports],
                     "contacts_in_10_minutes": side.contacts,
                     "longest_silence_s": side.silence_ms / 1000,
                     "newest_position_age_s": None
@@ -108,12 +108,12 @@ class Explanation:
                 }
                 for side in self.sides
             ],
-            "came_later": [told(report) for report in self.later],
+            "came_later": [as_json(report) for report in self.later],
         }
 
 
 def explain(refold: Refold) -> Explanation:
-    """What there is to say about an alert whose log was folded again."""
+    """The explanation of an alert whose log was refolded."""
     cause = refold.stored.alert.cause
     decisive = next(
         (
@@ -127,11 +127,11 @@ def explain(refold: Refold) -> Explanation:
 
 
 def what_decided(refold: Refold) -> str:
-    """What the entry that decided says, in words."""
+    """The content of the log entry that decided, in words."""
     match refold.body:
         case Positions() as batch:
-            many = len(batch.device_ids)
-            return f"{many} positions" if many != 1 else "a position"
+            count = len(batch.device_ids)
+            return f"{count} positions" if count != 1 else "a position"
         case EquipmentReport() as report:
             return f"{report.event.value} of {report.device_id}, {times.to_rfc3339(report.event_time_ms)}"
         case Case() as case:
@@ -139,7 +139,7 @@ def what_decided(refold: Refold) -> str:
         case Heard():
             return "contact without a position"
         case None:
-            return "nothing that can be read"
+            return "an unreadable entry"
         case Rules():
             return "rules"
         case FoldVersion():
@@ -149,8 +149,8 @@ def what_decided(refold: Refold) -> str:
 
 
 def report_json(report: LoggedPosition, decided_ms: int, positions: bool) -> dict[str, Any]:
-    """A position with its times; its age is that at the decision."""
-    told: dict[str, Any] = {
+    """The JSON object of a position, with its age at the decision; with coordinates only if `positions` is set."""
+    fields: dict[str, Any] = {
         "sequence": report.sequence,
         "device_id": report.device_id,
         "report_id": report.report_id,
@@ -161,23 +161,23 @@ def report_json(report: LoggedPosition, decided_ms: int, positions: bool) -> dic
         "too_late": is_too_late(report),
     }
     if positions:
-        told |= {"lat_deg": report.lat_e7 / 1e7, "lon_deg": report.lon_e7 / 1e7}
-    return told
+        fields |= {"lat_deg": report.lat_e7 / 1e7, "lon_deg": report.lon_e7 / 1e7}
+    return fields
 
 
 def is_too_late(report: LoggedPosition) -> bool:
-    """Whether it was so late that the fold has set it aside."""
+    """Whether a position arrived too late for the fold to use it."""
     return report.arrived_ms - report.time_ms > WINDOW_MS
 
 
 def rules_json(refold: Refold) -> dict[str, Any]:
-    """The settings at the decision."""
+    """The rules in force at the decision."""
     rules = translate.rules_entry(refold.state.rules).rules
     return {field.name: getattr(rules, field.name) for field in rules.DESCRIPTOR.fields}
 
 
 def case_json(case: Case) -> dict[str, Any]:
-    """The case at the decision, without its geometry."""
+    """The JSON object of a case, without its geometry."""
     return {
         "case_id": case.case_id,
         "version": case.version,
@@ -198,35 +198,35 @@ def _plain(message: Message) -> dict[str, Any]:
     )
 
 
-# ── again ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── comparison with the stored alert ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _differences(refold: Refold) -> list[str]:
     stored = refold.stored
     ordinal = stored.alert.ordinal
-    again = refold.outputs[ordinal] if ordinal < len(refold.outputs) else None
-    if not isinstance(again, Alert):
+    refolded = refold.outputs[ordinal] if ordinal < len(refold.outputs) else None
+    if not isinstance(refolded, Alert):
         return ["the fold gives no alert there"]
-    found = _compared("", stored.alert, stored.data, translate.alert_to_proto(again, stored.alert.partition))
+    differences = _compared("", stored.alert, stored.data, translate.alert_to_proto(refolded, stored.alert.partition))
     if stored.figures is None:
-        return [*found, "its figures aren't stored"]
+        return [*differences, "its figures aren't stored"]
     measure = alert_pb2.Measure.FromString(stored.figures)
-    return found + _compared("figures.", measure, stored.figures, translate.measure_to_proto(again))
+    return differences + _compared("figures.", measure, stored.figures, translate.measure_to_proto(refolded))
 
 
-def _compared(prefix: str, stored: Message, data: bytes, again: Message) -> list[str]:
-    if again.SerializeToString() == data:
+def _compared(prefix: str, stored: Message, data: bytes, refolded: Message) -> list[str]:
+    if refolded.SerializeToString() == data:
         return []
-    before, now = _plain(stored), _plain(again)
+    before, now = _plain(stored), _plain(refolded)
     names = [name for name in (before | now) if before.get(name) != now.get(name)]
     return [f"{prefix}{name}: was {before.get(name)}, is {now.get(name)}" for name in names] or [f"{prefix}bytes"]
 
 
-# ── what was received, and what wasn't ───────────────────────────────────────────────────────────────────────────────
+# ── received and missing reports ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def _is_before(refold: Refold, decisive: LoggedPosition | None, report: LoggedPosition) -> bool:
-    """Whether the fold knew a report when it decided."""
+    """Whether the fold had received a report when it decided."""
     sequence = refold.stored.alert.sequence
     if report.sequence == sequence and decisive is not None:
         return report.index <= decisive.index
@@ -250,8 +250,8 @@ def _side(
     decided_ms = refold.decided_ms
     known = [report for report in refold.reports.get(device_id, ()) if _is_before(refold, decisive, report)]
     track = refold.state.tracks.get(device_id)
-    used = [one.time_ms for one in known if not is_too_late(one)]
-    older = track.last() if track and not used else None  # the fold keeps the newest two however old they are
+    used = [report.time_ms for report in known if not is_too_late(report)]
+    older = track.last() if track and not used else None  # the fold keeps the two newest positions, however old
     newest_ms = max(used, default=older.time_ms if older else None)
     from_ms = max(decided_ms - LOOK_BACK_MS, refold.began_ms, refold.theirs_since_ms(device_id))
     contacts = [at_ms for at_ms in refold.contacts.get(device_id, ()) if from_ms <= at_ms <= decided_ms]
@@ -261,13 +261,13 @@ def _side(
 
 
 def _later(refold: Refold, decisive: LoggedPosition | None) -> list[LoggedPosition]:
-    found = []
+    later = []
     for reports in refold.reports.values():
         ids: set[str] = set()
         for report in reports:
             if report.report_id in ids:
-                continue  # sent again
+                continue  # a resent report
             ids.add(report.report_id)
             if report.time_ms <= refold.decided_ms and not _is_before(refold, decisive, report):
-                found.append(report)
-    return sorted(found, key=lambda one: (one.sequence, one.index))
+                later.append(report)
+    return sorted(later, key=lambda report: (report.sequence, report.index))

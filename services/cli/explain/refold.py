@@ -1,4 +1,4 @@
-"""Folding the log again up to one alert, and gathering what its devices reported before it and after."""
+"""Refold the log up to one alert, and collect the reports of its devices before and after the decision."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ PROGRESS_EVERY = 1_000
 
 @dataclass(frozen=True, slots=True)
 class StoredAlert:
-    """An alert as the mesh stored it."""
+    """An alert as the mesh stored it, with its bytes and figures."""
 
     alert: alert_pb2.Alert
     data: bytes
     figures: bytes | None
-    """Its Measure; None where none is stored."""
+    """Serialized Measure of the alert; None if none is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedPosition:
-    """A position as it came into the log."""
+    """A position from an entry of the log."""
 
     sequence: int
     index: int
-    """Its place in the entry, from 0."""
+    """Index in the entry, from 0."""
     arrived_ms: int
-    """Mesh time."""
+    """Time of arrival, mesh time, milliseconds since 1970 UTC."""
     device_id: str
     report_id: str
     time_ms: int
-    """When it holds: the time of its fix, at most that of its arrival."""
+    """Time of the fix, capped at the time of arrival."""
     lat_e7: int
     lon_e7: int
     accuracy_mm: int
 
 
 class Refold:
-    """The log up to one alert, folded from `first` on, and then its devices' reports of the 2 h before and all after."""
+    """A refold of the log from entry `first` up to one alert, with its devices' reports of the 2 h before and all after."""
 
     def __init__(self, stored: StoredAlert, log_meta: LogMetadata, first: int) -> None:
         self.stored = stored
@@ -66,34 +66,35 @@ class Refold:
         )
         self.decided_ms = times.from_timestamp(stored.alert.decided_at)
         self.began_ms = 0
-        """Of the first entry, mesh time."""
+        """Time of the first entry, mesh time."""
         self.stamp_ms = 0
-        """Of the entry that decided, wall time."""
+        """Stamp of the entry that decided, wall time."""
         self.body: Body | None = None
-        """What that entry says; None where it can't be read."""
+        """Content of the entry that decided; None if it is unreadable."""
         self.outputs: list[Output] = []
-        """What came of it."""
+        """Outputs of the entry that decided."""
         self.before: Case | None = None
-        """The case until then."""
+        """The case before the entry that decided."""
         self.window_from = first
-        """First entry of the 2 h before the decision."""
+        """Sequence of the first entry of the 2 h before the decision."""
         self.reports: dict[str, list[LoggedPosition]] = defaultdict(list)
-        """By device, in the order of the log."""
+        """Positions by device id, in the order of the log."""
         self.contacts: dict[str, list[int]] = defaultdict(list)
-        """By device: when anything of it came into the log, mesh time."""
+        """Times of all contacts by device id, mesh time."""
         self._clock = log_meta.clock
 
     @property
     def case(self) -> Case | None:
-        """The case as it stood after the decision; None where the log that is left never told of it."""
+        """The case after the decision; None if the remaining log doesn't contain it."""
         case_state = self.state.cases.get(self.stored.alert.case_id)
         return case_state.case if case_state else None
 
     @property
     def target(self) -> Target | None:
-        """Who or what was approached. An id may be a person's and a place's; where the police go tells which.
+        """The approached person or place; None if neither case version has it.
 
-        Of an alert that goes to nobody it is the person.
+        A person and a place may share an id: the destination of the police tells them apart. An alert without destinations means
+        the person.
         """
         alert = self.stored.alert
         sent = {destination.subject_id for destination in alert.destinations if destination.leg == alert_pb2.POLICE}
@@ -105,11 +106,11 @@ class Refold:
         return None
 
     def alert_ids(self) -> set[str]:
-        """Ids of the alerts that came of the entry."""
+        """Ids of the alerts that the entry that decided gave."""
         return {output.alert_id for output in self.outputs if isinstance(output, Alert)}
 
     def fold(self, message: pull.Delivered) -> None:
-        """Applies an entry up to and with the one that decided."""
+        """Applies an entry of the log, up to and including the entry that decided."""
         decides = message.sequence == self.stored.alert.sequence
         if decides:
             self.before, self.stamp_ms = self.case, message.stamp_ms
@@ -129,10 +130,11 @@ class Refold:
         if decides:
             self.outputs = outputs
 
-    def gather(self, message: pull.Delivered, device_ids: Collection[str]) -> None:
-        """Notes what some devices reported in an entry, as far as it is of whom they were on when the alert was decided.
+    def collect(self, message: pull.Delivered, device_ids: Collection[str]) -> None:
+        """Collects the reports of these devices from an entry of the log.
 
-        What a device reported before it changed hands is of somebody else, and the fold didn't use it.
+        Reports from before a device got its owner at the decision are left out: they belong to somebody else, and the fold didn't use
+        them.
         """
         if message.subject != flow.log_subject(self.stored.alert.partition, "report"):
             return
@@ -140,15 +142,15 @@ class Refold:
         try:
             body = translate.stored_body(message.subject, message.data)
         except InvalidField:
-            return  # parked by the fold; it tells of no device
+            return  # a dead letter of the fold, which names no device
         match body:
             case Positions() | Heard():
-                heard = body.device_ids
+                reporting = body.device_ids
             case EquipmentReport():
-                heard = [body.device_id]
+                reporting = [body.device_id]
             case _:
                 return
-        for device_id in {*heard}.intersection(device_ids):
+        for device_id in {*reporting}.intersection(device_ids):
             if arrived_ms >= self.theirs_since_ms(device_id):
                 self.contacts[device_id].append(arrived_ms)
         if isinstance(body, Positions):
@@ -159,17 +161,17 @@ class Refold:
                         self.reports[device_id].append(report)
 
     def theirs_since_ms(self, device_id: str) -> int:
-        """Since when a device had been on whom it was on at the decision, mesh time; 0 where the log tells of nobody before."""
+        """Time since when a device has had its owner of the decision, mesh time; 0 if the log has no earlier owner."""
         return self.state.owned_since.get(device_id, 0)
 
     def device_ids(self) -> set[str]:
-        """Devices of both sides: the wearer's, and the target's or, without a target, those of all whom the order protects."""
-        found: set[str] = set()
+        """Device ids of the wearer and of the target; without a target, of all persons whom the order protects."""
+        device_ids: set[str] = set()
         for case in (self.case, self.before):
             if case:
                 persons = (self.target,) if self.target else case.targets
-                found.update(case.tag_device_ids, *(person.device_ids for person in persons))
-        return found
+                device_ids.update(case.tag_device_ids, *(person.device_ids for person in persons))
+        return device_ids
 
 
 def _report(sequence: int, i: int, arrived_ms: int, body: Positions) -> LoggedPosition:
@@ -187,7 +189,7 @@ def _report(sequence: int, i: int, arrived_ms: int, body: Positions) -> LoggedPo
 
 
 async def find(bus: Bus, alert_id: str) -> tuple[StoredAlert, LogMetadata]:
-    """An alert as it is stored. Raises CommandFailed where there is none."""
+    """Reads a stored alert. Raises CommandFailed if there is none."""
     log_meta = await streams.read_log_meta(bus)
     for partition in range(log_meta.partitions):
         data = await bus.last_of(flow.ALERTS.name, flow.alert_subject(partition, alert_id))
@@ -196,43 +198,44 @@ async def find(bus: Bus, alert_id: str) -> tuple[StoredAlert, LogMetadata]:
             try:
                 return StoredAlert(readers.alert(data), data, figures), log_meta
             except InvalidField as error:
-                raise CommandFailed(f"what {flow.ALERTS.name} holds as {alert_id} is no alert: {error}") from None
+                raise CommandFailed(f"{flow.ALERTS.name}: {alert_id} can't be read as an alert: {error}") from None
     days = flow.ALERTS.max_age_s // flow.DAY_S
     raise CommandFailed(f"{flow.ALERTS.name} holds no {alert_id}; alerts are kept for {days} days")
 
 
 async def refold(bus: Bus, stored: StoredAlert, log_meta: LogMetadata, progress: Callable[[int, int], None]) -> Refold:
-    """Folds the log up to the alert and gathers reports up to its end; `progress` is told the entry and the last one.
+    """Refolds the log up to the alert, then collects reports up to the end of the log.
 
-    Raises CommandFailed where the log no longer holds the entry that decided, or demands a newer fold than this.
+    Calls `progress` with the current and the last sequence. Raises CommandFailed if the log no longer holds the entry that decided, or
+    needs a newer version of the fold.
     """
     alert = stored.alert
     stream = flow.log_stream(alert.partition)
     bounds = await bus.bounds_of(stream)
-    gone = CommandFailed(
+    expired = CommandFailed(
         f"{stream} no longer holds entry {alert.sequence}, which decided it: entries are kept for "
         f"{flow.LOG.max_age_s // flow.DAY_S} days, and it now begins at {bounds.first}"
     )
     if not bounds.first <= alert.sequence <= bounds.last:
-        raise gone
-    found = Refold(stored, log_meta, bounds.first)
+        raise expired
+    refolded = Refold(stored, log_meta, bounds.first)
     try:
         async for message in pull.between(bus, stream, bounds.first, alert.sequence):
-            found.fold(message)
+            refolded.fold(message)
             if message.sequence % PROGRESS_EVERY == 0:
                 progress(message.sequence, alert.sequence)
     except OutdatedFold as error:
         raise CommandFailed(error.reason) from None
-    if found.state.sequence != alert.sequence:
-        raise gone  # it aged out meanwhile
-    if found.state.now_ms != found.decided_ms and alert.alert_id not in found.alert_ids():
+    if refolded.state.sequence != alert.sequence:
+        raise expired  # the entry aged out during the refold
+    if refolded.state.now_ms != refolded.decided_ms and alert.alert_id not in refolded.alert_ids():
         raise CommandFailed(
             f"{stream} holds another entry at {alert.sequence} than the one that decided it: the stream went back since, and lost "
             "that entry (the runbook: stream_went_back). The alert can't be explained from the log"
         )
-    device_ids = found.device_ids()
-    async for message in pull.between(bus, stream, found.window_from, bounds.last):
-        found.gather(message, device_ids)
+    device_ids = refolded.device_ids()
+    async for message in pull.between(bus, stream, refolded.window_from, bounds.last):
+        refolded.collect(message, device_ids)
         if message.sequence % PROGRESS_EVERY == 0:
             progress(message.sequence, bounds.last)
-    return found
+    return refolded

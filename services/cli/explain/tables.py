@@ -1,4 +1,4 @@
-"""An explanation as tables, for a person."""
+"""Show an explanation of an alert as tables on a terminal."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
 _ANOMALIES = {
-    "JUMP": "nothing that this device did lately leads there, and no second position agrees",
-    "VAGUE": "too poor an accuracy to tell whether the wearer is inside",
-    "CLOCK": "all that comes of the device is dated too far off to be used",
-    "FROZEN": "the same to the digit for 10 minutes, from a device whose positions had always differed",
-    "COPIED": "a stretch of positions that are, to the digit, those of an earlier one",
+    "JUMP": "the device's recent movement doesn't lead there, and no second position agrees",
+    "VAGUE": "the accuracy is too poor to tell whether the wearer is inside",
+    "CLOCK": "the times of all its reports are too far off to be used",
+    "FROZEN": "identical positions to the digit for 10 minutes, from a device whose positions had always differed",
+    "COPIED": "a run of positions that repeats an earlier run to the digit",
 }
 
-_JUMPED = (
-    "no vehicle makes the way from where the ring was entered to the positions that say it was left: it stays entered"
+_JUMPED = "no vehicle is fast enough to get from where the ring was entered to the positions outside it: the ring stays entered"
+_JUMPED_RECORD = (
+    "a vehicle can have gone that way by now, or the positions are back inside; notifies nobody, as it may be repeated"
 )
-_JUMPED_RECORD = "a vehicle can have made the way, or the positions are back; to nobody, as it may be said again"
 
 
-def tables(found: Explanation, positions: bool) -> Iterator[RenderableType]:
-    """All there is to say; coordinates only where they are asked for."""
-    stream = flow.log_stream(found.alert.partition)
-    reach = f"{stream}, entries {found.refold.first} to {found.alert.sequence}"
-    if found.refold.first > 1:
-        reach += "; those before have aged out"
-    if found.differences:
-        yield styled(("DIFFERENT", "bold red"), f": folded again ({reach}), it isn't the same:")
-        yield from (f"  {difference}" for difference in found.differences)
+def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
+    """The tables and lines of an explanation, with coordinates only if `positions` is set."""
+    stream = flow.log_stream(explained.alert.partition)
+    entries = f"{stream}, entries {explained.refold.first} to {explained.alert.sequence}"
+    if explained.refold.first > 1:
+        entries += "; earlier entries have aged out"
+    if explained.differences:
+        yield styled(("DIFFERENT", "bold red"), f": the refold ({entries}) gives another result:")
+        yield from (f"  {difference}" for difference in explained.differences)
     else:
-        yield styled(("the same again", "bold green"), f", byte for byte ({reach})")
-    yield _decision(found)
-    yield _log_meta(found)
-    for side in found.sides:
+        yield styled(("the same again", "bold green"), f", byte for byte ({entries})")
+    yield _decision(explained)
+    yield _log_meta(explained)
+    for side in explained.sides:
         if side.reports:
-            yield _reports(found, f"{side.who}, {side.device_id}: last before it", side.reports, positions)
-    if found.sides:
-        yield _missing(found)
-    for device_id, late in groupby(sorted(found.later, key=_device_id), key=_device_id):
-        yield _reports(found, f"{device_id}: came behind it, of a time before it", list(late), positions)
-    if not found.later:
-        yield "nothing of a time before the decision has come behind it"
+            yield _reports(explained, f"{side.who}, {side.device_id}: last reports before it", side.reports, positions)
+    if explained.sides:
+        yield _missing(explained)
+    for device_id, late in groupby(sorted(explained.later, key=_device_id), key=_device_id):
+        yield _reports(explained, f"{device_id}: arrived after it, of a time before it", list(late), positions)
+    if not explained.later:
+        yield "no report of a time before the decision has arrived after it"
 
 
 def _device_id(report: LoggedPosition) -> str:
     return report.device_id
 
 
-def _decision(found: Explanation) -> Table:
-    alert, figures = found.alert, found.figures
+def _decision(explained: Explanation) -> Table:
+    alert, figures = explained.alert, explained.figures
     view = _pairs(alert.alert_id)
     what = alert_pb2.AlertKind.Name(alert.kind)
     if alert.target_id:
@@ -76,7 +76,7 @@ def _decision(found: Explanation) -> Table:
     if alert.amends:
         view.add_row("amends", f"the account of {alert.amends}")
     view.add_row("holds for", _moment(times.from_timestamp(alert.at)))
-    view.add_row("decided", _moment(found.decided_ms) + (", late" if alert.late else ""))
+    view.add_row("decided", _moment(explained.decided_ms) + (", late" if alert.late else ""))
     if figures.HasField("distance_m"):
         view.add_row("distance", f"{figures.distance_m:.3f} m")
     if figures.HasField("probability"):
@@ -90,12 +90,12 @@ def _decision(found: Explanation) -> Table:
     return view
 
 
-def _log_meta(found: Explanation) -> Table:
-    refold, alert = found.refold, found.alert
+def _log_meta(explained: Explanation) -> Table:
+    refold, alert = explained.refold, explained.alert
     view = _pairs("rests on")
     view.add_row("entry", f"{alert.sequence}: {what_decided(refold)}, stamp {_moment(refold.stamp_ms)}")
-    if found.decisive:
-        view.add_row("report", f"{found.decisive.report_id} of {found.decisive.device_id}")
+    if explained.decisive:
+        view.add_row("report", f"{explained.decisive.report_id} of {explained.decisive.device_id}")
     view.add_row("fold", f"version {alert.fold_version}")
     settings = rules_json(refold)
     settings.pop("rules_id")
@@ -106,34 +106,35 @@ def _log_meta(found: Explanation) -> Table:
         view.add_row("valid", f"{case['valid_from']} until {case['valid_until']}")
         view.add_row("rings", ", ".join(f"{ring['radius_m']:g} m {ring['action']}" for ring in case["rings"]))
     else:
-        view.add_row("case", "the log that is left doesn't tell of it")
+        view.add_row("case", "the remaining log doesn't contain it")
     return view
 
 
-def _reports(found: Explanation, title: str, reports: Sequence[LoggedPosition], positions: bool) -> Table:
-    where = ("latitude", "longitude") if positions else ()
-    view = Table("entry", "of", "arrived", "age", "accuracy", *where, title=title, title_justify="left")
+def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPosition], positions: bool) -> Table:
+    coordinate_columns = ("latitude", "longitude") if positions else ()
+    columns = ("entry", "time", "arrived", "age", "accuracy", *coordinate_columns)
+    view = Table(*columns, title=title, title_justify="left")
     for report in reports:
         coordinates = (f"{report.lat_e7 / 1e7:.7f}", f"{report.lon_e7 / 1e7:.7f}") if positions else ()
         view.add_row(
-            f"{report.sequence}{' decided' if report == found.decisive else ''}",
+            f"{report.sequence}{' decided' if report == explained.decisive else ''}",
             _time(report.time_ms),
             _time(report.arrived_ms) + (", too late" if is_too_late(report) else ""),
-            _seconds(found.decided_ms - report.time_ms),
+            _seconds(explained.decided_ms - report.time_ms),
             f"{report.accuracy_mm / 1000:g} m",
             *coordinates,
         )
     return view
 
 
-def _missing(found: Explanation) -> Table:
+def _missing(explained: Explanation) -> Table:
     columns = ("side", "device", "reported", "longest silence", "newest position")
-    view = Table(*columns, title="what was not received in the 10 minutes before", title_justify="left")
-    for side in found.sides:
+    view = Table(*columns, title="contacts in the 10 minutes before it", title_justify="left")
+    for side in explained.sides:
         if not side.device_id:
             view.add_row(side.who, f"{side.subject_id} has none", "", "", "unknown")
             continue
-        newest = "none" if side.newest_ms is None else f"{_seconds(found.decided_ms - side.newest_ms)} old"
+        newest = "none" if side.newest_ms is None else f"{_seconds(explained.decided_ms - side.newest_ms)} old"
         view.add_row(side.who, side.device_id, f"{side.contacts} times", _seconds(side.silence_ms), newest)
     return view
 

@@ -1,8 +1,8 @@
-"""Canaries as the watch knows them, and when somebody has to be woken. Pure.
+"""Canary state of `tandem watch`: decides when a canary is missing and when to page. Pure.
 
-A canary is a synthetic breach: it is *whole* once all legs have offered it and it was taken, and each agency's leg was told of the
-other's; it is over once all legs stood it down. Moments are mesh time since an arbitrary one, seconds, but for those of an outage,
-which outlive the process.
+A canary is a synthetic breach. It is *complete* once all legs have offered it, all offers are acknowledged, and each agency's leg was
+notified of the other's assignment. It is over once all legs have stood it down. Times are seconds of mesh time since an arbitrary
+origin. Times of an outage outlive the process, so they are milliseconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -13,63 +13,64 @@ from enum import StrEnum
 
 LEGS = ("probation", "police", "warning")
 AGENCIES = LEGS[:2]
-EVERY_S = 20.0
+INTERVAL_S = 20.0
 LATE_AFTER_S = 35.0
-"""A canary that isn't whole after this is missing: with EVERY_S, an outage is paged within 60 s of its beginning."""
+"""A canary that isn't complete after this is missing, seconds. With INTERVAL_S, an outage is paged within 60 s of its start."""
 OVER_WITHIN_S = 150.0
-"""Until it is stood down: it leaves the ring after EVERY_S, the ring is cleared 60 s later, with the next report at the latest."""
+"""A canary that isn't stood down after this is missing, seconds. It leaves the ring after INTERVAL_S, and the ring is cleared 60 s
+later, with the next report at the latest."""
 RETRY_AFTER_S = 300.0
-"""How often an outage is paged again."""
+"""Interval at which an ongoing outage is paged again, seconds."""
 MAX_KEPT = 100
-"""Canaries that are remembered while an outage lasts."""
+"""Maximum number of canaries kept during an outage."""
 TRIED_AFTER_S = 10.0
-"""After this it shows where a canary is stuck."""
+"""Age from which a canary's progress shows where it is stuck, seconds."""
 GRACE_S = 10.0
-"""What a canary gets at the least after the watch was started, whatever was missing before."""
+"""Minimum time for a canary after the start of the watch, seconds, even if one was missing before."""
 
 
 @dataclass(slots=True)
 class Canary:
-    """One synthetic breach."""
+    """The progress of one canary through the chain."""
 
     number: int
     slot: int
-    """Which of the wearers breaches."""
+    """Number of the wearer who breaches."""
     sent_s: float
     failed: str = ""
-    """Why it couldn't be sent, or ingest didn't take it."""
+    """Reason why it couldn't be sent or was refused by ingest; else empty."""
     durable: bool = False
-    """Ingest says that it is in the log."""
+    """Whether ingest has acknowledged that its report is in the log."""
     decided: bool = False
-    """There is an alert."""
+    """Whether its alert has arrived."""
     offered: set[str] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
-    """Agencies' legs that were told of the other's, which goes by the stream of incidents."""
+    accepted: set[str] = field(default_factory=set)
+    notified: set[str] = field(default_factory=set)
+    """Agencies' legs that have seen the other agency's assignment, through the stream of incidents."""
     stood_down: set[str] = field(default_factory=set)
 
     @property
     def answered(self) -> bool:
-        """All legs offered it, and it was taken."""
-        return self.taken.issuperset(LEGS)
+        """Whether all legs have offered it and the offers are acknowledged."""
+        return self.accepted.issuperset(LEGS)
 
     @property
-    def whole(self) -> bool:
-        """All that can be expected of it at once has happened."""
-        return self.answered and self.told.issuperset(AGENCIES)
+    def complete(self) -> bool:
+        """Whether it is answered, and each agency's leg was notified of the other's assignment."""
+        return self.answered and self.notified.issuperset(AGENCIES)
 
     @property
     def over(self) -> bool:
-        """Nothing is left of it."""
-        return self.whole and self.stood_down.issuperset(LEGS)
+        """Whether it is complete, and all legs have stood it down."""
+        return self.complete and self.stood_down.issuperset(LEGS)
 
     def is_missing(self, now_s: float) -> bool:
-        """Whether it should be further than it is."""
-        return now_s - self.sent_s >= (OVER_WITHIN_S if self.whole else LATE_AFTER_S) and not self.over
+        """Whether it is late to be complete, or to be stood down."""
+        return now_s - self.sent_s >= (OVER_WITHIN_S if self.complete else LATE_AFTER_S) and not self.over
 
 
 class PageKind(StrEnum):
-    """What a page says."""
+    """Kind of a page: an outage begins, goes on or has ended."""
 
     MISSING = "MISSING"
     STILL_MISSING = "STILL_MISSING"
@@ -78,23 +79,23 @@ class PageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CanaryOutage:
-    """Canaries are missing."""
+    """An outage: at least one canary is missing."""
 
     since_ms: int
-    """When the first missing one was sent, mesh time, milliseconds since 1970 UTC."""
+    """Time when the first missing canary was sent, mesh time, milliseconds since 1970 UTC."""
     seen: str
-    """How far the newest came that has had its time."""
+    """Progress of the newest canary older than TRIED_AFTER_S, in words."""
     pages: int = 0
-    """How many were delivered."""
+    """Number of delivered pages."""
     paged_ms: int = 0
-    """When the last one was."""
+    """Time of the last delivered page, mesh time, milliseconds since 1970 UTC."""
     over_ms: int | None = None
-    """When a canary came through again; it is told, and then the outage is forgotten."""
+    """Time when a canary came through again, mesh time; the outage is dropped once the BACK page is delivered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What somebody has to be told."""
+    """A page to deliver."""
 
     kind: PageKind
     outage: CanaryOutage
@@ -102,86 +103,87 @@ class Page:
 
 @dataclass(slots=True)
 class CanaryState:
-    """What is known: the canaries that are on their way, and the outage if there is one."""
+    """State of the watch: the pending canaries, and the current outage."""
 
     canaries: list[Canary] = field(default_factory=list)
     outage: CanaryOutage | None = None
     first: Canary | None = None
-    """The canary that began the outage; None where that was before the watch was started."""
+    """The canary that began the outage; None if the outage began before the watch started."""
     awaits_end: bool = False
-    """It was missing because it wasn't stood down."""
+    """Whether that canary was missing because it wasn't stood down."""
 
     def on(self, slot: int) -> Canary | None:
-        """The last canary of a slot."""
+        """The latest canary of a slot."""
         return next((canary for canary in reversed(self.canaries) if canary.slot == slot), None)
 
     @property
     def pending(self) -> Canary | None:
-        """The oldest that isn't whole."""
-        return next((canary for canary in self.canaries if not canary.whole), None)
+        """The oldest canary that isn't complete."""
+        return next((canary for canary in self.canaries if not canary.complete), None)
 
 
-def judge(watched: CanaryState, now_s: float, now_ms: int) -> Page | None:
-    """Brings what is known up to a moment; what is to be told of it, again and again until it is delivered (`delivered`)."""
-    last_whole = max((canary.number for canary in watched.canaries if canary.whole), default=-1)
-    # What never reached the log, or of which the other leg wasn't told, is made up for by a later one. What did reach it must come.
-    watched.canaries = [
+def judge(state: CanaryState, now_s: float, now_ms: int) -> Page | None:
+    """Updates the state to a moment. Returns the page that is due, each time until `delivered` is called."""
+    last_complete = max((canary.number for canary in state.canaries if canary.complete), default=-1)
+    # A later complete canary makes up for a report that never reached the log, and for a missed notification of the other leg.
+    # A durable report must lead to acknowledged offers itself.
+    state.canaries = [
         canary
-        for canary in watched.canaries
-        if canary.whole or canary.number > last_whole or (canary.durable and not canary.answered)
+        for canary in state.canaries
+        if canary.complete or canary.number > last_complete or (canary.durable and not canary.answered)
     ]
-    if watched.outage is None:
-        _begin(watched, now_s, now_ms)
-    elif watched.outage.over_ms is None:
-        _end(watched, watched.outage, now_s, now_ms)
-    watched.canaries = [canary for canary in watched.canaries if not canary.over]
-    return _due(watched.outage, now_ms)
+    if state.outage is None:
+        _begin(state, now_s, now_ms)
+    elif state.outage.over_ms is None:
+        _end(state, state.outage, now_s, now_ms)
+    state.canaries = [canary for canary in state.canaries if not canary.over]
+    return _due(state.outage, now_ms)
 
 
-def _begin(watched: CanaryState, now_s: float, now_ms: int) -> None:
-    missing = next((canary for canary in watched.canaries if canary.is_missing(now_s)), None)
+def _begin(state: CanaryState, now_s: float, now_ms: int) -> None:
+    missing = next((canary for canary in state.canaries if canary.is_missing(now_s)), None)
     if missing is not None:
-        watched.outage = CanaryOutage(
-            now_ms - round((now_s - missing.sent_s) * 1000), seen(_telling(watched, missing, now_s))
+        state.outage = CanaryOutage(
+            now_ms - round((now_s - missing.sent_s) * 1000), progress_of(_most_telling(state, missing, now_s))
         )
-        watched.first, watched.awaits_end = missing, missing.whole
+        state.first, state.awaits_end = missing, missing.complete
 
 
-def _end(watched: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) -> None:
-    """A later canary that comes as far as the first one should have ends the outage."""
-    first = watched.first
-    later = [canary for canary in watched.canaries if first is None or canary.number > first.number]
-    back = next((one for one in later if (one.over if watched.awaits_end else one.whole)), None)
+def _end(state: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) -> None:
+    """Ends the outage if a later canary has come as far as the first missing one should have."""
+    first = state.first
+    later = [canary for canary in state.canaries if first is None or canary.number > first.number]
+    back = next((canary for canary in later if (canary.over if state.awaits_end else canary.complete)), None)
     if back is not None:
-        watched.outage, watched.first = replace(outage, over_ms=now_ms), None
-        watched.canaries = [one for one in later if one.number >= back.number]
+        state.outage, state.first = replace(outage, over_ms=now_ms), None
+        state.canaries = [canary for canary in later if canary.number >= back.number]
     elif first is not None:
-        watched.outage = replace(outage, seen=seen(_telling(watched, first, now_s)))
-    del watched.canaries[:-MAX_KEPT]
+        state.outage = replace(outage, seen=progress_of(_most_telling(state, first, now_s)))
+    del state.canaries[:-MAX_KEPT]
 
 
-def _telling(watched: CanaryState, first: Canary, now_s: float) -> Canary:
-    """The newest canary that has had its time and isn't whole: how far it came says what is broken now."""
-    tried = [canary for canary in watched.canaries if not canary.whole and now_s - canary.sent_s >= TRIED_AFTER_S]
-    return first if watched.awaits_end or not tried else tried[-1]
+def _most_telling(state: CanaryState, first: Canary, now_s: float) -> Canary:
+    """The newest incomplete canary older than TRIED_AFTER_S: its progress shows what is broken now."""
+    tried = [canary for canary in state.canaries if not canary.complete and now_s - canary.sent_s >= TRIED_AFTER_S]
+    return first if state.awaits_end or not tried else tried[-1]
 
 
-def delivered(watched: CanaryState, page: Page, now_ms: int) -> None:
-    """Notes that a page reached somebody."""
-    if watched.outage is None:
+def delivered(state: CanaryState, page: Page, now_ms: int) -> None:
+    """Records the delivery of a page."""
+    if state.outage is None:
         return
     if page.kind is PageKind.BACK:
-        watched.outage = None
+        state.outage = None
     else:
-        watched.outage = replace(watched.outage, pages=watched.outage.pages + 1, paged_ms=now_ms)
+        state.outage = replace(state.outage, pages=state.outage.pages + 1, paged_ms=now_ms)
 
 
 def resumed(missing_s: float | None, now_s: float) -> list[Canary]:
-    """What stands for a canary that was missing for so long when the watch was started; nothing where none was."""
+    """A stand-in for the canary that was missing this long when the watch started; empty if none was."""
     if missing_s is None:
         return []
     sent_s = max(now_s - missing_s, now_s - LATE_AFTER_S + GRACE_S)
-    return [Canary(0, -1, sent_s, failed="the watch was started again meanwhile")]
+    return [Canary(0, -1, sent_s, failed="the watch was restarted meanwhile")]
 
 
 def _due(outage: CanaryOutage | None, now_ms: int) -> Page | None:
@@ -196,8 +198,8 @@ def _due(outage: CanaryOutage | None, now_ms: int) -> Page | None:
     return None
 
 
-def seen(canary: Canary) -> str:
-    """How far a canary came, in words for whoever is woken."""
+def progress_of(canary: Canary) -> str:
+    """How far a canary came, in words for the person on call."""
     if not canary.durable:
         return f"nothing; {canary.failed or 'ingest has not answered'}"
     if not canary.decided and not canary.offered:
@@ -205,13 +207,14 @@ def seen(canary: Canary) -> str:
     if not canary.answered:
         parts = [f"{leg} {_state(canary, leg)}" for leg in LEGS]
         return f"the alert; {', '.join(parts)}"
-    if not canary.whole:
-        return f"all legs took it; not told of the other agency's: {_and(leg for leg in AGENCIES if leg not in canary.told)}"
-    return f"all legs took it; not stood down: {_and(leg for leg in LEGS if leg not in canary.stood_down)}"
+    if not canary.complete:
+        unaware = _and(leg for leg in AGENCIES if leg not in canary.notified)
+        return f"all legs accepted it; not notified of the other agency's: {unaware}"
+    return f"all legs accepted it; not stood down: {_and(leg for leg in LEGS if leg not in canary.stood_down)}"
 
 
 def _state(canary: Canary, leg: str) -> str:
-    return "took it" if leg in canary.taken else "offered it" if leg in canary.offered else "did nothing"
+    return "accepted it" if leg in canary.accepted else "offered it" if leg in canary.offered else "did nothing"
 
 
 def _and(words: Iterable[str]) -> str:

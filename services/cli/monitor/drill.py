@@ -1,4 +1,4 @@
-"""A drill: a synthetic breach that desks see as an exercise, and how long each step of the response took."""
+"""Run a drill, a synthetic breach that desks see as an exercise, and measure each step of the response."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc.aio
 from services.cli.calls import call, follow
 from services.cli.failure import CommandFailed
 from services.cli.monitor.exercise import INSIDE_M, OUTSIDE_M, ExerciseRun, lead_ms
-from services.cli.simulate.actors import DESKS, REVIEWER, UNANSWERED, Party, State
+from services.cli.simulate.actors import DESKS, REVIEWER, UNANSWERED, Actor, State
 from services.cli.stack.mesh import Clients
 from services.common.clock import wall_us
 from services.common.messaging import flow
@@ -23,11 +23,11 @@ from tandem.geofence.v1 import geofence_pb2
 
 OPERATOR = "spiffe://tandem/operator/drill"
 VALID_S = 3_600
-"""A drill that was killed ends by itself after this."""
+"""Validity of a drill's records, seconds: a killed drill ends by itself after this."""
 STEP_WITHIN_S = 30.0
-"""How long each step may take where the drill answers for the desks, wall time."""
+"""Maximum time per step when the drill answers for the desks, seconds of wall time."""
 _REPORT_RETRY_S = 0.2
-_TOLD = {
+_STEP_NAMES = {
     State.OFFERED: "offered",
     State.ACKNOWLEDGED: "accepted",
     State.DISPATCHED: "dispatched",
@@ -35,40 +35,41 @@ _TOLD = {
     State.STOOD_DOWN: "stood down",
     State.CLOSED: "closed",
 }
-"""The steps of a leg that are measured; the warning's gateway sends nobody."""
-AGENCY_STEPS = tuple(_TOLD.values())
+"""Names of a leg's measured steps, by assignment state."""
+AGENCY_STEPS = tuple(_STEP_NAMES.values())
+# The warning gateway sends nobody, so it has no steps "dispatched" and "en route".
 WARNING_STEPS = ("offered", "accepted", "stood down", "closed")
 STEPS = (
     *("received", "durable", "decided"),
     *(f"{leg} {step}" for leg in ("probation", "police") for step in AGENCY_STEPS),
     *(f"warning {step}" for step in WARNING_STEPS),
 )
-"""All that is measured, in their order."""
+"""All measured steps, in their order."""
 BREACH, END = "the report", "the end of the case"
 
 
 def counted_from(step: str) -> str:
-    """What a step's time is counted from."""
+    """Origin of a step's time: the breach report, or the end of the case."""
     return END if step.endswith(("stood down", "closed")) else BREACH
 
 
 @dataclass(slots=True)
 class Times:
-    """When each step was seen, milliseconds of wall time since what it is counted from."""
+    """Time of each step, milliseconds of wall time since its origin (`counted_from`)."""
 
     began_us: int = 0
     ending_us: int = 0
     ms: dict[str, float] = field(default_factory=dict)
 
     def note(self, step: str, at_us: int | None = None) -> None:
-        """Notes a step that is seen for the first time."""
+        """Records a step the first time it is seen."""
         from_us = self.ending_us if counted_from(step) == END else self.began_us
         if from_us and step not in self.ms:
             self.ms[step] = ((at_us or wall_us()) - from_us) / 1000
 
 
-class _Alerts(Party):
-    """Waits for the alert of a drill."""
+class _Alerts(Actor):
+    """Follows the alerts of a drill, and records when the breach was received and decided."""
 
     def __init__(self, clients: Clients, order_id: Callable[[], str], times: Times) -> None:
         super().__init__()
@@ -88,8 +89,8 @@ class _Alerts(Party):
         return self._clients.geofence.WatchAlerts(request, metadata=self._clients.identity(REVIEWER))
 
 
-class _DrillDesk(Party):
-    """Follows one leg's part in a drill, and answers for its desk where it is told to."""
+class _DrillDesk(Actor):
+    """Follows one leg's assignment of a drill, and answers for its desk if `answers` is set."""
 
     def __init__(self, clients: Clients, leg: str, order_id: Callable[[], str], times: Times, answers: bool) -> None:
         super().__init__()
@@ -108,8 +109,8 @@ class _DrillDesk(Party):
             if assignment.exercise != exercise_pb2.DRILL:
                 raise CommandFailed(f"the {self.leg} leg doesn't say that {assignment.assignment_id} is an exercise")
             self.state = assignment.state
-            if assignment.state in _TOLD:
-                self._times.note(f"{self.leg} {_TOLD[assignment.state]}")
+            if assignment.state in _STEP_NAMES:
+                self._times.note(f"{self.leg} {_STEP_NAMES[assignment.state]}")
             self._changed.set()
             if self._answers:
                 await self._answer(assignment)
@@ -127,7 +128,7 @@ class _DrillDesk(Party):
                 closed = dispatch_pb2.CloseRequest(assignment_id=id_, cause=dispatch_pb2.CloseCause.EXERCISE)
                 await call(self._stub.Close, closed, self._identity)
         except grpc.aio.AioRpcError as error:
-            # It went on meanwhile; the stream tells.
+            # The assignment has changed meanwhile; the stream reports it.
             if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
                 raise
 
@@ -151,44 +152,44 @@ class Drill:
         return self._exercise.records.cases[0].order_id if self._exercise.records.cases else ""
 
     async def run(self) -> Times:
-        """Runs it to its end. Raises CommandFailed naming the step that didn't come; what was made is ended in any case."""
+        """Runs the drill to its end. Raises CommandFailed naming the missing step; the drill's records are ended in any case."""
         async with AsyncExitStack() as stack:
-            for party in (self._alerts, *self._desks):
-                await stack.enter_async_context(party)
-            made = asyncio.ensure_future(self._exercise.put(1))
+            for actor in (self._alerts, *self._desks):
+                await stack.enter_async_context(actor)
+            creation = asyncio.ensure_future(self._exercise.put(1))
             try:
-                await asyncio.shield(made)
+                await asyncio.shield(creation)
                 await self._breach()
                 await self._alerts.until("the alert", lambda: self.times.ms.get("decided"), self._patience_s)
-                await self._reach("en route", "accepted")
+                await self._until_step("en route", "accepted")
             finally:
-                # However it ends, Ctrl-C included: what was made up must not stay.
-                await asyncio.shield(self._end(made))
-            await self._reach("closed", "closed")
+                # The synthetic records must not stay, however the drill ends, Ctrl-C included.
+                await asyncio.shield(self._end(creation))
+            await self._until_step("closed", "closed")
         return self.times
 
-    async def _end(self, made: asyncio.Future[None]) -> None:
-        await asyncio.wait({made})
+    async def _end(self, creation: asyncio.Future[None]) -> None:
+        await asyncio.wait({creation})
         self.times.ending_us = wall_us()
-        if not made.exception():
+        if not creation.exception():
             await self._exercise.end()
 
     async def _breach(self) -> None:
-        """Reports the wearer outside until ingest knows the new devices, and then inside, once the evaluators know the case."""
+        """Reports the wearer outside until ingest knows the new devices, then inside once the evaluators know the case."""
         give_up_at = asyncio.get_running_loop().time() + STEP_WITHIN_S
         while not (outside := await self._exercise.report({0: OUTSIDE_M})).durable:
             if asyncio.get_running_loop().time() > give_up_at:
-                raise CommandFailed(f"ingest doesn't take the report: {outside.because}")
+                raise CommandFailed(f"ingest doesn't accept the report: {outside.because}")
             await asyncio.sleep(_REPORT_RETRY_S)
         await asyncio.sleep(self._clock.wall_s(lead_ms()))
         self.times.began_us = wall_us()
         inside = await self._exercise.report({0: INSIDE_M})
         if not inside.durable:
-            raise CommandFailed(f"ingest doesn't take the report: {inside.because}")
+            raise CommandFailed(f"ingest doesn't accept the report: {inside.because}")
         self.times.note("durable")
 
-    async def _reach(self, agencies: str, warning: str) -> None:
-        """Waits until each leg has come to a step."""
+    async def _until_step(self, agencies: str, warning: str) -> None:
+        """Waits until the agencies' legs and the warning leg have each come to this step."""
         for desk in self._desks:
             step = f"{desk.leg} {warning if desk.leg == 'warning' else agencies}"
             await desk.until(step, lambda step=step: self.times.ms.get(step), self._patience_s)  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""An exercise on a running mesh: its records, and the reports of its devices through ingest's door."""
+"""Exercises on a running mesh: create their records, and send their devices' reports to ingest."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from tandem.registry.v1 import exercise_pb2 as records_pb2
 
 VENDOR_ID = "exercise"
 VENDOR = f"spiffe://vendor/{VENDOR_ID}"
-"""Who reports for the devices of exercises, and for no others."""
+"""SPIFFE id of the vendor that reports for devices of exercises only."""
 INSIDE_M, OUTSIDE_M = 0.0, 200.0
-"""How far a wearer is from the person: within the ring of 100 m, and well beyond it.
+"""Distances of a wearer from the protected person, metres: within the ring of 100 m, and well beyond it.
 
-A canary goes from one to the other between two reports, 20 s apart. Faster than the rules' `reach_mps` (14 m/s) it would be a leap of
-somebody who stood still, and an evaluator rightly waits for a second position before it believes that.
+A canary moves from one to the other between two reports, 20 s apart. Moving faster than the rules' `reach_mps` (14 m/s) would be a
+position jump of a stationary device, and an evaluator rightly waits for a second position before it accepts a jump.
 """
 ACCURACY_M = 5.0
 ANSWER_WITHIN_S = 8.0
-"""How long ingest may take to put a report into the log, wall time; longer is no answer."""
+"""Timeout for ingest to put a report into the log, seconds of wall time."""
 
 
 class Answered(NamedTuple):
-    """What ingest said to a report."""
+    """Ingest's answer to a report."""
 
     durable: bool
-    """It is in the log."""
+    """Whether the report is in the log."""
     because: str
-    """Why it isn't."""
+    """Reason why it isn't; else empty."""
 
 
 class ExerciseRun:
-    """One exercise."""
+    """One exercise, a drill or a series of canaries."""
 
     def __init__(
         self, clients: Clients, kind: exercise_pb2.Exercise.ValueType, exercise_id: str, run_by: str, valid_s: int
@@ -50,10 +50,10 @@ class ExerciseRun:
         self._run_by, self._vendor = clients.identity(run_by), clients.identity(VENDOR)
         self._valid_s = valid_s
         self.records = records_pb2.PutExerciseResponse()
-        """What the registry made up."""
+        """The synthetic records that the registry created."""
 
     async def put(self, wearers: int) -> None:
-        """Makes the records, or prolongs them. Raises AioRpcError."""
+        """Creates the records for this many wearers, or prolongs them. Raises AioRpcError."""
         until_ms = self._clients.clock.now_ms() + self._valid_s * 1000
         request = records_pb2.PutExerciseRequest(
             exercise=self._kind,
@@ -67,12 +67,12 @@ class ExerciseRun:
         )
 
     async def end(self) -> None:
-        """Ends all its records, tried again for a minute. Raises AioRpcError or CommandFailed."""
+        """Ends all records of the exercise, with retries for 60 s. Raises AioRpcError or CommandFailed."""
         request = records_pb2.EndExerciseRequest(exercise=self._kind, exercise_id=self.exercise_id)
         await call(self._clients.exercises.EndExercise, request, self._run_by)
 
     async def report(self, distances_m: Mapping[int, float]) -> Answered:
-        """Reports the person at their place, and wearers, by number, so far to the north of it."""
+        """Reports the person at their place, and wearers, by number, at these distances north of it."""
         place, now_ms = self.records.place, self._clients.clock.now_ms()
         devices = [(self.records.device_id, 0.0)]
         devices += [(self.records.cases[number].tag_device_id, away_m) for number, away_m in distances_m.items()]
@@ -100,5 +100,5 @@ class ExerciseRun:
 
 
 def lead_ms() -> int:
-    """How long after a report of being outside one of being inside is nobody's leap, mesh time, milliseconds."""
+    """Shortest time from a report outside to a report inside that isn't a position jump, milliseconds of mesh time."""
     return math.ceil((OUTSIDE_M - INSIDE_M) / 100 * 1000) + 1000

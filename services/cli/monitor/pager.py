@@ -1,4 +1,4 @@
-"""How somebody is woken: by a program, or by a signed webhook. Neither goes through the mesh, which may be what is broken."""
+"""Page the person on call, by a program or a signed webhook. Neither uses the mesh, as the mesh may be broken."""
 
 from __future__ import annotations
 
@@ -20,55 +20,55 @@ from services.dispatch.exchange import receivers
 from services.dispatch.exchange.receivers import Receiver
 
 WITHIN_S = 10.0
-"""How long a pager may take."""
+"""Timeout of a pager, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageMessage:
-    """What whoever is on call gets. No person of the mesh is in it."""
+    """The message to the person on call. It names no wearer and no protected person."""
 
     id: str
-    """The same each time this page is tried."""
+    """Id of the page, the same for each try."""
     kind: str
-    """MISSING, STILL_MISSING or BACK."""
+    """Kind of the page: MISSING, STILL_MISSING or BACK."""
     text: str
-    """One line, fit for a text message."""
+    """The message as one line, fit for SMS."""
     outage_id: str
-    """The same for all pages of one outage."""
+    """Id of the outage, the same for all its pages."""
     since: str
-    """When the first missing canary was sent, RFC 3339."""
+    """Time when the first missing canary was sent, RFC 3339."""
     last_seen: str
-    """How far the newest canary came that has had its time."""
+    """Progress of the newest canary that could have come further, in words."""
     not_answering: tuple[str, ...]
-    """Parts of the mesh that don't say that they work."""
+    """Processes of the mesh whose health check fails."""
 
     def to_json(self) -> bytes:
-        """As it is handed over."""
+        """The JSON that pagers receive."""
         return json.dumps(asdict(self), ensure_ascii=False).encode()
 
 
 class PageFailed(Exception):
-    """Nobody was told; the reason is fit for a log."""
+    """A pager didn't deliver the message. The reason may be logged."""
 
 
 class Pager(Protocol):
-    """A way to wake somebody."""
+    """A channel for pages."""
 
     name: str
 
     async def page(self, message: PageMessage) -> None:
-        """Returns once the message was taken. Raises PageFailed."""
+        """Returns once the message was accepted. Raises PageFailed."""
 
 
 class CommandPager:
-    """A program: it gets the message as JSON on standard input, and its exit code 0 says that the message was taken."""
+    """Pages by a program: the message is JSON on its standard input, and exit code 0 means that it was accepted."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = tuple(command)
         self.name = Path(self._command[0]).name
 
     async def page(self, message: PageMessage) -> None:
-        """As Pager.page."""
+        """Runs the program, see Pager.page."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL
@@ -79,7 +79,7 @@ class CommandPager:
             async with asyncio.timeout(WITHIN_S):
                 await process.communicate(message.to_json() + b"\n")
         except TimeoutError:
-            raise PageFailed(f"no end after {WITHIN_S:.0f} s") from None
+            raise PageFailed(f"didn't end within {WITHIN_S:.0f} s") from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -89,14 +89,14 @@ class CommandPager:
 
 
 class WebhookPager:
-    """A webhook, signed as a leg's are."""
+    """Pages by a webhook, signed like the webhooks of a leg."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self.name = receiver.name
 
     async def page(self, message: PageMessage) -> None:
-        """As Pager.page."""
+        """Posts the message, see Pager.page."""
         body, timestamp_s = message.to_json(), int(time.time())
         headers = {
             "Content-Type": "application/json",
@@ -117,20 +117,20 @@ class WebhookPager:
 
 
 def pagers(command: Sequence[str], webhooks: Path | None) -> list[Pager]:
-    """Those that are configured. Raises CommandFailed where the file of webhooks can't be used."""
-    found: list[Pager] = [CommandPager(command)] if command else []
+    """The configured pagers. Raises CommandFailed if the file of webhooks is unusable."""
+    configured: list[Pager] = [CommandPager(command)] if command else []
     if webhooks is not None:
         try:
-            found += map(WebhookPager, receivers.read(webhooks))
+            configured += map(WebhookPager, receivers.read(webhooks))
         except FailedPrecondition as error:
             raise CommandFailed(error.reason, MISUSED) from None
-    return found
+    return configured
 
 
 async def page_all(pagers: Sequence[Pager], message: PageMessage) -> bool:
-    """Tries all at once; True where somebody was told."""
+    """Tries all pagers concurrently. Returns whether at least one delivered the message."""
 
-    async def told(pager: Pager) -> bool:
+    async def deliver(pager: Pager) -> bool:
         try:
             await pager.page(message)
         except PageFailed as failed:
@@ -139,4 +139,4 @@ async def page_all(pagers: Sequence[Pager], message: PageMessage) -> bool:
         logger().info("page_delivered", pager=pager.name, page_id=message.id)
         return True
 
-    return any(await asyncio.gather(*map(told, pagers)))
+    return any(await asyncio.gather(*map(deliver, pagers)))

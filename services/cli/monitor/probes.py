@@ -1,4 +1,4 @@
-"""Whether the parts of a mesh answer, asked directly: for whoever is woken, to know where to look first."""
+"""Health checks of a mesh's processes, asked directly, so that a page can name the process that fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NATS = "nats-server"
 
 
 async def not_answering(mesh: MeshConnection) -> tuple[str, ...]:
-    """Parts that don't say within 2 s that they work."""
+    """Names of the processes whose health check doesn't succeed within 2 s."""
     names = [*mesh.addresses, NATS]
     answers = await asyncio.gather(
         *(_serves(mesh, name) for name in mesh.addresses), _any_greets(mesh.nats.url.split(","))
@@ -28,7 +28,7 @@ async def _serves(mesh: MeshConnection, name: str) -> bool:
     async with meshes.channel(mesh, name) as channel:
         check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]  # the stubs leave it out
         try:
-            # An attempt that fails is made again: a busy part isn't one that doesn't answer.
+            # wait_for_ready retries failed connections, so a busy process isn't taken for a dead one.
             answer = await check(health_pb2.HealthCheckRequest(), timeout=WITHIN_S, wait_for_ready=True)
         except grpc.aio.AioRpcError:
             return False
@@ -40,7 +40,7 @@ async def _any_greets(urls: list[str]) -> bool:
 
 
 async def greets(url: str, within_s: float = WITHIN_S) -> bool:
-    """Whether a server greets a new connection, as it does before it asks for the user. A stopped server doesn't."""
+    """Whether a NATS server greets a new connection, which it does before authentication. A stopped server doesn't."""
     parts = urlsplit(url)
     writer = None
     try:

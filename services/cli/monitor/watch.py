@@ -1,7 +1,7 @@
-"""The watch over the whole chain: it sends canaries, takes what the legs offer of them, and pages when one is missing.
+"""The watch over the whole chain: sends canaries, acknowledges the legs' offers of them, and pages when a canary is missing.
 
-It knows only what the chain tells it: ingest's answer, the alert, each leg's steps. What it must not forget is a file: which exercise
-is its own, which wearer is next, since when a canary is missing, what was paged.
+It observes the chain only from outside: ingest's answer, the alert, each leg's steps. A file keeps the state that must survive a
+restart: the id of its exercise, the next wearer, since when a canary is missing, and the pages of the outage.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tandem.registry.v1 import exercise_pb2 as records_pb2
 
 WATCH = "spiffe://tandem/watch/canary"
 SLOTS = 6
-"""Wearers, who breach in turn: each is stood down long before it is its turn again."""
+"""Number of wearers, who breach in turn. Each is stood down long before its next turn."""
 VALID_S = 3 * 86_400
 PROLONGED_INTERVAL_S = 12 * 3_600
 RETRY_S = 5.0
@@ -50,47 +50,47 @@ _OVER = (State.STOOD_DOWN, State.CLOSED)
 
 
 class CanaryWatch:
-    """Watches one mesh."""
+    """Sends and follows the canaries of one mesh."""
 
     def __init__(self, clients: Clients, folder: Path, pagers: Sequence[Pager], say: Callable[[str], None]) -> None:
         self._clients, self._folder, self._pagers, self._say = clients, folder, pagers, say
         self._identity = clients.identity(WATCH)
-        kept = _load(folder / STATE)
-        exercise_id = kept.get("exercise_id") or secrets.token_hex(6)
+        saved = _load(folder / STATE)
+        exercise_id = saved.get("exercise_id") or secrets.token_hex(6)
         self._exercise = ExerciseRun(clients, exercise_pb2.CANARY, exercise_id, WATCH, VALID_S)
-        self._exercise.records = json_format.ParseDict(kept.get("records", {}), records_pb2.PutExerciseResponse())
-        self._sent: int = kept.get("sent", 0)
-        self._slot: int = kept.get("slot", 0)
-        """Of the last canary."""
-        outage = CanaryOutage(**kept["outage"]) if kept.get("outage") else None
-        missing_ms = kept.get("missing_since_ms")
+        self._exercise.records = json_format.ParseDict(saved.get("records", {}), records_pb2.PutExerciseResponse())
+        self._sent: int = saved.get("sent", 0)
+        self._slot: int = saved.get("slot", 0)
+        """Slot of the last canary."""
+        outage = CanaryOutage(**saved["outage"]) if saved.get("outage") else None
+        missing_ms = saved.get("missing_since_ms")
         missing_s = None if missing_ms is None else (clients.clock.now_ms() - missing_ms) / 1000
         self._watched = CanaryState([] if outage else canary.resumed(missing_s, self._now_s()), outage)
         self._open: dict[str, tuple[str, int]] = {}
-        """Leg and slot of each assignment that isn't stood down."""
+        """Leg and slot of each assignment that isn't stood down, by assignment id."""
         self._seen: dict[str, int] = {}
-        """By leg: the last step that was seen, so that no stand-down is missed where a stream breaks."""
+        """Sequence of the last step of each leg, so that a broken stream loses no stand-down."""
         self._refused = ""
 
     async def run(self) -> None:
-        """Watches for ever."""
+        """Watches until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._look())
+            tasks.create_task(self._judge())
             tasks.create_task(self._prolong())
             tasks.create_task(self._send())
-            tasks.create_task(self._again(self._follow_alerts, "alerts"))
+            tasks.create_task(self._keep_following(self._follow_alerts, "alerts"))
             for leg in canary.LEGS:
-                tasks.create_task(self._again(lambda leg=leg: self._follow(leg), leg))  # type: ignore[misc]
+                tasks.create_task(self._keep_following(lambda leg=leg: self._follow(leg), leg))  # type: ignore[misc]
 
     # ── canaries ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _prolong(self) -> None:
-        """Makes the records and keeps them valid. Canaries need the registry for nothing else."""
+        """Creates the records and keeps them valid. Canaries use the registry for nothing else."""
         while True:
             try:
                 await self._exercise.put(SLOTS)
             except grpc.aio.AioRpcError as error:
-                self._refused = f"the registry doesn't make the records: {of_rpc(error).message}"
+                self._refused = f"the registry doesn't create the records: {of_rpc(error).message}"
                 logger().error("canaries_not_prolonged", reason=self._refused)
                 await self._sleep(RETRY_S)
                 continue
@@ -99,7 +99,7 @@ class CanaryWatch:
             await self._sleep(PROLONGED_INTERVAL_S)
 
     async def _send(self) -> None:
-        """Reports all wearers every 20 s, one of them inside. The first report has all outside: nobody leaps."""
+        """Reports all wearers every 20 s, one of them inside. The first report has all outside, so that none is a position jump."""
         while not self._exercise.records.cases and not self._refused:
             await self._sleep(0.5)
         if self._exercise.records.cases:
@@ -108,35 +108,35 @@ class CanaryWatch:
         due_s = self._now_s()
         while True:
             await self._send_one()
-            due_s = max(due_s + canary.EVERY_S, self._now_s())
+            due_s = max(due_s + canary.INTERVAL_S, self._now_s())
             await self._sleep(due_s - self._now_s())
 
     async def _send_one(self) -> None:
         self._sent += 1
-        # A canary that led to nothing may still come, late. The same wearer goes again, or all of them would be inside in the end.
+        # An incomplete canary may still come late. The same wearer breaches again, or all wearers would end up inside.
         last = self._watched.canaries[-1] if self._watched.canaries else None
-        after = self._slot + (1 if last is None or last.whole or last.number == 0 else 0)
+        after = self._slot + (1 if last is None or last.complete or last.number == 0 else 0)
         busy = {occupied for _, occupied in self._open.values()}
         slot = next(((after + n) % SLOTS for n in range(SLOTS) if (after + n) % SLOTS not in busy), None)
         self._slot = after % SLOTS if slot is None else slot
-        one = Canary(self._sent, self._slot, self._now_s())
-        self._watched.canaries.append(one)
+        sent = Canary(self._sent, self._slot, self._now_s())
+        self._watched.canaries.append(sent)
         self._save()
         if not self._exercise.records.cases:
-            one.failed = self._refused
+            sent.failed = self._refused
             return
-        # Whoever isn't stood down must be seen outside, or never will be.
+        # A wearer is stood down only after reports from outside.
         distances_m = dict.fromkeys(range(SLOTS), OUTSIDE_M)
         if slot is None:
             await self._exercise.report(distances_m)
-            one.failed = "no wearer of an earlier canary was stood down"
+            sent.failed = "no wearer of an earlier canary was stood down"
         else:
-            one.durable, one.failed = await self._exercise.report(distances_m | {slot: INSIDE_M})
+            sent.durable, sent.failed = await self._exercise.report(distances_m | {slot: INSIDE_M})
 
-    # ── what the chain tells ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── observations ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _again(self, work: Callable[[], Awaitable[None]], what: str) -> None:
-        """Follows a stream anew whenever it breaks, whatever the reason: the watch must outlast what it watches."""
+    async def _keep_following(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Follows a stream until cancelled, and reopens it whenever it breaks: the watch must outlast the mesh's failures."""
         delay_s = FIRST_DELAY_S
         while True:
             began_s = time.monotonic()
@@ -153,12 +153,12 @@ class CanaryWatch:
         stream = self._clients.geofence.WatchAlerts(request, metadata=self._identity)
         async for message in stream:
             alert = message.alert
-            one = self._canary_of([alert.order_id])
-            if one is not None and alert.demand == geometry_pb2.Demand.RESPOND:
-                one.decided = True
+            latest = self._canary_of([alert.order_id])
+            if latest is not None and alert.demand == geometry_pb2.Demand.RESPOND:
+                latest.decided = True
 
     async def _follow(self, leg: str) -> None:
-        # At the beginning nothing of before is needed: what waits for an answer comes again by itself.
+        # The first subscription needs no earlier steps: the leg repeats unanswered offers.
         after = self._seen.get(leg, 0)
         request = dispatch_pb2.SubscribeRequest(after_sequence=after, new_only=not after, others=leg in canary.AGENCIES)
         stream = self._clients.dispatch[leg].Subscribe(request, metadata=self._identity)
@@ -171,44 +171,44 @@ class CanaryWatch:
                     await self._note(leg, message.step.assignment)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                # The leg has lost its database, and what was open there.
+                # The leg has lost its database with all open assignments.
                 self._seen.pop(leg, None)
                 self._open = {id_: held for id_, held in self._open.items() if held[0] != leg}
             raise
 
     def _note_other(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
-        one = self._canary_of(assignment.order_ids)
-        if one is not None and assignment.leg != alert_pb2.WARNING and assignment.state not in _OVER:
-            one.told.add(leg)
+        latest = self._canary_of(assignment.order_ids)
+        if latest is not None and assignment.leg != alert_pb2.WARNING and assignment.state not in _OVER:
+            latest.notified.add(leg)
 
     async def _note(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
         slot = self._slot_of(assignment.order_ids)
         if slot is None:
             return
-        one = self._watched.on(slot)
+        latest = self._watched.on(slot)
         if assignment.state in _OVER:
             self._open.pop(assignment.assignment_id, None)
-            if one is not None and leg in one.taken:
-                one.stood_down.add(leg)
+            if latest is not None and leg in latest.accepted:
+                latest.stood_down.add(leg)
             return
         if assignment.state == State.NOTIFIED:
             return
         self._open[assignment.assignment_id] = leg, slot
-        if one is not None:
-            one.offered.add(leg)
+        if latest is not None:
+            latest.offered.add(leg)
         if assignment.state in _UNANSWERED:
             request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
             try:
                 await self._clients.dispatch[leg].Acknowledge(request, timeout=5.0, metadata=self._identity)
             except grpc.aio.AioRpcError as error:
-                logger().warning("canary_not_taken", leg=leg, reason=of_rpc(error).message)
+                logger().warning("canary_not_accepted", leg=leg, reason=of_rpc(error).message)
                 return
-        if one is not None:
-            one.taken.add(leg)
+        if latest is not None:
+            latest.accepted.add(leg)
 
     def _slot_of(self, order_ids: Sequence[str]) -> int | None:
-        mine = (n for n, case in enumerate(self._exercise.records.cases) if case.order_id in order_ids)
-        return next(mine, None)
+        slots = (n for n, case in enumerate(self._exercise.records.cases) if case.order_id in order_ids)
+        return next(slots, None)
 
     def _canary_of(self, order_ids: Sequence[str]) -> Canary | None:
         slot = self._slot_of(order_ids)
@@ -216,12 +216,12 @@ class CanaryWatch:
 
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _look(self) -> None:
-        """Judges every second, and pages until somebody is told."""
+    async def _judge(self) -> None:
+        """Judges the canaries every second, and pages until a pager has delivered."""
         while True:
-            had = self._watched.outage
+            before = self._watched.outage
             page = canary.judge(self._watched, self._now_s(), self._clients.clock.now_ms())
-            if self._watched.outage != had:
+            if self._watched.outage != before:
                 self._save()
             if page is not None:
                 message = await self._message(page)
@@ -239,11 +239,11 @@ class CanaryWatch:
         silent = () if page.kind is PageKind.BACK else await probes.not_answering(self._clients.mesh)
         since = times.to_rfc3339(outage.since_ms)
         if page.kind is PageKind.BACK:
-            gone_s = ((outage.over_ms or now_ms) - outage.since_ms) // 1000
-            text = f"Tandem: canaries come through again; they were missing from {since} for {gone_s} s"
+            lasted_s = ((outage.over_ms or now_ms) - outage.since_ms) // 1000
+            text = f"Tandem: canaries come through again; they were missing from {since} for {lasted_s} s"
         else:
-            gone_s = (now_ms - outage.since_ms) // 1000
-            text = f"Tandem: canaries are missing since {since} ({gone_s} s). Last seen: {outage.seen}."
+            lasted_s = (now_ms - outage.since_ms) // 1000
+            text = f"Tandem: canaries have been missing since {since} ({lasted_s} s). Last seen: {outage.seen}."
             text += f" Not answering: {', '.join(silent)}." if silent else " All parts answer."
         outage_id = hash_id("outage", self._exercise.exercise_id, outage.since_ms)
         id_ = hash_id("page", outage_id, page.kind.value, outage.pages)
@@ -262,7 +262,7 @@ class CanaryWatch:
         missing_ms = None
         if pending is not None:
             missing_ms = self._clients.clock.now_ms() - round((self._now_s() - pending.sent_s) * 1000)
-        kept = {
+        saved = {
             "exercise_id": self._exercise.exercise_id,
             "records": json_format.MessageToDict(self._exercise.records),
             "sent": self._sent,
@@ -271,18 +271,18 @@ class CanaryWatch:
             "outage": asdict(self._watched.outage) if self._watched.outage else None,
         }
         try:
-            write_private(self._folder / STATE, json.dumps(kept) + "\n")
-        except OSError as error:  # a full disk is a reason to go on watching
+            write_private(self._folder / STATE, json.dumps(saved) + "\n")
+        except OSError as error:  # on a full disk, the watch must go on
             logger().error("watch_not_saved", reason=f"{type(error).__name__} {error.errno}")
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """What was kept; nothing where it can't be read: then the watch begins anew, with an exercise of its own."""
+    """The saved state; empty if the file is absent or unreadable, and the watch then starts with a new exercise."""
     try:
-        kept: dict[str, Any] = json.loads(path.read_text())
+        saved: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         logger().error("watch_state_unreadable", reason=type(error).__name__)
         return {}
-    return kept
+    return saved

@@ -1,4 +1,4 @@
-"""Everybody who takes part from outside, as clients: agencies that await matches, a head-end, desks that answer."""
+"""Simulated clients of a mesh: agencies that await matches, a vendor's head-end, and desks that acknowledge."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import disclosure_pb2, registry_pb2
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent
 
 VENDOR_ID = "demo"
@@ -32,17 +32,17 @@ DESKS = {
     "police": "spiffe://npa/desk/demo",
     "warning": "spiffe://tandem/warning-gateway",
 }
-"""Who answers each leg."""
+"""SPIFFE id of the desk or gateway that acknowledges each leg's assignments."""
 
 BASIS = "STALKING_9_1_2"
-"""The article under which a desk opens a record: nobody may come within 100 m."""
+"""Legal basis under which a desk opens a record: the article that forbids coming within 100 m."""
 
 State = dispatch_pb2.AssignmentState
 UNANSWERED = (State.OFFERED, State.ESCALATED)
 
 
-class Party:
-    """Something that listens in the background; whoever waits for it learns of its failure."""
+class Actor:
+    """A client that listens in the background. `until` raises its failure to the caller that waits."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
@@ -59,10 +59,10 @@ class Party:
     def _run(self) -> Coroutine[Any, Any, None]:
         raise NotImplementedError
 
-    async def until(self, what: str, look: Callable[[], Found | None], patience_s: float = PATIENCE_S) -> Found:
-        """What `look` finds, as soon as it finds something. Raises CommandFailed naming `what` where it doesn't."""
+    async def until(self, what: str, check: Callable[[], Result | None], patience_s: float = PATIENCE_S) -> Result:
+        """The first result of `check` that isn't None. Raises CommandFailed naming `what` after `patience_s` seconds."""
         deadline = asyncio.get_running_loop().time() + patience_s
-        while (found := look()) is None:
+        while (result := check()) is None:
             self._changed.clear()
             change = asyncio.create_task(self._changed.wait())
             left_s = deadline - asyncio.get_running_loop().time()
@@ -73,11 +73,11 @@ class Party:
                 self._task.result()
             if left_s <= 0:
                 raise CommandFailed(f"waited {patience_s:.0f} s for {what}")
-        return found
+        return result
 
 
-class Matches(Party):
-    """Matches as one agency sees them."""
+class Matches(Actor):
+    """Follows the registry's matches as one agency sees them."""
 
     def __init__(self, clients: Clients, spiffe_id: str) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Matches(Party):
         self._identity = clients.identity(spiffe_id)
         self._last = 0
         self.seen_wall_us: dict[str, int] = {}
-        """By order: when its match was first seen, wall clock, microseconds."""
+        """When each order's match was first seen, by order id. Wall clock, microseconds since 1970 UTC."""
 
     async def _run(self) -> None:
         async for match in follow(self._open):
@@ -98,10 +98,10 @@ class Matches(Party):
         return self._clients.registry.WatchMatches(request, metadata=self._identity)
 
 
-class Desk(Party):
-    """One leg's desk: knows the assignments of some orders, and takes those that are offered once it was told to.
+class Desk(Actor):
+    """One leg's desk: follows the assignments of some orders, and acknowledges offers if `answers` is set.
 
-    Whoever takes one opens the record of the person to go to, as people do; nobody waits for that.
+    After an acknowledgement it opens the record of the person concerned, as officers do. Nothing waits for that.
     """
 
     def __init__(self, clients: Clients, leg: str, order_ids: Iterable[str], *, answers: bool) -> None:
@@ -116,15 +116,15 @@ class Desk(Party):
         self._last = 0
         self.leg = leg
         self.assignments: dict[str, dispatch_pb2.Assignment] = {}
-        """By id, as the leg last told it."""
+        """The latest version of each assignment from the leg, by assignment id."""
 
     async def _run(self) -> None:
-        # Not a TaskGroup, which would wrap the error that whoever waits is to be told.
+        # Not a TaskGroup: it would wrap the error that `until` raises to its caller.
         tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._look_up())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for one in done:
-                one.result()
+            for task in done:
+                task.result()
         finally:
             for task in tasks:
                 task.cancel()
@@ -139,15 +139,15 @@ class Desk(Party):
             self.assignments[assignment.assignment_id] = assignment
             self._changed.set()
             if self._answers:
-                await self._take(assignment)
+                await self._acknowledge(assignment)
 
     async def answer(self) -> None:
-        """Takes what is offered now, and everything that will be."""
+        """Acknowledges all assignments that are offered now, and all later ones."""
         self._answers = True
         for assignment in tuple(self.assignments.values()):
-            await self._take(assignment)
+            await self._acknowledge(assignment)
 
-    async def _take(self, assignment: dispatch_pb2.Assignment) -> None:
+    async def _acknowledge(self, assignment: dispatch_pb2.Assignment) -> None:
         if assignment.state not in UNANSWERED:
             return
         request = dispatch_pb2.AcknowledgeRequest(assignment_id=assignment.assignment_id)
@@ -156,11 +156,11 @@ class Desk(Party):
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
                 raise
-            return  # stood down meanwhile; the stream tells
+            return  # stood down meanwhile; the stream reports it
         self._to_look_up.put_nowait(answer.assignment)
-        known = self.assignments[assignment.assignment_id]
-        if known.state in UNANSWERED:
-            known.CopyFrom(answer.assignment)
+        latest = self.assignments[assignment.assignment_id]
+        if latest.state in UNANSWERED:
+            latest.CopyFrom(answer.assignment)
             self._changed.set()
 
     async def _look_up(self) -> None:
@@ -184,10 +184,10 @@ class Desk(Party):
                     await call(self._disclosures.ReadProtectedPerson, person, identity)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise  # else its time was over meanwhile, and it was destroyed
+                    raise  # NOT_FOUND: the record's retention ended meanwhile, and it was destroyed
 
     def _in_trace(self, assignment: dispatch_pb2.Assignment) -> Metadata:
-        """Call metadata with the context of the incident, so that what the call does is found by its trace."""
+        """Call metadata with the incident's trace context, so that the call's spans join the incident's trace."""
         return (*self._identity, (trace_ids.TRACEPARENT, trace_ids.traceparent(assignment.incident_id)))
 
     def _open(self) -> grpc.aio.UnaryStreamCall[dispatch_pb2.SubscribeRequest, dispatch_pb2.SubscribeResponse]:
@@ -195,8 +195,8 @@ class Desk(Party):
         return self._stub.Subscribe(request, metadata=self._identity)
 
 
-class Alerts(Party):
-    """Alerts of some orders with their figures, in the order in which they were stored."""
+class Alerts(Actor):
+    """Follows the alerts of some orders with their figures, in the order in which they were stored."""
 
     def __init__(self, clients: Clients, order_ids: Iterable[str]) -> None:
         super().__init__()
@@ -218,10 +218,10 @@ class Alerts(Party):
         return self._clients.geofence.WatchAlerts(request, metadata=self._identity)
 
 
-class HeadEnd(Party):
-    """Carries reports over one stream. What wasn't answered when a stream broke is sent again on the next.
+class HeadEnd(Actor):
+    """A vendor's head-end: sends reports over one stream. Batches unanswered when a stream broke are resent on the next.
 
-    Its devices have whatever command they can follow: each is told to `commanded`, once, and acknowledged.
+    Its devices support every command of this version. Each command is passed to `commanded` once, and acknowledged.
     """
 
     def __init__(self, clients: Clients, commanded: Callable[[ingest_pb2.DeviceCommand], None] | None = None) -> None:
@@ -236,26 +236,26 @@ class HeadEnd(Party):
         self._more = asyncio.Event()
 
     async def carry(self, reports: Sequence[Report]) -> list[ingest_pb2.Refusal]:
-        """Sends reports until they are durable, and returns the refusals of those that can't be.
+        """Sends reports until they are durable, and returns the refusals of the others.
 
-        A device that isn't known yet may be on its way from the registry: its reports are sent again for a minute.
+        An unknown device may be on its way from the registry to ingest, so its reports are retried for 60 s.
         """
         give_up_at = asyncio.get_running_loop().time() + PATIENCE_S
         refused: list[ingest_pb2.Refusal] = []
         while True:
             refusals = await self.exchange(reports)
-            unknown = [report for report, one in refusals if one.field.endswith(".device_id")]
+            unknown = [report for report, refusal in refusals if refusal.field.endswith(".device_id")]
             if not unknown or asyncio.get_running_loop().time() > give_up_at:
-                return [*refused, *(one for _, one in refusals)]
+                return [*refused, *(refusal for _, refusal in refusals)]
             await asyncio.sleep(FIRST_DELAY_S)
-            refused += [one for _, one in refusals if not one.field.endswith(".device_id")]
+            refused += [refusal for _, refusal in refusals if not refusal.field.endswith(".device_id")]
             reports = unknown
 
     async def exchange(
         self, reports: Sequence[Report], *, backfill: bool = False
     ) -> list[tuple[Report, ingest_pb2.Refusal]]:
-        """Sends reports as one batch; once those that were taken are durable, returns the others and why they weren't."""
-        # Outcomes come in this order: first the positions, then the events.
+        """Sends reports as one batch. Returns the refused reports once the accepted ones are durable."""
+        # The indices of refusals count positions first, then equipment events.
         positions = [report for report in reports if isinstance(report, ingest_pb2.Position)]
         equipment = [report for report in reports if isinstance(report, ingest_pb2.EquipmentEvent)]
         ordered: list[Report] = [*positions, *equipment]
@@ -268,7 +268,7 @@ class HeadEnd(Party):
         return [(ordered[refusal.index], refusal) for refusal in answer.refusals]
 
     async def settle(self) -> None:
-        """Returns once everything is answered, receipts too."""
+        """Returns once ingest has answered every batch, including the receipts of commands."""
         await self.until("answers to receipts", lambda: None if self._unanswered else True)
 
     def _send(self, request: ingest_pb2.ReportRequest) -> int:
@@ -284,7 +284,7 @@ class HeadEnd(Party):
             try:
                 async for answer in stream:
                     if answer.commands:
-                        self._take(answer.commands)
+                        self._acknowledge(answer.commands)
                     elif self._unanswered.pop(answer.batch, None):
                         if answer.batch in self._awaited:
                             self._awaited[answer.batch] = answer
@@ -296,8 +296,8 @@ class HeadEnd(Party):
                 stream.cancel()
             await asyncio.sleep(FIRST_DELAY_S)
 
-    def _take(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
-        """Acknowledges commands. One that comes again has lost its receipt on the way, so it gets another."""
+    def _acknowledge(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
+        """Sends receipts for commands. A repeated command means that its receipt was lost, so it gets another receipt."""
         receipts = []
         for command in commands:
             known = command.instruction.WhichOneof("kind") is not None

@@ -1,4 +1,4 @@
-"""The back-test: the same fold as in the mesh, in process and without any service, over files."""
+"""Back-test: run the mesh's fold over files, in process and without any service."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ RING_OPEN = "RING_OPEN"
 
 
 def run(scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
-    """Alerts as the NDJSON of `tandem backtest` has them, by `rules` or those of the reports.
+    """Alerts of a scenario and its reports, as `tandem backtest` prints them, by `rules` or the rules in the reports.
 
-    Raises FileError before the first one where a file is unusable.
+    Raises FileError before the first alert if a file is unusable.
     """
     scenario = load_scenario(scenario_path)
     lines = load_reports(reports_path, scenario)
@@ -40,7 +40,7 @@ def run(scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = N
 def fold_lines(
     scenario: Scenario, lines: list[ReportLine], rules: log_pb2.Rules | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The same of what was read."""
+    """Alerts of a scenario and of report lines that are already read, as `run` gives them."""
     backtest = Backtest(scenario)
     yield from backtest.begin(lines, rules)
     for line in lines:
@@ -50,7 +50,7 @@ def fold_lines(
 
 
 class Backtest:
-    """A mesh without services. `state` may be put aside and read back between two arrivals, as an evaluator does."""
+    """A mesh without services. `state` may be saved and restored between two arrivals, as an evaluator does."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.state = State(partition=0)
@@ -59,7 +59,7 @@ class Backtest:
         self._stamp_ms = 0
 
     def begin(self, lines: list[ReportLine], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
-        """The agencies' records stand before the first of the lines."""
+        """Enters the rules and the agencies' records, one second before the first report line."""
         self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
         if rules is not None:
             yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
@@ -68,9 +68,9 @@ class Backtest:
                 yield from self._enter(self._stamp_ms, body)
 
     def arrive(self, line: ReportLine) -> Iterator[dict[str, Any]]:
-        """What a line leads to, and the time before it."""
+        """Alerts of the time that passes before a report line, and of the line itself."""
         self._stamp_ms = max(self._stamp_ms, line.received_ms)
-        # A mesh that has nothing to do ticks, so what is due is decided when it is due.
+        # An idle mesh ticks, so that each deadline is decided when it is due.
         while (due_ms := fold.next_due_ms(self.state)) is not None and due_ms < self._stamp_ms:
             yield from self._enter(due_ms, Tick())
         for body in _bodies(line.what, self._cases):
@@ -91,7 +91,7 @@ def _earliest_ms(line: ReportLine) -> int:
 
 
 class _Cases:
-    """The registry's part, with the scenario's records in memory."""
+    """Builds case snapshots as the registry does, with the scenario's records in memory."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._wearers = [registry_translate.parse_wearer(wearer) for wearer in scenario.wearers]
@@ -101,17 +101,17 @@ class _Cases:
         self._versions: dict[str, int] = {}
 
     def put_order(self, message: registry_pb2.Order) -> Iterator[Body]:
-        """A snapshot for each wearer whom the order restrains."""
+        """Case snapshots, one for each wearer whom the order restrains."""
         order = self._orders[message.order_id] = registry_translate.parse_order(message)
         return self._snapshots([order])
 
     def put_tag(self, message: registry_pb2.Tag) -> Iterator[Body]:
-        """Snapshots of all cases: which of them name the wearer, or named the tag before, is for the fold to find."""
+        """Case snapshots of all orders. The fold itself finds those that name the wearer or named the tag before."""
         self._tags[message.device_id] = registry_translate.parse_tag(message)
         return self._snapshots(self._orders.values())
 
     def put_device(self, message: registry_pb2.Device) -> Iterator[Body]:
-        """The same."""
+        """Case snapshots of all orders after a protective device has changed."""
         self._devices[message.device_id] = registry_translate.parse_device(message)
         return self._snapshots(self._orders.values())
 
@@ -129,7 +129,7 @@ class _Cases:
 
 
 def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
-    """Entries that the services would write for an arrival; through the wire's form, so that both see the same numbers."""
+    """Log entries that the services would write for an arrival, through the wire format so that numbers round alike."""
     match what:
         case ingest_pb2.Position():
             position = ingest_translate.parse_position(what)
@@ -157,7 +157,7 @@ def _alerts(outputs: list[Any]) -> Iterator[dict[str, Any]]:
 
 
 def alert_dict(alert: Alert) -> dict[str, Any]:
-    """An alert as one line of the output."""
+    """The JSON object of an alert, one line of the back-test's output."""
     line: dict[str, Any] = {
         "alert_id": alert.alert_id,
         "order_id": alert.order_id,
@@ -181,7 +181,7 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
 
 
 def _still_open(state: State) -> Iterator[dict[str, Any]]:
-    """Accounts that wait to be amended when the input ends, and those of the rings that are entered then, on a copy."""
+    """Pending amendments and open rings at the end of the input, computed on a copy of the state."""
     ended = copy.deepcopy(state)
     for case_state in ended.cases.values():
         decisions = Decisions(ended, ended.sequence + 1, ended.now_ms)
@@ -213,7 +213,7 @@ def _still_open(state: State) -> Iterator[dict[str, Any]]:
 
 
 def stretches(inside: tuple[tuple[int, int], ...] | list[tuple[int, int]]) -> list[list[str]]:
-    """Stretches of time as pairs of RFC 3339."""
+    """Time intervals, from milliseconds to pairs of RFC 3339 times."""
     return [[times.to_rfc3339(from_ms), times.to_rfc3339(to_ms)] for from_ms, to_ms in inside]
 
 

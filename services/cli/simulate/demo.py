@@ -1,7 +1,7 @@
-"""The demo: what happened at Namyangju, as it goes once the agencies' records are linked. All its people are made up.
+"""The demo: the Namyangju case as it would go once the agencies' records are linked. All its people are made up.
 
-The story is told through the public interfaces alone, by the clients of parties.py. `play` yields as each step begins
-and as it ends, so that a person can follow, and a test can kill something in between.
+The demo uses the public interfaces only, through the clients of actors.py. `play` yields as each step begins and ends, so that a
+person can follow it, and a test can kill a process in between.
 """
 
 from __future__ import annotations
@@ -29,47 +29,47 @@ from tandem.registry.v1 import registry_pb2
 
 HOME = geometry_pb2.Circle(lat_deg=37.6360, lon_deg=127.2165, radius_m=20)
 METRES_PER_DEGREE = 111_195.0
-"""Of latitude, on the sphere of mean radius; the story needs no better."""
+"""Length of a degree of latitude on the sphere of mean radius, metres. The demo needs no better."""
 BIRTH_DATE = "1990-01-01"
-NOTED_WITHIN_S = 5.0
-"""How long the end waits for what the legs haven't noted yet; then it tells what there is."""
+LATENCIES_WITHIN_S = 5.0
+"""How long `settled` waits for the offer latencies of all legs, seconds; afterwards it returns without the missing ones."""
 POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the story goes."""
+    """Parameters of one run of the demo."""
 
     run_id: str
-    """Sets its ids apart from those of other runs."""
+    """Suffix of all its ids, unique per run."""
     national_id: str
-    """The made-up national number that the wearer and the respondent share."""
+    """Fictitious national number that the wearer and the respondent share."""
     pace_s: float = 1.0
-    """Between two positions, mesh time."""
+    """Time between two positions, seconds of mesh time."""
     clear_after_s: int = 3
-    """A ring is cleared when it was left for so long, mesh time."""
+    """A ring is cleared this long after the wearer left it, seconds of mesh time."""
     to_2_km: tuple[float, ...] = (3000, 2400, 1900)
     """The wearer's distances from the protected person's home, metres, until the 2 km ring is entered."""
     to_1_km: tuple[float, ...] = (1400, 950)
     to_100_m: tuple[float, ...] = (500, 200, 130, 60)
-    """The last steps are no jumps: of two positions after a jump the second has to agree before anybody is sent."""
+    """Steps small enough not to be position jumps: after a jump, a second position has to agree before anybody is sent."""
     away: tuple[float, ...] = tuple(60 + 2 * min(s, 12) ** 2 + 50 * max(s - 12, 0) for s in range(2, 54))
-    """By car, from standing to 180 km/h in 12 s: no all-clear comes of what no vehicle does."""
+    """By car, from standstill to 180 km/h in 12 s: a ring isn't cleared by a movement that no vehicle can make."""
 
     def id(self, what: str) -> str:
-        """An id of this run."""
+        """An id of this run, such as `order-18c2f`."""
         return f"{what}-{self.run_id}"
 
 
 def new_plan() -> Plan:
-    """A plan with ids of its own, taken from the wall clock."""
+    """A plan with new ids, derived from the wall clock."""
     run_ms = time.time_ns() // 1_000_000
     return Plan(run_id=f"{run_ms:x}", national_id=f"{run_ms:013d}")
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A step begins."""
+    """Event of `play`: a step begins."""
 
     name: str
     title: str
@@ -77,17 +77,17 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A step has ended well."""
+    """Event of `play`: a step has succeeded."""
 
     name: str
     title: str
     detail: str
     took_ms: float
-    """Wall time."""
+    """Duration, milliseconds of wall time."""
 
 
 class DemoStage:
-    """Where the story is played: the mesh, and everybody who takes part."""
+    """One run of the demo: the mesh and all actors. Each step is a method that returns a line for the reader."""
 
     def __init__(
         self, clients: Clients, plan: Plan, matches: Sequence[Matches], desks: dict[str, Desk], head_end: HeadEnd
@@ -100,9 +100,9 @@ class DemoStage:
         self.home_id = plan.id("home")
         self.home_destination = f"{self.order_id}/{self.home_id}"
         self.began_ms = clients.clock.now_ms()
-        """Mesh time."""
+        """Start of the run, mesh time, milliseconds since 1970 UTC."""
         self.match_ms: float | None = None
-        """From the order's way to the registry until both agencies had seen the match, wall time."""
+        """Time from sending the order until both agencies had seen the match, milliseconds of wall time."""
         self._matches = matches
         self._desks = desks
         self._head_end = head_end
@@ -110,7 +110,7 @@ class DemoStage:
         self._order_put_wall_us = 0
         self._reports = 0
 
-    # ── the steps; each returns a line that says what happened ──
+    # ── steps ──
 
     async def set_rules(self) -> str:
         await self._put(log_pb2.Rules(rules_id="demo", clear_after_s=self.plan.clear_after_s))
@@ -171,49 +171,51 @@ class DemoStage:
 
     async def warn(self) -> str:
         await self._walk(self.plan.to_2_km)
-        warning = await self._first("warning", "the warning", lambda one: one.HasField("acknowledged_at"))
+        warning = await self._first("warning", "the warning", lambda assignment: assignment.HasField("acknowledged_at"))
         return f"{warning.subject_id} was warned{_latency(warning)}"
 
     async def notify(self) -> str:
         await self._walk(self.plan.to_1_km)
         for leg in outcome.AGENCIES:
-            await self._first(leg, f"the {leg} desk to be told", lambda one: True)
-        return "both desks are told; nobody has to go yet"
+            await self._first(leg, f"the {leg} desk to be notified", lambda assignment: True)
+        return "both desks are notified; nobody has to go yet"
 
     async def respond(self) -> str:
         await self._walk(self.plan.to_100_m)
-        told = []
+        offers = []
         for leg in outcome.AGENCIES:
-            offer = await self._first(leg, f"the {leg} leg", lambda one: one.HasField("offered_at"))
-            told.append(f"{leg} to {offer.subject_id}")
-        return "; ".join(told)
+            offer = await self._first(leg, f"the {leg} leg", lambda assignment: assignment.HasField("offered_at"))
+            offers.append(f"{leg} to {offer.subject_id}")
+        return "; ".join(offers)
 
     async def acknowledge(self) -> str:
-        told = []
+        acknowledgements = []
         for leg in outcome.AGENCIES:
             await self._desks[leg].answer()
             for destination in self._destinations[leg]:
-                taken = await self._first(
+                acknowledged = await self._first(
                     leg,
-                    f"the {leg} desk to take {destination}",
-                    lambda one, to=destination: one.subject_id == to and one.HasField("acknowledged_at"),  # type: ignore[misc]
+                    f"the {leg} desk to acknowledge {destination}",
+                    lambda assignment, to=destination: (  # type: ignore[misc]
+                        assignment.subject_id == to and assignment.HasField("acknowledged_at")
+                    ),
                 )
-                at = times.to_rfc3339(times.from_timestamp(taken.acknowledged_at))
-                told.append(f"{destination} at {at[11:]}{_latency(taken)}")
-        return "; ".join(told)
+                at = times.to_rfc3339(times.from_timestamp(acknowledged.acknowledged_at))
+                acknowledgements.append(f"{destination} at {at[11:]}{_latency(acknowledged)}")
+        return "; ".join(acknowledgements)
 
     async def stand_down(self) -> str:
         await self._walk(self.plan.away)
         far_m = self.plan.away[-1]
-        patience = asyncio.get_running_loop().time() + 60
+        deadline = asyncio.get_running_loop().time() + 60
         while not all(self._stood_down(desk) for desk in self._desks.values()):
-            if asyncio.get_running_loop().time() > patience:
+            if asyncio.get_running_loop().time() > deadline:
                 raise CommandFailed("waited 60 s for all legs to stand down")
             await self._walk((far_m,))
         await self._put(log_pb2.Rules(rules_id="default"))
         return "the wearer went away; the rings are cleared and all legs stood down"
 
-    # ── how they do it ──
+    # ── helpers of the steps ──
 
     @staticmethod
     def _stood_down(desk: Desk) -> bool:
@@ -221,11 +223,11 @@ class DemoStage:
         return bool(states) and all(state in (State.STOOD_DOWN, State.CLOSED) for state in states)
 
     async def _first(
-        self, leg: str, what: str, good: Callable[[dispatch_pb2.Assignment], bool]
+        self, leg: str, what: str, matches: Callable[[dispatch_pb2.Assignment], bool]
     ) -> dispatch_pb2.Assignment:
         desk = self._desks[leg]
         return await desk.until(
-            what, lambda: next((assignment for assignment in desk.assignments.values() if good(assignment)), None)
+            what, lambda: next((assignment for assignment in desk.assignments.values() if matches(assignment)), None)
         )
 
     async def _put(self, rules: log_pb2.Rules) -> None:
@@ -233,7 +235,7 @@ class DemoStage:
         await call(self.clients.geofence.PutRules, request, self.clients.identity(OPERATOR))
 
     async def _walk(self, distances_m: Sequence[float]) -> None:
-        """Both report, at the plan's pace: the protected person at home, the wearer so far to the north of it."""
+        """Reports both sides at the plan's pace: the protected person at home, the wearer at these distances north of it."""
         for distance_m in distances_m:
             self._reports += 1
             fix_time = times.to_timestamp(self.clients.clock.now_ms())
@@ -273,15 +275,15 @@ STEPS: tuple[tuple[str, str, Act], ...] = (
     ("warn", "The wearer comes within 2 km", DemoStage.warn),
     ("notify", "The wearer comes within 1 km", DemoStage.notify),
     ("respond", "The wearer comes within 100 m", DemoStage.respond),
-    ("acknowledge", "Both desks take their leg", DemoStage.acknowledge),
+    ("acknowledge", "Both desks acknowledge their leg", DemoStage.acknowledge),
     ("stand-down", "The wearer turns away", DemoStage.stand_down),
 )
-"""The story."""
+"""The steps of the demo: name, title, method."""
 
 
 @asynccontextmanager
 async def stage(clients: Clients, plan: Plan) -> AsyncIterator[DemoStage]:
-    """A stage with everybody on it: both agencies await matches, all desks listen, the gateway answers by itself."""
+    """A run with all actors connected: both agencies await matches, desks listen, the warning gateway acknowledges."""
     async with AsyncExitStack() as stack:
         order_ids = (plan.id("order"),)
         matches = [await stack.enter_async_context(Matches(clients, who)) for who in (MOJ_RECORDS, NPA_RECORDS)]
@@ -294,7 +296,7 @@ async def stage(clients: Clients, plan: Plan) -> AsyncIterator[DemoStage]:
 
 
 async def play(stage: DemoStage) -> AsyncIterator[Begun | Done]:
-    """Plays the story. Raises CommandFailed where it doesn't go as it should."""
+    """Runs all steps. Raises CommandFailed if a step doesn't succeed."""
     for name, title, act in STEPS:
         yield Begun(name, title)
         began = time.monotonic()
@@ -303,12 +305,16 @@ async def play(stage: DemoStage) -> AsyncIterator[Begun | Done]:
 
 
 async def settled(stage: DemoStage) -> list[outcome.IncidentOutcome]:
-    """The incidents of the story, as the legs tell them after its end; with how long each offer took, which a leg notes a little later
-    than it offers."""
-    patience_s = time.monotonic() + NOTED_WITHIN_S
+    """The demo's incidents after its end, once each leg has recorded the latency of its offers.
+
+    A leg records the latency a little later than it offers. Missing latencies are None after LATENCIES_WITHIN_S.
+    """
+    deadline_s = time.monotonic() + LATENCIES_WITHIN_S
     while True:
         incidents = await outcome.read(stage.clients, {stage.order_id}, stage.began_ms)
-        noted = all(answer.report_to_published_ms is not None for incident in incidents for answer in incident.answers)
-        if noted or time.monotonic() > patience_s:
+        complete = all(
+            answer.report_to_published_ms is not None for incident in incidents for answer in incident.answers
+        )
+        if complete or time.monotonic() > deadline_s:
             return incidents
         await asyncio.sleep(POLL_S)

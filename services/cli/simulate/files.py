@@ -1,4 +1,4 @@
-"""The two files that a back-test and a replay read: scenario.json and reports.ndjson."""
+"""Read and check the two input files of a back-test and a replay: scenario.json and reports.ndjson."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Msg = TypeVar("_Msg", bound=Message)
 
 
 class FileError(Exception):
-    """A file can't be used; says where and why."""
+    """An input file is unusable. The text names path, line, field and reason."""
 
     def __init__(self, path: Path, line: int | None, field_path: str, reason: str) -> None:
         self.path, self.line, self.field, self.reason = path, line, field_path, reason
@@ -34,7 +34,7 @@ class FileError(Exception):
 
 @dataclass(slots=True)
 class Scenario:
-    """Records of both agencies, validated."""
+    """Validated records of both agencies, from scenario.json."""
 
     wearers: list[registry_pb2.Wearer] = field(default_factory=list)
     tags: list[registry_pb2.Tag] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Scenario:
 
     @property
     def device_ids(self) -> set[str]:
-        """Tags and protective devices."""
+        """Ids of all tags and protective devices."""
         return {tag.device_id for tag in self.tags} | {device.device_id for device in self.devices}
 
 
@@ -60,12 +60,12 @@ Arrival = (
 
 @dataclass(frozen=True, slots=True)
 class ReportLine:
-    """One line of reports.ndjson."""
+    """One line of reports.ndjson: a report, a changed record or new rules."""
 
     number: int
-    """From 1."""
+    """Line number, from 1."""
     received_ms: int
-    """When it arrived, milliseconds since 1970 UTC."""
+    """Time of arrival, milliseconds since 1970 UTC."""
     what: Arrival
 
 
@@ -93,7 +93,7 @@ def load_scenario(path: Path) -> Scenario:
         raise FileError(path, None, "", "must be one JSON object")
     unknown = sorted(set(content) - set(_RECORDS))
     if unknown:
-        raise FileError(path, None, unknown[0], f"is no key of a scenario; those are {', '.join(_RECORDS)}")
+        raise FileError(path, None, unknown[0], f"isn't a key of a scenario; known keys: {', '.join(_RECORDS)}")
     scenario = Scenario()
     for key, (kind, parse) in _RECORDS.items():
         records = content.get(key, [])
@@ -106,7 +106,7 @@ def load_scenario(path: Path) -> Scenario:
 
 
 def load_reports(path: Path, scenario: Scenario) -> list[ReportLine]:
-    """Reads and checks reports, in order of arrival, against the scenario that they belong to. Raises FileError."""
+    """Reads reports in order of arrival, and checks them against their scenario. Raises FileError."""
     known = scenario.device_ids
     wearers = {wearer.wearer_id for wearer in scenario.wearers}
     persons = {protected_person.person_id for protected_person in scenario.protected_persons}
@@ -128,14 +128,14 @@ def load_reports(path: Path, scenario: Scenario) -> list[ReportLine]:
         )
         if isinstance(message, ingest_pb2.Position | ingest_pb2.EquipmentEvent):
             if message.device_id not in known:
-                raise FileError(path, number, "device_id", "is no device of the scenario")
+                raise FileError(path, number, "device_id", "isn't a device of the scenario")
             if times.from_timestamp(getattr(message, own_time)) > received_ms + FUTURE_MS:
                 raise FileError(path, number, own_time, "is more than 2 minutes after received_at")
         elif isinstance(message, registry_pb2.Tag | registry_pb2.Device):
             if isinstance(message, registry_pb2.Tag) and message.wearer_id not in wearers:
-                raise FileError(path, number, "wearer_id", "is no wearer of the scenario")
+                raise FileError(path, number, "wearer_id", "isn't a wearer of the scenario")
             if isinstance(message, registry_pb2.Device) and message.person_id not in persons:
-                raise FileError(path, number, "person_id", "is no protected person of the scenario")
+                raise FileError(path, number, "person_id", "isn't a protected person of the scenario")
             known.add(message.device_id)
         lines.append(ReportLine(number, received_ms, message))  # type: ignore[arg-type]
     return lines
@@ -146,22 +146,22 @@ def _check_references(path: Path, scenario: Scenario) -> None:
     persons = {protected_person.person_id for protected_person in scenario.protected_persons}
     for i, tag in enumerate(scenario.tags):
         if tag.wearer_id not in wearers:
-            raise FileError(path, None, f"tags[{i}].wearer_id", "is no wearer of the scenario")
+            raise FileError(path, None, f"tags[{i}].wearer_id", "isn't a wearer of the scenario")
     for i, device in enumerate(scenario.devices):
         if device.person_id not in persons:
-            raise FileError(path, None, f"devices[{i}].person_id", "is no protected person of the scenario")
+            raise FileError(path, None, f"devices[{i}].person_id", "isn't a protected person of the scenario")
     for i, order in enumerate(scenario.orders):
         for j, person_id in enumerate(order.protected_person_ids):
             if person_id not in persons:
                 raise FileError(
-                    path, None, f"orders[{i}].protected_person_ids[{j}]", "is no protected person of the scenario"
+                    path, None, f"orders[{i}].protected_person_ids[{j}]", "isn't a protected person of the scenario"
                 )
 
 
 def message_of(
     path: Path, line: int | None, prefix: str, content: object, kind: type[_Msg], parse: Callable[[_Msg], object]
 ) -> _Msg:
-    """A message from its JSON, checked. Raises FileError."""
+    """Parses and checks a protobuf message from JSON. Raises FileError."""
     if not isinstance(content, dict):
         raise FileError(path, line, prefix, "must be a JSON object")
     message = kind()
@@ -179,27 +179,29 @@ def _moment(path: Path, line: int, text: object) -> int:
     try:
         return times.from_rfc3339(str(text))
     except ValueError:
-        raise FileError(path, line, "received_at", "must be a time as RFC 3339 has it") from None
+        raise FileError(
+            path, line, "received_at", "must be an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)"
+        ) from None
 
 
 def read_text(path: Path) -> str:
-    """All of a file. Raises FileError."""
+    """The text of a file. Raises FileError."""
     try:
-        # A byte order mark, as some editors write it, isn't a part of the first line.
+        # Some editors write a byte order mark, which isn't part of the first line.
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(path, None, "", str(error)) from None
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that aren't blank, with their numbers from 1."""
+    """The lines that aren't blank, with their numbers from 1."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield number, line
 
 
 def json_of(path: Path, text: str, line: int | None) -> object:
-    """What JSON says. Raises FileError."""
+    """Parses JSON. Raises FileError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

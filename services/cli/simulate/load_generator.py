@@ -1,7 +1,7 @@
-"""Reports sent at moments that were fixed beforehand, whether or not the mesh keeps up (an open loop).
+"""Open-loop load generator: sends reports at moments fixed beforehand, whether or not the mesh keeps up.
 
-Whoever waits for an answer before the next report stops measuring just when the mesh is slow. Here a latency counts from
-the moment at which a report was due, so a report that had to wait for its turn is as late as it is to those who wait for it.
+A client that awaits each answer stops measuring when the mesh is slow (coordinated omission). Here a latency counts from the moment
+when a report was due, so it includes the time in which the report waited to be sent.
 """
 
 from __future__ import annotations
@@ -25,64 +25,64 @@ from services.cli.stack.mesh import Metadata
 from tandem.ingest.v1 import ingest_pb2
 
 LATE_S = 0.005
-"""A request that was sent so long after it was due counts as late."""
+"""A request sent this long after it was due counts as late, seconds."""
 ANSWERED_WITHIN_S = 60.0
-"""How long the last answers are awaited."""
+"""How long to wait for the last answers, seconds."""
 PREPARED_PER_S = 60_000
-"""How many reports can be prepared in a second, at the least."""
+"""Lower bound of the reports that can be prepared in a second."""
 METHOD = f"/{ingest_pb2.DESCRIPTOR.services_by_name['IngestService'].full_name}/Report"
 
 
 @dataclass(frozen=True, slots=True)
 class DueRequest:
-    """A batch on the wire, and when it is due."""
+    """A serialized batch of reports, and when to send it."""
 
     due_s: float
-    """After the load's start."""
+    """Seconds after the start of the load."""
     reports: int
     message: bytes
 
 
 @dataclass(slots=True)
 class LoadOutcome:
-    """What came of a load on the side of those who report."""
+    """Figures of a load, as measured by its senders."""
 
     started: float = 0.0
-    """Monotonic time of the start, as time.monotonic gives it."""
+    """Time of the start, as time.monotonic gives it."""
     late: int = 0
-    """Requests that were sent more than 5 ms after they were due."""
+    """Number of requests that were sent more than 5 ms after they were due."""
     latest_s: float = 0.0
-    """The most that one was sent after it was due."""
+    """The longest delay of a request after it was due, seconds."""
     broken: int = 0
-    """Times that a stream broke and what it hadn't answered was sent again."""
+    """Number of times a stream broke and its unanswered requests were resent."""
     accepted: int = 0
-    """Reports that are durable in the log."""
+    """Number of reports that are durable in the log."""
     unanswered: int = 0
-    """Reports that nobody answered for, however long that was waited."""
+    """Number of reports without an answer ANSWERED_WITHIN_S after the last one was due."""
     last_answer: float = 0.0
-    """Monotonic time of the last answer."""
+    """Time of the last answer, as time.monotonic gives it."""
     answered_after_s: list[float] = field(default_factory=list)
-    """For each request, in the order of the answers: from the moment when it was due to its answer."""
+    """Time from due to answer of each request, seconds, in the order of the answers."""
     answered_due_s: list[float] = field(default_factory=list)
-    """For each of these, when it was due."""
+    """Due time of each of these requests, seconds after the start."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Reports that weren't taken, by field and reason."""
+    """Refused reports, by field and reason."""
 
     @property
     def took_s(self) -> float:
-        """From the start to the last answer."""
+        """Time from the start to the last answer, seconds."""
         return max(self.last_answer - self.started, 0.0)
 
 
 def starts_at_ms(reports: int) -> int:
-    """A wall time at which so many reports are surely prepared, milliseconds since 1970 UTC."""
+    """A wall time by which this many reports are surely prepared, milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000 + 1000 + reports * 1000 // PREPARED_PER_S
 
 
 def moments_s(drawn: random.Random, count: int, seconds: float) -> list[float]:
-    """When that many requests are due, in their order, seconds after the start.
+    """Random due times of this many requests, ascending, seconds after the start.
 
-    They come like those of many senders who don't know of each other: independent of one another, not in even steps.
+    They are independent of one another, like the reports of many uncoordinated senders, not evenly spaced.
     """
     return sorted(drawn.uniform(0, seconds) for _ in range(count))
 
@@ -94,21 +94,23 @@ async def send(
     requests: Sequence[DueRequest],
     streams: int,
 ) -> LoadOutcome:
-    """Sends each request when it is due, over so many streams, and returns when all are answered or that took too long.
+    """Sends each request when it is due, over this many streams. Returns when all are answered or have timed out.
 
-    `starts_at_ms` is wall time. What wasn't answered when a stream broke is sent again on the next. Raises CommandFailed where
-    the start is over already.
+    `starts_at_ms` is wall time. Requests unanswered when a stream broke are resent on the next. Raises CommandFailed if the start
+    has passed already.
     """
     wait_s = starts_at_ms / 1000 - time.time()
     if wait_s < 0:
-        raise CommandFailed("this machine is too busy: the load wasn't prepared when it was due to start")
+        raise CommandFailed(
+            "this machine is too busy: the load wasn't prepared by its start; use fewer or larger batches"
+        )
     sent = LoadOutcome(started=time.monotonic() + wait_s)
     stopped = threading.Event()
-    # What was prepared stays: pauses in which this process looks through it for garbage would count as latencies.
+    # The prepared requests stay: pauses of the garbage collector to scan them would count as latencies.
     gc.collect()
     gc.freeze()
     async with opening as channel:
-        # Messages are made beforehand; while the load runs they only pass through.
+        # Messages are serialized beforehand, so the request serializer is None.
         method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
         lanes = [_Lane(method, identity, requests[i::streams], sent) for i in range(streams)]
         releasing = asyncio.to_thread(_release, requests, sent.started, lanes, asyncio.get_running_loop(), stopped)
@@ -130,7 +132,7 @@ def _release(
     loop: asyncio.AbstractEventLoop,
     stopped: threading.Event,
 ) -> None:
-    """Tells each request's lane when it is due. In a thread: the event loop's timers are as coarse as a millisecond."""
+    """Releases each request to its lane when it is due. Runs in a thread, as event loop timers are as coarse as 1 ms."""
     for i, request in enumerate(requests):
         if stopped.wait(max(started + request.due_s - time.monotonic(), 0)):
             return
@@ -138,26 +140,26 @@ def _release(
 
 
 class _Lane:
-    """The requests of one stream, and of the streams after it where it breaks. They are answered in their order."""
+    """The requests of one stream, and of its successors if it breaks. Answers come in the order of the requests."""
 
     def __init__(self, method: Any, identity: Metadata, requests: Sequence[DueRequest], sent: LoadOutcome) -> None:
         self._method, self._identity, self._requests, self._sent = method, identity, requests, sent
-        # How many of the requests, from the first on, are that far.
+        # Counts of requests from the first on that are due, written and answered.
         self._due = self._written = self._answered = 0
         self._more_due = asyncio.Event()
 
     @property
     def unanswered(self) -> int:
-        """Reports that aren't answered."""
+        """Number of reports without an answer."""
         return sum(request.reports for request in self._requests[self._answered :])
 
     def release(self) -> None:
-        """One more request is due."""
+        """Marks the next request as due."""
         self._due += 1
         self._more_due.set()
 
     async def run(self) -> None:
-        """Returns once everything is answered."""
+        """Sends all requests as they are released. Returns once every one is answered."""
         while self._answered < len(self._requests):
             call = self._method(metadata=self._identity)
             both = asyncio.create_task(self._write(call)), asyncio.create_task(self._read(call))
@@ -169,8 +171,8 @@ class _Lane:
                 if not may_succeed_later(error):
                     raise
             finally:
-                for one in both:
-                    one.cancel()
+                for task in both:
+                    task.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
                 call.cancel()
             if self._answered < len(self._requests):
@@ -194,10 +196,10 @@ class _Lane:
     async def _read(self, call: Any) -> None:
         async for answer in call:
             if answer.commands:
-                continue  # nobody carries these devices
+                continue  # simulated devices follow no commands
             sent = self._sent
             sent.last_answer = time.monotonic()
-            # Several may be answered at once.
+            # One answer may cover several batches.
             for request in self._requests[self._answered : self._answered + answer.batches]:
                 sent.answered_after_s.append(sent.last_answer - sent.started - request.due_s)
                 sent.answered_due_s.append(request.due_s)

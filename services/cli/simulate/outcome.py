@@ -1,4 +1,4 @@
-"""What became of incidents, as both legs and the warning tell it: read from each leg, printed as JSON or as a table."""
+"""Outcomes of incidents, read from both agencies' legs and the warning leg, printed as JSON or as tables."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ PAGE_SIZE = 200
 
 @dataclass(frozen=True, slots=True)
 class AssignmentOutcome:
-    """One assignment of a leg."""
+    """One assignment of a leg, and how it was answered."""
 
     leg: str
     destination: str
-    """Wearer, protected person or place."""
+    """Id of the wearer, protected person or place to go to."""
     state: str
     responds: bool
-    """Somebody has to go, or has to be warned: it takes an acknowledgement."""
+    """Whether it needs an acknowledgement: somebody has to go, or has to be warned."""
     report_to_published_ms: float | None
-    """From the receipt of the deciding report to the offer, wall time; None where no report decided."""
+    """Time from receiving the deciding report to the offer, milliseconds of wall time; None if no report decided."""
     acknowledged_ms: int | None
-    """When it was taken, mesh time."""
+    """Time of the acknowledgement, mesh time, milliseconds since 1970 UTC."""
     absent: tuple[str, ...] = ()
-    """Other legs that this one has seen nothing of."""
+    """Other legs whose part in the incident this leg hasn't seen."""
 
     def to_json(self, shift_ms: int) -> dict[str, Any]:
-        """As printed; the warning's own list doesn't repeat the leg."""
+        """The printed JSON object, with all times moved back by `shift_ms`. Entries of the warning leg don't name a leg."""
         agency = {"agency": self.leg} if self.leg in AGENCIES else {}
         return agency | {
             "destination": self.destination,
@@ -51,30 +51,32 @@ class AssignmentOutcome:
 
 @dataclass(slots=True)
 class IncidentOutcome:
-    """An incident, put together from what each leg told about itself."""
+    """An incident, joined from each leg's own record."""
 
     incident_id: str
     order_ids: set[str] = field(default_factory=set)
     opened_ms: int = times.MAX_MS
-    """When the first leg opened it, mesh time."""
+    """Time when the first leg opened it, mesh time, milliseconds since 1970 UTC."""
     ended_ms: int | None = None
     answers: list[AssignmentOutcome] = field(default_factory=list)
     exercise: bool = False
-    """It isn't in earnest."""
+    """Whether it is a drill or a canary."""
 
     @property
     def responds(self) -> bool:
-        """Whether it demands that both agencies go."""
+        """Whether it demands that an agency goes."""
         return any(answer.responds for answer in self.answers if answer.leg in AGENCIES)
 
     @property
     def answered(self) -> bool:
-        """Whether each agency has a leg that has to go, and all of those are acknowledged."""
+        """Whether both agencies have to go and have acknowledged all their assignments."""
         due = [answer for answer in self.answers if answer.responds and answer.leg in AGENCIES]
-        return {one.leg for one in due} == set(AGENCIES) and all(one.acknowledged_ms is not None for one in due)
+        return {answer.leg for answer in due} == set(AGENCIES) and all(
+            answer.acknowledged_ms is not None for answer in due
+        )
 
     def to_json(self, shift_ms: int = 0) -> dict[str, Any]:
-        """As printed, with all times moved back by `shift_ms`."""
+        """The printed JSON object, with all times moved back by `shift_ms`."""
         return {
             "incident_id": self.incident_id,
             "order_ids": sorted(self.order_ids),
@@ -86,41 +88,43 @@ class IncidentOutcome:
 
 
 async def read(clients: Clients, order_ids: Collection[str] | None = None, since_ms: int = 0) -> list[IncidentOutcome]:
-    """Incidents opened from `since_ms` on (mesh time), newest last; only those about `order_ids` where they are given.
+    """Incidents opened from `since_ms` on (mesh time), newest last. `order_ids` restricts them to these orders.
 
-    Each leg is asked about itself: what one leg says about another is hearsay.
+    Each leg reports its own assignments only, since its view of the other legs may be stale.
     """
     incidents: dict[str, IncidentOutcome] = {}
     for leg in flow.LEGS:
-        for told in await _told_by(clients, leg, since_ms):
-            if order_ids is not None and set(order_ids).isdisjoint(told.order_ids):
+        for record in await _listed_by(clients, leg, since_ms):
+            if order_ids is not None and set(order_ids).isdisjoint(record.order_ids):
                 continue
-            own = [assignment for assignment in told.assignments if assignment.leg == alert_pb2.Leg.Value(leg.upper())]
+            own = [
+                assignment for assignment in record.assignments if assignment.leg == alert_pb2.Leg.Value(leg.upper())
+            ]
             if not own:
                 continue
-            incident = incidents.setdefault(told.incident_id, IncidentOutcome(told.incident_id))
-            incident.order_ids.update(told.order_ids)
-            incident.opened_ms = min(incident.opened_ms, times.from_timestamp(told.opened_at))
-            if told.HasField("ended_at"):
-                incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(told.ended_at))
-            incident.exercise = any(one.exercise for one in own)
-            incident.answers += [_answer(leg, one) for one in own]
+            incident = incidents.setdefault(record.incident_id, IncidentOutcome(record.incident_id))
+            incident.order_ids.update(record.order_ids)
+            incident.opened_ms = min(incident.opened_ms, times.from_timestamp(record.opened_at))
+            if record.HasField("ended_at"):
+                incident.ended_ms = max(incident.ended_ms or 0, times.from_timestamp(record.ended_at))
+            incident.exercise = any(assignment.exercise for assignment in own)
+            incident.answers += [_answer(leg, assignment) for assignment in own]
     return sorted(incidents.values(), key=lambda incident: (incident.opened_ms, incident.incident_id))
 
 
-async def _told_by(clients: Clients, leg: str, since_ms: int) -> list[dispatch_pb2.Incident]:
-    told: list[dispatch_pb2.Incident] = []
+async def _listed_by(clients: Clients, leg: str, since_ms: int) -> list[dispatch_pb2.Incident]:
+    listed: list[dispatch_pb2.Incident] = []
     token = ""
     while True:
         request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)
         page = await call(clients.dispatch[leg].ListIncidents, request, clients.identity(REVIEWER))
         for incident in page.incidents:
             if times.from_timestamp(incident.opened_at) < since_ms:
-                return told
-            told.append(incident)
+                return listed
+            listed.append(incident)
         token = page.next_page_token
         if not token:
-            return told
+            return listed
 
 
 def _answer(leg: str, assignment: dispatch_pb2.Assignment) -> AssignmentOutcome:
@@ -140,13 +144,13 @@ def _answer(leg: str, assignment: dispatch_pb2.Assignment) -> AssignmentOutcome:
 
 
 def all_answered(incidents: Sequence[IncidentOutcome]) -> bool:
-    """Whether there was something to respond to and both agencies responded, each time."""
-    respond = [incident for incident in incidents if incident.responds]
-    return bool(respond) and all(one.answered for one in respond)
+    """Whether at least one incident demands a response, and both agencies acknowledged every such incident."""
+    responding = [incident for incident in incidents if incident.responds]
+    return bool(responding) and all(incident.answered for incident in responding)
 
 
 def to_json(match_ms: float | None, incidents: Iterable[IncidentOutcome], shift_ms: int = 0) -> dict[str, Any]:
-    """The object that `demo` and `replay` print."""
+    """The JSON object that `demo` and `replay` print."""
     return {
         "match_ms": None if match_ms is None else round(match_ms, 3),
         "incidents": [incident.to_json(shift_ms) for incident in incidents],
@@ -154,7 +158,7 @@ def to_json(match_ms: float | None, incidents: Iterable[IncidentOutcome], shift_
 
 
 def tables(incidents: Iterable[IncidentOutcome], shift_ms: int = 0) -> Iterator[Table]:
-    """Each incident for a person, both legs under one another."""
+    """A table per incident for a terminal, with one row per assignment of all legs."""
     for incident in incidents:
         view = Table(
             "leg", Column("to", overflow="fold"), "state", "offered after", "acknowledged", title_justify="left"

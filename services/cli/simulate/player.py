@@ -1,4 +1,4 @@
-"""Plays a scenario and its reports through a running mesh, by its public interfaces, as if it happened now."""
+"""Replay a scenario and its reports through a running mesh, by its public interfaces, as if they happened now."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
 LEAD_S = 2.0
-"""From the first order's way to the registry to the first report, wall time: the case stands before the report."""
+"""Time from putting the first order to the first report, seconds of wall time, so that the case exists before the report."""
 MAX_BATCH = 500
 QUIET_S = 3.0
-"""Nothing more is awaited when no alert came for so long, wall time."""
+"""The replay ends after this long without an alert, seconds of wall time."""
 POLL_S = 0.2
 
 _Record = TypeVar("_Record", registry_pb2.Wearer, registry_pb2.Tag, registry_pb2.ProtectedPerson, registry_pb2.Device)
@@ -37,23 +37,23 @@ _Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device)
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What came of it; all times are the mesh's, `shift_ms` later than in the files."""
+    """Outcome of a replay. All times are mesh times, `shift_ms` later than in the files."""
 
     shift_ms: int
     match_ms: float | None
     incidents: list[outcome.IncidentOutcome]
     alerts: list[geofence_pb2.WatchAlertsResponse]
-    """Alerts that the input led to, in the order of the log."""
+    """Alerts that the input caused, in the order of the log."""
     refused: list[str] = field(default_factory=list)
-    """Reports that ingest didn't take, and why."""
+    """Reasons of the reports that ingest refused."""
 
 
 async def play(
     clients: Clients, scenario: Scenario, lines: Sequence[ReportLine], progress: Callable[[int], None]
 ) -> Replayed:
-    """Puts the records, then sends each line when it is due on the mesh's clock, answering as all desks.
+    """Puts the records, then sends each line when it is due on the mesh's clock, and acknowledges as all desks.
 
-    `progress` is told how many lines are sent. Raises CommandFailed where the mesh doesn't do its part.
+    Calls `progress` with the number of lines sent. Raises CommandFailed if the mesh doesn't answer in time.
     """
     began_ms = clients.clock.now_ms()
     order_ids = {order.order_id for order in scenario.orders}
@@ -66,7 +66,7 @@ async def play(
         head_end = await stack.enter_async_context(HeadEnd(clients))
 
         sender = _ReplaySender(clients, head_end)
-        # The back-test begins with the default rules too.
+        # The back-test begins with the default rules, too.
         await sender.put_rules(log_pb2.Rules(rules_id="default"))
         await sender.put_records(scenario)
         sender.start(lines)
@@ -75,16 +75,18 @@ async def play(
         await sender.send(lines, progress)
         ended_ms = clients.clock.now_ms()
         incidents = await _settle(clients, alerts, order_ids, began_ms)
-        seen = [one for one in alerts.seen if began_ms <= times.from_timestamp(one.alert.decided_at) <= ended_ms]
-    seen.sort(key=lambda one: (one.alert.partition, one.alert.sequence, one.alert.ordinal))
-    # Once the file has ended its devices fall silent, which is no matter of the file.
-    told = {one.alert.incident_id for one in seen}
-    incidents = [incident for incident in incidents if incident.incident_id in told]
-    return Replayed(sender.shift_ms, match_ms, incidents, seen, sender.refused)
+        messages = [
+            message for message in alerts.seen if began_ms <= times.from_timestamp(message.alert.decided_at) <= ended_ms
+        ]
+    messages.sort(key=lambda message: (message.alert.partition, message.alert.sequence, message.alert.ordinal))
+    # Devices fall silent after the end of the file; incidents of that silence don't belong to the replay.
+    incident_ids = {message.alert.incident_id for message in messages}
+    incidents = [incident for incident in incidents if incident.incident_id in incident_ids]
+    return Replayed(sender.shift_ms, match_ms, incidents, messages, sender.refused)
 
 
 class _ReplaySender:
-    """Everything that goes into the mesh."""
+    """Sends the records, rules and reports of a replay into the mesh."""
 
     def __init__(self, clients: Clients, head_end: HeadEnd) -> None:
         self._clients = clients
@@ -94,17 +96,17 @@ class _ReplaySender:
         self._version = 0
         self.shift_ms = 0
         self.put_wall_us: dict[str, int] = {}
-        """By order: when it was first put."""
+        """When each order was first put, by order id. Wall clock, microseconds since 1970 UTC."""
         self.refused: list[str] = []
 
     def start(self, lines: Sequence[ReportLine]) -> None:
-        """Fixes what "now" is for the first line. Whole seconds, since orders are valid to the second."""
+        """Sets the time shift so that the first line is due now. The shift is whole seconds, as orders are valid to the second."""
         first_ms = min((line.received_ms for line in lines), default=self._clients.clock.now_ms())
         start_ms = self._clients.clock.now_ms() + round(LEAD_S * 1000 * self._clients.clock.rate)
         self.shift_ms = -((first_ms - start_ms) // 1000 * 1000)
 
     def _next_version(self) -> int:
-        """Grows from put to put and from run to run, so that what arrives later counts, as it does in the back-test."""
+        """A version that grows from put to put and run to run, so that later records replace earlier ones, as in a back-test."""
         self._version = max(self._version + 1, time.time_ns() // 1_000_000)
         return self._version
 
@@ -115,7 +117,7 @@ class _ReplaySender:
         return copy
 
     def _bound(self, record: _Reporter) -> _Reporter:
-        """A record whose reports this player may send, where the scenario says no other vendor."""
+        """A versioned copy of a record, bound to this vendor unless the scenario names another vendor."""
         copy = self._versioned(record)
         copy.vendor_id = record.vendor_id or VENDOR_ID
         return copy
@@ -155,7 +157,7 @@ class _ReplaySender:
             await call(self._clients.registry.PutOrder, registry_pb2.PutOrderRequest(order=shifted), self._npa)
 
     async def send(self, lines: Sequence[ReportLine], progress: Callable[[int], None]) -> None:
-        """Sends each line when it is due; what is due together goes together, all in the order of the file."""
+        """Sends each line when it is due, in the order of the file. Reports that are due together go in one batch."""
         clock = self._clients.clock
         due: list[ReportLine] = []
         due_ms = 0
@@ -170,7 +172,7 @@ class _ReplaySender:
                 await self._flush(due)
                 await self._put(line.what)
                 continue
-            # In a batch, positions come before events: one that follows an event has to go with the next batch.
+            # In a batch, positions come before events, so a position after an event has to go with the next batch.
             if due and isinstance(due[-1].what, ingest_pb2.EquipmentEvent):
                 await self._flush(due)
             due.append(line)
@@ -199,7 +201,7 @@ class _ReplaySender:
     def _shifted(self, what: Any) -> Report:
         copy: Report = type(what)()
         copy.MergeFrom(what)
-        # A device's report counts once for ever, so those of another run need ids of their own.
+        # Ingest counts a report id of a device once forever, so each run needs new ids.
         copy.report_id = hash_id("report", self.shift_ms, what.device_id, what.report_id)
         moment = copy.fix_time if isinstance(copy, ingest_pb2.Position) else copy.event_time
         moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))
@@ -207,27 +209,27 @@ class _ReplaySender:
 
 
 def _expected_matches(scenario: Scenario) -> set[str]:
-    """Orders whose respondent is a wearer of the scenario."""
+    """Ids of the orders whose respondent is a wearer of the scenario."""
     wearers = {wearer.national_id.replace("-", "") for wearer in scenario.wearers}
     return {order.order_id for order in scenario.orders if order.respondent.national_id.replace("-", "") in wearers}
 
 
 async def _match_ms(matches: Sequence[Matches], sender: _ReplaySender, order_ids: set[str]) -> float | None:
-    """The longest time from an order's way to the registry until both agencies had seen its match, wall time."""
+    """Longest time from putting an order until both agencies had seen its match, milliseconds of wall time."""
     waits = [
         (await match.until("a match", lambda match=match, order_id=order_id: match.seen_wall_us.get(order_id)))  # type: ignore[misc]
         - sender.put_wall_us[order_id]
         for match in matches
         for order_id in order_ids
     ]
-    # An order that was matched in an earlier run was seen before it was put again.
+    # An order that an earlier run matched was seen before this run put it, so its wait is negative.
     return max(*waits, 0) / 1000 if waits else None
 
 
 async def _settle(
     clients: Clients, alerts: Alerts, order_ids: set[str], since_ms: int
 ) -> list[outcome.IncidentOutcome]:
-    """The incidents, once no more alerts come and both legs of each are acknowledged."""
+    """The incidents, once no more alerts come and both agencies have acknowledged each incident that demands a response."""
     deadline = time.monotonic() + PATIENCE_S
     seen, quiet_since = -1, time.monotonic()
     while True:
@@ -235,14 +237,14 @@ async def _settle(
             seen, quiet_since = len(alerts.seen), time.monotonic()
         if time.monotonic() - quiet_since >= QUIET_S:
             incidents = await outcome.read(clients, order_ids, since_ms)
-            told = {incident.incident_id for incident in incidents if incident.responds}
+            responding = {incident.incident_id for incident in incidents if incident.responds}
             demanded = {
-                one.alert.incident_id
-                for one in alerts.seen
-                if one.alert.demand == geometry_pb2.Demand.RESPOND
-                and times.from_timestamp(one.alert.decided_at) >= since_ms
+                message.alert.incident_id
+                for message in alerts.seen
+                if message.alert.demand == geometry_pb2.Demand.RESPOND
+                and times.from_timestamp(message.alert.decided_at) >= since_ms
             }
-            if demanded <= told and all(incident.answered for incident in incidents if incident.responds):
+            if demanded <= responding and all(incident.answered for incident in incidents if incident.responds):
                 return incidents
         if time.monotonic() > deadline:
             raise CommandFailed(f"waited {PATIENCE_S:.0f} s for both legs of every incident to be acknowledged")
@@ -250,7 +252,7 @@ async def _settle(
 
 
 def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict[str, Any]:
-    """An alert as a line of the back-test has it."""
+    """The JSON object of an alert, in the form of a back-test's output line."""
     alert, measure = message.alert, message.measure
     measured = message.HasField("measure")
 
@@ -273,7 +275,7 @@ def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict
         "late": alert.late,
     }
     if alert.kind in (alert_pb2.AlertKind.RING_CLEARED, alert_pb2.AlertKind.ACCOUNT_AMENDED):
-        line["inside"] = [[moment(getattr(one, "from")), moment(one.to)] for one in measure.inside]
+        line["inside"] = [[moment(getattr(interval, "from")), moment(interval.to)] for interval in measure.inside]
         line["min_distance_m"] = measure.min_distance_m if measured else None
     if alert.amends:
         line["amends"] = alert.amends

@@ -1,4 +1,4 @@
-"""Settings of the decision as a TOML file with the fields of `Rules`, for back-tests."""
+"""Read the decision rules of a back-test from a TOML file with the fields of `Rules`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UINT32_MAX = (1 << 32) - 1
 
 
 def load(path: Path) -> log_pb2.Rules:
-    """Reads and checks settings, by the same bounds as the mesh. Raises FileError with line and field."""
+    """Reads rules and checks them by the same bounds as the mesh. Raises FileError with line and field."""
     try:
         text = path.read_text("utf-8")
         content = tomllib.loads(text)
@@ -30,12 +30,12 @@ def load(path: Path) -> log_pb2.Rules:
     known = rules.DESCRIPTOR.fields_by_name
     for name, value in content.items():
         if name not in known:
-            raise FileError(path, _line_of(text, name), name, f"is no setting; those are {', '.join(known)}")
+            raise FileError(path, _line_of(text, name), name, f"isn't a setting; known settings: {', '.join(known)}")
         if known[name].type == known[name].TYPE_STRING:
             if not isinstance(value, str):
-                raise FileError(path, _line_of(text, name), name, "must be a text")
+                raise FileError(path, _line_of(text, name), name, 'must be a text (example: "night")')
         elif type(value) is not int or not 0 <= value <= _UINT32_MAX:
-            raise FileError(path, _line_of(text, name), name, "must be a whole number, not negative")
+            raise FileError(path, _line_of(text, name), name, "must be a whole number, 0 or more (example: 60)")
         setattr(rules, name, value)
     try:
         translate.check_rules("", rules)
@@ -45,7 +45,7 @@ def load(path: Path) -> log_pb2.Rules:
 
 
 def _line_of(text: str, name: str) -> int | None:
-    """Where a setting stands; None where it can't be told, as of one that is missing."""
+    """Line number of a setting; None if it isn't found, as for a missing setting."""
     for number, line in enumerate(text.split("\n"), 1):
         if re.match(rf"""\s*\[*\s*["']?{re.escape(name)}\b""", line):
             return number

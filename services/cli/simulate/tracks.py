@@ -1,4 +1,4 @@
-"""A device's track from a file, GPX, CSV or NDJSON: what each line becomes as a report, or what is wrong with it."""
+"""Read a device's track from a GPX, CSV or NDJSON file: each line becomes a report, or a fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from services.ingest.translate import parse_equipment, parse_position
 from tandem.ingest.v1 import ingest_pb2
 
 INTERVAL_S = 15
-"""Between two positions of a track that has no times: how often a tag reports in pursuit."""
+"""Interval between positions of a track without times, seconds: the interval at which a tag reports in pursuit."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = {
     "fix_time": ("time", "timestamp", "fix_time", "epoch_s"),
@@ -33,31 +33,31 @@ _COLUMNS = {
     "lon_deg": ("lon", "lng", "longitude", "lon_deg"),
     "accuracy_m": ("accuracy", "accuracy_m"),
 }
-"""Names that a column may have, by the field that it fills."""
+"""Accepted column names, in lower case, by the field that the column fills."""
 
 
 @dataclass(slots=True)
 class ReportedTrack:
-    """What a file says of one device, in its order and with its times."""
+    """Reports of one device from a file, in the order of the file and with its times."""
 
     reports: list[Report] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     timed: bool = True
-    """The times are the file's own."""
+    """Whether the times are from the file; otherwise they are INTERVAL_S apart."""
     others: int = 0
-    """Lines that are of other devices, and left out."""
+    """Number of lines left out, as they belong to other devices."""
 
 
 def time_ms(report: Report) -> int:
-    """When it was, by the device, milliseconds since 1970 UTC."""
+    """Device time of a report, milliseconds since 1970 UTC."""
     return times.from_timestamp(report.fix_time if isinstance(report, ingest_pb2.Position) else report.event_time)
 
 
 def read(path: Path, device_id: str, accuracy_m: float) -> ReportedTrack:
-    """The track in a file, whose kind its name tells; positions that don't say how accurate they are take `accuracy_m`.
+    """Reads the track of a device; the file's suffix tells its format. `accuracy_m` applies to positions without an accuracy.
 
-    A report's id is the file's, or a hash of the file's content and the number of the line. Raises CommandFailed where the
-    file can't be read, or nothing is in it.
+    A report without an id gets a hash of the file's content and the line number. Raises CommandFailed if the file can't be read or
+    holds no report of the device.
     """
     readers: dict[str, Callable[[_File], ReportedTrack]] = {".gpx": _gpx, ".csv": _csv, ".ndjson": _ndjson}
     reader = readers.get(path.suffix.lower())
@@ -71,7 +71,7 @@ def read(path: Path, device_id: str, accuracy_m: float) -> ReportedTrack:
         raise CommandFailed(str(error), MISUSED) from None
     if not track.reports and not track.faults:
         of_it = f" of {device_id}" if track.others else ""
-        raise CommandFailed(f"{path}: nothing{of_it} is in it", MISUSED)
+        raise CommandFailed(f"{path}: holds no report{of_it}", MISUSED)
     return track
 
 
@@ -84,11 +84,11 @@ class _File:
     accuracy_m: float
 
     def report_id(self, number: int) -> str:
-        """The id of the report in a line."""
+        """The report id of a line without one."""
         return hash_id("report", self.digest, number)
 
     def position(self, number: int, moment_ms: int, lat_deg: float, lon_deg: float, accuracy_m: float) -> Report:
-        """The position in a line. Raises InvalidField."""
+        """The checked position of a line. Raises InvalidField."""
         position = ingest_pb2.Position(
             device_id=self.device_id,
             report_id=self.report_id(number),
@@ -114,7 +114,7 @@ def _gpx(file: _File) -> ReportedTrack:
     for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):
         try:
             if track.timed and moment is None:
-                raise InvalidField("time", "is missing, or is no time")
+                raise InvalidField("time", "is missing, or isn't a time (example: 2026-07-06T00:00:00Z)")
             moment_ms = _since_1970(moment) if moment else number * INTERVAL_S * 1000
             track.reports.append(file.position(number, moment_ms, lat_deg, lon_deg, file.accuracy_m))
         except InvalidField as error:
@@ -123,7 +123,7 @@ def _gpx(file: _File) -> ReportedTrack:
 
 
 def _points(content: GPX) -> Iterator[tuple[datetime | None, float, float]]:
-    """Those of the tracks; where there is none, those of the routes."""
+    """The points of all tracks; if there are none, those of all routes."""
     recorded: list[GPXTrackPoint | GPXRoutePoint] = [
         point for track in content.tracks for segment in track.segments for point in segment.points
     ]
@@ -132,7 +132,7 @@ def _points(content: GPX) -> Iterator[tuple[datetime | None, float, float]]:
 
 
 def _since_1970(moment: datetime) -> int:
-    # GPX times are UTC, whether or not they say so.
+    # GPX times are UTC even without an offset.
     delta = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
     return (delta.days * 86400 + delta.seconds) * 1000 + delta.microseconds // 1000
 
@@ -169,18 +169,18 @@ def _cells(line: str) -> list[str]:
 
 
 def _columns(path: Path, number: int, header: list[str]) -> dict[str, int]:
-    """By field: the index of the column that fills it."""
-    found = {}
+    """Index of the column that fills each field."""
+    indices = {}
     for name, known in _COLUMNS.items():
         fitting = [i for i, column in enumerate(header) if column.lower() in known]
         if len(fitting) > 1:
             twice = " and ".join(header[i] for i in fitting)
-            raise FileError(path, number, "", f"{twice} are columns for the same thing")
+            raise FileError(path, number, "", f"the columns {twice} fill the same field; keep one of them")
         if fitting:
-            found[name] = fitting[0]
+            indices[name] = fitting[0]
         elif name != "accuracy_m":
             raise FileError(path, number, "", f"must name the columns; one of {', '.join(known)} is missing")
-    return found
+    return indices
 
 
 def _row(file: _File, number: int, row: Mapping[str, str]) -> Report:
@@ -204,7 +204,8 @@ def _moment_ms(text: str) -> int:
             return times.from_rfc3339(text)
         except ValueError:
             raise InvalidField(
-                "fix_time", "must be ISO 8601 with its offset, such as Z, or seconds since 1970 UTC"
+                "fix_time",
+                "must be ISO 8601 with an offset, or seconds since 1970 UTC (examples: 2026-07-06T09:00:00+09:00, 1783296000)",
             ) from None
     if not math.isfinite(seconds) or not times.MIN_MS <= seconds * 1000 <= times.MAX_MS:
         raise InvalidField("fix_time", "must be between the years 1 and 9999, in seconds since 1970 UTC")

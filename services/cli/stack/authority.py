@@ -1,6 +1,6 @@
 """A certificate authority for development and exercises, and the X.509 SVIDs that it issues (SPIFFE X.509-SVID 1.0).
 
-An authority in earnest is each agency's own, or cert-manager's: see docs/kubernetes.md and docs/partners.md.
+In production each agency runs its own authority, or cert-manager does: see docs/kubernetes.md and docs/partners.md.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from services.common.rpc.certificates import AUTHORITY, Files, files_of
 AUTHORITY_KEY = "ca.key"
 AUTHORITY_LIFETIME = timedelta(days=365)
 NOBODYS = "invalid"
-"""A domain that nobody has (RFC 2606): where it alone is permitted, no name of its kind is."""
+"""A domain that nobody can own (RFC 2606). If it is the only permitted name of a kind, no name of that kind is permitted."""
 SKEW = timedelta(minutes=5)
-"""A new certificate counts a little earlier, for clocks that are behind."""
+"""A new certificate is valid this long before its issue, for clocks that are behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,17 @@ class Identity:
 
 
 class Authority:
-    """Issues certificates."""
+    """A certificate authority with its private key."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, cert: x509.Certificate) -> None:
         self._key, self._cert = key, cert
 
     @classmethod
     def made(cls, name: str, domains: Sequence[str] = ()) -> Self:
-        """A new one. With `domains` it may only vouch for SPIFFE ids of these trust domains, such as moj, and for no name of any other
-        kind: nats-server takes a DNS name for a user, too."""
+        """Creates an authority. `domains` restricts it to SPIFFE ids of these trust domains, such as moj, and to no other names.
+
+        Other kinds of names are excluded because nats-server maps a DNS name to a user, too.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = _usage(digital_signature=False, signs=True)
@@ -55,36 +57,41 @@ class Authority:
         if domains:
             permitted: list[x509.GeneralName] = [x509.UniformResourceIdentifier(domain) for domain in domains]
             permitted += [x509.DNSName(NOBODYS), x509.RFC822Name(NOBODYS)]
-            excluded = [x509.IPAddress(ip_network(one)) for one in ("0.0.0.0/0", "::/0")]
+            excluded = [x509.IPAddress(ip_network(network)) for network in ("0.0.0.0/0", "::/0")]
             builder = builder.add_extension(x509.NameConstraints(permitted, excluded), critical=True)
         return cls(key, builder.sign(key, hashes.SHA256()))
 
     @classmethod
     def opened(cls, folder: Path) -> Self:
-        """The one in this folder, made at the first time."""
+        """Opens the authority in a folder, and creates it the first time."""
         if not (folder / AUTHORITY_KEY).exists():
             folder.mkdir(parents=True, exist_ok=True)
-            one = cls.made("Tandem development")
-            (folder / AUTHORITY).write_bytes(one.cert)
-            write_private(folder / AUTHORITY_KEY, _pem_of_key(one._key).decode())
+            created = cls.made("Tandem development")
+            (folder / AUTHORITY).write_bytes(created.cert)
+            write_private(folder / AUTHORITY_KEY, _pem_of_key(created._key).decode())
         key = serialization.load_pem_private_key((folder / AUTHORITY_KEY).read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError(f"{folder / AUTHORITY_KEY} isn't a key that was made here")
+            raise ValueError(
+                f"{folder / AUTHORITY_KEY} isn't an elliptic-curve key; `tandem certs` creates one if it is absent"
+            )
         return cls(key, x509.load_pem_x509_certificate((folder / AUTHORITY).read_bytes()))
 
     @property
     def cert(self) -> bytes:
-        """Its own certificate, PEM."""
+        """The authority's own certificate, PEM."""
         return self._cert.public_bytes(serialization.Encoding.PEM)
 
     def issue(
         self, spiffe_ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta, since: datetime | None = None
     ) -> Identity:
-        """A certificate for server and client, from `since` (now) on; `hosts` are DNS names and addresses that it serves under."""
+        """Issues a certificate for server and client, valid from `since` (default: now).
+
+        `hosts` are the DNS names and addresses under which the holder serves.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id) for spiffe_id in spiffe_ids]
         names += [_host(host) for host in hosts]
-        # A SPIFFE id is the whole name; a subject beside it would be a second one.
+        # The SPIFFE id is the only name; a subject would be a second one.
         builder = _builder(x509.Name([]), self._cert.subject, key, lifetime, since or datetime.now(UTC))
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(digital_signature=True, signs=False), critical=True)
@@ -98,7 +105,7 @@ class Authority:
 
 
 def write(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -> Files:
-    """Puts an identity's files into place; `trusted` are the authorities that it is to believe, PEM."""
+    """Writes an identity's key, certificate and trusted authorities (`trusted`, PEM) into the folder of its SPIFFE id."""
     files = files_of(folder, spiffe_id)
     files.cert.parent.mkdir(parents=True, exist_ok=True)
     write_private(files.authority, trusted.decode())

@@ -1,7 +1,7 @@
-"""The process that outlives `tandem up` by a moment: when `up` dies, however it dies, its children are killed.
+"""Child guard: a process that kills the children of `tandem up` when `up` dies, however it dies.
 
-It reads lines from its standard input: `+<pid>` when a child starts, `-<pid>` when it has ended. The pipe's other end
-is open in `up` alone, so the end of the input is the end of `up`. It works alike on every POSIX system.
+It reads lines from its standard input: `+<pid>` when a child starts, `-<pid>` when a child has ended. Only `up` holds the other end
+of the pipe, so the input ends when `up` dies. It works on every POSIX system.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import suppress
 
 
 def main() -> None:
-    """Keeps the list until the input ends, then kills what is left on it."""
+    """Tracks the running children until the input ends, then kills the remaining ones."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     alive: set[int] = set()

@@ -1,4 +1,4 @@
-"""A running mesh as the commands see it: `mesh.json`, which `tandem up` keeps current, and clients for its services."""
+"""Connect to a running mesh: reads `mesh.json`, which `tandem up` keeps current, and opens clients for its services."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ _LOCK = "lock"
 _LOCK_PATIENCE_S = 0.5
 
 OPERATOR = "spiffe://tandem/operator/demo"
-"""Who a command is where a call names nobody else."""
+"""Default caller of commands."""
 
 Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MeshConnection:
-    """A running mesh."""
+    """Addresses, keys and processes of a running mesh."""
 
     addresses: Mapping[str, str]
-    """host:port of each service process, by its name."""
+    """host:port of each service process, by process name."""
     pids: Mapping[str, int]
-    """Process id of each, and of `nats` where `up` started it."""
+    """Process id of each service process, and of `nats` if `up` started it."""
     dev_secret: str
-    """Key of the development tokens."""
+    """Key that signs development tokens."""
     clock: MeshClock
     nats: NatsServer
     partitions: int
     certificates: Path | None
-    """Folder of everybody's certificates, where they prove callers and not tokens."""
+    """Folder of all certificates; None if callers authenticate by development tokens."""
     console_url: str
-    """Where a browser finds the pages; empty where there are none."""
+    """URL of the console for a browser; empty if there is no console."""
 
     def save(self, folder: Path) -> None:
-        """Writes mesh.json whole, readable by its owner alone."""
+        """Writes mesh.json atomically, readable by its owner only."""
         content = {
             "addresses": dict(self.addresses),
             "pids": dict(self.pids),
@@ -79,7 +79,7 @@ class MeshConnection:
 
 
 def load(folder: Path) -> MeshConnection:
-    """The mesh that runs on `folder`. Raises CommandFailed where none does."""
+    """The mesh that runs on `folder`. Raises CommandFailed if none runs there."""
     missing = CommandFailed(f"no mesh runs on {folder}: start one with `tandem up`", MISUSED)
     try:
         content = json.loads((folder / _FILE).read_text())
@@ -107,10 +107,7 @@ def load(folder: Path) -> MeshConnection:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the folder for one mesh, and takes mesh.json away at both ends.
-
-    Raises CommandFailed while another mesh holds it.
-    """
+    """Locks the folder for one mesh, and removes mesh.json at the start and the end. Raises CommandFailed if it is locked."""
     folder.mkdir(parents=True, exist_ok=True)
     give_up_at = time.monotonic() + _LOCK_PATIENCE_S
     with (folder / _LOCK).open("w") as lock:
@@ -119,7 +116,7 @@ def locked(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                # Commands that look whether a mesh runs hold it for an instant.
+                # Commands that check whether a mesh runs hold the lock for an instant.
                 if time.monotonic() > give_up_at:
                     raise CommandFailed(f"a mesh runs on {folder} already", MISUSED) from None
                 time.sleep(0.05)
@@ -143,7 +140,7 @@ def _is_locked(folder: Path) -> bool:
 
 
 class Clients:
-    """Stubs of all services of a mesh, and the tokens to call them with."""
+    """gRPC stubs of all services of a mesh, and the identities to call them with."""
 
     def __init__(
         self,
@@ -166,22 +163,22 @@ class Clients:
         self.traces = traces
         self.ingest = ingest
         self.geofence = geofence
-        """Any evaluator that answers."""
+        """Stub of any evaluator that answers."""
         self.dispatch = dispatch
-        """By leg."""
+        """Stubs of the legs, by leg."""
 
     def identity(self, spiffe_id: str) -> Metadata:
-        """Call metadata of a caller."""
+        """Call metadata that authenticates a caller."""
         return identity(self.mesh, spiffe_id)
 
 
 def identity(mesh: MeshConnection, spiffe_id: str) -> Metadata:
-    """Call metadata of a caller."""
+    """Call metadata that authenticates a caller on a mesh."""
     return client.as_identity(spiffe_id) if mesh.certificates else server.bearer(spiffe_id, mesh.dev_secret)
 
 
 def channel(mesh: MeshConnection, *names: str) -> AbstractAsyncContextManager[grpc.aio.Channel]:
-    """A channel to whichever of these processes answers."""
+    """A gRPC channel to any of these processes that answers."""
     target = target_of([mesh.addresses[name] for name in names])
     if mesh.certificates:
         return client.channel(target, partial(_files, mesh.certificates), OPERATOR, "localhost")
@@ -189,9 +186,10 @@ def channel(mesh: MeshConnection, *names: str) -> AbstractAsyncContextManager[gr
 
 
 def target_of(addresses: Sequence[str]) -> str:
-    """The gRPC target of these `host:port`: literal addresses as they are, one name for gRPC to resolve again and again.
+    """The gRPC target of these `host:port` addresses.
 
-    gRPC resolves a single name only, so of several names each is resolved here, once. Raises CommandFailed where one can't be.
+    gRPC takes literal addresses as they are, and keeps resolving a single name. It can't resolve several names, so each is resolved
+    here once. Raises CommandFailed if a name can't be resolved.
     """
     distinct = tuple(dict.fromkeys(addresses))
     families = {_family_of(address) for address in distinct}
@@ -201,11 +199,11 @@ def target_of(addresses: Sequence[str]) -> str:
         return f"ipv6:{','.join(distinct)}"
     if len(distinct) == 1:
         return f"dns:///{distinct[0]}"
-    return target_of([found for address in distinct for found in _resolved(address)])
+    return target_of([resolved for address in distinct for resolved in _resolved(address)])
 
 
 def _family_of(address: str) -> int | None:
-    """4 or 6 for a literal IP address with a port, None for a name."""
+    """IP version of a literal `host:port` address, 4 or 6; None for a name."""
     try:
         return ip_address(address.rpartition(":")[0].strip("[]")).version
     except ValueError:
@@ -216,24 +214,24 @@ def _resolved(address: str) -> list[str]:
     """The IPv4 addresses of a `host:port`."""
     host, _, port = address.rpartition(":")
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, socket.AF_INET, socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host.strip("[]"), port, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
         raise CommandFailed(f"{host} isn't the name of a machine: {error}", FAILED) from None
-    return [f"{address[0]!s}:{address[1]!s}" for *_, address in found]
+    return [f"{address[0]!s}:{address[1]!s}" for *_, address in entries]
 
 
 def _files(folder: Path, spiffe_id: str) -> Files:
-    found = files_of(folder, spiffe_id)
-    if not found.cert.exists():
+    files = files_of(folder, spiffe_id)
+    if not files.cert.exists():
         raise CommandFailed(
-            f"{folder} has no certificate of {spiffe_id}: `tandem certs --dir {folder} {spiffe_id}`", MISUSED
+            f"{folder} has no certificate of {spiffe_id}: run `tandem certs --dir {folder} {spiffe_id}`", MISUSED
         )
-    return found
+    return files
 
 
 @asynccontextmanager
 async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
-    """Clients with open channels."""
+    """Opens clients for all services of a mesh."""
     async with AsyncExitStack() as stack:
 
         async def opened(*names: str) -> grpc.aio.Channel:

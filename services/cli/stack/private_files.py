@@ -1,4 +1,4 @@
-"""Files for their owner alone, put into place whole."""
+"""Write files atomically, readable by their owner only."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from services.common.storage import durable
 
 
 def write_private(path: Path, text: str) -> None:
-    """Puts a file into place whole, with mode 0600."""
+    """Writes a file atomically, with mode 0600."""
     durable.write(path, text.encode())

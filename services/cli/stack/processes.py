@@ -1,4 +1,4 @@
-"""The processes of a development mesh: the one table of what `tandem up` starts, and where each listens."""
+"""Table of the processes that `tandem up` starts, with their ports and settings."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ NATS_MONITOR_OFFSET = 23
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process of a service."""
+    """A process of a mesh, with its ports and settings."""
 
     name: str
     package: str
-    """It runs as `python -m services.<package>`."""
+    """Package that it runs, as `python -m services.<package>`."""
     nats_user: str
-    """Its user on the NATS server; empty where it needs none."""
+    """Its user on the NATS server; empty if it doesn't use NATS."""
     offset: int
-    """Its port, counted from the mesh's base port."""
+    """Its port, as an offset from the mesh's base port."""
     arguments: tuple[str, ...] = ()
-    """Command line, after the package."""
+    """Command-line arguments after the package."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What sets it apart from its siblings."""
+    """Environment variables that differ between processes of one package."""
     more_ports: Mapping[str, int] = field(default_factory=dict)
-    """Its other ports by their settings, counted likewise."""
+    """Offsets of its other ports, by the environment variable that sets them."""
 
 
 SERVICES = (
@@ -82,7 +82,7 @@ SERVICES = (
 )
 
 CONSOLE = Service("console", "console", "", 8, more_ports={"TANDEM_METRICS_PORT": 48})
-"""The pages, by HTTP: a client of all the others."""
+"""The console: serves pages by HTTP, and is a client of all other services."""
 
 _OFFSETS = (
     *(offset for service in (*SERVICES, CONSOLE) for offset in (service.offset, *service.more_ports.values())),
@@ -92,12 +92,12 @@ _OFFSETS = (
 
 
 def addresses(base_port: int) -> dict[str, str]:
-    """Address of each service of a mesh."""
+    """host:port of each service of a mesh, by process name."""
     return {service.name: f"127.0.0.1:{base_port + service.offset}" for service in SERVICES}
 
 
 def other_addresses(services: Iterable[Service], base_port: int) -> dict[str, str]:
-    """Address of each further port of these services, by what it is for."""
+    """URL of each further port of these services, by process name and purpose."""
     names = {"TANDEM_HTTP_PORT": "phones", "TANDEM_METRICS_PORT": "metrics"}
     return {
         f"{service.name}: {names[setting]}": f"http://127.0.0.1:{base_port + offset}"
@@ -107,22 +107,22 @@ def other_addresses(services: Iterable[Service], base_port: int) -> dict[str, st
 
 
 def console_url(base_port: int, tls: bool) -> str:
-    """Address of the pages."""
+    """URL of the console."""
     return f"{'https' if tls else 'http'}://127.0.0.1:{base_port + CONSOLE.offset}"
 
 
 def warning_key(folder: Path) -> Path:
-    """The warning leg's private key."""
+    """Path of the warning leg's private key."""
     return folder / "data" / "dispatch-warning" / "warning.key"
 
 
 def state_key(folder: Path) -> Path:
-    """The key of the evaluators' checkpoints and digests."""
+    """Path of the key for the evaluators' checkpoints and digests."""
     return folder / "state.key"
 
 
 def program(service: Service, folder: Path, base_port: int, given: Mapping[str, str]) -> Program:
-    """How to run a service; `given` are the settings that don't follow from the table."""
+    """The program of a service. `given` are environment variables that don't follow from the table."""
     settings = {
         "TANDEM_HOST": "127.0.0.1",
         **(_neighbours(base_port) if service.package == "dispatch" else {}),
@@ -141,24 +141,26 @@ def program(service: Service, folder: Path, base_port: int, given: Mapping[str, 
 
 
 def _neighbours(base_port: int) -> dict[str, str]:
-    """Where a leg finds those whom it asks where its targets are, and who commands the tags."""
-    found = addresses(base_port)
-    evaluators = ",".join(address for name, address in found.items() if name.startswith("geofence"))
-    return {"TANDEM_GEOFENCE": f"ipv4:{evaluators}", "TANDEM_INGEST": f"ipv4:{found['ingest']}"}
+    """Addresses for a leg: the evaluators, which know its targets' positions, and ingest, which commands the tags."""
+    address_of = addresses(base_port)
+    evaluators = ",".join(address for name, address in address_of.items() if name.startswith("geofence"))
+    return {"TANDEM_GEOFENCE": f"ipv4:{evaluators}", "TANDEM_INGEST": f"ipv4:{address_of['ingest']}"}
 
 
 def _all(base_port: int) -> dict[str, str]:
-    """Where the console finds those whom it asks."""
-    found = addresses(base_port)
-    legs = {f"TANDEM_DISPATCH_{leg.upper()}": f"ipv4:{found[f'dispatch-{leg}']}" for leg in ("probation", "police")}
-    return {**_neighbours(base_port), "TANDEM_REGISTRY": f"ipv4:{found['registry']}", **legs}
+    """Addresses of all services that the console calls."""
+    address_of = addresses(base_port)
+    legs = {
+        f"TANDEM_DISPATCH_{leg.upper()}": f"ipv4:{address_of[f'dispatch-{leg}']}" for leg in ("probation", "police")
+    }
+    return {**_neighbours(base_port), "TANDEM_REGISTRY": f"ipv4:{address_of['registry']}", **legs}
 
 
 def used_port(base_port: int) -> int | None:
-    """The first port of the mesh that somebody else uses, or None."""
+    """The first port of the mesh that is in use, or None."""
     for offset in _OFFSETS:
         with socket.socket() as probe:
-            # Like the services do: a port whose last connections are still closing counts as free.
+            # As for the services, a port whose last connections are still closing counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", base_port + offset))
@@ -168,10 +170,9 @@ def used_port(base_port: int) -> int | None:
 
 
 def free_base_port() -> int:
-    """A base port with all ports of a mesh free.
+    """A base port such that all ports of a mesh are free.
 
-    It lies below the ports that outgoing connections take, so that none of them occupies the port of a service that is
-    being started again.
+    It lies below the range of ephemeral ports, so that no outgoing connection occupies the port of a service during its restart.
     """
     while True:
         base_port = 15_000 + 100 * secrets.randbelow(150)

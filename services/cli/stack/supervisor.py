@@ -1,4 +1,4 @@
-"""Processes that are started again when they die or stand still, and that never outlive the one who started them."""
+"""Supervise child processes: restart them when they die or hang, and never let them outlive the supervisor."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from services.common.observability.telemetry import logger
 FIRST_DELAY_S = 0.1
 LAST_DELAY_S = 2.0
 HEALTHY_AFTER_S = 10.0
-"""A process that ran for so long starts again without delay when it dies."""
+"""After this uptime, seconds, the restart delay of a process is back at its minimum."""
 STOP_S = 8.0
-"""What a process gets to end by itself after SIGTERM; the services' own grace is shorter."""
+"""Time for a process to end after SIGTERM before it is killed, seconds; the services' own grace period is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A process to be kept running."""
+    """A process to keep running."""
 
     name: str
     command: tuple[str, ...]
@@ -35,34 +35,34 @@ class Program:
     log: Path
     """File to which its output is appended."""
     beats: bool = False
-    """It writes heartbeats, see services/common/observability/heartbeat.py, and is killed when they cease."""
+    """Whether it writes heartbeats (services/common/observability/heartbeat.py), and is killed when they cease."""
 
 
-class Guardian:
-    """Tells the guardian process which children live."""
+class ChildGuard:
+    """Reports the running children to the child guard process, see child_guard.py."""
 
     def __init__(self) -> None:
         self._alive: set[int] = set()
         self._pipe: int | None = None
 
     def started(self, pid: int) -> None:
-        """A child runs."""
+        """Reports a started child."""
         self._alive.add(pid)
-        self._tell(f"+{pid}\n")
+        self._report(f"+{pid}\n")
 
     def ended(self, pid: int) -> None:
-        """A child has ended and was waited for."""
+        """Reports a child that has ended and was waited for."""
         self._alive.discard(pid)
-        self._tell(f"-{pid}\n")
+        self._report(f"-{pid}\n")
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         if self._pipe is None:
             return
-        with suppress(BrokenPipeError):  # it died; the next one gets the whole list
+        with suppress(BrokenPipeError):  # the guard process died; its successor gets the whole list
             os.write(self._pipe, line.encode())
 
     async def keep(self) -> None:
-        """Runs the guardian process and starts another if it dies."""
+        """Runs the child guard process until cancelled, and starts another if it dies."""
         while True:
             reading, writing = os.pipe()
             try:
@@ -73,63 +73,63 @@ class Guardian:
                 os.close(reading)
             self._pipe = writing
             for pid in self._alive:
-                self._tell(f"+{pid}\n")
+                self._report(f"+{pid}\n")
             try:
                 await process.wait()
             finally:
                 self._pipe = None
-                os.close(writing)  # the end of its input is its end
+                os.close(writing)  # the guard process ends with its input
                 await process.wait()
             await asyncio.sleep(FIRST_DELAY_S)
 
 
 @asynccontextmanager
-async def child_guard() -> AsyncIterator[Guardian]:
-    """A running guardian; at the end of the block it ends too, and kills whatever child is left."""
-    guardian = Guardian()
-    keeper = asyncio.create_task(guardian.keep())
+async def child_guard() -> AsyncIterator[ChildGuard]:
+    """Runs a child guard during the block. At its end, the guard kills the remaining children and ends."""
+    guard = ChildGuard()
+    task = asyncio.create_task(guard.keep())
     try:
-        yield guardian
+        yield guard
     finally:
-        keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class Supervisor:
     """Keeps programs running until it is stopped."""
 
-    def __init__(self, child_guard: Guardian, say: Callable[[str], None]) -> None:
+    def __init__(self, child_guard: ChildGuard, say: Callable[[str], None]) -> None:
         self._child_guard = child_guard
         self._say = say
         self._stopping = asyncio.Event()
-        self._keepers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self.pids: dict[str, int] = {}
-        """Process id of each program that runs now."""
+        """Process ids of the running programs, by name."""
         self.on_change: Callable[[], None] = lambda: None
-        """Called when `pids` has changed."""
+        """Callback after each change of `pids`."""
 
     def start(self, program: Program) -> None:
-        """Starts a program and keeps it running."""
-        self._keepers.append(asyncio.create_task(self._keep(program), name=program.name))
+        """Starts a program, and restarts it whenever it ends."""
+        self._tasks.append(asyncio.create_task(self._keep(program), name=program.name))
 
     async def restart(self, name: str) -> None:
-        """Asks a program to end, kills it if it hasn't after 8 s, and returns when it has; its keeper starts it again."""
+        """Restarts a program: sends SIGTERM, and SIGKILL after 8 s. Returns once the old process has ended."""
         process = self._processes.get(name)
         if process is not None:
             await _end(process)
 
     def kill(self, name: str) -> None:
-        """Kills a program that doesn't answer; its keeper starts it again."""
+        """Kills a hanging program with SIGKILL; it is then restarted."""
         process = self._processes.get(name)
         if process is not None:
-            with suppress(ProcessLookupError):  # it ended by itself meanwhile
+            with suppress(ProcessLookupError):  # the process has ended already
                 process.kill()
 
     async def stop(self) -> None:
-        """Asks all programs to end, kills what hasn't after 8 s, and returns when none is left."""
+        """Stops all programs: sends SIGTERM, and SIGKILL after 8 s. Returns once all have ended."""
         self._stopping.set()
-        for outcome in await asyncio.gather(*self._keepers, return_exceptions=True):
+        for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
             if isinstance(outcome, Exception):
                 raise outcome
 
@@ -141,20 +141,20 @@ class Supervisor:
                 outcome = await self._run_once(program)
             except (
                 OSError
-            ) as error:  # a full disk: its log or mesh.json can't be written; it must run again all the same
+            ) as error:  # a full disk: the log or mesh.json can't be written, yet the program must be restarted
                 outcome = f"{type(error).__name__} {error.errno}"
             if self._stopping.is_set():
                 return
             if time.monotonic() - began >= HEALTHY_AFTER_S:
                 delay = FIRST_DELAY_S
-            self._say(f"{program.name} ended by {outcome}; starting it again")
+            self._say(f"{program.name} ended by {outcome}; restarting it")
             try:
                 await asyncio.wait_for(self._stopping.wait(), timeout=delay)
             except TimeoutError:
                 delay = min(2 * delay, LAST_DELAY_S)
 
-    def _tell(self) -> None:
-        """Tells of a change of pids; that it can't be written down ends no program."""
+    def _notify_change(self) -> None:
+        """Calls `on_change`. A failure to write the list of processes doesn't end a program."""
         try:
             self.on_change()
         except OSError as error:
@@ -174,7 +174,7 @@ class Supervisor:
                     stderr=log,
                     env={**program.environment, **({heartbeat.PIPE: str(beats.writing)} if beats else {})},
                     pass_fds=(beats.writing,) if beats else (),
-                    start_new_session=True,  # Ctrl-C goes to `up` alone, which stops them in their order
+                    start_new_session=True,  # Ctrl-C must reach `up` only, which stops the programs in order
                 )
             finally:
                 if beats:
@@ -185,7 +185,7 @@ class Supervisor:
         self._child_guard.started(process.pid)
         self._processes[program.name] = process
         self.pids[program.name] = process.pid
-        self._tell()
+        self._notify_change()
         ended = asyncio.create_task(process.wait())
         stop = asyncio.create_task(self._stopping.wait())
         watch = asyncio.create_task(self._kill_when_silent(program.name, process.pid, beats)) if beats else None
@@ -198,18 +198,18 @@ class Supervisor:
             watch.cancel()
         self._child_guard.ended(process.pid)
         del self.pids[program.name], self._processes[program.name]
-        self._tell()
+        self._notify_change()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
     async def _kill_when_silent(self, name: str, pid: int, beats: Beats) -> None:
         silent_s = await until_dead(pid, beats.silence)
         logger().error("process_silent", name=name, pid=pid, silent_s=round(silent_s, 1))
-        self._say(f"{name} has given no sign of life for {silent_s:.0f} s; killing it")
+        self._say(f"{name} has sent no heartbeat for {silent_s:.0f} s; killing it")
         self.kill(name)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):  # it ended by itself meanwhile
+    with suppress(ProcessLookupError):  # the process has ended already
         process.terminate()
         try:
             async with asyncio.timeout(STOP_S):
@@ -220,10 +220,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 @asynccontextmanager
-async def supervisor(child_guard: Guardian, say: Callable[[str], None]) -> AsyncIterator[Supervisor]:
-    """A supervisor whose programs are stopped at the end of the block."""
-    one = Supervisor(child_guard, say)
+async def supervisor(child_guard: ChildGuard, say: Callable[[str], None]) -> AsyncIterator[Supervisor]:
+    """Runs a supervisor during the block, and stops its programs at the end."""
+    running = Supervisor(child_guard, say)
     try:
-        yield one
+        yield running
     finally:
-        await one.stop()
+        await running.stop()

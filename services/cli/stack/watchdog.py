@@ -1,9 +1,8 @@
-"""The watchdog over `tandem up`'s own nats-server: one that stores nothing is started again.
+"""Watchdog of the nats-server of `tandem up`: restarts a server that stores nothing.
 
-A stream whose write failed once, as on a full disk, takes nothing more until the server is started anew, though space is back and
-other streams go on (nats-server 2.14 and later). The server's monitor names such streams. What it doesn't name, such as a disk that
-hangs, shows in a probe that nobody answers. A server that greets no connection, such as a stopped process, is killed at once: it has
-nothing in hand that it could bring to an end.
+After a failed write, as on a full disk, a stream accepts nothing until the server restarts, even if space is back and other streams
+work (nats-server 2.14 and later). The server's monitor names such streams. Other faults, such as a hanging disk, leave a probe
+unanswered. A server that greets no connection, such as a stopped process, is killed at once, as it can't finish anything.
 """
 
 from __future__ import annotations
@@ -30,88 +29,89 @@ from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError, StoreFull
 
-EVERY_S = 1.0
+CHECK_INTERVAL_S = 1.0
 STUCK_AFTER_S = 10.0
-"""How long probes go unanswered before the server counts as stuck. A failed write is final and needs no patience."""
+"""The server is stuck after unanswered probes for this long, seconds. A failed write is final and counts at once."""
 RETRY_AFTER_S = 30.0
-"""From one restart to the next at least."""
-ROOM_BYTES = 16 << 20
-"""Free space from which a restart is of use: 2 minutes of the log at full load."""
+"""Minimum time between two restarts, seconds."""
+MIN_FREE_BYTES = 16 << 20
+"""Free disk space needed for a restart to help: 2 minutes of the log at full load."""
 MONITOR_TIMEOUT_S = 2.0
 _PROBE = bytes(4096)
 _WRITE_FAILED = "write error"
-"""How the monitor says that a stream takes nothing more; the server's version is pinned, and a test fills a disk."""
+"""Text by which the monitor marks a stream that accepts nothing. The server's version is pinned, and a test fills a disk."""
 
 
 class ServerCheck(NamedTuple):
-    """What one look at the server found."""
+    """Result of one check of the server."""
 
     pid: int | None
-    """Its process; None while it doesn't run, which is the supervisor's business."""
+    """Process id; None while the server doesn't run, which the supervisor handles."""
     connected: bool
     answered: bool
-    """A probe was stored, or refused for its quota."""
+    """Whether the probe was stored, or refused because of the quota."""
     failed: tuple[str, ...]
-    """Streams that take nothing more."""
-    limiter: bool
-    """The disk has space."""
+    """Streams that accept nothing since a failed write."""
+    has_space: bool
+    """Whether the disk has MIN_FREE_BYTES free."""
     began_s: float
+    """Start of the check, monotonic clock."""
     ended_s: float
-    """Times of a clock that only grows."""
+    """End of the check, monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchdogState:
-    """What is known of the server from the looks so far."""
+    """State of the watchdog after the checks so far."""
 
     pid: int | None = None
     unanswered_since_s: float = math.inf
-    """Since when probes of this process go unanswered."""
+    """Since when the probes of this process are unanswered, monotonic clock; infinite if they are answered."""
     stuck: bool = False
     restarted_s: float = -math.inf
-    """When it was last ended from here."""
+    """Time of the watchdog's last restart of the server, monotonic clock."""
 
 
 class Step(NamedTuple):
-    """What a look leads to."""
+    """Decision after a check."""
 
-    watched: WatchdogState
-    tell: bool
-    """The server is found stuck, for the first time since it worked."""
+    state: WatchdogState
+    notify: bool
+    """Whether the server has just become stuck."""
     restart: bool
 
 
-def judge(watched: WatchdogState, look: ServerCheck) -> Step:
-    """What follows from a look. Pure.
+def judge(state: WatchdogState, check: ServerCheck) -> Step:
+    """The decision after a check, and the next state. Pure.
 
-    Without a connection nothing begins to count: a server that starts may recover its store for minutes. What began with one goes on
-    counting, since a stopped process loses its connections after a while.
+    Unanswered probes begin to count only with a connection, as a starting server may recover its store for minutes. Once begun, they
+    count without a connection too, since a stopped process loses its connections after a while.
     """
-    if look.pid is None:
-        return Step(WatchdogState(restarted_s=watched.restarted_s), tell=False, restart=False)
-    if look.pid != watched.pid:
-        watched = WatchdogState(look.pid, restarted_s=watched.restarted_s)
-    since_s = watched.unanswered_since_s
-    if look.answered:
+    if check.pid is None:
+        return Step(WatchdogState(restarted_s=state.restarted_s), notify=False, restart=False)
+    if check.pid != state.pid:
+        state = WatchdogState(check.pid, restarted_s=state.restarted_s)
+    since_s = state.unanswered_since_s
+    if check.answered:
         since_s = math.inf
-    elif look.connected:
-        since_s = min(since_s, look.began_s)
-    stuck = bool(look.failed) or look.ended_s - since_s >= STUCK_AFTER_S
-    restart = stuck and look.limiter and look.ended_s - watched.restarted_s >= RETRY_AFTER_S
+    elif check.connected:
+        since_s = min(since_s, check.began_s)
+    stuck = bool(check.failed) or check.ended_s - since_s >= STUCK_AFTER_S
+    restart = stuck and check.has_space and check.ended_s - state.restarted_s >= RETRY_AFTER_S
     return Step(
         replace(
-            watched,
+            state,
             unanswered_since_s=since_s,
             stuck=stuck,
-            restarted_s=look.ended_s if restart else watched.restarted_s,
+            restarted_s=check.ended_s if restart else state.restarted_s,
         ),
-        tell=stuck and not watched.stuck,
+        notify=stuck and not state.stuck,
         restart=restart,
     )
 
 
 class Watchdog:
-    """Looks at the server that a supervisor keeps, and has it started again when it is stuck and its disk has room."""
+    """Checks a supervised nats-server, and restarts it when it is stuck and its disk has space."""
 
     def __init__(self, store: Supervisor, program: str, server: NatsServer, folder: Path) -> None:
         self._store, self._program = store, program
@@ -120,7 +120,7 @@ class Watchdog:
         self._subject = flow.probe_subject(platform.node().replace(".", "-") or "localhost")
 
     async def run(self) -> None:
-        """Watches for ever."""
+        """Watches until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._restart_when_stuck())
             tasks.create_task(self._kill_when_silent())
@@ -135,12 +135,12 @@ class Watchdog:
             greeted = asyncio.create_task(self._greet(silence))
             dead = asyncio.create_task(liveness.until_dead(pid, silence))
             try:
-                while self._store.pids.get(self._program) == pid and not dead.done():  # noqa: ASYNC110 - pids tell nobody
+                while self._store.pids.get(self._program) == pid and not dead.done():  # noqa: ASYNC110 - pids has no event
                     await asyncio.sleep(liveness.CHECK_S)
                 if dead.done() and self._store.pids.get(self._program) == pid:
                     logger().error("store_silent", pid=pid, silent_s=round(dead.result(), 1))
                     self._store.kill(self._program)
-                    await asyncio.sleep(liveness.CHECK_S)  # until its end is noticed
+                    await asyncio.sleep(liveness.CHECK_S)  # until the supervisor has noticed its end
             finally:
                 for task in (greeted, dead):
                     task.cancel()
@@ -154,38 +154,40 @@ class Watchdog:
 
     async def _restart_when_stuck(self) -> None:
         timeout = aiohttp.ClientTimeout(total=MONITOR_TIMEOUT_S)
-        watched = WatchdogState()
+        state = WatchdogState()
         async with self._server.bus_as("watchdog") as bus, aiohttp.ClientSession(timeout=timeout) as session:
             while True:
-                look = await self._look(bus, session)
-                watched, tell, restart = judge(watched, look)
-                if tell:
-                    logger().error("store_stuck", streams=look.failed, answered=look.answered, limiter=look.limiter)
+                check = await self._check(bus, session)
+                state, notify, restart = judge(state, check)
+                if notify:
+                    logger().error(
+                        "store_stuck", streams=check.failed, answered=check.answered, has_space=check.has_space
+                    )
                 if restart:
-                    if look.failed:
+                    if check.failed:
                         await self._store.restart(self._program)
                     else:
-                        self._store.kill(self._program)  # it answers nothing, so it wouldn't end by itself either
-                    logger().warning("store_restarted", streams=look.failed)
-                await asyncio.sleep(EVERY_S)
+                        self._store.kill(self._program)  # it answers no probe, so it wouldn't obey SIGTERM either
+                    logger().warning("store_restarted", streams=check.failed)
+                await asyncio.sleep(CHECK_INTERVAL_S)
 
-    async def _look(self, bus: Bus, session: aiohttp.ClientSession) -> ServerCheck:
+    async def _check(self, bus: Bus, session: aiohttp.ClientSession) -> ServerCheck:
         clock = asyncio.get_running_loop().time
         began_s, pid, connected = clock(), self._store.pids.get(self._program), bus.client.is_connected
         answered, failed = await asyncio.gather(self._probe(bus), self._failed_streams(session))
-        return ServerCheck(pid, connected, answered, failed, self._has_room(), began_s, clock())
+        return ServerCheck(pid, connected, answered, failed, self._has_space(), began_s, clock())
 
-    def _has_room(self) -> bool:
+    def _has_space(self) -> bool:
         try:
-            return shutil.disk_usage(self._folder).free >= ROOM_BYTES
+            return shutil.disk_usage(self._folder).free >= MIN_FREE_BYTES
         except OSError:
-            return False  # the disk is gone: a restart is of no use either
+            return False  # the disk is gone, so a restart wouldn't help
 
     async def _probe(self, bus: Bus) -> bool:
         try:
             await bus.publish(self._subject, _PROBE)
         except StoreFull:
-            return True  # the account's quota: it does answer, and a restart gives no room
+            return True  # the account's quota is used up: the server does answer, and a restart frees no space
         except RetryableError:
             return False
         return True
@@ -195,13 +197,13 @@ class Watchdog:
             async with session.get(f"{self._server.monitor_url}/healthz", params={"details": "1"}) as answer:
                 errors = (await answer.json()).get("errors", ())
         except (aiohttp.ClientError, TimeoutError):
-            return ()  # whether it stores is the probe's to say
+            return ()  # the probe decides whether the server stores
         return tuple(error["stream"] for error in errors if _WRITE_FAILED in error.get("error", ""))
 
 
 @asynccontextmanager
 async def watching(watchdog: Watchdog) -> AsyncIterator[asyncio.Task[None]]:
-    """Its task, which ends only by a defect; it is stopped at the end of the block."""
+    """Runs the watchdog during the block. Yields its task, which ends only by a defect."""
     task = asyncio.create_task(watchdog.run(), name="watchdog")
     try:
         yield task

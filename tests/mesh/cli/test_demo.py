@@ -1,4 +1,4 @@
-"""The whole mesh as `tandem up` starts it, and the commands that play on it."""
+"""`tandem up` with a whole mesh, and the demo and replays on it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ OF_SILENCE = {"SILENT", "HEARD_AGAIN", "UNKNOWN_NEAR", "PROTECTED_DEVICE_LOST"}
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     with running_mesh(
         tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", str(RATE), "--service-area", "world"
-    ) as one:
-        yield one
+    ) as running:
+        yield running
 
 
-def test_mesh_json_says_where_everything_is_to_its_owner_alone(mesh: RunningMesh) -> None:
+def test_mesh_json_lists_all_processes_and_is_readable_by_its_owner_only(mesh: RunningMesh) -> None:
     path = mesh.folder / "mesh.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     names = {service.name for service in processes.SERVICES}
@@ -43,9 +43,9 @@ def test_mesh_json_says_where_everything_is_to_its_owner_alone(mesh: RunningMesh
 def test_the_demo_ends_with_both_legs_acknowledged(mesh: RunningMesh) -> None:
     outcome = tandem("demo", "--dir", str(mesh.folder), "--json")
     assert outcome.returncode == 0, outcome.stderr
-    said = json.loads(outcome.stdout)
-    assert set(said) == {"match_ms", "incidents"} and said["match_ms"] > 0
-    (incident,) = said["incidents"]
+    output = json.loads(outcome.stdout)
+    assert set(output) == {"match_ms", "incidents"} and output["match_ms"] > 0
+    (incident,) = output["incidents"]
     assert set(incident) == {"incident_id", "order_ids", "opened_at", "exercise", "legs", "warnings"}
     assert {leg["agency"] for leg in incident["legs"]} == {"probation", "police"}
     fields = {"agency", "destination", "state", "report_to_published_ms", "acknowledged_at"}
@@ -56,17 +56,17 @@ def test_the_demo_ends_with_both_legs_acknowledged(mesh: RunningMesh) -> None:
     assert warning["acknowledged_at"]
 
     listed = json.loads(tandem("incidents", "--dir", str(mesh.folder), "--json").stdout)
-    (again,) = [one for one in listed["incidents"] if one["incident_id"] == incident["incident_id"]]
-    # At this rate a receipt of the warning's end may come between the two.
-    assert {**again, "warnings": []} == {**incident, "warnings": []}
+    (same,) = [other for other in listed["incidents"] if other["incident_id"] == incident["incident_id"]]
+    # At this rate a receipt of the warning's end may arrive between the two commands.
+    assert {**same, "warnings": []} == {**incident, "warnings": []}
 
 
-def test_every_warning_of_the_demo_is_received_until_the_mesh_stops(tmp_path: Path) -> None:
+def test_every_warning_of_the_demo_is_received_before_the_mesh_stops(tmp_path: Path) -> None:
     database = tmp_path / "m" / "data" / "dispatch-warning" / "warning.sqlite3"
     unsettled = "select count(*) from messages where receipt_due_ms is not null or state = 'waiting'"
     with running_mesh(tmp_path / "m", "--demo", "--clock-rate", "4") as played:
         deadline = time.monotonic() + PATIENCE_S
-        # Her last notice is sent 20 s of mesh time behind the one before it, when the story is over.
+        # The last notice is sent 20 s of mesh time after the previous one, when the demo's steps are over.
         while "The mesh runs" not in played.output or _rows(database, unsettled) != [(0,)]:
             assert time.monotonic() < deadline, played.output
             time.sleep(0.2)
@@ -79,25 +79,25 @@ def _rows(database: Path, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
-def test_a_replay_at_another_rate_than_the_mesh_runs_at_is_refused(mesh: RunningMesh, tmp_path: Path) -> None:
+def test_a_replay_at_a_rate_other_than_the_meshs_is_refused(mesh: RunningMesh, tmp_path: Path) -> None:
     scenario, reports = _approach(tmp_path)
     outcome = tandem("replay", "--scenario", scenario, "--reports", reports, "--rate", "2", "--dir", str(mesh.folder))
     assert outcome.returncode == 2 and f"runs at clock rate {RATE}" in outcome.stderr
 
 
-def test_a_replay_finds_what_the_back_test_finds(mesh: RunningMesh, tmp_path: Path) -> None:
+def test_a_replay_gives_the_alerts_of_the_back_test(mesh: RunningMesh, tmp_path: Path) -> None:
     scenario, reports = _approach(tmp_path)
     files = ("--scenario", scenario, "--reports", reports)
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
-    assert {one["kind"] for one in expected} == {"RING_ENTERED", "CONTACT_PREDICTED", "RING_CLEARED"}
-    expected = [one for one in expected if one["kind"].startswith("RING_")]
-    # Twice: the same ids are an update of the first run's records, and reports of their own.
+    assert {alert["kind"] for alert in expected} == {"RING_ENTERED", "CONTACT_PREDICTED", "RING_CLEARED"}
+    expected = [alert for alert in expected if alert["kind"].startswith("RING_")]
+    # The second run updates the first run's records, and its reports get new ids.
     for _ in range(2):
         outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
         assert outcome.returncode == 0, outcome.stderr
-        said = json.loads(outcome.stdout)
-        assert [_essence(of_ring) for of_ring in _of_rings(said)] == [_essence(one) for one in expected]
-        (incident,) = _incidents_of_rings(said)
+        output = json.loads(outcome.stdout)
+        assert [_essence(alert) for alert in _of_rings(output)] == [_essence(alert) for alert in expected]
+        (incident,) = _incidents_of_rings(output)
         assert all(leg["acknowledged_at"] for leg in incident["legs"])
         assert incident["opened_at"].startswith("2008-10-24T11:")
 
@@ -111,21 +111,21 @@ def test_a_replay_of_real_tracks_finds_the_approach_that_a_grid_misses(mesh: Run
     reports.write_text("".join(f"{line}\n" for line in geolife.report_lines(wearer, protected)))
     files = ("--scenario", str(scenario), "--reports", str(reports))
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
-    expected = [one for one in expected if one["kind"].startswith("RING_")]
+    expected = [alert for alert in expected if alert["kind"].startswith("RING_")]
     outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
-    said = json.loads(outcome.stdout)
-    assert [_essence(of_ring) for of_ring in _of_rings(said)] == [_essence(one) for one in expected]
-    for replayed, tested in zip(_of_rings(said), expected, strict=True):
+    output = json.loads(outcome.stdout)
+    assert [_essence(alert) for alert in _of_rings(output)] == [_essence(alert) for alert in expected]
+    for replayed, tested in zip(_of_rings(output), expected, strict=True):
         assert abs(geolife.parse_rfc3339(replayed["at"]) - geolife.parse_rfc3339(tested["at"])) < 1
-    (cleared,) = [one for one in said["episodes"] if (one["kind"], one["ring_m"]) == ("RING_CLEARED", 100)]
+    (cleared,) = [alert for alert in output["episodes"] if (alert["kind"], alert["ring_m"]) == ("RING_CLEARED", 100)]
     assert abs(cleared["min_distance_m"] - 17.39) < 0.5
-    (incident,) = _incidents_of_rings(said)
+    (incident,) = _incidents_of_rings(output)
     assert {leg["agency"] for leg in incident["legs"]} == {"probation", "police"}
     assert all(leg["acknowledged_at"] for leg in incident["legs"])
 
 
-def test_a_replay_puts_the_tags_and_devices_that_are_given_on_the_way(mesh: RunningMesh, tmp_path: Path) -> None:
+def test_a_replay_puts_tags_and_devices_from_the_reports_file(mesh: RunningMesh, tmp_path: Path) -> None:
     scenario, reports = _approach(tmp_path)
     given = [
         {"kind": "tag", "device_id": "replay-tag-2", "wearer_id": "replay-wearer"},
@@ -135,7 +135,7 @@ def test_a_replay_puts_the_tags_and_devices_that_are_given_on_the_way(mesh: Runn
     lines = (
         Path(reports).read_text().replace("replay-tag", "replay-tag-2").replace('"report_id": "', '"report_id": "2-')
     )
-    Path(reports).write_text("".join(json.dumps(one | at) + "\n" for one in given) + lines)
+    Path(reports).write_text("".join(json.dumps(record | at) + "\n" for record in given) + lines)
     content = json.loads(Path(scenario).read_text())
     content["protected_persons"] = [{"person_id": "replay-person", "name": "Test person"}]
     Path(scenario).write_text(json.dumps(content))
@@ -143,30 +143,31 @@ def test_a_replay_puts_the_tags_and_devices_that_are_given_on_the_way(mesh: Runn
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
     outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
-    found = [_essence(of_ring) for of_ring in _of_rings(json.loads(outcome.stdout))]
-    assert ("RING_ENTERED", "replay-home", 100.0, "RESPOND") in found
-    assert found == [_essence(one) for one in expected if one["kind"] in ("RING_ENTERED", "RING_CLEARED")]
+    replayed = [_essence(alert) for alert in _of_rings(json.loads(outcome.stdout))]
+    assert ("RING_ENTERED", "replay-home", 100.0, "RESPOND") in replayed
+    assert replayed == [_essence(alert) for alert in expected if alert["kind"] in ("RING_ENTERED", "RING_CLEARED")]
 
 
-def _of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
-    """The alerts of rings: between two runs, or where the machine is slow for 3 s, all devices are silent for minutes of this mesh."""
-    return [one for one in said["episodes"] if one["kind"].startswith("RING_")]
+def _of_rings(output: dict[str, Any]) -> list[dict[str, Any]]:
+    """The ring alerts. Other alerts may come of silence: between two runs, or if the machine is slow for 3 s, all devices are silent
+    for minutes of mesh time."""
+    return [alert for alert in output["episodes"] if alert["kind"].startswith("RING_")]
 
 
-def _incidents_of_rings(said: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those that an alert of a ring belongs to: the silence between two runs, and nothing else, may open one of its own before that."""
-    ids = {of_ring["incident_id"] for of_ring in _of_rings(said)}
-    assert {one["kind"] for one in said["episodes"] if one["incident_id"] not in {"", *ids}} <= OF_SILENCE
-    return [one for one in said["incidents"] if one["incident_id"] in ids]
+def _incidents_of_rings(output: dict[str, Any]) -> list[dict[str, Any]]:
+    """The incidents with a ring alert. Checks that only silence between two runs has opened others."""
+    ids = {alert["incident_id"] for alert in _of_rings(output)}
+    assert {alert["kind"] for alert in output["episodes"] if alert["incident_id"] not in {"", *ids}} <= OF_SILENCE
+    return [incident for incident in output["incidents"] if incident["incident_id"] in ids]
 
 
 def _essence(alert: dict[str, Any]) -> tuple[object, ...]:
-    """What doesn't depend on when a report arrived to the millisecond."""
+    """The fields of an alert that don't depend on the millisecond of a report's arrival."""
     return (alert["kind"], alert["target_id"], alert["ring_m"], alert["demand"])
 
 
 def _approach(folder: Path) -> tuple[str, str]:
-    """A walk past a home, on a day long gone: 1.5 km away, to the door, 1.5 km away."""
+    """A walk past a home on a day in 2008: from 1.5 km away to 50 m, and back to 1.5 km."""
     scenario, reports = folder / "scenario.json", folder / "reports.ndjson"
     person = {"national_id": "900101-1234567", "name": "Test wearer", "birth_date": "1990-01-01"}
     home = {"place_id": "replay-home", "circle": {"lat_deg": 37.5, "lon_deg": 127.0, "radius_m": 20}}
@@ -200,7 +201,7 @@ def _approach(folder: Path) -> tuple[str, str]:
     return str(scenario), str(reports)
 
 
-def test_a_folder_keeps_its_secret_and_its_premises_and_nothing_outlives_up(tmp_path: Path) -> None:
+def test_a_folder_keeps_its_secret_and_log_metadata_and_no_process_outlives_up(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     with running_mesh(folder) as first:
         before = first.now

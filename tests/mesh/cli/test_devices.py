@@ -1,4 +1,4 @@
-"""`tandem device-token` and `tandem quarantine` on a running mesh: a token once, or none any more; who was refused, and why."""
+"""`tandem device-token` and `tandem quarantine` on a running mesh: tokens are issued and revoked, and refused reports are listed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.support.registry import records
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
-        yield one
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as running:
+        yield running
 
 
 @pytest.fixture
@@ -51,20 +51,20 @@ async def test_a_token_is_printed_once_and_revoked(folder: str, device_id: str) 
 
 
 @pytest.mark.parametrize("arguments", [("unknown",), ("unknown", "--revoke")])
-async def test_a_device_that_nobody_knows_is_refused_in_one_line(folder: str, arguments: tuple[str, ...]) -> None:
+async def test_an_unknown_device_is_refused_in_one_line(folder: str, arguments: tuple[str, ...]) -> None:
     outcome = tandem("device-token", *arguments, "--dir", folder)
     assert (outcome.returncode, outcome.stdout) == (2, "")
     assert outcome.stderr == "NOT_FOUND: device_id: no such device\n"
 
 
-async def test_what_was_refused_is_listed(mesh: RunningMesh, folder: str) -> None:
+async def test_refused_reports_are_listed(mesh: RunningMesh, folder: str) -> None:
     nothing = tandem("quarantine", "--device", "stranger", "--dir", folder)
     assert (nothing.returncode, nothing.stdout) == (0, "no reports were refused\n")
     async with meshes.connect(mesh.now) as clients:
         request = ingest_pb2.ReportBatchRequest(positions=[position("stranger", f"r-{n}") for n in range(3)])
         await call(clients.ingest.ReportBatch, request, clients.identity(VENDOR))
     listed = json.loads(tandem("quarantine", "--device", "stranger", "--json", "--dir", folder).stdout)
-    (one,) = listed["quarantined"]
-    assert (one["sender"], one["reason"], one["count"]) == (VENDOR, "UNKNOWN_DEVICE", 3)
+    (row,) = listed["quarantined"]
+    assert (row["sender"], row["reason"], row["count"]) == (VENDOR, "UNKNOWN_DEVICE", 3)
     shown = tandem("quarantine", "--dir", folder).stdout
     assert "stranger" in shown and "UNKNOWN_DEVICE" in shown

@@ -1,4 +1,4 @@
-"""`tandem explain` on a running mesh, and on a log that no longer holds what is asked for."""
+"""`tandem explain` on a running mesh, and on a log that no longer holds the deciding entry."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ POSITIONS = ("--positions", "--reviewer", "lee", "--legal-basis", "STALKING_9_1_
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", "60") as one:
-        played = tandem("demo", "--dir", str(one.folder))
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m", "--clock-rate", "60") as running:
+        played = tandem("demo", "--dir", str(running.folder))
         assert played.returncode == 0, played.stderr
-        yield one
+        yield running
 
 
 async def stored_alerts(bus: Bus) -> list[alert_pb2.Alert]:
     last = (await bus.bounds_of(flow.ALERTS.name)).last
-    found: list[alert_pb2.Alert] = []
+    alerts: list[alert_pb2.Alert] = []
     async for messages in pull.read(bus, flow.ALERTS.name, 1):
-        found += [alert_pb2.Alert.FromString(message.data) for message in messages]
+        alerts += [alert_pb2.Alert.FromString(message.data) for message in messages]
         if messages[-1].sequence >= last:
             break
-    return found
+    return alerts
 
 
 async def read_alerts(mesh: RunningMesh) -> list[alert_pb2.Alert]:
@@ -45,32 +45,32 @@ async def read_alerts(mesh: RunningMesh) -> list[alert_pb2.Alert]:
         return await stored_alerts(bus)
 
 
-def test_each_alert_of_the_demo_is_the_same_again(mesh: RunningMesh) -> None:
+def test_a_refold_reproduces_each_alert_of_the_demo(mesh: RunningMesh) -> None:
     alerts = asyncio.run(read_alerts(mesh))
     assert {alert_pb2.AlertKind.Name(alert.kind) for alert in alerts} >= {"RING_ENTERED", "RING_CLEARED"}
     for alert in alerts[::3]:
         outcome = tandem("explain", alert.alert_id, "--dir", str(mesh.folder), "--json")
         assert (outcome.returncode, outcome.stderr) == (0, "")
-        said = json.loads(outcome.stdout)
-        assert (said["again"], said["differences"]) == ("SAME", [])
-        assert said["alert"]["alert_id"] == alert.alert_id
-        assert said["entry"]["decisive"]["device_id"] == alert.cause.device_id
-        assert {side["side"] for side in said["sides"]} >= {"wearer"}
+        output = json.loads(outcome.stdout)
+        assert (output["again"], output["differences"]) == ("SAME", [])
+        assert output["alert"]["alert_id"] == alert.alert_id
+        assert output["entry"]["decisive"]["device_id"] == alert.cause.device_id
+        assert {side["side"] for side in output["sides"]} >= {"wearer"}
 
 
-def test_a_person_reads_it_in_tables_and_coordinates_only_where_they_are_asked_for(mesh: RunningMesh) -> None:
-    alert = next(one for one in asyncio.run(read_alerts(mesh)) if one.demand == geometry_pb2.RESPOND)
+def test_tables_show_coordinates_only_on_request(mesh: RunningMesh) -> None:
+    alert = next(alert for alert in asyncio.run(read_alerts(mesh)) if alert.demand == geometry_pb2.RESPOND)
     command = ("explain", alert.alert_id, "--dir", str(mesh.folder))
     without, with_them = tandem(*command), tandem(*command, *POSITIONS)
     for outcome in (without, with_them):
         assert outcome.returncode == 0 and "the same again, byte for byte" in outcome.stdout
-        assert "what was not received in the 10 minutes before" in outcome.stdout
+        assert "contacts in the 10 minutes before it" in outcome.stdout
     assert "37.63" not in without.stdout and "127.21" not in without.stdout
     assert "37.63" in with_them.stdout and "127.21" in with_them.stdout
 
 
-def test_positions_are_shown_to_nobody_who_does_not_say_who_they_are_and_why_they_may(mesh: RunningMesh) -> None:
-    alert = next(one for one in asyncio.run(read_alerts(mesh)) if one.demand == geometry_pb2.RESPOND)
+def test_positions_need_a_reviewer_and_legal_grounds(mesh: RunningMesh) -> None:
+    alert = next(alert for alert in asyncio.run(read_alerts(mesh)) if alert.demand == geometry_pb2.RESPOND)
     command = ("explain", alert.alert_id, "--dir", str(mesh.folder), "--positions")
     who, why = ("--reviewer", "kim"), ("--legal-basis", "TAG_DECREE_23_10")
     for lacks, named in (
@@ -93,7 +93,7 @@ def test_positions_are_shown_to_nobody_who_does_not_say_who_they_are_and_why_the
 
 
 def ledger(mesh: RunningMesh, who: str) -> list[tuple[object, ...]]:
-    """What the registry's ledger holds of what somebody was shown, in order."""
+    """The rows of the registry's ledger on disclosures to a reader, in order."""
     with closing(sqlite3.connect(mesh.folder / "data" / "registry" / "registry.sqlite3")) as database:
         return database.execute(
             "select deed, legal_basis, purpose, reference, order_id, expires_at_ms, record_kind"
@@ -102,7 +102,7 @@ def ledger(mesh: RunningMesh, who: str) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
-def test_an_alert_that_there_is_not_is_named(mesh: RunningMesh) -> None:
+def test_an_unknown_alert_is_named_in_the_error(mesh: RunningMesh) -> None:
     outcome = tandem("explain", "alert-none", "--dir", str(mesh.folder))
     assert (outcome.returncode, outcome.stdout) == (1, "")
     assert outcome.stderr == "ALERTS holds no alert-none; alerts are kept for 30 days\n"
@@ -110,7 +110,7 @@ def test_an_alert_that_there_is_not_is_named(mesh: RunningMesh) -> None:
     assert outcome.returncode == 2 and outcome.stderr.startswith("ALERT: ")
 
 
-def test_an_alert_that_the_log_does_not_bear_out_is_different(mesh: RunningMesh) -> None:
+def test_an_alert_that_the_log_does_not_reproduce_is_different(mesh: RunningMesh) -> None:
     async def forge() -> None:
         async with mesh.now.nats.bus_as("geofence") as bus:
             forged = next(
@@ -125,14 +125,14 @@ def test_an_alert_that_the_log_does_not_bear_out_is_different(mesh: RunningMesh)
     assert "demand: was RECORD, is WARN" in outcome.stdout
 
 
-async def test_a_log_that_no_longer_holds_the_entry_says_so(bus: Bus) -> None:
+async def test_an_alert_whose_entry_has_expired_is_refused(bus: Bus) -> None:
     for n in range(3):
         entry = log.positions_entry(log.position("t1", n, 0))
         await bus.publish(flow.log_subject(0, "report"), entry.SerializeToString())
     alert = alert_pb2.Alert(alert_id="alert-old", sequence=1)
     await bus.publish(flow.alert_subject(0, "alert-old"), alert.SerializeToString())
     config = (await bus.api("STREAM.INFO.LOG_0", {}))["config"]
-    # The server takes no window for duplicates that is longer than what it keeps.
+    # The server refuses a duplicate window longer than the maximum age.
     await bus.api("STREAM.UPDATE.LOG_0", config | {"max_age": 100_000_000, "duplicate_window": 100_000_000})
     async with asyncio.timeout(30):
         while (await bus.bounds_of("LOG_0")).first == 1:  # noqa: ASYNC110

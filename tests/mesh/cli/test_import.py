@@ -1,4 +1,4 @@
-"""`tandem import` into a running mesh: what is wrong is said line by line, the rest is there and is matched."""
+"""`tandem import` into a running mesh: bad lines are reported, and the others are imported and matched."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ o-3,,변학도,1975-05-05,p-1,,home,39.9,116.4,50,2026-01-01T00:00:00Z,2096-01-0
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
-    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as one:
-        yield one
+    with running_mesh(tmp_path_factory.mktemp("mesh") / "m") as running:
+        yield running
 
 
 def _table(folder: Path, name: str, text: str) -> str:
@@ -52,13 +52,13 @@ def test_lines_are_imported_and_bad_ones_named(mesh: RunningMesh, tmp_path: Path
     assert "line 3: order.protected_person_ids[0]: no such protected person" in imported.stdout
     assert "line 4: order.places[0].circle: lies outside Korea" in imported.stdout
     assert "1 of 3 lines imported: 2 stored" in imported.stdout
-    again = tandem("import", wearers, "--dir", str(mesh.folder))
-    assert "4 unchanged" in again.stdout
+    repeated = tandem("import", wearers, "--dir", str(mesh.folder))
+    assert "4 unchanged" in repeated.stdout
     log = (mesh.folder / "logs" / "registry.log").read_text()
     assert log.count('"order_matched"') == 1
 
 
-def test_a_dry_run_needs_no_mesh_and_puts_nothing(tmp_path: Path) -> None:
+def test_a_dry_run_needs_no_mesh_and_imports_nothing(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "none")
     bad = tandem("import", _table(tmp_path, "wearers.csv", WEARERS), "--dry-run", "--dir", nowhere)
     assert bad.returncode == 2 and "2 of 3 lines would be imported" in bad.stdout and "line 3" in bad.stdout

@@ -1,4 +1,4 @@
-"""The drill of a restored backup: databases on PostgreSQL and SQLite, keys and the log, put back elsewhere and proven there."""
+"""Restore drill: a backup of PostgreSQL and SQLite databases, keys and the log is restored elsewhere and verified there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.common.postgres import PostgresServer
 from tests.support.geofence.evaluator_mesh import offline, stored_alerts
 
 KEPT = ("data", "nats/store", "dev_secret", "state.key")
-"""What of a mesh's folder is in its backup."""
+"""Parts of a mesh's folder that belong to its backup."""
 PLAYED_S = 100.0
 FAST = ("--clock-rate", "60")
 
@@ -33,23 +33,23 @@ def play(folder: Path) -> None:
 
 
 def incidents(folder: Path) -> list[dict[str, object]]:
-    said = tandem("incidents", "--dir", str(folder), "--json")
-    assert said.returncode == 0, said.stderr
-    listed: list[dict[str, object]] = json.loads(said.stdout)["incidents"]
-    return sorted(listed, key=lambda one: str(one["incident_id"]))
+    outcome = tandem("incidents", "--dir", str(folder), "--json")
+    assert outcome.returncode == 0, outcome.stderr
+    listed: list[dict[str, object]] = json.loads(outcome.stdout)["incidents"]
+    return sorted(listed, key=lambda incident: str(incident["incident_id"]))
 
 
 async def alerts(mesh: MeshConnection) -> tuple[list[bytes], list[bytes]]:
-    """Those that are stored, in the order of their decision, and those of an offline fold over the log that is stored."""
+    """The stored alerts in order of their decision, and the alerts of an offline fold over the stored log."""
     async with mesh.nats.bus_as("explain") as bus:
         last = (await bus.bounds_of(flow.log_stream(0))).last
         folded, _ = await offline(bus, last)
-        # Two evaluators publish those of one entry at once: by sequence and ordinal they are in order, by their places they needn't be.
+        # Two evaluators publish the alerts of one entry concurrently, so their order in the stream may differ from the decision's.
         return await stored_alerts(bus, len(folded), last), folded
 
 
 async def heads(mesh: MeshConnection) -> list[str]:
-    """The ledger's heads as an agency keeps them, once there are any."""
+    """The ledger's signed heads as an agency saves them, once there are any."""
     async with mesh.nats.bus_as("operator") as bus:
         async for messages in pull.read(bus, flow.LEDGER.name, 1):
             return [line(ledger_pb2.LedgerHead.FromString(message.data)) for message in messages]
@@ -57,23 +57,23 @@ async def heads(mesh: MeshConnection) -> list[str]:
 
 
 def line(head: ledger_pb2.LedgerHead) -> str:
-    said = {
+    fields = {
         "sequence": head.sequence,
         "hash": head.hash.hex(),
         "at_ms": head.at_ms,
         "signature": head.signature.hex(),
     }
-    return json.dumps(said)
+    return json.dumps(fields)
 
 
 @pytest.mark.drill
-def test_a_backup_is_restored_elsewhere_and_proves_itself_there(tmp_path: Path, postgres: PostgresServer) -> None:
+def test_a_backup_restored_elsewhere_is_verified(tmp_path: Path, postgres: PostgresServer) -> None:
     old, new, kept = tmp_path / "old", tmp_path / "new", tmp_path / "kept"
     there = {"registry": postgres.new_database(), **postgres.new_schemas("police")}
     with running_mesh(old, *FAST, settings=settings(there)) as mesh:
         play(old)
         before = incidents(old)
-        # What agencies keep themselves isn't in the backup.
+        # The agencies' own copies of key and heads aren't in the backup.
         kept.mkdir()
         shutil.copy(old / "data" / "registry" / "ledger.pub", kept)
         signed = asyncio.run(heads(mesh.now))
@@ -96,15 +96,17 @@ def test_a_backup_is_restored_elsewhere_and_proves_itself_there(tmp_path: Path, 
         proven = re.search(r"heads proven: (\d+)", verified.stdout)
         assert proven and int(proven[1]) >= len(signed)
         after = incidents(new)
-        known = {one["incident_id"] for one in before}
-        assert [one for one in after if one["incident_id"] in known] == before and before
-        # On the fast clock the demo's wearer falls silent within seconds: what that opened is newer than the backup.
-        newest = max(str(one["opened_at"]) for one in before)
-        assert all(str(one["opened_at"]) > newest for one in after if one["incident_id"] not in known), after
+        known = {incident["incident_id"] for incident in before}
+        assert [incident for incident in after if incident["incident_id"] in known] == before and before
+        # On the fast clock the demo's wearer falls silent within seconds. Incidents of that silence are newer than the backup.
+        newest = max(str(incident["opened_at"]) for incident in before)
+        assert all(str(incident["opened_at"]) > newest for incident in after if incident["incident_id"] not in known), (
+            after
+        )
         play(new)
         assert {str(incident["incident_id"]) for incident in incidents(new)} > {
-            str(one["incident_id"]) for one in before
+            str(incident["incident_id"]) for incident in before
         }
     for log in (new / "logs").iterdir():
-        said = [json.loads(one) for one in log.read_text().splitlines() if one.startswith("{")]
-        assert not [one for one in said if one.get("level") == "critical"], log.name
+        records = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        assert not [record for record in records if record.get("level") == "critical"], log.name

@@ -1,4 +1,4 @@
-"""`tandem send` and `tandem load` on a running mesh: whatever breaks, each report is in the log, and what is refused is said."""
+"""`tandem send` and `tandem load` on a running mesh: no report is lost if ingest is killed, and refusals are reported."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
         "wearer_id,national_id,name,birth_date,tag_device_ids,vendor_id\n"
         f"w-1,800101-1234560,홍길동,1980-01-01,{tags},demo\n"
     )
-    with running_mesh(folder / "m") as one:
-        imported = tandem("import", str(wearers), "--dir", str(one.folder))
+    with running_mesh(folder / "m") as started:
+        imported = tandem("import", str(wearers), "--dir", str(started.folder))
         assert imported.returncode == 0, imported.stdout
-        yield one
+        yield started
 
 
 @pytest.fixture
 async def log(mesh: RunningMesh) -> AsyncIterator[Client]:
-    """Who looks into the log of the mesh."""
+    """A client that reads the log of the mesh."""
     now = mesh.now
     async with (
         server.channel(now.addresses["ingest"]) as channel,
@@ -53,19 +53,19 @@ async def log(mesh: RunningMesh) -> AsyncIterator[Client]:
 
 
 async def positions(log: Client, device_id: str) -> list[tuple[str, int, float, bool]]:
-    """(report id, fix time in ms, latitude, backfilled) of what the log holds of a device, each once, by time."""
+    """Distinct (report id, fix time in ms, latitude, backfilled) of a device in the log, by time."""
     batches = [entry.positions for _, entry in await log.entries()]
-    found = {
+    rows = {
         (batch.report_id[i], batch.fix_time_ms[i], batch.lat_e7[i] / 1e7, batch.backfilled)
         for batch in batches
         for i, of in enumerate(batch.device_id)
         if of == device_id
     }
-    return sorted(found, key=lambda one: one[1])
+    return sorted(rows, key=lambda row: row[1])
 
 
 def csv_track(folder: Path, fixes: int, step_s: float = 1.0) -> Path:
-    """A track northward."""
+    """A CSV file with a track northward."""
     path = folder / "track.csv"
     lines = (f"{START_S + n * step_s},{37.5 + n * 1e-5:.5f},127\n" for n in range(fixes))
     path.write_text("time,lat,lon\n" + "".join(lines))
@@ -74,7 +74,7 @@ def csv_track(folder: Path, fixes: int, step_s: float = 1.0) -> Path:
 
 @asynccontextmanager
 async def running(mesh: RunningMesh, *arguments: str) -> AsyncIterator[Process]:
-    """The command at work, killed at the end if it still is."""
+    """Runs a command during the block, and kills it at the end if it still runs."""
     process = await asyncio.create_subprocess_exec(
         *TANDEM, *arguments, "--dir", str(mesh.folder), stdout=PIPE, stderr=DEVNULL, env=environment()
     )
@@ -87,7 +87,7 @@ async def running(mesh: RunningMesh, *arguments: str) -> AsyncIterator[Process]:
 
 
 async def ended(process: Process) -> tuple[int, str]:
-    """Exit code and standard output of a command at its end."""
+    """Waits for a command's end. Returns its exit code and standard output."""
     async with asyncio.timeout(PATIENCE_S):
         stdout, _ = await process.communicate()
     assert process.returncode is not None
@@ -96,14 +96,14 @@ async def ended(process: Process) -> tuple[int, str]:
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not await true():  # noqa: ASYNC110 - nobody tells
+        while not await true():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.05)
 
 
 # ── send ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_track_is_in_the_log_once_and_in_its_order_though_ingest_was_killed(
+async def test_a_track_is_in_the_log_once_and_in_order_if_ingest_is_killed(
     mesh: RunningMesh, log: Client, tmp_path: Path
 ) -> None:
     fixes = 60
@@ -117,14 +117,14 @@ async def test_a_track_is_in_the_log_once_and_in_its_order_though_ingest_was_kil
         killed = mesh.kill("ingest")
         before = await positions(log, "tag-0")
         await mesh.wait_until_returned(killed)
-        code, said = await ended(sending)
+        code, output = await ended(sending)
     assert len(before) < fixes, "it was killed in the middle"
-    assert (code, said) == (0, f"{fixes} of {fixes} reports are in the log\n")
-    found = await positions(log, "tag-0")
-    assert [round((lat - 37.5) * 1e5) for _, _, lat, _ in found] == list(range(fixes))
-    assert len({report_id for report_id, *_ in found}) == fixes
-    assert [moment_ms - found[0][1] for _, moment_ms, _, _ in found] == [100 * n for n in range(fixes)]
-    assert found[0][1] > START_S * 1000, "the times are of now"
+    assert (code, output) == (0, f"{fixes} of {fixes} reports are in the log\n")
+    rows = await positions(log, "tag-0")
+    assert [round((lat - 37.5) * 1e5) for _, _, lat, _ in rows] == list(range(fixes))
+    assert len({report_id for report_id, *_ in rows}) == fixes
+    assert [moment_ms - rows[0][1] for _, moment_ms, _, _ in rows] == [100 * n for n in range(fixes)]
+    assert rows[0][1] > START_S * 1000, "the times are of now"
 
 
 async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMesh, log: Client, tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMes
         await until(received)
         await until(another_round)
         sending.send_signal(signal.SIGINT)
-        code, said = await ended(sending)
+        code, output = await ended(sending)
     assert code == 0
-    *shown, summary = said.splitlines()
+    *shown, summary = output.splitlines()
     assert sorted(shown) == [
         "command c-locate to tag-1: report the position now",
         "command c-report-every to tag-1: report every 5 s",
@@ -170,17 +170,15 @@ async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMes
     assert summary.startswith(f"{len(await positions(log, 'tag-1'))} of ")
 
 
-async def test_what_comes_more_often_than_a_device_may_report_waits_for_its_turn(
-    mesh: RunningMesh, log: Client, tmp_path: Path
-) -> None:
+async def test_reports_above_a_devices_rate_limit_wait(mesh: RunningMesh, log: Client, tmp_path: Path) -> None:
     fixes = 330
     track = str(csv_track(tmp_path, fixes, step_s=0.5))
     sent = tandem("send", track, "--device", "tag-2", "--speed", "0", "--dir", str(mesh.folder))
     assert sent.returncode == 0 and f"{fixes} of {fixes} reports are in the log; held up" in sent.stdout
-    found = await positions(log, "tag-2")
-    assert len(found) == fixes
-    # They were kept by the device, and the last of them is of now.
-    assert found[-1][1] - found[0][1] == 500 * (fixes - 1)
+    rows = await positions(log, "tag-2")
+    assert len(rows) == fixes
+    # The times keep their distances, and the last one is now.
+    assert rows[-1][1] - rows[0][1] == 500 * (fixes - 1)
 
 
 async def test_a_track_as_recorded_keeps_its_times_and_counts_once(
@@ -189,10 +187,10 @@ async def test_a_track_as_recorded_keeps_its_times_and_counts_once(
     arguments = ("send", str(csv_track(tmp_path, 20)), "--device", "tag-3", "--speed", "0", "--as-recorded")
     for _ in range(2):
         assert tandem(*arguments, "--backfill", "--dir", str(mesh.folder)).returncode == 0
-    found = await positions(log, "tag-3")
-    assert [moment_ms for _, moment_ms, _, _ in found] == [(START_S + n) * 1000 for n in range(20)]
-    assert len({report_id for report_id, *_ in found}) == 20
-    assert all(backfilled for *_, backfilled in found)
+    rows = await positions(log, "tag-3")
+    assert [moment_ms for _, moment_ms, _, _ in rows] == [(START_S + n) * 1000 for n in range(20)]
+    assert len({report_id for report_id, *_ in rows}) == 20
+    assert all(backfilled for *_, backfilled in rows)
 
 
 async def test_a_gpx_track_and_events_are_sent(mesh: RunningMesh, log: Client, tmp_path: Path) -> None:
@@ -200,16 +198,16 @@ async def test_a_gpx_track_and_events_are_sent(mesh: RunningMesh, log: Client, t
     gpx.write_text('<gpx version="1.1"><trk><trkseg>' + '<trkpt lat="37.5" lon="127"/>' * 3 + "</trkseg></trk></gpx>")
     event = {"kind": "equipment", "event": "STRAP_OPEN", "event_time": times.to_rfc3339(START_S * 1000)}
     position = {"fix_time": "2026-03-02T10:00:00Z", "lat_deg": 37.5, "lon_deg": 127}
-    events.write_text("\n".join(json.dumps(one) for one in (event | {"report_id": "e-1"}, position)))
+    events.write_text("\n".join(json.dumps(line) for line in (event | {"report_id": "e-1"}, position)))
     walked = tandem("send", str(gpx), "--device", "tag-4", "--speed", "100", "--dir", str(mesh.folder))
     assert walked.returncode == 0 and "no point has a time" in walked.stdout
-    told = tandem("send", str(events), "--device", "tag-4", "--as-recorded", "--dir", str(mesh.folder))
-    assert told.returncode == 0 and "2 of 2 reports" in told.stdout
+    reported = tandem("send", str(events), "--device", "tag-4", "--as-recorded", "--dir", str(mesh.folder))
+    assert reported.returncode == 0 and "2 of 2 reports" in reported.stdout
     assert len(await positions(log, "tag-4")) == 4
     assert (await log.stored())["e-1"] == 1
 
 
-def test_what_is_wrong_is_said_and_the_rest_is_sent(mesh: RunningMesh, tmp_path: Path) -> None:
+def test_bad_lines_are_reported_and_the_others_are_sent(mesh: RunningMesh, tmp_path: Path) -> None:
     track = tmp_path / "t.csv"
     track.write_text(f"time,lat,lon\n{START_S},37.5,127\n{START_S},97.5,127\n{START_S},x,127\n{START_S},37.5,127\n")
     folder = ("--dir", str(mesh.folder))
@@ -230,31 +228,31 @@ def test_what_is_wrong_is_said_and_the_rest_is_sent(mesh: RunningMesh, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "output"),
     [
         (("none.csv", "--device", "tag-0"), "none.csv: "),
         (("track.csv", "--device", "a b"), "--device: must be"),
         (("track.csv", "--device", "tag-0", "--speed", "nan"), "--speed: must be"),
         (("track.csv", "--device", "tag-0", "--speed", "-1"), "--speed: must be"),
-        (("track.csv", "--device", "tag-0", "--loop", "--speed", "0"), "--loop goes with neither"),
-        (("track.csv", "--device", "tag-0", "--loop", "--as-recorded"), "--loop goes with neither"),
+        (("track.csv", "--device", "tag-0", "--loop", "--speed", "0"), "--loop excludes"),
+        (("track.csv", "--device", "tag-0", "--loop", "--as-recorded"), "--loop excludes"),
         (("untimed.gpx", "--device", "tag-0", "--as-recorded"), "has no times"),
         (("track.csv", "--device", "tag-0"), "no mesh runs on"),
     ],
 )
-def test_wrong_arguments_of_send(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_wrong_arguments_of_send(arguments: tuple[str, ...], output: str, tmp_path: Path) -> None:
     csv_track(tmp_path, 2)
     (tmp_path / "untimed.gpx").write_text('<gpx><rte><rtept lat="37.5" lon="127"/></rte></gpx>')
     name, *rest = arguments
     outcome = tandem("send", str(tmp_path / name), *rest, "--dir", str(tmp_path / "m"))
     assert outcome.returncode == 2 and not outcome.stdout
-    assert said in outcome.stderr and outcome.stderr.count("\n") == 1
+    assert output in outcome.stderr and outcome.stderr.count("\n") == 1
 
 
 # ── load ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_load_loses_nothing_though_ingest_was_killed(mesh: RunningMesh, log: Client) -> None:
+async def test_a_load_loses_no_report_if_ingest_is_killed(mesh: RunningMesh, log: Client) -> None:
     rate, seconds = 300, 8
     options = ("--devices", str(LOAD_DEVICES), "--rate", str(rate), "--seconds", str(seconds), "--batch", "10")
 
@@ -262,15 +260,19 @@ async def test_a_load_loses_nothing_though_ingest_was_killed(mesh: RunningMesh, 
         return len(await loaded()) > rate
 
     async def loaded() -> list[str]:
-        return [one for one in await log.stored() if one.startswith("load-") and not one.endswith("-first")]
+        return [
+            report_id
+            for report_id in await log.stored()
+            if report_id.startswith("load-") and not report_id.endswith("-first")
+        ]
 
     async with running(mesh, "load", *options, "--streams", "3", "--json") as loading:
         await until(begun)
         killed = mesh.kill("ingest")
         before = await loaded()
         await mesh.wait_until_returned(killed)
-        code, said = await ended(loading)
-    outcome = json.loads(said)
+        code, output = await ended(loading)
+    outcome = json.loads(output)
     assert len(before) < outcome["reports"], "it was killed in the middle"
     assert (code, outcome["refused"], outcome["lost"]) == (0, {}, 0)
     assert outcome["accepted"] == outcome["reports"] == rate * seconds == len(await loaded())
@@ -280,25 +282,23 @@ async def test_a_load_loses_nothing_though_ingest_was_killed(mesh: RunningMesh, 
     assert sorted(latency_ms.values()) == list(latency_ms.values()) and latency_ms["p50"] > 0
 
 
-async def test_a_load_of_what_was_kept_spreads_over_the_hours_and_needs_no_registering(
-    mesh: RunningMesh, log: Client
-) -> None:
+async def test_a_backfill_load_spreads_over_the_hours_and_needs_no_registration(mesh: RunningMesh, log: Client) -> None:
     folder = ("--dir", str(mesh.folder))
     registering = tandem("load", "--devices", "3", "--rate", "10", "--seconds", "1", *folder)
     assert registering.returncode == 0 and "registering" in registering.stderr
     assert "refused" not in registering.stdout
 
     kept = ("--rate", "30", "--seconds", "2", "--batch", "5", "--backfill-hours", "3")
-    again = tandem("load", "--devices", "3", *kept, "--registered", "synthetic-device", "--json", *folder)
-    assert again.returncode == 0 and json.loads(again.stdout)["accepted"] == 60
-    assert "registering" not in again.stderr
+    repeated = tandem("load", "--devices", "3", *kept, "--registered", "synthetic-device", "--json", *folder)
+    assert repeated.returncode == 0 and json.loads(repeated.stdout)["accepted"] == 60
+    assert "registering" not in repeated.stderr
     moments_ms = [
         moment_ms for *_, moment_ms, _, backfilled in await positions(log, "synthetic-device-1") if backfilled
     ]
     assert len(moments_ms) == 20 and moments_ms[-1] - moments_ms[0] > 2.5 * 3_600_000
 
 
-def test_a_load_that_is_refused_says_why(mesh: RunningMesh) -> None:
+def test_a_refused_load_prints_the_reason(mesh: RunningMesh) -> None:
     options = ("--rate", "20", "--seconds", "1", "--batch", "4", "--dir", str(mesh.folder))
     unknown = tandem("load", "--devices", "5", "--registered", "nobody", *options)
     assert unknown.returncode == 1

@@ -1,4 +1,4 @@
-"""Supervised processes: they come back when they die, they end in bounded time, and none outlives its supervisor."""
+"""Supervised processes are restarted when they die, end in bounded time, and never outlive their supervisor."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from services.cli.stack.supervisor import Program, guardian, supervisor
+from services.cli.stack.supervisor import Program, child_guard, supervisor
 
 async def main():
-    async with guardian() as guard, supervisor(guard, lambda line: None) as supervised:
+    async with child_guard() as guard, supervisor(guard, lambda line: None) as supervised:
         for name in ("a", "b"):
             sleeper = (sys.executable, "-c", "import time; time.sleep(600)")
             supervised.start(Program(name, sleeper, {}, Path(sys.argv[1])))
@@ -36,13 +36,13 @@ asyncio.run(main())
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not true():  # noqa: ASYNC110 - the system tells nobody
+        while not true():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.02)
 
 
-async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> None:
-    said: list[str] = []
-    async with child_guard() as guard, supervisor(guard, said.append) as supervised:
+async def test_a_killed_process_is_restarted_and_reported(tmp_path: Path) -> None:
+    lines: list[str] = []
+    async with child_guard() as guard, supervisor(guard, lines.append) as supervised:
         supervised.start(Program("sleeper", SLEEPER, environment(), tmp_path / "log"))
         await until(lambda: "sleeper" in supervised.pids)
         for _ in range(2):
@@ -51,11 +51,11 @@ async def test_a_killed_process_is_started_again_and_said_so(tmp_path: Path) -> 
             await until(lambda pid=pid: supervised.pids.get("sleeper", pid) != pid)  # type: ignore[misc]
         last = supervised.pids["sleeper"]
         assert is_alive(last)
-    assert said == ["sleeper ended by SIGKILL; starting it again"] * 2
+    assert lines == ["sleeper ended by SIGKILL; restarting it"] * 2
     assert not is_alive(last) and not supervised.pids
 
 
-async def test_a_process_that_was_stopped_is_restarted_too(tmp_path: Path) -> None:
+async def test_a_stopped_process_is_restarted(tmp_path: Path) -> None:
     async with child_guard() as guard, supervisor(guard, lambda line: None) as supervised:
         supervised.start(Program("sleeper", SLEEPER, environment(), tmp_path / "log"))
         await until(lambda: "sleeper" in supervised.pids)
@@ -67,7 +67,7 @@ async def test_a_process_that_was_stopped_is_restarted_too(tmp_path: Path) -> No
             await until(lambda pid=pid: supervised.pids.get("sleeper", pid) != pid)  # type: ignore[misc]
 
 
-async def test_a_process_that_fails_is_tried_again_ever_more_seldom(tmp_path: Path) -> None:
+async def test_a_failing_process_is_restarted_with_growing_delays(tmp_path: Path) -> None:
     log = tmp_path / "log"
     async with child_guard() as guard, supervisor(guard, lambda line: None) as supervised:
         fail = (sys.executable, "-S", "-c", "print('tried', flush=True); raise SystemExit(3)")
@@ -91,16 +91,16 @@ async def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
 
 
 BEATER = """
-from services.common import heartbeat
+from services.common.observability import heartbeat
 import time
 heartbeat.start()
 time.sleep(600)
 """
 
 
-async def test_a_process_that_ceases_to_beat_is_killed_and_said_so(tmp_path: Path) -> None:
-    said: list[str] = []
-    async with child_guard() as guard, supervisor(guard, said.append) as supervised:
+async def test_a_process_without_heartbeats_is_killed_and_reported(tmp_path: Path) -> None:
+    lines: list[str] = []
+    async with child_guard() as guard, supervisor(guard, lines.append) as supervised:
         beater = (sys.executable, "-c", BEATER)
         supervised.start(Program("beater", beater, environment(), tmp_path / "log", beats=True))
         await until(lambda: "beater" in supervised.pids)
@@ -109,4 +109,4 @@ async def test_a_process_that_ceases_to_beat_is_killed_and_said_so(tmp_path: Pat
         assert supervised.pids == {"beater": pid}, "as long as it beats it is left alone"
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: supervised.pids.get("beater", pid) != pid)
-    assert "no sign of life" in said[0] and said[1:] == ["beater ended by SIGKILL; starting it again"]
+    assert "no heartbeat" in lines[0] and lines[1:] == ["beater ended by SIGKILL; restarting it"]

@@ -1,4 +1,4 @@
-"""`tandem up --tls`: the whole mesh by certificates alone, gRPC and NATS."""
+"""`tandem up --tls`: a whole mesh that authenticates by certificates only, for gRPC and NATS."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def provider_port() -> int:
 def mesh(tmp_path_factory: pytest.TempPathFactory, provider_port: int) -> Iterator[RunningMesh]:
     settings = {**settings_at(provider_port), "TANDEM_CONSOLE_ROLE": "police"}
     folder = tmp_path_factory.mktemp("tls") / "mesh"
-    # Not faster: the probation leg looks once a second, wall time, whether somebody is pursued, and the incident must last that long.
-    with running_mesh(folder, "--tls", "--clock-rate", "2", settings=settings) as one:
-        yield one
+    # No faster clock: the probation leg checks for pursuits once per second of wall time, and the incident must last that long.
+    with running_mesh(folder, "--tls", "--clock-rate", "2", settings=settings) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +49,20 @@ def demo(mesh: RunningMesh) -> CompletedProcess[str]:
     return tandem("demo", "--dir", str(mesh.folder), "--json", timeout_s=110)
 
 
-def test_the_demo_comes_through_and_both_legs_answer(mesh: RunningMesh, demo: CompletedProcess[str]) -> None:
+def test_the_demo_succeeds_and_both_legs_answer(mesh: RunningMesh, demo: CompletedProcess[str]) -> None:
     assert demo.returncode == 0, demo.stderr
-    logs = {one.stem: one.read_text() for one in (mesh.folder / "logs").iterdir()}
+    logs = {path.stem: path.read_text() for path in (mesh.folder / "logs").iterdir()}
     for name in mesh.now.addresses:
         served = [json.loads(line) for line in logs[name].splitlines() if '"event": "listening"' in line]
-        assert next(one for one in served if "door" not in one)["tls"], name
+        assert next(record for record in served if "endpoint" not in record)["tls"], name
         assert "nats_refused" not in logs[name] and "call_refused" not in logs[name]
-    # Legs ask other services by their own certificates.
+    # Legs call other services with their own certificates.
     assert "pursuit_commanded" in logs["dispatch-probation"] and "pursuit_failed" not in logs["dispatch-probation"]
     for leg in ("dispatch-probation", "dispatch-police"):
         assert '"code": "UNAUTHENTICATED"' not in logs[leg] and '"code": "PERMISSION_DENIED"' not in logs[leg]
 
 
-async def test_who_signs_in_to_the_console_is_in_the_ledger_beside_its_certificate(
+async def test_the_ledger_names_the_person_signed_in_to_the_console(
     mesh: RunningMesh, demo: CompletedProcess[str], provider_port: int
 ) -> None:
     trusted = ssl.create_default_context(cafile=mesh.folder / "certs" / AUTHORITY)
@@ -87,7 +87,7 @@ async def test_who_signs_in_to_the_console_is_in_the_ledger_beside_its_certifica
                 assert messages[-1].sequence < last
 
 
-async def test_a_token_opens_nothing_and_a_certificate_only_its_own_methods(mesh: RunningMesh) -> None:
+async def test_a_token_is_refused_and_a_certificate_permits_its_own_methods_only(mesh: RunningMesh) -> None:
     now = mesh.now
     assert now.nats.url.startswith("tls://") and not now.nats.passwords and not now.dev_secret
     request = registry_pb2.PutWearerRequest()
@@ -107,15 +107,15 @@ async def test_a_token_opens_nothing_and_a_certificate_only_its_own_methods(mesh
         assert (await bus.bounds_of(flow.log_stream(0))).last > 0
 
 
-def test_keys_are_for_their_owner_alone(mesh: RunningMesh) -> None:
+def test_keys_are_readable_by_their_owner_only(mesh: RunningMesh) -> None:
     keys = list((mesh.folder / "certs").rglob("*.key"))
     assert len(keys) > len(flow.USERS)
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 
 
-def test_certificates_of_others_are_issued_on_demand(tmp_path: Path) -> None:
+def test_a_vendors_certificate_is_issued_on_demand(tmp_path: Path) -> None:
     issued = tandem("certs", "spiffe://vendor/acme", "--dir", str(tmp_path))
     assert (issued.returncode, issued.stdout) == (0, f"spiffe://vendor/acme  {tmp_path / 'vendor-acme'}\n")
     assert all(file.exists() for file in files_of(tmp_path, "spiffe://vendor/acme"))
     refused = tandem("certs", "acme", "--dir", str(tmp_path))
-    assert (refused.returncode, refused.stderr) == (2, "acme: isn't a SPIFFE id such as spiffe://moj/desk/seoul\n")
+    assert (refused.returncode, refused.stderr) == (2, "acme: isn't a SPIFFE id (example: spiffe://moj/desk/seoul)\n")

@@ -1,4 +1,4 @@
-"""Asked wrongly, the command says what is wrong in one line and exits with 2."""
+"""Misuse of a command prints one line with the error, and exits with 2."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from tests.support.common.mesh import tandem
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("nonsense",), "No such command 'nonsense'."),
         (("up", "--partitions", "0"), "--partitions"),
         (("up", "--partitions", "many"), "--partitions"),
-        (("up", "--exit"), "--exit goes with --demo"),
+        (("up", "--exit"), "--exit needs --demo"),
         (
             ("device-token", "tag-1", "--revoke", "--keep-older-for-s", "60"),
-            "--keep-older-for-s doesn't go with --revoke",
+            "--keep-older-for-s and --revoke exclude each other",
         ),
         (("device-token", "tag-1", "--keep-older-for-s", "604801"), "--keep-older-for-s"),
         (("backtest", "--scenario", "s.json"), "--reports"),
         (("backtest", "--scenario", "s", "--reports", "r", "--against", "b"), "--against needs --rules"),
     ],
 )
-def test_wrong_arguments(arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_arguments(arguments: tuple[str, ...], expected: str) -> None:
     outcome = tandem(*arguments)
     assert outcome.returncode == 2 and not outcome.stdout
-    assert said in outcome.stderr and outcome.stderr.count("\n") == 1
+    assert expected in outcome.stderr and outcome.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [("demo",), ("incidents",), ("explain", "alert-1")], ids=lambda one: one[0])
-def test_without_a_mesh(command: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("demo",), ("incidents",), ("explain", "alert-1")], ids=lambda command: command[0])
+def test_commands_without_a_mesh_are_refused(command: tuple[str, ...], tmp_path: Path) -> None:
     outcome = tandem(*command, "--dir", str(tmp_path))
     assert (outcome.returncode, outcome.stderr) == (2, f"no mesh runs on {tmp_path}: start one with `tandem up`\n")
 
 
-def test_a_folder_takes_one_mesh_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_runs_one_mesh_at_a_time(tmp_path: Path) -> None:
     with locked(tmp_path):
         outcome = tandem("up", "--dir", str(tmp_path))
     assert (outcome.returncode, outcome.stderr) == (2, f"a mesh runs on {tmp_path} already\n")
 
 
-def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+def test_a_used_port_is_named(tmp_path: Path) -> None:
     base_port = processes.free_base_port()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", base_port + 4))
-        taken.listen()
+    with socket.socket() as occupant:
+        occupant.bind(("127.0.0.1", base_port + 4))
+        occupant.listen()
         outcome = tandem("up", "--dir", str(tmp_path), "--base-port", str(base_port))
     assert outcome.returncode == 2 and f"port {base_port + 4} is in use" in outcome.stderr
 

@@ -1,4 +1,4 @@
-"""Canaries and drills through a whole mesh, with real NATS that stops: who is woken, what desks see, what is left behind."""
+"""Canaries and drills through a whole mesh while NATS or a leg is stopped: pages, views of desks, and cleanup."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.common.mesh import PATIENCE_S, TANDEM, RunningMesh, environme
 from tests.support.common.nats import TestServer, running_server
 
 RATE = 10
-"""How many times as fast the mesh's clock runs: a canary every 2 s, and a minute of NATS's is 6 s."""
+"""Clock rate of the mesh: a canary every 2 s, and a minute of mesh time is 6 s."""
 POLICE = "dispatch-police"
 PAGER = """\
 import json, sys
@@ -43,46 +43,46 @@ with open({out!r}, "a") as out:
 
 @dataclass(frozen=True)
 class Watched:
-    """A mesh on a server that nothing starts again, and what the watch over it pages."""
+    """A watched mesh on a NATS server without a watchdog, and the pages of the watch."""
 
     nats: TestServer
     up: RunningMesh
     pages_file: Path
 
     def pages(self) -> list[dict[str, Any]]:
-        """What was paged so far."""
+        """The pages so far."""
         if not self.pages_file.exists():
             return []
         return [json.loads(line) for line in self.pages_file.read_text().splitlines()]
 
     async def until(self, what: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-        """Returns once it is so."""
+        """Returns once the condition holds."""
         async with asyncio.timeout(patience_s):
             while not what():  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
     async def until_paged(self, *kinds: str, patience_s: float = PATIENCE_S) -> None:
-        """Returns once these pages, and no others, have come."""
+        """Returns once exactly these pages have come."""
         await self.until(lambda: len(self.pages()) >= len(kinds), patience_s)
         assert [page["kind"] for page in self.pages()] == list(kinds)
 
     def is_noted(self) -> bool:
-        """Whether the watch has written down that somebody was told of the outage."""
+        """Whether the watch has saved that a page of the outage was delivered."""
         return bool(json.loads((self.up.folder / "watch.json").read_text())["outage"]["pages"])
 
     def is_well(self) -> bool:
-        """Whether the watch knows of no outage now."""
+        """Whether the watch sees no outage now."""
         return not json.loads((self.up.folder / "watch.json").read_text())["outage"]
 
     def sent(self) -> int:
-        """How many canaries the watch has sent."""
+        """Number of canaries that the watch has sent."""
         state = self.up.folder / "watch.json"
         return int(json.loads(state.read_text())["sent"]) if state.exists() else 0
 
 
 @contextmanager
 def watched_mesh(folder: Path, rate: int) -> Iterator[Watched]:
-    """It runs, and `tandem up` has started its watch."""
+    """Runs a mesh during the block; `tandem up` has started its watch."""
     pages, program = folder / "pages.jsonl", folder / "pager.py"
     program.write_text(PAGER.format(out=str(pages)))
     with running_server(folder / "nats") as nats:
@@ -113,8 +113,8 @@ async def connected(watched: Watched) -> AsyncIterator[tuple[MeshConnection, Cli
         yield watched.up.now, clients
 
 
-async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watched: Watched) -> None:
-    # At this rate a busy machine alone may have been an outage.
+async def test_a_stopped_nats_server_is_paged_once_and_so_is_its_return(watched: Watched) -> None:
+    # At this rate, a busy machine alone may have caused an outage.
     await watched.until(lambda: watched.sent() > 3 and watched.is_well())
     before = len(watched.pages())
     watched.nats.freeze()
@@ -123,32 +123,32 @@ async def test_a_stopped_server_wakes_somebody_once_and_so_does_its_return(watch
         [page] = watched.pages()[before:]
         assert page["kind"] == "MISSING"
         assert "nats-server" in page["not_answering"]
-        assert page["last_seen"], "how far the canary came, which may have been on its way"
-        assert "canaries are missing since" in page["text"]
-        # A page that was delivered but not noted yet comes again after a kill: better twice than never.
+        assert page["last_seen"], "the progress of the canary, which may have been on its way"
+        assert "canaries have been missing since" in page["text"]
+        # A delivered page that isn't saved yet is repeated after a kill, as a repeated page is better than a lost one.
         await watched.until(watched.is_noted)
         killed = watched.up.kill("watch")
         await watched.up.wait_until_returned(killed)
-        await asyncio.sleep(4)  # longer than a canary may take: a watch that forgot would page anew
+        await asyncio.sleep(4)  # longer than a canary may take: a watch that lost its state would page another time
     finally:
         watched.nats.thaw()
 
-    def told() -> list[str]:
-        # At this rate a busy machine alone may be an outage later on: of another id.
-        return [one["kind"] for one in watched.pages() if one["outage_id"] == page["outage_id"]]
+    def kinds() -> list[str]:
+        # At this rate, a busy machine alone may cause another outage later, with another id.
+        return [other["kind"] for other in watched.pages() if other["outage_id"] == page["outage_id"]]
 
-    await watched.until(lambda: "BACK" in told())
+    await watched.until(lambda: "BACK" in kinds())
     sent = watched.sent()
     await watched.until(lambda: watched.sent() > sent + 4)
-    assert told() == ["MISSING", "BACK"]
+    assert kinds() == ["MISSING", "BACK"]
 
 
-async def test_a_leg_that_stands_still_wakes_somebody_by_its_name(watched: Watched) -> None:
+async def test_a_stopped_leg_is_paged_by_name(watched: Watched) -> None:
     sent = watched.sent()
     await watched.until(lambda: watched.sent() > sent + 1 and watched.is_well())
     paged = len(watched.pages())
     police = watched.up.now.pids[POLICE]
-    # `tandem up` too, which would replace the leg before anybody is paged.
+    # `tandem up` is stopped too, as it would replace the leg before the page.
     stopped = (watched.up.process.pid, police)
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -158,18 +158,20 @@ async def test_a_leg_that_stands_still_wakes_somebody_by_its_name(watched: Watch
         for pid in reversed(stopped):
             os.kill(pid, signal.SIGCONT)
     page = next(page for page in watched.pages()[paged:] if POLICE in page["not_answering"])
-    assert page["kind"] in ("MISSING", "STILL_MISSING"), "at this rate a busy machine alone may be an outage before"
+    assert page["kind"] in ("MISSING", "STILL_MISSING"), (
+        "at this rate, a busy machine alone may have caused an outage before"
+    )
     assert page["not_answering"] == [POLICE]
     if page["kind"] == "MISSING":
-        assert "police" in page["last_seen"], "it says how far the canary came"
+        assert "police" in page["last_seen"], "the page names the leg that did nothing"
 
     def is_back() -> bool:
-        return any(one["kind"] == "BACK" and one["outage_id"] == page["outage_id"] for one in watched.pages())
+        return any(other["kind"] == "BACK" and other["outage_id"] == page["outage_id"] for other in watched.pages())
 
     await watched.until(is_back)
 
 
-async def test_nobody_but_the_watch_has_seen_any_of_it(watched: Watched) -> None:
+async def test_only_the_watch_sees_canaries(watched: Watched) -> None:
     async with connected(watched) as (_, clients):
         for leg, stub in clients.dispatch.items():
             listed = await stub.ListIncidents(
@@ -190,20 +192,20 @@ async def test_nobody_but_the_watch_has_seen_any_of_it(watched: Watched) -> None
 
 
 async def a_canary(clients: Clients) -> str:
-    """The incident of the first canary, as the watch sees it."""
+    """Id of the first canary's incident, as the watch sees it."""
     alerts = clients.geofence.WatchAlerts(
         geofence_pb2.WatchAlertsRequest(), metadata=clients.identity(WATCH), timeout=PATIENCE_S
     )
     incident_id = ""
-    async for told in alerts:
-        assert told.alert.exercise == exercise_pb2.CANARY and not told.HasField("measure")
-        if incident_id := told.alert.incident_id:
+    async for message in alerts:
+        assert message.alert.exercise == exercise_pb2.CANARY and not message.HasField("measure")
+        if incident_id := message.alert.incident_id:
             break
     alerts.cancel()
     return incident_id
 
 
-async def test_who_may_run_what_exercise(watched: Watched) -> None:
+async def test_exercises_need_the_right_role_and_valid_fields(watched: Watched) -> None:
     async with connected(watched) as (_, clients):
 
         async def put(run_by: str, **more: Any) -> grpc.StatusCode | None:
@@ -251,14 +253,14 @@ async def test_who_may_run_what_exercise(watched: Watched) -> None:
         assert refused.value.code() is invalid
 
 
-async def test_a_drill_tells_the_time_of_each_step_and_leaves_nothing_open(watched: Watched) -> None:
+async def test_a_drill_measures_each_step_and_leaves_no_incident_open(watched: Watched) -> None:
     ran = await asyncio.to_thread(tandem, "drill", "--dir", str(watched.up.folder), "--times", "2", "--json")
     assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout)
-    assert [list(one) for one in told["drills"]] == [list(STEPS)] * 2
-    assert list(told["percentiles_ms"]) == list(STEPS)
+    output = json.loads(ran.stdout)
+    assert [list(steps) for steps in output["drills"]] == [list(STEPS)] * 2
+    assert list(output["percentiles_ms"]) == list(STEPS)
     deadline = time.monotonic() + PATIENCE_S
-    # What the other legs did comes to the police's list a moment later.
+    # The other legs' steps reach the police's list a moment later.
     while incidents := await drilled(watched):
         if all(incident["ended"] and incident["states"] == {"CLOSED"} for incident in incidents):
             break
@@ -272,7 +274,7 @@ async def test_a_drill_tells_the_time_of_each_step_and_leaves_nothing_open(watch
             answer = await clients.traces.GetTrace(request, metadata=clients.identity(REVIEWER), timeout=5)
             return answer.spans
 
-        # Alerts are read in their order, so that those of the first canary were come by already.
+        # The registry reads alerts in order, so it has already read the first canary's alerts.
         spans = await trace(incidents[0]["incident_id"])
         assert spans[0].attributes["exercise"] == "DRILL" and {"police offered"} <= {span.name for span in spans}
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -280,7 +282,7 @@ async def test_a_drill_tells_the_time_of_each_step_and_leaves_nothing_open(watch
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_drill_that_is_stopped_ends_what_it_made(watched: Watched) -> None:
+async def test_a_stopped_drill_ends_its_records(watched: Watched) -> None:
     before = len(await drilled(watched))
     command = (*TANDEM, "drill", "--dir", str(watched.up.folder), "--by-desks")
     process = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE, env=environment())
@@ -290,13 +292,13 @@ async def test_a_drill_that_is_stopped_ends_what_it_made(watched: Watched) -> No
     process.send_signal(signal.SIGINT)
     _, said = await process.communicate()
     assert process.returncode == 1 and said == b"stopped; the records of the drill were ended\n"
-    while not all(one["ended"] for one in await drilled(watched)):
+    while not all(incident["ended"] for incident in await drilled(watched)):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
 
 
 async def drilled(watched: Watched) -> list[dict[str, Any]]:
-    """Drills as the police leg knows them: whether each ended, and the states of all legs' assignments."""
+    """Drills in the police leg's list: whether each has ended, and the states of all legs' assignments."""
     async with connected(watched) as (_, clients):
         request = dispatch_pb2.ListIncidentsRequest()
         listed = await clients.dispatch["police"].ListIncidents(request, metadata=clients.identity(REVIEWER), timeout=5)
@@ -313,7 +315,7 @@ async def drilled(watched: Watched) -> list[dict[str, Any]]:
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
-async def test_wearers_whom_nobody_stands_down_are_paged_and_go_on_reporting(tmp_path: Path) -> None:
+async def test_canaries_that_are_not_stood_down_are_paged_and_the_watch_goes_on(tmp_path: Path) -> None:
     with watched_mesh(tmp_path, RATE) as running:
 
         async def clear_after(seconds: int) -> None:
@@ -332,7 +334,7 @@ async def test_wearers_whom_nobody_stands_down_are_paged_and_go_on_reporting(tmp
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_two_minutes_without_nats_in_real_time(tmp_path: Path) -> None:
-    """As the above, at the pace of a mesh in earnest: whoever is on call knows while it lasts."""
+    """An outage is paged while it lasts, at the clock rate of a production mesh."""
     with watched_mesh(tmp_path, 1) as running:
         await running.until(lambda: running.sent() > 2, patience_s=120)
         running.nats.freeze()

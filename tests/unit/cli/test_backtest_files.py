@@ -1,4 +1,4 @@
-"""Tags and devices that are given in the middle of a back-test's reports."""
+"""A back-test's reports may add tags and devices on the way."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load(folder: Path, *lines: dict[str, Any]) -> list[files.ReportLine]:
         {"kind": "device", "device_id": "new", "person_id": "p"},
     ],
 )
-def test_a_device_reports_once_it_is_given(tmp_path: Path, given: dict[str, Any]) -> None:
+def test_a_device_may_report_only_after_its_record(tmp_path: Path, given: dict[str, Any]) -> None:
     event = {"kind": "equipment", "device_id": "new", "report_id": "1", "event_time": AT["received_at"]}
     event |= {"event": "BATTERY_LOW"}
     assert [line.number for line in load(tmp_path, given | AT, event)] == [1, 2]
@@ -50,7 +50,9 @@ def test_a_device_reports_once_it_is_given(tmp_path: Path, given: dict[str, Any]
         ({"kind": "device", "device_id": "a b", "person_id": "p"} | AT, "device_id"),
     ],
 )
-def test_what_is_wrong_with_it_is_named(tmp_path: Path, given: dict[str, Any], field: str) -> None:
+def test_an_error_in_a_tag_or_device_line_names_line_and_field(
+    tmp_path: Path, given: dict[str, Any], field: str
+) -> None:
     with pytest.raises(FileError) as failed:
         load(tmp_path, given)
     assert (failed.value.line, failed.value.field) == (1, field)

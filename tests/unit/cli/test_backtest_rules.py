@@ -1,4 +1,4 @@
-"""Back-tests by chosen rules: what a rules file may say, and what two sets of rules would have done differently."""
+"""Back-tests with a rules file: its checks, and the comparison of two rule sets."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def told(kind: str, at_s: int, **changes: object) -> dict[str, Any]:
+def alert_line(kind: str, at_s: int, **changes: object) -> dict[str, Any]:
     at = f"2026-03-02T10:00:{at_s:02d}.000Z"
     alert = {"order_id": "o", "target_id": "p", "kind": kind, "ring_m": 100.0, "demand": "RESPOND", "at": at}
     return alert | {"alert_id": f"alert-{at_s}", "decided_at": at} | changes
 
 
-# ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rules files ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_rules_file_has_the_fields_of_the_rules(tmp_path: Path) -> None:
+def test_a_rules_file_sets_the_fields_of_the_rules(tmp_path: Path) -> None:
     path = write(tmp_path, "a", 'rules_id = "night"\nclear_margin_m = 50\nclear_after_s = 90\nlate_after_s = 30\n')
     found = rules.load(path)
     assert (found.rules_id, found.clear_margin_m, found.clear_after_s, found.late_after_s) == ("night", 50, 90, 30)
@@ -56,15 +56,13 @@ def test_a_rules_file_has_the_fields_of_the_rules(tmp_path: Path) -> None:
         ('rules_id = "a', None, ""),
     ],
 )
-def test_what_is_wrong_with_a_rules_file_is_named_with_its_line_and_field(
-    tmp_path: Path, text: str, line: int | None, field: str
-) -> None:
+def test_an_error_in_a_rules_file_names_line_and_field(tmp_path: Path, text: str, line: int | None, field: str) -> None:
     with pytest.raises(FileError) as failed:
         rules.load(write(tmp_path, "a", text))
     assert (failed.value.line, failed.value.field) == (line, field)
 
 
-def test_a_rules_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+def test_an_absent_or_binary_rules_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_bytes(b"rules_id = \xff")
     for name in ("broken.toml", "none.toml"):
         with pytest.raises(FileError):
@@ -74,25 +72,23 @@ def test_a_rules_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) ->
 # ── the back-test ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_chosen_rules_decide_in_place_of_those_in_the_reports(tmp_path: Path) -> None:
+def test_a_rules_file_replaces_the_rules_in_the_reports(tmp_path: Path) -> None:
     patient = rules.load(write(tmp_path, "a", 'rules_id = "patient"\nclear_after_s = 3600\n'))
-    assert "RING_CLEARED" not in {one["kind"] for one in backtest.run(*FILES, patient)}
+    assert "RING_CLEARED" not in {alert["kind"] for alert in backtest.run(*FILES, patient)}
     reports = tmp_path / "reports.ndjson"
     own = {"kind": "rules", "received_at": "2026-03-02T10:00:00Z", "rules_id": "own", "clear_after_s": 1}
     reports.write_text(json.dumps(own) + "\n" + FILES[1].read_text())
-    assert "RING_CLEARED" in {one["kind"] for one in backtest.run(FILES[0], reports)}
-    assert "RING_CLEARED" not in {one["kind"] for one in backtest.run(FILES[0], reports, patient)}
+    assert "RING_CLEARED" in {alert["kind"] for alert in backtest.run(FILES[0], reports)}
+    assert "RING_CLEARED" not in {alert["kind"] for alert in backtest.run(FILES[0], reports, patient)}
 
 
-def test_the_command_prints_what_would_have_changed_and_counts_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_and_counts_the_changed_alerts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = write(tmp_path, "a", 'rules_id = "a"\n')
     b = write(tmp_path, "b", 'rules_id = "b"\nclear_after_s = 3600\n')
     command.backtest(*FILES, rules=a, against=b)
     printed = capsys.readouterr()
     changes = [json.loads(line) for line in printed.out.splitlines()]
-    # Never cleared, the 100 m ring is open at the end instead.
+    # Under b the 100 m ring isn't cleared, so it is open at the end.
     assert [(change["change"], (change["a"] or change["b"])["kind"]) for change in changes] == [
         ("ONLY_A", "RING_CLEARED"),
         ("ONLY_B", "RING_OPEN"),
@@ -104,7 +100,7 @@ def test_the_command_prints_what_would_have_changed_and_counts_it(
     assert printed.out == "" and "only in a: 0, only in b: 0, changed: 0" in printed.err
 
 
-def test_a_comparison_needs_both_sides_and_good_files(tmp_path: Path) -> None:
+def test_a_comparison_needs_two_valid_rules_files(tmp_path: Path) -> None:
     bad = write(tmp_path, "bad", "clear_after_s = 1\n")
     for chosen in ({"against": bad}, {"rules": bad}, {"rules": write(tmp_path, "a", 'rules_id="a"'), "against": bad}):
         with pytest.raises(CommandFailed) as failed:
@@ -112,22 +108,22 @@ def test_a_comparison_needs_both_sides_and_good_files(tmp_path: Path) -> None:
         assert failed.value.exit_code == MISUSED
 
 
-# ── side by side ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── comparison ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_alert_that_is_missing_on_one_side_does_not_shift_those_after_it() -> None:
-    a = [told("RING_ENTERED", second) for second in (1, 20, 40)]
-    b = [told("RING_ENTERED", second) for second in (20, 40)]
+def test_a_missing_alert_does_not_shift_the_later_alerts() -> None:
+    a = [alert_line("RING_ENTERED", second) for second in (1, 20, 40)]
+    b = [alert_line("RING_ENTERED", second) for second in (20, 40)]
     assert [(change.what, change.a) for change in comparison.compare(a, b)] == [("ONLY_A", a[0])]
     assert [(change.what, change.b) for change in comparison.compare(b, a)] == [("ONLY_B", a[0])]
 
 
-def test_another_demand_or_moment_of_one_alert_is_a_change_and_its_ids_are_not() -> None:
-    a = [told("PANIC", 5), told("RING_ENTERED", 10), told("RING_CLEARED", 30)]
+def test_a_changed_demand_or_time_is_a_change_and_changed_ids_are_not() -> None:
+    a = [alert_line("PANIC", 5), alert_line("RING_ENTERED", 10), alert_line("RING_CLEARED", 30)]
     b = [
-        told("PANIC", 5, alert_id="another"),
-        told("RING_ENTERED", 10, demand="NOTIFY"),
-        told("RING_CLEARED", 45, demand="RECORD"),
+        alert_line("PANIC", 5, alert_id="another"),
+        alert_line("RING_ENTERED", 10, demand="NOTIFY"),
+        alert_line("RING_CLEARED", 45, demand="RECORD"),
     ]
     changes = comparison.compare(a, b)
     assert [(change.what, change.fields) for change in changes] == [
@@ -136,8 +132,8 @@ def test_another_demand_or_moment_of_one_alert_is_a_change_and_its_ids_are_not()
     ]
 
 
-def test_alerts_of_other_targets_orders_and_rings_are_never_the_same() -> None:
-    a = [told("RING_ENTERED", 10)]
+def test_alerts_of_different_targets_orders_rings_or_kinds_are_never_paired() -> None:
+    a = [alert_line("RING_ENTERED", 10)]
     for changes in ({"target_id": "q"}, {"order_id": "o2"}, {"ring_m": 1000.0}, {"kind": "RING_CLEARED"}):
         found = comparison.compare(a, [a[0] | changes])
         assert sorted(change.what for change in found) == ["ONLY_A", "ONLY_B"]

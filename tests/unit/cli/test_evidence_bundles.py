@@ -1,4 +1,4 @@
-"""Crafted bundles, signed by who made them: each is refused in one line that names the member and the fault, and prints no escape."""
+"""Crafted and signed evidence bundles are refused in one line that names member and fault and contains no escape sequence."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def verify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         monkeypatch.setattr(sys, "argv", ["tandem", "evidence", "verify", str(path), *options])
         with pytest.raises(SystemExit) as ended:
             main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
 
     return run
 
@@ -77,12 +77,12 @@ def unclaim(name: str) -> Craft:
 
 
 def assign(**fields: Any) -> Callable[[dict[str, Any]], None]:
-    return lambda told: told.update(fields)
+    return lambda content: content.update(fields)
 
 
 def lack(name: str) -> Callable[[dict[str, Any]], None]:
-    def change(told: dict[str, Any]) -> None:
-        del told[name]
+    def change(content: dict[str, Any]) -> None:
+        del content[name]
 
     return change
 
@@ -97,7 +97,7 @@ CRAFTED: dict[str, tuple[Craft, str]] = {
     "an absolute path": (put("/etc/x", b"x"), "the header behind the beginning: names a member that no bundle has"),
     "an unknown name": (put("zz.jsonl", b""), "names a member that no bundle has: 'zz.jsonl'"),
     "a name with an escape": (put("zz\x1b[2K", b""), "names a member that no bundle has: 'zz\\x1b[2K'"),
-    "another leg's chain": (put("chain-warning.jsonl", b""), "chain-warning.jsonl: doesn't belong into this bundle"),
+    "another leg's chain": (put("chain-warning.jsonl", b""), "chain-warning.jsonl: doesn't belong in this bundle"),
     **{
         f"no {name}": (drop(name), f"{name}: is missing")
         for name in ("README.txt", "log.jsonl", "alerts.jsonl", "measures.jsonl", "dead_letters.jsonl", "replay.json", CHAIN)
@@ -116,11 +116,11 @@ CRAFTED: dict[str, tuple[Craft, str]] = {
     "an empty manifest": (with_manifest(b""), "manifest.json: isn't JSON"),
     "a manifest that isn't UTF-8": (with_manifest(b"\xff"), "manifest.json: isn't UTF-8"),
     "a manifest that is a number": (with_manifest(b"1"), "manifest.json: must be an object"),
-    "a name twice": (with_manifest(b'{"for":"police","for":"police"}'), "manifest.json: for: stands there twice"),
-    "not a number": (with_manifest(b'{"format":NaN}'), "manifest.json: NaN is no number of JSON"),
+    "a name twice": (with_manifest(b'{"for":"police","for":"police"}'), "manifest.json: for: is there twice"),
+    "not a number": (with_manifest(b'{"format":NaN}'), "manifest.json: NaN isn't a JSON number"),
     "a long number": (with_manifest(b'{"format":' + b"9" * 10_000 + b"}"), "manifest.json: isn't JSON"),
     "another format": (claim(format=2), "manifest.json: format: must be a whole number from 1 to 1"),
-    "an unknown field": (claim(**{"a\x1b[2K": 1}), "manifest.json: a\\x1b[2K: is no field of it"),
+    "an unknown field": (claim(**{"a\x1b[2K": 1}), "manifest.json: a\\x1b[2K: is an unknown field"),
     "for nobody": (claim(**{"for": "press"}), "manifest.json: for: must be one of probation, police"),
     "a software with an escape": (claim(software=ESCAPE), "manifest.json: software: must be at most 512 printable ASCII"),
     "an incident with an escape": (claim(incident_id=ESCAPE), "manifest.json: incident_id: must be 1 to 160 characters"),
@@ -130,12 +130,12 @@ CRAFTED: dict[str, tuple[Craft, str]] = {
         claim(log={"log_id": "l", "partition": -1, "window_stamp_ms": 0}),
         "manifest.json: log: partition: must be a whole number from 0 to 63",
     ),
-    "a clock that stands": (
+    "a clock of rate 0": (
         claim(clock={"rate": 0, "anchor_ms": 0, "stamp_after_receipt_ms": []}),
         "manifest.json: clock: rate: must be a whole number from 1",
     ),
     "chains that lack nobody": (claim(chains_missing=[]), "manifest.json: chains_missing: must name the legs"),
-    "chains of nobody": (claim(chains={}), "doesn't belong into this bundle"),
+    "chains of nobody": (claim(chains={}), "doesn't belong in this bundle"),
     "another head": (claim(chains={"police": {"head": [2, "0" * 64]}}), f"{CHAIN}: line 1: head: isn't the manifest's"),
     **{
         f"no {name}": (unclaim(name), f"manifest.json: {name}: is missing")
@@ -147,7 +147,7 @@ CRAFTED: dict[str, tuple[Craft, str]] = {
     # chains
     "an empty chain": (put(CHAIN, b""), f"{CHAIN}: is empty"),
     "a deep chain": (as_line(CHAIN, DEEP), f"{CHAIN}: line 1: is nested deeper than 16"),
-    "a chain without an end of line": (put(CHAIN, b"{}"), f"{CHAIN}: its last line has no end"),
+    "a chain without an end of line": (put(CHAIN, b"{}"), f"{CHAIN}: its last line has no line feed"),
     "a chain of another leg": (in_line(CHAIN, 1, assign(leg="warning")), f"{CHAIN}: line 1: leg: is warning"),
     "a head of three": (in_line(CHAIN, 1, assign(head=[1, "", 3])), f"{CHAIN}: line 1: head: must be a list of 2"),
     "no hash": (in_line(CHAIN, 2, lack("hash")), f"{CHAIN}: line 2: hash: is missing"),
@@ -164,20 +164,20 @@ CRAFTED: dict[str, tuple[Craft, str]] = {
     "a sequence that is a text": (in_line("log.jsonl", 2, assign(sequence="2")), "log.jsonl: line 2: sequence: must be a whole"),
     "another stream": (in_line("log.jsonl", 1, assign(stream="ALERTS")), "log.jsonl: line 1: stream: must be LOG_0"),
     "no base64": (in_line("log.jsonl", 1, assign(data="A")), "log.jsonl: line 1: data: isn't base64"),
-    "another hash": (in_line("log.jsonl", 1, assign(sha256="0" * 64)), "log.jsonl: line 1 is no record: its data doesn't"),
-    "records from behind": (reversed_log, "log.jsonl: line 2: sequence: doesn't come behind"),
-    "a record twice": (in_line("log.jsonl", 3, assign(sequence=2)), "log.jsonl: line 3: sequence: doesn't come behind"),
+    "another hash": (in_line("log.jsonl", 1, assign(sha256="0" * 64)), "log.jsonl: line 1: sha256: isn't the hash of its data"),
+    "records in reverse order": (reversed_log, "log.jsonl: line 2: sequence: must be greater"),
+    "a record twice": (in_line("log.jsonl", 3, assign(sequence=2)), "log.jsonl: line 3: sequence: must be greater"),
     "no alert": (
         put("alerts.jsonl", b'{"stream":"ALERTS","sequence":1,"stamp_ms":0,"subject":"alert.a","data":"/w==","cut":true,'
             b'"premise":false,"sha256":""}\n'),
-        "alerts.jsonl: line 1: data: is no Alert",
+        "alerts.jsonl: line 1: data: isn't a valid Alert",
     ),
     "another replay": (put("replay.json", b"{}\n"), "replay.json: isn't what the fold gives"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CRAFTED)
-def test_what_was_crafted_is_refused_in_one_line(verify: Verify, name: str) -> None:
+def test_a_crafted_bundle_is_refused_in_one_line(verify: Verify, name: str) -> None:
     craft, wanted = CRAFTED[name]
     code, out, err = verify(crafted(craft))
     assert (code, out) == (1, ""), err
@@ -185,13 +185,13 @@ def test_what_was_crafted_is_refused_in_one_line(verify: Verify, name: str) -> N
     assert err.count("\n") == 1 and err.rstrip("\n").isprintable()
 
 
-def test_a_sound_bundle_is_proven(verify: Verify) -> None:
+def test_a_sound_bundle_is_verified(verify: Verify) -> None:
     code, out, err = verify(bundle())
     assert (code, err) == (0, "") and "0 alerts from 3 entries are the same again" in out
 
 
 @pytest.mark.parametrize("by", [ESCAPE, "\r signature", "\u202egnp", "\x9b2J", "\n" + "signature   good"])
-def test_a_name_in_a_chain_is_shown_and_does_nothing(verify: Verify, by: str) -> None:
+def test_a_name_in_a_chain_cannot_act_on_the_terminal(verify: Verify, by: str) -> None:
     code, out, _ = verify(crafted(lambda *_: None, by))
     assert code == 0
     lines = out.removesuffix("\n").split("\n")
@@ -200,7 +200,7 @@ def test_a_name_in_a_chain_is_shown_and_does_nothing(verify: Verify, by: str) ->
     assert sum("Acknowledged" in line for line in lines) == 2
 
 
-def test_an_alert_that_the_fold_does_not_give_is_named_in_text(verify: Verify) -> None:
+def test_an_alert_that_the_fold_does_not_give_is_named_in_printable_text(verify: Verify) -> None:
     alert = alert_pb2.Alert(alert_id=ESCAPE, sequence=1, incident_id="incident-1").SerializeToString()
     record = StoredMessage("ALERTS", 1, BEGAN_MS, "alert.a", alert)
 
@@ -214,7 +214,7 @@ def test_an_alert_that_the_fold_does_not_give_is_named_in_text(verify: Verify) -
     assert all(line.isprintable() for line in out.removesuffix("\n").split("\n"))
 
 
-def test_entries_that_end_the_fold_are_a_fault_and_no_traceback(
+def test_entries_that_crash_the_fold_are_a_fault_without_traceback(
     verify: Verify, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -225,7 +225,7 @@ def test_entries_that_end_the_fold_are_a_fault_and_no_traceback(
     assert verify(sound) == (1, "", "BROKEN log.jsonl: can't be folded: AssertionError\n")
 
 
-def test_a_file_that_is_too_large_or_absent_says_so(
+def test_a_file_that_is_too_large_or_unreadable_is_refused(
     verify: Verify, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evidence_bundle, "MAX_BUNDLE_BYTES", 1_000)

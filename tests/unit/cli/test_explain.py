@@ -1,4 +1,4 @@
-"""Explaining an alert: the same again from the log, what it rests on, and what was not received."""
+"""Explanation of an alert: its refold, its evidence, and the missing reports."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tandem.common.v1 import log_pb2
 from tests.support.geofence import log
 
 T0_MS = 1_790_000_000_000
-"""Second 0."""
+"""Mesh time of second 0, milliseconds since 1970 UTC."""
 KINDS = (AlertKind.RING_ENTERED, AlertKind.TAMPERED)
-"""What these stories are about."""
+"""Kinds of alerts that these tests explain."""
 
 
 class Log:
-    """A log that grows by calls, and the alerts that a mesh would have stored of it."""
+    """A log that grows by method calls, with the alerts that a mesh would store."""
 
     def __init__(self, rate: int = 1) -> None:
         self.log_meta = LogMetadata(1, MeshClock(rate, T0_MS), "log")
@@ -39,7 +39,7 @@ class Log:
         self._state = State(0, log_id="log", clock_rate=rate, clock_anchor_ms=T0_MS)
 
     def add(self, at_s: float, entry: log_pb2.LogEntry) -> None:
-        """An entry that is stored at a second of the mesh's clock."""
+        """Appends an entry with a stamp at this second of the mesh's clock."""
         self.add_bytes(at_s, entry.SerializeToString(), log.kind_of(entry))
         last = self.messages[-1]
         outputs = fold.step(
@@ -48,29 +48,29 @@ class Log:
         self.alerts += [output for output in outputs if isinstance(output, Alert)]
 
     def add_bytes(self, at_s: float, data: bytes, kind: str = "report") -> None:
-        """Anything."""
+        """Appends raw bytes as an entry."""
         stamp_ms, sequence = T0_MS + round(at_s * 1000 / self.log_meta.clock.rate), len(self.messages) + 1
         self.messages.append(Delivered(flow.log_subject(0, kind), data, "LOG_0", sequence, stamp_ms, 0, ""))
 
     def at(self, at_s: float, device_id: str, north_m: float, fix_s: float | None = None) -> None:
-        """A position of a device arrives."""
+        """Appends a position of a device; `fix_s` is its fix time if it differs from its arrival."""
         self.add(at_s, log.positions_entry(fix(device_id, at_s if fix_s is None else fix_s, north_m)))
 
     def stored(self, alert: Alert) -> StoredAlert:
-        """What the mesh stores of an alert."""
+        """The stored form of an alert."""
         message = translate.alert_to_proto(alert, 0)
         figures = translate.measure_to_proto(alert).SerializeToString()
         return StoredAlert(message, message.SerializeToString(), figures)
 
     def explain(self, stored: StoredAlert) -> Explanation:
-        """Folds again, as the command does over a real log."""
-        found = Refold(stored, self.log_meta, 1)
+        """Refolds the log and explains an alert, as the command does over a real log."""
+        refolded = Refold(stored, self.log_meta, 1)
         for message in self.messages[: stored.alert.sequence]:
-            found.fold(message)
-        device_ids = found.device_ids()
-        for message in self.messages[found.window_from - 1 :]:
-            found.gather(message, device_ids)
-        return explanation.explain(found)
+            refolded.fold(message)
+        device_ids = refolded.device_ids()
+        for message in self.messages[refolded.window_from - 1 :]:
+            refolded.collect(message, device_ids)
+        return explanation.explain(refolded)
 
 
 def case_entry(*, version: int = 1, until_s: float = 86_400, place: bool = False) -> log_pb2.LogEntry:
@@ -83,7 +83,7 @@ def fix(device_id: str, at_s: float, north_m: float) -> Position:
 
 
 def approach(rate: int = 1) -> Log:
-    """She is at home; he comes from 3 km to 50 m, a report of each every 30 s, and she falls silent after a minute."""
+    """The protected person is at home, and the wearer comes from 3 km to 50 m. Both report every 30 s; she falls silent after 1 min."""
     story = Log(rate)
     story.add(0, case_entry())
     for i, north_m in enumerate((3000, 2500, 1900, 1500, 900, 400, 50)):
@@ -94,24 +94,24 @@ def approach(rate: int = 1) -> Log:
 
 
 def respond(story: Log) -> Alert:
-    (found,) = [alert for alert in story.alerts if alert.demand is Demand.RESPOND and alert.kind in KINDS]
-    return found
+    (explained,) = [alert for alert in story.alerts if alert.demand is Demand.RESPOND and alert.kind in KINDS]
+    return explained
 
 
-# ── again ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── refold ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("rate", [1, 60])
-def test_every_alert_of_a_log_is_the_same_again(rate: int) -> None:
+def test_a_refold_reproduces_every_alert_of_a_log(rate: int) -> None:
     story = approach(rate)
     assert {alert.ring_mm for alert in story.alerts} == {2_000_000, 1_000_000, 100_000}
     for alert in story.alerts:
-        found = story.explain(story.stored(alert))
-        assert not found.differences
-        assert found.to_json(positions=False)["again"] == "SAME"
+        explained = story.explain(story.stored(alert))
+        assert not explained.differences
+        assert explained.to_json(positions=False)["again"] == "SAME"
 
 
-def test_what_differs_is_named() -> None:
+def test_differences_are_named() -> None:
     story = approach()
     alert = respond(story)
     forged = story.stored(replace(alert, late=True, distance_mm=1.0))
@@ -128,7 +128,7 @@ def test_what_differs_is_named() -> None:
     assert story.explain(replace(longer, data=longer.data + b"\xf8\x07\x01")).differences == ["bytes"]
 
 
-def test_what_cannot_be_read_in_the_log_is_passed_over_as_the_mesh_passes_it_over() -> None:
+def test_an_unreadable_entry_is_skipped_as_in_the_mesh() -> None:
     story = Log()
     story.add(0, case_entry())
     story.add_bytes(1, b"\xff\xff")
@@ -137,22 +137,22 @@ def test_what_cannot_be_read_in_the_log_is_passed_over_as_the_mesh_passes_it_ove
     assert not story.explain(story.stored(respond(story))).differences
 
 
-# ── what it rests on ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── evidence ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_names_the_entry_the_report_the_rules_and_the_case() -> None:
+def test_the_explanation_names_entry_report_rules_and_case() -> None:
     story = approach()
-    said = story.explain(story.stored(respond(story))).to_json(positions=False)
-    # He goes 350 m between his last two reports, and enters the ring 300 m along.
-    assert said["figures"]["distance_m"] == pytest.approx(100, abs=0.1)
-    assert (said["entry"]["sequence"], said["entry"]["what"]) == (11, "a position")
-    assert said["entry"]["decisive"]["report_id"] == f"r{T0_MS + 182_000}"
-    assert said["rules"]["rules_id"] == "default" and said["alert"]["fold_version"]
-    assert (said["case"]["case_id"], said["case"]["version"]) == ("case-1", 1)
-    assert [ring["radius_m"] for ring in said["case"]["rings"]] == [2000, 1000, 100]
+    output = story.explain(story.stored(respond(story))).to_json(positions=False)
+    # The wearer goes 350 m between the last two reports, and enters the ring after 300 m.
+    assert output["figures"]["distance_m"] == pytest.approx(100, abs=0.1)
+    assert (output["entry"]["sequence"], output["entry"]["what"]) == (11, "a position")
+    assert output["entry"]["decisive"]["report_id"] == f"r{T0_MS + 182_000}"
+    assert output["rules"]["rules_id"] == "default" and output["alert"]["fold_version"]
+    assert (output["case"]["case_id"], output["case"]["version"]) == ("case-1", 1)
+    assert [ring["radius_m"] for ring in output["case"]["rings"]] == [2000, 1000, 100]
 
 
-def test_an_equipment_event_decides_for_the_wearer_alone_and_all_protected_are_shown() -> None:
+def test_an_equipment_event_concerns_the_wearer_and_shows_all_protected_persons() -> None:
     story = Log()
     story.add(0, case_entry())
     story.at(1, "d1", 0)
@@ -164,22 +164,22 @@ def test_an_equipment_event_decides_for_the_wearer_alone_and_all_protected_are_s
             )
         ),
     )
-    found = story.explain(story.stored(respond(story)))
-    assert not found.differences and found.decisive is None
-    assert explanation.what_decided(found.refold) == "STRAP_OPEN of t1, 2026-09-21T14:13:28.000Z"
-    assert [(side.who, side.device_id, side.newest_ms) for side in found.sides] == [
+    explained = story.explain(story.stored(respond(story)))
+    assert not explained.differences and explained.decisive is None
+    assert explanation.what_decided(explained.refold) == "STRAP_OPEN of t1, 2026-09-21T14:13:28.000Z"
+    assert [(side.who, side.device_id, side.newest_ms) for side in explained.sides] == [
         ("wearer", "t1", None),
         ("protected", "d1", T0_MS + 1_000),
     ]
 
 
-def test_time_alone_and_an_amended_case_decide_too() -> None:
+def test_a_tick_or_an_amended_case_can_decide() -> None:
     story = Log()
     story.add(0, case_entry(until_s=60, place=True))
     story.at(1, "t1", 20)
     story.add(70, log_pb2.LogEntry(tick=log_pb2.Tick()))
-    found = story.explain(story.stored(story.alerts[-1]))
-    assert not found.differences and explanation.what_decided(found.refold) == "the passing of time"
+    explained = story.explain(story.stored(story.alerts[-1]))
+    assert not explained.differences and explanation.what_decided(explained.refold) == "the passing of time"
 
     story = Log()
     story.add(0, case_entry(place=True))
@@ -187,86 +187,91 @@ def test_time_alone_and_an_amended_case_decide_too() -> None:
     story.add(9, case_entry(version=2))
     cleared = story.alerts[-1]
     assert (cleared.kind.value, cleared.target_id) == ("RING_CLEARED", "home1")
-    found = story.explain(story.stored(cleared))
-    assert not found.differences and explanation.what_decided(found.refold) == "version 2 of case-1"
-    assert found.refold.target is not None and found.refold.target.target_id == "home1"
-    assert [side.device_id for side in found.sides] == ["t1"], "a place has no device"
+    explained = story.explain(story.stored(cleared))
+    assert not explained.differences and explanation.what_decided(explained.refold) == "version 2 of case-1"
+    assert explained.refold.target is not None and explained.refold.target.target_id == "home1"
+    assert [side.device_id for side in explained.sides] == ["t1"], "a place has no device"
 
 
-def test_a_person_and_a_place_of_one_id_are_told_apart() -> None:
+def test_a_person_and_a_place_with_the_same_id_are_distinguished() -> None:
     story = Log()
     entry = case_entry(place=True)
     entry.case.places[0].place_id = "p1"
     story.add(0, entry)
     story.at(1, "d1", 5000)
     story.at(2, "t1", 20)
-    found = story.explain(story.stored(respond(story)))
-    assert found.refold.target is not None and not found.refold.target.is_person
+    explained = story.explain(story.stored(respond(story)))
+    assert explained.refold.target is not None and not explained.refold.target.is_person
     story.at(3, "d1", 30)
-    found = story.explain(story.stored(story.alerts[-1]))
-    assert found.refold.target is not None and found.refold.target.is_person
+    explained = story.explain(story.stored(story.alerts[-1]))
+    assert explained.refold.target is not None and explained.refold.target.is_person
 
 
-# ── what was received, and what wasn't ───────────────────────────────────────────────────────────────────────────────
+# ── received and missing reports ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_silence_of_each_side_and_the_age_of_its_newest_position_are_told() -> None:
+def test_silence_and_age_of_the_newest_position_are_shown_per_side() -> None:
     story = approach()
-    found = story.explain(story.stored(respond(story)))
-    his, hers = found.sides
-    assert (his.who, his.contacts, his.silence_ms, his.newest_ms) == ("wearer", 7, 30_000, T0_MS + 182_000)
-    assert [report.time_ms - T0_MS for report in his.reports] == [62_000, 92_000, 122_000, 152_000, 182_000]
-    # Her last report is of second 61, his decides at 182.
-    assert (hers.who, hers.contacts, hers.silence_ms) == ("protected", 3, 121_000)
-    assert found.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 121
+    explained = story.explain(story.stored(respond(story)))
+    wearer_side, protected_side = explained.sides
+    assert (wearer_side.who, wearer_side.contacts, wearer_side.silence_ms, wearer_side.newest_ms) == (
+        "wearer",
+        7,
+        30_000,
+        T0_MS + 182_000,
+    )
+    assert [report.time_ms - T0_MS for report in wearer_side.reports] == [62_000, 92_000, 122_000, 152_000, 182_000]
+    # The protected person's last report is of second 61; the wearer's report decides at 182.
+    assert (protected_side.who, protected_side.contacts, protected_side.silence_ms) == ("protected", 3, 121_000)
+    assert explained.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 121
 
 
-def test_contact_without_a_position_breaks_a_silence_and_gives_no_position() -> None:
+def test_a_contact_without_a_position_ends_a_silence_but_gives_no_position() -> None:
     story = Log()
     story.add(0, case_entry())
     story.at(1, "d1", 0)
     story.add(100, log_pb2.LogEntry(heard=log_pb2.HeardBatch(device_id=["d1"], report_id=["h"])))
     story.at(120, "t1", 50)
-    hers = story.explain(story.stored(respond(story))).sides[1]
-    assert (hers.contacts, hers.silence_ms, hers.newest_ms) == (2, 99_000, T0_MS + 1_000)
+    protected_side = story.explain(story.stored(respond(story))).sides[1]
+    assert (protected_side.contacts, protected_side.silence_ms, protected_side.newest_ms) == (2, 99_000, T0_MS + 1_000)
 
 
-def test_a_position_of_hours_ago_is_known_by_its_age_alone() -> None:
+def test_a_position_older_than_the_window_appears_as_an_age_only() -> None:
     story = Log()
     story.add(0, case_entry())
     story.at(1, "d1", 0)
     story.add(5_000, log_pb2.LogEntry(tick=log_pb2.Tick()))
     story.at(10_000, "t1", 50)
-    found = story.explain(story.stored(respond(story)))
-    hers = found.sides[1]
-    assert (hers.reports, hers.contacts, hers.silence_ms) == ([], 0, 600_000)
-    assert found.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 9_999
+    explained = story.explain(story.stored(respond(story)))
+    protected_side = explained.sides[1]
+    assert (protected_side.reports, protected_side.contacts, protected_side.silence_ms) == ([], 0, 600_000)
+    assert explained.to_json(positions=False)["sides"][1]["newest_position_age_s"] == 9_999
 
 
-def test_what_came_behind_it_and_is_of_a_time_before_it_is_listed_once() -> None:
+def test_a_report_that_arrived_after_the_decision_is_listed_once() -> None:
     story = approach()
     story.at(190, "d1", 10, fix_s=150)
-    story.at(200, "d1", 10, fix_s=150)  # sent again
-    story.at(210, "d1", 10, fix_s=205)  # of a time after it
+    story.at(200, "d1", 10, fix_s=150)  # resent
+    story.at(210, "d1", 10, fix_s=205)  # of a time after the decision
     story.at(220, "other", 10, fix_s=150)
     story.at(9_000, "t1", 60, fix_s=100)
-    said = story.explain(story.stored(respond(story))).to_json(positions=False)
-    later = [(one["device_id"], one["age_s"], one["too_late"]) for one in said["came_later"]]
+    output = story.explain(story.stored(respond(story))).to_json(positions=False)
+    later = [(report["device_id"], report["age_s"], report["too_late"]) for report in output["came_later"]]
     assert later == [("d1", 32, False), ("t1", 82, True)]
 
 
-def test_what_stands_behind_the_decisive_report_in_its_entry_was_not_known_yet() -> None:
+def test_reports_after_the_decisive_one_in_its_entry_were_not_known() -> None:
     story = Log()
     story.add(0, case_entry())
     story.at(1, "d1", 0)
     story.add(31, log.positions_entry(fix("t1", 30, 50), fix("d1", 29, 900)))
-    found = story.explain(story.stored(respond(story)))
-    assert found.decisive is not None and found.decisive.index == 0
-    assert found.sides[1].newest_ms == T0_MS + 1_000
-    assert [(one.device_id, one.time_ms) for one in found.later] == [("d1", T0_MS + 29_000)]
+    explained = story.explain(story.stored(respond(story)))
+    assert explained.decisive is not None and explained.decisive.index == 0
+    assert explained.sides[1].newest_ms == T0_MS + 1_000
+    assert [(report.device_id, report.time_ms) for report in explained.later] == [("d1", T0_MS + 29_000)]
 
 
-def test_what_came_too_late_for_the_fold_is_shown_and_is_not_the_newest() -> None:
+def test_a_report_too_late_for_the_fold_is_shown_but_is_not_the_newest() -> None:
     story = Log()
     story.add(0, case_entry())
     story.at(8_000, "d1", 0, fix_s=500)
@@ -275,12 +280,14 @@ def test_what_came_too_late_for_the_fold_is_shown_and_is_not_the_newest() -> Non
         8_002,
         log_pb2.LogEntry(equipment=log_pb2.EquipmentReport(device_id="t1", report_id="e", event=log_pb2.STRAP_OPEN)),
     )
-    hers = story.explain(story.stored(respond(story))).sides[1]
-    assert [explanation.is_too_late(report) for report in hers.reports] == [True] and hers.contacts == 1
-    assert hers.newest_ms is None
+    protected_side = story.explain(story.stored(respond(story))).sides[1]
+    assert [explanation.is_too_late(report) for report in protected_side.reports] == [
+        True
+    ] and protected_side.contacts == 1
+    assert protected_side.newest_ms is None
 
 
-def test_of_a_device_that_changed_hands_nothing_is_told_from_before() -> None:
+def test_reports_from_before_a_device_changed_hands_are_left_out() -> None:
     story = Log()
     story.add(0, case_entry())
     for i in range(8):
@@ -292,18 +299,18 @@ def test_of_a_device_that_changed_hands_nothing_is_told_from_before() -> None:
     others.case.tag_device_ids[:] = ["t1"]
     story.add(141, others)
     story.at(150, "d2", 0)
-    story.at(152, "t1", 7_777, fix_s=130)  # of the one before, and late
+    story.at(152, "t1", 7_777, fix_s=130)  # a late report of the previous owner
     story.at(155, "t1", 50)
     story.at(170, "t1", 7_777, fix_s=135)
-    found = story.explain(story.stored(respond(story)))
-    assert found.alert.wearer_id == "w2" and not found.differences
-    his = found.sides[0]
-    assert [report.time_ms - T0_MS for report in his.reports] == [155_000]
-    assert (his.contacts, his.silence_ms) == (2, 11_000)
-    assert found.later == []
+    explained = story.explain(story.stored(respond(story)))
+    assert explained.alert.wearer_id == "w2" and not explained.differences
+    wearer_side = explained.sides[0]
+    assert [report.time_ms - T0_MS for report in wearer_side.reports] == [155_000]
+    assert (wearer_side.contacts, wearer_side.silence_ms) == (2, 11_000)
+    assert explained.later == []
 
 
-def test_a_person_without_a_device_is_named() -> None:
+def test_a_person_without_a_device_is_listed() -> None:
     story = Log()
     entry = case_entry()
     entry.case.persons.add(person_id="child")
@@ -319,10 +326,10 @@ def test_a_person_without_a_device_is_named() -> None:
 # ── privacy ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_coordinates_are_told_only_where_they_are_asked_for() -> None:
+def test_coordinates_are_shown_only_on_request() -> None:
     story = approach()
     story.at(190, "d1", 10, fix_s=150)
-    found = story.explain(story.stored(respond(story)))
-    with_them, without = (json.dumps(found.to_json(positions)) for positions in (True, False))
+    explained = story.explain(story.stored(respond(story)))
+    with_them, without = (json.dumps(explained.to_json(positions)) for positions in (True, False))
     assert "37.50" in with_them and '"lat_deg"' in with_them
     assert "37.50" not in without and "_deg" not in without

@@ -1,4 +1,4 @@
-"""When a process that gives no sign of life is given up, and when it is only busy."""
+"""A process without heartbeats counts as dead or only as busy."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SLEEPS = "import time; time.sleep(600)"
     [
         (SILENT_AFTER_S, SILENT_AFTER_S, True, True),
         (SILENT_AFTER_S - 0.1, SILENT_AFTER_S, True, False),
-        (SILENT_AFTER_S, 0.5, True, False),  # it may wait for something at this instant
+        (SILENT_AFTER_S, 0.5, True, False),  # a working process may wait at any instant
         (STARVED_AFTER_S - 0.1, 0.0, True, False),
         (STARVED_AFTER_S, 0.0, True, True),
         (STARTING_S - 0.1, STARTING_S, False, False),
         (STARTING_S, STARTING_S, False, True),
-        (10 * STARTING_S, 0.0, False, False),  # it recovers a large store
+        (10 * STARTING_S, 0.0, False, False),  # the process recovers a large store
     ],
 )
-def test_silence_of_an_idle_process_is_death_sooner_than_that_of_a_busy_one(
+def test_an_idle_process_is_dead_sooner_than_a_busy_one(
     silent_s: float, idle_s: float, has_begun: bool, dead: bool
 ) -> None:
     assert is_dead(silent_s, idle_s, has_begun) is dead
@@ -45,7 +45,7 @@ def busy() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def idle_for(activity: Activity, within_s: float = 10.0) -> bool:
-    """Whether it is idle for 0.3 s once in that time."""
+    """Whether the process is idle for 0.3 s at some time within `within_s`."""
     until_s = time.monotonic() + within_s
     while time.monotonic() < until_s:
         if activity.idle_s() > 0.3:
@@ -55,20 +55,20 @@ def idle_for(activity: Activity, within_s: float = 10.0) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
-def test_a_process_that_works_is_not_idle_until_it_is_stopped(busy: subprocess.Popen[bytes]) -> None:
+def test_a_busy_process_is_idle_once_it_is_stopped(busy: subprocess.Popen[bytes]) -> None:
     activity = Activity(busy.pid)
     assert not idle_for(activity, within_s=1.0)
     busy.send_signal(signal.SIGSTOP)
     assert idle_for(activity)
 
 
-def test_where_the_system_says_nothing_a_process_seems_busy() -> None:
+def test_a_process_of_unknown_activity_counts_as_busy() -> None:
     activity = Activity(2**31 - 1)
     time.sleep(0.1)
     assert activity.idle_s() < 0.05
 
 
-def test_who_slept_itself_begins_to_count_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_counts_from_zero_after_the_observer_slept(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
     monkeypatch.setattr("services.cli.stack.liveness.time.monotonic", lambda: now_s)
     silence = Silence()

@@ -1,4 +1,4 @@
-"""Where a command finds the services of a mesh: literal addresses as they are, names resolved."""
+"""gRPC targets of a mesh's services: literal addresses are kept, and several names are resolved."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from services.cli.stack.mesh import target_of
         (["geofence.tandem.svc.cluster.local:7403"], "dns:///geofence.tandem.svc.cluster.local:7403"),
     ],
 )
-def test_a_target_takes_addresses_and_names(addresses: list[str], target: str) -> None:
+def test_a_target_is_made_of_addresses_or_a_name(addresses: list[str], target: str) -> None:
     assert target_of(addresses) == target
 
 
-def test_several_names_are_resolved_as_grpc_takes_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_names_are_resolved_because_grpc_takes_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"geofence-0.geofence": "10.1.0.4", "geofence-1.geofence": "10.1.0.5", "10.1.0.6": "10.1.0.6"}
 
     def resolve(host: str, port: str, *_: Any) -> list[Any]:

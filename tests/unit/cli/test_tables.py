@@ -1,4 +1,4 @@
-"""wearers.csv and orders.csv: what each line becomes, or what is wrong with it."""
+"""Lines of wearers.csv and orders.csv become records or faults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(folder: Path, text: str) -> list[csv_records.CsvLine]:
     return csv_records.read(path)
 
 
-def test_a_wearer_comes_with_their_tags(tmp_path: Path) -> None:
+def test_a_wearer_line_gives_the_wearer_and_tags(tmp_path: Path) -> None:
     line = 'w-1,800101-1234567,홍길동,1980-01-01,3,M,010-1234-5678,"서울, 종로구 1",tag-1; tag-2\n'
     (found,) = read(tmp_path, "\ufeff" + WEARERS + line)
     wearer, *tags = found.records
@@ -53,7 +53,7 @@ def test_the_tags_of_a_line_are_bound_to_its_vendor(tmp_path: Path) -> None:
     assert [(tag.device_id, tag.vendor_id) for tag in tags] == [("tag-1", "acme"), ("tag-2", "acme")]
 
 
-def test_an_order_comes_after_the_persons_whom_it_protects(tmp_path: Path) -> None:
+def test_an_order_follows_its_protected_persons(tmp_path: Path) -> None:
     (found,) = read(tmp_path, f"{ORDERS}{GOOD_ORDER},STALKING_APPROACH,2\n")
     *persons, order = found.records
     assert persons == [
@@ -86,7 +86,7 @@ def test_an_order_comes_after_the_persons_whom_it_protects(tmp_path: Path) -> No
         (ORDERS, GOOD_ORDER + ",SOMETHING,1", "type"),
     ],
 )
-def test_a_bad_line_is_named_with_its_field_and_the_others_are_read(
+def test_a_bad_line_is_named_with_its_field_and_other_lines_are_read(
     tmp_path: Path, header: str, line: str, field: str
 ) -> None:
     good = {
@@ -101,7 +101,7 @@ def test_a_bad_line_is_named_with_its_field_and_the_others_are_read(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("", "first line"),
         ("name,age\nx,1\n", "first line"),
@@ -109,13 +109,13 @@ def test_a_bad_line_is_named_with_its_field_and_the_others_are_read(
         (WEARERS.strip() + ",shoe_size\n", "shoe_size"),
     ],
 )
-def test_a_file_that_is_neither_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(CommandFailed, match=said) as failed:
+def test_a_file_with_unknown_columns_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(CommandFailed, match=expected) as failed:
         read(tmp_path, text)
     assert failed.value.exit_code == MISUSED
 
 
-def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_an_absent_or_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.csv").write_bytes(b"wearer_id\xff\xfe")
     for name in ("broken.csv", "none.csv"):
         with pytest.raises(CommandFailed) as failed:

@@ -1,4 +1,4 @@
-"""Whatever a server says reaches the terminal as text: in tables, lines and errors of the commands that show it."""
+"""Text from servers reaches the terminal as printable text, in tables, lines and errors."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def check(text: str) -> None:
     assert "\\x1b[2J\\x1b[1A[bold]signature good[/]\\r\\u202e\\x9b2J:smile:" in text
 
 
-def test_a_trace_shows_what_the_registry_says() -> None:
+def test_a_trace_escapes_text_from_the_registry() -> None:
     root = trace_pb2.Span(trace_id="t", span_id="a", service=EVIL, name=EVIL, start_us=1, end_us=2)
     root.attributes.update({"incident_id": EVIL, "who": EVIL, "stored": EVIL})
     check(printed(*waterfall.tables(trace_pb2.GetTraceResponse(trace_id="t", spans=[root]))))
 
 
-def test_incidents_show_what_the_legs_say() -> None:
+def test_incidents_escape_text_from_the_legs() -> None:
     answer = outcome.AssignmentOutcome("police", EVIL, EVIL, True, 1.0, 1)
     incident = outcome.IncidentOutcome(EVIL, {EVIL}, 1, 2, [answer])
     check(printed(*outcome.tables([incident])))
 
 
 @pytest.mark.parametrize("error", ["refused", "plain"])
-def test_an_error_of_a_service_is_one_line_of_text(
+def test_an_error_of_a_service_is_one_printable_line(
     error: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     metadata = grpc.aio.Metadata()
@@ -62,6 +62,6 @@ def test_an_error_of_a_service_is_one_line_of_text(
     monkeypatch.setattr(command_line, "app", app)
     with pytest.raises(SystemExit) as ended:
         command_line.main()
-    said = capsys.readouterr().err
-    check(said)
-    assert ended.value.code in (failure.FAILED, failure.MISUSED) and said.count("\n") == 1
+    printed_error = capsys.readouterr().err
+    check(printed_error)
+    assert ended.value.code in (failure.FAILED, failure.MISUSED) and printed_error.count("\n") == 1

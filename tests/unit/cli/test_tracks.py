@@ -1,4 +1,4 @@
-"""Tracks: what GPX, CSV and NDJSON files become, what is wrong with them, and when their reports are due."""
+"""Tracks from GPX, CSV and NDJSON files: their reports, their faults, and the due times of reports."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ def faults(track: ReportedTrack) -> list[tuple[int, str]]:
 # ── GPX ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_points_of_a_gpx_track_are_positions_with_its_times(tmp_path: Path) -> None:
+def test_points_of_a_gpx_track_become_positions_with_its_times(tmp_path: Path) -> None:
     offset = '<trkpt lat="37.6" lon="127.1"><ele>30</ele><time>2026-03-02T19:00:01.500+09:00</time></trkpt>'
     bare = '<trkpt lat="-37.7" lon="-127.2"><time>2026-03-02T10:00:02</time></trkpt>'
     track = read(tmp_path, "t.GPX", "\ufeff" + gpx(POINT.format(second=0), offset, bare))
     found = positions(track)
-    assert [tracks.time_ms(one) - START_MS for one in found] == [0, 1500, 2000]
-    assert [(one.lat_deg, one.lon_deg) for one in found] == [(37.5, 127), (37.6, 127.1), (-37.7, -127.2)]
-    assert {(one.device_id, one.accuracy_m) for one in found} == {("tag-1", 10)}
+    assert [tracks.time_ms(position) - START_MS for position in found] == [0, 1500, 2000]
+    assert [(position.lat_deg, position.lon_deg) for position in found] == [(37.5, 127), (37.6, 127.1), (-37.7, -127.2)]
+    assert {(position.device_id, position.accuracy_m) for position in found} == {("tag-1", 10)}
     assert track.timed and not track.faults
 
 
-def test_a_gpx_track_without_times_goes_on_evenly(tmp_path: Path) -> None:
+def test_a_gpx_track_without_times_gets_even_intervals(tmp_path: Path) -> None:
     route = '<gpx version="1.1" creator="t"><rte>' + '<rtept lat="37.5" lon="127"/>' * 3 + "</rte></gpx>"
     for text in (gpx(*['<trkpt lat="37.5" lon="127"/>'] * 3), route):
         track = read(tmp_path, "t.gpx", text)
         moments_ms = [tracks.time_ms(report) for report in track.reports]
         assert not track.timed and not track.faults
-        assert [one - moments_ms[0] for one in moments_ms] == [0, 15_000, 30_000]
+        assert [moment_ms - moments_ms[0] for moment_ms in moments_ms] == [0, 15_000, 30_000]
 
 
-def test_points_of_a_gpx_track_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_points_of_a_gpx_track_are_named(tmp_path: Path) -> None:
     untimed, wrong = '<trkpt lat="37.5" lon="127"/>', POINT.replace("37.5", "97.5").format(second=1)
     track = read(tmp_path, "t.gpx", gpx(untimed, POINT.format(second=0), wrong))
     assert [str(fault) for fault in track.faults] == [
-        "point 1: time: is missing, or is no time",
+        "point 1: time: is missing, or isn't a time (example: 2026-07-06T00:00:00Z)",
         "point 3: lat_deg: must be from -90 to 90",
     ]
     assert len(track.reports) == 1
@@ -85,7 +85,7 @@ def test_points_of_a_gpx_track_that_cannot_be_used_are_named(tmp_path: Path) -> 
         '"time","lat","lng","accuracy"',
     ],
 )
-def test_columns_go_by_their_usual_names(header: str, tmp_path: Path) -> None:
+def test_columns_are_found_by_their_usual_names(header: str, tmp_path: Path) -> None:
     text = f"{header}\r\n2026-03-02T19:00:00+09:00,37.5,127,\r\n\r\n1772445601.25,37.6,-127.5,3.5\r\n"
     track = read(tmp_path, "t.csv", text)
     assert not track.faults
@@ -98,7 +98,7 @@ def test_columns_go_by_their_usual_names(header: str, tmp_path: Path) -> None:
     ]
 
 
-def test_other_columns_are_passed_over(tmp_path: Path) -> None:
+def test_unknown_columns_are_ignored(tmp_path: Path) -> None:
     (found,) = positions(read(tmp_path, "t.csv", 'name,lon,time,lat\n"a, b",127,1772445600,37.5\n'))
     assert (found.lat_deg, found.lon_deg) == (37.5, 127)
 
@@ -126,7 +126,7 @@ def test_other_columns_are_passed_over(tmp_path: Path) -> None:
         ("9" * 200_000 + ",37.5,127,1", ""),
     ],
 )
-def test_a_bad_line_is_named_with_its_column_and_the_others_are_read(line: str, field: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_named_with_its_column_and_other_lines_are_read(line: str, field: str, tmp_path: Path) -> None:
     good = "1772445600,37.5,127,1\n"
     track = read(tmp_path, "t.csv", f"Time,lat,lon,accuracy\n{good}{line}\n{good}")
     assert faults(track) == [(3, field)]
@@ -143,7 +143,7 @@ def test_a_huge_file_is_read(tmp_path: Path) -> None:
 # ── NDJSON ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_lines_of_ndjson_are_reports_and_those_of_other_devices_are_left_out(tmp_path: Path) -> None:
+def test_ndjson_lines_become_reports_and_other_devices_are_left_out(tmp_path: Path) -> None:
     lines = [
         LINE | {"report_id": "r-1", "accuracy_m": 3, "received_at": "2026-03-02T11:00:00Z"},
         LINE | {"device_id": "tag-2"},
@@ -185,32 +185,32 @@ def test_a_bad_line_of_ndjson_is_named(line: str, field: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "expected"),
     [
         ("t.gpx", "", "Error parsing XML"),
         ("t.gpx", "rubbish", "Error parsing XML"),
         ("t.gpx", gpx(POINT.replace("37.5", "north")), "north"),
-        ("t.gpx", gpx(), "nothing is in it"),
-        ("t.gpx", "<html><body/></html>", "nothing is in it"),
+        ("t.gpx", gpx(), "holds no report"),
+        ("t.gpx", "<html><body/></html>", "holds no report"),
         ("t.csv", "", "line 1: must name the columns"),
         ("t.csv", "1772445600,37.5,127\n", "line 1: must name the columns; one of time, timestamp"),
         ("t.csv", "\ntime,lat\n", "line 2: must name the columns; one of lon, lng"),
-        ("t.csv", "time,lat,latitude,lon\n", "lat and latitude are columns for the same thing"),
+        ("t.csv", "time,lat,latitude,lon\n", "the columns lat and latitude fill the same field"),
         ("t.csv", 'time,lat,"lon\n', "line 1: unexpected end"),
-        ("t.csv", "time,lat,lon\n", "nothing is in it"),
-        ("t.ndjson", " \n", "nothing is in it"),
-        ("t.ndjson", json.dumps(LINE | {"device_id": "tag-2"}), "nothing of tag-1 is in it"),
+        ("t.csv", "time,lat,lon\n", "holds no report"),
+        ("t.ndjson", " \n", "holds no report"),
+        ("t.ndjson", json.dumps(LINE | {"device_id": "tag-2"}), "holds no report of tag-1"),
         ("t.kml", "", "must end in one of .gpx, .csv, .ndjson"),
     ],
 )
-def test_a_file_that_is_no_track_is_refused(name: str, text: str, said: str, tmp_path: Path) -> None:
+def test_a_file_without_a_track_is_refused(name: str, text: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as failed:
         read(tmp_path, name, text)
-    assert said in failed.value.message and failed.value.exit_code == MISUSED
+    assert expected in failed.value.message and failed.value.exit_code == MISUSED
 
 
 @pytest.mark.parametrize("name", ["t.gpx", "t.csv", "t.ndjson"])
-def test_a_file_that_is_no_text_or_not_there_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_absent_or_binary_file_is_refused(name: str, tmp_path: Path) -> None:
     for content in (b"\xff\xfe\x00", None):
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_text_or_not_there_is_refused(name: str, tmp_path: Pat
         (tmp_path / name).unlink(missing_ok=True)
 
 
-def test_an_id_follows_from_the_content_and_the_line(tmp_path: Path) -> None:
+def test_a_report_id_depends_on_content_and_line(tmp_path: Path) -> None:
     text = "time,lat,lon\n1772445600,37.5,127\n1772445600,37.5,127\n"
     ids = [report.report_id for report in read(tmp_path, "a.csv", text).reports]
     assert ids[0] != ids[1]
@@ -252,18 +252,18 @@ def test_reports_are_due_by_the_times_of_their_track(
     track = a_track(tmp_path, 0, 10, 5, 30)
     planned, _ = pace.round(track, NOW_MS)
     assert [due - NOW_MS for due, _ in planned] == due_ms
-    assert [tracks.time_ms(one) - NOW_MS for _, one in planned] == given_ms
-    assert ([one for _, one in planned] == track.reports) == pace.as_recorded
+    assert [tracks.time_ms(report) - NOW_MS for _, report in planned] == given_ms
+    assert ([report for _, report in planned] == track.reports) == pace.as_recorded
 
 
-def test_each_round_has_ids_of_its_own_and_begins_after_the_one_before(tmp_path: Path) -> None:
+def test_each_round_has_new_ids_and_begins_after_the_previous_round(tmp_path: Path) -> None:
     track, pace = a_track(tmp_path, 0, 10, 20), Pace(10, as_recorded=False)
-    first, again_ms = pace.round(track, NOW_MS)
-    second, _ = pace.round(track, again_ms)
-    assert again_ms == NOW_MS + 3000
-    assert len({one.report_id for _, one in first + second}) == 6
+    first, next_round_ms = pace.round(track, NOW_MS)
+    second, _ = pace.round(track, next_round_ms)
+    assert next_round_ms == NOW_MS + 3000
+    assert len({report.report_id for _, report in first + second}) == 6
     assert pace.round(track, NOW_MS)[0] == first
 
 
-def test_a_single_position_comes_round_at_the_interval_of_a_tag(tmp_path: Path) -> None:
+def test_a_single_position_is_repeated_at_the_interval_of_a_tag(tmp_path: Path) -> None:
     assert Pace(10, as_recorded=False).round(a_track(tmp_path, 0), NOW_MS)[1] == NOW_MS + 1500

@@ -1,4 +1,4 @@
-"""When the watch wakes somebody: how canaries that come, come late or don't come are judged."""
+"""The watch pages for missing and late canaries, and not for canaries that come in time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from services.cli.monitor.canary import (
     PageKind,
     delivered,
     judge,
+    progress_of,
     resumed,
-    seen,
 )
 from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
 from services.cli.monitor.pager import CommandPager, PageFailed, PageMessage, pagers
@@ -35,54 +35,55 @@ def sent(number: int, at_s: float, durable: bool = True) -> Canary:
     return Canary(number, number % 6, at_s, durable=durable)
 
 
-def come(one: Canary) -> None:
-    """All that happens at once."""
-    one.durable = one.decided = True
-    one.offered, one.taken, one.told = set(LEGS), set(LEGS), set(AGENCIES)
+def come(canary: Canary) -> None:
+    """Completes a canary, except that it isn't stood down."""
+    canary.durable = canary.decided = True
+    canary.offered, canary.accepted, canary.notified = set(LEGS), set(LEGS), set(AGENCIES)
 
 
-def look(watched: CanaryState, now_s: float, told: bool = True) -> Page | None:
+def check(state: CanaryState, now_s: float, is_delivered: bool = True) -> Page | None:
+    """The page that is due now, and its delivery if `is_delivered`."""
     now_ms = T0_MS + round(now_s * 1000)
-    page = judge(watched, now_s, now_ms)
-    if page is not None and told:
-        delivered(watched, page, now_ms)
+    page = judge(state, now_s, now_ms)
+    if page is not None and is_delivered:
+        delivered(state, page, now_ms)
     return page
 
 
 def kinds(watched: CanaryState, moments_s: range) -> list[tuple[int, PageKind]]:
-    return [(now_s, page.kind) for now_s in moments_s if (page := look(watched, now_s))]
+    return [(now_s, page.kind) for now_s in moments_s if (page := check(watched, now_s))]
 
 
 @pytest.mark.parametrize("slot", range(SLOTS))
-def test_each_canary_is_decided_at_its_own_report_and_cleared_before_its_wearers_next_turn(slot: int) -> None:
+def test_each_canary_is_decided_at_its_report_and_cleared_before_its_wearers_next_turn(slot: int) -> None:
     story, entered, cleared = Story(), alerts.AlertKind.RING_ENTERED, alerts.AlertKind.RING_CLEARED
     story.case()
-    for at_s in (0.0, *(lead_ms() / 1000 + canary.EVERY_S * number for number in range(4 * SLOTS))):
-        turn = round((at_s - lead_ms() / 1000) / canary.EVERY_S)
+    for at_s in (0.0, *(lead_ms() / 1000 + canary.INTERVAL_S * number for number in range(4 * SLOTS))):
+        turn = round((at_s - lead_ms() / 1000) / canary.INTERVAL_S)
         is_inside = at_s > 0 and turn % SLOTS == slot
-        before = [one.kind for one in story.of(entered, cleared) if one.ring_mm == 100_000]
+        before = [alert.kind for alert in story.of(entered, cleared) if alert.ring_mm == 100_000]
         story.at(at_s, "phone", 0, accuracy_m=ACCURACY_M)
         story.at(at_s, "tag", INSIDE_M if is_inside else OUTSIDE_M, accuracy_m=ACCURACY_M)
         if is_inside:
-            now = [one.kind for one in story.of(entered, cleared) if one.ring_mm == 100_000]
+            now = [alert.kind for alert in story.of(entered, cleared) if alert.ring_mm == 100_000]
             assert now == [*before, entered], turn
             assert before[-1:] in ([], [cleared]), turn
 
 
-def test_nobody_is_woken_while_each_canary_comes_and_is_stood_down() -> None:
+def test_nobody_is_paged_while_each_canary_comes_and_is_stood_down() -> None:
     watched, pages = CanaryState(), []
     for number in range(30):
-        one = sent(number, 20.0 * number)
-        watched.canaries.append(one)
-        come(one)
+        newest = sent(number, 20.0 * number)
+        watched.canaries.append(newest)
+        come(newest)
         for before in watched.canaries:
-            if one.sent_s - before.sent_s >= 100:
+            if newest.sent_s - before.sent_s >= 100:
                 before.stood_down = set(LEGS)
         pages += kinds(watched, range(20 * number, 20 * number + 20))
     assert not pages and len(watched.canaries) <= 6
 
 
-def test_an_outage_is_paged_once_then_again_and_again_and_its_end_once() -> None:
+def test_an_outage_is_paged_repeatedly_and_its_end_once() -> None:
     watched = CanaryState([sent(number, 20.0 * number, durable=False) for number in range(40)])
     assert kinds(watched, range(700)) == [
         (35, PageKind.MISSING),
@@ -90,31 +91,31 @@ def test_an_outage_is_paged_once_then_again_and_again_and_its_end_once() -> None
         (635, PageKind.STILL_MISSING),
     ]
     assert watched.outage is not None and watched.outage.since_ms == T0_MS
-    one = sent(41, 700.0)
-    come(one)
-    watched.canaries.append(one)
+    back = sent(41, 700.0)
+    come(back)
+    watched.canaries.append(back)
     assert kinds(watched, range(700, 800)) == [(700, PageKind.BACK)]
     assert watched.outage is None
 
 
-def test_what_nobody_took_is_paged_until_somebody_does() -> None:
+def test_an_undelivered_page_is_retried() -> None:
     watched = CanaryState([sent(1, 0.0, durable=False)])
-    assert [look(watched, now_s, told=False) is not None for now_s in (34, 35, 36)] == [False, True, True]
-    one = sent(2, 40.0)
-    come(one)
-    watched.canaries.append(one)
-    pages = [look(watched, now_s, told) for now_s, told in ((41, False), (42, True), (43, True))]
+    assert [check(watched, now_s, is_delivered=False) is not None for now_s in (34, 35, 36)] == [False, True, True]
+    back = sent(2, 40.0)
+    come(back)
+    watched.canaries.append(back)
+    pages = [check(watched, now_s, is_delivered) for now_s, is_delivered in ((41, False), (42, True), (43, True))]
     assert [page.kind for page in pages if page] == [PageKind.BACK, PageKind.BACK]
 
 
-def test_a_report_that_never_reached_the_log_is_made_up_for_by_the_next_canary() -> None:
-    one, other = sent(1, 0.0, durable=False), sent(2, 20.0)
-    watched = CanaryState([one, other])
-    come(other)
+def test_the_next_canary_makes_up_for_a_report_that_never_reached_the_log() -> None:
+    lost, following = sent(1, 0.0, durable=False), sent(2, 20.0)
+    watched = CanaryState([lost, following])
+    come(following)
     assert kinds(watched, range(21, 100)) == []
 
 
-def test_a_report_that_reached_the_log_must_come_whatever_others_do() -> None:
+def test_a_report_in_the_log_must_lead_to_offers_even_if_later_canaries_come() -> None:
     lost, other = sent(1, 0.0), sent(2, 20.0)
     watched = CanaryState([lost, other])
     come(other)
@@ -123,13 +124,13 @@ def test_a_report_that_reached_the_log_must_come_whatever_others_do() -> None:
     assert kinds(watched, range(36, 60)) == [(36, PageKind.BACK)]
 
 
-def test_a_canary_that_nobody_stands_down_is_missing_until_a_later_one_is_over() -> None:
+def test_a_canary_that_is_not_stood_down_is_missing_until_a_later_one_is_over() -> None:
     stuck = sent(1, 0.0)
     watched = CanaryState([stuck])
     come(stuck)
     stuck.stood_down = {"probation", "warning"}
     assert kinds(watched, range(200)) == [(150, PageKind.MISSING)]
-    assert watched.outage and watched.outage.seen == "all legs took it; not stood down: police"
+    assert watched.outage and watched.outage.seen == "all legs accepted it; not stood down: police"
     later = sent(2, 200.0)
     come(later)
     watched.canaries.append(later)
@@ -138,7 +139,7 @@ def test_a_canary_that_nobody_stands_down_is_missing_until_a_later_one_is_over()
     assert kinds(watched, range(300, 302)) == [(300, PageKind.BACK)]
 
 
-def test_what_was_open_when_an_outage_began_wakes_nobody_after_it() -> None:
+def test_a_canary_from_before_an_outage_causes_no_page_after_it() -> None:
     before, during, after = sent(1, 0.0), sent(2, 20.0, durable=False), sent(8, 140.0)
     watched = CanaryState([before, during, after])
     come(before)
@@ -148,33 +149,33 @@ def test_what_was_open_when_an_outage_began_wakes_nobody_after_it() -> None:
 
 
 @pytest.mark.parametrize(("missing_s", "paged_s"), [(0.0, 1035), (20.0, 1015), (600.0, 1010)])
-def test_a_canary_that_was_missing_when_the_watch_was_killed_is_still_missing(missing_s: float, paged_s: int) -> None:
+def test_a_canary_missing_at_a_restart_of_the_watch_is_still_missing(missing_s: float, paged_s: int) -> None:
     watched = CanaryState(resumed(missing_s, 1000.0))
     assert kinds(watched, range(1000, 1036)) == [(paged_s, PageKind.MISSING)]
     assert resumed(None, 1000.0) == []
 
 
 def test_the_page_says_how_far_a_canary_came() -> None:
-    one = sent(1, 0.0, durable=False)
-    assert seen(one) == "nothing; ingest has not answered"
-    one.failed = "UNAVAILABLE: no route"
-    assert seen(one) == "nothing; UNAVAILABLE: no route"
-    one.durable = True
-    assert seen(one) == "ingest put it into the log; there is no alert"
-    one.decided, one.offered, one.taken = True, {"probation", "warning"}, {"probation"}
-    assert seen(one) == "the alert; probation took it, police did nothing, warning offered it"
-    one.taken, one.told = set(LEGS), {"police"}
-    assert seen(one) == "all legs took it; not told of the other agency's: probation"
+    canary = sent(1, 0.0, durable=False)
+    assert progress_of(canary) == "nothing; ingest has not answered"
+    canary.failed = "UNAVAILABLE: no route"
+    assert progress_of(canary) == "nothing; UNAVAILABLE: no route"
+    canary.durable = True
+    assert progress_of(canary) == "ingest put it into the log; there is no alert"
+    canary.decided, canary.offered, canary.accepted = True, {"probation", "warning"}, {"probation"}
+    assert progress_of(canary) == "the alert; probation accepted it, police did nothing, warning offered it"
+    canary.accepted, canary.notified = set(LEGS), {"police"}
+    assert progress_of(canary) == "all legs accepted it; not notified of the other agency's: probation"
 
 
-def test_an_outage_is_noticed_within_a_minute_whenever_it_begins() -> None:
-    assert canary.EVERY_S + canary.LATE_AFTER_S < 60
+def test_an_outage_is_detected_within_a_minute() -> None:
+    assert canary.INTERVAL_S + canary.LATE_AFTER_S < 60
 
 
 MESSAGE = PageMessage("page-1", "MISSING", "Tandem: …", "outage-1", "2026-03-02T10:00:00.000Z", "nothing", ("ingest",))
 
 
-async def test_a_program_gets_the_page_and_its_exit_code_counts(tmp_path: Path) -> None:
+async def test_a_program_receives_the_page_and_its_exit_code_confirms_it(tmp_path: Path) -> None:
     out = tmp_path / "page.json"
     code = f"import sys; open({str(out)!r}, 'w').write(sys.stdin.read())"
     await CommandPager([sys.executable, "-c", code]).page(MESSAGE)
@@ -184,7 +185,7 @@ async def test_a_program_gets_the_page_and_its_exit_code_counts(tmp_path: Path) 
             await CommandPager(command).page(MESSAGE)
 
 
-def test_a_file_of_webhooks_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+def test_an_unusable_file_of_webhooks_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pagers.json"
     path.write_text('[{"name": "call", "url": "http://call.example", "keys": []}]')
     with pytest.raises(CommandFailed, match="https"):

@@ -1,4 +1,4 @@
-"""The structure of a folder is counted: modules, rooms, floors, arrows, and arrows within a circle."""
+"""`tools.capabilities` counts modules, components, layers, dependencies and cyclic dependencies of a folder."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def test_a_folder_is_counted_by_its_imports(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
     assert measure(tmp_path, "services/a") == Structure(
-        place="services/a", modules=6, widest=4, rooms=5, floors=3, arrows=5, back=2
+        folder="services/a", modules=6, widest=4, components=5, layers=3, dependencies=5, cyclic=2
     )

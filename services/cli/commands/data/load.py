@@ -1,4 +1,4 @@
-"""`tandem load`: made-up devices report to a running mesh at a fixed rate, and it is measured what comes of it."""
+"""`tandem load`: load a running mesh with reports of synthetic devices at a fixed rate, and measure latency."""
 
 from __future__ import annotations
 
@@ -33,63 +33,63 @@ from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
 SYNTHETIC = "synthetic-device"
-"""Devices that it registers are synthetic-device-1 and so on, each of a protected person without an order."""
-AT_ONCE = 8
-"""Devices that are registered at the same time."""
+"""Prefix of the devices that it registers, such as synthetic-device-1. Each belongs to a protected person without an order."""
+CONCURRENCY = 8
+"""Number of devices that are registered concurrently."""
 ANNOUNCED_BATCH = 500
 MAX_REPORTS = 5_000_000
-"""They are prepared beforehand, in memory: 100 bytes each."""
+"""Maximum number of reports, as they are prepared in memory: 100 bytes each."""
 PERCENTS = (50, 90, 99, 99.9, 100)
 STEP_DEG = 1e-5
-"""From report to report, degrees: 1 m."""
+"""Movement between two reports of a device, degrees: 1 m."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How reports come."""
+    """Shape of a load."""
 
     prefix: str
-    """Devices are PREFIX-1 and so on ..."""
+    """Prefix of the device ids PREFIX-1, PREFIX-2, ..."""
     devices: int
-    """... up to this number, and report in turn."""
+    """Number of devices, which report in turn."""
     reports_per_s: float
     seconds: float
     batch: int
-    """Reports in each request."""
+    """Number of reports per request."""
     streams: int
-    """Streams over which the requests are spread."""
+    """Number of gRPC streams over which the requests are spread."""
     backfill_hours: float
-    """What devices kept for so long; 0 for positions of now."""
+    """Age of the oldest backfilled position, hours; 0 for current positions."""
 
     @property
     def requests(self) -> int:
-        """How many there are."""
+        """Number of requests."""
         return max(1, round(self.seconds * self.reports_per_s / self.batch))
 
     def device_id(self, n: int) -> str:
-        """Device of report `n`."""
+        """Id of the device of report `n`."""
         return f"{self.prefix}-{n % self.devices + 1}"
 
 
 def load(
-    devices: Annotated[int, typer.Option(help="Devices that report, in turn.", min=1, max=1_000_000)],
-    rate: Annotated[float, typer.Option(help="Reports a second, of all devices together.", min=0.01, max=1_000_000)],
-    seconds: Annotated[float, typer.Option(help="For how long.", min=0.1, max=86_400)] = 30,
-    batch: Annotated[int, typer.Option(help="Reports in each request.", min=1, max=MAX_BATCH)] = 100,
-    streams: Annotated[int, typer.Option(help="Streams that carry them.", min=1, max=256)] = 4,
+    devices: Annotated[int, typer.Option(help="Number of devices, which report in turn.", min=1, max=1_000_000)],
+    rate: Annotated[float, typer.Option(help="Reports per second of all devices.", min=0.01, max=1_000_000)],
+    seconds: Annotated[float, typer.Option(help="Duration, seconds.", min=0.1, max=86_400)] = 30,
+    batch: Annotated[int, typer.Option(help="Reports per request.", min=1, max=MAX_BATCH)] = 100,
+    streams: Annotated[int, typer.Option(help="Number of gRPC streams.", min=1, max=256)] = 4,
     backfill_hours: Annotated[
         float,
-        typer.Option(help="Send what was kept for so long, as backfill; 0 sends positions of now.", min=0, max=168),
+        typer.Option(help="Send positions up to this old, as backfill; 0 for current positions.", min=0, max=168),
     ] = 0,
     registered: Annotated[
-        str | None, typer.Option(metavar="PREFIX", help="Register nothing: use the devices PREFIX-1, PREFIX-2, ...")
+        str | None, typer.Option(metavar="PREFIX", help="Use the registered devices PREFIX-1, PREFIX-2, ...")
     ] = None,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Load a running mesh with reports of made-up devices, and measure from when each was due to its answer.
+    """Load a running mesh with reports of synthetic devices, and measure the latency of each from its due time.
 
-    It doesn't slow down where the mesh does. Exit code 1 where reports were refused or lost.
+    The load doesn't slow down if the mesh does. Exit code 1 if reports were refused or lost.
     """
     shape = Shape(registered or SYNTHETIC, devices, rate, seconds, batch, streams, backfill_hours)
     try:
@@ -99,11 +99,11 @@ def load(
     if shape.requests * batch > MAX_REPORTS:
         raise CommandFailed(f"--rate times --seconds: at most {MAX_REPORTS:,} reports", MISUSED)
     sent = uvloop.run(_run(mesh.load(folder), shape, register=registered is None))
-    said = to_json(shape, sent)
+    figures = to_json(shape, sent)
     if as_json:
-        print(json.dumps(said))
+        print(json.dumps(figures))
     else:
-        SafeConsole(highlight=False, soft_wrap=True).print(_table(said))
+        SafeConsole(highlight=False, soft_wrap=True).print(_table(figures))
     raise typer.Exit(FAILED if sent.refused or sent.unanswered else 0)
 
 
@@ -111,7 +111,7 @@ async def _run(running: MeshConnection, shape: Shape, *, register: bool) -> Load
     async with mesh.connect(running) as clients:
         if register:
             await _register(clients, shape)
-        # In a thread, so that connections are kept alive meanwhile.
+        # In a thread, so that the event loop keeps the connections alive.
         starts_at_ms = load_generator.starts_at_ms(shape.requests * shape.batch)
         with SafeConsole(stderr=True).status("preparing") as status:
             requests = await asyncio.to_thread(prepare, shape, clients.clock, starts_at_ms)
@@ -121,25 +121,25 @@ async def _run(running: MeshConnection, shape: Shape, *, register: bool) -> Load
 
 
 async def _register(clients: Clients, shape: Shape) -> None:
-    """Puts the devices and reports once for each; returns when ingest knows all of them."""
-    left = iter(range(shape.devices))
+    """Puts the devices and sends one report of each. Returns when ingest knows all of them."""
+    remaining = iter(range(shape.devices))
     with progress.bar() as shown:
         putting = shown.add_task("registering", total=shape.devices)
 
         async def work() -> None:
-            for n in left:
+            for n in remaining:
                 await _put(clients, shape.device_id(n), f"synthetic-person-{n + 1}")
                 shown.advance(putting)
 
         async with asyncio.TaskGroup() as workers:
-            for _ in range(AT_ONCE):
+            for _ in range(CONCURRENCY):
                 workers.create_task(work())
         announcing = shown.add_task("announcing", total=shape.devices)
         now_ms = clients.clock.now_ms()
         async with HeadEnd(clients) as head_end:
             for first in range(0, shape.devices, ANNOUNCED_BATCH):
                 some = range(first, min(first + ANNOUNCED_BATCH, shape.devices))
-                # The head-end sends again what is of a device that ingest doesn't know yet.
+                # The head-end retries reports of devices that ingest doesn't know yet.
                 refused = await head_end.carry([_position(shape, n, f"load-{now_ms}-first", now_ms) for n in some])
                 if refused:
                     raise CommandFailed(f"{len(refused)} devices refused: {refused[0].field}: {refused[0].reason}")
@@ -147,7 +147,7 @@ async def _register(clients: Clients, shape: Shape) -> None:
 
 
 async def _put(clients: Clients, device_id: str, person_id: str) -> None:
-    """What is there already is unchanged."""
+    """Puts a device and its person. Existing records stay unchanged."""
     registry, npa = clients.registry, clients.identity(NPA_RECORDS)
     person = registry_pb2.ProtectedPerson(person_id=person_id, name="-", source_version=1)
     device = registry_pb2.Device(device_id=device_id, person_id=person_id, source_version=1, vendor_id=VENDOR_ID)
@@ -156,7 +156,7 @@ async def _put(clients: Clients, device_id: str, person_id: str) -> None:
 
 
 def prepare(shape: Shape, clock: MeshClock, starts_at_ms: int) -> list[DueRequest]:
-    """All requests of a load that starts at a wall time, milliseconds since 1970 UTC."""
+    """Prepares all requests of a load. `starts_at_ms` is wall time, milliseconds since 1970 UTC."""
     dues_s = load_generator.moments_s(random.Random(shape.batch), shape.requests, shape.seconds)  # noqa: S311  # no secret
     total = shape.requests * shape.batch
     kept_ms = shape.backfill_hours * 3_600_000
@@ -165,7 +165,7 @@ def prepare(shape: Shape, clock: MeshClock, starts_at_ms: int) -> list[DueReques
         now_ms = clock.to_mesh_ms(starts_at_ms + int(due_s * 1000))
         positions = []
         for n in range(i * shape.batch, (i + 1) * shape.batch):
-            # What was kept comes in its order, from the oldest to what is of now.
+            # Backfilled positions come in order, from the oldest to the current one.
             fix_time_ms = now_ms - round(kept_ms * (1 - (n + 1) / total))
             positions.append(_position(shape, n, f"load-{starts_at_ms}-{n}", fix_time_ms))
         message = ingest_pb2.ReportRequest(batch=i, positions=positions, backfill=shape.backfill_hours > 0)
@@ -185,11 +185,11 @@ def _position(shape: Shape, n: int, report_id: str, fix_time_ms: int) -> ingest_
     )
 
 
-# ── what came of it ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def to_json(shape: Shape, sent: LoadOutcome) -> dict[str, Any]:
-    """The object that --json prints. What is infinite becomes null, since JSON has no word for it."""
+    """The JSON object that --json prints. Infinite latencies become null, as JSON has no infinity."""
     ordered_ms = sorted(1000 * s for s in sent.answered_after_s)
     latency_ms = {f"p{percent:g}" if percent < 100 else "max": percentile(ordered_ms, percent) for percent in PERCENTS}
     return {
@@ -210,19 +210,19 @@ def to_json(shape: Shape, sent: LoadOutcome) -> dict[str, Any]:
     }
 
 
-def _table(said: dict[str, Any]) -> Table:
+def _table(figures: dict[str, Any]) -> Table:
     table = Table("figure", "value", "unit", box=None)
     table.columns[1].justify = "right"
-    table.add_row("reports offered", f"{said['reports']:,}", "reports")
-    table.add_row("accepted", f"{said['accepted']:,}", "reports")
-    for reason, count in said["refused"].items():
+    table.add_row("reports offered", f"{figures['reports']:,}", "reports")
+    table.add_row("accepted", f"{figures['accepted']:,}", "reports")
+    for reason, count in figures["refused"].items():
         table.add_row(Text(f"refused: {reason}", "red"), f"{count:,}", "reports")
-    table.add_row("lost", f"{said['lost']:,}", "reports")
-    table.add_row("acknowledged", f"{said['acknowledged_per_s']:,}", "reports/s")
-    for name, ms in said["latency_ms"].items():
+    table.add_row("lost", f"{figures['lost']:,}", "reports")
+    table.add_row("acknowledged", f"{figures['acknowledged_per_s']:,}", "reports/s")
+    for name, ms in figures["latency_ms"].items():
         table.add_row(f"from due to answer, {name}", "" if ms is None else f"{ms:,.1f}", "ms")
-    table.add_row("requests", f"{said['requests']:,}", "requests")
-    table.add_row("sent more than 5 ms late", f"{said['requests_sent_late']:,}", "requests")
-    table.add_row("latest request", f"{said['latest_request_ms']:,.1f}", "ms")
-    table.add_row("streams that broke", f"{said['streams_broken']:,}", "streams")
+    table.add_row("requests", f"{figures['requests']:,}", "requests")
+    table.add_row("sent more than 5 ms late", f"{figures['requests_sent_late']:,}", "requests")
+    table.add_row("maximum delay of a request", f"{figures['latest_request_ms']:,.1f}", "ms")
+    table.add_row("streams that broke", f"{figures['streams_broken']:,}", "streams")
     return table

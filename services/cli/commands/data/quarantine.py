@@ -1,4 +1,4 @@
-"""`tandem quarantine`: which reports were refused, whose, from whom and why."""
+"""`tandem quarantine`: list refused reports by device, sender and reason."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
 WIDTH = 240
-INCOMPLETE = "Incomplete: more was refused than is kept. A row without a device may stand for several; the oldest counts are dropped."
+INCOMPLETE = (
+    "Incomplete: more reports were refused than are kept. A row without a device may combine several devices; the oldest counts are "
+    "dropped."
+)
 
 
 def quarantine(
-    device: Annotated[str, typer.Option(help="Of this device only.")] = "",
+    device: Annotated[str, typer.Option(help="Show this device only.")] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the reports that were refused in the last 7 days: counts, never what was in them."""
+    """List the reports that were refused in the last 7 days: counts, never their contents."""
     answer = uvloop.run(_ask(mesh.load(folder), device))
     rows = [
         {
-            "device_id": one.device_id,
-            "sender": one.sender,
-            "reason": ingest_pb2.RefusalCode.Name(one.code).removeprefix("REFUSAL_CODE_"),
-            "count": one.count,
-            "first": times.to_rfc3339(times.from_timestamp(one.first)),
-            "last": times.to_rfc3339(times.from_timestamp(one.last)),
+            "device_id": counted.device_id,
+            "sender": counted.sender,
+            "reason": ingest_pb2.RefusalCode.Name(counted.code).removeprefix("REFUSAL_CODE_"),
+            "count": counted.count,
+            "first": times.to_rfc3339(times.from_timestamp(counted.first)),
+            "last": times.to_rfc3339(times.from_timestamp(counted.last)),
         }
-        for one in answer.quarantined
+        for counted in answer.quarantined
     ]
     if as_json:
         print(json.dumps({"quarantined": rows, "incomplete": answer.incomplete}))
         return
-    # Ids are for copying: where nobody's terminal sets the width, none is cut.
+    # Ids are for copying, so they must not be cut when the output isn't a terminal.
     console = SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     if not rows:
         console.print("no reports were refused")

@@ -1,4 +1,4 @@
-"""`tandem send`: a device's track from a file into a running mesh, as the head-end of a vendor would send it."""
+"""`tandem send`: send a device's track from a file into a running mesh, as a vendor's head-end does."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from services.ingest.domain import ACCURACY_MOST_M
 from tandem.ingest.v1 import ingest_pb2
 
 MAX_BATCH = 100
-"""What is due at the same time goes in batches of so many."""
+"""Maximum number of reports in a batch."""
 SLOWEST, FASTEST = 0.001, 100_000.0
 TOO_OFTEN_S = 1.0
-"""Before a report is sent again that came sooner than its device may report."""
+"""Delay before a report that was refused as too frequent is resent, seconds."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When the reports of a track are due, and the times that they are given."""
+    """When the reports of a track are due, and which times they carry."""
 
     speed: float
-    """How many times as fast as the track's own times; 0 for as fast as it is taken."""
+    """Speed relative to the track's own times; 0 for as fast as ingest accepts."""
     as_recorded: bool
-    """Reports keep their times and ids; otherwise the first is now, or at speed 0 the last."""
+    """Whether reports keep their times and ids. Otherwise the first position is now, or at speed 0 the last."""
 
     def round(self, track: ReportedTrack, now_ms: int) -> tuple[list[tuple[int, Report]], int]:
-        """For each report when it is due, on the mesh's clock as all times are; and when a next round may begin."""
+        """The due time of each report, and the earliest start of the next round. All times are mesh time, milliseconds."""
         moments_ms = [tracks.time_ms(report) for report in track.reports]
         first_ms, shift_ms = moments_ms[0], now_ms - max(moments_ms)
         planned: list[tuple[int, Report]] = []
         due_ms = now_ms
         for report, moment_ms in zip(track.reports, moments_ms, strict=True):
             paced_ms = now_ms + round((moment_ms - first_ms) / self.speed) if self.speed else now_ms
-            due_ms = max(due_ms, paced_ms)  # a step back in time is sent in its turn
+            due_ms = max(due_ms, paced_ms)  # a report that steps back in time is sent in its turn
             given_ms = paced_ms if self.speed else moment_ms + shift_ms
             planned.append((due_ms, report if self.as_recorded else _moved(report, given_ms, now_ms)))
         steps = len(planned) - 1
@@ -63,8 +63,8 @@ class Pace:
 
 def _moved(report: Report, moment_ms: int, began_ms: int) -> Report:
     copy: Report = type(report)()
-    copy.MergeFrom(report)  # type: ignore[arg-type]  # of the same type
-    # A device's report counts once for ever, so those of another round or run need ids of their own.
+    copy.MergeFrom(report)  # type: ignore[arg-type]  # both have the same type
+    # Ingest counts a report id of a device once forever, so each round and run needs new ids.
     copy.report_id = hash_id("report", began_ms, report.device_id, report.report_id)
     moment = copy.fix_time if isinstance(copy, ingest_pb2.Position) else copy.event_time
     moment.CopyFrom(times.to_timestamp(moment_ms))
@@ -72,26 +72,26 @@ def _moved(report: Report, moment_ms: int, began_ms: int) -> Report:
 
 
 def send(
-    track: Annotated[Path, typer.Argument(help="The track: GPX, CSV or NDJSON, as its name says.")],
+    track: Annotated[Path, typer.Argument(help="The track: a .gpx, .csv or .ndjson file.")],
     device: Annotated[str, typer.Option(help="Device that reports it.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     speed: Annotated[
-        float, typer.Option(help="How many times as fast as the track's own times; 0 as fast as it is taken.")
+        float, typer.Option(help="Speed relative to the track's own times; 0 for as fast as ingest accepts.")
     ] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop", help="Begin again at the end, until Ctrl-C.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Repeat the track until Ctrl-C.")] = False,
     as_recorded: Annotated[
-        bool, typer.Option("--as-recorded", help="Keep the times of the file; without it the first position is now.")
+        bool, typer.Option("--as-recorded", help="Keep the file's times; otherwise the first position is now.")
     ] = False,
     backfill: Annotated[
-        bool, typer.Option("--backfill", help="Send it as kept while there was no connection.")
+        bool, typer.Option("--backfill", help="Mark reports as stored while the device was offline.")
     ] = False,
     accuracy: Annotated[
-        float, typer.Option(help="Accuracy of positions that don't say theirs, metres.", min=0.001, max=ACCURACY_MOST_M)
+        float, typer.Option(help="Accuracy of positions without one, metres.", min=0.001, max=ACCURACY_MOST_M)
     ] = 10.0,
 ) -> None:
-    """Send a track as the head-end of a vendor does; commands to the device are shown and acknowledged.
+    """Send a track as a vendor's head-end does. Commands to the device are shown and acknowledged.
 
-    At speed 0 the last position is now. Exit code 1 where something was refused, 2 where a line was wrong.
+    At speed 0 the last position is now. Exit code 1 if a report was refused, 2 if a line was bad.
     """
     try:
         fields.required_id("--device", device)
@@ -100,58 +100,59 @@ def send(
     if speed and not SLOWEST <= speed <= FASTEST:
         raise CommandFailed(f"--speed: must be 0, or from {SLOWEST:g} to {FASTEST:g}", MISUSED)
     if loop and (as_recorded or not speed):
-        raise CommandFailed("--loop goes with neither --as-recorded nor --speed 0: what was, was once", MISUSED)
+        raise CommandFailed("--loop excludes --as-recorded and --speed 0, as it needs new times in each round", MISUSED)
     read = tracks.read(track, device, accuracy)
     if as_recorded and not read.timed:
-        raise CommandFailed(f"{track}: has no times, so --as-recorded has none to keep", MISUSED)
+        raise CommandFailed(f"{track}: has no times to keep; leave out --as-recorded", MISUSED)
     running = mesh.load(folder)
     console = SafeConsole(highlight=False, soft_wrap=True)
     for fault in read.faults:
         console.print(str(fault), style="red")
     if not read.timed:
-        console.print(f"no point has a time: they are taken to be {INTERVAL_S} s apart")
+        console.print(f"no point has a time; points are sent {INTERVAL_S} s apart")
     if read.others:
-        console.print(f"{read.others} lines are of other devices and aren't sent")
+        console.print(f"{read.others} lines belong to other devices and aren't sent")
     sent = SendOutcome()
     try:
         if read.reports:
             pace = Pace(speed, as_recorded)
             uvloop.run(_send(running, read, pace, sent, console, loop=loop, backfill=backfill))
     finally:
-        for said, count in sorted(sent.refused.items()):
-            console.print(f"refused ({count}): {said}", style="red")
+        for reason, count in sorted(sent.refused.items()):
+            console.print(f"refused ({count}): {reason}", style="red")
         console.print(sent.summary())
     raise typer.Exit(FAILED if sent.refused else MISUSED if read.faults else 0)
 
 
 @dataclass(slots=True)
 class SendOutcome:
-    """What came of it."""
+    """Counts of a `tandem send`."""
 
     rounds: int = 0
-    """Rounds that were begun."""
+    """Number of rounds begun."""
     planned: int = 0
-    """Reports of these rounds."""
-    taken: int = 0
-    """Reports that are durable in the log."""
+    """Number of reports in these rounds."""
+    accepted: int = 0
+    """Number of reports that are durable in the log."""
     refused: Counter[str] = field(default_factory=Counter)
-    """By what ingest said."""
+    """Number of refused reports, by field and reason."""
     held_up: int = 0
-    """Times that a batch had to wait since its device reported more often than it may."""
+    """Number of times a batch had to wait because its device exceeded its reporting rate."""
     commands: int = 0
+    """Number of acknowledged commands."""
 
     def summary(self) -> str:
-        """One line for a person."""
+        """The counts as one line."""
         refused = self.refused.total()
         parts = {
             "rounds": self.rounds if self.rounds > 1 else 0,
             "refused": refused,
-            "not sent": self.planned - self.taken - refused,
+            "not sent": self.planned - self.accepted - refused,
             "held up, since the device may not report more often": self.held_up,
             "commands acknowledged": self.commands,
         }
-        said = [f"{self.taken} of {self.planned} reports are in the log"]
-        return "; ".join(said + [f"{name}: {count}" for name, count in parts.items() if count])
+        summary = [f"{self.accepted} of {self.planned} reports are in the log"]
+        return "; ".join(summary + [f"{name}: {count}" for name, count in parts.items() if count])
 
 
 async def _send(
@@ -169,14 +170,14 @@ async def _send(
     def end() -> None:
         stop.set()
         for number in _SIGNALS:
-            events.remove_signal_handler(number)  # the next one ends at once
+            events.remove_signal_handler(number)  # a second signal ends the process at once
 
     for number in _SIGNALS:
         events.add_signal_handler(number, end)
 
     def commanded(command: ingest_pb2.DeviceCommand) -> None:
         sent.commands += 1
-        console.print(f"command {command.command_id} to {command.device_id}: {_said(command)}")
+        console.print(f"command {command.command_id} to {command.device_id}: {_described(command)}")
 
     async with mesh.connect(running) as clients, HeadEnd(clients, commanded) as head_end:
         sender = _TrackSender(clients, head_end, sent, stop, backfill=backfill)
@@ -194,7 +195,7 @@ async def _send(
 
 
 class _TrackSender:
-    """Sends what is due, when it is due, until it is durable or refused for good."""
+    """Sends each report when it is due, until it is durable or refused for good."""
 
     def __init__(
         self, clients: Clients, head_end: HeadEnd, sent: SendOutcome, stop: asyncio.Event, *, backfill: bool
@@ -202,8 +203,8 @@ class _TrackSender:
         self._clock, self._head_end, self._sent, self._stop = clients.clock, head_end, sent, stop
         self._backfill = backfill
 
-    async def send(self, planned: Sequence[tuple[int, Report]], tell: Callable[[int], None]) -> None:
-        """One round. `tell` is told of how many more something is known."""
+    async def send(self, planned: Sequence[tuple[int, Report]], advance: Callable[[int], None]) -> None:
+        """Sends one round. Calls `advance` with the number of newly settled reports."""
         self._sent.rounds += 1
         self._sent.planned += len(planned)
         done = 0
@@ -212,17 +213,17 @@ class _TrackSender:
             now_ms = self._clock.now_ms()
             due: list[Report] = []
             for due_ms, report in planned[done : done + MAX_BATCH]:
-                # In a batch, positions come before events: one that follows an event has to go with the next batch.
+                # In a batch, positions come before events, so a position after an event has to go with the next batch.
                 if due_ms > now_ms or (due and isinstance(due[-1], ingest_pb2.EquipmentEvent)):
                     break
                 due.append(report)
             if due:
                 await self._deliver(due)
-                tell(len(due))
+                advance(len(due))
                 done += len(due)
 
     async def wait_until(self, mesh_ms: int) -> None:
-        """Returns at a moment of the mesh's clock, or when all is to stop."""
+        """Waits until a mesh time, or until the command is stopped."""
         await self._wait(self._clock.wall_s(mesh_ms - self._clock.now_ms()))
 
     async def _wait(self, wall_s: float) -> None:
@@ -234,20 +235,20 @@ class _TrackSender:
     async def _deliver(self, reports: list[Report]) -> None:
         while reports:
             refusals = await self._head_end.exchange(reports, backfill=self._backfill)
-            self._sent.taken += len(reports) - len(refusals)
-            again = []
+            self._sent.accepted += len(reports) - len(refusals)
+            retries = []
             for report, refusal in refusals:
                 if refusal.code == ingest_pb2.REFUSAL_CODE_TOO_OFTEN:
-                    again.append(report)
+                    retries.append(report)
                 else:
                     self._sent.refused[f"{refusal.field.rpartition('.')[2]}: {refusal.reason}"] += 1
-            if again:
+            if retries:
                 self._sent.held_up += 1
                 await self._wait(TOO_OFTEN_S)
-            reports = [] if self._stop.is_set() else again
+            reports = [] if self._stop.is_set() else retries
 
 
-def _said(command: ingest_pb2.DeviceCommand) -> str:
+def _described(command: ingest_pb2.DeviceCommand) -> str:
     instruction = command.instruction
     match instruction.WhichOneof("kind"):
         case "report_every":

@@ -1,4 +1,4 @@
-"""`tandem replay`: plays a scenario and its reports through a running mesh."""
+"""`tandem replay`: replay a scenario and its reports through a running mesh."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from services.cli.terminal import SafeConsole, styled
 
 def replay(
     scenario: Annotated[Path, typer.Option(help="Scenario: records and orders, JSON.")],
-    reports: Annotated[Path, typer.Option(help="Reports in the order of their arrival, NDJSON.")],
-    rate: Annotated[int, typer.Option(help="Clock rate of the mesh, as `tandem up` was told.", min=1)] = 1,
+    reports: Annotated[Path, typer.Option(help="Reports in order of arrival, NDJSON.")],
+    rate: Annotated[int, typer.Option(help="Clock rate of the mesh, as given to `tandem up`.", min=1)] = 1,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
 ) -> None:
-    """Play a scenario and its reports through a running mesh, as if it happened now."""
+    """Replay a scenario and its reports through a running mesh, as if they happened now."""
     try:
         records = files.load_scenario(scenario)
         lines = files.load_reports(reports, records)
@@ -51,8 +51,8 @@ async def _play(
         console.print(styled(("refused", "yellow"), f" {refusal}"))
     alerts = [player.alert_json(alert, replayed.shift_ms) for alert in replayed.alerts]
     if as_json:
-        said = outcome.to_json(replayed.match_ms, replayed.incidents, replayed.shift_ms)
-        print(json.dumps(said | {"episodes": alerts}))
+        result = outcome.to_json(replayed.match_ms, replayed.incidents, replayed.shift_ms)
+        print(json.dumps(result | {"episodes": alerts}))
     else:
         _print(console, replayed, alerts)
     return 0 if all(incident.answered for incident in replayed.incidents if incident.responds) else FAILED

@@ -1,4 +1,4 @@
-"""`tandem certs`: a development authority and the certificates of all who take part."""
+"""`tandem certs`: a development certificate authority, and certificates for all services and clients."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ CLIENTS = (
     WATCH,
     *CONSOLES.values(),
 )
-"""Those whom the demo, drills and the watch play, and the consoles."""
+"""Callers that the demo, drills and the watch simulate, and the consoles."""
 PAGES = SERVICE + "console"
-"""As what a console serves its pages; it calls as its agency's."""
+"""Identity with which a console serves its pages; as a client it uses its agency's identity."""
 SERVERS = (nats_server.IDENTITY, PAGES, *(SERVICE + user for user in flow.USERS))
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
 def certs(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="SPIFFE ids; without any, all that a mesh and its demo need.")
+        list[str] | None, typer.Argument(help="SPIFFE ids; default: all ids that a mesh and its demo need.")
     ] = None,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the authority and the certificates.")] = Path(
         "certs"
     ),
     hosts: Annotated[
-        list[str] | None, typer.Option("--host", help="DNS name or address that they serve under, beside loopback.")
+        list[str] | None, typer.Option("--host", help="DNS name or address of the servers, in addition to loopback.")
     ] = None,
-    days: Annotated[float, typer.Option(help="How long they are good for.", min=0.001, max=398)] = 30,
+    days: Annotated[float, typer.Option(help="Lifetime of the certificates, days.", min=0.001, max=398)] = 30,
 ) -> None:
-    """Issue certificates for development, by an authority of your own; those that are there are replaced."""
+    """Issue development certificates by a local authority; existing ones are replaced."""
     os.umask(0o077)
-    for one in ids or ():
-        if not _SPIFFE_ID.fullmatch(one):
-            raise CommandFailed(f"{one}: isn't a SPIFFE id such as spiffe://moj/desk/seoul", MISUSED)
+    for spiffe_id in ids or ():
+        if not _SPIFFE_ID.fullmatch(spiffe_id):
+            raise CommandFailed(f"{spiffe_id}: isn't a SPIFFE id (example: spiffe://moj/desk/seoul)", MISUSED)
     wanted = tuple(ids) if ids else (*SERVERS, *CLIENTS)
     issue(folder, wanted, (*LOOPBACK, *(hosts or ())), timedelta(days=days))
-    for one in wanted:
-        print(f"{one}  {folder_of(folder, one)}")
+    for spiffe_id in wanted:
+        print(f"{spiffe_id}  {folder_of(folder, spiffe_id)}")
 
 
 def issue(folder: Path, ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta) -> None:
-    """Certificates of these ids, and the authority in the folder at the first time."""
-    one, hosts = Authority.opened(folder), tuple(hosts)
+    """Issues certificates for these ids. Creates the authority in the folder the first time."""
+    issuer, hosts = Authority.opened(folder), tuple(hosts)
     trusted = (folder / AUTHORITY).read_bytes()
     for spiffe_id in ids:
-        # Only Tandem's own processes serve; a desk's certificate must not do for a server.
+        # Only Tandem's own processes serve, so a desk's certificate must not be usable by a server.
         served = hosts if spiffe_id.startswith(SERVICE) else ()
-        authority.write(folder, spiffe_id, one.issue([spiffe_id], served, lifetime), trusted)
+        authority.write(folder, spiffe_id, issuer.issue([spiffe_id], served, lifetime), trusted)

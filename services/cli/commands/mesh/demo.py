@@ -1,4 +1,4 @@
-"""`tandem demo`: plays the story of story.py on a running mesh."""
+"""`tandem demo`: run the demo of services/cli/simulate/demo.py on a running mesh."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 import uvloop
 
 from services.cli.failure import FAILED
-from services.cli.simulate import demo as story
+from services.cli.simulate import demo as demo_run
 from services.cli.simulate import outcome
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
@@ -24,35 +24,35 @@ def demo(
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
 ) -> None:
-    """Play the Namyangju story on a running mesh, step by step."""
+    """Run the Namyangju demo on a running mesh, step by step."""
     raise typer.Exit(uvloop.run(play(mesh.load(folder), as_json=as_json)))
 
 
 async def play(running: MeshConnection, *, as_json: bool) -> int:
-    """Plays the story, prints it, and returns the exit code: 0 where both legs of every incident are acknowledged."""
+    """Runs and prints the demo. Returns the exit code: 0 if both legs of every incident are acknowledged."""
     async with played(running, as_json=as_json) as exit_code:
         return exit_code
 
 
 @asynccontextmanager
 async def played(running: MeshConnection, *, as_json: bool) -> AsyncIterator[int]:
-    """The same; within the block everybody of the story is still there.
+    """Runs and prints the demo, and yields its exit code. All its actors stay connected during the block.
 
-    The protected person is given 20 s to read a notice before the next is sent, so the last one is sent after the story's end. Her
-    phone acknowledges it as long as the block lasts.
+    The protected person gets 20 s to read a notice before the next one is sent, so the last notice is sent after the demo's last step.
+    Her phone acknowledges it as long as the block lasts.
     """
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     began = time.monotonic()
-    async with mesh.connect(running) as clients, story.stage(clients, story.new_plan()) as stage:
+    async with mesh.connect(running) as clients, demo_run.stage(clients, demo_run.new_plan()) as stage:
         with console.status("") as status:
-            async for event in story.play(stage):
-                if isinstance(event, story.Begun):
+            async for event in demo_run.play(stage):
+                if isinstance(event, demo_run.Begun):
                     status.update(event.title)
                 else:
                     after, took = f"{time.monotonic() - began:5.1f} s", f"({event.took_ms:.0f} ms)"
                     title = (event.title, "bold")
                     console.print(styled((after, "dim"), "  ", title, f": {event.detail} ", (took, "dim")))
-        incidents = await story.settled(stage)
+        incidents = await demo_run.settled(stage)
         if as_json:
             print(json.dumps(outcome.to_json(stage.match_ms, incidents)))
         else:

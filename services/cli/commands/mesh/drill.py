@@ -1,4 +1,4 @@
-"""`tandem drill`: a synthetic breach, flagged as an exercise, through a running mesh, and the time of each step."""
+"""`tandem drill`: send a synthetic breach through a running mesh as an exercise, and measure each step."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from services.cli.terminal import SafeConsole
 from services.common.percentiles import percentile
 
 PEOPLE_WITHIN_S = 600.0
-"""How long people at the desks have for each step."""
+"""Maximum time per step if people answer at the desks, seconds."""
 PERCENTS = (50, 90, 100)
 
 
 def drill(
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
-    times: Annotated[int, typer.Option(help="How many, one after the other.", min=1, max=1000)] = 1,
+    times: Annotated[int, typer.Option(help="Number of drills, one after the other.", min=1, max=1000)] = 1,
     by_desks: Annotated[
-        bool, typer.Option("--by-desks", help="People at the desks answer, up to 10 min for each step.")
+        bool, typer.Option("--by-desks", help="People at the desks answer, up to 10 min per step.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Drill the response: a breach that everybody sees as an exercise, and how long each step took."""
-    ran = asyncio.run(_until_signalled(mesh.load(folder), times, by_desks))
+    """Drill the response: simulate a breach, marked as an exercise, and measure each step."""
+    runs = asyncio.run(_until_signalled(mesh.load(folder), times, by_desks))
     if as_json:
-        print(json.dumps(to_json(ran)))
+        print(json.dumps(to_json(runs)))
     else:
-        SafeConsole(highlight=False, soft_wrap=True).print(table(ran))
+        SafeConsole(highlight=False, soft_wrap=True).print(table(runs))
 
 
 async def _until_signalled(running: MeshConnection, times: int, by_desks: bool) -> list[drills.Times]:
@@ -55,28 +55,28 @@ async def _run(running: MeshConnection, times: int, by_desks: bool) -> list[dril
         return [await drills.Drill(clients, not by_desks, patience_s).run() for _ in range(times)]
 
 
-def to_json(ran: list[drills.Times]) -> dict[str, Any]:
-    """As printed: of each drill the milliseconds of its steps, and the percentiles of all."""
+def to_json(runs: list[drills.Times]) -> dict[str, Any]:
+    """The printed JSON object: the steps of each drill in milliseconds, and percentiles over all drills."""
     return {
-        "drills": [{step: round(one.ms[step], 3) for step in drills.STEPS if step in one.ms} for one in ran],
+        "drills": [{step: round(run.ms[step], 3) for step in drills.STEPS if step in run.ms} for run in runs],
         "percentiles_ms": {
             step: {f"p{percent}": round(percentile(values, percent), 3) for percent in PERCENTS}
             for step in drills.STEPS
-            if (values := [one.ms[step] for one in ran if step in one.ms])
+            if (values := [run.ms[step] for run in runs if step in run.ms])
         },
     }
 
 
-def table(ran: list[drills.Times]) -> Table:
-    """The same for a person."""
+def table(runs: list[drills.Times]) -> Table:
+    """The table of the steps: milliseconds of one drill, or percentiles over several."""
     right = [Column(f"p{percent}, ms", justify="right") for percent in PERCENTS]
-    columns = right if len(ran) > 1 else [Column("ms", justify="right")]
+    columns = right if len(runs) > 1 else [Column("ms", justify="right")]
     view = Table("step", "counted from", *columns, title_justify="left")
-    view.title = f"EXERCISE, {len(ran)} times" if len(ran) > 1 else "EXERCISE"
+    view.title = f"EXERCISE, {len(runs)} times" if len(runs) > 1 else "EXERCISE"
     for step in drills.STEPS:
-        values = [one.ms[step] for one in ran if step in one.ms]
+        values = [run.ms[step] for run in runs if step in run.ms]
         if values:
-            shown = PERCENTS if len(ran) > 1 else (100,)
+            shown = PERCENTS if len(runs) > 1 else (100,)
             cells = (f"{percentile(values, percent):,.1f}" for percent in shown)
             view.add_row(step, drills.counted_from(step), *cells)
     return view

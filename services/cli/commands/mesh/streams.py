@@ -1,4 +1,4 @@
-"""`tandem streams` and `tandem migrate`: what must be there before the services start, made by Jobs of a cluster."""
+"""`tandem streams` and `tandem migrate`: create streams and database schema before the services start, from Jobs of a cluster."""
 
 from __future__ import annotations
 
@@ -29,29 +29,27 @@ WITHIN_S = 60.0
 RETRY_DELAY_S = 1.0
 MAX_RETRY_S = 15.0
 MIGRATE_WITHIN_S = 1_500.0
-"""Longer than a first pull of the server's image takes; the Job's own deadline is longer still."""
+"""Timeout of a migration, seconds: longer than the first pull of the server's image, shorter than the Job's deadline."""
 
 
 def streams(
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
-    replicas: Annotated[
-        int, typer.Option(help="Copies that the servers keep of each stream: 1, 3 or 5.", min=1, max=5)
-    ] = 1,
+    replicas: Annotated[int, typer.Option(help="Copies of each stream on the servers: 1, 3 or 5.", min=1, max=5)] = 1,
     max_gib: Annotated[
-        float, typer.Option(help="Most that one stream may take; 0 for what the flow table says.", min=0)
+        float, typer.Option(help="Maximum size of a stream, GiB; 0 for the sizes of the flow table.", min=0)
     ] = 0,
 ) -> None:
-    """Create the streams of the flow table on the server that TANDEM_NATS_URL names; those that are there stay as they are."""
+    """Create the streams of the flow table on the server at TANDEM_NATS_URL; existing streams stay unchanged."""
     try:
         settings = CommonSettings(port=0)
     except ValidationError as error:
-        raise CommandFailed("; ".join(one["msg"] for one in error.errors()), MISUSED) from None
-    made = uvloop.run(make(settings, partitions, replicas, round(max_gib * (1 << 30)) or None))
-    print(f"partitions: {made.partitions}, log: {made.log_id}")
+        raise CommandFailed("; ".join(detail["msg"] for detail in error.errors()), MISUSED) from None
+    log_meta = uvloop.run(make(settings, partitions, replicas, round(max_gib * (1 << 30)) or None))
+    print(f"partitions: {log_meta.partitions}, log: {log_meta.log_id}")
 
 
 async def make(settings: CommonSettings, partitions: int, replicas: int, max_bytes: int | None) -> LogMetadata:
-    """Makes what is missing, once the server can."""
+    """Creates the missing streams, with retries until the server can."""
     async with buses.connect(settings.nats_url, "setup", settings.nats_tls) as bus:
         while True:
             try:
@@ -60,25 +58,27 @@ async def make(settings: CommonSettings, partitions: int, replicas: int, max_byt
             except FailedPrecondition as error:
                 raise CommandFailed(error.reason, FAILED) from None
             except (nats.errors.Error, nats.js.errors.APIError, TimeoutError) as error:
-                # Servers that start have no leader for a while; a second try finds what the first has made.
+                # Starting servers have no leader for a while. A retry finds the streams of the first try.
                 print(f"not yet: {type(error).__name__}: {error}", file=sys.stderr)
                 await asyncio.sleep(RETRY_DELAY_S)
 
 
 def migrate(
     within_s: Annotated[
-        float, typer.Option("--within", help="Seconds to wait for a database that doesn't answer yet.", min=0)
+        float, typer.Option("--within", help="Seconds to wait for a database that doesn't answer.", min=0)
     ] = MIGRATE_WITHIN_S,
 ) -> None:
-    """Bring the schema of the registry's database up to date, once that answers; TANDEM_REGISTRY_DATABASE_URL names it."""
+    """Migrate the schema of the registry's database at TANDEM_REGISTRY_DATABASE_URL, once it answers."""
     settings = RegistrySettings()
     if not settings.registry_database_url.get_secret_value():
-        raise CommandFailed("TANDEM_REGISTRY_DATABASE_URL names no database", MISUSED)
+        raise CommandFailed(
+            "TANDEM_REGISTRY_DATABASE_URL isn't set (example: postgresql://registry@db.example/registry)", MISUSED
+        )
     uvloop.run(_migrate(settings.database, within_s))
 
 
 async def _migrate(where: Path | str, within_s: float) -> None:
-    """A Job that failed while the server's image is still pulled would use up its tries before the server is there."""
+    """Migrates with retries: a Job that failed while the server's image is still pulled would use up its retries."""
     until_s, wait_s = time.monotonic() + within_s, RETRY_DELAY_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""`tandem up`: a whole mesh on this machine, each part a supervised process of its own."""
+"""`tandem up`: a whole mesh on this machine, as supervised processes."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from services.common.rpc.identity import CONSOLES
 from services.common.storage import durable
 from services.geofence import state_keys
 
-NO_ROOM = (10023, 10047)
-"""What JetStream answers where a stream's reservation exceeds its quota or the disk."""
+NO_SPACE = (10023, 10047)
+"""Error codes of JetStream for a stream whose reservation exceeds the quota or the disk."""
 STREAM_BYTES = 1 << 30
 HEALTHY_WITHIN_S = 30.0
 POLL_S = 0.1
@@ -59,7 +59,7 @@ CERTIFICATES_FOR = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command line of `tandem up`."""
 
     folder: Path
     base_port: int
@@ -72,33 +72,31 @@ class Options:
 
 
 class ServiceAreaOption(StrEnum):
-    """Where protected places may lie."""
+    """Area in which protected places may lie."""
 
     KOREA = "korea"
     WORLD = "world"
 
 
 def up(
-    folder: Annotated[Path, typer.Option("--dir", help="Folder for all that the mesh keeps.")] = DEFAULT_FOLDER,
-    base_port: Annotated[int, typer.Option(help="First of 54 ports; 0 takes free ones.", min=0, max=65_000)] = 7400,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder for all data of the mesh.")] = DEFAULT_FOLDER,
+    base_port: Annotated[int, typer.Option(help="First of 54 ports; 0 for free ports.", min=0, max=65_000)] = 7400,
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
-    clock_rate: Annotated[int, typer.Option(help="How many times as fast its clock runs.", min=1, max=1000)] = 1,
+    clock_rate: Annotated[int, typer.Option(help="Speed of the mesh's clock; 1 is real time.", min=1, max=1000)] = 1,
     service_area: Annotated[
         ServiceAreaOption,
-        typer.Option(
-            help="Where protected places may lie; the world for foreign tracks.", envvar="TANDEM_SERVICE_AREA"
-        ),
+        typer.Option(help="Area of protected places; world for tracks from abroad.", envvar="TANDEM_SERVICE_AREA"),
     ] = ServiceAreaOption.KOREA,
-    tls: Annotated[bool, typer.Option("--tls", help="Prove everybody by certificate, as off this machine.")] = False,
-    demo: Annotated[bool, typer.Option("--demo", help="Play the demo when everything runs.")] = False,
+    tls: Annotated[bool, typer.Option("--tls", help="Authenticate by certificate, as in production.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Run the demo once all services are ready.")] = False,
     exit_: Annotated[bool, typer.Option("--exit", help="End after the demo, with its exit code.")] = False,
 ) -> None:
     """Start the whole mesh and keep it running until Ctrl-C."""
     if exit_ and not demo:
-        raise CommandFailed("--exit goes with --demo", MISUSED)
+        raise CommandFailed("--exit needs --demo", MISUSED)
     options = Options(folder.resolve(), base_port, partitions, clock_rate, service_area.value, tls, demo, exit_)
     with mesh.locked(options.folder):
-        # Not uvloop: it forks, which gRPC's threads forbid, where the standard loop starts processes by vfork.
+        # Not uvloop: it starts processes by fork, which gRPC's threads forbid; the standard loop uses vfork.
         raise typer.Exit(asyncio.run(_until_signalled(options)))
 
 
@@ -118,7 +116,7 @@ async def _until_signalled(options: Options) -> int:
 
 async def _run(options: Options) -> int:
     console = SafeConsole(highlight=False, soft_wrap=True)
-    os.umask(0o077)  # databases, logs and keys are for this user alone; the services inherit it
+    os.umask(0o077)  # databases, logs and keys are for this user only; the services inherit the umask
     _log(options.folder, "up").parent.mkdir(exist_ok=True)
 
     def say(line: str) -> None:
@@ -129,7 +127,7 @@ async def _run(options: Options) -> int:
         base_port = _base_port(options.base_port)
         certificates = _certificates(options)
         guard = await stack.enter_async_context(child_guard())
-        # Entered first, so ended last: the services still reach the server while they stop.
+        # Entered first, so stopped last: the services need the server while they stop.
         store = await stack.enter_async_context(supervisor(guard, say))
         server, watchdog = _start_nats(options, base_port, certificates, store)
         log_meta = await _create_streams(server, options)
@@ -138,7 +136,7 @@ async def _run(options: Options) -> int:
         addresses = processes.addresses(base_port)
         secret = "" if certificates else _dev_secret(options.folder)
         warning_key = processes.warning_key(options.folder)
-        sealing.open_private_keys(warning_key)  # before the registry asks for the public one
+        sealing.open_private_keys(warning_key)  # the registry reads the public key at its start
         state_key = processes.state_key(options.folder)
         if not state_key.exists():
             durable.write_once(state_key, f"{secrets.token_hex(state_keys.KEY_BYTES)}\n".encode())
@@ -151,7 +149,7 @@ async def _run(options: Options) -> int:
             "TANDEM_CLOCK_ANCHOR_MS": str(log_meta.clock.anchor_ms),
             "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
         }
-        # Where certificates prove callers, whoever has no provider to sign in by could see no page.
+        # If callers authenticate by certificate, the console is of no use without a provider to sign in with.
         console_of = os.environ.get("TANDEM_CONSOLE_ROLE", "") if os.environ.get("TANDEM_OIDC_ISSUER") else ""
         with_console = not certificates or console_of in CONSOLES
         url = processes.console_url(base_port, tls=certificates is not None) if with_console else ""
@@ -167,8 +165,8 @@ async def _run(options: Options) -> int:
         for service in started:
             access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)} if service.nats_user else {}
             if certificates:
-                own = CONSOLES[console_of] if service is processes.CONSOLE else SERVICE + service.nats_user
-                access |= _tls_settings(files_of(certificates, own))
+                identity = CONSOLES[console_of] if service is processes.CONSOLE else SERVICE + service.nats_user
+                access |= _tls_settings(files_of(certificates, identity))
                 if service is processes.CONSOLE:
                     pages = files_of(certificates, certs.PAGES)
                     access |= {"TANDEM_HTTP_TLS_CERT": str(pages.cert), "TANDEM_HTTP_TLS_KEY": str(pages.key)}
@@ -178,7 +176,7 @@ async def _run(options: Options) -> int:
         except CommandFailed as failed:
             if options.demo:
                 raise
-            # What does run must go on: a leg without its sister is better than none.
+            # The healthy processes must go on: one leg is better than none.
             console.print(str(failed), style="bold red")
 
         def save() -> None:
@@ -191,7 +189,7 @@ async def _run(options: Options) -> int:
         say(_watch(running(), options.folder, services))
         code = 0
         if options.demo:
-            # Entered last, so ended first: the demo's phone and gateway answer until the mesh stops.
+            # Entered last, so stopped first: the demo's phone and gateway answer until the mesh stops.
             code = await stack.enter_async_context(demos.played(running(), as_json=False))
         if options.exit:
             return code
@@ -202,30 +200,28 @@ async def _run(options: Options) -> int:
 
 
 def _watch(running: MeshConnection, folder: Path, services: Supervisor) -> str:
-    """Starts the watch over the whole chain where somebody would be woken by it; what it did, in a line."""
-    ways = [name for name in (watches.COMMAND, watches.WEBHOOKS) if os.environ.get(name)]
-    if not ways:
-        return (
-            f"No tandem watch: nobody would be woken. Set {watches.COMMAND} or {watches.WEBHOOKS}, or start it by hand."
-        )
+    """Starts `tandem watch` if a pager is configured. Returns a line that says what it did."""
+    configured = [name for name in (watches.COMMAND, watches.WEBHOOKS) if os.environ.get(name)]
+    if not configured:
+        return f"No tandem watch: no pager is configured. Set {watches.COMMAND} or {watches.WEBHOOKS}, or start it by hand."
     if running.clock.rate > watches.MAX_CLOCK_RATE:
-        return f"No tandem watch: this mesh runs more than {watches.MAX_CLOCK_RATE} times as fast."
+        return f"No tandem watch: it works up to a clock rate of {watches.MAX_CLOCK_RATE}."
     command = (sys.executable, "-m", "services.cli", "watch", "--dir", str(folder))
     services.start(Program(WATCH, command, dict(os.environ), _log(folder, WATCH), beats=True))
-    return f"tandem watch pages by {' and '.join(ways)}."
+    return f"tandem watch pages by {' and '.join(configured)}."
 
 
-def _base_port(asked: int) -> int:
-    if asked == 0:
+def _base_port(requested: int) -> int:
+    if requested == 0:
         return processes.free_base_port()
-    used = processes.used_port(asked)
+    used = processes.used_port(requested)
     if used is not None:
-        raise CommandFailed(f"port {used} is in use: choose others with --base-port", MISUSED)
-    return asked
+        raise CommandFailed(f"port {used} is in use: choose other ports with --base-port", MISUSED)
+    return requested
 
 
 def _certificates(options: Options) -> Path | None:
-    """New certificates of everybody, by the folder's own authority, where they are asked for."""
+    """Issues certificates for all services and clients, with --tls. Returns their folder, or None."""
     if not options.tls:
         return None
     folder = options.folder / "certs"
@@ -241,12 +237,14 @@ def _tls_settings(files: Files) -> dict[str, str]:
 def _start_nats(
     options: Options, base_port: int, certificates: Path | None, store: Supervisor
 ) -> tuple[NatsServer, Watchdog | None]:
-    """The server: one that the environment names, else one started here, which is watched."""
+    """The NATS server: an external one from TANDEM_NATS_URL, else one started here, with a watchdog."""
     url = os.environ.get("TANDEM_NATS_URL")
     if url:
         monitor_url = os.environ.get("TANDEM_NATS_MONITOR_URL", "")
         if not monitor_url:
-            raise CommandFailed("TANDEM_NATS_URL goes with TANDEM_NATS_MONITOR_URL", MISUSED)
+            raise CommandFailed(
+                "TANDEM_NATS_URL needs TANDEM_NATS_MONITOR_URL, too (example: http://127.0.0.1:8222)", MISUSED
+            )
         return NatsServer(url, monitor_url, {}, certificates if url.startswith("tls://") else None), None
     folder = options.folder / NATS
     command, server = nats_server.configure(
@@ -268,12 +266,12 @@ async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:
                 try:
                     return await streams.create(connection, options.partitions, clock, max_bytes=STREAM_BYTES)
                 except nats.js.errors.APIError as error:
-                    if error.err_code in NO_ROOM:
+                    if error.err_code in NO_SPACE:
                         raise CommandFailed(
-                            f"{options.folder}: nats-server reserves {STREAM_BYTES >> 30} GiB for each stream: not enough disk",
+                            f"{options.folder}: not enough disk space: nats-server reserves {STREAM_BYTES >> 30} GiB per stream",
                             FAILED,
                         ) from None
-                    await asyncio.sleep(POLL_S)  # it recovers its store
+                    await asyncio.sleep(POLL_S)  # the server is recovering its store
                 except nats.errors.Error:
                     await asyncio.sleep(POLL_S)
     except FailedPrecondition as error:
@@ -284,7 +282,7 @@ async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:
 
 
 def _dev_secret(folder: Path) -> str:
-    """The folder's key of the development tokens; it stays the same, so that tokens outlive a restart."""
+    """The folder's key of development tokens. It is kept in a file, so that tokens survive a restart."""
     path = folder / "dev_secret"
     if not path.exists():
         write_private(path, secrets.token_hex(32))
@@ -321,7 +319,7 @@ def _log(folder: Path, name: str) -> Path:
 
 def _last_lines(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return "".join(f"\n  {line}" for line in lines[-LOG_LINES:]) or " (it has logged nothing)"
+    return "".join(f"\n  {line}" for line in lines[-LOG_LINES:]) or " (its log is empty)"
 
 
 def _table(addresses: Mapping[str, str], server: NatsServer) -> Table:
@@ -329,5 +327,5 @@ def _table(addresses: Mapping[str, str], server: NatsServer) -> Table:
     for name, address in addresses.items():
         table.add_row(name, address)
     table.add_row("nats-server", server.url)
-    table.add_row("its monitor", server.monitor_url)
+    table.add_row("nats-server's monitor", server.monitor_url)
     return table

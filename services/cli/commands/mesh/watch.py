@@ -22,41 +22,43 @@ from services.common.observability import heartbeat, telemetry
 
 COMMAND, WEBHOOKS = "TANDEM_PAGER_COMMAND", "TANDEM_PAGER_WEBHOOKS"
 MAX_CLOCK_RATE = 10
-"""On a mesh that runs faster the chain's own latency would look like an outage."""
+"""Maximum clock rate: on a faster mesh, the chain's normal latency would look like an outage."""
 
 
 def watch(
-    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh; the watch keeps watch.json there.")] = (
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh; watch.json is kept there, too.")] = (
         DEFAULT_FOLDER
     ),
     command: Annotated[
-        str, typer.Option("--page-by", envvar=COMMAND, help="Program that wakes somebody; it gets JSON on its input.")
+        str, typer.Option("--page-by", envvar=COMMAND, help="Program that pages somebody; gets JSON on its input.")
     ] = "",
     webhooks: Annotated[
-        Path | None, typer.Option("--page-to", envvar=WEBHOOKS, help="File of webhooks, as docs/partners.md has it.")
+        Path | None, typer.Option("--page-to", envvar=WEBHOOKS, help="File of webhooks, see docs/partners.md.")
     ] = None,
 ) -> None:
-    """Send a canary every 20 s through the whole chain, and page when one is missing."""
+    """Send a canary through the whole chain every 20 s, and page when a canary is missing."""
     heartbeat.start()
     running = mesh.load(folder)
     if running.clock.rate > MAX_CLOCK_RATE:
-        raise CommandFailed(f"a mesh that runs more than {MAX_CLOCK_RATE} times as fast can't be watched", MISUSED)
-    ways = pagers(shlex.split(command), webhooks)
+        raise CommandFailed(
+            f"the mesh's clock rate is {running.clock.rate}; the watch works up to a rate of {MAX_CLOCK_RATE}", MISUSED
+        )
+    channels = pagers(shlex.split(command), webhooks)
     telemetry.configure("watch")
-    # Not uvloop: its way of starting a program forks, which gRPC's threads forbid.
-    asyncio.run(_run(running, folder, ways))
+    # Not uvloop: it starts processes by fork, which gRPC's threads forbid.
+    asyncio.run(_run(running, folder, channels))
 
 
-async def _run(running: MeshConnection, folder: Path, ways: Sequence[Pager]) -> None:
+async def _run(running: MeshConnection, folder: Path, channels: Sequence[Pager]) -> None:
     console = SafeConsole(highlight=False, soft_wrap=True)
 
     def say(line: str) -> None:
         console.print(f"{time.strftime('%H:%M:%S')}  {line}")
 
-    names = ", ".join(way.name for way in ways)
+    names = ", ".join(channel.name for channel in channels)
     say(f"Watching {folder}; pages go to {names}." if names else f"Watching {folder}; pages are printed only here.")
     async with mesh.connect(running) as clients:
-        work = asyncio.create_task(CanaryWatch(clients, folder, ways, say).run())
+        work = asyncio.create_task(CanaryWatch(clients, folder, channels, say).run())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, work.cancel)
         await asyncio.wait({work})

@@ -1,4 +1,4 @@
-"""`tandem evidence`: what one incident rests on as one signed file, and its proof without any server."""
+"""`tandem evidence`: write an incident's evidence as one signed file, and verify such files without any server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from services.dispatch.evidence.model import LEGS
 
 
 class _IncidentOrCommand(TyperGroup):
-    """`tandem evidence INCIDENT` is `tandem evidence make INCIDENT`."""
+    """Command group in which `tandem evidence INCIDENT` means `tandem evidence make INCIDENT`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:
@@ -44,20 +44,18 @@ app = typer.Typer(cls=_IncidentOrCommand, help="The evidence of one incident.", 
 @app.command()
 def make(
     incident_id: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident.")],
-    basis: Annotated[
-        str, typer.Option(help="Code of the article that allows it, such as TAG_16_2 or STALKING_9_1_3_2.")
-    ],
-    recipient: Annotated[str, typer.Option(help="SPIFFE id of the one who gets it.")],
+    basis: Annotated[str, typer.Option(help="Code of the legal basis, such as TAG_16_2 or STALKING_9_1_3_2.")],
+    recipient: Annotated[str, typer.Option(help="SPIFFE id of the recipient.")],
     leg: Annotated[
         str, typer.Option(help="Whose evidence: police, or probation without the protected persons.")
     ] = "police",
-    purpose: Annotated[str, typer.Option(help="What for.")] = "COURT",
-    who: Annotated[str, typer.Option(help="SPIFFE id of the one who makes it.")] = REVIEWER,
-    out: Annotated[Path | None, typer.Option(help="File to write; INCIDENT-LEG.tar unless given.")] = None,
-    key: Annotated[Path | None, typer.Option(help="Key that signs; DIR/data/evidence.key unless given.")] = None,
+    purpose: Annotated[str, typer.Option(help="Purpose of the disclosure.")] = "COURT",
+    who: Annotated[str, typer.Option(help="SPIFFE id of the person who makes the bundle.")] = REVIEWER,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: INCIDENT-LEG.tar.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Signing key; default: DIR/data/evidence.key.")] = None,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
-    """Write what an incident rests on into one signed file. It is a disclosure, and goes into the ledger first."""
+    """Write an incident's evidence into one signed file. This is a disclosure, which the ledger records first."""
     try:
         fields.required_id("INCIDENT", incident_id)
     except InvalidField as error:
@@ -70,19 +68,19 @@ def make(
     bundle = uvloop.run(collection.make(mesh.load(folder), folder, incident_id, leg, grounds, signer))
     path = out or Path(f"{incident_id}-{leg}.tar")
     collection.write(path, bundle)
-    print(f"{path}: {len(bundle)} bytes, signed with {signer}; the key that proves it is {signer.with_suffix('.pub')}")
+    print(f"{path}: {len(bundle)} bytes, signed with {signer}; the key to verify it is {signer.with_suffix('.pub')}")
     _report(_verified(path, None), False)
 
 
 @app.command()
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle.")],
-    public_key: Annotated[Path | None, typer.Option(help="The keeper's public key (evidence.pub).")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The custodian's public key (evidence.pub).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Prove a bundle, without any server or network: nothing was altered, and the decision comes again.
+    """Verify a bundle without any server or network: nothing was altered, and a refold reproduces the decision.
 
-    Exit code 0: proven. 1: BROKEN, with the member and the fault, or the decision is DIFFERENT. 2: file or key can't be read.
+    Exit code 0: verified. 1: BROKEN, with member and fault, or the decision is DIFFERENT. 2: file or key is unreadable.
     """
     try:
         known = bytes.fromhex(public_key.read_text().strip()) if public_key else None
@@ -103,51 +101,52 @@ def _verified(file: Path, public_key: bytes | None) -> Verified:
         raise CommandFailed(f"BROKEN {broken}") from None
 
 
-def _report(found: Verified, as_json: bool, known_key: bool = False) -> None:
-    told = _told(found, known_key)
-    print(json.dumps(told) if as_json else "\n".join(map(printable, _lines(found, told))))
-    if found.differences:
+def _report(verified: Verified, as_json: bool, known_key: bool = False) -> None:
+    fields = _told(verified, known_key)
+    print(json.dumps(fields) if as_json else "\n".join(map(printable, _lines(verified, fields))))
+    if verified.differences:
         raise typer.Exit(FAILED)
 
 
-def _lines(found: Verified, told: dict[str, Any]) -> Iterator[str]:
-    yield f"incident    {told['incident_id']}, evidence for {told['for']}, made {told['made_at']} with Tandem {told['software']}"
-    unknown = "" if told["public_key_given"] else "; whose that is must be known from elsewhere"
-    yield f"signature   good, by {told['public_key']}{unknown}"
-    yield f"chains      {told['events']} events, each as its leg wrote it"
-    if told["chains_missing"]:
-        yield f"            MISSING: {', '.join(told['chains_missing'])}"
-    if not told["whole"]:
-        yield "entries     THE LOG HAD LOST SOME OF WHAT CAME BEFORE"
-    yield f"decision    {told['decision']}"
-    for difference in told["differences"]:
+def _lines(verified: Verified, fields: dict[str, Any]) -> Iterator[str]:
+    incident, made = fields["incident_id"], f"made {fields['made_at']} with Tandem {fields['software']}"
+    yield f"incident    {incident}, evidence for {fields['for']}, {made}"
+    unknown = "" if fields["public_key_given"] else "; this doesn't prove whose key it is, as --public-key isn't given"
+    yield f"signature   good, by {fields['public_key']}{unknown}"
+    yield f"chains      {fields['events']} events, each as its leg wrote it"
+    if fields["chains_missing"]:
+        yield f"            MISSING: {', '.join(fields['chains_missing'])}"
+    if not fields["whole"]:
+        yield "entries     INCOMPLETE: THE LOG HAD ALREADY LOST EARLIER ENTRIES"
+    yield f"decision    {fields['decision']}"
+    for difference in fields["differences"]:
         yield f"            {difference}"
-    for event in found.events:
+    for event in verified.events:
         if not event.alert_id:
             when = times.to_rfc3339(event.body["at_ms"])
             yield f"{when}  {event.leg:9}  {event.kind:12}  {event.body.get('by', '')}".rstrip()
 
 
-def _told(found: Verified, known_key: bool) -> dict[str, Any]:
-    manifest, again = found.manifest, found.replay
-    if again is None:
-        decision = "not in this bundle: it lacks where the protected persons were; the police's shows it"
-    elif again.differences:
+def _told(verified: Verified, known_key: bool) -> dict[str, Any]:
+    manifest, replayed = verified.manifest, verified.replay
+    if replayed is None:
+        decision = "not in this bundle: it lacks the protected persons' positions; use the bundle for the police"
+    elif replayed.differences:
         decision = "DIFFERENT"
     else:
-        decision = f"{len(again.again)} alerts from {again.entries} entries are the same again, byte for byte"
+        decision = f"{len(replayed.again)} alerts from {replayed.entries} entries are the same again, byte for byte"
     return {
         "incident_id": manifest["incident_id"],
         "for": manifest["for"],
         "made_at": times.to_rfc3339(manifest["made_at_ms"]),
         "software": manifest["software"],
-        "public_key": found.public_key.hex(),
+        "public_key": verified.public_key.hex(),
         "public_key_given": known_key,
         "whole": manifest["whole"],
         "ended": manifest["ended"],
-        "entries": again.entries if again else None,
-        "events": len(found.events),
+        "entries": replayed.entries if replayed else None,
+        "events": len(verified.events),
         "chains_missing": manifest["chains_missing"],
         "decision": decision,
-        "differences": found.differences,
+        "differences": verified.differences,
     }

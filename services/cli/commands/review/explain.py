@@ -1,4 +1,4 @@
-"""`tandem explain`: why an alert was given, from the raw log."""
+"""`tandem explain`: explain an alert by refolding the raw log."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ def explain(
     alert_id: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     positions: Annotated[
-        bool, typer.Option("--positions", help="Show coordinates, which is a row of the ledger for each person.")
+        bool, typer.Option("--positions", help="Show coordinates; the ledger records this for each person.")
     ] = False,
     legal_basis: Annotated[
         str,
-        typer.Option(metavar="CODE", help="With --positions: the article that allows it, such as TAG_DECREE_23_10."),
+        typer.Option(metavar="CODE", help="With --positions: code of the legal basis, such as TAG_DECREE_23_10."),
     ] = "",
-    reviewer: Annotated[str, typer.Option(metavar="NAME", help="With --positions: who looks.")] = "",
-    purpose: Annotated[Purpose, typer.Option(help="With --positions: what for.", case_sensitive=False)] = Purpose.AUDIT,
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="With --positions: name of the reader.")] = "",
+    purpose: Annotated[
+        Purpose, typer.Option(help="With --positions: purpose of the disclosure.", case_sensitive=False)
+    ] = Purpose.AUDIT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Fold the log again up to an alert, and say what it rests on and what was not received."""
+    """Refold the log up to an alert, and show its evidence and the missing reports."""
     try:
         fields.required_id("ALERT", alert_id)
     except InvalidField as error:
@@ -50,12 +52,12 @@ def explain(
     to = disclosures.reader(reviewer, legal_basis, purpose, running.clock.now_ms()) if positions else None
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("looking for the alert") as status:
-        found = uvloop.run(_explain(running, alert_id, to, status))
+        explained = uvloop.run(_explain(running, alert_id, to, status))
     if as_json:
-        print(json.dumps(found.to_json(positions)))
+        print(json.dumps(explained.to_json(positions)))
     else:
-        console.print(*tables.tables(found, positions), sep="\n")
-    if found.differences:
+        console.print(*tables.tables(explained, positions), sep="\n")
+    if explained.differences:
         raise typer.Exit(FAILED)
 
 
@@ -66,15 +68,15 @@ async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, st
             running.nats.bus_as("explain") as connection,
         ):
             stored, log_meta = await refold.find(connection, alert_id)
-            patience.reschedule(None)  # however long the log is
-            found = await refold.refold(
+            patience.reschedule(None)  # a long log may take longer
+            refolded = await refold.refold(
                 connection, stored, log_meta, lambda at, last: status.update(f"entry {at} of {last}")
             )
             if to:
                 patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)
-                await disclosures.record(connection, disclosures.disclosures(found, to, running.clock.now_ms()))
+                await disclosures.record(connection, disclosures.disclosures(refolded, to, running.clock.now_ms()))
     except TimeoutError:
         raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
     except RetryableError as error:
         raise CommandFailed(error.reason) from None
-    return explanation.explain(found)
+    return explanation.explain(refolded)

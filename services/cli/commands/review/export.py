@@ -1,4 +1,4 @@
-"""`tandem export`: an incident in the form that other systems read."""
+"""`tandem export`: print an incident in an exchange format, CAP or EIDO."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FORMS = ("cap", "eido")
 
 def export(
     incident_id: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident.")],
-    form: Annotated[str, typer.Option("--as", help="cap (CAP 1.2, XML) or eido (JSON).")],
-    leg: Annotated[str, typer.Option(help="Whose half of it.")] = "police",
-    addressee: Annotated[str, typer.Option("--to", help="For whom a CAP message is.")] = "export",
+    form: Annotated[str, typer.Option("--as", help="Format: cap (CAP 1.2, XML) or eido (JSON).")],
+    leg: Annotated[str, typer.Option(help="Leg whose half of the incident is printed.")] = "police",
+    addressee: Annotated[str, typer.Option("--to", help="Addressee of a CAP message.")] = "export",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
-    """Print one leg's half of an incident as it stands: ids and states, no name, address or position."""
+    """Print the current state of one leg's half of an incident: ids and states, no name, address or position."""
     try:
         fields.required_id("INCIDENT", incident_id)
     except InvalidField as error:
@@ -46,22 +46,22 @@ def export(
 
 
 async def _steps(running: MeshConnection, leg: str, incident_id: str) -> list[dispatch_pb2.Step]:
-    """The leg's steps of an incident, in their order. Raises CommandFailed where there are none."""
+    """The leg's steps of an incident, in order. Raises CommandFailed if there are none."""
     stream, subject = flow.INCIDENTS.name, flow.incident_subject(leg, incident_id)
     try:
         async with asyncio.timeout(PATIENCE_S), running.nats.bus_as("export") as bus:
             if await bus.last_of(stream, subject) is None:
                 raise CommandFailed(f"{stream} holds no step of the {leg} leg in {incident_id}", MISUSED)
-            found: list[dispatch_pb2.Step] = []
+            steps: list[dispatch_pb2.Step] = []
             async for messages in pull.read(bus, stream, 1, (subject,)):
                 for message in messages:
                     try:
-                        found.append(stored.step(message.data, message.subject))
+                        steps.append(stored.step(message.data, message.subject))
                     except InvalidField as error:
                         dead_letters.pass_over("export", stream, message.sequence, error)
                 if messages[-1].pending == 0:
                     break
-            return found
+            return steps
     except TimeoutError:
         raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
     except RetryableError as error:

@@ -1,4 +1,4 @@
-"""`tandem incidents`: what both legs know."""
+"""`tandem incidents`: list incidents as both legs know them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def incidents(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List incidents with both legs side by side."""
-    found = uvloop.run(_read(mesh.load(folder)))
+    listed = uvloop.run(_read(mesh.load(folder)))
     if as_json:
-        print(json.dumps({"incidents": [one.to_json() for one in found]}))
-    elif found:
-        SafeConsole(soft_wrap=True).print(*outcome.tables(found), sep="\n")
+        print(json.dumps({"incidents": [incident.to_json() for incident in listed]}))
+    elif listed:
+        SafeConsole(soft_wrap=True).print(*outcome.tables(listed), sep="\n")
     else:
         SafeConsole().print("no incidents")
 

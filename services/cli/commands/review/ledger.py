@@ -1,4 +1,4 @@
-"""`tandem ledger`: proves the ledger of disclosures, without any service, from its database alone."""
+"""`tandem ledger`: prove the ledger of disclosures from its database alone, without any service."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ def ledger() -> None:
 def verify(
     database: Annotated[str, typer.Option(help="The registry's SQLite file, or its postgresql:// URL.")],
     public_key: Annotated[
-        Path | None, typer.Option(help="The public key of the ledger (ledger.pub), from where only its keeper writes.")
+        Path | None,
+        typer.Option(help="The ledger's public key (ledger.pub), from a place where only its custodian writes."),
     ] = None,
     heads: Annotated[
         Path | None,
-        typer.Option(help="Heads as an agency kept them: NDJSON of sequence, hash, at_ms, signature (hex)."),
+        typer.Option(help="Signed heads that an agency saved: NDJSON with sequence, hash, at_ms, signature (hex)."),
     ] = None,
 ) -> None:
-    """Prove that no row of the ledger was changed, added or taken away; name the first that was."""
+    """Prove that no row of the ledger was changed, added or removed, or name the first such row."""
     if heads is not None and public_key is None:
-        raise CommandFailed("--heads needs --public-key: without it, anybody could have signed them", MISUSED)
+        raise CommandFailed("--heads needs --public-key: without the key, anybody could have signed the heads", MISUSED)
     key = _read_key(public_key) if public_key else None
-    kept = _read_heads(heads) if heads else []
+    saved = _read_heads(heads) if heads else []
     try:
-        proof = asyncio.run(_verify(_engine(database), key, kept))
+        proof = asyncio.run(_verify(_engine(database), key, saved))
     except BrokenChain as broken:
         raise CommandFailed(f"the ledger is broken at {broken}", FAILED) from None
     except (DBAPIError, OSError) as error:
@@ -54,19 +55,19 @@ def verify(
     print(f"rows proven: {proof.rows}")
     if key is None:
         print(
-            "signatures: not looked at, for want of --public-key; a chain that was rewritten whole would not be found"
+            "signatures: not checked without --public-key; a chain that was rewritten as a whole would not be detected"
         )
     else:
         print(f"heads proven: {proof.heads}; rows after the last one: {proof.unsigned}")
 
 
-async def _verify(engine: AsyncEngine, key: bytes | None, kept: list[SignedHead]) -> Proof:
+async def _verify(engine: AsyncEngine, key: bytes | None, saved: list[SignedHead]) -> Proof:
     try:
         async with engine.connect() as connection:
             if connection.dialect.name == "postgresql":
-                # One view of all pages, however long it takes.
+                # All pages must come from one snapshot, however long the proof takes.
                 await connection.execute(sa.text("set transaction isolation level repeatable read, read only"))
-            return await prove(Ledger(connection), key, kept)
+            return await prove(Ledger(connection), key, saved)
     finally:
         await engine.dispose()
 
@@ -74,7 +75,7 @@ async def _verify(engine: AsyncEngine, key: bytes | None, kept: list[SignedHead]
 def _engine(database: str) -> AsyncEngine:
     if "://" in database:
         try:
-            return postgres.engine(database, answer_within_s=None)  # between two pages many signatures are checked
+            return postgres.engine(database, answer_within_s=None)  # checking a page's signatures may take long
         except FailedPrecondition as error:
             raise CommandFailed(f"--database: {error.reason}", MISUSED) from None
     path = Path(database).absolute()
@@ -97,15 +98,18 @@ def _read_key(path: Path) -> bytes:
 
 
 def _read_heads(path: Path) -> list[SignedHead]:
-    found = []
+    heads = []
     try:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             try:
                 row = json.loads(line)
                 head = LedgerHead(int(row["sequence"]), bytes.fromhex(row["hash"]), int(row["at_ms"]))
-                found.append(SignedHead(head, bytes.fromhex(row["signature"])))
+                heads.append(SignedHead(head, bytes.fromhex(row["signature"])))
             except (ValueError, KeyError, TypeError):
-                raise CommandFailed(f"--heads: line {number} isn't a head", MISUSED) from None
+                raise CommandFailed(
+                    f"--heads: line {number} isn't a head: a JSON object with sequence, hash, at_ms and signature",
+                    MISUSED,
+                ) from None
     except OSError as error:
         raise CommandFailed(f"--heads: {error}", MISUSED) from None
-    return found
+    return heads

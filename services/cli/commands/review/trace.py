@@ -1,4 +1,4 @@
-"""`tandem trace`: what happened in an incident, one thing after the other, with how long each took."""
+"""`tandem trace`: show the steps of an incident in order, with their durations."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from services.common.rpc.errors import InvalidField
 from tandem.registry.v1 import trace_pb2
 
 WIDTH = 180
-"""Where no terminal tells its own, in characters."""
+"""Output width without a terminal, characters."""
 
 
 def trace(
     incident_id: Annotated[
-        str, typer.Argument(metavar="[INCIDENT]", help="Id of the incident; without it, the newest.")
+        str, typer.Argument(metavar="[INCIDENT]", help="Id of the incident; default: the newest.")
     ] = "",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show an incident's trace: from the report that decided to the answers of both legs."""
+    """Show an incident's trace, from the deciding report to the answers of both legs."""
     try:
         if incident_id:
             fields.required_id("INCIDENT", incident_id)
     except InvalidField as error:
         raise CommandFailed(str(error), MISUSED) from None
-    found = uvloop.run(_read(mesh.load(folder), incident_id))
+    response = uvloop.run(_read(mesh.load(folder), incident_id))
     if as_json:
-        print(json_format.MessageToJson(found, preserving_proto_field_name=True, indent=None))
+        print(json_format.MessageToJson(response, preserving_proto_field_name=True, indent=None))
     else:
         console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
-        console.print(*waterfall.tables(found), sep="\n")
+        console.print(*waterfall.tables(response), sep="\n")
 
 
 async def _read(running: MeshConnection, incident_id: str) -> trace_pb2.GetTraceResponse:
