@@ -95,7 +95,7 @@ def decide(play: Play, reports: list[Report]) -> Decided:
                 reported_m = None if alert.distance_mm is None else alert.distance_mm / 1000
                 decided.dispatches.append(Dispatch(stamp_ms, alert.kind.value, reported_m))
         known = state.cases.get("case")
-        notified = [presence.told for presence in known.possible.values()] if known else []
+        notified = [presence.emitted for presence in known.possible.values()] if known else []
         notified += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
         for only_notified in (True, False):
             is_active = any(notified) if only_notified else bool(notified)

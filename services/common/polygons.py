@@ -13,7 +13,7 @@ from services.common.rpc.errors import InvalidField
 Corner = tuple[int, int]
 """A polygon's corner: east (longitude) and north (latitude), 1e-7 degrees."""
 
-CORNERS_MAX = 200
+MAX_CORNERS = 200
 """Maximum number of corners of an area, its outline and holes together. Each report near the area is measured against every side."""
 HALF_ROUND_E7 = 1_800_000_000
 """Half of the way round the Earth in longitude, 1e-7 degrees."""
@@ -30,11 +30,11 @@ def check(field: str, outline: Sequence[Corner], holes: Sequence[Sequence[Corner
     for vertices, _, corners in lines:
         if len(corners) < 3:
             raise InvalidField(vertices, "must hold at least 3")
-    if len(outline) > CORNERS_MAX:
-        raise InvalidField(f"{field}.vertices", f"must hold at most {CORNERS_MAX}")
-    if sum(len(corners) for _, _, corners in lines) > CORNERS_MAX:
+    if len(outline) > MAX_CORNERS:
+        raise InvalidField(f"{field}.vertices", f"must hold at most {MAX_CORNERS}")
+    if sum(len(corners) for _, _, corners in lines) > MAX_CORNERS:
         raise InvalidField(
-            f"{field}.holes", f"must leave at most {CORNERS_MAX} corners in all, those of the outline included"
+            f"{field}.holes", f"must leave at most {MAX_CORNERS} corners in all, those of the outline included"
         )
     for _, line, corners in lines:
         easts = [east for east, _ in corners]

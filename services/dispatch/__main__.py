@@ -24,7 +24,7 @@ from services.common.storage.db import awaited_database, open_database
 from services.dispatch.evidence import model
 from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
-from services.dispatch.evidence.retention import EvidenceFiles, EvidenceKeeper
+from services.dispatch.evidence.retention import EvidenceFiles, EvidenceRetention
 from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
@@ -77,7 +77,7 @@ async def run(settings: DispatchSettings) -> None:
         watch_disk(settings.data_dir)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
-        alerts, peers = readiness.reader(flow.ALERTS.name), readiness.lesser_reader(flow.INCIDENTS.name)
+        alerts, peers = readiness.reader(flow.ALERTS.name), readiness.optional_reader(flow.INCIDENTS.name)
         async with (
             rpc.serve(
                 settings, partial(_add_servicers, leg, follower, evidence_api, settings.clock), *SERVICES
@@ -171,7 +171,7 @@ async def mesh(
             if warnings:
                 tasks.create_task(warnings.follow(bus, log_meta))
             if leg.name in model.LEGS:
-                tasks.create_task(EvidenceKeeper(leg.name, leg.store, bus, log_meta, files).run())
+                tasks.create_task(EvidenceRetention(leg.name, leg.store, bus, log_meta, files).run())
                 tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 
 

@@ -21,7 +21,7 @@ from prometheus_client import Gauge, Histogram
 
 from services.common.clock import wall_us
 from services.common.messaging import cursors, flow, pull
-from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.streams import LogMetadata
 from services.common.observability import trace_ids
@@ -254,7 +254,7 @@ class Evaluator:
                 self._secondary.put_nowait(output)
         every = self._settings.checkpoint_every
         if message.sequence % every == 0:
-            self._outgoing.put_nowait(_StateDigest(message.cursor, codec.outline(state)))
+            self._outgoing.put_nowait(_StateDigest(message.cursor, codec.state_digest(state)))
         # A fork pauses the process. The two evaluators fork at different entries, so that one of them always responds.
         if message.sequence % every == every // 2 * self._settings.replica % every:
             self._begin_checkpoint(message.cursor)
@@ -306,7 +306,9 @@ class Evaluator:
                         record(ack.seq)
                 case DeadLetter() as dead_letter:
                     subject = flow.dead_letter_subject(flow.FOLD_READER, stream, dead_letter.sequence)
-                    await self._bus.park(subject, stream, dead_letter.sequence, flow.FOLD_READER, dead_letter.reason)
+                    await self._bus.store_dead_letter(
+                        subject, stream, dead_letter.sequence, flow.FOLD_READER, dead_letter.reason
+                    )
                 case _QueuedCheckpoint(pending, entry, newest):
                     footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))
                     self._checkpoints.put_nowait((pending, footing))
@@ -393,5 +395,5 @@ class Evaluator:
                     _TICK,
                     msg_id=f"tick-{self.partition}-{self.state.sequence}",
                 )
-            except (RetryableError, AlreadyThere):
+            except (RetryableError, AlreadyStored):
                 continue  # without the log there is nothing to decide; the next round retries

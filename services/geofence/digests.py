@@ -7,7 +7,7 @@ from contextlib import suppress
 from prometheus_client import Counter
 
 from services.common.messaging import flow
-from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError
@@ -33,7 +33,7 @@ async def compare(
     """
     mine, sequence = settings.replica, entry.sequence
     try:
-        with suppress(AlreadyThere):
+        with suppress(AlreadyStored):
             digest = keys.digest(partition, sequence, encoded)
             await bus.publish(_subject(partition, entry, mine), digest, expected_last=0)
         for other in range(settings.replicas):

@@ -52,7 +52,7 @@ async def main() -> None:
         quarantine = Quarantine(bus, clock)
         rate_limits = RateLimits(settings.device_reports_per_s, settings.device_reports_burst)
         intake = Intake(routes, writers, last_reports, quarantine, rate_limits, clock)
-        commands = Commands(bus, routes, clock, readiness.lesser_reader(flow.COMMANDS.name))
+        commands = Commands(bus, routes, clock, readiness.optional_reader(flow.COMMANDS.name))
         await commands.load()
 
         def add_servicers(server: grpc.aio.Server) -> None:

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from services.ingest.domain import Reason
 
-_ACCEPTED = Counter("tandem_ingest_reports_accepted", "Reports that are durable in the log, by endpoint", ["door"])
+_ACCEPTED = Counter("tandem_ingest_reports_accepted", "Reports that are durable in the log, by endpoint", ["endpoint"])
 REFUSED = Counter("tandem_ingest_reports_refused", "Refused reports, by reason", ["reason"])
 # Each series starts at 0: one that starts at 1 never rises, so `increase()` would hide the first refusal.
 for _reason in Reason:

@@ -63,11 +63,11 @@ async def main(settings: RegistrySettings) -> None:
         log_meta = await streams.pass_gate(bus, settings)
         registry = Registry(database, vault, log_meta.clock, log_meta.partitions, warning_key)
         log = await bus.js.stream_info(flow.log_stream(0))
-        await db.once_it_answers(partial(registry.prepare, log_identity=str(log.created)))
+        await db.retry_until_available(partial(registry.prepare, log_identity=str(log.created)))
         watch_disk(settings.data_dir)
         traces = Traces(registry, log_meta)
         exporter = Exporter(traces)
-        await db.once_it_answers(exporter.prepare)
+        await db.retry_until_available(exporter.prepare)
         disclosures = Disclosures(registry, log_meta.clock, signer, exporter.notify)
         key_retention = KeyRetention(registry, log_meta.clock)
         match_reviews = MatchReviews(registry, log_meta.clock)
@@ -93,7 +93,7 @@ async def main(settings: RegistrySettings) -> None:
         readiness = Readiness()
         relay = Relay(registry, bus, log_meta.clock, log_meta.partitions)
         readiness.need(relay.unable)
-        disclosed = readiness.lesser_reader(flow.DISCLOSURES.name)
+        disclosed = readiness.optional_reader(flow.DISCLOSURES.name)
         with ExitStack() as cleanup:
             cleanup.callback(exporter.close)
             async with (

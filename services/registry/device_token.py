@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 MAX_VALID = 4
 """Maximum number of valid tokens of one device. The device's route contains all of them."""
-KEPT_MOST_S = 7 * 86_400
+MAX_KEEP_OLDER_S = 7 * 86_400
 """Maximum time for which a rotation may keep older tokens valid, seconds."""
 
 

@@ -11,7 +11,7 @@ from services.common import fields
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
-from services.registry.device_token import KEPT_MOST_S
+from services.registry.device_token import MAX_KEEP_OLDER_S
 from services.registry.device_tokens import DeviceTokens
 from services.registry.reconcile import Agency
 from tandem.registry.v1 import device_token_pb2, device_token_pb2_grpc
@@ -31,8 +31,8 @@ class DeviceTokenServicer(device_token_pb2_grpc.DeviceTokenServiceServicer):
         self, request: device_token_pb2.IssueDeviceTokenRequest, context: _Context
     ) -> device_token_pb2.IssueDeviceTokenResponse:
         device_id = fields.required_id("device_id", request.device_id)
-        if request.keep_older_for_s > KEPT_MOST_S:
-            raise InvalidField("keep_older_for_s", f"must be from 0 to {KEPT_MOST_S}")
+        if request.keep_older_for_s > MAX_KEEP_OLDER_S:
+            raise InvalidField("keep_older_for_s", f"must be from 0 to {MAX_KEEP_OLDER_S}")
         # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
         token = await asyncio.shield(self._tokens.issue(_agency(), device_id, request.keep_older_for_s))
         return device_token_pb2.IssueDeviceTokenResponse(token=token)

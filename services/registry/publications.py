@@ -89,7 +89,7 @@ class Publications:
                 await connection.execute(sa.update(outbox).where(page).values(sent_at_ms=None, stored_sequence=None))
 
     async def _renew_all(self) -> None:
-        logger().critical("everything_is_sent_again")
+        logger().critical("full_resend_scheduled")
         async with self._registry.database.transaction() as connection:
             await connection.execute(sa.update(routes).values(sent_day=0))
             await connection.execute(sa.update(cases).values(sent_day=0))

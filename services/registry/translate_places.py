@@ -68,10 +68,10 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
 
 def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
     # Counts are checked first, so that rejecting an oversized polygon is cheap.
-    fields.at_most(f"{field}.vertices", msg.vertices, polygons.CORNERS_MAX)
+    fields.at_most(f"{field}.vertices", msg.vertices, polygons.MAX_CORNERS)
     fields.at_most(f"{field}.holes", msg.holes, HOLES_MAX)
     for n, hole in enumerate(msg.holes):
-        fields.at_most(f"{field}.holes[{n}].vertices", hole.vertices, polygons.CORNERS_MAX)
+        fields.at_most(f"{field}.holes[{n}].vertices", hole.vertices, polygons.MAX_CORNERS)
     vertices = _points(f"{field}.vertices", msg.vertices)
     holes = tuple(_points(f"{field}.holes[{n}].vertices", hole.vertices) for n, hole in enumerate(msg.holes))
     polygons.check(field, _corners(vertices), [_corners(hole) for hole in holes])

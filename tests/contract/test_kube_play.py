@@ -12,12 +12,12 @@ import pytest
 
 from tools.kube.__main__ import K8S
 from tools.kube.render import render
-from tools.kube.run_local import NETWORK, Player, podman
+from tools.kube.run_local import NETWORK, LocalPods, podman
 
 
 @pytest.fixture
-def player(tmp_path: Path) -> Player:
-    return Player(render(K8S / "overlays" / "local"), tmp_path, {}, {})
+def player(tmp_path: Path) -> LocalPods:
+    return LocalPods(render(K8S / "overlays" / "local"), tmp_path, {}, {})
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return notes
 
 
-def test_each_pod_has_its_own_addresses_and_the_names_of_its_services(player: Player) -> None:
+def test_each_pod_has_its_own_addresses_and_the_names_of_its_services(player: LocalPods) -> None:
     pods = (*player.pods, *player.jobs)
     assert len({pod.ip for pod in pods}) == len({pod.mac for pod in pods}) == len(pods)
     nats = next(pod for pod in player.pods if pod.name == "nats-1")
@@ -51,7 +51,7 @@ def test_each_pod_has_its_own_addresses_and_the_names_of_its_services(player: Pl
     assert nats.mac == f"02:74:6d:00:00:{int(nats.ip.split('.')[3]):02x}"
 
 
-def test_only_pods_that_ended_by_themselves_are_reported(player: Player, commands: Path, tmp_path: Path) -> None:
+def test_only_pods_that_ended_by_themselves_are_reported(player: LocalPods, commands: Path, tmp_path: Path) -> None:
     states = tmp_path / "states"
     states.write_text(
         "nats-0 true code 0, out of memory: false\nregistry-0 false code 1, out of memory: false\n"
@@ -68,7 +68,7 @@ def test_only_pods_that_ended_by_themselves_are_reported(player: Player, command
     assert "nats-1" in commands.read_text().splitlines()[-1].split()
 
 
-def test_the_network_is_removed_even_if_pods_cannot_be_removed(player: Player, commands: Path) -> None:
+def test_the_network_is_removed_even_if_pods_cannot_be_removed(player: LocalPods, commands: Path) -> None:
     with pytest.raises(RuntimeError, match="podman rm"):
         player.down()
     first, second = commands.read_text().splitlines()
@@ -87,7 +87,7 @@ def test_ctrl_c_waits_for_the_end_of_a_command(commands: Path) -> None:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_waits_until_everything_is_removed(player: Player, commands: Path) -> None:
+def test_ctrl_c_waits_until_everything_is_removed(player: LocalPods, commands: Path) -> None:
     (commands.parent / "bin" / "podman").write_text(f'#!/bin/sh\nsleep 0.3\necho "$@" >> {commands}\n')
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

@@ -22,7 +22,7 @@ from services.common.web import server as common_web
 from services.console.guard import Ask, RouteGuard
 from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings
-from services.dispatch.exchange.links import Links, Refused, Token
+from services.dispatch.exchange.links import InvalidLink, Links, Token
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 """Duration for all targets together, seconds. If 0, the default, each target gets one round of the same two hundred examples."""
@@ -56,7 +56,7 @@ def tokens(draw: st.DrawFn) -> str:
 def link(text: str) -> None:
     try:
         LINKS.read(text, 1_000)
-    except Refused as refused:
+    except InvalidLink as refused:
         assert refused.answer.status == 403
     else:
         assert text == WRITTEN

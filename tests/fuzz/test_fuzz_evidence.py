@@ -121,7 +121,7 @@ def test_a_changed_bundle_is_proven_or_broken(name: str) -> None:
         except CorruptArchive as broken:
             assert str(broken).isprintable()
             return
-        assert all(printable(line).isprintable() for line in evidence._lines(found, evidence._told(found, False)))
+        assert all(printable(line).isprintable() for line in evidence._lines(found, evidence._summary(found, False)))
 
     until_s = time.monotonic() + SECONDS / len(TARGETS)
     rounds = 0

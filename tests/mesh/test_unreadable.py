@@ -14,7 +14,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Conflict
-from services.dispatch.evidence.collector import gather
+from services.dispatch.evidence.collector import collect
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from services.ingest.log.republish import LastReports
@@ -158,7 +158,7 @@ async def test_traces_and_the_ledger_continue_after_unusable_messages(registry: 
         assert [letter.sequence for letter in kept] == [1, 2, 3, 4]
         assert await client.put(records.wearer()) == ["STORED"]
         log = registry.service.log()
-        assert "Traceback" not in log and "traces_begin_again" not in log and registry.service.runs
+        assert "Traceback" not in log and "traces_restarted" not in log and registry.service.runs
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ async def test_evidence_is_gathered_despite_unreadable_messages(bus: Bus) -> Non
     ack = await bus.publish(flow.log_subject(0, "tick"), tick)
     opening = alert(ack.seq, ends=True)
     await publish(bus, opening)
-    gathered = await gather(bus, log_meta, ["junk", opening.alert_id], "police")
+    gathered = await collect(bus, log_meta, ["junk", opening.alert_id], "police")
     assert gathered.incident_id == "incident-1"
 
 

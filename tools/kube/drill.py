@@ -43,7 +43,7 @@ from services.registry.ledger import open_signer
 from tools.kube import identities
 from tools.kube.__main__ import K8S, given
 from tools.kube.render import containers, render
-from tools.kube.run_local import NETWORK, Player, Pod, image_name
+from tools.kube.run_local import NETWORK, LocalPods, Pod, image_name
 
 OVERLAY = K8S / "overlays" / "local"
 PHONES, PAGES = "tls-phones", "pages-"
@@ -88,7 +88,7 @@ def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, st
     return made
 
 
-def mesh_of(player: Player, folder: Path) -> MeshConnection:
+def mesh_of(player: LocalPods, folder: Path) -> MeshConnection:
     """The pods as a mesh for the `tandem` commands. A Deployment is represented by its first pod."""
     addresses: dict[str, str] = {}
     nats = ""
@@ -123,7 +123,7 @@ async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
     return [message async for message in pull.between(bus, stream, 1, (await bus.bounds_of(stream)).last)]
 
 
-def feeds_are_open(player: Player, pod: Pod) -> bool:
+def feeds_are_open(player: LocalPods, pod: Pod) -> bool:
     """Whether a console receives all feeds of its role, according to its own log."""
     until_s = time.monotonic() + CONNECTED_WITHIN_S
     wanted = {*ASKED, *(["alerts"] if pod.name.startswith(f"{CONSOLE}police") else [])}
@@ -162,7 +162,7 @@ def demo_succeeds(mesh: MeshConnection) -> bool:
         gc.collect()
 
 
-def drill(player: Player, folder: Path) -> bool:
+def drill(player: LocalPods, folder: Path) -> bool:
     """Runs the drill. Returns whether every demo succeeded, no pod ended without being killed, and no alert was lost."""
     began_s = time.monotonic()
     failed: list[str] = []
@@ -200,7 +200,7 @@ def drill(player: Player, folder: Path) -> bool:
     return not failed
 
 
-def drill_with_logs(player: Player, folder: Path) -> bool:
+def drill_with_logs(player: LocalPods, folder: Path) -> bool:
     """Runs the drill, and keeps the logs of all pods if it fails."""
     went_well = False
     try:
@@ -230,7 +230,7 @@ def main(images: Mapping[str, str]) -> int:
         rendered = render(OVERLAY)
         objects = [obj for obj in rendered if all(image_name(container) in images for container in containers(obj))]
         print("not run:", *sorted(obj["metadata"]["name"] for obj in rendered if obj not in objects))
-        player = Player(objects, folder, {}, images)
+        player = LocalPods(objects, folder, {}, images)
         hosts = {host for pod in player.pods for host in (pod.ip, *pod.aliases)}
         player.secrets = made_secrets(folder, tuple(sorted(hosts)))
         player.down()  # removes the remains of a killed drill

@@ -59,7 +59,7 @@ class Pod:
         return next(int(port["containerPort"]) for port in self.container["ports"] if port["name"] == "grpc")
 
 
-class Player:
+class LocalPods:
     """The pods of an overlay, run with podman."""
 
     def __init__(

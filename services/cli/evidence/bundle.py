@@ -134,7 +134,7 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
     replayed = _folded(ground, records)
     if manifest["fold_version"] != VERSION:
         versions = f"it was folded by version {manifest['fold_version']}, this is {VERSION}"
-        replayed = replace(replayed, again={**replayed.again, "fold": versions})
+        replayed = replace(replayed, results={**replayed.results, "fold": versions})
     elif members[REPLAY] != canonical(replayed.to_json()):
         raise CorruptArchive(REPLAY, None, "isn't what the fold gives")
     return Verified(manifest, signed_by, replayed, events)

@@ -22,7 +22,7 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import InvalidField, NotFound, PermanentError, RetryableError
 from services.dispatch.evidence import collector
-from services.dispatch.evidence.model import Evidence, joined
+from services.dispatch.evidence.model import Evidence, merged
 from services.dispatch.evidence.retention import EvidenceFiles
 from services.dispatch.settings import for_leg
 from services.registry.translate_ledger import parse_disclosure
@@ -114,14 +114,14 @@ async def _collected(
     candidates = []
     for back_ms in (collector.LOOK_BACK_MS, None):
         try:
-            evidence = await collector.gather(bus, log_meta, alert_ids, leg, back_ms)
+            evidence = await collector.collect(bus, log_meta, alert_ids, leg, back_ms)
         except NotFound:
             continue  # the alerts have aged out
         if evidence.whole and _is_reproduced(evidence, log_meta):
             return evidence
         candidates.append(evidence)
     if copies:
-        candidates.insert(0, joined(copies))
+        candidates.insert(0, merged(copies))
     if not candidates:
         raise NotFound("neither the streams nor the leg hold the incident's entries any more")
     return next((candidate for candidate in candidates if _is_reproduced(candidate, log_meta)), candidates[0])

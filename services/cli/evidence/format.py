@@ -15,7 +15,7 @@ from services.cli.evidence.tar import CorruptArchive
 from services.cli.terminal import printable
 from services.common import times
 from services.common.messaging import flow
-from services.common.messaging.streams import PARTITIONS_MAX
+from services.common.messaging.streams import MAX_PARTITIONS
 from services.dispatch.evidence.model import LEGS
 
 README, MANIFEST, SIGNATURE, REPLAY = "README.txt", "manifest.json", "signature.json", "replay.json"
@@ -254,7 +254,7 @@ MANIFEST_SHAPE = record(
         "chains": map_of(flow.LEGS, record({"head": _HEAD})),
         "chains_missing": list_of(choice(*flow.LEGS), greatest=len(flow.LEGS)),
         "fold_version": whole(),
-        "log": record({"log_id": _NAME, "partition": whole(0, PARTITIONS_MAX - 1), "window_stamp_ms": _MS}),
+        "log": record({"log_id": _NAME, "partition": whole(0, MAX_PARTITIONS - 1), "window_stamp_ms": _MS}),
         "clock": record(
             {
                 "rate": whole(1, 1_000_000),

@@ -41,17 +41,17 @@ class Replay:
     """Result of a refold."""
 
     entries: int
-    again: Mapping[str, str]
+    results: Mapping[str, str]
     """SAME or the difference, by alert id of the incident."""
 
     @property
     def differences(self) -> list[str]:
         """Differences between the refold and the stored alerts; empty if all are the same, byte for byte."""
-        return [f"{alert_id}: {found}" for alert_id, found in self.again.items() if found != SAME]
+        return [f"{alert_id}: {found}" for alert_id, found in self.results.items() if found != SAME]
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that a bundle encloses."""
-        return {"fold_version": VERSION, "entries": self.entries, "again": dict(self.again)}
+        return {"fold_version": VERSION, "entries": self.entries, "again": dict(self.results)}
 
 
 def replay(ground: Ground, records: Sequence[StoredMessage]) -> Replay:

@@ -44,7 +44,7 @@ _NAME_IN_USE = (10013, 10148)  # by its name, by its configuration
 _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
 
 
-class AlreadyThere(Exception):
+class AlreadyStored(Exception):
     """The subject's last message isn't the one that the publisher expected. For an alert that means success: it is stored already."""
 
     def __init__(self, subject: str, sequence: int | None) -> None:
@@ -122,7 +122,7 @@ class Bus:
         if error.get("err_code") == _WRONG_LAST_SEQUENCE:
             # The server describes the error as "wrong last sequence: 12".
             sequence = error.get("description", "").rpartition(" ")[2]
-            raise AlreadyThere(subject, int(sequence) if sequence.isdecimal() else None)
+            raise AlreadyStored(subject, int(sequence) if sequence.isdecimal() else None)
         if error.get("err_code") in _STORE_FULL:
             raise StoreFull("the log is full", retry_after_s=5.0)
         self._last_failure_s = asyncio.get_running_loop().time()
@@ -201,7 +201,7 @@ class Bus:
         while True:
             try:
                 return await self.publish(subject, payload, msg_id=msg_id, expected_last=expected_last, headers=headers)
-            except AlreadyThere as there:
+            except AlreadyStored as there:
                 if on_refused and there.sequence:
                     on_refused(there.sequence)
                 return None
@@ -245,7 +245,7 @@ class Bus:
             else:
                 return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
-    async def park(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
+    async def store_dead_letter(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
         """Stores a dead letter for a message, with the reason. Idempotent.
 
         If DEAD_LETTERS is full, the dead letter goes only into the process's log: an unusable message must never hold up usable ones.

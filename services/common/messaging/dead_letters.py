@@ -24,7 +24,7 @@ async def keep(bus: Bus, reader: str, message: Delivered, error: TandemError) ->
     """Keeps a message as a dead letter of a reader, with the error as the reason. Idempotent."""
     _UNUSABLE.labels(message.stream, reader, "dead_letter").inc()
     subject = flow.dead_letter_subject(reader, message.stream, message.sequence)
-    await bus.park(subject, message.stream, message.sequence, reader, str(error))
+    await bus.store_dead_letter(subject, message.stream, message.sequence, reader, str(error))
 
 
 def pass_over(reader: str, stream: str, sequence: int, error: TandemError) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from nats.js.api import Header
 from prometheus_client import Counter
 
-from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound
 
@@ -47,7 +47,7 @@ class Publication(NamedTuple):
     """Msg-Id under which the message was published."""
 
 
-class Notes(Protocol):
+class PublicationRecords(Protocol):
     """A publisher's records of its publications on one stream."""
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
@@ -64,7 +64,7 @@ IsThere = Callable[[Publication], Awaitable[bool]]
 class StreamComparison:
     """Compares a publisher's records with a stream, to find publications that the stream has lost."""
 
-    def __init__(self, stream: str, notes: Notes, is_there: IsThere) -> None:
+    def __init__(self, stream: str, notes: PublicationRecords, is_there: IsThere) -> None:
         self._stream, self._notes, self._is_there = stream, notes, is_there
         self._compared: int | None = None
         """Position up to which the stream holds all recorded publications. None before the first comparison."""
@@ -109,7 +109,7 @@ class StreamComparison:
         return lost
 
 
-class Alone(NamedTuple):
+class SoleMessage(NamedTuple):
     """A message that is the only one on its subject."""
 
     subject: str
@@ -117,7 +117,7 @@ class Alone(NamedTuple):
     message_id: str
 
 
-async def restore(bus: Bus, stream: str, newest_first: Iterable[Alone]) -> None:
+async def restore(bus: Bus, stream: str, newest_first: Iterable[SoleMessage]) -> None:
     """Publishes again those messages that the stream has lost. Raises Unavailable.
 
     It needs no permission to read, because the server rejects a message that the stream still holds. It ends after 64 consecutive
@@ -127,7 +127,7 @@ async def restore(bus: Bus, stream: str, newest_first: Iterable[Alone]) -> None:
     for message in newest_first:
         try:
             await bus.publish(message.subject, message.payload, msg_id=message.message_id, expected_last=0)
-        except AlreadyThere:
+        except AlreadyStored:
             there += 1
             if there >= PAGE:
                 break
@@ -138,7 +138,7 @@ async def restore(bus: Bus, stream: str, newest_first: Iterable[Alone]) -> None:
         logger().critical("publications_were_lost", stream=stream, messages=lost)
 
 
-async def keep_restored(bus: Bus, stream: str, newest_first: Callable[[], Awaitable[Iterable[Alone]]]) -> None:
+async def keep_restored(bus: Bus, stream: str, newest_first: Callable[[], Awaitable[Iterable[SoleMessage]]]) -> None:
     """Calls `restore` after each reconnect and every minute, until cancelled. Raises Unavailable and the errors of `newest_first`."""
     loop = asyncio.get_running_loop()
     reconnects, next_restore_s = -1, 0.0

@@ -14,7 +14,7 @@ from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageT
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow, stored
-from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, InvalidField, Unavailable
 from services.common.settings import CommonSettings
@@ -22,7 +22,7 @@ from tandem.common.v1 import log_pb2
 
 DUPLICATE_WINDOW_S = 600
 """Time during which the server recognizes a repeated Msg-Id, seconds."""
-PARTITIONS_MAX = 64
+MAX_PARTITIONS = 64
 """Maximum number of partitions of the log."""
 
 
@@ -44,8 +44,8 @@ async def create(
     `max_bytes` limits the size of each stream, for small disks. If None, the default, the flow table's sizes apply. Raises
     FailedPrecondition if the log was created with another number of partitions or another clock rate.
     """
-    if not 1 <= partitions <= PARTITIONS_MAX:
-        raise FailedPrecondition(f"partitions must be 1 to {PARTITIONS_MAX}")
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise FailedPrecondition(f"partitions must be 1 to {MAX_PARTITIONS}")
     existing = {info.config.name for info in await bus.js.streams_info()}
     if flow.LOG_META.name in existing:
         made = await _log_meta(bus)
@@ -65,7 +65,7 @@ async def create(
     log_meta = log_pb2.LogMetadata(
         partitions=partitions, clock_rate=clock.rate, clock_anchor_ms=clock.anchor_ms, log_id=uuid.uuid4().hex
     )
-    with suppress(AlreadyThere):
+    with suppress(AlreadyStored):
         await bus.publish(flow.LOG_META_SUBJECT, log_meta.SerializeToString(), expected_last=0)
     return await read_log_meta(bus)
 

@@ -106,7 +106,7 @@ class Readiness:
         self.need(health.unable)
         return health
 
-    def lesser_reader(self, name: str) -> ReaderHealth:
+    def optional_reader(self, name: str) -> ReaderHealth:
         """Adds a reader whose work can wait or can be done by another process, and returns the reader's health."""
         health = ReaderHealth(name)
         self.want(health.degraded)

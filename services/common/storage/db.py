@@ -209,7 +209,7 @@ async def upsert(
     await connection.execute(insert.on_conflict_do_update(index_elements=list(key), set_=dict(values)))
 
 
-def inserting(table: sa.Table, make: Callable[[Any], Any]) -> Mapping[str, Any]:
+def insert_by_dialect(table: sa.Table, make: Callable[[Any], Any]) -> Mapping[str, Any]:
     """Statements by the name of their dialect, which `make` builds from the dialect's insert."""
     return {"sqlite": make(sqlite.insert(table)), "postgresql": make(postgresql.insert(table))}
 
@@ -254,10 +254,10 @@ async def awaited_database(where: Path | str, migrations: Path) -> AsyncIterator
     A service may start together with the database server, and must not end because the server starts more slowly.
     """
     async with AsyncExitStack() as stack:
-        yield await once_it_answers(lambda: stack.enter_async_context(open_database(where, migrations)))
+        yield await retry_until_available(lambda: stack.enter_async_context(open_database(where, migrations)))
 
 
-async def once_it_answers(work: Callable[[], Awaitable[T]]) -> T:
+async def retry_until_available(work: Callable[[], Awaitable[T]]) -> T:
     """Runs the start-up work of a service, with retries until the database answers, and returns its result."""
     while True:
         try:

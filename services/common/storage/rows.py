@@ -14,7 +14,7 @@ _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
-class Into:
+class RowTarget:
     """A table to write to, and the treatment of a row whose primary key exists."""
 
     table: sa.Table
@@ -45,7 +45,7 @@ class Into:
         return f" ON CONFLICT ({key}) DO UPDATE SET {replaced}{where}"
 
 
-def write(connection: sa.Connection, tables: Sequence[Into], rows: Sequence[Sequence[tuple[object, ...]]]) -> None:
+def write(connection: sa.Connection, tables: Sequence[RowTarget], rows: Sequence[Sequence[tuple[object, ...]]]) -> None:
     """Writes rows to several tables. `rows` holds a list of rows for each table, with values as the driver accepts them.
 
     The rows of a table must have distinct keys.
@@ -68,12 +68,12 @@ def _columns(count: int, rows: Sequence[tuple[object, ...]]) -> list[list[Any]]:
 
 
 @cache
-def _one_by_one(into: Into) -> str:
+def _one_by_one(into: RowTarget) -> str:
     return into.insert(f"VALUES ({', '.join('?' for _ in into.columns)})")
 
 
 @cache
-def _together(tables: tuple[Into, ...]) -> str:
+def _together(tables: tuple[RowTarget, ...]) -> str:
     """Statement that writes the rows of all tables, with one array per column. A table without rows gets empty arrays, so that the
     statement is always the same and is prepared once."""
     inserts, number = [], 0

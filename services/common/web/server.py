@@ -26,7 +26,7 @@ KEEP_ALIVE_S = 75.0
 MAX_CONNECTIONS = 2_000
 """Default maximum number of connections of a port. A new connection beyond it closes the one that has been idle longest. If none is
 idle, the new connection is closed."""
-BODY_MOST_BYTES = 64 << 10
+MAX_BODY_BYTES = 64 << 10
 """Maximum size of a request's body, bytes."""
 CERTIFICATE_INTERVAL_S = 60.0
 """Interval at which certificate files are reloaded, seconds."""
@@ -36,7 +36,9 @@ SPARE_FILES = 1_000
 """Number of open files that a process needs in addition to its connections."""
 
 CLOSED = Counter(
-    "tandem_http_closed", "Connections that were closed because of the peer's behaviour, by reason", ["door", "reason"]
+    "tandem_http_closed",
+    "Connections that were closed because of the peer's behaviour, by reason",
+    ["endpoint", "reason"],
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -171,7 +173,7 @@ def _guard_of(request: web.Request) -> ConnectionGuard | None:
 
 
 async def body_of(request: web.Request) -> bytes:
-    """Reads the whole body of a request. Raises HTTPRequestEntityTooLarge above BODY_MOST_BYTES, and HTTPBadRequest if it is
+    """Reads the whole body of a request. Raises HTTPRequestEntityTooLarge above MAX_BODY_BYTES, and HTTPBadRequest if it is
     malformed."""
     try:
         body = await request.read()
@@ -223,7 +225,7 @@ async def served(
     `tls` is the certificate chain and private key. If None, the default, the port is plaintext. `most` is the maximum number of
     connections.
     """
-    app = web.Application(middlewares=[_guarded], client_max_size=BODY_MOST_BYTES)
+    app = web.Application(middlewares=[_guarded], client_max_size=MAX_BODY_BYTES)
     app[_NAME] = name
     app.add_routes(routes)
     runner = web.AppRunner(

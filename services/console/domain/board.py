@@ -139,7 +139,7 @@ def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
     return {id_: kind for kind, ids in by_kind.items() if len(ids) >= FLOOD for id_ in ids}
 
 
-def told(incident: IncidentCard, group: str = "") -> dict[str, Any]:
+def shown(incident: IncidentCard, group: str = "") -> dict[str, Any]:
     """Returns an incident as the browser gets it. `group` may be outdated, so an incident that demands a response ignores it."""
     level, awaited, _ = rank(incident)
     asked = demand(incident)

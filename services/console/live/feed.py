@@ -198,7 +198,7 @@ class Feed:
             self._regroup.set()
 
     def _update(self, incident_id: str) -> None:
-        now = board.told(self._incidents[incident_id], self._groups.get(incident_id, ""))
+        now = board.shown(self._incidents[incident_id], self._groups.get(incident_id, ""))
         if self._incidents_shown.get(incident_id) != now:
             self._incidents_shown[incident_id] = now
             self._change("incident", incident_id)

@@ -124,7 +124,7 @@ class Pages:
             ask,
             "search.html",
             query=query,
-            found=[(incident, board.told(incident)) for incident in found[:200]],
+            found=[(incident, board.shown(incident)) for incident in found[:200]],
             count=len(found),
             is_cut=is_cut,
             legs=figures.legs(counted),

@@ -99,7 +99,7 @@ class IncidentPages:
             path=f"/incidents/{incident_id}",  # an answer's own address can't be read by GET
             page=page,
             card=card,
-            shown=board.told(card),
+            shown=board.shown(card),
             level=board.rank(card)[0],
             legs={leg: sorted(card.of(leg), key=lambda to: to.subject_id) for leg in board.LEGS},
             own_leg=own_leg,

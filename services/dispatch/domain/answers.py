@@ -17,7 +17,7 @@ from services.dispatch.domain.enums import CloseCause, EscalationReason
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import Acknowledged, Closed, Event, Progressed, Received, Rejected
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, Assignment, AssignmentState, Incident
+from services.dispatch.domain.incident import ACCEPTED, PROGRESS, UNANSWERED, Assignment, AssignmentState, Incident
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
 GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
@@ -135,7 +135,7 @@ def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event
     _check_offer(assignment, command.offer_number)
     if command.offer_number:
         _check_present(assignment, command.offer_number)
-    if assignment.state in TAKEN:
+    if assignment.state in ACCEPTED:
         return
     if assignment.state not in UNANSWERED:
         raise FailedPrecondition(
@@ -164,7 +164,7 @@ def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:
     if command.offer_number:
         _check_offer(assignment, command.offer_number)
         _check_present(assignment, command.offer_number)
-    if assignment.state not in TAKEN:
+    if assignment.state not in ACCEPTED:
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: nobody has it who could go on", CANT_GO_ON
         )
@@ -189,7 +189,7 @@ def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
         if assignment.close_cause is not command.cause:
             raise FailedPrecondition(f"the assignment is CLOSED, as {_name(assignment.close_cause)}", CLOSED_OTHERWISE)
         return
-    if assignment.state not in TAKEN | {AssignmentState.STOOD_DOWN}:
+    if assignment.state not in ACCEPTED | {AssignmentState.STOOD_DOWN}:
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: acknowledge it before closing it", CANT_CLOSE
         )

@@ -34,9 +34,9 @@ from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets
 from services.dispatch.domain.incident import (
+    ACCEPTED,
     FIRST_STATE,
     OVER,
-    TAKEN,
     UNANSWERED,
     Assignment,
     AssignmentState,
@@ -254,7 +254,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
                 incident = evolve(incident, event)
     # Only accepted assignments are re-offered: an unanswered offer is still open, and an escalated one stays with the supervisor.
     for id_, assignment in incident.assignments.items():
-        if assignment.state in TAKEN and (id_ in graver or incident.needs_reoffer(id_)):
+        if assignment.state in ACCEPTED and (id_ in graver or incident.needs_reoffer(id_)):
             asking = folded if id_ in graver else incident.asked[id_].last
             first = escalation.first(
                 *(incident, id_, assignment.subject_id, asking.kind, now_ms, command.deadlines, command.board)

@@ -10,14 +10,14 @@ from typing import TypeAlias
 
 from services.dispatch.domain.enums import (
     Advice,
+    CloseCause,
+    Demand,
     EscalationLevel,
     EscalationReason,
+    Estimate,
     Exercise,
+    WarningFlag,
 )
-from services.dispatch.domain.enums import CloseCause as CloseCause
-from services.dispatch.domain.enums import Demand as Demand
-from services.dispatch.domain.enums import Estimate as Estimate
-from services.dispatch.domain.enums import WarningFlag as WarningFlag
 
 LogPosition: TypeAlias = tuple[int, int]
 """(sequence, ordinal): position of an alert in the order of the log."""

@@ -23,7 +23,7 @@ from services.dispatch.domain.events import (
     StoodDown,
 )
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import TAKEN, UNANSWERED, Incident, assignment_id
+from services.dispatch.domain.incident import ACCEPTED, UNANSWERED, Incident, assignment_id
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
 DEMANDS = {
@@ -100,7 +100,7 @@ def _asked(incident: Incident, id_: str, command: Flag, demand: Demand) -> Itera
         incident = evolve(incident, folded)
     if known is None and demand is Demand.NOTIFY:
         yield Notified(command.now_ms, id_, command.subject_id, demand, command.place, None)
-    elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | TAKEN):
+    elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | ACCEPTED):
         first = escalation.first(
             *(incident, id_, command.subject_id, KIND_UNSPECIFIED, command.now_ms, command.deadlines, command.board)
         )

@@ -15,7 +15,7 @@ from services.dispatch.domain.enums import Advice, EscalationLevel, EscalationRe
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.events import Choice, Escalated, Event, Raced, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, AssignmentState, Incident
+from services.dispatch.domain.incident import ACCEPTED, OVER, UNANSWERED, Assignment, AssignmentState, Incident
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
@@ -72,7 +72,7 @@ def decide(incident: Incident, command: Follow | ShowTargets) -> Iterator[Event]
         yield TargetsShown(command.now_ms, command.by)
         return
     id_ = command.update.assignment_id
-    if id_ not in incident.assignments or incident.assignments[id_].state not in UNANSWERED | TAKEN:
+    if id_ not in incident.assignments or incident.assignments[id_].state not in UNANSWERED | ACCEPTED:
         return
     if command.update.moved_m or command.update.found:
         for event in _rechosen(incident, incident.assignments[id_], command):
@@ -93,7 +93,7 @@ def scenes(incident: Incident, now_ms: int) -> Iterator[Event]:
         shared = ring_m is not None and ring_m <= SCENE_M
         if not shared and incident.leg == "probation":
             continue
-        if assignment.state in UNANSWERED | TAKEN and shared != (assignment.one_scene_ms is not None):
+        if assignment.state in UNANSWERED | ACCEPTED and shared != (assignment.one_scene_ms is not None):
             yield SceneShared(now_ms, id_, shared)
 
 
@@ -139,7 +139,7 @@ def _nearer(incident: Incident, assignment: Assignment, command: Follow) -> Choi
     if best is None or best.unit_id == assignment.unit_id or best.travel_s is None or present is None:
         return None
     saved_s = present.travel_s - best.travel_s
-    enough_s = NEARER_S[assignment.state in TAKEN]
+    enough_s = NEARER_S[assignment.state in ACCEPTED]
     return best if saved_s >= enough_s and best.travel_s <= present.travel_s * NEARER_SHARE else None
 
 

@@ -52,7 +52,7 @@ PROGRESS = (
     AssignmentState.APPREHENDED,
 )
 """States of an accepted assignment, in their order."""
-TAKEN = frozenset(PROGRESS)
+ACCEPTED = frozenset(PROGRESS)
 """States of an assignment that a person accepted."""
 OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
 """Final states, in which nothing is left to do."""
@@ -136,7 +136,7 @@ class Assignment:
     @property
     def unit_id(self) -> str:
         """The unit that has a part in the assignment now; empty where none has."""
-        return self.choice.unit_id if self.choice and self.state in UNANSWERED | TAKEN else ""
+        return self.choice.unit_id if self.choice and self.state in UNANSWERED | ACCEPTED else ""
 
     @property
     def losing(self) -> bool:

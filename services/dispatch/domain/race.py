@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from services.dispatch.domain.areas import LatLon, great_circle_m
 from services.dispatch.domain.enums import Advice
-from services.dispatch.domain.incident import TAKEN, UNANSWERED, Assignment, AssignmentState
+from services.dispatch.domain.incident import ACCEPTED, UNANSWERED, Assignment, AssignmentState
 
 FOOT_MPS = 1.5
 """Pace of a brisk walk, metres per second."""
@@ -87,7 +87,7 @@ def responder_s(assignment: Assignment, travel_s: int | None, now_ms: int) -> in
     if travel_s is not None:
         return travel_s + ready_s
     estimated_s = assignment.choice.travel_s if assignment.choice else None
-    since_ms = assignment.asked_ms if assignment.state in TAKEN and assignment.asked_ms is not None else now_ms
+    since_ms = assignment.asked_ms if assignment.state in ACCEPTED and assignment.asked_ms is not None else now_ms
     expected_s = ARRIVES_S if estimated_s is None else estimated_s
     return max(expected_s - (now_ms - since_ms) // 1000, SOON_S) + ready_s
 

@@ -81,7 +81,7 @@ class Threat:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class NotifiedState:
     """State of the warnings of one person in one incident."""
 
     threats: Mapping[str, Threat] = field(default_factory=lambda: MappingProxyType({}))
@@ -108,7 +108,7 @@ class WarningMessage:
     of_place: bool = False
 
 
-def decide(state: Told, occurrence: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
+def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[NotifiedState, WarningMessage | None]:
     """The state of a person's warnings after an alert, and the message that the alert leads to; None where there is none."""
     if occurrence.ends or occurrence.demand is Demand.RECORD:
         return _over(state, occurrence, now_ms)
@@ -133,7 +133,7 @@ def decide(state: Told, occurrence: Occurrence, now_ms: int) -> tuple[Told, Warn
     return replace(state, last_ms=due_ms, open=True), message
 
 
-def _is_urgent(state: Told, occurrence: Occurrence) -> bool:
+def _is_urgent(state: NotifiedState, occurrence: Occurrence) -> bool:
     """Whether an alert's message must go out at once: its threat is new, graver, or of a nearer ring than the active ones."""
     if occurrence.notice is Notice.CHANGED:
         return False
@@ -145,7 +145,7 @@ def _is_urgent(state: Told, occurrence: Occurrence) -> bool:
     return not rings or occurrence.ring_m < min(rings) or all(occurrence.demand > threat.demand for threat in active)
 
 
-def _over(state: Told, occurrence: Occurrence, now_ms: int) -> tuple[Told, WarningMessage | None]:
+def _over(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[NotifiedState, WarningMessage | None]:
     threats = dict(state.threats)
     known = threats.get(occurrence.threat)
     cleared = occurrence.ends
@@ -166,7 +166,7 @@ def _over(state: Told, occurrence: Occurrence, now_ms: int) -> tuple[Told, Warni
     return replace(state, last_ms=due_ms, open=False), WarningMessage(Notice.OVER, Demand.RECORD, due_ms)
 
 
-def _when_read(state: Told, now_ms: int) -> int:
+def _when_read(state: NotifiedState, now_ms: int) -> int:
     """Time by which the last message has been read. A message that still waits is replaced and gives its time to the new one."""
     if state.last_ms is None:
         return now_ms

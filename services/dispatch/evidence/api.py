@@ -74,7 +74,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         copies = await asyncio.to_thread(self._files.load, incident_id)
         if not copies:
             raise NotFound("this leg has no copy of the incident's evidence yet; check incident_id or retry later")
-        evidence = model.joined(copies)
+        evidence = model.merged(copies)
         await self._record(action, evidence, grounds, now_ms)
         return evidence
 

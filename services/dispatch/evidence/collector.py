@@ -32,7 +32,7 @@ _SLEEP_EVERY = 16
 DeliveredAlert = tuple[alert_pb2.Alert, pull.Delivered]
 
 
-async def gather(
+async def collect(
     bus: Bus, log_meta: LogMetadata, alert_ids: Iterable[str], leg: str, back_ms: int | None = LOOK_BACK_MS
 ) -> Evidence:
     """Collects the evidence of the incident to which these alerts belong, up to now.
@@ -127,7 +127,7 @@ class EvidenceCollector:
         await self._read_log_meta(partition, bounds, list(zip(incidents, windows, strict=True)), holders)
         shares = Shares(windows)
         async for message in self._between(stream, first, last):
-            shares.take(message)
+            shares.consume(message)
         letters = await self._dead_letters(stream, incidents, windows)
         return {
             incident.name: await self._evidence(incident, window.share, bounds, letters)

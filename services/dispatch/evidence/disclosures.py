@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import Alone
+from services.common.messaging.published import SoleMessage
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
 from services.dispatch.leg.store import Store
@@ -60,10 +60,12 @@ class EvidenceDisclosures:
                 logger().warning("work_retried", reason=error.reason)
                 await asyncio.sleep(RETRY_S)
 
-    async def _newest_first(self) -> list[Alone]:
+    async def _newest_first(self) -> list[SoleMessage]:
         query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)
         rows = await self._store.transaction(lambda connection: connection.execute(query).all())
         return [
-            Alone(flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id), row.payload, row.disclosure_id)
+            SoleMessage(
+                flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id), row.payload, row.disclosure_id
+            )
             for row in rows
         ]

@@ -92,7 +92,7 @@ def of_bytes(data: bytes) -> Evidence:
     return Evidence(**fields, records=tuple(of_line(line) for line in lines))
 
 
-def joined(copies: Sequence[Evidence]) -> Evidence:
+def merged(copies: Sequence[Evidence]) -> Evidence:
     """Merges copies of one incident's evidence, the earliest first, into one."""
     first, last = copies[0], copies[-1]
     if len(copies) == 1:

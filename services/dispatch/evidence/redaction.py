@@ -248,7 +248,7 @@ class Shares:
             for sequence in window.share.decided:
                 self._of_entry.setdefault(sequence, []).append(window)
 
-    def take(self, message: pull.Delivered) -> None:
+    def consume(self, message: pull.Delivered) -> None:
         """Reads the next entry of the log."""
         entry = entry_of(message.data)
         for window in {

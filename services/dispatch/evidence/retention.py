@@ -93,7 +93,7 @@ class _Due:
     """Whether to copy it in a pass of its own: it failed in a batch, where another copy may be the reason."""
 
 
-class EvidenceKeeper:
+class EvidenceRetention:
     """Copies the evidence of one leg's incidents to files."""
 
     def __init__(self, leg: str, store: Store, bus: Bus, log_meta: LogMetadata, files: EvidenceFiles) -> None:

@@ -64,7 +64,7 @@ class Token:
         return all(type(text) is str for text in texts) and type(self.expires_s) is int
 
 
-class Refused(Exception):
+class InvalidLink(Exception):
     """Raised for an invalid link. Its answer is shown to the person who opened the link."""
 
     def __init__(self, answer: LinkAnswer) -> None:
@@ -93,8 +93,8 @@ class Links:
         return f"{_text(content)}.{_text(self._mac(content))}"
 
     def read(self, text: str, now_s: int) -> Token:
-        """Decodes the token of a URL. Raises Refused if it is forged, expired or of another leg."""
-        forged = Refused(LinkAnswer(403, "This link isn't one of ours."))
+        """Decodes the token of a URL. Raises InvalidLink if it is forged, expired or of another leg."""
+        forged = InvalidLink(LinkAnswer(403, "This link isn't one of ours."))
         content = self._signed_content(text)
         if content is None:
             raise forged
@@ -106,9 +106,9 @@ class Links:
         if not token.is_sound() or self.write(token) != text:
             raise forged
         if token.leg != self._leg:
-            raise Refused(LinkAnswer(403, "This link is another leg's."))
+            raise InvalidLink(LinkAnswer(403, "This link is another leg's."))
         if now_s >= token.expires_s:
-            raise Refused(LinkAnswer(410, "This link has expired. Call your desk."))
+            raise InvalidLink(LinkAnswer(410, "This link has expired. Call your desk."))
         return token
 
     def _signed_content(self, text: str) -> bytes | None:
@@ -144,7 +144,7 @@ class LinkEndpoint:
             token = self._links.read(request.match_info["token"], wall_us() // 1_000_000)
             used = await self._store.used(token.nonce)
             row = await self._leg.store.assignment(token.assignment_id)
-        except Refused as refused:
+        except InvalidLink as refused:
             return _page(refused.answer)
         except RetryableError:
             return _page(_LATER)
@@ -156,7 +156,7 @@ class LinkEndpoint:
         try:
             token = self._links.read(request.match_info["token"], wall_us() // 1_000_000)
             return _page(await self._answer(token))
-        except Refused as refused:
+        except InvalidLink as refused:
             return _page(refused.answer)
         except RetryableError:
             return _page(_LATER)

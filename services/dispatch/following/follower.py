@@ -16,7 +16,7 @@ from functools import partial
 from services.common.clock import MeshClock
 from services.dispatch.domain.areas import LatLon, great_circle_m
 from services.dispatch.domain.following import RETARGET_MS, TargetUpdate
-from services.dispatch.domain.incident import OVER, TAKEN, UNANSWERED, Assignment, Incident
+from services.dispatch.domain.incident import ACCEPTED, OVER, UNANSWERED, Assignment, Incident
 from services.dispatch.domain.race import Approach, approach, approach_by_ring
 from services.dispatch.following.targets import FollowedTarget, Key, Targets
 from services.dispatch.leg.service import LegService
@@ -115,7 +115,7 @@ class TargetFollower:
         wearer = self._targets.get((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
         now_ms, updates = self._clock.now_ms(), []
         for id_, assignment in incident.assignments.items():
-            if assignment.state not in UNANSWERED | TAKEN:
+            if assignment.state not in UNANSWERED | ACCEPTED:
                 continue
             target = wearer if self._leg.name == "probation" else self._targets.get(_key(incident, assignment))
             point = self._leg.last_known_positions.of([assignment.subject_id], now_ms).get(assignment.subject_id)

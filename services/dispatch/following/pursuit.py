@@ -15,8 +15,8 @@ from services.common import ids
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
-from services.dispatch.domain.events import Demand
-from services.dispatch.domain.incident import TAKEN, UNANSWERED, Incident
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.incident import ACCEPTED, UNANSWERED, Incident
 from services.dispatch.following.targets import CALLERS
 from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
@@ -105,4 +105,4 @@ class Pursuit:
 def _is_pursued(incident: Incident) -> bool:
     """Whether a unit has to go to the wearer."""
     waiting = (assignment for assignment in incident.assignments.values() if assignment.demand is Demand.RESPOND)
-    return bool(incident.wearer_id) and any(assignment.state in UNANSWERED | TAKEN for assignment in waiting)
+    return bool(incident.wearer_id) and any(assignment.state in UNANSWERED | ACCEPTED for assignment in waiting)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from services.common.storage import rows
-from services.common.storage.rows import Into
+from services.common.storage.rows import RowTarget
 from services.dispatch.absence import store
 from services.dispatch.domain.events import Event
 from services.dispatch.leg import chain, tables
@@ -20,11 +20,11 @@ from services.dispatch.leg.change import Change
 from services.dispatch.leg.store import POSITIONS, StreamPosition
 
 _WRITTEN = (
-    Into(tables.events),
-    Into(tables.steps),
-    Into(tables.assignments, ("state", "due_ms", "payload", "report_to_published_ms", "unit_id")),
-    Into(tables.incidents, ("ended_ms", "order_ids")),
-    Into(store.awaited_legs, ()),
+    RowTarget(tables.events),
+    RowTarget(tables.steps),
+    RowTarget(tables.assignments, ("state", "due_ms", "payload", "report_to_published_ms", "unit_id")),
+    RowTarget(tables.incidents, ("ended_ms", "order_ids")),
+    RowTarget(store.awaited_legs, ()),
     POSITIONS,
 )
 _READ = """

@@ -261,10 +261,10 @@ class LegRecord:
         """Applies a committed change to memory. It doesn't await, so readers see all of the change or nothing."""
         if change.behind:
             self._known.clear()
-            self.subscriptions.tell(change.missed)
+            self.subscriptions.notify(change.missed)
         self.head = change.head
         self._remember(change.known)
-        self.subscriptions.tell(change.steps)
+        self.subscriptions.notify(change.steps)
         self.outbox.add(change.steps)
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))

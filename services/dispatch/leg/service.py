@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
-from services.common.storage.db import once_it_answers
+from services.common.storage.db import retry_until_available
 from services.dispatch import metrics
 from services.dispatch.absence import store as store_legs
 from services.dispatch.absence.store import AbsenceChange
@@ -261,10 +261,10 @@ async def open_leg(
     name: str, store: Store, clock: MeshClock, deadlines: Deadlines, travel_times: TravelTimes | None = None
 ) -> AsyncIterator[LegService]:
     """Opens a leg with the state of its store, once the store answers. On exit a running transaction is finished."""
-    await once_it_answers(partial(store.claim, name))
+    await retry_until_available(partial(store.claim, name))
     availability = AvailabilityView(travel_times)
     watch = DeadlineWatch(name, store, clock)
-    record = await once_it_answers(partial(_read, name, store, availability, watch))
+    record = await retry_until_available(partial(_read, name, store, availability, watch))
     try:
         yield LegService(record, clock, deadlines, availability, watch)
     finally:

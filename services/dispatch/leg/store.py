@@ -13,14 +13,14 @@ import sqlalchemy as sa
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage.db import Database
-from services.common.storage.rows import Into, write
+from services.common.storage.rows import RowTarget, write
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.incident import OVER, UNANSWERED, AssignmentState
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 
-POSITIONS = Into(tables.positions, ("log_id", "sequence", "trail"))
-_PEERS = (Into(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
+POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
+_PEERS = (RowTarget(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
 _PAGE = 500
 T = TypeVar("T")
 

@@ -64,7 +64,7 @@ class Subscriptions:
         self._unanswered = {numbered.step.assignment.assignment_id: numbered.step for numbered in unanswered}
         self._closed = False
 
-    def tell(self, steps: Iterable[Numbered]) -> None:
+    def notify(self, steps: Iterable[Numbered]) -> None:
         """Sends committed steps to the desks, in their order."""
         steps = tuple(steps)
         for step in steps:

@@ -44,19 +44,19 @@ def record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs
 
 
 class PublishedSteps:
-    """A leg's records of its publications on one stream of one log; implements published.Notes."""
+    """A leg's records of its publications on one stream of one log; implements published.PublicationRecords."""
 
     def __init__(self, store: Store, leg: str, stream: str, log_id: str) -> None:
         self._store, self._leg, self._stream, self._log_id = store, leg, stream, log_id
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """The newest publications, as published.Notes.newest."""
+        """The newest publications, as published.PublicationRecords.newest."""
         notes = tables.published_steps
         query = self._query().order_by(notes.c.recorded.desc()).limit(limit)
         return await self._read(query if before is None else query.where(notes.c.recorded < before))
 
     async def furthest(self, up_to: int) -> Publication | None:
-        """The publication with the greatest stream sequence, as published.Notes.furthest."""
+        """The publication with the greatest stream sequence, as published.PublicationRecords.furthest."""
         notes = tables.published_steps
         query = self._query().where(notes.c.recorded <= up_to).order_by(notes.c.stream_sequence.desc()).limit(1)
         publications = await self._read(query)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from services.common.rpc.errors import Conflict, NotFound
-from services.common.storage.db import inserting
+from services.common.storage.db import insert_by_dialect
 from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.roster import Office, RosterOutcome, Status, Unit, UnitReport, decide_put, decide_report
 from services.dispatch.leg.tables import metadata
@@ -45,7 +45,7 @@ _assignments = metadata.tables["assignments"]
 
 def _upsert(table: sa.Table, changing: Sequence[str]) -> Mapping[str, Any]:
     """Returns the upsert statement of a table by SQL dialect. `changing` names the columns that an upsert overwrites."""
-    return inserting(
+    return insert_by_dialect(
         table,
         lambda made: made.on_conflict_do_update(
             index_elements=list(table.primary_key), set_={name: made.excluded[name] for name in changing}

@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 from services.common.observability.telemetry import logger
 from services.dispatch.domain.areas import LatLon, great_circle_m
-from services.dispatch.domain.events import Estimate
+from services.dispatch.domain.enums import Estimate
 from services.dispatch.domain.roster import Travel
 
 DETOUR = 1.4

@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from services.common import ids
-from services.dispatch.domain.events import Demand
+from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.warning import (
     NO_RECEIPT_AWAITED,
     PASSING,
     READ_MS,
     Notice,
+    NotifiedState,
     Occurrence,
-    Told,
     WarningMessage,
     decide,
 )
@@ -31,7 +31,7 @@ from services.dispatch.warning.tables import (
     messages,
     notified_persons,
 )
-from services.dispatch.warning.translate import WarnableAlert, told_from_json, told_to_json
+from services.dispatch.warning.translate import WarnableAlert, notified_from_json, notified_to_json
 
 RECEIPT_WITHIN_MS = 30_000
 """Time after which the police are notified of a warning without a receipt, milliseconds of mesh time."""
@@ -93,7 +93,7 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
             )
         return
     row = connection.execute(_STATE_OF, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
-    before = told_from_json(row.state) if row else Told()
+    before = notified_from_json(row.state) if row else NotifiedState()
     after, message_or_none = decide(before, occurrence, now_ms)
     distance_alert_id = row.figure_alert_id if row else ""
     if message_or_none:
@@ -105,7 +105,7 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
             distance_alert_id = occurrence.alert_id
     if row or after != before:
         values = {
-            "state": told_to_json(after),
+            "state": notified_to_json(after),
             "figure_alert_id": distance_alert_id,
             "flag": 0,
             "flag_ms": 0,

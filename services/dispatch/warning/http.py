@@ -24,7 +24,7 @@ from services.common.rpc.errors import InvalidField, RetryableError
 from services.common.web.server import body_of, served
 from services.dispatch.domain import wording
 from services.dispatch.domain.wording import Language
-from services.dispatch.exchange.links import HEADERS, Links, Refused, Token
+from services.dispatch.exchange.links import HEADERS, InvalidLink, Links, Token
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.store import LinkAnswer
 from services.dispatch.warning.store import WarningStore
@@ -56,7 +56,7 @@ class AnswerLinks:
         return self._base_url + _PATH.format(token=self._links.write(token))
 
     def read(self, text: str) -> str:
-        """Returns the id of the message of a link. Raises Refused if the link is forged or has expired."""
+        """Returns the id of the message of a link. Raises InvalidLink if the link is forged or has expired."""
         return self._links.read(text, wall_us() // 1_000_000).assignment_id
 
 
@@ -86,7 +86,7 @@ class AnswerEndpoint:
         # Opening the page is no receipt: programs that preview links open it too.
         try:
             message = await self._message_of_link(request)
-        except Refused as refused:
+        except InvalidLink as refused:
             return _refused(refused)
         except RetryableError:
             return _page(503, Language.KOREAN, "")
@@ -109,7 +109,7 @@ class AnswerEndpoint:
                 return web.json_response(
                     {"field": "choice", "reason": "must be 1, 2 or 3, or event displayed"}, status=400
                 )
-        except Refused as refused:
+        except InvalidLink as refused:
             return _refused(refused)
         except RetryableError:
             return _page(503, Language.KOREAN, "")
@@ -119,7 +119,7 @@ class AnswerEndpoint:
     async def _message_of_link(self, request: web.Request) -> MessageRow:
         message = await self._store.message(self._links.read(request.match_info["token"]))
         if message is None:
-            raise Refused(_GONE)
+            raise InvalidLink(_GONE)
         return message
 
     async def _sealed(self, message: MessageRow) -> list[bytes]:
@@ -174,7 +174,7 @@ def _language(message: MessageRow) -> Language:
     return Language(message.language) if message.language else Language.KOREAN
 
 
-def _refused(refused: Refused) -> web.Response:
+def _refused(refused: InvalidLink) -> web.Response:
     # Nothing about desks or incidents: anybody who holds the telephone may read it.
     return _page(refused.answer.status, Language.KOREAN, "")
 

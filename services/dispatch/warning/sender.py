@@ -19,12 +19,12 @@ from prometheus_client import Counter, Histogram
 from services.common import ids, times
 from services.common.clock import MeshClock
 from services.common.messaging import flow, stored
-from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.dispatch.domain import wording
-from services.dispatch.domain.events import Demand
+from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.warning import Notice
 from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.exchange.receivers import Receiver
@@ -292,7 +292,7 @@ class WarningSender:
         try:
             subject = flow.command_subject(ISSUED_BY, command.command_id)
             await self.bus.publish(subject, command.SerializeToString(), expected_last=0)
-        except AlreadyThere:
+        except AlreadyStored:
             return ""
         except RetryableError as error:
             return error.reason

@@ -24,8 +24,8 @@ from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, RetryableError
 from services.common.storage.db import open_database
-from services.dispatch.domain.events import WarningFlag
-from services.dispatch.domain.incident import OVER, TAKEN, AssignmentState, assignment_id
+from services.dispatch.domain.enums import WarningFlag
+from services.dispatch.domain.incident import ACCEPTED, OVER, AssignmentState, assignment_id
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.leg import translate as leg_translate
@@ -101,7 +101,7 @@ class Warnings:
         return {
             id_
             for id_, row in rows.items()
-            if AssignmentState(row.state) in TAKEN | OVER and _was_acknowledged_by_gateway(row)
+            if AssignmentState(row.state) in ACCEPTED | OVER and _was_acknowledged_by_gateway(row)
         }
 
     async def _update_leg(self) -> None:

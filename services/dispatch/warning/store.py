@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from services.common.rpc.errors import Unavailable
 from services.common.storage.db import Database
-from services.dispatch.domain.events import WarningFlag
+from services.dispatch.domain.enums import WarningFlag
 from services.dispatch.leg.store import StreamPosition
 from services.dispatch.warning.consumer import accept, accept_advice, of_person
 from services.dispatch.warning.tables import (

@@ -10,8 +10,8 @@ from typing import Any
 from services.common import fields, ids, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
-from services.dispatch.domain.events import Demand
-from services.dispatch.domain.warning import Notice, Occurrence, Threat, Told
+from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.warning import Notice, NotifiedState, Occurrence, Threat
 from services.dispatch.warning.tables import ContactRow
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -151,7 +151,7 @@ def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[Con
     return snapshot.case_id, snapshot.version, persons
 
 
-def told_to_json(state: Told) -> dict[str, Any]:
+def notified_to_json(state: NotifiedState) -> dict[str, Any]:
     """Encodes the state of a notified person for the database."""
     threats = {
         key: [*threat.place, threat.holds, int(threat.demand), threat.ring_m]
@@ -160,10 +160,10 @@ def told_to_json(state: Told) -> dict[str, Any]:
     return {"threats": threats, "last_ms": state.last_ms, "open": state.open}
 
 
-def told_from_json(stored_state: Mapping[str, Any]) -> Told:
+def notified_from_json(stored_state: Mapping[str, Any]) -> NotifiedState:
     """Decodes the state of a notified person from the database."""
     threats = {
         key: Threat((sequence, ordinal), holds, Demand(demand), ring_m)
         for key, (sequence, ordinal, holds, demand, ring_m) in stored_state["threats"].items()
     }
-    return Told(MappingProxyType(threats), stored_state["last_ms"], stored_state["open"])
+    return NotifiedState(MappingProxyType(threats), stored_state["last_ms"], stored_state["open"])

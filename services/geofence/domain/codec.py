@@ -72,7 +72,7 @@ def encode(state: State) -> bytes:
     ).encode()
 
 
-def outline(state: State) -> bytes:
+def state_digest(state: State) -> bytes:
     """A digest of the open episodes and the size of the state: small, so that evaluators can compare it often."""
     return json.dumps(
         [

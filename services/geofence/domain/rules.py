@@ -20,7 +20,7 @@ class Rules:
     """Silence of all the wearer's tags after which probation is notified."""
     reach_mps: int = 14
     """Speed bound of a wearer since the last position, m/s: 50 km/h, the limit in Korean towns."""
-    reach_most_ms: int = 480_000
+    max_reach_ms: int = 480_000
     """How long after the last position the speed bound counts: the time that help needs. A region that grew further would soon be
     the whole town and say nothing about where to go. Probation learns of later possibilities by the silence itself."""
     protected_lost_after_ms: int = 1_800_000

@@ -170,7 +170,7 @@ def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:
     return End.EXPIRED if now_ms >= share.expires_at_ms else None
 
 
-def look(state: State, share: PositionShare) -> KnownPosition:
+def locate(state: State, share: PositionShare) -> KnownPosition:
     """The position of a share's subject. Call it only while the share lasts."""
     if share.subject.kind is RecordKind.ORDER:
         return KnownPosition(None, False, _place(state.cases[share.case_id], share.subject))

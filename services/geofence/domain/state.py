@@ -43,7 +43,7 @@ class PossiblePresenceState(NamedTuple):
 
     last_ms: int
     """When positions last allowed the wearer's presence, mesh time."""
-    told: bool
+    emitted: bool
     """Whether the desks were notified."""
 
 

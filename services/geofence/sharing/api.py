@@ -96,7 +96,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
                     logger().info("sharing_ended", reason=reason.name, under=share.incident_id or share.order_id)
                     yield _end(share, reason)
                     continue
-                known = sharing.look(evaluator.state, share)
+                known = sharing.locate(evaluator.state, share)
                 if loop.time() < next_s[share] or known == sent.get(share):
                     continue
                 await open_shares[share].count()

@@ -210,7 +210,7 @@ class DisclosureOutbox:
         """Republishes disclosures that the stream has lost, after each connection and every minute, until cancelled."""
         newest = sa.select(_published).order_by(_published.c.id.desc())
 
-        async def newest_first() -> list[published.Alone]:
+        async def newest_first() -> list[published.SoleMessage]:
             rows = await self._database.visit(lambda connection: connection.execute(newest).all())
             return [_message_of(row) for row in rows]
 
@@ -222,8 +222,8 @@ class DisclosureOutbox:
                 await asyncio.sleep(RETRY_DELAY_S)
 
 
-def _message_of(row: sa.Row[*tuple[Any, ...]]) -> published.Alone:
-    return published.Alone(flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id)
+def _message_of(row: sa.Row[*tuple[Any, ...]]) -> published.SoleMessage:
+    return published.SoleMessage(flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id)
 
 
 def _end(connection: Connection, disclosure_id: str, at_ms: int, positions: int) -> None:

@@ -13,9 +13,9 @@ from services.geofence.domain.what_if import work_of
 from tandem.common.v1 import log_pb2
 from tandem.geofence.v1 import what_if_pb2
 
-STEPS_MAX = 200
+MAX_STEPS = 200
 MAX_SPAN_MS = 86_400_000
-WORK_MAX = 500_000
+MAX_WORK = 500_000
 """Maximum of `work_of`; a fold of that size takes a few seconds."""
 MAX_CORNERS = 2_000
 MAX_ACCURACY_M = 10_000.0
@@ -44,9 +44,9 @@ def inline_case(msg: log_pb2.CaseSnapshot) -> Case:
 
 def steps_of(messages: Sequence[what_if_pb2.WhatIfStep], case: Case) -> list[tuple[int, Body]]:
     """Parses steps into pairs of time, ms since 1970 UTC, and entry body. Raises InvalidField."""
-    if not 0 < len(messages) <= STEPS_MAX:
-        raise InvalidField("steps", f"must hold 1 to {STEPS_MAX} steps, but holds {len(messages)}")
-    if work_of(case, len(messages)) > WORK_MAX:
+    if not 0 < len(messages) <= MAX_STEPS:
+        raise InvalidField("steps", f"must hold 1 to {MAX_STEPS} steps, but holds {len(messages)}")
+    if work_of(case, len(messages)) > MAX_WORK:
         raise InvalidField("steps", "are too many for a case with this many rings and corners: send fewer steps")
     entries: list[tuple[int, Body]] = []
     for n, msg in enumerate(messages):

@@ -13,7 +13,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
-from services.common.messaging.streams import PARTITIONS_MAX
+from services.common.messaging.streams import MAX_PARTITIONS
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, Unavailable
@@ -48,7 +48,7 @@ class Routes:
     """Registrations by device. A device that isn't known yet is looked up in the bucket, at most once a second."""
 
     def __init__(
-        self, bus: Bus, clock: MeshClock, partitions: int = PARTITIONS_MAX, health: ReaderHealth | None = None
+        self, bus: Bus, clock: MeshClock, partitions: int = MAX_PARTITIONS, health: ReaderHealth | None = None
     ) -> None:
         self._bus, self._clock, self._log_partitions, self._health = bus, clock, partitions, health
         self._devices: dict[str, Registration] = {}

@@ -14,7 +14,7 @@ from typing import Protocol
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging import cursors, dead_letters, flow, pull, stored
-from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.readiness import ReaderHealth
 from services.common.rpc.errors import Conflict, InvalidField
@@ -103,7 +103,7 @@ class Commands:
         subject = flow.command_subject(BY, command.command_id)
         try:
             ack = await self._bus.publish(subject, command.SerializeToString(), expected_last=0)
-        except AlreadyThere:
+        except AlreadyStored:
             data = await self._bus.last_of(flow.COMMANDS.name, subject)
             try:
                 first = stored.command(data or b"", subject)

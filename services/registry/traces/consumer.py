@@ -61,7 +61,7 @@ class TraceReader:
         self._registry, self._bus, self._on_stored = registry, bus, on_stored
         self._log_id, self._clock, self._partitions = log_meta.log_id, log_meta.clock, log_meta.partitions
         readiness = readiness or Readiness()
-        self._health = {stream: readiness.lesser_reader(f"{stream} for traces") for stream in STREAMS}
+        self._health = {stream: readiness.optional_reader(f"{stream} for traces") for stream in STREAMS}
 
     async def run(self) -> None:
         """Read until cancelled. Of several processes on one database only one reads. With tracing off, only wait."""
@@ -82,7 +82,7 @@ class TraceReader:
                     exception.reason if isinstance(exception, TandemError) else type(exception).__name__
                     for exception in errors.exceptions
                 ]
-                logger().error("traces_begin_again", reasons=reasons)
+                logger().error("traces_restarted", reasons=reasons)
             await asyncio.sleep(RETRY_DELAY_S)
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
@@ -125,7 +125,7 @@ class TraceReader:
                 # The legs keep this message as a dead letter with its reason; here only the trace lacks it.
                 _UNREADABLE.labels(message.stream).inc()
                 logger().warning(
-                    "trace_lacks",
+                    "trace_message_skipped",
                     stream=message.stream,
                     sequence=message.sequence,
                     reason=f"{error.field}: {error.reason}",

@@ -288,7 +288,7 @@ async def test_without_nats_no_bundle_is_made(made: Made, tmp_path: Path, monkey
 async def collected(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, LogMetadata]:
     async with made.mesh.now.nats.bus_as("dispatch-police") as bus:
         log_meta = await streams.read_log_meta(bus)
-        return await collector.gather(bus, log_meta, made.alert_ids, leg, back_ms), log_meta
+        return await collector.collect(bus, log_meta, made.alert_ids, leg, back_ms), log_meta
 
 
 async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -> None:
@@ -301,7 +301,7 @@ async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -
     # `bus` is connected to a server whose streams are empty.
     found = await collection._collected(bus, log_meta, made.alert_ids, "police", files.load(made.incident_id))
     replayed = replay(bundle.ground_of(found, log_meta), found.records)
-    assert replayed.again and replayed.differences == [] and found.ended
+    assert replayed.results and replayed.differences == [] and found.ended
     with pytest.raises(NotFound):
         await collection._collected(bus, log_meta, made.alert_ids, "police", [])
 

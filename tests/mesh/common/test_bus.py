@@ -12,7 +12,7 @@ from nats.aio.transport import TcpTransport
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, pull, streams
-from services.common.messaging.bus import AlreadyThere, Bus
+from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.rpc.errors import FailedPrecondition, StoreFull, Unavailable
 from tandem.common.v1 import alert_pb2
 from tests.support.common.nats import TestServer
@@ -22,7 +22,7 @@ from tests.support.ingest.ingest import create_streams
 async def test_the_second_publish_of_an_alert_is_refused(bus: Bus) -> None:
     subject = flow.alert_subject(0, "alert-1")
     await bus.publish(subject, b"first", expected_last=0)
-    with pytest.raises(AlreadyThere):
+    with pytest.raises(AlreadyStored):
         await bus.publish(subject, b"second", expected_last=0)
     assert (await bus.js.get_last_msg("ALERTS", subject)).data == b"first"
 
@@ -137,7 +137,7 @@ async def test_a_durable_consumer_redelivers_unacknowledged_messages(bus: Bus) -
 
 async def test_a_dead_letter_keeps_its_reason(bus: Bus) -> None:
     for _ in range(2):
-        await bus.park(flow.dead_letter_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
+        await bus.store_dead_letter(flow.dead_letter_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
     message = await bus.js.get_last_msg("DEAD_LETTERS", "dead_letter.geofence.fold.LOG_0.7")
     assert alert_pb2.DeadLetter.FromString(message.data or b"").reason == "no such field"
     assert (await bus.js.stream_info("DEAD_LETTERS")).state.messages == 1
@@ -149,7 +149,9 @@ async def test_full_dead_letters_block_no_reader(bus: Bus) -> None:
     await bus.js.update_stream(info.config)
     async with asyncio.timeout(10):
         for n in range(100):
-            await bus.park(flow.dead_letter_subject("fold", "LOG_0", n), "LOG_0", n, "fold", "no such field")
+            await bus.store_dead_letter(
+                flow.dead_letter_subject("fold", "LOG_0", n), "LOG_0", n, "fold", "no such field"
+            )
     assert 0 < (await bus.js.stream_info("DEAD_LETTERS")).state.messages < 100
 
 

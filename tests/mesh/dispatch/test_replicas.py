@@ -23,8 +23,8 @@ from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.areas import JurisdictionCircle, LatLon
 from services.dispatch.domain.decisions import Alert
+from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.escalation import Deadlines
-from services.dispatch.domain.events import Demand
 from services.dispatch.domain.roster import Office, Status, UnitReport
 from services.dispatch.leg import chain, record, subscriptions, translate
 from services.dispatch.leg.service import LegService, open_leg
@@ -269,7 +269,7 @@ def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.Monke
         desk.reads_store = False
         longest = 0
         for n in range(1, 100):
-            shared.tell([Numbered(n, dispatch_pb2.Step(assignment=offer))])
+            shared.notify([Numbered(n, dispatch_pb2.Step(assignment=offer))])
             longest = max(longest, len(desk.waiting))
         assert longest <= 5 and desk.reads_store
 

@@ -28,7 +28,7 @@ from services.dispatch.leg.store import PeerRow, Store, StreamPosition
 from services.dispatch.leg.subscriptions import Numbered
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import alert
-from tests.support.dispatch.incidents import OF_BEFORE
+from tests.support.dispatch.incidents import EARLIER_EVENTS
 
 FAR_MS = 3_600_000
 HERE = StreamPosition(flow.INCIDENTS.name, "log", 1)
@@ -78,7 +78,7 @@ async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
 
 
 async def test_a_database_of_an_earlier_version_continues_with_an_unbroken_chain(database: Database) -> None:
-    written = [asdict(link) for link in OF_BEFORE]
+    written = [asdict(link) for link in EARLIER_EVENTS]
     async with database.transaction() as connection:
         await connection.execute(sa.insert(tables.metadata.tables["events"]), written)
     async with opened(database) as leg:

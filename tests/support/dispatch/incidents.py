@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from services.dispatch.domain.answers import Acknowledge, Close, Progress, Receive, Reject
 from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, decide
+from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.escalation import Deadlines
-from services.dispatch.domain.events import Cause, CloseCause, Demand, Event
+from services.dispatch.domain.events import Cause, Event
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import Assignment, AssignmentState, Incident, assignment_id
 from services.dispatch.domain.roster import NO_ROSTER, Board
@@ -83,7 +84,7 @@ def alert(
     return Alert(f"alert-{sequence}", "incident-1", (sequence, 0), kind, demand, order, threat, subjects, ends, cause)
 
 
-OF_BEFORE = [
+EARLIER_EVENTS = [
     ChainedEvent(
         1,
         "incident-1",

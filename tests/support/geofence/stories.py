@@ -111,7 +111,7 @@ class Story:
         """Alerts of these kinds of the story so far."""
         return [alert for alert in self.alerts if alert.kind in kinds]
 
-    def told(self) -> list[tuple[str, int, float]]:
+    def emitted(self) -> list[tuple[str, int, float]]:
         """Kind, ring in metres, and time in seconds of the story, of each alert."""
         return [(a.kind.value, a.ring_mm // 1000, (a.at_ms - T0_MS) / 1000) for a in self.alerts]
 

@@ -93,7 +93,7 @@ async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> in
     async with connection.mesh.nats.bus_as(user) as bus:
         log_meta = await streams.read_log_meta(bus)
         try:
-            evidence = await collector.gather(bus, log_meta, [id_], leg)
+            evidence = await collector.collect(bus, log_meta, [id_], leg)
         except NotFound:
             return 0
     return sum(record.subject == flow.alert_subject(0, id_) for record in evidence.records)

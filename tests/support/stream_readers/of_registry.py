@@ -100,7 +100,7 @@ READERS = (
         effects=_facts,
         misplaced=_step_elsewhere,
         garbage=("incident.police.junk-{name}",),
-        logs=("registry", "trace_lacks"),
+        logs=("registry", "trace_message_skipped"),
     ),
     Reader(
         name="registry-trace-alerts",
@@ -109,7 +109,7 @@ READERS = (
         valid=_alert,
         effects=_alert_facts,
         garbage=("alert.0.junk-{name}",),
-        logs=("registry", "trace_lacks"),
+        logs=("registry", "trace_message_skipped"),
     ),
 )
 """Readers in the registry. The traces look the log up by the sequence in an alert, and entry 1 of the log is garbage (phases.py)."""

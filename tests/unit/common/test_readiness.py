@@ -61,7 +61,7 @@ def test_slow_work_keeps_a_reader_ready_but_stuck_work_does_not(clock: Clock) ->
 
 def test_an_optional_reader_leaves_a_process_ready_and_degraded(clock: Clock) -> None:
     process = Readiness()
-    reader = process.lesser_reader("traces")
+    reader = process.optional_reader("traces")
     assert (process.unable(), process.degraded()) == ("", ""), "another process may read them"
     with reader.reading():
         assert process.degraded() == "", "the reader has only begun"

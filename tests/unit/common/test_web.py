@@ -139,7 +139,8 @@ async def test_half_of_a_second_request_is_cut_off_too(first: bytes) -> None:
 def cut_off() -> float:
     """Number of slow peers that were cut off so far."""
     return (
-        prometheus_client.REGISTRY.get_sample_value("tandem_http_closed_total", {"door": "test", "reason": "slow"}) or 0
+        prometheus_client.REGISTRY.get_sample_value("tandem_http_closed_total", {"endpoint": "test", "reason": "slow"})
+        or 0
     )
 
 
@@ -219,7 +220,7 @@ async def test_a_failed_request_ends_the_connection(asked: bytes, status: int) -
 
 async def test_a_body_above_the_maximum_gets_413() -> None:
     async with endpoint() as port, peer(port) as phone:
-        body = bytes(serving.BODY_MOST_BYTES + 1)
+        body = bytes(serving.MAX_BODY_BYTES + 1)
         status, _ = await phone.ask(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert status == 413
 

@@ -17,7 +17,7 @@ from services.console.review import translate
 from services.console.sign_in import sessions
 from services.console.sign_in.sessions import ConsoleSession
 from services.registry.traces.domain.facts import AlertFact, StepFact
-from services.registry.traces.domain.spans import SAYS, spans_of
+from services.registry.traces.domain.spans import STEP_NAME_OF_STATE, spans_of
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 
@@ -79,8 +79,8 @@ def test_many_notices_of_one_cause_are_one_group_and_a_response_never_is() -> No
     assert board.groups([*flood, *alarms]) == {f"s-{n}": "SILENT" for n in range(board.FLOOD)}
     assert board.groups(flood[1:]) == {}
     # An incident that became an alarm after it was grouped leaves its group at once.
-    assert board.told(flood[0], "SILENT")["group"] == "SILENT"
-    assert board.told(alarms[0], "SILENT")["group"] == ""
+    assert board.shown(flood[0], "SILENT")["group"] == "SILENT"
+    assert board.shown(alarms[0], "SILENT")["group"] == ""
 
 
 def test_the_state_of_a_leg_is_its_most_urgent_one() -> None:
@@ -144,7 +144,9 @@ def test_an_explanation_ignores_reports_after_the_decision() -> None:
 
 
 def test_the_replay_reads_each_state_and_its_time_from_the_trace() -> None:
-    assert {state: waterfall.STATES[says] for state, says in SAYS.items()} == {state: state for state in SAYS}
+    assert {state: waterfall.STATES[says] for state, says in STEP_NAME_OF_STATE.items()} == {
+        state: state for state in STEP_NAME_OF_STATE
+    }
 
     def step(name: str, end_us: int, service: str = "dispatch-police") -> TraceSpan:
         return TraceSpan("t", name, "", service, name, 0, end_us, {"assignment_id": "a-1"})

@@ -14,7 +14,7 @@ from services.console.pages.texts import TEXTS
 from services.dispatch.domain import answers
 from services.dispatch.domain.answers import Acknowledge, Close, Progress, Reject
 from services.dispatch.domain.decisions import Command
-from services.dispatch.domain.events import CloseCause, Demand
+from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.incident import Assignment as LegAssignment
 from services.dispatch.domain.incident import AssignmentState, Incident
 from services.dispatch.leg.translate import NOTE_MAX_CHARS, REASON_MAX_CHARS

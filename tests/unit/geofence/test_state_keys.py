@@ -18,7 +18,7 @@ from services.geofence.state_keys import StateKeys
 from services.geofence.store import CheckpointStore, Footing
 
 OLD, NEW = b"o" * 32, b"n" * 32
-OPEN = codec.outline(State(0, sequence=5_000))
+OPEN = codec.state_digest(State(0, sequence=5_000))
 
 
 def test_a_digest_cannot_be_guessed_without_the_key() -> None:

@@ -222,7 +222,7 @@ def _too_few_vertices(order: registry_pb2.Order) -> None:
 
 
 def _too_many_vertices(order: registry_pb2.Order) -> None:
-    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(polygons.CORNERS_MAX + 1)]
+    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(polygons.MAX_CORNERS + 1)]
     order.places.append(records.polygon(*corners))
 
 
@@ -394,10 +394,10 @@ def test_a_star_shaped_polygon_is_accepted_and_a_swap_of_two_corners_is_rejected
 def test_the_largest_order_is_parsed_within_five_seconds() -> None:
     corners = [
         (
-            37 + 0.1 * math.sin(2 * math.pi * n / polygons.CORNERS_MAX),
-            127 + 0.1 * math.cos(2 * math.pi * n / polygons.CORNERS_MAX),
+            37 + 0.1 * math.sin(2 * math.pi * n / polygons.MAX_CORNERS),
+            127 + 0.1 * math.cos(2 * math.pi * n / polygons.MAX_CORNERS),
         )
-        for n in range(polygons.CORNERS_MAX)
+        for n in range(polygons.MAX_CORNERS)
     ]
     message = records.order(person_ids=tuple(f"p-{n}" for n in range(translate.PERSONS_MAX)))
     del message.places[:]

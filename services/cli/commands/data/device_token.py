@@ -15,14 +15,14 @@ from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
-from services.registry.device_token import KEPT_MOST_S
+from services.registry.device_token import MAX_KEEP_OLDER_S
 from tandem.registry.v1 import device_token_pb2
 
 
 def device_token(
     device: Annotated[str, typer.Argument(help="Id of the tag or protective device.")],
     keep_older_for_s: Annotated[
-        int, typer.Option(min=0, max=KEPT_MOST_S, help="How long older tokens stay valid, seconds.")
+        int, typer.Option(min=0, max=MAX_KEEP_OLDER_S, help="How long older tokens stay valid, seconds.")
     ] = 0,
     revoke: Annotated[bool, typer.Option("--revoke", help="Revoke all tokens of the device, and issue none.")] = False,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,

@@ -18,7 +18,7 @@ from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import streams as tables
-from services.common.messaging.streams import PARTITIONS_MAX, LogMetadata
+from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 from services.common.storage import db
@@ -33,7 +33,7 @@ MIGRATE_WITHIN_S = 1_500.0
 
 
 def streams(
-    partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
+    partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=MAX_PARTITIONS)] = 1,
     replicas: Annotated[int, typer.Option(help="Copies of each stream on the servers: 1, 3 or 5.", min=1, max=5)] = 1,
     max_gib: Annotated[
         float, typer.Option(help="Maximum size of a stream, GiB; 0 for the sizes of the flow table.", min=0)

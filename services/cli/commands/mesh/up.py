@@ -37,7 +37,7 @@ from services.cli.terminal import SafeConsole, styled
 from services.common.clock import MeshClock
 from services.common.messaging import streams
 from services.common.messaging.permissions import SERVICE
-from services.common.messaging.streams import PARTITIONS_MAX, LogMetadata
+from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.observability import telemetry
 from services.common.privacy import sealing
 from services.common.rpc.certificates import Files, files_of
@@ -81,7 +81,7 @@ class ServiceAreaOption(StrEnum):
 def up(
     folder: Annotated[Path, typer.Option("--dir", help="Folder for all data of the mesh.")] = DEFAULT_FOLDER,
     base_port: Annotated[int, typer.Option(help="First of 54 ports; 0 for free ports.", min=0, max=65_000)] = 7400,
-    partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=PARTITIONS_MAX)] = 1,
+    partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=MAX_PARTITIONS)] = 1,
     clock_rate: Annotated[int, typer.Option(help="Speed of the mesh's clock; 1 is real time.", min=1, max=1000)] = 1,
     service_area: Annotated[
         ServiceAreaOption,

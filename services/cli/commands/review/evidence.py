@@ -102,7 +102,7 @@ def _verified(file: Path, public_key: bytes | None) -> Verified:
 
 
 def _report(verified: Verified, as_json: bool, known_key: bool = False) -> None:
-    fields = _told(verified, known_key)
+    fields = _summary(verified, known_key)
     print(json.dumps(fields) if as_json else "\n".join(map(printable, _lines(verified, fields))))
     if verified.differences:
         raise typer.Exit(FAILED)
@@ -127,14 +127,14 @@ def _lines(verified: Verified, fields: dict[str, Any]) -> Iterator[str]:
             yield f"{when}  {event.leg:9}  {event.kind:12}  {event.body.get('by', '')}".rstrip()
 
 
-def _told(verified: Verified, known_key: bool) -> dict[str, Any]:
+def _summary(verified: Verified, known_key: bool) -> dict[str, Any]:
     manifest, replayed = verified.manifest, verified.replay
     if replayed is None:
         decision = "not in this bundle: it lacks the protected persons' positions; use the bundle for the police"
     elif replayed.differences:
         decision = "DIFFERENT"
     else:
-        decision = f"{len(replayed.again)} alerts from {replayed.entries} entries are the same again, byte for byte"
+        decision = f"{len(replayed.results)} alerts from {replayed.entries} entries are the same again, byte for byte"
     return {
         "incident_id": manifest["incident_id"],
         "for": manifest["for"],

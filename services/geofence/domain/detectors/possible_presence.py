@@ -35,7 +35,7 @@ def update(
         end_if_expired(decisions, case_state, target, cause)
         return
     before = case_state.possible.get(target.key)
-    emitted = before is not None and before.told
+    emitted = before is not None and before.emitted
     sent = case_state.approaching_since_ms.get(target.key) == CONTACT_EMITTED or any(
         case_state.ring(target, ring).open for ring in case.rings if ring.action is Demand.RESPOND
     )
@@ -43,7 +43,7 @@ def update(
     if not is_suppressed:
         emitted = not state.was_just_emitted(AnomalyKind.VAGUE, f"{case.case_id} {target.key}", possible.at_ms)
     case_state.possible[target.key] = PossiblePresenceState(state.now_ms, emitted)
-    if before is None or (emitted and not before.told):
+    if before is None or (emitted and not before.emitted):
         kind, demand = demands.DETECTIONS[Detection.POSSIBLY_INSIDE if emitted else Detection.POSSIBLY_INSIDE_RECORDED]
         decisions.alert(
             case_state,
@@ -90,5 +90,5 @@ def _retract(
 ) -> None:
     kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
     # While an episode is open, the end of a mere possibility is no all-clear.
-    record_only = not before.told or bool(case_state.episode_id)
+    record_only = not before.emitted or bool(case_state.episode_id)
     decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only)

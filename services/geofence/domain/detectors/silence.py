@@ -263,7 +263,7 @@ def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: 
     if last is None:
         return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
     at_ms = _reached_ms(state, case_state.case, last, target, state.rules.reach_mps)
-    return at_ms if at_ms is not None and at_ms <= last.time_ms + state.rules.reach_most_ms else None
+    return at_ms if at_ms is not None and at_ms <= last.time_ms + state.rules.max_reach_ms else None
 
 
 def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int:

@@ -23,7 +23,7 @@ EVERYBODY = frozenset({"probation", "police", REVIEWER, OPERATOR})
 """Viewers of a trace: the desks of the agencies, named by their leg, and the roles that see every step."""
 _SEE_ALL = frozenset({REVIEWER, OPERATOR})
 
-SAYS = {
+STEP_NAME_OF_STATE = {
     "NOTIFIED": "told",
     "OFFERED": "offered",
     "ESCALATED": "escalated",
@@ -201,9 +201,9 @@ class _SpanBuilder:
             before: StepFact | None = None
             for step in sorted(assignment_steps, key=lambda step: step.number):
                 step_name, shows = _name_and_viewers(step, before)
-                offers = step.state in _OFFERS and step_name == SAYS[step.state]
+                offers = step.state in _OFFERS and step_name == STEP_NAME_OF_STATE[step.state]
                 parent_id = offer_id
-                if offers or not offer_id or step_name == SAYS[_OVER]:
+                if offers or not offer_id or step_name == STEP_NAME_OF_STATE[_OVER]:
                     parent_id, alert_us = self._leading_alert(step)
                     since_us = max(since_us, alert_us)
                 span, before = self._step(step, step_name, shows, parent_id, since_us), step
@@ -280,7 +280,7 @@ def _name_and_viewers(step: StepFact, before: StepFact | None) -> tuple[str, fro
         return "received by the desk", EVERYBODY
     if step.leg == "warning" and step.state == "ACKNOWLEDGED":
         return _DELIVERED, EVERYBODY
-    step_name = SAYS.get(step.state, step.state.lower().replace("_", " "))
+    step_name = STEP_NAME_OF_STATE.get(step.state, step.state.lower().replace("_", " "))
     return step_name, EVERYBODY if step.state not in _MOVES else own_desk
 
 

@@ -90,4 +90,6 @@ async def test_an_incident_during_the_registrys_downtime_has_its_trace(registry:
         after = await trace_of(registry, 8)
         assert [span for span in after if span.span_id in {earlier.span_id for earlier in spans}] == spans
         assert len({span.span_id for span in after}) == len(after) == 8
-        assert '"event": "trace_lacks"' in registry.service.log() and "Traceback" not in registry.service.log()
+        assert (
+            '"event": "trace_message_skipped"' in registry.service.log() and "Traceback" not in registry.service.log()
+        )

@@ -40,13 +40,13 @@ def test_shares_cut_together_equal_shares_cut_alone_and_keep_the_time(
     together = [window(wearer, bounds[wearer]) for wearer in range(WEARERS)]
     shares = Shares(together)
     for message in log:
-        shares.take(message)
+        shares.consume(message)
     for wearer in range(WEARERS):
         alone = window(wearer, bounds[wearer])
         within = [message for message in log if alone.first <= message.sequence <= alone.last]
         one_share = Shares([alone])
         for message in within:
-            one_share.take(message)
+            one_share.consume(message)
         records = together[wearer].share.records
         assert records == alone.share.records
         mine = {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.dispatch.exchange import links as exchange_links
-from services.dispatch.exchange.links import Links, Refused, Token
+from services.dispatch.exchange.links import InvalidLink, Links, Token
 
 KEY = bytes(range(32))
 LINKS = Links("police", KEY, "http://127.0.0.1:1")
@@ -30,7 +30,7 @@ def signed(content: bytes, key: bytes = KEY) -> str:
 
 
 def status_of(text: str) -> int:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidLink) as refused:
         LINKS.read(text, NOW_S)
     return refused.value.answer.status
 

@@ -26,7 +26,7 @@ from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Event, TargetsShown
 from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import Follow, TargetUpdate
-from services.dispatch.domain.incident import PROGRESS, TAKEN, UNANSWERED, AssignmentState, Incident, step_id
+from services.dispatch.domain.incident import ACCEPTED, PROGRESS, UNANSWERED, AssignmentState, Incident, step_id
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Status, UnitReport
 from services.dispatch.leg import chain
@@ -38,7 +38,7 @@ SEQUENCES = 10
 WAITING, ACCEPTED_BY_SOMEBODY, NOTICED, CLOSED, OVER = "waiting", "taken", "noticed", "closed", "over"
 STATES = {
     WAITING: UNANSWERED,
-    ACCEPTED_BY_SOMEBODY: TAKEN,
+    ACCEPTED_BY_SOMEBODY: ACCEPTED,
     NOTICED: {AssignmentState.NOTIFIED},
     CLOSED: {AssignmentState.CLOSED},
     OVER: {AssignmentState.STOOD_DOWN},

@@ -15,7 +15,7 @@ from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.incident import UNANSWERED, AssignmentState, Incident
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2
-from tests.support.dispatch.incidents import OF_BEFORE, WITHIN_MS, Story, alert
+from tests.support.dispatch.incidents import EARLIER_EVENTS, WITHIN_MS, Story, alert
 
 RECORD, WARN, NOTIFY, RESPOND = Demand
 
@@ -192,7 +192,7 @@ def test_a_clearing_alone_opens_no_incident() -> None:
 
 def older_story() -> Story:
     story = Story()
-    for link in OF_BEFORE:
+    for link in EARLIER_EVENTS:
         story.incident = evolve(story.incident, chain.read(link.kind, link.body))
     return story
 

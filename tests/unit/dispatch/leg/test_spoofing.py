@@ -35,7 +35,7 @@ def test_a_desk_whose_unit_is_on_its_way_is_notified_and_the_response_stays_open
     message = translate.assignment_message(story.incident, after, None)
     assert message.HasField("spoofing_suspected_at")
     shown = board.IncidentCard("incident-1", 0, None, (console.assignment(message),))
-    assert board.told(shown)["flags"] == ["spoofing"]
+    assert board.shown(shown)["flags"] == ["spoofing"]
 
 
 def test_a_desk_without_an_assignment_gets_the_notice_and_the_flag() -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from services.dispatch.domain import wording
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.warning import PASSING, READ_MS, Notice, Occurrence, Told, WarningMessage, decide
+from services.dispatch.domain.warning import PASSING, READ_MS, Notice, NotifiedState, Occurrence, WarningMessage, decide
 from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.warning import translate
-from services.dispatch.warning.translate import told_from_json, told_to_json
+from services.dispatch.warning.translate import notified_from_json, notified_to_json
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tests.support.dispatch.dispatch import alert
 
@@ -28,7 +28,7 @@ class Person:
     """The warnings of one person in one incident."""
 
     def __init__(self) -> None:
-        self.state, self.now_ms, self.sequence = Told(), 1_000_000, 0
+        self.state, self.now_ms, self.sequence = NotifiedState(), 1_000_000, 0
 
     def _see(
         self, notice: Notice, demand: Demand, threat: str, sequence: int | None, **more: Any
@@ -37,7 +37,7 @@ class Person:
         place = (sequence or self.sequence, 0)
         occurrence = replace(Occurrence(f"a{self.sequence}", "i1", place, notice, demand, threat), **more)
         self.state, message = decide(self.state, occurrence, self.now_ms)
-        assert told_from_json(told_to_json(self.state)) == self.state
+        assert notified_from_json(notified_to_json(self.state)) == self.state
         return message
 
     def enters(self, ring_m: float, sequence: int | None = None, target: str = "p1") -> WarningMessage | None:

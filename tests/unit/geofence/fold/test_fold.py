@@ -23,7 +23,7 @@ def test_the_first_fix_inside_enters_every_ring_at_once() -> None:
     story.case()
     story.at(10, "phone", 0)
     story.at(20, "tag", 60)
-    assert story.told() == [("RING_ENTERED", 2000, 20), ("RING_ENTERED", 1000, 20), ("RING_ENTERED", 100, 20)]
+    assert story.emitted() == [("RING_ENTERED", 2000, 20), ("RING_ENTERED", 1000, 20), ("RING_ENTERED", 100, 20)]
     assert [a.demand for a in story.alerts] == [Demand.WARN, Demand.NOTIFY, Demand.RESPOND]
     assert story.alerts[-1].distance_mm == pytest.approx(60_000, abs=15)
 

@@ -18,7 +18,7 @@ def test_an_order_after_the_last_reports_is_decided_on_them() -> None:
     story.at(0, "phone", 0)
     story.at(5, "tag", 80)
     story.case(60)
-    assert story.told() == [("RING_ENTERED", 2000, 60), ("RING_ENTERED", 1000, 60), ("RING_ENTERED", 100, 60)]
+    assert story.emitted() == [("RING_ENTERED", 2000, 60), ("RING_ENTERED", 1000, 60), ("RING_ENTERED", 100, 60)]
     assert story.alerts[0].cause is None
 
 

@@ -125,7 +125,7 @@ def test_only_the_police_see_a_protected_place_and_only_during_its_incident() ->
         assert allowed(role, asked(home)) == (role == POLICE)
         assert not allowed(role, asked(home, order="o")), "nobody needs it while nobody approaches"
     (found,) = sharing.shares(here, asked(home, basis="TAG_DECREE_23_10"))
-    seen = sharing.look(here, found)
+    seen = sharing.locate(here, found)
     assert (seen.fix, seen.unknown, seen.place) == (None, False, shape) and shape.around == (shape.centre, 50_000.0)
     assert sharing.end_of(here, found, NOW_MS) is None
     assert sharing.end_of(state(), found, NOW_MS) is End.WITHDRAWN
@@ -165,12 +165,12 @@ def test_an_incident_that_goes_on_for_another_person_ends_her_share_not_his() ->
 
 def test_a_position_is_known_for_three_minutes() -> None:
     known = state()
-    assert sharing.look(known, share()) == sharing.KnownPosition(None, unknown=True)
+    assert sharing.locate(known, share()) == sharing.KnownPosition(None, unknown=True)
     fix = Fix(NOW_MS - 180_000, NOW_MS - 180_000, "r", *ecef_mm(375_000_000, 1_270_000_000), 5_000)
     known.tracks["t"] = Track([fix])
-    assert sharing.look(known, share()) == sharing.KnownPosition(fix, unknown=False)
+    assert sharing.locate(known, share()) == sharing.KnownPosition(fix, unknown=False)
     known.now_ms += 1
-    assert sharing.look(known, share()) == sharing.KnownPosition(fix, unknown=True)
+    assert sharing.locate(known, share()) == sharing.KnownPosition(fix, unknown=True)
 
 
 @pytest.mark.parametrize("lat_e7", [-600_000_001, -1, 0, 337_654_321, 375_000_000, 599_999_999])

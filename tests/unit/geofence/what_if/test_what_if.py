@@ -107,7 +107,7 @@ def _no_steps(asked: Request) -> None:
 
 
 def _too_many_steps(asked: Request) -> None:
-    asked.steps.extend([step(900)] * translate.STEPS_MAX)
+    asked.steps.extend([step(900)] * translate.MAX_STEPS)
 
 
 def _backwards(asked: Request) -> None:
@@ -204,7 +204,7 @@ def test_a_what_if_at_the_work_limit_is_answered() -> None:
     asked = request()
     del asked.steps[:]
     asked.case.places.extend(_area(n) for n in (198, 199, 200, 197))
-    asked.steps.extend(step(n * 10, "w1", 1500 - n * 5) for n in range(translate.STEPS_MAX))
+    asked.steps.extend(step(n * 10, "w1", 1500 - n * 5) for n in range(translate.MAX_STEPS))
     case = translate.inline_case(asked.case)
-    assert what_if.work_of(case, len(asked.steps)) > 0.9 * translate.WORK_MAX
+    assert what_if.work_of(case, len(asked.steps)) > 0.9 * translate.MAX_WORK
     assert answered(asked).alerts
