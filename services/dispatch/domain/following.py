@@ -24,7 +24,8 @@ ON_THE_WAY = frozenset((AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED
 NEARER_S = {False: 120, True: 300}
 """Travel time, seconds, that a replacement must save; the key says whether the assignment was accepted."""
 NEARER_SHARE = 0.5
-"""Maximum travel time of a replacement, as a share of the present unit's: a unit that has read the offer loses a minute by a recall."""
+"""Maximum travel time of a replacement, as a share of the present unit's. A recall costs a minute of a unit that has read the offer or
+is on the way."""
 RETARGET_MS = 30_000
 """Minimum time between two notifications that the target moved far, milliseconds. The unit's screen shows the live position."""
 SCENE_M = 100.0

@@ -18,7 +18,7 @@ from tandem.common.v1 import access_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
 PAGE_SIZE = 100
-PAGE_SIZE_MAX = 1_000
+MAX_PAGE_SIZE = 1_000
 DESKS = {
     "probation": Role.ROLE_MOJ_DESK,
     "police": Role.ROLE_NPA_DESK,
@@ -101,8 +101,8 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     ) -> dispatch_pb2.ListIncidentsResponse:
         """Lists incidents, newest first. The token of a page is the id of its last incident."""
         self._admit(DESKS[self._leg.name], Role.ROLE_REVIEWER)
-        if request.page_size > PAGE_SIZE_MAX:
-            raise InvalidField("page_size", f"must be at most {PAGE_SIZE_MAX}")
+        if request.page_size > MAX_PAGE_SIZE:
+            raise InvalidField("page_size", f"must be at most {MAX_PAGE_SIZE}")
         if request.incident_id:
             fields.required_id("incident_id", request.incident_id)
         if request.page_token:

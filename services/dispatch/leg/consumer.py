@@ -37,7 +37,7 @@ T = TypeVar("T")
 async def consume_alerts(bus: Bus, leg: LegService, log_id: str, health: ReaderHealth | None = None) -> None:
     """Applies the alerts of ALERTS until cancelled; alerts that arrived together are applied in one transaction."""
     stream = flow.ALERTS.name
-    passed = _Passed(leg)
+    passed = _SkippedPosition(leg)
     trail, after = await _reading(bus, leg, stream, log_id)
 
     async def forget_passed(_: StreamWentBack) -> None:
@@ -58,7 +58,7 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, health: ReaderH
             metrics.ALERTS_BEHIND.labels(leg.name).set(messages[-1].pending)
 
 
-class _Passed:
+class _SkippedPosition:
     """Stream position past alerts that concern other legs, written every 5 s so that no alert waits for such a transaction.
 
     After a crash the leg passes over the same alerts once more.

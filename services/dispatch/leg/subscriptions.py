@@ -33,6 +33,8 @@ class Numbered:
 
 
 class _DeskQueue:
+    """Queue of steps for one subscribed desk."""
+
     def __init__(self, others: bool, canaries: bool) -> None:
         self.others = others
         self.canaries = canaries

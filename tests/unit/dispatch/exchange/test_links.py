@@ -35,7 +35,7 @@ def status_of(text: str) -> int:
     return refused.value.answer.status
 
 
-def test_a_token_is_read_as_it_was_written() -> None:
+def test_a_token_can_be_written_and_read_back() -> None:
     assert LINKS.read(LINKS.write(TOKEN), NOW_S) == TOKEN
 
 
