@@ -71,7 +71,7 @@ class MeshClient:
 async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
     """Opens the channels. They connect to unavailable services as soon as these are up.
 
-    Raises FailedPrecondition where the certificate isn't that of the role's console: services let only that one name its users.
+    Raises FailedPrecondition where the certificate isn't that of the role's console. Services accept user names only from that one.
     """
     if settings.tls and settings.console_role:
         own, wanted = spiffe_id(settings.tls_files().cert), CONSOLES[settings.console_role]

@@ -52,7 +52,7 @@ class AssignmentCard:
     latency_ms: float | None = None
     office_id: str = ""
     unit_id: str = ""
-    """Unit that is asked or goes, of the own leg only; empty where the desk itself is asked."""
+    """Unit that is gravest or goes, of the own leg only; empty where the desk itself is gravest."""
     escalation_level: str = ""
     close_cause: str = ""
     absent_legs: tuple[str, ...] = ()
@@ -142,16 +142,16 @@ def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
 def shown(incident: IncidentCard, group: str = "") -> dict[str, Any]:
     """Returns an incident as the browser gets it. `group` may be outdated, so an incident that demands a response ignores it."""
     level, awaited, _ = rank(incident)
-    asked = demand(incident)
+    gravest = demand(incident)
     return {
         "id": incident.incident_id,
         "opened": incident.opened_ms,
         "ended": incident.ended_ms,
         "level": level,
         "due": awaited if awaited != NEVER_MS else None,
-        "demand": asked,
+        "demand": gravest,
         "cause": cause(incident),
-        "group": "" if asked == "RESPOND" else group,
+        "group": "" if gravest == "RESPOND" else group,
         "alarm": is_new_alarm(incident),
         "orders": sorted({id_ for assignment in incident.assignments for id_ in assignment.order_ids}),
         "exercise": any(assignment.exercise for assignment in incident.assignments),

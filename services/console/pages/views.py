@@ -116,16 +116,16 @@ class Pages:
             query.get("office", ""),
         )
         known, is_cut = await self._all_incidents(ask)
-        found = figures.matching(known, question)
-        counted = figures.live_only(found)
+        matched = figures.matching(known, question)
+        counted = figures.live_only(matched)
         closings = figures.closings(counted)
         destinations = [to for incident in known for to in incident.assignments]
         return assets.page(
             ask,
             "search.html",
             query=query,
-            found=[(incident, board.shown(incident)) for incident in found[:200]],
-            count=len(found),
+            matched=[(incident, board.shown(incident)) for incident in matched[:200]],
+            count=len(matched),
             is_cut=is_cut,
             legs=figures.legs(counted),
             percentiles=figures.PERCENTILES,
@@ -140,19 +140,19 @@ class Pages:
         )
 
     async def _all_incidents(self, ask: Ask) -> tuple[list[IncidentCard], bool]:
-        found: list[IncidentCard] = []
+        incidents: list[IncidentCard] = []
         token = ""
-        while len(found) < MAX_SEARCHED:
+        while len(incidents) < MAX_SEARCHED:
             request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)
             answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
                 request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
             )
-            found += [translate.incident(incident) for incident in answer.incidents]
+            incidents += [translate.incident(incident) for incident in answer.incidents]
             token = answer.next_page_token
             if not token:
-                return found, False
+                return incidents, False
             await asyncio.sleep(0)
-        return found, True
+        return incidents, True
 
     # ── reviews, devices ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,8 +161,8 @@ class Pages:
         answer = await self._mesh.registry.ListReviews(
             review_pb2.ListReviewsRequest(), metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
-        found = [(review, review.evidence.hex(), translate.moment(review, "since")) for review in answer.reviews]
-        return assets.page(ask, "reviews.html", found=found)
+        reviews = [(review, review.evidence.hex(), translate.moment(review, "since")) for review in answer.reviews]
+        return assets.page(ask, "reviews.html", reviews=reviews)
 
     async def decide(self, ask: Ask) -> web.StreamResponse:
         """Sends a person's decision on a match, with the evidence that the page showed."""

@@ -29,8 +29,8 @@ class Ended:
             content = json.loads(self._path.read_text())
             if not isinstance(content, dict) or not all(isinstance(until_s, int) for until_s in content.values()):
                 raise ValueError(
-                    f"{self._path} is not a list of ended sessions (session id -> seconds since 1970): remove the file, and "
-                    "change session.key so that no ended session counts"
+                    f"{self._path} is not a list of ended sessions (session id -> seconds since 1970): remove it "
+                    "and session.key, so that no ended session is valid; everybody signs in again"
                 )
             self._until_s = content
 

@@ -9,7 +9,7 @@ BACKFILL_BURSTS = 20
 REFUSALS_PER_S, REFUSALS_BURST = 1_000.0, 5_000
 """Refused reports of one sender, per second and at once, before it has to wait."""
 MAX_PENALTY_S = 30.0
-"""Maximum penalty delay of a sender, in s, however many of its calls bring refused reports: it can report again soon."""
+"""Maximum penalty delay of a sender, in s, for any number of refused reports, so that it can report again soon."""
 
 
 class RateLimit:

@@ -36,7 +36,7 @@ MAX_STREAMS = 256
 """Maximum number of open streams of one caller."""
 MAX_REASON_CHARS = 200
 MAX_UNREAD_S = 30.0
-"""Time after which a stream is ended whose peer reads no answer, in s. Until then it uses up its caller's share."""
+"""Time without a read answer after which a stream is ended, in s. Until then the stream uses up its caller's share."""
 STATUS_WITHIN_S = 5.0
 """Time for sending the status of such a stream, in s, before the stream is cut off."""
 
@@ -160,7 +160,7 @@ async def _end_unread(
     context: grpc.aio.ServicerContext[Any, Any],
     serving: asyncio.Task[Any] | None,
 ) -> None:
-    """Ends a stream whose peer has read no answer for MAX_UNREAD_S. The RPC method itself blocks until the answer is read."""
+    """Ends a stream after MAX_UNREAD_S without a read answer. The RPC method itself blocks until the answer is read."""
     loop = asyncio.get_running_loop()
     while True:
         waits_s = 0.0 if stream.handed_over_s is None else loop.time() - stream.handed_over_s

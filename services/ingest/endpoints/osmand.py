@@ -63,12 +63,12 @@ def parse(values: Mapping[str, str], received_ms: int) -> PhoneRequest:
     # Without a timestamp, the same content is a new report each time: a person who stands still isn't silent.
     cause = content if fix_time is not None else [*content, str(received_ms)]
     report_id = ids.hash_id("osmand", device_id, *cause)
-    said: list[Said] = []
+    reports: list[Said] = []
     if values.keys() & {"lat", "lon", "location"}:
-        said.append(_position(values, device_id, report_id, received_ms if fix_time is None else fix_time))
+        reports.append(_position(values, device_id, report_id, received_ms if fix_time is None else fix_time))
     if "alarm" in values:
-        said += phones.alarms("alarm", values["alarm"], device_id, report_id, fix_time, received_ms)
-    return PhoneRequest(device_id, said or [InvalidField("lat", "is missing")])
+        reports += phones.alarms("alarm", values["alarm"], device_id, report_id, fix_time, received_ms)
+    return PhoneRequest(device_id, reports or [InvalidField("lat", "is missing")])
 
 
 def _device_id(values: Mapping[str, str]) -> str:

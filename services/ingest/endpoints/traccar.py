@@ -30,16 +30,16 @@ def parse(body: bytes, received_ms: int) -> PhoneRequest:
     device_id = fields.required_id("device_id", _text("device_id", request.get("device_id", "")))
     location = _object("location", request.get("location"))
     report_id = _report_id(device_id, location, received_ms)
-    said: list[Said] = []
+    reports: list[Said] = []
     if "coords" in location:
-        said.append(_position(location, device_id, report_id))
+        reports.append(_position(location, device_id, report_id))
     alarm = location.get("alarm")
     if alarm is None and isinstance(extras := location.get("extras"), dict):
         # The app's SOS button puts the alarm into `extras`.
         alarm = extras.get("alarm")
     if alarm is not None:
-        said += _alarms(alarm, location, device_id, report_id, received_ms)
-    return PhoneRequest(device_id, said or [InvalidField("location.coords", "is missing")])
+        reports += _alarms(alarm, location, device_id, report_id, received_ms)
+    return PhoneRequest(device_id, reports or [InvalidField("location.coords", "is missing")])
 
 
 def _read(body: bytes) -> Any:

@@ -18,7 +18,7 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.ingest.ingest import WITHIN_S, Client, IngestMesh, details, event, position, request, violation
 
 STREAMS, CONNECTIONS = 10_000, 20
-"""Streams that the caller opens, over so many connections; a connection carries at most 512 streams."""
+"""Streams that the caller opens, and connections that carry them; a connection carries at most 512 streams."""
 ALLOWED = 256
 CROWD_WITHIN_S = 90.0
 MAX_MEMORY_MB = 600

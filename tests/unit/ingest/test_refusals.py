@@ -72,7 +72,7 @@ class IsolatedIntake:
         )
 
     def owe(self, sender: Sender, penalty_s: float) -> None:
-        """Refuses so many reports of a sender that it has a penalty delay of `penalty_s`."""
+        """Counts as many refused reports of a sender as give it a penalty delay of `penalty_s`."""
         refused = round(REFUSALS_BURST + penalty_s * REFUSALS_PER_S)
         self.rate_limits.refusals.charge(sender.refusal_key, refused, time.monotonic())
 
