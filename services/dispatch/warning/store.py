@@ -202,7 +202,7 @@ class WarningStore:
             connection.execute(sa.update(messages).where(answered).values(receipt_due_ms=None))
             if not message.incident_id:
                 return
-            row = connection.execute(sa.select(notified_persons).where(_notified_person(message))).one()
+            [row] = connection.execute(sa.select(notified_persons).where(_notified_person(message)))
             if is_first:
                 _add_leg_update(connection, message.message_id, "receipt", now_ms)
             if row.flag in UNREACHED and _is_newest(connection, message, now_ms):

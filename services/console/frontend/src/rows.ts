@@ -47,7 +47,7 @@ export class Rows {
     private readonly texts: Record<string, string>,
     private readonly leg: string,
     private readonly now: () => number,
-    private readonly take: (incident: string, assignment: Assignment) => void,
+    private readonly accept: (incident: string, assignment: Assignment) => void,
   ) {}
 
   /** Redraws the table from `incidents`. Returns the number of rows. */
@@ -195,7 +195,7 @@ export class Rows {
       if (leg === this.leg && OFFERS.has(to.state)) {
         const name = `${this.texts["take"]} ${to.subject}`;
         const button = make("button", { type: "button", class: "take", "aria-label": name }, this.texts["take"] ?? "");
-        button.addEventListener("click", () => this.take(incident, to));
+        button.addEventListener("click", () => this.accept(incident, to));
         line.append(" ", button);
       }
       cell.append(line);
