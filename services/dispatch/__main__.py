@@ -55,7 +55,7 @@ from tandem.dispatch.v1 import (
     roster_pb2_grpc,
 )
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     service.full_name

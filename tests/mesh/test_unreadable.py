@@ -21,7 +21,6 @@ from services.ingest.log.republish import LastReports
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
-from tests.mesh.registry.traces.test_traces_kept import trace_of
 from tests.support.common.nats import TestServer
 from tests.support.dispatch import dispatch
 from tests.support.dispatch import warning as warned
@@ -30,6 +29,7 @@ from tests.support.dispatch.warning import FakeDevice
 from tests.support.geofence.evaluators import Evaluators, approach, connected, running_evaluators
 from tests.support.registry import records
 from tests.support.registry.registry import WITHIN_S, RegistryMesh, running_registry
+from tests.support.registry.traces import trace_of
 
 GARBAGE = (b"{}", b"", b"\xff\xff", b"\x0a\x02\xff\xfe")
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from services.common.observability.spans import duration
 from services.console.guard import Ask
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 STATIC = FOLDER / "static"
 KOREA = timezone(timedelta(hours=9), "KST")
 _TYPES = {

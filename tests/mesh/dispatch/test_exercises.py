@@ -14,10 +14,10 @@ from prometheus_client import REGISTRY
 from services.common.messaging.bus import Bus
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.mesh.dispatch.test_roster import office, put, unit
-from tests.mesh.dispatch.test_webhooks import Receiver, configured, receiver_entry, until_queued
 from tests.support.common.nats import TestServer
 from tests.support.dispatch.dispatch import alert, publish, running, settings
+from tests.support.dispatch.receivers import Receiver, configured, receiver_entry, until_queued
+from tests.support.dispatch.roster_records import office, put, unit
 
 WATCH = "spiffe://tandem/watch/test"
 REVIEWER = "spiffe://tandem/reviewer/test"

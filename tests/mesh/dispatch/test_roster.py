@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import geometry_pb2
-from tandem.dispatch.v1 import dispatch_pb2, roster_pb2
+from tandem.dispatch.v1 import dispatch_pb2
 from tandem.dispatch.v1.dispatch_pb2 import (
     ACKNOWLEDGED,
     CLOSED,
@@ -30,39 +29,15 @@ from tandem.dispatch.v1.dispatch_pb2 import (
 )
 from tandem.dispatch.v1.roster_pb2 import AVAILABLE, OFF, STORED, SUPERSEDED, UNCHANGED
 from tests.support.common.nats import TestServer
-from tests.support.dispatch.dispatch import DESKS, Desk, alert, publish, running, settings, stored_steps
+from tests.support.dispatch.dispatch import DESKS, alert, publish, running, settings, stored_steps
+from tests.support.dispatch.roster_records import office, put, unit
 from tests.support.ingest.ingest import details
-
-DAY_MS = 86_400_000
 
 
 @pytest.fixture
 def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
     """Settings of a police leg over a running mesh."""
     return settings("police", nats, tmp_path)
-
-
-def office(office_id: str = "a", **more: Any) -> roster_pb2.Office:
-    given: dict[str, Any] = {"version": 1, "supervisor_desk": f"supervisor-{office_id}", "national_desk": "national"}
-    return roster_pb2.Office(office_id=office_id, **(given | more))
-
-
-def unit(unit_id: str, office_id: str = "a", **more: Any) -> roster_pb2.Unit:
-    now_ms = MeshClock().now_ms()
-    given: dict[str, Any] = {
-        "version": 1,
-        "unit_class": "patrol-car",
-        "shift_from": times.to_timestamp(now_ms // DAY_MS * DAY_MS - DAY_MS),
-        "shift_until": times.to_timestamp(now_ms // DAY_MS * DAY_MS + 2 * DAY_MS),
-        "contact_key": "radio-7",
-    }
-    return roster_pb2.Unit(unit_id=unit_id, office_id=office_id, **(given | more))
-
-
-async def put(desk: Desk, offices: Iterable[roster_pb2.Office], units: Iterable[roster_pb2.Unit] = ()) -> None:
-    await desk.call("PutOffices", offices=offices)
-    if units:
-        await desk.call("PutUnits", units=units)
 
 
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:

@@ -14,9 +14,18 @@ from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.geofence.domain import codec
 from tandem.common.v1 import alert_pb2, geometry_pb2
-from tests.mesh.geofence.test_geofence import alerts_of, caught_up, make_evaluator, offline, publish, start, stop, until
 from tests.support.common.nats import TestServer
 from tests.support.geofence import log
+from tests.support.geofence.running_evaluators import (
+    alerts_of,
+    caught_up,
+    make_evaluator,
+    offline,
+    publish,
+    start,
+    stop,
+    until,
+)
 
 RATE = 600
 """Rate of the mesh clock: half an hour of mesh time is 3 s."""

@@ -2,72 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import grpc.aio
-import pytest
-
-from services.common import times
-from services.common.clock import wall_us
 from services.common.messaging import flow
-from services.common.messaging.bus import Bus
-from services.common.observability import trace_ids
-from services.common.rpc import server as rpc
-from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
-from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
-from tests.support.common.postgres import PostgresServer
 from tests.support.dispatch import dispatch
-from tests.support.registry.registry import SECRET, WITHIN_S, RegistryMesh, running_registry
-
-INCIDENT = "incident-1"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RegistryMesh]:
-    url = ""
-    if request.param == "postgres":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = server.new_database()
-    with running_registry(tmp_path, 1, url) as running:
-        yield running
-
-
-async def step(bus: Bus, number: int, state: dispatch_pb2.AssignmentState.ValueType, **more: Any) -> None:
-    """A step of the police leg, as its outbox publishes it."""
-    assignment = dispatch_pb2.Assignment(
-        assignment_id="assign-1", incident_id=INCIDENT, leg=alert_pb2.POLICE, state=state, **more
-    )
-    message = dispatch_pb2.Step(
-        step_id=f"step-{number}", at=times.to_timestamp(wall_us() // 1000 + 1), number=number, assignment=assignment
-    )
-    subject = flow.incident_subject("police", INCIDENT)
-    await bus.publish_until_stored(subject, message.SerializeToString(), msg_id=message.step_id)
-
-
-async def trace_of(registry: RegistryMesh, spans: int) -> list[trace_pb2.Span]:
-    """The trace of the incident, once it has at least `spans` spans."""
-    await registry.service.ready(registry.address)
-    async with rpc.channel(registry.address) as channel, asyncio.timeout(WITHIN_S):
-        stub = trace_pb2_grpc.TraceServiceStub(channel)
-        while True:
-            try:
-                answer = await stub.GetTrace(
-                    trace_pb2.GetTraceRequest(incident_id=INCIDENT),
-                    metadata=rpc.bearer("spiffe://tandem/reviewer/kim", SECRET),
-                    timeout=rpc.UNARY_DEADLINE_S,
-                )
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise
-            else:
-                assert answer.trace_id == trace_ids.trace_id_of(INCIDENT)
-                if len(answer.spans) >= spans:
-                    return list(answer.spans)
-            await asyncio.sleep(0.05)
+from tests.support.registry.registry import RegistryMesh
+from tests.support.registry.traces import INCIDENT, step, trace_of
 
 
 async def test_an_incident_during_the_registrys_downtime_has_its_trace(registry: RegistryMesh) -> None:

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, AlertKind
 from services.geofence.domain.entries import Demand
-from tandem.common.v1 import encounter_pb2, log_pb2
+from tandem.common.v1 import log_pb2
+from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
 
 MIDNIGHT_S = -((T0_MS // 1000 + 9 * 3600) % 86_400)
 """The last midnight in Korea before second 0, as a second of the story."""
 WARN, NOTIFY, RESPOND = Demand.WARN, Demand.NOTIFY, Demand.RESPOND
-
-
-def encounter(from_s: float = -1000, until_s: float = 3000, **changes: Any) -> encounter_pb2.Encounter:
-    """A day in court."""
-    content: dict[str, Any] = {
-        "encounter_id": "hearing",
-        "reason": encounter_pb2.COURT_DATE,
-        "from": times.to_timestamp(T0_MS + round(from_s * 1000)),
-        "until": times.to_timestamp(T0_MS + round(until_s * 1000)),
-    }
-    return encounter_pb2.Encounter(**(content | changes))
 
 
 def stay(story: Story, from_s: int, to_s: int, north_m: float) -> Story:

@@ -13,7 +13,7 @@ from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics import presence, probability
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from tests.support.geofence.stories import Story, place_e7, polygon
-from tests.unit.geofence.kinematics.test_safe_region import deliver, travels
+from tests.support.geofence.travels import deliver, travels
 
 
 def whole_series(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...]) -> float:

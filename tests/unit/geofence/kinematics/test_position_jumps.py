@@ -8,7 +8,7 @@ from services.geofence.domain import codec
 from services.geofence.domain.alerts import AlertKind, AnomalyKind
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
-from tests.unit.geofence.kinematics.test_safe_region import Whole
+from tests.support.geofence.travels import Whole
 
 WAYS = {"across": (-8000.0, 0.0), "away": (8000.0, 0.0), "aside": (0.0, 8000.0)}
 

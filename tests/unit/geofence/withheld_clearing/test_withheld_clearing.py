@@ -10,8 +10,8 @@ from services.geofence.domain import codec
 from services.geofence.domain.alerts import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.track import WINDOW_MS
+from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
-from tests.unit.geofence.detectors.test_encounters import encounter
 
 PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, 30)]}
 
