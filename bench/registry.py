@@ -31,7 +31,7 @@ from bench.mesh.population import People
 from services.common.messaging import flow, pull
 from services.common.rpc import server
 from services.common.storage import db
-from services.registry import handlers, reconcile, tables, translate_review
+from services.registry import reconcile, tables, translate_review, versioned_writes
 from services.registry.domain import Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.reconcile import KINDS_OF, Agency, Listed
 from services.registry.store import MIGRATIONS, Records
@@ -107,7 +107,7 @@ async def load(url: str, people: People, first: int, orders: int) -> list[Listed
         for n in range(first, orders):
             for record in made_up(people, n):
                 table, record_id = _place_of(record)
-                await handlers._store(view, table, record_id, record)
+                await versioned_writes.store_record(view, table, record_id, record)
                 listed_record = reconcile.listed(record)
                 if listed_record.kind in KINDS_OF[Agency.NPA]:
                     listed.append(listed_record)

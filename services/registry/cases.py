@@ -12,7 +12,7 @@ from services.common.messaging import flow
 from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.rpc.errors import NotFound
-from services.registry import device_token, domain, review, similarity, tables, translate
+from services.registry import device_token, domain, review, routing, similarity, tables, translate
 from services.registry.device_token import DeviceToken
 from services.registry.domain import Device, ExerciseKind, Order, ProtectedPerson, Tag, Wearer
 from services.registry.review import Event, MatchEvidence, MatchLevel, Review, ReviewState
@@ -146,7 +146,7 @@ class Cases:
 
     def subject(self, wearer_id: str) -> str:
         """Subject of a wearer's cases in the log."""
-        (partition,) = domain.tag_partitions(wearer_id, self._partitions)
+        (partition,) = routing.tag_partitions(wearer_id, self._partitions)
         return flow.log_subject(partition, "case")
 
     async def send_routes_of(self, records: Records, person_ids: Iterable[str]) -> None:
@@ -179,12 +179,12 @@ class Cases:
         return await records.keys.is_over(tables.protected_persons, device.person_id)
 
     async def _send_tag_route(self, records: Records, tag: Tag, renew: bool = False) -> None:
-        await self._send(records, tag, domain.tag_partitions(tag.wearer_id, self._partitions), renew)
+        await self._send(records, tag, routing.tag_partitions(tag.wearer_id, self._partitions), renew)
 
     async def _send_device_route(self, records: Records, device: Device, renew: bool = False) -> None:
         cases = await records.cases_of_person(device.person_id)
         kept_away = [case.wearer_id for case in cases if case.withdrawn_at_ms is None]
-        partitions = domain.device_partitions(device.person_id, kept_away, self._partitions)
+        partitions = routing.device_partitions(device.person_id, kept_away, self._partitions)
         await self._send(records, device, partitions, renew)
 
     async def _send(self, records: Records, device: Tag | Device, partitions: tuple[int, ...], renew: bool) -> None:

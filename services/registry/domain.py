@@ -8,7 +8,6 @@ from datetime import date
 from enum import Enum
 
 from services.common import ids
-from services.common.rpc.errors import Conflict
 
 
 class Action(Enum):
@@ -332,30 +331,6 @@ class JointCase:
     """Exercise that the case belongs to; None for a live case."""
 
 
-class PutOutcome(Enum):
-    """Result of putting a record."""
-
-    STORED = "STORED"
-    UNCHANGED = "UNCHANGED"
-    SUPERSEDED = "SUPERSEDED"
-
-
-def decide_put(stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes) -> PutOutcome:
-    """Decide whether to store a record of this version and digest. A stored version of None means that nothing is stored.
-
-    Raises Conflict if the same version is stored with different content.
-    """
-    if stored_version is None or version > stored_version:
-        return PutOutcome.STORED
-    if version < stored_version:
-        return PutOutcome.SUPERSEDED
-    if digest != stored_digest:
-        raise Conflict(
-            f"version {version} of this record is stored with different content; send a change with a greater version"
-        )
-    return PutOutcome.UNCHANGED
-
-
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
     """Whether respondent and wearer have the same national number, so that they certainly are one person."""
     return bool(wearer.national_id) and respondent.national_id == wearer.national_id
@@ -401,16 +376,3 @@ def withdraw(case: JointCase, at_ms: int) -> JointCase:
     """The case after its match was withdrawn, for example because a number was corrected: valid until `at_ms` at the latest."""
     ends_ms = max(case.valid_from_ms + 1, min(case.valid_until_ms, at_ms))
     return replace(case, valid_until_ms=ends_ms)
-
-
-def tag_partitions(wearer_id: str, partitions: int) -> tuple[int, ...]:
-    """Log partitions that need the reports of a wearer's tags."""
-    return (ids.partition_of(wearer_id, partitions),)
-
-
-def device_partitions(person_id: str, wearer_ids: Sequence[str], partitions: int) -> tuple[int, ...]:
-    """Log partitions that need the reports of a person's devices, sorted: the partitions of the restrained wearers.
-
-    The partition of the person's own id is always included, so that reports have a destination before there is a case.
-    """
-    return tuple(sorted({ids.partition_of(subject_id, partitions) for subject_id in (person_id, *wearer_ids)}))

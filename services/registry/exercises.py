@@ -19,7 +19,6 @@ from services.registry.domain import (
     OrderEnd,
     OrderRing,
     ProtectedPerson,
-    PutOutcome,
     Respondent,
     Tag,
     Wearer,
@@ -27,6 +26,7 @@ from services.registry.domain import (
     WearerEndReason,
 )
 from services.registry.handlers import Registry
+from services.registry.record_versions import PutOutcome
 
 MAX_WEARERS = 10
 MAX_VALID_MS = 7 * 86_400_000

@@ -20,24 +20,16 @@ from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage.db import Database
-from services.registry import disclosure, domain, lifecycle, reconcile, similarity, tables
+from services.registry import disclosure, lifecycle, similarity, tables
 from services.registry.cases import DAY_MS, Cases
-from services.registry.domain import (
-    Contact,
-    Device,
-    Order,
-    OrderEnd,
-    ProtectedPerson,
-    PutOutcome,
-    Tag,
-    Wearer,
-    WearerEnd,
-)
+from services.registry.domain import Contact, Device, Order, OrderEnd, ProtectedPerson, Tag, Wearer, WearerEnd
 from services.registry.lifecycle import OrderStage
 from services.registry.reconcile import ListedKind
+from services.registry.record_versions import PutOutcome
 from services.registry.review import Event
-from services.registry.store import Record, Records
+from services.registry.store import Records
 from services.registry.vault import Vault
+from services.registry.versioned_writes import decide_record, index_record, read_and_decide, store_record
 
 RENEWED_BATCH = 50
 COMPLETED_BATCH = 200
@@ -122,7 +114,7 @@ class Registry:
                     return
                 # `all_of` omits destroyed records: they have an id but no content.
                 for record in await records.all_of(table, ids):
-                    await _index(records, record)
+                    await index_record(records, record)
                     if isinstance(record, Wearer):
                         await self._match_wearer(records, record)
             after = ids[-1]
@@ -133,11 +125,11 @@ class Registry:
         """Store a wearer and match the wearer against all respondents."""
         async with self.changing() as records:
             stored = await records.stored(tables.wearers, wearer.wearer_id)
-            outcome = _decide(records, stored, wearer)
+            outcome = decide_record(records, stored, wearer)
             if outcome is PutOutcome.STORED:
                 before = await records.all_of(tables.wearers, [wearer.wearer_id])
                 _require_same_exercise("wearer.exercise", wearer, before)
-                await _store(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
+                await store_record(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
                 await self._match_wearer(records, wearer, new=stored is None)
                 if stored is not None:
                     await self.cases.send_tag_routes_of(records, wearer.wearer_id)
@@ -149,17 +141,17 @@ class Registry:
             await _require_stored(records, tables.wearers, wearer_id, "wearer_id: no such wearer")
             before = await records.find(tables.wearers, Wearer, wearer_id)
             wearer = replace(before, end=end, source_version=source_version)
-            outcome = await _read_and_decide(records, tables.wearers, wearer_id, wearer)
+            outcome = await read_and_decide(records, tables.wearers, wearer_id, wearer)
             if outcome is PutOutcome.STORED:
                 if any(tag.removed_at_ms is None for tag in await records.tags_on(wearer_id)):
                     raise FailedPrecondition("wearer_id: the wearer still has a tag; end the tag first")
-                await _store(records, tables.wearers, wearer_id, wearer)
+                await store_record(records, tables.wearers, wearer_id, wearer)
         return outcome
 
     async def put_tag(self, tag: Tag) -> PutOutcome:
         """Store a tag and its wearer. Raises NotFound (unknown wearer), FailedPrecondition (id of a protective device)."""
         async with self.changing() as records:
-            outcome = await _read_and_decide(records, tables.tags, tag.device_id, tag)
+            outcome = await read_and_decide(records, tables.tags, tag.device_id, tag)
             if outcome is PutOutcome.STORED:
                 await _require_stored(records, tables.wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
                 if await records.device(tag.device_id):
@@ -174,14 +166,14 @@ class Registry:
             if before is None:
                 raise NotFound("device_id: no such tag")
             tag = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
-            outcome = await _read_and_decide(records, tables.tags, device_id, tag)
+            outcome = await read_and_decide(records, tables.tags, device_id, tag)
             if outcome is PutOutcome.STORED:
                 await self._store_tag(records, tag)
         return outcome
 
     async def _store_tag(self, records: Records, tag: Tag) -> None:
         before = await records.tag(tag.device_id)
-        await _store(records, tables.tags, tag.device_id, tag)
+        await store_record(records, tables.tags, tag.device_id, tag)
         await self.cases.send_route(records, tag.device_id)
         for wearer_id in _owners(tag.wearer_id, before.wearer_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_wearer(wearer_id))
@@ -194,10 +186,10 @@ class Registry:
                 "for warnings; set TANDEM_WARNING_PUBLIC_KEY, or send the record without a contact"
             )
         async with self.changing() as records:
-            outcome = await _read_and_decide(records, tables.protected_persons, person.person_id, person)
+            outcome = await read_and_decide(records, tables.protected_persons, person.person_id, person)
             if outcome is PutOutcome.STORED:
                 contact_before = await _contact_of(records, person.person_id)
-                await _store(records, tables.protected_persons, person.person_id, person)
+                await store_record(records, tables.protected_persons, person.person_id, person)
                 await self.cases.send_routes_of(records, [person.person_id])
                 if person.contact != contact_before:
                     await self.cases.refresh_all(records, await records.cases_of_person(person.person_id))
@@ -209,19 +201,19 @@ class Registry:
             await _require_stored(records, tables.protected_persons, person_id, "person_id: no such protected person")
             before = await records.find(tables.protected_persons, ProtectedPerson, person_id)
             person = replace(before, ended_at_ms=ended_at_ms, source_version=source_version)
-            outcome = await _read_and_decide(records, tables.protected_persons, person_id, person)
+            outcome = await read_and_decide(records, tables.protected_persons, person_id, person)
             if outcome is PutOutcome.STORED:
                 if any(order.ends_ms > self._clock.now_ms() for order in await records.orders_protecting(person_id)):
                     raise FailedPrecondition("person_id: an order that hasn't ended protects this person; end it first")
                 if any(device.removed_at_ms is None for device in await records.devices_of([person_id])):
                     raise FailedPrecondition("person_id: this person still has a protective device; end it first")
-                await _store(records, tables.protected_persons, person_id, person)
+                await store_record(records, tables.protected_persons, person_id, person)
         return outcome
 
     async def put_device(self, device: Device) -> PutOutcome:
         """Store a protective device and its owner. Raises NotFound (unknown person), FailedPrecondition (id of a tag)."""
         async with self.changing() as records:
-            outcome = await _read_and_decide(records, tables.devices, device.device_id, device)
+            outcome = await read_and_decide(records, tables.devices, device.device_id, device)
             if outcome is PutOutcome.STORED:
                 await _require_stored(
                     records, tables.protected_persons, device.person_id, "device.person_id: no such protected person"
@@ -238,14 +230,14 @@ class Registry:
             if before is None:
                 raise NotFound("device_id: no such protective device")
             device = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
-            outcome = await _read_and_decide(records, tables.devices, device_id, device)
+            outcome = await read_and_decide(records, tables.devices, device_id, device)
             if outcome is PutOutcome.STORED:
                 await self._store_device(records, device)
         return outcome
 
     async def _store_device(self, records: Records, device: Device) -> None:
         before = await records.device(device.device_id)
-        await _store(records, tables.devices, device.device_id, device)
+        await store_record(records, tables.devices, device.device_id, device)
         await self.cases.send_route(records, device.device_id)
         for person_id in _owners(device.person_id, before.person_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_person(person_id))
@@ -253,7 +245,7 @@ class Registry:
     async def put_order(self, order: Order) -> tuple[PutOutcome, OrderStage | None]:
         """Store an order and match its respondent against all wearers. Raises NotFound for an unknown protected person."""
         async with self.changing() as records:
-            outcome = await _read_and_decide(records, tables.orders, order.order_id, order)
+            outcome = await read_and_decide(records, tables.orders, order.order_id, order)
             if outcome is not PutOutcome.STORED:
                 return outcome, None
             _require_same_exercise("order.exercise", order, await records.all_of(tables.orders, [order.order_id]))
@@ -272,7 +264,7 @@ class Registry:
             covering = await records.all_of(tables.orders, [end.covering_order_id])
             before = await records.find(tables.orders, Order, order_id)
             order = lifecycle.ended(before, end, source_version, next(iter(covering), None))
-            outcome = await _read_and_decide(records, tables.orders, order_id, order)
+            outcome = await read_and_decide(records, tables.orders, order_id, order)
             if outcome is not PutOutcome.STORED:
                 return outcome, None
             stage = await self._store_order(records, order)
@@ -283,7 +275,7 @@ class Registry:
         stage = lifecycle.stage_of(before, order)
         new = before is None
         named = [] if new else await records.persons_of_order(order.order_id)
-        await _store(records, tables.orders, order.order_id, order, new=new)
+        await store_record(records, tables.orders, order.order_id, order, new=new)
         reason = order.end.reason.value if order.end else ""
         now_ms = self._clock.now_ms()
         await records.reviews.add_stage(order.order_id, order.source_version, stage, reason, now_ms)
@@ -372,31 +364,6 @@ async def _unlock(records: Records, vault: Vault) -> None:
         raise FailedPrecondition(f"the key ring lacks keys that are still needed: {', '.join(sorted(lacking))}")
     await records.set_meta_value("key", vault.fingerprint)
     await records.set_meta_value("root", vault.wrapped_root())
-
-
-async def _store(records: Records, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:
-    await records.put(table, record_id, record, new)
-    await _index(records, record, new)
-
-
-async def _index(records: Records, record: Record, new: bool = False) -> None:
-    """Store the digest and the match keys of a record. A `new` record has no older ones to replace."""
-    await records.reviews.put_digest(reconcile.listed(record))
-    if isinstance(record, Wearer):
-        keys = similarity.match_keys(record)
-        await records.reviews.put_match_keys(similarity.WEARER_SIDE, record.wearer_id, keys, new)
-    elif isinstance(record, Order):
-        keys = similarity.match_keys(record.respondent)
-        await records.reviews.put_match_keys(similarity.ORDER_SIDE, record.order_id, keys, new)
-
-
-async def _read_and_decide(records: Records, table: sa.Table, record_id: str, record: Record) -> PutOutcome:
-    return _decide(records, await records.stored(table, record_id), record)
-
-
-def _decide(records: Records, stored: tuple[int, bytes] | None, record: Record) -> PutOutcome:
-    stored_version, stored_digest = stored or (None, None)
-    return domain.decide_put(stored_version, stored_digest, record.source_version, records.digest_of(record))
 
 
 async def _contact_of(records: Records, person_id: str) -> Contact | None:

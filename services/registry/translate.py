@@ -32,7 +32,6 @@ from services.registry.domain import (
     OrderRing,
     OrderType,
     ProtectedPerson,
-    PutOutcome,
     Relation,
     Respondent,
     Sex,
@@ -41,6 +40,7 @@ from services.registry.domain import (
     WearerEnd,
     WearerEndReason,
 )
+from services.registry.record_versions import PutOutcome
 from services.registry.translate_encounters import encounter_to_proto, parse_encounters
 from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2
 from tandem.registry.v1 import registry_pb2

@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import grpc
 import grpc.aio
 
 from services.common.observability.telemetry import logger

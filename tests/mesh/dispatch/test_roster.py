@@ -34,12 +34,6 @@ from tests.support.dispatch.roster_records import office, put, unit
 from tests.support.ingest.ingest import details
 
 
-@pytest.fixture
-def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
-    """Settings of a police leg over a running mesh."""
-    return settings("police", nats, tmp_path)
-
-
 async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call

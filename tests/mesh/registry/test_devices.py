@@ -14,9 +14,10 @@ from services.common.rpc.errors import Conflict
 from services.common.storage import db
 from services.registry import translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import PutOutcome, WearerEnd, WearerEndReason
+from services.registry.domain import WearerEnd, WearerEndReason
 from services.registry.handlers import Registry
 from services.registry.key_retention import KeyRetention
+from services.registry.record_versions import PutOutcome
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault
 from tandem.common.v1 import log_pb2

@@ -13,10 +13,11 @@ from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry import tables, tables_review, translate
-from services.registry.domain import ExerciseKind, Order, PutOutcome, Wearer
+from services.registry.domain import ExerciseKind, Order, Wearer
 from services.registry.exercises import ExerciseRecords, Exercises
 from services.registry.handlers import Registry
 from services.registry.reconcile import ListedKind
+from services.registry.record_versions import PutOutcome
 from services.registry.review import ReviewState
 from services.registry.store import MIGRATIONS
 from services.registry.vault import Vault

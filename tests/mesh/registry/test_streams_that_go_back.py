@@ -14,8 +14,8 @@ from services.common.clock import wall_us
 from services.common.messaging import flow
 from tandem.common.v1 import ledger_pb2
 from tests.support import torn
-from tests.support.dispatch import dispatch
 from tests.support.common.partitioned_mesh import Clients, Mesh, connected, near, order, run
+from tests.support.dispatch import dispatch
 from tests.support.registry import records
 from tests.support.registry.registry import WITHIN_S, Client, RegistryMesh, running_registry
 from tests.support.registry.traces import trace_of

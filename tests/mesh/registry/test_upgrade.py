@@ -12,9 +12,10 @@ from sqlalchemy import Connection
 from services.common.clock import MeshClock
 from services.common.storage import db
 from services.registry import translate
-from services.registry.domain import PutOutcome, Tag
+from services.registry.domain import Tag
 from services.registry.handlers import Registry
 from services.registry.key_retention import KeyRetention
+from services.registry.record_versions import PutOutcome
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys
 from services.registry.vault import Vault

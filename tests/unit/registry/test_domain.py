@@ -8,8 +8,9 @@ import pytest
 
 from services.common import ids
 from services.common.rpc.errors import Conflict
-from services.registry import domain, translate
-from services.registry.domain import Action, PutOutcome
+from services.registry import domain, record_versions, routing, translate
+from services.registry.domain import Action
+from services.registry.record_versions import PutOutcome
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.registry import records
 
@@ -39,12 +40,12 @@ DEVICES = [
 def test_the_outcome_of_a_put_follows_from_version_and_digest(
     stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: PutOutcome
 ) -> None:
-    assert domain.decide_put(stored_version, stored_digest, version, digest) is outcome
+    assert record_versions.decide_put(stored_version, stored_digest, version, digest) is outcome
 
 
 def test_the_same_version_with_other_content_is_a_conflict() -> None:
     with pytest.raises(Conflict, match="version 2"):
-        domain.decide_put(2, b"x", 2, b"y")
+        record_versions.decide_put(2, b"x", 2, b"y")
 
 
 def test_the_same_national_number_is_a_match_with_any_name() -> None:
@@ -118,7 +119,7 @@ def test_a_withdrawn_case_ends_at_the_withdrawal_at_the_latest(at_ms: int, until
 
 def test_reports_go_to_the_sorted_partitions_that_need_them() -> None:
     wearer_ids = [f"w-{n}" for n in range(20)]
-    assert domain.tag_partitions("w-1", 3) == (ids.partition_of("w-1", 3),)
-    assert domain.device_partitions("p-1", (), 3) == (ids.partition_of("p-1", 3),)
-    assert domain.device_partitions("p-1", wearer_ids, 3) == (0, 1, 2)
-    assert domain.device_partitions("p-1", wearer_ids, 1) == (0,)
+    assert routing.tag_partitions("w-1", 3) == (ids.partition_of("w-1", 3),)
+    assert routing.device_partitions("p-1", (), 3) == (ids.partition_of("p-1", 3),)
+    assert routing.device_partitions("p-1", wearer_ids, 3) == (0, 1, 2)
+    assert routing.device_partitions("p-1", wearer_ids, 1) == (0,)

@@ -15,9 +15,10 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry import tables, translate
 from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
-from services.registry.domain import EndReason, Order, OrderEnd, ProtectedPerson, PutOutcome, Wearer
+from services.registry.domain import EndReason, Order, OrderEnd, ProtectedPerson, Wearer
 from services.registry.handlers import Registry
 from services.registry.key_retention import KeyRetention
+from services.registry.record_versions import PutOutcome
 from services.registry.store import MIGRATIONS
 from services.registry.tables_ledger import data_keys, ledger
 from services.registry.tables_review import match_keys, record_digests

@@ -37,6 +37,7 @@ from tests.support.geofence.geolife import (
     session_tracks,
     write_session,
 )
+from tests.support.geofence.meos_oracle import BAND_M, TOLERANCE_S, in_band, merge_shallow
 
 pytest.importorskip("pymeos", reason="pymeos has no wheel for this Python or this system")
 
@@ -53,8 +54,6 @@ from tests.support.geofence.meos_oracle import (
 
 RADII_M = tuple(radius_m for radius_m, _ in RINGS)
 GAP_S = 60.0
-TOLERANCE_S = 1.0
-BAND_M = 0.1
 STAMP_S = 0.001
 """Times in alerts are rounded to this."""
 
@@ -151,37 +150,6 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[Played]:
     """All sessions, folded once for the module."""
     require_geolife()
     return [play(session, tmp_path_factory.mktemp("session")) for session in load_sessions()]
-
-
-def in_band(oracle: PairOracle, from_s: float, to_s: float, radius_m: float) -> bool:
-    """Whether the distance stays within 0.1 m of the radius from `from_s` to `to_s`."""
-    least_m, greatest_m = oracle.extremes_m(from_s, to_s)
-    return radius_m - BAND_M <= least_m and greatest_m <= radius_m + BAND_M
-
-
-def is_shallow(oracle: PairOracle, interval: Interval, radius_m: float, *, gap: bool) -> bool:
-    """Whether an interval (or a gap between two) depends on the last 0.1 m, by the oracle's distance.
-
-    The part more than 1 s from the ends must lie wholly in the band. So a long interval or gap that the fold invented can't pass as
-    shallow because its end touches the radius.
-    """
-    from_s, to_s = interval
-    least_m, greatest_m = oracle.extremes_m(from_s, to_s)
-    if abs((greatest_m if gap else least_m) - radius_m) > BAND_M:
-        return False
-    inner_s = (from_s + TOLERANCE_S, to_s - TOLERANCE_S)
-    return inner_s[0] >= inner_s[1] or in_band(oracle, *inner_s, radius_m)
-
-
-def merge_shallow(oracle: PairOracle, intervals: Sequence[Interval], radius_m: float) -> list[Interval]:
-    """Close shallow gaps, then drop shallow intervals."""
-    closed: list[Interval] = []
-    for interval in intervals:
-        if closed and is_shallow(oracle, (closed[-1][1], interval[0]), radius_m, gap=True):
-            closed[-1] = (closed[-1][0], interval[1])
-        else:
-            closed.append(interval)
-    return [interval for interval in closed if not is_shallow(oracle, interval, radius_m, gap=False)]
 
 
 def compare(played: Played, radius_m: int, tally: Tally) -> None:

@@ -1,0 +1,20 @@
+"""Which partitions of the log need a device's reports. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.common import ids
+
+
+def tag_partitions(wearer_id: str, partitions: int) -> tuple[int, ...]:
+    """Log partitions that need the reports of a wearer's tags."""
+    return (ids.partition_of(wearer_id, partitions),)
+
+
+def device_partitions(person_id: str, wearer_ids: Sequence[str], partitions: int) -> tuple[int, ...]:
+    """Log partitions that need the reports of a person's devices, sorted: the partitions of the restrained wearers.
+
+    The partition of the person's own id is always included, so that reports have a destination before there is a case.
+    """
+    return tuple(sorted({ids.partition_of(subject_id, partitions) for subject_id in (person_id, *wearer_ids)}))

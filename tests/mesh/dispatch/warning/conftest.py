@@ -1,0 +1,16 @@
+"""Short times for the tests of warnings."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.dispatch.domain import warning as decisions
+from services.dispatch.warning import consumer, sender
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets short times: a receipt is awaited for 2 s, and a message is read in 1 s."""
+    monkeypatch.setattr(consumer, "RECEIPT_WITHIN_MS", 2_000)
+    monkeypatch.setattr(decisions, "READ_MS", 1_000)
+    monkeypatch.setattr(sender, "FIRST_WAIT_MS", 100)

@@ -1,0 +1,129 @@
+"""A protected person is warned although other parts of the mesh are down."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from services.common.messaging.bus import Bus
+from services.common.privacy import sealing
+from services.dispatch.settings import DispatchSettings
+from tandem.common.v1 import contact_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.common.nats import TestServer
+from tests.support.dispatch import dispatch
+from tests.support.dispatch.dispatch import publish, running
+from tests.support.dispatch.warned import flagged, until
+from tests.support.dispatch.warning import (
+    HANDLE,
+    Gateway,
+    put_case,
+    ring,
+    settings,
+)
+from tests.support.registry import records, registry
+
+
+@pytest.fixture
+def records_system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[registry.RegistryMesh]:
+    """Runs a real registry. The parameter is whether it has the public key of the warning leg."""
+    key = tmp_path / "warning" / "warning.key"
+    sealing.open_private_keys(key)
+    env = {"TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(key))} if request.param else {}
+    with registry.running_registry(tmp_path, 1, env=env) as mesh:
+        yield mesh
+
+
+@pytest.mark.parametrize("records_system", [True], indirect=True)
+async def test_she_is_warned_although_the_registry_and_both_other_legs_are_down(
+    records_system: registry.RegistryMesh, tmp_path: Path
+) -> None:
+    person = records.person()
+    person.contact.handle, person.contact.language = HANDLE, contact_pb2.LANGUAGE_KOREAN
+    gateway = Gateway()
+    async with records_system.connected() as client:
+        await client.put(person, records.wearer(), records.tag(), records.order())
+        ((_, case),) = await client.cases()
+        person.contact.handle, person.source_version = "010-1111-2222", 2
+        await client.put(person)
+        assert len(await client.cases()) == 2, "a new number is a new snapshot"
+        records_system.service.kill()
+        assert HANDLE.encode() not in records_system.held()
+        assert len(case.persons[0].sealed_contact) > sealing.PADDED_TO
+        made = settings(records_system.nats, tmp_path / "warning", gateway)
+        async with gateway.serving(), running(made):
+            await until(made, "select 1 from contacts")
+            await publish(client.bus, ring(1, protected=("p-1",)))
+            message = await gateway.message()
+    assert message["to"] == "010-1111-2222" and message["text"].startswith("[알림] 1 km 이내.")
+
+
+@pytest.mark.parametrize("records_system", [False], indirect=True)
+async def test_a_registry_without_the_legs_key_refuses_a_contact(records_system: registry.RegistryMesh) -> None:
+    person = records.person()
+    person.contact.handle = HANDLE
+    async with records_system.connected() as client:
+        refusal = await client.refusal(person)
+        assert refusal.code().name == "FAILED_PRECONDITION" and "contact" in (refusal.details() or "")
+        assert await client.put(records.person()) == ["STORED"]
+
+
+async def test_without_nats_known_messages_are_sent_and_the_flag_is_stored(
+    nats: TestServer, bus: Bus, tmp_path: Path
+) -> None:
+    gateway = Gateway()
+    gateway.answers = [503] * 5
+    made = settings(nats, tmp_path / "leg", gateway)
+    await put_case(bus, made)
+    async with gateway.serving(), running(made) as leg, leg.desk.subscription() as desk:
+        await until(made, "select 1 from contacts")
+        await publish(bus, ring(1))
+        await gateway.message()
+        nats.kill()
+        await gateway.message(6)
+        await flagged(desk, dispatch_pb2.NO_RECEIPT)
+
+
+async def test_a_restarted_leg_flags_overdue_receipts_once_and_sends_nothing_twice(
+    nats: TestServer, bus: Bus, tmp_path: Path
+) -> None:
+    gateway = Gateway()
+    made = settings(nats, tmp_path / "leg", gateway)
+    await put_case(bus, made)
+    async with gateway.serving():
+        async with dispatch.process(made, **of_gateways(made)) as killed:
+            async with dispatch.client(made):
+                await until(made, "select 1 from contacts")
+                await publish(bus, ring(1))
+                await until(made, "select 1 from sendings where outcome = 'handed over'")
+            killed.kill()
+            await killed.wait()
+        with closing(sqlite3.connect(made.warning_database)) as database:
+            database.execute("update messages set receipt_due_ms = 1")  # its 30 s pass while nothing runs
+            database.commit()
+        for _ in range(2):
+            async with running(made) as leg, leg.desk.subscription() as desk:
+                await flagged(desk, dispatch_pb2.NO_RECEIPT)
+                await asyncio.sleep(0.5)
+    with closing(sqlite3.connect(tmp_path / "leg" / "dispatch-warning.sqlite3")) as database:
+        assert database.execute("select count(*) from events where kind = 'Flagged'").fetchall() == [(1,)]
+    assert len(gateway.requests) == 1
+
+
+def of_gateways(made: DispatchSettings) -> dict[str, str]:
+    """Returns the environment variables of the gateways and links for a process."""
+    return {
+        "TANDEM_WARNING_GATEWAYS": str(made.warning_gateways),
+        "TANDEM_LINK_PORT": str(made.link_port),
+        "TANDEM_LINK_URL": made.link_url,
+    }
+
+
+def test_gateways_without_a_receipt_endpoint_are_refused(nats: TestServer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="TANDEM_LINK_PORT"):
+        settings(nats, tmp_path, Gateway(), link_port=None)
