@@ -35,12 +35,8 @@ from tests.support.ingest.ingest import (
     now_ms,
 )
 
-TOKEN, OLD_TOKEN, OTHERS_TOKEN, REVOKED_TOKEN = (
-    "token-of-phone",
-    "token-of-yesterday",
-    "token-of-other",
-    "token-of-gone",
-)
+TOKEN, OLD_TOKEN = "token-of-phone", "token-of-yesterday"
+OTHERS_TOKEN, REVOKED_TOKEN = "token-of-other", "token-of-gone"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 LAT, LON = "37.1234567", "127.7654321"
 
