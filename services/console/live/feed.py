@@ -38,7 +38,6 @@ MAX_SHOWN = 1_000
 MAX_ALERTS = 200
 RETRY_DELAY_S = 0.5
 CONNECTED_AFTER_S = 1.0
-"""Time after which a silent stream counts as connected, in s."""
 LISTS_INTERVAL_S = 10.0
 """Interval at which a desk's list is read in addition to its stream of steps, in s."""
 CHECK_INTERVAL_S = 2.0

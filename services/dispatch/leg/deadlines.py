@@ -112,7 +112,7 @@ class DeadlineWatch:
     def unable(self) -> str:
         """Reason why the leg can't work; empty where it can. A missing NATS is no reason: the leg still handles its own assignments."""
         silent_s = time.monotonic() - self._store_answered_s
-        return f"the leg's database hasn't answered for {silent_s:.0f} s" if silent_s > STORE_AWAY_AFTER_S else ""
+        return f"the store hasn't answered for {silent_s:.0f} s" if silent_s > STORE_AWAY_AFTER_S else ""
 
 
 def _or_never(due_ms: int | None) -> float:
