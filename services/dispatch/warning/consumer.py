@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from services.common import ids
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.warning import (
+from services.dispatch.warning.domain import (
     NO_RECEIPT_AWAITED,
     PASSING,
     READ_MS,

@@ -22,13 +22,13 @@ from services.common.observability.telemetry import logger
 from services.common.privacy import sealing, signing
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.common.web.server import body_of, served
-from services.dispatch.domain import wording
-from services.dispatch.domain.wording import Language
 from services.dispatch.exchange.links import HEADERS, InvalidLink, Links, Token
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.store import LinkAnswer
+from services.dispatch.warning import wording
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow
+from services.dispatch.warning.wording import Language
 
 ANSWER_LINK_TTL_S = 3_600
 """Lifetime of an answer link, seconds."""

@@ -23,17 +23,17 @@ from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.rpc.errors import InvalidField, RetryableError
-from services.dispatch.domain import wording
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.warning import Notice
-from services.dispatch.domain.wording import DistanceTrend, Language
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.webhooks import open_session, post
 from services.dispatch.retrying import retried
+from services.dispatch.warning import wording
 from services.dispatch.warning.consumer import TTL_MS
+from services.dispatch.warning.domain import Notice
 from services.dispatch.warning.http import AnswerLinks
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, ContactRow, MessageRow, Sending
+from services.dispatch.warning.wording import DistanceTrend, Language
 from tandem.common.v1 import command_pb2, contact_pb2
 
 GATEWAY, DEVICE = "gateway/", "device/"

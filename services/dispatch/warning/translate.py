@@ -11,7 +11,7 @@ from services.common import fields, ids, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.warning import Notice, NotifiedState, Occurrence, Threat
+from services.dispatch.warning.domain import Notice, NotifiedState, Occurrence, Threat
 from services.dispatch.warning.tables import ContactRow
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.dispatch.domain import warning as decisions
 from services.dispatch.warning import consumer, sender
+from services.dispatch.warning import domain as decisions
 
 
 @pytest.fixture(autouse=True)

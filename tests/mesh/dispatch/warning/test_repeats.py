@@ -10,7 +10,7 @@ from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.dispatch.domain import warning as decisions
+from services.dispatch.warning import domain as decisions
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.common.nats import TestServer

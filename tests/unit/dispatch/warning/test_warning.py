@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.dispatch.domain import wording
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.warning import PASSING, READ_MS, Notice, NotifiedState, Occurrence, WarningMessage, decide
-from services.dispatch.domain.wording import DistanceTrend, Language
-from services.dispatch.warning import translate
+from services.dispatch.warning import translate, wording
+from services.dispatch.warning.domain import PASSING, READ_MS, Notice, NotifiedState, Occurrence, WarningMessage, decide
 from services.dispatch.warning.translate import notified_from_json, notified_to_json
+from services.dispatch.warning.wording import DistanceTrend, Language
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tests.support.dispatch.dispatch import alert
 

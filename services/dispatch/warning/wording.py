@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import Enum
 
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.warning import Notice
+from services.dispatch.warning.domain import Notice
 
 FIGURES_WITHIN_M = 600.0
 """Maximum distance, metres, that a text states; within it, police practice shows her a map. Farther out a text states only rings:
