@@ -3,7 +3,8 @@
 A share is one subject's live positions for one recipient. The ledger gets two disclosures of it: its beginning, and its end with
 the number of positions sent. The beginning is on disk before the first position is sent. Positions are sent in blocks of
 ALLOWED_BATCH, and the disk counts a block before its first position is sent. So after a kill the end counts too many positions
-rather than too few. The registry may be down for any time, because the stream keeps the disclosures."""
+rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
+"""
 
 from __future__ import annotations
 
