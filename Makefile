@@ -113,7 +113,7 @@ bench-console: setup ## measure what the live page costs a browser, 10 min (need
 # ---- check
 
 .PHONY: check
-check: lint types protos-check kube-check secrets-check console-check ## run all checks that are not tests
+check: lint types vocabulary protos-check kube-check secrets-check console-check ## run all checks that are not tests
 
 .PHONY: lint
 lint: setup ## style of the Python code
@@ -133,11 +133,11 @@ kube-check: setup ## the manifests of k8s/ and the Containerfile, without a clus
 	@$(BIN)/python -m tools.kube --check
 
 .PHONY: vocabulary
-vocabulary: setup ## count the names and phrases that tools/vocabulary.toml bans (not yet part of check)
+vocabulary: setup ## names and phrases that tools/vocabulary.toml bans
 	@$(BIN)/python -m tools.vocabulary
 
 .PHONY: capabilities
-capabilities: setup ## count modules and imports between the rooms of each service
+capabilities: setup ## count modules and dependencies between the components of each service
 	@$(BIN)/python -m tools.capabilities
 
 .PHONY: secrets-check

@@ -18,6 +18,8 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 MAIN = "main"
 """Branch whose protos must not be broken, as callers build on them."""
+BASELINE = "protos/baseline.txt"
+"""File that names the baseline. Protos are compared only with protos of the same baseline."""
 
 
 class GenerationError(Exception):
@@ -86,10 +88,10 @@ def check() -> bool:
             print(f"  protos/gen/{name}", file=sys.stderr)
     clean = _buf("lint", "protos")
     compatible = True
-    if _main_has_protos():
+    if _main_has_this_baseline():
         compatible = _buf("breaking", "protos", "--against", f".git#branch={MAIN},subdir=protos")
     else:
-        print(f"There are no protos on a branch '{MAIN}' to compare with, so 'buf breaking' is skipped.")
+        print(f"A branch '{MAIN}' with the same {BASELINE} isn't there to compare with, so 'buf breaking' is skipped.")
     return not stale and clean and compatible
 
 
@@ -97,10 +99,11 @@ def _buf(*arguments: str) -> bool:
     return subprocess.run([SCRIPTS / "buf", *arguments], cwd=ROOT, check=False).returncode == 0
 
 
-def _main_has_protos() -> bool:
-    wanted = f"refs/heads/{MAIN}:protos/buf.yaml"
-    result = subprocess.run(["git", "cat-file", "-e", wanted], cwd=ROOT, check=False, stderr=subprocess.DEVNULL)
-    return result.returncode == 0
+def _main_has_this_baseline() -> bool:
+    shown = subprocess.run(
+        ["git", "show", f"refs/heads/{MAIN}:{BASELINE}"], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    return shown.returncode == 0 and shown.stdout == (ROOT / BASELINE).read_text("utf-8")
 
 
 def main() -> int:

@@ -89,5 +89,5 @@ class PublishedOutputs:
 
 
 def _by_stream(footing: Footing) -> list[tuple[str, PublishedAlert]]:
-    both = ((flow.ALERTS.name, footing.alert), (flow.MEASURES.name, footing.figures))
+    both = ((flow.ALERTS.name, footing.alert), (flow.MEASURES.name, footing.measure))
     return [(stream, stored) for stream, stored in both if stored]

@@ -1,7 +1,7 @@
 """Checkpoints on disk: one atomically written file each. The file name holds partition, sequence, footing and keyed hash.
 
-The footing (`Footing`) is the last folded entry, and the newest alert and figures that were stored when the checkpoint was made. A
-checkpoint is usable only while the streams still hold these messages.
+The footing (`Footing`) names three messages: the last folded entry, and the newest alert and the newest measure that the streams held
+when the checkpoint was made. A checkpoint is usable only while the streams still hold these messages.
 
 Encoding the state of a whole country takes seconds. So a forked child process encodes its copy of the memory while the evaluator
 continues. The child writes a pending file, which becomes a checkpoint once the evaluator renames it.
@@ -30,16 +30,16 @@ from services.geofence.state_keys import StateKeys
 
 KEPT_NEWEST = 2
 KEPT_SPANS_S = (0, 3_600, 86_400)
-"""Limits of the age spans, seconds. Besides the newest, the oldest checkpoint of each span is kept. So a log that went back by an hour,
-such as a restored backup of its store, isn't folded again from its start."""
+"""Limits of two age ranges, seconds. The newest checkpoints and the oldest one of each range are kept. So an evaluator needn't fold the
+whole log again after the log went back by an hour, for instance to a restored backup."""
 NICENESS = 10
 """Niceness of the child process, because alerts have priority over checkpoints."""
 _UNKNOWN = 255
 _FIRST_FILE = 3
 """First file descriptor after standard input, output and error."""
-_STORED = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
+_MESSAGE_PART = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
 _NAME = re.compile(
-    rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_STORED.format('a')}{_STORED.format('m')}-([0-9a-f]{{64}})\.json"
+    rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_MESSAGE_PART.format('a')}{_MESSAGE_PART.format('m')}-([0-9a-f]{{64}})\.json"
 )
 
 
@@ -48,7 +48,7 @@ class CheckpointFailed(Exception):
 
 
 class PublishedAlert(NamedTuple):
-    """A stored alert, or its figures. Sequence and alert id identify the message, since no other message ever has its subject."""
+    """Identity of a stored alert or measure. The id suffices within a stream, because each alert has a subject of its own."""
 
     sequence: int
     alert_id: str
@@ -60,9 +60,9 @@ class Footing(NamedTuple):
     entry: StreamCursor
     """The last entry that is folded into the checkpoint."""
     alert: PublishedAlert | None
-    """The newest alert stored by then. No alert of the folded entries comes after it."""
-    figures: PublishedAlert | None
-    """The newest figures stored by then."""
+    """The newest alert in ALERTS at that time. All alerts of the folded entries stand at or before it."""
+    measure: PublishedAlert | None
+    """The newest measure in MEASURES at that time."""
 
 
 class Checkpoint(NamedTuple):
@@ -154,7 +154,9 @@ class CheckpointStore:
             if name := _NAME.fullmatch(path.name):
                 entry = StreamCursor(int(name[2]), int(name[3]), name[4])
                 checkpoints.append(
-                    Checkpoint(Footing(entry, _stored(name[5], name[6]), _stored(name[7], name[8])), path)
+                    Checkpoint(
+                        Footing(entry, _published_alert(name[5], name[6]), _published_alert(name[7], name[8])), path
+                    )
                 )
         return sorted(checkpoints, reverse=True, key=lambda checkpoint: checkpoint.footing.entry)
 
@@ -183,20 +185,20 @@ class CheckpointStore:
         checkpoint.path.unlink(missing_ok=True)
 
     def drop_pending(self, partition: int) -> None:
-        """Removes pending files of an earlier process: the alerts before them may not be published."""
+        """Removes pending files of an earlier process. Its alerts may be unpublished, so the files must not become checkpoints."""
         for path in self.folder.glob(f"checkpoint-p{partition}-*.draft-*"):
             path.unlink(missing_ok=True)
 
 
 def _footing_name(footing: Footing) -> str:
-    entry, alert, figures = footing
+    entry, alert, measure = footing
     name = f"-e{entry.stored_at_ns}.{entry.digest}"
     if alert:
         name += f"-a{alert.sequence}.{alert.alert_id}"
-    return name + (f"-m{figures.sequence}.{figures.alert_id}" if figures else "")
+    return name + (f"-m{measure.sequence}.{measure.alert_id}" if measure else "")
 
 
-def _stored(sequence: str | None, alert_id: str | None) -> PublishedAlert | None:
+def _published_alert(sequence: str | None, alert_id: str | None) -> PublishedAlert | None:
     return PublishedAlert(int(sequence), alert_id) if sequence and alert_id else None
 
 

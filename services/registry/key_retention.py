@@ -1,4 +1,4 @@
-"""Background work on the keys of the records: rewrap keys of an older ring, and destroy keys after the retention period."""
+"""Background work on the keys of the records: rewrap them with the current master key, and destroy them after the retention period."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class KeyRetention:
         self._clock = clock
 
     async def run(self) -> None:
-        """Rewrap all keys once, then destroy due keys until cancelled. The ring changes only with a restart."""
+        """Rewrap all keys once, then destroy due keys until cancelled. Master keys change only with a restart."""
         wrapped = False
         while True:
             try:
@@ -44,15 +44,15 @@ class KeyRetention:
                 await asyncio.sleep(error.retry_after_s)
 
     async def rewrap_some(self) -> bool:
-        """Rewrap a batch of keys with the ring's current key, or create missing keys; false if none was left."""
+        """Rewrap a batch of record keys with the current master key, or create missing ones; false if none was left."""
         async with self._registry.transaction() as records:
             return await records.keys.rewrap(KEYS_BATCH) or await records.complete_keys(KEYS_BATCH)
 
     async def destroy_some(self) -> bool:
         """Destroy a batch of due records, with all data that only they needed; false if none was left.
 
-        A destroyed record can't be decrypted without its key. A backup still holds the wrapped key, so it loses the record only
-        once the ring was rotated and its older key destroyed.
+        A backup still holds the wrapped key of a destroyed record. So the record stays readable in the backup until the master key
+        is rotated and the older master key is destroyed.
         """
         now_ms = self._clock.now_ms()
         async with self._registry.transaction() as records:

@@ -1,8 +1,9 @@
 """Canary state of `tandem watch`: decides when a canary is missing and when to page. Pure.
 
-A canary is a synthetic breach. It is *complete* once all legs have offered it, all offers are acknowledged, and each agency's leg was
-notified of the other's assignment. It is over once all legs have stood it down. Times are seconds of mesh time since an arbitrary
-origin. Times of an outage outlive the process, so they are milliseconds since 1970 UTC.
+A canary is a synthetic breach. It is *complete* once all legs have offered it, all offers are acknowledged, and each agency's leg
+was notified of the other's assignment. It is over once all legs have stood it down. A *canary outage* lasts while a canary is
+missing. Times are seconds of mesh time since an arbitrary origin. Times of a canary outage are milliseconds since 1970 UTC, because
+they are stored for the next process.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ LEGS = ("probation", "police", "warning")
 AGENCIES = LEGS[:2]
 INTERVAL_S = 20.0
 LATE_AFTER_S = 35.0
-"""A canary that isn't complete after this is missing, seconds. With INTERVAL_S, an outage is paged within 60 s of its start."""
+"""Age, seconds, from which an incomplete canary counts as missing. Together with INTERVAL_S, an outage is paged within 60 s."""
 OVER_WITHIN_S = 150.0
-"""A canary that isn't stood down after this is missing, seconds. It leaves the ring after INTERVAL_S, and the ring is cleared 60 s
-later, with the next report at the latest."""
-RETRY_AFTER_S = 300.0
+"""Age, seconds, from which a canary that isn't stood down counts as missing. The canary leaves the ring after INTERVAL_S. The ring
+needs 60 s to clear, and the next report may come INTERVAL_S after that."""
+REPEAT_PAGE_S = 300.0
 """Interval at which an ongoing outage is paged again, seconds."""
 MAX_KEPT = 100
 """Maximum number of canaries kept during an outage."""
-TRIED_AFTER_S = 10.0
-"""Age from which a canary's progress shows where it is stuck, seconds."""
+MIN_DIAGNOSIS_AGE_S = 10.0
+"""Minimum age, seconds, at which a canary's progress is used to say what is broken. Younger canaries may still be on their way."""
 GRACE_S = 10.0
 """Minimum time for a canary after the start of the watch, seconds, even if one was missing before."""
 
@@ -84,7 +85,7 @@ class CanaryOutage:
     since_ms: int
     """Time when the first missing canary was sent, mesh time, milliseconds since 1970 UTC."""
     seen: str
-    """Progress of the newest canary older than TRIED_AFTER_S, in words."""
+    """Progress of the newest canary older than MIN_DIAGNOSIS_AGE_S, in words."""
     pages: int = 0
     """Number of delivered pages."""
     paged_ms: int = 0
@@ -109,10 +110,10 @@ class CanaryState:
     outage: CanaryOutage | None = None
     first: Canary | None = None
     """The canary that began the outage; None if the outage began before the watch started."""
-    awaits_end: bool = False
+    awaits_stand_down: bool = False
     """Whether that canary was missing because it wasn't stood down."""
 
-    def on(self, slot: int) -> Canary | None:
+    def latest_of(self, slot: int) -> Canary | None:
         """The latest canary of a slot."""
         return next((canary for canary in reversed(self.canaries) if canary.slot == slot), None)
 
@@ -123,10 +124,10 @@ class CanaryState:
 
 
 def judge(state: CanaryState, now_s: float, now_ms: int) -> Page | None:
-    """Updates the state to a moment. Returns the page that is due, each time until `delivered` is called."""
+    """Updates the state to the time `now_s`. Returns the page that is due, at each call until `delivered` is called."""
     last_complete = max((canary.number for canary in state.canaries if canary.complete), default=-1)
-    # A later complete canary makes up for a report that never reached the log, and for a missed notification of the other leg.
-    # A durable report must lead to acknowledged offers itself.
+    # A later complete canary excuses an earlier one whose report never reached the log, or whose other leg missed a notification.
+    # It doesn't excuse a canary whose report is in the log and whose offers nobody acknowledged.
     state.canaries = [
         canary
         for canary in state.canaries
@@ -146,14 +147,14 @@ def _begin(state: CanaryState, now_s: float, now_ms: int) -> None:
         state.outage = CanaryOutage(
             now_ms - round((now_s - missing.sent_s) * 1000), progress_of(_most_telling(state, missing, now_s))
         )
-        state.first, state.awaits_end = missing, missing.complete
+        state.first, state.awaits_stand_down = missing, missing.complete
 
 
 def _end(state: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) -> None:
     """Ends the outage if a later canary has come as far as the first missing one should have."""
     first = state.first
     later = [canary for canary in state.canaries if first is None or canary.number > first.number]
-    back = next((canary for canary in later if (canary.over if state.awaits_end else canary.complete)), None)
+    back = next((canary for canary in later if (canary.over if state.awaits_stand_down else canary.complete)), None)
     if back is not None:
         state.outage, state.first = replace(outage, over_ms=now_ms), None
         state.canaries = [canary for canary in later if canary.number >= back.number]
@@ -163,9 +164,12 @@ def _end(state: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) ->
 
 
 def _most_telling(state: CanaryState, first: Canary, now_s: float) -> Canary:
-    """The newest incomplete canary older than TRIED_AFTER_S: its progress shows what is broken now."""
-    tried = [canary for canary in state.canaries if not canary.complete and now_s - canary.sent_s >= TRIED_AFTER_S]
-    return first if state.awaits_end or not tried else tried[-1]
+    """The newest incomplete canary older than MIN_DIAGNOSIS_AGE_S, whose progress shows what is broken now; else the first missing
+    one."""
+    tried = [
+        canary for canary in state.canaries if not canary.complete and now_s - canary.sent_s >= MIN_DIAGNOSIS_AGE_S
+    ]
+    return first if state.awaits_stand_down or not tried else tried[-1]
 
 
 def delivered(state: CanaryState, page: Page, now_ms: int) -> None:
@@ -178,8 +182,8 @@ def delivered(state: CanaryState, page: Page, now_ms: int) -> None:
         state.outage = replace(state.outage, pages=state.outage.pages + 1, paged_ms=now_ms)
 
 
-def resumed(missing_s: float | None, now_s: float) -> list[Canary]:
-    """A stand-in for the canary that was missing this long when the watch started; empty if none was."""
+def canaries_at_start(missing_s: float | None, now_s: float) -> list[Canary]:
+    """Canaries to start with after a restart. If a canary had been missing for `missing_s`, a stand-in for it; else none."""
     if missing_s is None:
         return []
     sent_s = max(now_s - missing_s, now_s - LATE_AFTER_S + GRACE_S)
@@ -193,7 +197,7 @@ def _due(outage: CanaryOutage | None, now_ms: int) -> Page | None:
         return Page(PageKind.BACK, outage)
     if not outage.pages:
         return Page(PageKind.MISSING, outage)
-    if now_ms - outage.paged_ms >= RETRY_AFTER_S * 1000:
+    if now_ms - outage.paged_ms >= REPEAT_PAGE_S * 1000:
         return Page(PageKind.STILL_MISSING, outage)
     return None
 
@@ -206,10 +210,10 @@ def progress_of(canary: Canary) -> str:
         return "ingest put it into the log; there is no alert"
     if not canary.answered:
         parts = [f"{leg} {_state(canary, leg)}" for leg in LEGS]
-        return f"the alert; {', '.join(parts)}"
+        return f"there is an alert; {', '.join(parts)}"
     if not canary.complete:
         unaware = _and(leg for leg in AGENCIES if leg not in canary.notified)
-        return f"all legs accepted it; not notified of the other agency's: {unaware}"
+        return f"all legs accepted it; not notified of the other agency's assignment: {unaware}"
     return f"all legs accepted it; not stood down: {_and(leg for leg in LEGS if leg not in canary.stood_down)}"
 
 

@@ -65,7 +65,7 @@ class CanaryWatch:
         outage = CanaryOutage(**saved["outage"]) if saved.get("outage") else None
         missing_ms = saved.get("missing_since_ms")
         missing_s = None if missing_ms is None else (clients.clock.now_ms() - missing_ms) / 1000
-        self._watched = CanaryState([] if outage else canary.resumed(missing_s, self._now_s()), outage)
+        self._watched = CanaryState([] if outage else canary.canaries_at_start(missing_s, self._now_s()), outage)
         self._open: dict[str, tuple[str, int]] = {}
         """Leg and slot of each assignment that isn't stood down, by assignment id."""
         self._seen: dict[str, int] = {}
@@ -185,7 +185,7 @@ class CanaryWatch:
         slot = self._slot_of(assignment.order_ids)
         if slot is None:
             return
-        latest = self._watched.on(slot)
+        latest = self._watched.latest_of(slot)
         if assignment.state in _OVER:
             self._open.pop(assignment.assignment_id, None)
             if latest is not None and leg in latest.accepted:
@@ -212,7 +212,7 @@ class CanaryWatch:
 
     def _canary_of(self, order_ids: Sequence[str]) -> Canary | None:
         slot = self._slot_of(order_ids)
-        return None if slot is None else self._watched.on(slot)
+        return None if slot is None else self._watched.latest_of(slot)
 
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -107,7 +107,7 @@ class Supervisor:
         self.pids: dict[str, int] = {}
         """Process ids of the running programs, by name."""
         self.on_change: Callable[[], None] = lambda: None
-        """Callback after each change of `pids`."""
+        """Callback after each change of `pids`; `tandem up` writes the file of process ids in it."""
 
     def start(self, program: Program) -> None:
         """Starts a program, and restarts it whenever it ends."""
@@ -154,7 +154,7 @@ class Supervisor:
                 delay = min(2 * delay, LAST_DELAY_S)
 
     def _notify_change(self) -> None:
-        """Calls `on_change`. A failure to write the list of processes doesn't end a program."""
+        """Calls `on_change`. An OSError of the callback is printed, because no program may end because of it."""
         try:
             self.on_change()
         except OSError as error:
@@ -174,7 +174,7 @@ class Supervisor:
                     stderr=log,
                     env={**program.environment, **({heartbeat.PIPE: str(beats.writing)} if beats else {})},
                     pass_fds=(beats.writing,) if beats else (),
-                    start_new_session=True,  # Ctrl-C must reach `up` only, which stops the programs in order
+                    start_new_session=True,  # Ctrl-C must reach only `tandem up`, which then stops the programs itself
                 )
             finally:
                 if beats:

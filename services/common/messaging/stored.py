@@ -1,7 +1,7 @@
 """Parsing and validation of stored messages, with one function for each message type of the flow table.
 
-Readers parse stored bytes only here. For any bytes, each function returns a message whose ids, numbers and times every reader can
-store, or raises InvalidField. With a `subject`, the message must also match the ids in its subject.
+Readers parse stored bytes only here. For any bytes, each function returns a parsed message or raises InvalidField. It checks the ids,
+numbers and times that readers store. With a `subject`, the message must also match the ids in its NATS subject.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tandem.ingest.v1 import ingest_pb2
 MAX_SEQUENCE = (1 << 63) - 1
 """Maximum sequence that a database column can hold."""
 MAX_TIME_MS = 9_000_000_000_000
-"""Latest accepted time, in the year 2255, milliseconds since 1970 UTC. Later times overflow the nanoseconds of a span."""
+"""Latest accepted time, in the year 2255, milliseconds since 1970 UTC. Later times overflow the nanoseconds of a trace span."""
 MAX_COUNT = (1 << 32) - 1
 """Maximum count of rejected reports that one process can plausibly have."""
 _M = TypeVar("_M", bound=Message)
@@ -62,7 +62,7 @@ def step(data: bytes, subject: str | None = None) -> dispatch_pb2.Step:
     assignment = message.assignment
     fields.required_id("assignment.assignment_id", assignment.assignment_id)
     incident_id = fields.required_id("assignment.incident_id", assignment.incident_id)
-    _subject_id("assignment.subject_id", assignment.subject_id)
+    _destination_id("assignment.subject_id", assignment.subject_id)
     for number, order_id in enumerate(assignment.order_ids):
         fields.required_id(f"assignment.order_ids[{number}]", order_id)
     for name in ("offered_at", "acknowledged_at", "received_at", "due_at", "nobody_available_at"):
@@ -85,7 +85,7 @@ def advice(data: bytes, subject: str | None = None) -> following_pb2.AdviceGiven
     message = _parsed("advice", following_pb2.AdviceGiven, data)
     fields.required_id("advice_id", message.advice_id)
     incident_id = fields.required_id("incident_id", message.incident_id)
-    _subject_id("subject_id", message.subject_id)
+    _destination_id("subject_id", message.subject_id)
     for number, order_id in enumerate(message.order_ids):
         fields.required_id(f"order_ids[{number}]", order_id)
     _timestamp("at", message.at)
@@ -128,9 +128,8 @@ def case(data: bytes) -> log_pb2.CaseSnapshot | None:
 def command(data: bytes, subject: str | None = None) -> command_pb2.Command:
     """Parses a command from COMMANDS. Raises InvalidField.
 
-    With a subject, its publisher must also be permitted to give the command. The warning leg gives only notices, and only under ids
-    with its prefix.
-    """
+    With a subject, the user in the subject must also be permitted to give the command. The warning leg gives only notices, and only
+    under ids with its prefix."""
     message = _parsed("command", command_pb2.Command, data)
     command_id = fields.required_id("command_id", message.command_id)
     fields.required_id("device_id", message.device_id)
@@ -169,7 +168,7 @@ def quarantine_counts(data: bytes) -> ingest_pb2.QuarantineCounts:
 def route(data: bytes, partitions: int) -> log_pb2.DeviceRoute:
     """Parses a device's route from the KV bucket. `partitions` is the log's number of partitions. Raises InvalidField."""
     if not data:
-        raise InvalidField("route", "is empty, though the route of a device is never deleted")
+        raise InvalidField("route", "is empty: routes are never deleted, so the bucket was changed by hand")
     message = _parsed("route", log_pb2.DeviceRoute, data)
     if any(partition >= partitions for partition in message.partitions):
         raise InvalidField("partitions", f"must be below {partitions}")
@@ -185,7 +184,10 @@ def disclosure(data: bytes) -> ledger_pb2.Disclosure:
 
 
 def dead_letter(data: bytes, subject: str | None = None) -> alert_pb2.DeadLetter:
-    """Parses a dead letter from DEAD_LETTERS. Raises InvalidField, with a subject also if the reader's user didn't publish it."""
+    """Parses a dead letter from DEAD_LETTERS. Raises InvalidField.
+
+    With a subject, the user in the subject must be the one that runs the reader `by`.
+    """
     message = _parsed("dead_letter", alert_pb2.DeadLetter, data)
     if message.by not in flow.DEAD_LETTER_USERS:
         raise InvalidField("by", "isn't a reader that stores dead letters")
@@ -235,8 +237,8 @@ def _optional_ids(values: dict[str, str]) -> None:
             fields.required_id(field, value)
 
 
-def _subject_id(field: str, value: str) -> None:
-    """Checks the id of an incident's subject: a wearer's or person's id, `order/place`, or empty."""
+def _destination_id(field: str, value: str) -> None:
+    """Checks an assignment's destination: a wearer's or person's id, `order/place`, or empty."""
     parts: Iterable[str] = value.split("/", 1) if value else ()
     for part in parts:
         fields.required_id(field, part)

@@ -104,7 +104,7 @@ class Target:
     device_ids: tuple[str, ...]
     """Protective devices of a person, perhaps none. A place has none."""
     shape: Shape
-    """Area of a place. For a person, the point PERSON, in coordinates relative to the person."""
+    """Area of a place. For a person, a single point at the origin (`geometry.PERSON`), because a person's coordinates are relative."""
 
     key: str = field(init=False, compare=False)
     """Unique key within the case: a person and a place may have the same id."""

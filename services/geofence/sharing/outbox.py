@@ -1,8 +1,9 @@
 """Outbox of disclosures for the registry's ledger: writes each to disk first, then publishes it until DISCLOSURES has it.
 
-A share is two disclosures: its beginning, and its end with the number of positions. The beginning is on disk before the first position
-leaves. The disk also holds an allowance of positions, raised ALLOWED_BATCH at a time. So after a kill the end of a share counts too
-many positions rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
+A share is one subject's live positions for one recipient. The ledger gets two disclosures of it: its beginning, and its end with
+the number of positions sent. The beginning is on disk before the first position is sent. Positions are sent in blocks of
+ALLOWED_BATCH, and the disk counts a block before its first position is sent. So after a kill the end counts too many positions
+rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
 """
 
 from __future__ import annotations
@@ -110,14 +111,14 @@ class DisclosureOutbox:
         try:
             await self._database.visit(write)
         except asyncio.CancelledError:
-            for share in shares:  # the reader disconnected during the write
+            for share in shares:  # the recipient disconnected during the write
                 self.end(share)
             raise
         self._rows_waiting.set()
         return shares
 
     async def allow(self, disclosure_id: str, positions: int) -> None:
-        """Raises the number of positions of a share that may have left. Raises Unavailable."""
+        """Increases the number of positions that a share may send. Raises Unavailable where the disk refuses."""
         where = _open_shares.c.disclosure_id == disclosure_id
         allowed = sa.update(_open_shares).where(where).values(positions=positions)
         await self._database.visit(lambda connection: connection.execute(allowed))
@@ -146,14 +147,14 @@ class DisclosureOutbox:
         try:
             async with asyncio.TaskGroup() as tasks:
                 # Separate tasks, so that ends are written even while NATS is down.
-                tasks.create_task(self._keep(self._write_ends, self._ends_waiting))
-                tasks.create_task(self._keep(lambda: self._publish_some(bus), self._rows_waiting))
+                tasks.create_task(self._keep_working(self._write_ends, self._ends_waiting))
+                tasks.create_task(self._keep_working(lambda: self._publish_some(bus), self._rows_waiting))
                 tasks.create_task(self._keep_published(bus))
         finally:
-            with suppress(Unavailable, DBAPIError):  # the next start writes these ends
+            with suppress(Unavailable, DBAPIError):  # the next start ends these shares, with the counts on disk
                 await self._write_ends()
 
-    async def _keep(self, work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> None:
+    async def _keep_working(self, work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> None:
         """Calls `work` while it returns True, then waits for `wake`; repeats until cancelled."""
         while True:
             wake.clear()
@@ -191,7 +192,8 @@ class DisclosureOutbox:
         oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(BATCH)
         rows = await self._database.visit(lambda connection: connection.execute(oldest).all())
         for row in rows:
-            # Each disclosure has a unique subject, so the server rejects a second publish after a kill, which counts as success.
+            # Each disclosure has a unique subject. After a kill it may be published twice: the server then rejects the second one,
+            # and the rejection counts as success.
             subject = flow.disclosure_subject(PUBLISHER, row.disclosure_id)
             await bus.publish_until_stored(subject, row.payload, msg_id=row.disclosure_id, expected_last=0)
         if rows:

@@ -17,10 +17,10 @@ from services.cli.monitor.canary import (
     CanaryState,
     Page,
     PageKind,
+    canaries_at_start,
     delivered,
     judge,
     progress_of,
-    resumed,
 )
 from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
 from services.cli.monitor.pager import CommandPager, PageFailed, PageMessage, pagers
@@ -150,9 +150,9 @@ def test_a_canary_from_before_an_outage_causes_no_page_after_it() -> None:
 
 @pytest.mark.parametrize(("missing_s", "paged_s"), [(0.0, 1035), (20.0, 1015), (600.0, 1010)])
 def test_a_canary_missing_at_a_restart_of_the_watch_is_still_missing(missing_s: float, paged_s: int) -> None:
-    watched = CanaryState(resumed(missing_s, 1000.0))
+    watched = CanaryState(canaries_at_start(missing_s, 1000.0))
     assert kinds(watched, range(1000, 1036)) == [(paged_s, PageKind.MISSING)]
-    assert resumed(None, 1000.0) == []
+    assert canaries_at_start(None, 1000.0) == []
 
 
 def test_the_page_says_how_far_a_canary_came() -> None:
@@ -163,9 +163,9 @@ def test_the_page_says_how_far_a_canary_came() -> None:
     canary.durable = True
     assert progress_of(canary) == "ingest put it into the log; there is no alert"
     canary.decided, canary.offered, canary.accepted = True, {"probation", "warning"}, {"probation"}
-    assert progress_of(canary) == "the alert; probation accepted it, police did nothing, warning offered it"
+    assert progress_of(canary) == "there is an alert; probation accepted it, police did nothing, warning offered it"
     canary.accepted, canary.notified = set(LEGS), {"police"}
-    assert progress_of(canary) == "all legs accepted it; not notified of the other agency's: probation"
+    assert progress_of(canary) == "all legs accepted it; not notified of the other agency's assignment: probation"
 
 
 def test_an_outage_is_detected_within_a_minute() -> None:

@@ -36,10 +36,10 @@ CLIENTS = (
     WATCH,
     *CONSOLES.values(),
 )
-"""Callers that the demo, drills and the watch simulate, and the consoles."""
-PAGES = SERVICE + "console"
+"""Identities of callers: the demo's simulated ones, drills, the watch, and the consoles."""
+CONSOLE_SERVER = SERVICE + "console"
 """Identity with which a console serves its pages; as a client it uses its agency's identity."""
-SERVERS = (nats_server.IDENTITY, PAGES, *(SERVICE + user for user in flow.USERS))
+SERVERS = (nats_server.IDENTITY, CONSOLE_SERVER, *(SERVICE + user for user in flow.USERS))
 LOOPBACK = ("localhost", "127.0.0.1")
 
 

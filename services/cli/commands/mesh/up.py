@@ -168,7 +168,7 @@ async def _run(options: Options) -> int:
                 identity = CONSOLES[console_of] if service is processes.CONSOLE else SERVICE + service.nats_user
                 access |= _tls_settings(files_of(certificates, identity))
                 if service is processes.CONSOLE:
-                    pages = files_of(certificates, certs.PAGES)
+                    pages = files_of(certificates, certs.CONSOLE_SERVER)
                     access |= {"TANDEM_HTTP_TLS_CERT": str(pages.cert), "TANDEM_HTTP_TLS_KEY": str(pages.key)}
             services.start(processes.program(service, options.folder, base_port, shared | access))
         try:

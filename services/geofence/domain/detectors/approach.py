@@ -229,10 +229,10 @@ def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: Causing
                 break  # a wearer possibly within a narrower ring is within the wider ones
             if ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms:
                 break
-            jumped_ms = withheld_clearing.jumped_ms(state, case_state, target, ring)
-            if jumped_ms is not None:
+            departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring)
+            if departed_ms is not None:
                 apart_mm = _newest_mm(state, case_state, target)
-                withheld_clearing.emit_withheld(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+                withheld_clearing.emit_withheld(decisions, case_state, target, ring, departed_ms, cause, apart_mm)
                 break
             if withheld_clearing.is_too_soon(state, case_state, target, ring):
                 break
@@ -313,8 +313,8 @@ def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: C
         apart_mm, there = (state.apart_mm(last, target) if last else None) or (0.0, None)
         vague_mm = (last.accuracy_mm if last else 0) + (there.accuracy_mm if there else 0)
         is_beyond = apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
-        jumped_ms = withheld_clearing.jumped_ms(state, case_state, target, ring) if is_beyond else None
-        if is_beyond and jumped_ms is None:
+        departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring) if is_beyond else None
+        if is_beyond and departed_ms is None:
             _clear_ring(decisions, case_state, target, ring, at_ms, cause)
             continue
         case_state.ring(target, ring).muted = False
@@ -329,8 +329,8 @@ def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: C
             cause=cause,
             distance_mm=None if is_beyond else apart_mm,
         )
-        if jumped_ms is not None:
-            withheld_clearing.emit_withheld(decisions, case_state, target, ring, jumped_ms, cause, apart_mm)
+        if departed_ms is not None:
+            withheld_clearing.emit_withheld(decisions, case_state, target, ring, departed_ms, cause, apart_mm)
 
 
 def close(

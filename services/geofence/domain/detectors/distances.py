@@ -44,7 +44,7 @@ def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> 
             continue
         if (
             apart_mm > before.apart_mm
-            and withheld_clearing.jumped_ms(state, case_state, target, entered[-1]) is not None
+            and withheld_clearing.implausible_departure_ms(state, case_state, target, entered[-1]) is not None
         ):
             continue  # the greater distance isn't credible while no vehicle makes the way
         case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))

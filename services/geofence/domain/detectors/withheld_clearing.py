@@ -1,9 +1,16 @@
-"""Withheld all-clears: positions claim that a ring was left, but no vehicle makes the way from where it was entered.
+"""Withheld all-clears: positions say that a wearer left a ring, but no vehicle can have travelled there from inside the ring.
 
-The ring stays entered, and the desks are notified that the positions may be spoofed, once for each target of an episode. Four
-events end the withholding. After a way that a vehicle can make, the ring clears as usual. Positions back within the ring demand
-what the ring demands once more, because a desk may have closed its half meanwhile. The replacement of a device and the end of the
-order end it, too.
+The ring stays entered, and the desks are notified once for each target that the positions may be spoofed. Four events end the
+withholding:
+
+- A vehicle can have made the movement after all. The ring then clears as usual.
+- The positions are within the ring again. The ring's demand is then emitted once more, because a desk may have closed its
+  assignment meanwhile.
+- The device is replaced.
+- The order ends.
+
+A *way* (`travel_feasibility.Way`) is a device's movement from one known position on, as far as it was followed. It says which
+positions a vehicle can have reached. When a track drops its oldest positions, `keep` stores the ways that open rings still need.
 """
 
 from __future__ import annotations
@@ -42,8 +49,8 @@ class Pair(NamedTuple):
             yield self.device_id, self.device
 
 
-def jumped_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
-    """Since when fresh positions claim a departure that no vehicle makes; None if they don't."""
+def implausible_departure_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
+    """Time, ms, of the first fresh position that is outside the ring and that no vehicle can have reached; None if there is none."""
     since_times_ms = [
         min(way.since_ms for way in ways)
         for pair in _fresh_pairs(state, case_state.case, target)
@@ -54,7 +61,10 @@ def jumped_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -
 
 
 def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
-    """Whether a device's way became possible again too recently: positions before that don't count."""
+    """Whether the positions that a vehicle can have reached are too few or too recent to clear the ring.
+
+    After an implausible departure, only positions from `Way.regained_ms` on count for clearing.
+    """
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
         until_ms = rings.known_until(pair.wearer, pair.device) or 0
@@ -75,9 +85,10 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
 def stays_unseen(
     decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: CausingReport | None
 ) -> bool:
-    """Whether a wearer who was unseen near a target reappears only where no vehicle got in time.
+    """Handles the new position of a wearer who was unseen near a target. Returns True if the wearer still counts as unseen.
 
-    It applies to targets to which somebody was sent.
+    That is so if no vehicle can have reached the new position in time, and a response was demanded for the target. Emits that the
+    all-clear is withheld, or that it no longer is.
     """
     state = decisions.state
     if case_state.near.get(target.key) is not Demand.RESPOND:
@@ -119,7 +130,7 @@ def emit_withheld(
 ) -> None:
     """Notifies the desks that an all-clear is withheld, and why.
 
-    This happens once for each target of an episode; the rest is for the record.
+    The desks get one such alert for each target of an episode. Later ones are emitted for the record only.
     """
     key = _key(target, ring)
     if case_state.withheld.get(key):
@@ -144,7 +155,7 @@ def emit_withheld(
 def end_withholding(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
 ) -> None:
-    """Records that nothing is withheld any more. To the legs this is no all-clear: the ring's own alert is."""
+    """Emits, for the record only, that the all-clear is no longer withheld. The legs stand down at RING_CLEARED, not at this alert."""
     key = _key(target, ring)
     if case_state.withheld.get(key):
         case_state.withheld[key] = 0
@@ -195,7 +206,7 @@ def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
 
 
 def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]) -> None:
-    """Follows a device's ways through its oldest positions before they are dropped, while open rings may rest on them."""
+    """Updates the stored ways of a device before its track drops `dropped`, its oldest positions, if open rings still need the ways."""
     for target in case_state.case.targets:
         unseen = _unseen_key(target, device_id)
         if unseen in case_state.ways:
@@ -271,12 +282,15 @@ def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
 def _ways_since_entry(
     state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair
 ) -> Iterator[list[Way]]:
-    """The ways of each side since the ring was last seen entered; empty if the position then is unknown."""
+    """The ways of each side from the last moment inside the ring on; an empty list for a side whose position at that moment is unknown.
+
+    A side may have several ways, because it may have had several positions at that moment.
+    """
     from_ms = _from_ms(state, case_state, target, ring, pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
-            # A new device needs a few more positions than those that claim the departure: a starting receiver may report its last
-            # location.
+            # A receiver may report its previous location just after it started. So a new device must have more positions than the
+            # few that say it left the ring.
             has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
             yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
         else:
@@ -299,6 +313,6 @@ def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pa
         spans = target.shape.within(piece.start, piece.end, near_mm)
         if spans:
             return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
-    # The ring was entered on a likely or a predicted presence.
+    # No piece was near enough: the ring was entered by probability, or on a predicted contact.
     oldest_ms = max(track.fixes[0].time_ms for _, track in pair.sides)
     return since_ms if since_ms >= oldest_ms else None
