@@ -34,12 +34,12 @@ KEPT_SPANS_S = (0, 3_600, 86_400)
 whole log again after the log went back by an hour, for instance to a restored backup."""
 NICENESS = 10
 """Niceness of the child process, because alerts have priority over checkpoints."""
-_UNKNOWN = 255
+_EXIT_UNKNOWN_ERROR = 255
 _FIRST_FILE = 3
 """First file descriptor after standard input, output and error."""
-_MESSAGE_PART = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
+_FOOTING_PATTERN = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
 _NAME = re.compile(
-    rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_MESSAGE_PART.format('a')}{_MESSAGE_PART.format('m')}-([0-9a-f]{{64}})\.json"
+    rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_FOOTING_PATTERN.format('a')}{_FOOTING_PATTERN.format('m')}-([0-9a-f]{{64}})\.json"
 )
 
 
@@ -48,7 +48,7 @@ class CheckpointFailed(Exception):
 
 
 class PublishedAlert(NamedTuple):
-    """Identity of a stored alert or measure. The id suffices within a stream, because each alert has a subject of its own."""
+    """Identity of a stored alert or measure. Unlike a `StreamCursor` it needs no hash, because each alert has a subject of its own."""
 
     sequence: int
     alert_id: str
@@ -99,15 +99,15 @@ class CheckpointStore:
         pid = os.fork()
         if pid:
             return PendingCheckpoint(state.partition, state.sequence, pid)
-        failed = _UNKNOWN
+        exit_code = _EXIT_UNKNOWN_ERROR
         try:
             _detach_from_parent()
             self._write(state.partition, state.sequence, codec.encode(state))
-            failed = 0
+            exit_code = 0
         except OSError as error:
-            failed = error.errno or _UNKNOWN
+            exit_code = error.errno or _EXIT_UNKNOWN_ERROR
         finally:
-            os._exit(failed)  # no cleanup: the evaluator's resources belong to the parent process
+            os._exit(exit_code)  # no cleanup: the evaluator's resources belong to the parent process
 
     def is_written(self, pending: PendingCheckpoint) -> bool:
         """Whether the child has ended, without waiting. Call it until it is True, not after. Raises CheckpointFailed."""
@@ -116,7 +116,9 @@ class CheckpointStore:
             return False
         code = os.waitstatus_to_exitcode(status)
         if code:
-            raise CheckpointFailed(os.strerror(code) if 0 < code < _UNKNOWN else f"the child ended with {code}")
+            raise CheckpointFailed(
+                os.strerror(code) if 0 < code < _EXIT_UNKNOWN_ERROR else f"the child ended with {code}"
+            )
         return True
 
     def finish(self, pending: PendingCheckpoint, footing: Footing) -> None:
@@ -213,7 +215,9 @@ def _oldest_of_spans(ages_s: Iterable[float]) -> set[int]:
 
 
 def _detach_from_parent() -> None:
-    """Closes the parent's sockets in the child, so that a dead parent's port is free, and resets its signal handlers."""
+    """Prepares the forked child. Closes inherited sockets, so that the child doesn't hold the port of an evaluator that dies, restores
+    the default actions of signals, and lowers the priority.
+    """
     gc.disable()
     os.closerange(_FIRST_FILE, os.sysconf("SC_OPEN_MAX"))
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -44,7 +44,10 @@ class KeyRetention:
                 await asyncio.sleep(error.retry_after_s)
 
     async def rewrap_some(self) -> bool:
-        """Rewrap a batch of record keys with the current master key, or create missing ones; false if none was left."""
+        """Rewrap a batch of record keys with the current master key. If none is left, create a batch of missing keys for records.
+
+        Returns False if nothing was left to do.
+        """
         async with self._registry.transaction() as records:
             return await records.keys.rewrap(KEYS_BATCH) or await records.complete_keys(KEYS_BATCH)
 

@@ -1,10 +1,9 @@
 """Canary state of `tandem watch`: decides when a canary is missing and when to page. Pure.
 
 A canary is a synthetic breach. It is *complete* once all legs have offered it, all offers are acknowledged, and each agency's leg
-was notified of the other's assignment. It is over once all legs have stood it down. A *canary outage* lasts while a canary is
-missing. Times are seconds of mesh time since an arbitrary origin. Times of a canary outage are milliseconds since 1970 UTC, because
-they are stored for the next process.
-"""
+was notified of the other's assignment. It is *over* once it is complete and all legs have stood it down. A *canary outage* lasts
+while a canary is missing. Times are seconds of mesh time since an arbitrary origin. Times of a canary outage are milliseconds since
+1970 UTC, because they are stored for the next process."""
 
 from __future__ import annotations
 
@@ -18,16 +17,16 @@ INTERVAL_S = 20.0
 LATE_AFTER_S = 35.0
 """Age, seconds, from which an incomplete canary counts as missing. Together with INTERVAL_S, an outage is paged within 60 s."""
 OVER_WITHIN_S = 150.0
-"""Age, seconds, from which a canary that isn't stood down counts as missing. The canary leaves the ring after INTERVAL_S. The ring
-needs 60 s to clear, and the next report may come INTERVAL_S after that."""
+"""Age, seconds, from which a canary that isn't stood down counts as missing. Its wearer leaves the ring after INTERVAL_S.
+The ring needs 60 s to clear, and the next report may come INTERVAL_S later. The rest is reserve."""
 REPEAT_PAGE_S = 300.0
 """Interval at which an ongoing outage is paged again, seconds."""
 MAX_KEPT = 100
 """Maximum number of canaries kept during an outage."""
 MIN_DIAGNOSIS_AGE_S = 10.0
 """Minimum age, seconds, at which a canary's progress is used to say what is broken. Younger canaries may still be on their way."""
-GRACE_S = 10.0
-"""Minimum time for a canary after the start of the watch, seconds, even if one was missing before."""
+RESTART_GRACE_S = 10.0
+"""If a canary was missing before a restart of the watch, it counts as missing again no sooner than this after the start, seconds."""
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ class Canary:
         return self.complete and self.stood_down.issuperset(LEGS)
 
     def is_missing(self, now_s: float) -> bool:
-        """Whether it is late to be complete, or to be stood down."""
+        """Whether the canary should be complete by now, or stood down by now, and isn't."""
         return now_s - self.sent_s >= (OVER_WITHIN_S if self.complete else LATE_AFTER_S) and not self.over
 
 
@@ -85,7 +84,7 @@ class CanaryOutage:
     since_ms: int
     """Time when the first missing canary was sent, mesh time, milliseconds since 1970 UTC."""
     seen: str
-    """Progress of the newest canary older than MIN_DIAGNOSIS_AGE_S, in words."""
+    """Progress of the newest incomplete canary older than MIN_DIAGNOSIS_AGE_S, else of the first missing one, in words."""
     pages: int = 0
     """Number of delivered pages."""
     paged_ms: int = 0
@@ -126,8 +125,8 @@ class CanaryState:
 def judge(state: CanaryState, now_s: float, now_ms: int) -> Page | None:
     """Updates the state to the time `now_s`. Returns the page that is due, at each call until `delivered` is called."""
     last_complete = max((canary.number for canary in state.canaries if canary.complete), default=-1)
-    # A later complete canary excuses an earlier one whose report never reached the log, or whose other leg missed a notification.
-    # It doesn't excuse a canary whose report is in the log and whose offers nobody acknowledged.
+    # Once a later canary is complete, an earlier incomplete one is dropped if its report never reached the log, or if it lacks only a
+    # leg's notification. It is kept if its report is in the log and an offer is missing or unacknowledged.
     state.canaries = [
         canary
         for canary in state.canaries
@@ -186,7 +185,7 @@ def canaries_at_start(missing_s: float | None, now_s: float) -> list[Canary]:
     """Canaries to start with after a restart. If a canary had been missing for `missing_s`, a stand-in for it; else none."""
     if missing_s is None:
         return []
-    sent_s = max(now_s - missing_s, now_s - LATE_AFTER_S + GRACE_S)
+    sent_s = max(now_s - missing_s, now_s - LATE_AFTER_S + RESTART_GRACE_S)
     return [Canary(0, -1, sent_s, failed="the watch was restarted meanwhile")]
 
 

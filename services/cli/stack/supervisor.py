@@ -39,7 +39,7 @@ class Program:
 
 
 class ChildGuard:
-    """Reports the running children to the child guard process, see child_guard.py."""
+    """Runs the child guard process (child_guard.py) and tells it the running children. It kills them when this process is gone."""
 
     def __init__(self) -> None:
         self._alive: set[int] = set()
@@ -139,9 +139,7 @@ class Supervisor:
             began = time.monotonic()
             try:
                 outcome = await self._run_once(program)
-            except (
-                OSError
-            ) as error:  # a full disk: the log or mesh.json can't be written, yet the program must be restarted
+            except OSError as error:  # a full disk: the log can't be opened, yet the program must be restarted
                 outcome = f"{type(error).__name__} {error.errno}"
             if self._stopping.is_set():
                 return

@@ -43,7 +43,7 @@ def alert(data: bytes, subject: str | None = None) -> alert_pb2.Alert:
         message.ring_m = 0.0  # 0 means no distance; the alert's demands don't depend on it
     _timestamp("decided_at", message.decided_at)
     _moment("cause.received_wall_us", message.cause.received_wall_us // 1000)
-    _named(subject, "alert_id", flow.alert_subject(message.partition, alert_id))
+    _check_subject(subject, "alert_id", flow.alert_subject(message.partition, alert_id))
     return message
 
 
@@ -76,7 +76,7 @@ def step(data: bytes, subject: str | None = None) -> dispatch_pb2.Step:
     leg = alert_pb2.Leg.Name(assignment.leg).lower() if assignment.leg in alert_pb2.Leg.values() else ""
     if leg not in flow.LEGS:
         raise InvalidField("assignment.leg", "is missing or unknown")
-    _named(subject, "assignment.leg", flow.incident_subject(leg, incident_id))
+    _check_subject(subject, "assignment.leg", flow.incident_subject(leg, incident_id))
     return message
 
 
@@ -90,7 +90,7 @@ def advice(data: bytes, subject: str | None = None) -> following_pb2.AdviceGiven
         fields.required_id(f"order_ids[{number}]", order_id)
     _timestamp("at", message.at)
     _sequence("sequence", message.sequence)
-    _named(subject, "incident_id", flow.advice_subject(incident_id))
+    _check_subject(subject, "incident_id", flow.advice_subject(incident_id))
     return message
 
 
@@ -137,7 +137,7 @@ def command(data: bytes, subject: str | None = None) -> command_pb2.Command:
     _moment("expires_at_ms", message.expires_at_ms)
     if subject is not None:
         _, by, *_ = (*subject.split("."), "")
-        _named(subject, "command_id", flow.command_subject(by, command_id))
+        _check_subject(subject, "command_id", flow.command_subject(by, command_id))
         _check_publisher(by, message)
     return message
 
@@ -150,7 +150,7 @@ def command_step(data: bytes, subject: str | None = None) -> command_pb2.Command
         raise InvalidField("state", "is missing or unknown")
     _moment("at_ms", message.at_ms)
     state = command_pb2.CommandState.Name(message.state).removeprefix("COMMAND_STATE_")
-    _named(subject, "command_id", flow.command_step_subject(command_id, state))
+    _check_subject(subject, "command_id", flow.command_step_subject(command_id, state))
     return message
 
 
@@ -168,7 +168,10 @@ def quarantine_counts(data: bytes) -> ingest_pb2.QuarantineCounts:
 def route(data: bytes, partitions: int) -> log_pb2.DeviceRoute:
     """Parses a device's route from the KV bucket. `partitions` is the log's number of partitions. Raises InvalidField."""
     if not data:
-        raise InvalidField("route", "is empty: routes are never deleted, so the bucket was changed by hand")
+        raise InvalidField(
+            "route",
+            "is empty, as after a deletion. Tandem never deletes routes, so somebody changed the bucket by hand",
+        )
     message = _parsed("route", log_pb2.DeviceRoute, data)
     if any(partition >= partitions for partition in message.partitions):
         raise InvalidField("partitions", f"must be below {partitions}")
@@ -186,12 +189,12 @@ def disclosure(data: bytes) -> ledger_pb2.Disclosure:
 def dead_letter(data: bytes, subject: str | None = None) -> alert_pb2.DeadLetter:
     """Parses a dead letter from DEAD_LETTERS. Raises InvalidField.
 
-    With a subject, the user in the subject must be the one that runs the reader `by`.
+    With a subject, it must be the subject for the dead letter's reader (`by`), stream and sequence.
     """
     message = _parsed("dead_letter", alert_pb2.DeadLetter, data)
     if message.by not in flow.DEAD_LETTER_USERS:
         raise InvalidField("by", "isn't a reader that stores dead letters")
-    _named(subject, "by", flow.dead_letter_subject(message.by, message.stream, message.sequence))
+    _check_subject(subject, "by", flow.dead_letter_subject(message.by, message.stream, message.sequence))
     return message
 
 
@@ -210,7 +213,7 @@ def _parsed(field: str, kind: type[_M], data: bytes) -> _M:
         raise InvalidField(field, f"isn't a {kind.DESCRIPTOR.full_name}") from None
 
 
-def _named(subject: str | None, field: str, named: str) -> None:
+def _check_subject(subject: str | None, field: str, named: str) -> None:
     if subject is not None and subject != named:
         raise InvalidField(field, "differs from the message's subject")
 

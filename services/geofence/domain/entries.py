@@ -32,6 +32,7 @@ class EquipmentKind(enum.Enum):
     STRAP_OPEN = "STRAP_OPEN"
     STRAP_CLOSED = "STRAP_CLOSED"
     CASE_OPEN = "CASE_OPEN"
+    """The housing of the device was opened."""
     CASE_CLOSED = "CASE_CLOSED"
     BATTERY_LOW = "BATTERY_LOW"
     PANIC_BUTTON = "PANIC_BUTTON"
@@ -46,6 +47,7 @@ class EquipmentKind(enum.Enum):
     OUT_OF_COVERAGE = "OUT_OF_COVERAGE"
     BACK_IN_COVERAGE = "BACK_IN_COVERAGE"
     DEVICE_REFUSED = "DEVICE_REFUSED"
+    """The protected person refuses to carry the device."""
     DEVICE_ACCEPTED = "DEVICE_ACCEPTED"
 
 
@@ -104,7 +106,8 @@ class Target:
     device_ids: tuple[str, ...]
     """Protective devices of a person, perhaps none. A place has none."""
     shape: Shape
-    """Area of a place. For a person, a single point at the origin (`geometry.PERSON`), because a person's coordinates are relative."""
+    """Area of a place. For a person, a single point at the origin (`geometry.PERSON`), because distances to a person are computed
+    from the wearer's position relative to the person."""
 
     key: str = field(init=False, compare=False)
     """Unique key within the case: a person and a place may have the same id."""

@@ -1,8 +1,8 @@
 """Outbox of disclosures for the registry's ledger: writes each to disk first, then publishes it until DISCLOSURES has it.
 
 A share is one subject's live positions for one recipient. The ledger gets two disclosures of it: its beginning, and its end with
-the number of positions sent. The beginning is on disk before the first position is sent. Positions are sent in blocks of
-ALLOWED_BATCH, and the disk counts a block before its first position is sent. So after a kill the end counts too many positions
+the number of positions sent. The beginning is on disk before the first position is sent. The count on disk is raised by
+ALLOWED_BATCH at a time, before the first position of that block is sent. So after a kill the end counts too many positions
 rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
 """
 
@@ -30,7 +30,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 PUBLISHER = "geofence"
 ALLOWED_BATCH = 60
 """Positions of a share that may leave between two writes to disk: one minute at one position a second."""
-BATCH = 64
+PUBLISH_BATCH = 64
 RETRY_DELAY_S = 2.0
 END_SUFFIX = "-end"
 PUBLISHED_KEPT_MS = 86_400_000
@@ -73,7 +73,8 @@ class OpenShare:
         """Number of positions that have left."""
 
     async def count(self) -> None:
-        """Counts a position before it leaves. Raises Unavailable where the disk refuses; then the position must not leave."""
+        """Counts a position before it leaves. Raises Unavailable if the disk refuses or the outbox isn't open; then the position
+        must not leave."""
         if self.positions == self._allowed:
             await self._outbox.allow(self.disclosure_id, self._allowed + ALLOWED_BATCH)
             self._allowed += ALLOWED_BATCH
@@ -98,7 +99,8 @@ class DisclosureOutbox:
         return self._opened
 
     async def begin(self, disclosures: Sequence[ledger_pb2.Disclosure]) -> list[OpenShare]:
-        """Writes the beginnings of shares, all or none. Raises Unavailable where the disk refuses; then no position may leave."""
+        """Writes the beginnings of shares, all or none. Raises Unavailable if the disk refuses or the outbox isn't open; then no
+        position may leave."""
         shares = [OpenShare(self, disclosure.disclosure_id) for disclosure in disclosures]
 
         def write(connection: Connection) -> None:
@@ -118,7 +120,7 @@ class DisclosureOutbox:
         return shares
 
     async def allow(self, disclosure_id: str, positions: int) -> None:
-        """Increases the number of positions that a share may send. Raises Unavailable where the disk refuses."""
+        """Increases the number of positions that a share may send. Raises Unavailable if the disk refuses or the outbox isn't open."""
         where = _open_shares.c.disclosure_id == disclosure_id
         allowed = sa.update(_open_shares).where(where).values(positions=positions)
         await self._database.visit(lambda connection: connection.execute(allowed))
@@ -189,7 +191,7 @@ class DisclosureOutbox:
             _end(connection, row.disclosure_id, self._clock.now_ms(), row.positions)
 
     async def _publish_some(self, bus: Bus) -> bool:
-        oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(BATCH)
+        oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(PUBLISH_BATCH)
         rows = await self._database.visit(lambda connection: connection.execute(oldest).all())
         for row in rows:
             # Each disclosure has a unique subject. After a kill it may be published twice: the server then rejects the second one,

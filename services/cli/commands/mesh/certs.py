@@ -71,6 +71,6 @@ def issue(folder: Path, ids: Iterable[str], hosts: Iterable[str], lifetime: time
     issuer, hosts = Authority.opened(folder), tuple(hosts)
     trusted = (folder / AUTHORITY).read_bytes()
     for spiffe_id in ids:
-        # Only Tandem's own processes serve, so a desk's certificate must not be usable by a server.
-        served = hosts if spiffe_id.startswith(SERVICE) else ()
-        authority.write(folder, spiffe_id, issuer.issue([spiffe_id], served, lifetime), trusted)
+        # Only Tandem's own services accept connections. Other certificates get no host names, so that no server can use them.
+        host_names = hosts if spiffe_id.startswith(SERVICE) else ()
+        authority.write(folder, spiffe_id, issuer.issue([spiffe_id], host_names, lifetime), trusted)

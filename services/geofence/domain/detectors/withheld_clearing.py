@@ -9,8 +9,8 @@ withholding:
 - The device is replaced.
 - The order ends.
 
-A *way* (`travel_feasibility.Way`) is a device's movement from one known position on, as far as it was followed. It says which
-positions a vehicle can have reached. When a track drops its oldest positions, `keep` stores the ways that open rings still need.
+A *way* (`travel_feasibility.Way`) starts at one known position of a device and is extended position by position. It says which
+positions a vehicle can have reached. When a track drops its oldest positions, `keep` stores the ways that are still needed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Pair(NamedTuple):
 
 
 def implausible_departure_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
-    """Time, ms, of the first fresh position that is outside the ring and that no vehicle can have reached; None if there is none."""
+    """Time, ms, of the first implausible position (`Way.since_ms`) of a side none of whose ways a vehicle can have made; None if
+    there is no such side. Only pairs with a fresh position count."""
     since_times_ms = [
         min(way.since_ms for way in ways)
         for pair in _fresh_pairs(state, case_state.case, target)
@@ -63,7 +64,8 @@ def implausible_departure_ms(state: State, case_state: CaseState, target: Target
 def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
     """Whether the positions that a vehicle can have reached are too few or too recent to clear the ring.
 
-    After an implausible departure, only positions from `Way.regained_ms` on count for clearing.
+    After an implausible departure, positions count for clearing only from the time at which a vehicle can have made the movement
+    after all (`Way.regained_ms`).
     """
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
@@ -108,7 +110,7 @@ def stays_unseen(
 
 
 def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | None) -> None:
-    """Keeps the last known position of a wearer who is unseen near a target, if somebody is sent because of it."""
+    """Keeps the last known position of an unseen wearer, if a response was demanded because the wearer may be near the target."""
     if case_state.near.get(target.key) is not Demand.RESPOND or last is None:
         return
     for device_id in case_state.case.tag_device_ids:
@@ -206,7 +208,10 @@ def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
 
 
 def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]) -> None:
-    """Updates the stored ways of a device before its track drops `dropped`, its oldest positions, if open rings still need the ways."""
+    """Carries the oldest positions of a device, `dropped`, into the ways that open rings and unseen wearers still need.
+
+    Call it before the track drops them.
+    """
     for target in case_state.case.targets:
         unseen = _unseen_key(target, device_id)
         if unseen in case_state.ways:
@@ -284,13 +289,14 @@ def _ways_since_entry(
 ) -> Iterator[list[Way]]:
     """The ways of each side from the last moment inside the ring on; an empty list for a side whose position at that moment is unknown.
 
-    A side may have several ways, because it may have had several positions at that moment.
+    A side may have two ways: one from its position at that moment, and one from an earlier position if that position may be an error
+    of the receiver.
     """
     from_ms = _from_ms(state, case_state, target, ring, pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
-            # A receiver may report its previous location just after it started. So a new device must have more positions than the
-            # few that say it left the ring.
+            # A receiver may report its previous location just after it started. So the ways of a new device count only if more than
+            # AGREEING_FIXES positions precede that moment.
             has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
             yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
         else:
