@@ -128,8 +128,9 @@ def case(data: bytes) -> log_pb2.CaseSnapshot | None:
 def command(data: bytes, subject: str | None = None) -> command_pb2.Command:
     """Parses a command from COMMANDS. Raises InvalidField.
 
-    With a subject, the user in the subject must also be permitted to give the command. The warning leg gives only notices, and only
-    under ids with its prefix."""
+    With a subject, the user in the subject must also be permitted to give the command. Only the warning leg gives notices, and it
+    gives nothing else. Its command ids, and no others, begin with `flow.NOTICE_IDS`.
+    """
     message = _parsed("command", command_pb2.Command, data)
     command_id = fields.required_id("command_id", message.command_id)
     fields.required_id("device_id", message.device_id)

@@ -51,7 +51,8 @@ class Pair(NamedTuple):
 
 def implausible_departure_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
     """Time, ms, of the first implausible position (`Way.since_ms`) of a side none of whose ways a vehicle can have made; None if
-    there is no such side. Only pairs with a fresh position count."""
+    there is no such side. Only pairs with a fresh position count.
+    """
     since_times_ms = [
         min(way.since_ms for way in ways)
         for pair in _fresh_pairs(state, case_state.case, target)
