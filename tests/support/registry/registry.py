@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,7 @@ class RegistryMesh:
         """Rows of the database, read directly and not through the registry."""
         if self.database_url:
             return postgres.run_apart(postgres.fetch(self.database_url, statement))
-        with ExitStack() as cleanup:
-            database = sqlite3.connect(self.data_dir / "registry.sqlite3")
-            cleanup.callback(database.close)
+        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3")) as database:
             return database.execute(statement).fetchall()
 
     def change(self, statement: str) -> None:
@@ -80,9 +78,7 @@ class RegistryMesh:
         if self.database_url:
             postgres.run_apart(postgres.execute(self.database_url, statement))
             return
-        with ExitStack() as cleanup:
-            database = sqlite3.connect(self.data_dir / "registry.sqlite3", timeout=10)
-            cleanup.callback(database.close)
+        with closing(sqlite3.connect(self.data_dir / "registry.sqlite3", timeout=10)) as database:
             database.execute(statement)
             database.commit()
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import pytest
 
 from services.common import times
 from services.common.clock import wall_us
@@ -19,20 +16,9 @@ from services.common.rpc import server as rpc
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
-from tests.support.common.postgres import PostgresServer
-from tests.support.registry.registry import SECRET, WITHIN_S, RegistryMesh, running_registry
+from tests.support.registry.registry import SECRET, WITHIN_S, RegistryMesh
 
 INCIDENT = "incident-1"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RegistryMesh]:
-    url = ""
-    if request.param == "postgres":
-        server: PostgresServer = request.getfixturevalue("postgres")
-        url = server.new_database()
-    with running_registry(tmp_path, 1, url) as running:
-        yield running
 
 
 async def step(bus: Bus, number: int, state: dispatch_pb2.AssignmentState.ValueType, **more: Any) -> None:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
 from services.common.messaging import flow
 from tandem.dispatch.v1 import dispatch_pb2
+from tests.support.common.postgres import PostgresServer
 from tests.support.dispatch import dispatch
-from tests.support.registry.registry import RegistryMesh
+from tests.support.registry.registry import RegistryMesh, running_registry
 from tests.support.registry.traces import INCIDENT, step, trace_of
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RegistryMesh]:
+    url = ""
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.new_database()
+    with running_registry(tmp_path, 1, url) as running:
+        yield running
 
 
 async def test_an_incident_during_the_registrys_downtime_has_its_trace(registry: RegistryMesh) -> None:
