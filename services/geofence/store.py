@@ -30,16 +30,17 @@ from services.geofence.state_keys import StateKeys
 
 KEPT_NEWEST = 2
 KEPT_SPANS_S = (0, 3_600, 86_400)
-"""Limits of two age ranges, seconds. The newest checkpoints and the oldest one of each range are kept. So an evaluator needn't fold the
+"""Bounds of two age ranges, seconds: under an hour, and from an hour to a day. The KEPT_NEWEST newest checkpoints and the oldest one in
+each range are kept. So an evaluator needn't fold the
 whole log again after the log went back by an hour, for instance to a restored backup."""
 NICENESS = 10
 """Niceness of the child process, because alerts have priority over checkpoints."""
 _EXIT_UNKNOWN_ERROR = 255
 _FIRST_FILE = 3
 """First file descriptor after standard input, output and error."""
-_FOOTING_PATTERN = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
+_PUBLISHED_ALERT_PATTERN = r"(?:-{}(\d+)\.([0-9a-z-]+?))?"
 _NAME = re.compile(
-    rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_FOOTING_PATTERN.format('a')}{_FOOTING_PATTERN.format('m')}-([0-9a-f]{{64}})\.json"
+    rf"checkpoint-p(\d+)-s(\d+)-e(\d+)\.([0-9a-f]+){_PUBLISHED_ALERT_PATTERN.format('a')}{_PUBLISHED_ALERT_PATTERN.format('m')}-([0-9a-f]{{64}})\.json"
 )
 
 
@@ -48,7 +49,8 @@ class CheckpointFailed(Exception):
 
 
 class PublishedAlert(NamedTuple):
-    """Identity of a stored alert or measure. Unlike a `StreamCursor` it needs no hash, because each alert has a subject of its own."""
+    """Identity of a stored alert or measure. Unlike a `StreamCursor` it needs no hash: the alert id is part of the subject, so
+    another message at this sequence would have another subject."""
 
     sequence: int
     alert_id: str
@@ -92,7 +94,7 @@ class CheckpointStore:
 
     def save(self, partition: int, footing: Footing, encoded: bytes) -> None:
         """Writes a checkpoint durably and removes expired ones. Raises OSError."""
-        self._keep(self._write(partition, footing.entry.sequence, encoded), partition, footing)
+        self._commit_and_prune(self._write(partition, footing.entry.sequence, encoded), partition, footing)
 
     def begin(self, state: State) -> PendingCheckpoint:
         """Forks a child process that writes the present state. Raises OSError where the fork fails."""
@@ -110,7 +112,8 @@ class CheckpointStore:
             os._exit(exit_code)  # no cleanup: the evaluator's resources belong to the parent process
 
     def is_written(self, pending: PendingCheckpoint) -> bool:
-        """Whether the child has ended, without waiting. Call it until it is True, not after. Raises CheckpointFailed."""
+        """Whether the child has ended, without waiting. Don't call it again once it has returned True or raised, because the child
+        is gone then. Raises CheckpointFailed."""
         pid, status = os.waitpid(pending.pid, os.WNOHANG)
         if not pid:
             return False
@@ -124,7 +127,7 @@ class CheckpointStore:
     def finish(self, pending: PendingCheckpoint, footing: Footing) -> None:
         """Turns a written pending file into a checkpoint with this footing. Raises OSError."""
         (path,) = self.folder.glob(f"checkpoint-p{pending.partition}-s{pending.sequence}-*.draft-{pending.pid}")
-        self._keep(path, pending.partition, footing)
+        self._commit_and_prune(path, pending.partition, footing)
 
     def abandon(self, pending: PendingCheckpoint) -> None:
         """Kills a child that is still writing."""
@@ -139,7 +142,7 @@ class CheckpointStore:
         durable.write_draft(path, encoded)
         return path
 
-    def _keep(self, pending: Path, partition: int, footing: Footing) -> None:
+    def _commit_and_prune(self, pending: Path, partition: int, footing: Footing) -> None:
         head, _, digest = pending.name.partition(".json")[0].rpartition("-")
         durable.put(pending, pending.with_name(f"{head}{_footing_name(footing)}-{digest}.json"))
         paths = [checkpoint.path for checkpoint in self.found(partition)]
@@ -215,9 +218,8 @@ def _oldest_of_spans(ages_s: Iterable[float]) -> set[int]:
 
 
 def _detach_from_parent() -> None:
-    """Prepares the forked child. Closes inherited sockets, so that the child doesn't hold the port of an evaluator that dies, restores
-    the default actions of signals, and lowers the priority.
-    """
+    """Prepares the forked child. Closes inherited sockets; otherwise the child would hold the port of an evaluator that died.
+    Restores the default actions of signals. Lowers the priority."""
     gc.disable()
     os.closerange(_FIRST_FILE, os.sysconf("SC_OPEN_MAX"))
     for number in (signal.SIGTERM, signal.SIGINT):

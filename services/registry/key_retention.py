@@ -18,7 +18,7 @@ from services.registry.store_keys import DestroyedRecord
 KEYS_BATCH = 50
 POLL_S = 60.0
 """How often due records are destroyed, seconds of wall time. A check scans all wearers, so it runs rarely."""
-WHO = "spiffe://tandem/registry"
+REGISTRY_IDENTITY = "spiffe://tandem/registry"
 _LEGAL_BASIS = "TAG_16_2"
 _KINDS = {"wearers": RecordKind.WEARER, "protected_persons": RecordKind.PROTECTED_PERSON, "orders": RecordKind.ORDER}
 
@@ -44,7 +44,8 @@ class KeyRetention:
                 await asyncio.sleep(error.retry_after_s)
 
     async def rewrap_some(self) -> bool:
-        """Rewrap a batch of record keys with the current master key. If none is left, create a batch of missing keys for records.
+        """Rewrap a batch of record keys with the current master key. If every key is wrapped with it, create keys for a batch of
+        records that have none.
 
         Returns False if nothing was left to do.
         """
@@ -76,7 +77,7 @@ def _row(destroyed: DestroyedRecord, now_ms: int) -> Disclosure:
         disclosure_id=ids.hash_id("destroyed", destroyed.table, destroyed.record_id, now_ms),
         at_ms=now_ms,
         deed=Deed.DESTROYED.value,
-        who=WHO,
+        who=REGISTRY_IDENTITY,
         legal_basis=_LEGAL_BASIS,
         purpose=Purpose.RETENTION.value,
         reference="",

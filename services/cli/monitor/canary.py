@@ -26,7 +26,7 @@ MAX_KEPT = 100
 MIN_DIAGNOSIS_AGE_S = 10.0
 """Minimum age, seconds, at which a canary's progress is used to say what is broken. Younger canaries may still be on their way."""
 RESTART_GRACE_S = 10.0
-"""If a canary was missing before a restart of the watch, it counts as missing again no sooner than this after the start, seconds."""
+"""Minimum time, seconds, from the start of the watch until a canary that was missing before the restart counts as missing again."""
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class CanaryOutage:
     since_ms: int
     """Time when the first missing canary was sent, mesh time, milliseconds since 1970 UTC."""
     seen: str
-    """Progress of the newest incomplete canary older than MIN_DIAGNOSIS_AGE_S, else of the first missing one, in words."""
+    """Progress, in words, of the canary that shows best what is broken (`_most_telling`)."""
     pages: int = 0
     """Number of delivered pages."""
     paged_ms: int = 0
@@ -123,10 +123,11 @@ class CanaryState:
 
 
 def judge(state: CanaryState, now_s: float, now_ms: int) -> Page | None:
-    """Updates the state to the time `now_s`. Returns the page that is due, at each call until `delivered` is called."""
+    """Updates the state to the time `now_s`. Returns the page that is due, or None. The same page is returned at each call
+    until `delivered` is called."""
     last_complete = max((canary.number for canary in state.canaries if canary.complete), default=-1)
-    # Once a later canary is complete, an earlier incomplete one is dropped if its report never reached the log, or if it lacks only a
-    # leg's notification. It is kept if its report is in the log and an offer is missing or unacknowledged.
+    # An incomplete canary is dropped once a later one is complete, unless its report is in the log and an offer of it is missing or
+    # unacknowledged.
     state.canaries = [
         canary
         for canary in state.canaries
@@ -182,7 +183,8 @@ def delivered(state: CanaryState, page: Page, now_ms: int) -> None:
 
 
 def canaries_at_start(missing_s: float | None, now_s: float) -> list[Canary]:
-    """Canaries to start with after a restart. If a canary had been missing for `missing_s`, a stand-in for it; else none."""
+    """Canaries to start with after a restart. If a canary was missing, a stand-in for it that was sent
+    at most `missing_s` ago; else none."""
     if missing_s is None:
         return []
     sent_s = max(now_s - missing_s, now_s - LATE_AFTER_S + RESTART_GRACE_S)

@@ -78,7 +78,7 @@ class ChildGuard:
                 await process.wait()
             finally:
                 self._pipe = None
-                os.close(writing)  # the guard process ends with its input
+                os.close(writing)  # the guard process ends when its standard input is closed
                 await process.wait()
             await asyncio.sleep(FIRST_DELAY_S)
 

@@ -190,7 +190,7 @@ def disclosure(data: bytes) -> ledger_pb2.Disclosure:
 def dead_letter(data: bytes, subject: str | None = None) -> alert_pb2.DeadLetter:
     """Parses a dead letter from DEAD_LETTERS. Raises InvalidField.
 
-    With a subject, it must be the subject for the dead letter's reader (`by`), stream and sequence.
+    A given `subject` must be the one built from the dead letter's `by`, stream and sequence.
     """
     message = _parsed("dead_letter", alert_pb2.DeadLetter, data)
     if message.by not in flow.DEAD_LETTER_USERS:

@@ -1,6 +1,6 @@
 """Withheld all-clears: positions say that a wearer left a ring, but no vehicle can have travelled there from inside the ring.
 
-The ring stays entered, and the desks are notified once for each target that the positions may be spoofed. Four events end the
+The ring stays entered. The desks are notified, once for each target, that the positions may be spoofed. Four events end the
 withholding:
 
 - A vehicle can have made the movement after all. The ring then clears as usual.
@@ -50,8 +50,8 @@ class Pair(NamedTuple):
 
 
 def implausible_departure_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
-    """Time, ms, of the first implausible position (`Way.since_ms`) of a side none of whose ways a vehicle can have made; None if
-    there is no such side. Only pairs with a fresh position count.
+    """Earliest time, ms, of an implausible position (`Way.since_ms`), over the sides that have ways but none that a vehicle can have
+    made. None if there is no such side. Only pairs with fresh positions count.
     """
     since_times_ms = [
         min(way.since_ms for way in ways)
@@ -65,8 +65,8 @@ def implausible_departure_ms(state: State, case_state: CaseState, target: Target
 def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
     """Whether the positions that a vehicle can have reached are too few or too recent to clear the ring.
 
-    After an implausible departure, positions count for clearing only from the time at which a vehicle can have made the movement
-    after all (`Way.regained_ms`).
+    After an implausible departure, only positions from `Way.regained_ms` on count for clearing. From that time on, a vehicle can
+    have made the movement.
     """
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
@@ -106,7 +106,7 @@ def stays_unseen(
             emit_withheld(decisions, case_state, target, None, way.since_ms, cause, None)
             return True
     end_withholding(decisions, case_state, target, None, cause)
-    _drop(case_state, _key(target, None))
+    _drop(case_state, _withholding_key(target, None))
     return False
 
 
@@ -135,7 +135,7 @@ def emit_withheld(
 
     The desks get one such alert for each target of an episode. Later ones are emitted for the record only.
     """
-    key = _key(target, ring)
+    key = _withholding_key(target, ring)
     if case_state.withheld.get(key):
         return
     repeated = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
@@ -159,9 +159,9 @@ def end_withholding(
     decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
 ) -> None:
     """Emits, for the record only, that the all-clear is no longer withheld. The legs stand down at RING_CLEARED, not at this alert."""
-    key = _key(target, ring)
+    key = _withholding_key(target, ring)
     if case_state.withheld.get(key):
-        case_state.withheld[key] = 0
+        case_state.withheld[key] = 0  # it was withheld in this episode, and is no longer
         kind, demand = demands.DETECTIONS[Detection.WAY_FOUND]
         decisions.alert(
             case_state, kind, demand, decisions.state.now_ms, target=target, ring=ring, cause=cause, record_only=True
@@ -173,11 +173,11 @@ def emit_reentry(
 ) -> None:
     """Emits the ring's demand once more, if its all-clear was withheld and positions are within the ring again."""
     state, case = decisions.state, case_state.case
-    if not case_state.withheld.get(_key(target, ring)):
+    if not case_state.withheld.get(_withholding_key(target, ring)):
         return
     for pair in _fresh_pairs(state, case, target):
-        here = rings.newest(pair.wearer, pair.device)
-        distance_mm = target.shape.least(here, here)
+        newest_position = rings.newest(pair.wearer, pair.device)
+        distance_mm = target.shape.least(newest_position, newest_position)
         tracks = [track for _, track in pair.sides]
         if distance_mm > ring.radius_mm or not all(
             plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
@@ -203,15 +203,14 @@ def emit_reentry(
 
 def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
     """Drops the kept ways of a ring that is cleared."""
-    key = _key(target, ring)
+    key = _withholding_key(target, ring)
     case_state.withheld.pop(key, None)
     _drop(case_state, key)
 
 
 def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]) -> None:
-    """Carries the oldest positions of a device, `dropped`, into the ways that open rings and unseen wearers still need.
-
-    Call it before the track drops them.
+    """Extends the stored ways that open rings and unseen wearers still need by `dropped`: the oldest positions of a device, which
+    its track is about to drop.
     """
     for target in case_state.case.targets:
         unseen = _unseen_key(target, device_id)
@@ -255,15 +254,16 @@ def _drop(case_state: CaseState, key: str) -> None:
 
 
 def _unseen_key(target: Target, device_id: str) -> str:
-    return f"{_key(target, None)} {device_id}"
+    return f"{_withholding_key(target, None)} {device_id}"
 
 
-def _key(target: Target, ring: Ring | None) -> str:
+def _withholding_key(target: Target, ring: Ring | None) -> str:
+    """Key of a withheld all-clear. Without a ring it is that of a wearer who is unseen near the target."""
     return f"{target.key} {ring.radius_mm if ring else 0}"
 
 
 def _pair_key(target: Target, ring: Ring, pair: Pair, device_id: str) -> str:
-    return f"{_key(target, ring)} {pair.tag_id} {pair.device_id or ''} {device_id}"
+    return f"{_withholding_key(target, ring)} {pair.tag_id} {pair.device_id or ''} {device_id}"
 
 
 def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
@@ -288,16 +288,17 @@ def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
 def _ways_since_entry(
     state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair
 ) -> Iterator[list[Way]]:
-    """The ways of each side from the last moment inside the ring on; an empty list for a side whose position at that moment is unknown.
+    """For each side, its ways that start at the last moment inside the ring. Empty if no position of that time is known, or if the
+    device is too new.
 
-    A side may have two ways: one from its position at that moment, and one from an earlier position if that position may be an error
-    of the receiver.
+    A side may have two ways: one from its position at that moment, and a second one from an earlier position if the position at
+    that moment may be an error of the receiver.
     """
     from_ms = _from_ms(state, case_state, target, ring, pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
             # A receiver may report its previous location just after it started. So the ways of a new device count only if more than
-            # AGREEING_FIXES positions precede that moment.
+            # AGREEING_FIXES positions precede `from_ms`.
             has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
             yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
         else:
@@ -320,6 +321,6 @@ def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pa
         spans = target.shape.within(piece.start, piece.end, near_mm)
         if spans:
             return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
-    # No piece was near enough: the ring was entered by probability, or on a predicted contact.
+    # No piece was near enough, because the ring was entered on the probability of being inside, or on a predicted approach.
     oldest_ms = max(track.fixes[0].time_ms for _, track in pair.sides)
     return since_ms if since_ms >= oldest_ms else None
