@@ -31,8 +31,8 @@ from services.geofence.state_keys import StateKeys
 KEPT_NEWEST = 2
 KEPT_SPANS_S = (0, 3_600, 86_400)
 """Bounds of two age ranges, seconds: under an hour, and from an hour to a day. The KEPT_NEWEST newest checkpoints and the oldest one in
-each range are kept. So an evaluator needn't fold the
-whole log again after the log went back by an hour, for instance to a restored backup."""
+each range are kept. So an evaluator needn't fold the whole log again after the log went back by an hour, for instance to a restored
+backup."""
 NICENESS = 10
 """Niceness of the child process, because alerts have priority over checkpoints."""
 _EXIT_UNKNOWN_ERROR = 255
@@ -219,7 +219,8 @@ def _oldest_of_spans(ages_s: Iterable[float]) -> set[int]:
 
 def _detach_from_parent() -> None:
     """Prepares the forked child. Closes inherited sockets; otherwise the child would hold the port of an evaluator that died.
-    Restores the default actions of signals. Lowers the priority."""
+    Restores the default actions of signals. Lowers the priority.
+    """
     gc.disable()
     os.closerange(_FIRST_FILE, os.sysconf("SC_OPEN_MAX"))
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -124,7 +124,8 @@ class CanaryState:
 
 def judge(state: CanaryState, now_s: float, now_ms: int) -> Page | None:
     """Updates the state to the time `now_s`. Returns the page that is due, or None. The same page is returned at each call
-    until `delivered` is called."""
+    until `delivered` is called.
+    """
     last_complete = max((canary.number for canary in state.canaries if canary.complete), default=-1)
     # An incomplete canary is dropped once a later one is complete, unless its report is in the log and an offer of it is missing or
     # unacknowledged.
@@ -183,8 +184,7 @@ def delivered(state: CanaryState, page: Page, now_ms: int) -> None:
 
 
 def canaries_at_start(missing_s: float | None, now_s: float) -> list[Canary]:
-    """Canaries to start with after a restart. If a canary was missing, a stand-in for it that was sent
-    at most `missing_s` ago; else none."""
+    """Canaries to start with after a restart: a stand-in, sent at most `missing_s` ago, if a canary was missing; else none."""
     if missing_s is None:
         return []
     sent_s = max(now_s - missing_s, now_s - LATE_AFTER_S + RESTART_GRACE_S)

@@ -3,7 +3,8 @@
 A share is one subject's live positions for one recipient. The ledger gets two disclosures of it: its beginning, and its end with
 the number of positions sent. The beginning is on disk before the first position is sent. Positions are counted on disk in blocks of
 ALLOWED_BATCH: the count is raised by a whole block before the block's first position is sent. So after a kill the end counts too
-many positions rather than too few. The registry may be down for any time, because the stream keeps the disclosures."""
+many positions rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
+"""
 
 from __future__ import annotations
 
