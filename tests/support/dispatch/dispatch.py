@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.clock import wall_us
@@ -135,14 +136,28 @@ def settings(leg: str, nats: TestServer, folder: Path, **more: Any) -> DispatchS
 async def client(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
     """Opens a client of a leg, once its health is SERVING."""
     async with server.channel(f"127.0.0.1:{configured.port}") as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        check = health.Check  # type: ignore[attr-defined]  # the stubs lack it
-        await check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=PATIENCE_S)
+        await _until_serving(health_pb2_grpc.HealthStub(channel))
         yield RunningLeg(
             configured.leg,
             dispatch_pb2_grpc.DispatchServiceStub(channel),
             roster_pb2_grpc.RosterServiceStub(channel),
         )
+
+
+async def _until_serving(health: health_pb2_grpc.HealthStub) -> None:
+    """Waits until a leg answers. Retries a broken stream: after a restart on the same port, the channel may still use the connection to
+    the killed process, which gRPC shares between channels."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await health.Check(  # type: ignore[attr-defined]  # the stubs lack it
+                    health_pb2.HealthCheckRequest(), wait_for_ready=True
+                )
+                return
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
