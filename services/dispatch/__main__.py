@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +85,7 @@ async def run(settings: DispatchSettings) -> None:
             observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
             AsyncExitStack() as stack,
         ):
-            stack.callback(leg.record.subscriptions.close)
+            stack.enter_context(closing(leg.record.subscriptions))
             warnings = None
             if leg.name == "warning":
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))

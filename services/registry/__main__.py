@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import closing
 from functools import partial
 
 import grpc.aio
@@ -94,8 +94,7 @@ async def main(settings: RegistrySettings) -> None:
         relay = Relay(registry, bus, log_meta.clock, log_meta.partitions)
         readiness.need(relay.unable)
         disclosed = readiness.optional_reader(flow.DISCLOSURES.name)
-        with ExitStack() as cleanup:
-            cleanup.callback(exporter.close)
+        with closing(exporter):
             async with (
                 rpc.serve(settings, add_servicers, *names) as server,
                 observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),

@@ -152,10 +152,6 @@ class Store:
             head, broken = chain.first_broken(head, links)
         return broken
 
-    async def position(self, stream: str, log_id: str) -> int:
-        """Last consumed sequence of a stream; 0 where none was consumed."""
-        return (await self.reading(stream, log_id)).sequence
-
     async def reading(self, stream: str, log_id: str) -> StreamPosition:
         """Consumed position of a stream, with its trail; sequence 0 where nothing was consumed."""
         query = sa.select(tables.positions).where(

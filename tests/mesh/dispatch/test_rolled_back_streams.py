@@ -24,11 +24,6 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "nats"
 
 
-@pytest.fixture
-def police(nats: TestServer, bus: Bus, tmp_path: Path) -> DispatchSettings:
-    return settings("police", nats, tmp_path)
-
-
 def tear(nats: TestServer, store: Path, *streams: str) -> None:
     """Kills nats-server, overwrites the last message of each stream, and restarts it."""
     nats.kill()
