@@ -86,7 +86,7 @@ class Offers:
     async def follow(self, bus: Bus) -> None:
         """Reads INCIDENTS until cancelled."""
         async for messages in pull.read(
-            bus, flow.INCIDENTS.name, 1, [flow.incident_subject(leg, ">") for leg in flow.LEGS]
+            bus, flow.INCIDENTS.name, 1, subjects=[flow.incident_subject(leg, ">") for leg in flow.LEGS]
         ):
             now = time.monotonic()
             for message in messages:
@@ -198,15 +198,20 @@ async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
 
 
 async def run_load(
-    clients: Clients, offers: Offers, plan: Plan, shape: Shape, seconds: float, pids: Mapping[str, int]
+    clients: Clients, offers: Offers, plan: Plan, *, shape: Shape, seconds: float, pids: Mapping[str, int]
 ) -> Measured:
     """Sends a load, waits for its offers, and returns the results."""
     before = machine.usage(pids)
-    sent = await load.send(clients.mesh.addresses["ingest"], clients.identity(VENDOR), plan, shape.streams)
+    sent = await load.send(clients.mesh.addresses["ingest"], clients.identity(VENDOR), plan, streams=shape.streams)
     used = machine.usage(pids).since(before)
     await offers.until_all(plan.triggers)
     return Measured(
-        shape, seconds, sent, offers.latencies_ms(sent.started, plan.triggers), offers.lost(plan.triggers), used
+        shape=shape,
+        seconds=seconds,
+        sent=sent,
+        latencies_ms=offers.latencies_ms(sent.started, plan.triggers),
+        lost=offers.lost(plan.triggers),
+        used=used,
     )
 
 
@@ -231,10 +236,10 @@ async def measure(running: MeshConnection, up_pid: int, seconds: float) -> tuple
                 label = f"{shape.name}-{name}"
                 # In a thread, so that the task that reads the offers isn't delayed.
                 plan = await asyncio.to_thread(
-                    load.prepare, label, shape, length_s, background, triggered, seed=shape.batch
+                    load.prepare, label, shape, length_s, background=background, triggered=triggered, seed=shape.batch
                 )
                 pids = {**running.pids, "tandem up": up_pid, "bench": os.getpid()}
-                measured = await run_load(clients, offers, plan, shape, length_s, pids)
+                measured = await run_load(clients, offers, plan, shape=shape, seconds=length_s, pids=pids)
                 say(
                     f"  {measured.sent.accepted} reports durable in {measured.sent.took_s:.1f} s; of {count} triggers"
                     f" {measured.lost} lost; both legs p99 {figures.percentile(measured.latencies_ms['both'], 99):.1f} ms"
@@ -254,15 +259,17 @@ def figures_of(measured: Measured) -> list[Figure]:
             value = figures.percentile(latencies_ms, percent)
             promised = percent == 99 and leg != "warning"
             all_figures.append(
-                figures.at_most(label, value, "ms", TARGET_MS) if promised else Figure(label, value, "ms")
+                figures.at_most(label, value, "ms", target=TARGET_MS) if promised else Figure(label, value, "ms")
             )
     triggers = round(measured.seconds * TRIGGERS_PER_S)
     offered_per_s = measured.shape.reports_per_s
     answered_ms = [1000 * s for s in sent.answered_after_s]
     all_figures += [
         Figure(f"{name}: triggers", triggers, "reports"),
-        figures.at_most(f"{name}: triggers lost", measured.lost, "reports", 0),
-        figures.at_most(f"{name}: reports not durable", offered_per_s * measured.seconds - sent.accepted, "reports", 0),
+        figures.at_most(f"{name}: triggers lost", measured.lost, "reports", target=0),
+        figures.at_most(
+            f"{name}: reports not durable", offered_per_s * measured.seconds - sent.accepted, "reports", target=0
+        ),
         Figure(f"{name}: reports offered", offered_per_s, "reports/s"),
         Figure(f"{name}: reports durable", sent.accepted / max(sent.took_s, measured.seconds), "reports/s"),
         Figure(f"{name}: answer p50", figures.percentile(answered_ms, 50), "ms"),

@@ -106,7 +106,9 @@ async def following(bus: Bus) -> AsyncIterator[Offers]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def sequentially(bus: Bus, offers: Offers, legs: Sequence[str], name: str, count: int) -> dict[str, list[float]]:
+async def sequentially(
+    bus: Bus, offers: Offers, legs: Sequence[str], *, name: str, count: int
+) -> dict[str, list[float]]:
     """Opens incidents one after the other, each once the previous one is offered; returns the latencies by leg."""
     due_s: dict[str, float] = {}
     for n in range(count):
@@ -148,8 +150,8 @@ async def measure_legs(folder: Path, engine: str, postgres: PostgresServer | Non
             with running_legs(folder, nats, postgres, acknowledge_within_s=NO_DEADLINE_S) as mesh:
                 await serving(mesh, flow.LEGS)
                 async with following(bus) as offers:
-                    await sequentially(bus, offers, flow.LEGS, "warm", 20)
-                    alone = await sequentially(bus, offers, flow.LEGS, "alone", ALONE)
+                    await sequentially(bus, offers, flow.LEGS, name="warm", count=20)
+                    alone = await sequentially(bus, offers, flow.LEGS, name="alone", count=ALONE)
                     pids = {leg: service.pid for leg, service in mesh.legs.items()}
                     pids |= {"nats": nats.pid, "bench": os.getpid()}
                     before = machine.usage(pids)
@@ -158,15 +160,17 @@ async def measure_legs(folder: Path, engine: str, postgres: PostgresServer | Non
     for leg, latencies_ms in alone.items():
         p50 = figures.percentile(latencies_ms, 50)
         name = f"{engine}: alone, {leg}"
-        all_figures.append(figures.at_most(f"{name} p50", p50, "ms", TARGET_ALONE_MS))
+        all_figures.append(figures.at_most(f"{name} p50", p50, "ms", target=TARGET_ALONE_MS))
         all_figures.append(Figure(f"{name} p99", figures.percentile(latencies_ms, 99), "ms"))
     for leg, latencies_ms in many.items():
         name = f"{engine}: 1,000 in 10 s, {leg}"
         all_figures.append(Figure(f"{name} p50", figures.percentile(latencies_ms, 50), "ms"))
-        all_figures.append(figures.at_most(f"{name} p99", figures.percentile(latencies_ms, 99), "ms", TARGET_BURST_MS))
+        all_figures.append(
+            figures.at_most(f"{name} p99", figures.percentile(latencies_ms, 99), "ms", target=TARGET_BURST_MS)
+        )
         all_figures.append(Figure(f"{name} max", max(latencies_ms), "ms"))
     lost = sum(not math.isfinite(ms) for latencies_ms in many.values() for ms in latencies_ms)
-    all_figures.append(figures.at_most(f"{engine}: 1,000 in 10 s, offers lost", lost, "offers", 0))
+    all_figures.append(figures.at_most(f"{engine}: 1,000 in 10 s, offers lost", lost, "offers", target=0))
     all_figures += [Figure(f"{engine}: cpu of {name}", s, "s") for name, s in used.by_process.items()]
     all_figures.append(Figure(f"{engine}: cpu of all else, PostgreSQL too", used.others, "s"))
     return all_figures
@@ -176,7 +180,7 @@ async def fill(mesh: LegMesh, have: int, want: int) -> None:
     """Fills the warning leg's store with incidents that are over."""
     async with (
         open_database(mesh.settings["warning"].database, MIGRATIONS) as database,
-        open_leg("warning", Store(database), MeshClock(), Deadlines(NO_DEADLINE_S * 1000)) as leg,
+        open_leg("warning", Store(database), MeshClock(), deadlines=Deadlines(NO_DEADLINE_S * 1000)) as leg,
     ):
         for first in range(have, want, FILL_BATCH):
             numbers = range(first, min(first + FILL_BATCH, want))
@@ -191,7 +195,7 @@ async def fill(mesh: LegMesh, have: int, want: int) -> None:
         )
 
 
-async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | None, max_size: int) -> list[Figure]:
+async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | None, *, max_size: int) -> list[Figure]:
     """Figures of the warning leg alone with a growing store."""
     all_figures: list[Figure] = []
     with running_server(folder / "nats") as nats:
@@ -207,8 +211,10 @@ async def measure_growth(folder: Path, engine: str, postgres: PostgresServer | N
                 mesh.legs["warning"].start()
                 try:
                     start_s = await serving(mesh, ["warning"])
-                    await sequentially(bus, offers, ["warning"], f"warm-{size}", 10)
-                    latencies_ms = (await sequentially(bus, offers, ["warning"], f"at-{size}", ALONE))["warning"]
+                    await sequentially(bus, offers, ["warning"], name=f"warm-{size}", count=10)
+                    latencies_ms = (await sequentially(bus, offers, ["warning"], name=f"at-{size}", count=ALONE))[
+                        "warning"
+                    ]
                 finally:
                     mesh.legs["warning"].kill()
                 name = f"{engine}: {size:,} incidents in the store"
@@ -223,6 +229,7 @@ def main(
     growth: Annotated[int, typer.Option(help="Maximum number of incidents in the store; 0 skips the growth.")] = SIZES[
         -1
     ],
+    *,
     legs: Annotated[bool, typer.Option(help="Measure all legs, with single incidents and with 1,000 in 10 s.")] = True,
 ) -> None:
     """Measure from alert to offers: single incidents, 1,000 in 10 s, and with a growing store."""
@@ -241,7 +248,9 @@ def main(
                 if growth:
                     say(f"{name}: growth")
                     (folder / f"{name}-growth").mkdir()
-                    all_figures += uvloop.run(measure_growth(folder / f"{name}-growth", name, postgres, growth))
+                    all_figures += uvloop.run(
+                        measure_growth(folder / f"{name}-growth", name, postgres, max_size=growth)
+                    )
     if as_json:
         print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:

@@ -27,14 +27,14 @@ class Figure:
     """Peer that was measured in the same run; `value` is then the ratio to it."""
 
 
-def at_most(name: str, value: float, unit: str, target: float) -> Figure:
+def at_most(name: str, value: float, unit: str, *, target: float) -> Figure:
     """A figure that may not exceed its target. NaN doesn't meet it."""
-    return Figure(name, value, unit, target, value <= target)
+    return Figure(name=name, value=value, unit=unit, target=target, met=value <= target)
 
 
-def at_least(name: str, value: float, unit: str, target: float) -> Figure:
+def at_least(name: str, value: float, unit: str, *, target: float) -> Figure:
     """A figure that must reach its target."""
-    return Figure(name, value, unit, target, value >= target)
+    return Figure(name=name, value=value, unit=unit, target=target, met=value >= target)
 
 
 def to_json(machine: Mapping[str, Any], versions: Mapping[str, str], figures: Sequence[Figure]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Rate:
 class Walker:
     """A device that moves at constant speed and turns at random."""
 
-    def __init__(self, crowd: Crowd, device: int, partitions: int, rng: random.Random) -> None:
+    def __init__(self, crowd: Crowd, device: int, partitions: int, *, rng: random.Random) -> None:
         self.device_id, self.partition = device_id(device), crowd.partition(device, partitions)
         self.lat_e7, self.lon_e7 = (round(degrees * 1e7) for degrees in crowd.place(device, 0))
         self.accuracy_mm = rng.randrange(5_000, 50_000)
@@ -80,7 +80,9 @@ class CrowdFold:
             partition = crowd.partition(wearer * (1 + crowd.orders), partitions)
             for case in crowd.cases(wearer, STARTS_MS - REPORT_INTERVAL_MS):
                 self._step(partition, STARTS_MS, translate.case_of(case))
-        self._walkers = [Walker(crowd, device, partitions, self._rng) for device in range(crowd.devices)]
+        self._walkers = [
+            Walker(crowd=crowd, device=device, partitions=partitions, rng=self._rng) for device in range(crowd.devices)
+        ]
         self._rng.shuffle(self._walkers)
 
     def turn(self, number: int) -> float:

@@ -38,9 +38,9 @@ PARTS = ("fold", "growth", "one", "two", "postgis", "asking-postgis", "valkey")
 FOLD_TARGET, CHAIN_TARGETS = 150_000.0, {1: 100_000.0, 2: 40_000.0}
 RATIO_TARGETS = {"postgis": 1.4, "asking-postgis": 1.4, "valkey": 4.0}
 IDLE_TARGET = 70.0
-SINGLE = Shape("200/s one by one", 200, 1, 8)
-FULL = Shape("50,000/s in batches of 100", 50_000, BATCH, 4)
-COUNTRY = Shape("2,667/s in batches of 100", 2_667, BATCH, 4)
+SINGLE = Shape(name="200/s one by one", reports_per_s=200, batch=1, streams=8)
+FULL = Shape(name="50,000/s in batches of 100", reports_per_s=50_000, batch=BATCH, streams=4)
+COUNTRY = Shape(name="2,667/s in batches of 100", reports_per_s=2_667, batch=BATCH, streams=4)
 TRIGGERS_PER_S = {SINGLE: 10.0, FULL: 10.0, COUNTRY: 1.0}
 """Triggers per second. A country has fewer alerts: 20,000 wearers at 0.91 a day each are 0.2 a second."""
 FIRST: dict[int, tuple[Shape, ...]] = {1: (), 2: (COUNTRY,)}
@@ -64,7 +64,7 @@ def fold() -> Iterator[Figure]:
     rate = folding.measure(Crowd(20_000), 1, 2 * folding.SILENCE_TURNS)
     median = statistics.median(rate.turns)
     _say(f"fold: {rate.reports_per_s:,.0f} reports/s, median turn {median:,.0f}")
-    yield figures.at_least("fold: reports a core", rate.reports_per_s, "reports/s", FOLD_TARGET)
+    yield figures.at_least("fold: reports a core", rate.reports_per_s, "reports/s", target=FOLD_TARGET)
     yield Figure("fold: reports a core, median turn", median, "reports/s")
 
 
@@ -80,7 +80,7 @@ def growth() -> Iterator[Figure]:
         yield Figure(f"fold, {number:,} {unit}: over the fewest {unit}", cost_us / first.setdefault(unit, cost_us), "x")
 
 
-async def chain(folder: Path, replicas: int, seconds: float, repeats: int) -> list[Figure]:
+async def chain(folder: Path, replicas: int, seconds: float, *, repeats: int) -> list[Figure]:
     """Figures of a whole chain with one or two evaluators."""
     label = {1: "one evaluator", 2: "two evaluators"}[replicas]
     async with whole_chain.running(folder, replicas) as chained:
@@ -89,7 +89,7 @@ async def chain(folder: Path, replicas: int, seconds: float, repeats: int) -> li
 
         async def play(shape: Shape, repeat: int) -> None:
             results = dues[shape]
-            results.append(await chained.due(shape, seconds, repeat, TRIGGERS_PER_S[shape]))
+            results.append(await chained.due(shape, seconds, repeat, triggers_per_s=TRIGGERS_PER_S[shape]))
             p99_ms = figures.percentile(results[-1].legs_ms, 99)
             _say(f"{repeat + 1}/{repeats} {label}, {shape.name}: both legs p99 {p99_ms:.1f} ms")
 
@@ -103,7 +103,7 @@ async def chain(folder: Path, replicas: int, seconds: float, repeats: int) -> li
             _say(f"{repeat + 1}/{repeats} {label}, saturated: {drained[-1].reports_per_s:,.0f} reports/s")
     rate = statistics.median(turn.reports_per_s for turn in drained)
     measured = [
-        figures.at_least(f"{label}: reports to both legs", rate, "reports/s", CHAIN_TARGETS[replicas]),
+        figures.at_least(f"{label}: reports to both legs", rate, "reports/s", target=CHAIN_TARGETS[replicas]),
         Figure(f"{label}: behind ingest at the end", statistics.median(turn.behind_s for turn in drained), "s"),
         *_cpu(label, [turn.used for turn in drained]),
     ]
@@ -119,15 +119,15 @@ def _latencies(label: str, shape: Shape, turns: Sequence[Due]) -> Iterator[Figur
         yield Figure(f"{label}: to the alert p{percent}", figures.percentile(alerts, percent), "ms")
         name, value = f"{label}: to both legs p{percent}", figures.percentile(legs, percent)
         targets = TARGETS_MS.get(shape)
-        yield figures.at_most(name, value, "ms", targets[number]) if targets else Figure(name, value, "ms")
-    yield figures.at_most(f"{label}: triggers lost", sum(turn.lost for turn in turns), "reports", 0)
+        yield figures.at_most(name, value, "ms", target=targets[number]) if targets else Figure(name, value, "ms")
+    yield figures.at_most(f"{label}: triggers lost", sum(turn.lost for turn in turns), "reports", target=0)
     refused = sum(sum(turn.sent.refused.values()) for turn in turns)
-    yield figures.at_most(f"{label}: reports refused", refused, "reports", 0)
+    yield figures.at_most(f"{label}: reports refused", refused, "reports", target=0)
     total_s, idle_s = sum(turn.used.total for turn in turns), sum(turn.used.idle for turn in turns)
     if total_s:
         idle = 100 * idle_s / total_s
         name = f"{label}: machine idle"
-        yield figures.at_least(name, idle, "%", IDLE_TARGET) if shape is COUNTRY else Figure(name, idle, "%")
+        yield figures.at_least(name, idle, "%", target=IDLE_TARGET) if shape is COUNTRY else Figure(name, idle, "%")
         others_s = sum(turn.used.others for turn in turns)
         yield Figure(f"{label}: cpu of all else", 200 * others_s / total_s, "% of a core")
 
@@ -148,7 +148,7 @@ def _cpu(label: str, used: Sequence[Usage]) -> Iterator[Figure]:
     )
 
 
-async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: int) -> dict[str, float]:
+async def peers(parts: Collection[str], folder: Path, seconds: float, *, repeats: int) -> dict[str, float]:
     """Rates of PostGIS and Valkey by part, reports/s, where they are installed."""
     numbers = itertools.count(1)
     places = [partial(whole_chain.CROWD.place, turn=turn) for turn in range(len(WALK))]
@@ -164,7 +164,7 @@ async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: i
                 for _ in range(repeats):
                     tally = Tally()
                     work = [evaluating_peers.evaluate(url, walkers, tally) for _ in range(postgis.CONNECTIONS)]
-                    turns.append(await saturated.measure(tally, work, seconds, {}))
+                    turns.append(await saturated.measure(tally, work, seconds, pids={}))
                 rates[name] = _median(name, turns)
     if "valkey" in parts and (program := valkey.program()):
         with valkey.running(program, folder / "valkey") as port:
@@ -172,7 +172,7 @@ async def peers(parts: Collection[str], folder: Path, seconds: float, repeats: i
             for _ in range(repeats):
                 tally = Tally()
                 work = [evaluating_peers.evaluate_in_valkey(port, walkers, tally) for _ in range(valkey.CLIENTS)]
-                turns.append(await saturated.measure(tally, work, seconds, {}))
+                turns.append(await saturated.measure(tally, work, seconds, pids={}))
         rates["valkey"] = _median("Valkey", turns)
     for part in set(parts) & set(RATIO_TARGETS) - set(rates):
         _say(f"{part} isn't installed, so its figures are left out")
@@ -195,14 +195,23 @@ async def measure(arguments: argparse.Namespace, folder: Path) -> list[Figure]:
     for replicas, part in ((1, "one"), (2, "two")):
         if part in parts:
             (folder / part).mkdir()
-            chained = await chain(folder / part, replicas, seconds, repeats)
+            chained = await chain(folder / part, replicas, seconds, repeats=repeats)
             all_figures += chained
             own = own if replicas > 1 else chained[0].value
-    for name, rate in (await peers(parts, folder, seconds, repeats)).items():
+    for name, rate in (await peers(parts, folder, seconds, repeats=repeats)).items():
         all_figures.append(Figure(f"{name}: reports stored and looked at", rate, "reports/s"))
         if own:
-            ratio = figures.at_least(f"one evaluator: over {name}", own / rate, "x", RATIO_TARGETS[name])
-            all_figures.append(Figure(ratio.name, ratio.value, ratio.unit, ratio.target, ratio.met, name))
+            ratio = figures.at_least(f"one evaluator: over {name}", own / rate, "x", target=RATIO_TARGETS[name])
+            all_figures.append(
+                Figure(
+                    name=ratio.name,
+                    value=ratio.value,
+                    unit=ratio.unit,
+                    target=ratio.target,
+                    met=ratio.met,
+                    against=name,
+                )
+            )
     if "growth" in parts:
         all_figures += growth()
     return all_figures

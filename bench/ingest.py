@@ -48,12 +48,14 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _ingest_turn(ingest: IngestEndpoint, batches: Reports, streams: int, window: int) -> Turn:
+def _ingest_turn(ingest: IngestEndpoint, batches: Reports, streams: int, *, window: int) -> Turn:
     async def turn(seconds: float) -> Saturated:
         tally = Tally()
         async with server.channel(ingest.address) as channel:
-            work = [saturated.stream(channel, ingest.identity, batches, window, tally) for _ in range(streams)]
-            return await saturated.measure(tally, work, seconds, {**ingest.pids, "bench": os.getpid()})
+            work = [
+                saturated.stream(channel, ingest.identity, batches, window=window, tally=tally) for _ in range(streams)
+            ]
+            return await saturated.measure(tally, work, seconds, pids={**ingest.pids, "bench": os.getpid()})
 
     return turn
 
@@ -62,6 +64,7 @@ async def _run_turns(
     parts: Collection[str],
     ingest: IngestEndpoint,
     folder: Path,
+    *,
     numbers: Iterator[int],
     arguments: argparse.Namespace,
     results: Results,
@@ -69,10 +72,10 @@ async def _run_turns(
     hundreds, singles = Reports(BATCH, numbers), Reports(1, numbers)
     turns: dict[str, Turn] = {}
     if "batched" in parts:
-        turns["batched"] = _ingest_turn(ingest, hundreds, BATCHED_STREAMS, BATCHED_WINDOW)
+        turns["batched"] = _ingest_turn(ingest, hundreds, BATCHED_STREAMS, window=BATCHED_WINDOW)
     if "single" in parts:
-        turns["single"] = _ingest_turn(ingest, singles, SINGLE_STREAMS, SINGLE_WINDOW)
-    async with ingest_peers.running(parts, ingest, folder, numbers) as (peers, versions):
+        turns["single"] = _ingest_turn(ingest, singles, SINGLE_STREAMS, window=SINGLE_WINDOW)
+    async with ingest_peers.running(parts, ingest, folder, numbers=numbers) as (peers, versions):
         results.versions |= versions
         for repeat in range(arguments.repeats):
             for name, turn in {**turns, **peers}.items():
@@ -81,8 +84,10 @@ async def _run_turns(
                 _say(f"{repeat + 1}/{arguments.repeats} {name}: {result.reports_per_s:,.0f} reports/s")
             if "latency" in parts:
                 for shape in ingest_figures.LATENCIES:
-                    plan = reports.plan(singles if shape.batch == 1 else hundreds, shape, arguments.seconds, repeat)
-                    sent = await load.send(ingest.address, ingest.identity, plan, shape.streams)
+                    plan = reports.plan(
+                        singles if shape.batch == 1 else hundreds, shape, arguments.seconds, seed=repeat
+                    )
+                    sent = await load.send(ingest.address, ingest.identity, plan, streams=shape.streams)
                     results.latency[shape.name].append(sent)
                     p99_ms = 1000 * figures.percentile(sent.answered_after_s, 99)
                     _say(f"{repeat + 1}/{arguments.repeats} {shape.name}: p99 {p99_ms:.1f} ms")
@@ -100,13 +105,13 @@ async def measure(folder: Path, arguments: argparse.Namespace) -> Results:
             endpoint.running_nats(folder) as (nats, bus),
             endpoint.running(folder, nats, bus) as ingest,
         ):
-            await _run_turns(parts, ingest, folder, numbers, arguments, results)
+            await _run_turns(parts, ingest, folder, numbers=numbers, arguments=arguments, results=results)
     if "memory" in parts:
         # On a separate server, whose log holds nothing else, so that the acknowledged reports can be counted.
         async with (
             endpoint.running_nats(folder / "slow") as (nats, bus),
             slow_store.relay(int(nats.url.rpartition(":")[2])) as port,
-            endpoint.running(folder / "slow", nats, bus, f"nats://127.0.0.1:{port}") as ingest,
+            endpoint.running(folder / "slow", nats, bus, nats_url=f"nats://127.0.0.1:{port}") as ingest,
         ):
             _say(f"memory: {slow_store.DUE_PER_S:,} reports/s are due, the store takes a tenth")
             results.overload = await slow_store.run(ingest, Reports(BATCH, numbers), arguments.memory_seconds)

@@ -71,7 +71,7 @@ def febrl_figures() -> Iterable[Figure]:
     }
     for dataset in datasets:
         ours, took_s = _timed(febrl.link, dataset)
-        yield Figure(f"{dataset.name}_f1", ours.f1, "F1", F1_TARGET, ours.f1 >= F1_TARGET)
+        yield Figure(name=f"{dataset.name}_f1", value=ours.f1, unit="F1", target=F1_TARGET, met=ours.f1 >= F1_TARGET)
         yield from _details(dataset.name, ours, took_s)
         for peer, link in peers.items():
             try:
@@ -151,7 +151,7 @@ def korean_figures() -> Iterable[Figure]:
         return
     rankings = korean_ranking(path)
     whole = rankings["all"].share
-    yield Figure("korean_rank1", whole, "share", RANK_TARGET, whole >= RANK_TARGET)
+    yield Figure(name="korean_rank1", value=whole, unit="share", target=RANK_TARGET, met=whole >= RANK_TARGET)
     for part in ("ambiguous", "plain"):
         yield Figure(f"korean_rank1_{part}", rankings[part].share, "share")
     for part, ranking in rankings.items():

@@ -95,7 +95,7 @@ class Collector:
         self.rows.clear()
 
 
-async def load(url: str, people: People, first: int, orders: int) -> list[Listed]:
+async def load(url: str, people: People, first: int, *, orders: int) -> list[Listed]:
     """Fills a database with the orders numbered from `first` to `orders` - 1, and a fifth as many wearers with tags.
 
     Returns the new part of the list that the police would send.
@@ -107,7 +107,7 @@ async def load(url: str, people: People, first: int, orders: int) -> list[Listed
         for n in range(first, orders):
             for record in made_up(people, n):
                 table, record_id = _place_of(record)
-                await versioned_writes.store_record(view, table, record_id, record)
+                await versioned_writes.store_record(view, table, record_id, record=record)
                 listed_record = reconcile.listed(record)
                 if listed_record.kind in KINDS_OF[Agency.NPA]:
                     listed.append(listed_record)
@@ -174,7 +174,7 @@ async def reconcile_repeatedly(client: Client, listed: Sequence[Listed]) -> None
                 print(f"{answer.summary.listed} listed records compared in {took_s:.1f} s", file=sys.stderr)
 
 
-async def measure(client: Client, people: People, size: int, meanwhile: str = "") -> list[Figure]:
+async def measure(client: Client, people: People, size: int, *, meanwhile: str = "") -> list[Figure]:
     """Times until new orders are matched with wearers, and until new tags of wearers are matched with respondents."""
     times: dict[str, list[float]] = {"order": [], "tag": []}
     arriving = snapshots(client)
@@ -199,12 +199,12 @@ async def measure(client: Client, people: People, size: int, meanwhile: str = ""
     largest = size == max(SIZES)
     return [
         Figure(
-            f"new {kind}: put until in the log{meanwhile}",
-            size,
-            round(sorted(durations_s)[len(durations_s) // 2], 4),
-            round(sorted(durations_s)[int(len(durations_s) * 0.99)], 4),
-            TARGET_P99_S if largest else None,
-            sorted(durations_s)[int(len(durations_s) * 0.99)] < TARGET_P99_S if largest else None,
+            name=f"new {kind}: put until in the log{meanwhile}",
+            orders=size,
+            p50_s=round(sorted(durations_s)[len(durations_s) // 2], 4),
+            p99_s=round(sorted(durations_s)[int(len(durations_s) * 0.99)], 4),
+            target_p99_s=TARGET_P99_S if largest else None,
+            met=sorted(durations_s)[int(len(durations_s) * 0.99)] < TARGET_P99_S if largest else None,
         )
         for kind, durations_s in times.items()
     ]
@@ -218,13 +218,13 @@ async def _arrived(arriving: AsyncIterator[log_pb2.CaseSnapshot], order_id: str,
     raise AssertionError("the log ended")
 
 
-async def at_size(mesh: RegistryMesh, people: People, size: int, listed: Sequence[Listed]) -> list[Figure]:
+async def at_size(mesh: RegistryMesh, people: People, size: int, *, listed: Sequence[Listed]) -> list[Figure]:
     """Figures with `size` orders in the database."""
     async with mesh.connected() as client:
         figures = await measure(client, people, size)
         reconciling = asyncio.create_task(reconcile_repeatedly(client, listed))
         try:
-            return figures + await measure(client, people, size, ", lists compared")
+            return figures + await measure(client, people, size, meanwhile=", lists compared")
         finally:
             reconciling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -240,7 +240,7 @@ def run(sizes: Sequence[int]) -> list[Figure]:
         loaded = 0
         for size in sizes:
             began_s = time.perf_counter()
-            listed += asyncio.run(load(url, people, loaded, size))
+            listed += asyncio.run(load(url, people, loaded, orders=size))
             print(f"{size} orders loaded in {time.perf_counter() - began_s:.0f} s", file=sys.stderr)
             loaded = size
             # A separate log for each size, so that it holds no cases of the previous size.
@@ -248,7 +248,7 @@ def run(sizes: Sequence[int]) -> list[Figure]:
                 tempfile.TemporaryDirectory() as folder,
                 running_registry(Path(folder), 1, url, env={"TANDEM_REGISTRY_KEY": KEY.hex()}) as mesh,
             ):
-                size_figures = asyncio.run(at_size(mesh, people, size, listed))
+                size_figures = asyncio.run(at_size(mesh, people, size, listed=listed))
             for figure in size_figures:
                 print(_line(figure), file=sys.stderr)
             figures += size_figures

@@ -76,9 +76,9 @@ def filled(day: list[Row]) -> list[Row]:
     return rows
 
 
-def home_of(name: str, first: Row, from_m: float, to_m: float) -> tuple[int, int]:
+def home_of(name: str, first: Row, range_m: tuple[float, float]) -> tuple[int, int]:
     """Position of the protected person's home, 1e-7 degrees, at a log-uniformly distributed distance."""
-    rng = random.Random(name)
+    rng, (from_m, to_m) = random.Random(name), range_m
     far_m, bearing = from_m * (to_m / from_m) ** rng.random(), rng.uniform(0, 2 * math.pi)
     east_e7_per_m = E7_PER_M / math.cos(math.radians(first[2] / 1e7))
     return (
@@ -90,8 +90,18 @@ def home_of(name: str, first: Row, from_m: float, to_m: float) -> tuple[int, int
 def play(tag: list[Row], home: tuple[int, int]) -> Counter[AlertKey]:
     """Number of alerts of one day by kind, demand and cause."""
     from_ms, until_ms = tag[0][0], tag[-1][0] + 1
-    person = Target("p", True, ("phone",), PERSON)
-    case = Case("case", 1, "order", "w", ("tag",), (person,), RINGS, from_ms, until_ms)
+    person = Target(target_id="p", is_person=True, device_ids=("phone",), shape=PERSON)
+    case = Case(
+        case_id="case",
+        version=1,
+        order_id="order",
+        wearer_id="w",
+        tag_device_ids=("tag",),
+        targets=(person,),
+        rings=RINGS,
+        valid_from_ms=from_ms,
+        valid_until_ms=until_ms,
+    )
     state = State(0)
     counts: Counter[AlertKey] = Counter()
 
@@ -108,7 +118,18 @@ def play(tag: list[Row], home: tuple[int, int]) -> Counter[AlertKey]:
     phone = [(at_ms, "phone", *home) for at_ms in range(from_ms, until_ms, PHONE_INTERVAL_MS)]
     enter(from_ms, case)
     for at_ms, device, lat_e7, lon_e7 in sorted([*tag, *phone]):
-        enter(at_ms, Positions([device], [str(at_ms)], [at_ms], [lat_e7], [lon_e7], [ACCURACY_MM], 0))
+        enter(
+            at_ms,
+            Positions(
+                device_ids=[device],
+                report_ids=[str(at_ms)],
+                fix_times_ms=[at_ms],
+                lat_e7=[lat_e7],
+                lon_e7=[lon_e7],
+                accuracy_mm=[ACCURACY_MM],
+                received_wall_us=0,
+            ),
+        )
     return counts
 
 
@@ -161,7 +182,7 @@ def main() -> None:
             mine: Counter[AlertKey] = Counter()
             days.append(0)
             for day in days_of(path):
-                home = home or home_of(path.name, day[0], *arguments.home)
+                home = home or home_of(path.name, day[0], arguments.home)
                 mine += play(prepare(day), home)
                 days[-1] += 1
             touching.append(sum(count for (_, demand, _), count in mine.items() if Demand[demand] >= Demand.NOTIFY))

@@ -76,7 +76,7 @@ def together(turns: Sequence[Turn]) -> Turn:
 class _Sender:
     """Open streams into one ingest process, each with a separate trace context; they work only during their turns."""
 
-    def __init__(self, ingest: IngestEndpoint, channel: grpc.aio.Channel, shape: str, batches: Reports) -> None:
+    def __init__(self, ingest: IngestEndpoint, channel: grpc.aio.Channel, shape: str, *, batches: Reports) -> None:
         _, streams, self._window = SHAPES[shape]
         self._pids, self._batches = ingest.pids, batches
         method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
@@ -107,21 +107,21 @@ def _context(number: int) -> tuple[str, str]:
 
 
 async def measure(
-    folder: Path, shapes: Sequence[str], pairs: int, seconds: float, alike: bool
+    folder: Path, shapes: Sequence[str], pairs: int, *, seconds: float, alike: bool
 ) -> dict[str, list[tuple[Turn, Turn]]]:
     """Pairs of turns (with tracing, without tracing) by shape."""
     results: dict[str, list[tuple[Turn, Turn]]] = {shape: [] for shape in shapes}
     numbers = itertools.count(1)
     async with endpoint.running_nats(folder) as (nats, bus):
         for number in range(pairs):
-            async with _both(folder / str(number), nats, bus, alike, swapped=number % 2 == 1) as channels:
+            async with _both(folder / str(number), nats, bus, alike=alike, swapped=number % 2 == 1) as channels:
                 for shape in shapes:
                     batches = Reports(SHAPES[shape][0], numbers)
-                    on, off = (_Sender(*channel, shape, batches) for channel in channels)
+                    on, off = (_Sender(*channel, shape, batches=batches) for channel in channels)
                     order = (on, off) if number % 4 < 2 else (off, on)
                     for sender in order:
                         await sender.turn(WARM_UP_S)
-                    with_it, without = await _pair(on, off, order, seconds)
+                    with_it, without = await _pair(on, off, order, seconds=seconds)
                     results[shape].append((with_it, without))
                     print(
                         f"{number + 1}/{pairs} {shape}: on / off {with_it.reports_per_s / without.reports_per_s:.3f}, "
@@ -133,7 +133,7 @@ async def measure(
 
 @asynccontextmanager
 async def _both(
-    folder: Path, nats: TestServer, bus: Bus, alike: bool, swapped: bool
+    folder: Path, nats: TestServer, bus: Bus, *, alike: bool, swapped: bool
 ) -> AsyncIterator[Sequence[tuple[IngestEndpoint, grpc.aio.Channel]]]:
     """Starts an ingest with tracing and one without, each with a channel. `swapped` starts the one without tracing first."""
     async with AsyncExitStack() as stack:
@@ -146,7 +146,7 @@ async def _both(
         yield started["on"], started["off"]
 
 
-async def _pair(on: _Sender, off: _Sender, order: Sequence[_Sender], seconds: float) -> tuple[Turn, Turn]:
+async def _pair(on: _Sender, off: _Sender, order: Sequence[_Sender], *, seconds: float) -> tuple[Turn, Turn]:
     """Combined turns with and without tracing; the first process of `order` begins."""
     turns: dict[_Sender, list[Turn]] = {on: [], off: []}
     for _ in range(max(1, round(2 * seconds / (TURN_S * len(ORDER))))):
@@ -181,9 +181,9 @@ def of(results: dict[str, list[tuple[Turn, Turn]]]) -> list[Figure]:
         out += [
             Figure(f"{shape}: with tracing", median(on.reports_per_s for on, _ in pairs), "reports/s"),
             Figure(f"{shape}: without", median(off.reports_per_s for _, off in pairs), "reports/s"),
-            figures.at_least(f"{shape}: pairs", len(pairs), "", MIN_PAIRS),
+            figures.at_least(f"{shape}: pairs", len(pairs), "", target=MIN_PAIRS),
             Figure(f"{shape}: on / off, median", on_off, "%"),
-            figures.at_most(f"{shape}: ... differs from 100 % by", abs(on_off - 100), "%", MAX_CHANGE_PERCENT),
+            figures.at_most(f"{shape}: ... differs from 100 % by", abs(on_off - 100), "%", target=MAX_CHANGE_PERCENT),
             Figure(f"{shape}: ... 95 % interval, from", 100 * low, "%"),
             Figure(f"{shape}: ... to", 100 * high, "%"),
             Figure(f"{shape}: CPU of ingest a report, without", median(off.cpu_us for _, off in pairs), "us"),
@@ -207,7 +207,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
         folder = Path(temporary)
         about, fsync_ms = machine.describe(folder), machine.fsync_ms(folder)
-        results = uvloop.run(measure(folder, arguments.only, arguments.pairs, arguments.seconds, arguments.alike))
+        results = uvloop.run(
+            measure(folder, arguments.only, arguments.pairs, seconds=arguments.seconds, alike=arguments.alike)
+        )
     all_figures = [Figure("fsync of 4 KiB, median", fsync_ms, "ms"), *of(results)]
     if arguments.json:
         print(json.dumps(figures.to_json(about, machine.versions(), all_figures)))

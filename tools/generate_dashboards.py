@@ -254,7 +254,7 @@ def to_json(dashboard: Dashboard) -> str:
         panels.append(_trace_panel(top))
         top += 2 * TALL
     for title, row in dashboard.rows:
-        panels.append({"type": "row", "title": title, "gridPos": _place(0, top, WIDTH, 1), "panels": []})
+        panels.append({"type": "row", "title": title, "gridPos": _place(0, top, WIDTH, height=1), "panels": []})
         left, top = 0, top + 1
         for panel in row:
             panels.append(_panel(panel, left, top))
@@ -285,7 +285,7 @@ def _source(name: str, kind: str, label: str) -> dict[str, Any]:
     return {"name": name, "label": label, "type": "datasource", "query": kind}
 
 
-def _place(left: int, top: int, width: int, height: int) -> dict[str, int]:
+def _place(left: int, top: int, width: int, *, height: int) -> dict[str, int]:
     return {"x": left, "y": top, "w": width, "h": height}
 
 
@@ -306,7 +306,7 @@ def _panel(panel: Panel, left: int, top: int) -> dict[str, Any]:
         "type": panel.kind,
         "title": panel.title,
         "datasource": METRICS,
-        "gridPos": _place(left, top, panel.width, TALL),
+        "gridPos": _place(left, top, panel.width, height=TALL),
         "fieldConfig": {"defaults": defaults, "overrides": overrides},
         "targets": [
             {"refId": chr(ord("A") + i), "expr": query, "legendFormat": legend, "exemplar": panel.exemplars}
@@ -320,7 +320,7 @@ def _trace_panel(top: int) -> dict[str, Any]:
         "type": "traces",
         "title": "The incident's trace; `tandem trace` prints it without a trace store",
         "datasource": TRACES,
-        "gridPos": _place(0, top, WIDTH, 2 * TALL),
+        "gridPos": _place(0, top, WIDTH, height=2 * TALL),
         "targets": [{"refId": "A", "queryType": "traceql", "query": "${trace_id}"}],
     }
 

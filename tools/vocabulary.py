@@ -103,15 +103,17 @@ def findings(root: Path, vocabulary: Vocabulary) -> list[Finding]:
             continue
         text = (root / path).read_text("utf-8")
         names, prose = _python(text) if suffix == ".py" else _other(text, suffix)
-        found += [Finding(path, line, "identifier", name) for line, name in names if vocabulary.bans(name)]
+        found += [
+            Finding(path=path, line=line, kind="identifier", text=name) for line, name in names if vocabulary.bans(name)
+        ]
         for first_line, passage in prose:
             for match in vocabulary.prose.finditer(passage):
                 line = first_line + passage.count("\n", 0, match.start())
-                found.append(Finding(path, line, "phrase", match.group()))
+                found.append(Finding(path=path, line=line, kind="phrase", text=match.group()))
         if suffix == ".py" and path.startswith("services/"):
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.ClassDef):
-                    classes[node.name].append(Finding(path, node.lineno, "class", node.name))
+                    classes[node.name].append(Finding(path=path, line=node.lineno, kind="class", text=node.name))
     for name, places in classes.items():
         if len(places) > (2 if name in vocabulary.twice else 1):
             found += places

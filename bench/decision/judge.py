@@ -91,7 +91,7 @@ def judge(play: Play, every_ms: int, draw: int = 1) -> Judged:
     """Plays a play with one draw of the noise and judges the decisions."""
     received = reports(play, every_ms, draw)
     hours = (play.way[-1].at_ms - play.way[0].at_ms) / 3_600_000
-    judged = Judged(play.wearer, play.kind, every_ms, hours, draw)
+    judged = Judged(wearer=play.wearer, kind=play.kind, every_ms=every_ms, hours=hours, draw=draw)
     if len({report.device for report in received}) < (1 if play.is_place else 2):
         return judged  # one side never reported
     truth, decided, distances = Truth(play), decide(play, received), plain(play, received)
@@ -100,11 +100,11 @@ def judge(play: Play, every_ms: int, draw: int = 1) -> Judged:
     for stretches in _joined(truth.within(RING_M, decided.first_known_ms)):
         if sum(until_ms - from_ms for from_ms, until_ms in stretches) >= MIN_DURATION_MS:
             breach = stretches[0][0], stretches[-1][1]
-            _breach(judged, play, truth, received, decided, distances, breach)
+            _breach(judged, play, truth, received=received, decided=decided, distances=distances, breach=breach)
     for breach in truth.within(CLOSE_M, decided.first_known_ms):
         if breach[1] - breach[0] >= MIN_DURATION_MS:
-            _close(judged, play, truth, received, decided, breach)
-    _dispatches(judged, play, truth, received, decided)
+            _close(judged, play, truth, received=received, decided=decided, breach=breach)
+    _dispatches(judged, play, truth, received=received, decided=decided)
     _plain_false(judged, truth, distances)
     return judged
 
@@ -113,6 +113,7 @@ def _breach(
     judged: Judged,
     play: Play,
     truth: Truth,
+    *,
     received: list[Report],
     decided: Decided,
     distances: Plain,
@@ -136,7 +137,17 @@ def _breach(
         by = ", UNKNOWN_NEAR" if near else ", UNKNOWN_NEAR for the record" if recorded else ""
         cause = _cause_of_miss(truth, received, breach) + by
         min_m = truth.min_m(from_ms, until_ms)
-        judged.faults.append(Fault("missed", cause, play.name, judged.every_ms, from_ms, min_m, judged.draw))
+        judged.faults.append(
+            Fault(
+                what="missed",
+                cause=cause,
+                play=play.name,
+                every_ms=judged.every_ms,
+                at_ms=from_ms,
+                true_m=min_m,
+                draw=judged.draw,
+            )
+        )
     first = max(0, int(np.searchsorted(distances.times_ms, from_ms)) - 1)
     last = int(np.searchsorted(distances.times_ms, deadline_ms, "right"))
     delays_ms = np.full(len(THRESHOLDS_M), np.nan)
@@ -147,7 +158,9 @@ def _breach(
     judged.plain_missed += np.isnan(delays_ms)
 
 
-def _close(judged: Judged, play: Play, truth: Truth, received: list[Report], decided: Decided, breach: Stretch) -> None:
+def _close(
+    judged: Judged, play: Play, truth: Truth, *, received: list[Report], decided: Decided, breach: Stretch
+) -> None:
     from_ms, until_ms = breach
     deadline_ms = _first_after(received, from_ms + MIN_DURATION_MS)
     if deadline_ms is None:
@@ -163,17 +176,37 @@ def _close(judged: Judged, play: Play, truth: Truth, received: list[Report], dec
         cause = f"{_cause_of_miss(truth, received, (from_ms, deadline_ms))}, {later}"
         min_m = truth.min_m(from_ms, until_ms)
         what = "close" if _first(decided.recorded, from_ms, deadline_ms) is None else "close, recorded"
-        judged.faults.append(Fault(what, cause, play.name, judged.every_ms, from_ms, min_m, judged.draw))
+        judged.faults.append(
+            Fault(
+                what=what,
+                cause=cause,
+                play=play.name,
+                every_ms=judged.every_ms,
+                at_ms=from_ms,
+                true_m=min_m,
+                draw=judged.draw,
+            )
+        )
 
 
-def _dispatches(judged: Judged, play: Play, truth: Truth, received: list[Report], decided: Decided) -> None:
+def _dispatches(judged: Judged, play: Play, truth: Truth, *, received: list[Report], decided: Decided) -> None:
     judged.dispatches = len(decided.dispatches)
     for dispatch in decided.dispatches:
         min_m = truth.min_m(dispatch.at_ms - LOOKBACK_MS, dispatch.at_ms + HELP_MS)
         if min_m > RING_M + TOLERANCE_M:
             judged.false += 1
-            cause = _cause_of_false(play, truth, received, dispatch, min_m)
-            judged.faults.append(Fault("false", cause, play.name, judged.every_ms, dispatch.at_ms, min_m, judged.draw))
+            cause = _cause_of_false(play, truth, received, dispatch=dispatch, min_m=min_m)
+            judged.faults.append(
+                Fault(
+                    what="false",
+                    cause=cause,
+                    play=play.name,
+                    every_ms=judged.every_ms,
+                    at_ms=dispatch.at_ms,
+                    true_m=min_m,
+                    draw=judged.draw,
+                )
+            )
     for demand in decided.responds:
         apart_m = truth.min_m(demand.from_ms - LOOKBACK_MS, demand.from_ms + HELP_MS)
         judged.responds_false += demand.kind != AlertKind.UNKNOWN_NEAR.value and apart_m > RING_M + TOLERANCE_M
@@ -228,7 +261,7 @@ def _cause_of_miss(truth: Truth, received: list[Report], breach: Stretch) -> str
     return "under a minute" if until_ms - from_ms < 60_000 else "a minute or more"
 
 
-def _cause_of_false(play: Play, truth: Truth, received: list[Report], dispatch: Dispatch, min_m: float) -> str:
+def _cause_of_false(play: Play, truth: Truth, received: list[Report], *, dispatch: Dispatch, min_m: float) -> str:
     nearest = next(f"{limit_m}" for limit_m in (150, 200, 300, 500, 1 << 40) if min_m <= limit_m)
     off_m = abs((dispatch.reported_m or 0.0) - truth.at_m(dispatch.at_ms))
     error = "off by 150 m or more" if dispatch.kind == AlertKind.RING_ENTERED.value and off_m >= 150 else ""

@@ -56,17 +56,17 @@ class Report(NamedTuple):
 
 def reports(play: Play, every_ms: int, draw: int = 1) -> list[Report]:
     """All reports of both sides in order of arrival. `draw` is the number of the draw of the noise, from 1 on."""
-    arrivals = _device(play.name, TAG, play.way, every_ms, draw)
+    arrivals = _device(play.name, TAG, play.way, every_ms=every_ms, draw=draw)
     if not play.is_place:
-        arrivals += _device(play.name, PHONE, play.other, PHONE_INTERVAL_MS, draw)
+        arrivals += _device(play.name, PHONE, play.other, every_ms=PHONE_INTERVAL_MS, draw=draw)
     return sorted(arrivals)
 
 
-def _device(name: str, device: str, way: Way, every_ms: int, draw: int) -> list[Report]:
+def _device(name: str, device: str, way: Way, *, every_ms: int, draw: int) -> list[Report]:
     rng = random.Random(f"{SEED}-{draw} {name} {device} {every_ms}")
     from_ms, until_ms = way[0].at_ms, way[-1].at_ms
-    gaps = list(_random_intervals(rng, from_ms, until_ms, GAPS_PER_H, GAP_MS))
-    held = list(_random_intervals(rng, from_ms, until_ms, HELD_PER_H, (HELD_MS, HELD_MS)))
+    gaps = list(_random_intervals(rng, from_ms, until_ms, per_h=GAPS_PER_H, length_ms=GAP_MS))
+    held = list(_random_intervals(rng, from_ms, until_ms, per_h=HELD_PER_H, length_ms=(HELD_MS, HELD_MS)))
     errors = _Errors(rng)
     arrivals = []
     for number, spot in enumerate(_sampled(way, from_ms + rng.randint(0, min(every_ms, until_ms - from_ms)), every_ms)):
@@ -79,7 +79,15 @@ def _device(name: str, device: str, way: Way, every_ms: int, draw: int) -> list[
         for start_ms, end_ms in held:
             if start_ms <= arrived_ms < end_ms:
                 arrived_ms = end_ms
-        report = Report(arrived_ms, device, number, spot.at_ms, observed.lat_e7, observed.lon_e7, accuracy_mm)
+        report = Report(
+            arrived_ms=arrived_ms,
+            device=device,
+            number=number,
+            fix_ms=spot.at_ms,
+            lat_e7=observed.lat_e7,
+            lon_e7=observed.lon_e7,
+            accuracy_mm=accuracy_mm,
+        )
         arrivals.append(report)
         if rng.randrange(DUPLICATE_ONE_IN) == 0:
             arrivals.append(report._replace(arrived_ms=arrived_ms + rng.randint(1, 60_000)))
@@ -128,7 +136,7 @@ class _Errors:
 
 
 def _random_intervals(
-    rng: random.Random, from_ms: int, until_ms: int, per_h: float, length_ms: tuple[int, int]
+    rng: random.Random, from_ms: int, until_ms: int, *, per_h: float, length_ms: tuple[int, int]
 ) -> Iterator[tuple[int, int]]:
     at_ms = from_ms + round(rng.expovariate(per_h) * _H_MS)
     while at_ms < until_ms:

@@ -160,24 +160,24 @@ def _homes(wearer: str, number: int, leg: Way) -> Iterator[Play]:
         is_place = rng.random() < 0.5
         far_m = side_m + (PLACE_RADIUS_M if is_place and side_m else 0)
         home = moved(at(leg, moment_ms), -side * east * far_m, side * north * far_m)
-        yield _stay(f"beside-{side_m}", wearer, number, _around(leg, moment_ms), home, is_place)
+        yield _stay(f"beside-{side_m}", wearer, number, way=_around(leg, moment_ms), home=home, is_place=is_place)
     rng = random.Random(f"{SEED} {wearer} {number} beyond")
     beyond_m = rng.choice(BEYOND_M)
     is_place = rng.random() < 0.5
     north, east = _ahead(leg, leg[-1].at_ms)
     far_m = beyond_m + (PLACE_RADIUS_M if is_place and beyond_m else 0)
     home = moved(leg[-1], north * far_m, east * far_m)
-    yield _stay(f"beyond-{beyond_m}", wearer, number, _around(leg, leg[-1].at_ms), home, is_place)
+    yield _stay(f"beyond-{beyond_m}", wearer, number, way=_around(leg, leg[-1].at_ms), home=home, is_place=is_place)
     rng = random.Random(f"{SEED} {wearer} {number} far")
     min_m, max_m = FAR_M
     off_m, bearing = min_m * (max_m / min_m) ** rng.random(), rng.uniform(0, 2 * math.pi)
     home = moved(leg[0], off_m * math.cos(bearing), off_m * math.sin(bearing))
-    yield _stay("far", wearer, number, leg, home, rng.random() < 0.5)
+    yield _stay("far", wearer, number, way=leg, home=home, is_place=rng.random() < 0.5)
 
 
-def _stay(kind: str, wearer: str, number: int, way: Way, home: Spot, is_place: bool) -> Play:
+def _stay(kind: str, wearer: str, number: int, *, way: Way, home: Spot, is_place: bool) -> Play:
     other = (home._replace(at_ms=way[0].at_ms), home._replace(at_ms=way[-1].at_ms))
-    return Play(f"{wearer}/{number}/{kind}", kind, wearer, way, other, is_place)
+    return Play(name=f"{wearer}/{number}/{kind}", kind=kind, wearer=wearer, way=way, other=other, is_place=is_place)
 
 
 def _around(leg: Way, moment_ms: int) -> Way:
@@ -209,4 +209,11 @@ def _sessions(path: Path, legs: dict[str, list[Way]]) -> Iterator[Play]:
                     end_ms = min(until_ms, own[-1].at_ms, hers[-1].at_ms)
                     if end_ms - start_ms >= MIN_PAIR_MS:
                         name = f"{wearer}/{person}/{start_ms}/pair"
-                        yield Play(name, "pair", wearer, cut(own, start_ms, end_ms), cut(hers, start_ms, end_ms), False)
+                        yield Play(
+                            name=name,
+                            kind="pair",
+                            wearer=wearer,
+                            way=cut(own, start_ms, end_ms),
+                            other=cut(hers, start_ms, end_ms),
+                            is_place=False,
+                        )

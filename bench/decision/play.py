@@ -65,7 +65,17 @@ def decide(play: Play, reports: list[Report]) -> Decided:
     decided = Decided()
     state = State(0)
     until_ms = reports[-1].arrived_ms + 1
-    case = Case("case", 1, "order", "w", (TAG,), (_target(play),), RINGS, reports[0].fix_ms, until_ms)
+    case = Case(
+        case_id="case",
+        version=1,
+        order_id="order",
+        wearer_id="w",
+        tag_device_ids=(TAG,),
+        targets=(_target(play),),
+        rings=RINGS,
+        valid_from_ms=reports[0].fix_ms,
+        valid_until_ms=until_ms,
+    )
     entered: dict[int, int] = {}
     """Time at which each active ring with RESPOND was entered, by radius, mm."""
     since: dict[bool, int] = {}
@@ -135,9 +145,14 @@ def decide(play: Play, reports: list[Report]) -> Decided:
 
 def _target(play: Play) -> Target:
     if not play.is_place:
-        return Target("p", True, (PHONE,), PERSON)
+        return Target(target_id="p", is_person=True, device_ids=(PHONE,), shape=PERSON)
     x_mm, y_mm, z_mm = ecef_mm(play.other[0].lat_e7, play.other[0].lon_e7)
-    return Target("p", False, (), Disc((float(x_mm), float(y_mm), float(z_mm)), PLACE_RADIUS_M * 1000.0))
+    return Target(
+        target_id="p",
+        is_person=False,
+        device_ids=(),
+        shape=Disc((float(x_mm), float(y_mm), float(z_mm)), PLACE_RADIUS_M * 1000.0),
+    )
 
 
 def first_known_ms(play: Play, reports: list[Report]) -> int:

@@ -51,7 +51,7 @@ async def run(ingest: IngestEndpoint, singles: Reports) -> Burst:
     """Sends live reports one by one, and the burst among them."""
     hours = [_hour_of(device, time.time_ns() // 1_000_000) for device in range(BURST_DEVICES)]
     plan = reports.plan(singles, LIVE, LIVE_FOR_S, seed=1)
-    live = asyncio.create_task(load.send(ingest.address, ingest.identity, plan, LIVE.streams))
+    live = asyncio.create_task(load.send(ingest.address, ingest.identity, plan, streams=LIVE.streams))
     began_s = BEGINS_AFTER_S
     try:
         await asyncio.sleep(max(plan.starts_at_ms / 1000 + began_s - time.time(), 0))
@@ -66,11 +66,11 @@ async def run(ingest: IngestEndpoint, singles: Reports) -> Burst:
         live.cancel()
     answers = list(zip(sent.answered_due_s, sent.answered_after_s, strict=True))
     return Burst(
-        drained_s,
-        stored,
-        sent,
-        [1000 * after_s for due_s, after_s in answers if due_s < began_s],
-        [1000 * after_s for due_s, after_s in answers if began_s <= due_s < began_s + drained_s],
+        drained_s=drained_s,
+        stored=stored,
+        live=sent,
+        before_ms=[1000 * after_s for due_s, after_s in answers if due_s < began_s],
+        during_ms=[1000 * after_s for due_s, after_s in answers if began_s <= due_s < began_s + drained_s],
     )
 
 

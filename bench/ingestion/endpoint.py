@@ -58,7 +58,7 @@ async def running_nats(folder: Path) -> AsyncIterator[tuple[TestServer, Bus]]:
 
 @asynccontextmanager
 async def running(
-    folder: Path, nats: TestServer, bus: Bus, nats_url: str | None = None, tracing: bool = True
+    folder: Path, nats: TestServer, bus: Bus, *, nats_url: str | None = None, tracing: bool = True
 ) -> AsyncIterator[IngestEndpoint]:
     """Starts an ingest process and waits until it serves. `nats_url` replaces the server's address, for example by a relay's."""
     address = f"127.0.0.1:{free_port()}"
@@ -74,7 +74,7 @@ async def running(
     }
     with spawn("services.ingest", env, folder / "ingest.log") as service:
         await service.ready(address)
-        yield IngestEndpoint(address, {"nats-server": nats.pid, "ingest": service.pid}, bus, nats)
+        yield IngestEndpoint(address=address, pids={"nats-server": nats.pid, "ingest": service.pid}, bus=bus, nats=nats)
 
 
 def burst_device_id(device: int) -> str:

@@ -67,7 +67,11 @@ def _median(turns: Sequence[Saturated]) -> float:
 def _rate(name: str, turns: Sequence[Saturated]) -> Iterator[Figure]:
     label, value = f"{name}: reports durable", _median(turns)
     target = RATE_TARGETS.get(name)
-    yield Figure(label, value, "reports/s") if target is None else figures.at_least(label, value, "reports/s", target)
+    yield (
+        Figure(label, value, "reports/s")
+        if target is None
+        else figures.at_least(label, value, "reports/s", target=target)
+    )
     seconds = sum(turn.seconds for turn in turns)
     for process in turns[0].used.by_process:
         used_s = sum(turn.used.by_process[process] for turn in turns)
@@ -86,7 +90,14 @@ def _ratios(results: Results) -> Iterator[Figure]:
         theirs = _median(results.saturated[peer])
         ratio = _median(results.saturated["batched"]) / theirs
         met = None if target is None else ratio >= target
-        yield Figure(f"batched: over {peer}", ratio, "x", target, met, f"{peer} {theirs:.0f} reports/s")
+        yield Figure(
+            name=f"batched: over {peer}",
+            value=ratio,
+            unit="x",
+            target=target,
+            met=met,
+            against=f"{peer} {theirs:.0f} reports/s",
+        )
 
 
 def _latency(shape: Shape, results: Results) -> Iterator[Figure]:
@@ -95,10 +106,10 @@ def _latency(shape: Shape, results: Results) -> Iterator[Figure]:
     for percent in (50, 99, 100):
         label = f"{shape.name}: due to durable {'max' if percent == 100 else f'p{percent}'}"
         value, target = figures.percentile(answered_ms, percent), LATENCY_TARGETS_MS.get((shape.name, percent))
-        yield Figure(label, value, "ms") if target is None else figures.at_most(label, value, "ms", target)
+        yield Figure(label, value, "ms") if target is None else figures.at_most(label, value, "ms", target=target)
     offered = len(answered_ms) * shape.batch
     lacking = offered - sum(turn.accepted for turn in turns)
-    yield figures.at_most(f"{shape.name}: reports refused", lacking, "reports", 0)
+    yield figures.at_most(f"{shape.name}: reports refused", lacking, "reports", target=0)
     yield Figure(f"{shape.name}: requests", len(answered_ms), "requests")
     yield Figure(f"{shape.name}: requests sent late", sum(turn.late for turn in turns), "requests")
 
@@ -107,16 +118,16 @@ def _burst(burst: Burst) -> Iterator[Figure]:
     kept = BURST_DEVICES * REPORTS_EACH
     yield Figure("burst: drained after", burst.drained_s, "s")
     yield Figure("burst: reports durable", burst.stored / burst.drained_s, "reports/s")
-    yield figures.at_most("burst: reports not durable", kept - burst.stored, "reports", 0)
+    yield figures.at_most("burst: reports not durable", kept - burst.stored, "reports", target=0)
     yield Figure("burst: live reports meanwhile", LIVE.reports_per_s, "reports/s")
     for when, answered_ms in (("before it", burst.before_ms), ("meanwhile", burst.during_ms)):
         yield Figure(f"burst: live, {when}, p50", figures.percentile(answered_ms, 50), "ms")
         label, p99_ms = f"burst: live, {when}, p99", figures.percentile(answered_ms, 99)
         if answered_ms is burst.during_ms:
-            yield figures.at_most(label, p99_ms, "ms", BURST_TARGET_MS)
+            yield figures.at_most(label, p99_ms, "ms", target=BURST_TARGET_MS)
         else:
             yield Figure(label, p99_ms, "ms")
-    yield figures.at_most("burst: live reports refused", burst.live.refused.total(), "reports", 0)
+    yield figures.at_most("burst: live reports refused", burst.live.refused.total(), "reports", target=0)
 
 
 def _overload(result: OverloadResult) -> Iterator[Figure]:
@@ -128,8 +139,8 @@ def _overload(result: OverloadResult) -> Iterator[Figure]:
         yield Figure("memory: resident at the start", result.resident_mib[0], "MiB")
         yield Figure("memory: resident at the most", max(result.resident_mib), "MiB")
         growth = max(steady) - steady[0] if steady else math.inf
-        yield figures.at_most(f"memory: growth after {STEADY_AFTER_S} s", growth, "MiB", GROWTH_TARGET_MIB)
+        yield figures.at_most(f"memory: growth after {STEADY_AFTER_S} s", growth, "MiB", target=GROWTH_TARGET_MIB)
     yield Figure("memory: time that writers were pushed back", 100 * result.pushed_back, "%")
     yield Figure("memory: streams told to come again", result.reopened, "streams")
-    yield figures.at_most("memory: reports refused", len(result.refused), "reports", 0)
-    yield figures.at_most("memory: acknowledged reports lost", result.lost, "reports", 0)
+    yield figures.at_most("memory: reports refused", len(result.refused), "reports", target=0)
+    yield figures.at_most("memory: acknowledged reports lost", result.lost, "reports", target=0)

@@ -28,7 +28,7 @@ TITLES = {
 
 @asynccontextmanager
 async def running(
-    names: Collection[str], ingest: IngestEndpoint, folder: Path, numbers: Iterator[int]
+    names: Collection[str], ingest: IngestEndpoint, folder: Path, *, numbers: Iterator[int]
 ) -> AsyncIterator[tuple[Mapping[str, Turn], Mapping[str, str]]]:
     """Turns of these peers by name, as far as they are installed, and the versions of their servers."""
     turns: dict[str, Turn] = {}
@@ -36,7 +36,7 @@ async def running(
     batches = Reports(BATCH, numbers)
     async with AsyncExitStack() as stack:
         if "stock" in names:
-            turns["stock"] = await _stock(stack, ingest, folder, numbers)
+            turns["stock"] = await _stock(stack, ingest, folder, numbers=numbers)
         if selected := [name for name in ("postgis", "asking-postgis") if name in names]:
             if programs := postgis.programs():
                 server = stack.enter_context(postgis.running(programs))
@@ -59,7 +59,7 @@ def _say_missing(title: str, package: str) -> None:
     print(f"{title} isn't installed, so its figures are left out: apt-get install {package}", file=sys.stderr)
 
 
-async def _stock(stack: AsyncExitStack, ingest: IngestEndpoint, folder: Path, numbers: Iterator[int]) -> Turn:
+async def _stock(stack: AsyncExitStack, ingest: IngestEndpoint, folder: Path, *, numbers: Iterator[int]) -> Turn:
     await ingest.bus.js.add_stream(name=stock_server.STREAM, subjects=[stock_server.SUBJECT])
     service, address = stack.enter_context(stock_server.running(ingest.nats.url, folder / "stock.log"))
     singles = Reports(1, numbers, ingest_pb2.ReportBatchRequest)
@@ -69,7 +69,7 @@ async def _stock(stack: AsyncExitStack, ingest: IngestEndpoint, folder: Path, nu
         pids = {"nats-server": ingest.nats.pid, "stock server": service.pid}
         async with rpc.channel(address) as channel:
             calls = [stock_server.call(channel, singles, tally) for _ in range(stock_server.CALL_CONCURRENCY)]
-            return await saturated.measure(tally, calls, seconds, pids)
+            return await saturated.measure(tally, calls, seconds, pids=pids)
 
     return turn
 
@@ -78,7 +78,7 @@ async def _postgis(url: str, batches: Reports, checked: bool) -> tuple[Turn, dic
     async def turn(seconds: float) -> Saturated:
         tally = Tally()
         inserts = [postgis.insert(url, batches, tally) for _ in range(postgis.CONNECTIONS)]
-        return await saturated.measure(tally, inserts, seconds, {})
+        return await saturated.measure(tally, inserts, seconds, pids={})
 
     return turn, await postgis.create(url, checked)
 
@@ -87,6 +87,6 @@ def _valkey(port: int, batches: Reports) -> Turn:
     async def turn(seconds: float) -> Saturated:
         tally = Tally()
         clients = [valkey.add(port, batches, tally) for _ in range(valkey.CLIENTS)]
-        return await saturated.measure(tally, clients, seconds, {})
+        return await saturated.measure(tally, clients, seconds, pids={})
 
     return turn

@@ -48,6 +48,7 @@ class Reports:
         size: int,
         numbers: Iterator[int],
         kind: type[ingest_pb2.ReportRequest | ingest_pb2.ReportBatchRequest] = ingest_pb2.ReportRequest,
+        *,
         places: Sequence[Place] = (),
         devices: int = DEVICES,
     ) -> None:
@@ -86,7 +87,13 @@ class Reports:
         number = next(self._numbers)
         group = number % len(self._pieces)
         lat_deg, lon_deg = zip(*self._places[group], strict=True)
-        return Columns(report_id(number), int(time.time()), self._names[group], lat_deg, lon_deg)
+        return Columns(
+            report_id=report_id(number),
+            fix_time_s=int(time.time()),
+            device_ids=self._names[group],
+            lat_deg=lat_deg,
+            lon_deg=lon_deg,
+        )
 
     def _message(self, number: int, fix_time_s: int) -> bytes:
         return self._head + _shared_fields(report_id(number), fix_time_s).join(self._pieces[number % len(self._pieces)])
@@ -112,7 +119,7 @@ def place(device: int) -> tuple[float, float]:
     return 34.0 + device % 250 * 0.0123456789, 126.5 + device // 250 * 0.0123456789
 
 
-def plan(reports: Reports, shape: Shape, seconds: float, seed: int) -> Plan:
+def plan(reports: Reports, shape: Shape, seconds: float, *, seed: int) -> Plan:
     """A load whose requests are due at independent random moments."""
     dues_s = load_generator.moments_s(random.Random(seed), round(seconds * shape.reports_per_s / shape.batch), seconds)
     # Generating a prepared request of any size takes less time than one report elsewhere, so the lead time counts requests.

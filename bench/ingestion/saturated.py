@@ -42,7 +42,7 @@ class Saturated:
 Work: TypeAlias = Coroutine[Any, Any, None]
 
 
-async def measure(tally: Tally, work: Sequence[Work], seconds: float, pids: Mapping[str, int]) -> Saturated:
+async def measure(tally: Tally, work: Sequence[Work], seconds: float, *, pids: Mapping[str, int]) -> Saturated:
     """Runs the workers, which count into `tally`, for a warm-up and `seconds` more. The warm-up isn't part of the result."""
 
     async def watch() -> Saturated:
@@ -58,7 +58,7 @@ async def measure(tally: Tally, work: Sequence[Work], seconds: float, pids: Mapp
     return watching.result()
 
 
-async def stream(channel: grpc.aio.Channel, identity: Metadata, reports: Reports, window: int, tally: Tally) -> None:
+async def stream(channel: grpc.aio.Channel, identity: Metadata, reports: Reports, *, window: int, tally: Tally) -> None:
     """Sends on one stream into ingest, with `window` requests in flight, until the tally is over."""
     method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
     call = method(metadata=identity)

@@ -103,7 +103,12 @@ async def run(ingest: IngestEndpoint, reports: Reports, seconds: float) -> Overl
     async with rpc.channel(ingest.address) as channel, asyncio.timeout(seconds + ANSWERED_WITHIN_S):
         sampling = asyncio.create_task(_sample(ingest.pids["ingest"], result))
         try:
-            producers = [_Producer(channel, ingest.identity, reports, result, began + seconds) for _ in range(STREAMS)]
+            producers = [
+                _Producer(
+                    channel=channel, identity=ingest.identity, reports=reports, result=result, ends=began + seconds
+                )
+                for _ in range(STREAMS)
+            ]
             await asyncio.gather(*(producer.run() for producer in producers))
         finally:
             sampling.cancel()
@@ -123,7 +128,7 @@ class _Producer:
     """A producer on one stream. It reopens a stream that ends early, and resends unanswered requests before new ones."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, identity: Metadata, reports: Reports, result: OverloadResult, ends: float
+        self, channel: grpc.aio.Channel, identity: Metadata, reports: Reports, *, result: OverloadResult, ends: float
     ) -> None:
         self._method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
         self._identity, self._reports, self._result, self._ends = identity, reports, result, ends

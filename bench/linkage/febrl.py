@@ -74,8 +74,8 @@ def load() -> tuple[Dataset, Dataset]:
     between = frozenset((record_id, record_id.replace("-org", "-dup-0")) for record_id in first.index)
     within = frozenset((min(pair), max(pair)) for pair in links)
     return (
-        Dataset("febrl4", (first, second), between, (_records(first), _records(second))),
-        Dataset("febrl3", (single,), within, (_records(single),)),
+        Dataset(name="febrl4", frames=(first, second), truth=between, lists=(_records(first), _records(second))),
+        Dataset(name="febrl3", frames=(single,), truth=within, lists=(_records(single),)),
     )
 
 
@@ -183,7 +183,8 @@ def _code(name: str) -> Callable[[Record, Record], int | None]:
 def _levels(text: str) -> tuple[AgreementLevel, ...]:
     """Agreement levels from texts `name:m:u`; m and u are the start values of the estimation."""
     return tuple(
-        AgreementLevel(name, "", float(m), float(u)) for name, m, u in (level.split(":") for level in text.split())
+        AgreementLevel(name=name, words="", m=float(m), u=float(u))
+        for name, m, u in (level.split(":") for level in text.split())
     )
 
 

@@ -52,7 +52,7 @@ class Plan:
 
 
 def prepare(
-    name: str, shape: Shape, seconds: float, background: Sequence[Party], triggered: Sequence[Party], seed: int
+    name: str, shape: Shape, seconds: float, *, background: Sequence[Party], triggered: Sequence[Party], seed: int
 ) -> Plan:
     """Plans a load: draws the due times of the requests, and places the triggers at random among the reports.
 
@@ -95,9 +95,11 @@ def prepare(
     return Plan(starts_at_ms, requests, triggers)
 
 
-async def send(address: str, identity: Metadata, plan: Plan, streams: int) -> LoadOutcome:
+async def send(address: str, identity: Metadata, plan: Plan, *, streams: int) -> LoadOutcome:
     """Sends each request when it is due, and returns when all are answered. Raises CommandFailed where an answer is missing."""
-    sent = await load_generator.send(server.channel(address), identity, plan.starts_at_ms, plan.requests, streams)
+    sent = await load_generator.send(
+        server.channel(address), identity, plan.starts_at_ms, requests=plan.requests, streams=streams
+    )
     if sent.unanswered:
         raise CommandFailed(
             f"{sent.unanswered} reports weren't answered within {load_generator.ANSWERED_WITHIN_S:.0f} s after the last was due"

@@ -88,13 +88,13 @@ async def register(clients: Clients, cases: Sequence[Party]) -> float:
 
     async def work() -> None:
         for party, person in left:
-            await _put_case(clients, party, person, now_ms)
+            await _put_case(clients, party, person, now_ms=now_ms)
 
     await asyncio.gather(*(work() for _ in range(CASE_CONCURRENCY)))
     return time.monotonic() - began
 
 
-async def _put_case(clients: Clients, party: Party, person_data: Mapping[str, Any], now_ms: int) -> None:
+async def _put_case(clients: Clients, party: Party, person_data: Mapping[str, Any], *, now_ms: int) -> None:
     registry, moj, npa = clients.registry, clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS)
     n = party.number
     identity = {

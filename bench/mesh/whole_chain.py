@@ -160,21 +160,26 @@ class Chain:
             tally.over = True
 
         async with server.channel(self.endpoint.address) as channel:
-            work = [saturated.stream(channel, self.endpoint.identity, walkers, WINDOW, tally) for _ in range(STREAMS)]
+            work = [
+                saturated.stream(channel, self.endpoint.identity, walkers, window=WINDOW, tally=tally)
+                for _ in range(STREAMS)
+            ]
             await asyncio.gather(stop(), *work)
         ingested_s = time.monotonic()
         trigger, position = self.trigger(int(time.time()))
-        plan = Plan(int(time.time() * 1000) + 50, [_request(0.0, 0, b"", [position])], {trigger: 0.0})
-        await load.send(self.endpoint.address, self.endpoint.identity, plan, 1)
+        plan = Plan(int(time.time() * 1000) + 50, [_request(0.0, 0, b"", positions=[position])], {trigger: 0.0})
+        await load.send(self.endpoint.address, self.endpoint.identity, plan, streams=1)
         await self.applied()
         await self.outputs.until_all(plan.triggers)
         took_s = time.monotonic() - began
         if self.outputs.lost(plan.triggers):
             raise CommandFailed("some leg didn't offer the incident of the last report")
         used = machine.usage(self.pids).since(before)
-        return Drained(tally.reports / took_s, time.monotonic() - ingested_s, used, took_s)
+        return Drained(
+            reports_per_s=tally.reports / took_s, behind_s=time.monotonic() - ingested_s, used=used, seconds=took_s
+        )
 
-    async def due(self, shape: Shape, seconds: float, seed: int, triggers_per_s: float) -> Due:
+    async def due(self, shape: Shape, seconds: float, seed: int, *, triggers_per_s: float) -> Due:
         """Sends a load whose requests are due at independent random moments, with triggers among them."""
         rng, walkers = random.Random(seed), self.walkers(shape.batch)
         dues_s = load_generator.moments_s(rng, round(seconds * shape.reports_per_s / shape.batch), seconds)
@@ -187,7 +192,7 @@ class Chain:
                 trigger, position = self.trigger(fix_time_s)
                 triggers[trigger] = due_s
                 other_reports = walkers.next_of(fix_time_s, i) if shape.batch > 1 else b""
-                requests.append(_request(due_s, i, other_reports, [position], shape.batch))
+                requests.append(_request(due_s, i, other_reports, positions=[position], size=shape.batch))
             else:
                 requests.append(DueRequest(due_s, shape.batch, walkers.next_of(fix_time_s, i)))
         plan = Plan(starts_at_ms, requests, triggers)
@@ -195,7 +200,7 @@ class Chain:
             starts_at_ms / 1000 - time.time() - 0.3
         )  # so that the work of generating the load isn't counted as the chain's
         before = machine.usage(self.pids)
-        sent = await load.send(self.endpoint.address, self.endpoint.identity, plan, shape.streams)
+        sent = await load.send(self.endpoint.address, self.endpoint.identity, plan, streams=shape.streams)
         used = machine.usage(self.pids).since(before)
         await self.outputs.until_all(plan.triggers)
         legs_ms = self.outputs.latencies_ms(sent.started, triggers)["both"]
@@ -203,11 +208,18 @@ class Chain:
             (self.outputs.alerts.get(trigger, float("inf")) - sent.started - due_s) * 1000
             for trigger, due_s in triggers.items()
         ]
-        return Due(sent, alert_ms, legs_ms, self.outputs.lost(triggers), used, sent.took_s)
+        return Due(
+            sent=sent,
+            alert_ms=alert_ms,
+            legs_ms=legs_ms,
+            lost=self.outputs.lost(triggers),
+            used=used,
+            seconds=sent.took_s,
+        )
 
 
 def _request(
-    due_s: float, batch: int, other_reports: bytes, positions: Sequence[ingest_pb2.Position], size: int = 1
+    due_s: float, batch: int, other_reports: bytes, *, positions: Sequence[ingest_pb2.Position], size: int = 1
 ) -> DueRequest:
     """A request with these positions after other reports. Protobuf merges the concatenated messages into one."""
     request = ingest_pb2.ReportRequest(batch=batch, positions=positions).SerializeToString()
@@ -245,7 +257,7 @@ async def running(folder: Path, replicas: int) -> AsyncIterator[Chain]:
         outputs = OffersAndAlerts()
         tasks = [asyncio.create_task(outputs.follow(bus)), asyncio.create_task(outputs.follow_alerts(bus))]
         try:
-            chained = Chain(ingest, addresses, outputs, pids | {"bench": os.getpid()})
+            chained = Chain(endpoint=ingest, evaluators=addresses, outputs=outputs, pids=pids | {"bench": os.getpid()})
             await _enter(bus)
             await _hear(chained)
             yield chained
@@ -286,9 +298,9 @@ async def _hear(chain: Chain) -> None:
                     accuracy_m=reports.ACCURACY_M,
                 )
             )
-        requests.append(_request(0.0, first // BATCH, b"", positions, len(positions)))
+        requests.append(_request(0.0, first // BATCH, b"", positions=positions, size=len(positions)))
     sent = await load.send(
-        chain.endpoint.address, chain.endpoint.identity, Plan(load_generator.starts_at_ms(0), requests, {}), 1
+        chain.endpoint.address, chain.endpoint.identity, Plan(load_generator.starts_at_ms(0), requests, {}), streams=1
     )
     if sent.refused:
         raise CommandFailed(f"the chain isn't ready: {sent.refused}")

@@ -41,7 +41,7 @@ def are_ids(values: Sequence[str]) -> bool:
     return joined.count("\n") == len(values) and _IDS.fullmatch(joined) is not None
 
 
-def number(field: str, value: float, least: float, greatest: float) -> float:
+def number(field: str, value: float, least: float, *, greatest: float) -> float:
     """Checks that a number is finite and from `least` to `greatest`, both inclusive."""
     if not math.isfinite(value) or not least <= value <= greatest:
         raise InvalidField(field, f"must be from {least:g} to {greatest:g}")

@@ -74,7 +74,7 @@ def _sides(corners: Sequence[Corner]) -> list[tuple[Corner, Corner]]:
 
 def _meets(ring: Sequence[Corner], other: Sequence[Corner]) -> bool:
     """Whether two closed lines have a point in common."""
-    return any(_meet(*side, *another) for side in _sides(ring) for another in _sides(other))
+    return any(_meet(side, another) for side in _sides(ring) for another in _sides(other))
 
 
 def _crosses_itself(corners: Sequence[Corner]) -> bool:
@@ -87,13 +87,14 @@ def _crosses_itself(corners: Sequence[Corner]) -> bool:
         if _turn(a, b, c) == 0 and (c[0] - b[0]) * (b[0] - a[0]) + (c[1] - b[1]) * (b[1] - a[1]) < 0:
             return True
         last = count - 1 if n == 0 else count  # the first and the last side are neighbours, so they share a corner
-        if any(_meet(a, b, *sides[other]) for other in range(n + 2, last)):
+        if any(_meet((a, b), sides[other]) for other in range(n + 2, last)):
             return True
     return False
 
 
-def _meet(a: Corner, b: Corner, c: Corner, d: Corner) -> bool:
-    """Whether the segments ab and cd have a point in common."""
+def _meet(ab: tuple[Corner, Corner], cd: tuple[Corner, Corner]) -> bool:
+    """Whether two segments have a point in common."""
+    (a, b), (c, d) = ab, cd
     for axis in (0, 1):
         if max(a[axis], b[axis]) < min(c[axis], d[axis]) or max(c[axis], d[axis]) < min(a[axis], b[axis]):
             return False

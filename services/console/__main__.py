@@ -36,10 +36,14 @@ async def run(settings: ConsoleSettings) -> None:
     roles = [role for role in Role if role in VIEWERS and settings.console_role in (None, role)]
     async with meshes.connect(settings) as mesh:
         feeds = {role: Feed(mesh, role) for role in roles}
-        routes = Pages(settings, guard, mesh, feeds).routes()
+        routes = Pages(settings=settings, guard=guard, mesh=mesh, feeds=feeds).routes()
         async with (
-            server.served("console", routes, settings.host, settings.port, settings.http_tls, most=MAX_CONNECTIONS),
-            observed(settings.host, settings.metrics_port, partial(_unready, feeds), partial(_degraded, feeds)),
+            server.served(
+                "console", routes, settings.host, port=settings.port, tls=settings.http_tls, most=MAX_CONNECTIONS
+            ),
+            observed(
+                settings.host, settings.metrics_port, partial(_unready, feeds), degraded=partial(_degraded, feeds)
+            ),
         ):
             await running.until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]
 

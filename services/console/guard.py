@@ -150,7 +150,9 @@ class RouteGuard:
         if roles is not None and session.user and session.user.role not in roles:
             raise web.HTTPForbidden(text="403: this page is for other roles")
         texts = Texts(_language(request))
-        response = await page(Ask(request, session, texts, sessions.token_of(session, self._key), form))
+        response = await page(
+            Ask(request=request, session=session, texts=texts, csrf=sessions.token_of(session, self._key), form=form)
+        )
         # An error page begins no session: the browser may have a session whose strict cookie it didn't send along.
         new = known is None and response.status < 400 and response.content_type == "text/html"
         if new and sessions.COOKIE not in response.cookies:

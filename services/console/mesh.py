@@ -43,6 +43,7 @@ class MeshClient:
         settings: ConsoleSettings,
         registry: RegistryServiceStub,
         traces: TraceServiceStub,
+        *,
         ingest: IngestServiceStub,
         geofence: GeofenceServiceStub,
         legs: dict[str, LegClient],
@@ -90,13 +91,16 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
         for name, target in (("probation", settings.dispatch_probation), ("police", settings.dispatch_police)):
             leg = await channel(target)
             legs[name] = LegClient(
-                DispatchServiceStub(leg), EvidenceServiceStub(leg), FollowingServiceStub(leg), RosterServiceStub(leg)
+                dispatch=DispatchServiceStub(leg),
+                evidence=EvidenceServiceStub(leg),
+                following=FollowingServiceStub(leg),
+                roster=RosterServiceStub(leg),
             )
         yield MeshClient(
-            settings,
-            RegistryServiceStub(registry),
-            TraceServiceStub(registry),
-            IngestServiceStub(await channel(settings.ingest)),
-            GeofenceServiceStub(await channel(settings.geofence)),
-            legs,
+            settings=settings,
+            registry=RegistryServiceStub(registry),
+            traces=TraceServiceStub(registry),
+            ingest=IngestServiceStub(await channel(settings.ingest)),
+            geofence=GeofenceServiceStub(await channel(settings.geofence)),
+            legs=legs,
         )

@@ -62,7 +62,9 @@ class ConsoleSettings(HttpSettings):
     def oidc_rule(self) -> Rule:
         """Rule by which claims become a user."""
         only = Role(self.console_role) if self.console_role else None
-        return Rule(self._roles_of_values(), self.oidc_roles_claim, self.oidc_name_claim, only)
+        return Rule(
+            roles=self._roles_of_values(), roles_claim=self.oidc_roles_claim, name_claim=self.oidc_name_claim, only=only
+        )
 
     def _roles_of_values(self) -> dict[str, Role]:
         """Parses `oidc_roles`. Raises ValueError on a wrong entry."""

@@ -49,10 +49,10 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
 def incident(message: dispatch_pb2.Incident) -> IncidentCard:
     """Translates an incident as one leg knows it."""
     return IncidentCard(
-        message.incident_id,
-        times.from_timestamp(message.opened_at),
-        moment(message, "ended_at"),
-        tuple(assignment(listed) for listed in message.assignments),
+        incident_id=message.incident_id,
+        opened_ms=times.from_timestamp(message.opened_at),
+        ended_ms=moment(message, "ended_at"),
+        assignments=tuple(assignment(listed) for listed in message.assignments),
     )
 
 

@@ -69,20 +69,26 @@ async def run(settings: DispatchSettings) -> None:
     async with (
         awaited_database(settings.database, MIGRATIONS) as database,
         open_travel_times(settings.osrm_url) as travel_times,
-        open_leg(settings.leg, Store(database), settings.clock, settings.deadlines, travel_times) as leg,
+        open_leg(
+            settings.leg, Store(database), settings.clock, deadlines=settings.deadlines, travel_times=travel_times
+        ) as leg,
     ):
         follower = _follower(settings, leg)
         files = EvidenceFiles(settings.evidence)
-        evidence_api = EvidenceApi(leg.name, files, settings.clock, EvidenceDisclosures(leg.name, leg.store))
+        evidence_api = EvidenceApi(
+            leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
+        )
         watch_disk(settings.data_dir)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
         alerts, peers = readiness.reader(flow.ALERTS.name), readiness.optional_reader(flow.INCIDENTS.name)
         async with (
             rpc.serve(
-                settings, partial(_add_servicers, leg, follower, evidence_api, settings.clock), *SERVICES
+                settings,
+                partial(_add_servicers, leg=leg, follower=follower, evidence_api=evidence_api, clock=settings.clock),
+                *SERVICES,
             ) as server,
-            observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
+            observed(settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded),
             AsyncExitStack() as stack,
         ):
             stack.enter_context(closing(leg.record.subscriptions))
@@ -94,7 +100,7 @@ async def run(settings: DispatchSettings) -> None:
                 rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
-                mesh(settings, leg, warnings, evidence_api, files, alerts, peers),
+                mesh(settings, leg, warnings, evidence_api=evidence_api, files=files, alerts=alerts, peers=peers),
                 exchange(settings, leg),
             ]
             if warnings:
@@ -130,16 +136,17 @@ async def exchange(settings: DispatchSettings, leg: LegService) -> None:
             endpoint = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
-        await Webhooks(leg.name, leg.store, store, receivers, links).run()
+        await Webhooks(leg=leg.name, steps=leg.store, store=store, receivers=receivers, links=links).run()
         await asyncio.Event().wait()  # keep serving the links where there are no webhooks
 
 
 def _add_servicers(
+    server: grpc.aio.Server,
+    *,
     leg: LegService,
     follower: TargetFollower | None,
     evidence_api: EvidenceApi,
     clock: MeshClock,
-    server: grpc.aio.Server,
 ) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
@@ -151,6 +158,7 @@ async def mesh(
     settings: DispatchSettings,
     leg: LegService,
     warnings: Warnings | None,
+    *,
     evidence_api: EvidenceApi,
     files: EvidenceFiles,
     alerts: ReaderHealth,
@@ -161,8 +169,8 @@ async def mesh(
         log_meta = await retried(partial(streams.pass_gate, bus, settings))
         evidence_api.connected(bus)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, alerts))
-            tasks.create_task(consume_peers(bus, leg, log_meta.log_id, peers))
+            tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, health=alerts))
+            tasks.create_task(consume_peers(bus, leg, log_meta.log_id, health=peers))
             publications = StepPublications(bus, leg, log_meta.log_id)
             tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
             tasks.create_task(leg.record.outbox.note(publications.mark))
@@ -171,7 +179,9 @@ async def mesh(
             if warnings:
                 tasks.create_task(warnings.follow(bus, log_meta))
             if leg.name in model.LEGS:
-                tasks.create_task(EvidenceRetention(leg.name, leg.store, bus, log_meta, files).run())
+                tasks.create_task(
+                    EvidenceRetention(leg=leg.name, store=leg.store, bus=bus, log_meta=log_meta, files=files).run()
+                )
                 tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 
 

@@ -47,14 +47,19 @@ async def main() -> None:
     async with buses.connect(settings.nats_url, name, settings.nats_tls) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
-        evaluators = {p: Evaluator(bus, store, settings, log_meta, p) for p in settings.partitions(log_meta.partitions)}
+        evaluators = {
+            p: Evaluator(bus=bus, store=store, settings=settings, log_meta=log_meta, partition=p)
+            for p in settings.partitions(log_meta.partitions)
+        }
         for evaluator in evaluators.values():
             await evaluator.restore()
         watch_disk(settings.data_dir)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)
         api = GeofenceApi(bus, evaluators, log_meta.partitions)
-        what_if = WhatIfServicer(bus, evaluators, log_meta.partitions, log_meta.clock)
-        positions = PositionServicer(evaluators.values(), outbox, log_meta.clock, settings.share_every_s)
+        what_if = WhatIfServicer(bus=bus, evaluators=evaluators, partitions=log_meta.partitions, clock=log_meta.clock)
+        positions = PositionServicer(
+            evaluators=evaluators.values(), outbox=outbox, clock=log_meta.clock, interval_s=settings.share_every_s
+        )
 
         def add_servicers(server: grpc.aio.Server) -> None:
             geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(api, server)
@@ -64,7 +69,7 @@ async def main() -> None:
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
-            observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
+            observed(settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded),
         ):
             await running.until_stopped(_evaluate(evaluators, server, bus), *lasting)
 

@@ -101,7 +101,7 @@ class Evaluator:
     """Folds one partition. `state` holds all applied entries; `applied` wakes callers that wait for a sequence."""
 
     def __init__(
-        self, bus: Bus, store: CheckpointStore, settings: GeofenceSettings, log_meta: LogMetadata, partition: int
+        self, bus: Bus, store: CheckpointStore, settings: GeofenceSettings, *, log_meta: LogMetadata, partition: int
     ) -> None:
         self.partition = partition
         self.applied = asyncio.Condition()
@@ -159,7 +159,12 @@ class Evaluator:
         self._caught_up.clear()
         self._rules.note_dropped(self.state)
         restored = await recovery.newest(
-            self._bus, self._store, self._published, self.partition, self._log_id, self._rules.note_dropped
+            self._bus,
+            self._store,
+            self._published,
+            partition=self.partition,
+            log_id=self._log_id,
+            on_dropped=self._rules.note_dropped,
         )
         self.state = restored.state if restored else self._empty()
         self._entry = restored.footing.entry if restored else None
@@ -307,14 +312,19 @@ class Evaluator:
                 case DeadLetter() as dead_letter:
                     subject = flow.dead_letter_subject(flow.FOLD_READER, stream, dead_letter.sequence)
                     await self._bus.store_dead_letter(
-                        subject, stream, dead_letter.sequence, flow.FOLD_READER, dead_letter.reason
+                        subject, stream, dead_letter.sequence, by=flow.FOLD_READER, reason=dead_letter.reason
                     )
                 case _QueuedCheckpoint(pending, entry, newest):
                     footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))
                     self._checkpoints.put_nowait((pending, footing))
                 case _StateDigest() as digest:
                     await digests.compare(
-                        self._bus, self._store.keys, self._settings, self.partition, digest.entry, digest.encoded
+                        self._bus,
+                        self._store.keys,
+                        self._settings,
+                        partition=self.partition,
+                        entry=digest.entry,
+                        encoded=digest.encoded,
                     )
 
     async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:

@@ -25,7 +25,7 @@ def begin_counting(partition: int) -> None:
 
 
 async def compare(
-    bus: Bus, keys: StateKeys, settings: GeofenceSettings, partition: int, entry: StreamCursor, encoded: bytes
+    bus: Bus, keys: StateKeys, settings: GeofenceSettings, *, partition: int, entry: StreamCursor, encoded: bytes
 ) -> None:
     """Publishes this evaluator's keyed digest after an entry, and raises an alarm where another evaluator's digest differs.
 
@@ -40,7 +40,7 @@ async def compare(
             theirs = await bus.last_of(flow.DIGESTS.name, _subject(partition, entry, other)) if other != mine else None
             if theirs is None:
                 continue
-            same = keys.is_same(theirs, partition, sequence, encoded)
+            same = keys.is_same(theirs, partition, sequence, encoded=encoded)
             if same is None:
                 reason = f"the digest of evaluator {other} is malformed, or made with a key that TANDEM_STATE_KEY lacks"
                 logger().error("digest_not_compared", partition=partition, sequence=sequence, reason=reason)
@@ -52,4 +52,4 @@ async def compare(
 
 
 def _subject(partition: int, entry: StreamCursor, replica: int) -> str:
-    return flow.digest_subject(partition, entry.sequence, entry.stored_at_ns, replica)
+    return flow.digest_subject(partition, entry.sequence, entry.stored_at_ns, replica=replica)

@@ -34,6 +34,7 @@ async def newest(
     bus: Bus,
     store: CheckpointStore,
     published: PublishedOutputs,
+    *,
     partition: int,
     log_id: str,
     on_dropped: Callable[[State], None],
@@ -48,7 +49,7 @@ async def newest(
         if state is None:
             continue
         try:
-            await _require(bus, published, partition, checkpoint)
+            await _require(bus, published, partition, checkpoint=checkpoint)
         except StreamWentBack as error:
             cursors.alarm(error)
             logger().error("checkpoint_dropped", partition=partition, sequence=state.sequence, stream=error.stream)
@@ -59,7 +60,7 @@ async def newest(
     return None
 
 
-async def _require(bus: Bus, published: PublishedOutputs, partition: int, checkpoint: Checkpoint) -> None:
+async def _require(bus: Bus, published: PublishedOutputs, partition: int, *, checkpoint: Checkpoint) -> None:
     entry = checkpoint.footing.entry
     await retried(lambda: cursors.holds(bus, flow.log_stream(partition), entry))
     await retried(lambda: published.require_footing(checkpoint.footing))

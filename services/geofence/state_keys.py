@@ -36,13 +36,13 @@ class StateKeys:
 
     def digest(self, partition: int, sequence: int, encoded: bytes) -> bytes:
         """Digest of the open rings and incidents after an entry, with the newest key: `id.hash`."""
-        return _digest(self._keys[-1], partition, sequence, encoded).encode()
+        return _digest(self._keys[-1], partition, sequence, encoded=encoded).encode()
 
-    def is_same(self, stated: bytes, partition: int, sequence: int, encoded: bytes) -> bool | None:
+    def is_same(self, stated: bytes, partition: int, sequence: int, *, encoded: bytes) -> bool | None:
         """Whether another evaluator's digest matches this encoding; None where it was made with an unknown key."""
         for key in self._keys:
             if stated.startswith(f"{_id(key)}.".encode()):
-                return hmac.compare_digest(stated, _digest(key, partition, sequence, encoded).encode())
+                return hmac.compare_digest(stated, _digest(key, partition, sequence, encoded=encoded).encode())
         return None
 
 
@@ -64,7 +64,7 @@ def read(path: Path) -> StateKeys:
     return StateKeys(keys)
 
 
-def _digest(key: bytes, partition: int, sequence: int, encoded: bytes) -> str:
+def _digest(key: bytes, partition: int, sequence: int, *, encoded: bytes) -> str:
     # Partition and sequence are part of the hash, so that the digest of one entry can't be replayed as that of another.
     return f"{_id(key)}.{_mac(key, f'digest {partition} {sequence}'.encode(), encoded)}"
 

@@ -76,7 +76,11 @@ def _body(entry: log_pb2.LogEntry) -> Body:
             if name not in EquipmentKind.__members__:
                 raise InvalidField("equipment.event", "is no known event")
             return EquipmentReport(
-                report.device_id, report.report_id, EquipmentKind(name), report.event_time_ms, report.received_wall_us
+                device_id=report.device_id,
+                report_id=report.report_id,
+                event=EquipmentKind(name),
+                event_time_ms=report.event_time_ms,
+                received_wall_us=report.received_wall_us,
             )
         case "case":
             return case_of(entry.case)
@@ -92,13 +96,13 @@ def _body(entry: log_pb2.LogEntry) -> Body:
 
 def _positions(batch: log_pb2.PositionBatch) -> Positions:
     body = Positions(
-        batch.device_id[:],
-        batch.report_id[:],
-        batch.fix_time_ms[:],
-        batch.lat_e7[:],
-        batch.lon_e7[:],
-        batch.accuracy_mm[:],
-        batch.received_wall_us,
+        device_ids=batch.device_id[:],
+        report_ids=batch.report_id[:],
+        fix_times_ms=batch.fix_time_ms[:],
+        lat_e7=batch.lat_e7[:],
+        lon_e7=batch.lon_e7[:],
+        accuracy_mm=batch.accuracy_mm[:],
+        received_wall_us=batch.received_wall_us,
     )
     columns = (body.report_ids, body.fix_times_ms, body.lat_e7, body.lon_e7, body.accuracy_mm)
     if any(len(column) != len(body.device_ids) for column in columns):
@@ -110,8 +114,13 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
     """Parses a case. Raises InvalidField."""
     if not msg.rings:
         raise InvalidField("case.rings", "is empty")
-    persons = tuple(Target(person.person_id, True, tuple(person.device_ids), PERSON) for person in msg.persons)
-    places = tuple(Target(place.place_id, False, (), _shape(place)) for place in msg.places)
+    persons = tuple(
+        Target(target_id=person.person_id, is_person=True, device_ids=tuple(person.device_ids), shape=PERSON)
+        for person in msg.persons
+    )
+    places = tuple(
+        Target(target_id=place.place_id, is_person=False, device_ids=(), shape=_shape(place)) for place in msg.places
+    )
     targets = persons + places
     rings = sorted((_ring(ring) for ring in msg.rings), key=lambda ring: -ring.radius_mm)
     if len({ring.radius_mm for ring in rings}) != len(rings):
@@ -147,7 +156,14 @@ def _encounter(msg: encounter_pb2.Encounter) -> Encounter:
     if from_ms >= until_ms:
         raise InvalidField("case.encounters.until", "isn't after from")
     places = tuple(_shape(place) for place in msg.places)
-    return Encounter(msg.encounter_id, from_ms, until_ms, places, msg.daily_from_s, msg.daily_until_s)
+    return Encounter(
+        encounter_id=msg.encounter_id,
+        from_ms=from_ms,
+        until_ms=until_ms,
+        places=places,
+        daily_from_s=msg.daily_from_s,
+        daily_until_s=msg.daily_until_s,
+    )
 
 
 def _ring(msg: geometry_pb2.Ring) -> Ring:
@@ -190,17 +206,17 @@ def fold_version_of(data: bytes) -> int:
 def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
     """Raises InvalidField, its path after `prefix`, where a rule is outside the range that is safe for decisions."""
     fields.required_id(f"{prefix}rules_id", msg.rules_id)
-    fields.number(f"{prefix}clear_margin_m", msg.clear_margin_m, 0, 5_000)
-    fields.number(f"{prefix}clear_after_s", msg.clear_after_s, 0, 3_600)
-    fields.number(f"{prefix}late_after_s", msg.late_after_s, 0, 86_400)
-    fields.number(f"{prefix}silent_notify_after_s", msg.silent_notify_after_s, 0, 86_400)
-    fields.number(f"{prefix}reach_mps", msg.reach_mps, 0, 60)
-    fields.number(f"{prefix}reach_most_s", msg.reach_most_s, 0, 86_400)
-    fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, 86_400)
-    fields.number(f"{prefix}help_after_s", msg.help_after_s, 0, 3_600)
-    fields.number(f"{prefix}foot_mps", msg.foot_mps, 0, 60)
+    fields.number(f"{prefix}clear_margin_m", msg.clear_margin_m, 0, greatest=5_000)
+    fields.number(f"{prefix}clear_after_s", msg.clear_after_s, 0, greatest=3_600)
+    fields.number(f"{prefix}late_after_s", msg.late_after_s, 0, greatest=86_400)
+    fields.number(f"{prefix}silent_notify_after_s", msg.silent_notify_after_s, 0, greatest=86_400)
+    fields.number(f"{prefix}reach_mps", msg.reach_mps, 0, greatest=60)
+    fields.number(f"{prefix}reach_most_s", msg.reach_most_s, 0, greatest=86_400)
+    fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, greatest=86_400)
+    fields.number(f"{prefix}help_after_s", msg.help_after_s, 0, greatest=3_600)
+    fields.number(f"{prefix}foot_mps", msg.foot_mps, 0, greatest=60)
     fields.number(
-        f"{prefix}respond_p_pct", msg.respond_p_pct, 0, 45
+        f"{prefix}respond_p_pct", msg.respond_p_pct, 0, greatest=45
     )  # a higher limit would miss a wearer on the edge of a small ring
 
 

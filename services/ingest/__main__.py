@@ -39,7 +39,7 @@ async def main() -> None:
         log_meta = await streams.pass_gate(bus, settings)
         clock = log_meta.clock
         readiness = Readiness()
-        routes = Routes(bus, clock, log_meta.partitions, readiness.reader("devices"))
+        routes = Routes(bus=bus, clock=clock, partitions=log_meta.partitions, health=readiness.reader("devices"))
         await routes.load()
         gc.freeze()  # registrations live as long as the process: scanning them for garbage would cost 5 % of its time
         writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(log_meta.partitions)}
@@ -51,22 +51,29 @@ async def main() -> None:
         await last_reports.read_tail(bus)
         quarantine = Quarantine(bus, clock)
         rate_limits = RateLimits(settings.device_reports_per_s, settings.device_reports_burst)
-        intake = Intake(routes, writers, last_reports, quarantine, rate_limits, clock)
-        commands = Commands(bus, routes, clock, readiness.optional_reader(flow.COMMANDS.name))
+        intake = Intake(
+            routes=routes,
+            writers=writers,
+            last_reports=last_reports,
+            quarantine=quarantine,
+            rate_limits=rate_limits,
+            clock=clock,
+        )
+        commands = Commands(bus=bus, routes=routes, clock=clock, health=readiness.optional_reader(flow.COMMANDS.name))
         await commands.load()
 
         def add_servicers(server: grpc.aio.Server) -> None:
             ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestApi(intake, commands, quarantine), server)
             ingest_pb2_grpc.add_CommandServiceServicer_to_server(CommandApi(commands, routes, clock), server)
 
-        phones = http.PhoneEndpoint(intake, routes, commands, clock)
+        phones = http.PhoneEndpoint(intake=intake, routes=routes, commands=commands, clock=clock)
         async with (
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
             http.serve(settings, phones),
-            observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
+            observed(settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded),
         ):
             await running.until_stopped(
                 rpc.keep_health(server, readiness, bus),

@@ -114,23 +114,23 @@ class Positions:
     def only(self, rows: Sequence[int]) -> Positions:
         """Returns a copy with these rows only."""
         return Positions(
-            [self.device_ids[i] for i in rows],
-            [self.report_ids[i] for i in rows],
-            [self.fix_times_ms[i] for i in rows],
-            [self.lat_e7[i] for i in rows],
-            [self.lon_e7[i] for i in rows],
-            [self.accuracy_mm[i] for i in rows],
+            device_ids=[self.device_ids[i] for i in rows],
+            report_ids=[self.report_ids[i] for i in rows],
+            fix_times_ms=[self.fix_times_ms[i] for i in rows],
+            lat_e7=[self.lat_e7[i] for i in rows],
+            lon_e7=[self.lon_e7[i] for i in rows],
+            accuracy_mm=[self.accuracy_mm[i] for i in rows],
         )
 
     def row(self, i: int) -> Position:
         """Returns row `i` as a single position."""
         return Position(
-            self.device_ids[i],
-            self.report_ids[i],
-            self.fix_times_ms[i],
-            self.lat_e7[i],
-            self.lon_e7[i],
-            self.accuracy_mm[i],
+            device_id=self.device_ids[i],
+            report_id=self.report_ids[i],
+            fix_time_ms=self.fix_times_ms[i],
+            lat_e7=self.lat_e7[i],
+            lon_e7=self.lon_e7[i],
+            accuracy_mm=self.accuracy_mm[i],
         )
 
     def add(self, others: Positions) -> None:

@@ -65,7 +65,7 @@ class Reports:
             [i for i, _ in positions],
             [event for _, event in events],
             [i for i, _ in events],
-            [Refusal(i, error.field, error.reason, Reason.INVALID) for i, error in errors],
+            [Refusal(index=i, field=error.field, reason=error.reason, code=Reason.INVALID) for i, error in errors],
             {i: claimed[i] for i, _ in errors},
         )
 
@@ -144,6 +144,7 @@ class Intake:
         routes: Routes,
         writers: Mapping[int, LogWriter],
         last_reports: LastReports,
+        *,
         quarantine: Quarantine,
         rate_limits: RateLimits,
         clock: MeshClock,
@@ -153,14 +154,14 @@ class Intake:
         self._limiter = InFlightLimiter()
         metrics.WAITING.set_function(lambda: self._limiter.total)
 
-    async def accept(self, sender: Sender, reports: Reports, backfill: bool, endpoint: str) -> PendingBatch:
+    async def accept(self, sender: Sender, reports: Reports, backfill: bool, *, endpoint: str) -> PendingBatch:
         """Returns once all accepted reports are durable. On StoreFull or Unavailable, send the whole batch again."""
-        batch = await self.admit(sender, reports, backfill, endpoint, patient=False)
+        batch = await self.admit(sender, reports, backfill, endpoint=endpoint, patient=False)
         await batch.stored()
         return batch
 
     async def admit(
-        self, sender: Sender, reports: Reports, backfill: bool, endpoint: str, patient: bool = True
+        self, sender: Sender, reports: Reports, backfill: bool, *, endpoint: str, patient: bool = True
     ) -> PendingBatch:
         """Checks each report and starts writing the accepted ones. Returns after the sender's penalty delay for refused reports.
 
@@ -185,7 +186,7 @@ class Intake:
             raise
         batch = PendingBatch()
         batch.refusals = sorted(checked.refusals, key=lambda refusal: refusal.index)
-        self._send(batch, key, checked, backfill, reports.contexts)
+        self._send(batch, key, checked, backfill=backfill, contexts=reports.contexts)
         accepted = count - len(batch.refusals)
         in_flight = accepted + len(checked.heard)
         if in_flight < count:
@@ -243,9 +244,9 @@ class Intake:
                             sender,
                             checked,
                             reports.position_indexes[i],
-                            (positions.device_ids[i], positions.report_ids[i]),
-                            ("fix_time", positions.fix_times_ms[i], now_ms),
-                            known,
+                            ids=(positions.device_ids[i], positions.report_ids[i]),
+                            at=("fix_time", positions.fix_times_ms[i], now_ms),
+                            known=known,
                         )
                     )
                 ]
@@ -255,13 +256,15 @@ class Intake:
             else:
                 indexes = list(reports.position_indexes)
                 checked.routes = cast(list[Partitions], routes)
-            self._limit_positions(sender, checked, indexes, live_from_ms)
+            self._limit_positions(sender, checked, indexes, live_from_ms=live_from_ms)
         for index, event in zip(reports.event_indexes, reports.events, strict=True):
             ids, at = (event.device_id, event.report_id), ("event_time", event.event_time_ms, now_ms)
             known = self._routes.allowed(sender).get(event.device_id)
-            route = await self._route_or_refuse(sender, checked, index, ids, at, known)
+            route = await self._route_or_refuse(sender, checked, index, ids=ids, at=at, known=known)
             if route and self._rate_limits.events.over([event.device_id], time.monotonic()):
-                self._refuse(sender, checked, index, event.device_id, "device_id", Reason.TOO_OFTEN)
+                self._refuse(
+                    sender, checked, index, device_id=event.device_id, field_name="device_id", reason=Reason.TOO_OFTEN
+                )
             elif route:
                 checked.events.append((event, route))
         return checked
@@ -271,6 +274,7 @@ class Intake:
         sender: Sender,
         checked: _Checked,
         index: int,
+        *,
         ids: tuple[str, str],
         at: tuple[str, int, int],
         known: Partitions | None,
@@ -284,15 +288,15 @@ class Intake:
         field_name, time_ms, now_ms = at
         route = known or await self._routes.resolve(sender, device_id)
         if isinstance(route, Reason):
-            self._refuse(sender, checked, index, device_id, "device_id", route)
+            self._refuse(sender, checked, index, device_id=device_id, field_name="device_id", reason=route)
             return None
         if time_ms > now_ms + FUTURE_MS:
-            self._refuse(sender, checked, index, device_id, field_name, Reason.CLOCK_AHEAD)
+            self._refuse(sender, checked, index, device_id=device_id, field_name=field_name, reason=Reason.CLOCK_AHEAD)
             checked.heard.append((device_id, report_id, route))
             return None
         return route
 
-    def _limit_positions(self, sender: Sender, checked: _Checked, indexes: Sequence[int], live_from_ms: int) -> None:
+    def _limit_positions(self, sender: Sender, checked: _Checked, indexes: Sequence[int], *, live_from_ms: int) -> None:
         positions, now_s = checked.positions, time.monotonic()
         # An hour of buffered positions comes at once. It must not use up the rate of live positions.
         if min(positions.fix_times_ms, default=live_from_ms) < live_from_ms:
@@ -306,21 +310,29 @@ class Intake:
             return
         for i in sorted(over):
             device_id = checked.positions.device_ids[i]
-            self._refuse(sender, checked, indexes[i], device_id, "device_id", Reason.TOO_OFTEN)
+            self._refuse(
+                sender, checked, indexes[i], device_id=device_id, field_name="device_id", reason=Reason.TOO_OFTEN
+            )
         kept = [i for i in range(len(checked.positions)) if i not in over]
         checked.positions = checked.positions.only(kept)
         checked.routes = [checked.routes[i] for i in kept]
 
     def _refuse(
-        self, sender: Sender, checked: _Checked, index: int, device_id: str, field_name: str, reason: Reason
+        self, sender: Sender, checked: _Checked, index: int, *, device_id: str, field_name: str, reason: Reason
     ) -> None:
-        checked.refusals.append(Refusal(index, field_name, _REASON_TEXTS[reason], reason))
+        checked.refusals.append(Refusal(index=index, field=field_name, reason=_REASON_TEXTS[reason], code=reason))
         self._quarantine.refused(sender.spiffe_id, device_id, reason)
 
     # ── writes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _send(
-        self, batch: PendingBatch, sender: str, checked: _Checked, backfill: bool, contexts: Sequence[tuple[int, str]]
+        self,
+        batch: PendingBatch,
+        sender: str,
+        checked: _Checked,
+        *,
+        backfill: bool,
+        contexts: Sequence[tuple[int, str]],
     ) -> None:
         """Starts writing the accepted reports. Call it after all checks, so that a failed look-up leaves nothing half done."""
         received_us = wall_us()
@@ -330,13 +342,15 @@ class Intake:
             # Where positions are split over lanes, their contexts can't be assigned any more, so they are dropped.
             mine = contexts if known == len(positions) else ((len(positions), tracing.carried() if not known else ""),)
             for partition in route:
-                batch.add(self._writers[partition].positions(sender, positions, received_us, mine, backfill=late))
+                batch.add(
+                    self._writers[partition].positions(sender, positions, received_us, contexts=mine, backfill=late)
+                )
         for event, route in checked.events:
             for partition in route:
                 batch.add(self._writers[partition].equipment(sender, event, received_us))
         for device_id, report_id, route in checked.heard:
             for partition in route:
-                batch.add(self._writers[partition].heard(sender, device_id, report_id, received_us))
+                batch.add(self._writers[partition].heard(sender, device_id, report_id, received_wall_us=received_us))
 
     def _lanes(self, checked: _Checked, backfill: bool) -> Iterator[tuple[Partitions, bool, Positions]]:
         """Yields the positions by partitions and lane (true for backfill). Nearly always all share one lane."""

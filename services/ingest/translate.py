@@ -19,24 +19,24 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
     fields.required_id("device_id", msg.device_id)
     fields.required_id("report_id", msg.report_id)
     fix_time_ms = fields.moment("fix_time", msg.fix_time, msg.HasField("fix_time"))
-    lat_deg = fields.number("lat_deg", msg.lat_deg, -90, 90)
-    lon_deg = fields.number("lon_deg", msg.lon_deg, -180, 180)
-    accuracy_m = fields.number("accuracy_m", msg.accuracy_m, 0, ACCURACY_MOST_M)
+    lat_deg = fields.number("lat_deg", msg.lat_deg, -90, greatest=90)
+    lon_deg = fields.number("lon_deg", msg.lon_deg, -180, greatest=180)
+    accuracy_m = fields.number("accuracy_m", msg.accuracy_m, 0, greatest=ACCURACY_MOST_M)
     if accuracy_m == 0:
         raise InvalidField("accuracy_m", "is missing, or 0: it must be above 0 (example: 12.5)")
     if msg.HasField("speed_mps"):
-        fields.number("speed_mps", msg.speed_mps, 0, MAX_SPEED_MPS)
+        fields.number("speed_mps", msg.speed_mps, 0, greatest=MAX_SPEED_MPS)
     if msg.HasField("course_deg"):
-        fields.number("course_deg", msg.course_deg, 0, 360)
+        fields.number("course_deg", msg.course_deg, 0, greatest=360)
     if msg.HasField("battery_pct"):
-        fields.number("battery_pct", msg.battery_pct, 0, 100)
+        fields.number("battery_pct", msg.battery_pct, 0, greatest=100)
     return Position(
-        msg.device_id,
-        msg.report_id,
-        fix_time_ms,
-        round(lat_deg * 1e7),
-        round(lon_deg * 1e7),
-        max(1, round(accuracy_m * 1000)),
+        device_id=msg.device_id,
+        report_id=msg.report_id,
+        fix_time_ms=fix_time_ms,
+        lat_e7=round(lat_deg * 1e7),
+        lon_e7=round(lon_deg * 1e7),
+        accuracy_mm=max(1, round(accuracy_m * 1000)),
     )
 
 
@@ -49,7 +49,10 @@ def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> EquipmentEvent:
             "event", "is missing" if not msg.event else f"is no known event: {msg.event} isn't in EquipmentKind"
         )
     return EquipmentEvent(
-        msg.device_id, msg.report_id, msg.event, fields.moment("event_time", msg.event_time, msg.HasField("event_time"))
+        device_id=msg.device_id,
+        report_id=msg.report_id,
+        event=msg.event,
+        event_time_ms=fields.moment("event_time", msg.event_time, msg.HasField("event_time")),
     )
 
 
@@ -82,12 +85,12 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
     ):
         return None
     return Positions(
-        [msg.device_id for msg in msgs],
-        report_ids,
-        [s * 1000 + n // 1_000_000 for s, n in zip(seconds, nanos, strict=True)],
-        [round(lat * 1e7) for lat in lat_deg],
-        [round(lon * 1e7) for lon in lon_deg],
-        [round(accuracy * 1000) or 1 for accuracy in accuracy_m],
+        device_ids=[msg.device_id for msg in msgs],
+        report_ids=report_ids,
+        fix_times_ms=[s * 1000 + n // 1_000_000 for s, n in zip(seconds, nanos, strict=True)],
+        lat_e7=[round(lat * 1e7) for lat in lat_deg],
+        lon_e7=[round(lon * 1e7) for lon in lon_deg],
+        accuracy_mm=[round(accuracy * 1000) or 1 for accuracy in accuracy_m],
     )
 
 

@@ -61,14 +61,20 @@ async def main(settings: RegistrySettings) -> None:
         db.awaited_database(settings.database, MIGRATIONS) as database,
     ):
         log_meta = await streams.pass_gate(bus, settings)
-        registry = Registry(database, vault, log_meta.clock, log_meta.partitions, warning_key)
+        registry = Registry(
+            database=database,
+            vault=vault,
+            clock=log_meta.clock,
+            partitions=log_meta.partitions,
+            warning_key=warning_key,
+        )
         log = await bus.js.stream_info(flow.log_stream(0))
         await db.retry_until_available(partial(registry.prepare, log_identity=str(log.created)))
         watch_disk(settings.data_dir)
         traces = Traces(registry, log_meta)
         exporter = Exporter(traces)
         await db.retry_until_available(exporter.prepare)
-        disclosures = Disclosures(registry, log_meta.clock, signer, exporter.notify)
+        disclosures = Disclosures(registry=registry, clock=log_meta.clock, signer=signer, on_row=exporter.notify)
         key_retention = KeyRetention(registry, log_meta.clock)
         match_reviews = MatchReviews(registry, log_meta.clock)
         tokens = DeviceTokens(registry, log_meta.clock)
@@ -91,13 +97,15 @@ async def main(settings: RegistrySettings) -> None:
             TRACE_SERVICE_NAME,
         )
         readiness = Readiness()
-        relay = Relay(registry, bus, log_meta.clock, log_meta.partitions)
+        relay = Relay(registry=registry, bus=bus, clock=log_meta.clock, partitions=log_meta.partitions)
         readiness.need(relay.unable)
         disclosed = readiness.optional_reader(flow.DISCLOSURES.name)
         with closing(exporter):
             async with (
                 rpc.serve(settings, add_servicers, *names) as server,
-                observed(settings.host, settings.metrics_port, lambda: server.unready, lambda: server.degraded),
+                observed(
+                    settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded
+                ),
             ):
                 await running.until_stopped(
                     rpc.keep_health(server, readiness, bus),
@@ -105,8 +113,10 @@ async def main(settings: RegistrySettings) -> None:
                     disclosures.keep_signed(),
                     key_retention.run(),
                     match_reviews.run(),
-                    consume_disclosures(bus, disclosures, log_meta.log_id, disclosed),
-                    TraceReader(registry, bus, log_meta, exporter.notify, readiness).run(),
+                    consume_disclosures(bus, disclosures, log_meta.log_id, health=disclosed),
+                    TraceReader(
+                        registry=registry, bus=bus, log_meta=log_meta, on_stored=exporter.notify, readiness=readiness
+                    ).run(),
                     exporter.run(),
                 )
 

@@ -162,8 +162,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def DecideReview(
         self, request: review_pb2.DecideReviewRequest, context: _Context
     ) -> review_pb2.DecideReviewResponse:
-        decision = translate_review.parse_decision(request)
-        decided = await _finish(self._match_reviews.decide(*decision, by=caller().spiffe_id))
+        case_id, decision, reason, seen_digest = translate_review.parse_decision(request)
+        decided = await _finish(
+            self._match_reviews.decide(case_id, decision, reason, seen_digest=seen_digest, by=caller().spiffe_id)
+        )
         return review_pb2.DecideReviewResponse(review=translate_review.review_to_proto(decided))
 
     async def WatchMatches(

@@ -26,7 +26,11 @@ class ServiceArea:
 
 AREAS: Mapping[str, ServiceArea] = {
     # From Marado to the northern border, from Baengnyeongdo to Dokdo.
-    "korea": ServiceArea("Korea", 33.0, 38.7, 124.5, 132.0),
-    "world": ServiceArea("the world", -90.0, 90.0, -180.0, 180.0),
+    "korea": ServiceArea(
+        name="Korea", least_lat_deg=33.0, greatest_lat_deg=38.7, least_lon_deg=124.5, greatest_lon_deg=132.0
+    ),
+    "world": ServiceArea(
+        name="the world", least_lat_deg=-90.0, greatest_lat_deg=90.0, least_lon_deg=-180.0, greatest_lon_deg=180.0
+    ),
 }
 """Service areas by their value in the setting TANDEM_SERVICE_AREA."""

@@ -35,33 +35,37 @@ class Cases:
         for case in cases:
             before = await records.reviews.review(case.case_id)
             await self.refresh(
-                records, await records.order(case.order_id), await records.wearer(case.wearer_id), before, case
+                records,
+                await records.order(case.order_id),
+                await records.wearer(case.wearer_id),
+                before=before,
+                case=case,
             )
 
     async def refresh(
-        self, records: Records, order: Order, wearer: Wearer, before: Review | None, case: StoredCase | None
+        self, records: Records, order: Order, wearer: Wearer, *, before: Review | None, case: StoredCase | None
     ) -> None:
         """Compare an order and a wearer, then update their review and their joint case.
 
         `before` is the stored review of the pair, `case` its stored joint case.
         """
         now_ms = self._clock.now_ms()
-        level, evidence = self.compare(records, order, wearer, before)
+        level, evidence = self.compare(records, order, wearer, before=before)
         decided = review.next_state(before, level, evidence.digest)
         if decided is not None:
-            after = _updated(order, wearer, before, decided, evidence, now_ms)
+            after = _updated(order, wearer, before, decided=decided, evidence=evidence, now_ms=now_ms)
             if after != before:
                 await records.reviews.put_review(after)
             if after.state is ReviewState.OPEN and (before is None or before.state is not ReviewState.OPEN):
-                await self.add_event(records, after, Event.REVIEW_OPENED, case)
+                await self.add_event(records, after, Event.REVIEW_OPENED, case=case)
                 bits = round(evidence.weight_bits, 1)
                 records.after_commit.append(
                     partial(logger().info, "review_opened", case_id=after.case_id, weight_bits=bits)
                 )
-        await self.apply(records, order, wearer, decided is not None and decided[1], case)
+        await self.apply(records, order, wearer, holds=decided is not None and decided[1], before=case)
 
     def compare(
-        self, records: Records, order: Order, wearer: Wearer, before: Review | None
+        self, records: Records, order: Order, wearer: Wearer, *, before: Review | None
     ) -> tuple[MatchLevel, MatchEvidence]:
         """Match level and evidence from the two records alone, without any decision by a person."""
         level, comparison = similarity.compared(order, wearer)
@@ -73,22 +77,29 @@ class Cases:
         digest = records.reviews.evidence_digest(similarity.evidence_text(order, wearer))
         return level, MatchEvidence(digest, comparison.weight, similarity.reasons_of(comparison))
 
-    async def add_event(self, records: Records, pair: Review, event: Event, case: StoredCase | None) -> None:
+    async def add_event(self, records: Records, pair: Review, event: Event, *, case: StoredCase | None) -> None:
         """Add an event about a review to the stream of matches. `case` is the stored case of the pair, if any."""
         now_ms = self._clock.now_ms()
         matched_at_ms = case.matched_at_ms if case else now_ms
-        await records.reviews.add_event(event, pair.case_id, pair.order_id, pair.wearer_id, matched_at_ms, now_ms)
+        await records.reviews.add_event(
+            event, pair.case_id, pair.order_id, wearer_id=pair.wearer_id, matched_at_ms=matched_at_ms, at_ms=now_ms
+        )
 
     async def add_event_for_order(self, records: Records, order_id: str, event: Event) -> None:
         """Add an event to the stream of matches for each wearer against whom an order is enforced."""
         for case in await records.cases_of_order(order_id):
             if case.withdrawn_at_ms is None:
                 await records.reviews.add_event(
-                    event, case.case_id, order_id, case.wearer_id, case.matched_at_ms, self._clock.now_ms()
+                    event,
+                    case.case_id,
+                    order_id,
+                    wearer_id=case.wearer_id,
+                    matched_at_ms=case.matched_at_ms,
+                    at_ms=self._clock.now_ms(),
                 )
 
     async def apply(
-        self, records: Records, order: Order, wearer: Wearer, holds: bool, before: StoredCase | None
+        self, records: Records, order: Order, wearer: Wearer, *, holds: bool, before: StoredCase | None
     ) -> None:
         """Create, renew or withdraw the joint case of an order and a wearer, and enqueue its snapshot for the log."""
         now_ms = self._clock.now_ms()
@@ -99,7 +110,7 @@ class Cases:
         # Versions follow the clock, so that a database that was lost and refilled uses greater versions than the log holds.
         version = max(before.version + 1 if before else 1, now_ms)
         devices = await records.devices_of(order.protected_person_ids)
-        case = domain.build_case(order, wearer, await records.tags_on(wearer.wearer_id), devices)
+        case = domain.build_case(order, wearer, await records.tags_on(wearer.wearer_id), devices=devices)
         if not holds:
             case = domain.withdraw(case, now_ms)
         snapshot = translate.case_to_proto(case, version)
@@ -128,7 +139,9 @@ class Cases:
         # The agencies get no events about the synthetic records of a canary.
         if holds != held and order.exercise is not ExerciseKind.CANARY:
             event = Event.MATCHED if holds else Event.WITHDRAWN
-            await records.reviews.add_event(event, case_id, order.order_id, wearer.wearer_id, matched_at_ms, now_ms)
+            await records.reviews.add_event(
+                event, case_id, order.order_id, wearer_id=wearer.wearer_id, matched_at_ms=matched_at_ms, at_ms=now_ms
+            )
             log = partial(logger().info, "order_matched") if holds else partial(logger().warning, "match_withdrawn")
             records.after_commit.append(partial(log, case_id=case_id))
 
@@ -179,24 +192,26 @@ class Cases:
         return await records.keys.is_over(tables.protected_persons, device.person_id)
 
     async def _send_tag_route(self, records: Records, tag: Tag, renew: bool = False) -> None:
-        await self._send(records, tag, routing.tag_partitions(tag.wearer_id, self._partitions), renew)
+        await self._send(records, tag, routing.tag_partitions(tag.wearer_id, self._partitions), renew=renew)
 
     async def _send_device_route(self, records: Records, device: Device, renew: bool = False) -> None:
         cases = await records.cases_of_person(device.person_id)
         kept_away = [case.wearer_id for case in cases if case.withdrawn_at_ms is None]
         partitions = routing.device_partitions(device.person_id, kept_away, self._partitions)
-        await self._send(records, device, partitions, renew)
+        await self._send(records, device, partitions, renew=renew)
 
-    async def _send(self, records: Records, device: Tag | Device, partitions: tuple[int, ...], renew: bool) -> None:
+    async def _send(self, records: Records, device: Tag | Device, partitions: tuple[int, ...], *, renew: bool) -> None:
         device_id, revoked = device.device_id, await self.has_ended(records, device)
         tokens = await self._tokens_of(records, device_id, revoked)
-        route = translate.route_to_proto(device, partitions, revoked, tokens).SerializeToString(deterministic=True)
+        route = translate.route_to_proto(device, partitions, revoked, tokens=tokens).SerializeToString(
+            deterministic=True
+        )
         last_version, last_route = await records.route(device_id) or (0, b"")
         if route == last_route and not renew:
             return
         # Follows the clock, like the version of a case: after a lost database, message ids must not repeat.
         version = max(last_version + 1, self._clock.now_ms())
-        await records.put_route(device_id, version, route, self._clock.now_ms() // DAY_MS)
+        await records.put_route(device_id, version, route, day=self._clock.now_ms() // DAY_MS)
         await records.enqueue(f"$KV.{flow.DEVICES_BUCKET}.{device_id}", f"route:{device_id}:{version}", route)
 
     async def _tokens_of(self, records: Records, device_id: str, revoked: bool) -> list[DeviceToken]:
@@ -214,11 +229,12 @@ def _updated(
     order: Order,
     wearer: Wearer,
     before: Review | None,
+    *,
     decided: tuple[ReviewState, bool],
     evidence: MatchEvidence,
     now_ms: int,
 ) -> Review:
     if before is not None:
-        return review.updated(before, *decided, evidence, now_ms)
+        return review.updated(before, *decided, evidence=evidence, now_ms=now_ms)
     case_id = domain.case_id_of(order.order_id, wearer.wearer_id)
     return Review(case_id, order.order_id, wearer.wearer_id, *decided, evidence, now_ms)

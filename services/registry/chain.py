@@ -73,7 +73,9 @@ def hash_of(sequence: int, disclosure: Disclosure, previous: bytes) -> bytes:
 def append(last: LedgerHead | None, disclosure: Disclosure) -> LedgerRow:
     """Build the row that follows the last row."""
     sequence, previous = (last.sequence + 1, last.hash) if last else (1, GENESIS)
-    return LedgerRow(sequence, disclosure, previous, hash_of(sequence, disclosure, previous))
+    return LedgerRow(
+        sequence=sequence, disclosure=disclosure, previous=previous, hash=hash_of(sequence, disclosure, previous)
+    )
 
 
 def signed_text(head: LedgerHead) -> bytes:

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 async def consume_disclosures(
-    bus: Bus, disclosures: Disclosures, log_id: str, health: ReaderHealth | None = None
+    bus: Bus, disclosures: Disclosures, log_id: str, *, health: ReaderHealth | None = None
 ) -> None:
     """Append published disclosures to the ledger until cancelled. Messages are acknowledged after the commit.
 
@@ -28,14 +28,16 @@ async def consume_disclosures(
     """
     durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
     after = await _retried(lambda: disclosures.newest(log_id))
-    async for messages in pull.consume(bus, stream, durable, flow.DISCLOSURES.subjects, after=after, health=health):
+    async for messages in pull.consume(
+        bus, stream, durable, subjects=flow.DISCLOSURES.subjects, after=after, health=health
+    ):
         accepted: list[Disclosure] = []
         for message in messages:
             try:
                 accepted.append(published_disclosure(message.subject, message.data))
             except InvalidField as error:
                 # The disclosure is unreadable or forged, so a person has to look at it: the dead letter raises an alarm.
-                await dead_letters.keep(bus, durable, message, error)
+                await dead_letters.keep(bus, durable, message, error=error)
         newest = max(messages, key=lambda message: message.sequence).cursor
         await _retried(partial(disclosures.accept, accepted, log_id, newest))
         for message in messages:

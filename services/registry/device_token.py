@@ -25,7 +25,7 @@ def valid_at(tokens: Sequence[DeviceToken], now_ms: int) -> list[DeviceToken]:
     return [token for token in tokens if token.valid_until_ms is None or token.valid_until_ms > now_ms]
 
 
-def rotated(tokens: Sequence[DeviceToken], new: bytes, now_ms: int, keep_older_for_s: int) -> list[DeviceToken]:
+def rotated(tokens: Sequence[DeviceToken], new: bytes, now_ms: int, *, keep_older_for_s: int) -> list[DeviceToken]:
     """The tokens of a device after a new one was issued, oldest first. A rotation never prolongs an older token.
 
     `new` is the SHA-256 of the new token, `keep_older_for_s` the time for which older tokens stay valid.

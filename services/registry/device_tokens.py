@@ -33,7 +33,7 @@ class DeviceTokens:
             if await self._registry.cases.has_ended(records, await _device_of(records, agency, device_id)):
                 raise FailedPrecondition("device_id: this device is out of service, so it can't get a token")
             older = await records.tokens.of(device_id)
-            tokens = device_token.rotated(older, hashed, self._clock.now_ms(), keep_older_for_s)
+            tokens = device_token.rotated(older, hashed, self._clock.now_ms(), keep_older_for_s=keep_older_for_s)
             await records.tokens.put(device_id, tokens)
             await self._registry.cases.send_route(records, device_id)
             records.after_commit.append(partial(logger().info, "device_token_issued", device_id=device_id))

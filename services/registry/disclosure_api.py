@@ -66,14 +66,14 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
     async def WatchLedgerHeads(
         self, request: disclosure_pb2.WatchLedgerHeadsRequest, context: _Context
     ) -> AsyncIterator[disclosure_pb2.WatchLedgerHeadsResponse]:
-        fields.number("after_sequence", request.after_sequence, 0, 1 << 62)
+        fields.number("after_sequence", request.after_sequence, 0, greatest=1 << 62)
         async for signed in self._disclosures.watch_heads(request.after_sequence):
             yield disclosure_pb2.WatchLedgerHeadsResponse(head=self._disclosures.to_proto(signed))
 
     def _grounds(self, msg: disclosure_pb2.Grounds, kind: RecordKind) -> Grounds:
         try:
             purpose = PURPOSES.get(msg.purpose)
-            return check_grounds(msg.legal_basis, purpose, msg.reference, kind, self._clock.now_ms())
+            return check_grounds(msg.legal_basis, purpose, msg.reference, kind=kind, now_ms=self._clock.now_ms())
         except InvalidField as error:
             raise error.under("grounds") from None
 

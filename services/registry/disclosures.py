@@ -38,7 +38,7 @@ OnRow: TypeAlias = Callable[[str], None]
 class Disclosures:
     """Reads personal data for callers, and signs the ledger. No other code returns personal data to a caller."""
 
-    def __init__(self, registry: Registry, clock: MeshClock, signer: Signer, on_row: OnRow = lambda _: None) -> None:
+    def __init__(self, registry: Registry, clock: MeshClock, signer: Signer, *, on_row: OnRow = lambda _: None) -> None:
         self._registry = registry
         self._clock = clock
         self._signer = signer
@@ -46,14 +46,17 @@ class Disclosures:
 
     async def read_wearer(self, who: Caller, grounds: Grounds, wearer_id: str) -> tuple[Wearer, str]:
         """A complete wearer and the id of the disclosure in the ledger. Raises NotFound."""
-        async with self._disclosing(who, grounds, RecordKind.WEARER, wearer_id) as (records, disclosure_id):
+        async with self._disclosing(who, grounds, RecordKind.WEARER, record_id=wearer_id) as (records, disclosure_id):
             return await records.find(tables.wearers, Wearer, wearer_id), disclosure_id
 
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
     ) -> tuple[ProtectedPerson, list[Place], str]:
         """A protected person, the places of the person's orders, and the id of the disclosure. Raises NotFound."""
-        async with self._disclosing(who, grounds, RecordKind.PROTECTED_PERSON, person_id) as (records, disclosure_id):
+        async with self._disclosing(who, grounds, RecordKind.PROTECTED_PERSON, record_id=person_id) as (
+            records,
+            disclosure_id,
+        ):
             person = await records.find(tables.protected_persons, ProtectedPerson, person_id)
             places = {
                 place.place_id: place for order in await records.orders_protecting(person_id) for place in order.places
@@ -62,7 +65,7 @@ class Disclosures:
 
     @asynccontextmanager
     async def _disclosing(
-        self, who: Caller, grounds: Grounds, kind: RecordKind, record_id: str
+        self, who: Caller, grounds: Grounds, kind: RecordKind, *, record_id: str
     ) -> AsyncIterator[tuple[Records, str]]:
         disclosure_id = f"read-{uuid.uuid4().hex}"
         async with self._registry.transaction() as records:

@@ -341,7 +341,7 @@ def case_id_of(order_id: str, wearer_id: str) -> str:
     return ids.hash_id("case", order_id, wearer_id)
 
 
-def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], devices: Sequence[Device]) -> JointCase:
+def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Sequence[Device]) -> JointCase:
     """Joint case of an order and the wearer whom it restrains. Tags and devices of other people are ignored."""
     return JointCase(
         case_id=case_id_of(order.order_id, wearer.wearer_id),

@@ -42,7 +42,7 @@ class ExerciseServicer(exercise_pb2_grpc.ExerciseServiceServicer):
             raise InvalidField("vendor_id", "is missing")
         until_ms = fields.moment("valid_until", request.valid_until, request.HasField("valid_until"))
         # Shielded, so that a transaction is never cancelled halfway if the caller disconnects.
-        await asyncio.shield(self._exercises.put(records, request.wearers, request.vendor_id, until_ms))
+        await asyncio.shield(self._exercises.put(records, request.wearers, request.vendor_id, until_ms=until_ms))
         lat_deg, lon_deg = PLACE_DEG
         return exercise_service_pb2.PutExerciseResponse(
             cases=[

@@ -104,7 +104,7 @@ class Exercises:
     def __init__(self, registry: Registry, clock: MeshClock) -> None:
         self._registry, self._clock = registry, clock
 
-    async def put(self, records: ExerciseRecords, wearers: int, vendor_id: str, until_ms: int) -> None:
+    async def put(self, records: ExerciseRecords, wearers: int, vendor_id: str, *, until_ms: int) -> None:
         """Put all records, or prolong the orders. Raises InvalidField, FailedPrecondition (the exercise has ended)."""
         registry, now_ms = self._registry, self._clock.now_ms()
         if not now_ms < until_ms <= now_ms + MAX_VALID_MS:

@@ -45,6 +45,7 @@ class Registry:
         database: Database,
         vault: Vault,
         clock: MeshClock,
+        *,
         partitions: int,
         warning_key: X25519PublicKey | None = None,
     ) -> None:
@@ -109,7 +110,7 @@ class Registry:
         after = ""
         while True:
             async with self.transaction() as records:
-                ids = await records.reviews.without_digest(kind, key, after, COMPLETED_BATCH)
+                ids = await records.reviews.without_digest(kind, key, after, limit=COMPLETED_BATCH)
                 if not ids:
                     return
                 # `all_of` omits destroyed records: they have an id but no content.
@@ -129,7 +130,7 @@ class Registry:
             if outcome is PutOutcome.STORED:
                 before = await records.all_of(tables.wearers, [wearer.wearer_id])
                 _require_same_exercise("wearer.exercise", wearer, before)
-                await store_record(records, tables.wearers, wearer.wearer_id, wearer, new=stored is None)
+                await store_record(records, tables.wearers, wearer.wearer_id, record=wearer, new=stored is None)
                 await self._match_wearer(records, wearer, new=stored is None)
                 if stored is not None:
                     await self.cases.send_tag_routes_of(records, wearer.wearer_id)
@@ -138,22 +139,24 @@ class Registry:
     async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> PutOutcome:
         """End a wearer's case. Raises NotFound (unknown wearer), FailedPrecondition (the wearer still has a tag)."""
         async with self.changing() as records:
-            await _require_stored(records, tables.wearers, wearer_id, "wearer_id: no such wearer")
+            await _require_stored(records, tables.wearers, wearer_id, error_text="wearer_id: no such wearer")
             before = await records.find(tables.wearers, Wearer, wearer_id)
             wearer = replace(before, end=end, source_version=source_version)
-            outcome = await read_and_decide(records, tables.wearers, wearer_id, wearer)
+            outcome = await read_and_decide(records, tables.wearers, wearer_id, record=wearer)
             if outcome is PutOutcome.STORED:
                 if any(tag.removed_at_ms is None for tag in await records.tags_on(wearer_id)):
                     raise FailedPrecondition("wearer_id: the wearer still has a tag; end the tag first")
-                await store_record(records, tables.wearers, wearer_id, wearer)
+                await store_record(records, tables.wearers, wearer_id, record=wearer)
         return outcome
 
     async def put_tag(self, tag: Tag) -> PutOutcome:
         """Store a tag and its wearer. Raises NotFound (unknown wearer), FailedPrecondition (id of a protective device)."""
         async with self.changing() as records:
-            outcome = await read_and_decide(records, tables.tags, tag.device_id, tag)
+            outcome = await read_and_decide(records, tables.tags, tag.device_id, record=tag)
             if outcome is PutOutcome.STORED:
-                await _require_stored(records, tables.wearers, tag.wearer_id, "tag.wearer_id: no such wearer")
+                await _require_stored(
+                    records, tables.wearers, tag.wearer_id, error_text="tag.wearer_id: no such wearer"
+                )
                 if await records.device(tag.device_id):
                     raise FailedPrecondition("tag.device_id: is already the id of a protective device")
                 await self._store_tag(records, tag)
@@ -166,14 +169,14 @@ class Registry:
             if before is None:
                 raise NotFound("device_id: no such tag")
             tag = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
-            outcome = await read_and_decide(records, tables.tags, device_id, tag)
+            outcome = await read_and_decide(records, tables.tags, device_id, record=tag)
             if outcome is PutOutcome.STORED:
                 await self._store_tag(records, tag)
         return outcome
 
     async def _store_tag(self, records: Records, tag: Tag) -> None:
         before = await records.tag(tag.device_id)
-        await store_record(records, tables.tags, tag.device_id, tag)
+        await store_record(records, tables.tags, tag.device_id, record=tag)
         await self.cases.send_route(records, tag.device_id)
         for wearer_id in _owners(tag.wearer_id, before.wearer_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_wearer(wearer_id))
@@ -186,10 +189,10 @@ class Registry:
                 "for warnings; set TANDEM_WARNING_PUBLIC_KEY, or send the record without a contact"
             )
         async with self.changing() as records:
-            outcome = await read_and_decide(records, tables.protected_persons, person.person_id, person)
+            outcome = await read_and_decide(records, tables.protected_persons, person.person_id, record=person)
             if outcome is PutOutcome.STORED:
                 contact_before = await _contact_of(records, person.person_id)
-                await store_record(records, tables.protected_persons, person.person_id, person)
+                await store_record(records, tables.protected_persons, person.person_id, record=person)
                 await self.cases.send_routes_of(records, [person.person_id])
                 if person.contact != contact_before:
                     await self.cases.refresh_all(records, await records.cases_of_person(person.person_id))
@@ -198,25 +201,30 @@ class Registry:
     async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> PutOutcome:
         """End a person's protection. Raises NotFound (unknown person), FailedPrecondition (an active order or device)."""
         async with self.changing() as records:
-            await _require_stored(records, tables.protected_persons, person_id, "person_id: no such protected person")
+            await _require_stored(
+                records, tables.protected_persons, person_id, error_text="person_id: no such protected person"
+            )
             before = await records.find(tables.protected_persons, ProtectedPerson, person_id)
             person = replace(before, ended_at_ms=ended_at_ms, source_version=source_version)
-            outcome = await read_and_decide(records, tables.protected_persons, person_id, person)
+            outcome = await read_and_decide(records, tables.protected_persons, person_id, record=person)
             if outcome is PutOutcome.STORED:
                 if any(order.ends_ms > self._clock.now_ms() for order in await records.orders_protecting(person_id)):
                     raise FailedPrecondition("person_id: an order that hasn't ended protects this person; end it first")
                 if any(device.removed_at_ms is None for device in await records.devices_of([person_id])):
                     raise FailedPrecondition("person_id: this person still has a protective device; end it first")
-                await store_record(records, tables.protected_persons, person_id, person)
+                await store_record(records, tables.protected_persons, person_id, record=person)
         return outcome
 
     async def put_device(self, device: Device) -> PutOutcome:
         """Store a protective device and its owner. Raises NotFound (unknown person), FailedPrecondition (id of a tag)."""
         async with self.changing() as records:
-            outcome = await read_and_decide(records, tables.devices, device.device_id, device)
+            outcome = await read_and_decide(records, tables.devices, device.device_id, record=device)
             if outcome is PutOutcome.STORED:
                 await _require_stored(
-                    records, tables.protected_persons, device.person_id, "device.person_id: no such protected person"
+                    records,
+                    tables.protected_persons,
+                    device.person_id,
+                    error_text="device.person_id: no such protected person",
                 )
                 if await records.tag(device.device_id):
                     raise FailedPrecondition("device.device_id: is already the id of a tag")
@@ -230,14 +238,14 @@ class Registry:
             if before is None:
                 raise NotFound("device_id: no such protective device")
             device = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
-            outcome = await read_and_decide(records, tables.devices, device_id, device)
+            outcome = await read_and_decide(records, tables.devices, device_id, record=device)
             if outcome is PutOutcome.STORED:
                 await self._store_device(records, device)
         return outcome
 
     async def _store_device(self, records: Records, device: Device) -> None:
         before = await records.device(device.device_id)
-        await store_record(records, tables.devices, device.device_id, device)
+        await store_record(records, tables.devices, device.device_id, record=device)
         await self.cases.send_route(records, device.device_id)
         for person_id in _owners(device.person_id, before.person_id if before else None):
             await self.cases.refresh_all(records, await records.cases_of_person(person_id))
@@ -245,13 +253,13 @@ class Registry:
     async def put_order(self, order: Order) -> tuple[PutOutcome, OrderStage | None]:
         """Store an order and match its respondent against all wearers. Raises NotFound for an unknown protected person."""
         async with self.changing() as records:
-            outcome = await read_and_decide(records, tables.orders, order.order_id, order)
+            outcome = await read_and_decide(records, tables.orders, order.order_id, record=order)
             if outcome is not PutOutcome.STORED:
                 return outcome, None
             _require_same_exercise("order.exercise", order, await records.all_of(tables.orders, [order.order_id]))
             for n, person_id in enumerate(order.protected_person_ids):
                 text = f"order.protected_person_ids[{n}]: no such protected person"
-                await _require_stored(records, tables.protected_persons, person_id, text)
+                await _require_stored(records, tables.protected_persons, person_id, error_text=text)
             stage = await self._store_order(records, order)
         return outcome, stage
 
@@ -260,11 +268,11 @@ class Registry:
     ) -> tuple[PutOutcome, OrderStage | None]:
         """End an order early. Raises NotFound (unknown order), InvalidField (a reason that doesn't fit the order)."""
         async with self.changing() as records:
-            await _require_stored(records, tables.orders, order_id, "order_id: no such order")
+            await _require_stored(records, tables.orders, order_id, error_text="order_id: no such order")
             covering = await records.all_of(tables.orders, [end.covering_order_id])
             before = await records.find(tables.orders, Order, order_id)
-            order = lifecycle.ended(before, end, source_version, next(iter(covering), None))
-            outcome = await read_and_decide(records, tables.orders, order_id, order)
+            order = lifecycle.ended(before, end, source_version, covering=next(iter(covering), None))
+            outcome = await read_and_decide(records, tables.orders, order_id, record=order)
             if outcome is not PutOutcome.STORED:
                 return outcome, None
             stage = await self._store_order(records, order)
@@ -275,10 +283,10 @@ class Registry:
         stage = lifecycle.stage_of(before, order)
         new = before is None
         named = [] if new else await records.persons_of_order(order.order_id)
-        await store_record(records, tables.orders, order.order_id, order, new=new)
+        await store_record(records, tables.orders, order.order_id, record=order, new=new)
         reason = order.end.reason.value if order.end else ""
         now_ms = self._clock.now_ms()
-        await records.reviews.add_stage(order.order_id, order.source_version, stage, reason, now_ms)
+        await records.reviews.add_stage(order.order_id, order.source_version, stage, end_reason=reason, at_ms=now_ms)
         await self._match_order(records, order, new=new)
         if disclosure.ground_fell(order):
             await self.cases.add_event_for_order(records, order.order_id, Event.GROUND_FELL)
@@ -300,7 +308,7 @@ class Registry:
         others = sorted((alike | cases.keys() | reviews.keys()) - orders.keys())
         for order in [*orders.values(), *await records.all_of(tables.orders, others)]:
             order_id = order.order_id
-            await self.cases.refresh(records, order, wearer, reviews.get(order_id), cases.get(order_id))
+            await self.cases.refresh(records, order, wearer, before=reviews.get(order_id), case=cases.get(order_id))
 
     async def _match_order(self, records: Records, order: Order, new: bool) -> None:
         order_id = order.order_id
@@ -315,7 +323,7 @@ class Registry:
         others = sorted((alike | cases.keys() | reviews.keys()) - wearers.keys())
         for wearer in [*wearers.values(), *await records.all_of(tables.wearers, others)]:
             wearer_id = wearer.wearer_id
-            await self.cases.refresh(records, order, wearer, reviews.get(wearer_id), cases.get(wearer_id))
+            await self.cases.refresh(records, order, wearer, before=reviews.get(wearer_id), case=cases.get(wearer_id))
 
     # ── background work ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -378,7 +386,7 @@ def _require_same_exercise(field: str, record: _InExercise, before: Iterable[_In
         raise InvalidField(field, "can't change: a record can't be switched between live and exercise")
 
 
-async def _require_stored(records: Records, table: sa.Table, record_id: str, error_text: str) -> None:
+async def _require_stored(records: Records, table: sa.Table, record_id: str, *, error_text: str) -> None:
     if await records.stored(table, record_id) is None:
         raise NotFound(error_text)
 

@@ -115,7 +115,7 @@ class Ledger:
             rows = (await self._connection.execute(page)).all()
             for row in rows:
                 disclosure = Disclosure(**{name: row._mapping[name] for name in _FIELDS})
-                yield LedgerRow(row.sequence, disclosure, row.previous, row.hash)
+                yield LedgerRow(sequence=row.sequence, disclosure=disclosure, previous=row.previous, hash=row.hash)
                 after = row.sequence
             if len(rows) < PAGE:
                 return

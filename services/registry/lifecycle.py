@@ -74,7 +74,7 @@ def stage_of(before: Order | None, order: Order) -> OrderStage:
     return OrderStage.EXTENDED if longer else OrderStage.AMENDED
 
 
-def ended(order: Order, end: OrderEnd, source_version: int, covering: Order | None) -> Order:
+def ended(order: Order, end: OrderEnd, source_version: int, *, covering: Order | None) -> Order:
     """The order with its early end; `covering` is the stored order that the request names as its replacement.
 
     Raises InvalidField if the reason doesn't fit the order.

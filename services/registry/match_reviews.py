@@ -58,7 +58,7 @@ class MatchReviews:
         async with self._registry.transaction() as records:
             return await records.reviews.reviews_in(states, after_case_id, REVIEWS_BATCH)
 
-    async def decide(self, case_id: str, decision: Decision, reason: str, seen_digest: bytes, by: str) -> Review:
+    async def decide(self, case_id: str, decision: Decision, reason: str, *, seen_digest: bytes, by: str) -> Review:
         """Apply a person's decision on a review. Raises NotFound, FailedPrecondition (the evidence has changed)."""
         now_ms = self._clock.now_ms()
         cases = self._registry.cases
@@ -68,13 +68,13 @@ class MatchReviews:
                 raise NotFound("case_id: no such review")
             order = await records.find(tables.orders, Order, before.order_id)
             wearer = await records.find(tables.wearers, Wearer, before.wearer_id)
-            level, _ = cases.compare(records, order, wearer, before)
-            after = review.decided(before, decision, level, seen_digest, by, now_ms)
+            level, _ = cases.compare(records, order, wearer, before=before)
+            after = review.decided(before, decision, level, seen_digest=seen_digest, by=by, now_ms=now_ms)
             await records.reviews.put_review(after)
-            await records.reviews.add_decision(after, decision, by, reason, now_ms)
+            await records.reviews.add_decision(after, decision, by, reason=reason, at_ms=now_ms)
             case = await records.case(case_id)
-            await cases.add_event(records, after, _EVENTS[decision], case)
-            await cases.apply(records, order, wearer, after.enforced, case)
+            await cases.add_event(records, after, _EVENTS[decision], case=case)
+            await cases.apply(records, order, wearer, holds=after.enforced, before=case)
         logger().info("review_decided", case_id=case_id, decision=decision.value, by=by)
         return after
 
@@ -152,7 +152,7 @@ class MatchReviews:
                 if await records.reviews.mark_paged(late_review, now_ms):
                     case_id = late_review.case_id
                     case = await records.case(case_id)
-                    await self._registry.cases.add_event(records, late_review, Event.REVIEW_UNANSWERED, case)
+                    await self._registry.cases.add_event(records, late_review, Event.REVIEW_UNANSWERED, case=case)
                     records.after_commit.append(partial(logger().error, "review_unanswered", case_id=case_id))
 
 

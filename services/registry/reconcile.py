@@ -143,7 +143,12 @@ def listed(record: Wearer | Tag | ProtectedPerson | Device | Order) -> Listed:
     """The list entry of a record, as its agency would compute it."""
     kind, record_id, lines = _lines_of(record)
     text = "".join(f"{path}={value}\n" for path, value in lines if value)
-    return Listed(kind, record_id, record.source_version, hashlib.sha256(text.encode()).digest())
+    return Listed(
+        kind=kind,
+        record_id=record_id,
+        source_version=record.source_version,
+        digest=hashlib.sha256(text.encode()).digest(),
+    )
 
 
 def _lines_of(record: Wearer | Tag | ProtectedPerson | Device | Order) -> tuple[ListedKind, str, Iterable[_Line]]:

@@ -15,7 +15,7 @@ class PutOutcome(Enum):
     SUPERSEDED = "SUPERSEDED"
 
 
-def decide_put(stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes) -> PutOutcome:
+def decide_put(stored_version: int | None, stored_digest: bytes | None, version: int, *, digest: bytes) -> PutOutcome:
     """Decide whether to store a record of this version and digest. A stored version of None means that nothing is stored.
 
     Raises Conflict if the same version is stored with different content.

@@ -41,7 +41,7 @@ class Relay:
     processes on one database only one publishes at a time, so that the order of commits is the order in the log.
     """
 
-    def __init__(self, registry: Registry, bus: Bus, clock: MeshClock, partitions: int = 1) -> None:
+    def __init__(self, registry: Registry, bus: Bus, clock: MeshClock, *, partitions: int = 1) -> None:
         self._registry = registry
         self._publications = Publications(registry, bus, partitions)
         self._compared: tuple[int, float] | None = None
@@ -113,7 +113,7 @@ class Relay:
             now_ms = self._clock.now_ms()
             await records.mark_sent([row.id for row in rows], now_ms, stored)
             for case_id, number, sequence in versions:
-                await records.traces.note_version(case_id, number, sequence, now_ms)
+                await records.traces.note_version(case_id, number, sequence, stored_at_ms=now_ms)
         self._batch = min(2 * self._batch, BATCH)
         logger().info("outbox_published", messages=len(rows))
         return True

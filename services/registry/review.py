@@ -101,7 +101,7 @@ def next_state(before: Review | None, level: MatchLevel, evidence: bytes) -> tup
     return None if before is None else (ReviewState.CLOSED, False)
 
 
-def updated(before: Review, state: ReviewState, enforced: bool, evidence: MatchEvidence, now_ms: int) -> Review:
+def updated(before: Review, state: ReviewState, enforced: bool, *, evidence: MatchEvidence, now_ms: int) -> Review:
     """The review with new evidence. If its state stays the same, so do its `since_ms` and its page."""
     if state is before.state:
         return replace(before, enforced=enforced, evidence=evidence)
@@ -110,7 +110,9 @@ def updated(before: Review, state: ReviewState, enforced: bool, evidence: MatchE
     )
 
 
-def decided(review: Review, decision: Decision, level: MatchLevel, seen_digest: bytes, by: str, now_ms: int) -> Review:
+def decided(
+    review: Review, decision: Decision, level: MatchLevel, *, seen_digest: bytes, by: str, now_ms: int
+) -> Review:
     """The review after a person's decision. Raises FailedPrecondition if the evidence changed or there is nothing to undo.
 
     `level` is the current match level of the records, `seen_digest` the digest of the evidence that the person saw.

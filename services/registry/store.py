@@ -99,7 +99,7 @@ class Records:
 
     async def _save(self, table: sa.Table, row_id: str, values: Mapping[str, object]) -> None:
         (key,) = table.primary_key
-        await db.upsert(self._connection, table, {key.name: row_id}, values)
+        await db.upsert(self._connection, table, {key.name: row_id}, values=values)
 
     # ── records of the agencies ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,7 +113,7 @@ class Records:
         """Keyed digest of a record's content."""
         return self._vault.digest(_content(record))
 
-    async def put(self, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:
+    async def put(self, table: sa.Table, record_id: str, record: Record, *, new: bool = False) -> None:
         """Store a record in its table. Replaces an older version unless the record is `new`."""
         values: dict[str, object] = {"source_version": record.source_version, "digest": self.digest_of(record)}
         match record:
@@ -227,7 +227,16 @@ class Records:
 
     async def _tags(self, condition: sa.ColumnElement[bool]) -> list[Tag]:
         rows = await self._rows(sa.select(tables.tags).where(condition))
-        return [Tag(row.device_id, row.wearer_id, row.source_version, row.removed_at_ms, row.vendor_id) for row in rows]
+        return [
+            Tag(
+                device_id=row.device_id,
+                wearer_id=row.wearer_id,
+                source_version=row.source_version,
+                removed_at_ms=row.removed_at_ms,
+                vendor_id=row.vendor_id,
+            )
+            for row in rows
+        ]
 
     async def device(self, device_id: str) -> Device | None:
         """A protective device by its device id; None if it isn't stored."""
@@ -243,7 +252,14 @@ class Records:
     async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
         rows = await self._rows(sa.select(tables.devices).where(condition).order_by(tables.devices.c.device_id))
         return [
-            Device(row.device_id, row.person_id, row.source_version, row.removed_at_ms, row.vendor_id) for row in rows
+            Device(
+                device_id=row.device_id,
+                person_id=row.person_id,
+                source_version=row.source_version,
+                removed_at_ms=row.removed_at_ms,
+                vendor_id=row.vendor_id,
+            )
+            for row in rows
         ]
 
     async def persons_of_order(self, order_id: str) -> list[str]:
@@ -256,14 +272,14 @@ class Records:
     async def _cases(self, statement: sa.Select[Any]) -> list[StoredCase]:
         return [
             StoredCase(
-                row.sequence,
-                row.case_id,
-                row.order_id,
-                row.wearer_id,
-                row.version,
-                row.matched_at_ms,
-                row.withdrawn_at_ms,
-                row.entry,
+                sequence=row.sequence,
+                case_id=row.case_id,
+                order_id=row.order_id,
+                wearer_id=row.wearer_id,
+                version=row.version,
+                matched_at_ms=row.matched_at_ms,
+                withdrawn_at_ms=row.withdrawn_at_ms,
+                entry=row.entry,
             )
             for row in await self._rows(statement)
         ]
@@ -314,7 +330,7 @@ class Records:
         rows = await self._rows(sa.select(tables.routes).where(tables.routes.c.device_id == device_id))
         return (rows[0].version, rows[0].route) if rows else None
 
-    async def put_route(self, device_id: str, version: int, route: bytes, day: int) -> None:
+    async def put_route(self, device_id: str, version: int, route: bytes, *, day: int) -> None:
         """Store the last route that was sent for a device, and the day of mesh time on which it was sent."""
         await self._save(tables.routes, device_id, {"version": version, "route": route, "sent_day": day})
 
@@ -345,7 +361,7 @@ class Records:
         # Selected by state, because a cursor would skip a row that was committed late.
         waiting = tables.outbox.c.sent_at_ms.is_(None)
         rows = await self._rows(sa.select(tables.outbox).where(waiting).order_by(tables.outbox.c.id).limit(limit))
-        return [OutboxRow(row.id, row.subject, row.msg_id, row.payload) for row in rows]
+        return [OutboxRow(id=row.id, subject=row.subject, msg_id=row.msg_id, payload=row.payload) for row in rows]
 
     async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NO_SEQUENCES) -> None:
         """Mark messages as sent. `stored` has the stream sequence of each message by its row id."""

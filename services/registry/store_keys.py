@@ -51,7 +51,7 @@ class KeyRecords:
         """Create a key for a record and replace its previous key, so that older copies of the record can't be decrypted."""
         key = self._vault.make_key(owner)
         values = {"ring": key.ring, "wrapped": key.wrapped, "destroy_at_ms": destroy_at_ms, "destroyed_at_ms": None}
-        await db.upsert(self._connection, data_keys, {"owner": owner}, values)
+        await db.upsert(self._connection, data_keys, {"owner": owner}, values=values)
         return key
 
     async def rewrap(self, limit: int) -> bool:

@@ -67,7 +67,7 @@ class ReviewRecords:
         """Store the digest of a record for the comparison with its agency's list."""
         key = {"kind": listed.kind.value, "record_id": listed.record_id}
         values = {"source_version": listed.source_version, "masked": self._masked(listed)}
-        await db.upsert(self._connection, tables.record_digests, key, values)
+        await db.upsert(self._connection, tables.record_digests, key, values=values)
 
     async def listed(self, kinds: Iterable[ListedKind]) -> list[Listed]:
         """All records of some kinds, as their agency would list them. Reads page by page, so that other tasks get a turn."""
@@ -87,7 +87,9 @@ class ReviewRecords:
         return records
 
     def _unmasked(self, row: sa.Row[Any]) -> Listed:
-        masked = Listed(ListedKind(row.kind), row.record_id, row.source_version, row.masked)
+        masked = Listed(
+            kind=ListedKind(row.kind), record_id=row.record_id, source_version=row.source_version, digest=row.masked
+        )
         return replace(masked, digest=self._masked(masked))
 
     def _masked(self, listed: Listed) -> bytes:
@@ -95,7 +97,7 @@ class ReviewRecords:
         pad = self._vault.index(f"record digest {listed.kind.value} {listed.record_id} {listed.source_version}")
         return (int.from_bytes(listed.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))
 
-    async def without_digest(self, kind: ListedKind, key: sa.Column[Any], after: str, limit: int) -> list[str]:
+    async def without_digest(self, kind: ListedKind, key: sa.Column[Any], after: str, *, limit: int) -> list[str]:
         """Ids of records that have no digest yet, in order, after the id `after`."""
         digests = tables.record_digests
         # `not in` would make PostgreSQL scan all digests for each record once they outgrow its memory.
@@ -110,13 +112,13 @@ class ReviewRecords:
         await db.insert_once(self._connection, table, {"agency": agency.value, "since_ms": now_ms, "differences": 0})
         (row,) = await self._rows(sa.select(table).where(table.c.agency == agency.value))
         return ReconciliationStatus(
-            agency,
-            row.since_ms,
-            row.compared_at_ms,
-            row.differences,
-            row.proven_at_ms,
-            row.root or b"",
-            row.alarmed_at_ms,
+            agency=agency,
+            since_ms=row.since_ms,
+            compared_at_ms=row.compared_at_ms,
+            differences=row.differences,
+            proven_at_ms=row.proven_at_ms,
+            root=row.root or b"",
+            alarmed_at_ms=row.alarmed_at_ms,
         )
 
     async def update_reconciliation(self, agency: Agency, **values: object) -> None:
@@ -133,7 +135,7 @@ class ReviewRecords:
 
     # ── match keys ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def put_match_keys(self, side: str, record_id: str, keys: Iterable[str], new: bool) -> None:
+    async def put_match_keys(self, side: str, record_id: str, keys: Iterable[str], *, new: bool) -> None:
         """Store the match keys of a record. Replaces its older keys unless the record is `new`."""
         table = tables.match_keys
         if not new:
@@ -162,15 +164,15 @@ class ReviewRecords:
         statement = sa.select(tables.reviews).where(condition).order_by(tables.reviews.c.case_id).limit(limit)
         return [
             Review(
-                row.case_id,
-                row.order_id,
-                row.wearer_id,
-                ReviewState(row.state),
-                row.enforced,
-                MatchEvidence(row.evidence, row.weight_bits, tuple(json.loads(row.reasons))),
-                row.since_ms,
-                row.decided_by,
-                row.paged_at_ms,
+                case_id=row.case_id,
+                order_id=row.order_id,
+                wearer_id=row.wearer_id,
+                state=ReviewState(row.state),
+                enforced=row.enforced,
+                evidence=MatchEvidence(row.evidence, row.weight_bits, tuple(json.loads(row.reasons))),
+                since_ms=row.since_ms,
+                decided_by=row.decided_by,
+                paged_at_ms=row.paged_at_ms,
             )
             for row in await self._rows(statement)
         ]
@@ -216,7 +218,7 @@ class ReviewRecords:
             "decided_by": review.decided_by,
             "paged_at_ms": review.paged_at_ms,
         }
-        await db.upsert(self._connection, tables.reviews, {"case_id": review.case_id}, values)
+        await db.upsert(self._connection, tables.reviews, {"case_id": review.case_id}, values=values)
 
     async def mark_paged(self, review: Review, at_ms: int) -> bool:
         """Store that both agencies are paged for a review; false if the review changed or was paged meanwhile."""
@@ -230,11 +232,15 @@ class ReviewRecords:
         marked = await self._connection.execute(sa.update(table).where(due).values(paged_at_ms=at_ms))
         return marked.rowcount > 0
 
-    async def add_decision(self, review: Review, decision: Decision, decided_by: str, reason: str, at_ms: int) -> None:
+    async def add_decision(
+        self, review: Review, decision: Decision, decided_by: str, *, reason: str, at_ms: int
+    ) -> None:
         """Store a person's decision. Its reason is encrypted with a separate key."""
         owner = decision_owner(review.case_id, at_ms)
         key = self._vault.make_key(owner)
-        await db.upsert(self._connection, data_keys, {"owner": owner}, {"ring": key.ring, "wrapped": key.wrapped})
+        await db.upsert(
+            self._connection, data_keys, {"owner": owner}, values={"ring": key.ring, "wrapped": key.wrapped}
+        )
         values = {
             "case_id": review.case_id,
             "decision": decision.value,
@@ -248,7 +254,7 @@ class ReviewRecords:
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def add_event(
-        self, event: Event, case_id: str, order_id: str, wearer_id: str, matched_at_ms: int, at_ms: int
+        self, event: Event, case_id: str, order_id: str, *, wearer_id: str, matched_at_ms: int, at_ms: int
     ) -> None:
         """Add an event to the stream of matches."""
         values = {
@@ -270,7 +276,13 @@ class ReviewRecords:
         rows = await self._rows(sa.select(table).where(wanted).order_by(table.c.sequence).limit(limit))
         return [
             StoredEvent(
-                row.sequence, Event(row.event), row.case_id, row.order_id, row.wearer_id, row.matched_at_ms, row.at_ms
+                sequence=row.sequence,
+                event=Event(row.event),
+                case_id=row.case_id,
+                order_id=row.order_id,
+                wearer_id=row.wearer_id,
+                matched_at_ms=row.matched_at_ms,
+                at_ms=row.at_ms,
             )
             for row in rows
         ]
@@ -284,9 +296,9 @@ class ReviewRecords:
     # ── stages of orders ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def add_stage(
-        self, order_id: str, source_version: int, stage: OrderStage, end_reason: str, at_ms: int
+        self, order_id: str, source_version: int, stage: OrderStage, *, end_reason: str, at_ms: int
     ) -> None:
         """Store a stage of an order's life cycle. The stages are deleted together with the order."""
         key = {"order_id": order_id, "source_version": source_version}
         values = {"stage": stage.value, "end_reason": end_reason, "at_ms": at_ms}
-        await db.upsert(self._connection, tables.order_stages, key, values)
+        await db.upsert(self._connection, tables.order_stages, key, values=values)

@@ -344,7 +344,7 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
 
 
 def route_to_proto(
-    device: Tag | Device, partitions: Sequence[int], revoked: bool, tokens: Sequence[DeviceToken]
+    device: Tag | Device, partitions: Sequence[int], revoked: bool, *, tokens: Sequence[DeviceToken]
 ) -> log_pb2.DeviceRoute:
     """Route of a tag or protective device."""
     return log_pb2.DeviceRoute(

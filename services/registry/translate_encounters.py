@@ -59,7 +59,15 @@ def _encounter(field: str, msg: encounter_pb2.Encounter) -> AllowedEncounter:
     if msg.daily_until_s <= msg.daily_from_s and (msg.daily_from_s or msg.daily_until_s):
         raise InvalidField(f"{field}.daily_until_s", "must be later than daily_from_s; both 0 mean all day")
     places = translate_places.parse_places(f"{field}.places", msg.places, ENCOUNTER_PLACES_MAX)
-    return AllowedEncounter(encounter_id, reason, from_ms, until_ms, places, msg.daily_from_s, msg.daily_until_s)
+    return AllowedEncounter(
+        encounter_id=encounter_id,
+        reason=reason,
+        from_ms=from_ms,
+        until_ms=until_ms,
+        places=places,
+        daily_from_s=msg.daily_from_s,
+        daily_until_s=msg.daily_until_s,
+    )
 
 
 def encounter_to_proto(encounter: AllowedEncounter) -> encounter_pb2.Encounter:

@@ -52,7 +52,7 @@ def parse_disclosure(data: bytes) -> Disclosure:
     except ValueError:
         raise InvalidField("record_kind", "isn't a kind of record") from None
     purpose = Purpose(msg.purpose) if msg.purpose in {purpose.value for purpose in Purpose} else None
-    grounds = check_grounds(msg.legal_basis, purpose, msg.reference, kind, msg.at_ms)
+    grounds = check_grounds(msg.legal_basis, purpose, msg.reference, kind=kind, now_ms=msg.at_ms)
     return Disclosure(
         disclosure_id=fields.required_id("disclosure_id", msg.disclosure_id),
         at_ms=msg.at_ms,

@@ -56,9 +56,9 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
         return Place(
             place_id,
             Circle(
-                fields.number(f"{inside}.lat_deg", msg.circle.lat_deg, -90, 90),
-                fields.number(f"{inside}.lon_deg", msg.circle.lon_deg, -180, 180),
-                fields.number(f"{inside}.radius_m", msg.circle.radius_m, 0, RADIUS_MAX_M),
+                fields.number(f"{inside}.lat_deg", msg.circle.lat_deg, -90, greatest=90),
+                fields.number(f"{inside}.lon_deg", msg.circle.lon_deg, -180, greatest=180),
+                fields.number(f"{inside}.radius_m", msg.circle.radius_m, 0, greatest=RADIUS_MAX_M),
             ),
         )
     if msg.HasField("polygon"):
@@ -82,8 +82,8 @@ def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
 def _points(field: str, messages: Sequence[geometry_pb2.Point]) -> tuple[Point, ...]:
     return tuple(
         Point(
-            fields.number(f"{field}[{n}].lat_deg", vertex.lat_deg, -90, 90),
-            fields.number(f"{field}[{n}].lon_deg", vertex.lon_deg, -180, 180),
+            fields.number(f"{field}[{n}].lat_deg", vertex.lat_deg, -90, greatest=90),
+            fields.number(f"{field}[{n}].lon_deg", vertex.lon_deg, -180, greatest=180),
         )
         for n, vertex in enumerate(messages)
     )

@@ -39,7 +39,7 @@ def _listed(field: str, msg: reconciliation_pb2.ListedRecord, agency: Agency) ->
     if len(msg.digest) != DIGEST_BYTES:
         raise InvalidField(f"{field}.digest", f"must be {DIGEST_BYTES} bytes")
     record_id = fields.required_id(f"{field}.record_id", msg.record_id)
-    return Listed(kinds[msg.kind], record_id, msg.source_version, msg.digest)
+    return Listed(kind=kinds[msg.kind], record_id=record_id, source_version=msg.source_version, digest=msg.digest)
 
 
 def listed_to_proto(listed: Listed) -> reconciliation_pb2.ListedRecord:

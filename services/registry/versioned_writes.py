@@ -10,8 +10,8 @@ from services.registry.record_versions import PutOutcome
 from services.registry.store import Record, Records
 
 
-async def store_record(records: Records, table: sa.Table, record_id: str, record: Record, new: bool = False) -> None:
-    await records.put(table, record_id, record, new)
+async def store_record(records: Records, table: sa.Table, record_id: str, *, record: Record, new: bool = False) -> None:
+    await records.put(table, record_id, record, new=new)
     await index_record(records, record, new)
 
 
@@ -20,16 +20,18 @@ async def index_record(records: Records, record: Record, new: bool = False) -> N
     await records.reviews.put_digest(reconcile.listed(record))
     if isinstance(record, Wearer):
         keys = similarity.match_keys(record)
-        await records.reviews.put_match_keys(similarity.WEARER_SIDE, record.wearer_id, keys, new)
+        await records.reviews.put_match_keys(similarity.WEARER_SIDE, record.wearer_id, keys, new=new)
     elif isinstance(record, Order):
         keys = similarity.match_keys(record.respondent)
-        await records.reviews.put_match_keys(similarity.ORDER_SIDE, record.order_id, keys, new)
+        await records.reviews.put_match_keys(similarity.ORDER_SIDE, record.order_id, keys, new=new)
 
 
-async def read_and_decide(records: Records, table: sa.Table, record_id: str, record: Record) -> PutOutcome:
+async def read_and_decide(records: Records, table: sa.Table, record_id: str, *, record: Record) -> PutOutcome:
     return decide_record(records, await records.stored(table, record_id), record)
 
 
 def decide_record(records: Records, stored: tuple[int, bytes] | None, record: Record) -> PutOutcome:
     stored_version, stored_digest = stored or (None, None)
-    return record_versions.decide_put(stored_version, stored_digest, record.source_version, records.digest_of(record))
+    return record_versions.decide_put(
+        stored_version, stored_digest, record.source_version, digest=records.digest_of(record)
+    )

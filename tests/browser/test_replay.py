@@ -74,7 +74,7 @@ async def shown(page: dict[str, Any]) -> AsyncIterator[Any]:
         return web.FileResponse(STATIC / request.match_info["name"])
 
     routes = [web.get("/", document), web.get("/static/{name}", ask_static)]
-    async with served("replay", routes, "127.0.0.1", 0) as port, browser() as seen:
+    async with served("replay", routes, "127.0.0.1", port=0) as port, browser() as seen:
         assert await seen("open", page="one", url=f"http://127.0.0.1:{port}/", language="en") == 200
         await seen("wait", page="one", selector="#state-at li")
 

@@ -41,7 +41,11 @@ def started(tmp_path: Path) -> None:
         metrics.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
     settings = GeofenceSettings(port=0, replica=0, allow_async_store=True)
     Evaluator(
-        Bus(Client(), "geofence"), CheckpointStore(tmp_path), settings, LogMetadata(5, MeshClock(), "log"), PARTITION
+        Bus(Client(), "geofence"),
+        CheckpointStore(tmp_path),
+        settings,
+        log_meta=LogMetadata(5, MeshClock(), "log"),
+        partition=PARTITION,
     )
 
 

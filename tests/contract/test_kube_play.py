@@ -17,7 +17,7 @@ from tools.kube.run_local import NETWORK, LocalPods, podman
 
 @pytest.fixture
 def player(tmp_path: Path) -> LocalPods:
-    return LocalPods(render(K8S / "overlays" / "local"), tmp_path, {}, {})
+    return LocalPods(render(K8S / "overlays" / "local"), tmp_path, {}, images={})
 
 
 @pytest.fixture

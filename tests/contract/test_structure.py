@@ -267,7 +267,7 @@ def test_the_subject_functions_match_the_flow_table() -> None:
         flow.incident_subject("police", "i"): "incident.{leg}.{incident_id}",
         flow.advice_subject("i"): "advice.{incident_id}",
         flow.dead_letter_subject("fold", "LOG_0", 7): "dead_letter.{by}.{reader}.{stream}.{sequence}",
-        flow.digest_subject(0, 5, 7, 1): "digest.{p}.{sequence}.{stamp}.{replica}",
+        flow.digest_subject(0, 5, 7, replica=1): "digest.{p}.{sequence}.{stamp}.{replica}",
         flow.ledger_head_subject(5): "ledger.head.{sequence}",
         flow.disclosure_subject("police", "d"): "disclosure.{by}.{disclosure_id}",
         flow.command_subject("ingest", "c"): "command.{by}.{command_id}",

@@ -83,10 +83,14 @@ async def test_offers_come_through_kills_and_stops(tmp_path: Path, seed: int) ->
             chain.following(bus) as offers,
         ):
             await chain.populate(clients, bus, cases)
-            plan: Plan = await asyncio.to_thread(load.prepare, "chaos", SHAPE, SECONDS, background, triggered, seed)
+            plan: Plan = await asyncio.to_thread(
+                load.prepare, "chaos", SHAPE, SECONDS, background=background, triggered=triggered, seed=seed
+            )
             disturbing = asyncio.create_task(disturb(mesh, random.Random(seed), faults))
             try:
-                sent = await load.send(mesh.now.addresses["ingest"], clients.identity(VENDOR), plan, SHAPE.streams)
+                sent = await load.send(
+                    mesh.now.addresses["ingest"], clients.identity(VENDOR), plan, streams=SHAPE.streams
+                )
             finally:
                 disturbing.cancel()
                 await asyncio.gather(disturbing, return_exceptions=True)

@@ -86,7 +86,7 @@ async def play(mesh: LegMesh, bus: Bus, seed: int, incidents: int, interval_s: f
     desks = {leg: Answering(leg, is_ignored) for leg in flow.LEGS}
     async with asyncio.TaskGroup() as tasks:
         following = [tasks.create_task(desk.run(mesh.settings[leg])) for leg, desk in desks.items()]
-        killing = tasks.create_task(kill_at_random(mesh, random.Random(seed + 1), kill_within_s, killed))
+        killing = tasks.create_task(kill_at_random(mesh, random.Random(seed + 1), kill_within_s, killed=killed))
         for n, incident_id in enumerate(ids, 1):
             await publish(bus, alert(n, incident=incident_id, protected=PERSONS))
             await asyncio.sleep(rng.uniform(0, 2 * interval_s))

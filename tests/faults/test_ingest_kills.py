@@ -52,7 +52,7 @@ async def survive_kills(mesh: IngestMesh, each: int, seed: int) -> Counter[str]:
 
     async with mesh.connected() as client:
         await client.route(*DEVICES)
-        await under_load(client, acknowledged, kill, DEVICES, batches=4, reports=10, pause_s=0.1)
+        await under_load(client, acknowledged, kill, device_ids=DEVICES, batches=4, reports=10, pause_s=0.1)
         stored = await client.stored()
         counts = counted(await client.entries())
     assert len(acknowledged) > len(victims)

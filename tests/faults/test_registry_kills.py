@@ -83,7 +83,9 @@ def plan(tmp_path: Path) -> Path:
 def mesh(tmp_path: Path, where: Path | str, plan: Path) -> Iterator[RegistryMesh]:
     """A registry that kills itself as planned, on either database engine."""
     url = where if isinstance(where, str) else ""
-    with running_registry(tmp_path, 1, url, "tests.support.registry.mortal_registry", {PLAN: str(plan)}) as running:
+    with running_registry(
+        tmp_path, 1, url, module="tests.support.registry.mortal_registry", env={PLAN: str(plan)}
+    ) as running:
         yield running
 
 

@@ -136,14 +136,16 @@ async def alerts_of(bus: Bus, last: int) -> list[alert_pb2.Alert]:
     end = (await bus.bounds_of(flow.ALERTS.name)).last
     if not end:
         return []
-    stored = [alert_pb2.Alert.FromString(message.data) async for message in pull.between(bus, flow.ALERTS.name, 1, end)]
+    stored = [
+        alert_pb2.Alert.FromString(message.data) async for message in pull.between(bus, flow.ALERTS.name, 1, last=end)
+    ]
     return [alert for alert in stored if alert.sequence <= last]
 
 
 async def compared(bus: Bus, load: Load) -> tuple[set[int], set[int]]:
     """Sequences of acknowledged entries that are lost, and those of them that other entries now have."""
     end = (await bus.bounds_of(LOG)).last
-    stored = {message.sequence: message.data async for message in pull.between(bus, LOG, 1, end)}
+    stored = {message.sequence: message.data async for message in pull.between(bus, LOG, 1, last=end)}
     lost = {sequence for sequence, data in load.acknowledged if stored.get(sequence) != data}
     return lost, lost & stored.keys()
 

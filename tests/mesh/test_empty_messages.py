@@ -19,7 +19,7 @@ async def read(nats: TestServer, start: int | StreamCursor, count: int) -> list[
     """Reads `count` messages as the police's leg."""
     delivered: list[pull.Delivered] = []
     async with nats.bus_as("dispatch-police") as bus, asyncio.timeout(WITHIN_S):
-        async for messages in pull.read(bus, flow.INCIDENTS.name, start, (SUBJECT,)):
+        async for messages in pull.read(bus, flow.INCIDENTS.name, start, subjects=(SUBJECT,)):
             delivered += messages
             if len(delivered) >= count:
                 break
@@ -57,7 +57,7 @@ async def test_a_durable_reader_continues_after_a_message_without_content(bus: B
         for data in contents:
             await bus.publish(flow.disclosure_subject("geofence", "x"), data)
         durable, subjects = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.subjects
-        async for messages in pull.consume(registry, flow.DISCLOSURES.name, durable, subjects):
+        async for messages in pull.consume(registry, flow.DISCLOSURES.name, durable, subjects=subjects):
             for message in messages:
                 seen.append(message.data)
                 await pull.ack(registry, message)

@@ -100,7 +100,7 @@ async def test_a_shorter_stream_is_noticed_before_its_sequences_are_reused(
 
 async def test_a_reader_with_a_subject_filter_notices_it_too(nats: TestServer, bus: Bus, store: Path) -> None:
     await stored(bus, "1", "2")
-    reader = Reader(pull.read(bus, LOG, 1, ("log.0.report",)))
+    reader = Reader(pull.read(bus, LOG, 1, subjects=("log.0.report",)))
     await reader.until(2)
     tear(nats, store)
     await bus.publish_until_stored("log.0.tick", b"of another kind")
@@ -196,7 +196,7 @@ async def test_a_durable_reader_gets_all_messages_once_more(nats: TestServer, bu
 
 
 async def acknowledged(bus: Bus) -> AsyncIterator[list[pull.Delivered]]:
-    async for messages in pull.consume(bus, LOG, "taker", ("log.0.report",)):
+    async for messages in pull.consume(bus, LOG, "taker", subjects=("log.0.report",)):
         yield messages
         for message in messages:
             await pull.ack(bus, message)
@@ -247,10 +247,10 @@ async def test_a_reader_continues_after_an_empty_message_in_a_users_account(nats
     for content in (b"1", b"", b"", b"4"):
         await bus.publish_until_stored(subject, content)
     async with nats.bus_as("dispatch-probation") as user:
-        reader = Reader(pull.read(user, "INCIDENTS", 1, ("incident.police.>",)))
+        reader = Reader(pull.read(user, "INCIDENTS", 1, subjects=("incident.police.>",)))
         await reader.until(4)
         reader.task.cancel()
-        resumed = Reader(pull.read(user, "INCIDENTS", reader.seen[2].cursor, ("incident.police.>",)))
+        resumed = Reader(pull.read(user, "INCIDENTS", reader.seen[2].cursor, subjects=("incident.police.>",)))
         await resumed.until(1)
         resumed.task.cancel()
     assert [message.data for message in resumed.seen] == [b"4"]

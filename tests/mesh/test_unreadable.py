@@ -253,7 +253,7 @@ async def test_evidence_is_gathered_despite_unreadable_messages(bus: Bus) -> Non
     ack = await bus.publish(flow.log_subject(0, "tick"), tick)
     opening = alert(ack.seq, ends=True)
     await publish(bus, opening)
-    gathered = await collect(bus, log_meta, ["junk", opening.alert_id], "police")
+    gathered = await collect(bus, log_meta, ["junk", opening.alert_id], leg="police")
     assert gathered.incident_id == "incident-1"
 
 

@@ -50,7 +50,7 @@ def bundle(by: str = "spiffe://npa/desk/kim") -> bytes:
     tick = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
     entries = tuple(StoredMessage("LOG_0", n, BEGAN_MS + 1_000 * n, "log.0.tick", tick) for n in (1, 2, 3))
     evidence = Evidence(INCIDENT, "police", "wearer-1", ("order-1",), (), 0, BEGAN_MS, True, False, entries)
-    return evidence_bundle.make(evidence, GROUND, [links], ABOUT, KEY)
+    return evidence_bundle.make(evidence, GROUND, [links], about=ABOUT, key=KEY)
 
 
 def crafted(craft: Craft, by: str = "spiffe://npa/desk/kim") -> bytes:

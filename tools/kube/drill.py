@@ -66,7 +66,7 @@ def made_secrets(folder: Path, hosts: tuple[str, ...]) -> dict[str, dict[str, st
         name: identities.identity_of("ingest") for name in wanted if name == PHONES or name.startswith(PAGES)
     }
     ids = {*certs.SERVERS, *certs.CLIENTS, *filter(None, identity_by_secret.values())}
-    certs.issue(folder / "certs", sorted(ids), (*certs.LOOPBACK, *hosts), timedelta(days=1))
+    certs.issue(folder / "certs", sorted(ids), (*certs.LOOPBACK, *hosts), lifetime=timedelta(days=1))
     open_signer(folder / "ledger.key")
     sealing.open_private_keys(folder / "warning.key")
     files = {name: (folder / name).read_text() for name in ("ledger.key", "ledger.pub", "warning.key", "warning.pub")}
@@ -101,8 +101,17 @@ def mesh_of(player: LocalPods, folder: Path) -> MeshConnection:
         elif kind != "postgres":
             name = pod.name if kind == "geofence" else kind
             addresses.setdefault(name, f"{pod.ip}:{pod.port}")
-    server = NatsServer(nats, "", {}, folder / "certs")
-    return MeshConnection(addresses, {}, "", MeshClock(), server, 1, folder / "certs", "")
+    server = NatsServer(url=nats, monitor_url="", passwords={}, certificates=folder / "certs")
+    return MeshConnection(
+        addresses=addresses,
+        pids={},
+        dev_secret="",
+        clock=MeshClock(),
+        nats=server,
+        partitions=1,
+        certificates=folder / "certs",
+        console_url="",
+    )
 
 
 async def stored_and_folded(mesh: MeshConnection) -> tuple[list[bytes], list[bytes]]:
@@ -120,7 +129,7 @@ async def stored_and_folded(mesh: MeshConnection) -> tuple[list[bytes], list[byt
 
 
 async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
-    return [message async for message in pull.between(bus, stream, 1, (await bus.bounds_of(stream)).last)]
+    return [message async for message in pull.between(bus, stream, 1, last=(await bus.bounds_of(stream)).last)]
 
 
 def feeds_are_open(player: LocalPods, pod: Pod) -> bool:
@@ -230,7 +239,7 @@ def main(images: Mapping[str, str]) -> int:
         rendered = render(OVERLAY)
         objects = [obj for obj in rendered if all(image_name(container) in images for container in containers(obj))]
         print("not run:", *sorted(obj["metadata"]["name"] for obj in rendered if obj not in objects))
-        player = LocalPods(objects, folder, {}, images)
+        player = LocalPods(objects=objects, folder=folder, secrets={}, images=images)
         hosts = {host for pod in player.pods for host in (pod.ip, *pod.aliases)}
         player.secrets = made_secrets(folder, tuple(sorted(hosts)))
         player.down()  # removes the remains of a killed drill

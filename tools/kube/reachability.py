@@ -31,16 +31,16 @@ def findings(workload: Object, objects: Mapping[str, Object], pods: Pods) -> Ite
     for container in containers(workload):
         for variable in container.get("env", ()):
             if address := ADDRESS.fullmatch(str(variable.get("value", ""))):
-                yield from _connection(pod, address[1], int(address[2]), objects, pods)
+                yield from _connection(pod, address[1], int(address[2]), objects=objects, pods=pods)
     for volume in pod["spec"].get("volumes", ()):
         config = objects.get(f"ConfigMap/{volume.get('configMap', {}).get('name')}", {}).get("data", {})
         for job in yaml.safe_load(config.get("prometheus.yaml", "{}")).get("scrape_configs", ()):
             for discovery in job["dns_sd_configs"]:
                 for name in discovery["names"]:
-                    yield from _connection(pod, name, discovery["port"], objects, pods)
+                    yield from _connection(pod, name, discovery["port"], objects=objects, pods=pods)
 
 
-def _connection(pod: Object, host: str, port: int, objects: Mapping[str, Object], pods: Pods) -> Iterator[str]:
+def _connection(pod: Object, host: str, port: int, *, objects: Mapping[str, Object], pods: Pods) -> Iterator[str]:
     service = objects.get(f"Service/{host}")
     targets = [
         port_["targetPort"] for port_ in (service or {"spec": {"ports": []}})["spec"]["ports"] if port_["port"] == port
@@ -54,14 +54,20 @@ def _connection(pod: Object, host: str, port: int, objects: Mapping[str, Object]
         if matches({"matchLabels": service["spec"]["selector"]}, labels):
             numbers = {each["name"]: each["containerPort"] for part in containers(workload) for each in part["ports"]}
             ends = {targets[0], numbers.get(targets[0])}
-            if not _open(policies, "egress", "to", pod["metadata"]["labels"], labels, ends):
+            if not _open(policies, "egress", "to", own=pod["metadata"]["labels"], other=labels, ends=ends):
                 yield f"no way leads out to {host}:{port}"
-            if not _open(policies, "ingress", "from", labels, pod["metadata"]["labels"], ends):
+            if not _open(policies, "ingress", "from", own=labels, other=pod["metadata"]["labels"], ends=ends):
                 yield f"no way leads into {host}:{port}"
 
 
 def _open(
-    policies: list[Object], direction: str, peers: str, own: Mapping[str, str], other: Mapping[str, str], ends: set[Any]
+    policies: list[Object],
+    direction: str,
+    peers: str,
+    *,
+    own: Mapping[str, str],
+    other: Mapping[str, str],
+    ends: set[Any],
 ) -> bool:
     """Whether a policy of the pod with labels `own` permits this direction from or to the `other` pod, at a port in `ends`."""
     return any(

@@ -63,7 +63,12 @@ class LocalPods:
     """The pods of an overlay, run with podman."""
 
     def __init__(
-        self, objects: list[Object], folder: Path, secrets: Mapping[str, Mapping[str, str]], images: Mapping[str, str]
+        self,
+        objects: list[Object],
+        folder: Path,
+        secrets: Mapping[str, Mapping[str, str]],
+        *,
+        images: Mapping[str, str],
     ) -> None:
         self._objects, self._folder, self._images = objects, folder, images
         self._config = {obj["metadata"]["name"]: obj["data"] for obj in objects if obj["kind"] == "ConfigMap"}
@@ -89,7 +94,7 @@ class LocalPods:
                     aliases.append(service)
                     if workload["kind"] == "StatefulSet":
                         aliases.append(f"{pod}.{service}")
-                yield Pod(pod, index, f"{SUBNET}.{ip}", workload, tuple(aliases))
+                yield Pod(name=pod, index=index, ip=f"{SUBNET}.{ip}", workload=workload, aliases=tuple(aliases))
                 ip += 1
 
     def _selecting(self, workload: Object) -> Iterator[str]:
@@ -211,7 +216,7 @@ class LocalPods:
         command += [part for name, value in self._environment(pod).items() for part in ("--env", f"{name}={value}")]
         volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
         for mount in container.get("volumeMounts", ()):
-            command += self._mount(pod, mount, volumes.get(mount["name"], {}), context)
+            command += self._mount(pod, mount, volumes.get(mount["name"], {}), context=context)
         return (*command, self._images[image_name(container)], *container.get("args", ()))
 
     def _environment(self, pod: Pod) -> dict[str, str]:
@@ -228,7 +233,7 @@ class LocalPods:
                 environment[variable["name"]] = variable["value"]
         return environment
 
-    def _mount(self, pod: Pod, mount: Object, volume: Object, context: Object) -> list[str]:
+    def _mount(self, pod: Pod, mount: Object, volume: Object, *, context: Object) -> list[str]:
         if "emptyDir" in volume:
             size = re.sub("[MG]i$", lambda unit: MEMORY[unit[0]], volume["emptyDir"]["sizeLimit"])
             return ["--mount", f"type=tmpfs,destination={mount['mountPath']},tmpfs-size={size},tmpfs-mode=1777"]

@@ -59,17 +59,17 @@ class Verified:
 def ground_of(evidence: Evidence, log_meta: LogMetadata) -> Ground:
     """The starting point for refolding collected evidence."""
     return Ground(
-        evidence.incident_id,
-        evidence.partition,
-        log_meta.log_id,
-        log_meta.clock.rate,
-        log_meta.clock.anchor_ms,
-        evidence.window_stamp_ms,
+        incident_id=evidence.incident_id,
+        partition=evidence.partition,
+        log_id=log_meta.log_id,
+        clock_rate=log_meta.clock.rate,
+        clock_anchor_ms=log_meta.clock.anchor_ms,
+        window_stamp_ms=evidence.window_stamp_ms,
     )
 
 
 def make(
-    evidence: Evidence, ground: Ground, chains: Sequence[Chain], about: Mapping[str, Any], key: Ed25519PrivateKey
+    evidence: Evidence, ground: Ground, chains: Sequence[Chain], *, about: Mapping[str, Any], key: Ed25519PrivateKey
 ) -> bytes:
     """The bytes of a bundle. `about` holds the manifest's fields on time, reason and software."""
     members = {name: _lines(evidence.of(stream_of(evidence.partition))) for name, stream_of in STREAMED.items()}
@@ -121,15 +121,15 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
     log, clock = manifest["log"], manifest["clock"]
     records = reading.records(members, log["partition"])
     if manifest["for"] != "police":
-        return Verified(manifest, signed_by, None, events)
+        return Verified(manifest=manifest, public_key=signed_by, replay=None, events=events)
     _check_that_alerts_are_enclosed(records, events)
     ground = Ground(
-        manifest["incident_id"],
-        log["partition"],
-        log["log_id"],
-        clock["rate"],
-        clock["anchor_ms"],
-        log["window_stamp_ms"],
+        incident_id=manifest["incident_id"],
+        partition=log["partition"],
+        log_id=log["log_id"],
+        clock_rate=clock["rate"],
+        clock_anchor_ms=clock["anchor_ms"],
+        window_stamp_ms=log["window_stamp_ms"],
     )
     replayed = _folded(ground, records)
     if manifest["fold_version"] != VERSION:
@@ -137,7 +137,7 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
         replayed = replace(replayed, results={**replayed.results, "fold": versions})
     elif members[REPLAY] != canonical(replayed.to_json()):
         raise CorruptArchive(REPLAY, None, "isn't what the fold gives")
-    return Verified(manifest, signed_by, replayed, events)
+    return Verified(manifest=manifest, public_key=signed_by, replay=replayed, events=events)
 
 
 def _events(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[Shown]:

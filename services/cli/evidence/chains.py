@@ -101,7 +101,7 @@ def read(path: Path, leg: str, incident_id: str) -> Chain | None:
             head = connection.execute("SELECT id, hash FROM events ORDER BY id DESC LIMIT 1").fetchone()
     except sqlite3.Error as error:
         raise CommandFailed(f"{path}: {error}") from None
-    return Chain(leg, ChainHead(*before) if before else ChainHead(), events, ChainHead(*head))
+    return Chain(leg=leg, before=ChainHead(*before) if before else ChainHead(), links=events, head=ChainHead(*head))
 
 
 async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
@@ -127,7 +127,10 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
         # The error's text and the URL are left out, as they may contain a password.
         raise CommandFailed(f"the {leg} leg's PostgreSQL: {type(error).__name__}") from None
     return Chain(
-        leg, ChainHead(*before) if before else ChainHead(), [ChainedEvent(*row) for row in links], ChainHead(*head)
+        leg=leg,
+        before=ChainHead(*before) if before else ChainHead(),
+        links=[ChainedEvent(*row) for row in links],
+        head=ChainHead(*head),
     )
 
 
@@ -136,7 +139,7 @@ def stated_head(name: str, member: bytes) -> tuple[int, str]:
     lines = lines_of(name, member)
     if not lines:
         raise CorruptArchive(name, None, "is empty")
-    id_, hash_ = parsed(name, lines[0], CHAIN_SHAPE, 1)["head"]
+    id_, hash_ = parsed(name, lines[0], CHAIN_SHAPE, line=1)["head"]
     return id_, hash_
 
 
@@ -148,27 +151,33 @@ def follow(name: str, member: bytes) -> list[Shown]:
     lines = lines_of(name, member)
     if not lines:
         raise CorruptArchive(name, None, "is empty")
-    first = parsed(name, lines[0], CHAIN_SHAPE, 1)
+    first = parsed(name, lines[0], CHAIN_SHAPE, line=1)
     leg, head = first["leg"], ChainHead(*first["before"])
     if CHAINS.get(name, leg) != leg:
         raise CorruptArchive(name, None, f"line 1: leg: is {leg}")
     shown = []
     for number, line in enumerate(lines[1:], 2):
-        event = parsed(name, line, EVENT_SHAPE, number)
+        event = parsed(name, line, EVENT_SHAPE, line=number)
         if event["id"] != head.id + 1:
             raise CorruptArchive(name, None, f"event {head.id + 1} is missing")
         after = ChainHead(event["id"], event["hash"])
         if len(event.keys() & {"incident_id", "kind", "body"}) not in (0, 3):
             raise CorruptArchive(name, None, f"line {number}: incident_id, kind and body go together")
         if "body" in event:
-            body = parsed(name, event["body"], body_shape, number)
-            link = ChainedEvent(event["id"], event["incident_id"], event["kind"], event["body"], event["hash"])
+            body = parsed(name, event["body"], body_shape, line=number)
+            link = ChainedEvent(
+                id=event["id"],
+                incident_id=event["incident_id"],
+                kind=event["kind"],
+                body=event["body"],
+                hash=event["hash"],
+            )
             after, broken = chain.first_broken(head, [link])
             if broken is not None:
                 raise CorruptArchive(
                     name, None, f"event {broken} isn't the one that the leg wrote, or doesn't follow its predecessor"
                 )
-            shown.append(Shown(leg, link.id, link.incident_id, link.kind, body))
+            shown.append(Shown(leg=leg, id=link.id, incident_id=link.incident_id, kind=link.kind, body=body))
         head = after
     if head.id > first["head"][0] or (head.id == first["head"][0] and head.hash != first["head"][1]):
         raise CorruptArchive(name, None, f"event {head.id} isn't the chain's head")

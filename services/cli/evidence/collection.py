@@ -46,7 +46,7 @@ class BundleGrounds:
 
 
 async def make(
-    running: MeshConnection, folder: Path, incident_id: str, leg: str, grounds: BundleGrounds, key_file: Path
+    running: MeshConnection, folder: Path, incident_id: str, *, leg: str, grounds: BundleGrounds, key_file: Path
 ) -> bytes:
     """The bundle of an incident. Returns once its disclosure is stored for the ledger. Raises CommandFailed."""
     chains = [chain for name in flow.LEGS if (chain := await _chain(folder, name, incident_id))]
@@ -62,7 +62,7 @@ async def make(
             log_meta = await streams.read_log_meta(bus)
             patience.reschedule(None)  # a long log may take longer
             copies = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
-            evidence = await _collected(bus, log_meta, alert_ids, leg, copies)
+            evidence = await _collected(bus, log_meta, alert_ids, leg=leg, copies=copies)
             now_ms = running.clock.now_ms()
             about = {
                 "made_at_ms": now_ms,
@@ -72,7 +72,7 @@ async def make(
                 "software": version("tandem"),
             }
             ground = evidence_bundle.ground_of(evidence, log_meta)
-            bundle = evidence_bundle.make(evidence, ground, chains, about, seal.open_key(key_file))
+            bundle = evidence_bundle.make(evidence, ground, chains, about=about, key=seal.open_key(key_file))
             for disclosure in _disclosures(evidence, grounds, now_ms):
                 subject = flow.disclosure_subject(BY, disclosure.disclosure_id)
                 await bus.publish(subject, disclosure.SerializeToString(), msg_id=disclosure.disclosure_id)
@@ -105,7 +105,7 @@ async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
 
 
 async def _collected(
-    bus: Bus, log_meta: LogMetadata, alert_ids: list[str], leg: str, copies: list[Evidence]
+    bus: Bus, log_meta: LogMetadata, alert_ids: list[str], *, leg: str, copies: list[Evidence]
 ) -> Evidence:
     """Evidence whose refold reproduces the stored alerts.
 
@@ -114,7 +114,7 @@ async def _collected(
     candidates = []
     for back_ms in (collector.LOOK_BACK_MS, None):
         try:
-            evidence = await collector.collect(bus, log_meta, alert_ids, leg, back_ms)
+            evidence = await collector.collect(bus, log_meta, alert_ids, leg=leg, back_ms=back_ms)
         except NotFound:
             continue  # the alerts have aged out
         if evidence.whole and _is_reproduced(evidence, log_meta):

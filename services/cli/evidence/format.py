@@ -63,7 +63,7 @@ def lines_of(member: str, content: bytes) -> list[bytes]:
     return lines
 
 
-def parsed(member: str, content: str | bytes, shape: Check, line: int | None = None) -> Any:
+def parsed(member: str, content: str | bytes, shape: Check, *, line: int | None = None) -> Any:
     """Parses the JSON of a member or of one of its lines, and checks it by `shape`. Raises CorruptArchive."""
     where = "" if line is None else f"line {line}: "
     try:

@@ -25,7 +25,7 @@ def records(members: Mapping[str, bytes], partition: int) -> list[StoredMessage]
 def _records(name: str, member: bytes, partition: int) -> list[StoredMessage]:
     stream, messages = STREAMED[name](partition), list[StoredMessage]()
     for number, line in enumerate(lines_of(name, member), 1):
-        fields = parsed(name, line, RECORD_SHAPE, number)
+        fields = parsed(name, line, RECORD_SHAPE, line=number)
         stated = fields.pop("sha256")
         try:
             record = StoredMessage(**{**fields, "data": base64.b64decode(fields["data"], validate=True)})

@@ -80,7 +80,9 @@ def replay(ground: Ground, records: Sequence[StoredMessage]) -> Replay:
     for record in alerts:
         stored = alert_pb2.Alert.FromString(record.data)
         alert = refolded.pop(stored.alert_id, None)
-        results[stored.alert_id] = _compared(ground, record, stored, alert, stored.sequence in whole, figures)
+        results[stored.alert_id] = _compared(
+            ground, record, stored, refolded=alert, whole=stored.sequence in whole, figures=figures
+        )
     last = max((alert_pb2.Alert.FromString(record.data).sequence for record in alerts), default=0)
     for extra in refolded.values():
         if extra.incident_id == ground.incident_id and extra.sequence <= last:
@@ -103,6 +105,7 @@ def _compared(
     ground: Ground,
     record: StoredMessage,
     stored: alert_pb2.Alert,
+    *,
     refolded: Alert | None,
     whole: bool,
     figures: Mapping[str, bytes],

@@ -28,7 +28,7 @@ class Reader:
     purpose: Purpose
 
 
-def reader(name: str, legal_basis: str, purpose: Purpose, now_ms: int) -> Reader:
+def reader(name: str, legal_basis: str, purpose: Purpose, *, now_ms: int) -> Reader:
     """A reader with checked name and grounds. Raises CommandFailed, naming the option that is missing or wrong."""
     reader = Reader(_PREFIX + name, legal_basis, purpose)
     try:
@@ -37,7 +37,7 @@ def reader(name: str, legal_basis: str, purpose: Purpose, now_ms: int) -> Reader
         raise CommandFailed("--positions needs --reviewer: a name of a-z, 0-9 and - (example: kim)", MISUSED) from None
     for kind in (RecordKind.WEARER, RecordKind.PROTECTED_PERSON):
         try:
-            check_grounds(legal_basis, purpose, "", kind, now_ms)
+            check_grounds(legal_basis, purpose, "", kind=kind, now_ms=now_ms)
         except InvalidField as error:
             option = error.field.replace("_", "-")
             raise CommandFailed(f"--positions needs --{option}: {error.reason}", MISUSED) from None

@@ -123,7 +123,13 @@ def explain(refold: Refold) -> Explanation:
         ),
         None,
     )
-    return Explanation(refold, _differences(refold), decisive, _sides(refold, decisive), _later(refold, decisive))
+    return Explanation(
+        refold=refold,
+        differences=_differences(refold),
+        decisive=decisive,
+        sides=_sides(refold, decisive),
+        later=_later(refold, decisive),
+    )
 
 
 def what_decided(refold: Refold) -> str:
@@ -207,14 +213,16 @@ def _differences(refold: Refold) -> list[str]:
     refolded = refold.outputs[ordinal] if ordinal < len(refold.outputs) else None
     if not isinstance(refolded, Alert):
         return ["the fold gives no alert there"]
-    differences = _compared("", stored.alert, stored.data, translate.alert_to_proto(refolded, stored.alert.partition))
+    differences = _compared(
+        "", stored.alert, stored.data, refolded=translate.alert_to_proto(refolded, stored.alert.partition)
+    )
     if stored.figures is None:
         return [*differences, "its figures aren't stored"]
     measure = alert_pb2.Measure.FromString(stored.figures)
-    return differences + _compared("figures.", measure, stored.figures, translate.measure_to_proto(refolded))
+    return differences + _compared("figures.", measure, stored.figures, refolded=translate.measure_to_proto(refolded))
 
 
-def _compared(prefix: str, stored: Message, data: bytes, refolded: Message) -> list[str]:
+def _compared(prefix: str, stored: Message, data: bytes, *, refolded: Message) -> list[str]:
     if refolded.SerializeToString() == data:
         return []
     before, now = _plain(stored), _plain(refolded)
@@ -241,11 +249,14 @@ def _sides(refold: Refold, decisive: LoggedPosition | None) -> list[DeviceExplan
     for person in (refold.target,) if refold.target else case.targets:
         if person.is_person:
             devices += [("protected", person.target_id, device_id) for device_id in person.device_ids or ("",)]
-    return [_side(refold, decisive, *device) for device in devices]
+    return [
+        _side(refold, decisive, who, subject_id=subject_id, device_id=device_id)
+        for who, subject_id, device_id in devices
+    ]
 
 
 def _side(
-    refold: Refold, decisive: LoggedPosition | None, who: str, subject_id: str, device_id: str
+    refold: Refold, decisive: LoggedPosition | None, who: str, *, subject_id: str, device_id: str
 ) -> DeviceExplanation:
     decided_ms = refold.decided_ms
     known = [report for report in refold.reports.get(device_id, ()) if _is_before(refold, decisive, report)]
@@ -257,7 +268,15 @@ def _side(
     contacts = [at_ms for at_ms in refold.contacts.get(device_id, ()) if from_ms <= at_ms <= decided_ms]
     moments = [from_ms, *contacts, decided_ms]
     silence_ms = max(after - before for before, after in pairwise(moments))
-    return DeviceExplanation(who, subject_id, device_id, known[-REPORTS_SHOWN:], len(contacts), silence_ms, newest_ms)
+    return DeviceExplanation(
+        who=who,
+        subject_id=subject_id,
+        device_id=device_id,
+        reports=known[-REPORTS_SHOWN:],
+        contacts=len(contacts),
+        silence_ms=silence_ms,
+        newest_ms=newest_ms,
+    )
 
 
 def _later(refold: Refold, decisive: LoggedPosition | None) -> list[LoggedPosition]:

@@ -156,7 +156,7 @@ class Refold:
         if isinstance(body, Positions):
             for i, device_id in enumerate(body.device_ids):
                 if device_id in device_ids:
-                    report = _report(message.sequence, i, arrived_ms, body)
+                    report = _report(message.sequence, i, arrived_ms, body=body)
                     if report.time_ms >= self.theirs_since_ms(device_id):
                         self.reports[device_id].append(report)
 
@@ -174,17 +174,17 @@ class Refold:
         return device_ids
 
 
-def _report(sequence: int, i: int, arrived_ms: int, body: Positions) -> LoggedPosition:
+def _report(sequence: int, i: int, arrived_ms: int, *, body: Positions) -> LoggedPosition:
     return LoggedPosition(
-        sequence,
-        i,
-        arrived_ms,
-        body.device_ids[i],
-        body.report_ids[i],
-        min(body.fix_times_ms[i], arrived_ms),
-        body.lat_e7[i],
-        body.lon_e7[i],
-        body.accuracy_mm[i],
+        sequence=sequence,
+        index=i,
+        arrived_ms=arrived_ms,
+        device_id=body.device_ids[i],
+        report_id=body.report_ids[i],
+        time_ms=min(body.fix_times_ms[i], arrived_ms),
+        lat_e7=body.lat_e7[i],
+        lon_e7=body.lon_e7[i],
+        accuracy_mm=body.accuracy_mm[i],
     )
 
 
@@ -203,7 +203,9 @@ async def find(bus: Bus, alert_id: str) -> tuple[StoredAlert, LogMetadata]:
     raise CommandFailed(f"{flow.ALERTS.name} holds no {alert_id}; alerts are kept for {days} days")
 
 
-async def refold(bus: Bus, stored: StoredAlert, log_meta: LogMetadata, progress: Callable[[int, int], None]) -> Refold:
+async def refold(
+    bus: Bus, stored: StoredAlert, log_meta: LogMetadata, *, progress: Callable[[int, int], None]
+) -> Refold:
     """Refolds the log up to the alert, then collects reports up to the end of the log.
 
     Calls `progress` with the current and the last sequence. Raises CommandFailed if the log no longer holds the entry that decided, or
@@ -220,7 +222,7 @@ async def refold(bus: Bus, stored: StoredAlert, log_meta: LogMetadata, progress:
         raise expired
     refolded = Refold(stored, log_meta, bounds.first)
     try:
-        async for message in pull.between(bus, stream, bounds.first, alert.sequence):
+        async for message in pull.between(bus, stream, bounds.first, last=alert.sequence):
             refolded.fold(message)
             if message.sequence % PROGRESS_EVERY == 0:
                 progress(message.sequence, alert.sequence)
@@ -234,7 +236,7 @@ async def refold(bus: Bus, stored: StoredAlert, log_meta: LogMetadata, progress:
             "that entry (the runbook: stream_went_back). The alert can't be explained from the log"
         )
     device_ids = refolded.device_ids()
-    async for message in pull.between(bus, stream, refolded.window_from, bounds.last):
+    async for message in pull.between(bus, stream, refolded.window_from, last=bounds.last):
         refolded.collect(message, device_ids)
         if message.sequence % PROGRESS_EVERY == 0:
             progress(message.sequence, bounds.last)

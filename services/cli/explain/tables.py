@@ -44,11 +44,15 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
     yield _log_meta(explained)
     for side in explained.sides:
         if side.reports:
-            yield _reports(explained, f"{side.who}, {side.device_id}: last reports before it", side.reports, positions)
+            yield _reports(
+                explained, f"{side.who}, {side.device_id}: last reports before it", side.reports, positions=positions
+            )
     if explained.sides:
         yield _missing(explained)
     for device_id, late in groupby(sorted(explained.later, key=_device_id), key=_device_id):
-        yield _reports(explained, f"{device_id}: arrived after it, of a time before it", list(late), positions)
+        yield _reports(
+            explained, f"{device_id}: arrived after it, of a time before it", list(late), positions=positions
+        )
     if not explained.later:
         yield "no report of a time before the decision has arrived after it"
 
@@ -110,7 +114,7 @@ def _log_meta(explained: Explanation) -> Table:
     return view
 
 
-def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPosition], positions: bool) -> Table:
+def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPosition], *, positions: bool) -> Table:
     coordinate_columns = ("latitude", "longitude") if positions else ()
     columns = ("entry", "time", "arrived", "age", "accuracy", *coordinate_columns)
     view = Table(*columns, title=title, title_justify="left")

@@ -137,7 +137,7 @@ def judge(state: CanaryState, now_s: float, now_ms: int) -> Page | None:
     if state.outage is None:
         _begin(state, now_s, now_ms)
     elif state.outage.over_ms is None:
-        _end(state, state.outage, now_s, now_ms)
+        _end(state, state.outage, now_s, now_ms=now_ms)
     state.canaries = [canary for canary in state.canaries if not canary.over]
     return _due(state.outage, now_ms)
 
@@ -151,7 +151,7 @@ def _begin(state: CanaryState, now_s: float, now_ms: int) -> None:
         state.first, state.awaits_stand_down = missing, missing.complete
 
 
-def _end(state: CanaryState, outage: CanaryOutage, now_s: float, now_ms: int) -> None:
+def _end(state: CanaryState, outage: CanaryOutage, now_s: float, *, now_ms: int) -> None:
     """Ends the outage if a later canary has come as far as the first missing one should have."""
     first = state.first
     later = [canary for canary in state.canaries if first is None or canary.number > first.number]

@@ -92,7 +92,7 @@ class _Alerts(Actor):
 class _DrillDesk(Actor):
     """Follows one leg's assignment of a drill, and answers for its desk if `answers` is set."""
 
-    def __init__(self, clients: Clients, leg: str, order_id: Callable[[], str], times: Times, answers: bool) -> None:
+    def __init__(self, clients: Clients, leg: str, order_id: Callable[[], str], *, times: Times, answers: bool) -> None:
         super().__init__()
         self._stub, self._identity = clients.dispatch[leg], clients.identity(DESKS[leg])
         self._order_id, self._times, self._answers = order_id, times, answers
@@ -142,11 +142,16 @@ class Drill:
 
     def __init__(self, clients: Clients, answers: bool, patience_s: float) -> None:
         exercise_id = f"{wall_us():x}"
-        self._exercise = ExerciseRun(clients, exercise_pb2.DRILL, exercise_id, OPERATOR, VALID_S)
+        self._exercise = ExerciseRun(
+            clients=clients, kind=exercise_pb2.DRILL, exercise_id=exercise_id, run_by=OPERATOR, valid_s=VALID_S
+        )
         self._clock, self._patience_s = clients.clock, patience_s
         self.times = Times()
         self._alerts = _Alerts(clients, self._order_id, self.times)
-        self._desks = [_DrillDesk(clients, leg, self._order_id, self.times, answers) for leg in flow.LEGS]
+        self._desks = [
+            _DrillDesk(clients=clients, leg=leg, order_id=self._order_id, times=self.times, answers=answers)
+            for leg in flow.LEGS
+        ]
 
     def _order_id(self) -> str:
         return self._exercise.records.cases[0].order_id if self._exercise.records.cases else ""

@@ -44,7 +44,7 @@ class ExerciseRun:
     """One exercise, a drill or a series of canaries."""
 
     def __init__(
-        self, clients: Clients, kind: exercise_pb2.Exercise.ValueType, exercise_id: str, run_by: str, valid_s: int
+        self, clients: Clients, kind: exercise_pb2.Exercise.ValueType, exercise_id: str, *, run_by: str, valid_s: int
     ) -> None:
         self._clients, self._kind, self.exercise_id = clients, kind, exercise_id
         self._run_by, self._vendor = clients.identity(run_by), clients.identity(VENDOR)

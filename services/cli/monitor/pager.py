@@ -102,7 +102,7 @@ class WebhookPager:
             "Content-Type": "application/json",
             signing.ID_HEADER: message.id,
             signing.TIMESTAMP_HEADER: str(timestamp_s),
-            signing.SIGNATURE_HEADER: signing.signatures(self._receiver.keys, timestamp_s, message.id, body),
+            signing.SIGNATURE_HEADER: signing.signatures(self._receiver.keys, timestamp_s, message.id, body=body),
         }
         timeout = aiohttp.ClientTimeout(total=WITHIN_S)
         try:

@@ -52,12 +52,14 @@ _OVER = (State.STOOD_DOWN, State.CLOSED)
 class CanaryWatch:
     """Sends and follows the canaries of one mesh."""
 
-    def __init__(self, clients: Clients, folder: Path, pagers: Sequence[Pager], say: Callable[[str], None]) -> None:
+    def __init__(self, clients: Clients, folder: Path, pagers: Sequence[Pager], *, say: Callable[[str], None]) -> None:
         self._clients, self._folder, self._pagers, self._say = clients, folder, pagers, say
         self._identity = clients.identity(WATCH)
         saved = _load(folder / STATE)
         exercise_id = saved.get("exercise_id") or secrets.token_hex(6)
-        self._exercise = ExerciseRun(clients, exercise_pb2.CANARY, exercise_id, WATCH, VALID_S)
+        self._exercise = ExerciseRun(
+            clients=clients, kind=exercise_pb2.CANARY, exercise_id=exercise_id, run_by=WATCH, valid_s=VALID_S
+        )
         self._exercise.records = json_format.ParseDict(saved.get("records", {}), records_pb2.PutExerciseResponse())
         self._sent: int = saved.get("sent", 0)
         self._slot: int = saved.get("slot", 0)
@@ -247,7 +249,15 @@ class CanaryWatch:
             text += f" Not answering: {', '.join(silent)}." if silent else " All parts answer."
         outage_id = hash_id("outage", self._exercise.exercise_id, outage.since_ms)
         id_ = hash_id("page", outage_id, page.kind.value, outage.pages)
-        return PageMessage(id_, page.kind.value, text, outage_id, since, outage.seen, silent)
+        return PageMessage(
+            id=id_,
+            kind=page.kind.value,
+            text=text,
+            outage_id=outage_id,
+            since=since,
+            last_seen=outage.seen,
+            not_answering=silent,
+        )
 
     # ── time and state ───────────────────────────────────────────────────────────────────────────────────────────────
 

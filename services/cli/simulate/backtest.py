@@ -123,7 +123,7 @@ class _Cases:
                     devices = [
                         device for device in self._devices.values() if device.person_id in order.protected_person_ids
                     ]
-                    case = registry.build_case(order, wearer, tags, devices)
+                    case = registry.build_case(order, wearer, tags, devices=devices)
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
                     yield geofence_translate.case_of(registry_translate.case_to_proto(case, version))
 
@@ -192,7 +192,7 @@ def _still_open(state: State) -> Iterator[dict[str, Any]]:
             for ring in case.rings:
                 if not case_state.ring(target, ring).open:
                     continue
-                account = accounts.account(ended, case_state, target, ring, ended.now_ms)
+                account = accounts.account(ended, case_state, target, ring=ring, upto_ms=ended.now_ms)
                 yield {
                     "alert_id": hash_id("open", case.case_id, target.key, ring.radius_mm, ended.sequence),
                     "order_id": case.order_id,

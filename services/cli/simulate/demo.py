@@ -90,7 +90,7 @@ class DemoStage:
     """One run of the demo: the mesh and all actors. Each step is a method that returns a line for the reader."""
 
     def __init__(
-        self, clients: Clients, plan: Plan, matches: Sequence[Matches], desks: dict[str, Desk], head_end: HeadEnd
+        self, clients: Clients, plan: Plan, matches: Sequence[Matches], *, desks: dict[str, Desk], head_end: HeadEnd
     ) -> None:
         self.clients = clients
         self.plan = plan
@@ -292,7 +292,7 @@ async def stage(clients: Clients, plan: Plan) -> AsyncIterator[DemoStage]:
             for leg in ("probation", "police", "warning")
         }
         head_end = await stack.enter_async_context(HeadEnd(clients))
-        yield DemoStage(clients, plan, matches, desks, head_end)
+        yield DemoStage(clients=clients, plan=plan, matches=matches, desks=desks, head_end=head_end)
 
 
 async def play(stage: DemoStage) -> AsyncIterator[Begun | Done]:
@@ -301,7 +301,7 @@ async def play(stage: DemoStage) -> AsyncIterator[Begun | Done]:
         yield Begun(name, title)
         began = time.monotonic()
         detail = await act(stage)
-        yield Done(name, title, detail, (time.monotonic() - began) * 1000)
+        yield Done(name=name, title=title, detail=detail, took_ms=(time.monotonic() - began) * 1000)
 
 
 async def settled(stage: DemoStage) -> list[outcome.IncidentOutcome]:

@@ -26,7 +26,7 @@ _Msg = TypeVar("_Msg", bound=Message)
 class FileError(Exception):
     """An input file is unusable. The text names path, line, field and reason."""
 
-    def __init__(self, path: Path, line: int | None, field_path: str, reason: str) -> None:
+    def __init__(self, path: Path, line: int | None, field_path: str, *, reason: str) -> None:
         self.path, self.line, self.field, self.reason = path, line, field_path, reason
         place = f"{path}: line {line}" if line else str(path)
         super().__init__(f"{place}: {field_path}: {reason}" if field_path else f"{place}: {reason}")
@@ -90,17 +90,22 @@ def load_scenario(path: Path) -> Scenario:
     """Reads and checks a scenario. Raises FileError."""
     content = json_of(path, read_text(path), None)
     if not isinstance(content, dict):
-        raise FileError(path, None, "", "must be one JSON object")
+        raise FileError(path=path, line=None, field_path="", reason="must be one JSON object")
     unknown = sorted(set(content) - set(_RECORDS))
     if unknown:
-        raise FileError(path, None, unknown[0], f"isn't a key of a scenario; known keys: {', '.join(_RECORDS)}")
+        raise FileError(
+            path=path,
+            line=None,
+            field_path=unknown[0],
+            reason=f"isn't a key of a scenario; known keys: {', '.join(_RECORDS)}",
+        )
     scenario = Scenario()
     for key, (kind, parse) in _RECORDS.items():
         records = content.get(key, [])
         if not isinstance(records, list):
-            raise FileError(path, None, key, "must be a list")
+            raise FileError(path=path, line=None, field_path=key, reason="must be a list")
         for i, record in enumerate(records):
-            getattr(scenario, key).append(message_of(path, None, f"{key}[{i}]", record, kind, parse))
+            getattr(scenario, key).append(message_of(path, None, f"{key}[{i}]", content=record, kind=kind, parse=parse))
     _check_references(path, scenario)
     return scenario
 
@@ -114,28 +119,32 @@ def load_reports(path: Path, scenario: Scenario) -> list[ReportLine]:
     for number, text in lines_of(read_text(path)):
         content = json_of(path, text, number)
         if not isinstance(content, dict):
-            raise FileError(path, number, "", "must be one JSON object")
+            raise FileError(path=path, line=number, field_path="", reason="must be one JSON object")
         name = content.pop("kind", "position")
         if not isinstance(name, str) or name not in _KINDS:
-            raise FileError(path, number, "kind", f"must be one of {', '.join(_KINDS)}")
+            raise FileError(path=path, line=number, field_path="kind", reason=f"must be one of {', '.join(_KINDS)}")
         kind, parse, own_time = _KINDS[name]
         received = content.pop("received_at", None)
-        message = message_of(path, number, "", content, kind, parse)
+        message = message_of(path, number, "", content=content, kind=kind, parse=parse)
         if received is None and not own_time:
-            raise FileError(path, number, "received_at", "is missing")
+            raise FileError(path=path, line=number, field_path="received_at", reason="is missing")
         received_ms = (
             times.from_timestamp(getattr(message, own_time)) if received is None else _moment(path, number, received)
         )
         if isinstance(message, ingest_pb2.Position | ingest_pb2.EquipmentEvent):
             if message.device_id not in known:
-                raise FileError(path, number, "device_id", "isn't a device of the scenario")
+                raise FileError(path=path, line=number, field_path="device_id", reason="isn't a device of the scenario")
             if times.from_timestamp(getattr(message, own_time)) > received_ms + FUTURE_MS:
-                raise FileError(path, number, own_time, "is more than 2 minutes after received_at")
+                raise FileError(
+                    path=path, line=number, field_path=own_time, reason="is more than 2 minutes after received_at"
+                )
         elif isinstance(message, registry_pb2.Tag | registry_pb2.Device):
             if isinstance(message, registry_pb2.Tag) and message.wearer_id not in wearers:
-                raise FileError(path, number, "wearer_id", "isn't a wearer of the scenario")
+                raise FileError(path=path, line=number, field_path="wearer_id", reason="isn't a wearer of the scenario")
             if isinstance(message, registry_pb2.Device) and message.person_id not in persons:
-                raise FileError(path, number, "person_id", "isn't a protected person of the scenario")
+                raise FileError(
+                    path=path, line=number, field_path="person_id", reason="isn't a protected person of the scenario"
+                )
             known.add(message.device_id)
         lines.append(ReportLine(number, received_ms, message))  # type: ignore[arg-type]
     return lines
@@ -146,32 +155,44 @@ def _check_references(path: Path, scenario: Scenario) -> None:
     persons = {protected_person.person_id for protected_person in scenario.protected_persons}
     for i, tag in enumerate(scenario.tags):
         if tag.wearer_id not in wearers:
-            raise FileError(path, None, f"tags[{i}].wearer_id", "isn't a wearer of the scenario")
+            raise FileError(
+                path=path, line=None, field_path=f"tags[{i}].wearer_id", reason="isn't a wearer of the scenario"
+            )
     for i, device in enumerate(scenario.devices):
         if device.person_id not in persons:
-            raise FileError(path, None, f"devices[{i}].person_id", "isn't a protected person of the scenario")
+            raise FileError(
+                path=path,
+                line=None,
+                field_path=f"devices[{i}].person_id",
+                reason="isn't a protected person of the scenario",
+            )
     for i, order in enumerate(scenario.orders):
         for j, person_id in enumerate(order.protected_person_ids):
             if person_id not in persons:
                 raise FileError(
-                    path, None, f"orders[{i}].protected_person_ids[{j}]", "isn't a protected person of the scenario"
+                    path=path,
+                    line=None,
+                    field_path=f"orders[{i}].protected_person_ids[{j}]",
+                    reason="isn't a protected person of the scenario",
                 )
 
 
 def message_of(
-    path: Path, line: int | None, prefix: str, content: object, kind: type[_Msg], parse: Callable[[_Msg], object]
+    path: Path, line: int | None, prefix: str, *, content: object, kind: type[_Msg], parse: Callable[[_Msg], object]
 ) -> _Msg:
     """Parses and checks a protobuf message from JSON. Raises FileError."""
     if not isinstance(content, dict):
-        raise FileError(path, line, prefix, "must be a JSON object")
+        raise FileError(path=path, line=line, field_path=prefix, reason="must be a JSON object")
     message = kind()
     try:
         json_format.ParseDict(content, message)
         parse(message)
     except json_format.ParseError as error:
-        raise FileError(path, line, prefix, str(error)) from None
+        raise FileError(path=path, line=line, field_path=prefix, reason=str(error)) from None
     except InvalidField as error:
-        raise FileError(path, line, f"{prefix}.{error.field}" if prefix else error.field, error.reason) from None
+        raise FileError(
+            path=path, line=line, field_path=f"{prefix}.{error.field}" if prefix else error.field, reason=error.reason
+        ) from None
     return message
 
 
@@ -180,7 +201,10 @@ def _moment(path: Path, line: int, text: object) -> int:
         return times.from_rfc3339(str(text))
     except ValueError:
         raise FileError(
-            path, line, "received_at", "must be an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)"
+            path=path,
+            line=line,
+            field_path="received_at",
+            reason="must be an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)",
         ) from None
 
 
@@ -190,7 +214,7 @@ def read_text(path: Path) -> str:
         # Some editors write a byte order mark, which isn't part of the first line.
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, None, "", str(error)) from None
+        raise FileError(path=path, line=None, field_path="", reason=str(error)) from None
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
@@ -205,4 +229,4 @@ def json_of(path: Path, text: str, line: int | None) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FileError(path, line, "", f"isn't JSON: {error}") from None
+        raise FileError(path=path, line=line, field_path="", reason=f"isn't JSON: {error}") from None

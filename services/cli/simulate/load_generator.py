@@ -91,6 +91,7 @@ async def send(
     opening: AbstractAsyncContextManager[grpc.aio.Channel],
     identity: Metadata,
     starts_at_ms: int,
+    *,
     requests: Sequence[DueRequest],
     streams: int,
 ) -> LoadOutcome:
@@ -112,8 +113,12 @@ async def send(
     async with opening as channel:
         # Messages are serialized beforehand, so the request serializer is None.
         method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
-        lanes = [_Lane(method, identity, requests[i::streams], sent) for i in range(streams)]
-        releasing = asyncio.to_thread(_release, requests, sent.started, lanes, asyncio.get_running_loop(), stopped)
+        lanes = [
+            _Lane(method=method, identity=identity, requests=requests[i::streams], sent=sent) for i in range(streams)
+        ]
+        releasing = asyncio.to_thread(
+            _release, requests, sent.started, lanes, loop=asyncio.get_running_loop(), stopped=stopped
+        )
         try:
             async with asyncio.timeout(wait_s + requests[-1].due_s + ANSWERED_WITHIN_S):
                 await asyncio.gather(releasing, *(lane.run() for lane in lanes))
@@ -129,6 +134,7 @@ def _release(
     requests: Sequence[DueRequest],
     started: float,
     lanes: Sequence[_Lane],
+    *,
     loop: asyncio.AbstractEventLoop,
     stopped: threading.Event,
 ) -> None:
@@ -142,7 +148,7 @@ def _release(
 class _Lane:
     """The requests of one stream, and of its successors if it breaks. Answers come in the order of the requests."""
 
-    def __init__(self, method: Any, identity: Metadata, requests: Sequence[DueRequest], sent: LoadOutcome) -> None:
+    def __init__(self, method: Any, identity: Metadata, requests: Sequence[DueRequest], *, sent: LoadOutcome) -> None:
         self._method, self._identity, self._requests, self._sent = method, identity, requests, sent
         # Counts of requests from the first on that are due, written and answered.
         self._due = self._written = self._answered = 0

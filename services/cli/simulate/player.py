@@ -49,7 +49,7 @@ class Replayed:
 
 
 async def play(
-    clients: Clients, scenario: Scenario, lines: Sequence[ReportLine], progress: Callable[[int], None]
+    clients: Clients, scenario: Scenario, lines: Sequence[ReportLine], *, progress: Callable[[int], None]
 ) -> Replayed:
     """Puts the records, then sends each line when it is due on the mesh's clock, and acknowledges as all desks.
 
@@ -74,7 +74,7 @@ async def play(
         match_ms = await _match_ms(matches, sender, _expected_matches(scenario))
         await sender.send(lines, progress)
         ended_ms = clients.clock.now_ms()
-        incidents = await _settle(clients, alerts, order_ids, began_ms)
+        incidents = await _settle(clients, alerts, order_ids, since_ms=began_ms)
         messages = [
             message for message in alerts.seen if began_ms <= times.from_timestamp(message.alert.decided_at) <= ended_ms
         ]
@@ -82,7 +82,9 @@ async def play(
     # Devices fall silent after the end of the file; incidents of that silence don't belong to the replay.
     incident_ids = {message.alert.incident_id for message in messages}
     incidents = [incident for incident in incidents if incident.incident_id in incident_ids]
-    return Replayed(sender.shift_ms, match_ms, incidents, messages, sender.refused)
+    return Replayed(
+        shift_ms=sender.shift_ms, match_ms=match_ms, incidents=incidents, alerts=messages, refused=sender.refused
+    )
 
 
 class _ReplaySender:
@@ -227,7 +229,7 @@ async def _match_ms(matches: Sequence[Matches], sender: _ReplaySender, order_ids
 
 
 async def _settle(
-    clients: Clients, alerts: Alerts, order_ids: set[str], since_ms: int
+    clients: Clients, alerts: Alerts, order_ids: set[str], *, since_ms: int
 ) -> list[outcome.IncidentOutcome]:
     """The incidents, once no more alerts come and both agencies have acknowledged each incident that demands a response."""
     deadline = time.monotonic() + PATIENCE_S

@@ -23,24 +23,40 @@ def load(path: Path) -> log_pb2.Rules:
     except tomllib.TOMLDecodeError as error:
         where = _WHERE.search(str(error))
         line = int(where[1]) if where and where[1] else None
-        raise FileError(path, line, "", f"isn't TOML: {_WHERE.sub('', str(error))}") from None
+        raise FileError(
+            path=path, line=line, field_path="", reason=f"isn't TOML: {_WHERE.sub('', str(error))}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path, None, "", str(error)) from None
+        raise FileError(path=path, line=None, field_path="", reason=str(error)) from None
     rules = log_pb2.Rules()
     known = rules.DESCRIPTOR.fields_by_name
     for name, value in content.items():
         if name not in known:
-            raise FileError(path, _line_of(text, name), name, f"isn't a setting; known settings: {', '.join(known)}")
+            raise FileError(
+                path=path,
+                line=_line_of(text, name),
+                field_path=name,
+                reason=f"isn't a setting; known settings: {', '.join(known)}",
+            )
         if known[name].type == known[name].TYPE_STRING:
             if not isinstance(value, str):
-                raise FileError(path, _line_of(text, name), name, 'must be a text (example: "night")')
+                raise FileError(
+                    path=path, line=_line_of(text, name), field_path=name, reason='must be a text (example: "night")'
+                )
         elif type(value) is not int or not 0 <= value <= _UINT32_MAX:
-            raise FileError(path, _line_of(text, name), name, "must be a whole number, 0 or more (example: 60)")
+            raise FileError(
+                path=path,
+                line=_line_of(text, name),
+                field_path=name,
+                reason="must be a whole number, 0 or more (example: 60)",
+            )
         setattr(rules, name, value)
     try:
         translate.check_rules("", rules)
     except InvalidField as error:
-        raise FileError(path, _line_of(text, error.field), error.field, error.reason) from None
+        raise FileError(
+            path=path, line=_line_of(text, error.field), field_path=error.field, reason=error.reason
+        ) from None
     return rules
 
 

@@ -66,7 +66,7 @@ def read(path: Path, device_id: str, accuracy_m: float) -> ReportedTrack:
     try:
         text = read_text(path)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        track = reader(_File(path, text, digest, device_id, accuracy_m))
+        track = reader(_File(path=path, text=text, digest=digest, device_id=device_id, accuracy_m=accuracy_m))
     except FileError as error:
         raise CommandFailed(str(error), MISUSED) from None
     if not track.reports and not track.faults:
@@ -87,7 +87,7 @@ class _File:
         """The report id of a line without one."""
         return hash_id("report", self.digest, number)
 
-    def position(self, number: int, moment_ms: int, lat_deg: float, lon_deg: float, accuracy_m: float) -> Report:
+    def position(self, number: int, moment_ms: int, lat_deg: float, *, lon_deg: float, accuracy_m: float) -> Report:
         """The checked position of a line. Raises InvalidField."""
         position = ingest_pb2.Position(
             device_id=self.device_id,
@@ -108,7 +108,7 @@ def _gpx(file: _File) -> ReportedTrack:
     try:
         content = gpxpy.parse(file.text)
     except GPXException as error:
-        raise FileError(file.path, None, "", str(error)) from None
+        raise FileError(path=file.path, line=None, field_path="", reason=str(error)) from None
     points = list(_points(content))
     track = ReportedTrack(timed=any(moment for moment, _, _ in points))
     for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):
@@ -116,7 +116,7 @@ def _gpx(file: _File) -> ReportedTrack:
             if track.timed and moment is None:
                 raise InvalidField("time", "is missing, or isn't a time (example: 2026-07-06T00:00:00Z)")
             moment_ms = _since_1970(moment) if moment else number * INTERVAL_S * 1000
-            track.reports.append(file.position(number, moment_ms, lat_deg, lon_deg, file.accuracy_m))
+            track.reports.append(file.position(number, moment_ms, lat_deg, lon_deg=lon_deg, accuracy_m=file.accuracy_m))
         except InvalidField as error:
             track.faults.append(Fault(number, error.field, error.reason, counted="point"))
     return track
@@ -146,7 +146,7 @@ def _csv(file: _File) -> ReportedTrack:
     try:
         header = [cell.strip() for cell in _cells(first)]
     except InvalidField as error:
-        raise FileError(file.path, number, "", error.reason) from None
+        raise FileError(path=file.path, line=number, field_path="", reason=error.reason) from None
     columns = _columns(file.path, number, header)
     track = ReportedTrack()
     for number, line in lines:
@@ -175,18 +175,30 @@ def _columns(path: Path, number: int, header: list[str]) -> dict[str, int]:
         fitting = [i for i, column in enumerate(header) if column.lower() in known]
         if len(fitting) > 1:
             twice = " and ".join(header[i] for i in fitting)
-            raise FileError(path, number, "", f"the columns {twice} fill the same field; keep one of them")
+            raise FileError(
+                path=path,
+                line=number,
+                field_path="",
+                reason=f"the columns {twice} fill the same field; keep one of them",
+            )
         if fitting:
             indices[name] = fitting[0]
         elif name != "accuracy_m":
-            raise FileError(path, number, "", f"must name the columns; one of {', '.join(known)} is missing")
+            raise FileError(
+                path=path,
+                line=number,
+                field_path="",
+                reason=f"must name the columns; one of {', '.join(known)} is missing",
+            )
     return indices
 
 
 def _row(file: _File, number: int, row: Mapping[str, str]) -> Report:
     accuracy_m = _number(row, "accuracy_m") if row.get("accuracy_m") else file.accuracy_m
     moment_ms = _moment_ms(row["fix_time"])
-    return file.position(number, moment_ms, _number(row, "lat_deg"), _number(row, "lon_deg"), accuracy_m)
+    return file.position(
+        number, moment_ms, _number(row, "lat_deg"), lon_deg=_number(row, "lon_deg"), accuracy_m=accuracy_m
+    )
 
 
 def _number(row: Mapping[str, str], name: str) -> float:
@@ -221,7 +233,7 @@ def _ndjson(file: _File) -> ReportedTrack:
         try:
             content = json_of(file.path, line, number)
             if not isinstance(content, dict):
-                raise FileError(file.path, number, "", "must be one JSON object")
+                raise FileError(path=file.path, line=number, field_path="", reason="must be one JSON object")
             if content.setdefault("device_id", file.device_id) != file.device_id:
                 track.others += 1
                 continue
@@ -234,10 +246,10 @@ def _ndjson(file: _File) -> ReportedTrack:
 def _arrival(file: _File, number: int, content: dict[str, Any]) -> Report:
     name = content.pop("kind", "position")
     if name not in ("position", "equipment"):
-        raise FileError(file.path, number, "kind", "must be position or equipment")
+        raise FileError(path=file.path, line=number, field_path="kind", reason="must be position or equipment")
     content.pop("received_at", None)
     content.setdefault("report_id", file.report_id(number))
     if name == "position":
         content.setdefault("accuracy_m", file.accuracy_m)
-        return message_of(file.path, number, "", content, ingest_pb2.Position, parse_position)
-    return message_of(file.path, number, "", content, ingest_pb2.EquipmentEvent, parse_equipment)
+        return message_of(file.path, number, "", content=content, kind=ingest_pb2.Position, parse=parse_position)
+    return message_of(file.path, number, "", content=content, kind=ingest_pb2.EquipmentEvent, parse=parse_equipment)

@@ -51,7 +51,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = _usage(digital_signature=False, signs=True)
-        builder = _builder(subject, subject, key, AUTHORITY_LIFETIME, datetime.now(UTC))
+        builder = _builder(subject, subject, key, lifetime=AUTHORITY_LIFETIME, since=datetime.now(UTC))
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(usage, critical=True)
         if domains:
@@ -82,7 +82,7 @@ class Authority:
         return self._cert.public_bytes(serialization.Encoding.PEM)
 
     def issue(
-        self, spiffe_ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta, since: datetime | None = None
+        self, spiffe_ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta, *, since: datetime | None = None
     ) -> Identity:
         """Issues a certificate for server and client, valid from `since` (default: now).
 
@@ -92,7 +92,7 @@ class Authority:
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id) for spiffe_id in spiffe_ids]
         names += [_host(host) for host in hosts]
         # The SPIFFE id is the only name; a subject would be a second one.
-        builder = _builder(x509.Name([]), self._cert.subject, key, lifetime, since or datetime.now(UTC))
+        builder = _builder(x509.Name([]), self._cert.subject, key, lifetime=lifetime, since=since or datetime.now(UTC))
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(digital_signature=True, signs=False), critical=True)
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -104,7 +104,7 @@ class Authority:
         return Identity(_pem_of_key(key), signed.public_bytes(serialization.Encoding.PEM))
 
 
-def write(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -> Files:
+def write(folder: Path, spiffe_id: str, identity: Identity, *, trusted: bytes) -> Files:
     """Writes an identity's key, certificate and trusted authorities (`trusted`, PEM) into the folder of its SPIFFE id."""
     files = files_of(folder, spiffe_id)
     files.cert.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def write(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -> F
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta, since: datetime
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, lifetime: timedelta, since: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

@@ -94,10 +94,10 @@ def load(folder: Path) -> MeshConnection:
         dev_secret=content["dev_secret"],
         clock=MeshClock(content["clock_rate"], content["clock_anchor_ms"]),
         nats=NatsServer(
-            content["nats_url"],
-            content["nats_monitor_url"],
-            content["nats_passwords"],
-            certificates if content["nats_url"].startswith("tls://") else None,
+            url=content["nats_url"],
+            monitor_url=content["nats_monitor_url"],
+            passwords=content["nats_passwords"],
+            certificates=certificates if content["nats_url"].startswith("tls://") else None,
         ),
         certificates=certificates,
         partitions=content["partitions"],
@@ -147,6 +147,7 @@ class Clients:
         mesh: MeshConnection,
         registry: RegistryServiceStub,
         device_tokens: DeviceTokenServiceStub,
+        *,
         exercises: ExerciseServiceStub,
         disclosures: DisclosureServiceStub,
         traces: TraceServiceStub,
@@ -181,7 +182,7 @@ def channel(mesh: MeshConnection, *names: str) -> AbstractAsyncContextManager[gr
     """A gRPC channel to any of these processes that answers."""
     target = target_of([mesh.addresses[name] for name in names])
     if mesh.certificates:
-        return client.channel(target, partial(_files, mesh.certificates), OPERATOR, "localhost")
+        return client.channel(target, partial(_files, mesh.certificates), OPERATOR, server_name="localhost")
     return server.channel(target)
 
 
@@ -240,13 +241,13 @@ async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
         evaluators = sorted(name for name in mesh.addresses if name.startswith("geofence"))
         registry = await opened("registry")
         yield Clients(
-            mesh,
-            RegistryServiceStub(registry),
-            DeviceTokenServiceStub(registry),
-            ExerciseServiceStub(registry),
-            DisclosureServiceStub(registry),
-            TraceServiceStub(registry),
-            IngestServiceStub(await opened("ingest")),
-            GeofenceServiceStub(await opened(*evaluators)),
-            {leg: DispatchServiceStub(await opened(f"dispatch-{leg}")) for leg in flow.LEGS},
+            mesh=mesh,
+            registry=RegistryServiceStub(registry),
+            device_tokens=DeviceTokenServiceStub(registry),
+            exercises=ExerciseServiceStub(registry),
+            disclosures=DisclosureServiceStub(registry),
+            traces=TraceServiceStub(registry),
+            ingest=IngestServiceStub(await opened("ingest")),
+            geofence=GeofenceServiceStub(await opened(*evaluators)),
+            dispatch={leg: DispatchServiceStub(await opened(f"dispatch-{leg}")) for leg in flow.LEGS},
         )

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +51,9 @@ def configure(
     folder: Path,
     port: int,
     monitor_port: int,
+    *,
     partitions: int,
-    *more: permissions.NatsUser,
+    more: Sequence[permissions.NatsUser] = (),
     certificates: Path | None = None,
 ) -> tuple[tuple[str, ...], NatsServer]:
     """Writes the configuration into `folder`, which holds the store too, and returns the command that starts the server.
@@ -80,7 +81,12 @@ jetstream {{
 {tls}{permissions.accounts(everybody, passwords, more)}""",
     )
     scheme = "tls" if certificates else "nats"
-    server = NatsServer(f"{scheme}://127.0.0.1:{port}", f"http://127.0.0.1:{monitor_port}", passwords, certificates)
+    server = NatsServer(
+        url=f"{scheme}://127.0.0.1:{port}",
+        monitor_url=f"http://127.0.0.1:{monitor_port}",
+        passwords=passwords,
+        certificates=certificates,
+    )
     return (binary(), "-c", str(config)), server
 
 

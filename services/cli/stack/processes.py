@@ -37,51 +37,59 @@ class Service:
 
 
 SERVICES = (
-    Service("registry", "registry", "registry", 1, more_ports={"TANDEM_METRICS_PORT": 41}),
-    Service("ingest", "ingest", "ingest", 2, more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42}),
     Service(
-        "geofence-0",
-        "geofence",
-        "geofence",
-        3,
+        name="registry", package="registry", nats_user="registry", offset=1, more_ports={"TANDEM_METRICS_PORT": 41}
+    ),
+    Service(
+        name="ingest",
+        package="ingest",
+        nats_user="ingest",
+        offset=2,
+        more_ports={"TANDEM_HTTP_PORT": 32, "TANDEM_METRICS_PORT": 42},
+    ),
+    Service(
+        name="geofence-0",
+        package="geofence",
+        nats_user="geofence",
+        offset=3,
         settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)},
         more_ports={"TANDEM_METRICS_PORT": 43},
     ),
     Service(
-        "geofence-1",
-        "geofence",
-        "geofence",
-        13,
+        name="geofence-1",
+        package="geofence",
+        nats_user="geofence",
+        offset=13,
         settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)},
         more_ports={"TANDEM_METRICS_PORT": 53},
     ),
     Service(
-        "dispatch-probation",
-        "dispatch",
-        "dispatch-probation",
-        4,
-        ("--leg", "probation"),
+        name="dispatch-probation",
+        package="dispatch",
+        nats_user="dispatch-probation",
+        offset=4,
+        arguments=("--leg", "probation"),
         more_ports={"TANDEM_METRICS_PORT": 44},
     ),
     Service(
-        "dispatch-police",
-        "dispatch",
-        "dispatch-police",
-        5,
-        ("--leg", "police"),
+        name="dispatch-police",
+        package="dispatch",
+        nats_user="dispatch-police",
+        offset=5,
+        arguments=("--leg", "police"),
         more_ports={"TANDEM_METRICS_PORT": 45},
     ),
     Service(
-        "dispatch-warning",
-        "dispatch",
-        "dispatch-warning",
-        6,
-        ("--leg", "warning"),
+        name="dispatch-warning",
+        package="dispatch",
+        nats_user="dispatch-warning",
+        offset=6,
+        arguments=("--leg", "warning"),
         more_ports={"TANDEM_METRICS_PORT": 46},
     ),
 )
 
-CONSOLE = Service("console", "console", "", 8, more_ports={"TANDEM_METRICS_PORT": 48})
+CONSOLE = Service(name="console", package="console", nats_user="", offset=8, more_ports={"TANDEM_METRICS_PORT": 48})
 """The console: serves pages by HTTP, and is a client of all other services."""
 
 _OFFSETS = (
@@ -121,7 +129,7 @@ def state_key(folder: Path) -> Path:
     return folder / "state.key"
 
 
-def program(service: Service, folder: Path, base_port: int, given: Mapping[str, str]) -> Program:
+def program(service: Service, folder: Path, base_port: int, *, given: Mapping[str, str]) -> Program:
     """The program of a service. `given` are environment variables that don't follow from the table."""
     settings = {
         "TANDEM_HOST": "127.0.0.1",
@@ -132,10 +140,10 @@ def program(service: Service, folder: Path, base_port: int, given: Mapping[str, 
         "TANDEM_DATA_DIR": str(folder / "data" / service.name),
     }
     return Program(
-        service.name,
-        (sys.executable, "-m", f"services.{service.package}", *service.arguments),
-        {**os.environ, **given, **service.settings, **settings},
-        folder / "logs" / f"{service.name}.log",
+        name=service.name,
+        command=(sys.executable, "-m", f"services.{service.package}", *service.arguments),
+        environment={**os.environ, **given, **service.settings, **settings},
+        log=folder / "logs" / f"{service.name}.log",
         beats=True,
     )
 

@@ -113,7 +113,7 @@ def judge(state: WatchdogState, check: ServerCheck) -> Step:
 class Watchdog:
     """Checks a supervised nats-server, and restarts it when it is stuck and its disk has space."""
 
-    def __init__(self, store: Supervisor, program: str, server: NatsServer, folder: Path) -> None:
+    def __init__(self, store: Supervisor, program: str, server: NatsServer, *, folder: Path) -> None:
         self._store, self._program = store, program
         self._server = server
         self._folder = folder
@@ -175,7 +175,15 @@ class Watchdog:
         clock = asyncio.get_running_loop().time
         began_s, pid, connected = clock(), self._store.pids.get(self._program), bus.client.is_connected
         answered, failed = await asyncio.gather(self._probe(bus), self._failed_streams(session))
-        return ServerCheck(pid, connected, answered, failed, self._has_space(), began_s, clock())
+        return ServerCheck(
+            pid=pid,
+            connected=connected,
+            answered=answered,
+            failed=failed,
+            has_space=self._has_space(),
+            began_s=began_s,
+            ended_s=clock(),
+        )
 
     def _has_space(self) -> bool:
         try:

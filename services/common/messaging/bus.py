@@ -183,7 +183,13 @@ class Bus:
         sequence.
         """
         return await self._until_stored(
-            subject, payload, msg_id, expected_last, headers, through_full=True, on_refused=on_refused
+            subject,
+            payload,
+            msg_id,
+            expected_last=expected_last,
+            headers=headers,
+            through_full=True,
+            on_refused=on_refused,
         )
 
     async def _until_stored(
@@ -191,9 +197,9 @@ class Bus:
         subject: str,
         payload: bytes,
         msg_id: str | None,
+        *,
         expected_last: int | None,
         headers: Mapping[str, str] = _NO_HEADERS,
-        *,
         through_full: bool,
         on_refused: Callable[[int], None] | None = None,
     ) -> PubAck | None:
@@ -245,7 +251,7 @@ class Bus:
             else:
                 return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
-    async def store_dead_letter(self, subject: str, stream: str, sequence: int, by: str, reason: str) -> None:
+    async def store_dead_letter(self, subject: str, stream: str, sequence: int, *, by: str, reason: str) -> None:
         """Stores a dead letter for a message, with the reason. Idempotent.
 
         If DEAD_LETTERS is full, the dead letter goes only into the process's log: an unusable message must never hold up usable ones.
@@ -253,7 +259,9 @@ class Bus:
         dead_letter = alert_pb2.DeadLetter(stream=stream, sequence=sequence, by=by, reason=reason)
         event = "dead_letter_stored"
         try:
-            await self._until_stored(subject, dead_letter.SerializeToString(), None, 0, through_full=False)
+            await self._until_stored(
+                subject, dead_letter.SerializeToString(), None, expected_last=0, through_full=False
+            )
         except StoreFull:
             event = "dead_letters_full"
         logger().error(event, stream=stream, sequence=sequence, by=by, reason=reason)

@@ -56,7 +56,7 @@ class StreamCursor(NamedTuple):
         return cls(int(sequence), int(stored_at_ns), digest)
 
     @classmethod
-    def of(cls, sequence: int, stored_at_ns: int, subject: str, data: bytes) -> StreamCursor:
+    def of(cls, sequence: int, stored_at_ns: int, subject: str, *, data: bytes) -> StreamCursor:
         """Identity of an entry with this sequence, storage time, subject and data."""
         hashed = hashlib.blake2b(subject.encode() + b"\0" + data, digest_size=_DIGEST_BYTES)
         return cls(sequence, stored_at_ns, hashed.hexdigest())
@@ -69,7 +69,7 @@ class StreamWentBack(FailedPrecondition):
     from its position would skip these. Effects of the lost entries remain in the reader's database.
     """
 
-    def __init__(self, stream: str, sequence: int, found: StreamCursor | None, last: int | None = None) -> None:
+    def __init__(self, stream: str, sequence: int, found: StreamCursor | None, *, last: int | None = None) -> None:
         super().__init__(
             f"{stream} went back: at {sequence} it has "
             + (
@@ -118,7 +118,7 @@ async def at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
 def of_stored(stored: Mapping[str, Any]) -> StreamCursor:
     """Identity of a stored message, given as STREAM.MSG.GET returns it."""
     data = base64.b64decode(stored.get("data", ""))
-    return StreamCursor.of(stored["seq"], _nanoseconds(stored["time"]), stored["subject"], data)
+    return StreamCursor.of(stored["seq"], _nanoseconds(stored["time"]), stored["subject"], data=data)
 
 
 async def is_empty(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
@@ -152,7 +152,7 @@ async def kept_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | N
         if sequence < bounds.first:
             return None
         if sequence <= bounds.last or not left:
-            raise StreamWentBack(stream, sequence, None, bounds.last)
+            raise StreamWentBack(stream=stream, sequence=sequence, found=None, last=bounds.last)
         await asyncio.sleep(SHORTER_CHECK_S)
     raise AssertionError("the last check returns or raises")
 

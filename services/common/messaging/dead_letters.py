@@ -20,14 +20,14 @@ _UNUSABLE = Counter(
 )
 
 
-async def keep(bus: Bus, reader: str, message: Delivered, error: TandemError) -> None:
+async def keep(bus: Bus, reader: str, message: Delivered, *, error: TandemError) -> None:
     """Keeps a message as a dead letter of a reader, with the error as the reason. Idempotent."""
     _UNUSABLE.labels(message.stream, reader, "dead_letter").inc()
     subject = flow.dead_letter_subject(reader, message.stream, message.sequence)
-    await bus.store_dead_letter(subject, message.stream, message.sequence, reader, str(error))
+    await bus.store_dead_letter(subject, message.stream, message.sequence, by=reader, reason=str(error))
 
 
-def pass_over(reader: str, stream: str, sequence: int, error: TandemError) -> None:
+def pass_over(reader: str, stream: str, sequence: int, *, error: TandemError) -> None:
     """Counts and logs that a reader ignores a message, if another reader keeps it as a dead letter or nothing is lost with it."""
     _UNUSABLE.labels(stream, reader, "passed_over").inc()
     logger().error("message_passed_over", stream=stream, sequence=sequence, reader=reader, reason=str(error))

@@ -40,7 +40,7 @@ class Delivered:
     @property
     def cursor(self) -> StreamCursor:
         """Identity of this entry, for a reader's position. It is hashed at each access, because most messages don't need it."""
-        return StreamCursor.of(self.sequence, int(_token(self.reply, _STAMP)), self.subject, self.data)
+        return StreamCursor.of(self.sequence, int(_token(self.reply, _STAMP)), self.subject, data=self.data)
 
     @property
     def consumer(self) -> str:

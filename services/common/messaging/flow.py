@@ -59,26 +59,28 @@ class Flow:
     """Durable consumer under which the reader acknowledges processed messages. Empty if there is none."""
 
 
-LOG_META = Stream("LOG_META", ("log_meta",), 0, 1 << 20)
+LOG_META = Stream(name="LOG_META", subjects=("log_meta",), max_age_s=0, max_bytes=1 << 20)
 # Sized for positions of about 40 bytes: 2,700/s for 7 days are 65 GiB.
-LOG = Stream("LOG_{p}", ("log.{p}.>",), 7 * DAY_S, 96 * GIB)
-ALERTS = Stream("ALERTS", ("alert.>",), 30 * DAY_S, 8 * GIB)
-MEASURES = Stream("MEASURES", ("measure.>",), 30 * DAY_S, 8 * GIB)
-INCIDENTS = Stream("INCIDENTS", ("incident.>",), 30 * DAY_S, 8 * GIB)
+LOG = Stream(name="LOG_{p}", subjects=("log.{p}.>",), max_age_s=7 * DAY_S, max_bytes=96 * GIB)
+ALERTS = Stream(name="ALERTS", subjects=("alert.>",), max_age_s=30 * DAY_S, max_bytes=8 * GIB)
+MEASURES = Stream(name="MEASURES", subjects=("measure.>",), max_age_s=30 * DAY_S, max_bytes=8 * GIB)
+INCIDENTS = Stream(name="INCIDENTS", subjects=("incident.>",), max_age_s=30 * DAY_S, max_bytes=8 * GIB)
 # Not in INCIDENTS, which probation reads too: the time at which the race is lost reveals the wearer's distance from the victim.
-ADVICE = Stream("ADVICE", ("advice.>",), 30 * DAY_S, GIB)
-DEAD_LETTERS = Stream("DEAD_LETTERS", ("dead_letter.>",), 365 * DAY_S, GIB)
-DIGESTS = Stream("DIGESTS", ("digest.>",), 7 * DAY_S, GIB)
+ADVICE = Stream(name="ADVICE", subjects=("advice.>",), max_age_s=30 * DAY_S, max_bytes=GIB)
+DEAD_LETTERS = Stream(name="DEAD_LETTERS", subjects=("dead_letter.>",), max_age_s=365 * DAY_S, max_bytes=GIB)
+DIGESTS = Stream(name="DIGESTS", subjects=("digest.>",), max_age_s=7 * DAY_S, max_bytes=GIB)
 
 # A command expires after a day at the latest.
-COMMANDS = Stream("COMMANDS", ("command.>", "command_step.>"), DAY_S, GIB)
-QUARANTINE = Stream("QUARANTINE", ("quarantine.>",), 7 * DAY_S, 16 << 20, discards_oldest=True)
+COMMANDS = Stream(name="COMMANDS", subjects=("command.>", "command_step.>"), max_age_s=DAY_S, max_bytes=GIB)
+QUARANTINE = Stream(
+    name="QUARANTINE", subjects=("quarantine.>",), max_age_s=7 * DAY_S, max_bytes=16 << 20, discards_oldest=True
+)
 
 # A probe has 4 KiB, so that it fails at once on a full disk. Older probes have no use, so 1 MiB is enough.
-PROBE = Stream("PROBE", ("probe.>",), 600, 1 << 20, discards_oldest=True)
+PROBE = Stream(name="PROBE", subjects=("probe.>",), max_age_s=600, max_bytes=1 << 20, discards_oldest=True)
 
-LEDGER = Stream("LEDGER", ("ledger.>",), 3 * 365 * DAY_S, GIB)
-DISCLOSURES = Stream("DISCLOSURES", ("disclosure.>",), 365 * DAY_S, 8 * GIB)
+LEDGER = Stream(name="LEDGER", subjects=("ledger.>",), max_age_s=3 * 365 * DAY_S, max_bytes=GIB)
+DISCLOSURES = Stream(name="DISCLOSURES", subjects=("disclosure.>",), max_age_s=365 * DAY_S, max_bytes=8 * GIB)
 
 STREAMS = (
     LOG_META,
@@ -122,82 +124,132 @@ same."""
 _LOG_READERS = ("geofence", "ingest", "registry", *_DISPATCH, "explain", "evidence")
 
 FLOWS = (
-    Flow("log_meta", "LogMetadata", LOG_META.name, ("setup",), USERS),
-    Flow("log.{p}.fold", "LogEntry.fold_version", LOG.name, ("geofence",), _LOG_READERS),
-    Flow("log.{p}.report", "LogEntry.positions, .equipment, .heard", LOG.name, ("ingest",), _LOG_READERS),
-    Flow("log.{p}.case", "LogEntry.case", LOG.name, ("registry",), _LOG_READERS),
-    Flow("log.{p}.rules", "LogEntry.rules", LOG.name, ("geofence",), _LOG_READERS),
-    Flow("log.{p}.tick", "LogEntry.tick", LOG.name, ("geofence",), _LOG_READERS),
+    Flow(subject="log_meta", message_type="LogMetadata", stream=LOG_META.name, publishers=("setup",), readers=USERS),
     Flow(
-        "alert.{p}.{alert_id}",
-        "Alert",
-        ALERTS.name,
-        ("geofence",),
-        ("geofence", "registry", *_DISPATCH, "explain", "evidence"),
+        subject="log.{p}.fold",
+        message_type="LogEntry.fold_version",
+        stream=LOG.name,
+        publishers=("geofence",),
+        readers=_LOG_READERS,
     ),
     Flow(
-        "measure.{p}.{alert_id}",
-        "Measure",
-        MEASURES.name,
-        ("geofence",),
+        subject="log.{p}.report",
+        message_type="LogEntry.positions, .equipment, .heard",
+        stream=LOG.name,
+        publishers=("ingest",),
+        readers=_LOG_READERS,
+    ),
+    Flow(
+        subject="log.{p}.case",
+        message_type="LogEntry.case",
+        stream=LOG.name,
+        publishers=("registry",),
+        readers=_LOG_READERS,
+    ),
+    Flow(
+        subject="log.{p}.rules",
+        message_type="LogEntry.rules",
+        stream=LOG.name,
+        publishers=("geofence",),
+        readers=_LOG_READERS,
+    ),
+    Flow(
+        subject="log.{p}.tick",
+        message_type="LogEntry.tick",
+        stream=LOG.name,
+        publishers=("geofence",),
+        readers=_LOG_READERS,
+    ),
+    Flow(
+        subject="alert.{p}.{alert_id}",
+        message_type="Alert",
+        stream=ALERTS.name,
+        publishers=("geofence",),
+        readers=("geofence", "registry", *_DISPATCH, "explain", "evidence"),
+    ),
+    Flow(
+        subject="measure.{p}.{alert_id}",
+        message_type="Measure",
+        stream=MEASURES.name,
+        publishers=("geofence",),
         # Without probation's leg: three distances and the wearer's track would give the victim's address.
-        ("geofence", "dispatch-police", "dispatch-warning", "explain", "evidence"),
+        readers=("geofence", "dispatch-police", "dispatch-warning", "explain", "evidence"),
     ),
     Flow(
-        "incident.{leg}.{incident_id}",
-        "tandem.dispatch.v1.Step",
-        INCIDENTS.name,
-        _DISPATCH,
-        ("registry", *_DISPATCH, "export"),
+        subject="incident.{leg}.{incident_id}",
+        message_type="tandem.dispatch.v1.Step",
+        stream=INCIDENTS.name,
+        publishers=_DISPATCH,
+        readers=("registry", *_DISPATCH, "export"),
     ),
     Flow(
-        "advice.{incident_id}",
-        "tandem.dispatch.v1.AdviceGiven",
-        ADVICE.name,
-        ("dispatch-police",),
+        subject="advice.{incident_id}",
+        message_type="tandem.dispatch.v1.AdviceGiven",
+        stream=ADVICE.name,
+        publishers=("dispatch-police",),
         # The police's leg checks that the stream still holds its messages.
-        ("dispatch-police", "dispatch-warning"),
+        readers=("dispatch-police", "dispatch-warning"),
     ),
     Flow(
-        "dead_letter.{by}.{reader}.{stream}.{sequence}",
-        "DeadLetter",
-        DEAD_LETTERS.name,
-        ("geofence", *_DISPATCH, "registry"),
-        (*_DESKS, "evidence", "operator"),
+        subject="dead_letter.{by}.{reader}.{stream}.{sequence}",
+        message_type="DeadLetter",
+        stream=DEAD_LETTERS.name,
+        publishers=("geofence", *_DISPATCH, "registry"),
+        readers=(*_DESKS, "evidence", "operator"),
     ),
     Flow(
-        "digest.{p}.{sequence}.{stamp}.{replica}",
-        "HMAC-SHA256 hex with the id of its key",
-        DIGESTS.name,
-        ("geofence",),
-        ("geofence",),
+        subject="digest.{p}.{sequence}.{stamp}.{replica}",
+        message_type="HMAC-SHA256 hex with the id of its key",
+        stream=DIGESTS.name,
+        publishers=("geofence",),
+        readers=("geofence",),
     ),
     Flow(
-        "command.{by}.{command_id}",
-        "Command",
-        COMMANDS.name,
-        ("ingest", "dispatch-warning"),
-        ("ingest", "dispatch-warning"),
+        subject="command.{by}.{command_id}",
+        message_type="Command",
+        stream=COMMANDS.name,
+        publishers=("ingest", "dispatch-warning"),
+        readers=("ingest", "dispatch-warning"),
     ),
     Flow(
-        "command_step.{command_id}.{state}", "CommandStep", COMMANDS.name, ("ingest",), ("ingest", "dispatch-warning")
+        subject="command_step.{command_id}.{state}",
+        message_type="CommandStep",
+        stream=COMMANDS.name,
+        publishers=("ingest",),
+        readers=("ingest", "dispatch-warning"),
     ),
-    Flow("quarantine.{ingest}", "tandem.ingest.v1.QuarantineCounts", QUARANTINE.name, ("ingest",), ("ingest",)),
-    Flow("probe.{host}", "zeros", PROBE.name, ("watchdog",), ()),
+    Flow(
+        subject="quarantine.{ingest}",
+        message_type="tandem.ingest.v1.QuarantineCounts",
+        stream=QUARANTINE.name,
+        publishers=("ingest",),
+        readers=("ingest",),
+    ),
+    Flow(subject="probe.{host}", message_type="zeros", stream=PROBE.name, publishers=("watchdog",), readers=()),
     # The registry checks that the streams still hold its ledger heads and its routes.
-    Flow("ledger.head.{sequence}", "LedgerHead", LEDGER.name, ("registry",), ("operator", "registry")),
     Flow(
-        "disclosure.{by}.{disclosure_id}",
-        "Disclosure",
-        DISCLOSURES.name,
-        ("geofence", *_DESKS, "explain", "evidence"),
-        ("registry",),
-        DISCLOSURES_DURABLE,
+        subject="ledger.head.{sequence}",
+        message_type="LedgerHead",
+        stream=LEDGER.name,
+        publishers=("registry",),
+        readers=("operator", "registry"),
+    ),
+    Flow(
+        subject="disclosure.{by}.{disclosure_id}",
+        message_type="Disclosure",
+        stream=DISCLOSURES.name,
+        publishers=("geofence", *_DESKS, "explain", "evidence"),
+        readers=("registry",),
+        durable=DISCLOSURES_DURABLE,
     ),
 )
 
 ROUTES = Flow(
-    f"$KV.{DEVICES_BUCKET}.{{device_id}}", "DeviceRoute", f"KV_{DEVICES_BUCKET}", ("registry",), ("ingest", "registry")
+    subject=f"$KV.{DEVICES_BUCKET}.{{device_id}}",
+    message_type="DeviceRoute",
+    stream=f"KV_{DEVICES_BUCKET}",
+    publishers=("registry",),
+    readers=("ingest", "registry"),
 )
 """Row for the KV bucket of device routes, which is a stream on the server. It isn't in FLOWS, as STREAMS doesn't create it."""
 
@@ -279,7 +331,7 @@ def dead_letter_subject(reader: str, stream: str, sequence: int) -> str:
     return f"dead_letter.{DEAD_LETTER_USERS[reader]}.{reader}.{stream}.{sequence}"
 
 
-def digest_subject(partition: int, sequence: int, stored_at_ns: int, replica: int) -> str:
+def digest_subject(partition: int, sequence: int, stored_at_ns: int, *, replica: int) -> str:
     """Subject of a digest of one evaluator's state after the log entry with this sequence and storage time."""
     return f"digest.{partition}.{sequence}.{stored_at_ns}.{replica}"
 

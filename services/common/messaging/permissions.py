@@ -80,18 +80,20 @@ def accounts(everybody: Iterable[NatsUser], passwords: Mapping[str, str], at_hom
         for subject in crossing:
             exported.setdefault(subject, []).append(user.name)
         imports = [{"service": {"account": HOME, "subject": subject}} for subject in crossing]
-        blocks.append(_block(user.name, [_rule(user, passwords)], "imports", imports))
+        blocks.append(_block(user.name, [_rule(user, passwords)], "imports", entries=imports))
     exports = [
         {"service": subject, "accounts": names, "response_type": "stream" if _PULL in subject else "singleton"}
         for subject, names in exported.items()
     ]
-    home = _block(HOME, [_rule(user, passwords) for user in at_home], "exports", exports, "jetstream: enabled")
+    home = _block(
+        HOME, [_rule(user, passwords) for user in at_home], "exports", entries=exports, setting="jetstream: enabled"
+    )
     return "\n".join(["accounts {", home, *blocks, "}", ""])
 
 
-def _block(name: str, users: Sequence[object], kind: str, entries: Sequence[object], *settings: str) -> str:
+def _block(name: str, users: Sequence[object], kind: str, *, entries: Sequence[object], setting: str = "") -> str:
     """Formats an account's block, with each entry on a line of its own."""
-    lines = [f"  {setting}" for setting in settings]
+    lines = [f"  {setting}"] if setting else []
     for key, values in (("users", users), (kind, entries)):
         lines += [f"  {key}: [", *(f"    {json.dumps(value)}" for value in values), "  ]"]
     return "\n".join([f"{name} {{", *lines, "}"])

@@ -56,6 +56,7 @@ async def consume(
     bus: Bus,
     stream: str,
     durable: str,
+    *,
     subjects: Sequence[str],
     batch: int = BATCH,
     after: StreamCursor | None = None,
@@ -89,7 +90,7 @@ async def consume(
         if newest is not None:
             await cursors.holds(bus, stream, newest)
         elif delivered > (last := (await bus.bounds_of(stream)).last):
-            raise StreamWentBack(stream, delivered, None, last)
+            raise StreamWentBack(stream=stream, sequence=delivered, found=None, last=last)
 
     went_back = False
     with health.reading():
@@ -98,14 +99,16 @@ async def consume(
                 if went_back:
                     # The durable's sequence may lie beyond new entries, which it would skip. Read them all first.
                     end = max(given, (await bus.bounds_of(stream)).last)
-                    async for messages in read(bus, stream, 1, subjects, batch):
+                    async for messages in read(bus, stream, 1, subjects=subjects, batch=batch):
                         newest = messages[-1].cursor
                         with health.working():
                             yield messages
                         if newest.sequence >= end:
                             break
                     went_back = False
-                async for messages in _pull(bus, stream, durable, config, batch, compare, health):
+                async for messages in _pull(
+                    bus, stream, durable, config=config, batch=batch, compare=compare, health=health
+                ):
                     head = max(messages, key=lambda message: message.sequence)
                     if newest is None or head.sequence > newest.sequence:
                         newest = head.cursor
@@ -129,6 +132,7 @@ async def read(
     bus: Bus,
     stream: str,
     start: int | StreamCursor,
+    *,
     subjects: Sequence[str] = (),
     batch: int = BATCH,
     health: ReaderHealth | None = None,
@@ -163,7 +167,14 @@ async def read(
             )
             try:
                 async for messages in _pull(
-                    bus, stream, names[number], config, batch, position.compare, health, restart_on_loss=True
+                    bus,
+                    stream,
+                    names[number],
+                    config=config,
+                    batch=batch,
+                    compare=position.compare,
+                    health=health,
+                    restart_on_loss=True,
                 ):
                     in_use = 0
                     fresh = position.advance(messages)
@@ -176,14 +187,14 @@ async def read(
                 await asyncio.sleep(_NEXT_NAME_S)
 
 
-async def between(bus: Bus, stream: str, first: int, last: int) -> AsyncIterator[Delivered]:
+async def between(bus: Bus, stream: str, first: int, *, last: int) -> AsyncIterator[Delivered]:
     """Reads the messages of a stream from sequence `first` to `last`, without those that have aged out. Raises StreamWentBack if the
     stream has lost the entry at `last`."""
     end = await _cursor_at(bus, stream, last)
     if end is None:
         bounds = await bus.bounds_of(stream)
         if last > bounds.last:
-            raise StreamWentBack(stream, last, None, bounds.last)
+            raise StreamWentBack(stream=stream, sequence=last, found=None, last=bounds.last)
         if last < bounds.first:
             return  # all messages have aged out
     async for messages in read(bus, stream, first):
@@ -254,6 +265,7 @@ async def _pull(
     bus: Bus,
     stream: str,
     name: str,
+    *,
     config: ConsumerConfig,
     batch: int,
     compare: _Compare,
@@ -290,7 +302,7 @@ async def _pull(
                     return
                 reconnects, ready = bus.reconnects, False
             if not ready:
-                if not await _ensure_consumer(bus, stream, config, compare, new=restart_on_loss):
+                if not await _ensure_consumer(bus, stream, config, compare=compare, new=restart_on_loss):
                     continue
                 ready, left = True, 0
                 certain_until_s = loop.time() + _CERTAIN_FOR_S
@@ -350,15 +362,15 @@ async def _pull(
                     next_consumer_sequence = meta.sequence.consumer + 1
                 messages.append(
                     Delivered(
-                        message.subject,
-                        message.data,
-                        stream,
-                        meta.sequence.stream,
-                        int(meta.timestamp.timestamp() * 1000),
-                        meta.num_pending,
-                        message.reply,
-                        message.headers,
-                        meta.timestamp,
+                        subject=message.subject,
+                        data=message.data,
+                        stream=stream,
+                        sequence=meta.sequence.stream,
+                        stamp_ms=int(meta.timestamp.timestamp() * 1000),
+                        pending=meta.num_pending,
+                        reply=message.reply,
+                        headers=message.headers,
+                        stored_at=meta.timestamp,
                     )
                 )
                 if not message.data and restart_on_loss:
@@ -381,7 +393,7 @@ async def _pull(
             await subscription.unsubscribe()
 
 
-async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, compare: _Compare, new: bool) -> bool:
+async def _ensure_consumer(bus: Bus, stream: str, config: ConsumerConfig, *, compare: _Compare, new: bool) -> bool:
     """Creates a consumer and compares the reader's position. Returns False if the server doesn't answer. Raises StreamWentBack and,
     with `new`, NameInUse if the consumer belongs to another reader."""
     name = config.name or config.durable_name

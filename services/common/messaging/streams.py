@@ -37,7 +37,7 @@ class LogMetadata:
 
 
 async def create(
-    bus: Bus, partitions: int, clock: MeshClock, replicas: int = 1, max_bytes: int | None = None
+    bus: Bus, partitions: int, clock: MeshClock, *, replicas: int = 1, max_bytes: int | None = None
 ) -> LogMetadata:
     """Creates the missing streams, the KV bucket and the log metadata. Idempotent.
 
@@ -57,7 +57,7 @@ async def create(
         for p in range(partitions) if "{p}" in stream.name else (0,):
             name = stream.name.format(p=p)
             if name not in existing:
-                await bus.js.add_stream(_config(stream, name, p, replicas, max_bytes))
+                await bus.js.add_stream(_config(stream, name, p, replicas=replicas, max_bytes=max_bytes))
     with suppress(nats.js.errors.BadRequestError):  # the bucket exists
         await bus.js.create_key_value(
             KeyValueConfig(bucket=flow.DEVICES_BUCKET, storage=StorageType.FILE, history=1, replicas=replicas)
@@ -70,7 +70,7 @@ async def create(
     return await read_log_meta(bus)
 
 
-def _config(stream: flow.Stream, name: str, partition: int, replicas: int, max_bytes: int | None) -> StreamConfig:
+def _config(stream: flow.Stream, name: str, partition: int, *, replicas: int, max_bytes: int | None) -> StreamConfig:
     return StreamConfig(
         name=name,
         subjects=[subject.format(p=partition) for subject in stream.subjects],

@@ -67,8 +67,8 @@ async def follow(
     bus: Bus,
     stream: str,
     trail: Trail,
-    subjects: Sequence[str] = (),
     *,
+    subjects: Sequence[str] = (),
     after: int = 0,
     on_went_back: WentBack | None = None,
     batch: int = BATCH,
@@ -85,7 +85,7 @@ async def follow(
     start: int | StreamCursor = trail.newest or after + 1
     while True:
         try:
-            async for messages in pull.read(bus, stream, start, subjects, batch, health):
+            async for messages in pull.read(bus, stream, start, subjects=subjects, batch=batch, health=health):
                 trail.add(messages[-1].cursor)
                 yield messages
         except StreamWentBack as error:

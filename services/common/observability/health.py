@@ -72,7 +72,7 @@ async def watch_streams(bus: Bus) -> None:
 
 @asynccontextmanager
 async def observed(
-    host: str, port: int, unready: Callable[[], str], degraded: Callable[[], str] = lambda: ""
+    host: str, port: int, unready: Callable[[], str], *, degraded: Callable[[], str] = lambda: ""
 ) -> AsyncIterator[int]:
     """Serves the health and metrics of this process and yields the bound port.
 
@@ -118,7 +118,7 @@ async def observed(
 
     shown = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
     routes = [web.get("/livez", livez), *(web.get(path, within_main(handler)) for path, handler in shown.items())]
-    async with _in_thread(served("observe", routes, host, port, most=MAX_CONNECTIONS)) as bound:
+    async with _in_thread(served("observe", routes, host, port=port, most=MAX_CONNECTIONS)) as bound:
         yield bound
 
 

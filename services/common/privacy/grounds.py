@@ -52,7 +52,12 @@ LEGAL_BASES = (
     LegalBasis("STALKING_9_1_3_2", "Stalking Punishment Act 9(1) item 3-2: electronic tag", _ALL),
     LegalBasis("STALKING_4", "Stalking Punishment Act 4: police emergency measure", _ALL),
     # In force from 2027-04-22T00:00:00+09:00.
-    LegalBasis("STALKING_17_6", "Stalking Punishment Act 17-6: victim protection order", _ALL, 1_808_319_600_000),
+    LegalBasis(
+        code="STALKING_17_6",
+        article="Stalking Punishment Act 17-6: victim protection order",
+        kinds=_ALL,
+        in_force_from_ms=1_808_319_600_000,
+    ),
     LegalBasis("DV_29_1", "Domestic Violence Act 29 items 1 to 3: temporary measure", _ALL),
     LegalBasis("DV_PROTECTION", "Domestic Violence Act: victim protection order", _ALL),
     LegalBasis("TAG_9_2_1_3", "Tag Act 9-2(1)3: no approach to a named person", _ALL),
@@ -77,7 +82,9 @@ class Grounds:
     """Id of the incident, case or order for which the record is read. Empty if there is none."""
 
 
-def check_grounds(legal_basis: str, purpose: Purpose | None, reference: str, kind: RecordKind, now_ms: int) -> Grounds:
+def check_grounds(
+    legal_basis: str, purpose: Purpose | None, reference: str, *, kind: RecordKind, now_ms: int
+) -> Grounds:
     """Checks that the grounds allow reading a record of a kind now, and returns them. Raises InvalidField otherwise.
 
     `reference` may be empty. Any reading that the list of articles doesn't allow is refused.

@@ -14,7 +14,7 @@ SIGNATURE_HEADER = "Tandem-Signature"
 """Header with the signatures: `v1=<hex>` for each valid key, separated by commas."""
 
 
-def signatures(keys: Iterable[bytes], timestamp_s: int, delivery_id: str, body: bytes) -> str:
+def signatures(keys: Iterable[bytes], timestamp_s: int, delivery_id: str, *, body: bytes) -> str:
     """Value of SIGNATURE_HEADER: an HMAC-SHA256 over `<timestamp>.<id>.<body>` for each key."""
     signed = f"{timestamp_s}.{delivery_id}.".encode() + body
     return ",".join(f"v1={hmac.new(key, signed, hashlib.sha256).hexdigest()}" for key in keys)
@@ -24,7 +24,7 @@ WINDOW_S = 300
 """Maximum difference between a message's timestamp and the receiver's clock, seconds. A greater difference counts as a replay."""
 
 
-def is_genuine(keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, now_s: float) -> bool:
+def is_genuine(keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, *, now_s: float) -> bool:
     """Whether a received message is signed with one of the keys and is fresh."""
     delivery_id, timestamp = headers.get(ID_HEADER, ""), headers.get(TIMESTAMP_HEADER, "")
     if not delivery_id or not timestamp.isascii() or not timestamp.isdigit() or len(timestamp) > 12:
@@ -32,5 +32,5 @@ def is_genuine(keys: Iterable[bytes], headers: Mapping[str, str], body: bytes, n
     if abs(now_s - int(timestamp)) > WINDOW_S:
         return False
     given = headers.get(SIGNATURE_HEADER, "").split(",")
-    wanted = signatures(keys, int(timestamp), delivery_id, body).split(",")
+    wanted = signatures(keys, int(timestamp), delivery_id, body=body).split(",")
     return any([hmac.compare_digest(valid.encode(), sent.encode()) for valid in wanted for sent in given])

@@ -31,7 +31,7 @@ class _Renewed:
     """Channel of an identity, recreated after the identity's files have changed."""
 
     def __init__(
-        self, target: str, options: Options, files: Files, retired: Callable[[grpc.aio.Channel], None]
+        self, target: str, options: Options, files: Files, *, retired: Callable[[grpc.aio.Channel], None]
     ) -> None:
         self._target, self._options, self._files, self._retired = target, options, files, retired
         self._stamp, self._checked_s = files.stamp(), asyncio.get_running_loop().time()
@@ -60,7 +60,7 @@ class _Renewed:
 class _Channels:
     """Stands in for one channel in stubs. Each call goes over the channel of the identity that its metadata name."""
 
-    def __init__(self, target: str, options: Options, find: Callable[[str], Files], default: str) -> None:
+    def __init__(self, target: str, options: Options, find: Callable[[str], Files], *, default: str) -> None:
         self._target, self._options, self._find, self._default = target, options, find, default
         self._by_identity: dict[str, _Renewed] = {}
         self._retirements: set[asyncio.Task[None]] = set()
@@ -68,7 +68,9 @@ class _Channels:
     def pick(self, metadata: Sequence[tuple[str, str | bytes]]) -> grpc.aio.Channel:
         identity = str(dict(metadata).get(IDENTITY, self._default))
         if identity not in self._by_identity:
-            self._by_identity[identity] = _Renewed(self._target, self._options, self._find(identity), self._retire)
+            self._by_identity[identity] = _Renewed(
+                target=self._target, options=self._options, files=self._find(identity), retired=self._retire
+            )
         return self._by_identity[identity].current()
 
     def _retire(self, channel: grpc.aio.Channel) -> None:
@@ -108,7 +110,12 @@ class _Channels:
 
 @asynccontextmanager
 async def channel(
-    target: str, find: Callable[[str], Files], default: str, server_name: str = "", *options: tuple[str, int]
+    target: str,
+    find: Callable[[str], Files],
+    default: str,
+    *,
+    server_name: str = "",
+    options: Sequence[tuple[str, int]] = (),
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Opens a channel for stubs with mutual TLS, over which each call may use the certificate of another identity.
 
@@ -116,7 +123,7 @@ async def channel(
     is the host name that the server's certificate must have. If empty, the default, it is the target's host.
     """
     override = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
-    channels = _Channels(target, (*CHANNEL_OPTIONS, *override, *options), find, default)
+    channels = _Channels(target=target, options=(*CHANNEL_OPTIONS, *override, *options), find=find, default=default)
     try:
         yield cast(grpc.aio.Channel, channels)
     finally:
@@ -134,7 +141,9 @@ async def connection(
     if settings.tls:
         # Certificates on loopback name localhost, while the target has IP addresses.
         name = "localhost" if all(is_loopback(address) for address in addresses_of(target)) else ""
-        async with channel(target, lambda _: settings.tls_files(), spiffe_id, name, *options) as secure:
+        async with channel(
+            target, lambda _: settings.tls_files(), spiffe_id, server_name=name, options=options
+        ) as secure:
             yield secure, ()
     else:
         async with grpc.aio.insecure_channel(target, options=(*CHANNEL_OPTIONS, *options)) as plain:

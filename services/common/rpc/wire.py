@@ -21,12 +21,12 @@ def fault(descriptor: Descriptor, raw: bytes) -> tuple[str, str]:
     """Path of the field that makes `raw` an invalid message of this type, and the reason. The path is empty if no single field is
     faulty."""
     try:
-        return _bad_text(descriptor, memoryview(raw), 0, iter(range(MAX_FIELDS))) or "", "isn't text in UTF-8"
+        return _bad_text(descriptor, memoryview(raw), 0, budget=iter(range(MAX_FIELDS))) or "", "isn't text in UTF-8"
     except _Broken:
         return "", "the request isn't a message of this method"
 
 
-def _bad_text(descriptor: Descriptor, raw: memoryview, depth: int, budget: Iterator[int]) -> str | None:
+def _bad_text(descriptor: Descriptor, raw: memoryview, depth: int, *, budget: Iterator[int]) -> str | None:
     if depth > _DEPTH_MAX:
         raise _Broken
     seen: dict[int, int] = {}
@@ -53,7 +53,7 @@ def _bad_text(descriptor: Descriptor, raw: memoryview, depth: int, budget: Itera
             except UnicodeDecodeError:
                 return path
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            inside = _bad_text(field.message_type, value, depth + 1, budget)
+            inside = _bad_text(field.message_type, value, depth + 1, budget=budget)
             if inside is not None:
                 return f"{path}.{inside}"
     return None

@@ -74,7 +74,7 @@ class Database(ABC):
 class SqliteDatabase(Database):
     """An SQLite file that this process owns."""
 
-    def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: Engine, thread: Executor) -> None:
+    def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: Engine, *, thread: Executor) -> None:
         self._engine = engine
         self._readers = readers
         self._visits = visits
@@ -202,7 +202,7 @@ def _refused(error: OperationalError) -> Unavailable:
 
 
 async def upsert(
-    connection: AsyncConnection, table: sa.Table, key: Mapping[str, object], values: Mapping[str, object]
+    connection: AsyncConnection, table: sa.Table, key: Mapping[str, object], *, values: Mapping[str, object]
 ) -> None:
     """Inserts a row, or updates the row with the same unique `key`."""
     insert = _insert(connection, table).values({**key, **values})
@@ -284,7 +284,7 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade, migrations, revision)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="database") as thread:
-            yield SqliteDatabase(engine, readers, visits, thread)
+            yield SqliteDatabase(engine=engine, readers=readers, visits=visits, thread=thread)
     finally:
         visits.dispose()
         await readers.dispose()

@@ -216,6 +216,7 @@ async def served(
     name: str,
     routes: Iterable[web.AbstractRouteDef],
     host: str,
+    *,
     port: int,
     tls: tuple[Path, Path] | None = None,
     most: int = MAX_CONNECTIONS,

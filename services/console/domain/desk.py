@@ -90,7 +90,9 @@ def read(act: str, form: Mapping[str, str]) -> DeskAnswer:
         assignment_id = fields.required_id("assignment", form.get("assignment", ""))
     except InvalidField:
         raise BadField("assignment", "unreadable" if form.get("assignment") else "missing") from None
-    answer = DeskAnswer(act, assignment_id, _offer(form.get("offer", "")), _one_of("seen", form, SEEN))
+    answer = DeskAnswer(
+        act=act, assignment_id=assignment_id, offer=_offer(form.get("offer", "")), seen=_one_of("seen", form, SEEN)
+    )
     if act == PROGRESS:
         return replace(answer, state=_one_of("state", form, PROGRESSION[1:]))
     if act == REJECT:

@@ -54,7 +54,11 @@ def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list
         known = [point for point in track.points if point.sequence <= sequence]
         recent = [point.arrived_ms for point in known if decided_ms - LOOK_BACK_MS <= point.arrived_ms <= decided_ms]
         silence_ms = longest_gap_ms([*recent, decided_ms]) if recent else None
-        result.append(DeviceSide(track.device_id, track.of_wearer, tuple(known[-SHOWN:]), silence_ms))
+        result.append(
+            DeviceSide(
+                device_id=track.device_id, of_wearer=track.of_wearer, last=tuple(known[-SHOWN:]), silence_ms=silence_ms
+            )
+        )
     return result
 
 

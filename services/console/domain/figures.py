@@ -89,7 +89,7 @@ def legs(incidents: Sequence[IncidentCard]) -> list[LegFigures]:
             if to.acknowledged_ms is not None and to.offered_ms is not None
         ]
         percentiles = {p: percentile(seconds, p) for p in PERCENTILES} if seconds else {}
-        figures.append(LegFigures(leg, len(offered), len(seconds), percentiles))
+        figures.append(LegFigures(leg=leg, offered=len(offered), acknowledged=len(seconds), seconds=percentiles))
     return figures
 
 

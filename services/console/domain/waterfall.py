@@ -111,10 +111,10 @@ def rows(spans: Sequence[TraceSpan], trace_id: str) -> list[Row]:
     roots = {span.parent_span_id for span in own} - known
     return [
         Row(
-            span,
-            depth,
-            (span.start_us - first) / length,
-            (span.end_us - span.start_us) / length,
+            span=span,
+            depth=depth,
+            left=(span.start_us - first) / length,
+            width=(span.end_us - span.start_us) / length,
             orphan=bool(span.parent_span_id) and span.parent_span_id not in known,
         )
         for span, depth in in_order(ordered, roots)

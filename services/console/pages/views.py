@@ -48,7 +48,7 @@ class Pages:
     """All pages of the console."""
 
     def __init__(
-        self, settings: ConsoleSettings, guard: RouteGuard, mesh: MeshClient, feeds: Mapping[Role, Feed]
+        self, settings: ConsoleSettings, guard: RouteGuard, mesh: MeshClient, *, feeds: Mapping[Role, Feed]
     ) -> None:
         self._settings, self._guard, self._mesh, self._feeds = settings, guard, mesh, feeds
         self._signing_in = SigningIn(settings, guard)
@@ -108,12 +108,12 @@ class Pages:
         """Shows incidents by time, office, cause and outcome, and their statistics."""
         query = ask.request.query
         question = IncidentQuery(
-            _local_ms(query.get("from", "")),
-            _local_ms(query.get("until", "")),
-            query.get("text", "").strip(),
-            query.get("cause", ""),
-            query.get("outcome", ""),
-            query.get("office", ""),
+            from_ms=_local_ms(query.get("from", "")),
+            until_ms=_local_ms(query.get("until", "")),
+            text=query.get("text", "").strip(),
+            cause=query.get("cause", ""),
+            outcome=query.get("outcome", ""),
+            office=query.get("office", ""),
         )
         known, is_cut = await self._all_incidents(ask)
         matched = figures.matching(known, question)

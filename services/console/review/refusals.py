@@ -52,7 +52,9 @@ def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> An
     key = f"answer_{code}" if f"answer_{code}" in TEXTS else f"answer_{status}"
     own_words = key == f"answer_{status}" and status < 500
     detail = (error.details() or "") if own_words or key not in TEXTS else ""
-    return AnswerRefusal(status, key if key in TEXTS else "answer_502", wrong, detail, act, form)
+    return AnswerRefusal(
+        status=status, key=key if key in TEXTS else "answer_502", field=wrong, detail=detail, act=act, form=form
+    )
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, str]:

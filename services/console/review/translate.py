@@ -15,11 +15,18 @@ def tracks(copy: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
     """Returns the reported positions of each device."""
     return [
         DeviceTrack(
-            track.device_id,
-            track.subject_id,
-            track.of_wearer,
-            tuple(
-                TrackPoint(at.time_ms, at.arrived_ms, at.lat_deg, at.lon_deg, at.accuracy_m, at.sequence)
+            device_id=track.device_id,
+            subject_id=track.subject_id,
+            of_wearer=track.of_wearer,
+            points=tuple(
+                TrackPoint(
+                    time_ms=at.time_ms,
+                    arrived_ms=at.arrived_ms,
+                    lat_deg=at.lat_deg,
+                    lon_deg=at.lon_deg,
+                    accuracy_m=at.accuracy_m,
+                    sequence=at.sequence,
+                )
                 for at in track.points
             ),
         )

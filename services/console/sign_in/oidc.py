@@ -49,7 +49,7 @@ class Provider:
     def __init__(self, issuer: str, client_id: str, client_secret: str) -> None:
         self._issuer, self._client_id, self._client_secret = issuer, client_id, client_secret
 
-    async def address(self, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
+    async def address(self, redirect_uri: str, state: str, nonce: str, *, verifier: str) -> str:
         """Returns the address to which a browser goes to sign in. Raises ProviderAway.
 
         `prompt=login` makes the provider authenticate each time, as officers share a desk's browser.
@@ -70,13 +70,13 @@ class Provider:
         }
         return f"{address}{'&' if urlsplit(address).query else '?'}{urlencode(query)}"
 
-    async def claims(self, code: str, redirect_uri: str, nonce: str, verifier: str, now_s: float) -> dict[str, Any]:
+    async def claims(self, code: str, redirect_uri: str, nonce: str, *, verifier: str, now_s: float) -> dict[str, Any]:
         """Exchanges a code and returns the verified claims of its token. Raises ProviderAway, TokenRefused."""
         async with self._client() as client:
             document = await self._document(client)
-            token = await self._exchange(client, document, code, redirect_uri, verifier)
+            token = await self._exchange(client, document, code, redirect_uri=redirect_uri, verifier=verifier)
             keys = await self._keys(client, _endpoint(document, "jwks_uri"))
-        return self._verified(token, keys, nonce, now_s)
+        return self._verified(token, keys, nonce, now_s=now_s)
 
     def _client(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=WITHIN_S))
@@ -93,6 +93,7 @@ class Provider:
         client: aiohttp.ClientSession,
         document: Mapping[str, Any],
         code: str,
+        *,
         redirect_uri: str,
         verifier: str,
     ) -> str:
@@ -128,7 +129,7 @@ class Provider:
             pass
         raise ProviderAway("its key set has no usable keys")
 
-    def _verified(self, token: str, keys: KeySet, nonce: str, now_s: float) -> dict[str, Any]:
+    def _verified(self, token: str, keys: KeySet, nonce: str, *, now_s: float) -> dict[str, Any]:
         wanted = jwt.JWTClaimsRegistry(
             now=int(now_s),
             leeway=LEEWAY_S,

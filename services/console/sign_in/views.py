@@ -72,7 +72,7 @@ class SigningIn:
         attempt = self._guard.attempt_begun()
         try:
             address = await self._known_provider().address(
-                self._callback_uri(ask), attempt.state, attempt.nonce, attempt.verifier
+                self._callback_uri(ask), attempt.state, attempt.nonce, verifier=attempt.verifier
             )
         except ProviderAway as error:
             return self._refusal(ask, "provider_away", str(error))
@@ -94,7 +94,11 @@ class SigningIn:
         try:
             attempt = self._attempt(ask)
             claims = await self._known_provider().claims(
-                ask.request.query.get("code", ""), self._callback_uri(ask), attempt.nonce, attempt.verifier, time.time()
+                ask.request.query.get("code", ""),
+                self._callback_uri(ask),
+                attempt.nonce,
+                verifier=attempt.verifier,
+                now_s=time.time(),
             )
             user = user_of(claims, self._settings.oidc_rule)
         except _Refused as error:

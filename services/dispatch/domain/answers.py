@@ -128,7 +128,7 @@ def _receive(assignment: Assignment, command: Receive) -> Iterator[Event]:
         and command.offer_number == assignment.offer_number
         and due_ms is not None
     ):
-        yield Received(command.now_ms, assignment.assignment_id, command.by, due_ms)
+        yield Received(at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
 
 
 def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event]:
@@ -142,7 +142,7 @@ def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event
             f"the assignment is {assignment.state.name}: there is nothing to acknowledge", CANT_TAKE
         )
     due_ms = command.now_ms + command.deadlines.dispatch_ms if assignment.choice else None
-    yield Acknowledged(command.now_ms, assignment.assignment_id, command.by, due_ms)
+    yield Acknowledged(at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
 
 
 def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iterator[Event]:
@@ -151,12 +151,19 @@ def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iter
         raise FailedPrecondition(f"the assignment is {assignment.state.name}: it can't be refused", CANT_REFUSE)
     _check_present(assignment, command.offer_number)
     _check_seen(assignment, command.seen)
-    rejected = Rejected(command.now_ms, assignment.assignment_id, command.by, command.reason)
+    rejected = Rejected(
+        at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, reason=command.reason
+    )
     yield rejected
     incident = evolve(incident, rejected)
     assignment = incident.assignments[assignment.assignment_id]
     yield escalation.escalated(
-        incident, assignment, EscalationReason.REFUSED, command.now_ms, command.deadlines, command.board
+        incident,
+        assignment,
+        EscalationReason.REFUSED,
+        now_ms=command.now_ms,
+        deadlines=command.deadlines,
+        board=command.board,
     )
 
 
@@ -178,7 +185,9 @@ def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: {command.state.name} comes after {before}", STEP_LEFT_OUT
         )
-    yield Progressed(command.now_ms, assignment.assignment_id, command.by, int(command.state))
+    yield Progressed(
+        at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, state=int(command.state)
+    )
 
 
 def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
@@ -194,7 +203,13 @@ def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
             f"the assignment is {assignment.state.name}: acknowledge it before closing it", CANT_CLOSE
         )
     _check_seen(assignment, command.seen)
-    yield Closed(command.now_ms, assignment.assignment_id, command.by, command.cause, command.note)
+    yield Closed(
+        at_ms=command.now_ms,
+        assignment_id=assignment.assignment_id,
+        by=command.by,
+        cause=command.cause,
+        note=command.note,
+    )
 
 
 def _check_offer(assignment: Assignment, offer_number: int) -> None:

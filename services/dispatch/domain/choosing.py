@@ -87,9 +87,9 @@ def _choices(board: Board, query: UnitQuery) -> Iterator[Choice]:
     for busy in (False, True):
         if query.above < EscalationLevel.NEXT_UNIT:
             level = EscalationLevel.NEXT_UNIT if query.above else EscalationLevel.UNIT
-            yield from _best(board, query, own, candidates, level, busy)
+            yield from _best(board, query, own, candidates=candidates, level=level, busy=busy)
         if query.above < EscalationLevel.NEXT_OFFICE:
-            yield from _best(board, query, others, candidates, EscalationLevel.NEXT_OFFICE, busy)
+            yield from _best(board, query, others, candidates=candidates, level=EscalationLevel.NEXT_OFFICE, busy=busy)
     if query.above < EscalationLevel.SUPERVISOR and own:
         yield Choice(EscalationLevel.SUPERVISOR, own[0].office_id, desk=own[0].supervisor_desk)
     if query.above < EscalationLevel.NATIONAL_DESK:
@@ -105,7 +105,7 @@ def _candidates(board: Board, query: UnitQuery, offices: Iterable[Office]) -> Ma
     }
     for unit, report in board.units.values():
         if unit.office_id in found and _can_be_asked(unit, report, query):
-            found[unit.office_id].append(_choice(board, query, unit, report))
+            found[unit.office_id].append(_choice(board, query, unit, report=report))
     return found
 
 
@@ -113,6 +113,7 @@ def _best(
     board: Board,
     query: UnitQuery,
     offices: Iterable[Office],
+    *,
     candidates: Mapping[str, list[Choice]],
     level: EscalationLevel,
     busy: bool,
@@ -136,13 +137,13 @@ def _can_be_asked(unit: Unit, report: UnitReport, query: UnitQuery) -> bool:
     )
 
 
-def _choice(board: Board, query: UnitQuery, unit: Unit, report: UnitReport) -> Choice:
+def _choice(board: Board, query: UnitQuery, unit: Unit, *, report: UnitReport) -> Choice:
     travel = board.travel.get((unit.unit_id, query.subject_id))
     return Choice(
-        EscalationLevel.UNIT,
-        unit.office_id,
-        unit.unit_id,
-        unit.unit_class,
+        level=EscalationLevel.UNIT,
+        office_id=unit.office_id,
+        unit_id=unit.unit_id,
+        unit_class=unit.unit_class,
         travel_s=travel.travel_s if travel else None,
         estimate=travel.estimate if travel else Estimate.UNKNOWN,
         busy_in=_busy_in(board, query, unit.unit_id),

@@ -171,7 +171,7 @@ def _pass(incident: Incident, command: PassDeadline) -> Iterator[Event]:
     elif assignment.choice and assignment.received_ms is None:
         escalation_reason = EscalationReason.NOT_RECEIVED
     yield escalation.escalated(
-        incident, assignment, escalation_reason, command.now_ms, command.deadlines, command.board
+        incident, assignment, escalation_reason, now_ms=command.now_ms, deadlines=command.deadlines, board=command.board
     )
 
 
@@ -186,7 +186,12 @@ def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
     ):
         return
     yield escalation.escalated(
-        incident, assignment, EscalationReason.UNIT_GONE, command.now_ms, command.deadlines, command.board
+        incident,
+        assignment,
+        EscalationReason.UNIT_GONE,
+        now_ms=command.now_ms,
+        deadlines=command.deadlines,
+        board=command.board,
     )
 
 
@@ -235,17 +240,27 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
     yield folded
     incident = evolve(incident, folded)
     for id_, subject in by_id.items():
-        if not _leads_to(wanted, incident.assignments.get(id_), alert.place, incident.end):
+        if not _leads_to(wanted, incident.assignments.get(id_), alert.place, end=incident.end):
             continue
         step: Step
         if wanted is AssignmentState.OFFERED:
-            first = escalation.first(incident, id_, subject, alert.kind, now_ms, command.deadlines, command.board)
+            first = escalation.first(
+                incident, id_, subject, kind=alert.kind, now_ms=now_ms, deadlines=command.deadlines, board=command.board
+            )
             step = Offered(
                 *(now_ms, id_, subject, alert.demand, alert.place, alert.cause, first.due_ms, alert.kind, first.choice)
             )
         else:
             first = None
-            step = Notified(now_ms, id_, subject, alert.demand, alert.place, alert.cause, alert.kind)
+            step = Notified(
+                at_ms=now_ms,
+                assignment_id=id_,
+                subject_id=subject,
+                demand=alert.demand,
+                place=alert.place,
+                cause=alert.cause,
+                kind=alert.kind,
+            )
         yield step
         incident = evolve(incident, step)
         if first:
@@ -257,7 +272,13 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
         if assignment.state in ACCEPTED and (id_ in graver or incident.needs_reoffer(id_)):
             asking = folded if id_ in graver else incident.asked[id_].last
             first = escalation.first(
-                *(incident, id_, assignment.subject_id, asking.kind, now_ms, command.deadlines, command.board)
+                incident,
+                id_,
+                assignment.subject_id,
+                kind=asking.kind,
+                now_ms=now_ms,
+                deadlines=command.deadlines,
+                board=command.board,
             )
             reoffered = Reoffered(
                 *(now_ms, id_, asking.alert_id, asking.demand, asking.kind, asking.cause, first.due_ms, first.choice)
@@ -281,7 +302,7 @@ def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
 
 
 def _leads_to(
-    wanted: AssignmentState | None, assignment: Assignment | None, place: LogPosition, end: LogPosition
+    wanted: AssignmentState | None, assignment: Assignment | None, place: LogPosition, *, end: LogPosition
 ) -> bool:
     if assignment is None:
         return True

@@ -43,7 +43,14 @@ class FirstOffer:
 
 
 def first(
-    incident: Incident, assignment_id: str, subject_id: str, kind: int, now_ms: int, deadlines: Deadlines, board: Board
+    incident: Incident,
+    assignment_id: str,
+    subject_id: str,
+    *,
+    kind: int,
+    now_ms: int,
+    deadlines: Deadlines,
+    board: Board,
 ) -> FirstOffer:
     """The first offer of an assignment for an alert of some kind. Raises ValueError for an office without a national desk."""
     if incident.exercise or not board.asks_units():
@@ -64,7 +71,13 @@ def first(
         due,
         (
             NobodyAvailable(now_ms, assignment_id),
-            Escalated(now_ms, assignment_id, due, choice, EscalationReason.NOBODY),
+            Escalated(
+                at_ms=now_ms,
+                assignment_id=assignment_id,
+                due_ms=due,
+                choice=choice,
+                escalation_reason=EscalationReason.NOBODY,
+            ),
         ),
     )
 
@@ -73,6 +86,7 @@ def escalated(
     incident: Incident,
     assignment: Assignment,
     escalation_reason: EscalationReason,
+    *,
     now_ms: int,
     deadlines: Deadlines,
     board: Board,
@@ -91,11 +105,19 @@ def escalated(
         )
         choice = next_choice(board, query)
         if choice:
-            return Escalated(now_ms, id_, due_ms(choice, now_ms, deadlines), choice, escalation_reason)
+            return Escalated(
+                at_ms=now_ms,
+                assignment_id=id_,
+                due_ms=due_ms(choice, now_ms, deadlines),
+                choice=choice,
+                escalation_reason=escalation_reason,
+            )
     # Repeat with exponential backoff: a desk that hasn't answered for an hour won't react to a message every 10 s.
     longest_ms = max(LONGEST_WAIT_MS, deadlines.acknowledge_ms)
     within_ms = min(deadlines.acknowledge_ms << min(assignment.repeats, 16), longest_ms)
-    return Escalated(now_ms, id_, now_ms + within_ms, present, escalation_reason)
+    return Escalated(
+        at_ms=now_ms, assignment_id=id_, due_ms=now_ms + within_ms, choice=present, escalation_reason=escalation_reason
+    )
 
 
 def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:

@@ -91,10 +91,10 @@ def _begun(event: Notified | Offered, old: Assignment | None) -> Assignment:
     if isinstance(event, Notified):
         return new
     new = replace(new, state=AssignmentState.OFFERED, offered_ms=event.at_ms)
-    return _asking(new, event.at_ms, event.choice, event.due_ms)
+    return _asking(new, event.at_ms, event.choice, due_ms=event.due_ms)
 
 
-def _asking(new: Assignment, at_ms: int, choice: Choice | None, due_ms: int) -> Assignment:
+def _asking(new: Assignment, at_ms: int, choice: Choice | None, *, due_ms: int) -> Assignment:
     """The assignment after an offer to a unit or desk that was not asked before."""
     return replace(
         new,
@@ -144,7 +144,7 @@ def _after(
             escalation_reason=EscalationReason.UNSPECIFIED,
             raced=None,
         )
-        return _asking(new, event.at_ms, event.choice, event.due_ms)
+        return _asking(new, event.at_ms, event.choice, due_ms=event.due_ms)
     if isinstance(event, Escalated):
         if event.choice == new.choice and new.state in UNANSWERED:
             return replace(
@@ -155,7 +155,7 @@ def _after(
                 escalation_reason=event.escalation_reason,
             )
         new = replace(new, state=AssignmentState.ESCALATED, escalation_reason=event.escalation_reason)
-        return _asking(new, event.at_ms, event.choice, event.due_ms)
+        return _asking(new, event.at_ms, event.choice, due_ms=event.due_ms)
     if isinstance(event, Received):
         return replace(new, received_ms=event.at_ms, due_ms=event.due_ms)
     new = replace(new, due_ms=None)
@@ -225,7 +225,9 @@ def _with_ring(rings: Mapping[str, RingStatus], event: AlertFolded) -> Mapping[s
     # An all-clear sends nobody, so the leg's destinations stay as they were.
     ids = event.assignment_ids or (before.assignment_ids if before else ())
     entered = event.demand is not Demand.RECORD
-    return _with(rings, event.threat, RingStatus(event.place, event.ring_m, entered, ids))
+    return _with(
+        rings, event.threat, RingStatus(place=event.place, radius_m=event.ring_m, entered=entered, assignment_ids=ids)
+    )
 
 
 def _with_assignment(incident: Incident, new: Assignment) -> Incident:

@@ -70,7 +70,7 @@ def decide(incident: Incident, command: Flag) -> Iterator[Event]:
         return
     demand = DEMANDS.get(command.flag)
     if demand:
-        for event in _asked(incident, id_, command, demand):
+        for event in _asked(incident, id_, command, demand=demand):
             yield event
             incident = evolve(incident, event)
     if id_ in incident.assignments:
@@ -79,7 +79,7 @@ def decide(incident: Incident, command: Flag) -> Iterator[Event]:
             yield StoodDown(command.now_ms, id_, incident.end_kind)
 
 
-def _asked(incident: Incident, id_: str, command: Flag, demand: Demand) -> Iterator[Event]:
+def _asked(incident: Incident, id_: str, command: Flag, *, demand: Demand) -> Iterator[Event]:
     """Events that notify the police or offer them the assignment, unless an earlier event already did."""
     known = incident.assignments.get(id_)
     if known is None and command.alert_id not in incident.alert_ids:
@@ -99,10 +99,23 @@ def _asked(incident: Incident, id_: str, command: Flag, demand: Demand) -> Itera
         yield folded
         incident = evolve(incident, folded)
     if known is None and demand is Demand.NOTIFY:
-        yield Notified(command.now_ms, id_, command.subject_id, demand, command.place, None)
+        yield Notified(
+            at_ms=command.now_ms,
+            assignment_id=id_,
+            subject_id=command.subject_id,
+            demand=demand,
+            place=command.place,
+            cause=None,
+        )
     elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | ACCEPTED):
         first = escalation.first(
-            *(incident, id_, command.subject_id, KIND_UNSPECIFIED, command.now_ms, command.deadlines, command.board)
+            incident,
+            id_,
+            command.subject_id,
+            kind=KIND_UNSPECIFIED,
+            now_ms=command.now_ms,
+            deadlines=command.deadlines,
+            board=command.board,
         )
         yield Offered(
             *(
@@ -121,4 +134,11 @@ def _asked(incident: Incident, id_: str, command: Flag, demand: Demand) -> Itera
 
 
 def _flagged(id_: str, command: Flag, flagged_ms: int) -> Flagged:
-    return Flagged(command.now_ms, id_, command.flag, flagged_ms, command.alert_id, command.place)
+    return Flagged(
+        at_ms=command.now_ms,
+        assignment_id=id_,
+        flag=command.flag,
+        flagged_ms=flagged_ms,
+        alert_id=command.alert_id,
+        place=command.place,
+    )

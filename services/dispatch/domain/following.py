@@ -103,7 +103,7 @@ def _rechosen(incident: Incident, assignment: Assignment, command: Follow) -> It
         return  # a unit on the scene stays
     nearer = _nearer(incident, assignment, command)
     if nearer:
-        yield _offered(assignment, nearer, EscalationReason.TARGET_MOVED, command)
+        yield _offered(assignment, nearer, EscalationReason.TARGET_MOVED, command=command)
     elif not command.update.moved_m:
         return
     elif assignment.retargeted_ms is None or command.now_ms - assignment.retargeted_ms >= RETARGET_MS:
@@ -126,11 +126,21 @@ def _raced(incident: Incident, assignment: Assignment, command: Follow) -> Itera
     advice = race.advise(wearer_s) if losing and incident.leg == "police" else Advice.NONE
     offices = offices_for(command.board, assignment.subject_id) if command.board.asks_units() else ()
     supervisor = offices[0].supervisor_desk if losing and offices else ""
-    yield Raced(now_ms, id_, losing, advice, wearer_s, theirs_s, command.update.approach.by_ring, supervisor, due_ms)
+    yield Raced(
+        at_ms=now_ms,
+        assignment_id=id_,
+        losing=losing,
+        advice=advice,
+        wearer_s=wearer_s,
+        responder_s=theirs_s,
+        by_ring=command.update.approach.by_ring,
+        supervisor_desk=supervisor,
+        due_ms=due_ms,
+    )
     if losing and wearer_s is not None:
         best = _best(incident, assignment, command)
         if best and best.unit_id != assignment.unit_id and (best.travel_s or 0) + race.READY_S < wearer_s:
-            yield _offered(assignment, best, EscalationReason.RACE_LOST, command)
+            yield _offered(assignment, best, EscalationReason.RACE_LOST, command=command)
 
 
 def _nearer(incident: Incident, assignment: Assignment, command: Follow) -> Choice | None:
@@ -164,6 +174,14 @@ def _best(incident: Incident, assignment: Assignment, command: Follow) -> Choice
     return replace(best, level=max(present.level, EscalationLevel.UNIT))
 
 
-def _offered(assignment: Assignment, choice: Choice, escalation_reason: EscalationReason, command: Follow) -> Escalated:
+def _offered(
+    assignment: Assignment, choice: Choice, escalation_reason: EscalationReason, *, command: Follow
+) -> Escalated:
     due_ms = escalation.due_ms(choice, command.now_ms, command.deadlines)
-    return Escalated(command.now_ms, assignment.assignment_id, due_ms, choice, escalation_reason)
+    return Escalated(
+        at_ms=command.now_ms,
+        assignment_id=assignment.assignment_id,
+        due_ms=due_ms,
+        choice=choice,
+        escalation_reason=escalation_reason,
+    )

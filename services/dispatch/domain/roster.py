@@ -128,9 +128,9 @@ def decide_report(known: UnitReport, given: UnitReport) -> tuple[RosterOutcome, 
         return RosterOutcome.SUPERSEDED, known
     keeps_position = given.position is None
     merged = UnitReport(
-        given.status,
-        given.reported_ms,
-        known.position if keeps_position else given.position,
-        known.position_ms if keeps_position else given.position_ms,
+        status=given.status,
+        reported_ms=given.reported_ms,
+        position=known.position if keeps_position else given.position,
+        position_ms=known.position_ms if keeps_position else given.position_ms,
     )
     return (RosterOutcome.UNCHANGED if merged == known else RosterOutcome.STORED), merged

@@ -36,7 +36,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     """EvidenceService of one leg."""
 
-    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, disclosures: EvidenceDisclosures) -> None:
+    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, *, disclosures: EvidenceDisclosures) -> None:
         self._leg, self._files, self._clock, self._disclosures = leg, files, clock, disclosures
         self._bus: Bus | None = None
 
@@ -75,21 +75,31 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         if not copies:
             raise NotFound("this leg has no copy of the incident's evidence yet; check incident_id or retry later")
         evidence = model.merged(copies)
-        await self._record(action, evidence, grounds, now_ms)
+        await self._record(action, evidence, grounds, now_ms=now_ms)
         return evidence
 
     def _grounds(self, requested: disclosure_pb2.Grounds, incident_id: str, now_ms: int) -> Grounds:
         kinds = (RecordKind.WEARER, RecordKind.PROTECTED_PERSON) if self._leg == "police" else (RecordKind.WEARER,)
         try:
             for kind in kinds:
-                check_grounds(requested.legal_basis, PURPOSES.get(requested.purpose), requested.reference, kind, now_ms)
+                check_grounds(
+                    requested.legal_basis,
+                    PURPOSES.get(requested.purpose),
+                    requested.reference,
+                    kind=kind,
+                    now_ms=now_ms,
+                )
             return check_grounds(
-                requested.legal_basis, PURPOSES.get(requested.purpose), incident_id, RecordKind.WEARER, now_ms
+                requested.legal_basis,
+                PURPOSES.get(requested.purpose),
+                incident_id,
+                kind=RecordKind.WEARER,
+                now_ms=now_ms,
             )
         except InvalidField as error:
             raise error.under("grounds") from None
 
-    async def _record(self, action: str, evidence: Evidence, grounds: Grounds, now_ms: int) -> None:
+    async def _record(self, action: str, evidence: Evidence, grounds: Grounds, *, now_ms: int) -> None:
         """Stores a disclosure for each order and each person whose positions the copy holds.
 
         Raises Unavailable if a disclosure can't be stored.

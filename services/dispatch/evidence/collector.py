@@ -33,14 +33,14 @@ DeliveredAlert = tuple[alert_pb2.Alert, pull.Delivered]
 
 
 async def collect(
-    bus: Bus, log_meta: LogMetadata, alert_ids: Iterable[str], leg: str, back_ms: int | None = LOOK_BACK_MS
+    bus: Bus, log_meta: LogMetadata, alert_ids: Iterable[str], *, leg: str, back_ms: int | None = LOOK_BACK_MS
 ) -> Evidence:
     """Collects the evidence of the incident to which these alerts belong, up to now.
 
     `back_ms` is the length of the window before the first alert in mesh time; None means from the start of the log.
     Raises NotFound if ALERTS holds none of the alerts, Unavailable if the server doesn't answer.
     """
-    by_name = await EvidenceCollector(bus, log_meta, leg, back_ms).of({"": list(alert_ids)})
+    by_name = await EvidenceCollector(bus=bus, log_meta=log_meta, leg=leg, back_ms=back_ms).of({"": list(alert_ids)})
     if not by_name:
         raise NotFound(f"{flow.ALERTS.name} holds none of the incident's alerts")
     return by_name[""]
@@ -83,7 +83,7 @@ class EvidenceCollector:
     """
 
     def __init__(
-        self, bus: Bus, log_meta: LogMetadata, leg: str, back_ms: int | None = LOOK_BACK_MS, sleep_ratio: float = 0.0
+        self, bus: Bus, log_meta: LogMetadata, leg: str, *, back_ms: int | None = LOOK_BACK_MS, sleep_ratio: float = 0.0
     ) -> None:
         self._bus, self._log_meta, self._leg, self._back_ms, self._sleep_ratio = (
             bus,
@@ -121,16 +121,16 @@ class EvidenceCollector:
             decided = {
                 alert.sequence for alert, _ in incident.wearer_alerts if alert.wearer_id == incident.opening.wearer_id
             }
-            share = RedactedLog(incident.opening.wearer_id, self._leg, decided, holders)
+            share = RedactedLog(wearer_id=incident.opening.wearer_id, leg=self._leg, decided=decided, holders=holders)
             windows.append(Window(incident.first, incident.last, share))
         first, last = min(window.first for window in windows), max(window.last for window in windows)
-        await self._read_log_meta(partition, bounds, list(zip(incidents, windows, strict=True)), holders)
+        await self._read_log_meta(partition, bounds, list(zip(incidents, windows, strict=True)), holders=holders)
         shares = Shares(windows)
         async for message in self._between(stream, first, last):
             shares.consume(message)
         letters = await self._dead_letters(stream, incidents, windows)
         return {
-            incident.name: await self._evidence(incident, window.share, bounds, letters)
+            incident.name: await self._evidence(incident, window.share, bounds, letters=letters)
             for incident, window in zip(incidents, windows, strict=True)
         }
 
@@ -147,7 +147,7 @@ class EvidenceCollector:
         )
 
     async def _evidence(
-        self, incident: _Incident, share: RedactedLog, bounds: Bounds, letters: Mapping[int, Sequence[StoredMessage]]
+        self, incident: _Incident, share: RedactedLog, bounds: Bounds, *, letters: Mapping[int, Sequence[StoredMessage]]
     ) -> Evidence:
         records = [*share.records]
         for record in share.records:
@@ -240,7 +240,7 @@ class EvidenceCollector:
     # ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _read_log_meta(
-        self, partition: int, bounds: Bounds, pairs: Sequence[tuple[_Incident, Window]], holders: Holders
+        self, partition: int, bounds: Bounds, pairs: Sequence[tuple[_Incident, Window]], *, holders: Holders
     ) -> None:
         """Reads the holders of all devices, and adds the state before each window if the log has entries from before it.
 
@@ -258,7 +258,7 @@ class EvidenceCollector:
             or [min(window.first for _, window in pairs)]
         )
         last = max(window.last for _, window in pairs)
-        async for message in self._between(stream, daily, last, flow.log_subject(partition, "case")):
+        async for message in self._between(stream, daily, last, subject=flow.log_subject(partition, "case")):
             case = entry_of(message.data).case
             holders.see_case(message, case)
             for window in of_wearer.get(case.wearer_id, ()):
@@ -270,7 +270,7 @@ class EvidenceCollector:
             return
         before = max(window.first for _, window in later) - 1
         for kind, first in (("rules", daily), ("fold", 1)):
-            async for message in self._between(stream, first, before, flow.log_subject(partition, kind)):
+            async for message in self._between(stream, first, before, subject=flow.log_subject(partition, kind)):
                 for _, window in later:
                     if message.sequence < window.first:
                         newest[id(window)][f" {kind}"] = message  # the space keeps it apart from case ids
@@ -294,14 +294,14 @@ class EvidenceCollector:
             try:
                 dead_letter = stored.dead_letter(message.data, message.subject)
             except InvalidField as error:
-                dead_letters.pass_over("evidence", stream, message.sequence, error)
+                dead_letters.pass_over("evidence", stream, message.sequence, error=error)
                 continue
             if dead_letter.by == flow.FOLD_READER and dead_letter.stream == log and dead_letter.sequence in sequences:
                 letters.setdefault(dead_letter.sequence, []).append(record_of(message))
         return letters
 
     async def _between(
-        self, stream: str, first: int, last: int, subject: str | None = None
+        self, stream: str, first: int, last: int, *, subject: str | None = None
     ) -> AsyncIterator[pull.Delivered]:
         """Yields messages from `first` to `last`, of one subject or of all. Ends at `last` without waiting for new messages."""
         if subject is not None:
@@ -311,7 +311,9 @@ class EvidenceCollector:
             return
         count = 0
         began_s = time.monotonic()
-        async for messages in pull.read(self._bus, stream, first, (subject,) if subject else (), _READ_BATCH):
+        async for messages in pull.read(
+            self._bus, stream, first, subjects=(subject,) if subject else (), batch=_READ_BATCH
+        ):
             for message in messages:
                 if message.sequence <= last:
                     yield message
@@ -347,7 +349,13 @@ async def message_of(bus: Bus, stream: str, **which: str | int) -> StoredMessage
         return None
     stamp = datetime.fromisoformat(fields["time"])
     stamp_ms = (stamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
-    return StoredMessage(stream, fields["seq"], stamp_ms, fields["subject"], base64.b64decode(fields.get("data", "")))
+    return StoredMessage(
+        stream=stream,
+        sequence=fields["seq"],
+        stamp_ms=stamp_ms,
+        subject=fields["subject"],
+        data=base64.b64decode(fields.get("data", "")),
+    )
 
 
 def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> StoredMessage | None:
@@ -362,10 +370,10 @@ def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> Sto
     redacted.CopyFrom(alert)
     redacted.ClearField("cause")
     return StoredMessage(
-        record.stream,
-        record.sequence,
-        record.stamp_ms,
-        record.subject,
-        redacted.SerializeToString(deterministic=True),
+        stream=record.stream,
+        sequence=record.sequence,
+        stamp_ms=record.stamp_ms,
+        subject=record.subject,
+        data=redacted.SerializeToString(deterministic=True),
         cut=True,
     )

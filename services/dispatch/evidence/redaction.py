@@ -30,7 +30,12 @@ def entry_of(data: bytes) -> log_pb2.LogEntry:
 def record_of(message: pull.Delivered, premise: bool = False) -> StoredMessage:
     """Converts a delivered message to a record, without redaction."""
     return StoredMessage(
-        message.stream, message.sequence, message.stamp_ms, message.subject, message.data, premise=premise
+        stream=message.stream,
+        sequence=message.sequence,
+        stamp_ms=message.stamp_ms,
+        subject=message.subject,
+        data=message.data,
+        premise=premise,
     )
 
 
@@ -88,7 +93,9 @@ class Holders:
             elif held[-1][2] != holder:
                 held.append((message.sequence, self._now_ms, holder))
 
-    def was_held_by(self, holders: Collection[str], device_id: str, sequence: int, time_ms: int | None = None) -> bool:
+    def was_held_by(
+        self, holders: Collection[str], device_id: str, sequence: int, *, time_ms: int | None = None
+    ) -> bool:
         """Whether one of `holders` held a device at a sequence, and already at `time_ms` (mesh time) if it is given.
 
         A device that no snapshot names counts as held.
@@ -113,7 +120,7 @@ def person(person_id: str) -> str:
 class RedactedLog:
     """Log entries about one wearer, redacted for one agency."""
 
-    def __init__(self, wearer_id: str, leg: str, decided: Collection[int], holders: Holders) -> None:
+    def __init__(self, wearer_id: str, leg: str, decided: Collection[int], *, holders: Holders) -> None:
         self.records: list[StoredMessage] = []
         self.person_ids: set[str] = set()
         self.device_ids: set[str] = set()
@@ -184,7 +191,7 @@ class RedactedLog:
 
     def _is_mine(self, device_id: str, sequence: int, time_ms: int | None = None) -> bool:
         return device_id in self.device_ids and self._holders.was_held_by(
-            self._holder_keys, device_id, sequence, time_ms
+            self._holder_keys, device_id, sequence, time_ms=time_ms
         )
 
     def _rows(self, message: pull.Delivered, entry: log_pb2.LogEntry, body: str) -> bytes | None:

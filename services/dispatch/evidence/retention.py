@@ -96,7 +96,7 @@ class _Due:
 class EvidenceRetention:
     """Copies the evidence of one leg's incidents to files."""
 
-    def __init__(self, leg: str, store: Store, bus: Bus, log_meta: LogMetadata, files: EvidenceFiles) -> None:
+    def __init__(self, leg: str, store: Store, bus: Bus, *, log_meta: LogMetadata, files: EvidenceFiles) -> None:
         self._leg, self._store, self._bus, self._log_meta, self._files = leg, store, bus, log_meta, files
         self._open: set[str] = set()
         """Incidents without a copy of their end."""

@@ -27,7 +27,7 @@ def view(evidence: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceRespo
             case "rules":
                 response.rules.CopyFrom(entry.rules)
             case "positions":
-                _add_points(points, entry.positions, record, clock.to_mesh_ms(record.stamp_ms))
+                _add_points(points, entry.positions, record, arrived_ms=clock.to_mesh_ms(record.stamp_ms))
     response.cases.extend(cases.values())
     owners = _owners(cases.values())
     for device_id, by_report in points.items():
@@ -46,6 +46,7 @@ def _add_points(
     points: dict[str, dict[str, evidence_pb2.TrackPoint]],
     batch: log_pb2.PositionBatch,
     record: StoredMessage,
+    *,
     arrived_ms: int,
 ) -> None:
     for i, device_id in enumerate(batch.device_id):

@@ -26,7 +26,7 @@ _ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 ET.register_namespace("", NAMESPACE)
 
 
-def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, link: str = "") -> bytes:
+def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, *, link: str = "") -> bytes:
     """Encodes the last of an incident's steps as XML, with references to the earlier steps. `link` is the URL that acknowledges it."""
     all_facts = facts(steps)
     last, before = all_facts[-1], all_facts[:-1]
@@ -42,12 +42,12 @@ def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, link: 
     if before:
         _add(alert, "references", " ".join(_reference(leg, fact) for fact in before[-MAX_REFERENCES:]))
     _add(alert, "incidents", _quoted(last.incident_id))
-    _add_info(alert, leg, last, over, link)
+    _add_info(alert, leg, last, over=over, link=link)
     written: bytes = ET.tostring(alert, encoding="utf-8", xml_declaration=True)
     return written
 
 
-def _add_info(alert: ET.Element, leg: str, last: Fact, over: bool, link: str) -> None:
+def _add_info(alert: ET.Element, leg: str, last: Fact, *, over: bool, link: str) -> None:
     urgency, severity, certainty = _URGENCY.get(last.demand, _DEFAULT_URGENCY)
     info = ET.SubElement(alert, f"{{{NAMESPACE}}}info")
     _add(info, "language", "en-US")

@@ -84,7 +84,9 @@ class Links:
             return ""
         expires_s = wall_us() // 1_000_000 + LINK_TTL_S
         unit = step.assignment.choice.unit_id or receiver
-        token = Token(self._leg, step.assignment.assignment_id, unit, expires_s, nonce)
+        token = Token(
+            leg=self._leg, assignment_id=step.assignment.assignment_id, unit=unit, expires_s=expires_s, nonce=nonce
+        )
         return f"{self._base_url}/acknowledge/{self.write(token)}"
 
     def write(self, token: Token) -> str:
@@ -136,7 +138,7 @@ class LinkEndpoint:
         """Serves on a port, and yields the bound port."""
         path = "/acknowledge/{token}"
         routes = [web.get(path, self._show), web.post(path, self._accept)]
-        async with served("links", routes, host, port, tls) as bound:
+        async with served("links", routes, host, port=port, tls=tls) as bound:
             yield bound
 
     async def _show(self, request: web.Request) -> web.Response:

@@ -22,6 +22,7 @@ def write(
     leg: str,
     receiver: Receiver,
     sequence: int,
+    *,
     step: dispatch_pb2.Step,
     before: Sequence[bytes],
     link: str,
@@ -31,14 +32,14 @@ def write(
     `link` is the URL that accepts the offer; empty if there is none.
     """
     if receiver.form == "step":
-        return _step(leg, sequence, step, link), "application/json"
+        return _step(leg, sequence, step, link=link), "application/json"
     steps = [*map(dispatch_pb2.Step.FromString, before), step]
     if receiver.form == "cap":
-        return cap.message(leg, steps, receiver.name, link), "application/cap+xml"
+        return cap.message(leg, steps, receiver.name, link=link), "application/cap+xml"
     return eido.document(leg, steps, link), "application/json"
 
 
-def _step(leg: str, sequence: int, step: dispatch_pb2.Step, link: str) -> bytes:
+def _step(leg: str, sequence: int, step: dispatch_pb2.Step, *, link: str) -> bytes:
     """Encodes the fields of tandem.dispatch.v1.Step as JSON."""
     content = {
         "type": "tandem.dispatch.v1.Step",

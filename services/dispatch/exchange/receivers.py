@@ -71,4 +71,6 @@ def _receiver(record: dict[str, Any]) -> Receiver:
     form = str(record.get("form", "step"))
     if form not in FORMS:
         raise ValueError(f"{name}: form must be one of {', '.join(FORMS)}")
-    return Receiver(name, url, keys, deadline_s, form, bool(record.get("links", False)))
+    return Receiver(
+        name=name, url=url, keys=keys, deadline_s=deadline_s, form=form, links=bool(record.get("links", False))
+    )

@@ -42,7 +42,7 @@ class Webhooks:
     """Delivers the steps of one leg."""
 
     def __init__(
-        self, leg: str, steps: Store, store: ExchangeStore, receivers: Sequence[Receiver], links: Links | None
+        self, leg: str, steps: Store, store: ExchangeStore, *, receivers: Sequence[Receiver], links: Links | None
     ) -> None:
         self._leg, self._steps, self._store, self._links = leg, steps, store, links
         self._receivers = receivers
@@ -91,10 +91,19 @@ class Webhooks:
             link = self._links.url(receiver.name, id_, step) if self._links and receiver.links else ""
             before = await self._store.steps_of(receiver.name, incident_id) if receiver.form != "step" else []
             before += [delivery.step for delivery in deliveries if delivery.incident_id == incident_id]
-            body, kind = message.write(self._leg, receiver, row.sequence, step, before, link)
+            body, kind = message.write(self._leg, receiver, row.sequence, step=step, before=before, link=link)
             serialised_step = step.SerializeToString()
             deliveries.append(
-                Delivery(receiver.name, row.sequence, id_, incident_id, serialised_step, body, kind, deadline_ms)
+                Delivery(
+                    receiver=receiver.name,
+                    sequence=row.sequence,
+                    delivery_id=id_,
+                    incident_id=incident_id,
+                    step=serialised_step,
+                    body=body,
+                    content_type=kind,
+                    deadline_ms=deadline_ms,
+                )
             )
         await self._store.queue(receiver.name, rows[-1].sequence, deliveries)
 
@@ -103,7 +112,9 @@ class Webhooks:
         fields = {"receiver": receiver.name, "delivery_id": delivery.delivery_id, "tries": delivery.tries + 1}
         reason = f"the body is larger than {MAX_BODY_BYTES} bytes"
         if len(delivery.body) <= MAX_BODY_BYTES:
-            reason = await post(session, receiver, delivery.delivery_id, delivery.body, delivery.content_type)
+            reason = await post(
+                session, receiver, delivery.delivery_id, body=delivery.body, content_type=delivery.content_type
+            )
         if not reason:
             await retried(lambda: self._store.tried(delivery, DELIVERED))
             _TRIES.labels(receiver.name, "delivered").inc()
@@ -120,7 +131,7 @@ class Webhooks:
 
 
 async def post(
-    session: aiohttp.ClientSession, receiver: Receiver, delivery_id: str, body: bytes, content_type: str
+    session: aiohttp.ClientSession, receiver: Receiver, delivery_id: str, *, body: bytes, content_type: str
 ) -> str:
     """Posts a signed message. Returns the reason of a failure; empty on success."""
     timestamp_s = int(time.time())
@@ -128,7 +139,7 @@ async def post(
         "Content-Type": content_type,
         signing.ID_HEADER: delivery_id,
         signing.TIMESTAMP_HEADER: str(timestamp_s),
-        signing.SIGNATURE_HEADER: signing.signatures(receiver.keys, timestamp_s, delivery_id, body),
+        signing.SIGNATURE_HEADER: signing.signatures(receiver.keys, timestamp_s, delivery_id, body=body),
     }
     try:
         async with session.post(receiver.url, data=body, headers=headers, allow_redirects=False) as answer:

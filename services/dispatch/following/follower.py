@@ -132,10 +132,22 @@ class TargetFollower:
             is_new = before is None or before.inputs != inputs or now_ms - before.at_ms >= RACE_INTERVAL_MS
             if not (moved_m or found_now or is_new):
                 continue
-            self._checked[id_] = _Check(assignment.offer_number, point if moved_m else anchor or point, now_ms, inputs)
-            next_approach = self._approach(incident, id_, wearer, target, point, now_ms)
+            self._checked[id_] = _Check(
+                offer_number=assignment.offer_number,
+                anchor=point if moved_m else anchor or point,
+                at_ms=now_ms,
+                inputs=inputs,
+            )
+            next_approach = self._approach(incident, id_, wearer, target=target, point=point, now_ms=now_ms)
             updates.append(
-                TargetUpdate(incident.incident_id, id_, assignment.subject_id, next_approach, moved_m, found_now)
+                TargetUpdate(
+                    incident_id=incident.incident_id,
+                    assignment_id=id_,
+                    subject_id=assignment.subject_id,
+                    approach=next_approach,
+                    moved_m=moved_m,
+                    found=found_now,
+                )
             )
         return updates
 
@@ -144,6 +156,7 @@ class TargetFollower:
         incident: Incident,
         id_: str,
         wearer: FollowedTarget | None,
+        *,
         target: FollowedTarget | None,
         point: LatLon | None,
         now_ms: int,

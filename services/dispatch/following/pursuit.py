@@ -66,10 +66,12 @@ class Pursuit:
         often = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
         usual = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
         for key in pursued:
-            if self._commanded.get(key) != period and await self._command(stub, metadata, key, often, period):
+            if self._commanded.get(key) != period and await self._command(
+                stub, metadata, key, instruction=often, period=period
+            ):
                 self._commanded[key] = period
         for key in self._commanded.keys() - pursued:
-            if await self._command(stub, metadata, key, usual, self._commanded[key]):
+            if await self._command(stub, metadata, key, instruction=usual, period=self._commanded[key]):
                 del self._commanded[key]
 
     async def _command(
@@ -77,6 +79,7 @@ class Pursuit:
         stub: ingest_pb2_grpc.CommandServiceStub,
         metadata: server.Metadata,
         key: tuple[str, str],
+        *,
         instruction: command_pb2.Instruction,
         period: int,
     ) -> bool:

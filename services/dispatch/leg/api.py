@@ -40,7 +40,9 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
         """Streams steps to the leg's desk, and steps of canaries to the watch."""
         self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
-        async for item in self._leg.follow(request.after_sequence, request.others, request.new_only, _is_watch()):
+        async for item in self._leg.follow(
+            request.after_sequence, request.others, request.new_only, canaries=_is_watch()
+        ):
             if isinstance(item, dispatch_pb2.Assignment):
                 yield dispatch_pb2.SubscribeResponse(other=item)
             else:
@@ -63,7 +65,10 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
         assignment = await self._leg.answer(
-            id_, lambda now_ms, deadlines, _: Receive(id_, by, now_ms, number, deadlines)
+            id_,
+            lambda now_ms, deadlines, _: Receive(
+                assignment_id=id_, by=by, now_ms=now_ms, offer_number=number, deadlines=deadlines
+            ),
         )
         return dispatch_pb2.ReceiveResponse(assignment=assignment)
 
@@ -74,7 +79,17 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
         reason, seen = translate.reason(request.reason), translate.seen(request.seen_state)
         assignment = await self._leg.answer(
-            id_, lambda now_ms, deadlines, board: Reject(id_, by, now_ms, number, reason, deadlines, board, seen)
+            id_,
+            lambda now_ms, deadlines, board: Reject(
+                assignment_id=id_,
+                by=by,
+                now_ms=now_ms,
+                offer_number=number,
+                reason=reason,
+                deadlines=deadlines,
+                board=board,
+                seen=seen,
+            ),
         )
         return dispatch_pb2.RejectResponse(assignment=assignment)
 
@@ -84,7 +99,12 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, state = server.caller().spiffe_id, translate.progress(request.state)
         number, seen = request.offer_number, translate.seen(request.seen_state)
-        assignment = await self._leg.answer(id_, lambda now_ms, *_: Progress(id_, by, now_ms, state, number, seen))
+        assignment = await self._leg.answer(
+            id_,
+            lambda now_ms, *_: Progress(
+                assignment_id=id_, by=by, now_ms=now_ms, state=state, offer_number=number, seen=seen
+            ),
+        )
         return dispatch_pb2.ProgressResponse(assignment=assignment)
 
     async def Close(self, request: dispatch_pb2.CloseRequest, context: Context) -> dispatch_pb2.CloseResponse:
@@ -93,7 +113,12 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, (cause, note) = server.caller().spiffe_id, translate.close_cause(request.cause, request.note)
         number, seen = request.offer_number, translate.seen(request.seen_state)
-        assignment = await self._leg.answer(id_, lambda now_ms, *_: Close(id_, by, now_ms, cause, note, number, seen))
+        assignment = await self._leg.answer(
+            id_,
+            lambda now_ms, *_: Close(
+                assignment_id=id_, by=by, now_ms=now_ms, cause=cause, note=note, offer_number=number, seen=seen
+            ),
+        )
         return dispatch_pb2.CloseResponse(assignment=assignment)
 
     async def ListIncidents(

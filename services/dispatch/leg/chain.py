@@ -102,7 +102,13 @@ def write(head: ChainHead, incident_id: str, event: Event) -> ChainedEvent:
     """The link of an event that follows `head`."""
     kind = STORED_NAMES[type(event)]
     body = json.dumps(event, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return ChainedEvent(head.id + 1, incident_id, kind, body, _hash(head.hash, head.id + 1, incident_id, kind, body))
+    return ChainedEvent(
+        id=head.id + 1,
+        incident_id=incident_id,
+        kind=kind,
+        body=body,
+        hash=_hash(head.hash, head.id + 1, incident_id, kind, body),
+    )
 
 
 def read(kind: str, body: str) -> Event:

@@ -57,7 +57,11 @@ class Change:
                 latency_ms.pop(event.assignment_id, None)  # the known latency belongs to an earlier offer
             assignment = incident.assignments[event.assignment_id]
             step = translate.step(
-                incident, assignment, event.at_ms, latency_ms.get(event.assignment_id), isinstance(event, PrivateStep)
+                incident,
+                assignment,
+                event.at_ms,
+                latency_ms=latency_ms.get(event.assignment_id),
+                kept=isinstance(event, PrivateStep),
             )
             self.steps.append(Numbered(link.id, step))
         if incident is before.incident:
@@ -71,23 +75,23 @@ class Change:
             if assignment is not before.incident.assignments.get(id_):
                 message = translate.assignment_message(incident, assignment, None)
                 self.assignments[id_] = AssignmentRow(
-                    id_,
-                    incident_id,
-                    int(assignment.state),
-                    assignment.due_ms,
-                    message.SerializeToString(),
-                    latency_ms.get(id_),
-                    assignment.unit_id or None,
+                    assignment_id=id_,
+                    incident_id=incident_id,
+                    state=int(assignment.state),
+                    due_ms=assignment.due_ms,
+                    payload=message.SerializeToString(),
+                    report_to_published_ms=latency_ms.get(id_),
+                    unit_id=assignment.unit_id or None,
                 )
                 self._engage(before.incident.assignments.get(id_), assignment, incident_id)
         if incident.opened_ms is not None:
             self.incidents[incident_id] = IncidentRow(
-                incident_id,
-                self.head.id,
-                incident.opened_ms,
-                incident.ended_ms,
-                list(incident.order_ids),
-                int(incident.exercise),
+                incident_id=incident_id,
+                opened_sequence=self.head.id,
+                opened_ms=incident.opened_ms,
+                ended_ms=incident.ended_ms,
+                order_ids=list(incident.order_ids),
+                exercise=int(incident.exercise),
             )
 
     def _engage(self, before: Assignment | None, after: Assignment, incident_id: str) -> None:

@@ -34,11 +34,11 @@ PASSED_INTERVAL_S = 5.0
 T = TypeVar("T")
 
 
-async def consume_alerts(bus: Bus, leg: LegService, log_id: str, health: ReaderHealth | None = None) -> None:
+async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
     """Applies the alerts of ALERTS until cancelled; alerts that arrived together are applied in one transaction."""
     stream = flow.ALERTS.name
     passed = _SkippedPosition(leg)
-    trail, after = await _reading(bus, leg, stream, log_id)
+    trail, after = await _reading(bus, leg, stream, log_id=log_id)
 
     async def forget_passed(_: StreamWentBack) -> None:
         passed.position = None  # reading starts before this position
@@ -49,7 +49,7 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, health: ReaderH
             parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
             await _keep_dead_letters(bus, flow.alerts_reader(leg.name), malformed)
             alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
-            position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
             if alerts:
                 passed.position = None  # `position` is later
                 await retried(partial(leg.fold, alerts, position))
@@ -84,16 +84,16 @@ def _alert(message: Delivered, leg: str) -> Alert | None:
     return translate.alert(message.data, leg, message.subject)
 
 
-async def consume_peers(bus: Bus, leg: LegService, log_id: str, health: ReaderHealth | None = None) -> None:
+async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
     """Stores the other legs' assignments until cancelled."""
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
-    trail, after = await _reading(bus, leg, stream, log_id)
-    async for messages in trails.follow(bus, stream, trail, subjects, after=after, health=health):
+    trail, after = await _reading(bus, leg, stream, log_id=log_id)
+    async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after, health=health):
         rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject, leg.name))
         await _keep_dead_letters(bus, flow.peers_reader(leg.name), malformed)
         if leg.name == "police":
             await _apply_flags(leg, rows)
-        position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
+        position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
         await retried(partial(leg.store.put_peers, rows, position))
         leg.record.subscriptions.notify_others(rows)
         await asyncio.sleep(PEERS_INTERVAL_S)
@@ -102,19 +102,21 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, health: ReaderHe
 async def _apply_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:
     """Writes the warning leg's flags of protected persons into this leg's chain, before the stream position is committed."""
     for flag in filter(None, map(translate.peer_flag, rows)):
-        values = (
-            flag.incident_id,
-            flag.subject_id,
-            flag.flag,
-            flag.alert_id,
-            flag.place,
-            flag.order_id,
-            flag.flagged_ms,
+        await retried(
+            partial(
+                leg.flag,
+                flag.incident_id,
+                flag.subject_id,
+                flag.flag,
+                alert_id=flag.alert_id,
+                place=flag.place,
+                order_id=flag.order_id,
+                since_ms=flag.flagged_ms,
+            )
         )
-        await retried(partial(leg.flag, *values))
 
 
-async def _reading(bus: Bus, leg: LegService, stream: str, log_id: str) -> tuple[Trail, int]:
+async def _reading(bus: Bus, leg: LegService, stream: str, *, log_id: str) -> tuple[Trail, int]:
     """The trail of a stream's entries in the leg's database, and the sequence of the last one.
 
     The reader checks whether the stream still has these entries. A repeated entry changes nothing.
@@ -141,4 +143,4 @@ def _parse(
 async def _keep_dead_letters(bus: Bus, by: str, malformed: list[tuple[Delivered, InvalidField]]) -> None:
     """Stores messages that can't be parsed as dead letters."""
     for message, error in malformed:
-        await dead_letters.keep(bus, by, message, error)
+        await dead_letters.keep(bus, by, message, error=error)

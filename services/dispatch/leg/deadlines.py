@@ -91,10 +91,10 @@ class DeadlineWatch:
 
         def read(connection: Connection) -> Pulse:
             return Pulse(
-                self._store.head_within(connection),
-                _or_never(self._store.next_due_within(connection)),
-                _or_never(store_legs.next_due_ms(connection)),
-                store_legs.absent(connection),
+                head=self._store.head_within(connection),
+                due_ms=_or_never(self._store.next_due_within(connection)),
+                leg_due_ms=_or_never(store_legs.next_due_ms(connection)),
+                absent=store_legs.absent(connection),
             )
 
         pulse = await self._store.transaction(read)

@@ -82,7 +82,7 @@ class StepOutbox:
             by_incident: dict[str, list[Numbered]] = {}
             for step in batch:
                 by_incident.setdefault(step.step.assignment.incident_id, []).append(step)
-            await asyncio.gather(*(self._publish(bus, leg, id_, steps) for id_, steps in by_incident.items()))
+            await asyncio.gather(*(self._publish(bus, leg, id_, steps=steps) for id_, steps in by_incident.items()))
 
     async def note(self, mark: Mark) -> None:
         """Records published steps with `mark` until cancelled."""
@@ -97,7 +97,7 @@ class StepOutbox:
                 self._held.pop(step.sequence, None)
                 self._republished.discard(step.sequence)
 
-    async def _publish(self, bus: Bus, leg: str, incident_id: str, steps: Iterable[Numbered]) -> None:
+    async def _publish(self, bus: Bus, leg: str, incident_id: str, *, steps: Iterable[Numbered]) -> None:
         subject = flow.incident_subject(leg, incident_id)
         for step in steps:
             assignment = step.step.assignment

@@ -85,7 +85,7 @@ class Reconciler:
 
     async def _compare_alerts(self, first: int, last: int) -> None:
         waiting: list[Delivered] = []
-        async for message in pull.between(self._bus, flow.ALERTS.name, first, last):
+        async for message in pull.between(self._bus, flow.ALERTS.name, first, last=last):
             waiting.append(message)
             if len(waiting) >= COMPARE_BATCH:
                 await self._compare(waiting)
@@ -118,7 +118,7 @@ class Reconciler:
         newest = await retried(partial(self._newest, mine))
         if not newest:
             return
-        async for messages in pull.read(self._bus, flow.INCIDENTS.name, 1, (mine,)):
+        async for messages in pull.read(self._bus, flow.INCIDENTS.name, 1, subjects=(mine,)):
             await retried(partial(self._leg.compare_steps, await self._steps_of(messages)))
             if messages[-1].sequence >= newest:
                 return
@@ -131,7 +131,7 @@ class Reconciler:
             try:
                 steps.append(stored.step(message.data, message.subject))
             except InvalidField as error:
-                await dead_letters.keep(self._bus, flow.steps_reader(self._leg.name), message, error)
+                await dead_letters.keep(self._bus, flow.steps_reader(self._leg.name), message, error=error)
         return steps
 
     async def _newest(self, subject: str) -> int:

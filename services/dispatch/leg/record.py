@@ -85,6 +85,7 @@ class LegRecord:
         leg: str,
         store: Store,
         availability: AvailabilityView,
+        *,
         watch: DeadlineWatch,
         head: chain.ChainHead,
         unpublished: Iterable[Numbered],
@@ -106,6 +107,7 @@ class LegRecord:
         commands: Sequence[IncidentCommand],
         ahead: Board = NO_ROSTER,
         position: StreamPosition | None = None,
+        *,
         first: Callable[[Connection], Sequence[IncidentCommand]] | None = None,
     ) -> Mapping[str, CommittedIncident]:
         """Decides commands in their order and commits all results. Returns the incidents after the commit.
@@ -114,7 +116,7 @@ class LegRecord:
         same transaction and return more commands. `position` is stored with the results. Raises the error of any command, in which
         case nothing is changed.
         """
-        return await _complete(self._gather_decide_apply(commands, ahead, position, first))
+        return await _complete(self._gather_decide_apply(commands, ahead, position, first=first))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
@@ -159,6 +161,7 @@ class LegRecord:
         steps: Sequence[Numbered],
         latency_ms: Mapping[str, float],
         stored: Mapping[int, StoredAs] = _NOWHERE,
+        *,
         log_id: str = "",
     ) -> None:
         """Records published steps, the latency of offers by assignment in milliseconds, and the stream entries by step."""
@@ -209,6 +212,7 @@ class LegRecord:
         commands: Sequence[IncidentCommand],
         ahead: Board,
         position: StreamPosition | None,
+        *,
         first: Callable[[Connection], Sequence[IncidentCommand]] | None,
     ) -> Mapping[str, CommittedIncident]:
         async with self._lock:
@@ -248,7 +252,9 @@ class LegRecord:
                 "the leg's database went back: an older copy was restored while the leg ran; restart the leg"
             )
         missed = numbered(self.store.steps_within(connection, self.head.id))
-        return Change(committed.head, self.gather(connection, incident_ids, {}), {}, True, missed), committed
+        return Change(
+            head=committed.head, known=self.gather(connection, incident_ids, {}), engaged={}, behind=True, missed=missed
+        ), committed
 
     def _remember(self, known: Mapping[str, CommittedIncident]) -> None:
         for incident_id, committed in known.items():

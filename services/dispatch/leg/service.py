@@ -55,6 +55,7 @@ class LegService:
         record: LegRecord,
         clock: MeshClock,
         deadlines: Deadlines,
+        *,
         availability: AvailabilityView,
         watch: DeadlineWatch,
     ) -> None:
@@ -144,12 +145,14 @@ class LegService:
         return translate.assignment_message(incident, incident.assignments[assignment_id], latency_ms)
 
     async def acknowledge(
-        self, assignment_id: str, by: str, offer_number: int = 0, canary: bool = False
+        self, assignment_id: str, by: str, offer_number: int = 0, *, canary: bool = False
     ) -> dispatch_pb2.Assignment:
         """Applies the acknowledgement of an offer by its number, or of the present offer for 0. Raises as `answer`."""
         return await self.answer(
             assignment_id,
-            lambda now_ms, deadlines, _: Acknowledge(assignment_id, by, now_ms, deadlines, offer_number),
+            lambda now_ms, deadlines, _: Acknowledge(
+                assignment_id=assignment_id, by=by, now_ms=now_ms, deadlines=deadlines, offer_number=offer_number
+            ),
             canary,
         )
 
@@ -158,6 +161,7 @@ class LegService:
         incident_id: str,
         subject_id: str,
         flag: WarningFlag,
+        *,
         alert_id: str,
         place: LogPosition,
         order_id: str,
@@ -167,7 +171,17 @@ class LegService:
         now_ms, deadlines = self._clock.now_ms(), self._deadlines
 
         def command(board: Board) -> Flag:
-            return Flag(subject_id, flag, since_ms, alert_id, place, order_id, now_ms, deadlines, board)
+            return Flag(
+                subject_id=subject_id,
+                flag=flag,
+                flagged_ms=since_ms,
+                alert_id=alert_id,
+                place=place,
+                order_id=order_id,
+                now_ms=now_ms,
+                deadlines=deadlines,
+                board=board,
+            )
 
         await self.record.handle([(incident_id, command)], await self._availability.ahead({subject_id}, now_ms))
 
@@ -228,7 +242,7 @@ class LegService:
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def follow(
-        self, after_sequence: int, others: bool = False, new_only: bool = False, canaries: bool = False
+        self, after_sequence: int, others: bool = False, new_only: bool = False, *, canaries: bool = False
     ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
         """Steps after a sequence or only new ones, as Subscriptions.follow. Raises InvalidField for a sequence after the last step."""
         if after_sequence > self.record.head.id:
@@ -238,7 +252,7 @@ class LegService:
         if after_sequence and new_only:
             raise InvalidField("new_only", "doesn't go with after_sequence: set one of the two")
         after_sequence = self.record.head.id if new_only else after_sequence
-        async for item in self.record.subscriptions.follow(self.store, after_sequence, others, canaries):
+        async for item in self.record.subscriptions.follow(self.store, after_sequence, others, canaries=canaries):
             yield item
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,23 +272,31 @@ class LegService:
 
 @asynccontextmanager
 async def open_leg(
-    name: str, store: Store, clock: MeshClock, deadlines: Deadlines, travel_times: TravelTimes | None = None
+    name: str, store: Store, clock: MeshClock, *, deadlines: Deadlines, travel_times: TravelTimes | None = None
 ) -> AsyncIterator[LegService]:
     """Opens a leg with the state of its store, once the store answers. On exit a running transaction is finished."""
     await retry_until_available(partial(store.claim, name))
     availability = AvailabilityView(travel_times)
     watch = DeadlineWatch(name, store, clock)
-    record = await retry_until_available(partial(_read, name, store, availability, watch))
+    record = await retry_until_available(partial(_read, name, store, availability, watch=watch))
     try:
-        yield LegService(record, clock, deadlines, availability, watch)
+        yield LegService(record=record, clock=clock, deadlines=deadlines, availability=availability, watch=watch)
     finally:
         await record.finish()
 
 
-async def _read(name: str, store: Store, availability: AvailabilityView, watch: DeadlineWatch) -> LegRecord:
+async def _read(name: str, store: Store, availability: AvailabilityView, *, watch: DeadlineWatch) -> LegRecord:
     await store.transaction(availability.load)
     unpublished, unanswered = numbered(await store.unpublished()), numbered(await store.unanswered())
-    return LegRecord(name, store, availability, watch, await store.head(), unpublished, unanswered)
+    return LegRecord(
+        leg=name,
+        store=store,
+        availability=availability,
+        watch=watch,
+        head=await store.head(),
+        unpublished=unpublished,
+        unanswered=unanswered,
+    )
 
 
 def _gravest_of_entry_first(alert: Alert) -> tuple[int, int, int]:
@@ -287,7 +309,7 @@ def _report_leg(change: AbsenceChange, now_ms: int, _: Board) -> Command:
     return ReportLeg(change.leg, change.returned, now_ms)
 
 
-def _compare_steps(assignment_id: str, number: int, now_ms: int, _: Board) -> Command:
+def _compare_steps(assignment_id: str, number: int, now_ms: int, *, _: Board) -> Command:
     return CompareSteps(assignment_id, number, now_ms)
 
 

@@ -102,7 +102,7 @@ class Subscriptions:
             desk.wake.set()
 
     async def follow(
-        self, store: Store, after_sequence: int, others: bool = False, canaries: bool = False
+        self, store: Store, after_sequence: int, others: bool = False, *, canaries: bool = False
     ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
         """All steps after a sequence, once and in order, and unanswered offers every 5 s; with `others`, other legs' assignments too.
 

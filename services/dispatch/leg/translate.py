@@ -122,10 +122,10 @@ def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
         assignment.ClearField("person_flag")  # it says that her phone is off, or not in her hands
     _remove_private_fields(assignment)
     return PeerRow(
-        assignment.assignment_id,
-        assignment.incident_id,
-        message.number,
-        assignment.SerializeToString(deterministic=True),
+        assignment_id=assignment.assignment_id,
+        incident_id=assignment.incident_id,
+        number=message.number,
+        payload=assignment.SerializeToString(deterministic=True),
     )
 
 
@@ -177,7 +177,7 @@ def advice(step: dispatch_pb2.Step) -> bytes | None:
 
 
 def step(
-    incident: Incident, assignment: Assignment, at_ms: int, latency_ms: float | None, kept: bool = False
+    incident: Incident, assignment: Assignment, at_ms: int, *, latency_ms: float | None, kept: bool = False
 ) -> dispatch_pb2.Step:
     """The message of an assignment's last step. A step that is `kept` isn't published to other legs."""
     return dispatch_pb2.Step(

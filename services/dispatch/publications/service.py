@@ -30,7 +30,7 @@ class StepPublications:
         self._bus, self._leg, self._log_id = bus, leg, log_id
         self._compared: list[tuple[PublishedSteps, StreamComparison]] = []
         for stream in STREAMS.get(leg.name, (flow.INCIDENTS.name,)):
-            notes = PublishedSteps(leg.store, leg.name, stream, log_id)
+            notes = PublishedSteps(store=leg.store, leg=leg.name, stream=stream, log_id=log_id)
             self._compared.append((notes, StreamComparison(stream, notes, published.by_sequence(bus, stream))))
         self._reconnects = -1
         """Number of reconnects at the last full comparison; -1 before the first."""
@@ -40,7 +40,7 @@ class StepPublications:
         """Compares the streams until cancelled."""
         for stream in STREAMS.get(self._leg.name, (flow.INCIDENTS.name,)):
             first = (await self._bus.bounds_of(stream)).first
-            notes = PublishedSteps(self._leg.store, self._leg.name, stream, self._log_id)
+            notes = PublishedSteps(store=self._leg.store, leg=self._leg.name, stream=stream, log_id=self._log_id)
             await retried(partial(notes.forget_before, first))
         loop = asyncio.get_running_loop()
         next_comparison_s = loop.time()
@@ -67,7 +67,7 @@ class StepPublications:
         self, steps: Sequence[Numbered], latency_ms: Mapping[str, float], stored: Mapping[int, StoredAs]
     ) -> None:
         """Records published steps in the leg's database."""
-        await self._leg.record.mark_published(steps, latency_ms, stored, self._log_id)
+        await self._leg.record.mark_published(steps, latency_ms, stored, log_id=self._log_id)
 
     async def _compare(self, notes: PublishedSteps, comparison: StreamComparison) -> None:
         lost = await comparison.lost()

@@ -46,7 +46,7 @@ def record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs
 class PublishedSteps:
     """A leg's records of its publications on one stream of one log; implements published.PublicationRecords."""
 
-    def __init__(self, store: Store, leg: str, stream: str, log_id: str) -> None:
+    def __init__(self, store: Store, leg: str, stream: str, *, log_id: str) -> None:
         self._store, self._leg, self._stream, self._log_id = store, leg, stream, log_id
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
@@ -95,7 +95,7 @@ class PublishedSteps:
     async def _read(self, query: sa.Select[int, int, str, bytes]) -> list[Publication]:
         rows = await self._store.transaction(lambda connection: connection.execute(query).all())
         return [
-            Publication(recorded, sequence, self._subject(payload), step_id)
+            Publication(recorded=recorded, sequence=sequence, subject=self._subject(payload), message_id=step_id)
             for recorded, sequence, step_id, payload in rows
         ]
 

@@ -35,7 +35,9 @@ class AvailabilityView:
         board = replace(self._roster, positions=positions)
         if not positions or not board.asks_units():
             return board
-        timed = await asyncio.gather(*(self._travel(board, id_, point, now_ms) for id_, point in positions.items()))
+        timed = await asyncio.gather(
+            *(self._travel(board, id_, point, now_ms=now_ms) for id_, point in positions.items())
+        )
         return replace(board, travel={key: travel for times in timed for key, travel in times.items()})
 
     def asks_units(self) -> bool:
@@ -84,7 +86,9 @@ class AvailabilityView:
             for assignment_id, incident_id in assignments.items()
         ]
 
-    async def _travel(self, board: Board, subject_id: str, to: LatLon, now_ms: int) -> Mapping[tuple[str, str], Travel]:
+    async def _travel(
+        self, board: Board, subject_id: str, to: LatLon, *, now_ms: int
+    ) -> Mapping[tuple[str, str], Travel]:
         places = {id_: board.units[id_][1].place(now_ms) for id_ in units_in_reach(board, subject_id)}
         located = {id_: place for id_, place in places.items() if place}
         times = await self._travel_times.to(to, list(located.values()))

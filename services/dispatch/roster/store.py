@@ -159,4 +159,6 @@ def _next_version(connection: sa.Connection) -> int:
 
 def _report(row: sa.Row[*tuple[object, ...]]) -> UnitReport:
     position = None if row.lat_deg is None else LatLon(row.lat_deg, row.lon_deg)
-    return UnitReport(Status(row.status), row.reported_ms, position, row.position_ms)
+    return UnitReport(
+        status=Status(row.status), reported_ms=row.reported_ms, position=position, position_ms=row.position_ms
+    )

@@ -29,12 +29,12 @@ R = TypeVar("R")
 
 def offices(messages: Sequence[roster_pb2.Office]) -> list[Office]:
     """Parses offices. Each id may occur once."""
-    return _records("offices", messages, office, "office_id", lambda parsed: parsed.office_id)
+    return _records("offices", messages, office, id_name="office_id", id_of=lambda parsed: parsed.office_id)
 
 
 def units(messages: Sequence[roster_pb2.Unit]) -> list[Unit]:
     """Parses units. Each id may occur once."""
-    return _records("units", messages, unit, "unit_id", lambda parsed: parsed.unit_id)
+    return _records("units", messages, unit, id_name="unit_id", id_of=lambda parsed: parsed.unit_id)
 
 
 def office(msg: roster_pb2.Office) -> Office:
@@ -91,7 +91,9 @@ def report(msg: roster_pb2.ReportUnitRequest, now_ms: int) -> tuple[str, UnitRep
     if at_ms > now_ms + AHEAD_MAX_MS:
         raise InvalidField("at", f"is {(at_ms - now_ms) // 1000} s ahead of the mesh's clock")
     position = _point("position", msg.position) if msg.HasField("position") else None
-    return unit_id, UnitReport(Status(msg.status), at_ms, position, at_ms if position else None)
+    return unit_id, UnitReport(
+        status=Status(msg.status), reported_ms=at_ms, position=position, position_ms=at_ms if position else None
+    )
 
 
 def office_message(office: Office) -> roster_pb2.Office:
@@ -166,7 +168,7 @@ def stored_unit(payload: bytes) -> Unit:
 
 
 def _records(
-    name: str, messages: Sequence[M], parse: Callable[[M], R], id_name: str, id_of: Callable[[R], str]
+    name: str, messages: Sequence[M], parse: Callable[[M], R], *, id_name: str, id_of: Callable[[R], str]
 ) -> list[R]:
     if not messages:
         raise InvalidField(name, "is missing")
@@ -186,10 +188,12 @@ def _records(
 def _area(msg: roster_pb2.Office) -> Area | None:
     if msg.HasField("circle"):
         centre = LatLon(
-            fields.number("circle.lat_deg", msg.circle.lat_deg, -90, 90),
-            fields.number("circle.lon_deg", msg.circle.lon_deg, -180, 180),
+            fields.number("circle.lat_deg", msg.circle.lat_deg, -90, greatest=90),
+            fields.number("circle.lon_deg", msg.circle.lon_deg, -180, greatest=180),
         )
-        return JurisdictionCircle(centre, fields.number("circle.radius_m", msg.circle.radius_m, 1, RADIUS_MAX_M))
+        return JurisdictionCircle(
+            centre, fields.number("circle.radius_m", msg.circle.radius_m, 1, greatest=RADIUS_MAX_M)
+        )
     if msg.HasField("polygon"):
         corners = msg.polygon.vertices
         if len(corners) < 3:
@@ -201,8 +205,8 @@ def _area(msg: roster_pb2.Office) -> Area | None:
 
 def _point(field: str, msg: geometry_pb2.Point) -> LatLon:
     return LatLon(
-        fields.number(f"{field}.lat_deg", msg.lat_deg, -90, 90),
-        fields.number(f"{field}.lon_deg", msg.lon_deg, -180, 180),
+        fields.number(f"{field}.lat_deg", msg.lat_deg, -90, greatest=90),
+        fields.number(f"{field}.lon_deg", msg.lon_deg, -180, greatest=180),
     )
 
 

@@ -43,14 +43,14 @@ def accept(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> N
     """Stores an alert and the messages that it causes. A duplicate changes nothing."""
     if _is_new(connection, warnable.occurrence.alert_id, now_ms):
         for person_id in _concerned(connection, warnable):
-            _accept(connection, warnable, person_id, now_ms)
+            _accept(connection, warnable, person_id, now_ms=now_ms)
 
 
 def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> None:
     """Stores advice and the messages that it causes: to the persons it names, or else to all persons notified of its order."""
     if _is_new(connection, warnable.occurrence.alert_id, now_ms):
         for person_id, partition, drill in _notified_before(connection, warnable):
-            _accept(connection, replace(warnable, partition=partition, drill=drill), person_id, now_ms)
+            _accept(connection, replace(warnable, partition=partition, drill=drill), person_id, now_ms=now_ms)
 
 
 def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
@@ -82,14 +82,20 @@ def _notified_before(connection: sa.Connection, warnable: WarnableAlert) -> list
     return [(row.person_id, row.partition, row.drill) for row in connection.execute(query)]
 
 
-def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, now_ms: int) -> None:
+def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, now_ms: int) -> None:
     occurrence = warnable.occurrence
     if occurrence.notice is Notice.PHONE_SILENT:
         if _has_device(connection, person_id) and not _is_stale(warnable, now_ms):
             message = WarningMessage(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
             _insert(
                 connection,
-                _row(replace(warnable, occurrence=_without_incident(occurrence)), person_id, message, "", now_ms),
+                _row(
+                    replace(warnable, occurrence=_without_incident(occurrence)),
+                    person_id,
+                    message,
+                    before_alert_id="",
+                    now_ms=now_ms,
+                ),
             )
         return
     row = connection.execute(_STATE_OF, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
@@ -97,7 +103,7 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
     after, message_or_none = decide(before, occurrence, now_ms)
     distance_alert_id = row.figure_alert_id if row else ""
     if message_or_none:
-        new_message = _row(warnable, person_id, message_or_none, distance_alert_id, now_ms)
+        new_message = _row(warnable, person_id, message_or_none, before_alert_id=distance_alert_id, now_ms=now_ms)
         _replace_waiting(connection, new_message)
         if _is_relevant(warnable, message_or_none, now_ms):
             _insert(connection, new_message)
@@ -129,7 +135,7 @@ def _without_incident(occurrence: Occurrence) -> Occurrence:
 
 
 def _row(
-    warnable: WarnableAlert, person_id: str, message: WarningMessage, before_alert_id: str, now_ms: int
+    warnable: WarnableAlert, person_id: str, message: WarningMessage, *, before_alert_id: str, now_ms: int
 ) -> MessageRow:
     occurrence = warnable.occurrence
     awaited = message.notice not in NO_RECEIPT_AWAITED

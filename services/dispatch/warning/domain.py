@@ -120,7 +120,7 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
         known = state.threats.get(occurrence.threat)
         if known and occurrence.place <= known.place:
             return state, None
-        threat = Threat(occurrence.place, True, occurrence.demand, occurrence.ring_m)
+        threat = Threat(place=occurrence.place, holds=True, demand=occurrence.demand, ring_m=occurrence.ring_m)
         state = replace(state, threats=MappingProxyType({**state.threats, occurrence.threat: threat}))
     due_ms = now_ms if urgent else _when_read(state, now_ms)
     # A changed distance is as grave as the gravest active threat.
@@ -129,7 +129,9 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
         if occurrence.notice is Notice.CHANGED
         else occurrence.demand
     )
-    message = WarningMessage(occurrence.notice, demand, due_ms, occurrence.ring_m, occurrence.of_place)
+    message = WarningMessage(
+        notice=occurrence.notice, demand=demand, due_ms=due_ms, ring_m=occurrence.ring_m, of_place=occurrence.of_place
+    )
     return replace(state, last_ms=due_ms, open=True), message
 
 
@@ -156,7 +158,10 @@ def _over(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[No
     elif occurrence.place > (known.place if known else BEFORE_ALL):
         cleared = known is not None and known.holds
         threats[occurrence.threat] = Threat(
-            occurrence.place, False, occurrence.demand, known.ring_m if known else occurrence.ring_m
+            place=occurrence.place,
+            holds=False,
+            demand=occurrence.demand,
+            ring_m=known.ring_m if known else occurrence.ring_m,
         )
     state = replace(state, threats=MappingProxyType(threats))
     over = cleared and not state.active

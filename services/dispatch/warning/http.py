@@ -52,7 +52,13 @@ class AnswerLinks:
 
     def url(self, message_id: str) -> str:
         """Returns the link that answers a message, valid for ANSWER_LINK_TTL_S."""
-        token = Token("warning", message_id, "", wall_us() // 1_000_000 + ANSWER_LINK_TTL_S, message_id)
+        token = Token(
+            leg="warning",
+            assignment_id=message_id,
+            unit="",
+            expires_s=wall_us() // 1_000_000 + ANSWER_LINK_TTL_S,
+            nonce=message_id,
+        )
         return self._base_url + _PATH.format(token=self._links.write(token))
 
     def read(self, text: str) -> str:
@@ -68,6 +74,7 @@ class AnswerEndpoint:
         store: WarningStore,
         clock: MeshClock,
         links: AnswerLinks,
+        *,
         keys: Sequence[X25519PrivateKey],
         gateways: Sequence[Receiver],
         wake: Callable[[], None],
@@ -79,7 +86,7 @@ class AnswerEndpoint:
     async def served(self, host: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[int]:
         """Serves on a port, and yields the bound port."""
         routes = [web.get(_PATH, self._show), web.post(_PATH, self._answer), web.post("/receipts", self._receipt)]
-        async with served("answers", routes, host, port, tls) as bound:
+        async with served("answers", routes, host, port=port, tls=tls) as bound:
             yield bound
 
     async def _show(self, request: web.Request) -> web.Response:
@@ -93,7 +100,7 @@ class AnswerEndpoint:
         language = _language(message)
         labels = zip(CHOICES, wording.BUTTONS[language], strict=True)
         buttons = "".join(_BUTTON.format(value=value, label=html.escape(label)) for value, label in labels)
-        return _page(200, language, wording.ASKED[language], f'<form method="post">{buttons}</form>')
+        return _page(200, language, wording.ASKED[language], form=f'<form method="post">{buttons}</form>')
 
     async def _answer(self, request: web.Request) -> web.Response:
         try:
@@ -135,7 +142,7 @@ class AnswerEndpoint:
         return False
 
     async def _note(self, message: MessageRow, what: str, duress: bool = False) -> None:
-        await self._store.receipt(message, what, self._clock.now_ms(), duress)
+        await self._store.receipt(message, what, self._clock.now_ms(), duress=duress)
         self._wake()
         logger().info("warning_receipt", message_id=message.message_id, receipt=what)  # never log the choice
 
@@ -145,7 +152,7 @@ class AnswerEndpoint:
             (
                 gateway
                 for gateway in self._gateways
-                if signing.is_genuine(gateway.keys, request.headers, body, time.time())
+                if signing.is_genuine(gateway.keys, request.headers, body, now_s=time.time())
             ),
             None,
         )
@@ -179,6 +186,6 @@ def _refused(refused: InvalidLink) -> web.Response:
     return _page(refused.answer.status, Language.KOREAN, "")
 
 
-def _page(status: int, language: Language, text: str, form: str = "") -> web.Response:
+def _page(status: int, language: Language, text: str, *, form: str = "") -> web.Response:
     page = _PAGE.format(language=language.value, text=html.escape(text), form=form)
     return web.Response(status=status, text=page, content_type="text/html", headers=HEADERS)

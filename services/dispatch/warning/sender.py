@@ -65,6 +65,7 @@ class WarningSender:
         store: WarningStore,
         clock: MeshClock,
         keys: Sequence[X25519PrivateKey],
+        *,
         gateways: Sequence[Receiver],
         links: AnswerLinks | None,
     ) -> None:
@@ -96,12 +97,15 @@ class WarningSender:
                 await self._open([message for message in due if Notice(message.notice) is not Notice.CHANGED])
                 for message in due:
                     if Notice(message.notice) is Notice.CHANGED:
-                        self._begin(tasks, "open", message.message_id, partial(self._open, [message]))
+                        self._begin(tasks, "open", message.message_id, work=partial(self._open, [message]))
                 for sending, message in await retried(partial(self._store.to_try, now_ms)):
                     session = sessions.get(sending.way.removeprefix(GATEWAY))
                     lane = sending.way if session else DEVICE
                     self._begin(
-                        tasks, lane, sending.message_id + sending.way, partial(self._try, session, sending, message)
+                        tasks,
+                        lane,
+                        sending.message_id + sending.way,
+                        work=partial(self._try, session, sending, message),
                     )
                 await self._sleep(now_ms)
                 await asyncio.sleep(COALESCE_S)
@@ -118,7 +122,7 @@ class WarningSender:
             return
 
     def _begin(
-        self, tasks: asyncio.TaskGroup, lane: str, key: str, work: Callable[[], Coroutine[None, None, None]]
+        self, tasks: asyncio.TaskGroup, lane: str, key: str, *, work: Callable[[], Coroutine[None, None, None]]
     ) -> None:
         under_way = self._under_way.setdefault(lane, set())
         if key in under_way or len(under_way) >= LANE_CONCURRENCY:
@@ -161,7 +165,15 @@ class WarningSender:
             ways += [DEVICE + id_ for id_ in dict.fromkeys(id_ for contact in contacts for id_ in contact.device_ids)]
             now_ms = self._clock.now_ms()
             sendings = [
-                Sending(message.message_id, way, _command_id(message, way), 0, now_ms, message.due_ms + TTL_MS, OPEN)
+                Sending(
+                    message_id=message.message_id,
+                    way=way,
+                    command_id=_command_id(message, way),
+                    tries=0,
+                    next_ms=now_ms,
+                    expires_ms=message.due_ms + TTL_MS,
+                    outcome=OPEN,
+                )
                 for way in ways
             ]
             opened.append((message, text, language.value, sendings))
@@ -264,7 +276,7 @@ class WarningSender:
         if self._links:
             body["answer_url"] = self._links.url(message.message_id)
         content = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        return await post(session, gateway, message.message_id, content, "application/json")
+        return await post(session, gateway, message.message_id, body=content, content_type="application/json")
 
     async def _command(self, sending: Sending, message: MessageRow) -> str:
         """Publishes a message as a command. Ingest hands it to the device at once or at its next contact.

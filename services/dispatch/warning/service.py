@@ -58,7 +58,7 @@ T = TypeVar("T")
 class Warnings:
     """Warnings of one leg."""
 
-    def __init__(self, leg: LegService, store: WarningStore, clock: MeshClock, sender: WarningSender) -> None:
+    def __init__(self, leg: LegService, store: WarningStore, clock: MeshClock, *, sender: WarningSender) -> None:
         self.sender = sender
         self._leg, self._store, self._clock = leg, store, clock
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
@@ -124,7 +124,15 @@ class Warnings:
             return
         place = (message.sequence, message.ordinal)
         flag = WarningFlag[update.what]
-        await self._leg.flag(message.incident_id, message.person_id, flag, message.alert_id, place, message.order_id, 0)
+        await self._leg.flag(
+            message.incident_id,
+            message.person_id,
+            flag,
+            alert_id=message.alert_id,
+            place=place,
+            order_id=message.order_id,
+            since_ms=0,
+        )
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -165,7 +173,9 @@ class Warnings:
             own = [message for message in messages if stream.holds(message.subject)]
             alerts, unreadable = _parsed(own, translate.alert)
             _count_unreadable(unreadable)  # the leg reads alerts too, and keeps the dead letter
-            position = StreamPosition(stream.name, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(
+                stream=stream.name, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
+            )
             await retried(partial(self._store.accept, alerts, self._clock.now_ms(), position))
             self.sender.wake()
 
@@ -176,7 +186,9 @@ class Warnings:
             own = [message for message in messages if stream.holds(message.subject)]
             advice, unreadable = _parsed(own, translate.advice)
             await _keep_dead_letters(bus, unreadable)
-            position = StreamPosition(stream.name, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(
+                stream=stream.name, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
+            )
             await retried(partial(self._store.accept_advice, advice, self._clock.now_ms(), position))
             self.sender.wake()
 
@@ -184,23 +196,26 @@ class Warnings:
         stream, log_id = flow.log_stream(partition), log_meta.log_id
         subjects = (flow.log_subject(partition, "case"),)
         trail, after = await self._cursor(stream, log_id)
-        async for messages in trails.follow(bus, stream, trail, subjects, after=after):
+        async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after):
             cases, unreadable = _parsed(messages, translate.case)
             _count_unreadable(unreadable)  # the evaluators keep the dead letter
-            position = StreamPosition(stream, log_id, messages[-1].sequence, str(trail))
+            position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
             await retried(partial(self._store.put_contacts, cases, position))
 
     async def _follow_commands(self, bus: Bus, log_id: str) -> None:
         stream = flow.COMMANDS.name
         subjects = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
         trail, after = await self._cursor(stream, log_id)
-        async for messages in trails.follow(bus, stream, trail, subjects, after=after):
+        async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after):
             steps, unreadable = _parsed(messages, stored.command_step)
             await _keep_dead_letters(bus, unreadable)
             for step in steps:
                 await self._accept_step(step)
             await retried(
-                partial(self._store.put_position, StreamPosition(stream, log_id, messages[-1].sequence, str(trail)))
+                partial(
+                    self._store.put_position,
+                    StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)),
+                )
             )
 
     async def _accept_step(self, step: command_pb2.CommandStep) -> None:
@@ -229,12 +244,14 @@ async def open_warnings(settings: DispatchSettings, leg: LegService) -> AsyncIte
         store, clock, links = WarningStore(database), settings.clock, None
         if settings.link_port is not None:
             links = AnswerLinks(open_key(settings.link_key), settings.link_url)
-        sender = WarningSender(store, clock, keys, gateways, links)
+        sender = WarningSender(store=store, clock=clock, keys=keys, gateways=gateways, links=links)
         if links and settings.link_port is not None:
-            endpoint = AnswerEndpoint(store, clock, links, keys, gateways, sender.wake)
+            endpoint = AnswerEndpoint(
+                store=store, clock=clock, links=links, keys=keys, gateways=gateways, wake=sender.wake
+            )
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
-        yield Warnings(leg, store, clock, sender)
+        yield Warnings(leg=leg, store=store, clock=clock, sender=sender)
 
 
 def _was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
@@ -274,13 +291,13 @@ def _parsed(
 def _count_unreadable(unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
     """Counts unreadable messages that another reader keeps as dead letters."""
     for message, error in unreadable:
-        dead_letters.pass_over(flow.warning_reader(message.stream), message.stream, message.sequence, error)
+        dead_letters.pass_over(flow.warning_reader(message.stream), message.stream, message.sequence, error=error)
 
 
 async def _keep_dead_letters(bus: Bus, unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
     """Stores unreadable messages as dead letters, if no other reader does."""
     for message, error in unreadable:
-        await dead_letters.keep(bus, flow.warning_reader(message.stream), message, error)
+        await dead_letters.keep(bus, flow.warning_reader(message.stream), message, error=error)
 
 
 async def _repeat(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -148,7 +148,7 @@ class WarningStore:
 
         def work(connection: sa.Connection) -> None:
             for message, text, language, ways in opened:
-                _open(connection, message, text, language, ways)
+                _open(connection, message, text, language=language, ways=ways)
 
         await self._transaction(work)
 
@@ -186,7 +186,7 @@ class WarningStore:
         message_id: str | None = await self._transaction(lambda connection: connection.scalar(query))
         return message_id
 
-    async def receipt(self, message: MessageRow, what: str, now_ms: int, duress: bool = False) -> None:
+    async def receipt(self, message: MessageRow, what: str, now_ms: int, *, duress: bool = False) -> None:
         """Stores a receipt: `what` is delivered, displayed or acknowledged. Only the first time of each is kept.
 
         A receipt also counts for each earlier message to the person. `duress` is whether the answer is the agreed duress choice. It
@@ -204,11 +204,11 @@ class WarningStore:
                 return
             [row] = connection.execute(sa.select(notified_persons).where(_notified_person(message)))
             if is_first:
-                _add_leg_update(connection, message.message_id, "receipt", now_ms)
+                _add_leg_update(connection, message.message_id, "receipt", now_ms=now_ms)
             if row.flag in UNREACHED and _is_newest(connection, message, now_ms):
-                _flag(connection, message, WarningFlag.REACHED, now_ms)
+                _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
             if duress and not row.duress:
-                _add_leg_update(connection, message.message_id, WarningFlag.DURESS.name, now_ms)
+                _add_leg_update(connection, message.message_id, WarningFlag.DURESS.name, now_ms=now_ms)
                 connection.execute(sa.update(notified_persons).where(_notified_person(message)).values(duress=True))
 
         await self._transaction(work)
@@ -234,13 +234,16 @@ class WarningStore:
             waited = connection.execute(sa.update(messages).where(late).values(receipt_due_ms=None)).rowcount
             flag = connection.scalar(sa.select(notified_persons.c.flag).where(_notified_person(message)))
             if reached and flag in UNREACHED:
-                _flag(connection, message, WarningFlag.REACHED, now_ms)
+                _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)
             elif not reached and waited and flag not in UNREACHED:
                 state = connection.scalar(
                     sa.select(messages.c.state).where(messages.c.message_id == message.message_id)
                 )
                 _flag(
-                    connection, message, WarningFlag.NO_CONTACT if state == NO_WAY else WarningFlag.NO_RECEIPT, now_ms
+                    connection,
+                    message,
+                    WarningFlag.NO_CONTACT if state == NO_WAY else WarningFlag.NO_RECEIPT,
+                    now_ms=now_ms,
                 )
 
         await self._transaction(work)
@@ -271,7 +274,7 @@ class WarningStore:
 # ── within a transaction ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _open(connection: sa.Connection, message: MessageRow, text: str, language: str, ways: Sequence[Sending]) -> None:
+def _open(connection: sa.Connection, message: MessageRow, text: str, *, language: str, ways: Sequence[Sending]) -> None:
     opened = {"state": SENDING if ways else NO_WAY, "text": text, "language": language}
     if not connection.execute(_OPEN, {"which": message.message_id, **opened}).rowcount:
         return  # replaced by a newer message
@@ -294,12 +297,12 @@ def _is_newest(connection: sa.Connection, message: MessageRow, now_ms: int) -> b
     return connection.scalar(sa.select(sa.func.count()).select_from(messages).where(newer)) == 0
 
 
-def _add_leg_update(connection: sa.Connection, message_id: str, what: str, now_ms: int) -> None:
+def _add_leg_update(connection: sa.Connection, message_id: str, what: str, *, now_ms: int) -> None:
     connection.execute(sa.insert(to_leg).values(message_id=message_id, what=what, since_ms=now_ms))
 
 
-def _flag(connection: sa.Connection, message: MessageRow, flag: WarningFlag, now_ms: int) -> None:
-    _add_leg_update(connection, message.message_id, flag.name, now_ms)
+def _flag(connection: sa.Connection, message: MessageRow, flag: WarningFlag, *, now_ms: int) -> None:
+    _add_leg_update(connection, message.message_id, flag.name, now_ms=now_ms)
     connection.execute(
         sa.update(notified_persons).where(_notified_person(message)).values(flag=int(flag), flag_ms=now_ms)
     )

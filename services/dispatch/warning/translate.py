@@ -61,11 +61,15 @@ def alert(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
     if notice is Notice.PHONE_SILENT:
         # The alert itself notifies the police. If her own device reported the cause, she already knows.
         if demand is not Demand.NOTIFY or message.HasField("cause") or not message.target_id:
-            return None if not message.incident_ends else _warnable(message, alert_id, demand, Notice.NEUTRAL, persons)
+            return (
+                None
+                if not message.incident_ends
+                else _warnable(message, alert_id, demand, notice=Notice.NEUTRAL, persons=persons)
+            )
         persons = [message.target_id]
     elif not message.incident_id or not (persons or message.incident_ends or demand is Demand.RECORD):
         return None
-    return _warnable(message, alert_id, demand, notice, persons)
+    return _warnable(message, alert_id, demand, notice=notice, persons=persons)
 
 
 def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
@@ -93,11 +97,18 @@ def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
     if not order_ids:
         raise InvalidField("order_ids", "is missing")
     persons = () if of_place else (fields.required_id("subject_id", subject_id),)
-    return WarnableAlert(occurrence, persons, order_ids[0], 0, False, times.from_timestamp(message.at))
+    return WarnableAlert(
+        occurrence=occurrence,
+        person_ids=persons,
+        order_id=order_ids[0],
+        partition=0,
+        drill=False,
+        decided_ms=times.from_timestamp(message.at),
+    )
 
 
 def _warnable(
-    message: alert_pb2.Alert, alert_id: str, demand: Demand, notice: Notice, persons: list[str]
+    message: alert_pb2.Alert, alert_id: str, demand: Demand, *, notice: Notice, persons: list[str]
 ) -> WarnableAlert:
     for number, person_id in enumerate(persons):
         for part in person_id.split("/", 1):
@@ -117,7 +128,14 @@ def _warnable(
     order_id = fields.required_id("order_id", message.order_id)
     drill = message.exercise != exercise_pb2.EXERCISE_UNSPECIFIED
     decided_ms = times.from_timestamp(message.decided_at) if message.HasField("decided_at") else None
-    return WarnableAlert(occurrence, tuple(dict.fromkeys(persons)), order_id, message.partition, drill, decided_ms)
+    return WarnableAlert(
+        occurrence=occurrence,
+        person_ids=tuple(dict.fromkeys(persons)),
+        order_id=order_id,
+        partition=message.partition,
+        drill=drill,
+        decided_ms=decided_ms,
+    )
 
 
 def _threat(message: alert_pb2.Alert) -> str:
@@ -163,7 +181,7 @@ def notified_to_json(state: NotifiedState) -> dict[str, Any]:
 def notified_from_json(stored_state: Mapping[str, Any]) -> NotifiedState:
     """Decodes the state of a notified person from the database."""
     threats = {
-        key: Threat((sequence, ordinal), holds, Demand(demand), ring_m)
+        key: Threat(place=(sequence, ordinal), holds=holds, demand=Demand(demand), ring_m=ring_m)
         for key, (sequence, ordinal, holds, demand, ring_m) in stored_state["threats"].items()
     }
     return NotifiedState(MappingProxyType(threats), stored_state["last_ms"], stored_state["open"])

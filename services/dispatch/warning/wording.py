@@ -117,7 +117,7 @@ def text(
     if notice is Notice.APPROACH:
         statement = _within(language, ring_m, of_place)
     elif notice is Notice.CHANGED:
-        statement = _changed(language, ring_m, distance_m, change)
+        statement = _changed(language, ring_m, distance_m, change=change)
     else:
         statement = _STATEMENTS[notice][language]
     act = _AT_PLACE[language] if of_place else _ACT[demand][language]
@@ -130,7 +130,7 @@ def _within(language: Language, ring_m: float, of_place: bool) -> str:
     return f"within {_metres(ring_m)} of a protected place." if of_place else f"within {_metres(ring_m)}."
 
 
-def _changed(language: Language, ring_m: float, distance_m: float | None, change: DistanceTrend) -> str:
+def _changed(language: Language, ring_m: float, distance_m: float | None, *, change: DistanceTrend) -> str:
     statement = _CHANGE[change][language]
     if distance_m is None or distance_m >= FIGURES_WITHIN_M:
         where = f"{_metres(ring_m)} 이내" if language is _KO else f"within {_metres(ring_m)}"

@@ -36,24 +36,24 @@ def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Tra
     return [(tag, device) for tag in tags for device in devices]
 
 
-def account(state: State, case_state: CaseState, target: Target, ring: Ring, upto_ms: int) -> Account:
+def account(state: State, case_state: CaseState, target: Target, *, ring: Ring, upto_ms: int) -> Account:
     """The account of a ring's open episode, up to a moment."""
     ring_state = case_state.ring(target, ring)
     spans = _unclaimed(case_state, ring_state, upto_ms)
     inside, min_mm, until_ms = _measure(
-        state, case_state, target, ring, spans, list(ring_state.inside), ring_state.min_mm
+        state, case_state, target, ring=ring, spans=spans, inside=list(ring_state.inside), min_mm=ring_state.min_mm
     )
     incident = state.incidents.get(case_state.case.wearer_id)
     return Account(
-        case_state.episode_id,
-        incident.incident_id if incident else "",
-        ring_state.opened_ms,
-        until_ms,
-        list(overlaps(spans, 0, until_ms)),
-        inside,
-        ring_state.entered_mm if min_mm is None else min_mm,
-        ring_state.inside,
-        ring_state.min_mm,
+        episode_id=case_state.episode_id,
+        incident_id=incident.incident_id if incident else "",
+        opened_ms=ring_state.opened_ms,
+        until_ms=until_ms,
+        spans=list(overlaps(spans, 0, until_ms)),
+        inside=inside,
+        min_mm=ring_state.entered_mm if min_mm is None else min_mm,
+        final_inside=ring_state.inside,
+        final_min_mm=ring_state.min_mm,
     )
 
 
@@ -80,7 +80,7 @@ def release(ring_state: RingState, at_ms: int) -> None:
         cleared.spans = without(cleared.spans, [(from_ms, to_ms)])
 
 
-def note_report(state: State, case_state: CaseState, ring_state: RingState, from_ms: int, until_ms: int) -> None:
+def note_report(state: State, case_state: CaseState, ring_state: RingState, *, from_ms: int, until_ms: int) -> None:
     """Schedules an amendment of each account that covers any of a stretch which a report changes."""
     for cleared in ring_state.closed:
         if cleared.due_ms is None and meets(cleared.spans, from_ms, until_ms):
@@ -88,11 +88,11 @@ def note_report(state: State, case_state: CaseState, ring_state: RingState, from
             case_state.amend_ms = min(case_state.amend_ms or cleared.due_ms, cleared.due_ms)
 
 
-def is_inside(wearer: Track, device: Track | None, target: Target, ring: Ring, from_ms: int, until_ms: int) -> bool:
+def is_inside(wearer: Track, device: Track | None, target: Target, *, ring: Ring, from_ms: int, until_ms: int) -> bool:
     """Whether the two sides are known to have been within the ring during a stretch."""
     return any(
         target.shape.within(piece.start, piece.end, ring.radius_mm)
-        for piece in rings.joined(wearer, device, from_ms, until_ms)
+        for piece in rings.joined(wearer, device, from_ms, to_ms=until_ms)
     )
 
 
@@ -105,7 +105,7 @@ def amend(decisions: Decisions, case_state: CaseState, at_ms: int | None) -> int
             for cleared in case_state.ring(target, ring).closed:
                 if cleared.due_ms is not None and (at_ms is None or cleared.due_ms <= at_ms):
                     cleared.due_ms = None
-                    _amend(decisions, case_state, target, ring, cleared)
+                    _amend(decisions, case_state, target, ring=ring, cleared=cleared)
     waiting = [
         cleared.due_ms for ring_state in case_state.rings.values() for cleared in ring_state.closed if cleared.due_ms
     ]
@@ -113,9 +113,15 @@ def amend(decisions: Decisions, case_state: CaseState, at_ms: int | None) -> int
     return case_state.amend_ms
 
 
-def _amend(decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cleared: Account) -> None:
+def _amend(decisions: Decisions, case_state: CaseState, target: Target, *, ring: Ring, cleared: Account) -> None:
     inside, min_mm, _ = _measure(
-        decisions.state, case_state, target, ring, cleared.spans, list(cleared.final_inside), cleared.final_min_mm
+        decisions.state,
+        case_state,
+        target,
+        ring=ring,
+        spans=cleared.spans,
+        inside=list(cleared.final_inside),
+        min_mm=cleared.final_min_mm,
     )
     if inside == cleared.inside and (not inside or _rounded(min_mm) == _rounded(cleared.min_mm)):
         return
@@ -124,7 +130,7 @@ def _amend(decisions: Decisions, case_state: CaseState, target: Target, ring: Ri
         case_state,
         AlertKind.ACCOUNT_AMENDED,
         Demand.RECORD,
-        inside[-1][1] if inside else cleared.until_ms,
+        at_ms=inside[-1][1] if inside else cleared.until_ms,
         target=target,
         ring=ring,
         distance_mm=float(ring.radius_mm) if inside else None,
@@ -144,7 +150,7 @@ def publish_and_drop(decisions: Decisions, case_state: CaseState) -> None:
 def preserve(state: State, case_state: CaseState) -> None:
     """Counts the presence that the tracks prove into the accounts, before devices of the case change."""
     for target, ring, _ in _open_or_cleared(case_state):
-        _count(state, case_state, target, ring, state.now_ms)
+        _count(state, case_state, target, ring=ring, upto_ms=state.now_ms)
 
 
 def finalize(state: State, case_state: CaseState) -> None:
@@ -154,28 +160,28 @@ def finalize(state: State, case_state: CaseState) -> None:
     """
     horizon_ms = state.now_ms - WINDOW_MS
     for target, ring, ring_state in _open_or_cleared(case_state):
-        final_ms = _final_ms(state, case_state, target, horizon_ms)
+        final_ms = _final_ms(state, case_state, target, horizon_ms=horizon_ms)
         if final_ms <= ring_state.floor_ms:
             continue
-        _count(state, case_state, target, ring, final_ms)
+        _count(state, case_state, target, ring=ring, upto_ms=final_ms)
         for cleared in ring_state.closed:
             cleared.spans = without(cleared.spans, [(0, final_ms)])
         ring_state.closed = [cleared for cleared in ring_state.closed if cleared.spans or cleared.due_ms is not None]
         ring_state.floor_ms = final_ms
 
 
-def _count(state: State, case_state: CaseState, target: Target, ring: Ring, upto_ms: int) -> None:
+def _count(state: State, case_state: CaseState, target: Target, *, ring: Ring, upto_ms: int) -> None:
     """Counts the tracks up to a moment into the accounts, so that the accounts no longer need these tracks."""
     ring_state = case_state.ring(target, ring)
     if ring_state.open:
         spans = _unclaimed(case_state, ring_state, upto_ms)
         ring_state.inside, ring_state.min_mm, _ = _measure(
-            state, case_state, target, ring, spans, ring_state.inside, ring_state.min_mm
+            state, case_state, target, ring=ring, spans=spans, inside=ring_state.inside, min_mm=ring_state.min_mm
         )
     for cleared in ring_state.closed:
         spans = list(overlaps(cleared.spans, 0, upto_ms))
         cleared.final_inside, cleared.final_min_mm, _ = _measure(
-            state, case_state, target, ring, spans, cleared.final_inside, cleared.final_min_mm
+            state, case_state, target, ring=ring, spans=spans, inside=cleared.final_inside, min_mm=cleared.final_min_mm
         )
 
 
@@ -187,7 +193,7 @@ def _open_or_cleared(case_state: CaseState) -> Iterator[tuple[Target, Ring, Ring
                 yield target, ring, ring_state
 
 
-def _final_ms(state: State, case_state: CaseState, target: Target, horizon_ms: int) -> int:
+def _final_ms(state: State, case_state: CaseState, target: Target, *, horizon_ms: int) -> int:
     """The moment before which no report can change a line of either track.
 
     It is the time of each side's last fix before the horizon from which a line may lead across the horizon.
@@ -213,6 +219,7 @@ def _measure(
     state: State,
     case_state: CaseState,
     target: Target,
+    *,
     ring: Ring,
     spans: list[Stretch],
     inside: list[Stretch],
@@ -229,8 +236,10 @@ def _measure(
             continue
         # Whole lines at both ends: the end of a stretch never depends on where a line was cut.
         from_ms = max(spans[0][0] - UNKNOWN_AFTER_MS, case_state.ring(target, ring).floor_ms)
-        pieces = rings.joined(wearer, device, from_ms, min(spans[-1][1] + UNKNOWN_AFTER_MS, known_ms))
-        min_mm = rings.measure_inside(inside, min_mm, target.shape, ring.radius_mm, pieces, spans)
+        pieces = rings.joined(wearer, device, from_ms, to_ms=min(spans[-1][1] + UNKNOWN_AFTER_MS, known_ms))
+        min_mm = rings.measure_inside(
+            inside, min_mm, target.shape, radius_mm=ring.radius_mm, pieces=pieces, spans=spans
+        )
         reached_ms = max(reached_ms, min(spans[-1][1], known_ms))
     return inside, min_mm, reached_ms
 

@@ -24,14 +24,16 @@ def apply(decisions: Decisions, before: CaseState, case: Case) -> None:
         dropped = [r for r in before.case.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept_rings]
         # Nor can a ring be watched once its last device is gone, or before its order is in force.
         to_close = dropped if in_force and target.key in heard else list(before.case.rings)
-        approach.close(decisions, before, (target,), now_ms, to_close)
+        approach.close(decisions, before, (target,), at_ms=now_ms, only=to_close)
         for ring in dropped:
             before.rings.pop((target.key, ring.radius_mm), None)
     named = set(case.device_ids) if in_force else set()
-    equipment.retract(decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), now_ms)
-    silence.amend(decisions, before, case, in_force)
+    equipment.retract(
+        decisions, before, sorted(key for key in before.raised if key.split()[1] not in named), at_ms=now_ms
+    )
+    silence.amend(decisions, before, case, in_force=in_force)
     kept_keys = heard if in_force else set()
-    possible_presence.close(decisions, before, now_ms, {t.key for t in before.case.targets} - kept_keys)
+    possible_presence.close(decisions, before, now_ms, keys={t.key for t in before.case.targets} - kept_keys)
     decisions.end_if_quiet(before)
     state.forget(before.case)
     state.due = [due for due in state.due if due[1] != case.case_id]

@@ -187,7 +187,15 @@ def _ring_state(ring: RingState) -> list[Any]:
 def _to_ring_state(content: list[Any]) -> RingState:
     bound_ms, since_ms, inside, min_mm, entered_mm, muted, floor_ms, opened_ms, late_ms, closed = content
     state = RingState(
-        bound_ms, since_ms, _to_stretches(inside), min_mm, entered_mm, muted, floor_ms, opened_ms, late_ms
+        bound_ms=bound_ms,
+        since_ms=since_ms,
+        inside=_to_stretches(inside),
+        min_mm=min_mm,
+        entered_mm=entered_mm,
+        muted=muted,
+        floor_ms=floor_ms,
+        opened_ms=opened_ms,
+        late_ms=late_ms,
     )
     state.closed = [_to_account(account) for account in closed]
     return state
@@ -218,23 +226,30 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
     valid_from_ms, valid_until_ms = validity
     return CaseState(
         case=Case(
-            case_id,
-            version,
-            order_id,
-            wearer_id,
-            tuple(tags),
-            tuple(
-                Target(target_id, is_person, tuple(device_ids), _to_shape(shape))
+            case_id=case_id,
+            version=version,
+            order_id=order_id,
+            wearer_id=wearer_id,
+            tag_device_ids=tuple(tags),
+            targets=tuple(
+                Target(target_id=target_id, is_person=is_person, device_ids=tuple(device_ids), shape=_to_shape(shape))
                 for target_id, is_person, device_ids, shape in targets
             ),
-            tuple(Ring(radius_mm, Demand(action)) for radius_mm, action in rings),
-            valid_from_ms,
-            valid_until_ms,
-            tuple(
-                Encounter(encounter_id, from_ms, until_ms, tuple(map(_to_shape, places)), daily_from_s, daily_until_s)
+            rings=tuple(Ring(radius_mm, Demand(action)) for radius_mm, action in rings),
+            valid_from_ms=valid_from_ms,
+            valid_until_ms=valid_until_ms,
+            encounters=tuple(
+                Encounter(
+                    encounter_id=encounter_id,
+                    from_ms=from_ms,
+                    until_ms=until_ms,
+                    places=tuple(map(_to_shape, places)),
+                    daily_from_s=daily_from_s,
+                    daily_until_s=daily_until_s,
+                )
                 for encounter_id, from_ms, until_ms, places, daily_from_s, daily_until_s in allowed
             ),
-            Exercise(exercise),
+            exercise=Exercise(exercise),
         ),
         rings={(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
@@ -259,7 +274,14 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
 def _to_way(content: list[Any]) -> Way:
     believed, before, far, claims, since_ms, regained_ms = content
     false = tuple(Claim(Fix(*fix), false_mm) for fix, false_mm in claims)
-    return Way(_to_believed(believed), _to_believed(before), far, false, since_ms, regained_ms)
+    return Way(
+        believed=_to_believed(believed),
+        before=_to_believed(before),
+        far=far,
+        claims=false,
+        since_ms=since_ms,
+        regained_ms=regained_ms,
+    )
 
 
 def _to_believed(content: list[Any]) -> tuple[BelievedFix, ...]:
@@ -290,4 +312,4 @@ def _to_shape(content: list[Any]) -> Shape:
         return PERSON if disc == PERSON else disc
     origin, east, north, sides, radius_mm = content
     pairs = tuple(((x0, y0), (x1, y1)) for (x0, y0), (x1, y1) in sides)
-    return PlanePolygon(tuple(origin), tuple(east), tuple(north), pairs, radius_mm)
+    return PlanePolygon(origin=tuple(origin), east=tuple(east), north=tuple(north), sides=pairs, radius_mm=radius_mm)

@@ -57,8 +57,8 @@ class Decisions:
         case_state: CaseState,
         kind: AlertKind,
         demand: Demand,
-        at_ms: int,
         *,
+        at_ms: int,
         target: Target | None = None,
         ring: Ring | None = None,
         cause: CausingReport | None = None,
@@ -113,7 +113,7 @@ class Decisions:
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
                 late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
-                destinations=() if record_only else demands.destinations(case, kind, demand, target),
+                destinations=() if record_only else demands.destinations(case, kind, demand, target=target),
                 incident_opens=opens,
                 incident_ends=False,
                 cause=cause,
@@ -137,7 +137,7 @@ class Decisions:
         """Ids of a new outage, and of the incident under which the legs keep its notice."""
         return self._id("outage"), self._id("incident", "outage")
 
-    def outage_alert(self, outage: Outage, kind: AlertKind, demand: Demand, at_ms: int, silent: int) -> None:
+    def outage_alert(self, outage: Outage, kind: AlertKind, demand: Demand, *, at_ms: int, silent: int) -> None:
         """Adds the notice of an outage or its all-clear. It belongs to no case or wearer, and its incident ends at once."""
         state = self.state
         self.out.append(
@@ -202,7 +202,8 @@ class Decisions:
             # This is a defect, but stopping here would be worse: each evaluator would stop at this entry at each start and decide
             # on nobody. The legs learn that nothing is open, and the reason is kept.
             self.dead_letter("an incident ended without an alert")
-            self.alert(case_state, *demands.DETECTIONS[Detection.POSITION_REGAINED], self.state.now_ms)
+            kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
+            self.alert(case_state, kind, demand, at_ms=self.state.now_ms)
             last = self._last_alert(incident)
         del self.state.incidents[case_state.case.wearer_id]
         if last is not None:

@@ -185,7 +185,7 @@ def _subject(case: Case, target: Target) -> str:
     return target.target_id if target.is_person else f"{case.order_id}/{target.target_id}"
 
 
-def destinations(case: Case, kind: AlertKind, demand: Demand, target: Target | None) -> tuple[tuple[Leg, str], ...]:
+def destinations(case: Case, kind: AlertKind, demand: Demand, *, target: Target | None) -> tuple[tuple[Leg, str], ...]:
     """Destinations of an alert: probation for the wearer, police for threatened targets, a warning for each threatened person.
 
     Without a target, as when a tag is cut, all targets of the order are threatened. Nobody is warned about a faulty device, and

@@ -122,10 +122,10 @@ class _Folding:
     def _end(self, case_state: CaseState) -> None:
         """Ends a case whose order is no longer valid: closes everything open as of the end of validity."""
         case = case_state.case
-        approach.close(self.decisions, case_state, case.targets, case.valid_until_ms)
+        approach.close(self.decisions, case_state, case.targets, at_ms=case.valid_until_ms)
         accounts.publish_and_drop(self.decisions, case_state)
         case_state.ended = True
-        equipment.retract(self.decisions, case_state, sorted(case_state.raised), case.valid_until_ms)
+        equipment.retract(self.decisions, case_state, sorted(case_state.raised), at_ms=case.valid_until_ms)
         silence.close(self.decisions, case_state, case.valid_until_ms)
         possible_presence.close(self.decisions, case_state, case.valid_until_ms)
         case_state.awaited_from_ms.clear()
@@ -139,8 +139,8 @@ class _Folding:
         """Applies the passing of time to a case as of a moment, and schedules the next check."""
         check_ms = silence.quiet_until(self.state, case_state, at_ms)
         if check_ms is None:
-            check_times_ms = silence.check(self.decisions, case_state, at_ms, cause)
-            check_times_ms += approach.end_muting(self.decisions, case_state, at_ms, cause)
+            check_times_ms = silence.check(self.decisions, case_state, at_ms, cause=cause)
+            check_times_ms += approach.end_muting(self.decisions, case_state, at_ms, cause=cause)
             check_ms = min(check_times_ms, default=None)
         amend_ms = accounts.amend(self.decisions, case_state, at_ms)
         if amend_ms is not None:
@@ -220,11 +220,22 @@ class _Folding:
         for device_id in case.device_ids:
             for event in sorted(self.state.active_events.get(device_id, ())):
                 if event_key(EquipmentKind(event), device_id) not in case_state.raised:
-                    equipment.emit(self.decisions, case_state, EquipmentKind(event), device_id, at_ms, None)
+                    equipment.emit(
+                        self.decisions, case_state, EquipmentKind(event), device_id=device_id, at_ms=at_ms, cause=None
+                    )
         for tag_id in case.tag_device_ids:
             for target in case.targets:
                 for other_id in approach.other_devices(target):
-                    approach.check(self.decisions, case_state, tag_id, target, other_id, at_ms, at_ms, None)
+                    approach.check(
+                        self.decisions,
+                        case_state,
+                        tag_id,
+                        target=target,
+                        device_id=other_id,
+                        from_ms=at_ms,
+                        until_ms=at_ms,
+                        cause=None,
+                    )
         silence.await_reports(case_state, at_ms)
         self._check(case_state, at_ms)
 
@@ -311,16 +322,22 @@ class _Folding:
                 continue
             if far and track.jumps_to(index):
                 anomalies.jumped(
-                    self.decisions, fixes[index], case_ids, CausingReport(device_id, report_id, received_wall_us)
+                    self.decisions, fixes[index], case_ids, cause=CausingReport(device_id, report_id, received_wall_us)
                 )
             if not clear:
-                self._moved(device_id, track, index, case_ids, CausingReport(device_id, report_id, received_wall_us))
+                self._moved(
+                    device_id,
+                    track,
+                    index,
+                    case_ids=case_ids,
+                    cause=CausingReport(device_id, report_id, received_wall_us),
+                )
             if not count % FIXES_PER_CHECK:
                 if count % FIXES_PER_CLEANUP == 0:
                     approach.forget_old(state, device_id, case_ids)
                 if newest:
                     anomalies.check_track(
-                        self.decisions, track, case_ids, CausingReport(device_id, report_id, received_wall_us)
+                        self.decisions, track, case_ids, cause=CausingReport(device_id, report_id, received_wall_us)
                     )
         # Only after the whole batch: a buffered backlog may end at the present position, and later reports in it may be older.
         for case_id, (cause, newest_cause) in sorted(self._moved_in.items()):
@@ -340,7 +357,7 @@ class _Folding:
         if previous_owners:
             self.decisions.dead_letter(f"{previous_owners} positions from before their device changed hands")
 
-    def _moved(self, device_id: str, track: Track, index: int, case_ids: list[str], cause: CausingReport) -> None:
+    def _moved(self, device_id: str, track: Track, index: int, *, case_ids: list[str], cause: CausingReport) -> None:
         """Evaluates the stretch of time in which a new fix changes the known movement."""
         fixes = track.fixes
         from_ms = fixes[index - 1].time_ms if index else fixes[0].time_ms
@@ -351,18 +368,34 @@ class _Folding:
             if device_id in case.tag_device_ids:
                 for target in case.targets:
                     for other in approach.other_devices(target):
-                        approach.check(self.decisions, case_state, device_id, target, other, from_ms, until_ms, cause)
+                        approach.check(
+                            self.decisions,
+                            case_state,
+                            device_id,
+                            target=target,
+                            device_id=other,
+                            from_ms=from_ms,
+                            until_ms=until_ms,
+                            cause=cause,
+                        )
             else:
                 for target in case.targets:
                     if device_id in target.device_ids:
                         for tag_id in case.tag_device_ids:
                             approach.check(
-                                self.decisions, case_state, tag_id, target, device_id, from_ms, until_ms, cause
+                                self.decisions,
+                                case_state,
+                                tag_id,
+                                target=target,
+                                device_id=device_id,
+                                from_ms=from_ms,
+                                until_ms=until_ms,
+                                cause=cause,
                             )
             if case_state.episode_id:
                 newest = self._moved_in.get(case_id, (cause, None))[1]
                 if until_ms is None:
-                    closest_approach.check(self.decisions, case_state, device_id, cause)
+                    closest_approach.check(self.decisions, case_state, device_id, cause=cause)
                     newest = cause
                 self._moved_in[case_id] = cause, newest
             if case_state.unseen or case_state.amend_ms or (case_state.episode_id and case_state.rechecks_on_report):
@@ -386,13 +419,23 @@ class _Folding:
             return
         concerned = [state.cases[case_id] for case_id in state.cases_of.get(report.device_id, ())]
         in_force = [case_state for case_state in concerned if case_state.case.valid_from_ms <= state.now_ms]
-        change = equipment.record_event(state, report.device_id, report.event, report.event_time_ms, bool(in_force))
+        change = equipment.record_event(
+            state, report.device_id, report.event, at_ms=report.event_time_ms, has_case=bool(in_force)
+        )
         ended_ms = None if change.ended_ms is None else min(change.ended_ms, state.now_ms)
         cause = CausingReport(report.device_id, report.report_id, report.received_wall_us)
         for case_state in in_force:
             if change.ended_event:
                 case_state.raised.pop(event_key(change.ended_event, report.device_id), None)
             if not change.is_known:
-                equipment.emit(self.decisions, case_state, report.event, report.device_id, at_ms, cause, ended_ms)
+                equipment.emit(
+                    self.decisions,
+                    case_state,
+                    report.event,
+                    device_id=report.device_id,
+                    at_ms=at_ms,
+                    cause=cause,
+                    ended_ms=ended_ms,
+                )
             self._check(case_state, state.now_ms, cause)
         self.decisions.end_all_if_quiet(in_force)

@@ -123,7 +123,13 @@ def check(query: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
             raise PermissionDenied(
                 f"{query.legal_basis} doesn't allow a live position of the kind {subject.kind.value} under {under}"
             )
-        check_grounds(query.legal_basis, Purpose.ENFORCEMENT, query.incident_id or query.order_id, subject.kind, now_ms)
+        check_grounds(
+            query.legal_basis,
+            Purpose.ENFORCEMENT,
+            query.incident_id or query.order_id,
+            kind=subject.kind,
+            now_ms=now_ms,
+        )
 
 
 def shares(state: State, query: PositionQuery) -> tuple[PositionShare, ...]:
@@ -192,7 +198,14 @@ def _cases(state: State, query: PositionQuery) -> list[CaseState]:
 
 def _share(case_state: CaseState, query: PositionQuery, subject: Subject) -> PositionShare:
     case = case_state.case
-    return PositionShare(subject, case.case_id, case.order_id, case.wearer_id, query.incident_id, query.expires_at_ms)
+    return PositionShare(
+        subject=subject,
+        case_id=case.case_id,
+        order_id=case.order_id,
+        wearer_id=case.wearer_id,
+        incident_id=query.incident_id,
+        expires_at_ms=query.expires_at_ms,
+    )
 
 
 def _names(case_state: CaseState, subject: Subject) -> bool:

@@ -40,7 +40,7 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
     """Serves PositionService from the evaluators of this process."""
 
     def __init__(
-        self, evaluators: Iterable[Evaluator], outbox: DisclosureOutbox, clock: MeshClock, interval_s: float
+        self, evaluators: Iterable[Evaluator], outbox: DisclosureOutbox, clock: MeshClock, *, interval_s: float
     ) -> None:
         self._evaluators = tuple(evaluators)
         self._outbox = outbox
@@ -140,7 +140,13 @@ def _parse(request: positions_pb2.WatchPositionsRequest) -> PositionQuery:
             fields.required_id(f"subjects[{i}].subject_id", part)
         subjects.append(Subject(_KINDS[subject.kind], subject.subject_id))
     expires_at_ms = fields.moment("expires_at", request.expires_at, request.HasField("expires_at"))
-    return PositionQuery(request.incident_id, request.order_id, request.legal_basis, tuple(subjects), expires_at_ms)
+    return PositionQuery(
+        incident_id=request.incident_id,
+        order_id=request.order_id,
+        legal_basis=request.legal_basis,
+        subjects=tuple(subjects),
+        expires_at_ms=expires_at_ms,
+    )
 
 
 def _subject(share: PositionShare) -> positions_pb2.Subject:

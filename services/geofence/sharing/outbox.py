@@ -176,7 +176,7 @@ class DisclosureOutbox:
 
         def write(connection: Connection) -> None:
             for disclosure_id, (positions, at_ms) in ended.items():
-                _end(connection, disclosure_id, at_ms, positions)
+                _end(connection, disclosure_id, at_ms, positions=positions)
 
         await self._database.visit(write)
         for disclosure_id in ended:
@@ -188,7 +188,7 @@ class DisclosureOutbox:
         """Ends the shares that an earlier process left open, with the number of positions that may have left."""
         for row in connection.execute(sa.select(_open_shares)).all():
             logger().warning("share_was_cut_off", disclosure_id=row.disclosure_id, positions=row.positions)
-            _end(connection, row.disclosure_id, self._clock.now_ms(), row.positions)
+            _end(connection, row.disclosure_id, self._clock.now_ms(), positions=row.positions)
 
     async def _publish_some(self, bus: Bus) -> bool:
         oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(PUBLISH_BATCH)
@@ -230,7 +230,7 @@ def _message_of(row: sa.Row[*tuple[Any, ...]]) -> published.SoleMessage:
     return published.SoleMessage(flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id)
 
 
-def _end(connection: Connection, disclosure_id: str, at_ms: int, positions: int) -> None:
+def _end(connection: Connection, disclosure_id: str, at_ms: int, *, positions: int) -> None:
     """Writes the end of a share. Does nothing where its beginning was never written."""
     where = _open_shares.c.disclosure_id == disclosure_id
     row = connection.execute(sa.select(_open_shares).where(where)).first()

@@ -37,7 +37,7 @@ RECORDED_WITHIN_S = 4.0
 class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
     """Serves WhatIfService: folds made-up reports in a fresh state. Only the case and the rules come from the evaluators."""
 
-    def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int, clock: MeshClock) -> None:
+    def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int, *, clock: MeshClock) -> None:
         self._bus, self._evaluators, self._clock = bus, evaluators, clock
         self._ownership = PartitionOwnership(evaluators, partitions)
         self._evaluating = asyncio.Lock()
@@ -77,8 +77,8 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
                 request.grounds.legal_basis,
                 PURPOSES.get(request.grounds.purpose),
                 request.grounds.reference,
-                RecordKind.ORDER,
-                self._clock.now_ms(),
+                kind=RecordKind.ORDER,
+                now_ms=self._clock.now_ms(),
             )
         except InvalidField as error:
             raise error.under("grounds") from None

@@ -55,18 +55,18 @@ def steps_of(messages: Sequence[what_if_pb2.WhatIfStep], case: Case) -> list[tup
             raise InvalidField(f"steps[{n}].at", "is earlier than the previous step: sort the steps by `at`")
         if entries and at_ms > entries[0][0] + MAX_SPAN_MS:
             raise InvalidField(f"steps[{n}].at", "is more than 24 hours after the first step")
-        entries.append((at_ms, _body(f"steps[{n}]", n, msg, at_ms, case)))
+        entries.append((at_ms, _body(f"steps[{n}]", n, msg, at_ms=at_ms, case=case)))
     return entries
 
 
-def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, at_ms: int, case: Case) -> Body:
+def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, *, at_ms: int, case: Case) -> Body:
     match msg.WhichOneof("report"):
         case "position":
             device_id = _device(f"{field}.subject_id", msg.subject_id, case)
             inside = f"{field}.position"
-            lat_deg = fields.number(f"{inside}.point.lat_deg", msg.position.point.lat_deg, -90, 90)
-            lon_deg = fields.number(f"{inside}.point.lon_deg", msg.position.point.lon_deg, -180, 180)
-            accuracy_m = fields.number(f"{inside}.accuracy_m", msg.position.accuracy_m, 0.001, MAX_ACCURACY_M)
+            lat_deg = fields.number(f"{inside}.point.lat_deg", msg.position.point.lat_deg, -90, greatest=90)
+            lon_deg = fields.number(f"{inside}.point.lon_deg", msg.position.point.lon_deg, -180, greatest=180)
+            accuracy_m = fields.number(f"{inside}.accuracy_m", msg.position.accuracy_m, 0.001, greatest=MAX_ACCURACY_M)
             columns = [round(lat_deg * 1e7)], [round(lon_deg * 1e7)], [round(accuracy_m * 1000)]
             return Positions([device_id], [f"step-{n}"], [at_ms], *columns, received_wall_us=0)
         case "event":
@@ -74,7 +74,13 @@ def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, at_ms: int, case: Cas
             name = log_pb2.EquipmentKind.Name(msg.event) if msg.event in log_pb2.EquipmentKind.values() else ""
             if name not in EquipmentKind.__members__:
                 raise InvalidField(f"{field}.event", "is no known event")
-            return EquipmentReport(device_id, f"step-{n}", EquipmentKind(name), at_ms, 0)
+            return EquipmentReport(
+                device_id=device_id,
+                report_id=f"step-{n}",
+                event=EquipmentKind(name),
+                event_time_ms=at_ms,
+                received_wall_us=0,
+            )
         case _:
             if msg.subject_id:
                 raise InvalidField(f"{field}.report", "is missing: set position or event, or leave subject_id empty")

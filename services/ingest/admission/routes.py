@@ -48,7 +48,7 @@ class Routes:
     """Registrations by device. A device that isn't known yet is looked up in the bucket, at most once a second."""
 
     def __init__(
-        self, bus: Bus, clock: MeshClock, partitions: int = MAX_PARTITIONS, health: ReaderHealth | None = None
+        self, bus: Bus, clock: MeshClock, partitions: int = MAX_PARTITIONS, *, health: ReaderHealth | None = None
     ) -> None:
         self._bus, self._clock, self._log_partitions, self._health = bus, clock, partitions, health
         self._devices: dict[str, Registration] = {}
@@ -166,17 +166,19 @@ class Routes:
             route = stored.route(data, self._log_partitions)
         except InvalidField as error:
             # Keep the known registration: a broken message must not cause refusals of the device's reports.
-            dead_letters.pass_over("ingest-routes", _STREAM, sequence, error)
+            dead_letters.pass_over("ingest-routes", _STREAM, sequence, error=error)
             logger().error("route_unreadable", device_id=device_id)
             return self._devices.get(device_id)
         listed = tuple(route.partitions)
         registration = Registration(
-            self._partitions.setdefault(listed, listed),  # equal tuples share one object, so that comparing is cheap
-            route.vendor_id,
-            route.kind,
-            route.subject_id,
-            route.revoked,
-            tuple((token.sha256, token.valid_until_ms) for token in route.tokens),
+            partitions=self._partitions.setdefault(
+                listed, listed
+            ),  # equal tuples share one object, so that comparing is cheap
+            vendor_id=route.vendor_id,
+            kind=route.kind,
+            subject_id=route.subject_id,
+            revoked=route.revoked,
+            tokens=tuple((token.sha256, token.valid_until_ms) for token in route.tokens),
         )
         previous = self._devices.get(device_id)
         if previous:

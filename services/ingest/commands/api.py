@@ -50,7 +50,7 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
             )
         devices = self._devices(request)
         _check_instruction(request.instruction)
-        fields.number("valid_for_s", request.valid_for_s, 1, DAY_S)
+        fields.number("valid_for_s", request.valid_for_s, 1, greatest=DAY_S)
         if request.reference:
             fields.required_id("reference", request.reference)
         now_ms = self._clock.now_ms()
@@ -109,10 +109,12 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
 def _check_instruction(instruction: command_pb2.Instruction) -> None:
     match instruction.WhichOneof("kind"):
         case "report_every":
-            fields.number("instruction.report_every.interval_s", instruction.report_every.interval_s, 1, MAX_INTERVAL_S)
-            fields.number("instruction.report_every.for_s", instruction.report_every.for_s, 0, DAY_S)
+            fields.number(
+                "instruction.report_every.interval_s", instruction.report_every.interval_s, 1, greatest=MAX_INTERVAL_S
+            )
+            fields.number("instruction.report_every.for_s", instruction.report_every.for_s, 0, greatest=DAY_S)
         case "vibrate":
-            fields.number("instruction.vibrate.duration_s", instruction.vibrate.duration_s, 1, MAX_VIBRATE_S)
+            fields.number("instruction.vibrate.duration_s", instruction.vibrate.duration_s, 1, greatest=MAX_VIBRATE_S)
         case "locate_now" | "report_as_usual":
             pass
         case "show_notice":

@@ -77,7 +77,7 @@ class ActiveCommand:
 class Commands:
     """Commands of all devices, their sessions and their states."""
 
-    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock, health: ReaderHealth | None = None) -> None:
+    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock, *, health: ReaderHealth | None = None) -> None:
         self._health = health
         self._bus, self._routes, self._clock = bus, routes, clock
         self._all: dict[str, ActiveCommand] = {}
@@ -214,7 +214,7 @@ class Commands:
                 else:
                     self._command(stored.command(message.data, message.subject))
             except InvalidField as error:
-                dead_letters.pass_over("ingest-commands", message.stream, message.sequence, error)
+                dead_letters.pass_over("ingest-commands", message.stream, message.sequence, error=error)
         self._cursor = messages[-1].cursor
         self._progress.set()
 

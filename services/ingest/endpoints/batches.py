@@ -72,10 +72,10 @@ class Coalescer:
         self._workers: set[asyncio.Task[None]] = set()
 
     def add(
-        self, sender: Sender, request: ingest_pb2.ReportRequest, stream: ReportStream, answer: PendingAnswer
+        self, sender: Sender, request: ingest_pb2.ReportRequest, stream: ReportStream, *, answer: PendingAnswer
     ) -> None:
         """Queues a batch; its stream is notified once it is admitted."""
-        arrived = _Arrived(request, stream, answer, tracing.carried())
+        arrived = _Arrived(request=request, stream=stream, answer=answer, context=tracing.carried())
         waiting = self._arrived.get(sender.key)
         if waiting is not None:
             waiting.append(arrived)
@@ -108,12 +108,19 @@ class Coalescer:
         if positions is None:
             for arrived in group:
                 tracing.carry(arrived.context)
-                await accept(self._intake, self._commands, sender, arrived.request, arrived.stream, arrived.answer)
+                await accept(
+                    self._intake,
+                    self._commands,
+                    sender,
+                    request=arrived.request,
+                    stream=arrived.stream,
+                    answer=arrived.answer,
+                )
             return
         count = len(messages)
         contexts = [(reports_of[context], context) for context in sorted(reports_of)] if any(reports_of) else ()
         reports = Reports(count, positions, range(count), contexts=contexts)
-        batch = await self._intake.admit(sender, reports, False, "stream")
+        batch = await self._intake.admit(sender, reports, False, endpoint="stream")
         refused = {refusal.index for refusal in batch.refusals}
         sessions: dict[str, CommandSession] = {}
         first = 0
@@ -130,12 +137,13 @@ async def accept(
     intake: Intake,
     commands: Commands,
     sender: Sender,
+    *,
     request: ingest_pb2.ReportRequest,
     stream: ReportStream,
     answer: PendingAnswer,
 ) -> None:
     """Accepts a single batch and notifies its stream. Raises Unavailable where a device can't be looked up."""
-    batch = await intake.admit(sender, read(request), request.backfill, "stream")
+    batch = await intake.admit(sender, read(request), request.backfill, endpoint="stream")
     stream.admitted(answer, batch, 0)
     if stream.open:
         commands.heard(dict.fromkeys(batch.device_ids, stream))

@@ -60,7 +60,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         with self._counted_stream(sender):
             stream = ReportStream(sender, self._unanswered)
             reading = asyncio.create_task(self._accept_all(sender, request_iterator, stream))
-            ending = asyncio.create_task(_end_unread(stream, reading, context, asyncio.current_task()))
+            ending = asyncio.create_task(_end_unread(stream, reading, context, serving=asyncio.current_task()))
             try:
                 while (response := await stream.next()) is not None:
                     yield response
@@ -81,7 +81,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         if not count:
             await asyncio.gather(*receipts)
             return ingest_pb2.ReportBatchResponse()
-        batch = await self._intake.accept(sender, batches.read(request), request.backfill, "unary")
+        batch = await self._intake.accept(sender, batches.read(request), request.backfill, endpoint="unary")
         await asyncio.gather(*receipts)
         commands = self._commands.due_commands(batch.device_ids)
         self._commands.sent(commands)
@@ -122,15 +122,23 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 count = len(request.positions) + len(request.equipment)
                 await stream.window(max(1, count + len(request.receipts)))
                 receipts = self._accept_receipts(sender, request)
-                answer = PendingAnswer(request.batch, count, len(request.positions), request.together, receipts)
+                answer = PendingAnswer(
+                    batch=request.batch,
+                    count=count,
+                    positions=len(request.positions),
+                    together=request.together,
+                    receipts=receipts,
+                )
                 stream.answer(answer)
                 if not count:
                     stream.admitted(answer, None, 0)
                 elif batches.is_small(request):
-                    self._coalescer.add(sender, request, stream, answer)
+                    self._coalescer.add(sender, request, stream, answer=answer)
                 else:
                     try:
-                        await batches.accept(self._intake, self._commands, sender, request, stream, answer)
+                        await batches.accept(
+                            self._intake, self._commands, sender, request=request, stream=stream, answer=answer
+                        )
                     except Exception as error:  # the stream ends with it, once the batches before are answered
                         stream.failed(answer, error)
                         return
@@ -158,6 +166,7 @@ async def _end_unread(
     stream: ReportStream,
     reading: asyncio.Task[None],
     context: grpc.aio.ServicerContext[Any, Any],
+    *,
     serving: asyncio.Task[Any] | None,
 ) -> None:
     """Ends a stream after MAX_UNREAD_S without a read answer. The RPC method itself blocks until the answer is read."""

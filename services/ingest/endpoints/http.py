@@ -34,7 +34,7 @@ ANSWERS = Counter("tandem_ingest_http_answers", "Answers to phones, by status", 
 class PhoneEndpoint:
     """Reads requests of phones and hands their reports to the intake."""
 
-    def __init__(self, intake: Intake, routes: Routes, commands: Commands, clock: MeshClock) -> None:
+    def __init__(self, intake: Intake, routes: Routes, commands: Commands, *, clock: MeshClock) -> None:
         self._intake, self._routes, self._commands, self._clock = intake, routes, commands, clock
         self._traces = tracing.is_on()
 
@@ -65,7 +65,7 @@ class PhoneEndpoint:
         sender = Sender("", "", device_id)
         as_json = request.content_type == "application/json"
         try:
-            sent = _read(await body_of(request), query, as_json, self._clock.now_ms())
+            sent = _read(await body_of(request), query, as_json, received_ms=self._clock.now_ms())
         except InvalidField as error:
             self._intake.count_refusal(sender, device_id, Reason.INVALID)
             return _refused(400, error, Reason.INVALID)
@@ -84,7 +84,7 @@ class PhoneEndpoint:
             retry_after_s = math.ceil(error.retry_after_s)
             return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
         status = status_of(len(sent.said), batch.refusals, as_json)
-        answer = _answered(status, len(sent.said), batch.refusals, self._commands_for(device_id))
+        answer = _answered(status, len(sent.said), batch.refusals, commands=self._commands_for(device_id))
         if status == 429:
             answer.headers["Retry-After"] = str(TOO_OFTEN_RETRY_S)
         return answer
@@ -103,7 +103,7 @@ async def serve(settings: IngestSettings, endpoint: PhoneEndpoint) -> AsyncItera
         for method in ("GET", "POST")
         for path in ("/", "/osmand", "/{token}", "/{token}/")
     ]
-    async with served("http", routes, settings.host, settings.http_port, settings.http_tls) as port:
+    async with served("http", routes, settings.host, port=settings.http_port, tls=settings.http_tls) as port:
         yield port
 
 
@@ -128,7 +128,7 @@ def _token(request: web.Request, query: Mapping[str, str]) -> str:
     return request.match_info.get("token") or query.get("token", "")
 
 
-def _read(body: bytes, query: Mapping[str, str], as_json: bool, received_ms: int) -> PhoneRequest:
+def _read(body: bytes, query: Mapping[str, str], as_json: bool, *, received_ms: int) -> PhoneRequest:
     if as_json:
         return traccar.parse(body, received_ms)
     try:
@@ -141,11 +141,11 @@ def _read(body: bytes, query: Mapping[str, str], as_json: bool, received_ms: int
 
 
 def _refused(status: int, error: InvalidField, reason: Reason) -> web.Response:
-    return _answered(status, 1, [Refusal(0, error.field, error.reason, reason)], [])
+    return _answered(status, 1, [Refusal(index=0, field=error.field, reason=error.reason, code=reason)], commands=[])
 
 
 def _answered(
-    status: int, count: int, refusals: Sequence[Refusal], commands: Sequence[ingest_pb2.DeviceCommand]
+    status: int, count: int, refusals: Sequence[Refusal], *, commands: Sequence[ingest_pb2.DeviceCommand]
 ) -> web.Response:
     content: dict[str, Any] = {
         "accepted": count - len(refusals),

@@ -65,9 +65,11 @@ def parse(values: Mapping[str, str], received_ms: int) -> PhoneRequest:
     report_id = ids.hash_id("osmand", device_id, *cause)
     reports: list[Said] = []
     if values.keys() & {"lat", "lon", "location"}:
-        reports.append(_position(values, device_id, report_id, received_ms if fix_time is None else fix_time))
+        reports.append(_position(values, device_id, report_id, fix_time=received_ms if fix_time is None else fix_time))
     if "alarm" in values:
-        reports += phones.alarms("alarm", values["alarm"], device_id, report_id, fix_time, received_ms)
+        reports += phones.alarms(
+            "alarm", values["alarm"], device_id, report_id=report_id, time_ms=fix_time, received_ms=received_ms
+        )
     return PhoneRequest(device_id, reports or [InvalidField("lat", "is missing")])
 
 
@@ -100,15 +102,17 @@ def _fix_time_ms(values: Mapping[str, str]) -> int | InvalidField | None:
         )
 
 
-def _position(values: Mapping[str, str], device_id: str, report_id: str, fix_time: int | InvalidField) -> Said:
+def _position(values: Mapping[str, str], device_id: str, report_id: str, *, fix_time: int | InvalidField) -> Said:
     try:
         if isinstance(fix_time, InvalidField):
             return fix_time
         if values.get("valid", "true").lower() not in ("true", "1"):
             raise InvalidField("valid", "is not true: the phone has no fix, so its position is refused")
         lat, lon = _coordinates(values)
-        lat_deg, lon_deg = _number("lat", lat, -90, 90), _number("lon", lon, -180, 180)
-        return phones.position(device_id, report_id, fix_time, lat_deg, lon_deg, _accuracy_m(values))
+        lat_deg, lon_deg = _number("lat", lat, -90, greatest=90), _number("lon", lon, -180, greatest=180)
+        return phones.position(
+            device_id, report_id, fix_time, lat_deg=lat_deg, lon_deg=lon_deg, accuracy_m=_accuracy_m(values)
+        )
     except InvalidField as error:
         return error
 
@@ -126,16 +130,16 @@ def _coordinates(values: Mapping[str, str]) -> tuple[str, str]:
 
 def _accuracy_m(values: Mapping[str, str]) -> float:
     if "accuracy" in values:
-        return _number("accuracy", values["accuracy"], 0, ACCURACY_MOST_M)
+        return _number("accuracy", values["accuracy"], 0, greatest=ACCURACY_MOST_M)
     if "hdop" in values:
-        hdop = _number("hdop", values["hdop"], 0, MAX_HDOP)
+        hdop = _number("hdop", values["hdop"], 0, greatest=MAX_HDOP)
         return max(phones.DEFAULT_ACCURACY_M, hdop * METRES_PER_HDOP)
     return phones.DEFAULT_ACCURACY_M
 
 
-def _number(field: str, text: str, least: float, greatest: float) -> float:
+def _number(field: str, text: str, least: float, *, greatest: float) -> float:
     if not text:
         raise InvalidField(field, "is missing")
     if not _NUMBER.fullmatch(text):
         raise InvalidField(field, "must be a decimal number (example: 37.5665)")
-    return fields.number(field, float(text), least, greatest)
+    return fields.number(field, float(text), least, greatest=greatest)

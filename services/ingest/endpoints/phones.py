@@ -47,14 +47,21 @@ class PhoneRequest:
 
 
 def position(
-    device_id: str, report_id: str, fix_time_ms: int, lat_deg: float, lon_deg: float, accuracy_m: float
+    device_id: str, report_id: str, fix_time_ms: int, *, lat_deg: float, lon_deg: float, accuracy_m: float
 ) -> Position:
     """Makes a position of checked values, quantised as the log keeps it.
 
     Phones send an accuracy of 0 where they don't know it, so 0 counts as missing.
     """
     accuracy_mm = max(1, round((accuracy_m or DEFAULT_ACCURACY_M) * 1000))
-    return Position(device_id, report_id, fix_time_ms, round(lat_deg * 1e7), round(lon_deg * 1e7), accuracy_mm)
+    return Position(
+        device_id=device_id,
+        report_id=report_id,
+        fix_time_ms=fix_time_ms,
+        lat_e7=round(lat_deg * 1e7),
+        lon_e7=round(lon_deg * 1e7),
+        accuracy_mm=accuracy_mm,
+    )
 
 
 def moment_ms(field: str, ms: int) -> int:
@@ -65,7 +72,7 @@ def moment_ms(field: str, ms: int) -> int:
 
 
 def alarms(
-    field: str, names: str, device_id: str, report_id: str, time_ms: int | InvalidField | None, received_ms: int
+    field: str, names: str, device_id: str, *, report_id: str, time_ms: int | InvalidField | None, received_ms: int
 ) -> list[Said]:
     """Reads the alarms of a request, which Traccar separates by commas. Each becomes a report besides the position.
 
@@ -76,7 +83,7 @@ def alarms(
     if len(listed) > MAX_ALARMS:
         return [InvalidField(field, f"has more than {MAX_ALARMS} alarms: send the others in another request")]
     return [
-        EquipmentEvent(device_id, f"{report_id}-{name}", ALARMS[name], at_ms)
+        EquipmentEvent(device_id=device_id, report_id=f"{report_id}-{name}", event=ALARMS[name], event_time_ms=at_ms)
         if name in ALARMS
         else InvalidField(field, f"is none of {', '.join(ALARMS)}: other alarms are not accepted")
         for name in listed

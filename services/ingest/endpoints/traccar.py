@@ -38,7 +38,7 @@ def parse(body: bytes, received_ms: int) -> PhoneRequest:
         # The app's SOS button puts the alarm into `extras`.
         alarm = extras.get("alarm")
     if alarm is not None:
-        reports += _alarms(alarm, location, device_id, report_id, received_ms)
+        reports += _alarms(alarm, location, device_id, report_id=report_id, received_ms=received_ms)
     return PhoneRequest(device_id, reports or [InvalidField("location.coords", "is missing")])
 
 
@@ -78,21 +78,25 @@ def _position(location: Mapping[str, Any], device_id: str, report_id: str) -> Sa
     try:
         fix_time_ms = _time_ms(location)
         coords = _object("location.coords", location["coords"])
-        lat_deg = _number("location.coords.latitude", coords.get("latitude"), -90, 90)
-        lon_deg = _number("location.coords.longitude", coords.get("longitude"), -180, 180)
-        accuracy_m = _number("location.coords.accuracy", coords.get("accuracy", 0), 0, ACCURACY_MOST_M)
-        return phones.position(device_id, report_id, fix_time_ms, lat_deg, lon_deg, accuracy_m)
+        lat_deg = _number("location.coords.latitude", coords.get("latitude"), -90, greatest=90)
+        lon_deg = _number("location.coords.longitude", coords.get("longitude"), -180, greatest=180)
+        accuracy_m = _number("location.coords.accuracy", coords.get("accuracy", 0), 0, greatest=ACCURACY_MOST_M)
+        return phones.position(
+            device_id, report_id, fix_time_ms, lat_deg=lat_deg, lon_deg=lon_deg, accuracy_m=accuracy_m
+        )
     except InvalidField as error:
         return error
 
 
-def _alarms(alarm: Any, location: Mapping[str, Any], device_id: str, report_id: str, received_ms: int) -> list[Said]:
+def _alarms(alarm: Any, location: Mapping[str, Any], device_id: str, *, report_id: str, received_ms: int) -> list[Said]:
     if not isinstance(alarm, str):
         return [InvalidField("location.alarm", 'must be text (example: "sos")')]
     time_ms: int | None = None
     with suppress(InvalidField):  # the position's refusal names the error
         time_ms = _time_ms(location)
-    return phones.alarms("location.alarm", alarm, device_id, report_id, time_ms, received_ms)
+    return phones.alarms(
+        "location.alarm", alarm, device_id, report_id=report_id, time_ms=time_ms, received_ms=received_ms
+    )
 
 
 def _time_ms(location: Mapping[str, Any]) -> int:
@@ -121,12 +125,12 @@ def _text(field: str, value: Any) -> str:
     return value
 
 
-def _number(field: str, value: Any, least: float, greatest: float) -> float:
+def _number(field: str, value: Any, least: float, *, greatest: float) -> float:
     if value is None:
         raise InvalidField(field, "is missing")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidField(field, "must be a number")
     try:
-        return fields.number(field, float(value), least, greatest)
+        return fields.number(field, float(value), least, greatest=greatest)
     except OverflowError:
         raise InvalidField(field, f"must be from {least:g} to {greatest:g}") from None

@@ -75,12 +75,12 @@ class LastReports:
                         continue  # the evaluators dead-letter it
                     for i, device_id in enumerate(batch.device_id):
                         position = Position(
-                            device_id,
-                            batch.report_id[i],
-                            batch.fix_time_ms[i],
-                            batch.lat_e7[i],
-                            batch.lon_e7[i],
-                            batch.accuracy_mm[i],
+                            device_id=device_id,
+                            report_id=batch.report_id[i],
+                            fix_time_ms=batch.fix_time_ms[i],
+                            lat_e7=batch.lat_e7[i],
+                            lon_e7=batch.lon_e7[i],
+                            accuracy_mm=batch.accuracy_mm[i],
                         )
                         self._stored(position, (partition,))
                 if messages[-1].sequence >= last:

@@ -60,6 +60,7 @@ class _Line(Generic[T]):
         store: Callable[[_Message], Awaitable[None]],
         encode: Callable[[Sequence[T], int], log_pb2.LogEntry],
         max_size: int,
+        *,
         in_flight: int,
         per_s: float | None = None,
         msg_id_of: Callable[[T], str] | None = None,
@@ -71,7 +72,7 @@ class _Line(Generic[T]):
         self._next_s = 0.0
 
     def put(
-        self, sender: str, item: T, size: int, received_wall_us: int, contexts: Contexts | None = None
+        self, sender: str, item: T, size: int, *, received_wall_us: int, contexts: Contexts | None = None
     ) -> asyncio.Future[None]:
         """Queues an item. The future is done once the item is stored, or fails with StoreFull or Unavailable.
 
@@ -79,7 +80,14 @@ class _Line(Generic[T]):
         """
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         contexts = ((size, tracing.carried()),) if contexts is None else contexts
-        waiting = _Waiting(item, size, received_wall_us, time.monotonic(), contexts, stored)
+        waiting = _Waiting(
+            item=item,
+            size=size,
+            received_wall_us=received_wall_us,
+            since_s=time.monotonic(),
+            contexts=contexts,
+            stored=stored,
+        )
         self._queues.setdefault(sender, deque()).append(waiting)
         self._wake.set()
         return stored
@@ -112,7 +120,9 @@ class _Line(Generic[T]):
             )
             msg_id = self._msg_id_of(batch[0].item) if self._msg_id_of else uuid.uuid4().hex
             try:
-                await self._store(_Message(entry.SerializeToString(), msg_id, size, _headers(batch)))
+                await self._store(
+                    _Message(data=entry.SerializeToString(), msg_id=msg_id, reports=size, headers=_headers(batch))
+                )
             except RetryableError as error:
                 batch += self._give_up()
                 reports = sum(waiting.size for waiting in batch)
@@ -190,6 +200,7 @@ class LogWriter:
         sender: str,
         positions: Positions,
         received_wall_us: int,
+        *,
         contexts: Contexts | None = None,
         backfill: bool = False,
     ) -> asyncio.Future[None]:
@@ -198,15 +209,15 @@ class LogWriter:
         After Unavailable they may be stored nevertheless: send them again. `contexts` replaces the trace context of this task.
         """
         line = self._backfill if backfill else self._live
-        return line.put(sender, positions, len(positions), received_wall_us, contexts)
+        return line.put(sender, positions, len(positions), received_wall_us=received_wall_us, contexts=contexts)
 
-    def heard(self, sender: str, device_id: str, report_id: str, received_wall_us: int) -> asyncio.Future[None]:
+    def heard(self, sender: str, device_id: str, report_id: str, *, received_wall_us: int) -> asyncio.Future[None]:
         """Queues the fact that a device was heard whose clock is too far ahead. The future is that of `positions`."""
-        return self._heard.put(sender, (device_id, report_id), 1, received_wall_us)
+        return self._heard.put(sender, (device_id, report_id), 1, received_wall_us=received_wall_us)
 
     def equipment(self, sender: str, event: EquipmentEvent, received_wall_us: int) -> asyncio.Future[None]:
         """Queues an equipment event. The future is that of `positions`."""
-        return self._equipment.put(sender, event, 1, received_wall_us)
+        return self._equipment.put(sender, event, 1, received_wall_us=received_wall_us)
 
     def lag_s(self) -> float:
         """Returns the age of the oldest live report or event that waits to be published, in s."""
@@ -242,7 +253,7 @@ class LogWriter:
 def _joined(items: Sequence[Positions]) -> Positions:
     if len(items) == 1:
         return items[0]
-    joined = Positions([], [], [], [], [], [])
+    joined = Positions(device_ids=[], report_ids=[], fix_times_ms=[], lat_e7=[], lon_e7=[], accuracy_mm=[])
     for positions in items:
         joined.add(positions)
     return joined

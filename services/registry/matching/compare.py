@@ -242,25 +242,29 @@ PERSON = Schema(
             "national_id",
             national_id_level,
             (
-                AgreementLevel("EQUAL", "the national numbers are equal", 0.96, 1e-6),
+                AgreementLevel(name="EQUAL", words="the national numbers are equal", m=0.96, u=1e-6),
                 AgreementLevel(
-                    "ONE_DIGIT",
-                    "the national numbers differ by one slip of typing behind the date of birth",
-                    0.02,
-                    6e-5,
+                    name="ONE_DIGIT",
+                    words="the national numbers differ by one slip of typing behind the date of birth",
+                    m=0.02,
+                    u=6e-5,
                 ),
-                AgreementLevel("DIFFERENT", "the national numbers differ", 0.02, 1.0),
+                AgreementLevel(name="DIFFERENT", words="the national numbers differ", m=0.02, u=1.0),
             ),
         ),
         Field(
             "name",
             name_level,
             (
-                AgreementLevel("EQUAL", "the names are equal", 0.94, 1e-4),
-                AgreementLevel("CLOSE", "the names differ by what is easily misheard or mistyped", 0.02, 1.8e-4),
-                AgreementLevel("NEAR", "the names differ by one syllable", 0.015, 0.011),
-                AgreementLevel("SURNAME", "only the surnames are equal; given names may be changed", 0.02, 0.073),
-                AgreementLevel("DIFFERENT", "the names differ", 0.005, 0.916),
+                AgreementLevel(name="EQUAL", words="the names are equal", m=0.94, u=1e-4),
+                AgreementLevel(
+                    name="CLOSE", words="the names differ by what is easily misheard or mistyped", m=0.02, u=1.8e-4
+                ),
+                AgreementLevel(name="NEAR", words="the names differ by one syllable", m=0.015, u=0.011),
+                AgreementLevel(
+                    name="SURNAME", words="only the surnames are equal; given names may be changed", m=0.02, u=0.073
+                ),
+                AgreementLevel(name="DIFFERENT", words="the names differ", m=0.005, u=0.916),
             ),
         ),
         Field(
@@ -268,56 +272,74 @@ PERSON = Schema(
             name_latin_level,
             (
                 AgreementLevel(
-                    "ALIKE", "one name can be read as the other, across Hangul and Latin spellings", 0.92, 5e-4
+                    name="ALIKE",
+                    words="one name can be read as the other, across Hangul and Latin spellings",
+                    m=0.92,
+                    u=5e-4,
                 ),
                 AgreementLevel(
-                    "CLOSE", "one name can nearly be read as the other, across Hangul and Latin spellings", 0.06, 2e-3
+                    name="CLOSE",
+                    words="one name can nearly be read as the other, across Hangul and Latin spellings",
+                    m=0.06,
+                    u=2e-3,
                 ),
-                AgreementLevel("DIFFERENT", "the names differ, across Hangul and Latin spellings", 0.02, 0.9975),
+                AgreementLevel(
+                    name="DIFFERENT", words="the names differ, across Hangul and Latin spellings", m=0.02, u=0.9975
+                ),
             ),
         ),
         Field(
             "birth_date",
             birth_date_level,
             (
-                AgreementLevel("EQUAL", "the dates of birth are equal", 0.92, 5e-5),
-                AgreementLevel("SWAPPED", "day and month of birth are swapped", 0.005, 2e-5),
+                AgreementLevel(name="EQUAL", words="the dates of birth are equal", m=0.92, u=5e-5),
+                AgreementLevel(name="SWAPPED", words="day and month of birth are swapped", m=0.005, u=2e-5),
                 AgreementLevel(
-                    "TRANSPOSED", "two neighbouring digits of the dates of birth are transposed", 0.01, 5e-5
+                    name="TRANSPOSED",
+                    words="two neighbouring digits of the dates of birth are transposed",
+                    m=0.01,
+                    u=5e-5,
                 ),
-                AgreementLevel("YEAR_APART", "the dates of birth are one year apart, on the same day", 0.01, 1e-4),
-                AgreementLevel("ONE_DIGIT", "the dates of birth differ by one digit", 0.02, 1.5e-3),
                 AgreementLevel(
-                    "LUNAR", "the dates of birth are apart as a lunar date is from its solar one", 0.02, 3.6e-3
+                    name="YEAR_APART", words="the dates of birth are one year apart, on the same day", m=0.01, u=1e-4
                 ),
-                AgreementLevel("DIFFERENT", "the dates of birth differ", 0.015, 0.995),
+                AgreementLevel(name="ONE_DIGIT", words="the dates of birth differ by one digit", m=0.02, u=1.5e-3),
+                AgreementLevel(
+                    name="LUNAR",
+                    words="the dates of birth are apart as a lunar date is from its solar one",
+                    m=0.02,
+                    u=3.6e-3,
+                ),
+                AgreementLevel(name="DIFFERENT", words="the dates of birth differ", m=0.015, u=0.995),
             ),
         ),
         Field(
             "sex",
             sex_level,
             (
-                AgreementLevel("EQUAL", "the sex is the same", 0.995, 0.74),
-                AgreementLevel("DIFFERENT", "the sex differs", 0.005, 0.26),
+                AgreementLevel(name="EQUAL", words="the sex is the same", m=0.995, u=0.74),
+                AgreementLevel(name="DIFFERENT", words="the sex differs", m=0.005, u=0.26),
             ),
         ),
         Field(
             "phone",
             phone_level,
             (
-                AgreementLevel("EQUAL", "a telephone number is the same", 0.6, 1e-5),
-                AgreementLevel("ONE_DIGIT", "a telephone number differs by one slip of typing", 0.03, 2e-5),
-                AgreementLevel("DIFFERENT", "the telephone numbers differ", 0.37, 1.0),
+                AgreementLevel(name="EQUAL", words="a telephone number is the same", m=0.6, u=1e-5),
+                AgreementLevel(
+                    name="ONE_DIGIT", words="a telephone number differs by one slip of typing", m=0.03, u=2e-5
+                ),
+                AgreementLevel(name="DIFFERENT", words="the telephone numbers differ", m=0.37, u=1.0),
             ),
         ),
         Field(
             "address",
             address_level,
             (
-                AgreementLevel("EQUAL", "the addresses are the same", 0.5, 2e-5),
-                AgreementLevel("HOUSE", "the addresses are of one street and house", 0.12, 2e-4),
-                AgreementLevel("AREA", "the addresses are of one area", 0.13, 0.01),
-                AgreementLevel("DIFFERENT", "the addresses differ", 0.25, 0.99),
+                AgreementLevel(name="EQUAL", words="the addresses are the same", m=0.5, u=2e-5),
+                AgreementLevel(name="HOUSE", words="the addresses are of one street and house", m=0.12, u=2e-4),
+                AgreementLevel(name="AREA", words="the addresses are of one area", m=0.13, u=0.01),
+                AgreementLevel(name="DIFFERENT", words="the addresses differ", m=0.25, u=0.99),
             ),
         ),
     )

@@ -192,7 +192,7 @@ def _reading(syllables: str) -> _Reading:
         starts.append(len(parts))
     spellings = surnames.SPELLINGS.get(surname, ())
     usual = tuple((text, _USUAL_COST * rank) for rank, text in enumerate(spellings))
-    return _Reading(tuple(parts), frozenset(starts), starts[len(surname)], usual)
+    return _Reading(parts=tuple(parts), starts=frozenset(starts), in_surname=starts[len(surname)], usual=usual)
 
 
 def _alignment(syllables: str, words: tuple[str, ...]) -> float:

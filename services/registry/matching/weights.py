@@ -80,6 +80,6 @@ class Schema(Generic[R]):
 
 def _evidence(field: Field[R], level: int | None) -> FieldComparison:
     if level is None:
-        return FieldComparison(field.name, MISSING, 0.0, "not stated on both sides")
+        return FieldComparison(field=field.name, level=MISSING, weight=0.0, words="not stated on both sides")
     agreement = field.levels[level]
-    return FieldComparison(field.name, agreement.name, agreement.weight, agreement.words)
+    return FieldComparison(field=field.name, level=agreement.name, weight=agreement.weight, words=agreement.words)

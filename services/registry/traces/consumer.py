@@ -55,6 +55,7 @@ class TraceReader:
         registry: Registry,
         bus: Bus,
         log_meta: LogMetadata,
+        *,
         on_stored: OnStored,
         readiness: Readiness | None = None,
     ) -> None:
@@ -88,11 +89,13 @@ class TraceReader:
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
         trail, after = await self._progress(stream)
         async for messages in trails.follow(
-            self._bus, stream, trail, SUBJECTS[stream], after=after, health=self._health[stream]
+            self._bus, stream, trail, subjects=SUBJECTS[stream], after=after, health=self._health[stream]
         ):
             facts = await self._read(messages)
             await still_alone()
-            batch = TraceBatch(stream, self._log_id, messages[-1].sequence, facts, str(trail))
+            batch = TraceBatch(
+                stream=stream, log_id=self._log_id, sequence=messages[-1].sequence, facts=facts, trail=str(trail)
+            )
             await self._registry.database.visit(partial(store.add_batch, batch=batch))
             for incident_id, fact in facts:
                 _FACTS.labels(fact.kind).inc()
@@ -119,7 +122,7 @@ class TraceReader:
                     entry_key = (alert.partition, alert.sequence)
                     if entry_key not in entries:
                         entries[entry_key] = await self._entry(*entry_key)
-                    fact = translate.alert_fact(alert, message, entries[entry_key], self._clock)
+                    fact = translate.alert_fact(alert, message, entries[entry_key], clock=self._clock)
                     facts.append((alert.incident_id, fact))
             except InvalidField as error:
                 # The legs keep this message as a dead letter with its reason; here only the trace lacks it.

@@ -78,7 +78,15 @@ class TraceRecords:
         mine = sa.select(case_versions).where(case_versions.c.case_id.in_(list(case_ids)))
         for row in await self._rows(mine.order_by(case_versions.c.version)):
             made_us, stored_us = clock.to_wall_us(row.version), clock.to_wall_us(row.stored_at_ms)
-            versions[row.case_id].append(CaseVersion(row.case_id, row.version, made_us, row.sequence, stored_us))
+            versions[row.case_id].append(
+                CaseVersion(
+                    case_id=row.case_id,
+                    version=row.version,
+                    made_us=made_us,
+                    sequence=row.sequence,
+                    stored_us=stored_us,
+                )
+            )
         return versions
 
     async def uses(self, incident_id: str, clock: MeshClock) -> list[DataUse]:
@@ -86,23 +94,23 @@ class TraceRecords:
         rows = await self._rows(sa.select(ledger).where(ledger.c.reference == incident_id).order_by(ledger.c.sequence))
         return [
             DataUse(
-                row.sequence,
-                clock.to_wall_us(row.at_ms),
-                row.deed,
-                row.recipient or row.who,
-                row.legal_basis,
-                row.purpose,
-                row.record_kind,
+                sequence=row.sequence,
+                at_us=clock.to_wall_us(row.at_ms),
+                deed=row.deed,
+                who=row.recipient or row.who,
+                legal_basis=row.legal_basis,
+                purpose=row.purpose,
+                record_kind=row.record_kind,
             )
             for row in rows
         ]
 
-    async def note_version(self, case_id: str, version: int, sequence: int, stored_at_ms: int) -> None:
+    async def note_version(self, case_id: str, version: int, sequence: int, *, stored_at_ms: int) -> None:
         """Store the sequence and the time at which a version of a case was stored in the log."""
         values = {"case_id": case_id, "version": version, "sequence": sequence, "stored_at_ms": stored_at_ms}
         # An upsert, because a version that the log lost is stored in the log a second time.
         key = {name: values.pop(name) for name in ("case_id", "version")}
-        await db.upsert(self._connection, case_versions, key, values)
+        await db.upsert(self._connection, case_versions, key, values=values)
 
     async def forget_before(self, at_us: int) -> None:
         """Delete facts that are older than a moment, microseconds since 1970 UTC."""

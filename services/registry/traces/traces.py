@@ -46,8 +46,8 @@ class IncidentFacts:
             self.incident_id,
             [fact for fact in facts if isinstance(fact, AlertFact)],
             [fact for fact in facts if isinstance(fact, StepFact)],
-            uses,
-            self.case_versions,
+            uses=uses,
+            case_versions=self.case_versions,
         )
 
 
@@ -73,10 +73,10 @@ class Traces:
             facts = await records.traces.facts(incident_id)
             case_ids = {fact.case_id for fact in facts if isinstance(fact, AlertFact) and fact.case_id}
             return IncidentFacts(
-                incident_id,
-                facts,
-                await records.traces.uses(incident_id, self._clock),
-                await records.traces.versions_of(case_ids, self._clock),
+                incident_id=incident_id,
+                facts=facts,
+                uses=await records.traces.uses(incident_id, self._clock),
+                case_versions=await records.traces.versions_of(case_ids, self._clock),
             )
 
     async def progress(self) -> ReadProgress:

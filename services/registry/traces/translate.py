@@ -35,7 +35,9 @@ class EntryRead:
     """Device id and report id of each report in the entry."""
 
 
-def alert_fact(message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead | None, clock: MeshClock) -> AlertFact:
+def alert_fact(
+    message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead | None, *, clock: MeshClock
+) -> AlertFact:
     """Fact about an alert, with data of the log entry that caused it if the log still has the entry."""
     cause = (message.cause.device_id, message.cause.report_id)
     index = entry.reports.index(cause) if entry and cause in entry.reports else 0

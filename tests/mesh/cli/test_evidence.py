@@ -267,7 +267,12 @@ async def test_each_bundle_is_disclosed_and_refused_without_legal_grounds(made: 
             )
             with pytest.raises(CommandFailed, match="not disclosed: legal_basis: "):
                 await collection.make(
-                    made.mesh.now, made.mesh.folder, made.incident_id, "police", grounds, tmp_path / "k.key"
+                    made.mesh.now,
+                    made.mesh.folder,
+                    made.incident_id,
+                    leg="police",
+                    grounds=grounds,
+                    key_file=tmp_path / "k.key",
                 )
         assert await disclosed(bus) == before
 
@@ -279,7 +284,9 @@ async def test_without_nats_no_bundle_is_made(made: Made, tmp_path: Path, monkey
         "STALKING_9_1_3_2", "COURT", "spiffe://tandem/reviewer/x", "spiffe://npa/desk/seoul"
     )
     with pytest.raises(CommandFailed, match="no answer from nats://"):
-        await collection.make(nowhere, made.mesh.folder, made.incident_id, "police", grounds, tmp_path / "k.key")
+        await collection.make(
+            nowhere, made.mesh.folder, made.incident_id, leg="police", grounds=grounds, key_file=tmp_path / "k.key"
+        )
 
 
 # ── sources ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -288,7 +295,7 @@ async def test_without_nats_no_bundle_is_made(made: Made, tmp_path: Path, monkey
 async def collected(made: Made, back_ms: int | None, leg: str = "police") -> tuple[Evidence, LogMetadata]:
     async with made.mesh.now.nats.bus_as("dispatch-police") as bus:
         log_meta = await streams.read_log_meta(bus)
-        return await collector.collect(bus, log_meta, made.alert_ids, leg, back_ms), log_meta
+        return await collector.collect(bus, log_meta, made.alert_ids, leg=leg, back_ms=back_ms), log_meta
 
 
 async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -> None:
@@ -299,11 +306,13 @@ async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -
         await asyncio.sleep(0.2)
     _, log_meta = await collected(made, None)
     # `bus` is connected to a server whose streams are empty.
-    found = await collection._collected(bus, log_meta, made.alert_ids, "police", files.load(made.incident_id))
+    found = await collection._collected(
+        bus, log_meta, made.alert_ids, leg="police", copies=files.load(made.incident_id)
+    )
     replayed = replay(bundle.ground_of(found, log_meta), found.records)
     assert replayed.results and replayed.differences == [] and found.ended
     with pytest.raises(NotFound):
-        await collection._collected(bus, log_meta, made.alert_ids, "police", [])
+        await collection._collected(bus, log_meta, made.alert_ids, leg="police", copies=[])
 
 
 async def test_equal_contents_give_equal_bytes(made: Made, tmp_path: Path) -> None:
@@ -312,5 +321,5 @@ async def test_equal_contents_give_equal_bytes(made: Made, tmp_path: Path) -> No
     for _ in range(2):
         found, log_meta = await collected(made, None)
         ground = bundle.ground_of(found, log_meta)
-        bundles.add(bundle.make(found, ground, [], {"made_at_ms": 1, "software": "x"}, key))
+        bundles.add(bundle.make(found, ground, [], about={"made_at_ms": 1, "software": "x"}, key=key))
     assert len(bundles) == 1

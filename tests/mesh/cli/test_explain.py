@@ -141,5 +141,5 @@ async def test_an_alert_whose_entry_has_expired_is_refused(bus: Bus) -> None:
     with pytest.raises(
         CommandFailed, match="no longer holds entry 1, which decided it: entries are kept for 7 days"
     ) as no:
-        await refold.refold(bus, stored, log_meta, lambda at, last: None)
+        await refold.refold(bus, stored, log_meta, progress=lambda at, last: None)
     assert no.value.exit_code == FAILED

@@ -121,12 +121,12 @@ async def test_a_reader_continues_at_once_after_its_process_was_suspended(bus: B
 async def test_a_durable_consumer_redelivers_unacknowledged_messages(bus: Bus) -> None:
     for n in range(3):
         await bus.publish(flow.alert_subject(0, f"alert-{n}"), str(n).encode(), expected_last=0)
-    async for messages in pull.consume(bus, "ALERTS", "probation-alerts", ("alert.>",)):
+    async for messages in pull.consume(bus, "ALERTS", "probation-alerts", subjects=("alert.>",)):
         await pull.ack(bus, messages[0])
         break
     await bus.client.flush()
     seen: list[bytes] = []
-    async for messages in pull.consume(bus, "ALERTS", "probation-alerts", ("alert.>",)):
+    async for messages in pull.consume(bus, "ALERTS", "probation-alerts", subjects=("alert.>",)):
         for message in messages:
             seen.append(message.data)
             await pull.ack(bus, message)
@@ -137,7 +137,9 @@ async def test_a_durable_consumer_redelivers_unacknowledged_messages(bus: Bus) -
 
 async def test_a_dead_letter_keeps_its_reason(bus: Bus) -> None:
     for _ in range(2):
-        await bus.store_dead_letter(flow.dead_letter_subject("fold", "LOG_0", 7), "LOG_0", 7, "fold", "no such field")
+        await bus.store_dead_letter(
+            flow.dead_letter_subject("fold", "LOG_0", 7), "LOG_0", 7, by="fold", reason="no such field"
+        )
     message = await bus.js.get_last_msg("DEAD_LETTERS", "dead_letter.geofence.fold.LOG_0.7")
     assert alert_pb2.DeadLetter.FromString(message.data or b"").reason == "no such field"
     assert (await bus.js.stream_info("DEAD_LETTERS")).state.messages == 1
@@ -150,7 +152,7 @@ async def test_full_dead_letters_block_no_reader(bus: Bus) -> None:
     async with asyncio.timeout(10):
         for n in range(100):
             await bus.store_dead_letter(
-                flow.dead_letter_subject("fold", "LOG_0", n), "LOG_0", n, "fold", "no such field"
+                flow.dead_letter_subject("fold", "LOG_0", n), "LOG_0", n, by="fold", reason="no such field"
             )
     assert 0 < (await bus.js.stream_info("DEAD_LETTERS")).state.messages < 100
 

@@ -49,7 +49,7 @@ def add(server: grpc.aio.Server) -> None:
 
 def put_into(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -> Files:
     """Writes an identity's files one by one. That is harder for readers than a Secret, which is replaced as a whole."""
-    return authorities.write(folder, spiffe_id, authorities.Identity(identity.key, identity.cert), trusted)
+    return authorities.write(folder, spiffe_id, authorities.Identity(identity.key, identity.cert), trusted=trusted)
 
 
 @asynccontextmanager
@@ -213,6 +213,6 @@ async def test_nats_users_authenticate_by_certificate_and_renew_it(
 
 
 def test_every_user_of_the_server_gets_a_certificate(tmp_path: Path) -> None:
-    certs.issue(tmp_path, certs.SERVERS, certs.LOOPBACK, timedelta(days=1))
+    certs.issue(tmp_path, certs.SERVERS, certs.LOOPBACK, lifetime=timedelta(days=1))
     issued = {spiffe_id(files_of(tmp_path, SERVICE + user).cert) for user in (*flow.USERS, "nats")}
     assert issued == {SERVICE + user for user in flow.USERS} | {nats_server.IDENTITY}

@@ -223,4 +223,4 @@ async def test_a_push_consumer_changes_neither_the_log_metadata_nor_other_stream
 
 async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
     last = (await bus.bounds_of(stream)).last
-    return [message async for message in pull.between(bus, stream, 1, last)]
+    return [message async for message in pull.between(bus, stream, 1, last=last)]

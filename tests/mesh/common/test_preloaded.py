@@ -26,7 +26,7 @@ def started(module: str, *arguments: str, **settings: str) -> subprocess.Complet
 
 
 def forked(module: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return preloaded.run(module, arguments, environment() | settings, WITHIN_S)
+    return preloaded.run(module, arguments, environment() | settings, timeout_s=WITHIN_S)
 
 
 @pytest.mark.parametrize(

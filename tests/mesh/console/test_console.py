@@ -33,7 +33,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Conso
 
 def routes() -> list[tuple[str, str]]:
     settings = ConsoleSettings(dev_secret="x")
-    pages = Pages(settings, RouteGuard(settings, b""), cast(MeshClient, None), {})
+    pages = Pages(settings, RouteGuard(settings, b""), cast(MeshClient, None), feeds={})
     return [(route.method, route.path) for route in pages.routes()]
 
 

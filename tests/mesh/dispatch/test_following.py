@@ -60,7 +60,7 @@ def at(seen: following_pb2.WatchTargetsResponse) -> tuple[float, float]:
 async def advice_of(chased: Chase, incident_id: str) -> list[following_pb2.AdviceGiven]:
     """Waits for advice of an incident, and returns all of it."""
     async with chased.clients.mesh.nats.bus_as("dispatch-warning") as bus, asyncio.timeout(PATIENCE_S):
-        async for messages in pull.read(bus, flow.ADVICE.name, 1, [flow.advice_subject(incident_id)]):
+        async for messages in pull.read(bus, flow.ADVICE.name, 1, subjects=[flow.advice_subject(incident_id)]):
             return [following_pb2.AdviceGiven.FromString(message.data) for message in messages]
     raise AssertionError("the stream ended")
 

@@ -43,7 +43,7 @@ async def test_a_restored_older_copy_folds_the_alerts_that_it_lacks(bus: Bus, po
     copy = file.read_bytes()
     async with running(police) as leg, leg.desk.subscription() as steps:
         await leg.desk.acknowledge(offer.assignment_id)
-        await stored_steps(bus, "police", "incident-1", 2)
+        await stored_steps(bus, "police", "incident-1", count=2)
         await publish(bus, alert(6, incident="incident-2"))
         while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
             pass
@@ -52,8 +52,8 @@ async def test_a_restored_older_copy_folds_the_alerts_that_it_lacks(bus: Bus, po
         while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
             pass
         # The desk's answer is lost with the file, so the leg re-offers, and publishes that to readers of the answer.
-        await stored_steps(bus, "police", "incident-1", 3)
-    lost = (await stored_steps(bus, "police", "incident-1", 3))[-1]
+        await stored_steps(bus, "police", "incident-1", count=3)
+    lost = (await stored_steps(bus, "police", "incident-1", count=3))[-1]
     assert (lost.number, lost.assignment.state) == (3, OFFERED)
 
 
@@ -66,7 +66,7 @@ async def test_an_alert_that_is_redelivered_after_a_stop_makes_no_second_assignm
     assert parsed
     async with (  # the leg commits, but doesn't publish to INCIDENTS
         open_database(police.database, MIGRATIONS) as database,
-        open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as leg,
+        open_leg("police", Store(database), MeshClock(), deadlines=Deadlines(30_000)) as leg,
     ):
         # The position is before the alert, so the alert is redelivered.
         await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 0))
@@ -74,7 +74,7 @@ async def test_an_alert_that_is_redelivered_after_a_stop_makes_no_second_assignm
         await steps.next(OFFERED)
         await publish(bus, alert(6, incident="incident-2"))
         assert (await steps.next(OFFERED)).step.assignment.incident_id == "incident-2"
-        (published,) = await stored_steps(bus, "police", "incident-1", 1)
+        (published,) = await stored_steps(bus, "police", "incident-1", count=1)
         (incident,) = (await running_leg.desk.list(incident_id="incident-1")).incidents
     assert [assignment.assignment_id for assignment in incident.assignments] == [published.assignment.assignment_id]
 

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import grpc
-import grpc.aio
 import pytest
 
 from services.common.messaging import flow
@@ -59,7 +58,7 @@ async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus,
             ).step.assignment.acknowledged_at == acknowledged.acknowledged_at
     assert len(set(ids.values())) == 3
     for leg, running_leg in legs.items():
-        steps = await stored_steps(bus, leg, "incident-1", 2)
+        steps = await stored_steps(bus, leg, "incident-1", count=2)
         assert [(step.number, step.assignment.state) for step in steps] == [(1, OFFERED), (2, ACKNOWLEDGED)]
         async with asyncio.timeout(PATIENCE_S):
             while True:
@@ -123,7 +122,7 @@ async def test_an_unanswered_offer_is_escalated_until_it_is_acknowledged(bus: Bu
         assert first.step.assignment.assignment_id == offer.step.assignment.assignment_id
         await leg.desk.acknowledge(offer.step.assignment.assignment_id)
         acknowledged = await steps.next(ACKNOWLEDGED)
-        stored = await stored_steps(bus, "police", "incident-1", acknowledged.step.number)
+        stored = await stored_steps(bus, "police", "incident-1", count=acknowledged.step.number)
     states = [step.assignment.state for step in stored]
     assert states[0] == OFFERED and states[1] == ESCALATED and states.index(ACKNOWLEDGED) == len(states) - 1
 
@@ -163,7 +162,7 @@ async def test_the_desk_is_served_while_nats_is_away(bus: Bus, nats: TestServer,
         assert (await leg.desk.list()).incidents[0].assignments[0].state == ACKNOWLEDGED
         nats.start()
         await publish(bus, alert(6, incident="incident-2"))  # waits for the server
-        published = await stored_steps(bus, "police", "incident-1", acknowledged.step.number)
+        published = await stored_steps(bus, "police", "incident-1", count=acknowledged.step.number)
     assert [step.number for step in published] == list(range(1, acknowledged.step.number + 1))
     assert published[-1].assignment.state == ACKNOWLEDGED
 
@@ -271,7 +270,7 @@ async def test_a_replay_of_all_alerts_changes_nothing(bus: Bus, police: Dispatch
         while (await steps.next(OFFERED)).step.assignment.incident_id != "incident-2":
             pass
         assert timeless((await leg.desk.list(incident_id="incident-1")).incidents) == before
-    assert len(await stored_steps(bus, "police", "incident-1", 3)) == 3
+    assert len(await stored_steps(bus, "police", "incident-1", count=3)) == 3
 
 
 async def test_alerts_for_other_legs_are_skipped_and_the_position_is_stored(

@@ -56,7 +56,7 @@ async def test_an_alert_that_the_record_lacks_is_folded_by_the_comparison(bus: B
         file.unlink()
     async with (
         open_database(police.database, MIGRATIONS) as database,
-        open_leg("police", Store(database), MeshClock(), Deadlines(30_000)) as empty,
+        open_leg("police", Store(database), MeshClock(), deadlines=Deadlines(30_000)) as empty,
     ):
         # Its position is past both alerts, but it has folded neither.
         await empty.fold([], StreamPosition(flow.ALERTS.name, log_id, 2))

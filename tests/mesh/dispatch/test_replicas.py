@@ -47,7 +47,7 @@ async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterato
     """Opens a leg over the store, as one process does."""
     async with (
         open_database(where, MIGRATIONS) as database,
-        open_leg("police", Store(database), MeshClock(), deadlines) as leg,
+        open_leg("police", Store(database), MeshClock(), deadlines=deadlines) as leg,
     ):
         yield leg
 
@@ -176,7 +176,7 @@ async def test_legs_of_one_server_neither_share_a_chain_nor_wait_for_each_other(
         with pytest.raises(FailedPrecondition, match="the database is the police leg's, not the probation leg's"):
             async with (
                 open_database(urls["police"], MIGRATIONS) as database,
-                open_leg("probation", Store(database), MeshClock(), LONG),
+                open_leg("probation", Store(database), MeshClock(), deadlines=LONG),
             ):
                 raise AssertionError("it opened")
 

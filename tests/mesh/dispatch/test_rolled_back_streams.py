@@ -61,7 +61,7 @@ async def test_an_alert_with_the_sequence_of_a_lost_one_is_offered(
     async with running(police) as leg:
         await publish(bus, alert(1, incident="incident-1"), alert(2, incident="incident-2"))
         before = await offered(leg, "incident-1", "incident-2")
-        await stored_steps(bus, "police", "incident-2", 1)
+        await stored_steps(bus, "police", "incident-2", count=1)
         if when == "under the running leg":
             tear(nats, store, flow.ALERTS.name)
             await publish(bus, alert(3, incident="incident-3"))
@@ -71,7 +71,7 @@ async def test_an_alert_with_the_sequence_of_a_lost_one_is_offered(
             await publish(bus, alert(2, incident="incident-2"), alert(4, incident="incident-4"))
             after = await offered(leg, "incident-1", "incident-2", "incident-3", "incident-4")
             assert before.items() <= after.items()
-            assert len(await stored_steps(bus, "police", "incident-2", 1)) == 1
+            assert len(await stored_steps(bus, "police", "incident-2", count=1)) == 1
             assert reconciled() == compared
             return
     tear(nats, store, flow.ALERTS.name)
@@ -87,7 +87,7 @@ async def test_an_older_stream_store_under_a_running_leg_loses_no_alert_and_no_s
     streams = (flow.ALERTS.name, flow.INCIDENTS.name)
     async with running(police) as leg:
         await publish(bus, alert(1, incident="incident-1"))
-        await stored_steps(bus, "police", "incident-1", 1)
+        await stored_steps(bus, "police", "incident-1", count=1)
         await nats.restart_after(0.0)
         nats.kill()
         for stream in streams:
@@ -95,10 +95,10 @@ async def test_an_older_stream_store_under_a_running_leg_loses_no_alert_and_no_s
         nats.start()
         await publish(bus, *(alert(n, incident=f"incident-{n}") for n in range(2, 12)))
         for n in range(2, 12):
-            await stored_steps(bus, "police", f"incident-{n}", 1)
+            await stored_steps(bus, "police", f"incident-{n}", count=1)
         first = await offered(leg, *(f"incident-{n}" for n in range(1, 12)))
         await leg.desk.acknowledge(first["incident-3"])
-        await stored_steps(bus, "police", "incident-3", 2)
+        await stored_steps(bus, "police", "incident-3", count=2)
         await asyncio.sleep(1.0)  # until the leg has stored that its steps are published
         count = lost(flow.INCIDENTS.name)
         nats.kill()
@@ -111,7 +111,7 @@ async def test_an_older_stream_store_under_a_running_leg_loses_no_alert_and_no_s
         after = await offered(leg, *first, "incident-20")
         assert first.items() <= after.items() and len(after) == 12
         for n in (1, *range(2, 12), 20):
-            steps = await stored_steps(bus, "police", f"incident-{n}", 2 if n == 3 else 1)
+            steps = await stored_steps(bus, "police", f"incident-{n}", count=2 if n == 3 else 1)
             assert [step.assignment.state for step in steps] == ([OFFERED, ACKNOWLEDGED] if n == 3 else [OFFERED])
             assert [step.number for step in steps] == list(range(1, len(steps) + 1))
         assert lost(flow.INCIDENTS.name) == count + 11
@@ -123,16 +123,16 @@ async def test_a_step_that_incidents_lost_while_the_leg_was_away_is_republished(
     async with running(police) as leg, running(settings("probation", nats, tmp_path)) as other:
         await publish(bus, alert(1))
         offer = await offered(leg, "incident-1")
-        await stored_steps(bus, "police", "incident-1", 1)
-        await stored_steps(bus, "probation", "incident-1", 1)
+        await stored_steps(bus, "police", "incident-1", count=1)
+        await stored_steps(bus, "probation", "incident-1", count=1)
         await leg.desk.acknowledge(offer["incident-1"])
-        await stored_steps(bus, "police", "incident-1", 2)
+        await stored_steps(bus, "police", "incident-1", count=2)
         await peer(other, ACKNOWLEDGED)
         await asyncio.sleep(1.0)
     tear(nats, store, flow.INCIDENTS.name)
     assert (await bus.bounds_of(flow.INCIDENTS.name)).last == 2
     async with running(police), running(settings("probation", nats, tmp_path)) as other:
-        steps = await stored_steps(bus, "police", "incident-1", 2)
+        steps = await stored_steps(bus, "police", "incident-1", count=2)
         assert [step.number for step in steps] == [1, 2]
         await peer(other, ACKNOWLEDGED)
 

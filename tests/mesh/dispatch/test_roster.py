@@ -277,7 +277,7 @@ async def test_nobody_available_reaches_both_desks_at_once_and_the_other_gets_no
                 response = await theirs.next_of_any()
                 if response.HasField("other"):
                     seen.append(response.other)
-    for step in await stored_steps(bus, "police", "incident-1", 7):
+    for step in await stored_steps(bus, "police", "incident-1", count=7):
         written = step.SerializeToString()
         assert not any(secret in written for secret in (b"at 5", b"supervisor-a", b"national", b"pair"))
     assert {ACKNOWLEDGED, STOOD_DOWN, CLOSED} <= {assignment.state for assignment in seen}

@@ -34,7 +34,7 @@ KNOWN = 5
 @asynccontextmanager
 async def leg_over(database: Database, units: bool = False) -> AsyncIterator[LegService]:
     deadlines = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
-    async with open_leg("police", Store(database), MeshClock(), deadlines) as leg:
+    async with open_leg("police", Store(database), MeshClock(), deadlines=deadlines) as leg:
         if units:
             await leg.change_roster(partial(store.put_offices, given=TWO_OFFICES))
             given = [unit(f"a{n}", "a") for n in range(2 * KNOWN)]

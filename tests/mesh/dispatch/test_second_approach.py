@@ -102,10 +102,10 @@ async def test_the_second_approach_of_one_incident_gets_a_new_offer(bus: Bus, na
             pass
         (incident,) = (await leg.desk.list(incident_id=incident_id)).incidents
         assert police_of(incident).state == ACKNOWLEDGED
-        published = await stored_steps(bus, "police", incident_id, 4)
+        published = await stored_steps(bus, "police", incident_id, count=4)
         # If the NOTIFY alert was folded before the RESPOND alert arrived, it has a separate step.
         if published[0].assignment.state == NOTIFIED:
-            published = await stored_steps(bus, "police", incident_id, 5)
+            published = await stored_steps(bus, "police", incident_id, count=5)
     states = [step.assignment.state for step in published]
     assert states[-4:] == [OFFERED, ACKNOWLEDGED, OFFERED, ACKNOWLEDGED]
     numbers = [step.number for step in published]  # gaps are steps that the leg doesn't publish

@@ -43,7 +43,7 @@ async def database(where: Path | str) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[LegService]:
-    async with open_leg("police", Store(database), MeshClock(), Deadlines(within_ms)) as leg:
+    async with open_leg("police", Store(database), MeshClock(), deadlines=Deadlines(within_ms)) as leg:
         yield leg
 
 

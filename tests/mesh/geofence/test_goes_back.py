@@ -43,7 +43,7 @@ def store_of(folder: Path) -> CheckpointStore:
 
 async def make_evaluator(bus: Bus, folder: Path, checkpoint_every: int = 1_000) -> Evaluator:
     settings = GeofenceSettings(port=0, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True)
-    return Evaluator(bus, store_of(folder), settings, await streams.read_log_meta(bus), 0)
+    return Evaluator(bus, store_of(folder), settings, log_meta=await streams.read_log_meta(bus), partition=0)
 
 
 @asynccontextmanager
@@ -81,7 +81,7 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def alerts(bus: Bus) -> list[bytes]:
     """All messages of ALERTS, in order."""
     last = (await bus.bounds_of(flow.ALERTS.name)).last
-    return [message.data async for message in pull.between(bus, flow.ALERTS.name, 1, last)] if last else []
+    return [message.data async for message in pull.between(bus, flow.ALERTS.name, 1, last=last)] if last else []
 
 
 async def all_decided(bus: Bus) -> bool:

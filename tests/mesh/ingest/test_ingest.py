@@ -59,7 +59,7 @@ async def test_stored_reports_equal_the_sent_ones(client: Client) -> None:
         request(
             1,
             position("tag", "exact", at_ms, lat_deg=-89.99999994, lon_deg=180.0, accuracy_m=0.0001, speed_mps=3.0),
-            event("tag", "exact-e", log_pb2.CASE_OPEN, at_ms),
+            event("tag", "exact-e", log_pb2.CASE_OPEN, time_ms=at_ms),
         )
     )
     entries = [entry for _, entry in await client.entries()]

@@ -149,7 +149,7 @@ async def test_a_report_counts_once_however_often_it_was_sent(client: Client) ->
             i + 1,
             position("d1", f"d-{i}", start_ms + 20_000 * i),
             position("t1", f"t-{i}", start_ms + 20_000 * i + 7_000, lat_deg=37.5 + 0.0009 * abs(12 - i)),
-            event("t1", f"e-{i}", log_pb2.STRAP_CLOSED if i % 2 else log_pb2.STRAP_OPEN, start_ms + 20_000 * i),
+            event("t1", f"e-{i}", log_pb2.STRAP_CLOSED if i % 2 else log_pb2.STRAP_OPEN, time_ms=start_ms + 20_000 * i),
         )
         for i in range(25)
     ]

@@ -33,7 +33,7 @@ class Cluster:
 
     def __init__(self, folder: Path, config: dict[str, str]) -> None:
         self.certificates = folder / "certs"
-        certs.issue(self.certificates, certs.SERVERS, certs.LOOPBACK, timedelta(days=1))
+        certs.issue(self.certificates, certs.SERVERS, certs.LOOPBACK, lifetime=timedelta(days=1))
         clients, routes = ([free_port() for _ in range(SERVERS)] for _ in range(2))
         self.url = ",".join(f"tls://127.0.0.1:{port}" for port in clients)
         self.commands = []
@@ -82,7 +82,7 @@ async def test_a_cluster_forms_and_works_without_one_of_its_servers(
 ) -> None:
     nats_cluster, running = cluster
     async with asyncio.timeout(WITHIN_S):
-        created = await make(nats_cluster.settings("setup"), 1, SERVERS, 64 << 20)
+        created = await make(nats_cluster.settings("setup"), 1, SERVERS, max_bytes=64 << 20)
     assert created.partitions == 1
     ingest = nats_cluster.settings("ingest")
     async with asyncio.timeout(WITHIN_S), buses.connect(ingest.nats_url, "ingest", ingest.nats_tls) as bus:

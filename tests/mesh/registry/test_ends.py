@@ -37,7 +37,7 @@ async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Re
     """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, 1)
+        registry = Registry(database, Vault(bytes(32)), clock, partitions=1)
         await registry.prepare("log 1")
         yield registry, KeyRetention(registry, clock)
 
@@ -164,9 +164,11 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
         await put_all(registry, tag_order(national_id=""))
         match_reviews = MatchReviews(registry, MeshClock())
         (review,) = await match_reviews.list_reviews(tuple(ReviewState), "")
-        await match_reviews.decide(review.case_id, Decision.REJECT, REASON, review.evidence.digest, "spiffe://npa/desk")
         await match_reviews.decide(
-            review.case_id, Decision.CONFIRM, REASON, review.evidence.digest, "spiffe://npa/desk"
+            review.case_id, Decision.REJECT, REASON, seen_digest=review.evidence.digest, by="spiffe://npa/desk"
+        )
+        await match_reviews.decide(
+            review.case_id, Decision.CONFIRM, REASON, seen_digest=review.evidence.digest, by="spiffe://npa/desk"
         )
         # All these tables must have rows before the destruction, or the assertions below would prove nothing.
         held = {"cases", "reviews", "review_decisions", "match_events", "outbox"}

@@ -21,7 +21,7 @@ async def stored_values(connection: AsyncConnection) -> list[bytes]:
 
 
 async def store(connection: AsyncConnection, value: bytes) -> None:
-    await db.upsert(connection, tables.meta, {"name": "fact"}, {"value": value})
+    await db.upsert(connection, tables.meta, {"name": "fact"}, values={"value": value})
 
 
 async def test_a_read_sees_one_snapshot_and_blocks_no_writer(where: Path | str) -> None:

@@ -94,7 +94,7 @@ async def opened(
 ) -> AsyncIterator[Registry]:
     """A registry without a relay."""
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, partitions)
+        registry = Registry(database, Vault(bytes(32)), clock, partitions=partitions)
         await registry.prepare(log)
         yield registry
 
@@ -224,7 +224,7 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
     waiting = store.Records.unsent
     monkeypatch.setattr(store.Records, "unsent", unsent)
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), MeshClock(), 1)
+        registry = Registry(database, Vault(bytes(32)), MeshClock(), partitions=1)
         await registry.prepare("log 1")
         await registry.put_wearer(translate.parse_wearer(records.wearer()))
         await registry.put_tag(translate.parse_tag(records.tag()))

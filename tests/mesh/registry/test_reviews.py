@@ -51,7 +51,7 @@ class Agencies:
     async def decide(self, decision: Decision) -> Review:
         before = await self.review()
         return await self.match_reviews.decide(
-            before.case_id, decision, "compared the files", before.evidence.digest, DESK
+            before.case_id, decision, "compared the files", seen_digest=before.evidence.digest, by=DESK
         )
 
     async def events(self) -> list[Event]:
@@ -68,7 +68,7 @@ class Agencies:
 async def opened(where: Path | str) -> AsyncIterator[Agencies]:
     clock = Settable()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, 1)
+        registry = Registry(database, Vault(bytes(32)), clock, partitions=1)
         await registry.prepare("log 1")
         yield Agencies(registry, MatchReviews(registry, clock))
 
@@ -198,9 +198,13 @@ async def test_a_decision_on_outdated_evidence_is_rejected(agencies: Agencies) -
     seen = await agencies.review()
     await agencies.put(wearer(version=2, address="부산광역시 중구 1"))
     with pytest.raises(FailedPrecondition, match="evidence"):
-        await agencies.match_reviews.decide(seen.case_id, Decision.CONFIRM, "why", seen.evidence.digest, DESK)
+        await agencies.match_reviews.decide(
+            seen.case_id, Decision.CONFIRM, "why", seen_digest=seen.evidence.digest, by=DESK
+        )
     with pytest.raises(NotFound):
-        await agencies.match_reviews.decide("case-none", Decision.CONFIRM, "why", seen.evidence.digest, DESK)
+        await agencies.match_reviews.decide(
+            "case-none", Decision.CONFIRM, "why", seen_digest=seen.evidence.digest, by=DESK
+        )
     assert await agencies.snapshots() == []
 
 

@@ -83,7 +83,7 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
         await connection.run_sync(fill)
     clock = MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, VAULT, clock, 1)
+        registry = Registry(database, VAULT, clock, partitions=1)
         await registry.prepare("log 1")
         async with registry.transaction() as view:
             assert [row.msg_id for row in await view.unsent(10)][:1] == ["waits"]

@@ -47,5 +47,5 @@ class Authority:
         return self._issue((spiffe_id,), ("127.0.0.1", "localhost"), HOUR, None)
 
     def _issue(self, ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta, since: datetime | None) -> Identity:
-        issued = self._authority.issue(ids, hosts, lifetime, since)
+        issued = self._authority.issue(ids, hosts, lifetime, since=since)
         return Identity(issued.key, issued.cert)

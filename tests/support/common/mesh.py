@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
 
 def tandem(*arguments: str, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
     """Runs a `tandem` command to its end."""
-    return preloaded.run("services.cli", arguments, environment(), timeout_s)
+    return preloaded.run("services.cli", arguments, environment(), timeout_s=timeout_s)
 
 
 def is_alive(pid: int) -> bool:

@@ -29,7 +29,12 @@ class TestServer:
     def __init__(self, folder: Path, certificates: Path | None = None) -> None:
         self._port = free_port()
         self._command, server = nats_server.configure(
-            folder, self._port, free_port(), SERVER_PARTITIONS, TESTER, certificates=certificates
+            folder,
+            self._port,
+            free_port(),
+            partitions=SERVER_PARTITIONS,
+            more=[TESTER],
+            certificates=certificates,
         )
         self._process: subprocess.Popen[bytes] | None = None
         self.url = server.url_as(TESTER.name)

@@ -52,7 +52,7 @@ class Clients:
         """Waits for an order's alerts of all three rings; returns them in the order of the fold."""
         entered: list[alert_pb2.Alert] = []
         async with asyncio.timeout(WITHIN_S):
-            async for messages in pull.read(self.vendor.bus, flow.ALERTS.name, 1, [f"alert.{partition}.>"]):
+            async for messages in pull.read(self.vendor.bus, flow.ALERTS.name, 1, subjects=[f"alert.{partition}.>"]):
                 alerts = [alert_pb2.Alert.FromString(message.data) for message in messages]
                 entered += [
                     alert for alert in alerts if alert.order_id == order_id and alert.kind == alert_pb2.RING_ENTERED

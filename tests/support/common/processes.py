@@ -44,7 +44,7 @@ class Service:
         """Starts the process. Call `ready` to wait until it serves."""
         with self._log.open("ab") as log:
             self._started_at_byte = log.tell()
-            self._process = preloaded.start(self._module, self._arguments, self._env, log, log)
+            self._process = preloaded.start(self._module, self._arguments, self._env, output=log, errors=log)
 
     async def ready(self, address: str) -> None:
         """Returns once the service says SERVING at this address. Fails with its log if it ends or takes too long."""

@@ -143,7 +143,7 @@ async def published_steps(bus: Bus, leg: str) -> list[dispatch_pb2.Step]:
     mine = flow.incident_subject(leg, ">")
     newest = (await bus.api(f"STREAM.MSG.GET.{flow.INCIDENTS.name}", {"last_by_subj": mine}))["message"]["seq"]
     steps: list[dispatch_pb2.Step] = []
-    async for messages in pull.read(bus, flow.INCIDENTS.name, 1, (mine,)):
+    async for messages in pull.read(bus, flow.INCIDENTS.name, 1, subjects=(mine,)):
         steps += [dispatch_pb2.Step.FromString(message.data) for message in messages]
         if messages[-1].sequence >= newest:
             return steps

@@ -134,7 +134,7 @@ class Gateway:
         headers = {
             signing.ID_HEADER: id_,
             signing.TIMESTAMP_HEADER: str(stamp),
-            signing.SIGNATURE_HEADER: signing.signatures([key], stamp, id_, body),
+            signing.SIGNATURE_HEADER: signing.signatures([key], stamp, id_, body=body),
         }
         async with (
             aiohttp.ClientSession() as session,
@@ -156,7 +156,7 @@ class FakeDevice:
         """Waits for the nth notice, and returns its id and text."""
         count = 0
         async with asyncio.timeout(WITHIN_S):
-            async for messages in pull.read(self._bus, flow.COMMANDS.name, 1, ("command.>",)):
+            async for messages in pull.read(self._bus, flow.COMMANDS.name, 1, subjects=("command.>",)):
                 for message in messages:
                     command = command_pb2.Command.FromString(message.data)
                     assert command.device_id == self.device_id

@@ -32,8 +32,8 @@ async def make_evaluator(
         bus,
         CheckpointStore(folder / str(replica)),
         settings,
-        await streams.read_log_meta(bus),
-        0,
+        log_meta=await streams.read_log_meta(bus),
+        partition=0,
     )
 
 

@@ -86,10 +86,14 @@ def deliver(story: Story, reports: Reports) -> Story:
     for i, (at_s, device, north_m, east_m, fix_s, accuracy_m) in enumerate(reports):
         if i == 20:
             square = polygon("yard", (3000, 500), (3000, 900), (3400, 900), (3400, 500))
-            case = {"wearer_id": "w2", "tag_device_ids": ["tag2"], "places": [circle("home", -5000, 0, 50), square]}
+            case = {
+                "wearer_id": "w2",
+                "tag_device_ids": ["tag2"],
+                "places": [circle("home", -5000, 0, radius_m=50), square],
+            }
             story.case(at_s, case="2", **case)
         if i == 90:
             watch = [log_pb2.ProtectedTarget(person_id="p", device_ids=["watch", "phone"])]
-            story.case(at_s, version=2, persons=watch, places=[circle("work", 4000, 0, 30)])
+            story.case(at_s, version=2, persons=watch, places=[circle("work", 4000, 0, radius_m=30)])
         story.at(at_s, device, north_m, east_m, fix_s=fix_s, accuracy_m=accuracy_m)
     return story

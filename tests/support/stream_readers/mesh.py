@@ -214,6 +214,6 @@ async def _create_streams(nats: TestServer) -> None:
     async with buses.connect(nats.url, "setup") as bus:
         for stream in flow.STREAMS:
             for p in range(PARTITIONS) if "{p}" in stream.name else (0,):
-                config = streams._config(stream, stream.name.format(p=p), p, 1, STREAM_BYTES)
+                config = streams._config(stream, stream.name.format(p=p), p, replicas=1, max_bytes=STREAM_BYTES)
                 await bus.js.add_stream(config.evolve(deny_delete=False, deny_purge=False))
         await streams.create(bus, PARTITIONS, MeshClock(), max_bytes=STREAM_BYTES)

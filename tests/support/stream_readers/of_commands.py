@@ -63,7 +63,7 @@ async def _decided(connection: Connection, name: str) -> str:
     bounds = await connection.bus.bounds_of(flow.ALERTS.name)
     if bounds.first > bounds.last:
         return ""
-    async for message in pull.between(connection.bus, flow.ALERTS.name, bounds.first, bounds.last):
+    async for message in pull.between(connection.bus, flow.ALERTS.name, bounds.first, last=bounds.last):
         with contextlib.suppress(Exception):  # the stream also has garbage of other readers
             alert = alert_pb2.Alert.FromString(message.data)
             if alert.case_id == f"case-{name}" and await connection.bus.last_of(
@@ -85,7 +85,7 @@ async def _explained(connection: Connection, name: str) -> int:
     decided_id = await _decided(connection, name)
     async with connection.mesh.nats.bus_as("explain") as bus:
         stored, log_meta = await refold.find(bus, decided_id)
-        shown = await refold.refold(bus, stored, log_meta, lambda done, of: None)
+        shown = await refold.refold(bus, stored, log_meta, progress=lambda done, of: None)
     return int(shown.case is not None)
 
 
@@ -93,7 +93,7 @@ async def _gathered(connection: Connection, user: str, leg: str, id_: str) -> in
     async with connection.mesh.nats.bus_as(user) as bus:
         log_meta = await streams.read_log_meta(bus)
         try:
-            evidence = await collector.collect(bus, log_meta, [id_], leg)
+            evidence = await collector.collect(bus, log_meta, [id_], leg=leg)
         except NotFound:
             return 0
     return sum(record.subject == flow.alert_subject(0, id_) for record in evidence.records)

@@ -82,7 +82,7 @@ async def _other_digests(connection: Connection, name: str) -> Sequence[Message]
         if sequence % CHECKPOINT_EVERY == 0:
             entry = await cursors.at(connection.bus, flow.log_stream(0), sequence)
             assert entry
-            digests.append((flow.digest_subject(0, sequence, entry.stored_at_ns, 1), b"\xff\xfe{}"))
+            digests.append((flow.digest_subject(0, sequence, entry.stored_at_ns, replica=1), b"\xff\xfe{}"))
     return [*digests, case_message(name)]
 
 

@@ -116,7 +116,7 @@ async def _republished(connection: Connection, name: str) -> int:
     bounds = await connection.bus.bounds_of(stream)
     count = 0
     if bounds.first <= bounds.last:
-        async for message in pull.between(connection.bus, stream, bounds.first, bounds.last):
+        async for message in pull.between(connection.bus, stream, bounds.first, last=bounds.last):
             if message.subject == flow.log_subject(1, "report"):
                 count += name in log_pb2.LogEntry.FromString(message.data).positions.device_id
     return count

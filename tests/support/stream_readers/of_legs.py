@@ -48,7 +48,7 @@ def readers_of(leg: str) -> tuple[Reader, ...]:
 
     async def own_step(connection: Connection, name: str) -> Sequence[Message]:
         assignment_id = connection.mesh.value(user, "select assignment_id from assignments where incident_id = ?", name)
-        return [step_message(leg, name, LOST_STEP, str(assignment_id))]
+        return [step_message(leg, name, LOST_STEP, assignment=str(assignment_id))]
 
     async def lost(connection: Connection, name: str) -> int:
         statement = "select count(*) from events where incident_id = ? and kind = 'StepsLost'"

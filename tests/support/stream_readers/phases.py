@@ -303,7 +303,7 @@ async def _dead_letters(connection: Connection) -> set[tuple[str, int]]:
     bounds = await connection.bus.bounds_of(flow.DEAD_LETTERS.name)
     letters: set[tuple[str, int]] = set()
     if bounds.first <= bounds.last:
-        async for message in pull.between(connection.bus, flow.DEAD_LETTERS.name, bounds.first, bounds.last):
+        async for message in pull.between(connection.bus, flow.DEAD_LETTERS.name, bounds.first, last=bounds.last):
             try:
                 dead_letter = alert_pb2.DeadLetter.FromString(message.data)
             except DecodeError:

@@ -32,7 +32,7 @@ def test_p99_of_200_values_leaves_two_above() -> None:
 
 def test_an_empty_sample_meets_no_target() -> None:
     assert figures.percentile([], 99) == math.inf
-    assert figures.at_most("p99", figures.percentile([], 99), "ms", 1000).met is False
+    assert figures.at_most("p99", figures.percentile([], 99), "ms", target=1000).met is False
 
 
 @pytest.mark.parametrize("percent", [0, -1, 100.5])
@@ -42,13 +42,13 @@ def test_a_percentage_out_of_range_is_rejected(percent: float) -> None:
 
 
 def test_targets_are_met_up_to_and_including_the_limit() -> None:
-    assert [figures.at_most("f", value, "ms", 5).met for value in (4, 5, 6)] == [True, True, False]
+    assert [figures.at_most("f", value, "ms", target=5).met for value in (4, 5, 6)] == [True, True, False]
 
 
 def test_the_json_object_has_its_documented_keys_and_is_valid_json() -> None:
     listed = [
         figures.Figure("a", 1.23456, "ms"),
-        figures.at_most("b", math.inf, "ms", 1000.0),
+        figures.at_most("b", math.inf, "ms", target=1000.0),
         figures.Figure("c", 2.0, "x", against="a peer 1.0"),
     ]
     text = json.dumps(figures.to_json({"cores": 2}, {"nats-server": "2"}, listed), allow_nan=False)
@@ -65,7 +65,7 @@ def test_the_json_object_has_its_documented_keys_and_is_valid_json() -> None:
 
 def test_a_load_has_all_reports_once_in_order_of_time_with_each_trigger_among_them() -> None:
     cases = population.actors(40)
-    plan = load.prepare("x", SHAPE, 2, cases[:30], cases[30:], seed=1)
+    plan = load.prepare("x", SHAPE, 2, background=cases[:30], triggered=cases[30:], seed=1)
     messages = [ingest_pb2.ReportRequest.FromString(request.message) for request in plan.requests]
     positions = [position for message in messages for position in message.positions]
     keys = {(position.device_id, position.report_id) for position in positions}
@@ -90,7 +90,9 @@ def test_a_load_has_all_reports_once_in_order_of_time_with_each_trigger_among_th
 
 def test_loads_of_the_same_seed_differ_only_in_their_start_times() -> None:
     cases = population.actors(12)
-    first, second, third = (load.prepare("x", SHAPE, 1, cases[:10], cases[10:], seed=seed) for seed in (1, 1, 2))
+    first, second, third = (
+        load.prepare("x", SHAPE, 1, background=cases[:10], triggered=cases[10:], seed=seed) for seed in (1, 1, 2)
+    )
     assert first.triggers == second.triggers != third.triggers
     assert [request.due_s for request in first.requests] == [request.due_s for request in second.requests]
 

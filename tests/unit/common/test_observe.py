@@ -80,5 +80,5 @@ async def test_a_hung_event_loop_is_not_alive(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_ready_process_reports_that_it_is_degraded() -> None:
-    async with observed("127.0.0.1", 0, lambda: "", lambda: "traces hasn't been read for 6 s") as port:
+    async with observed("127.0.0.1", 0, lambda: "", degraded=lambda: "traces hasn't been read for 6 s") as port:
         assert await get(port, "/readyz") == (200, "ready, but traces hasn't been read for 6 s\n")

@@ -71,7 +71,7 @@ class Peer:
 
 @asynccontextmanager
 async def endpoint(most: int = 100) -> AsyncIterator[int]:
-    async with serving.served("test", ROUTES, "127.0.0.1", 0, most=most) as port:
+    async with serving.served("test", ROUTES, "127.0.0.1", port=0, most=most) as port:
         yield port
 
 
@@ -259,7 +259,7 @@ async def test_a_replaced_certificate_is_used_without_a_restart_and_a_broken_one
         except ssl.SSLError:
             return False
 
-    async with serving.served("test", ROUTES, "127.0.0.1", 0, tls) as port:
+    async with serving.served("test", ROUTES, "127.0.0.1", port=0, tls=tls) as port:
         assert await served_to(first) and not await served_to(second)
         tls[0].write_text("no certificate")
         await asyncio.sleep(0.2)

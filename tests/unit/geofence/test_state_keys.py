@@ -30,18 +30,18 @@ def test_a_digest_cannot_be_guessed_without_the_key() -> None:
 def test_evaluators_compare_digests_only_of_the_same_log_position() -> None:
     mine, theirs = StateKeys([OLD]), StateKeys([OLD])
     digest = theirs.digest(0, 5_000, OPEN)
-    assert mine.is_same(digest, 0, 5_000, OPEN) is True
-    assert mine.is_same(digest, 0, 5_000, OPEN + b" ") is False
-    assert mine.is_same(digest, 0, 10_000, OPEN) is False
-    assert mine.is_same(digest, 1, 5_000, OPEN) is False
+    assert mine.is_same(digest, 0, 5_000, encoded=OPEN) is True
+    assert mine.is_same(digest, 0, 5_000, encoded=OPEN + b" ") is False
+    assert mine.is_same(digest, 0, 10_000, encoded=OPEN) is False
+    assert mine.is_same(digest, 1, 5_000, encoded=OPEN) is False
 
 
 def test_a_key_rotation_causes_no_difference() -> None:
     before, after = StateKeys([OLD]), StateKeys([OLD, NEW])
-    assert after.is_same(before.digest(0, 5_000, OPEN), 0, 5_000, OPEN) is True
-    assert before.is_same(after.digest(0, 5_000, OPEN), 0, 5_000, OPEN) is None
+    assert after.is_same(before.digest(0, 5_000, OPEN), 0, 5_000, encoded=OPEN) is True
+    assert before.is_same(after.digest(0, 5_000, OPEN), 0, 5_000, encoded=OPEN) is None
     for strange in (b"", b".", b"\xff\xfe", hashlib.sha256(OPEN).hexdigest().encode()):
-        assert before.is_same(strange, 0, 5_000, OPEN) is None
+        assert before.is_same(strange, 0, 5_000, encoded=OPEN) is None
 
 
 def test_a_checkpoint_verifies_with_each_kept_key(tmp_path: Path) -> None:

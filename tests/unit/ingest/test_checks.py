@@ -164,8 +164,8 @@ async def test_senders_share_a_message_by_reports() -> None:
         return log_pb2.LogEntry()
 
     line = writer._Line(store, encode, max_size=100, in_flight=1)
-    waiting = [line.put("flood", f"flood-{n}", 50, 0) for n in range(10)]
-    waiting += [line.put("phones", f"phone-{n}", 1, 0) for n in range(100)]
+    waiting = [line.put("flood", f"flood-{n}", 50, received_wall_us=0) for n in range(10)]
+    waiting += [line.put("phones", f"phone-{n}", 1, received_wall_us=0) for n in range(100)]
     work = asyncio.create_task(line.run())
     await asyncio.gather(*waiting)
     work.cancel()

@@ -68,7 +68,12 @@ class IsolatedIntake:
         self.rate_limits = RateLimits(10.0, 300)
         last = cast(Any, LastReports())
         self.intake = Intake(
-            self.surroundings, {0: self.surroundings}, last, self.surroundings, self.rate_limits, MeshClock()
+            self.surroundings,
+            {0: self.surroundings},
+            last,
+            quarantine=self.surroundings,
+            rate_limits=self.rate_limits,
+            clock=MeshClock(),
         )
 
     def owe(self, sender: Sender, penalty_s: float) -> None:
@@ -79,7 +84,9 @@ class IsolatedIntake:
     async def send(
         self, sender: Sender, *reports: Position | EquipmentEvent | InvalidField, patient: bool = False
     ) -> None:
-        await self.intake.admit(sender, Reports.of(reports, [""] * len(reports)), False, "http", patient=patient)
+        await self.intake.admit(
+            sender, Reports.of(reports, [""] * len(reports)), False, endpoint="http", patient=patient
+        )
 
 
 def phone(name: str) -> Sender:

@@ -20,7 +20,7 @@ def check(
     kind: RecordKind = RecordKind.WEARER,
     now_ms: int = NOW_MS,
 ) -> Grounds:
-    return check_grounds(legal_basis, purpose, reference, kind, now_ms)
+    return check_grounds(legal_basis, purpose, reference, kind=kind, now_ms=now_ms)
 
 
 @pytest.mark.parametrize("basis", LEGAL_BASES, ids=lambda basis: basis.code)

@@ -40,12 +40,12 @@ DEVICES = [
 def test_the_outcome_of_a_put_follows_from_version_and_digest(
     stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: PutOutcome
 ) -> None:
-    assert record_versions.decide_put(stored_version, stored_digest, version, digest) is outcome
+    assert record_versions.decide_put(stored_version, stored_digest, version, digest=digest) is outcome
 
 
 def test_the_same_version_with_other_content_is_a_conflict() -> None:
     with pytest.raises(Conflict, match="version 2"):
-        record_versions.decide_put(2, b"x", 2, b"y")
+        record_versions.decide_put(2, b"x", 2, digest=b"y")
 
 
 def test_the_same_national_number_is_a_match_with_any_name() -> None:
@@ -54,7 +54,7 @@ def test_the_same_national_number_is_a_match_with_any_name() -> None:
 
 
 def test_a_case_holds_exactly_the_tags_devices_and_rings_of_its_order_and_wearer() -> None:
-    case = domain.build_case(ORDER, WEARER, TAGS, DEVICES)
+    case = domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
     assert case.case_id == ids.hash_id("case", "o-1", "w-1")
     assert case.tag_device_ids == ("t1", "t2")
     assert [(person.person_id, person.device_ids) for person in case.persons] == [("p-2", ()), ("p-1", ("a", "b"))]
@@ -67,11 +67,11 @@ def test_a_case_holds_exactly_the_tags_devices_and_rings_of_its_order_and_wearer
 
 def test_rings_of_the_order_replace_the_default_rings() -> None:
     ring = domain.OrderRing(600, Action.RESPOND)
-    assert domain.build_case(replace(ORDER, rings=(ring,)), WEARER, (), ()).rings == (ring,)
+    assert domain.build_case(replace(ORDER, rings=(ring,)), WEARER, (), devices=()).rings == (ring,)
 
 
 def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
-    snapshot = translate.case_to_proto(domain.build_case(ORDER, WEARER, TAGS, DEVICES), 7)
+    snapshot = translate.case_to_proto(domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
     assert snapshot == log_pb2.CaseSnapshot(
         case_id=ids.hash_id("case", "o-1", "w-1"),
         version=7,
@@ -97,7 +97,7 @@ def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
 def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
-    case = domain.build_case(translate.parse_order(message), WEARER, (), ())
+    case = domain.build_case(translate.parse_order(message), WEARER, (), devices=())
     assert list(translate.case_to_proto(case, 1).places) == list(message.places)
 
 
@@ -113,7 +113,7 @@ def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     ],
 )
 def test_a_withdrawn_case_ends_at_the_withdrawal_at_the_latest(at_ms: int, until_ms: int) -> None:
-    case = domain.build_case(ORDER, WEARER, TAGS, DEVICES)
+    case = domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
     assert domain.withdraw(case, at_ms) == replace(case, valid_until_ms=until_ms)
 
 

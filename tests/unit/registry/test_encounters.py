@@ -39,7 +39,7 @@ def test_an_encounter_is_parsed_completely_and_is_unchanged_in_the_case() -> Non
     assert [place.place_id for place in first.places] == ["court"]
     assert (second.places, second.daily_until_s) == ((), 0)
 
-    case = domain.build_case(order, translate.parse_wearer(records.wearer()), [], [])
+    case = domain.build_case(order, translate.parse_wearer(records.wearer()), [], devices=[])
     assert list(translate.case_to_proto(case, 1).encounters) == [sent, records.encounter("e-2")]
 
 

@@ -104,14 +104,14 @@ def test_a_court_order_can_cover_only_an_emergency_measure_of_the_police() -> No
     end = OrderEnd(EndReason.COVERED_BY_COURT_ORDER, ORDER.valid_from_ms + 5, "o-court")
     measure = replace(ORDER, type=OrderType.POLICE_EMERGENCY)
     court = replace(ORDER, order_id="o-court", type=OrderType.STALKING_APPROACH)
-    assert lifecycle.ended(measure, end, 9, court) == replace(measure, end=end, source_version=9)
+    assert lifecycle.ended(measure, end, 9, covering=court) == replace(measure, end=end, source_version=9)
     for before, covering, field in (
         (ORDER, court, "reason"),
         (measure, None, "covering_order_id"),
         (measure, replace(court, type=OrderType.POLICE_EMERGENCY), "covering_order_id"),
     ):
         with pytest.raises(InvalidField) as refusal:
-            lifecycle.ended(before, end, 9, covering)
+            lifecycle.ended(before, end, 9, covering=covering)
         assert refusal.value.field == field
 
 
@@ -126,7 +126,7 @@ def test_a_court_order_can_cover_only_an_emergency_measure_of_the_police() -> No
 def test_an_early_end_is_exact_to_the_millisecond(at_ms: int, ends_ms: int) -> None:
     ended = replace(ORDER, end=OrderEnd(EndReason.ACQUITTAL, at_ms))
     assert ended.ends_ms == ends_ms
-    case = domain.build_case(ended, translate.parse_wearer(records.wearer()), (), ())
+    case = domain.build_case(ended, translate.parse_wearer(records.wearer()), (), devices=())
     assert case.valid_until_ms == ends_ms
 
 

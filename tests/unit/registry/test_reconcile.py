@@ -80,7 +80,7 @@ def test_the_digest_covers_the_end_of_an_order_or_a_tag() -> None:
         ended_at=Timestamp(seconds=1_700_000_000, nanos=5_000_000),
     )
     _, ended, version = translate.parse_order_end(end)
-    order = lifecycle.ended(translate.parse_order(full_order()), ended, version, None)
+    order = lifecycle.ended(translate.parse_order(full_order()), ended, version, covering=None)
     assert reconcile.listed(order).digest == listing.listed(full_order(), end).digest
     assert reconcile.listed(order).digest != listing.listed(full_order()).digest
 

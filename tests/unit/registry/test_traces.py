@@ -178,7 +178,10 @@ def test_a_span_of_disagreeing_clocks_has_length_0_and_states_the_difference() -
 @pytest.mark.parametrize("viewer", sorted(EVERYBODY))
 def test_no_viewer_sees_a_span_without_its_parent(viewer: str) -> None:
     police_alert = replace(ENTERED, alert_id="alert-p", sequence=5, legs=("police",), alert_kind="PANIC")
-    spans = shown_to(viewer, spans_of(INCIDENT, [police_alert, ENTERED, CLEARED], STEPS, [USE], {"case-1": [IN_FORCE]}))
+    spans = shown_to(
+        viewer,
+        spans_of(INCIDENT, [police_alert, ENTERED, CLEARED], STEPS, uses=[USE], case_versions={"case-1": [IN_FORCE]}),
+    )
     ids = {span.span_id for span in spans}
     assert all(span.parent_id in ids for span in spans if span.parent_id)
 
@@ -191,7 +194,7 @@ def test_each_agency_sees_its_own_steps_and_not_the_moves_of_the_other() -> None
     only_police = replace(
         ENTERED, alert_id="alert-p", sequence=15, legs=("police",), alert_kind="PROTECTED_DEVICE_LOST"
     )
-    spans = spans_of(INCIDENT, [ENTERED, only_police], STEPS, [USE])
+    spans = spans_of(INCIDENT, [ENTERED, only_police], STEPS, uses=[USE])
 
     def seen(viewer: str) -> tuple[set[str], set[str]]:
         shown = shown_to(viewer, spans)
@@ -206,7 +209,7 @@ def test_each_agency_sees_its_own_steps_and_not_the_moves_of_the_other() -> None
 
 def test_the_order_in_force_is_a_separate_trace_linked_from_the_incident() -> None:
     later = replace(IN_FORCE, version=900, sequence=12, made_us=2_000_000, stored_us=2_001_000)
-    root, *others = spans_of(INCIDENT, [ENTERED], [], [], {"case-1": [IN_FORCE, later]})
+    root, *others = spans_of(INCIDENT, [ENTERED], [], uses=[], case_versions={"case-1": [IN_FORCE, later]})
     (in_force,) = [span for span in others if span.name == "order in force"]
     assert (in_force.trace_id, in_force.attributes["version"]) == (trace_ids.trace_id_of("case-1:500"), "500")
     assert [(link.trace_id, link.span_id) for link in root.links] == [(in_force.trace_id, in_force.span_id)]
@@ -279,7 +282,7 @@ async def test_coalesced_batches_keep_their_trace_contexts() -> None:
                 Sender("v", "v", ""),
                 request,
                 ReportStream(Sender("v", "v", ""), InFlightLimiter()),
-                PendingAnswer(number, 1, 1, False, ()),
+                answer=PendingAnswer(number, 1, 1, False, ()),
             )
         await asyncio.gather(*coalescer._workers)
 

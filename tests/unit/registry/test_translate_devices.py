@@ -42,7 +42,9 @@ def test_an_invalid_vendor_id_is_rejected(value: str) -> None:
 
 def test_a_route_names_the_owner_of_a_device_and_its_vendor() -> None:
     tag = translate.parse_tag(records.tag(vendor_id="acme"))
-    assert translate.route_to_proto(tag, (0, 2), False, [DeviceToken(b"a", 7), DeviceToken(b"b", None)]) == Route(
+    assert translate.route_to_proto(
+        tag, (0, 2), False, tokens=[DeviceToken(b"a", 7), DeviceToken(b"b", None)]
+    ) == Route(
         subject_id="w-1",
         partitions=[0, 2],
         vendor_id="acme",
@@ -50,6 +52,6 @@ def test_a_route_names_the_owner_of_a_device_and_its_vendor() -> None:
         kind=log_pb2.TAG,
     )
     device = translate.parse_device(records.device(vendor_id="police"))
-    assert translate.route_to_proto(device, (1,), True, []) == Route(
+    assert translate.route_to_proto(device, (1,), True, tokens=[]) == Route(
         subject_id="p-1", partitions=[1], vendor_id="police", revoked=True, kind=log_pb2.PROTECTIVE_DEVICE
     )

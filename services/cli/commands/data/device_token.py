@@ -25,15 +25,16 @@ def device_token(
         int, typer.Option(min=0, max=MAX_KEEP_OLDER_S, help="How long older tokens stay valid, seconds.")
     ] = 0,
     revoke: Annotated[bool, typer.Option("--revoke", help="Revoke all tokens of the device, and issue none.")] = False,
+    *,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
     """Issue and print a token with which a device reports by itself. It is shown only once."""
     if revoke and keep_older_for_s:
         raise CommandFailed("--keep-older-for-s and --revoke exclude each other", MISUSED)
-    print(uvloop.run(_ask(mesh.load(folder), device, keep_older_for_s, revoke)))
+    print(uvloop.run(_ask(mesh.load(folder), device, keep_older_for_s, revoke=revoke)))
 
 
-async def _ask(running: MeshConnection, device_id: str, keep_older_for_s: int, revoke: bool) -> str:
+async def _ask(running: MeshConnection, device_id: str, keep_older_for_s: int, *, revoke: bool) -> str:
     async with mesh.connect(running) as clients:
         tokens = clients.device_tokens
         if revoke:

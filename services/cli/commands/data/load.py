@@ -75,6 +75,7 @@ def load(
     devices: Annotated[int, typer.Option(help="Number of devices, which report in turn.", min=1, max=1_000_000)],
     rate: Annotated[float, typer.Option(help="Reports per second of all devices.", min=0.01, max=1_000_000)],
     seconds: Annotated[float, typer.Option(help="Duration, seconds.", min=0.1, max=86_400)] = 30,
+    *,
     batch: Annotated[int, typer.Option(help="Reports per request.", min=1, max=MAX_BATCH)] = 100,
     streams: Annotated[int, typer.Option(help="Number of gRPC streams.", min=1, max=256)] = 4,
     backfill_hours: Annotated[
@@ -91,7 +92,15 @@ def load(
 
     The load doesn't slow down if the mesh does. Exit code 1 if reports were refused or lost.
     """
-    shape = Shape(registered or SYNTHETIC, devices, rate, seconds, batch, streams, backfill_hours)
+    shape = Shape(
+        prefix=registered or SYNTHETIC,
+        devices=devices,
+        reports_per_s=rate,
+        seconds=seconds,
+        batch=batch,
+        streams=streams,
+        backfill_hours=backfill_hours,
+    )
     try:
         fields.required_id("--registered", shape.device_id(devices - 1))
     except InvalidField as error:
@@ -117,7 +126,7 @@ async def _run(running: MeshConnection, shape: Shape, *, register: bool) -> Load
             requests = await asyncio.to_thread(prepare, shape, clients.clock, starts_at_ms)
             status.update(f"sending for {shape.seconds:g} s")
             opening, identity = mesh.channel(clients.mesh, "ingest"), clients.identity(VENDOR)
-            return await load_generator.send(opening, identity, starts_at_ms, requests, shape.streams)
+            return await load_generator.send(opening, identity, starts_at_ms, requests=requests, streams=shape.streams)
 
 
 async def _register(clients: Clients, shape: Shape) -> None:
@@ -140,7 +149,9 @@ async def _register(clients: Clients, shape: Shape) -> None:
             for first in range(0, shape.devices, ANNOUNCED_BATCH):
                 some = range(first, min(first + ANNOUNCED_BATCH, shape.devices))
                 # The head-end retries reports of devices that ingest doesn't know yet.
-                refused = await head_end.carry([_position(shape, n, f"load-{now_ms}-first", now_ms) for n in some])
+                refused = await head_end.carry(
+                    [_position(shape, n, f"load-{now_ms}-first", fix_time_ms=now_ms) for n in some]
+                )
                 if refused:
                     raise CommandFailed(f"{len(refused)} devices refused: {refused[0].field}: {refused[0].reason}")
                 shown.advance(announcing, len(some))
@@ -167,13 +178,13 @@ def prepare(shape: Shape, clock: MeshClock, starts_at_ms: int) -> list[DueReques
         for n in range(i * shape.batch, (i + 1) * shape.batch):
             # Backfilled positions come in order, from the oldest to the current one.
             fix_time_ms = now_ms - round(kept_ms * (1 - (n + 1) / total))
-            positions.append(_position(shape, n, f"load-{starts_at_ms}-{n}", fix_time_ms))
+            positions.append(_position(shape, n, f"load-{starts_at_ms}-{n}", fix_time_ms=fix_time_ms))
         message = ingest_pb2.ReportRequest(batch=i, positions=positions, backfill=shape.backfill_hours > 0)
         requests.append(DueRequest(due_s, shape.batch, message.SerializeToString()))
     return requests
 
 
-def _position(shape: Shape, n: int, report_id: str, fix_time_ms: int) -> ingest_pb2.Position:
+def _position(shape: Shape, n: int, report_id: str, *, fix_time_ms: int) -> ingest_pb2.Position:
     turn, which = divmod(n, shape.devices)
     return ingest_pb2.Position(
         device_id=shape.device_id(n),

@@ -75,6 +75,7 @@ def send(
     track: Annotated[Path, typer.Argument(help="The track: a .gpx, .csv or .ndjson file.")],
     device: Annotated[str, typer.Option(help="Device that reports it.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
+    *,
     speed: Annotated[
         float, typer.Option(help="Speed relative to the track's own times; 0 for as fast as ingest accepts.")
     ] = 1.0,
@@ -116,7 +117,7 @@ def send(
     try:
         if read.reports:
             pace = Pace(speed, as_recorded)
-            uvloop.run(_send(running, read, pace, sent, console, loop=loop, backfill=backfill))
+            uvloop.run(_send(running, read, pace, sent=sent, console=console, loop=loop, backfill=backfill))
     finally:
         for reason, count in sorted(sent.refused.items()):
             console.print(f"refused ({count}): {reason}", style="red")
@@ -159,9 +160,9 @@ async def _send(
     running: MeshConnection,
     track: ReportedTrack,
     pace: Pace,
+    *,
     sent: SendOutcome,
     console: SafeConsole,
-    *,
     loop: bool,
     backfill: bool,
 ) -> None:
@@ -180,7 +181,7 @@ async def _send(
         console.print(f"command {command.command_id} to {command.device_id}: {_described(command)}")
 
     async with mesh.connect(running) as clients, HeadEnd(clients, commanded) as head_end:
-        sender = _TrackSender(clients, head_end, sent, stop, backfill=backfill)
+        sender = _TrackSender(clients=clients, head_end=head_end, sent=sent, stop=stop, backfill=backfill)
         begins_ms = clients.clock.now_ms()
         with progress.bar() as shown:
             task = shown.add_task("sending", total=len(track.reports))
@@ -198,7 +199,7 @@ class _TrackSender:
     """Sends each report when it is due, until it is durable or refused for good."""
 
     def __init__(
-        self, clients: Clients, head_end: HeadEnd, sent: SendOutcome, stop: asyncio.Event, *, backfill: bool
+        self, clients: Clients, head_end: HeadEnd, sent: SendOutcome, *, stop: asyncio.Event, backfill: bool
     ) -> None:
         self._clock, self._head_end, self._sent, self._stop = clients.clock, head_end, sent, stop
         self._backfill = backfill

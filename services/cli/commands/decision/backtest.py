@@ -22,6 +22,7 @@ def backtest(
     rules: Annotated[
         Path | None, typer.Option(help="Decision rules, TOML; they replace the rules in the reports.")
     ] = None,
+    *,
     against: Annotated[
         Path | None, typer.Option(help="Other decision rules: print the changed alerts instead of all alerts.")
     ] = None,

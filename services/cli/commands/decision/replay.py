@@ -23,6 +23,7 @@ def replay(
     scenario: Annotated[Path, typer.Option(help="Scenario: records and orders, JSON.")],
     reports: Annotated[Path, typer.Option(help="Reports in order of arrival, NDJSON.")],
     rate: Annotated[int, typer.Option(help="Clock rate of the mesh, as given to `tandem up`.", min=1)] = 1,
+    *,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
 ) -> None:
@@ -45,7 +46,7 @@ async def _play(
     async with mesh.connect(running) as clients:
         with console.status("putting the records") as status:
             replayed = await player.play(
-                clients, scenario, lines, lambda sent: status.update(f"sent {sent} of {len(lines)} lines")
+                clients, scenario, lines, progress=lambda sent: status.update(f"sent {sent} of {len(lines)} lines")
             )
     for refusal in replayed.refused:
         console.print(styled(("refused", "yellow"), f" {refusal}"))

@@ -53,6 +53,7 @@ def certs(
     hosts: Annotated[
         list[str] | None, typer.Option("--host", help="DNS name or address of the servers, in addition to loopback.")
     ] = None,
+    *,
     days: Annotated[float, typer.Option(help="Lifetime of the certificates, days.", min=0.001, max=398)] = 30,
 ) -> None:
     """Issue development certificates by a local authority; existing ones are replaced."""
@@ -61,16 +62,16 @@ def certs(
         if not _SPIFFE_ID.fullmatch(spiffe_id):
             raise CommandFailed(f"{spiffe_id}: isn't a SPIFFE id (example: spiffe://moj/desk/seoul)", MISUSED)
     wanted = tuple(ids) if ids else (*SERVERS, *CLIENTS)
-    issue(folder, wanted, (*LOOPBACK, *(hosts or ())), timedelta(days=days))
+    issue(folder, wanted, (*LOOPBACK, *(hosts or ())), lifetime=timedelta(days=days))
     for spiffe_id in wanted:
         print(f"{spiffe_id}  {folder_of(folder, spiffe_id)}")
 
 
-def issue(folder: Path, ids: Iterable[str], hosts: Iterable[str], lifetime: timedelta) -> None:
+def issue(folder: Path, ids: Iterable[str], hosts: Iterable[str], *, lifetime: timedelta) -> None:
     """Issues certificates for these ids. Creates the authority in the folder the first time."""
     issuer, hosts = Authority.opened(folder), tuple(hosts)
     trusted = (folder / AUTHORITY).read_bytes()
     for spiffe_id in ids:
         # Only Tandem's own services accept connections. Other certificates get no host names, so that no server can use them.
         host_names = hosts if spiffe_id.startswith(SERVICE) else ()
-        authority.write(folder, spiffe_id, issuer.issue([spiffe_id], host_names, lifetime), trusted)
+        authority.write(folder, spiffe_id, issuer.issue([spiffe_id], host_names, lifetime), trusted=trusted)

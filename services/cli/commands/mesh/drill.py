@@ -29,6 +29,7 @@ def drill(
     by_desks: Annotated[
         bool, typer.Option("--by-desks", help="People at the desks answer, up to 10 min per step.")
     ] = False,
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Drill the response: simulate a breach, marked as an exercise, and measure each step."""

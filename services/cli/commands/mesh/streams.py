@@ -44,17 +44,17 @@ def streams(
         settings = CommonSettings(port=0)
     except ValidationError as error:
         raise CommandFailed("; ".join(detail["msg"] for detail in error.errors()), MISUSED) from None
-    log_meta = uvloop.run(make(settings, partitions, replicas, round(max_gib * (1 << 30)) or None))
+    log_meta = uvloop.run(make(settings, partitions, replicas, max_bytes=round(max_gib * (1 << 30)) or None))
     print(f"partitions: {log_meta.partitions}, log: {log_meta.log_id}")
 
 
-async def make(settings: CommonSettings, partitions: int, replicas: int, max_bytes: int | None) -> LogMetadata:
+async def make(settings: CommonSettings, partitions: int, replicas: int, *, max_bytes: int | None) -> LogMetadata:
     """Creates the missing streams, with retries until the server can."""
     async with buses.connect(settings.nats_url, "setup", settings.nats_tls) as bus:
         while True:
             try:
                 async with asyncio.timeout(WITHIN_S):
-                    return await tables.create(bus, partitions, MeshClock(), replicas, max_bytes)
+                    return await tables.create(bus, partitions, MeshClock(), replicas=replicas, max_bytes=max_bytes)
             except FailedPrecondition as error:
                 raise CommandFailed(error.reason, FAILED) from None
             except (nats.errors.Error, nats.js.errors.APIError, TimeoutError) as error:

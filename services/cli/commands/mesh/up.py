@@ -82,6 +82,7 @@ def up(
     folder: Annotated[Path, typer.Option("--dir", help="Folder for all data of the mesh.")] = DEFAULT_FOLDER,
     base_port: Annotated[int, typer.Option(help="First of 54 ports; 0 for free ports.", min=0, max=65_000)] = 7400,
     partitions: Annotated[int, typer.Option(help="Partitions of the log.", min=1, max=MAX_PARTITIONS)] = 1,
+    *,
     clock_rate: Annotated[int, typer.Option(help="Speed of the mesh's clock; 1 is real time.", min=1, max=1000)] = 1,
     service_area: Annotated[
         ServiceAreaOption,
@@ -94,7 +95,16 @@ def up(
     """Start the whole mesh and keep it running until Ctrl-C."""
     if exit_ and not demo:
         raise CommandFailed("--exit needs --demo", MISUSED)
-    options = Options(folder.resolve(), base_port, partitions, clock_rate, service_area.value, tls, demo, exit_)
+    options = Options(
+        folder=folder.resolve(),
+        base_port=base_port,
+        partitions=partitions,
+        clock_rate=clock_rate,
+        service_area=service_area.value,
+        tls=tls,
+        demo=demo,
+        exit=exit_,
+    )
     with mesh.locked(options.folder):
         # Not uvloop: it starts processes by fork, which gRPC's threads forbid; the standard loop uses vfork.
         raise typer.Exit(asyncio.run(_until_signalled(options)))
@@ -129,7 +139,7 @@ async def _run(options: Options) -> int:
         guard = await stack.enter_async_context(child_guard())
         # Entered first, so stopped last: the services need the server while they stop.
         store = await stack.enter_async_context(supervisor(guard, say))
-        server, watchdog = _start_nats(options, base_port, certificates, store)
+        server, watchdog = _start_nats(options, base_port, certificates, store=store)
         log_meta = await _create_streams(server, options)
         watched = await stack.enter_async_context(watching(watchdog)) if watchdog else asyncio.Future[None]()
         services = await stack.enter_async_context(supervisor(guard, say))
@@ -170,7 +180,7 @@ async def _run(options: Options) -> int:
                 if service is processes.CONSOLE:
                     pages = files_of(certificates, certs.CONSOLE_SERVER)
                     access |= {"TANDEM_HTTP_TLS_CERT": str(pages.cert), "TANDEM_HTTP_TLS_KEY": str(pages.key)}
-            services.start(processes.program(service, options.folder, base_port, shared | access))
+            services.start(processes.program(service, options.folder, base_port, given=shared | access))
         try:
             await _wait_until_healthy(running(), options.folder)
         except CommandFailed as failed:
@@ -207,7 +217,9 @@ def _watch(running: MeshConnection, folder: Path, services: Supervisor) -> str:
     if running.clock.rate > watches.MAX_CLOCK_RATE:
         return f"No tandem watch: it works up to a clock rate of {watches.MAX_CLOCK_RATE}."
     command = (sys.executable, "-m", "services.cli", "watch", "--dir", str(folder))
-    services.start(Program(WATCH, command, dict(os.environ), _log(folder, WATCH), beats=True))
+    services.start(
+        Program(name=WATCH, command=command, environment=dict(os.environ), log=_log(folder, WATCH), beats=True)
+    )
     return f"tandem watch pages by {' and '.join(configured)}."
 
 
@@ -225,7 +237,7 @@ def _certificates(options: Options) -> Path | None:
     if not options.tls:
         return None
     folder = options.folder / "certs"
-    certs.issue(folder, (*certs.SERVERS, *certs.CLIENTS), certs.LOOPBACK, CERTIFICATES_FOR)
+    certs.issue(folder, (*certs.SERVERS, *certs.CLIENTS), certs.LOOPBACK, lifetime=CERTIFICATES_FOR)
     return folder
 
 
@@ -235,7 +247,7 @@ def _tls_settings(files: Files) -> dict[str, str]:
 
 
 def _start_nats(
-    options: Options, base_port: int, certificates: Path | None, store: Supervisor
+    options: Options, base_port: int, certificates: Path | None, *, store: Supervisor
 ) -> tuple[NatsServer, Watchdog | None]:
     """The NATS server: an external one from TANDEM_NATS_URL, else one started here, with a watchdog."""
     url = os.environ.get("TANDEM_NATS_URL")
@@ -245,17 +257,22 @@ def _start_nats(
             raise CommandFailed(
                 "TANDEM_NATS_URL needs TANDEM_NATS_MONITOR_URL, too (example: http://127.0.0.1:8222)", MISUSED
             )
-        return NatsServer(url, monitor_url, {}, certificates if url.startswith("tls://") else None), None
+        return NatsServer(
+            url=url,
+            monitor_url=monitor_url,
+            passwords={},
+            certificates=certificates if url.startswith("tls://") else None,
+        ), None
     folder = options.folder / NATS
     command, server = nats_server.configure(
         folder,
         base_port + processes.NATS_OFFSET,
         base_port + processes.NATS_MONITOR_OFFSET,
-        options.partitions,
+        partitions=options.partitions,
         certificates=certificates,
     )
-    store.start(Program(NATS, command, dict(os.environ), _log(options.folder, NATS)))
-    return server, Watchdog(store, NATS, server, folder)
+    store.start(Program(name=NATS, command=command, environment=dict(os.environ), log=_log(options.folder, NATS)))
+    return server, Watchdog(store=store, program=NATS, server=server, folder=folder)
 
 
 async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:

@@ -58,7 +58,7 @@ async def _run(running: MeshConnection, folder: Path, channels: Sequence[Pager])
     names = ", ".join(channel.name for channel in channels)
     say(f"Watching {folder}; pages go to {names}." if names else f"Watching {folder}; pages are printed only here.")
     async with mesh.connect(running) as clients:
-        work = asyncio.create_task(CanaryWatch(clients, folder, channels, say).run())
+        work = asyncio.create_task(CanaryWatch(clients=clients, folder=folder, pagers=channels, say=say).run())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, work.cancel)
         await asyncio.wait({work})

@@ -46,6 +46,7 @@ def make(
     incident_id: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident.")],
     basis: Annotated[str, typer.Option(help="Code of the legal basis, such as TAG_16_2 or STALKING_9_1_3_2.")],
     recipient: Annotated[str, typer.Option(help="SPIFFE id of the recipient.")],
+    *,
     leg: Annotated[
         str, typer.Option(help="Whose evidence: police, or probation without the protected persons.")
     ] = "police",
@@ -63,9 +64,11 @@ def make(
     if leg not in LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
     telemetry.configure("evidence", sys.stderr)
-    grounds = BundleGrounds(basis, purpose, who, recipient)
+    grounds = BundleGrounds(legal_basis=basis, purpose=purpose, who=who, recipient=recipient)
     signer = key or folder / "data" / "evidence.key"
-    bundle = uvloop.run(collection.make(mesh.load(folder), folder, incident_id, leg, grounds, signer))
+    bundle = uvloop.run(
+        collection.make(mesh.load(folder), folder, incident_id, leg=leg, grounds=grounds, key_file=signer)
+    )
     path = out or Path(f"{incident_id}-{leg}.tar")
     collection.write(path, bundle)
     print(f"{path}: {len(bundle)} bytes, signed with {signer}; the key to verify it is {signer.with_suffix('.pub')}")

@@ -32,6 +32,7 @@ def explain(
     positions: Annotated[
         bool, typer.Option("--positions", help="Show coordinates; the ledger records this for each person.")
     ] = False,
+    *,
     legal_basis: Annotated[
         str,
         typer.Option(metavar="CODE", help="With --positions: code of the legal basis, such as TAG_DECREE_23_10."),
@@ -49,10 +50,10 @@ def explain(
         raise CommandFailed(str(error), MISUSED) from None
     telemetry.configure("explain", sys.stderr)
     running = mesh.load(folder)
-    to = disclosures.reader(reviewer, legal_basis, purpose, running.clock.now_ms()) if positions else None
+    to = disclosures.reader(reviewer, legal_basis, purpose, now_ms=running.clock.now_ms()) if positions else None
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("looking for the alert") as status:
-        explained = uvloop.run(_explain(running, alert_id, to, status))
+        explained = uvloop.run(_explain(running, alert_id, to, status=status))
     if as_json:
         print(json.dumps(explained.to_json(positions)))
     else:
@@ -61,7 +62,7 @@ def explain(
         raise typer.Exit(FAILED)
 
 
-async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, status: Status) -> Explanation:
+async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, *, status: Status) -> Explanation:
     try:
         async with (
             asyncio.timeout(PATIENCE_S) as patience,
@@ -70,7 +71,7 @@ async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, st
             stored, log_meta = await refold.find(connection, alert_id)
             patience.reschedule(None)  # a long log may take longer
             refolded = await refold.refold(
-                connection, stored, log_meta, lambda at, last: status.update(f"entry {at} of {last}")
+                connection, stored, log_meta, progress=lambda at, last: status.update(f"entry {at} of {last}")
             )
             if to:
                 patience.reschedule(asyncio.get_running_loop().time() + PATIENCE_S)

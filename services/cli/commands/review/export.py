@@ -28,6 +28,7 @@ def export(
     incident_id: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident.")],
     form: Annotated[str, typer.Option("--as", help="Format: cap (CAP 1.2, XML) or eido (JSON).")],
     leg: Annotated[str, typer.Option(help="Leg whose half of the incident is printed.")] = "police",
+    *,
     addressee: Annotated[str, typer.Option("--to", help="Addressee of a CAP message.")] = "export",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
@@ -53,12 +54,12 @@ async def _steps(running: MeshConnection, leg: str, incident_id: str) -> list[di
             if await bus.last_of(stream, subject) is None:
                 raise CommandFailed(f"{stream} holds no step of the {leg} leg in {incident_id}", MISUSED)
             steps: list[dispatch_pb2.Step] = []
-            async for messages in pull.read(bus, stream, 1, (subject,)):
+            async for messages in pull.read(bus, stream, 1, subjects=(subject,)):
                 for message in messages:
                     try:
                         steps.append(stored.step(message.data, message.subject))
                     except InvalidField as error:
-                        dead_letters.pass_over("export", stream, message.sequence, error)
+                        dead_letters.pass_over("export", stream, message.sequence, error=error)
                 if messages[-1].pending == 0:
                     break
             return steps

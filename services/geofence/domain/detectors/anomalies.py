@@ -18,33 +18,55 @@ UNDATED_AFTER_MS = 60_000
 """How long all reports of a device must be dated too far off before the alert; a backlog of hours soon ends with the present."""
 
 
-def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], cause: CausingReport) -> None:
+def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: CausingReport) -> None:
     """Emits an alert for a jump that no movement explains. A jump near a target may be true, so it notifies the desks."""
     at_ms = fix.time_ms
     for case_id in case_ids:
-        if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix):
+        if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix=fix):
             _emit(
                 decisions,
                 Detection.JUMPED_NEAR,
                 AnomalyKind.JUMP,
-                f"{cause.device_id} {case_id}",
-                [case_id],
-                at_ms,
-                cause,
+                about=f"{cause.device_id} {case_id}",
+                case_ids=[case_id],
+                at_ms=at_ms,
+                cause=cause,
             )
         else:
             _emit(
-                decisions, Detection.JUMPED, AnomalyKind.JUMP, f"{case_id} {cause.device_id}", [case_id], at_ms, cause
+                decisions,
+                Detection.JUMPED,
+                AnomalyKind.JUMP,
+                about=f"{case_id} {cause.device_id}",
+                case_ids=[case_id],
+                at_ms=at_ms,
+                cause=cause,
             )
 
 
-def check_track(decisions: Decisions, track: Track, case_ids: list[str], cause: CausingReport) -> None:
+def check_track(decisions: Decisions, track: Track, case_ids: list[str], *, cause: CausingReport) -> None:
     """Emits an alert for positions that no working receiver gives: frozen or copied ones."""
     at_ms = track.fixes[-1].time_ms
     if track.is_frozen():
-        _emit(decisions, Detection.FROZEN, AnomalyKind.FROZEN, cause.device_id, case_ids, at_ms, cause)
+        _emit(
+            decisions,
+            Detection.FROZEN,
+            AnomalyKind.FROZEN,
+            about=cause.device_id,
+            case_ids=case_ids,
+            at_ms=at_ms,
+            cause=cause,
+        )
     elif track.is_copied():
-        _emit(decisions, Detection.COPIED, AnomalyKind.COPIED, cause.device_id, case_ids, at_ms, cause)
+        _emit(
+            decisions,
+            Detection.COPIED,
+            AnomalyKind.COPIED,
+            about=cause.device_id,
+            case_ids=case_ids,
+            at_ms=at_ms,
+            cause=cause,
+        )
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
@@ -58,13 +80,22 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
         case_ids = state.cases_of.get(device_id)
         if case_ids and state.now_ms - since_ms >= UNDATED_AFTER_MS:
             cause = CausingReport(device_id, "", 0)
-            _emit(decisions, Detection.UNDATED, AnomalyKind.CLOCK, device_id, case_ids, state.now_ms, cause)
+            _emit(
+                decisions,
+                Detection.UNDATED,
+                AnomalyKind.CLOCK,
+                about=device_id,
+                case_ids=case_ids,
+                at_ms=state.now_ms,
+                cause=cause,
+            )
 
 
 def _emit(
     decisions: Decisions,
     detection: Detection,
     anomaly: AnomalyKind,
+    *,
     about: str,
     case_ids: list[str],
     at_ms: int,
@@ -83,5 +114,5 @@ def _emit(
     for case_state in in_force:
         target = next((t for t in case_state.case.targets if cause.device_id in t.device_ids), None)
         reported_cause = cause if cause.report_id else None
-        decisions.alert(case_state, kind, demand, at_ms, target=target, cause=reported_cause, anomaly=anomaly)
+        decisions.alert(case_state, kind, demand, at_ms=at_ms, target=target, cause=reported_cause, anomaly=anomaly)
     decisions.end_all_if_quiet(in_force)

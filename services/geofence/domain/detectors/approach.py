@@ -22,7 +22,7 @@ def other_devices(target: Target) -> tuple[str | None, ...]:
     return target.device_ids if target.is_person else (None,)
 
 
-def is_near(state: State, case_state: CaseState, device_id: str, fix: Fix) -> bool:
+def is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -> bool:
     """Whether a fix puts the wearer possibly within the ring that demands a response, with the other side at its last position."""
     case = case_state.case
     ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
@@ -44,6 +44,7 @@ def check(
     decisions: Decisions,
     case_state: CaseState,
     tag_id: str,
+    *,
     target: Target,
     device_id: str | None,
     from_ms: int,
@@ -64,10 +65,10 @@ def check(
     lookback_ms = from_ms if cause is None else plausibility.lookback_ms((wearer, device), from_ms)
     newest = until_ms is None
     # Skip this bound after a position jump: the device may still be at its previous position, whichever direction it jumped.
-    if _is_unreachable(wearer, device, target, case.rings[0].radius_mm, lookback_ms) and not (
+    if _is_unreachable(wearer, device, target, radius_mm=case.rings[0].radius_mm, from_ms=lookback_ms) and not (
         newest and any(plausibility.has_jumped(side) for side in (wearer, device) if side)
     ):
-        possible_presence.end_if_expired(decisions, case_state, target, cause if newest else None)
+        possible_presence.end_if_expired(decisions, case_state, target, cause=cause if newest else None)
         return
     if until_ms is None:
         until_ms = max(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms if device else 0)
@@ -82,36 +83,51 @@ def check(
     for ring in case.rings:
         ring_state = case_state.ring(target, ring)
         if cause is not None and ring_state.closed and from_ms < ring_state.bound_ms:
-            accounts.note_report(state, case_state, ring_state, from_ms, until_ms)
+            accounts.note_report(state, case_state, ring_state, from_ms=from_ms, until_ms=until_ms)
         if ring_state.open:
-            if is_late and accounts.is_inside(wearer, device, target, ring, from_ms, until_ms):
+            if is_late and accounts.is_inside(wearer, device, target, ring=ring, from_ms=from_ms, until_ms=until_ms):
                 ring_state.late_ms = state.now_ms
             continue
         if is_late and ring_state.closed:
-            _check_late(decisions, case_state, (wearer, device), target, ring, (from_ms, lookback_ms), until_ms, cause)
+            _check_late(
+                decisions,
+                case_state,
+                (wearer, device),
+                target=target,
+                ring=ring,
+                from_back_ms=(from_ms, lookback_ms),
+                until_ms=until_ms,
+                cause=cause,
+            )
             continue
         if ring.action is Demand.RESPOND:
             seen = presence.evaluate(
-                state, (wearer, device), target, ring, max(lookback_ms, ring_state.bound_ms), until_ms, newest
+                state,
+                (wearer, device),
+                target,
+                ring=ring,
+                from_ms=max(lookback_ms, ring_state.bound_ms),
+                until_ms=until_ms,
+                newest=newest,
             )
             if seen.entered:
-                _enter(decisions, case_state, target, ring, seen.entered, cause, late=not newest)
+                _enter(decisions, case_state, target, ring=ring, entry=seen.entered, cause=cause, late=not newest)
             elif newest and cause is not None:
-                possible_presence.update(decisions, case_state, target, ring, seen.possible, cause)
+                possible_presence.update(decisions, case_state, target, ring=ring, possible=seen.possible, cause=cause)
             continue
         if least_mm is None:
-            least_mm = _min_distance_mm(wearer, device, target, from_ms, until_ms)
+            least_mm = _min_distance_mm(wearer, device, target, from_ms=from_ms, until_ms=until_ms)
         if least_mm > ring.radius_mm:
             continue
         if ways is None:
-            ways = rings.assumed(wearer, device, from_ms, until_ms)
+            ways = rings.assumed(wearer, device, from_ms, to_ms=until_ms)
             if not rings.may_reach(ways, target.shape, ring.radius_mm):
                 ways = []
         for pieces in ways:
-            first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, ring_state.bound_ms), None)
+            first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, from_ms=ring_state.bound_ms), None)
             if first:
-                entry = *first, _probability(wearer, device, ring, first)
-                _enter(decisions, case_state, target, ring, entry, cause, late=not newest)
+                entry = *first, _probability(wearer, device, ring, moment=first)
+                _enter(decisions, case_state, target, ring=ring, entry=entry, cause=cause, late=not newest)
                 break
 
 
@@ -119,6 +135,7 @@ def _check_late(
     decisions: Decisions,
     case_state: CaseState,
     sides: tuple[Track, Track | None],
+    *,
     target: Target,
     ring: Ring,
     from_back_ms: tuple[int, int],
@@ -133,19 +150,23 @@ def _check_late(
     respond = ring.action is Demand.RESPOND
     for low_ms, high_ms in accounts.unnotified(ring_state, lookback_ms if respond else from_ms, until_ms):
         if respond:
-            entry = presence.evaluate(decisions.state, sides, target, ring, low_ms, high_ms, newest=False).entered
+            entry = presence.evaluate(
+                decisions.state, sides, target, ring=ring, from_ms=low_ms, until_ms=high_ms, newest=False
+            ).entered
         else:
-            ways = rings.assumed(*sides, low_ms, high_ms)
-            moments = (next(rings.moments_within(way, target.shape, ring.radius_mm, low_ms), None) for way in ways)
+            ways = rings.assumed(*sides, low_ms, to_ms=high_ms)
+            moments = (
+                next(rings.moments_within(way, target.shape, ring.radius_mm, from_ms=low_ms), None) for way in ways
+            )
             first = next((moment for moment in moments if moment and moment[0] <= high_ms), None)
-            entry = (*first, _probability(*sides, ring, first)) if first else None
+            entry = (*first, _probability(*sides, ring, moment=first)) if first else None
         if entry:
             if entry[0] < ring_state.bound_ms:
                 accounts.release(ring_state, entry[0])
-            return _enter(decisions, case_state, target, ring, entry, cause, late=True)
+            return _enter(decisions, case_state, target, ring=ring, entry=entry, cause=cause, late=True)
 
 
-def _probability(wearer: Track, device: Track | None, ring: Ring, moment: tuple[int, float]) -> float:
+def _probability(wearer: Track, device: Track | None, ring: Ring, *, moment: tuple[int, float]) -> float:
     """Probability of being inside at a moment, from the distance then."""
     at_ms, distance_mm = moment
     tracks = (wearer,) if device is None else (wearer, device)
@@ -156,6 +177,7 @@ def _enter(
     decisions: Decisions,
     case_state: CaseState,
     target: Target,
+    *,
     ring: Ring,
     entry: tuple[int, float, float],
     cause: CausingReport | None,
@@ -179,7 +201,7 @@ def _enter(
         case_state,
         AlertKind.RING_ENTERED,
         demand,
-        at_ms,
+        at_ms=at_ms,
         target=target,
         ring=ring,
         cause=cause,
@@ -189,7 +211,7 @@ def _enter(
     )
 
 
-def _is_unreachable(wearer: Track, device: Track | None, target: Target, radius_mm: int, from_ms: int) -> bool:
+def _is_unreachable(wearer: Track, device: Track | None, target: Target, *, radius_mm: int, from_ms: int) -> bool:
     """A cheap bound that rules out nearly all reports: wherever both sides were since `from_ms`, they were farther apart."""
     here = wearer.fixes[-1].point
     if device is None:
@@ -200,7 +222,7 @@ def _is_unreachable(wearer: Track, device: Track | None, target: Target, radius_
     return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - MAX_PREDICTION_MM > radius_mm
 
 
-def _min_distance_mm(wearer: Track, device: Track | None, target: Target, from_ms: int, until_ms: int) -> float:
+def _min_distance_mm(wearer: Track, device: Track | None, target: Target, *, from_ms: int, until_ms: int) -> float:
     """A lower bound of the distance on all assumed movements of both sides since a moment, mm."""
     here = wearer.fixes[-1].point
     if device is None:
@@ -224,20 +246,22 @@ def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: Causing
             ring_state = case_state.ring(target, ring)
             if not ring_state.open:
                 continue
-            if not _has_left(state, case_state, target, ring):
-                withheld_clearing.emit_reentry(decisions, case_state, target, ring, cause)
+            if not _has_left(state, case_state, target, ring=ring):
+                withheld_clearing.emit_reentry(decisions, case_state, target, ring=ring, cause=cause)
                 break  # a wearer possibly within a narrower ring is within the wider ones
             if ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms:
                 break
-            departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring)
+            departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
             if departed_ms is not None:
                 apart_mm = _newest_mm(state, case_state, target)
-                withheld_clearing.emit_withheld(decisions, case_state, target, ring, departed_ms, cause, apart_mm)
+                withheld_clearing.emit_withheld(
+                    decisions, case_state, target, ring=ring, since_ms=departed_ms, cause=cause, distance_mm=apart_mm
+                )
                 break
-            if withheld_clearing.is_too_soon(state, case_state, target, ring):
+            if withheld_clearing.is_too_soon(state, case_state, target, ring=ring):
                 break
-            withheld_clearing.end_withholding(decisions, case_state, target, ring, cause)
-            _clear_ring(decisions, case_state, target, ring, decisions.state.now_ms, cause)
+            withheld_clearing.end_withholding(decisions, case_state, target, ring=ring, cause=cause)
+            _clear_ring(decisions, case_state, target, ring=ring, upto_ms=decisions.state.now_ms, cause=cause)
     decisions.end_if_quiet(case_state)
 
 
@@ -247,7 +271,7 @@ def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
     return min(target.shape.least(here, here) for here in positions)
 
 
-def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
+def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
     rules, now_ms = state.rules, state.now_ms
     since_ms = case_state.ring(target, ring).since_ms or 0
     margin_mm = rules.clear_margin_of(ring.radius_mm)
@@ -264,7 +288,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
             return False
         if target.shape.within(here, here, ring.radius_mm + beyond_mm):
             return False
-        for pieces in rings.assumed(wearer, device, until_ms, now_ms):
+        for pieces in rings.assumed(wearer, device, until_ms, to_ms=now_ms):
             for piece in pieces:
                 if target.shape.within(piece.start, piece.end, ring.radius_mm + beyond_mm):
                     return False
@@ -274,28 +298,32 @@ def _has_left(state: State, case_state: CaseState, target: Target, ring: Ring) -
         from_ms = until_ms - rules.clear_after_ms
         if from_ms < since_ms:
             return False
-        pieces_known = rings.joined(wearer, device, from_ms, until_ms)
-        if not rings.clear_for(pieces_known, target.shape, ring, beyond_mm, from_ms, until_ms):
+        pieces_known = rings.joined(wearer, device, from_ms, to_ms=until_ms)
+        if not rings.clear_for(pieces_known, target.shape, ring, margin_mm=beyond_mm, from_ms=from_ms, to_ms=until_ms):
             return False
         if not all(plausibility.is_newest_believed(side, rules.reach_mps) for side in (wearer, device) if side):
             return False
-        if ring.action is Demand.RESPOND and not _agree(wearer, device, target, ring, beyond_mm, since_ms, until_ms):
+        if ring.action is Demand.RESPOND and not _agree(
+            wearer, device, target, ring=ring, beyond_mm=beyond_mm, since_ms=since_ms, until_ms=until_ms
+        ):
             return False
     return fresh
 
 
 def _agree(
-    wearer: Track, device: Track | None, target: Target, ring: Ring, beyond_mm: int, since_ms: int, until_ms: int
+    wearer: Track, device: Track | None, target: Target, *, ring: Ring, beyond_mm: int, since_ms: int, until_ms: int
 ) -> bool:
     """Whether enough positions of each side say that the ring was left to rule out a lasting error."""
     from_ms = rings.agree_from_ms((wearer, device), since_ms, until_ms)
     if from_ms is None:
         return False
-    moves = rings.assumed(wearer, device, from_ms, until_ms)[0]
+    moves = rings.assumed(wearer, device, from_ms, to_ms=until_ms)[0]
     return not any(target.shape.within(move.start, move.end, ring.radius_mm + beyond_mm) for move in moves)
 
 
-def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> Iterator[int]:
+def end_muting(
+    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
+) -> Iterator[int]:
     """Emits the full demand of rings entered under an encounter, once no encounter is active. Yields the times of the next check.
 
     A wearer beyond the ring and its margin by then has left it, and must enter it once more.
@@ -313,9 +341,11 @@ def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: C
         apart_mm, there = (state.apart_mm(last, target) if last else None) or (0.0, None)
         vague_mm = (last.accuracy_mm if last else 0) + (there.accuracy_mm if there else 0)
         is_beyond = apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
-        departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring) if is_beyond else None
+        departed_ms = (
+            withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) if is_beyond else None
+        )
         if is_beyond and departed_ms is None:
-            _clear_ring(decisions, case_state, target, ring, at_ms, cause)
+            _clear_ring(decisions, case_state, target, ring=ring, upto_ms=at_ms, cause=cause)
             continue
         case_state.ring(target, ring).muted = False
         demand = demands.of_ring(ring.action, entered=True)
@@ -323,30 +353,43 @@ def end_muting(decisions: Decisions, case_state: CaseState, at_ms: int, cause: C
             case_state,
             AlertKind.RING_ENTERED,
             demand,
-            at_ms,
+            at_ms=at_ms,
             target=target,
             ring=ring,
             cause=cause,
             distance_mm=None if is_beyond else apart_mm,
         )
         if departed_ms is not None:
-            withheld_clearing.emit_withheld(decisions, case_state, target, ring, departed_ms, cause, apart_mm)
+            withheld_clearing.emit_withheld(
+                decisions, case_state, target, ring=ring, since_ms=departed_ms, cause=cause, distance_mm=apart_mm
+            )
 
 
 def close(
-    decisions: Decisions, case_state: CaseState, targets: tuple[Target, ...], at_ms: int, only: list[Ring] | None = None
+    decisions: Decisions,
+    case_state: CaseState,
+    targets: tuple[Target, ...],
+    *,
+    at_ms: int,
+    only: list[Ring] | None = None,
 ) -> None:
     """Clears open rings that the order no longer asks for."""
     for target in targets:
         for ring in reversed(case_state.case.rings if only is None else only):
             if case_state.ring(target, ring).open:
-                _clear_ring(decisions, case_state, target, ring, at_ms, None)
+                _clear_ring(decisions, case_state, target, ring=ring, upto_ms=at_ms, cause=None)
 
 
 def _clear_ring(
-    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, upto_ms: int, cause: CausingReport | None
+    decisions: Decisions,
+    case_state: CaseState,
+    target: Target,
+    *,
+    ring: Ring,
+    upto_ms: int,
+    cause: CausingReport | None,
 ) -> None:
-    account = accounts.account(decisions.state, case_state, target, ring, upto_ms)
+    account = accounts.account(decisions.state, case_state, target, ring=ring, upto_ms=upto_ms)
     at_ms = account.inside[-1][1] if account.inside else min(upto_ms, decisions.state.now_ms)
     accounts.close(case_state.ring(target, ring), account)
     withheld_clearing.forget(case_state, target, ring)
@@ -354,7 +397,7 @@ def _clear_ring(
         case_state,
         AlertKind.RING_CLEARED,
         demands.of_ring(ring.action, entered=False),
-        at_ms,
+        at_ms=at_ms,
         target=target,
         ring=ring,
         cause=cause,
@@ -373,13 +416,13 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
     for case_state in map(state.cases.__getitem__, case_ids):
         accounts.finalize(state, case_state)
     horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
-    _keep_ways(state, device_id, case_ids, horizon_ms)
+    _keep_ways(state, device_id, case_ids, horizon_ms=horizon_ms)
     before = len(track.fixes)
     track.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
     track.is_truncated = track.is_truncated or len(track.fixes) < before
 
 
-def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: int) -> None:
+def _keep_ways(state: State, device_id: str, case_ids: list[str], *, horizon_ms: int) -> None:
     """Keeps the ways of a device through positions about to be dropped, while an episode is open."""
     open_cases = [case_state for case_state in map(state.cases.__getitem__, case_ids) if case_state.episode_id]
     if not open_cases:
@@ -389,4 +432,4 @@ def _keep_ways(state: State, device_id: str, case_ids: list[str], horizon_ms: in
     remaining.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
     if count := len(track.fixes) - len(remaining.fixes):
         for case_state in open_cases:
-            withheld_clearing.keep(state, case_state, device_id, track.fixes[:count])
+            withheld_clearing.keep(state, case_state, device_id, dropped=track.fixes[:count])

@@ -37,7 +37,7 @@ MIN_APPROACH_MPS = 1
 """Minimum approach speed, m/s: slower than a walker isn't an approach."""
 
 
-def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: CausingReport) -> None:
+def check(decisions: Decisions, case_state: CaseState, device_id: str, *, cause: CausingReport) -> None:
     """Checks how the device with the newest fix moves relative to the other side. Emits once for each episode and target."""
     state, case = decisions.state, case_state.case
     for target in case.targets:
@@ -60,7 +60,9 @@ def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: Ca
         at_ms = mover.fixes[-1].time_ms
         distances_mm = [
             d
-            for d in (_approach_distance_mm(mover, *pair, target, ring, state.rules) for pair in pairs)
+            for d in (
+                _approach_distance_mm(mover, *pair, target=target, ring=ring, rules=state.rules) for pair in pairs
+            )
             if d is not None
         ]
         if not distances_mm:
@@ -73,7 +75,7 @@ def check(decisions: Decisions, case_state: CaseState, device_id: str, cause: Ca
         case_state.approaching_since_ms[target.key] = CONTACT_EMITTED
         kind, demand = demands.DETECTIONS[Detection.CLOSING_IN]
         decisions.alert(
-            case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=min(distances_mm)
+            case_state, kind, demand, at_ms=at_ms, target=target, ring=ring, cause=cause, distance_mm=min(distances_mm)
         )
 
 
@@ -88,7 +90,7 @@ def _ring(case_state: CaseState, target: Target) -> Ring | None:
 
 
 def _approach_distance_mm(
-    mover: Track, wearer: Track, device: Track | None, target: Target, ring: Ring, rules: Rules
+    mover: Track, wearer: Track, device: Track | None, *, target: Target, ring: Ring, rules: Rules
 ) -> float | None:
     """Distance now, mm, if the movement of the last half minute or more leads into the ring before help arrives; else None.
 

@@ -44,13 +44,15 @@ def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> 
             continue
         if (
             apart_mm > before.apart_mm
-            and withheld_clearing.implausible_departure_ms(state, case_state, target, entered[-1]) is not None
+            and withheld_clearing.implausible_departure_ms(state, case_state, target, ring=entered[-1]) is not None
         ):
             continue  # the greater distance isn't credible while no vehicle makes the way
         case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
         kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
         ring = entered[-1]
-        decisions.alert(case_state, kind, demand, at_ms, target=target, ring=ring, cause=cause, distance_mm=apart_mm)
+        decisions.alert(
+            case_state, kind, demand, at_ms=at_ms, target=target, ring=ring, cause=cause, distance_mm=apart_mm
+        )
 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:

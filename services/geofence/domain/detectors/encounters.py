@@ -18,17 +18,17 @@ DAY_MS = 86_400_000
 def active_at(state: State, case: Case, at_ms: int) -> Encounter | None:
     """The encounter that allows the wearer to be near at a moment, if any."""
     return next(
-        (encounter for encounter in case.encounters if _ends_ms(state, case, encounter, at_ms) is not None), None
+        (encounter for encounter in case.encounters if _ends_ms(state, case, encounter, at_ms=at_ms) is not None), None
     )
 
 
 def active_until_ms(state: State, case: Case, at_ms: int) -> int | None:
     """Until when the encounters active at a moment last, as far as is known; None if none is active."""
-    ends = [_ends_ms(state, case, encounter, at_ms) for encounter in case.encounters]
+    ends = [_ends_ms(state, case, encounter, at_ms=at_ms) for encounter in case.encounters]
     return max((end_ms for end_ms in ends if end_ms is not None), default=None)
 
 
-def _ends_ms(state: State, case: Case, encounter: Encounter, at_ms: int) -> int | None:
+def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> int | None:
     """Until when an encounter active at a moment lasts, as far as is known; None if it isn't active."""
     if not encounter.from_ms <= at_ms < encounter.until_ms:
         return None

@@ -22,7 +22,7 @@ class EventChange(NamedTuple):
     """Whether the desks know of the event, so that no alert is needed."""
 
 
-def record_event(state: State, device_id: str, event: EquipmentKind, at_ms: int, has_case: bool) -> EventChange:
+def record_event(state: State, device_id: str, event: EquipmentKind, *, at_ms: int, has_case: bool) -> EventChange:
     """Records an active or ended event by the device's own times, also where its clock is ahead.
 
     Of two reports sent together either may arrive first. `has_case` says whether a case in force can be notified.
@@ -55,6 +55,7 @@ def emit(
     decisions: Decisions,
     case_state: CaseState,
     event: EquipmentKind,
+    *,
     device_id: str,
     at_ms: int,
     cause: CausingReport | None,
@@ -78,15 +79,17 @@ def emit(
             return  # the desks know; a receiver may report jamming with each position
         if ended_ms is None:
             case_state.raised[key] = at_ms
-    decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause)
+    decisions.alert(case_state, kind, demand, at_ms=at_ms, target=target, cause=cause)
     if ended_ms is not None and event_key(event, device_id) not in case_state.raised:
-        decisions.alert(case_state, kind, Demand.RECORD, ended_ms, target=target)
+        decisions.alert(case_state, kind, Demand.RECORD, at_ms=ended_ms, target=target)
 
 
-def retract(decisions: Decisions, case_state: CaseState, keys: list[str], at_ms: int) -> None:
+def retract(decisions: Decisions, case_state: CaseState, keys: list[str], *, at_ms: int) -> None:
     """Ends active equipment events that the case no longer asks about."""
     for key in keys:
         event, _, device_id = key.partition(" ")
         del case_state.raised[key]
         target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
-        decisions.alert(case_state, demands.EQUIPMENT[EquipmentKind(event)][0], Demand.RECORD, at_ms, target=target)
+        decisions.alert(
+            case_state, demands.EQUIPMENT[EquipmentKind(event)][0], Demand.RECORD, at_ms=at_ms, target=target
+        )

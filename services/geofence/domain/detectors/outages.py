@@ -37,7 +37,7 @@ def note_silence(decisions: Decisions, case_id: str, moment_ms: int) -> None:
             return
         first_ms = min(state.silences.values())
         members = dict.fromkeys(state.silences)
-        _begin(decisions, first_ms - UNKNOWN_AFTER_MS, moment_ms, members, len(members))
+        _begin(decisions, first_ms - UNKNOWN_AFTER_MS, moment_ms, members=members, silent=len(members))
     else:
         state.outage.members[case_id] = None
         state.outage.max_silent = max(state.outage.max_silent, len(state.outage.members))
@@ -47,7 +47,7 @@ def note_gap(decisions: Decisions, from_ms: int, until_ms: int) -> None:
     """Begins an outage if nothing entered the log for 3 minutes, not even a tick: everybody is silent at once."""
     state = decisions.state
     if state.outage is None and from_ms and until_ms - from_ms >= UNKNOWN_AFTER_MS and len(state.watched) >= MIN_SILENT:
-        _begin(decisions, from_ms, from_ms + UNKNOWN_AFTER_MS, {}, len(state.watched))
+        _begin(decisions, from_ms, from_ms + UNKNOWN_AFTER_MS, members={}, silent=len(state.watched))
 
 
 def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
@@ -69,7 +69,7 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
         # The entry belongs to no case: a tick at that time is enough.
         heapq.heappush(state.due, (state.now_ms + BACK_WITHIN_MS, "", TIMED_CHECK))
         kind, demand = demands.DETECTIONS[Detection.OUTAGE_OVER]
-        decisions.outage_alert(outage, kind, demand, at_ms, outage.max_silent)
+        decisions.outage_alert(outage, kind, demand, at_ms=at_ms, silent=outage.max_silent)
 
 
 def covering(state: State, heard_ms: int) -> str:
@@ -84,7 +84,7 @@ def is_grouped(case_state: CaseState, detection: Detection, key: str) -> bool:
     return f"{detection.value} {key}" in case_state.grouped
 
 
-def group(state: State, case_state: CaseState, detection: Detection, key: str) -> None:
+def group(state: State, case_state: CaseState, detection: Detection, *, key: str) -> None:
     """Records that the notice of an outage covers a detection."""
     case_state.grouped.append(f"{detection.value} {key}")
     state.grouped.add(case_state.case.case_id)
@@ -109,9 +109,9 @@ def _enough(state: State) -> int:
     return max(MIN_SILENT, -(-len(state.watched) // SILENT_ONE_IN))
 
 
-def _begin(decisions: Decisions, from_ms: int, at_ms: int, members: dict[str, None], silent: int) -> None:
+def _begin(decisions: Decisions, from_ms: int, at_ms: int, *, members: dict[str, None], silent: int) -> None:
     state = decisions.state
     state.silences.clear()
     state.outage = Outage(*decisions.outage_ids(), from_ms, members, silent)
     kind, demand = demands.DETECTIONS[Detection.OUTAGE]
-    decisions.outage_alert(state.outage, kind, demand, at_ms, silent)
+    decisions.outage_alert(state.outage, kind, demand, at_ms=at_ms, silent=silent)

@@ -23,6 +23,7 @@ def update(
     decisions: Decisions,
     case_state: CaseState,
     target: Target,
+    *,
     ring: Ring,
     possible: PossiblePresence | None,
     cause: CausingReport,
@@ -32,7 +33,7 @@ def update(
     if not case.valid_from_ms <= state.now_ms < case.valid_until_ms:
         return
     if possible is None or not rings.is_fresh(possible.at_ms, state.now_ms):
-        end_if_expired(decisions, case_state, target, cause)
+        end_if_expired(decisions, case_state, target, cause=cause)
         return
     before = case_state.possible.get(target.key)
     emitted = before is not None and before.emitted
@@ -49,7 +50,7 @@ def update(
             case_state,
             kind,
             demand,
-            possible.at_ms,
+            at_ms=possible.at_ms,
             target=target,
             ring=ring,
             cause=cause,
@@ -60,7 +61,7 @@ def update(
         )
 
 
-def end_if_expired(decisions: Decisions, case_state: CaseState, target: Target, cause: CausingReport | None) -> None:
+def end_if_expired(decisions: Decisions, case_state: CaseState, target: Target, *, cause: CausingReport | None) -> None:
     """Ends a possible presence once nothing has allowed it for 3 minutes.
 
     `cause` is the newest report; None if an older one arrived.
@@ -68,22 +69,23 @@ def end_if_expired(decisions: Decisions, case_state: CaseState, target: Target, 
     before = case_state.possible.get(target.key)
     if before and cause is not None and decisions.state.now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
         del case_state.possible[target.key]
-        _retract(decisions, case_state, target, before, decisions.state.now_ms, cause)
+        _retract(decisions, case_state, target, before=before, at_ms=decisions.state.now_ms, cause=cause)
 
 
-def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str] | None = None) -> None:
+def close(decisions: Decisions, case_state: CaseState, at_ms: int, *, keys: set[str] | None = None) -> None:
     """Retracts the possible presences of targets (None: of all targets) that the order no longer asks about."""
     for target in case_state.case.targets:
         if keys is None or target.key in keys:
             before = case_state.possible.pop(target.key, None)
             if before:
-                _retract(decisions, case_state, target, before, at_ms, None)
+                _retract(decisions, case_state, target, before=before, at_ms=at_ms, cause=None)
 
 
 def _retract(
     decisions: Decisions,
     case_state: CaseState,
     target: Target,
+    *,
     before: PossiblePresenceState,
     at_ms: int,
     cause: CausingReport | None,
@@ -91,4 +93,4 @@ def _retract(
     kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
     # While an episode is open, the end of a mere possibility is no all-clear.
     record_only = not before.emitted or bool(case_state.episode_id)
-    decisions.alert(case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only)
+    decisions.alert(case_state, kind, demand, at_ms=at_ms, target=target, cause=cause, record_only=record_only)

@@ -20,19 +20,19 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
 from services.geofence.domain.state import WEARER, CaseState, State
 
 
-def check(decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None) -> list[int]:
+def check(decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None) -> list[int]:
     """Decides on a case in force as of a moment, and returns the times of the next checks.
 
     The times are empty if only a report can change anything.
     """
     state = decisions.state
-    check_times_ms = [*_check_persons(decisions, case_state, at_ms, cause)]
+    check_times_ms = [*_check_persons(decisions, case_state, at_ms, cause=cause)]
     if case_state.case.tag_device_ids:
         # An exercise is no part of an outage, nor of the number of watched wearers.
         if case_state.case.exercise is Exercise.NONE:
             state.watched.add(case_state.case.case_id)
-        check_times_ms += _check_contact(decisions, case_state, at_ms, cause)
-        check_times_ms += _check_reachability(decisions, case_state, at_ms, cause)
+        check_times_ms += _check_contact(decisions, case_state, at_ms, cause=cause)
+        check_times_ms += _check_reachability(decisions, case_state, at_ms, cause=cause)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
         state.silent_devices.update(case_state.devices(key))
     return check_times_ms
@@ -71,7 +71,7 @@ def await_reports(case_state: CaseState, from_ms: int) -> None:
         case_state.awaited_from_ms.setdefault(key, from_ms)
 
 
-def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: bool) -> None:
+def amend(decisions: Decisions, case_state: CaseState, case: Case, *, in_force: bool) -> None:
     """Retracts the alerts that a new snapshot no longer asks about, and restarts the wait for replaced devices."""
     at_ms, before = decisions.state.now_ms, case_state.case
     devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
@@ -79,27 +79,27 @@ def amend(decisions: Decisions, case_state: CaseState, case: Case, in_force: boo
     if set(case.tag_device_ids) != set(before.tag_device_ids):
         replaced.add(WEARER)
     dropped = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
-    close(decisions, case_state, at_ms, dropped if case.tag_device_ids else dropped | {WEARER})
+    close(decisions, case_state, at_ms, keys=dropped if case.tag_device_ids else dropped | {WEARER})
     for key in replaced | dropped:
         case_state.awaited_from_ms.pop(key, None)
 
 
-def close(decisions: Decisions, case_state: CaseState, at_ms: int, keys: set[str] | None = None) -> None:
+def close(decisions: Decisions, case_state: CaseState, at_ms: int, *, keys: set[str] | None = None) -> None:
     """Retracts the alerts about the wearer and targets (None: all of them) that the order no longer asks about."""
     for target in case_state.case.targets:
         if keys is not None and not keys & {target.key, WEARER}:
             continue
         if case_state.near.pop(target.key, None):
-            _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms, target)
+            _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms=at_ms, target=target)
         if (keys is None or target.key in keys) and case_state.lost.pop(target.key, False):
-            _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms, target)
+            _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms=at_ms, target=target)
     if keys is not None and WEARER not in keys:
         return
     case_state.unseen = False
     decisions.state.watched.discard(case_state.case.case_id)
     if case_state.silent:
         case_state.silent = None
-        _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms)
+        _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms=at_ms)
         outages.note_heard(decisions, case_state, at_ms)
 
 
@@ -107,6 +107,7 @@ def _emit(
     decisions: Decisions,
     case_state: CaseState,
     detection: Detection,
+    *,
     at_ms: int,
     target: Target | None = None,
     cause: CausingReport | None = None,
@@ -124,9 +125,9 @@ def _emit(
         return Demand.RECORD
     if outage_id and demand is Demand.NOTIFY:
         record_only, demand = True, Demand.RECORD
-        outages.group(decisions.state, case_state, detection, key)
+        outages.group(decisions.state, case_state, detection, key=key)
     decisions.alert(
-        case_state, kind, demand, at_ms, target=target, cause=cause, record_only=record_only, outage_id=outage_id
+        case_state, kind, demand, at_ms=at_ms, target=target, cause=cause, record_only=record_only, outage_id=outage_id
     )
     return demand
 
@@ -141,7 +142,7 @@ def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
 
 
 def _check_contact(
-    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
 ) -> Iterator[int]:
     """Emits SILENT and its end; yields the times of the next checks."""
     state = decisions.state
@@ -150,7 +151,7 @@ def _check_contact(
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
-            _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms, None, cause)
+            _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms=at_ms, target=None, cause=cause)
             outages.note_heard(decisions, case_state, at_ms)
         yield silent_ms
         return
@@ -159,16 +160,26 @@ def _check_contact(
         heard_before = any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids)
         if heard_before and case_state.case.exercise is Exercise.NONE:
             outages.note_silence(decisions, case_state.case.case_id, moment_ms)
-        case_state.silent = _emit(decisions, case_state, Detection.NOT_HEARD, moment_ms, None, cause, since_ms)
+        case_state.silent = _emit(
+            decisions, case_state, Detection.NOT_HEARD, at_ms=moment_ms, target=None, cause=cause, heard_ms=since_ms
+        )
     if at_ms < long_ms:
         yield long_ms
     elif case_state.silent is Demand.RECORD:
         moment_ms = max(long_ms, from_ms)
-        case_state.silent = _emit(decisions, case_state, Detection.NOT_HEARD_FOR_LONG, moment_ms, None, cause, since_ms)
+        case_state.silent = _emit(
+            decisions,
+            case_state,
+            Detection.NOT_HEARD_FOR_LONG,
+            at_ms=moment_ms,
+            target=None,
+            cause=cause,
+            heard_ms=since_ms,
+        )
 
 
 def _check_persons(
-    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
 ) -> Iterator[int]:
     """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks.
 
@@ -183,13 +194,21 @@ def _check_persons(
         lost_ms = heard_ms + state.rules.protected_lost_after_ms
         if at_ms < lost_ms:
             if case_state.lost.pop(target.key, False):
-                _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms, target, cause)
+                _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms=at_ms, target=target, cause=cause)
             yield lost_ms
         elif target.key not in case_state.lost:
             emitted = not _explained(case_state, target)
             if emitted:
                 moment_ms = max(lost_ms, from_ms)
-                demand = _emit(decisions, case_state, Detection.PERSON_LOST, moment_ms, target, cause, heard_ms)
+                demand = _emit(
+                    decisions,
+                    case_state,
+                    Detection.PERSON_LOST,
+                    at_ms=moment_ms,
+                    target=target,
+                    cause=cause,
+                    heard_ms=heard_ms,
+                )
                 emitted = demand > Demand.RECORD
             case_state.lost[target.key] = emitted
 
@@ -204,7 +223,7 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 
 
 def _check_reachability(
-    decisions: Decisions, case_state: CaseState, at_ms: int, cause: CausingReport | None
+    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
 ) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case = decisions.state, case_state.case
@@ -212,10 +231,10 @@ def _check_reachability(
     if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
         case_state.unseen = False
         for target in case.targets:
-            if withheld_clearing.stays_unseen(decisions, case_state, target, last, cause):
+            if withheld_clearing.stays_unseen(decisions, case_state, target, last=last, cause=cause):
                 case_state.unseen = True  # each report may be the one that ends it
             elif case_state.near.pop(target.key, None):
-                _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms, target, cause)
+                _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms=at_ms, target=target, cause=cause)
         yield last.time_ms + UNKNOWN_AFTER_MS
         return
     if not case_state.unseen:
@@ -224,16 +243,16 @@ def _check_reachability(
     sign = any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case.tag_device_ids)
     from_ms = case_state.awaited_from_ms[WEARER]
     for target in case.targets:
-        possible_ms, detection = _possible_ms(state, case_state, last, target), Detection.IN_REACH
+        possible_ms, detection = _possible_ms(state, case_state, last, target=target), Detection.IN_REACH
         if possible_ms is None and target.key not in case_state.near:
             continue
         if possible_ms is not None and at_ms < possible_ms:
             yield possible_ms
             continue
-        if possible_ms is not None and (sign or _was_near(state, case, last, target)):
+        if possible_ms is not None and (sign or _was_near(state, case, last, target=target)):
             detection = Detection.IN_REACH_AFTER_A_SIGN
         else:
-            likely_ms = _likely_ms(state, case_state, last, target)
+            likely_ms = _likely_ms(state, case_state, last, target=target)
             if at_ms < likely_ms:
                 yield likely_ms
             else:
@@ -242,18 +261,20 @@ def _check_reachability(
             moment_ms = max(possible_ms, from_ms)
             # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
             heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
-            case_state.near[target.key] = _emit(decisions, case_state, detection, moment_ms, target, cause, heard_ms)
-            withheld_clearing.keep_last(state, case_state, target, last)
+            case_state.near[target.key] = _emit(
+                decisions, case_state, detection, at_ms=moment_ms, target=target, cause=cause, heard_ms=heard_ms
+            )
+            withheld_clearing.keep_last(state, case_state, target, last=last)
 
 
-def _was_near(state: State, case: Case, last: Fix | None, target: Target) -> bool:
+def _was_near(state: State, case: Case, last: Fix | None, *, target: Target) -> bool:
     """Whether the last known positions of both were within a ring that demands NOTIFY or more."""
     apart = state.apart_mm(last, target) if last else None
     radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
     return apart is not None and apart[0] <= radius_mm
 
 
-def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int | None:
+def _possible_ms(state: State, case_state: CaseState, last: Fix | None, *, target: Target) -> int | None:
     """The first moment at which an unseen wearer can be within the ring that demands a response; None if never.
 
     The wearer may be as far from the last position as its accuracy and the speed bound allow. A person's own position ages by the
@@ -262,11 +283,11 @@ def _possible_ms(state: State, case_state: CaseState, last: Fix | None, target: 
     """
     if last is None:
         return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
-    at_ms = _reached_ms(state, case_state.case, last, target, state.rules.reach_mps)
+    at_ms = _reached_ms(state, case_state.case, last, target=target, mps=state.rules.reach_mps)
     return at_ms if at_ms is not None and at_ms <= last.time_ms + state.rules.max_reach_ms else None
 
 
-def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Target) -> int:
+def _likely_ms(state: State, case_state: CaseState, last: Fix | None, *, target: Target) -> int:
     """The first moment at which a presence is likely: at the wearer's own pace, or after a long time without any position."""
     rules = state.rules
     if last is None:
@@ -278,11 +299,11 @@ def _likely_ms(state: State, case_state: CaseState, last: Fix | None, target: Ta
     paces = [track.pace_mps() for track in tracks if track.fixes and track.fixes[-1] is last]
     known_paces = [pace for pace in paces if pace is not None]
     mps = min(rules.reach_mps, max(rules.foot_mps, *known_paces)) if known_paces else rules.reach_mps
-    at_ms = _reached_ms(state, case_state.case, last, target, mps)
+    at_ms = _reached_ms(state, case_state.case, last, target=target, mps=mps)
     return long_ms if at_ms is None else min(long_ms, at_ms)
 
 
-def _reached_ms(state: State, case: Case, last: Fix, target: Target, mps: float) -> int | None:
+def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: float) -> int | None:
     """When the gap to the ring that demands a response is closed, each side at a speed; None if the other side is unknown."""
     apart = state.apart_mm(last, target)
     if apart is None:
@@ -291,20 +312,20 @@ def _reached_ms(state: State, case: Case, last: Fix, target: Target, mps: float)
     responds = [ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND]
     gap_mm = apart_mm - (max(responds) if responds else case.rings[-1].radius_mm) - last.accuracy_mm
     if there is None:
-        return _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, mps)
-    return _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, mps)
+        return _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, mps=mps)
+    return _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, mps=mps)
 
 
-def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, mps: float) -> int:
+def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, *, mps: float) -> int:
     """When a gap is closed at a speed (m/s are mm/ms) from a moment on; never before `least_ms`."""
     return max(least_ms, from_ms + math.ceil(gap_mm / mps))
 
 
-def _met_ms(gap_mm: float, last_ms: int, there_ms: int, mps: float) -> int:
+def _met_ms(gap_mm: float, last_ms: int, there_ms: int, *, mps: float) -> int:
     """When a gap is closed from both sides, each from its own last position on, the person's for 3 minutes."""
     least_ms = max(last_ms + UNKNOWN_AFTER_MS, there_ms)
     still_ms = there_ms + UNKNOWN_AFTER_MS
     both_ms = math.ceil((gap_mm / mps + last_ms + there_ms) / 2)
     if both_ms <= still_ms:
         return max(least_ms, both_ms)
-    return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps)
+    return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps=mps)

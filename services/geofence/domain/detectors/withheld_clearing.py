@@ -49,20 +49,20 @@ class Pair(NamedTuple):
             yield self.device_id, self.device
 
 
-def implausible_departure_ms(state: State, case_state: CaseState, target: Target, ring: Ring) -> int | None:
+def implausible_departure_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> int | None:
     """Earliest time, ms, of an implausible position (`Way.since_ms`), over the sides that have ways but none that a vehicle can have
     made. None if there is no such side. Only pairs with fresh positions count.
     """
     since_times_ms = [
         min(way.since_ms for way in ways)
         for pair in _fresh_pairs(state, case_state.case, target)
-        for ways in _ways_since_entry(state, case_state, target, ring, pair)
+        for ways in _ways_since_entry(state, case_state, target, ring=ring, pair=pair)
         if ways and not any(way.is_believed for way in ways)
     ]
     return min(since_times_ms, default=None)
 
 
-def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring) -> bool:
+def is_too_soon(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
     """Whether the positions that a vehicle can have reached are too few or too recent to clear the ring.
 
     After an implausible departure, only positions from `Way.regained_ms` on count for clearing. From that time on, a vehicle can
@@ -71,7 +71,7 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
         until_ms = rings.known_until(pair.wearer, pair.device) or 0
-        for ways in _ways_since_entry(state, case_state, target, ring, pair):
+        for ways in _ways_since_entry(state, case_state, target, ring=ring, pair=pair):
             regained_ms = min((way.regained_ms for way in ways if way.is_believed), default=0)
             if not regained_ms:
                 continue
@@ -86,7 +86,7 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, ring: Ring)
 
 
 def stays_unseen(
-    decisions: Decisions, case_state: CaseState, target: Target, last: Fix, cause: CausingReport | None
+    decisions: Decisions, case_state: CaseState, target: Target, *, last: Fix, cause: CausingReport | None
 ) -> bool:
     """Handles the new position of a wearer who was unseen near a target. Returns True if the wearer still counts as unseen.
 
@@ -103,14 +103,16 @@ def stays_unseen(
             continue
         way = _follow_from(kept[0], track.fixes)
         if not way.is_believed:
-            emit_withheld(decisions, case_state, target, None, way.since_ms, cause, None)
+            emit_withheld(
+                decisions, case_state, target, ring=None, since_ms=way.since_ms, cause=cause, distance_mm=None
+            )
             return True
-    end_withholding(decisions, case_state, target, None, cause)
+    end_withholding(decisions, case_state, target, ring=None, cause=cause)
     _drop(case_state, _withholding_key(target, None))
     return False
 
 
-def keep_last(state: State, case_state: CaseState, target: Target, last: Fix | None) -> None:
+def keep_last(state: State, case_state: CaseState, target: Target, *, last: Fix | None) -> None:
     """Keeps the last known position of an unseen wearer, if a response was demanded because the wearer may be near the target."""
     if case_state.near.get(target.key) is not Demand.RESPOND or last is None:
         return
@@ -126,6 +128,7 @@ def emit_withheld(
     decisions: Decisions,
     case_state: CaseState,
     target: Target,
+    *,
     ring: Ring | None,
     since_ms: int,
     cause: CausingReport | None,
@@ -145,7 +148,7 @@ def emit_withheld(
         case_state,
         kind,
         demand,
-        since_ms,
+        at_ms=since_ms,
         target=target,
         ring=ring,
         cause=cause,
@@ -156,7 +159,7 @@ def emit_withheld(
 
 
 def end_withholding(
-    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring | None, cause: CausingReport | None
+    decisions: Decisions, case_state: CaseState, target: Target, *, ring: Ring | None, cause: CausingReport | None
 ) -> None:
     """Emits, for the record only, that the all-clear is no longer withheld. The legs stand down at RING_CLEARED, not at this alert."""
     key = _withholding_key(target, ring)
@@ -164,12 +167,19 @@ def end_withholding(
         case_state.withheld[key] = 0  # it was withheld in this episode, and is no longer
         kind, demand = demands.DETECTIONS[Detection.WAY_FOUND]
         decisions.alert(
-            case_state, kind, demand, decisions.state.now_ms, target=target, ring=ring, cause=cause, record_only=True
+            case_state,
+            kind,
+            demand,
+            at_ms=decisions.state.now_ms,
+            target=target,
+            ring=ring,
+            cause=cause,
+            record_only=True,
         )
 
 
 def emit_reentry(
-    decisions: Decisions, case_state: CaseState, target: Target, ring: Ring, cause: CausingReport | None
+    decisions: Decisions, case_state: CaseState, target: Target, *, ring: Ring, cause: CausingReport | None
 ) -> None:
     """Emits the ring's demand once more, if its all-clear was withheld and positions are within the ring again."""
     state, case = decisions.state, case_state.case
@@ -183,7 +193,7 @@ def emit_reentry(
             plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
         ):
             continue
-        end_withholding(decisions, case_state, target, ring, cause)
+        end_withholding(decisions, case_state, target, ring=ring, cause=cause)
         at_ms = max(track.fixes[-1].time_ms for track in tracks)
         if encounters.active_at(state, case, at_ms) is None:
             accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
@@ -191,7 +201,7 @@ def emit_reentry(
                 case_state,
                 AlertKind.RING_ENTERED,
                 demands.of_ring(ring.action, entered=True),
-                at_ms,
+                at_ms=at_ms,
                 target=target,
                 ring=ring,
                 cause=cause,
@@ -208,7 +218,7 @@ def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
     _drop(case_state, key)
 
 
-def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]) -> None:
+def keep(state: State, case_state: CaseState, device_id: str, *, dropped: list[Fix]) -> None:
     """Extends the stored ways that open rings and unseen wearers still need by `dropped`: the oldest positions of a device, which
     its track is about to drop.
     """
@@ -221,20 +231,21 @@ def keep(state: State, case_state: CaseState, device_id: str, dropped: list[Fix]
                 continue
             for pair in _pairs(state, case_state.case, target):
                 if any(side_id == device_id for side_id, _ in pair.sides):
-                    _keep_pair(state, case_state, target, ring, pair, device_id, dropped)
+                    _keep_pair(state, case_state, target, ring=ring, pair=pair, device_id=device_id, dropped=dropped)
 
 
 def _keep_pair(
     state: State,
     case_state: CaseState,
     target: Target,
+    *,
     ring: Ring,
     pair: Pair,
     device_id: str,
     dropped: list[Fix],
 ) -> None:
-    key = _pair_key(target, ring, pair, device_id)
-    from_ms = _from_ms(state, case_state, target, ring, pair)
+    key = _pair_key(target, ring, pair, device_id=device_id)
+    from_ms = _from_ms(state, case_state, target, ring=ring, pair=pair)
     if from_ms is None:
         if key in case_state.ways:
             case_state.ways[key] = [travel_feasibility.follow(way, dropped) for way in case_state.ways[key]]
@@ -262,7 +273,7 @@ def _withholding_key(target: Target, ring: Ring | None) -> str:
     return f"{target.key} {ring.radius_mm if ring else 0}"
 
 
-def _pair_key(target: Target, ring: Ring, pair: Pair, device_id: str) -> str:
+def _pair_key(target: Target, ring: Ring, pair: Pair, *, device_id: str) -> str:
     return f"{_withholding_key(target, ring)} {pair.tag_id} {pair.device_id or ''} {device_id}"
 
 
@@ -272,11 +283,11 @@ def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
         if wearer is None or not wearer.fixes:
             continue
         if not target.is_person:
-            yield Pair(tag_id, wearer, None, None)
+            yield Pair(tag_id=tag_id, wearer=wearer, device_id=None, device=None)
         for device_id in target.device_ids:
             device = state.tracks.get(device_id)
             if device is not None and device.fixes:
-                yield Pair(tag_id, wearer, device_id, device)
+                yield Pair(tag_id=tag_id, wearer=wearer, device_id=device_id, device=device)
 
 
 def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
@@ -286,7 +297,7 @@ def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
 
 
 def _ways_since_entry(
-    state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair
+    state: State, case_state: CaseState, target: Target, *, ring: Ring, pair: Pair
 ) -> Iterator[list[Way]]:
     """For each side, its ways that start at the last moment inside the ring. Empty if no position of that time is known, or if the
     device is too new.
@@ -294,7 +305,7 @@ def _ways_since_entry(
     A side may have two ways: one from its position at that moment, and a second one from an earlier position if the position at
     that moment may be an error of the receiver.
     """
-    from_ms = _from_ms(state, case_state, target, ring, pair)
+    from_ms = _from_ms(state, case_state, target, ring=ring, pair=pair)
     for device_id, track in pair.sides:
         if from_ms is not None:
             # A receiver may report its previous location just after it started. So the ways of a new device count only if more than
@@ -302,11 +313,11 @@ def _ways_since_entry(
             has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
             yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
         else:
-            kept = case_state.ways.get(_pair_key(target, ring, pair, device_id), [])
+            kept = case_state.ways.get(_pair_key(target, ring, pair, device_id=device_id), [])
             yield [travel_feasibility.follow(way, track.fixes) for way in kept]
 
 
-def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pair: Pair) -> int | None:
+def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring, pair: Pair) -> int | None:
     """The last moment at which the two sides were too near for the ring to count as left.
 
     None if no position of that time is known any more.
@@ -315,7 +326,7 @@ def _from_ms(state: State, case_state: CaseState, target: Target, ring: Ring, pa
     since_ms = case_state.ring(target, ring).since_ms or 0
     vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
     near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
-    for piece in reversed(rings.assumed(wearer, device, since_ms, state.now_ms)[0]):
+    for piece in reversed(rings.assumed(wearer, device, since_ms, to_ms=state.now_ms)[0]):
         if target.shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
             continue
         spans = target.shape.within(piece.start, piece.end, near_mm)

@@ -113,17 +113,17 @@ class PlanePolygon:
         radius_mm = 0.0
         for line in (vertices_e7, *holes_e7):
             points = [ecef_mm(*vertex) for vertex in line]
-            corners = [_flat(point, origin, east, north) for point in points]
+            corners = [_flat(point, origin, east, north=north) for point in points]
             sides += [(corners[i - 1], corner) for i, corner in enumerate(corners)]
             radius_mm = max(radius_mm, *(math.dist(point, origin) for point in points))
-        return PlanePolygon(origin, east, north, tuple(sides), radius_mm)
+        return PlanePolygon(origin=origin, east=east, north=north, sides=tuple(sides), radius_mm=radius_mm)
 
     def within(self, start: Vector, end: Vector, margin_mm: float) -> list[Span]:
         """When a point that moves from `start` to `end` is within `margin_mm` of the edge or inside."""
         a, b = self._plane(start), self._plane(end)
         spans = self._inside(a, b)
         for side in self.sides:
-            span = _in_capsule(a, b, *side, margin_mm)
+            span = _in_capsule(a, b, side, radius=margin_mm)
             if span:
                 spans.append(span)
         return _union(spans)
@@ -133,14 +133,14 @@ class PlanePolygon:
         a, b = self._plane(start), self._plane(end)
         if self._inside(a, b):
             return 0.0
-        return min(_segments_apart(a, b, *side) for side in self.sides)
+        return min(_segments_apart(a, b, side) for side in self.sides)
 
     def min_distance_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.origin) - self.radius_mm
 
     def _plane(self, point: Vector) -> Corner:
-        return _flat(point, self.origin, self.east, self.north)
+        return _flat(point, self.origin, self.east, north=self.north)
 
     def _inside(self, a: Corner, b: Corner) -> list[Span]:
         dx, dy = b[0] - a[0], b[1] - a[1]
@@ -169,7 +169,7 @@ class PlanePolygon:
         return inside
 
 
-def _flat(point: Vector, origin: Vector, east: Vector, north: Vector) -> Corner:
+def _flat(point: Vector, origin: Vector, east: Vector, *, north: Vector) -> Corner:
     """Where a point falls on the plane at `origin`; see PlanePolygon."""
     offset = _minus(point, origin)
     x, y = _dot(offset, east), _dot(offset, north)
@@ -227,11 +227,12 @@ def _least_norm(start: Vector, end: Vector) -> float:
     return math.hypot(*between(start, end, fraction))
 
 
-def _in_capsule(a: Corner, b: Corner, p: Corner, q: Corner, radius: float) -> Span | None:
-    """When a point on its way from a to b is within `radius` of the side p-q.
+def _in_capsule(a: Corner, b: Corner, side: tuple[Corner, Corner], *, radius: float) -> Span | None:
+    """When a point on its way from a to b is within `radius` of the side.
 
     The area is convex, so there is at most one stretch.
     """
+    p, q = side
     dx, dy = b[0] - a[0], b[1] - a[1]
     spans = []
     for x, y in (p, q):
@@ -242,15 +243,15 @@ def _in_capsule(a: Corner, b: Corner, p: Corner, q: Corner, radius: float) -> Sp
     if length:
         ux, uy = ex / length, ey / length
         fx, fy = a[0] - p[0], a[1] - p[1]
-        along = _between_bounds(fx * ux + fy * uy, dx * ux + dy * uy, 0.0, length)
-        across = _between_bounds(fy * ux - fx * uy, dy * ux - dx * uy, -radius, radius)
+        along = _between_bounds(fx * ux + fy * uy, dx * ux + dy * uy, 0.0, high=length)
+        across = _between_bounds(fy * ux - fx * uy, dy * ux - dx * uy, -radius, high=radius)
         if along and across and max(along[0], across[0]) <= min(along[1], across[1]):
             spans.append((max(along[0], across[0]), min(along[1], across[1])))
     crossed = [span for span in spans if span]
     return (min(s for s, _ in crossed), max(s for _, s in crossed)) if crossed else None
 
 
-def _between_bounds(start: float, step: float, low: float, high: float) -> Span | None:
+def _between_bounds(start: float, step: float, low: float, *, high: float) -> Span | None:
     """Where low <= start + s step <= high in 0..1."""
     if step == 0:
         return (0.0, 1.0) if low <= start <= high else None
@@ -259,8 +260,9 @@ def _between_bounds(start: float, step: float, low: float, high: float) -> Span 
     return (first, last) if first <= last else None
 
 
-def _segments_apart(a: Corner, b: Corner, p: Corner, q: Corner) -> float:
-    """Distance of two segments that don't cross."""
+def _segments_apart(a: Corner, b: Corner, side: tuple[Corner, Corner]) -> float:
+    """Distance of the segment ab from a side that it doesn't cross."""
+    p, q = side
     return min(_point_apart(a, p, q), _point_apart(b, p, q), _point_apart(p, a, b), _point_apart(q, a, b))
 
 

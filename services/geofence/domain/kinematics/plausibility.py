@@ -36,7 +36,7 @@ LOOKBACK_FIXES = 8
 """A judgement begins this many fixes before the evaluated stretch: two that agree are believed, whatever came before."""
 
 
-def believed(track: Track, from_ms: int, until_ms: int | None, bound_mps: int) -> Track:
+def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int) -> Track:
     """The believed fixes of a stretch and of those around it. `bound_mps` is the speed above which a movement may be a jump.
 
     With `until_ms` None, up to the newest fix. A track with a fix has at least one believed fix.
@@ -62,7 +62,7 @@ def is_newest_believed(track: Track, bound_mps: int) -> bool:
     fixes = track.fixes
     if len(fixes) < 2 or not _is_odd(fixes[-2], fixes[-1], bound_mps):
         return True
-    return believed(track, fixes[-1].time_ms, None, bound_mps).fixes[-1] is fixes[-1]
+    return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).fixes[-1] is fixes[-1]
 
 
 def left_by_jump(track: Track) -> list[tuple[Fix, float]]:

@@ -45,6 +45,7 @@ def evaluate(
     state: State,
     sides: tuple[Track, Track | None],
     target: Target,
+    *,
     ring: Ring,
     from_ms: int,
     until_ms: int,
@@ -55,24 +56,30 @@ def evaluate(
     if from_ms > until_ms:
         return Presence(None, None)  # the whole stretch is before the last clearing
     tracks = tuple(
-        plausibility.believed(side, from_ms, None if newest else until_ms, rules.reach_mps) for side in sides if side
+        plausibility.believed(side, from_ms, None if newest else until_ms, bound_mps=rules.reach_mps)
+        for side in sides
+        if side
     )
-    if _is_far_unreachable(tracks, target, ring.radius_mm, from_ms, until_ms):
+    if _is_far_unreachable(tracks, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
         return (
-            _from_newest_or_before_jumps(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+            _from_newest_or_before_jumps(state, sides, tracks, target=target, ring=ring, best=None)
+            if newest
+            else Presence(None, None)
         )
     if len(tracks) > 1:
         tracks = (tracks[0], stationary.averaged(tracks[1]))
     vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     threshold = rules.respond_p_pct / 100
     best: PossiblePresence | None = None
-    if _is_unreachable(tracks, target, ring.radius_mm + POSSIBLE_TIMES * vague_mm, from_ms, until_ms):
+    if _is_unreachable(tracks, target, ring.radius_mm + POSSIBLE_TIMES * vague_mm, from_ms=from_ms, until_ms=until_ms):
         return (
-            _from_newest_or_before_jumps(state, sides, tracks, target, ring, None) if newest else Presence(None, None)
+            _from_newest_or_before_jumps(state, sides, tracks, target=target, ring=ring, best=None)
+            if newest
+            else Presence(None, None)
         )
-    for pieces in rings.assumed(tracks[0], tracks[1] if len(tracks) > 1 else None, from_ms, until_ms):
+    for pieces in rings.assumed(tracks[0], tracks[1] if len(tracks) > 1 else None, from_ms, to_ms=until_ms):
         for at_ms, distance_mm in rings.moments_within(
-            pieces, target.shape, ring.radius_mm, from_ms, POSSIBLE_TIMES * vague_mm
+            pieces, target.shape, ring.radius_mm, from_ms=from_ms, beyond_mm=POSSIBLE_TIMES * vague_mm
         ):
             if any(track.is_on_jump(at_ms) for track in tracks):
                 continue
@@ -80,10 +87,10 @@ def evaluate(
             if p >= threshold:
                 return Presence((at_ms, distance_mm, p), None)
             if best is None or p > best.p:
-                best = PossiblePresence(at_ms, distance_mm, p, None)
+                best = PossiblePresence(at_ms=at_ms, distance_mm=distance_mm, p=p, anomaly=None)
     if not newest:
         return Presence(None, None)
-    return _from_newest_or_before_jumps(state, sides, tracks, target, ring, best)
+    return _from_newest_or_before_jumps(state, sides, tracks, target=target, ring=ring, best=best)
 
 
 def max_travel_mm(rules: Rules) -> int:
@@ -91,7 +98,9 @@ def max_travel_mm(rules: Rules) -> int:
     return rules.reach_mps * UNKNOWN_AFTER_MS
 
 
-def _is_far_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: int, from_ms: int, until_ms: int) -> bool:
+def _is_far_unreachable(
+    tracks: tuple[Track, ...], target: Target, radius_mm: int, *, from_ms: int, until_ms: int
+) -> bool:
     """A cheaper bound that rules out nearly all presences, before stationary devices are averaged.
 
     Each mean of positions lies within the greatest distance of any position from the newest one. No movement between two such means
@@ -116,7 +125,9 @@ def _is_far_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: in
     return dist(here[3:6], point) - away_mm - ROUNDED_MM > radius_mm
 
 
-def _is_unreachable(tracks: tuple[Track, ...], target: Target, radius_mm: float, from_ms: int, until_ms: int) -> bool:
+def _is_unreachable(
+    tracks: tuple[Track, ...], target: Target, radius_mm: float, *, from_ms: int, until_ms: int
+) -> bool:
     """A cheap bound that rules out most presences: wherever both sides were and would go on to, they were farther apart."""
     here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
@@ -131,19 +142,20 @@ def _from_newest_or_before_jumps(
     state: State,
     sides: tuple[Track, Track | None],
     believed: tuple[Track, ...],
+    *,
     target: Target,
     ring: Ring,
     best: PossiblePresence | None,
 ) -> Presence:
     """The presence by the newest positions; if these allow none, by the positions before a jump away."""
-    presence = _from_newest(state, sides, believed, target, ring, best)
+    presence = _from_newest(state, sides, believed, target=target, ring=ring, best=best)
     if presence.entered or presence.possible:
         return presence
-    return Presence(None, _before_jumps(state, sides, target, ring))
+    return Presence(None, _before_jumps(state, sides, target, ring=ring))
 
 
 def _before_jumps(
-    state: State, sides: tuple[Track, Track | None], target: Target, ring: Ring
+    state: State, sides: tuple[Track, Track | None], target: Target, *, ring: Ring
 ) -> PossiblePresence | None:
     """The possible presence if one side is still where it was before it jumped away.
 
@@ -164,7 +176,10 @@ def _before_jumps(
             apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
                 return PossiblePresence(
-                    at_ms, apart_mm, probability.inside(apart_mm, ring.radius_mm, accuracies), AnomalyKind.JUMP
+                    at_ms=at_ms,
+                    distance_mm=apart_mm,
+                    p=probability.inside(apart_mm, ring.radius_mm, accuracies),
+                    anomaly=AnomalyKind.JUMP,
                 )
     return None
 
@@ -173,6 +188,7 @@ def _from_newest(
     state: State,
     sides: tuple[Track, Track | None],
     believed: tuple[Track, ...],
+    *,
     target: Target,
     ring: Ring,
     best: PossiblePresence | None,
@@ -202,7 +218,7 @@ def _from_newest(
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
     ):
         anomaly = AnomalyKind.VAGUE if vague else AnomalyKind.JUMP if held else None
-        return Presence(None, PossiblePresence(at_ms, apart_mm, p, anomaly))
+        return Presence(None, PossiblePresence(at_ms=at_ms, distance_mm=apart_mm, p=p, anomaly=anomaly))
     if best is not None and best.p >= POSSIBLE_P:
         return Presence(None, best)
     return Presence(None, None)

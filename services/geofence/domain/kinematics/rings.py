@@ -89,7 +89,7 @@ class RingState:
         self.since_ms, self.min_mm, self.inside, self.muted = None, None, [], False
 
 
-def assumed(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> list[list[Piece]]:
+def assumed(wearer: Track, device: Track | None, from_ms: int, *, to_ms: int) -> list[list[Piece]]:
     """The wearer's assumed movement relative to the target's shape.
 
     Of two moving sides, one has reported later. The other is assumed to have stayed (first list) and to have gone on as before
@@ -114,7 +114,7 @@ def newest(wearer: Track, device: Track | None) -> Vector:
     return (here[3] - there[3], here[4] - there[4], here[5] - there[5]) if there else here.point
 
 
-def joined(wearer: Track, device: Track | None, from_ms: int, to_ms: int) -> Iterator[Piece]:
+def joined(wearer: Track, device: Track | None, from_ms: int, *, to_ms: int) -> Iterator[Piece]:
     """The wearer's movement that is known for sure, relative to the target's shape."""
     moves = wearer.joined(from_ms, to_ms)
     if device is None:
@@ -132,7 +132,7 @@ def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
 
 
 def moments_within(
-    pieces: Iterable[Piece], shape: Shape, radius_mm: float, from_ms: int, beyond_mm: float = 0.0
+    pieces: Iterable[Piece], shape: Shape, radius_mm: float, *, from_ms: int, beyond_mm: float = 0.0
 ) -> Iterator[tuple[int, float]]:
     """Moments from `from_ms` on within the radius, and the distance then, mm: the first, the middle and the last of each stretch.
 
@@ -160,6 +160,7 @@ def measure_inside(
     inside: list[Stretch],
     least_mm: float | None,
     shape: Shape,
+    *,
     radius_mm: float,
     pieces: Iterable[Piece],
     spans: list[Stretch],
@@ -191,7 +192,7 @@ def known_until(wearer: Track, device: Track | None) -> int | None:
     return min(wearer_fix.time_ms, device_fix.time_ms) if device_fix else wearer_fix.time_ms
 
 
-def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, margin_mm: int, from_ms: int, to_ms: int) -> bool:
+def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, *, margin_mm: int, from_ms: int, to_ms: int) -> bool:
     """Whether the wearer was beyond the margin all the way from `from_ms` to `to_ms`, without an unknown stretch."""
     covered_ms = from_ms
     for piece in pieces:

@@ -57,7 +57,7 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
         ):
             # For a while that device may still be at its previous position, outside its region.
             return drop(state, device_id)
-        for other in _others(state, case_state.case, device_id, last, from_ms):
+        for other in _others(state, case_state.case, device_id, last=last, from_ms=from_ms):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
             if other.device_id is not None and other.region_mm is not None:
                 if other.region_mm < half_mm / 2:
@@ -99,12 +99,12 @@ def _remove(state: State, device_id: str) -> None:
         track.safe_region = None
 
 
-def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -> Iterator[_Other]:
+def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int) -> Iterator[_Other]:
     """All devices and places that a device must keep away from in a case, measured from its newest fix."""
     radius_mm = case.rings[0].radius_mm
     if device_id not in case.tag_device_ids:
         for tag_id in case.tag_device_ids:
-            yield from _device(state, tag_id, last.point, radius_mm, from_ms)
+            yield from _device(state, tag_id, last.point, radius_mm=radius_mm, from_ms=from_ms)
         return
     for target in case.targets:
         if not target.is_person:
@@ -112,10 +112,10 @@ def _others(state: State, case: Case, device_id: str, last: Fix, from_ms: int) -
                 None, target.shape.min_distance_mm(last.point) - radius_mm - presence.max_travel_mm(state.rules), None
             )
         for other_id in target.device_ids:
-            yield from _device(state, other_id, last.point, radius_mm, from_ms)
+            yield from _device(state, other_id, last.point, radius_mm=radius_mm, from_ms=from_ms)
 
 
-def _device(state: State, other_id: str, point: Vector, radius_mm: int, from_ms: int) -> Iterator[_Other]:
+def _device(state: State, other_id: str, point: Vector, *, radius_mm: int, from_ms: int) -> Iterator[_Other]:
     track = state.tracks.get(other_id)
     if track is None or not track.fixes:
         return  # its first fix is fully evaluated

@@ -74,7 +74,7 @@ class Piece(NamedTuple):
         low, high = max(self.from_ms, from_ms), min(self.to_ms, to_ms)
         if (low, high) == (self.from_ms, self.to_ms):
             return self
-        return Piece(low, high, self.at(low), self.at(high))
+        return Piece(from_ms=low, to_ms=high, start=self.at(low), end=self.at(high))
 
     def at(self, time_ms: int) -> Vector:
         """The position at a moment within the movement."""
@@ -257,7 +257,7 @@ class Track:
         if math.dist(before.point, last.point) > PREDICT_UP_TO_MPS * took_ms:
             return None
         end = between(before.point, last.point, 1 + ahead_ms / took_ms)
-        return Piece(last.time_ms, last.time_ms + ahead_ms, last.point, end)
+        return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
 
     def _pieces(self, from_ms: int, to_ms: int, hold: bool) -> Iterator[Piece]:
         fixes = self.fixes
@@ -270,12 +270,16 @@ class Track:
             if following.time_ms < from_ms or following.time_ms == fix.time_ms:
                 continue
             if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
-                yield Piece(fix.time_ms, following.time_ms, fix.point, following.point).clipped(from_ms, to_ms)
+                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
+                    from_ms, to_ms
+                )
             elif hold:
-                yield Piece(fix.time_ms, following.time_ms, fix.point, fix.point).clipped(from_ms, to_ms)
+                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
+                    from_ms, to_ms
+                )
         if hold and last >= 0 and fixes[last].time_ms <= to_ms:
             point = fixes[last].point
-            yield Piece(max(from_ms, fixes[last].time_ms), to_ms, point, point)
+            yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
 
 
 def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
@@ -285,7 +289,7 @@ def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
         p, q = a[i], b[j]
         low, high = max(p.from_ms, q.from_ms), min(p.to_ms, q.to_ms)
         if low <= high:
-            yield Piece(low, high, _minus(p.at(low), q.at(low)), _minus(p.at(high), q.at(high)))
+            yield Piece(from_ms=low, to_ms=high, start=_minus(p.at(low), q.at(low)), end=_minus(p.at(high), q.at(high)))
         if p.to_ms < q.to_ms:
             i += 1
         elif q.to_ms < p.to_ms:

@@ -95,8 +95,8 @@ def reachable_mm(took_ms: int, mps: float) -> float:
     """The greatest distance that any vehicle covers in a time, from a speed at its start, mm."""
     if took_ms <= 0:
         return 0.0
-    road_mm = _gone_mm(took_ms, min(mps, ROAD_MPS), ROAD_MPS, ROAD_MPS2)
-    rail_mm = _gone_mm(took_ms, min(mps, RAIL_MPS), RAIL_MPS, RAIL_MPS2)
+    road_mm = _gone_mm(took_ms, min(mps, ROAD_MPS), ROAD_MPS, mps2=ROAD_MPS2)
+    rail_mm = _gone_mm(took_ms, min(mps, RAIL_MPS), RAIL_MPS, mps2=RAIL_MPS2)
     return max(road_mm, rail_mm, AIR_MPS * (took_ms - AIR_AFTER_MS))
 
 
@@ -226,7 +226,7 @@ def _is_apart(believed: tuple[BelievedFix, ...]) -> bool:
     return len(believed) < 2 or believed[-1].fix.time_ms - believed[-2].fix.time_ms >= MIN_SPEED_MS
 
 
-def _gone_mm(took_ms: int, mps: float, most_mps: float, mps2: float) -> float:
+def _gone_mm(took_ms: int, mps: float, most_mps: float, *, mps2: float) -> float:
     """Distance of a vehicle that accelerates up to its top speed, mm."""
     gaining_ms = min(took_ms, (most_mps - mps) / mps2 * 1000)
     return mps * gaining_ms + mps2 * gaining_ms * gaining_ms / 2000 + most_mps * (took_ms - gaining_ms)

@@ -82,6 +82,7 @@ def spans_of(
     incident_id: str,
     alerts: Iterable[AlertFact],
     steps: Iterable[StepFact],
+    *,
     uses: Iterable[DataUse] = (),
     case_versions: Mapping[str, Sequence[CaseVersion]] | None = None,
 ) -> list[TraceSpan]:
@@ -125,6 +126,7 @@ class _SpanBuilder:
         what: tuple[str | int, ...],
         parent_id: str,
         service: str,
+        *,
         name: str,
         times_us: tuple[int, int],
         attributes: Mapping[str, str],
@@ -138,7 +140,18 @@ class _SpanBuilder:
             stated["clock_behind_us"] = str(start_us - end_us)
             end_us = start_us
         self._ended_us[span_id] = end_us
-        return TraceSpan(self._trace_id, span_id, parent_id, service, name, start_us, end_us, stated, links, shows)
+        return TraceSpan(
+            trace_id=self._trace_id,
+            span_id=span_id,
+            parent_id=parent_id,
+            service=service,
+            name=name,
+            start_us=start_us,
+            end_us=end_us,
+            attributes=stated,
+            links=links,
+            shows=shows,
+        )
 
     def root(self, case_versions: Mapping[str, Sequence[CaseVersion]]) -> list[TraceSpan]:
         """The root span, which covers the first decision, and the spans of the orders that the alerts are based on."""
@@ -149,7 +162,7 @@ class _SpanBuilder:
         links = tuple(SpanLink(span.trace_id, span.span_id, span.name) for span in orders)
         times_us = (start_us, self._ended_us[self._alert_span_id(first)])
         about = {"incident_id": self._incident_id, "exercise": first.exercise}
-        root = self._span((), "", "geofence", "incident opened", times_us, about, links=links)
+        root = self._span((), "", "geofence", name="incident opened", times_us=times_us, attributes=about, links=links)
         return [root, *orders]
 
     def decisions(self) -> list[TraceSpan]:
@@ -169,13 +182,34 @@ class _SpanBuilder:
             about = {"stored": entry, "reports_together": str(first.together)}
             times_us = (first.received_us, first.entry_us)
             what = ("received", first.partition, first.sequence)
-            spans.append(self._span(what, parent_id, "ingest", "report received", times_us, about, shows, links))
+            spans.append(
+                self._span(
+                    what,
+                    parent_id,
+                    "ingest",
+                    name="report received",
+                    times_us=times_us,
+                    attributes=about,
+                    shows=shows,
+                    links=links,
+                )
+            )
             parent_id, since_us = spans[-1].span_id, spans[-1].end_us
         decided_us = min((alert.decided_us for alert in alerts if alert.decided_us is not None), default=None)
         if decided_us is not None:
             what = ("evaluated", first.partition, first.sequence)
             times_us = (since_us, decided_us)
-            spans.append(self._span(what, parent_id, "geofence", "evaluated", times_us, {"read": entry}, shows))
+            spans.append(
+                self._span(
+                    what,
+                    parent_id,
+                    "geofence",
+                    name="evaluated",
+                    times_us=times_us,
+                    attributes={"read": entry},
+                    shows=shows,
+                )
+            )
             parent_id, since_us = spans[-1].span_id, spans[-1].end_us
         for alert in alerts:
             about = {
@@ -187,7 +221,17 @@ class _SpanBuilder:
             }
             times_us = (since_us, alert.published_us)
             legs = _SEE_ALL.union(alert.legs)
-            spans.append(self._span(("alert", alert.alert_id), parent_id, "geofence", "alert", times_us, about, legs))
+            spans.append(
+                self._span(
+                    ("alert", alert.alert_id),
+                    parent_id,
+                    "geofence",
+                    name="alert",
+                    times_us=times_us,
+                    attributes=about,
+                    shows=legs,
+                )
+            )
         return spans
 
     def steps(self, steps: Iterable[StepFact]) -> list[TraceSpan]:
@@ -206,7 +250,7 @@ class _SpanBuilder:
                 if offers or not offer_id or step_name == STEP_NAME_OF_STATE[_OVER]:
                     parent_id, alert_us = self._leading_alert(step)
                     since_us = max(since_us, alert_us)
-                span, before = self._step(step, step_name, shows, parent_id, since_us), step
+                span, before = self._step(step, step_name, shows, parent_id=parent_id, since_us=since_us), step
                 if offers or not offer_id:
                     offer_id = span.span_id
                 since_us = span.end_us
@@ -235,7 +279,9 @@ class _SpanBuilder:
     def _alert_span_id(self, alert: AlertFact) -> str:
         return trace_ids.span_id_of(self._incident_id, "alert", alert.alert_id)
 
-    def _step(self, step: StepFact, step_name: str, shows: frozenset[str], parent_id: str, since_us: int) -> TraceSpan:
+    def _step(
+        self, step: StepFact, step_name: str, shows: frozenset[str], *, parent_id: str, since_us: int
+    ) -> TraceSpan:
         about = {
             "assignment_id": step.assignment_id,
             "stored": f"INCIDENTS#{step.stored}",
@@ -245,7 +291,15 @@ class _SpanBuilder:
         }
         what = ("step", step.assignment_id, step.number)
         name = f"{step.leg} {step_name}"
-        return self._span(what, parent_id, f"dispatch-{step.leg}", name, (since_us, step.done_us), about, shows)
+        return self._span(
+            what,
+            parent_id,
+            f"dispatch-{step.leg}",
+            name=name,
+            times_us=(since_us, step.done_us),
+            attributes=about,
+            shows=shows,
+        )
 
     def uses(self, uses: Iterable[DataUse]) -> list[TraceSpan]:
         """The spans of the uses of personal data and positions for the incident. The proof of them is the ledger."""
@@ -261,7 +315,17 @@ class _SpanBuilder:
             }
             what, times_us = ("use", use.sequence), (use.at_us, use.at_us)
             name = f"ledger: {use.deed.lower().replace('_', ' ')}"
-            spans.append(self._span(what, self._root_id, "registry", name, times_us, about, frozenset({REVIEWER})))
+            spans.append(
+                self._span(
+                    what,
+                    self._root_id,
+                    "registry",
+                    name=name,
+                    times_us=times_us,
+                    attributes=about,
+                    shows=frozenset({REVIEWER}),
+                )
+            )
         return spans
 
 
@@ -307,12 +371,12 @@ def _order_in_force(alert: AlertFact, case_versions: Mapping[str, Sequence[CaseV
     last = max(before, key=lambda case_version: case_version.sequence)
     about = {"case_id": last.case_id, "version": str(last.version), "stored": f"LOG_{alert.partition}#{last.sequence}"}
     return TraceSpan(
-        trace_ids.trace_id_of(f"{last.case_id}:{last.version}"),
-        trace_ids.span_id_of(f"{last.case_id}:{last.version}"),
-        "",
-        "registry",
-        "order in force",
-        min(last.made_us, last.stored_us),
-        last.stored_us,
-        about,
+        trace_id=trace_ids.trace_id_of(f"{last.case_id}:{last.version}"),
+        span_id=trace_ids.span_id_of(f"{last.case_id}:{last.version}"),
+        parent_id="",
+        service="registry",
+        name="order in force",
+        start_us=min(last.made_us, last.stored_us),
+        end_us=last.stored_us,
+        attributes=about,
     )

@@ -84,7 +84,7 @@ async def incident_of(mesh: RunningMesh) -> str:
 async def disclosures(mesh: RunningMesh, who: str) -> AsyncIterator[ledger_pb2.Disclosure]:
     async with mesh.now.nats.bus_as("registry") as bus:
         last = (await bus.bounds_of(flow.DISCLOSURES.name)).last
-        async for message in pull.between(bus, flow.DISCLOSURES.name, 1, last):
+        async for message in pull.between(bus, flow.DISCLOSURES.name, 1, last=last):
             disclosure = ledger_pb2.Disclosure.FromString(message.data)
             if disclosure.who == who:
                 yield disclosure

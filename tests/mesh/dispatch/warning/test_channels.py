@@ -100,7 +100,7 @@ async def test_a_missing_receipt_is_flagged_once_on_each_channel(way: Any, bus: 
 
 async def flags_of_steps(bus: Bus) -> list[int]:
     """Returns the flags of the leg's steps on INCIDENTS, each distinct time once."""
-    steps = await dispatch.stored_steps(bus, "warning", "incident-1", 1)
+    steps = await dispatch.stored_steps(bus, "warning", "incident-1", count=1)
     moments = {(step.assignment.person_flag.flag, step.assignment.person_flag.at.ToNanoseconds()) for step in steps}
     return sorted(flag for flag, _ in moments if flag)
 

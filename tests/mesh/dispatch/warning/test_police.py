@@ -26,7 +26,7 @@ async def test_a_missing_receipt_is_flagged_to_the_police_and_not_to_probation(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
-    async with three_legs(nats, bus, tmp_path, gateway) as (_, police), police.subscription() as desk:
+    async with three_legs(nats, bus, tmp_path, gateway=gateway) as (_, police), police.subscription() as desk:
         await publish(bus, ring(1))
         warning_id, _ = await gateway.shown()
         assignment = await flagged(desk, dispatch_pb2.NO_RECEIPT)
@@ -56,7 +56,7 @@ async def test_every_choice_looks_the_same_and_the_duress_choice_alarms_the_poli
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
-    async with three_legs(nats, bus, tmp_path, gateway) as (made, police), police.subscription() as desk:
+    async with three_legs(nats, bus, tmp_path, gateway=gateway) as (made, police), police.subscription() as desk:
         await publish(bus, ring(1, 100.0, geometry_pb2.RESPOND))
         offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
         await police.acknowledge(offered.assignment_id)
@@ -95,7 +95,7 @@ async def test_duress_on_a_warning_without_a_police_assignment_is_offered_to_the
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()
-    async with three_legs(nats, bus, tmp_path, gateway) as (_, police), police.subscription() as desk:
+    async with three_legs(nats, bus, tmp_path, gateway=gateway) as (_, police), police.subscription() as desk:
         await publish(bus, ring(1))
         url = (await gateway.message())["answer_url"]
         assert (await answer(url, choice=str(DURESS_CHOICE)))[0] == 200

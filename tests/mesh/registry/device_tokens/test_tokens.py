@@ -69,7 +69,7 @@ async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[Desk]:
     """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, 1)
+        registry = Registry(database, Vault(bytes(32)), clock, partitions=1)
         await registry.prepare("log 1")
         yield Desk(registry, clock)
 

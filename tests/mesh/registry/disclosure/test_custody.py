@@ -39,7 +39,7 @@ async def opened(
 ) -> AsyncIterator[tuple[Registry, KeyRetention]]:
     clock = clock or MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(*(keys or (OLD,))), clock, 1)
+        registry = Registry(database, Vault(*(keys or (OLD,))), clock, partitions=1)
         await registry.prepare("log 1")
         yield registry, KeyRetention(registry, clock)
 

@@ -41,7 +41,7 @@ async def database(where: Path | str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def disclosures(database: Database) -> Disclosures:
-    registry = Registry(database, Vault(bytes(32)), MeshClock(), 1)
+    registry = Registry(database, Vault(bytes(32)), MeshClock(), partitions=1)
     await registry.prepare("log 1")
     await registry.put_protected_person(translate.parse_protected_person(records.person()))
     await registry.put_wearer(translate.parse_wearer(records.wearer()))

@@ -31,7 +31,7 @@ COUNT = 300
 @asynccontextmanager
 async def opened(where: Path | str) -> AsyncIterator[tuple[Registry, MatchReviews]]:
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), Settable(), 1)
+        registry = Registry(database, Vault(bytes(32)), Settable(), partitions=1)
         await registry.prepare("log 1")
         yield registry, MatchReviews(registry, Settable())
 

@@ -186,7 +186,7 @@ async def _of_incidents(running: meshes.MeshConnection) -> tuple[int, set[str]]:
         by_subject = (await bus.api(f"STREAM.INFO.{flow.INCIDENTS.name}", info))["state"]["subjects"]
         steps = sum(count for subject, count in by_subject.items() if subject.split(".")[1] in flow.LEGS)
         last = (await bus.bounds_of(flow.ALERTS.name)).last
-        alerts = pull.between(bus, flow.ALERTS.name, 1, last)
+        alerts = pull.between(bus, flow.ALERTS.name, 1, last=last)
         of_incidents = [
             id_ async for message in alerts if (id_ := alert_pb2.Alert.FromString(message.data).incident_id)
         ]

@@ -27,7 +27,7 @@ def delivered(sequence: int, stamp_ms: int, wearers: set[int]) -> Delivered:
 
 
 def window(wearer: int, bounds: tuple[int, int]) -> Window:
-    share = RedactedLog(f"wearer-{wearer}", "police", {5}, Holders(MeshClock()))
+    share = RedactedLog(f"wearer-{wearer}", "police", {5}, holders=Holders(MeshClock()))
     share.see_case(log_pb2.CaseSnapshot(tag_device_ids=[f"tag-{wearer}"]))
     return Window(min(bounds), max(bounds), share)
 

@@ -130,7 +130,7 @@ def test_an_incident_of_two_assignments_is_over_when_both_are_over() -> None:
 
 def test_characters_with_a_meaning_in_xml_are_escaped() -> None:
     odd = step(1, dispatch_pb2.ACKNOWLEDGED, by='link/<&"\x00\x0b')
-    alert = parsed(cap.message("police", [odd], 'two words & "more"', "https://x.example/a?b=1&c=<2>"))
+    alert = parsed(cap.message("police", [odd], 'two words & "more"', link="https://x.example/a?b=1&c=<2>"))
     assert text(alert, "web") == "https://x.example/a?b=1&c=<2>"
     assert 'link/<&"\ufffd\ufffd' in [element.text for element in alert.iter()]
     assert text(alert, "addresses") == '"two words & "more""'

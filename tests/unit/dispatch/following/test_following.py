@@ -306,7 +306,7 @@ def test_only_the_warning_leg_gets_the_race_as_advice_without_figures() -> None:
     story = with_travel(a1=240, a2=300)
     story.fold(ring(5, "p1", target="p1"))
     update(story, Approach(60), moved=True)
-    step = translate.step(story.incident, story.of("p1"), story.now_ms, None, kept=True)
+    step = translate.step(story.incident, story.of("p1"), story.now_ms, latency_ms=None, kept=True)
     assert step.assignment.race.losing and step.assignment.race.wearer_s == 60
     advice = following_pb2.AdviceGiven.FromString(translate.advice(step) or b"")
     assert (advice.advice, advice.subject_id) == (dispatch_pb2.STAY_INSIDE, "p1")

@@ -135,7 +135,7 @@ class World:
             if assignment is None:
                 continue
             kept = type(event).__name__ in ("Raced", "Retargeted", "SceneShared", "SpoofingSuspected")
-            step = translate.step(leg.incident, assignment, leg.now_ms, None, kept)
+            step = translate.step(leg.incident, assignment, leg.now_ms, latency_ms=None, kept=kept)
             if leg is self.police:
                 if kept:
                     continue

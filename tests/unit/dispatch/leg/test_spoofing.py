@@ -59,7 +59,7 @@ def test_the_other_agency_does_not_get_the_time_of_the_suspicion() -> None:
     story = Story("police")
     story.fold(alert(5, Demand.RESPOND, "w1"))
     story.fold(alert(6, Demand.NOTIFY, "w1", kind=alert_pb2.SPOOFING_SUSPECTED))
-    step = translate.step(story.incident, story.of("w1"), story.now_ms, None, True)
+    step = translate.step(story.incident, story.of("w1"), story.now_ms, latency_ms=None, kept=True)
     published = type(step).FromString(translate.outward(step)).assignment
     assert step.assignment.HasField("spoofing_suspected_at") and not published.HasField("spoofing_suspected_at")
 

@@ -69,7 +69,7 @@ def final(story: Story, ring_m: int) -> tuple[list[Stretch], int | None]:
     found = [(list(alert.inside), alert.min_distance_mm) for alert in published.values()]
     [target], ring = case_state.case.targets, next(r for r in case_state.case.rings if r.radius_mm == ring_m * 1000)
     if case_state.ring(target, ring).open:
-        open_ = accounts.account(story.state, case_state, target, ring, story.state.now_ms)
+        open_ = accounts.account(story.state, case_state, target, ring=ring, upto_ms=story.state.now_ms)
         found.append((open_.inside, open_.min_mm))
     inside: list[Stretch] = []
     for from_ms, to_ms in (stretch for stretches, _ in found for stretch in stretches):
@@ -218,13 +218,13 @@ def test_pending_amendments_are_published_when_the_order_ends() -> None:
 def test_pending_amendments_are_published_when_the_order_changes() -> None:
     """Both places of the order move. Their rings are gone, so late reports can't change their accounts any more."""
     story = Story()
-    places = [circle("home", 0, 0, 10), circle("work", 0, 50, 10)]
+    places = [circle("home", 0, 0, radius_m=10), circle("work", 0, 50, radius_m=10)]
     story.case(persons=[], places=places)
     came = visit(0, 900)
     known = [fix for fix in came if fix[0] <= 150 or fix[0] > 1080]
     play(story, known + away(1200))
     play(story, [fix for fix in came if fix not in known], arrive_s=1510)
-    moved = [circle("home", 9000, 0, 10), circle("work", 9000, 50, 10)]
+    moved = [circle("home", 9000, 0, radius_m=10), circle("work", 9000, 50, radius_m=10)]
     story.case(1520, version=2, persons=[], places=moved)
     amended = [a for a in story.of(AlertKind.ACCOUNT_AMENDED) if a.ring_mm == 100_000]
     assert [(a.target_id, a.decided_at_ms - T0_MS) for a in amended] == [("home", 1_520_000), ("work", 1_520_000)]

@@ -113,7 +113,7 @@ def test_a_turn_cancels_an_unconfirmed_approach() -> None:
 
 
 def test_a_contact_is_predicted_at_a_place_too() -> None:
-    story = begun(persons=[log_pb2.ProtectedTarget(person_id="p")], places=[circle("home", 0, 0, 200)])
+    story = begun(persons=[log_pb2.ProtectedTarget(person_id="p")], places=[circle("home", 0, 0, radius_m=200)])
     for at_s in range(0, 61, 15):
         story.at(at_s, "tag", 1900 - 10 * at_s)
     [predicted] = story.of(AlertKind.CONTACT_PREDICTED)

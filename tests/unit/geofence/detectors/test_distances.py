@@ -99,7 +99,7 @@ def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:
     ring = geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.RECORD)
     assert not come(begun(rings=[ring]), [1990, 1800, 1600, 1400])
     nobody = [log_pb2.ProtectedTarget(person_id="p")]
-    story = begun(persons=nobody, places=[circle("home", 0, 0, 20)])
+    story = begun(persons=nobody, places=[circle("home", 0, 0, radius_m=20)])
     assert not come(story, [1990, 1800, 1600, 1400]) and story.of(AlertKind.RING_ENTERED)
 
 

@@ -96,7 +96,7 @@ def test_daily_hours_are_those_of_korea(from_s: int, until_s: int, allowed: bool
 
 def test_an_encounter_is_active_only_at_its_places() -> None:
     story = Story()
-    story.case(encounters=[encounter(places=[circle("court", 60, 0, 30)])])
+    story.case(encounters=[encounter(places=[circle("court", 60, 0, radius_m=30)])])
     stay(story, 0, 120, 50)
     assert [demand for _, demand, _, _ in entered(story)] == [WARN] * 3
     stay(story, 120, 121, 20)
@@ -105,7 +105,7 @@ def test_an_encounter_is_active_only_at_its_places() -> None:
 
 def test_an_encounter_is_not_active_while_the_wearer_is_unknown() -> None:
     story = Story()
-    story.case(encounters=[encounter(places=[circle("court", 60, 0, 30)])])
+    story.case(encounters=[encounter(places=[circle("court", 60, 0, radius_m=30)])])
     stay(story, 0, 1, 50)
     story.tick(300)
     assert entered(story)[3:] == [(1000, NOTIFY, 180, ""), (100, RESPOND, 180, "")]
@@ -113,7 +113,7 @@ def test_an_encounter_is_not_active_while_the_wearer_is_unknown() -> None:
 
 def test_a_way_through_a_corridor_is_allowed_between_its_reports_too() -> None:
     story = Story()
-    story.case(encounters=[encounter(places=[circle("bridge", 0, 0, 1100)])])
+    story.case(encounters=[encounter(places=[circle("bridge", 0, 0, radius_m=1100)])])
     story.at(0, "phone", 0)
     story.at(0, "tag", 1090)
     story.at(60, "tag", -1090)
@@ -160,7 +160,7 @@ def life(seed: int, splits: set[int], ticks_s: float) -> list[Alert]:
                     at_s + rng.uniform(-500, 500),
                     at_s + rng.uniform(600, 2000),
                     encounter_id=f"e{n}",
-                    places=[circle("court", 60, 0, 60)] if rng.random() < 0.5 else [],
+                    places=[circle("court", 60, 0, radius_m=60)] if rng.random() < 0.5 else [],
                 )
                 for n in range(2)
             ]

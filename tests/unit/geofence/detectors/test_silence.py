@@ -89,7 +89,7 @@ def test_a_tag_that_was_never_heard_is_silent_from_the_beginning_of_its_order() 
 def test_an_order_after_a_long_silence_notifies_at_once() -> None:
     story = Story()
     story.at(0, "tag", 400)
-    story.case(3000, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
+    story.case(3000, persons=[NO_PHONE], places=[circle("home", 0, 0, radius_m=20)])
     assert emitted(story.of(AlertKind.SILENT)) == [("SILENT", RECORD, 3000), ("SILENT", NOTIFY, 3000)]
     assert emitted(story.of(AlertKind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", RESPOND, 3000)]
 
@@ -132,7 +132,7 @@ def test_rules_can_make_a_silence_due() -> None:
 
 def test_the_desks_are_notified_when_an_unseen_wearer_can_have_reached_a_place() -> None:
     story = Story()
-    story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
+    story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, radius_m=20)])
     story.at(0, "tag", 5000, accuracy_m=50)
     story.tick(345)
     assert not story.of(AlertKind.UNKNOWN_NEAR)
@@ -234,10 +234,10 @@ def test_an_order_without_a_responding_ring_watches_its_innermost() -> None:
 
 def test_an_amendment_that_drops_a_target_retracts_its_alert() -> None:
     story = Story()
-    story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
+    story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, radius_m=20)])
     story.at(0, "tag", 900)
     story.tick(200)
-    story.case(300, version=2, persons=[NO_PHONE], places=[circle("work", 80_000, 0, 20)])
+    story.case(300, version=2, persons=[NO_PHONE], places=[circle("work", 80_000, 0, radius_m=20)])
     assert [(alert.target_id, alert.demand) for alert in story.of(AlertKind.UNKNOWN_NEAR)] == [
         ("home", RESPOND),
         ("home", RECORD),
@@ -269,7 +269,7 @@ def test_a_person_without_a_device_notifies_the_police_once() -> None:
     story = Story()
     story.case(0, persons=[NO_PHONE])
     heard_tag(story, 600)
-    story.case(600, version=2, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
+    story.case(600, version=2, persons=[NO_PHONE], places=[circle("home", 0, 0, radius_m=20)])
     heard_tag(story, 4000, 610)
     assert emitted(story.alerts) == [("PROTECTED_DEVICE_LOST", NOTIFY, 1800)]
     story.case(4000, version=3)
@@ -279,7 +279,7 @@ def test_a_person_without_a_device_notifies_the_police_once() -> None:
 
 def test_her_last_position_is_still_protected() -> None:
     story = Story()
-    story.case(0, places=[circle("home", 0, 50_000, 20)])
+    story.case(0, places=[circle("home", 0, 50_000, radius_m=20)])
     story.at(0, "phone", 0)
     heard_tag(story, 4000)
     story.at(4000, "tag", 50)

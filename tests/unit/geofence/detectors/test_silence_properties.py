@@ -52,7 +52,7 @@ def live(story: Story, seed: int, splits: frozenset[int] = frozenset()) -> Story
         match rng.randrange(10):
             case 0:
                 persons = [log_pb2.ProtectedTarget(person_id="p", device_ids=rng.choice((["phone"], [], ["watch"])))]
-                places = [circle(rng.choice(("home", "work")), rng.uniform(-9000, 9000), 0, 20)]
+                places = [circle(rng.choice(("home", "work")), rng.uniform(-9000, 9000), 0, radius_m=20)]
                 tags = rng.choice((["tag"], ["tag", "spare"], []))
                 begins_ms = T0_MS + round(at_s * 1000) + rng.choice((-900_000, 400_000))
                 case = {"persons": persons, "places": places, "tag_device_ids": tags, "valid_from_ms": begins_ms}

@@ -147,7 +147,7 @@ def test_the_order_of_arrival_before_a_clearing_changes_no_account(seed: int, rn
         for ring in case_state.case.rings:
             target = case_state.case.targets[0]
             ring_state = case_state.ring(target, ring)
-            account = accounts.account(story.state, case_state, target, ring, story.state.now_ms)
+            account = accounts.account(story.state, case_state, target, ring=ring, upto_ms=story.state.now_ms)
             found.append((account.inside, account.min_mm) if ring_state.open else None)
         orders.append(found)
     for first, other in zip(*orders, strict=True):

@@ -31,7 +31,7 @@ def test_a_response_ring_clears_only_after_four_agreeing_positions_of_each_side(
 
 def test_a_ring_round_a_place_needs_only_the_wearers_positions_to_clear() -> None:
     story = Story(clear_after_s=10)
-    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    story.case(persons=[], places=[circle("school", 0, 0, radius_m=30)])
     story.at(0, "tag", 60)
     for at_s in (15, 30, 45, 60):
         assert not cleared(story)
@@ -42,7 +42,7 @@ def test_a_ring_round_a_place_needs_only_the_wearers_positions_to_clear() -> Non
 @pytest.mark.parametrize("wrong", [2, 3])
 def test_a_receiver_error_of_a_minute_is_no_departure_and_no_second_arrival(wrong: int) -> None:
     story = Story(clear_after_s=10)
-    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    story.case(persons=[], places=[circle("school", 0, 0, radius_m=30)])
     for number in range(12):
         story.at(20 * number, "tag", 300 if 5 <= number < 5 + wrong else 60)
     assert story.entered() == [2000, 1000, 100]
@@ -52,7 +52,7 @@ def test_a_receiver_error_of_a_minute_is_no_departure_and_no_second_arrival(wron
 def test_a_rarely_reporting_side_clears_by_the_positions_of_ten_minutes() -> None:
     """His position is unknown for minutes between reports, so there are never four positions in ten minutes."""
     story = Story()
-    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    story.case(persons=[], places=[circle("school", 0, 0, radius_m=30)])
     story.at(0, "tag", 60)
     for at_s in (500, 1000):
         story.at(at_s, "tag", 500)
@@ -63,7 +63,7 @@ def test_a_rarely_reporting_side_clears_by_the_positions_of_ten_minutes() -> Non
 
 def test_a_position_inside_within_ten_minutes_delays_the_clearing() -> None:
     story = Story()
-    story.case(persons=[], places=[circle("school", 0, 0, 30)])
+    story.case(persons=[], places=[circle("school", 0, 0, radius_m=30)])
     for at_s, north_m in ((0, 60), (500, 60), (1000, 500), (1070, 500)):
         story.at(at_s, "tag", north_m)
     assert not cleared(story)

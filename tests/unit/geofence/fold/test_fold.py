@@ -88,7 +88,7 @@ def test_the_side_without_a_new_report_is_assumed_to_go_on_as_before() -> None:
 
 def test_a_ring_counts_from_the_edge_of_a_place() -> None:
     story = Story()
-    story.case(persons=[], places=[circle("school", 0, 0, 250)])
+    story.case(persons=[], places=[circle("school", 0, 0, radius_m=250)])
     story.at(0, "tag", 360)
     assert story.entered() == [2000, 1000]
     story.at(10, "tag", 345)
@@ -127,7 +127,7 @@ def test_a_courtyard_is_outside_the_place_but_near_it() -> None:
 
 def test_police_go_to_the_place_and_the_person_is_warned() -> None:
     story = Story()
-    story.case(places=[circle("home", 0, 0, 20)])
+    story.case(places=[circle("home", 0, 0, radius_m=20)])
     story.at(0, "tag", 90)
     [respond] = [a for a in story.alerts if a.demand is Demand.RESPOND]
     assert respond.destinations == ((Leg.PROBATION, "w"), (Leg.POLICE, "order-1/home"), (Leg.WARNING, "p"))

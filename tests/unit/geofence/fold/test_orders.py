@@ -68,20 +68,20 @@ def test_an_older_snapshot_changes_nothing() -> None:
 
 def test_an_amended_place_is_decided_at_once_and_the_old_one_is_closed() -> None:
     story = Story()
-    story.case(persons=[], places=[circle("home", 0, 0, 20)])
+    story.case(persons=[], places=[circle("home", 0, 0, radius_m=20)])
     story.at(0, "tag", 100)
     assert story.entered() == [2000, 1000, 100]
-    story.case(30, version=2, persons=[], places=[circle("new-home", 5000, 0, 20)])
+    story.case(30, version=2, persons=[], places=[circle("new-home", 5000, 0, radius_m=20)])
     cleared = [a for a in story.alerts if a.kind is AlertKind.RING_CLEARED]
     assert [(a.target_id, a.incident_ends) for a in cleared] == [("home", False), ("home", False), ("home", True)]
-    story.case(40, version=3, persons=[], places=[circle("third-home", 150, 0, 20)])
+    story.case(40, version=3, persons=[], places=[circle("third-home", 150, 0, radius_m=20)])
     assert [a.target_id for a in story.alerts[6:]] == ["third-home"] * 3
 
 
 def test_three_orders_at_once_are_one_incident_with_their_own_episodes() -> None:
     story = Story(clear_after_s=10)
     for case in ("1", "2", "3"):
-        story.case(case=case, persons=[], places=[circle(f"home{case}", int(case) * 10, 0, 5)])
+        story.case(case=case, persons=[], places=[circle(f"home{case}", int(case) * 10, 0, radius_m=5)])
     story.at(0, "tag", 50)
     assert len({a.incident_id for a in story.alerts}) == 1
     assert len({a.episode_id for a in story.alerts}) == 3
@@ -107,14 +107,14 @@ def test_an_expired_snapshot_closes_the_open_rings_and_adds_targets() -> None:
     story.case()
     story.at(0, "phone", 0)
     story.at(1, "tag", 50)
-    story.case(30, version=2, places=[circle("home", 0, 0, 20)], valid_until_ms=T0_MS + 20_000)
+    story.case(30, version=2, places=[circle("home", 0, 0, radius_m=20)], valid_until_ms=T0_MS + 20_000)
     assert story.alerts[-1].incident_ends
     assert all(a.kind is AlertKind.RING_CLEARED for a in story.alerts[3:])
 
 
 def test_a_person_and_a_place_may_have_the_same_id() -> None:
     story = Story()
-    story.case(places=[circle("p", 8000, 0, 20)])
+    story.case(places=[circle("p", 8000, 0, radius_m=20)])
     story.at(0, "phone", 0)
     story.at(1, "tag", 50)
     assert story.entered() == [2000, 1000, 100]
@@ -145,10 +145,12 @@ def test_a_graver_action_of_an_entered_ring_is_emitted() -> None:
 
 def test_a_place_that_is_added_does_not_count_backwards() -> None:
     story = Story()
-    story.case(persons=[], places=[circle("home", 9000, 0, 20)])
+    story.case(persons=[], places=[circle("home", 9000, 0, radius_m=20)])
     story.at(0, "tag", 0)
     story.at(100, "tag", 1000)
-    story.case(110, version=2, persons=[], places=[circle("home", 9000, 0, 20), circle("work", 500, 0, 20)])
+    story.case(
+        110, version=2, persons=[], places=[circle("home", 9000, 0, radius_m=20), circle("work", 500, 0, radius_m=20)]
+    )
     story.at(120, "tag", 1200)
     work = [a for a in story.alerts if a.target_id == "work"]
     assert work and all(seconds(a.at_ms) >= 110 for a in work) and 100_000 not in {a.ring_mm for a in work}

@@ -168,7 +168,7 @@ def compare(played: Played, radius_m: int, tally: Tally) -> None:
             """Difference in s of two ends, or None where it lies within the band."""
             difference_s = abs(expected_s - found_s)
             if difference_s > TOLERANCE_S and in_band(
-                oracle, min(expected_s, found_s), max(expected_s, found_s), radius_m
+                oracle, min(expected_s, found_s), max(expected_s, found_s), radius_m=radius_m
             ):
                 return None
             return difference_s

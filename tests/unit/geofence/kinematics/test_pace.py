@@ -21,7 +21,7 @@ EDGE_M = 20 + 100 + 5
 def last_seen(metres: float, mps: float = 0, for_s: int = 120, accuracy_m: float = 5) -> Story:
     """A wearer who comes from farther away at one speed, last seen at second 0 at this distance from a home."""
     story = Story()
-    story.case(-for_s - 1, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
+    story.case(-for_s - 1, persons=[NO_PHONE], places=[circle("home", 0, 0, radius_m=20)])
     for at_s in range(-for_s, 1, 15):
         story.at(at_s, "tag", metres - mps * at_s, accuracy_m=accuracy_m)
     return story
@@ -75,7 +75,7 @@ def test_nobody_goes_on_faster_than_the_bound() -> None:
 
 def test_a_movement_within_the_accuracies_is_no_pace() -> None:
     story = Story()
-    story.case(-200, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
+    story.case(-200, persons=[NO_PHONE], places=[circle("home", 0, 0, radius_m=20)])
     for i, at_s in enumerate(range(-120, 1, 15)):
         story.at(at_s, "tag", 4000 + 150 * (i % 2), accuracy_m=100)
     story.tick(1000)
@@ -84,7 +84,7 @@ def test_a_movement_within_the_accuracies_is_no_pace() -> None:
 
 def test_a_single_known_position_makes_any_pace_likely() -> None:
     story = Story()
-    story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, 20)])
+    story.case(0, persons=[NO_PHONE], places=[circle("home", 0, 0, radius_m=20)])
     story.at(0, "tag", 4000)
     story.tick(400)
     assert near(story) == [(NOTIFY, pytest.approx((4000 - EDGE_M) / 14, abs=0.01))]

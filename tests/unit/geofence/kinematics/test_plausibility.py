@@ -29,7 +29,7 @@ def track_of(*spots: Spot) -> Track:
 def believed_s(*spots: Spot) -> list[int]:
     """Seconds of the believed fixes, once all fixes have arrived."""
     track = track_of(*spots)
-    found = plausibility.believed(track, track.fixes[0].time_ms, None, BOUND_MPS)
+    found = plausibility.believed(track, track.fixes[0].time_ms, None, bound_mps=BOUND_MPS)
     assert plausibility.is_newest_believed(track, BOUND_MPS) == (found.fixes[-1] is track.fixes[-1])
     return [fix.time_ms // 1000 for fix in found.fixes]
 
@@ -91,7 +91,7 @@ def test_at_least_one_fix_is_believed_and_all_are_of_the_track_in_order(seed: in
     spots = [(15.0 * i, rng.uniform(-3000, 3000), rng.choice((5, 50, 800))) for i in range(20)]
     track = track_of(*spots)
     for from_ms in (0, 150_000, 285_000):
-        found = plausibility.believed(track, from_ms, None, BOUND_MPS).fixes
+        found = plausibility.believed(track, from_ms, None, bound_mps=BOUND_MPS).fixes
         assert found and found == sorted(found) and set(found) <= set(track.fixes)
     assert len(track.fixes) == 20
 
@@ -102,6 +102,6 @@ def test_the_order_of_arrival_does_not_matter(seed: int) -> None:
     rng = random.Random(seed)
     spots = [(15.0 * i, rng.choice((0.0, 20.0, 1500.0)), 5.0) for i in range(12)]
     shuffled = rng.sample(spots, len(spots))
-    assert plausibility.believed(track_of(*spots), 0, None, BOUND_MPS) == plausibility.believed(
-        track_of(*shuffled), 0, None, BOUND_MPS
+    assert plausibility.believed(track_of(*spots), 0, None, bound_mps=BOUND_MPS) == plausibility.believed(
+        track_of(*shuffled), 0, None, bound_mps=BOUND_MPS
     )

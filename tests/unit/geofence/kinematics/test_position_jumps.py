@@ -22,7 +22,7 @@ def notified_near(story: Story) -> list[float]:
 def walk_and_jump(story: Story, way: str, is_person: bool, restored_at: int | None = None) -> list[float]:
     """He walks up to 185 m from her at a third of a metre a second, then his tag is 8 km off."""
     rings = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
-    changes: dict[str, object] = {} if is_person else {"persons": [], "places": [circle("home", 0, 0, 0.001)]}
+    changes: dict[str, object] = {} if is_person else {"persons": [], "places": [circle("home", 0, 0, radius_m=0.001)]}
     story.case(0, "1", rings=rings, **changes)
     for i in range(16):
         if is_person:

@@ -30,7 +30,7 @@ def jump(story: Story, seed: int) -> Story:
     rng = random.Random(seed)
     rings = [geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)]
     changes: dict[str, object] = {"rings": rings} if rng.random() < 0.5 else {}
-    story.case(0, "1", places=[circle("home", -4000, 0, 50)], **changes)
+    story.case(0, "1", places=[circle("home", -4000, 0, radius_m=50)], **changes)
     at_s, mps, heading = 0.0, rng.choice((0.0, 0.3, 0.5, 1.5, 12)), rng.uniform(0, math.tau)
     away_m = rng.uniform(120, rng.choice((250, 1000, 4000)))
     his = [away_m * math.cos(heading), away_m * math.sin(heading)]

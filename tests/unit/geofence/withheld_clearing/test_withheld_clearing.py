@@ -13,7 +13,7 @@ from services.geofence.domain.kinematics.track import WINDOW_MS
 from tests.support.geofence.encounters import encounter
 from tests.support.geofence.stories import T0_MS, Story, circle
 
-PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, 30)]}
+PLACES: dict[str, Any] = {"persons": [], "places": [circle("home", 0, 0, radius_m=30)]}
 
 
 def spoofed(story: Story) -> list[tuple[Demand, int, float]]:

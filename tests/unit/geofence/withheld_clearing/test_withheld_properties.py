@@ -20,7 +20,7 @@ Report = tuple[float, float, float, float]
 
 def begun() -> Story:
     story = Story()
-    story.case(persons=[], places=[circle("home", 0, 0, 20)])
+    story.case(persons=[], places=[circle("home", 0, 0, radius_m=20)])
     return story
 
 
