@@ -119,7 +119,7 @@ class LegService:
                 lost[step.assignment.assignment_id] = step
         await self.record.handle(
             [
-                (step.assignment.incident_id, partial(_compare_steps, id_, step.number, now_ms))
+                (step.assignment.incident_id, partial(_compare_steps, CompareSteps(id_, step.number, now_ms)))
                 for id_, step in lost.items()
             ]
         )
@@ -309,8 +309,8 @@ def _report_leg(change: AbsenceChange, now_ms: int, _: Board) -> Command:
     return ReportLeg(change.leg, change.returned, now_ms)
 
 
-def _compare_steps(assignment_id: str, number: int, now_ms: int, *, _: Board) -> Command:
-    return CompareSteps(assignment_id, number, now_ms)
+def _compare_steps(command: CompareSteps, _: Board) -> Command:
+    return command
 
 
 def _subjects(rows: Iterable[AssignmentRow]) -> set[str]:

@@ -72,8 +72,8 @@ def test_each_destination_has_a_separate_assignment() -> None:
 
 def test_a_second_order_joins_the_incident() -> None:
     story = Story()
-    story.fold(alert(6, Demand.RESPOND, "p1", "order-2"))
-    story.fold(alert(5, Demand.RESPOND, "p1", "order-1"))
+    story.fold(alert(6, Demand.RESPOND, "p1", order="order-2"))
+    story.fold(alert(5, Demand.RESPOND, "p1", order="order-1"))
     assert story.incident.order_ids == ("order-1", "order-2")
 
 

@@ -128,13 +128,13 @@ def test_alerts_before_the_answered_one_in_the_log_are_not_reoffered() -> None:
 
 def test_each_destination_is_reoffered_only_for_its_own_alerts() -> None:
     story = Story()
-    story.fold(alert(5, RESPOND, "p1", "p2", "cut"))
+    story.fold(alert(5, RESPOND, "p1", "p2", threat="cut"))
     story.acknowledge("p1")
     story.acknowledge("p2")
     story.fold(cleared(7, "p1", "p2", threat="cut"))
     story.fold(alert(8, RESPOND, "p1", threat="p1-ring"))
     assert (story.of("p1").state, story.of("p2").state) == (AssignmentState.OFFERED, AssignmentState.ACKNOWLEDGED)
-    story.fold(alert(9, RESPOND, "p1", "p2", "cut"))
+    story.fold(alert(9, RESPOND, "p1", "p2", threat="cut"))
     assert (story.of("p1").number, story.of("p2").state) == (3, AssignmentState.OFFERED)
 
 
