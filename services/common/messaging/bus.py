@@ -20,6 +20,7 @@ from nats.js.api import Header
 
 from services.common.messaging.nats_transport import ResettingTransport
 from services.common.messaging.permissions import SERVICE, inbox
+from services.common.observability.metrics import ProcessMetrics, unexposed
 from services.common.observability.telemetry import logger
 from services.common.rpc.certificates import Files, client_context, spiffe_id
 from services.common.rpc.errors import NotFound, RetryableError, StoreFull, Unavailable
@@ -77,8 +78,10 @@ class Bounds(NamedTuple):
 class Bus:
     """A connection to JetStream. A message is stored whole or not at all; after a timeout the outcome is unknown."""
 
-    def __init__(self, client: Client, user: str) -> None:
+    def __init__(self, client: Client, user: str, metrics: ProcessMetrics | None = None) -> None:
         self.client = client
+        self.metrics = metrics or unexposed()
+        """Counters of this process for its readers and publishers, which all have the bus."""
         self.user = user
         """User name at the NATS server; its readers are named after it. The connection's name if the server has no users."""
         self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
@@ -268,11 +271,14 @@ class Bus:
 
 
 @asynccontextmanager
-async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterator[Bus]:
+async def connect(
+    url: str, name: str, tls: Files | None = None, *, metrics: ProcessMetrics | None = None
+) -> AsyncIterator[Bus]:
     """Opens a connection to JetStream. It waits for the server at the start, reconnects forever, and is drained at the end.
 
     The user is that of the URL, as in nats://registry:password@host:port, or with `tls` that of the certificate. Replaced
-    certificate files are used without a restart. Nothing is buffered while the connection is down, because a publish that was
+    certificate files are used without a restart. `metrics` are the process's metrics; None, the default, is for a process that exposes
+    none. Nothing is buffered while the connection is down, because a publish that was
     reported as failed must not be stored later.
     """
 
@@ -312,7 +318,7 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
     )
     renewing = asyncio.create_task(_renew(client, tls)) if tls else None
     try:
-        bus = Bus(client, user or name)
+        bus = Bus(client, user or name, metrics)
         await bus.listen()
         yield bus
     finally:

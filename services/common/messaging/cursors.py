@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from prometheus_client import Counter
-
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, NotFound
@@ -27,11 +25,6 @@ SHORTER_CHECKS, SHORTER_CHECK_S = 4, 0.25
 leader may still be applying its entries for a moment."""
 _DIGEST_BYTES = 8
 _NS = 1_000_000_000
-_WENT_BACK = Counter(
-    "tandem_stream_went_back",
-    "Times that a reader found its last read entry replaced or missing in the stream",
-    ("stream",),
-)
 
 
 class StreamCursor(NamedTuple):
@@ -91,12 +84,12 @@ class StreamWentBack(FailedPrecondition):
         """Last sequence of the stream. None if it wasn't queried."""
 
 
-def alarm(error: StreamWentBack) -> None:
+def alarm(bus: Bus, error: StreamWentBack) -> None:
     """Raises the alarm that a stream went back: it counts and logs the loss of acknowledged messages.
 
     More messages may be lost than those that this reader had read.
     """
-    _WENT_BACK.labels(error.stream).inc()
+    bus.metrics.streams_went_back.labels(error.stream).inc()
     logger().critical(WENT_BACK, stream=error.stream, sequence=error.sequence, ends_at=error.last)
 
 

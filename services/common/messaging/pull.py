@@ -71,7 +71,7 @@ async def consume(
                     position.advance(messages)
                     yield messages
             except StreamWentBack as error:
-                cursors.alarm(error)
+                cursors.alarm(bus, error)
                 position.forget()
 
 

@@ -89,7 +89,7 @@ async def follow(
                 trail.add(messages[-1].cursor)
                 yield messages
         except StreamWentBack as error:
-            cursors.alarm(error)
+            cursors.alarm(bus, error)
             common = await _last_common(bus, stream, trail)
             trail.cut(common)
             logger().critical("stream_read_again", stream=stream, behind=common.sequence if common else 0)

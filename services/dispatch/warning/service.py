@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from prometheus_client import Counter
+
 from services.common.clock import MeshClock
 from services.common.messaging import dead_letters, flow, stored, trails
 from services.common.messaging.bus import Bus
@@ -172,7 +174,7 @@ class Warnings:
         async for messages in trails.follow(bus, stream.name, trail, after=after, health=self.alerts):
             own = [message for message in messages if stream.holds(message.subject)]
             alerts, unreadable = _parsed(own, translate.alert)
-            _count_unreadable(unreadable)  # the leg reads alerts too, and keeps the dead letter
+            _count_unreadable(bus, unreadable)  # the leg reads alerts too, and keeps the dead letter
             position = StreamPosition(
                 stream=stream.name, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
             )
@@ -198,7 +200,7 @@ class Warnings:
         trail, after = await self._cursor(stream, log_id)
         async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after):
             cases, unreadable = _parsed(messages, translate.case)
-            _count_unreadable(unreadable)  # the evaluators keep the dead letter
+            _count_unreadable(bus, unreadable)  # the evaluators keep the dead letter
             position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
             await retried(partial(self._store.put_contacts, cases, position))
 
@@ -235,7 +237,7 @@ class Warnings:
 
 
 @asynccontextmanager
-async def open_warnings(settings: DispatchSettings, leg: LegService) -> AsyncIterator[Warnings]:
+async def open_warnings(settings: DispatchSettings, leg: LegService, http_closed: Counter) -> AsyncIterator[Warnings]:
     """Opens the warnings of a leg with their database, and the answer endpoint if one is configured."""
     keys = sealing.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
@@ -250,7 +252,7 @@ async def open_warnings(settings: DispatchSettings, leg: LegService) -> AsyncIte
                 store=store, clock=clock, links=links, keys=keys, gateways=gateways, wake=sender.wake
             )
             tls = settings.tls_files()[:2] if settings.tls else None
-            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
+            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
         yield Warnings(leg=leg, store=store, clock=clock, sender=sender)
 
 
@@ -288,10 +290,12 @@ def _parsed(
     return readable, unreadable
 
 
-def _count_unreadable(unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
+def _count_unreadable(bus: Bus, unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
     """Counts unreadable messages that another reader keeps as dead letters."""
     for message, error in unreadable:
-        dead_letters.pass_over(flow.warning_reader(message.stream), message.stream, message.sequence, error=error)
+        dead_letters.pass_over(
+            bus, flow.warning_reader(message.stream), message.stream, sequence=message.sequence, error=error
+        )
 
 
 async def _keep_dead_letters(bus: Bus, unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
