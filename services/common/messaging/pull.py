@@ -11,9 +11,11 @@ they yield another message. An entry that has aged out (it lies before the strea
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import uuid
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -27,6 +29,7 @@ from services.common.messaging.positions import DurablePosition, ReaderPosition
 from services.common.messaging.session import FORGOTTEN_AFTER_S, Consumer, PullSession
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
+from services.common.retrying import every, retried
 from services.common.rpc.errors import Unavailable
 
 BATCH = 256
@@ -187,9 +190,5 @@ async def between(bus: Bus, stream: str, first: int, *, last: int) -> AsyncItera
 
 async def _cursor_at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
     """Identity of the entry at a sequence, as `cursors.at`, with retries until the server answers."""
-    while True:
-        try:
-            return await cursors.at(bus, stream, sequence)
-        except Unavailable as error:
-            logger().info("stream_awaited", stream=stream, reason=error.reason)
-            await asyncio.sleep(error.retry_after_s)
+    find = partial(cursors.at, bus, stream, sequence)
+    return await retried(find, every(1.0), on=Unavailable, event="stream_awaited", level=logging.INFO, stream=stream)
