@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from email import message_from_bytes
 from typing import Any, NamedTuple, Protocol
 
 from nats.js.api import Header
@@ -173,11 +174,8 @@ def by_subject(bus: Bus, stream: str) -> IsThere:
 
 def message_id(stored: Mapping[str, Any]) -> str:
     """Msg-Id of a stored message, given as STREAM.MSG.GET returns it. Empty if the message has none."""
-    lines = base64.b64decode(stored.get("hdrs", "")).decode(errors="replace").split("\r\n")
-    for name, _, value in (line.partition(":") for line in lines):
-        if name.strip() == Header.MSG_ID.value:
-            return value.strip()
-    return ""
+    _version, _, headers = base64.b64decode(stored.get("hdrs", "")).partition(b"\r\n")
+    return str(message_from_bytes(headers).get(Header.MSG_ID.value, ""))
 
 
 async def _get(bus: Bus, stream: str, request: Mapping[str, object]) -> Mapping[str, Any]:
