@@ -117,7 +117,7 @@ class SqliteDatabase(Database):
             raise _refused(error) from error
 
     @asynccontextmanager
-    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:  # noqa: ARG002  # as Database names it
         """See Database. The file has one owner process, so the lock is always free and never lost."""
 
         async def check() -> None:
