@@ -216,6 +216,14 @@ class Bus:
             return None
         return base64.b64decode(answer["message"].get("data", ""))
 
+    async def last_sequence_of(self, stream: str, subject: str) -> int:
+        """Sequence of the last message on a subject, which may have wildcards, or 0 if there is none. Raises Unavailable."""
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        except NotFound:
+            return 0
+        return int(answer["message"]["seq"])
+
     async def bounds_of(self, stream: str) -> Bounds:
         """First and last sequence that a stream holds. Waits until the server answers."""
         info = partial(self.api, f"STREAM.INFO.{stream}", {})

@@ -5,11 +5,48 @@ No message ends a reader. It uses a message, keeps it as a dead letter, or passe
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
+
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.pull import Delivered
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import TandemError
+from services.common.rpc.errors import InvalidField, TandemError
+
+T = TypeVar("T")
+Parse: TypeAlias = Callable[[bytes, str], T | None]
+"""Parses the data and the subject of a message. None if the reader doesn't need the message. Raises InvalidField."""
+
+
+async def parse_or_keep(bus: Bus, reader: str, messages: Sequence[Delivered], *, parse: Parse[T]) -> list[T]:
+    """Parses messages, and keeps the unreadable ones as dead letters of a reader."""
+    readable, unreadable = _parsed(messages, parse)
+    for message, error in unreadable:
+        await keep(bus, reader, message, error=error)
+    return readable
+
+
+def parse_or_pass_over(bus: Bus, reader: str, messages: Sequence[Delivered], *, parse: Parse[T]) -> list[T]:
+    """Parses messages, and passes over the unreadable ones, because another reader keeps them as dead letters."""
+    readable, unreadable = _parsed(messages, parse)
+    for message, error in unreadable:
+        pass_over(bus, reader, message.stream, sequence=message.sequence, error=error)
+    return readable
+
+
+def _parsed(messages: Sequence[Delivered], parse: Parse[T]) -> tuple[list[T], list[tuple[Delivered, InvalidField]]]:
+    readable: list[T] = []
+    unreadable: list[tuple[Delivered, InvalidField]] = []
+    for message in messages:
+        try:
+            parsed = parse(message.data, message.subject)
+        except InvalidField as error:
+            unreadable.append((message, error))
+        else:
+            if parsed is not None:
+                readable.append(parsed)
+    return readable, unreadable
 
 
 async def keep(bus: Bus, reader: str, message: Delivered, *, error: TandemError) -> None:
