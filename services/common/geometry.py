@@ -87,11 +87,14 @@ def encloses(line: Sequence[tuple[float, float]], point: tuple[float, float]) ->
     lat, lon = point
     inside = False
     lat0, lon0 = line[-1]
+    is_above0 = lat0 > lat
     for lat1, lon1 in line:
-        if (lat0 > lat) != (lat1 > lat):
+        is_above1 = lat1 > lat
+        if is_above0 is not is_above1:
             # The sign of the cross product says on which side the point lies. A division would round.
             across = (lon1 - lon0) * (lat - lat0) - (lon - lon0) * (lat1 - lat0)
-            inside ^= across > 0 if lat1 > lat0 else across < 0
+            inside ^= across > 0 if is_above1 else across < 0
+            is_above0 = is_above1
         lat0, lon0 = lat1, lon1
     return inside
 
