@@ -241,11 +241,6 @@ REVIEW = Dashboard(
 DASHBOARDS = (HEALTH, REVIEW)
 
 
-def expressions(dashboard: Dashboard) -> list[str]:
-    """All PromQL expressions of a dashboard."""
-    return [query for _, panels in dashboard.rows for panel in panels for query, _ in panel.queries]
-
-
 def to_json(dashboard: Dashboard) -> str:
     """The JSON of a dashboard that Grafana imports."""
     panels: list[dict[str, Any]] = []

@@ -15,6 +15,7 @@ import sys
 import tokenize
 import tomllib
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,16 +132,20 @@ def _python(text: str) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
             prose.append((token.start[0], token.string.lstrip("# ")))
         elif token.type in _STRINGS:
             prose.append((token.start[0], token.string))
-    if sys.version_info < (3, 12):
-        # Before Python 3.12 an f-string is one token, so the names in its braces aren't tokens.
-        for string in ast.walk(ast.parse(text)):
-            if isinstance(string, ast.JoinedStr):
-                for node in ast.walk(string):
-                    if isinstance(node, ast.Name):
-                        names.append((node.lineno, node.id))
-                    elif isinstance(node, ast.Attribute):
-                        names.append((node.lineno, node.attr))
-    return names, prose
+    return [*names, *_names_in_f_strings(text)], prose
+
+
+def _names_in_f_strings(text: str) -> Iterator[tuple[int, str]]:
+    """Names in the braces of f-strings, with their lines. Before Python 3.12 an f-string is one token; since then they are tokens."""
+    if sys.version_info >= (3, 12):
+        return
+    for string in ast.walk(ast.parse(text)):
+        if isinstance(string, ast.JoinedStr):
+            for node in ast.walk(string):
+                if isinstance(node, ast.Name):
+                    yield node.lineno, node.id
+                elif isinstance(node, ast.Attribute):
+                    yield node.lineno, node.attr
 
 
 _STRINGS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}

@@ -104,7 +104,7 @@ def judge(play: Play, every_ms: int, draw: int = 1) -> Judged:
     for breach in truth.within(CLOSE_M, decided.first_known_ms):
         if breach[1] - breach[0] >= MIN_DURATION_MS:
             _close(judged, play, truth, received=received, decided=decided, breach=breach)
-    _dispatches(judged, play, truth, received=received, decided=decided)
+    _dispatches(judged, play, truth, decided=decided)
     _plain_false(judged, truth, distances)
     return judged
 
@@ -189,13 +189,13 @@ def _close(
         )
 
 
-def _dispatches(judged: Judged, play: Play, truth: Truth, *, received: list[Report], decided: Decided) -> None:
+def _dispatches(judged: Judged, play: Play, truth: Truth, *, decided: Decided) -> None:
     judged.dispatches = len(decided.dispatches)
     for dispatch in decided.dispatches:
         min_m = truth.min_m(dispatch.at_ms - LOOKBACK_MS, dispatch.at_ms + HELP_MS)
         if min_m > RING_M + TOLERANCE_M:
             judged.false += 1
-            cause = _cause_of_false(play, truth, received, dispatch=dispatch, min_m=min_m)
+            cause = _cause_of_false(play, truth, dispatch=dispatch, min_m=min_m)
             judged.faults.append(
                 Fault(
                     what="false",
@@ -261,7 +261,7 @@ def _cause_of_miss(truth: Truth, received: list[Report], breach: Stretch) -> str
     return "under a minute" if until_ms - from_ms < 60_000 else "a minute or more"
 
 
-def _cause_of_false(play: Play, truth: Truth, received: list[Report], *, dispatch: Dispatch, min_m: float) -> str:
+def _cause_of_false(play: Play, truth: Truth, *, dispatch: Dispatch, min_m: float) -> str:
     nearest = next(f"{limit_m}" for limit_m in (150, 200, 300, 500, 1 << 40) if min_m <= limit_m)
     off_m = abs((dispatch.reported_m or 0.0) - truth.at_m(dispatch.at_ms))
     error = "off by 150 m or more" if dispatch.kind == AlertKind.RING_ENTERED.value and off_m >= 150 else ""

@@ -62,9 +62,7 @@ class Decided:
 
 def decide(play: Play, reports: list[Report]) -> Decided:
     """Decisions of the fold for a play, with default rules. It uses the mesh's step function, and ticks while no report arrives."""
-    decided = Decided()
-    state = State(0)
-    until_ms = reports[-1].arrived_ms + 1
+    folding = _Folding(until_ms=reports[-1].arrived_ms + 1)
     case = Case(
         case_id="case",
         version=1,
@@ -74,56 +72,9 @@ def decide(play: Play, reports: list[Report]) -> Decided:
         targets=(_target(play),),
         rings=RINGS,
         valid_from_ms=reports[0].fix_ms,
-        valid_until_ms=until_ms,
+        valid_until_ms=folding.until_ms,
     )
-    entered: dict[int, int] = {}
-    """Time at which each active ring with RESPOND was entered, by radius, mm."""
-    since: dict[bool, int] = {}
-    """Start of the active UNKNOWN_NEAR with a notified person (True), and with any demand (False)."""
-    sent: set[str] = set()
-    unknown: set[str] = set()
-
-    def step(stamp_ms: int, body: Case | Positions | Tick) -> None:
-        for alert in fold.step(state, Entry(state.sequence + 1, stamp_ms, body)):
-            if not isinstance(alert, Alert) or alert.at_ms >= until_ms:
-                continue
-            decided.demands[alert.kind.value, alert.demand.name] += 1
-            if alert.kind is AlertKind.RING_CLEARED and alert.ring_mm in entered:
-                decided.responds.append(Demanded(entered.pop(alert.ring_mm), stamp_ms, AlertKind.RING_ENTERED.value))
-            if alert.kind is AlertKind.UNKNOWN_NEAR and alert.demand >= Demand.NOTIFY:
-                decided.near.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
-            if alert.demand is not Demand.RESPOND:
-                continue
-            if alert.kind is AlertKind.RING_ENTERED:
-                entered.setdefault(alert.ring_mm, stamp_ms)
-            else:
-                decided.responds.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
-            if alert.kind is AlertKind.UNKNOWN_NEAR:
-                unknown.add(alert.incident_id)
-            elif alert.incident_id not in sent:
-                sent.add(alert.incident_id)
-                reported_m = None if alert.distance_mm is None else alert.distance_mm / 1000
-                decided.dispatches.append(Dispatch(stamp_ms, alert.kind.value, reported_m))
-        known = state.cases.get("case")
-        notified = [presence.emitted for presence in known.possible.values()] if known else []
-        notified += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
-        for only_notified in (True, False):
-            is_active = any(notified) if only_notified else bool(notified)
-            if is_active:
-                since.setdefault(only_notified, stamp_ms)
-            elif only_notified in since:
-                end(only_notified, stamp_ms)
-
-    def end(only_notified: bool, until_ms: int) -> None:
-        ended = Demanded(since.pop(only_notified), until_ms, AlertKind.UNKNOWN_NEAR.value)
-        (decided.near if only_notified else decided.recorded).append(ended)
-
-    def enter(stamp_ms: int, body: Case | Positions) -> None:
-        while (due_ms := fold.next_due_ms(state)) is not None and due_ms < stamp_ms:
-            step(due_ms, Tick())
-        step(stamp_ms, body)
-
-    enter(reports[0].fix_ms, case)
+    folding.enter(reports[0].fix_ms, case)
     for report in reports:
         columns = (
             [report.device],
@@ -133,14 +84,85 @@ def decide(play: Play, reports: list[Report]) -> Decided:
             [report.lon_e7],
             [report.accuracy_mm],
         )
-        enter(report.arrived_ms, Positions(*columns, 0))
-    decided.responds += [Demanded(from_ms, until_ms, AlertKind.RING_ENTERED.value) for from_ms in entered.values()]
-    for only_notified in sorted(since):
-        end(only_notified, until_ms)
-    decided.responds.sort()
-    decided.unknown_near = len(unknown)
+        folding.enter(report.arrived_ms, Positions(*columns, 0))
+    decided = folding.end()
     decided.first_known_ms = first_known_ms(play, reports)
     return decided
+
+
+class _Folding:
+    """Folds the entries of a play and notes what is demanded."""
+
+    def __init__(self, until_ms: int) -> None:
+        self.until_ms = until_ms
+        """End of the play; later alerts don't count."""
+        self._decided = Decided()
+        self._state = State(0)
+        self._entered: dict[int, int] = {}
+        """Time at which each active ring with RESPOND was entered, by radius, mm."""
+        self._since: dict[bool, int] = {}
+        """Start of the active UNKNOWN_NEAR with a notified person (True), and with any demand (False)."""
+        self._sent: set[str] = set()
+        self._unknown: set[str] = set()
+
+    def enter(self, stamp_ms: int, body: Case | Positions) -> None:
+        """Folds an entry, and the ticks that are due before it."""
+        while (due_ms := fold.next_due_ms(self._state)) is not None and due_ms < stamp_ms:
+            self._step(due_ms, Tick())
+        self._step(stamp_ms, body)
+
+    def end(self) -> Decided:
+        """The decisions, where everything active ends with the play."""
+        decided = self._decided
+        for from_ms in self._entered.values():
+            decided.responds.append(Demanded(from_ms, self.until_ms, AlertKind.RING_ENTERED.value))
+        for only_notified in sorted(self._since):
+            self._end_near(only_notified, self.until_ms)
+        decided.responds.sort()
+        decided.unknown_near = len(self._unknown)
+        return decided
+
+    def _step(self, stamp_ms: int, body: Case | Positions | Tick) -> None:
+        for alert in fold.step(self._state, Entry(self._state.sequence + 1, stamp_ms, body)):
+            if isinstance(alert, Alert) and alert.at_ms < self.until_ms:
+                self._note(alert, stamp_ms)
+        known = self._state.cases.get("case")
+        notified = [presence.emitted for presence in known.possible.values()] if known else []
+        notified += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
+        for only_notified in (True, False):
+            is_active = any(notified) if only_notified else bool(notified)
+            if is_active:
+                self._since.setdefault(only_notified, stamp_ms)
+            elif only_notified in self._since:
+                self._end_near(only_notified, stamp_ms)
+
+    def _note(self, alert: Alert, stamp_ms: int) -> None:
+        decided = self._decided
+        decided.demands[alert.kind.value, alert.demand.name] += 1
+        if alert.kind is AlertKind.RING_CLEARED and alert.ring_mm in self._entered:
+            entered_ms = self._entered.pop(alert.ring_mm)
+            decided.responds.append(Demanded(entered_ms, stamp_ms, AlertKind.RING_ENTERED.value))
+        if alert.kind is AlertKind.UNKNOWN_NEAR and alert.demand >= Demand.NOTIFY:
+            decided.near.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
+        if alert.demand is Demand.RESPOND:
+            self._note_respond(alert, stamp_ms)
+
+    def _note_respond(self, alert: Alert, stamp_ms: int) -> None:
+        decided = self._decided
+        if alert.kind is AlertKind.RING_ENTERED:
+            self._entered.setdefault(alert.ring_mm, stamp_ms)
+        else:
+            decided.responds.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
+        if alert.kind is AlertKind.UNKNOWN_NEAR:
+            self._unknown.add(alert.incident_id)
+        elif alert.incident_id not in self._sent:
+            self._sent.add(alert.incident_id)
+            reported_m = None if alert.distance_mm is None else alert.distance_mm / 1000
+            decided.dispatches.append(Dispatch(stamp_ms, alert.kind.value, reported_m))
+
+    def _end_near(self, only_notified: bool, until_ms: int) -> None:
+        ended = Demanded(self._since.pop(only_notified), until_ms, AlertKind.UNKNOWN_NEAR.value)
+        (self._decided.near if only_notified else self._decided.recorded).append(ended)
 
 
 def _target(play: Play) -> Target:

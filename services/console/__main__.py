@@ -14,6 +14,7 @@ import uvloop
 from services.common import running
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed
+from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.web import server
 from services.console import mesh as meshes
 from services.console.domain.people import VIEWERS, Role
@@ -29,6 +30,7 @@ MAX_CONNECTIONS = 500
 
 async def run(settings: ConsoleSettings) -> None:
     """Serves pages until it is stopped, even while services of the mesh are unavailable."""
+    metrics = ProcessMetrics(process_registry())
     key = open_key(settings.data_dir / "session.key")
     ended = Ended(settings.data_dir / "sessions-ended.json")
     ended.load()
@@ -39,10 +41,20 @@ async def run(settings: ConsoleSettings) -> None:
         routes = Pages(settings=settings, guard=guard, mesh=mesh, feeds=feeds).routes()
         async with (
             server.served(
-                "console", routes, settings.host, port=settings.port, tls=settings.http_tls, most=MAX_CONNECTIONS
+                "console",
+                routes,
+                settings.host,
+                port=settings.port,
+                closed=metrics.http_closed,
+                tls=settings.http_tls,
+                most=MAX_CONNECTIONS,
             ),
             observed(
-                settings.host, settings.metrics_port, partial(_unready, feeds), degraded=partial(_degraded, feeds)
+                settings.host,
+                settings.metrics_port,
+                partial(_unready, feeds),
+                metrics=metrics,
+                degraded=partial(_degraded, feeds),
             ),
         ):
             await running.until_stopped(*(feed.run() for feed in feeds.values()), asyncio.Event().wait())  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc.aio
 import uvloop
+from prometheus_client import CollectorRegistry, Counter
 
 from services.common import running
 from services.common.clock import MeshClock
@@ -17,6 +18,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
+from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc import server as rpc
@@ -64,8 +66,12 @@ SERVICES = tuple(
 )
 
 
-async def run(settings: DispatchSettings) -> None:
-    """Runs the leg until it is stopped. The leg serves its desk and keeps its deadlines with or without NATS."""
+async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
+    """Runs the leg until it is stopped, with its metrics in a registry.
+
+    The leg serves its desk and keeps its deadlines with or without NATS.
+    """
+    metrics = ProcessMetrics(registry)
     async with (
         awaited_database(settings.database, MIGRATIONS) as database,
         open_travel_times(settings.osrm_url) as travel_times,
@@ -78,7 +84,7 @@ async def run(settings: DispatchSettings) -> None:
         evidence_api = EvidenceApi(
             leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
         )
-        watch_disk(settings.data_dir)
+        watch_disk(settings.data_dir, metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
         alerts, peers = readiness.reader(flow.ALERTS.name), readiness.optional_reader(flow.INCIDENTS.name)
@@ -88,20 +94,35 @@ async def run(settings: DispatchSettings) -> None:
                 partial(_add_servicers, leg=leg, follower=follower, evidence_api=evidence_api, clock=settings.clock),
                 *SERVICES,
             ) as server,
-            observed(settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded),
+            observed(
+                settings.host,
+                settings.metrics_port,
+                lambda: server.unready,
+                metrics=metrics,
+                degraded=lambda: server.degraded,
+            ),
             AsyncExitStack() as stack,
         ):
             stack.enter_context(closing(leg.record.subscriptions))
             warnings = None
             if leg.name == "warning":
-                warnings = await stack.enter_async_context(open_warnings(settings, leg))
+                warnings = await stack.enter_async_context(open_warnings(settings, leg, metrics.http_closed))
                 readiness.need(warnings.alerts.unable)
             works = [
                 rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
-                mesh(settings, leg, warnings, evidence_api=evidence_api, files=files, alerts=alerts, peers=peers),
-                exchange(settings, leg),
+                mesh(
+                    settings,
+                    leg,
+                    warnings,
+                    evidence_api=evidence_api,
+                    files=files,
+                    alerts=alerts,
+                    peers=peers,
+                    metrics=metrics,
+                ),
+                exchange(settings, leg, metrics.http_closed),
             ]
             if warnings:
                 works.append(warnings.run())
@@ -122,7 +143,7 @@ def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | N
     return TargetFollower(leg, Targets(settings, leg.last_known_positions), settings.clock)
 
 
-async def exchange(settings: DispatchSettings, leg: LegService) -> None:
+async def exchange(settings: DispatchSettings, leg: LegService, http_closed: Counter) -> None:
     """Serves the leg's webhooks and links, where they are configured. They need no NATS."""
     # The warning leg uses its link port for the answers of protected persons.
     has_links = settings.link_port is not None and leg.name != "warning"
@@ -135,7 +156,7 @@ async def exchange(settings: DispatchSettings, leg: LegService) -> None:
             links = Links(leg.name, open_key(settings.link_key), settings.link_url)
             endpoint = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
-            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
+            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
         await Webhooks(leg=leg.name, steps=leg.store, store=store, receivers=receivers, links=links).run()
         await asyncio.Event().wait()  # keep serving the links where there are no webhooks
 
@@ -163,9 +184,10 @@ async def mesh(
     files: EvidenceFiles,
     alerts: ReaderHealth,
     peers: ReaderHealth,
+    metrics: ProcessMetrics,
 ) -> None:
     """Connects the leg to the mesh: consumes alerts and the other legs' steps, and publishes the leg's steps."""
-    async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls) as bus:
+    async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls, metrics=metrics) as bus:
         log_meta = await retried(partial(streams.pass_gate, bus, settings))
         evidence_api.connected(bus)
         async with asyncio.TaskGroup() as tasks:
@@ -192,7 +214,7 @@ def main() -> None:
     parser.add_argument("--leg", required=True, choices=flow.LEGS, help="which half of the response this process is")
     leg = parser.parse_args().leg
     telemetry.configure(f"dispatch-{leg}")
-    uvloop.run(run(for_leg(leg)))
+    uvloop.run(run(for_leg(leg), process_registry()))
 
 
 if __name__ == "__main__":

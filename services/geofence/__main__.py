@@ -14,6 +14,7 @@ from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
+from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.rpc import server as rpc
 from services.geofence.api import GeofenceApi
@@ -44,7 +45,8 @@ async def main() -> None:
     settings = GeofenceSettings()
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
-    async with buses.connect(settings.nats_url, name, settings.nats_tls) as bus:
+    metrics = ProcessMetrics(process_registry())
+    async with buses.connect(settings.nats_url, name, settings.nats_tls, metrics=metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
         evaluators = {
@@ -53,7 +55,7 @@ async def main() -> None:
         }
         for evaluator in evaluators.values():
             await evaluator.restore()
-        watch_disk(settings.data_dir)
+        watch_disk(settings.data_dir, metrics)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)
         api = GeofenceApi(bus, evaluators, log_meta.partitions)
         what_if = WhatIfServicer(bus=bus, evaluators=evaluators, partitions=log_meta.partitions, clock=log_meta.clock)
@@ -69,7 +71,13 @@ async def main() -> None:
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
-            observed(settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded),
+            observed(
+                settings.host,
+                settings.metrics_port,
+                lambda: server.unready,
+                metrics=metrics,
+                degraded=lambda: server.degraded,
+            ),
         ):
             await running.until_stopped(_evaluate(evaluators, server, bus), *lasting)
 

@@ -88,7 +88,9 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
                     alert = stored.alert(message.data, message.subject)
                 except InvalidField as error:
                     # The legs make a dead letter of it. Failing here would fail every retry for as long as ALERTS keeps the message.
-                    dead_letters.pass_over("watch-alerts", message.stream, message.sequence, error=error)
+                    dead_letters.pass_over(
+                        self._bus, "watch-alerts", message.stream, sequence=message.sequence, error=error
+                    )
                     continue
                 if is_watch:
                     if alert.exercise == exercise_pb2.CANARY:

@@ -187,7 +187,7 @@ class Evaluator:
                     self._caught_up.clear()  # the state isn't current until the log is folded again
                     for error in errors.exceptions:
                         if isinstance(error, StreamWentBack):
-                            cursors.alarm(error)
+                            cursors.alarm(self._bus, error)
                 await asyncio.sleep(recovery.RETRY_DELAY_S)
                 await self.restore()
                 logger().warning("evaluator_began_again", partition=self.partition, sequence=self.state.sequence)

@@ -51,7 +51,7 @@ async def newest(
         try:
             await _require(bus, published, partition, checkpoint=checkpoint)
         except StreamWentBack as error:
-            cursors.alarm(error)
+            cursors.alarm(bus, error)
             logger().error("checkpoint_dropped", partition=partition, sequence=state.sequence, stream=error.stream)
             store.drop(checkpoint)
             on_dropped(state)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from services.common import fields, polygons, times
+from services.common import fields, geometry, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.geofence.domain import alerts
@@ -186,8 +186,7 @@ def _shape(place: geometry_pb2.Place) -> Shape:
 def _polygon(msg: geometry_pb2.Polygon) -> PlanePolygon:
     vertices = [msg.vertices, *(hole.vertices for hole in msg.holes)]
     lines = [[_e7(vertex.lat_deg, vertex.lon_deg) for vertex in line] for line in vertices]
-    outline, *holes = [[(lon_e7, lat_e7) for lat_e7, lon_e7 in line] for line in lines]
-    polygons.check("case.places.polygon", outline, holes)
+    geometry.check_polygon("case.places.polygon", lines[0], lines[1:])
     return PlanePolygon.of(lines[0], lines[1:])
 
 

@@ -12,6 +12,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_streams
+from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.rpc import server as rpc
 from services.ingest import metrics
@@ -35,7 +36,8 @@ async def main() -> None:
     """Runs until SIGTERM."""
     settings = IngestSettings()
     telemetry.configure("ingest")
-    async with buses.connect(settings.nats_url, "ingest", settings.nats_tls) as bus:
+    shared_metrics = ProcessMetrics(process_registry())
+    async with buses.connect(settings.nats_url, "ingest", settings.nats_tls, metrics=shared_metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         clock = log_meta.clock
         readiness = Readiness()
@@ -72,8 +74,14 @@ async def main() -> None:
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
             rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
-            http.serve(settings, phones),
-            observed(settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded),
+            http.serve(settings, phones, shared_metrics.http_closed),
+            observed(
+                settings.host,
+                settings.metrics_port,
+                lambda: server.unready,
+                metrics=shared_metrics,
+                degraded=lambda: server.degraded,
+            ),
         ):
             await running.until_stopped(
                 rpc.keep_health(server, readiness, bus),

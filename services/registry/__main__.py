@@ -13,6 +13,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
+from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.privacy import sealing
 from services.common.rpc import server as rpc
@@ -53,11 +54,12 @@ from tandem.registry.v1 import (
 
 async def main(settings: RegistrySettings) -> None:
     """Run the service until a stop signal."""
+    metrics = ProcessMetrics(process_registry())
     vault = Vault(*settings.keys())
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
-        buses.connect(settings.nats_url, "registry", settings.nats_tls) as bus,
+        buses.connect(settings.nats_url, "registry", settings.nats_tls, metrics=metrics) as bus,
         db.awaited_database(settings.database, MIGRATIONS) as database,
     ):
         log_meta = await streams.pass_gate(bus, settings)
@@ -70,7 +72,7 @@ async def main(settings: RegistrySettings) -> None:
         )
         log = await bus.js.stream_info(flow.log_stream(0))
         await db.retry_until_available(partial(registry.prepare, log_identity=str(log.created)))
-        watch_disk(settings.data_dir)
+        watch_disk(settings.data_dir, metrics)
         traces = Traces(registry, log_meta)
         exporter = Exporter(traces)
         await db.retry_until_available(exporter.prepare)
@@ -104,7 +106,11 @@ async def main(settings: RegistrySettings) -> None:
             async with (
                 rpc.serve(settings, add_servicers, *names) as server,
                 observed(
-                    settings.host, settings.metrics_port, lambda: server.unready, degraded=lambda: server.degraded
+                    settings.host,
+                    settings.metrics_port,
+                    lambda: server.unready,
+                    metrics=metrics,
+                    degraded=lambda: server.degraded,
                 ),
             ):
                 await running.until_stopped(

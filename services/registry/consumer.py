@@ -10,8 +10,7 @@ from typing import TypeVar
 from services.common.messaging import dead_letters, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.observability.readiness import ReaderHealth
-from services.common.rpc.errors import InvalidField, Unavailable
-from services.registry.chain import Disclosure
+from services.common.rpc.errors import Unavailable
 from services.registry.disclosures import Disclosures
 from services.registry.translate_ledger import published_disclosure
 
@@ -31,13 +30,10 @@ async def consume_disclosures(
     async for messages in pull.consume(
         bus, stream, durable, subjects=flow.DISCLOSURES.subjects, after=after, health=health
     ):
-        accepted: list[Disclosure] = []
-        for message in messages:
-            try:
-                accepted.append(published_disclosure(message.subject, message.data))
-            except InvalidField as error:
-                # The disclosure is unreadable or forged, so a person has to look at it: the dead letter raises an alarm.
-                await dead_letters.keep(bus, durable, message, error=error)
+        # A disclosure may be forged, so a person has to look at an unreadable one: the dead letter raises an alarm.
+        accepted = await dead_letters.parse_or_keep(
+            bus, durable, messages, parse=lambda data, subject: published_disclosure(subject, data)
+        )
         newest = max(messages, key=lambda message: message.sequence).cursor
         await _retried(partial(disclosures.accept, accepted, log_id, newest))
         for message in messages:

@@ -8,6 +8,7 @@ from datetime import date
 from enum import Enum
 
 from services.common import ids
+from services.common.geometry import Area
 
 
 class Action(Enum):
@@ -32,38 +33,11 @@ DEFAULT_RINGS = (OrderRing(2000.0, Action.WARN), OrderRing(1000.0, Action.NOTIFY
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """A point on WGS84."""
-
-    lat_deg: float
-    lon_deg: float
-
-
-@dataclass(frozen=True, slots=True)
-class Circle:
-    """A disc on WGS84. Radius 0 is a point."""
-
-    lat_deg: float
-    lon_deg: float
-    radius_m: float
-
-
-@dataclass(frozen=True, slots=True)
-class Polygon:
-    """An area inside a closed outline whose sides don't cross, minus its holes."""
-
-    vertices: tuple[Point, ...]
-    """Corners in order; the first isn't repeated at the end."""
-    holes: tuple[tuple[Point, ...], ...] = ()
-    """Corners of each hole. Holes lie inside the outline and don't touch each other."""
-
-
-@dataclass(frozen=True, slots=True)
 class Place:
     """A protected place: home, work, school."""
 
     place_id: str
-    shape: Circle | Polygon
+    shape: Area
 
 
 class EncounterReason(Enum):

@@ -58,7 +58,7 @@ class Publications:
     """The registry's publications on the streams of one mesh, compared with the streams."""
 
     def __init__(self, registry: Registry, bus: Bus, partitions: int) -> None:
-        self._registry = registry
+        self._registry, self._bus = registry, bus
         self._comparisons: list[tuple[_SentMessages, StreamComparison]] = []
         for partition in range(partitions):
             stream = flow.log_stream(partition)
@@ -70,7 +70,7 @@ class Publications:
         self._add(stream, _SentMessages(registry, _HEAD_PREFIX), published.by_sequence(bus, stream))
 
     def _add(self, stream: str, sent: _SentMessages, is_there: published.IsThere) -> None:
-        self._comparisons.append((sent, StreamComparison(stream, sent, is_there)))
+        self._comparisons.append((sent, StreamComparison(self._bus, stream, notes=sent, is_there=is_there)))
 
     async def compare(self) -> None:
         """Compare the outbox with the streams and mark lost messages as not sent. Raises Unavailable."""

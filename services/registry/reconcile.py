@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from services.common.geometry import Circle, LatLon
 from services.registry.domain import (
     Action,
     AllowedEncounter,
-    Circle,
     Contact,
     ContactLanguage,
     Device,
@@ -22,7 +22,6 @@ from services.registry.domain import (
     Order,
     OrderType,
     Place,
-    Point,
     ProtectedPerson,
     Relation,
     Respondent,
@@ -248,7 +247,7 @@ def _place_lines(path: str, place: Place) -> Iterator[_Line]:
         yield from _corner_lines(f"{path}.polygon.holes[{n}]", hole)
 
 
-def _corner_lines(path: str, vertices: Sequence[Point]) -> Iterator[_Line]:
+def _corner_lines(path: str, vertices: Sequence[LatLon]) -> Iterator[_Line]:
     for n, vertex in enumerate(vertices):
         yield f"{path}.vertices[{n}].lat_deg", _whole(vertex.lat_deg, 1e7)
         yield f"{path}.vertices[{n}].lon_deg", _whole(vertex.lon_deg, 1e7)

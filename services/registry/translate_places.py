@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from services.common import fields, polygons
+from services.common import fields, geometry
+from services.common.geometry import Circle, LatLon, Polygon
 from services.common.rpc.errors import InvalidField
 from services.registry.area import ServiceArea
-from services.registry.domain import Circle, Order, Place, Point, Polygon
+from services.registry.domain import Order, Place
 from tandem.common.v1 import geometry_pb2
 
 RADIUS_MAX_M = 20_000.0
@@ -68,20 +69,20 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
 
 def _polygon(field: str, msg: geometry_pb2.Polygon) -> Polygon:
     # Counts are checked first, so that rejecting an oversized polygon is cheap.
-    fields.at_most(f"{field}.vertices", msg.vertices, polygons.MAX_CORNERS)
+    fields.at_most(f"{field}.vertices", msg.vertices, geometry.MAX_CORNERS)
     fields.at_most(f"{field}.holes", msg.holes, HOLES_MAX)
     for n, hole in enumerate(msg.holes):
-        fields.at_most(f"{field}.holes[{n}].vertices", hole.vertices, polygons.MAX_CORNERS)
+        fields.at_most(f"{field}.holes[{n}].vertices", hole.vertices, geometry.MAX_CORNERS)
     vertices = _points(f"{field}.vertices", msg.vertices)
     holes = tuple(_points(f"{field}.holes[{n}].vertices", hole.vertices) for n, hole in enumerate(msg.holes))
-    polygons.check(field, _corners(vertices), [_corners(hole) for hole in holes])
+    geometry.check_polygon(field, _corners(vertices), [_corners(hole) for hole in holes])
     _check_size(field, vertices)
     return Polygon(vertices, holes)
 
 
-def _points(field: str, messages: Sequence[geometry_pb2.Point]) -> tuple[Point, ...]:
+def _points(field: str, messages: Sequence[geometry_pb2.Point]) -> tuple[LatLon, ...]:
     return tuple(
-        Point(
+        LatLon(
             fields.number(f"{field}[{n}].lat_deg", vertex.lat_deg, -90, greatest=90),
             fields.number(f"{field}[{n}].lon_deg", vertex.lon_deg, -180, greatest=180),
         )
@@ -89,11 +90,11 @@ def _points(field: str, messages: Sequence[geometry_pb2.Point]) -> tuple[Point, 
     )
 
 
-def _corners(points: Sequence[Point]) -> list[polygons.Corner]:
-    return [(round(point.lon_deg * 1e7), round(point.lat_deg * 1e7)) for point in points]
+def _corners(points: Sequence[LatLon]) -> list[geometry.Corner]:
+    return [(round(point.lat_deg * 1e7), round(point.lon_deg * 1e7)) for point in points]
 
 
-def _check_size(field: str, vertices: Sequence[Point]) -> None:
+def _check_size(field: str, vertices: Sequence[LatLon]) -> None:
     """Check the size of a polygon: evaluators measure in a plane at its middle, exact to 0.1 m up to 20 km (docs/adr/0024)."""
     middle_lat_deg = sum(vertex.lat_deg for vertex in vertices) / len(vertices)
     middle_lon_deg = sum(vertex.lon_deg for vertex in vertices) / len(vertices)
@@ -129,5 +130,5 @@ def place_to_proto(place: Place) -> geometry_pb2.Place:
     return geometry_pb2.Place(place_id=place.place_id, polygon=polygon)
 
 
-def _points_to_proto(points: Sequence[Point]) -> list[geometry_pb2.Point]:
+def _points_to_proto(points: Sequence[LatLon]) -> list[geometry_pb2.Point]:
     return [geometry_pb2.Point(lat_deg=point.lat_deg, lon_deg=point.lon_deg) for point in points]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from services.common.observability.metrics import unexposed
 from services.common.web.server import served
 from services.console.pages.assets import STATIC
 from services.console.pages.texts import Texts
@@ -74,7 +75,7 @@ async def shown(page: dict[str, Any]) -> AsyncIterator[Any]:
         return web.FileResponse(STATIC / request.match_info["name"])
 
     routes = [web.get("/", document), web.get("/static/{name}", ask_static)]
-    async with served("replay", routes, "127.0.0.1", port=0) as port, browser() as seen:
+    async with served("replay", routes, "127.0.0.1", port=0, closed=unexposed().http_closed) as port, browser() as seen:
         assert await seen("open", page="one", url=f"http://127.0.0.1:{port}/", language="en") == 200
         await seen("wait", page="one", selector="#state-at li")
 

@@ -21,7 +21,7 @@ CLIENTS = {"cli", "console"}
 """Packages under services/ that are clients of all services."""
 
 PURE_MODULES = {
-    *("fields", "ids", "percentiles", "times"),
+    *("fields", "geometry", "ids", "percentiles", "times"),
     *(
         "messaging.flow",
         "observability.spans",

@@ -105,33 +105,39 @@ async def play(mesh: LegMesh, bus: Bus, seed: int, incidents: int, interval_s: f
             task.cancel()
     for service in mesh.legs.values():
         assert service.runs and service.stop() == 0
-    lateness: list[int] = []
-    for leg in flow.LEGS:
-        written = await mesh.events(leg, ids)
-        expected = {assignment_id(id_, leg, subject_id) for id_ in ids for subject_id in SUBJECTS[leg]}
-        offered = Counter(
-            event.assignment_id for events in written.values() for event in events if isinstance(event, Offered)
-        )
-        assert offered == dict.fromkeys(expected, 1), f"{leg}: an assignment is missing, or is there twice"
-        steps = await published_steps(bus, leg)
-        numbers = Counter((step.assignment.assignment_id, step.number) for step in steps)
-        rows = await mesh.read(leg, lambda connection, store: store.steps_within(connection, 0))
-        assert set(numbers.values()) == {1}, f"{leg}: a step is on INCIDENTS twice"
-        async with mesh.store(leg) as store:  # the leg may have been stopped between a commit and its publication
-            unsent = {row.step_id for row in await store.unpublished()}
-        published = {step.step_id for step in steps}
-        assert published <= {row.step_id for row in rows} <= published | unsent, f"{leg}: INCIDENTS lacks a step"
-        for incident_id, events in written.items():
-            for subject_id in SUBJECTS[leg]:
-                id_ = assignment_id(incident_id, leg, subject_id)
-                lateness += late_ms(events, id_)
-                if is_ignored(f"{incident_id}/{subject_id}"):
-                    assert not any(isinstance(event, Acknowledged) and event.assignment_id == id_ for event in events)
+    lateness = [late for leg in flow.LEGS for late in await checked_leg(mesh, bus, leg, ids=ids)]
     counts = ", ".join(f"{name} {count}" for name, count in sorted(killed.items()))
     return (
         f"seed {seed}: {incidents} incidents, {sum(killed.values())} kills ({counts}); {len(lateness)} deadlines fired,"
         f" late by p50 {percentile(lateness, 50):.0f} ms, p99 {percentile(lateness, 99):.0f} ms, at most {max(lateness)} ms"
     )
+
+
+async def checked_leg(mesh: LegMesh, bus: Bus, leg: str, *, ids: list[str]) -> list[int]:
+    """Delays after the deadlines of a stopped leg, milliseconds. Asserts that it offered each assignment once and published its
+    steps."""
+    lateness: list[int] = []
+    written = await mesh.events(leg, ids)
+    expected = {assignment_id(id_, leg, subject_id) for id_ in ids for subject_id in SUBJECTS[leg]}
+    offered = Counter(
+        event.assignment_id for events in written.values() for event in events if isinstance(event, Offered)
+    )
+    assert offered == dict.fromkeys(expected, 1), f"{leg}: an assignment is missing, or is there twice"
+    steps = await published_steps(bus, leg)
+    numbers = Counter((step.assignment.assignment_id, step.number) for step in steps)
+    rows = await mesh.read(leg, lambda connection, store: store.steps_within(connection, 0))
+    assert set(numbers.values()) == {1}, f"{leg}: a step is on INCIDENTS twice"
+    async with mesh.store(leg) as store:  # the leg may have been stopped between a commit and its publication
+        unsent = {row.step_id for row in await store.unpublished()}
+    published = {step.step_id for step in steps}
+    assert published <= {row.step_id for row in rows} <= published | unsent, f"{leg}: INCIDENTS lacks a step"
+    for incident_id, events in written.items():
+        for subject_id in SUBJECTS[leg]:
+            id_ = assignment_id(incident_id, leg, subject_id)
+            lateness += late_ms(events, id_)
+            if is_ignored(f"{incident_id}/{subject_id}"):
+                assert not any(isinstance(event, Acknowledged) and event.assignment_id == id_ for event in events)
+    return lateness
 
 
 async def test_a_few_incidents_under_kills(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tools.kube.identities import identity_of
 from tools.kube.render import Object, containers, pod_of
@@ -51,26 +51,35 @@ def _cluster_findings(objects: list[Object]) -> Iterator[str]:
 
 
 def _data(obj: Object) -> Iterator[str]:
-    if obj["kind"] == "Secret":
-        yield "Secrets must not be in files"
-    labels = obj["metadata"].get("labels", {})
-    if obj["kind"] == "Namespace" and labels.get("pod-security.kubernetes.io/enforce") != "restricted":
-        yield "doesn't enforce Pod Security restricted"
-    if obj["kind"] == "ConfigMap":
-        for name, value in obj["data"].items():
-            if name in FORBIDDEN_SETTINGS or (SECRET.search(name) and "/" not in value):
-                yield f"{name} doesn't belong in a ConfigMap"
-        config = obj["data"].get("nats.conf")
-        if config is not None:
-            for needed in ("sync_interval: always", "verify_and_map: true", 'include "users.conf"'):
-                if needed not in config:
-                    yield f"nats.conf lacks {needed}"
-    if obj["kind"] == "Certificate":
-        spec = obj["spec"]
-        if spec.get("uris") != [identity_of(obj["metadata"]["name"])]:
-            yield "isn't for the one SPIFFE id of its service"
-        if not {"secretName", "issuerRef", "duration", "renewBefore"} <= spec.keys():
-            yield "lacks secretName, issuerRef, duration or renewBefore"
+    match obj["kind"]:
+        case "Secret":
+            yield "Secrets must not be in files"
+        case "Namespace":
+            labels = obj["metadata"].get("labels", {})
+            if labels.get("pod-security.kubernetes.io/enforce") != "restricted":
+                yield "doesn't enforce Pod Security restricted"
+        case "ConfigMap":
+            yield from _config(obj["data"])
+        case "Certificate":
+            yield from _certificate(obj)
+
+
+def _config(data: Mapping[str, str]) -> Iterator[str]:
+    for name, value in data.items():
+        if name in FORBIDDEN_SETTINGS or (SECRET.search(name) and "/" not in value):
+            yield f"{name} doesn't belong in a ConfigMap"
+    if "nats.conf" in data:
+        for needed in ("sync_interval: always", "verify_and_map: true", 'include "users.conf"'):
+            if needed not in data["nats.conf"]:
+                yield f"nats.conf lacks {needed}"
+
+
+def _certificate(obj: Object) -> Iterator[str]:
+    spec = obj["spec"]
+    if spec.get("uris") != [identity_of(obj["metadata"]["name"])]:
+        yield "isn't for the one SPIFFE id of its service"
+    if not {"secretName", "issuerRef", "duration", "renewBefore"} <= spec.keys():
+        yield "lacks secretName, issuerRef, duration or renewBefore"
 
 
 def _pod(obj: Object) -> Iterator[str]:
@@ -88,6 +97,16 @@ def _pod(obj: Object) -> Iterator[str]:
     if _keeps(obj, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
         # By default the kubelet widens the rights of all files at each start, and PostgreSQL refuses a folder writable by its group.
         yield "changes the file rights on its volume at each start: set fsGroupChangePolicy: OnRootMismatch"
+    yield from _shared_with_node(spec)
+    for container in containers(obj):
+        for line in _container(
+            container, stays=obj["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
+        ):
+            yield f"{container['name']}: {line}"
+
+
+def _shared_with_node(spec: Object) -> Iterator[str]:
+    """Parts of the node that a pod could use beyond its bounds."""
     for field in ("hostNetwork", "hostPID", "hostIPC"):
         if spec.get(field):
             yield f"uses {field}"
@@ -96,11 +115,6 @@ def _pod(obj: Object) -> Iterator[str]:
             yield f"volume {volume['name']} uses hostPath"
         if "emptyDir" in volume and "sizeLimit" not in (volume["emptyDir"] or {}):
             yield f"volume {volume['name']} may fill the node's disk: set emptyDir.sizeLimit"
-    for container in containers(obj):
-        for line in _container(
-            container, stays=obj["kind"] != "Job", grace_s=spec.get("terminationGracePeriodSeconds")
-        ):
-            yield f"{container['name']}: {line}"
 
 
 def _keeps(obj: Object, spec: Object) -> bool:
@@ -125,19 +139,29 @@ def _container(container: Object, *, stays: bool, grace_s: int | None) -> Iterat
     if not {"cpu", "memory"} <= resources.get("requests", {}).keys() or "memory" not in resources.get("limits", {}):
         yield "lacks requests for cpu and memory, or a limit on memory"
     for variable in container.get("env", ()):
-        if variable["name"] in FORBIDDEN_SETTINGS:
-            yield f"sets {variable['name']}"
-        if SECRET.search(variable["name"]) and "/" not in variable.get("value", "/"):
-            yield f"{variable['name']} is a secret in plain text: use secretKeyRef"
+        yield from _variable(variable)
     if stays:
-        if not {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys():
-            yield "lacks a probe"
-        yield from _liveness(container)
-        before = container.get("lifecycle", {}).get("preStop")
-        if before is None:
-            yield "has no preStop"
-        elif (grace_s or 30) < before.get("sleep", {}).get("seconds", 0) + DRAIN_S:
-            yield "is killed before it has ended"
+        yield from _shutdown(container, grace_s or 30)
+
+
+def _variable(variable: Object) -> Iterator[str]:
+    name = variable["name"]
+    if name in FORBIDDEN_SETTINGS:
+        yield f"sets {name}"
+    if SECRET.search(name) and "/" not in variable.get("value", "/"):
+        yield f"{name} is a secret in plain text: use secretKeyRef"
+
+
+def _shutdown(container: Object, grace_s: int) -> Iterator[str]:
+    """Violations of the policies of probes and orderly ends, for a container that stays."""
+    if not {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys():
+        yield "lacks a probe"
+    yield from _liveness(container)
+    before = container.get("lifecycle", {}).get("preStop")
+    if before is None:
+        yield "has no preStop"
+    elif grace_s < before.get("sleep", {}).get("seconds", 0) + DRAIN_S:
+        yield "is killed before it has ended"
 
 
 def _liveness(container: Object) -> Iterator[str]:

@@ -132,22 +132,27 @@ class _Checker:
             yield from self._observed(container, config["data"])
         own = next((SETTINGS[argument] for argument in container.get("args", ()) if argument in SETTINGS), set())
         for variable in container.get("env", ()):
-            name, source = variable["name"], variable.get("valueFrom", {})
+            name = variable["name"]
             if name.startswith("TANDEM_") and name not in own:
                 yield f"{name} is no setting of {container['name']}"
-            if ref := source.get("secretKeyRef"):
+            if ref := variable.get("valueFrom", {}).get("secretKeyRef"):
                 yield from self._secret(ref["name"], {ref["key"]}, f"env {name}")
-            if name == "TANDEM_PORT":
+            yield from self._mismatch(obj, container, variable)
+
+    def _mismatch(self, obj: Object, container: Object, variable: Object) -> Iterator[str]:
+        """Difference between a variable and the part of its pod that must agree with it."""
+        match variable["name"]:
+            case "TANDEM_PORT":
                 ports = {port["name"]: port["containerPort"] for port in container["ports"]}
                 own_port = ports.get("grpc", ports.get("https"))
                 if str(own_port) != variable["value"]:
                     yield f"TANDEM_PORT is {variable['value']}, its port {own_port}"
-            if name == "TANDEM_CONSOLE_ROLE":
+            case "TANDEM_CONSOLE_ROLE":
                 mounted = {volume["name"]: volume for volume in obj["spec"]["template"]["spec"]["volumes"]}
                 secret = mounted.get("tls", {}).get("secret", {}).get("secretName", "")
                 if not identities.serves(secret, variable["value"]):
                     yield f"is a console of {variable['value']}, and proves itself with {secret or 'nothing'}"
-            if name == "TANDEM_REPLICAS" and variable["value"] != str(obj["spec"]["replicas"]):
+            case "TANDEM_REPLICAS" if variable["value"] != str(obj["spec"]["replicas"]):
                 yield f"TANDEM_REPLICAS is {variable['value']}, replicas {obj['spec']['replicas']}"
 
     def _observed(self, container: Object, settings: Mapping[str, str]) -> Iterator[str]:

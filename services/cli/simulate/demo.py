@@ -177,7 +177,7 @@ class DemoStage:
     async def notify(self) -> str:
         await self._walk(self.plan.to_1_km)
         for leg in outcome.AGENCIES:
-            await self._first(leg, f"the {leg} desk to be notified", lambda assignment: True)
+            await self._first(leg, f"the {leg} desk to be notified", lambda _: True)
         return "both desks are notified; nobody has to go yet"
 
     async def respond(self) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,17 +22,17 @@ from nats.js.api import Header
 
 from services.common.messaging.nats_transport import ResettingTransport
 from services.common.messaging.permissions import SERVICE, inbox
+from services.common.observability.metrics import ProcessMetrics, unexposed
 from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff, every, retried
 from services.common.rpc.certificates import Files, client_context, spiffe_id
-from services.common.rpc.errors import NotFound, RetryableError, StoreFull, Unavailable
+from services.common.rpc.errors import NotFound, StoreFull, Unavailable
 from tandem.common.v1 import alert_pb2
 
 PUBLISH_TIMEOUT_S = 3.0
 """Maximum wait for the server's answer to a publish or an API request, seconds."""
-FIRST_RETRY_S = 0.05
-"""Delay before the first retry of a publish, seconds. The delay doubles with each retry, up to LAST_RETRY_S."""
-LAST_RETRY_S = 1.0
-"""Maximum delay between retries, seconds."""
+PUBLISH_RETRY = Backoff(0.05, 1.0)
+"""Delays between retries of a publish."""
 FAILURE_REMEMBERED_S = 10.0
 """Time after a failed publish during which `Bus.works` answers False, seconds."""
 CERTIFICATE_INTERVAL_S = 10.0
@@ -77,8 +79,10 @@ class Bounds(NamedTuple):
 class Bus:
     """A connection to JetStream. A message is stored whole or not at all; after a timeout the outcome is unknown."""
 
-    def __init__(self, client: Client, user: str) -> None:
+    def __init__(self, client: Client, user: str, metrics: ProcessMetrics | None = None) -> None:
         self.client = client
+        self.metrics = metrics or unexposed()
+        """Counters of this process for its readers and publishers, which all have the bus."""
         self.user = user
         """User name at the NATS server; its readers are named after it. The connection's name if the server has no users."""
         self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
@@ -182,41 +186,13 @@ class Bus:
         Returns None if another publisher stored a message on this subject first. `on_refused` is then called with that message's
         sequence.
         """
-        return await self._until_stored(
-            subject,
-            payload,
-            msg_id,
-            expected_last=expected_last,
-            headers=headers,
-            through_full=True,
-            on_refused=on_refused,
-        )
-
-    async def _until_stored(
-        self,
-        subject: str,
-        payload: bytes,
-        msg_id: str | None,
-        *,
-        expected_last: int | None,
-        headers: Mapping[str, str] = _NO_HEADERS,
-        through_full: bool,
-        on_refused: Callable[[int], None] | None = None,
-    ) -> PubAck | None:
-        delay = FIRST_RETRY_S
-        while True:
-            try:
-                return await self.publish(subject, payload, msg_id=msg_id, expected_last=expected_last, headers=headers)
-            except AlreadyStored as there:
-                if on_refused and there.sequence:
-                    on_refused(there.sequence)
-                return None
-            except RetryableError as error:
-                if isinstance(error, StoreFull) and not through_full:
-                    raise
-                logger().warning("publish_retried", kind=subject.partition(".")[0], reason=error.reason)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, LAST_RETRY_S)
+        publish = partial(self.publish, subject, payload, msg_id=msg_id, expected_last=expected_last, headers=headers)
+        try:
+            return await retried(publish, PUBLISH_RETRY, event="publish_retried", kind=_kind_of(subject))
+        except AlreadyStored as there:
+            if on_refused and there.sequence:
+                on_refused(there.sequence)
+            return None
 
     async def api(self, subject: str, request: Mapping[str, object]) -> dict[str, Any]:
         """Calls JetStream's API, such as STREAM.INFO.LOG_0, and returns the answer. Raises NotFound, NameInUse or Unavailable."""
@@ -240,16 +216,22 @@ class Bus:
             return None
         return base64.b64decode(answer["message"].get("data", ""))
 
+    async def last_sequence_of(self, stream: str, subject: str) -> int:
+        """Sequence of the last message on a subject, which may have wildcards, or 0 if there is none. Raises Unavailable."""
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
+        except NotFound:
+            return 0
+        return int(answer["message"]["seq"])
+
     async def bounds_of(self, stream: str) -> Bounds:
         """First and last sequence that a stream holds. Waits until the server answers."""
-        while True:
-            try:
-                state = (await self.api(f"STREAM.INFO.{stream}", {}))["state"]
-            except (NotFound, Unavailable) as error:
-                logger().info("stream_awaited", stream=stream, reason=error.reason)
-                await asyncio.sleep(LAST_RETRY_S)
-            else:
-                return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
+        info = partial(self.api, f"STREAM.INFO.{stream}", {})
+        answer = await retried(
+            info, every(1.0), on=(NotFound, Unavailable), event="stream_awaited", level=logging.INFO, stream=stream
+        )
+        state = answer["state"]
+        return Bounds(max(state["first_seq"], 1), state["last_seq"])  # a new stream's first is 0
 
     async def store_dead_letter(self, subject: str, stream: str, sequence: int, *, by: str, reason: str) -> None:
         """Stores a dead letter for a message, with the reason. Idempotent.
@@ -259,20 +241,28 @@ class Bus:
         dead_letter = alert_pb2.DeadLetter(stream=stream, sequence=sequence, by=by, reason=reason)
         event = "dead_letter_stored"
         try:
-            await self._until_stored(
-                subject, dead_letter.SerializeToString(), None, expected_last=0, through_full=False
-            )
+            publish = partial(self.publish, subject, dead_letter.SerializeToString(), expected_last=0)
+            with suppress(AlreadyStored):
+                await retried(publish, PUBLISH_RETRY, on=Unavailable, event="publish_retried", kind=_kind_of(subject))
         except StoreFull:
             event = "dead_letters_full"
         logger().error(event, stream=stream, sequence=sequence, by=by, reason=reason)
 
 
+def _kind_of(subject: str) -> str:
+    """First token of a subject, for logs: the rest may name a person's device."""
+    return subject.partition(".")[0]
+
+
 @asynccontextmanager
-async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterator[Bus]:
+async def connect(
+    url: str, name: str, tls: Files | None = None, *, metrics: ProcessMetrics | None = None
+) -> AsyncIterator[Bus]:
     """Opens a connection to JetStream. It waits for the server at the start, reconnects forever, and is drained at the end.
 
     The user is that of the URL, as in nats://registry:password@host:port, or with `tls` that of the certificate. Replaced
-    certificate files are used without a restart. Nothing is buffered while the connection is down, because a publish that was
+    certificate files are used without a restart. `metrics` are the process's metrics; None, the default, is for a process that exposes
+    none. Nothing is buffered while the connection is down, because a publish that was
     reported as failed must not be stored later.
     """
 
@@ -312,7 +302,7 @@ async def connect(url: str, name: str, tls: Files | None = None) -> AsyncIterato
     )
     renewing = asyncio.create_task(_renew(client, tls)) if tls else None
     try:
-        bus = Bus(client, user or name)
+        bus = Bus(client, user or name, metrics)
         await bus.listen()
         yield bus
     finally:

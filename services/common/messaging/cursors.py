@@ -11,10 +11,9 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any, NamedTuple
 
-from prometheus_client import Counter
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
@@ -26,12 +25,6 @@ SHORTER_CHECKS, SHORTER_CHECK_S = 4, 0.25
 """Number of checks, and seconds between them, before a stream counts as shorter than a reader's position. In a cluster, a new
 leader may still be applying its entries for a moment."""
 _DIGEST_BYTES = 8
-_NS = 1_000_000_000
-_WENT_BACK = Counter(
-    "tandem_stream_went_back",
-    "Times that a reader found its last read entry replaced or missing in the stream",
-    ("stream",),
-)
 
 
 class StreamCursor(NamedTuple):
@@ -91,12 +84,12 @@ class StreamWentBack(FailedPrecondition):
         """Last sequence of the stream. None if it wasn't queried."""
 
 
-def alarm(error: StreamWentBack) -> None:
+def alarm(bus: Bus, error: StreamWentBack) -> None:
     """Raises the alarm that a stream went back: it counts and logs the loss of acknowledged messages.
 
     More messages may be lost than those that this reader had read.
     """
-    _WENT_BACK.labels(error.stream).inc()
+    bus.metrics.streams_went_back.labels(error.stream).inc()
     logger().critical(WENT_BACK, stream=error.stream, sequence=error.sequence, ends_at=error.last)
 
 
@@ -118,7 +111,9 @@ async def at(bus: Bus, stream: str, sequence: int) -> StreamCursor | None:
 def of_stored(stored: Mapping[str, Any]) -> StreamCursor:
     """Identity of a stored message, given as STREAM.MSG.GET returns it."""
     data = base64.b64decode(stored.get("data", ""))
-    return StreamCursor.of(stored["seq"], _nanoseconds(stored["time"]), stored["subject"], data=data)
+    stored_at = Timestamp()
+    stored_at.FromJsonString(stored["time"])
+    return StreamCursor.of(stored["seq"], stored_at.ToNanoseconds(), stored["subject"], data=data)
 
 
 async def is_empty(bus: Bus, stream: str, cursor: StreamCursor) -> bool:
@@ -169,9 +164,3 @@ async def last_common(bus: Bus, stream: str, known: Iterable[StreamCursor]) -> S
             continue
         return cursor
     return None
-
-
-def _nanoseconds(stamp: str) -> int:
-    """Parses a time such as 2026-11-27T23:19:51.123456789Z to nanoseconds since 1970 UTC. The server omits trailing zeros."""
-    seconds, _, fraction = stamp.removesuffix("Z").partition(".")
-    return round(datetime.fromisoformat(seconds + "+00:00").timestamp()) * _NS + int(fraction.ljust(9, "0"))

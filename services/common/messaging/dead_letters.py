@@ -5,29 +5,58 @@ No message ends a reader. It uses a message, keeps it as a dead letter, or passe
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.pull import Delivered
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import TandemError
+from services.common.rpc.errors import InvalidField, TandemError
 
-_UNUSABLE = Counter(
-    "tandem_unusable_messages",
-    "Messages that a reader couldn't use, by stream, reader and outcome: dead_letter (kept in DEAD_LETTERS) or passed_over",
-    ["stream", "reader", "outcome"],
-)
+T = TypeVar("T")
+Parse: TypeAlias = Callable[[bytes, str], T | None]
+"""Parses the data and the subject of a message. None if the reader doesn't need the message. Raises InvalidField."""
+
+
+async def parse_or_keep(bus: Bus, reader: str, messages: Sequence[Delivered], *, parse: Parse[T]) -> list[T]:
+    """Parses messages, and keeps the unreadable ones as dead letters of a reader."""
+    readable, unreadable = _parsed(messages, parse)
+    for message, error in unreadable:
+        await keep(bus, reader, message, error=error)
+    return readable
+
+
+def parse_or_pass_over(bus: Bus, reader: str, messages: Sequence[Delivered], *, parse: Parse[T]) -> list[T]:
+    """Parses messages, and passes over the unreadable ones, because another reader keeps them as dead letters."""
+    readable, unreadable = _parsed(messages, parse)
+    for message, error in unreadable:
+        pass_over(bus, reader, message.stream, sequence=message.sequence, error=error)
+    return readable
+
+
+def _parsed(messages: Sequence[Delivered], parse: Parse[T]) -> tuple[list[T], list[tuple[Delivered, InvalidField]]]:
+    readable: list[T] = []
+    unreadable: list[tuple[Delivered, InvalidField]] = []
+    for message in messages:
+        try:
+            parsed = parse(message.data, message.subject)
+        except InvalidField as error:
+            unreadable.append((message, error))
+        else:
+            if parsed is not None:
+                readable.append(parsed)
+    return readable, unreadable
 
 
 async def keep(bus: Bus, reader: str, message: Delivered, *, error: TandemError) -> None:
     """Keeps a message as a dead letter of a reader, with the error as the reason. Idempotent."""
-    _UNUSABLE.labels(message.stream, reader, "dead_letter").inc()
+    bus.metrics.unusable_messages.labels(message.stream, reader, "dead_letter").inc()
     subject = flow.dead_letter_subject(reader, message.stream, message.sequence)
     await bus.store_dead_letter(subject, message.stream, message.sequence, by=reader, reason=str(error))
 
 
-def pass_over(reader: str, stream: str, sequence: int, *, error: TandemError) -> None:
+def pass_over(bus: Bus, reader: str, stream: str, *, sequence: int, error: TandemError) -> None:
     """Counts and logs that a reader ignores a message, if another reader keeps it as a dead letter or nothing is lost with it."""
-    _UNUSABLE.labels(stream, reader, "passed_over").inc()
+    bus.metrics.unusable_messages.labels(stream, reader, "passed_over").inc()
     logger().error("message_passed_over", stream=stream, sequence=sequence, reader=reader, reason=str(error))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from nats.aio.msg import Msg
+
 from services.common.messaging.cursors import StreamCursor
 
 _TOKENS_WITHOUT_DOMAIN = 9
@@ -31,6 +33,22 @@ class Delivered:
     headers: Mapping[str, str] | None = None
     stored_at: datetime | None = None
     """Storage time with the client's full precision, microseconds. None if only `stamp_ms` is known."""
+
+    @classmethod
+    def of(cls, stream: str, message: Msg) -> Delivered:
+        """The message of a stream that a client received from a consumer."""
+        meta = message.metadata
+        return cls(
+            subject=message.subject,
+            data=message.data,
+            stream=stream,
+            sequence=meta.sequence.stream,
+            stamp_ms=int(meta.timestamp.timestamp() * 1000),
+            pending=meta.num_pending,
+            reply=message.reply,
+            headers=message.headers,
+            stored_at=meta.timestamp,
+        )
 
     @property
     def stamp_us(self) -> int:

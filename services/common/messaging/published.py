@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from email import message_from_bytes
 from typing import Any, NamedTuple, Protocol
 
 from nats.js.api import Header
-from prometheus_client import Counter
 
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.observability.telemetry import logger
@@ -30,9 +30,6 @@ RUN = 256
 """Number of consecutive stored messages that end the search for lost ones. Concurrent publications may be recorded in any order."""
 PAGE = 64
 """Number of publications that are read from the publisher's database at a time."""
-_LOST = Counter(
-    "tandem_publications_lost", "Published messages that their stream lost and that are published again", ("stream",)
-)
 
 
 class Publication(NamedTuple):
@@ -64,8 +61,8 @@ IsThere = Callable[[Publication], Awaitable[bool]]
 class StreamComparison:
     """Compares a publisher's records with a stream, to find publications that the stream has lost."""
 
-    def __init__(self, stream: str, notes: PublicationRecords, is_there: IsThere) -> None:
-        self._stream, self._notes, self._is_there = stream, notes, is_there
+    def __init__(self, bus: Bus, stream: str, *, notes: PublicationRecords, is_there: IsThere) -> None:
+        self._bus, self._stream, self._notes, self._is_there = bus, stream, notes, is_there
         self._compared: int | None = None
         """Position up to which the stream holds all recorded publications. None before the first comparison."""
 
@@ -83,7 +80,7 @@ class StreamComparison:
         lost = [] if missing else await self._walk(newest, self._compared, run=1)
         if missing or lost:
             lost = await self._walk(newest, None, RUN)
-            _LOST.labels(self._stream).inc(len(lost))
+            self._bus.metrics.publications_lost.labels(self._stream).inc(len(lost))
             logger().critical("publications_were_lost", stream=self._stream, messages=len(lost))
             self._compared = None
         else:
@@ -134,7 +131,7 @@ async def restore(bus: Bus, stream: str, newest_first: Iterable[SoleMessage]) ->
         else:
             lost, there = lost + 1, 0
     if lost:
-        _LOST.labels(stream).inc(lost)
+        bus.metrics.publications_lost.labels(stream).inc(lost)
         logger().critical("publications_were_lost", stream=stream, messages=lost)
 
 
@@ -177,11 +174,8 @@ def by_subject(bus: Bus, stream: str) -> IsThere:
 
 def message_id(stored: Mapping[str, Any]) -> str:
     """Msg-Id of a stored message, given as STREAM.MSG.GET returns it. Empty if the message has none."""
-    lines = base64.b64decode(stored.get("hdrs", "")).decode(errors="replace").split("\r\n")
-    for name, _, value in (line.partition(":") for line in lines):
-        if name.strip() == Header.MSG_ID.value:
-            return value.strip()
-    return ""
+    _version, _, headers = base64.b64decode(stored.get("hdrs", "")).partition(b"\r\n")
+    return str(message_from_bytes(headers).get(Header.MSG_ID.value, ""))
 
 
 async def _get(bus: Bus, stream: str, request: Mapping[str, object]) -> Mapping[str, Any]:

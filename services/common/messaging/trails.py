@@ -7,8 +7,8 @@ entries as were lost.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 
 from services.common.messaging import cursors, pull
 from services.common.messaging.bus import Bus
@@ -16,10 +16,9 @@ from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.pull import BATCH, Delivered
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc.errors import Unavailable
 
-RETRY_S = 0.5
-"""Delay between attempts to find the last common entry while the server doesn't answer, seconds."""
 WentBack = Callable[[StreamWentBack], Awaitable[None]]
 """Callback after a reader's stream went back, before the reader reads again."""
 
@@ -89,7 +88,7 @@ async def follow(
                 trail.add(messages[-1].cursor)
                 yield messages
         except StreamWentBack as error:
-            cursors.alarm(error)
+            cursors.alarm(bus, error)
             common = await _last_common(bus, stream, trail)
             trail.cut(common)
             logger().critical("stream_read_again", stream=stream, behind=common.sequence if common else 0)
@@ -99,9 +98,5 @@ async def follow(
 
 
 async def _last_common(bus: Bus, stream: str, trail: Trail) -> StreamCursor | None:
-    while True:
-        try:
-            return await cursors.last_common(bus, stream, trail.known)
-        except Unavailable as error:
-            logger().warning("stream_awaited", stream=stream, reason=error.reason)
-            await asyncio.sleep(RETRY_S)
+    find = partial(cursors.last_common, bus, stream, trail.known)
+    return await retried(find, on=Unavailable, event="stream_awaited", stream=stream)

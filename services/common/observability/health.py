@@ -14,28 +14,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from pathlib import Path
 from typing import Any, TypeVar
 
-import prometheus_client
 from aiohttp import web
-from prometheus_client import Gauge
 from prometheus_client.exposition import choose_encoder
 
 from services.common.messaging.bus import Bus
 from services.common.observability.heartbeat import HEART
+from services.common.observability.metrics import ProcessMetrics
 from services.common.rpc.errors import NotFound, Unavailable
 from services.common.web.server import Handler, served
 
 MAX_CONNECTIONS = 100
 """Maximum number of connections to the port."""
 
-_DISK_USED = Gauge("tandem_disk_used_ratio", "Used share of the disk that holds this process's data, 0 to 1")
-_STREAM_USED = Gauge(
-    "tandem_stream_used_ratio", "Used share of a stream that rejects messages once it is full, 0 to 1", ["stream"]
-)
-_CONSUMERS = Gauge(
-    "tandem_stream_consumers",
-    "Consumers of a stream, for all users together; the server accepts at most 1,000",
-    ["stream"],
-)
 STREAMS_INTERVAL_S = 10.0
 """Interval of updates of the streams' metrics, seconds."""
 LOOP_WITHIN_S = 2.0
@@ -43,7 +33,7 @@ LOOP_WITHIN_S = 2.0
 T = TypeVar("T")
 
 
-def watch_disk(folder: Path) -> None:
+def watch_disk(folder: Path, metrics: ProcessMetrics) -> None:
     """Measures the disk of a folder at each scrape of the metrics. A folder that doesn't exist yet counts for its nearest parent's
     disk."""
 
@@ -52,7 +42,7 @@ def watch_disk(folder: Path) -> None:
         disk = shutil.disk_usage(next(ancestor for ancestor in ancestors if ancestor.exists()))
         return disk.used / (disk.used + disk.free)  # without the space that is reserved for the system
 
-    _DISK_USED.set_function(used)
+    metrics.disk_used.set_function(used)
 
 
 async def watch_streams(bus: Bus) -> None:
@@ -64,30 +54,35 @@ async def watch_streams(bus: Bus) -> None:
         with suppress(NotFound, Unavailable):  # /readyz already reports that JetStream doesn't work
             for stream in (await bus.api("STREAM.LIST", {}))["streams"] or ():
                 config = stream["config"]
-                _CONSUMERS.labels(config["name"]).set(stream["state"]["consumer_count"])
+                bus.metrics.stream_consumers.labels(config["name"]).set(stream["state"]["consumer_count"])
                 if config["discard"] == "new" and config["max_bytes"] > 0:
-                    _STREAM_USED.labels(config["name"]).set(stream["state"]["bytes"] / config["max_bytes"])
+                    bus.metrics.stream_used.labels(config["name"]).set(stream["state"]["bytes"] / config["max_bytes"])
         await asyncio.sleep(STREAMS_INTERVAL_S)
 
 
 @asynccontextmanager
 async def observed(
-    host: str, port: int, unready: Callable[[], str], *, degraded: Callable[[], str] = lambda: ""
+    host: str,
+    port: int,
+    unready: Callable[[], str],
+    *,
+    metrics: ProcessMetrics,
+    degraded: Callable[[], str] = lambda: "",
 ) -> AsyncIterator[int]:
     """Serves the health and metrics of this process and yields the bound port.
 
     `unready` returns why the process can't do its work, and `degraded` which work has to wait. Both return an empty text for none.
 
     /livez answers 200 unless the event loop has hung for 15 s. /healthz answers 200 while the event loop runs. /readyz answers 200,
-    or 503 with the reason. /metrics has all metrics; exemplars are included only in the OpenMetrics format, because the older
-    format has none.
+    or 503 with the reason. /metrics has all metrics of the registry that `metrics` are on; exemplars are included only in the
+    OpenMetrics format, because the older format has none.
     """
     main = asyncio.get_running_loop()
 
-    async def metrics(request: web.Request) -> web.Response:
+    async def exposition(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         # Set the header directly: aiohttp's content_type argument doesn't accept parameters such as a charset.
-        return web.Response(body=encode(prometheus_client.REGISTRY), headers={"Content-Type": content_type})
+        return web.Response(body=encode(metrics.registry), headers={"Content-Type": content_type})
 
     async def livez(request: web.Request) -> web.Response:
         if HEART.beats():
@@ -116,9 +111,11 @@ async def observed(
 
         return handle
 
-    shown = {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
+    shown = {"/metrics": exposition, "/healthz": healthz, "/readyz": readyz}
     routes = [web.get("/livez", livez), *(web.get(path, within_main(handler)) for path, handler in shown.items())]
-    async with _in_thread(served("observe", routes, host, port=port, most=MAX_CONNECTIONS)) as bound:
+    async with _in_thread(
+        served("observe", routes, host, port=port, closed=metrics.http_closed, most=MAX_CONNECTIONS)
+    ) as bound:
         yield bound
 
 

@@ -1,6 +1,6 @@
 """The two families of errors: permanent errors, which a retry can't mend, and retryable errors.
 
-rpc/server.py maps them to gRPC statuses. Readers of streams map them to retry or dead letter. Any other exception is a defect: it
+rpc/statuses.py maps them to gRPC statuses. Readers of streams map them to retry or dead letter. Any other exception is a defect: it
 ends the call or the process and is never swallowed.
 """
 

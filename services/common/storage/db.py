@@ -27,6 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool, StaticPool
 
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import postgres
 from services.common.storage.sqlite import connect as connect_sqlite
@@ -35,8 +36,8 @@ T = TypeVar("T")
 # secure_delete overwrites deleted data in the file too, because it may be personal.
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON", "secure_delete=ON")
 
-RETRY_DELAY_S = 0.5
-"""Interval of attempts to get a lock that another process holds, or to reach the database, seconds."""
+LOCK_INTERVAL_S = 0.5
+"""Interval of attempts to get a lock that another process holds, seconds."""
 
 
 class Database(ABC):
@@ -116,7 +117,7 @@ class SqliteDatabase(Database):
             raise _refused(error) from error
 
     @asynccontextmanager
-    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:  # noqa: ARG002  # as Database names it
         """See Database. The file has one owner process, so the lock is always free and never lost."""
 
         async def check() -> None:
@@ -171,7 +172,7 @@ class PostgresDatabase(Database):
         try:
             with postgres.refusals():
                 while not (await connection.execute(_lock("pg_try_advisory_lock", task))).scalar():  # noqa: ASYNC110
-                    await asyncio.sleep(RETRY_DELAY_S)
+                    await asyncio.sleep(LOCK_INTERVAL_S)
             yield check
         finally:
             # In the pool, the connection would keep holding the lock.
@@ -259,12 +260,7 @@ async def awaited_database(where: Path | str, migrations: Path) -> AsyncIterator
 
 async def retry_until_available(work: Callable[[], Awaitable[T]]) -> T:
     """Runs the start-up work of a service, with retries until the database answers, and returns its result."""
-    while True:
-        try:
-            return await work()
-        except Unavailable as error:
-            logger().warning("database_awaited", reason=error.reason)
-            await asyncio.sleep(RETRY_DELAY_S)
+    return await retried(work, on=Unavailable, event="database_awaited")
 
 
 @asynccontextmanager

@@ -35,12 +35,6 @@ GRACE_S = 1.0
 SPARE_FILES = 1_000
 """Number of open files that a process needs in addition to its connections."""
 
-CLOSED = Counter(
-    "tandem_http_closed",
-    "Connections that were closed because of the peer's behaviour, by reason",
-    ["endpoint", "reason"],
-)
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -132,15 +126,17 @@ class ConnectionGuard(asyncio.Protocol):
 
     def _close(self, reason: str) -> None:
         self._endpoint.idle.pop(self, None)
-        CLOSED.labels(self._endpoint.name, reason).inc()
+        self._endpoint.closed.labels(self._endpoint.name, reason).inc()
         self._transport.abort()
 
 
 class HttpEndpoint:
     """State of a listening port: its connections, their maximum number, and the factory of aiohttp's protocols."""
 
-    def __init__(self, name: str, most: int, accept: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(self, name: str, most: int, accept: Callable[[], asyncio.Protocol], *, closed: Counter) -> None:
         self.name, self.most, self.accept = name, most, accept
+        self.closed = closed
+        """Counter of connections that were closed because of the peer's behaviour, by endpoint and reason."""
         self.open = 0
         self.idle: dict[ConnectionGuard, None] = {}
         """Connections without a request, the one that has been idle longest first. The dict serves as an ordered set."""
@@ -149,15 +145,15 @@ class HttpEndpoint:
 class _Log(logging.Logger):
     """Replacement for aiohttp's logger, which would quote requests and thus tokens and positions."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, malformed: Counter) -> None:
         super().__init__(endpoint)
-        self._endpoint = endpoint
+        self._endpoint, self._malformed = endpoint, malformed
 
     def handle(self, record: logging.LogRecord) -> None:
         """Counts malformed HTTP. Any other record is a defect, and is logged with the error's type and code location only."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            CLOSED.labels(self._endpoint, "malformed").inc()
+            self._malformed.inc()
         elif record.levelno >= logging.WARNING:
             logger().error("http_failed", endpoint=self._endpoint, kind=type(error).__name__, at=_place(error))
 
@@ -218,13 +214,14 @@ async def served(
     host: str,
     *,
     port: int,
+    closed: Counter,
     tls: tuple[Path, Path] | None = None,
     most: int = MAX_CONNECTIONS,
 ) -> AsyncIterator[int]:
     """Serves HTTP routes and yields the bound port. At the end of the block, requests have 1 s to finish.
 
-    `tls` is the certificate chain and private key. If None, the default, the port is plaintext. `most` is the maximum number of
-    connections.
+    `closed` is ProcessMetrics.http_closed. `tls` is the certificate chain and private key. If None, the default, the port is
+    plaintext. `most` is the maximum number of connections.
     """
     app = web.Application(middlewares=[_guarded], client_max_size=MAX_BODY_BYTES)
     app[_NAME] = name
@@ -232,7 +229,7 @@ async def served(
     runner = web.AppRunner(
         app,
         access_log=None,  # it would hold the query string, and with it tokens and positions
-        logger=_Log(name),
+        logger=_Log(name, closed.labels(name, "malformed")),
         keepalive_timeout=KEEP_ALIVE_S,
         lingering_time=1.0,
         auto_decompress=False,  # no phone compresses, and a small body then can't expand to a large one
@@ -240,7 +237,7 @@ async def served(
     )
     await runner.setup()
     # A web.Server is a factory that makes a protocol for each connection.
-    endpoint = HttpEndpoint(name, most, cast(Callable[[], asyncio.Protocol], runner.server))
+    endpoint = HttpEndpoint(name, most, cast(Callable[[], asyncio.Protocol], runner.server), closed=closed)
     _allow_files(most + SPARE_FILES)
     context = _context(tls) if tls else None
     server = await asyncio.get_running_loop().create_server(

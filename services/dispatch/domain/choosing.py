@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from services.dispatch.domain.areas import holds
 from services.dispatch.domain.enums import EscalationLevel, Estimate
 from services.dispatch.domain.events import Choice
 from services.dispatch.domain.roster import Board, Office, Status, Unit, UnitReport
@@ -63,7 +62,7 @@ def offices_for(board: Board, subject_id: str) -> tuple[Office, ...]:
     offices = [office for _, office in sorted(board.offices.items()) if not office.removed]
     named = [office for office in offices if subject_id in office.subject_ids]
     position = board.positions.get(subject_id)
-    around = [office for office in offices if position and office.area and holds(office.area, position)]
+    around = [office for office in offices if position and office.area and office.area.contains(position)]
     rest = [office for office in offices if office.area is None and not office.subject_ids]
     found: dict[str, Office] = {}
     for first in named or around or rest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.dispatch.domain.areas import LatLon, great_circle_m
+from services.common.geometry import LatLon, great_circle_m
 from services.dispatch.domain.enums import Advice
 from services.dispatch.domain.incident import ACCEPTED, UNANSWERED, Assignment, AssignmentState
 

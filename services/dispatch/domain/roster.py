@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
-from services.dispatch.domain.areas import Area, LatLon
+from services.common.geometry import Area, LatLon
 from services.dispatch.domain.enums import Estimate
 
 POSITION_MAX_AGE_MS = 600_000

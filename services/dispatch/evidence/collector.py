@@ -294,7 +294,7 @@ class EvidenceCollector:
             try:
                 dead_letter = stored.dead_letter(message.data, message.subject)
             except InvalidField as error:
-                dead_letters.pass_over("evidence", stream, message.sequence, error=error)
+                dead_letters.pass_over(self._bus, "evidence", stream, sequence=message.sequence, error=error)
                 continue
             if dead_letter.by == flow.FOLD_READER and dead_letter.stream == log and dead_letter.sequence in sequences:
                 letters.setdefault(dead_letter.sequence, []).append(record_of(message))

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aiohttp import web
+from prometheus_client import Counter
 
 from services.common.clock import wall_us
 from services.common.observability.telemetry import logger
@@ -134,11 +135,13 @@ class LinkEndpoint:
         self._leg, self._store, self._links = leg, store, links
 
     @asynccontextmanager
-    async def served(self, host: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[int]:
-        """Serves on a port, and yields the bound port."""
+    async def served(
+        self, host: str, port: int, tls: tuple[Path, Path] | None, *, closed: Counter
+    ) -> AsyncIterator[int]:
+        """Serves on a port, and yields the bound port. `closed` counts connections closed because of their peers."""
         path = "/acknowledge/{token}"
         routes = [web.get(path, self._show), web.post(path, self._accept)]
-        async with served("links", routes, host, port=port, tls=tls) as bound:
+        async with served("links", routes, host, port=port, closed=closed, tls=tls) as bound:
             yield bound
 
     async def _show(self, request: web.Request) -> web.Response:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from services.common.clock import MeshClock
-from services.dispatch.domain.areas import LatLon, great_circle_m
+from services.common.geometry import LatLon, great_circle_m
 from services.dispatch.domain.following import RETARGET_MS, TargetUpdate
 from services.dispatch.domain.incident import ACCEPTED, OVER, UNANSWERED, Assignment, Incident
 from services.dispatch.domain.race import Approach, approach, approach_by_ring

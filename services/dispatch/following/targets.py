@@ -19,10 +19,10 @@ from prometheus_client import Counter
 
 from services.common import times
 from services.common.clock import MeshClock
+from services.common.geometry import LatLon
 from services.common.messaging.permissions import SERVICE
 from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
-from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.race import PACE_OVER_MS, Sighting
 from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.settings import DispatchSettings

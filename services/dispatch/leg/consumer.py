@@ -8,14 +8,12 @@ again from the last entry that both have.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
 from services.common.messaging import dead_letters, flow, trails
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamWentBack
-from services.common.messaging.pull import Delivered
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
@@ -31,7 +29,6 @@ PEERS_INTERVAL_S = 0.2
 """How long the other legs' steps are collected into one transaction, seconds. The leg's own work doesn't wait for them."""
 PASSED_INTERVAL_S = 5.0
 """How long a stream position past other legs' alerts is kept only in memory, seconds."""
-T = TypeVar("T")
 
 
 async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
@@ -46,9 +43,10 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: Read
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(passed.keep())
         async for messages in trails.follow(bus, stream, trail, after=after, on_went_back=forget_passed, health=health):
-            parsed, malformed = _parse(messages, lambda message: _alert(message, leg.name))
-            await _keep_dead_letters(bus, flow.alerts_reader(leg.name), malformed)
-            alerts = [alert for alert in parsed if alert is not None and concerns(leg.name, alert)]
+            parsed = await dead_letters.parse_or_keep(
+                bus, flow.alerts_reader(leg.name), messages, parse=lambda data, subject: _alert(data, subject, leg.name)
+            )
+            alerts = [alert for alert in parsed if concerns(leg.name, alert)]
             position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
             if alerts:
                 passed.position = None  # `position` is later
@@ -78,10 +76,10 @@ class _SkippedPosition:
                 await retried(partial(self._leg.fold, (), position))
 
 
-def _alert(message: Delivered, leg: str) -> Alert | None:
-    if not flow.ALERTS.holds(message.subject):
-        raise InvalidField("alert", f"is on the subject {message.subject}, which isn't a subject of ALERTS")
-    return translate.alert(message.data, leg, message.subject)
+def _alert(data: bytes, subject: str, leg: str) -> Alert | None:
+    if not flow.ALERTS.holds(subject):
+        raise InvalidField("alert", f"is on the subject {subject}, which isn't a subject of ALERTS")
+    return translate.alert(data, leg, subject)
 
 
 async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
@@ -89,8 +87,12 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
     stream, subjects = flow.INCIDENTS.name, flow.peer_subjects(leg.name)
     trail, after = await _reading(bus, leg, stream, log_id=log_id)
     async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after, health=health):
-        rows, malformed = _parse(messages, lambda message: translate.peer(message.data, message.subject, leg.name))
-        await _keep_dead_letters(bus, flow.peers_reader(leg.name), malformed)
+        rows = await dead_letters.parse_or_keep(
+            bus,
+            flow.peers_reader(leg.name),
+            messages,
+            parse=lambda data, subject: translate.peer(data, subject, leg.name),
+        )
         if leg.name == "police":
             await _apply_flags(leg, rows)
         position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
@@ -126,21 +128,3 @@ async def _reading(bus: Bus, leg: LegService, stream: str, *, log_id: str) -> tu
     if first > known.sequence + 1 and known.sequence:
         logger().critical("stream_aged_out", stream=stream, missing_from=known.sequence + 1, to=first)
     return Trail.parse(known.trail), known.sequence
-
-
-def _parse(
-    messages: list[Delivered], parse: Callable[[Delivered], T]
-) -> tuple[list[T], list[tuple[Delivered, InvalidField]]]:
-    good, malformed = [], []
-    for message in messages:
-        try:
-            good.append(parse(message))
-        except InvalidField as error:
-            malformed.append((message, error))
-    return good, malformed
-
-
-async def _keep_dead_letters(bus: Bus, by: str, malformed: list[tuple[Delivered, InvalidField]]) -> None:
-    """Stores messages that can't be parsed as dead letters."""
-    for message, error in malformed:
-        await dead_letters.keep(bus, by, message, error=error)

@@ -17,7 +17,7 @@ from services.common.messaging.cursors import StreamWentBack
 from services.common.messaging.pull import Delivered
 from services.common.messaging.trails import Trail
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, NotFound
+from services.common.rpc.errors import InvalidField
 from services.dispatch import metrics
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
@@ -25,7 +25,6 @@ from services.dispatch.evidence.collector import first_at
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
-from tandem.dispatch.v1 import dispatch_pb2
 
 CHECK_INTERVAL_S = 10.0
 """Interval of the comparisons of alerts that are new since the last one, seconds of wall time."""
@@ -115,29 +114,14 @@ class Reconciler:
     async def _compare_steps(self) -> None:
         """Finds steps of this leg that its record lacks, as after the restore of an older copy."""
         mine = flow.incident_subject(self._leg.name, ">")
-        newest = await retried(partial(self._newest, mine))
+        newest = await retried(partial(self._bus.last_sequence_of, flow.INCIDENTS.name, mine))
         if not newest:
             return
         async for messages in pull.read(self._bus, flow.INCIDENTS.name, 1, subjects=(mine,)):
-            await retried(partial(self._leg.compare_steps, await self._steps_of(messages)))
+            # No other reader reads this leg's own steps, so that the unreadable ones become dead letters here.
+            reader = flow.steps_reader(self._leg.name)
+            steps = await dead_letters.parse_or_keep(self._bus, reader, messages, parse=stored.step)
+            await retried(partial(self._leg.compare_steps, steps))
             if messages[-1].sequence >= newest:
                 return
             await asyncio.sleep(0)
-
-    async def _steps_of(self, messages: Sequence[Delivered]) -> list[dispatch_pb2.Step]:
-        """The steps that can be parsed. The others become dead letters here, since no other reader reads this leg's own steps."""
-        steps = []
-        for message in messages:
-            try:
-                steps.append(stored.step(message.data, message.subject))
-            except InvalidField as error:
-                await dead_letters.keep(self._bus, flow.steps_reader(self._leg.name), message, error=error)
-        return steps
-
-    async def _newest(self, subject: str) -> int:
-        """Sequence of the last message on a subject of INCIDENTS; 0 where there is none. Raises Unavailable."""
-        try:
-            answer = await self._bus.api(f"STREAM.MSG.GET.{flow.INCIDENTS.name}", {"last_by_subj": subject})
-        except NotFound:
-            return 0
-        return int(answer["message"]["seq"])

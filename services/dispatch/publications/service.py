@@ -31,7 +31,8 @@ class StepPublications:
         self._compared: list[tuple[PublishedSteps, StreamComparison]] = []
         for stream in STREAMS.get(leg.name, (flow.INCIDENTS.name,)):
             notes = PublishedSteps(store=leg.store, leg=leg.name, stream=stream, log_id=log_id)
-            self._compared.append((notes, StreamComparison(stream, notes, published.by_sequence(bus, stream))))
+            comparison = StreamComparison(bus, stream, notes=notes, is_there=published.by_sequence(bus, stream))
+            self._compared.append((notes, comparison))
         self._reconnects = -1
         """Number of reconnects at the last full comparison; -1 before the first."""
         self._lock = asyncio.Lock()

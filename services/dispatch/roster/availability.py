@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from services.dispatch.domain.areas import LatLon
+from services.common.geometry import LatLon
 from services.dispatch.domain.choosing import units_in_reach
 from services.dispatch.domain.roster import NO_ROSTER, Board, Travel
 from services.dispatch.leg.change_store import CommittedState

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.dispatch.domain.areas import LatLon
+from services.common.geometry import LatLon
 
 KNOWN_FOR_MS = 180_000
 """Age from which a position counts as unknown, milliseconds of mesh time."""

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
+from services.common.geometry import LatLon
 from services.common.rpc.errors import Conflict, NotFound
 from services.common.storage.db import insert_by_dialect
-from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.roster import Office, RosterOutcome, Status, Unit, UnitReport, decide_put, decide_report
 from services.dispatch.leg.tables import metadata
 from services.dispatch.roster import translate

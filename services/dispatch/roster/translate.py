@@ -6,11 +6,11 @@ Each parser raises InvalidField with the path inside the request, such as `units
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from services.common import fields, times
+from services.common.geometry import Area, Circle, LatLon, Polygon
 from services.common.rpc.errors import InvalidField
-from services.dispatch.domain.areas import Area, JurisdictionCircle, JurisdictionPolygon, LatLon
 from services.dispatch.domain.roster import Office, Status, Unit, UnitReport
 from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import roster_pb2
@@ -107,13 +107,15 @@ def office_message(office: Office) -> roster_pb2.Office:
         national_desk=office.national_desk,
         removed=office.removed,
     )
-    if isinstance(office.area, JurisdictionCircle):
-        centre = office.area.centre
-        message.circle.CopyFrom(
-            geometry_pb2.Circle(lat_deg=centre.lat_deg, lon_deg=centre.lon_deg, radius_m=office.area.radius_m)
-        )
-    elif office.area:
-        message.polygon.vertices.extend(_point_message(vertex) for vertex in office.area.vertices)
+    match office.area:
+        case None:
+            pass
+        case Circle(lat_deg, lon_deg, radius_m):
+            message.circle.CopyFrom(geometry_pb2.Circle(lat_deg=lat_deg, lon_deg=lon_deg, radius_m=radius_m))
+        case Polygon(vertices):
+            message.polygon.vertices.extend(_point_message(vertex) for vertex in vertices)
+        case _:
+            assert_never(office.area)
     return message
 
 
@@ -187,19 +189,17 @@ def _records(
 
 def _area(msg: roster_pb2.Office) -> Area | None:
     if msg.HasField("circle"):
-        centre = LatLon(
+        return Circle(
             fields.number("circle.lat_deg", msg.circle.lat_deg, -90, greatest=90),
             fields.number("circle.lon_deg", msg.circle.lon_deg, -180, greatest=180),
-        )
-        return JurisdictionCircle(
-            centre, fields.number("circle.radius_m", msg.circle.radius_m, 1, greatest=RADIUS_MAX_M)
+            fields.number("circle.radius_m", msg.circle.radius_m, 1, greatest=RADIUS_MAX_M),
         )
     if msg.HasField("polygon"):
         corners = msg.polygon.vertices
         if len(corners) < 3:
             raise InvalidField("polygon.vertices", "must have at least 3 vertices")
         fields.at_most("polygon.vertices", corners, VERTICES_MAX)
-        return JurisdictionPolygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
+        return Polygon(tuple(_point(f"polygon.vertices[{n}]", corner) for n, corner in enumerate(corners)))
     return None
 
 

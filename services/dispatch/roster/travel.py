@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 from prometheus_client import Counter
 
+from services.common.geometry import LatLon, great_circle_m
 from services.common.observability.telemetry import logger
-from services.dispatch.domain.areas import LatLon, great_circle_m
 from services.dispatch.domain.enums import Estimate
 from services.dispatch.domain.roster import Travel
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from prometheus_client import Counter
 
 from services.common.clock import MeshClock, wall_us
 from services.common.observability.telemetry import logger
@@ -83,10 +84,12 @@ class AnswerEndpoint:
         self._gateways, self._wake = gateways, wake
 
     @asynccontextmanager
-    async def served(self, host: str, port: int, tls: tuple[Path, Path] | None) -> AsyncIterator[int]:
-        """Serves on a port, and yields the bound port."""
+    async def served(
+        self, host: str, port: int, tls: tuple[Path, Path] | None, *, closed: Counter
+    ) -> AsyncIterator[int]:
+        """Serves on a port, and yields the bound port. `closed` counts connections closed because of their peers."""
         routes = [web.get(_PATH, self._show), web.post(_PATH, self._answer), web.post("/receipts", self._receipt)]
-        async with served("answers", routes, host, port=port, tls=tls) as bound:
+        async with served("answers", routes, host, port=port, closed=closed, tls=tls) as bound:
             yield bound
 
     async def _show(self, request: web.Request) -> web.Response:

@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+
+from prometheus_client import Counter
 
 from services.common.clock import MeshClock
 from services.common.messaging import dead_letters, flow, stored, trails
 from services.common.messaging.bus import Bus
-from services.common.messaging.pull import Delivered
 from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
-from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, RetryableError
+from services.common.rpc.errors import FailedPrecondition, NotFound, RetryableError
 from services.common.storage.db import open_database
 from services.dispatch.domain.enums import WarningFlag
 from services.dispatch.domain.incident import ACCEPTED, OVER, AssignmentState, assignment_id
@@ -52,7 +52,6 @@ GIVE_UP_MS = 600_000
 """Time after which an update of an assignment that the leg doesn't have is dropped, milliseconds of mesh time."""
 RECEIPT = "receipt"
 """Kind of an update: a receipt arrived. Also the prefix of `acknowledged_by` for it."""
-T = TypeVar("T")
 
 
 class Warnings:
@@ -171,8 +170,8 @@ class Warnings:
         trail, after = await self._cursor(stream.name, log_id)
         async for messages in trails.follow(bus, stream.name, trail, after=after, health=self.alerts):
             own = [message for message in messages if stream.holds(message.subject)]
-            alerts, unreadable = _parsed(own, translate.alert)
-            _count_unreadable(unreadable)  # the leg reads alerts too, and keeps the dead letter
+            # The leg reads alerts too, and keeps the dead letters.
+            alerts = dead_letters.parse_or_pass_over(bus, flow.warning_reader(stream.name), own, parse=translate.alert)
             position = StreamPosition(
                 stream=stream.name, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
             )
@@ -184,8 +183,9 @@ class Warnings:
         trail, after = await self._cursor(stream.name, log_id)
         async for messages in trails.follow(bus, stream.name, trail, after=after):
             own = [message for message in messages if stream.holds(message.subject)]
-            advice, unreadable = _parsed(own, translate.advice)
-            await _keep_dead_letters(bus, unreadable)
+            advice = await dead_letters.parse_or_keep(
+                bus, flow.warning_reader(stream.name), own, parse=translate.advice
+            )
             position = StreamPosition(
                 stream=stream.name, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
             )
@@ -197,8 +197,8 @@ class Warnings:
         subjects = (flow.log_subject(partition, "case"),)
         trail, after = await self._cursor(stream, log_id)
         async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after):
-            cases, unreadable = _parsed(messages, translate.case)
-            _count_unreadable(unreadable)  # the evaluators keep the dead letter
+            # The evaluators keep the dead letters.
+            cases = dead_letters.parse_or_pass_over(bus, flow.warning_reader(stream), messages, parse=translate.case)
             position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
             await retried(partial(self._store.put_contacts, cases, position))
 
@@ -207,8 +207,9 @@ class Warnings:
         subjects = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
         trail, after = await self._cursor(stream, log_id)
         async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after):
-            steps, unreadable = _parsed(messages, stored.command_step)
-            await _keep_dead_letters(bus, unreadable)
+            steps = await dead_letters.parse_or_keep(
+                bus, flow.warning_reader(stream), messages, parse=stored.command_step
+            )
             for step in steps:
                 await self._accept_step(step)
             await retried(
@@ -235,7 +236,7 @@ class Warnings:
 
 
 @asynccontextmanager
-async def open_warnings(settings: DispatchSettings, leg: LegService) -> AsyncIterator[Warnings]:
+async def open_warnings(settings: DispatchSettings, leg: LegService, http_closed: Counter) -> AsyncIterator[Warnings]:
     """Opens the warnings of a leg with their database, and the answer endpoint if one is configured."""
     keys = sealing.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
@@ -250,7 +251,7 @@ async def open_warnings(settings: DispatchSettings, leg: LegService) -> AsyncIte
                 store=store, clock=clock, links=links, keys=keys, gateways=gateways, wake=sender.wake
             )
             tls = settings.tls_files()[:2] if settings.tls else None
-            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
+            await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
         yield Warnings(leg=leg, store=store, clock=clock, sender=sender)
 
 
@@ -262,42 +263,10 @@ def _was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
 async def _last_of(bus: Bus, stream: str, subject: str) -> int:
     """Returns the sequence of the last message on a subject; 0 if there is none or the server doesn't answer."""
     try:
-        answer = await bus.api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
-    except NotFound:
-        return 0
+        return await bus.last_sequence_of(stream, subject)
     except RetryableError as error:
         logger().warning("work_retried", reason=error.reason)
         return 0
-    return int(answer["message"]["seq"])
-
-
-def _parsed(
-    messages: Sequence[Delivered], parse: Callable[[bytes, str], T | None]
-) -> tuple[list[T], list[tuple[Delivered, InvalidField]]]:
-    """Parses messages. Returns the parsed objects, and the unreadable messages with their errors."""
-    readable: list[T] = []
-    unreadable: list[tuple[Delivered, InvalidField]] = []
-    for message in messages:
-        try:
-            parsed = parse(message.data, message.subject)
-        except InvalidField as error:
-            unreadable.append((message, error))
-        else:
-            if parsed is not None:
-                readable.append(parsed)
-    return readable, unreadable
-
-
-def _count_unreadable(unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
-    """Counts unreadable messages that another reader keeps as dead letters."""
-    for message, error in unreadable:
-        dead_letters.pass_over(flow.warning_reader(message.stream), message.stream, message.sequence, error=error)
-
-
-async def _keep_dead_letters(bus: Bus, unreadable: Sequence[tuple[Delivered, InvalidField]]) -> None:
-    """Stores unreadable messages as dead letters, if no other reader does."""
-    for message, error in unreadable:
-        await dead_letters.keep(bus, flow.warning_reader(message.stream), message, error=error)
 
 
 async def _repeat(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -147,7 +147,7 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[ContactRow]] | None:
+def case(payload: bytes, _subject: str | None = None) -> tuple[str, int, list[ContactRow]] | None:
     """Parses a case snapshot: returns its id, version and the contacts of its protected persons.
 
     Returns None if the entry isn't a case. Raises InvalidField.

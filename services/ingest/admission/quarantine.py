@@ -82,7 +82,9 @@ class Quarantine:
                     try:
                         counts = stored.quarantine_counts(message.data)
                     except InvalidField as error:
-                        dead_letters.pass_over("ingest-quarantine", stream, message.sequence, error=error)
+                        dead_letters.pass_over(
+                            self._bus, "ingest-quarantine", stream, sequence=message.sequence, error=error
+                        )
                         continue
                     merged = merged or counts.devices_merged
                     _add_all(totals, counts.quarantined, device_id)

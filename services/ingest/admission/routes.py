@@ -134,7 +134,7 @@ class Routes:
                     self._follow(messages, on_change)
             except StreamWentBack as error:
                 if error.found or error.last is None or error.last < error.sequence:
-                    cursors.alarm(error)
+                    cursors.alarm(self._bus, error)
                 else:
                     logger().info("routes_read_again", sequence=error.sequence)
                 self._cursor = None
@@ -166,7 +166,7 @@ class Routes:
             route = stored.route(data, self._log_partitions)
         except InvalidField as error:
             # Keep the known registration: a broken message must not cause refusals of the device's reports.
-            dead_letters.pass_over("ingest-routes", _STREAM, sequence, error=error)
+            dead_letters.pass_over(self._bus, "ingest-routes", _STREAM, sequence=sequence, error=error)
             logger().error("route_unreadable", device_id=device_id)
             return self._devices.get(device_id)
         listed = tuple(route.partitions)

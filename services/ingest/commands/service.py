@@ -191,7 +191,7 @@ class Commands:
                 async for messages in pull.read(self._bus, flow.COMMANDS.name, self._cursor or 1, health=self._health):
                     self._read(messages)
             except StreamWentBack as error:
-                cursors.alarm(error)
+                cursors.alarm(self._bus, error)
                 self._cursor = None
                 self._republish()
 
@@ -214,7 +214,9 @@ class Commands:
                 else:
                     self._command(stored.command(message.data, message.subject))
             except InvalidField as error:
-                dead_letters.pass_over("ingest-commands", message.stream, message.sequence, error=error)
+                dead_letters.pass_over(
+                    self._bus, "ingest-commands", message.stream, sequence=message.sequence, error=error
+                )
         self._cursor = messages[-1].cursor
         self._progress.set()
 

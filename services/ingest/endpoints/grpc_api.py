@@ -12,7 +12,7 @@ import grpc.aio
 
 from services.common import fields
 from services.common.observability.telemetry import logger
-from services.common.rpc import server
+from services.common.rpc import server, statuses
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import metrics
 from services.ingest.admission.limiter import InFlightLimiter
@@ -183,7 +183,7 @@ async def _end_unread(
     # The status waits behind the unread answers, so it may not get out either.
     with suppress(Exception):
         async with asyncio.timeout(STATUS_WITHIN_S):
-            await server.abort(
+            await statuses.abort(
                 context,
                 StoreFull(
                     f"the stream was closed, as its sender read no answer for {MAX_UNREAD_S:g} s: open a new one and read "

@@ -96,14 +96,16 @@ class PhoneEndpoint:
 
 
 @asynccontextmanager
-async def serve(settings: IngestSettings, endpoint: PhoneEndpoint) -> AsyncIterator[int]:
-    """Serves the HTTP endpoint and yields its port."""
+async def serve(settings: IngestSettings, endpoint: PhoneEndpoint, closed: Counter) -> AsyncIterator[int]:
+    """Serves the HTTP endpoint and yields its port. `closed` counts connections closed because of their peers."""
     routes = [
         web.route(method, path, endpoint.report)
         for method in ("GET", "POST")
         for path in ("/", "/osmand", "/{token}", "/{token}/")
     ]
-    async with served("http", routes, settings.host, port=settings.http_port, tls=settings.http_tls) as port:
+    async with served(
+        "http", routes, settings.host, port=settings.http_port, closed=closed, tls=settings.http_tls
+    ) as port:
         yield port
 
 

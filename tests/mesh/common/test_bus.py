@@ -11,7 +11,7 @@ from nats.aio.transport import TcpTransport
 
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
-from services.common.messaging import flow, pull, streams
+from services.common.messaging import flow, pull, session, streams
 from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.rpc.errors import FailedPrecondition, StoreFull, Unavailable
 from tandem.common.v1 import alert_pb2
@@ -110,7 +110,7 @@ async def test_a_reader_continues_at_once_after_its_process_was_suspended(bus: B
     async with asyncio.timeout(10):
         await reads.wait()
     # Like a long garbage collection or a suspended machine, this lasts longer than the reader waits for heartbeats.
-    time.sleep(4 * pull.HEARTBEAT_S)  # noqa: ASYNC251
+    time.sleep(4 * session.HEARTBEAT_S)  # noqa: ASYNC251
     await bus.publish("log.0.report", b"after")
     # The server keeps the old consumer for 10 s. A reader that reused its name would have to wait for its deletion.
     async with asyncio.timeout(10):

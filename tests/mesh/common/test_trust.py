@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from services.common.rpc import client as mutual
+from services.common.rpc import gatekeeper
 from services.common.rpc import server as rpc
 from services.common.rpc.errors import Unauthenticated
 from services.common.rpc.identity import Caller, caller_of, console_user, sign_dev_token, verify_dev_token
@@ -135,7 +136,7 @@ async def test_a_stream_is_denied_before_its_first_answer(channel: grpc.aio.Chan
 
 @pytest.mark.parametrize("method", [MADE_UP, FOREIGN])
 async def test_a_method_without_roles_is_closed_to_all_callers(channel: grpc.aio.Channel, method: str) -> None:
-    assert rpc.allowed_roles(method) == frozenset()
+    assert gatekeeper.allowed_roles(method) == frozenset()
     call: Any = channel.unary_unary(method, empty_pb2.Empty.SerializeToString, empty_pb2.Empty.FromString)
     for who in (MOJ, NPA, "spiffe://vendor/v", "spiffe://tandem/operator/o", "spiffe://tandem/reviewer/r"):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -167,7 +168,7 @@ def test_without_a_secret_no_token_is_valid() -> None:
 
 async def test_streams_of_open_methods_are_limited(channel: grpc.aio.Channel) -> None:
     stub: Any = health_pb2_grpc.HealthStub(channel)
-    watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(rpc.MAX_OPEN_STREAMS)]
+    watching = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(gatekeeper.MAX_OPEN_STREAMS)]
     for stream in watching:
         await stream.read()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -180,7 +181,7 @@ async def test_streams_of_open_methods_are_limited(channel: grpc.aio.Channel) ->
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.full_name)
 def test_every_method_names_its_allowed_roles(method: MethodDescriptor) -> None:
-    roles = rpc.allowed_roles(f"/{method.containing_service.full_name}/{method.name}")
+    roles = gatekeeper.allowed_roles(f"/{method.containing_service.full_name}/{method.name}")
     assert roles and access_pb2.ROLE_UNSPECIFIED not in roles
     assert roles < set(access_pb2.Role.values()), "no method is open to all roles"
 

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from services.cli.evidence import chains
 from services.cli.failure import CommandFailed
 from services.common.clock import MeshClock
+from services.common.geometry import Circle, LatLon
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Conflict, FailedPrecondition
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
-from services.dispatch.domain.areas import JurisdictionCircle, LatLon
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.escalation import Deadlines
@@ -213,7 +213,7 @@ async def test_a_refused_change_of_the_roster_changes_nothing_in_memory_either(w
 async def test_the_nearest_unit_goes_if_positions_are_known_and_the_next_nearest_replaces_one_that_is_off(
     where: Path | str,
 ) -> None:
-    area = JurisdictionCircle(SEOUL, 20_000)
+    area = Circle(SEOUL.lat_deg, SEOUL.lon_deg, 20_000)
     offices = (Office("a", 1, area, frozenset(), "", "supervisor", "national"),)
     async with opened(where) as leg:
         await put(leg, "a1", "a2", "a3", offices=offices)

@@ -32,9 +32,9 @@ def tear(nats: TestServer, store: Path, *streams: str) -> None:
     nats.start()
 
 
-def lost(stream: str) -> float:
-    """Returns the number of lost publications that this process found."""
-    return REGISTRY.get_sample_value("tandem_publications_lost_total", {"stream": stream}) or 0.0
+def lost(leg: RunningLeg, stream: str) -> float:
+    """Returns the number of lost publications that a leg found."""
+    return leg.registry.get_sample_value("tandem_publications_lost_total", {"stream": stream}) or 0.0
 
 
 def reconciled() -> float:
@@ -100,7 +100,7 @@ async def test_an_older_stream_store_under_a_running_leg_loses_no_alert_and_no_s
         await leg.desk.acknowledge(first["incident-3"])
         await stored_steps(bus, "police", "incident-3", count=2)
         await asyncio.sleep(1.0)  # until the leg has stored that its steps are published
-        count = lost(flow.INCIDENTS.name)
+        count = lost(leg, flow.INCIDENTS.name)
         nats.kill()
         for stream in streams:
             torn.put_back(store, stream, tmp_path / f"older-{stream}")
@@ -114,7 +114,7 @@ async def test_an_older_stream_store_under_a_running_leg_loses_no_alert_and_no_s
             steps = await stored_steps(bus, "police", f"incident-{n}", count=2 if n == 3 else 1)
             assert [step.assignment.state for step in steps] == ([OFFERED, ACKNOWLEDGED] if n == 3 else [OFFERED])
             assert [step.number for step in steps] == list(range(1, len(steps) + 1))
-        assert lost(flow.INCIDENTS.name) == count + 11
+        assert lost(leg, flow.INCIDENTS.name) == count + 11
 
 
 async def test_a_step_that_incidents_lost_while_the_leg_was_away_is_republished(

@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from services.common.rpc import server
+from services.common.rpc import gatekeeper, server
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.ingest.ingest import WITHIN_S, Client, IngestMesh, details, event, position, request, violation
 
@@ -122,6 +122,7 @@ def frame(*reports: Any) -> bytes:
     return request(1, *reports).SerializeToString()
 
 
+UNREADABLE = gatekeeper.unreadable("tandem.ingest.v1.ReportRequest").reason
 BAD_FRAMES: dict[str, tuple[bytes, str, str]] = {
     "nothing": (b"", "positions", "a batch holds 1 to 1000 reports, this one 0"),
     "too many": (
@@ -131,10 +132,10 @@ BAD_FRAMES: dict[str, tuple[bytes, str, str]] = {
     ),
     "no UTF-8": (
         frame(position("tag", "utf-XX")).replace(b"utf-XX", b"utf-\xff\xfe"),
-        "positions[0].report_id",
-        "isn't text in UTF-8",
+        "",
+        UNREADABLE,
     ),
-    "half a frame": (frame(position("tag", "half"))[:-3], "", "the request isn't a message of this method"),
+    "half a frame": (frame(position("tag", "half"))[:-3], "", UNREADABLE),
 }
 
 

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.common.rpc import server
+from services.common.rpc import gatekeeper, server
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.ingest.ingest import (
@@ -239,7 +239,7 @@ async def test_an_unreadable_frame_ends_the_stream_after_the_batches_before_it_a
             assert list(answer.outcomes) == [ACCEPTED]
             with pytest.raises(grpc.aio.AioRpcError) as ended:
                 await call.read()
-        assert violation(ended.value) == ("", "the request isn't a message of this method")
+        assert violation(ended.value) == ("", gatekeeper.unreadable("tandem.ingest.v1.ReportRequest").reason)
 
 
 async def test_two_hundred_streams_at_once(mesh: IngestMesh, client: Client) -> None:

@@ -201,5 +201,5 @@ async def test_invalid_utf_8_is_rejected(client: Client, name: bytes) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await method(raw.replace(b"?" * len(name), name), metadata=server.bearer(NPA, SECRET))
     assert refusal.value.code() is Code.INVALID_ARGUMENT
-    assert "protected_person.name" in str(refusal.value.details())
+    assert "isn't a tandem.registry.v1.PutProtectedPersonRequest" in str(refusal.value.details())
     assert stored(client.mesh) == before

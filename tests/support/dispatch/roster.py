@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from services.dispatch.domain.areas import JurisdictionCircle, LatLon
+from services.common.geometry import Circle, LatLon
 from services.dispatch.domain.roster import Board, Office, Status, Travel, Unit, UnitReport
 
 SEOUL = LatLon(37.5665, 126.9780)
@@ -13,7 +13,7 @@ SHIFT_MS = (0, 10**14)
 
 def office(office_id: str, *, next_id: str = "", subjects: Iterable[str] = (), radius_m: float | None = None) -> Office:
     """Returns an office for a circle round the centre of Seoul, for given subjects, or for all others."""
-    area = JurisdictionCircle(SEOUL, radius_m) if radius_m else None
+    area = Circle(SEOUL.lat_deg, SEOUL.lon_deg, radius_m) if radius_m else None
     return Office(office_id, 1, area, frozenset(subjects), next_id, f"supervisor-{office_id}", "national")
 
 

@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.observability.health import observed
 from services.common.observability.heartbeat import LOOP_HUNG_AFTER_S, Heart
+from services.common.observability.metrics import unexposed
 from services.common.rpc import server as rpc
 from services.common.settings import CommonSettings
 
@@ -24,7 +25,7 @@ async def get(port: int, path: str) -> tuple[int, str]:
 async def test_readyz_agrees_with_grpc_health_and_healthz_answers_while_the_loop_runs() -> None:
     async with (
         rpc.serve(CommonSettings(port=0), lambda server: None) as server,
-        observed("127.0.0.1", 0, lambda: server.unready) as port,
+        observed("127.0.0.1", 0, lambda: server.unready, metrics=unexposed()) as port,
         rpc.channel(f"127.0.0.1:{server.port}") as channel,
     ):
 
@@ -45,7 +46,7 @@ async def test_readyz_agrees_with_grpc_health_and_healthz_answers_while_the_loop
 
 
 async def test_metrics_are_exposed_in_the_prometheus_format() -> None:
-    async with observed("127.0.0.1", 0, lambda: "") as port:
+    async with observed("127.0.0.1", 0, lambda: "", metrics=unexposed()) as port:
         status, text = await get(port, "/metrics")
         assert status == 200 and "# TYPE tandem_http_closed_total counter" in text
         assert (await get(port, "/"))[0] == 404
@@ -63,7 +64,7 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 
 async def test_a_busy_event_loop_is_alive_and_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.common.observability.health.LOOP_WITHIN_S", 0.2)
-    async with observed("127.0.0.1", 0, lambda: "") as port:
+    async with observed("127.0.0.1", 0, lambda: "", metrics=unexposed()) as port:
         with ThreadPoolExecutor() as pool:
             answers = [pool.submit(fetch, port, path) for path in ("/livez", "/readyz")]
             # Blocks without await, so that this event loop doesn't turn.
@@ -74,11 +75,13 @@ async def test_a_busy_event_loop_is_alive_and_not_ready(monkeypatch: pytest.Monk
 
 
 async def test_a_hung_event_loop_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with observed("127.0.0.1", 0, lambda: "") as port:
+    async with observed("127.0.0.1", 0, lambda: "", metrics=unexposed()) as port:
         monkeypatch.setattr(Heart, "loop_age_s", lambda self: LOOP_HUNG_AFTER_S + 1)
         assert await get(port, "/livez") == (503, "the event loop has hung for 16 s\n")
 
 
 async def test_a_ready_process_reports_that_it_is_degraded() -> None:
-    async with observed("127.0.0.1", 0, lambda: "", degraded=lambda: "traces hasn't been read for 6 s") as port:
+    async with observed(
+        "127.0.0.1", 0, lambda: "", metrics=unexposed(), degraded=lambda: "traces hasn't been read for 6 s"
+    ) as port:
         assert await get(port, "/readyz") == (200, "ready, but traces hasn't been read for 6 s\n")

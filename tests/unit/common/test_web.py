@@ -8,16 +8,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import prometheus_client
 import pytest
 from aiohttp import web
 
+from services.common.observability.metrics import unexposed
 from services.common.web import server as serving
 from tests.support.common.certificates import Authority
 
 WITHIN_S = 20.0
 REQUEST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
 SECRET = "token-of-this-test"
+METRICS = unexposed()
 
 
 async def echo(request: web.Request) -> web.Response:
@@ -71,7 +72,7 @@ class Peer:
 
 @asynccontextmanager
 async def endpoint(most: int = 100) -> AsyncIterator[int]:
-    async with serving.served("test", ROUTES, "127.0.0.1", port=0, most=most) as port:
+    async with serving.served("test", ROUTES, "127.0.0.1", port=0, closed=METRICS.http_closed, most=most) as port:
         yield port
 
 
@@ -138,10 +139,8 @@ async def test_half_of_a_second_request_is_cut_off_too(first: bytes) -> None:
 
 def cut_off() -> float:
     """Number of slow peers that were cut off so far."""
-    return (
-        prometheus_client.REGISTRY.get_sample_value("tandem_http_closed_total", {"endpoint": "test", "reason": "slow"})
-        or 0
-    )
+    labels = {"endpoint": "test", "reason": "slow"}
+    return METRICS.registry.get_sample_value("tandem_http_closed_total", labels) or 0
 
 
 @pytest.mark.usefixtures("hurry")
@@ -259,7 +258,7 @@ async def test_a_replaced_certificate_is_used_without_a_restart_and_a_broken_one
         except ssl.SSLError:
             return False
 
-    async with serving.served("test", ROUTES, "127.0.0.1", port=0, tls=tls) as port:
+    async with serving.served("test", ROUTES, "127.0.0.1", port=0, closed=METRICS.http_closed, tls=tls) as port:
         assert await served_to(first) and not await served_to(second)
         tls[0].write_text("no certificate")
         await asyncio.sleep(0.2)

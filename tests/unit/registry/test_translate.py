@@ -12,10 +12,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common import polygons
+from services.common import geometry
+from services.common.geometry import Circle, Polygon
 from services.common.rpc.errors import InvalidField
 from services.registry import translate, translate_places
-from services.registry.domain import Action, Circle, OrderRing, Polygon
+from services.registry.domain import Action, OrderRing
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
@@ -178,7 +179,7 @@ def _too_few_vertices(order: registry_pb2.Order) -> None:
 
 
 def _too_many_vertices(order: registry_pb2.Order) -> None:
-    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(polygons.MAX_CORNERS + 1)]
+    corners = [(math.sin(n / 40), math.cos(n / 40)) for n in range(geometry.MAX_CORNERS + 1)]
     order.places.append(records.polygon(*corners))
 
 
@@ -350,10 +351,10 @@ def test_a_star_shaped_polygon_is_accepted_and_a_swap_of_two_corners_is_rejected
 def test_the_largest_order_is_parsed_within_five_seconds() -> None:
     corners = [
         (
-            37 + 0.1 * math.sin(2 * math.pi * n / polygons.MAX_CORNERS),
-            127 + 0.1 * math.cos(2 * math.pi * n / polygons.MAX_CORNERS),
+            37 + 0.1 * math.sin(2 * math.pi * n / geometry.MAX_CORNERS),
+            127 + 0.1 * math.cos(2 * math.pi * n / geometry.MAX_CORNERS),
         )
-        for n in range(polygons.MAX_CORNERS)
+        for n in range(geometry.MAX_CORNERS)
     ]
     message = records.order(person_ids=tuple(f"p-{n}" for n in range(translate.PERSONS_MAX)))
     del message.places[:]

@@ -59,7 +59,7 @@ async def _steps(running: MeshConnection, leg: str, incident_id: str) -> list[di
                     try:
                         steps.append(stored.step(message.data, message.subject))
                     except InvalidField as error:
-                        dead_letters.pass_over("export", stream, message.sequence, error=error)
+                        dead_letters.pass_over(bus, "export", stream, sequence=message.sequence, error=error)
                 if messages[-1].pending == 0:
                     break
             return steps

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 
+from services.common.geometry import LatLon
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import race
-from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Advice, Demand, EscalationReason, Estimate
 from services.dispatch.domain.events import Escalated, Event, Offered, Raced, Retargeted, SceneShared, TargetsShown

@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from services.dispatch.domain.areas import LatLon
+from services.common.geometry import LatLon
 from services.dispatch.domain.enums import Estimate
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.following import Follow, TargetUpdate

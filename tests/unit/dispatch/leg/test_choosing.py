@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from services.dispatch.domain.areas import JurisdictionCircle, JurisdictionPolygon, LatLon, great_circle_m, holds
+from services.common.geometry import LatLon, Polygon, great_circle_m
 from services.dispatch.domain.choosing import SKILL_WORTH_S, UnitQuery, next_choice, offices_for, units_in_reach
 from services.dispatch.domain.enums import EscalationLevel, Estimate
 from services.dispatch.domain.events import Choice
@@ -144,10 +144,9 @@ def test_without_a_responsible_office_the_national_desk_is_asked_at_once() -> No
 
 def test_an_area_contains_the_points_inside_its_border() -> None:
     assert great_circle_m(SEOUL, BUSAN) == pytest.approx(325_000, rel=0.01)
-    assert holds(JurisdictionCircle(SEOUL, 330_000), BUSAN) and not holds(JurisdictionCircle(SEOUL, 320_000), BUSAN)
-    notched = JurisdictionPolygon((LatLon(0, 0), LatLon(0, 4), LatLon(4, 4), LatLon(1, 2), LatLon(4, 0)))
+    notched = Polygon((LatLon(0, 0), LatLon(0, 4), LatLon(4, 4), LatLon(1, 2), LatLon(4, 0)))
     for lat, lon, inside in ((0.5, 2, True), (2, 2, False), (3, 0.2, True), (-1, 2, False), (2, 5, False)):
-        assert holds(notched, LatLon(lat, lon)) == inside
+        assert notched.contains(LatLon(lat, lon)) == inside
 
 
 # ── records and reports ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from services.dispatch.domain.areas import LatLon
+from services.common.geometry import LatLon
 from services.dispatch.domain.roster import Office, Status, Unit, UnitReport
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.tables import metadata

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
 
-from services.dispatch.domain.areas import LatLon, great_circle_m
+from services.common.geometry import LatLon, great_circle_m
 from services.dispatch.domain.enums import Estimate
 from services.dispatch.roster import travel
 from services.dispatch.roster.travel import TravelTimes, open_travel_times

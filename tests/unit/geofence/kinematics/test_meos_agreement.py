@@ -157,55 +157,66 @@ def compare(played: Played, radius_m: int, tally: Tally) -> None:
     oracle = played.oracle
     expected_all, found_all = oracle.inside(radius_m), played.found(radius_m)
     for stretch in played.stretches:
+        comparison = StretchComparison(played, radius_m, stretch, tally=tally)
         expected = merge_shallow(oracle, clip(expected_all, [stretch]), radius_m)
         found = merge_shallow(oracle, clip(found_all, [stretch]), radius_m)
-
-        def may_lack(interval: Interval, stretch: Interval = stretch) -> bool:
-            at_edge = interval[0] <= stretch[0] + STAMP_S or interval[1] >= stretch[1] - STAMP_S
-            return at_edge and interval[1] - interval[0] <= TOLERANCE_S
-
-        def off(expected_s: float, found_s: float) -> float | None:
-            """Difference in s of two ends, or None where it lies within the band."""
-            difference_s = abs(expected_s - found_s)
-            if difference_s > TOLERANCE_S and in_band(
-                oracle, min(expected_s, found_s), max(expected_s, found_s), radius_m=radius_m
-            ):
-                return None
-            return difference_s
-
-        def complain(what: str, interval: Interval) -> None:
-            shown = " .. ".join(rfc3339(end_s) for end_s in interval)
-            least_m, greatest_m = oracle.extremes_m(*interval)
-            tally.problems.append(
-                f"{played.session.name} {radius_m} m: {what} {shown} (MEOS there: {least_m:.2f} to {greatest_m:.2f} m)"
-            )
-
         while expected or found:
             if not found or (expected and expected[0][1] + TOLERANCE_S < found[0][0]):
-                missing = expected.pop(0)
-                if not may_lack(missing):
-                    complain("not found", missing)
+                comparison.lacks("not found", expected.pop(0))
             elif not expected or found[0][1] + TOLERANCE_S < expected[0][0]:
-                extra = found.pop(0)
-                if not may_lack(extra):
-                    complain("made up", extra)
+                comparison.lacks("made up", found.pop(0))
             else:
-                offs_s = [off(*ends_s) for ends_s in zip(expected[0], found[0], strict=True)]
-                measured_s = [off_s for off_s in offs_s if off_s is not None]
-                agree = all(off_s <= TOLERANCE_S for off_s in measured_s)
-                # A sliver at the edge must not be taken for the neighbour of the interval that the other side has.
-                if not agree and len(expected) > len(found) and may_lack(expected[0]):
-                    expected.pop(0)
-                    continue
-                if not agree and len(found) > len(expected) and may_lack(found[0]):
-                    found.pop(0)
-                    continue
-                wanted, got = expected.pop(0), found.pop(0)
-                tally.compared += 1
-                tally.in_band += offs_s.count(None)
-                tally.worst_s = max([tally.worst_s, *measured_s])
-                if not agree:
-                    complain(f"MEOS has {' .. '.join(rfc3339(end_s) for end_s in wanted)}, the fold", got)
+                comparison.match(expected, found)
+
+
+class StretchComparison:
+    """Compares intervals of a ring within a stretch of dense positions."""
+
+    def __init__(self, played: Played, radius_m: int, stretch: Interval, *, tally: Tally) -> None:
+        self.played, self.radius_m, self.stretch, self.tally = played, radius_m, stretch, tally
+
+    def lacks(self, what: str, interval: Interval) -> None:
+        """Notes an interval that only one side has."""
+        if not self.may_lack(interval):
+            self.complain(what, interval)
+
+    def match(self, expected: list[Interval], found: list[Interval]) -> None:
+        """Compares the first intervals of both sides, and removes them, or the one that is a sliver at the edge of the stretch."""
+        offs_s = [self.off(*ends_s) for ends_s in zip(expected[0], found[0], strict=True)]
+        measured_s = [off_s for off_s in offs_s if off_s is not None]
+        agree = all(off_s <= TOLERANCE_S for off_s in measured_s)
+        # A sliver at the edge must not be taken for the neighbour of the interval that the other side has.
+        for side, other in ((expected, found), (found, expected)):
+            if not agree and len(side) > len(other) and self.may_lack(side[0]):
+                side.pop(0)
+                return
+        wanted, got = expected.pop(0), found.pop(0)
+        self.tally.compared += 1
+        self.tally.in_band += offs_s.count(None)
+        self.tally.worst_s = max([self.tally.worst_s, *measured_s])
+        if not agree:
+            self.complain(f"MEOS has {' .. '.join(rfc3339(end_s) for end_s in wanted)}, the fold", got)
+
+    def may_lack(self, interval: Interval) -> bool:
+        at_edge = interval[0] <= self.stretch[0] + STAMP_S or interval[1] >= self.stretch[1] - STAMP_S
+        return at_edge and interval[1] - interval[0] <= TOLERANCE_S
+
+    def off(self, expected_s: float, found_s: float) -> float | None:
+        """Difference in s of two ends, or None where it lies within the band."""
+        difference_s = abs(expected_s - found_s)
+        if difference_s > TOLERANCE_S and in_band(
+            self.played.oracle, min(expected_s, found_s), max(expected_s, found_s), radius_m=self.radius_m
+        ):
+            return None
+        return difference_s
+
+    def complain(self, what: str, interval: Interval) -> None:
+        shown = " .. ".join(rfc3339(end_s) for end_s in interval)
+        least_m, greatest_m = self.played.oracle.extremes_m(*interval)
+        self.tally.problems.append(
+            f"{self.played.session.name} {self.radius_m} m: {what} {shown}"
+            f" (MEOS there: {least_m:.2f} to {greatest_m:.2f} m)"
+        )
 
 
 def block(track: Sequence[Fix]) -> tuple[list[LatLon], list[list[LatLon]]]:

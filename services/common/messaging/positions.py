@@ -1,0 +1,85 @@
+"""Positions of readers in a stream: the identity of the last entry, and its comparison with the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from services.common.messaging import cursors
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamCursor, StreamWentBack
+from services.common.messaging.delivered import Delivered
+
+
+class ReaderPosition:
+    """A reader's position in a stream, with the identity of the entry there."""
+
+    def __init__(self, stream: str, start: int | StreamCursor) -> None:
+        self._stream = stream
+        self._known = start if isinstance(start, StreamCursor) else None
+        self._sequence = start.sequence if isinstance(start, StreamCursor) else start - 1
+        """Sequence of the last message that was yielded."""
+        self._yielded: Delivered | None = None
+        self._known_is_empty = False
+        """Whether the entry at the position has no content. A consumer that began there would deliver no message after it."""
+
+    @property
+    def begins_at(self) -> int:
+        """Sequence at which a consumer begins: at the known entry and not after it, so that this entry comes first and is compared."""
+        known = self._cursor()
+        is_empty = not self._yielded.data if self._yielded else self._known_is_empty
+        return known.sequence if known and not is_empty else max(self._sequence + 1, 1)
+
+    async def compare(self, bus: Bus, _: int) -> None:
+        """Checks that the stream still holds the entry at the position. Raises StreamWentBack or Unavailable."""
+        known = self._cursor()
+        if known is not None:
+            self._known_is_empty = await cursors.is_empty(bus, self._stream, known)
+        elif self._sequence > 0:
+            stored = await cursors.kept_at(bus, self._stream, self._sequence)
+            self._known = cursors.of_stored(stored) if stored else None
+
+    def advance(self, messages: list[Delivered]) -> list[Delivered]:
+        """Moves the position to the last of the messages and returns those after the old position. Raises StreamWentBack."""
+        head = messages[0]
+        if head.sequence <= self._sequence:
+            if head.cursor != self._cursor():
+                raise StreamWentBack(self._stream, self._sequence, head.cursor)
+            messages = messages[1:]
+        if messages:
+            self._yielded = messages[-1]
+            self._sequence = self._yielded.sequence
+        return messages
+
+    def _cursor(self) -> StreamCursor | None:
+        return self._yielded.cursor if self._yielded else self._known
+
+
+class DurablePosition:
+    """Position of a durable consumer, as the identity of the newest entry that it has yielded."""
+
+    def __init__(self, stream: str, after: StreamCursor | None) -> None:
+        self.stream = stream
+        self.newest = after
+        """Newest entry that was yielded. None if none is known."""
+        self.delivered = 0
+        """Last sequence that the server has delivered, as of the last comparison."""
+        self.went_back = False
+        """Whether the stream went back and hasn't been read again yet."""
+
+    async def compare(self, bus: Bus, delivered: int) -> None:
+        """Checks that the stream still holds the newest entry. Raises StreamWentBack or Unavailable."""
+        self.delivered = delivered
+        if self.newest is not None:
+            await cursors.holds(bus, self.stream, self.newest)
+        elif delivered > (last := (await bus.bounds_of(self.stream)).last):
+            raise StreamWentBack(self.stream, delivered, None, last=last)
+
+    def advance(self, messages: Sequence[Delivered]) -> None:
+        """Moves the position to the newest of the messages, which a redelivery may precede."""
+        head = max(messages, key=lambda message: message.sequence)
+        if self.newest is None or head.sequence > self.newest.sequence:
+            self.newest = head.cursor
+
+    def forget(self) -> None:
+        """Forgets the newest entry, after the stream went back."""
+        self.newest, self.went_back = None, True

@@ -1,0 +1,67 @@
+"""Prometheus metrics that all services share. Each process creates them once, on a registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+
+
+def process_registry() -> CollectorRegistry:
+    """Registry for the metrics of a process. It includes the default registry, which has the process's memory, CPU time and garbage
+    collection."""
+    registry = CollectorRegistry()
+    registry.register(REGISTRY)
+    return registry
+
+
+class ProcessMetrics:
+    """Metrics of a process that don't depend on its service."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        """Registry of all metrics of the process."""
+        self.streams_went_back = Counter(
+            "tandem_stream_went_back",
+            "Times that a reader found its last read entry replaced or missing in the stream",
+            ["stream"],
+            registry=registry,
+        )
+        self.unusable_messages = Counter(
+            "tandem_unusable_messages",
+            "Messages that a reader couldn't use, by stream, reader and outcome: dead_letter (kept in DEAD_LETTERS) or passed_over",
+            ["stream", "reader", "outcome"],
+            registry=registry,
+        )
+        self.publications_lost = Counter(
+            "tandem_publications_lost",
+            "Published messages that their stream lost and that are published again",
+            ["stream"],
+            registry=registry,
+        )
+        self.http_closed = Counter(
+            "tandem_http_closed",
+            "Connections that were closed because of the peer's behaviour, by reason",
+            ["endpoint", "reason"],
+            registry=registry,
+        )
+        self.disk_used = Gauge(
+            "tandem_disk_used_ratio",
+            "Used share of the disk that holds this process's data, 0 to 1",
+            registry=registry,
+        )
+        self.stream_used = Gauge(
+            "tandem_stream_used_ratio",
+            "Used share of a stream that rejects messages once it is full, 0 to 1",
+            ["stream"],
+            registry=registry,
+        )
+        self.stream_consumers = Gauge(
+            "tandem_stream_consumers",
+            "Consumers of a stream, for all users together; the server accepts at most 1,000",
+            ["stream"],
+            registry=registry,
+        )
+
+
+def unexposed() -> ProcessMetrics:
+    """Metrics that nobody scrapes, for a process without a metrics port such as a command."""
+    return ProcessMetrics(CollectorRegistry())
