@@ -39,10 +39,10 @@ from services.dispatch.leg import chain, change_store, translate
 from services.dispatch.leg.change import Change, CommittedIncident
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.deadlines import DeadlineWatch
-from services.dispatch.leg.outbox import StepOutbox
 from services.dispatch.leg.store import StepRow, Store, StreamPosition
 from services.dispatch.leg.subscriptions import Numbered, Subscriptions
 from services.dispatch.publications import store as store_published
+from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.publications.store import StoredAs
 from services.dispatch.retrying import retried
 from services.dispatch.roster.availability import AvailabilityView
