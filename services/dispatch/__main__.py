@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc.aio
 import uvloop
+from prometheus_client import REGISTRY
 
 from services.common import running
 from services.common.clock import MeshClock
@@ -21,7 +22,6 @@ from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database, open_database
-from services.dispatch.evidence import model
 from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.retention import EvidenceFiles, EvidenceRetention
@@ -32,12 +32,13 @@ from services.dispatch.exchange.webhooks import Webhooks
 from services.dispatch.following.api import FollowingApi
 from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.pursuit import Pursuit
-from services.dispatch.following.targets import CALLERS, Targets
+from services.dispatch.following.targets import Targets
 from services.dispatch.leg.api import DispatchApi
 from services.dispatch.leg.consumer import consume_alerts, consume_peers
 from services.dispatch.leg.reconcile import Reconciler
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
+from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.retrying import retried
 from services.dispatch.roster.api import RosterApi
@@ -64,16 +65,21 @@ SERVICES = tuple(
 )
 
 
-async def run(settings: DispatchSettings) -> None:
+async def run(settings: DispatchSettings, metrics: DispatchMetrics) -> None:
     """Runs the leg until it is stopped. The leg serves its desk and keeps its deadlines with or without NATS."""
     async with (
         awaited_database(settings.database, MIGRATIONS) as database,
-        open_travel_times(settings.osrm_url) as travel_times,
+        open_travel_times(settings.osrm_url, metrics.road_times_failed) as travel_times,
         open_leg(
-            settings.leg, Store(database), settings.clock, deadlines=settings.deadlines, travel_times=travel_times
+            settings.leg,
+            Store(database),
+            settings.clock,
+            deadlines=settings.deadlines,
+            metrics=metrics,
+            travel_times=travel_times,
         ) as leg,
     ):
-        follower = _follower(settings, leg)
+        policy, follower = leg.name.policy, _follower(settings, leg)
         files = EvidenceFiles(settings.evidence)
         evidence_api = EvidenceApi(
             leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
@@ -93,7 +99,7 @@ async def run(settings: DispatchSettings) -> None:
         ):
             stack.enter_context(closing(leg.record.subscriptions))
             warnings = None
-            if leg.name == "warning":
+            if policy.warns_persons:
                 warnings = await stack.enter_async_context(open_warnings(settings, leg))
                 readiness.need(warnings.alerts.unable)
             works = [
@@ -107,14 +113,14 @@ async def run(settings: DispatchSettings) -> None:
                 works.append(warnings.run())
             if follower:
                 works.append(follower.run())
-            if leg.name == "probation" and settings.ingest:
+            if policy.commands_tags and settings.ingest:
                 works.append(Pursuit(leg, settings).run())
             await running.until_stopped(*works)
 
 
 def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | None:
     """Follower of the targets, for a leg that sends units and where evaluators are configured; else None."""
-    if leg.name not in CALLERS:
+    if not leg.name.policy.has_units:
         return None
     if not settings.geofence:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
@@ -124,8 +130,7 @@ def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | N
 
 async def exchange(settings: DispatchSettings, leg: LegService) -> None:
     """Serves the leg's webhooks and links, where they are configured. They need no NATS."""
-    # The warning leg uses its link port for the answers of protected persons.
-    has_links = settings.link_port is not None and leg.name != "warning"
+    has_links = settings.link_port is not None and leg.name.policy.has_units
     if settings.webhooks is None and not has_links:
         await asyncio.Event().wait()
     receivers = read_receivers(settings.webhooks) if settings.webhooks else ()
@@ -172,13 +177,13 @@ async def mesh(
             tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, health=alerts))
             tasks.create_task(consume_peers(bus, leg, log_meta.log_id, health=peers))
             publications = StepPublications(bus, leg, log_meta.log_id)
-            tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
+            tasks.create_task(leg.record.outbox.run(bus, publications.settle))
             tasks.create_task(leg.record.outbox.note(publications.mark))
             tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
                 tasks.create_task(warnings.follow(bus, log_meta))
-            if leg.name in model.LEGS:
+            if leg.name.policy.keeps_evidence:
                 tasks.create_task(
                     EvidenceRetention(leg=leg.name, store=leg.store, bus=bus, log_meta=log_meta, files=files).run()
                 )
@@ -192,7 +197,7 @@ def main() -> None:
     parser.add_argument("--leg", required=True, choices=flow.LEGS, help="which half of the response this process is")
     leg = parser.parse_args().leg
     telemetry.configure(f"dispatch-{leg}")
-    uvloop.run(run(for_leg(leg)))
+    uvloop.run(run(for_leg(leg), DispatchMetrics(REGISTRY)))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 EARTH_RADIUS_M = 6_371_008.8
 """Mean radius of the earth (IUGG), metres."""
@@ -46,11 +47,19 @@ def great_circle_m(a: LatLon, b: LatLon) -> float:
 
 def holds(area: Area, point: LatLon) -> bool:
     """Whether a point lies in an area. Borders are straight in degrees, which is exact enough to assign an office."""
-    if isinstance(area, JurisdictionCircle):
-        return great_circle_m(area.centre, point) <= area.radius_m
+    match area:
+        case JurisdictionCircle():
+            return great_circle_m(area.centre, point) <= area.radius_m
+        case JurisdictionPolygon():
+            return _encloses(area.vertices, point)
+        case _:
+            assert_never(area)
+
+
+def _encloses(vertices: Sequence[LatLon], point: LatLon) -> bool:
     inside = False
-    for n, b in enumerate(area.vertices):
-        a = area.vertices[n - 1]
+    for n, b in enumerate(vertices):
+        a = vertices[n - 1]
         if (a.lat_deg > point.lat_deg) != (b.lat_deg > point.lat_deg):
             share = (point.lat_deg - a.lat_deg) / (b.lat_deg - a.lat_deg)
             inside ^= point.lon_deg < a.lon_deg + share * (b.lon_deg - a.lon_deg)

@@ -16,11 +16,6 @@ from services.dispatch.domain.enums import EscalationLevel, Estimate
 from services.dispatch.domain.events import Choice
 from services.dispatch.domain.roster import Board, Office, Status, Unit, UnitReport
 
-TAMPERED = 3
-"""Number of TAMPERED in tandem.common.v1.AlertKind."""
-
-SKILLS: Mapping[tuple[str, int], str] = MappingProxyType({("probation", TAMPERED): "tag-repair"})
-"""Preferred skill by leg and alert kind."""
 SKILL_WORTH_S = 300
 """Extra travel time, seconds, that the preferred skill is worth. A unit without the skill wins if it arrives sooner by more."""
 

@@ -16,9 +16,6 @@ from services.dispatch.roster import store
 from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.roster.travel import GreatCircle, TravelTimes
 
-_UNREAD = -1
-"""Version of a roster that hasn't been read."""
-
 
 class AvailabilityView:
     """Builds the boards of one leg."""
@@ -27,7 +24,8 @@ class AvailabilityView:
         self.last_known_positions = LastKnownPositions()
         self._travel_times = travel_times or GreatCircle()
         self._roster = NO_ROSTER
-        self._version = _UNREAD
+        self._version: int | None = None
+        """Version of the roster that was read last; None where all of it must be read."""
 
     async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
         """Returns a board with current positions and travel times, and the roster as it was last read. Waits for the travel times."""
@@ -50,9 +48,9 @@ class AvailabilityView:
 
     def _load(self, connection: Connection, version: int) -> None:
         if version != self._version:
-            offices = store.offices(connection, self._version)
-            units = store.units(connection, self._version)
-            loaded = NO_ROSTER if self._version == _UNREAD else self._roster
+            since = self._version or 0
+            offices, units = store.offices(connection, since), store.units(connection, since)
+            loaded = NO_ROSTER if self._version is None else self._roster
             self._roster = Board({**loaded.offices, **offices}, {**loaded.units, **units})
             self._version = version
 
@@ -61,7 +59,7 @@ class AvailabilityView:
 
         Until then `ahead` uses the old roster, because a choice without it would lack travel times.
         """
-        self._version = _UNREAD
+        self._version = None
 
     def within(
         self, connection: Connection, ahead: Board, seen: CommittedState

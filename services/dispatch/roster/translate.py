@@ -6,7 +6,7 @@ Each parser raises InvalidField with the path inside the request, such as `units
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
@@ -107,13 +107,16 @@ def office_message(office: Office) -> roster_pb2.Office:
         national_desk=office.national_desk,
         removed=office.removed,
     )
-    if isinstance(office.area, JurisdictionCircle):
-        centre = office.area.centre
-        message.circle.CopyFrom(
-            geometry_pb2.Circle(lat_deg=centre.lat_deg, lon_deg=centre.lon_deg, radius_m=office.area.radius_m)
-        )
-    elif office.area:
-        message.polygon.vertices.extend(_point_message(vertex) for vertex in office.area.vertices)
+    match office.area:
+        case None:
+            pass
+        case JurisdictionCircle(centre, radius_m):
+            circle = geometry_pb2.Circle(lat_deg=centre.lat_deg, lon_deg=centre.lon_deg, radius_m=radius_m)
+            message.circle.CopyFrom(circle)
+        case JurisdictionPolygon(vertices):
+            message.polygon.vertices.extend(_point_message(vertex) for vertex in vertices)
+        case _:
+            assert_never(office.area)
     return message
 
 

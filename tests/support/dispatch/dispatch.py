@@ -12,12 +12,14 @@ from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
 
 from services.common.clock import wall_us
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from services.dispatch.__main__ import run
+from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
@@ -30,6 +32,8 @@ DESKS = {
     "police": "spiffe://npa/desk/seoul",
     "warning": "spiffe://tandem/warning-gateway",
 }
+METRICS = DispatchMetrics(REGISTRY)
+"""Metrics of all legs that run in the process of the tests."""
 PATIENCE_S = 120.0
 """Timeout for an expected message, seconds."""
 
@@ -163,7 +167,7 @@ async def _until_serving(health: health_pb2_grpc.HealthStub) -> None:
 @asynccontextmanager
 async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
     """Runs a leg within this process, and stops it in good order at the end."""
-    work = asyncio.create_task(run(configured))
+    work = asyncio.create_task(run(configured, METRICS))
     try:
         async with client(configured) as leg:
             yield leg

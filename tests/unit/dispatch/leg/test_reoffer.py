@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import AlertFolded, Escalated, Event, Offered, Reoffered, StoodDown
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import UNANSWERED, AssignmentState, Incident
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2
 from tests.support.dispatch.incidents import EARLIER_EVENTS, WITHIN_MS, Story, alert
@@ -128,13 +129,13 @@ def test_alerts_before_the_answered_one_in_the_log_are_not_reoffered() -> None:
 
 def test_each_destination_is_reoffered_only_for_its_own_alerts() -> None:
     story = Story()
-    story.fold(alert(5, RESPOND, "p1", "p2", "cut"))
+    story.fold(alert(5, RESPOND, "p1", "p2", threat="cut"))
     story.acknowledge("p1")
     story.acknowledge("p2")
     story.fold(cleared(7, "p1", "p2", threat="cut"))
     story.fold(alert(8, RESPOND, "p1", threat="p1-ring"))
     assert (story.of("p1").state, story.of("p2").state) == (AssignmentState.OFFERED, AssignmentState.ACKNOWLEDGED)
-    story.fold(alert(9, RESPOND, "p1", "p2", "cut"))
+    story.fold(alert(9, RESPOND, "p1", "p2", threat="cut"))
     assert (story.of("p1").number, story.of("p2").state) == (3, AssignmentState.OFFERED)
 
 
@@ -300,7 +301,7 @@ def test_stored_events_give_the_same_state(history: list[Action]) -> None:
         elif action.threat:
             demand = RESPOND if sequence % 2 else RECORD
             story.fold(alert(sequence, demand, *THREATS[action.threat], threat=action.threat))
-    head, refolded = chain.ChainHead(), Incident("incident-1", "police")
+    head, refolded = chain.ChainHead(), Incident("incident-1", Leg.POLICE)
     links = []
     for event in story.events:
         links.append(chain.write(head, "incident-1", event))
