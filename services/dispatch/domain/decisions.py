@@ -245,8 +245,20 @@ def _begins_once_more(assignment: Assignment, place: LogPosition, end: LogPositi
             return place > max(end, assignment.closed_place) or never_offered
         case AssignmentState.NOTIFIED:
             return offers
+        case (
+            AssignmentState.OFFERED
+            | AssignmentState.ESCALATED
+            | AssignmentState.NOBODY_AVAILABLE
+            | AssignmentState.REJECTED
+            | AssignmentState.ACKNOWLEDGED
+            | AssignmentState.DISPATCHED
+            | AssignmentState.EN_ROUTE
+            | AssignmentState.ON_SCENE
+            | AssignmentState.APPREHENDED
+        ):
+            return False
         case _:
-            return False  # an offer is open, or somebody has accepted it
+            assert_never(assignment.state)
 
 
 def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation) -> None:

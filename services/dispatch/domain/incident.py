@@ -142,11 +142,10 @@ def evolve(incident: Incident, event: Event) -> Incident:
             opened_ms = event.at_ms if incident.opened_ms is None else incident.opened_ms
             first = begun(event, incident.assignments.get(event.assignment_id))
             return _with_assignment(replace(incident, opened_ms=opened_ms), first)
-        case _:
-            before = incident.assignments.get(event.assignment_id)
-            if before is None:
-                raise ValueError(f"{type(event).__name__}: assignment {event.assignment_id} was never offered")
-            return _with_step(incident, before, event)
+    before = incident.assignments.get(event.assignment_id)
+    if before is None:
+        raise ValueError(f"{type(event).__name__}: assignment {event.assignment_id} was never offered")
+    return _with_step(incident, before, event)
 
 
 def _with_step(incident: Incident, before: Assignment, step: LaterStep) -> Incident:

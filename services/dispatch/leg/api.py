@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, assert_never
 
 import grpc.aio
 
@@ -15,6 +15,7 @@ from services.dispatch.domain.answers import Close, Progress, Receive, Reject
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
+from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
 PAGE_SIZE = 100
@@ -36,10 +37,13 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         async for item in self._leg.follow(
             request.after_sequence, request.others, request.new_only, canaries=_is_watch()
         ):
-            if isinstance(item, dispatch_pb2.Assignment):
-                yield dispatch_pb2.SubscribeResponse(other=item)
-            else:
-                yield dispatch_pb2.SubscribeResponse(sequence=item.sequence, step=item.step)
+            match item:
+                case NumberedStep():
+                    yield dispatch_pb2.SubscribeResponse(sequence=item.sequence, step=item.step)
+                case dispatch_pb2.Assignment():
+                    yield dispatch_pb2.SubscribeResponse(other=item)
+                case _:
+                    assert_never(item)
 
     async def Acknowledge(
         self, request: dispatch_pb2.AcknowledgeRequest, context: Context

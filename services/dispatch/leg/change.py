@@ -10,15 +10,7 @@ from services.dispatch.absence.store import AwaitedRow
 from services.dispatch.domain.assignment import Assignment
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
 from services.dispatch.domain.escalation import Situation
-from services.dispatch.domain.events import (
-    AlertFolded,
-    AlertWasMissing,
-    Event,
-    Offered,
-    PrivateStep,
-    Reoffered,
-    TargetsShown,
-)
+from services.dispatch.domain.events import Event, Offered, PrivateStep, Reoffered, Step
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.rows import AssignmentRow, IncidentRow
@@ -79,14 +71,11 @@ class Change:
         self._add_rows(before.incident, incident, latency_ms)
 
     def _add_step(self, incident: Incident, event: Event, latency_ms: dict[str, float]) -> None:
-        """Adds the step of the last event; `latency_ms` is that of offers by assignment, where it is known."""
-        match event:
-            case AlertFolded() | AlertWasMissing() | TargetsShown():
-                return  # they make no step of an assignment
-            case Offered() | Reoffered():
-                latency_ms.pop(event.assignment_id, None)  # the known latency belongs to an earlier offer
-            case _:
-                pass
+        """Adds the last event's step, if it is one; `latency_ms` is that of offers by assignment, where it is known."""
+        if not isinstance(event, Step):
+            return
+        if isinstance(event, Offered | Reoffered):
+            latency_ms.pop(event.assignment_id, None)  # the known latency belongs to an earlier offer
         step = translate.step(
             incident,
             incident.assignments[event.assignment_id],
