@@ -182,8 +182,9 @@ class LegRecord:
                 all_commands = [*commands, *first(connection)] if first else commands
                 change, committed = self._begin(connection, {command.incident_id for command in all_commands})
                 board, change.engaged = self._availability.within(connection, situation.board, committed)
+                present = replace(situation, board=board)
                 for incident_id, command in all_commands:
-                    change.decide(incident_id, command, replace(situation, board=board))
+                    change.decide(incident_id, command, present)
                 change_store.write(connection, change, position)
                 return change
 
