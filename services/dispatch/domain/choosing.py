@@ -14,7 +14,7 @@ from types import MappingProxyType
 from services.dispatch.domain.areas import holds
 from services.dispatch.domain.enums import EscalationLevel, Estimate
 from services.dispatch.domain.events import Choice
-from services.dispatch.domain.roster import Board, Office, Status, Unit, UnitReport
+from services.dispatch.domain.roster import Board, Office, Status, Trip, Unit, UnitReport
 
 SKILL_WORTH_S = 300
 """Extra travel time, seconds, that the preferred skill is worth. A unit without the skill wins if it arrives sooner by more."""
@@ -133,7 +133,7 @@ def _can_be_asked(unit: Unit, report: UnitReport, query: UnitQuery) -> bool:
 
 
 def _choice(board: Board, query: UnitQuery, unit: Unit, *, report: UnitReport) -> Choice:
-    travel = board.travel.get((unit.unit_id, query.subject_id))
+    travel = board.travel.get(Trip(unit.unit_id, query.subject_id))
     return Choice(
         level=EscalationLevel.UNIT,
         office_id=unit.office_id,

@@ -18,6 +18,7 @@ from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Choice, Escalated, Event, Raced, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.incident import Decided, Incident
 from services.dispatch.domain.race import Approach
+from services.dispatch.domain.roster import Trip
 
 ON_THE_WAY = frozenset((AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE))
 """States of an accepted assignment whose unit hasn't arrived yet."""
@@ -118,7 +119,7 @@ def _raced(
     incident: Incident, assignment: Assignment, update: TargetUpdate, *, situation: Situation
 ) -> Iterator[Event]:
     now_ms, board = situation.now_ms, situation.board
-    travel = board.travel.get((assignment.unit_id, assignment.subject_id))
+    travel = board.travel.get(Trip(assignment.unit_id, assignment.subject_id))
     theirs_s = race.responder_s(assignment, travel.travel_s if travel else None, now_ms)
     wearer_s = update.approach.wearer_s
     there = assignment.state not in UNANSWERED | ON_THE_WAY
@@ -151,7 +152,7 @@ def _raced(
 def _nearer(incident: Incident, assignment: Assignment, situation: Situation) -> Choice | None:
     """A unit that is much nearer to the target's present position than the assigned unit; None where there is none."""
     best = _best(incident, assignment, situation)
-    present = situation.board.travel.get((assignment.unit_id, assignment.subject_id))
+    present = situation.board.travel.get(Trip(assignment.unit_id, assignment.subject_id))
     if best is None or best.unit_id == assignment.unit_id or best.travel_s is None or present is None:
         return None
     saved_s = present.travel_s - best.travel_s

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from services.dispatch.domain.areas import LatLon
 from services.dispatch.domain.choosing import units_in_reach
-from services.dispatch.domain.roster import NO_ROSTER, Board, Travel
+from services.dispatch.domain.roster import NO_ROSTER, Board, Travel, Trip
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.roster import store
 from services.dispatch.roster.last_known_positions import LastKnownPositions
@@ -84,10 +84,8 @@ class AvailabilityView:
             for assignment_id, incident_id in assignments.items()
         ]
 
-    async def _travel(
-        self, board: Board, subject_id: str, to: LatLon, *, now_ms: int
-    ) -> Mapping[tuple[str, str], Travel]:
+    async def _travel(self, board: Board, subject_id: str, to: LatLon, *, now_ms: int) -> Mapping[Trip, Travel]:
         places = {id_: board.units[id_][1].place(now_ms) for id_ in units_in_reach(board, subject_id)}
         located = {id_: place for id_, place in places.items() if place}
         times = await self._travel_times.to(to, list(located.values()))
-        return {(id_, subject_id): time for id_, time in zip(located, times, strict=True)}
+        return {Trip(id_, subject_id): time for id_, time in zip(located, times, strict=True)}
