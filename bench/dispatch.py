@@ -23,6 +23,7 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 import uvloop
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from bench import figures
@@ -36,9 +37,12 @@ from services.common.observability import telemetry
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
+from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import Store, StreamPosition
+from services.dispatch.leg.store import Store
+from services.dispatch.metrics import DispatchMetrics
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import running_server
 from tests.support.common.postgres import PostgresServer, running_postgres
@@ -180,12 +184,18 @@ async def fill(mesh: LegMesh, have: int, want: int) -> None:
     """Fills the warning leg's store with incidents that are over."""
     async with (
         open_database(mesh.settings["warning"].database, MIGRATIONS) as database,
-        open_leg("warning", Store(database), MeshClock(), deadlines=Deadlines(NO_DEADLINE_S * 1000)) as leg,
+        open_leg(
+            Leg.WARNING,
+            Store(database),
+            MeshClock(),
+            deadlines=Deadlines(NO_DEADLINE_S * 1000),
+            metrics=DispatchMetrics(CollectorRegistry()),
+        ) as leg,
     ):
         for first in range(have, want, FILL_BATCH):
             numbers = range(first, min(first + FILL_BATCH, want))
             alerts = [alert(2 * n + half, incident=f"old-{n}", ends=half == 2) for n in numbers for half in (1, 2)]
-            parsed = [translate.alert(message.SerializeToString(), "warning") for message in alerts]
+            parsed = [translate.alert(message.SerializeToString(), Leg.WARNING) for message in alerts]
             await leg.fold(
                 [incident_alert for incident_alert in parsed if incident_alert],
                 StreamPosition(flow.ALERTS.name, "filling", first),

@@ -23,7 +23,6 @@ from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database, open_database
-from services.dispatch.evidence import model
 from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.retention import EvidenceFiles, EvidenceRetention
@@ -34,12 +33,13 @@ from services.dispatch.exchange.webhooks import Webhooks
 from services.dispatch.following.api import FollowingApi
 from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.pursuit import Pursuit
-from services.dispatch.following.targets import CALLERS, Targets
+from services.dispatch.following.targets import Targets
 from services.dispatch.leg.api import DispatchApi
 from services.dispatch.leg.consumer import consume_alerts, consume_peers
 from services.dispatch.leg.reconcile import Reconciler
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
+from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.retrying import retried
 from services.dispatch.roster.api import RosterApi
@@ -71,20 +71,25 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
 
     The leg serves its desk and keeps its deadlines with or without NATS.
     """
-    metrics = ProcessMetrics(registry)
+    process_metrics, metrics = ProcessMetrics(registry), DispatchMetrics(registry)
     async with (
         awaited_database(settings.database, MIGRATIONS) as database,
-        open_travel_times(settings.osrm_url) as travel_times,
+        open_travel_times(settings.osrm_url, metrics.road_times_failed) as travel_times,
         open_leg(
-            settings.leg, Store(database), settings.clock, deadlines=settings.deadlines, travel_times=travel_times
+            settings.leg,
+            Store(database),
+            settings.clock,
+            deadlines=settings.deadlines,
+            metrics=metrics,
+            travel_times=travel_times,
         ) as leg,
     ):
-        follower = _follower(settings, leg)
+        policy, follower = leg.name.policy, _follower(settings, leg)
         files = EvidenceFiles(settings.evidence)
         evidence_api = EvidenceApi(
             leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
         )
-        watch_disk(settings.data_dir, metrics)
+        watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
         alerts, peers = readiness.reader(flow.ALERTS.name), readiness.optional_reader(flow.INCIDENTS.name)
@@ -98,15 +103,15 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 settings.host,
                 settings.metrics_port,
                 lambda: server.unready,
-                metrics=metrics,
+                metrics=process_metrics,
                 degraded=lambda: server.degraded,
             ),
             AsyncExitStack() as stack,
         ):
             stack.enter_context(closing(leg.record.subscriptions))
             warnings = None
-            if leg.name == "warning":
-                warnings = await stack.enter_async_context(open_warnings(settings, leg, metrics.http_closed))
+            if policy.warns_persons:
+                warnings = await stack.enter_async_context(open_warnings(settings, leg, process_metrics.http_closed))
                 readiness.need(warnings.alerts.unable)
             works = [
                 rpc.keep_health(server, readiness),
@@ -120,22 +125,22 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     files=files,
                     alerts=alerts,
                     peers=peers,
-                    metrics=metrics,
+                    metrics=process_metrics,
                 ),
-                exchange(settings, leg, metrics.http_closed),
+                exchange(settings, leg, process_metrics.http_closed),
             ]
             if warnings:
                 works.append(warnings.run())
             if follower:
                 works.append(follower.run())
-            if leg.name == "probation" and settings.ingest:
+            if policy.commands_tags and settings.ingest:
                 works.append(Pursuit(leg, settings).run())
             await running.until_stopped(*works)
 
 
 def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | None:
     """Follower of the targets, for a leg that sends units and where evaluators are configured; else None."""
-    if leg.name not in CALLERS:
+    if not leg.name.policy.has_units:
         return None
     if not settings.geofence:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
@@ -145,8 +150,7 @@ def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | N
 
 async def exchange(settings: DispatchSettings, leg: LegService, http_closed: Counter) -> None:
     """Serves the leg's webhooks and links, where they are configured. They need no NATS."""
-    # The warning leg uses its link port for the answers of protected persons.
-    has_links = settings.link_port is not None and leg.name != "warning"
+    has_links = settings.link_port is not None and leg.name.policy.has_units
     if settings.webhooks is None and not has_links:
         await asyncio.Event().wait()
     receivers = read_receivers(settings.webhooks) if settings.webhooks else ()
@@ -194,13 +198,13 @@ async def mesh(
             tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, health=alerts))
             tasks.create_task(consume_peers(bus, leg, log_meta.log_id, health=peers))
             publications = StepPublications(bus, leg, log_meta.log_id)
-            tasks.create_task(leg.record.outbox.run(bus, leg.name, publications.settle))
+            tasks.create_task(leg.record.outbox.run(bus, publications.settle))
             tasks.create_task(leg.record.outbox.note(publications.mark))
             tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
                 tasks.create_task(warnings.follow(bus, log_meta))
-            if leg.name in model.LEGS:
+            if leg.name.policy.keeps_evidence:
                 tasks.create_task(
                     EvidenceRetention(leg=leg.name, store=leg.store, bus=bus, log_meta=log_meta, files=files).run()
                 )

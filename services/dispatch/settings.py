@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
 from services.common.settings import LOOPBACK, CommonSettings
 from services.dispatch.domain.escalation import Deadlines
-
-PORTS = {"probation": 7404, "police": 7405, "warning": 7406}
-METRICS_PORTS = {"probation": 7444, "police": 7445, "warning": 7446}
-ACKNOWLEDGE_WITHIN_S = {"probation": 30.0, "police": 30.0, "warning": 10.0}
+from services.dispatch.domain.leg import Leg
 
 
 class DispatchSettings(CommonSettings):
     """Settings of one leg, read from the environment except `leg`. Default ports and deadlines differ by leg."""
 
-    leg: Literal["probation", "police", "warning"]
+    leg: Leg
     """The leg that this process runs."""
     acknowledge_within_s: float = Field(gt=0, le=3600)
     """How long the desk has to acknowledge an offer, seconds of mesh time: 30 for people, 10 for the gateway."""
@@ -62,23 +60,16 @@ class DispatchSettings(CommonSettings):
     @property
     def deadlines(self) -> Deadlines:
         """Deadlines of an offer's steps, milliseconds."""
-        return Deadlines(
-            *(
-                round(1000 * s)
-                for s in (
-                    *(self.acknowledge_within_s, self.receive_within_s, self.dispatch_within_s),
-                    self.other_leg_within_s,
-                )
-            )
-        )
+        names = [field.name.removesuffix("_ms") for field in fields(Deadlines)]
+        return Deadlines(**{f"{name}_ms": round(1000 * getattr(self, f"{name}_within_s")) for name in names})
 
     @property
     def database_url(self) -> str:
         """PostgreSQL URL of this leg; empty where it uses SQLite."""
         urls = {
-            "probation": self.probation_database_url,
-            "police": self.police_database_url,
-            "warning": self.warning_database_url,
+            Leg.PROBATION: self.probation_database_url,
+            Leg.POLICE: self.police_database_url,
+            Leg.WARNING: self.warning_database_url,
         }
         return urls[self.leg].get_secret_value()
 
@@ -136,13 +127,14 @@ class DispatchSettings(CommonSettings):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_leg(cls, given: dict[str, Any]) -> dict[str, Any]:
-        leg = given.get("leg", "")
-        defaults = {
-            "port": PORTS.get(leg),
-            "metrics_port": METRICS_PORTS.get(leg),
-            "acknowledge_within_s": ACKNOWLEDGE_WITHIN_S.get(leg),
-        }
-        return {name: value for name, value in defaults.items() if value is not None} | given
+        if (leg := given.get("leg")) not in list(Leg):
+            return given  # the field says what is wrong
+        policy = Leg(leg).policy
+        return {
+            "port": policy.port,
+            "metrics_port": policy.metrics_port,
+            "acknowledge_within_s": policy.acknowledge_within_s,
+        } | given
 
 
 def for_leg(leg: str) -> DispatchSettings:

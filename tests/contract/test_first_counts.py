@@ -14,7 +14,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
-from services.dispatch import metrics
+from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence import retention
 from services.dispatch.leg import record
 from services.geofence.consumer import Evaluator
@@ -23,6 +23,7 @@ from services.geofence.store import CheckpointStore
 from services.ingest import metrics as ingest_metrics
 from services.ingest.domain import Reason
 from services.registry.traces import consumer
+from tests.support.dispatch.dispatch import METRICS
 
 RULES = Path(__file__).parents[2] / "k8s" / "observability" / "rules.yaml"
 PARTITION = 4
@@ -37,8 +38,8 @@ LOADED = (retention, consumer, ingest_metrics)
 @pytest.fixture(autouse=True)
 def started(tmp_path: Path) -> None:
     """Initializes the counters as each service does at its start."""
-    for leg in flow.LEGS:
-        metrics.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
+    for leg in Leg:
+        METRICS.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
     settings = GeofenceSettings(port=0, replica=0, allow_async_store=True)
     Evaluator(
         Bus(Client(), "geofence"),

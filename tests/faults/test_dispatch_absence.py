@@ -13,7 +13,8 @@ import pytest
 
 from bench.figures import percentile
 from services.common.messaging.bus import Bus
-from services.dispatch.domain.incident import assignment_id
+from services.dispatch.domain.assignment import assignment_id
+from services.dispatch.domain.leg import Leg
 from tandem.common.v1 import alert_pb2
 from tests.support.common.nats import TestServer
 from tests.support.dispatch.dispatch import alert, client, publish
@@ -51,7 +52,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def until_seen(desk: Answering, incident_ids: Iterable[str]) -> None:
     """Returns once the desk has the offers of these incidents."""
-    wanted = {assignment_id(incident_id, desk.leg, SUBJECTS[desk.leg]) for incident_id in incident_ids}
+    wanted = {assignment_id(incident_id, Leg(desk.leg), SUBJECTS[desk.leg]) for incident_id in incident_ids}
     await until(lambda: wanted <= desk.seen.keys())
 
 
@@ -65,7 +66,7 @@ async def open_some(
         await publish(bus, alert(n, incident=incident_id))
         for leg, desk in desks.items():
             await until_seen(desk, [incident_id])
-            id_ = assignment_id(incident_id, leg, SUBJECTS[leg])
+            id_ = assignment_id(incident_id, Leg(leg), SUBJECTS[leg])
             took_ms[leg].append((desk.seen[id_] - began_s) * 1000)
         await asyncio.sleep(max(0.0, interval_s - (loop.time() - began_s)))
     return took_ms

@@ -18,8 +18,9 @@ import pytest
 from bench.figures import percentile
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
+from services.dispatch.domain.assignment import assignment_id
 from services.dispatch.domain.events import Acknowledged, Escalated, Event, Offered
-from services.dispatch.domain.incident import assignment_id
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.store import Store
 from services.dispatch.retrying import retried
 from tests.conftest import ENGINES
@@ -52,7 +53,7 @@ def is_ignored(key: str) -> bool:
 def is_settled(leg: str, incident_id: str, events: list[Event]) -> bool:
     """Whether each demand of the incident was acknowledged or escalated."""
     answered = {event.assignment_id for event in events if isinstance(event, Acknowledged | Escalated)}
-    return answered == {assignment_id(incident_id, leg, subject_id) for subject_id in SUBJECTS[leg]}
+    return answered == {assignment_id(incident_id, Leg(leg), subject_id) for subject_id in SUBJECTS[leg]}
 
 
 async def unsettled(leg: str, store: Store, ids: list[str]) -> str:
@@ -118,7 +119,7 @@ async def checked_leg(mesh: LegMesh, bus: Bus, leg: str, *, ids: list[str]) -> l
     steps."""
     lateness: list[int] = []
     written = await mesh.events(leg, ids)
-    expected = {assignment_id(id_, leg, subject_id) for id_ in ids for subject_id in SUBJECTS[leg]}
+    expected = {assignment_id(id_, Leg(leg), subject_id) for id_ in ids for subject_id in SUBJECTS[leg]}
     offered = Counter(
         event.assignment_id for events in written.values() for event in events if isinstance(event, Offered)
     )
@@ -133,7 +134,7 @@ async def checked_leg(mesh: LegMesh, bus: Bus, leg: str, *, ids: list[str]) -> l
     assert published <= {row.step_id for row in rows} <= published | unsent, f"{leg}: INCIDENTS lacks a step"
     for incident_id, events in written.items():
         for subject_id in SUBJECTS[leg]:
-            id_ = assignment_id(incident_id, leg, subject_id)
+            id_ = assignment_id(incident_id, Leg(leg), subject_id)
             lateness += late_ms(events, id_)
             if is_ignored(f"{incident_id}/{subject_id}"):
                 assert not any(isinstance(event, Acknowledged) and event.assignment_id == id_ for event in events)

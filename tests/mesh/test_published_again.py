@@ -16,6 +16,7 @@ from services.common.messaging.bus import Bus
 from services.common.rpc.errors import Unavailable
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
+from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.leg.store import Store
 from services.geofence.sharing.outbox import DisclosureOutbox
@@ -101,7 +102,7 @@ async def test_a_leg_restores_its_lost_disclosures(nats: TestServer, bus: Bus, s
     for subject, message in zip(subjects, disclosures, strict=True):
         await bus.publish(subject, message.SerializeToString(), msg_id=message.disclosure_id)
     async with open_database(tmp_path / "leg.sqlite3", MIGRATIONS) as database:
-        kept = EvidenceDisclosures("police", Store(database))
+        kept = EvidenceDisclosures(Leg.POLICE, Store(database))
         await kept.keep(disclosures)
         await kept.keep([])
         await kept.keep(disclosures[:1])  # a repeated request

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.tables import metadata
 from tandem.dispatch.v1 import dispatch_pb2
@@ -26,12 +28,11 @@ _NEXT_DUE = sa.select(sa.func.min(awaited_legs.c.due_ms)).where(sa.not_(awaited_
 _ABSENT = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitedRow:
+class AwaitedRow(NamedTuple):
     """Another leg that has to show a step in an incident."""
 
     incident_id: str
-    leg: str
+    leg: Leg
     due_ms: int
     """Deadline for the first step, mesh time."""
     absent: bool = False
@@ -43,7 +44,7 @@ class AbsenceChange:
     """A leg that became absent, or returned, in an incident."""
 
     incident_id: str
-    leg: str
+    leg: Leg
     returned: bool
     """True if the leg was absent and shows steps now; False if it showed no step by its deadline."""
 
@@ -54,9 +55,9 @@ def next_due_ms(connection: sa.Connection) -> int | None:
     return due_ms
 
 
-def absent(connection: sa.Connection) -> dict[str, int]:
+def absent(connection: sa.Connection) -> dict[Leg, int]:
     """Number of incidents in which each leg is absent."""
-    return {leg: count for leg, count in connection.execute(_ABSENT)}
+    return {Leg(leg): count for leg, count in connection.execute(_ABSENT)}
 
 
 def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
@@ -64,7 +65,11 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
     is_due = sa.not_(awaited_legs.c.absent) & (awaited_legs.c.due_ms <= now_ms)
     due = sa.select(awaited_legs).where(is_due).order_by(awaited_legs.c.due_ms).limit(_BATCH)
     missing = sa.select(awaited_legs).where(awaited_legs.c.absent).order_by(awaited_legs.c.due_ms.desc()).limit(_BATCH)
-    rows = [AwaitedRow(**row._mapping) for query in (due, missing) for row in connection.execute(query)]
+    rows = [
+        AwaitedRow(row.incident_id, Leg(row.leg), row.due_ms, row.absent)
+        for query in (due, missing)
+        for row in connection.execute(query)
+    ]
     if not rows:
         return []
     shown = _shown(connection, {row.incident_id for row in rows})
@@ -78,11 +83,11 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
     return [*(AbsenceChange(row.incident_id, row.leg, False) for row in late), *returned]
 
 
-def _shown(connection: sa.Connection, incident_ids: set[str]) -> set[tuple[str, str]]:
+def _shown(connection: sa.Connection, incident_ids: set[str]) -> set[tuple[str, Leg]]:
     """(incident id, leg) of the known assignments of other legs."""
     query = sa.select(_peers.c.incident_id, _peers.c.payload).where(_peers.c.incident_id.in_(incident_ids))
     return {
-        (incident_id, translate.leg_name(dispatch_pb2.Assignment.FromString(payload).leg))
+        (incident_id, translate.leg_of(dispatch_pb2.Assignment.FromString(payload).leg))
         for incident_id, payload in connection.execute(query)
     }
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain import escalation
+from services.dispatch.domain.assignment import ACCEPTED, PROGRESS, UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.enums import CloseCause, EscalationReason
-from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Acknowledged, Closed, Event, Progressed, Received, Rejected
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import ACCEPTED, PROGRESS, UNANSWERED, Assignment, AssignmentState, Incident
-from services.dispatch.domain.roster import NO_ROSTER, Board
+from services.dispatch.domain.incident import Decided, Incident
 
 GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
 """States in which an assignment can be rejected. A unit on the scene can't give it back."""
@@ -36,10 +35,8 @@ class Receive:
     assignment_id: str
     by: str
     """SPIFFE id of the caller."""
-    now_ms: int
     offer_number: int
     """Number of the received offer."""
-    deadlines: Deadlines
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,6 @@ class Acknowledge:
 
     assignment_id: str
     by: str
-    now_ms: int
-    deadlines: Deadlines
     offer_number: int = 0
     """Number of the accepted offer; 0 for the present one."""
 
@@ -60,11 +55,8 @@ class Reject:
 
     assignment_id: str
     by: str
-    now_ms: int
     offer_number: int
     reason: str
-    deadlines: Deadlines
-    board: Board = NO_ROSTER
     seen: AssignmentState | None = None
     """State that the caller saw; None skips the check."""
 
@@ -75,7 +67,6 @@ class Progress:
 
     assignment_id: str
     by: str
-    now_ms: int
     state: AssignmentState
     offer_number: int = 0
     """Number of the offer to that unit; 0 for the present one."""
@@ -89,7 +80,6 @@ class Close:
 
     assignment_id: str
     by: str
-    now_ms: int
     cause: CloseCause
     note: str
     offer_number: int = 0
@@ -101,26 +91,29 @@ class Close:
 Answering: TypeAlias = Receive | Acknowledge | Reject | Progress | Close
 
 
-def decide(incident: Incident, command: Answering) -> Iterator[Event]:
+def decide(incident: Incident, command: Answering, situation: Situation) -> Iterator[Event]:
     """Events that an answer leads to. Raises NotFound or FailedPrecondition."""
     assignment = incident.assignments.get(command.assignment_id)
     if assignment is None:
         raise NotFound(f"no assignment {command.assignment_id} in the {incident.leg} leg")
-    if isinstance(command, Receive):
-        yield from _receive(assignment, command)
-    elif isinstance(command, Acknowledge):
-        yield from _acknowledge(assignment, command)
-    elif isinstance(command, Reject):
-        yield from _reject(incident, assignment, command)
-    elif isinstance(command, Progress):
-        yield from _progress(assignment, command)
-    else:
-        yield from _close(assignment, command)
+    match command:
+        case Receive():
+            yield from _receive(assignment, command, situation)
+        case Acknowledge():
+            yield from _acknowledge(assignment, command, situation)
+        case Reject():
+            yield from _reject(incident, command, situation)
+        case Progress():
+            yield from _progress(assignment, command, situation.now_ms)
+        case Close():
+            yield from _close(assignment, command, situation.now_ms)
+        case _:
+            assert_never(command)
 
 
-def _receive(assignment: Assignment, command: Receive) -> Iterator[Event]:
+def _receive(assignment: Assignment, command: Receive, situation: Situation) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
-    due_ms = escalation.received_due_ms(assignment, command.deadlines)
+    due_ms = escalation.received_due_ms(assignment, situation.deadlines)
     # Nobody waits for a late or repeated receipt.
     if (
         assignment.state in UNANSWERED
@@ -128,10 +121,10 @@ def _receive(assignment: Assignment, command: Receive) -> Iterator[Event]:
         and command.offer_number == assignment.offer_number
         and due_ms is not None
     ):
-        yield Received(at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
+        yield Received(at_ms=situation.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
 
 
-def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event]:
+def _acknowledge(assignment: Assignment, command: Acknowledge, situation: Situation) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
     if command.offer_number:
         _check_present(assignment, command.offer_number)
@@ -141,33 +134,27 @@ def _acknowledge(assignment: Assignment, command: Acknowledge) -> Iterator[Event
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: there is nothing to acknowledge", CANT_TAKE
         )
-    due_ms = command.now_ms + command.deadlines.dispatch_ms if assignment.choice else None
-    yield Acknowledged(at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
+    due_ms = situation.now_ms + situation.deadlines.dispatch_ms if assignment.choice else None
+    yield Acknowledged(at_ms=situation.now_ms, assignment_id=assignment.assignment_id, by=command.by, due_ms=due_ms)
 
 
-def _reject(incident: Incident, assignment: Assignment, command: Reject) -> Iterator[Event]:
+def _reject(incident: Incident, command: Reject, situation: Situation) -> Iterator[Event]:
+    assignment = incident.assignments[command.assignment_id]
     _check_offer(assignment, command.offer_number)
     if assignment.state not in GIVEN_BACK:
         raise FailedPrecondition(f"the assignment is {assignment.state.name}: it can't be refused", CANT_REFUSE)
     _check_present(assignment, command.offer_number)
     _check_seen(assignment, command.seen)
-    rejected = Rejected(
-        at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, reason=command.reason
+    decided = Decided(incident)
+    decided.add(
+        Rejected(at_ms=situation.now_ms, assignment_id=assignment.assignment_id, by=command.by, reason=command.reason)
     )
-    yield rejected
-    incident = evolve(incident, rejected)
-    assignment = incident.assignments[assignment.assignment_id]
-    yield escalation.escalated(
-        incident,
-        assignment,
-        EscalationReason.REFUSED,
-        now_ms=command.now_ms,
-        deadlines=command.deadlines,
-        board=command.board,
-    )
+    assignment = decided.incident.assignments[command.assignment_id]
+    decided.add(escalation.escalated(decided.incident, assignment, EscalationReason.REFUSED, situation=situation))
+    yield from decided.events
 
 
-def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:
+def _progress(assignment: Assignment, command: Progress, now_ms: int) -> Iterator[Event]:
     if command.offer_number:
         _check_offer(assignment, command.offer_number)
         _check_present(assignment, command.offer_number)
@@ -185,12 +172,10 @@ def _progress(assignment: Assignment, command: Progress) -> Iterator[Event]:
         raise FailedPrecondition(
             f"the assignment is {assignment.state.name}: {command.state.name} comes after {before}", STEP_LEFT_OUT
         )
-    yield Progressed(
-        at_ms=command.now_ms, assignment_id=assignment.assignment_id, by=command.by, state=int(command.state)
-    )
+    yield Progressed(at_ms=now_ms, assignment_id=assignment.assignment_id, by=command.by, state=int(command.state))
 
 
-def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
+def _close(assignment: Assignment, command: Close, now_ms: int) -> Iterator[Event]:
     if command.offer_number:
         _check_offer(assignment, command.offer_number)
         _check_present(assignment, command.offer_number)
@@ -204,7 +189,7 @@ def _close(assignment: Assignment, command: Close) -> Iterator[Event]:
         )
     _check_seen(assignment, command.seen)
     yield Closed(
-        at_ms=command.now_ms,
+        at_ms=now_ms,
         assignment_id=assignment.assignment_id,
         by=command.by,
         cause=command.cause,

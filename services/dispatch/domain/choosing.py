@@ -13,13 +13,8 @@ from types import MappingProxyType
 
 from services.dispatch.domain.enums import EscalationLevel, Estimate
 from services.dispatch.domain.events import Choice
-from services.dispatch.domain.roster import Board, Office, Status, Unit, UnitReport
+from services.dispatch.domain.roster import Board, Office, Status, Trip, Unit, UnitReport
 
-TAMPERED = 3
-"""Number of TAMPERED in tandem.common.v1.AlertKind."""
-
-SKILLS: Mapping[tuple[str, int], str] = MappingProxyType({("probation", TAMPERED): "tag-repair"})
-"""Preferred skill by leg and alert kind."""
 SKILL_WORTH_S = 300
 """Extra travel time, seconds, that the preferred skill is worth. A unit without the skill wins if it arrives sooner by more."""
 
@@ -137,7 +132,7 @@ def _can_be_asked(unit: Unit, report: UnitReport, query: UnitQuery) -> bool:
 
 
 def _choice(board: Board, query: UnitQuery, unit: Unit, *, report: UnitReport) -> Choice:
-    travel = board.travel.get((unit.unit_id, query.subject_id))
+    travel = board.travel.get(Trip(unit.unit_id, query.subject_id))
     return Choice(
         level=EscalationLevel.UNIT,
         office_id=unit.office_id,

@@ -1,18 +1,19 @@
 """Decisions on a leg's assignments after each alert, deadline and answer. Pure.
 
-`decide` turns a command into events, and `evolving.evolve` applies an event to the incident.
+`decide` turns a command into events, and `incident.evolve` applies an event to the incident.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from services.dispatch.domain import answers, escalation, flags, following
-from services.dispatch.domain.answers import Answering
-from services.dispatch.domain.enums import Demand, EscalationReason, Exercise
-from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.answers import Acknowledge, Answering, Close, Progress, Receive, Reject
+from services.dispatch.domain.assignment import ACCEPTED, OVER, Assignment, AssignmentState, assignment_id
+from services.dispatch.domain.enums import Demand, Exercise
+from services.dispatch.domain.escalation import LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import (
     SPOOFING_SUSPECTED,
     AlertFolded,
@@ -26,24 +27,13 @@ from services.dispatch.domain.events import (
     Offered,
     Reoffered,
     SpoofingSuspected,
-    Step,
     StepsLost,
     StoodDown,
 )
-from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets
-from services.dispatch.domain.incident import (
-    ACCEPTED,
-    FIRST_STATE,
-    OVER,
-    UNANSWERED,
-    Assignment,
-    AssignmentState,
-    Incident,
-    assignment_id,
-)
-from services.dispatch.domain.roster import NO_ROSTER, Board
+from services.dispatch.domain.incident import Decided, Incident
+from services.dispatch.domain.leg import Leg
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +54,7 @@ class Alert:
     ends: bool
     """The alert ends the incident."""
     cause: Cause | None
-    legs: tuple[str, ...] = ()
+    legs: tuple[Leg, ...] = ()
     """Other legs whose response the alert demands, as far as this leg watches them."""
     wearer_id: str = ""
     ring_m: float = 0.0
@@ -77,41 +67,17 @@ class FoldAlert:
     """Command: apply an alert that arrived."""
 
     alert: Alert
-    now_ms: int
-    deadlines: Deadlines
-    board: Board = NO_ROSTER
     was_missing: bool = False
     """The alert was found by the comparison with ALERTS, not by the reader of the stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class PassDeadline:
-    """Command: check whether the deadline of an assignment has passed."""
-
-    assignment_id: str
-    now_ms: int
-    deadlines: Deadlines
-    board: Board = NO_ROSTER
-
-
-@dataclass(frozen=True, slots=True)
-class LoseUnit:
-    """Command: check after a roster change whether the unit of an assignment is gone."""
-
-    assignment_id: str
-    now_ms: int
-    deadlines: Deadlines
-    board: Board
 
 
 @dataclass(frozen=True, slots=True)
 class ReportLeg:
     """Command: report that another leg is absent, or has returned."""
 
-    leg: str
+    leg: Leg
     returned: bool
     """True if the leg was absent and shows steps now; False if it showed no step by its deadline."""
-    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +87,6 @@ class CompareSteps:
     assignment_id: str
     number: int
     """Number of the last step of the assignment on INCIDENTS."""
-    now_ms: int
 
 
 Command: TypeAlias = (
@@ -129,74 +94,42 @@ Command: TypeAlias = (
 )
 
 
-def concerns(leg: str, alert: Alert) -> bool:
+def concerns(leg: Leg, alert: Alert) -> bool:
     """Whether an alert matters to a leg: it demands a reaction, says that a threat is over, or ends the incident."""
-    return alert.ends or (
-        (alert.demand in FIRST_STATE[leg] or alert.demand is Demand.RECORD) and bool(alert.subject_ids)
-    )
+    matters = alert.demand in leg.policy.offers | leg.policy.notifies or alert.demand is Demand.RECORD
+    return alert.ends or (matters and bool(alert.subject_ids))
 
 
-def decide(incident: Incident, command: Command) -> tuple[Event, ...]:
+def decide(incident: Incident, command: Command, situation: Situation) -> tuple[Event, ...]:
     """Events that a command leads to; empty where the command was applied before.
 
     Raises NotFound or FailedPrecondition where the desk asks for an impossible change.
     """
-    if isinstance(command, FoldAlert):
-        return tuple(_fold(incident, command))
-    if isinstance(command, PassDeadline):
-        return tuple(_pass(incident, command))
-    if isinstance(command, LoseUnit):
-        return tuple(_lose(incident, command))
-    if isinstance(command, ReportLeg):
-        return tuple(_report_leg(incident, command))
-    if isinstance(command, CompareSteps):
-        assignment = incident.assignments.get(command.assignment_id)
-        if assignment is None or assignment.number >= command.number:
-            return ()
-        return (StepsLost(command.now_ms, command.assignment_id, command.number),)
-    if isinstance(command, Flag):
-        return tuple(flags.decide(incident, command))
-    if isinstance(command, Follow | ShowTargets):
-        return tuple(following.decide(incident, command))
-    return tuple(answers.decide(incident, command))
+    return tuple(_events(incident, command, situation))
 
 
-def _pass(incident: Incident, command: PassDeadline) -> Iterator[Event]:
-    assignment = incident.assignments.get(command.assignment_id)
-    if assignment is None or assignment.due_ms is None or assignment.due_ms > command.now_ms:
-        return
-    escalation_reason = EscalationReason.NOT_ACKNOWLEDGED
-    if assignment.state not in UNANSWERED:
-        escalation_reason = EscalationReason.NOT_DISPATCHED
-    elif assignment.choice and assignment.received_ms is None:
-        escalation_reason = EscalationReason.NOT_RECEIVED
-    yield escalation.escalated(
-        incident, assignment, escalation_reason, now_ms=command.now_ms, deadlines=command.deadlines, board=command.board
-    )
+def _events(incident: Incident, command: Command, situation: Situation) -> Iterable[Event]:
+    match command:
+        case FoldAlert():
+            return _fold(incident, command, situation)
+        case PassDeadline() | LoseUnit():
+            return escalation.decide(incident, command, situation)
+        case ReportLeg():
+            return _report_leg(incident, command, situation.now_ms)
+        case CompareSteps():
+            return _compare_steps(incident, command, situation.now_ms)
+        case Flag():
+            return flags.decide(incident, command, situation)
+        case Follow() | ShowTargets():
+            return following.decide(incident, command, situation)
+        case Receive() | Acknowledge() | Reject() | Progress() | Close():
+            return answers.decide(incident, command, situation)
+        case _:
+            assert_never(command)
 
 
-def _lose(incident: Incident, command: LoseUnit) -> Iterator[Event]:
-    assignment = incident.assignments.get(command.assignment_id)
-    # A unit on the scene may end its shift while the paperwork goes on.
-    if (
-        assignment is None
-        or not assignment.unit_id
-        or command.board.can_go(assignment.unit_id)
-        or assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
-    ):
-        return
-    yield escalation.escalated(
-        incident,
-        assignment,
-        EscalationReason.UNIT_GONE,
-        now_ms=command.now_ms,
-        deadlines=command.deadlines,
-        board=command.board,
-    )
-
-
-def _report_leg(incident: Incident, command: ReportLeg) -> Iterator[Event]:
-    leg, now_ms = command.leg, command.now_ms
+def _report_leg(incident: Incident, command: ReportLeg, now_ms: int) -> Iterator[Event]:
+    leg = command.leg
     for id_, assignment in incident.assignments.items():
         if command.returned and leg in assignment.absent_legs:
             yield LegReturned(now_ms, id_, leg)
@@ -204,116 +137,159 @@ def _report_leg(incident: Incident, command: ReportLeg) -> Iterator[Event]:
             yield LegAbsent(now_ms, id_, leg)
 
 
-def _fold(incident: Incident, command: FoldAlert) -> Iterator[Event]:
-    alert, now_ms = command.alert, command.now_ms
-    if alert.alert_id in incident.alert_ids or not concerns(incident.leg, alert):
-        return
-    wanted = FIRST_STATE[incident.leg].get(alert.demand)
-    subjects = alert.subject_ids if wanted else ()
-    by_id = {assignment_id(incident.incident_id, incident.leg, subject): subject for subject in subjects}
-    # A person who confirmed the warning of a wide ring must also be warned of a nearer one. A unit on its way isn't sent twice.
-    graver = {
-        id_
-        for id_ in by_id
-        if incident.leg == "warning"
-        and id_ in incident.assignments
-        and alert.demand > incident.assignments[id_].offer_demand
+def _compare_steps(incident: Incident, command: CompareSteps, now_ms: int) -> Iterator[Event]:
+    assignment = incident.assignments.get(command.assignment_id)
+    if assignment is not None and assignment.number < command.number:
+        yield StepsLost(now_ms, command.assignment_id, command.number)
+
+
+# ── an alert ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Iterable[Event]:
+    alert, leg = command.alert, incident.leg
+    if alert.alert_id in incident.alert_ids or not concerns(leg, alert):
+        return ()
+    matters = alert.demand in leg.policy.offers | leg.policy.notifies
+    subjects = {
+        assignment_id(incident.incident_id, leg, subject_id): subject_id
+        for subject_id in (alert.subject_ids if matters else ())
     }
+    graver = _graver(incident, alert, subjects)
+    decided = Decided(incident)
     if command.was_missing:
-        yield AlertWasMissing(now_ms, alert.alert_id)
-    folded = AlertFolded(
+        decided.add(AlertWasMissing(situation.now_ms, alert.alert_id))
+    decided.add(_folded(alert, tuple(subjects), alert.legs if matters else (), now_ms=situation.now_ms))
+    _begin(decided, alert, subjects, situation=situation)
+    _reoffer(decided, graver, situation)
+    if alert.kind == SPOOFING_SUSPECTED and alert.demand in leg.policy.notifies:
+        _suspect_spoofing(decided, alert, situation.now_ms)
+    _stand_down(decided, situation.now_ms)
+    decided.add(*following.scenes(decided.incident, situation.now_ms))
+    return decided.events
+
+
+def _graver(incident: Incident, alert: Alert, assignment_ids: Collection[str]) -> Mapping[str, Alert]:
+    """The alert by assignment, for assignments that are re-offered because it demands more than their last offer."""
+    if not incident.leg.policy.reoffers_graver:
+        return {}
+    known = (incident.assignments[id_] for id_ in assignment_ids if id_ in incident.assignments)
+    return {assignment.assignment_id: alert for assignment in known if alert.demand > assignment.offer_demand}
+
+
+def _folded(alert: Alert, assignment_ids: tuple[str, ...], legs: tuple[Leg, ...], *, now_ms: int) -> AlertFolded:
+    return AlertFolded(
         at_ms=now_ms,
         alert_id=alert.alert_id,
         place=alert.place,
         demand=alert.demand,
         order_id=alert.order_id,
-        assignment_ids=tuple(by_id),
+        assignment_ids=assignment_ids,
         ends=alert.ends,
         kind=alert.kind,
         threat=alert.threat,
         cause=alert.cause,
-        legs=alert.legs if wanted else (),
+        legs=legs,
         wearer_id=alert.wearer_id,
         ring_m=alert.ring_m,
         exercise=alert.exercise,
     )
-    yield folded
-    incident = evolve(incident, folded)
-    for id_, subject in by_id.items():
-        if not _leads_to(wanted, incident.assignments.get(id_), alert.place, end=incident.end):
+
+
+def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, situation: Situation) -> None:
+    """Offers or notifies the assignments that the alert begins; `subjects` has their destinations by id."""
+    offers = alert.demand in decided.incident.leg.policy.offers
+    for id_, subject_id in subjects.items():
+        present = decided.incident.assignments.get(id_)
+        if present and not _begins_once_more(present, alert.place, decided.incident.end, offers=offers):
             continue
-        step: Step
-        if wanted is AssignmentState.OFFERED:
-            first = escalation.first(
-                incident, id_, subject, kind=alert.kind, now_ms=now_ms, deadlines=command.deadlines, board=command.board
+        if not offers:
+            decided.add(
+                Notified(
+                    at_ms=situation.now_ms,
+                    assignment_id=id_,
+                    subject_id=subject_id,
+                    demand=alert.demand,
+                    place=alert.place,
+                    cause=alert.cause,
+                    kind=alert.kind,
+                )
             )
-            step = Offered(
-                *(now_ms, id_, subject, alert.demand, alert.place, alert.cause, first.due_ms, alert.kind, first.choice)
-            )
-        else:
-            first = None
-            step = Notified(
-                at_ms=now_ms,
-                assignment_id=id_,
-                subject_id=subject,
-                demand=alert.demand,
-                place=alert.place,
-                cause=alert.cause,
-                kind=alert.kind,
-            )
-        yield step
-        incident = evolve(incident, step)
-        if first:
-            for event in first.then:
-                yield event
-                incident = evolve(incident, event)
-    # Only accepted assignments are re-offered: an unanswered offer is still open, and an escalated one stays with the supervisor.
-    for id_, assignment in incident.assignments.items():
-        if assignment.state in ACCEPTED and (id_ in graver or incident.needs_reoffer(id_)):
-            asking = folded if id_ in graver else incident.asked[id_].last
-            first = escalation.first(
-                incident,
-                id_,
-                assignment.subject_id,
-                kind=asking.kind,
-                now_ms=now_ms,
-                deadlines=command.deadlines,
-                board=command.board,
-            )
-            reoffered = Reoffered(
-                *(now_ms, id_, asking.alert_id, asking.demand, asking.kind, asking.cause, first.due_ms, first.choice)
-            )
-            for event in (reoffered, *first.then):
-                yield event
-                incident = evolve(incident, event)
-    if alert.kind == SPOOFING_SUSPECTED and wanted is AssignmentState.NOTIFIED:
-        # A notice makes no step where a unit is already going. This one must: spoofed positions may show that the wearer has left.
-        for id_, assignment in incident.assignments.items():
-            if assignment.state not in OVER:
-                suspected = SpoofingSuspected(now_ms, id_, alert.alert_id)
-                yield suspected
-                incident = evolve(incident, suspected)
-    for assignment in incident.assignments.values():
-        if assignment.state not in OVER and assignment.demanded <= incident.end:
-            stood_down = StoodDown(now_ms, assignment.assignment_id, incident.end_kind)
-            yield stood_down
-            incident = evolve(incident, stood_down)
-    yield from following.scenes(incident, now_ms)
-
-
-def _leads_to(
-    wanted: AssignmentState | None, assignment: Assignment | None, place: LogPosition, *, end: LogPosition
-) -> bool:
-    if assignment is None:
-        return True
-    if assignment.state is AssignmentState.STOOD_DOWN:
-        # A demand whose end arrived first is still recorded as offered. A demand after the end would break the contract of the
-        # fold, but a demand is never lost.
-        return place > end or (wanted is AssignmentState.OFFERED and assignment.offered_ms is None)
-    if assignment.state is AssignmentState.CLOSED:
-        # When the desk closed the assignment it knew all demands up to closed_place. A later demand needs a new offer, since no
-        # unit is on the way any more.
-        return place > max(end, assignment.closed_place) or (
-            wanted is AssignmentState.OFFERED and assignment.offered_ms is None
+            continue
+        first = escalation.first(decided.incident, id_, subject_id, kind=alert.kind, situation=situation)
+        offered = Offered(
+            at_ms=situation.now_ms,
+            assignment_id=id_,
+            subject_id=subject_id,
+            demand=alert.demand,
+            place=alert.place,
+            cause=alert.cause,
+            due_ms=first.due_ms,
+            kind=alert.kind,
+            choice=first.choice,
         )
-    return assignment.state is AssignmentState.NOTIFIED and wanted is AssignmentState.OFFERED
+        decided.add(offered, *first.then)
+
+
+def _begins_once_more(assignment: Assignment, place: LogPosition, end: LogPosition, *, offers: bool) -> bool:
+    """Whether a demand at `place` begins an assignment that exists; `end` is the last end of its incident."""
+    # A demand whose end arrived first is still recorded as offered. A demand after the end would break the contract of the fold, but a
+    # demand is never lost.
+    never_offered = offers and assignment.offered_ms is None
+    match assignment.state:
+        case AssignmentState.STOOD_DOWN:
+            return place > end or never_offered
+        case AssignmentState.CLOSED:
+            # When the desk closed the assignment it knew all demands up to closed_place. A later demand needs a new offer, since no
+            # unit is on the way any more.
+            return place > max(end, assignment.closed_place) or never_offered
+        case AssignmentState.NOTIFIED:
+            return offers
+        case (
+            AssignmentState.OFFERED
+            | AssignmentState.ESCALATED
+            | AssignmentState.NOBODY_AVAILABLE
+            | AssignmentState.REJECTED
+            | AssignmentState.ACKNOWLEDGED
+            | AssignmentState.DISPATCHED
+            | AssignmentState.EN_ROUTE
+            | AssignmentState.ON_SCENE
+            | AssignmentState.APPREHENDED
+        ):
+            return False
+        case _:
+            assert_never(assignment.state)
+
+
+def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation) -> None:
+    # Only accepted assignments are re-offered: an unanswered offer is still open, and an escalated one stays with the supervisor.
+    for id_, assignment in decided.incident.assignments.items():
+        if assignment.state not in ACCEPTED or not (id_ in graver or decided.incident.needs_reoffer(id_)):
+            continue
+        asking = graver.get(id_) or decided.incident.asked[id_].last
+        first = escalation.first(decided.incident, id_, assignment.subject_id, kind=asking.kind, situation=situation)
+        reoffered = Reoffered(
+            at_ms=situation.now_ms,
+            assignment_id=id_,
+            alert_id=asking.alert_id,
+            demand=asking.demand,
+            kind=asking.kind,
+            cause=asking.cause,
+            due_ms=first.due_ms,
+            choice=first.choice,
+        )
+        decided.add(reoffered, *first.then)
+
+
+def _suspect_spoofing(decided: Decided, alert: Alert, now_ms: int) -> None:
+    # A notice makes no step where a unit is already going. This one must: spoofed positions may show that the wearer has left.
+    for id_, assignment in decided.incident.assignments.items():
+        if assignment.state not in OVER:
+            decided.add(SpoofingSuspected(now_ms, id_, alert.alert_id))
+
+
+def _stand_down(decided: Decided, now_ms: int) -> None:
+    end, end_kind = decided.incident.end, decided.incident.end_kind
+    for id_, assignment in decided.incident.assignments.items():
+        if assignment.state not in OVER and assignment.demanded <= end:
+            decided.add(StoodDown(now_ms, id_, end_kind))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
 
-from services.dispatch.domain.choosing import SKILLS, UnitQuery, next_choice
+from services.dispatch.domain.assignment import UNANSWERED, Assignment, AssignmentState
+from services.dispatch.domain.choosing import UnitQuery, next_choice
 from services.dispatch.domain.enums import EscalationLevel, EscalationReason
-from services.dispatch.domain.events import Choice, Escalated, NobodyAvailable, Step
-from services.dispatch.domain.incident import Assignment, Incident
-from services.dispatch.domain.roster import Board
+from services.dispatch.domain.events import Choice, Escalated, Event, NobodyAvailable, Step
+from services.dispatch.domain.incident import Incident
+from services.dispatch.domain.roster import NO_ROSTER, Board
 
 LONGEST_WAIT_MS = 3_600_000
 """Longest time between two escalations of one assignment to the same desk."""
@@ -20,7 +22,7 @@ RACE_ANSWER_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Time limits of each step, mesh time, milliseconds."""
+    """Time limits of each step, mesh time, milliseconds. The setting of `x_ms` is `x_within_s`."""
 
     acknowledge_ms: int
     """From the offer until a person accepts it."""
@@ -33,6 +35,31 @@ class Deadlines:
 
 
 @dataclass(frozen=True, slots=True)
+class Situation:
+    """Facts outside the incident under which a command is decided."""
+
+    now_ms: int
+    """Mesh time."""
+    deadlines: Deadlines
+    board: Board = NO_ROSTER
+    """The roster's availability; NO_ROSTER where offers go to the desk itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassDeadline:
+    """Command: check whether the deadline of an assignment has passed."""
+
+    assignment_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoseUnit:
+    """Command: check after a roster change whether the unit of an assignment is gone."""
+
+    assignment_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class FirstOffer:
     """The unit or desk that gets a new offer."""
 
@@ -42,81 +69,97 @@ class FirstOffer:
     """Steps that follow at once: where no unit is available, NobodyAvailable and an escalation to the supervisor."""
 
 
-def first(
-    incident: Incident,
-    assignment_id: str,
-    subject_id: str,
-    *,
-    kind: int,
-    now_ms: int,
-    deadlines: Deadlines,
-    board: Board,
-) -> FirstOffer:
+def decide(incident: Incident, command: PassDeadline | LoseUnit, situation: Situation) -> Iterator[Event]:
+    """The escalation of an assignment whose deadline has passed, or whose unit is gone; nothing where neither is so."""
+    assignment = incident.assignments.get(command.assignment_id)
+    if assignment is None:
+        return
+    match command:
+        case PassDeadline():
+            if assignment.due_ms is not None and assignment.due_ms <= situation.now_ms:
+                yield escalated(incident, assignment, _overdue(assignment), situation=situation)
+        case LoseUnit():
+            # A unit on the scene may end its shift while the paperwork goes on.
+            on_scene = assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED)
+            if assignment.unit_id and not on_scene and not situation.board.can_go(assignment.unit_id):
+                yield escalated(incident, assignment, EscalationReason.UNIT_GONE, situation=situation)
+        case _:
+            assert_never(command)
+
+
+def _overdue(assignment: Assignment) -> EscalationReason:
+    """What didn't come before the deadline of an assignment."""
+    if assignment.state not in UNANSWERED:
+        return EscalationReason.NOT_DISPATCHED
+    if assignment.choice and assignment.received_ms is None:
+        return EscalationReason.NOT_RECEIVED
+    return EscalationReason.NOT_ACKNOWLEDGED
+
+
+def first(incident: Incident, assignment_id: str, subject_id: str, *, kind: int, situation: Situation) -> FirstOffer:
     """The first offer of an assignment for an alert of some kind. Raises ValueError for an office without a national desk."""
+    now_ms, board = situation.now_ms, situation.board
     if incident.exercise or not board.asks_units():
         # A unit that is sent to an exercise may be missing in a live incident, so the desk itself is asked.
-        return FirstOffer(None, now_ms + deadlines.acknowledge_ms, ())
-    query = UnitQuery(
-        *(assignment_id, subject_id, now_ms, SKILLS.get((incident.leg, kind), "")),
-        engaged=engaged(incident, assignment_id),
-    )
-    choice = next_choice(board, query)
-    if choice and choice.unit_id:
-        return FirstOffer(choice, due_ms(choice, now_ms, deadlines), ())
+        return FirstOffer(None, now_ms + situation.deadlines.acknowledge_ms, ())
+    choice = next_choice(board, query(incident, assignment_id, subject_id, kind=kind, now_ms=now_ms))
     if choice is None:
         raise ValueError("the roster has no national desk: an office must name one")
-    due = due_ms(choice, now_ms, deadlines)
-    return FirstOffer(
-        None,
-        due,
-        (
-            NobodyAvailable(now_ms, assignment_id),
-            Escalated(
-                at_ms=now_ms,
-                assignment_id=assignment_id,
-                due_ms=due,
-                choice=choice,
-                escalation_reason=EscalationReason.NOBODY,
-            ),
-        ),
+    due = due_ms(choice, situation)
+    if choice.unit_id:
+        return FirstOffer(choice, due, ())
+    supervisor = Escalated(
+        at_ms=now_ms,
+        assignment_id=assignment_id,
+        due_ms=due,
+        choice=choice,
+        escalation_reason=EscalationReason.NOBODY,
     )
+    return FirstOffer(None, due, (NobodyAvailable(now_ms, assignment_id), supervisor))
 
 
 def escalated(
-    incident: Incident,
-    assignment: Assignment,
-    escalation_reason: EscalationReason,
-    *,
-    now_ms: int,
-    deadlines: Deadlines,
-    board: Board,
+    incident: Incident, assignment: Assignment, reason: EscalationReason, *, situation: Situation
 ) -> Escalated:
     """The offer at the next escalation level. Where there is none, the same desk is asked at growing intervals."""
-    id_, present = assignment.assignment_id, assignment.choice
-    if board.asks_units() and not incident.exercise:
-        above = int(present.level) if present else 0
-        query = UnitQuery(
-            *(id_, assignment.subject_id, now_ms, SKILLS.get((incident.leg, assignment.kind), "")),
-            # A unit that is gone doesn't use up a level: another unit replaces it at the same level.
-            above=above - 1 if escalation_reason is EscalationReason.UNIT_GONE else above,
-            tried=assignment.tried,
-            engaged=engaged(incident, id_),
-            skip_office_id=present.office_id if present and escalation_reason is EscalationReason.NOT_RECEIVED else "",
-        )
-        choice = next_choice(board, query)
-        if choice:
-            return Escalated(
-                at_ms=now_ms,
-                assignment_id=id_,
-                due_ms=due_ms(choice, now_ms, deadlines),
-                choice=choice,
-                escalation_reason=escalation_reason,
-            )
-    # Repeat with exponential backoff: a desk that hasn't answered for an hour won't react to a message every 10 s.
-    longest_ms = max(LONGEST_WAIT_MS, deadlines.acknowledge_ms)
-    within_ms = min(deadlines.acknowledge_ms << min(assignment.repeats, 16), longest_ms)
+    choice = _next_level(incident, assignment, reason, situation=situation)
     return Escalated(
-        at_ms=now_ms, assignment_id=id_, due_ms=now_ms + within_ms, choice=present, escalation_reason=escalation_reason
+        at_ms=situation.now_ms,
+        assignment_id=assignment.assignment_id,
+        due_ms=due_ms(choice, situation) if choice else _repeat_ms(assignment, situation),
+        choice=choice or assignment.choice,
+        escalation_reason=reason,
+    )
+
+
+def _repeat_ms(assignment: Assignment, situation: Situation) -> int:
+    """When the same desk is asked once more, with exponential backoff, mesh time.
+
+    A desk that hasn't answered for an hour won't react to a message every 10 s.
+    """
+    acknowledge_ms = situation.deadlines.acknowledge_ms
+    longest_ms = max(LONGEST_WAIT_MS, acknowledge_ms)
+    return situation.now_ms + min(acknowledge_ms << min(assignment.repeats, 16), longest_ms)
+
+
+def _next_level(
+    incident: Incident, assignment: Assignment, reason: EscalationReason, *, situation: Situation
+) -> Choice | None:
+    """The unit or desk of the next escalation level; None where there is none, no roster, or an exercise."""
+    if incident.exercise or not situation.board.asks_units():
+        return None
+    id_, present = assignment.assignment_id, assignment.choice
+    above = int(present.level) if present else 0
+    asked = query(incident, id_, assignment.subject_id, kind=assignment.kind, now_ms=situation.now_ms)
+    return next_choice(
+        situation.board,
+        replace(
+            asked,
+            # A unit that is gone doesn't use up a level: another unit replaces it at the same level.
+            above=above - 1 if reason is EscalationReason.UNIT_GONE else above,
+            tried=assignment.tried,
+            skip_office_id=present.office_id if present and reason is EscalationReason.NOT_RECEIVED else "",
+        ),
     )
 
 
@@ -129,14 +172,28 @@ def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
     return max(assignment.due_ms, assignment.asked_ms + deadlines.acknowledge_ms)
 
 
-def due_ms(choice: Choice, now_ms: int, deadlines: Deadlines) -> int:
+def due_ms(choice: Choice, situation: Situation) -> int:
     """Time at which an offer is escalated unless the machine of its unit or desk confirms receipt, mesh time."""
+    deadlines = situation.deadlines
     # At the last level no further desk could receive it sooner.
     last = choice.level is EscalationLevel.NATIONAL_DESK
-    return now_ms + (deadlines.acknowledge_ms if last else min(deadlines.receive_ms, deadlines.acknowledge_ms))
+    return situation.now_ms + (
+        deadlines.acknowledge_ms if last else min(deadlines.receive_ms, deadlines.acknowledge_ms)
+    )
 
 
-def engaged(incident: Incident, assignment_id: str) -> Mapping[str, str]:
+def query(incident: Incident, assignment_id: str, subject_id: str, *, kind: int, now_ms: int) -> UnitQuery:
+    """The query for the first unit to ask for a destination, after an alert of some kind."""
+    return UnitQuery(
+        assignment_id=assignment_id,
+        subject_id=subject_id,
+        now_ms=now_ms,
+        skill=incident.leg.policy.preferred_skills.get(kind, ""),
+        engaged=_engaged(incident, assignment_id),
+    )
+
+
+def _engaged(incident: Incident, assignment_id: str) -> Mapping[str, str]:
     """Incident id by unit, for units that have a part in another destination of the same incident."""
     return {
         assignment.unit_id: incident.incident_id

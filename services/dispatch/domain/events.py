@@ -5,7 +5,9 @@ Events are kept permanently. A field that is added later has a default, which is
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 from services.dispatch.domain.enums import (
@@ -18,6 +20,7 @@ from services.dispatch.domain.enums import (
     Exercise,
     WarningFlag,
 )
+from services.dispatch.domain.leg import Leg
 
 LogPosition: TypeAlias = tuple[int, int]
 """(sequence, ordinal): position of an alert in the order of the log."""
@@ -80,7 +83,7 @@ class AlertFolded:
     threat: str = ""
     """Threat of the alert, as Alert.threat."""
     cause: Cause | None = None
-    legs: tuple[str, ...] = ()
+    legs: tuple[Leg, ...] = ()
     """Other legs whose response the alert demands; empty where this leg doesn't watch them."""
     wearer_id: str = ""
     ring_m: float = 0.0
@@ -228,7 +231,7 @@ class LegAbsent:
 
     at_ms: int
     assignment_id: str
-    leg: str
+    leg: Leg
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,7 @@ class LegReturned:
 
     at_ms: int
     assignment_id: str
-    leg: str
+    leg: Leg
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,3 +340,44 @@ PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
 """Step that is not published to other legs: its time alone would reveal how far the wearer is from the target."""
 Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """Names of a kind of event outside this package."""
+
+    stored_name: str
+    """Name under which events are stored and hashed. A class may be renamed, this name may not: the chain would not verify."""
+    log_name: str = ""
+    """Name of the step in logs and metrics; empty where the state of the assignment says it."""
+    alarms: bool = False
+    """The log has the step as critical: somebody must do something that the leg can't."""
+
+
+EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(
+    {
+        AlertFolded: EventKind("AlertFolded"),
+        AlertWasMissing: EventKind("AlertWasMissing"),
+        Notified: EventKind("Notified"),
+        Offered: EventKind("Offered"),
+        Reoffered: EventKind("Reoffered", "offered_again"),
+        NobodyAvailable: EventKind("NobodyAvailable"),
+        Escalated: EventKind("Escalated"),
+        Received: EventKind("Received", "received"),
+        Acknowledged: EventKind("Acknowledged"),
+        Rejected: EventKind("Rejected"),
+        Progressed: EventKind("Progressed"),
+        Closed: EventKind("Closed"),
+        StoodDown: EventKind("StoodDown"),
+        LegAbsent: EventKind("LegAbsent", "leg_absent", alarms=True),
+        LegReturned: EventKind("LegReturned", "leg_returned"),
+        StepsLost: EventKind("StepsLost", "steps_lost", alarms=True),
+        Flagged: EventKind("Flagged", "flagged"),
+        Retargeted: EventKind("Retargeted", "retargeted"),
+        Raced: EventKind("Raced", "raced"),
+        SceneShared: EventKind("SceneShared", "scene_shared"),
+        SpoofingSuspected: EventKind("SpoofingSuspected", "spoofing_suspected"),
+        TargetsShown: EventKind("TargetsShown"),
+    }
+)
+"""All kinds of events."""

@@ -5,13 +5,14 @@ The acknowledgement of a warning raises no flag, since it ends no response of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.common.rpc.errors import NotFound
 from services.dispatch.domain import escalation
+from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment, assignment_id
 from services.dispatch.domain.enums import Demand, WarningFlag
-from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import (
     KIND_UNSPECIFIED,
     AlertFolded,
@@ -22,9 +23,7 @@ from services.dispatch.domain.events import (
     Offered,
     StoodDown,
 )
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import ACCEPTED, UNANSWERED, Incident, assignment_id
-from services.dispatch.domain.roster import NO_ROSTER, Board
+from services.dispatch.domain.incident import Decided, Incident
 
 DEMANDS = {
     WarningFlag.NO_RECEIPT: Demand.NOTIFY,
@@ -40,102 +39,92 @@ class Flag:
 
     subject_id: str
     flag: WarningFlag
-    flagged_ms: int
-    """When the warning leg raised the flag, mesh time; 0 for a new flag in the warning leg itself."""
     alert_id: str
     """The alert of which the person was last warned."""
     place: LogPosition
+    """Position of that alert in the log."""
     order_id: str
-    now_ms: int
-    deadlines: Deadlines
-    board: Board = NO_ROSTER
+    flagged_ms: int | None = None
+    """When the warning leg raised the flag, mesh time; None in the warning leg itself, which raises it now."""
 
 
-def decide(incident: Incident, command: Flag) -> Iterator[Event]:
+def decide(incident: Incident, command: Flag, situation: Situation) -> Iterable[Event]:
     """Events that a flag leads to; none where the leg knows this flag or a later one.
 
     Raises NotFound where the warning leg hasn't applied the flag's alert yet.
     """
     id_ = assignment_id(incident.incident_id, incident.leg, command.subject_id)
     known = incident.assignments.get(id_)
-    if incident.leg == "warning":
-        if known is None:
-            raise NotFound("the warning leg has no assignment of this person yet: retry after the alert is applied")
-        # Duress is final: a receipt, or its absence, must not replace it.
-        if known.flag is None or known.flag.flag not in (command.flag, WarningFlag.DURESS):
-            at_ms = max(command.now_ms, known.flag.flagged_ms + 1) if known.flag else command.now_ms
-            yield _flagged(id_, command, at_ms)
-        return
+    if command.flagged_ms is None:
+        return _raised(known, command, situation.now_ms)
     if known and known.flag and command.flagged_ms <= known.flag.flagged_ms:
-        return
+        return ()
+    decided = Decided(incident)
     demand = DEMANDS.get(command.flag)
     if demand:
-        for event in _asked(incident, id_, command, demand=demand):
-            yield event
-            incident = evolve(incident, event)
-    if id_ in incident.assignments:
-        yield _flagged(id_, command, command.flagged_ms)
-        if known is None and demand is Demand.NOTIFY and command.place <= incident.end:
-            yield StoodDown(command.now_ms, id_, incident.end_kind)
+        _ask(decided, id_, command, demand=demand, situation=situation)
+    if id_ in decided.incident.assignments:
+        decided.add(_flagged(id_, command, command.flagged_ms, now_ms=situation.now_ms))
+        if known is None and demand is Demand.NOTIFY and command.place <= decided.incident.end:
+            decided.add(StoodDown(situation.now_ms, id_, decided.incident.end_kind))
+    return decided.events
 
 
-def _asked(incident: Incident, id_: str, command: Flag, *, demand: Demand) -> Iterator[Event]:
-    """Events that notify the police or offer them the assignment, unless an earlier event already did."""
-    known = incident.assignments.get(id_)
-    if known is None and command.alert_id not in incident.alert_ids:
+def _raised(known: Assignment | None, command: Flag, now_ms: int) -> Iterator[Event]:
+    """The flag as the warning leg raises it."""
+    if known is None:
+        raise NotFound("the warning leg has no assignment of this person yet: retry after the alert is applied")
+    # Duress is final: a receipt, or its absence, must not replace it.
+    if known.flag is None or known.flag.flag not in (command.flag, WarningFlag.DURESS):
+        flagged_ms = max(now_ms, known.flag.flagged_ms + 1) if known.flag else now_ms
+        yield _flagged(known.assignment_id, command, flagged_ms, now_ms=now_ms)
+
+
+def _ask(decided: Decided, id_: str, command: Flag, *, demand: Demand, situation: Situation) -> None:
+    """Notifies the police or offers them the assignment, unless an earlier event already did."""
+    now_ms, known = situation.now_ms, decided.incident.assignments.get(id_)
+    if known is None and command.alert_id not in decided.incident.alert_ids:
         # An alert with demand WARN doesn't reach the police, so this flag is their first record of the incident.
-        folded = AlertFolded(
-            *(
-                command.now_ms,
-                command.alert_id,
-                command.place,
-                demand,
-                command.order_id,
-                (id_,),
-                False,
-                KIND_UNSPECIFIED,
+        decided.add(
+            AlertFolded(
+                at_ms=now_ms,
+                alert_id=command.alert_id,
+                place=command.place,
+                demand=demand,
+                order_id=command.order_id,
+                assignment_ids=(id_,),
+                ends=False,
             )
         )
-        yield folded
-        incident = evolve(incident, folded)
     if known is None and demand is Demand.NOTIFY:
-        yield Notified(
-            at_ms=command.now_ms,
+        decided.add(
+            Notified(
+                at_ms=now_ms,
+                assignment_id=id_,
+                subject_id=command.subject_id,
+                demand=demand,
+                place=command.place,
+                cause=None,
+            )
+        )
+    elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | ACCEPTED):
+        first = escalation.first(decided.incident, id_, command.subject_id, kind=KIND_UNSPECIFIED, situation=situation)
+        offered = Offered(
+            at_ms=now_ms,
             assignment_id=id_,
             subject_id=command.subject_id,
             demand=demand,
             place=command.place,
             cause=None,
+            due_ms=first.due_ms,
+            choice=first.choice,
         )
-    elif demand is Demand.RESPOND and (known is None or known.state not in UNANSWERED | ACCEPTED):
-        first = escalation.first(
-            incident,
-            id_,
-            command.subject_id,
-            kind=KIND_UNSPECIFIED,
-            now_ms=command.now_ms,
-            deadlines=command.deadlines,
-            board=command.board,
-        )
-        yield Offered(
-            *(
-                command.now_ms,
-                id_,
-                command.subject_id,
-                demand,
-                command.place,
-                None,
-                first.due_ms,
-                KIND_UNSPECIFIED,
-                first.choice,
-            )
-        )
-        yield from first.then
+        decided.add(offered, *first.then)
 
 
-def _flagged(id_: str, command: Flag, flagged_ms: int) -> Flagged:
+def _flagged(id_: str, command: Flag, flagged_ms: int, *, now_ms: int) -> Flagged:
     return Flagged(
-        at_ms=command.now_ms,
+        at_ms=now_ms,
         assignment_id=id_,
         flag=command.flag,
         flagged_ms=flagged_ms,

@@ -1,147 +1,34 @@
-"""State of one leg's share of an incident. Pure.
+"""State of one leg's share of an incident, and its state after each event. Pure.
 
-The state is the fold of `evolving.evolve` over the stored events. Alerts may come twice and in any order. An alert's demand holds
-until an end that follows it in the order of the log.
+The state is the fold of `evolve` over the stored events. Alerts may come twice and in any order. An alert's demand holds until an end
+that follows it in the order of the log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
-from services.common import ids
-from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, Exercise
+from services.dispatch.domain.assignment import OVER, Assignment, LaterStep, after, begun
+from services.dispatch.domain.enums import Demand, Exercise
 from services.dispatch.domain.events import (
     BEFORE_ALL,
     KIND_UNSPECIFIED,
+    Acknowledged,
     AlertFolded,
-    Cause,
-    Choice,
-    Flagged,
+    AlertWasMissing,
+    Closed,
+    Event,
     LogPosition,
-    Raced,
+    Notified,
+    Offered,
+    TargetsShown,
 )
+from services.dispatch.domain.leg import Leg
 
-
-class AssignmentState(IntEnum):
-    """State of an assignment; numbers of tandem.dispatch.v1.AssignmentState."""
-
-    NOTIFIED = 1
-    OFFERED = 2
-    ESCALATED = 3
-    ACKNOWLEDGED = 4
-    STOOD_DOWN = 5
-    DISPATCHED = 6
-    EN_ROUTE = 7
-    ON_SCENE = 8
-    APPREHENDED = 9
-    CLOSED = 10
-    NOBODY_AVAILABLE = 11
-    REJECTED = 12
-
-
-UNANSWERED = frozenset((AssignmentState.OFFERED, AssignmentState.ESCALATED))
-"""States in which an assignment must be accepted and hasn't been yet."""
-PROGRESS = (
-    AssignmentState.ACKNOWLEDGED,
-    AssignmentState.DISPATCHED,
-    AssignmentState.EN_ROUTE,
-    AssignmentState.ON_SCENE,
-    AssignmentState.APPREHENDED,
-)
-"""States of an accepted assignment, in their order."""
-ACCEPTED = frozenset(PROGRESS)
-"""States of an assignment that a person accepted."""
-OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
-"""Final states, in which nothing is left to do."""
-
-FIRST_STATE: Mapping[str, Mapping[Demand, AssignmentState]] = MappingProxyType(
-    {
-        "probation": {Demand.NOTIFY: AssignmentState.NOTIFIED, Demand.RESPOND: AssignmentState.OFFERED},
-        "police": {Demand.NOTIFY: AssignmentState.NOTIFIED, Demand.RESPOND: AssignmentState.OFFERED},
-        "warning": {
-            Demand.WARN: AssignmentState.OFFERED,
-            Demand.NOTIFY: AssignmentState.OFFERED,
-            Demand.RESPOND: AssignmentState.OFFERED,
-        },
-    }
-)
-"""First state of an assignment, by leg and demand. A demand that isn't listed makes no assignment in that leg."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """An assignment: the one record of an incident, a leg and a destination."""
-
-    assignment_id: str
-    subject_id: str
-    state: AssignmentState
-    demand: Demand
-    """Gravest demand so far."""
-    demanded: LogPosition
-    """Position of the last alert that demanded the assignment, in the log's order."""
-    number: int
-    """Number of its last step, from 1."""
-    offered_ms: int | None = None
-    """When an alert last caused an offer, mesh time."""
-    offer_number: int = 0
-    """Number of the step that made the present offer, to a unit or a desk."""
-    asked_ms: int | None = None
-    """Time of the present offer, mesh time."""
-    offer_demand: Demand = Demand.RECORD
-    """Gravest demand since the last offer that an alert caused."""
-    due_ms: int | None = None
-    """When the offer is escalated unless the next step comes before, mesh time."""
-    choice: Choice | None = None
-    """Unit or desk of the present offer; None where there is no roster and the desk itself has it."""
-    tried: frozenset[str] = frozenset()
-    """Units that were asked since the last offer that an alert caused."""
-    repeats: int = 0
-    """Number of times that the present offer was escalated to the same desk."""
-    escalation_reason: EscalationReason = EscalationReason.UNSPECIFIED
-    """Reason for the last escalation."""
-    nobody_ms: int | None = None
-    """When no unit was available, mesh time; None where the assignment was accepted since."""
-    received_ms: int | None = None
-    """When the desk's machine received the present offer, mesh time."""
-    acknowledged_ms: int | None = None
-    acknowledged_by: str = ""
-    kind: int = KIND_UNSPECIFIED
-    """Kind of the deciding alert."""
-    cause: Cause | None = None
-    """Report that decided that alert."""
-    rejected_reason: str = ""
-    """Reason of the last rejection."""
-    stood_down_kind: int = KIND_UNSPECIFIED
-    """Kind of the alert that ended the assignment."""
-    close_cause: CloseCause | None = None
-    close_note: str = ""
-    closed_place: LogPosition = BEFORE_ALL
-    """Position of the last alert that demanded the assignment before it was closed."""
-    absent_legs: frozenset[str] = frozenset()
-    """Other legs that have shown no step although the same alert demands their response."""
-    flag: Flagged | None = None
-    """Last flag of the protected person that the warning leg raised."""
-    retargeted_ms: int | None = None
-    """When the responder was last notified that the target moved, mesh time."""
-    raced: Raced | None = None
-    """Last change of the race; None where it was never being lost."""
-    one_scene_ms: int | None = None
-    """Since when the wearer is at the destination, mesh time; None while the wearer isn't there."""
-    spoofing_suspected_ms: int | None = None
-    """When the desk was last notified that positions may be spoofed, mesh time."""
-
-    @property
-    def unit_id(self) -> str:
-        """The unit that has a part in the assignment now; empty where none has."""
-        return self.choice.unit_id if self.choice and self.state in UNANSWERED | ACCEPTED else ""
-
-    @property
-    def losing(self) -> bool:
-        """Whether the wearer would arrive before the responder."""
-        return self.raced is not None and self.raced.losing
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +59,7 @@ class Incident:
     """One leg's share of an incident."""
 
     incident_id: str
-    leg: str
+    leg: Leg
     alert_ids: frozenset[str] = frozenset()
     """Alerts that were applied."""
     order_ids: tuple[str, ...] = ()
@@ -191,7 +78,7 @@ class Incident:
     """Demanding alerts by assignment id."""
     clearings: frozenset[tuple[LogPosition, str]] = frozenset()
     """Position and threat of each alert which says that a threat is over."""
-    awaited: frozenset[str] = frozenset()
+    awaited: frozenset[Leg] = frozenset()
     """Other legs of which an alert demanded a response as well."""
     wearer_id: str = ""
     """Wearer whom units follow; empty where nobody is followed."""
@@ -230,11 +117,99 @@ class Incident:
         )
 
 
-def assignment_id(incident_id: str, leg: str, subject_id: str) -> str:
-    """Id of the assignment of an incident, a leg and a destination."""
-    return ids.hash_id("assign", incident_id, leg, subject_id)
+@dataclass(slots=True)
+class Decided:
+    """Events that were decided so far, and the incident after them."""
+
+    incident: Incident
+    events: list[Event] = field(default_factory=list)
+
+    def add(self, *events: Event) -> None:
+        """Adds events, in their order."""
+        for event in events:
+            self.incident = evolve(self.incident, event)
+            self.events.append(event)
 
 
-def step_id(assignment: Assignment) -> str:
-    """Id of an assignment's last step, the same at each retry."""
-    return ids.hash_id("step", assignment.assignment_id, assignment.state.name, assignment.number)
+def evolve(incident: Incident, event: Event) -> Incident:
+    """The incident after an event of `decisions.decide`. Raises ValueError for a later step of an unknown assignment."""
+    match event:
+        case AlertFolded():
+            return _with_alert(incident, event)
+        case AlertWasMissing() | TargetsShown():
+            return incident
+        case Notified() | Offered():
+            opened_ms = event.at_ms if incident.opened_ms is None else incident.opened_ms
+            first = begun(event, incident.assignments.get(event.assignment_id))
+            return _with_assignment(replace(incident, opened_ms=opened_ms), first)
+    before = incident.assignments.get(event.assignment_id)
+    if before is None:
+        raise ValueError(f"{type(event).__name__}: assignment {event.assignment_id} was never offered")
+    return _with_step(incident, before, event)
+
+
+def _with_step(incident: Incident, before: Assignment, step: LaterStep) -> Incident:
+    new, asked = after(before, step), incident.asked.get(step.assignment_id)
+    if asked and isinstance(step, Acknowledged):
+        answered = replace(asked, answered=asked.last)
+        incident = replace(incident, asked=_with(incident.asked, step.assignment_id, answered))
+    if asked and isinstance(step, Closed):
+        new = replace(new, closed_place=asked.last.place)
+    return _with_assignment(incident, new)
+
+
+def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
+    assignments, asked = dict(incident.assignments), dict(incident.asked)
+    asks = event.demand in incident.leg.policy.offers
+    for id_ in event.assignment_ids:
+        if id_ in assignments:
+            old = assignments[id_]
+            assignments[id_] = replace(
+                old,
+                demand=max(old.demand, event.demand),
+                demanded=max(old.demanded, event.place),
+                offer_demand=max(old.offer_demand, event.demand),
+            )
+        if asks:
+            before = asked.get(id_) or DemandingAlerts(event, frozenset())
+            last = event if event.place > before.last.place else before.last
+            asked[id_] = replace(before, last=last, threats=before.threats | {event.threat})
+    later_end = event.ends and event.place > incident.end
+    clears = event.demand is Demand.RECORD and event.threat
+    # The clearing of a threat that demanded nothing of this leg doesn't relate its order to this incident.
+    of_order = event.assignment_ids or event.ends
+    return replace(
+        incident,
+        alert_ids=incident.alert_ids | {event.alert_id},
+        order_ids=tuple(sorted({*incident.order_ids, event.order_id})) if of_order else incident.order_ids,
+        end=event.place if later_end else incident.end,
+        end_ms=event.at_ms if later_end else incident.end_ms,
+        end_kind=event.kind if later_end else incident.end_kind,
+        assignments=MappingProxyType(assignments),
+        asked=MappingProxyType(asked),
+        clearings=incident.clearings | {(event.place, event.threat)} if clears else incident.clearings,
+        awaited=incident.awaited | set(event.legs),
+        wearer_id=event.wearer_id or incident.wearer_id,
+        rings=_with_ring(incident.rings, event),
+        exercise=event.exercise,
+    )
+
+
+def _with_ring(rings: Mapping[str, RingStatus], event: AlertFolded) -> Mapping[str, RingStatus]:
+    before = rings.get(event.threat)
+    if not event.ring_m or (before and before.place > event.place):
+        return rings
+    # An all-clear sends nobody, so the leg's destinations stay as they were.
+    ids = event.assignment_ids or (before.assignment_ids if before else ())
+    entered = event.demand is not Demand.RECORD
+    return _with(
+        rings, event.threat, RingStatus(place=event.place, radius_m=event.ring_m, entered=entered, assignment_ids=ids)
+    )
+
+
+def _with_assignment(incident: Incident, new: Assignment) -> Incident:
+    return replace(incident, assignments=_with(incident.assignments, new.assignment_id, new))
+
+
+def _with(before: Mapping[str, T], key: str, value: T) -> Mapping[str, T]:
+    return MappingProxyType({**before, key: value})

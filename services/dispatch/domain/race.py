@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.common.geometry import LatLon, great_circle_m
+from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.enums import Advice
-from services.dispatch.domain.incident import ACCEPTED, UNANSWERED, Assignment, AssignmentState
 
 FOOT_MPS = 1.5
 """Pace of a brisk walk, metres per second."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from services.common.geometry import Area, LatLon
 from services.dispatch.domain.enums import Estimate
@@ -87,6 +88,13 @@ class Travel:
     estimate: Estimate
 
 
+class Trip(NamedTuple):
+    """A unit's way to a destination."""
+
+    unit_id: str
+    subject_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Board:
     """Roster, engagements and travel times for choosing a unit. Without an office, the offer goes to the desk itself."""
@@ -97,8 +105,8 @@ class Board:
     """Open assignments of each unit, with the incident id of each."""
     positions: Mapping[str, LatLon] = field(default_factory=lambda: MappingProxyType({}))
     """Position by destination, where it is known."""
-    travel: Mapping[tuple[str, str], Travel] = field(default_factory=lambda: MappingProxyType({}))
-    """Travel time by unit and destination, where it is known."""
+    travel: Mapping[Trip, Travel] = field(default_factory=lambda: MappingProxyType({}))
+    """Travel times, where they are known."""
 
     def asks_units(self) -> bool:
         """Whether the roster has an office, so that offers go to units instead of the desk."""

@@ -17,11 +17,12 @@ from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.common.rpc.identity import Role
+from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence import model, view
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.evidence.retention import EvidenceFiles
-from services.dispatch.leg.api import DESKS, admit
+from services.dispatch.leg.api import admit
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
 from tandem.registry.v1 import disclosure_pb2
@@ -36,7 +37,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     """EvidenceService of one leg."""
 
-    def __init__(self, leg: str, files: EvidenceFiles, clock: MeshClock, *, disclosures: EvidenceDisclosures) -> None:
+    def __init__(self, leg: Leg, files: EvidenceFiles, clock: MeshClock, *, disclosures: EvidenceDisclosures) -> None:
         self._leg, self._files, self._clock, self._disclosures = leg, files, clock, disclosures
         self._bus: Bus | None = None
 
@@ -65,9 +66,9 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
 
         Raises NotFound, InvalidField, PermissionDenied or Unavailable.
         """
-        if self._leg not in model.LEGS:
+        if not self._leg.policy.keeps_evidence:
             raise PermissionDenied(f"the {self._leg} leg keeps no evidence")
-        admit(self._leg, DESKS[self._leg], Role.ROLE_REVIEWER)
+        admit(self._leg, Role.ROLE_REVIEWER)
         fields.required_id("incident_id", incident_id)
         now_ms = self._clock.now_ms()
         grounds = self._grounds(requested, incident_id, now_ms)
@@ -79,7 +80,11 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         return evidence
 
     def _grounds(self, requested: disclosure_pb2.Grounds, incident_id: str, now_ms: int) -> Grounds:
-        kinds = (RecordKind.WEARER, RecordKind.PROTECTED_PERSON) if self._leg == "police" else (RecordKind.WEARER,)
+        kinds = (
+            (RecordKind.WEARER, RecordKind.PROTECTED_PERSON)
+            if self._leg.policy.may_locate_person
+            else (RecordKind.WEARER,)
+        )
         try:
             for kind in kinds:
                 check_grounds(
@@ -107,7 +112,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         if self._bus is None:
             raise Unavailable("the disclosure can't be recorded: no connection to NATS")
         subjects = [(RecordKind.WEARER, evidence.wearer_id)]
-        if self._leg == "police":
+        if self._leg.policy.may_locate_person:
             subjects += [(RecordKind.PROTECTED_PERSON, person_id) for person_id in evidence.person_ids]
         who = server.caller().spiffe_id
         rows: list[ledger_pb2.Disclosure] = []

@@ -15,6 +15,7 @@ from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, NotFound
+from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.model import Evidence, StoredMessage
 from services.dispatch.evidence.redaction import Holders, RedactedLog, Shares, Window, entry_of, record_of
 from tandem.common.v1 import alert_pb2
@@ -88,7 +89,7 @@ class EvidenceCollector:
         self._bus, self._log_meta, self._leg, self._back_ms, self._sleep_ratio = (
             bus,
             log_meta,
-            leg,
+            Leg(leg),
             back_ms,
             sleep_ratio,
         )
@@ -155,7 +156,7 @@ class EvidenceCollector:
         for alert, message in incident.alerts:
             if shown := _alert_for(self._leg, alert, message):
                 records.append(shown)
-                if self._leg == "police" and (measure := await self._measure(alert)):
+                if self._leg.policy.may_locate_person and (measure := await self._measure(alert)):
                     records.append(measure)
         return Evidence(
             incident_id=incident.opening.incident_id,
@@ -358,9 +359,9 @@ async def message_of(bus: Bus, stream: str, **which: str | int) -> StoredMessage
     )
 
 
-def _alert_for(leg: str, alert: alert_pb2.Alert, message: pull.Delivered) -> StoredMessage | None:
+def _alert_for(leg: Leg, alert: alert_pb2.Alert, message: pull.Delivered) -> StoredMessage | None:
     record = record_of(message)
-    if leg == "police":
+    if leg.policy.may_locate_person:
         return record
     if not alert.incident_ends and all(destination.leg != alert_pb2.PROBATION for destination in alert.destinations):
         return None  # only the police may have the reports of a protective device

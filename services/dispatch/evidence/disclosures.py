@@ -15,6 +15,7 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.published import SoleMessage
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.store import Store
 from services.dispatch.leg.tables import disclosures
 from services.dispatch.retrying import RETRY_S
@@ -27,7 +28,7 @@ RETENTION_MS = 86_400_000
 class EvidenceDisclosures:
     """Store of the disclosures of one leg."""
 
-    def __init__(self, leg: str, store: Store) -> None:
+    def __init__(self, leg: Leg, store: Store) -> None:
         self._leg, self._store = leg, store
 
     async def keep(self, made: Sequence[ledger_pb2.Disclosure]) -> None:

@@ -8,8 +8,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-LEGS = ("probation", "police")
-"""Legs that collect evidence. The warning leg keeps its own chain, and has nothing that the police copy lacks."""
+from services.dispatch.domain.leg import Leg
+
+LEGS = tuple(leg for leg in Leg if leg.policy.keeps_evidence)
+"""Legs that collect evidence."""
 MARK_SUBJECT = "mark"
 """Subject of a record whose content is left out; only its time stamp counts."""
 

@@ -15,6 +15,7 @@ from typing import Any
 from services.common.clock import MeshClock
 from services.common.messaging import pull, stored
 from services.common.rpc.errors import InvalidField
+from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.model import MARK_SUBJECT, StoredMessage
 from tandem.common.v1 import log_pb2
 
@@ -120,7 +121,7 @@ def person(person_id: str) -> str:
 class RedactedLog:
     """Log entries about one wearer, redacted for one agency."""
 
-    def __init__(self, wearer_id: str, leg: str, decided: Collection[int], *, holders: Holders) -> None:
+    def __init__(self, wearer_id: str, leg: Leg, decided: Collection[int], *, holders: Holders) -> None:
         self.records: list[StoredMessage] = []
         self.person_ids: set[str] = set()
         self.device_ids: set[str] = set()
@@ -144,7 +145,7 @@ class RedactedLog:
         """
         self.person_ids.update(protected_person.person_id for protected_person in case.persons)
         self.device_ids.update(case.tag_device_ids)
-        if self._leg == "police":
+        if self._leg.policy.may_locate_person:
             self.device_ids.update(id_ for protected_person in case.persons for id_ in protected_person.device_ids)
             self._holder_keys.update(person(protected_person.person_id) for protected_person in case.persons)
 
@@ -216,7 +217,7 @@ class RedactedLog:
         return kept.SerializeToString(deterministic=True)
 
     def _case(self, data: bytes, entry: log_pb2.LogEntry) -> bytes:
-        if self._leg == "police":
+        if self._leg.policy.may_locate_person:
             return data
         # Probation visits the wearer. It gets rings, but nothing that leads to the protected persons.
         kept = log_pb2.LogEntry()

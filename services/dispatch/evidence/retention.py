@@ -24,6 +24,7 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound, RetryableError, TandemError
 from services.common.storage import durable
 from services.dispatch.domain.events import AlertFolded
+from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence import model
 from services.dispatch.evidence import store as store_evidence
 from services.dispatch.evidence.collector import EvidenceCollector
@@ -96,7 +97,7 @@ class _Due:
 class EvidenceRetention:
     """Copies the evidence of one leg's incidents to files."""
 
-    def __init__(self, leg: str, store: Store, bus: Bus, *, log_meta: LogMetadata, files: EvidenceFiles) -> None:
+    def __init__(self, leg: Leg, store: Store, bus: Bus, *, log_meta: LogMetadata, files: EvidenceFiles) -> None:
         self._leg, self._store, self._bus, self._log_meta, self._files = leg, store, bus, log_meta, files
         self._open: set[str] = set()
         """Incidents without a copy of their end."""

@@ -24,7 +24,7 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, NotFound, PermanentError, RetryableError
 from services.common.storage import durable
 from services.common.web.server import served
-from services.dispatch.domain.incident import UNANSWERED
+from services.dispatch.domain.assignment import UNANSWERED
 from services.dispatch.exchange.store import ExchangeStore, LinkAnswer
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService

@@ -15,7 +15,7 @@ from services.common.rpc import server
 from services.common.rpc.errors import Unavailable
 from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.targets import FollowedTarget, Key
-from services.dispatch.leg.api import DESKS, admit
+from services.dispatch.leg.api import admit
 from services.dispatch.leg.service import LegService
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.dispatch.v1 import following_pb2, following_pb2_grpc
@@ -37,7 +37,7 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
         self, request: following_pb2.WatchTargetsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[following_pb2.WatchTargetsResponse]:
         """Streams the positions of an incident's targets to the leg's desk."""
-        admit(self._leg.name, DESKS[self._leg.name])
+        admit(self._leg.name)
         incident_id = fields.required_id("incident_id", request.incident_id)
         if self._follower is None:
             raise Unavailable(

@@ -15,8 +15,9 @@ from functools import partial
 
 from services.common.clock import MeshClock
 from services.common.geometry import LatLon, great_circle_m
+from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, Assignment
 from services.dispatch.domain.following import RETARGET_MS, TargetUpdate
-from services.dispatch.domain.incident import ACCEPTED, OVER, UNANSWERED, Assignment, Incident
+from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.race import Approach, approach, approach_by_ring
 from services.dispatch.following.targets import FollowedTarget, Key, Targets
 from services.dispatch.leg.service import LegService
@@ -102,7 +103,7 @@ class TargetFollower:
             if not incident.wearer_id:
                 continue
             keys.add((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
-            if self._leg.name == "police":
+            if self._leg.name.policy.may_locate_person:
                 keys |= {
                     _key(incident, assignment)
                     for assignment in incident.assignments.values()
@@ -117,7 +118,7 @@ class TargetFollower:
         for id_, assignment in incident.assignments.items():
             if assignment.state not in UNANSWERED | ACCEPTED:
                 continue
-            target = wearer if self._leg.name == "probation" else self._targets.get(_key(incident, assignment))
+            target = wearer if self._leg.name.policy.goes_to_wearer else self._targets.get(_key(incident, assignment))
             point = self._leg.last_known_positions.of([assignment.subject_id], now_ms).get(assignment.subject_id)
             before = self._checked.get(id_)
             anchor = before.anchor if before and before.offer_number == assignment.offer_number else None
@@ -162,7 +163,7 @@ class TargetFollower:
         now_ms: int,
     ) -> Approach:
         track = [sighting for sighting in wearer.track if now_ms - sighting.at_ms <= KNOWN_FOR_MS] if wearer else []
-        if self._leg.name == "police" and track and point:
+        if self._leg.name.policy.may_locate_person and track and point:
             is_place = target is not None and target.position is not None and not target.position.HasField("fix_time")
             reach_m = target.position.accuracy_m if is_place and target and target.position else 0.0
             return approach(track, point, reach_m)

@@ -15,8 +15,9 @@ from services.common import ids
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
+from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED
 from services.dispatch.domain.enums import Demand
-from services.dispatch.domain.incident import ACCEPTED, UNANSWERED, Incident
+from services.dispatch.domain.incident import Incident
 from services.dispatch.following.targets import CALLERS
 from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried

@@ -23,12 +23,13 @@ from services.common.geometry import LatLon
 from services.common.messaging.permissions import SERVICE
 from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
+from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import PACE_OVER_MS, Sighting
 from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.settings import DispatchSettings
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
-FOLLOWING_BASES = {"probation": "TAG_16_2", "police": "TAG_DECREE_23_10"}
+FOLLOWING_BASES = {Leg.PROBATION: "TAG_16_2", Leg.POLICE: "TAG_DECREE_23_10"}
 """Legal basis, by leg, on which its units follow a target during an incident. Probation: the Ministry's own use of its tags' data.
 Police: the notification of a breach or the risk of one."""
 CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in FOLLOWING_BASES}

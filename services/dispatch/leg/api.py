@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, assert_never
 
 import grpc.aio
 
@@ -12,20 +12,14 @@ from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.dispatch.domain.answers import Close, Progress, Receive, Reject
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
-from tandem.common.v1 import access_pb2
+from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
-DESKS = {
-    "probation": Role.ROLE_MOJ_DESK,
-    "police": Role.ROLE_NPA_DESK,
-    "warning": Role.ROLE_WARNING_GATEWAY,
-}
-"""Role of the desk that each leg serves."""
-
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -39,20 +33,23 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         self, request: dispatch_pb2.SubscribeRequest, context: Context
     ) -> AsyncIterator[dispatch_pb2.SubscribeResponse]:
         """Streams steps to the leg's desk, and steps of canaries to the watch."""
-        self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
+        self._admit(Role.ROLE_WATCH)
         async for item in self._leg.follow(
             request.after_sequence, request.others, request.new_only, canaries=_is_watch()
         ):
-            if isinstance(item, dispatch_pb2.Assignment):
-                yield dispatch_pb2.SubscribeResponse(other=item)
-            else:
-                yield dispatch_pb2.SubscribeResponse(sequence=item.sequence, step=item.step)
+            match item:
+                case NumberedStep():
+                    yield dispatch_pb2.SubscribeResponse(sequence=item.sequence, step=item.step)
+                case dispatch_pb2.Assignment():
+                    yield dispatch_pb2.SubscribeResponse(other=item)
+                case _:
+                    assert_never(item)
 
     async def Acknowledge(
         self, request: dispatch_pb2.AcknowledgeRequest, context: Context
     ) -> dispatch_pb2.AcknowledgeResponse:
         """Records that the desk accepts an assignment, or the watch a canary."""
-        self._admit(DESKS[self._leg.name], Role.ROLE_WATCH)
+        self._admit(Role.ROLE_WATCH)
         assignment_id = fields.required_id("assignment_id", request.assignment_id)
         assignment = await self._leg.acknowledge(
             assignment_id, server.caller().spiffe_id, request.offer_number, canary=_is_watch()
@@ -61,71 +58,44 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
 
     async def Receive(self, request: dispatch_pb2.ReceiveRequest, context: Context) -> dispatch_pb2.ReceiveResponse:
         """Records that the desk's machine has an offer."""
-        self._admit(DESKS[self._leg.name])
+        self._admit()
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
-        assignment = await self._leg.answer(
-            id_,
-            lambda now_ms, deadlines, _: Receive(
-                assignment_id=id_, by=by, now_ms=now_ms, offer_number=number, deadlines=deadlines
-            ),
-        )
+        assignment = await self._leg.answer(Receive(id_, by, number))
         return dispatch_pb2.ReceiveResponse(assignment=assignment)
 
     async def Reject(self, request: dispatch_pb2.RejectRequest, context: Context) -> dispatch_pb2.RejectResponse:
         """Records that the desk refuses an offer, or gives an assignment back."""
-        self._admit(DESKS[self._leg.name])
+        self._admit()
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
         reason, seen = translate.reason(request.reason), translate.seen(request.seen_state)
-        assignment = await self._leg.answer(
-            id_,
-            lambda now_ms, deadlines, board: Reject(
-                assignment_id=id_,
-                by=by,
-                now_ms=now_ms,
-                offer_number=number,
-                reason=reason,
-                deadlines=deadlines,
-                board=board,
-                seen=seen,
-            ),
-        )
-        return dispatch_pb2.RejectResponse(assignment=assignment)
+        rejection = Reject(assignment_id=id_, by=by, offer_number=number, reason=reason, seen=seen)
+        return dispatch_pb2.RejectResponse(assignment=await self._leg.answer(rejection))
 
     async def Progress(self, request: dispatch_pb2.ProgressRequest, context: Context) -> dispatch_pb2.ProgressResponse:
         """Records that the unit reached the next state."""
-        self._admit(DESKS[self._leg.name])
+        self._admit()
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, state = server.caller().spiffe_id, translate.progress(request.state)
         number, seen = request.offer_number, translate.seen(request.seen_state)
-        assignment = await self._leg.answer(
-            id_,
-            lambda now_ms, *_: Progress(
-                assignment_id=id_, by=by, now_ms=now_ms, state=state, offer_number=number, seen=seen
-            ),
-        )
-        return dispatch_pb2.ProgressResponse(assignment=assignment)
+        progress = Progress(assignment_id=id_, by=by, state=state, offer_number=number, seen=seen)
+        return dispatch_pb2.ProgressResponse(assignment=await self._leg.answer(progress))
 
     async def Close(self, request: dispatch_pb2.CloseRequest, context: Context) -> dispatch_pb2.CloseResponse:
         """Closes an assignment with the cause that the desk states."""
-        self._admit(DESKS[self._leg.name])
+        self._admit()
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, (cause, note) = server.caller().spiffe_id, translate.close_cause(request.cause, request.note)
         number, seen = request.offer_number, translate.seen(request.seen_state)
-        assignment = await self._leg.answer(
-            id_,
-            lambda now_ms, *_: Close(
-                assignment_id=id_, by=by, now_ms=now_ms, cause=cause, note=note, offer_number=number, seen=seen
-            ),
-        )
-        return dispatch_pb2.CloseResponse(assignment=assignment)
+        close = Close(assignment_id=id_, by=by, cause=cause, note=note, offer_number=number, seen=seen)
+        return dispatch_pb2.CloseResponse(assignment=await self._leg.answer(close))
 
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: Context
     ) -> dispatch_pb2.ListIncidentsResponse:
         """Lists incidents, newest first. The token of a page is the id of its last incident."""
-        self._admit(DESKS[self._leg.name], Role.ROLE_REVIEWER)
+        self._admit(Role.ROLE_REVIEWER)
         if request.page_size > MAX_PAGE_SIZE:
             raise InvalidField("page_size", f"must be at most {MAX_PAGE_SIZE}")
         if request.incident_id:
@@ -140,15 +110,15 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
             next_page_token=page[-1].row.incident_id if len(incidents) > size else "",
         )
 
-    def _admit(self, *roles: access_pb2.Role.ValueType) -> None:
-        admit(self._leg.name, *roles)
+    def _admit(self, *others: Role.ValueType) -> None:
+        admit(self._leg.name, *others)
 
 
-def admit(leg: str, *roles: access_pb2.Role.ValueType) -> None:
-    """Checks the caller's role. Raises PermissionDenied where the caller has none of `roles`."""
+def admit(leg: Leg, *others: Role.ValueType) -> None:
+    """Checks the caller's role. Raises PermissionDenied unless it is the leg's desk, or has one of the roles `others`."""
     role = server.caller().role
-    if role not in roles:
-        raise PermissionDenied(f"{access_pb2.Role.Name(role)} has no part in the {leg} leg")
+    if role not in (leg.policy.desk_role, *others):
+        raise PermissionDenied(f"{Role.Name(role)} has no part in the {leg} leg")
 
 
 def _is_watch() -> bool:

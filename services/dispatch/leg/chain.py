@@ -5,79 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
-from services.dispatch.domain.enums import (
-    Advice,
-    CloseCause,
-    Demand,
-    EscalationLevel,
-    EscalationReason,
-    Estimate,
-    Exercise,
-    WarningFlag,
-)
-from services.dispatch.domain.events import (
-    Acknowledged,
-    AlertFolded,
-    AlertWasMissing,
-    Cause,
-    Choice,
-    Closed,
-    Escalated,
-    Event,
-    Flagged,
-    LegAbsent,
-    LegReturned,
-    NobodyAvailable,
-    Notified,
-    Offered,
-    Progressed,
-    Raced,
-    Received,
-    Rejected,
-    Reoffered,
-    Retargeted,
-    SceneShared,
-    SpoofingSuspected,
-    StepsLost,
-    StoodDown,
-    TargetsShown,
-)
+from services.dispatch.domain.events import EVENTS, Event
 
-STORED_NAMES: Mapping[type[Event], str] = {
-    AlertFolded: "AlertFolded",
-    AlertWasMissing: "AlertWasMissing",
-    Notified: "Notified",
-    Offered: "Offered",
-    Reoffered: "Reoffered",
-    NobodyAvailable: "NobodyAvailable",
-    Escalated: "Escalated",
-    LegAbsent: "LegAbsent",
-    LegReturned: "LegReturned",
-    StepsLost: "StepsLost",
-    Received: "Received",
-    Acknowledged: "Acknowledged",
-    Rejected: "Rejected",
-    Progressed: "Progressed",
-    Closed: "Closed",
-    StoodDown: "StoodDown",
-    Flagged: "Flagged",
-    Retargeted: "Retargeted",
-    Raced: "Raced",
-    SceneShared: "SceneShared",
-    SpoofingSuspected: "SpoofingSuspected",
-    TargetsShown: "TargetsShown",
-}
-"""Names under which events are stored and hashed. A class may be renamed, its stored name may not: the chain would not verify."""
-_CLASSES: Mapping[str, type[Event]] = {name: kind for kind, name in STORED_NAMES.items()}
+STORED_NAMES: Mapping[type[Event], str] = {kind: names.stored_name for kind, names in EVENTS.items()}
+"""Names under which events are stored and hashed."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChainedEvent:
-    """A stored event, as a link of the hash chain."""
+class ChainedEvent(NamedTuple):
+    """A stored event, as a link of the hash chain and a row of the table `events`."""
 
     id: int
     """Number in the leg's own order, from 1 without gaps."""
@@ -113,32 +54,37 @@ def write(head: ChainHead, incident_id: str, event: Event) -> ChainedEvent:
 
 def read(kind: str, body: str) -> Event:
     """The event of a stored name and body."""
-    fields: dict[str, Any] = json.loads(body)
-    if "place" in fields:
-        sequence, ordinal = fields["place"]
-        fields["place"] = (sequence, ordinal)
-    if "demand" in fields:
-        fields["demand"] = Demand(fields["demand"])
-    for name in ("assignment_ids", "legs"):
-        if name in fields:
-            fields[name] = tuple(fields[name])
-    if fields.get("cause"):
-        cause = fields["cause"]
-        fields["cause"] = CloseCause(cause) if _CLASSES[kind] is Closed else Cause(**cause)
-    if fields.get("choice"):
-        choice = fields["choice"]
-        fields["choice"] = Choice(
-            **{**choice, "level": EscalationLevel(choice["level"]), "estimate": Estimate(choice["estimate"])}
-        )
-    if "flag" in fields:
-        fields["flag"] = WarningFlag(fields["flag"])
-    if "advice" in fields:
-        fields["advice"] = Advice(fields["advice"])
-    if "escalation_reason" in fields:
-        fields["escalation_reason"] = EscalationReason(fields["escalation_reason"])
-    if "exercise" in fields:
-        fields["exercise"] = Exercise(fields["exercise"])
-    return _CLASSES[kind](**fields)
+    event: Event = _RESTORERS[kind](json.loads(body))
+    return event
+
+
+def _object_restorer(of: type[Any]) -> Callable[[Mapping[str, Any]], Any]:
+    """Function that restores an object of a dataclass from its stored fields. A field that the body lacks keeps its default."""
+    hints = get_type_hints(of)
+    restorers = {name: restore for name, hint in hints.items() if (restore := _restorer(hint))}
+
+    def restore_object(fields: Mapping[str, Any]) -> Any:
+        return of(**{name: restorers[name](value) if name in restorers else value for name, value in fields.items()})
+
+    return restore_object
+
+
+def _restorer(hint: Any) -> Callable[[Any], Any] | None:
+    """Function that restores a value of a type from JSON; None where JSON has the type."""
+    if get_origin(hint) is tuple:
+        restore_item = _restorer(get_args(hint)[0])
+        return (lambda values: tuple(map(restore_item, values))) if restore_item else tuple
+    if isinstance(hint, UnionType):  # `X | None`
+        restore = _restorer(next(part for part in get_args(hint) if part is not NoneType))
+        return (lambda value: None if value is None else restore(value)) if restore else None
+    if not isinstance(hint, type):
+        return None
+    if issubclass(hint, Enum):
+        return hint
+    return _object_restorer(hint) if dataclasses.is_dataclass(hint) else None
+
+
+_RESTORERS = {names.stored_name: _object_restorer(kind) for kind, names in EVENTS.items()}
 
 
 def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainHead, int | None]:

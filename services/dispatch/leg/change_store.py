@@ -17,7 +17,9 @@ from services.dispatch.absence import store
 from services.dispatch.domain.events import Event
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.change import Change
-from services.dispatch.leg.store import POSITIONS, StreamPosition
+from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.store import POSITIONS
+from services.dispatch.publications.steps import NumberedStep
 
 _WRITTEN = (
     RowTarget(tables.events),
@@ -86,38 +88,16 @@ def write(connection: sa.Connection, change: Change, position: StreamPosition | 
         connection,
         _WRITTEN,
         (
-            [(link.id, link.incident_id, link.kind, link.body, link.hash) for link in change.links],
-            [
-                (
-                    step.sequence,
-                    step.step.step_id,
-                    step.step.assignment.assignment_id,
-                    step.step.SerializeToString(),
-                    False,
-                )
-                for step in change.steps
-            ],
-            [
-                (
-                    *(
-                        assignment.assignment_id,
-                        assignment.incident_id,
-                        assignment.state,
-                        assignment.due_ms,
-                        assignment.payload,
-                    ),
-                    *(assignment.report_to_published_ms, assignment.unit_id),
-                )
-                for assignment in change.assignments.values()
-            ],
-            [
-                (
-                    *(incident.incident_id, incident.opened_sequence, incident.opened_ms, incident.ended_ms),
-                    *(json.dumps(incident.order_ids), incident.exercise),
-                )
-                for incident in change.incidents.values()
-            ],
-            [(row.incident_id, row.leg, row.due_ms, row.absent) for row in change.awaited],
-            [(position.stream, position.log_id, position.sequence, position.trail)] if position else [],
+            change.links,
+            [_step_row(step) for step in change.steps],
+            list(change.assignments.values()),
+            [(*row[:4], json.dumps(row.order_ids), row.exercise) for row in change.incidents.values()],
+            change.awaited,
+            [position] if position else [],
         ),
     )
+
+
+def _step_row(step: NumberedStep) -> tuple[object, ...]:
+    message, published = step.step, False
+    return (step.sequence, message.step_id, message.assignment.assignment_id, message.SerializeToString(), published)

@@ -18,11 +18,11 @@ from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField
-from services.dispatch import metrics
 from services.dispatch.domain.decisions import Alert, concerns
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
+from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService
-from services.dispatch.leg.store import PeerRow, StreamPosition
 from services.dispatch.retrying import retried
 
 PEERS_INTERVAL_S = 0.2
@@ -53,7 +53,7 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: Read
                 await retried(partial(leg.fold, alerts, position))
             else:
                 passed.position = position
-            metrics.ALERTS_BEHIND.labels(leg.name).set(messages[-1].pending)
+            leg.metrics.alerts_behind.labels(leg.name).set(messages[-1].pending)
 
 
 class _SkippedPosition:
@@ -76,7 +76,7 @@ class _SkippedPosition:
                 await retried(partial(self._leg.fold, (), position))
 
 
-def _alert(data: bytes, subject: str, leg: str) -> Alert | None:
+def _alert(data: bytes, subject: str, leg: Leg) -> Alert | None:
     if not flow.ALERTS.holds(subject):
         raise InvalidField("alert", f"is on the subject {subject}, which isn't a subject of ALERTS")
     return translate.alert(data, leg, subject)
@@ -93,7 +93,7 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
             messages,
             parse=lambda data, subject: translate.peer(data, subject, leg.name),
         )
-        if leg.name == "police":
+        if leg.name.policy.answers_flags:
             await _apply_flags(leg, rows)
         position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
         await retried(partial(leg.store.put_peers, rows, position))
@@ -103,19 +103,9 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
 
 async def _apply_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:
     """Writes the warning leg's flags of protected persons into this leg's chain, before the stream position is committed."""
-    for flag in filter(None, map(translate.peer_flag, rows)):
-        await retried(
-            partial(
-                leg.flag,
-                flag.incident_id,
-                flag.subject_id,
-                flag.flag,
-                alert_id=flag.alert_id,
-                place=flag.place,
-                order_id=flag.order_id,
-                since_ms=flag.flagged_ms,
-            )
-        )
+    for row in rows:
+        if flag := translate.peer_flag(row):
+            await retried(partial(leg.flag, row.incident_id, flag))
 
 
 async def _reading(bus: Bus, leg: LegService, stream: str, *, log_id: str) -> tuple[Trail, int]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
-from services.common.messaging import flow
-from services.dispatch import metrics
-from services.dispatch.absence import store as store_legs
+from services.dispatch.absence import store as absence
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from services.dispatch.leg.store import Store
+from services.dispatch.metrics import DispatchMetrics
 
 STORE_AWAY_AFTER_S = 10.0
 """How long the store may fail to answer before the leg reports that it is unable to work, seconds."""
@@ -32,15 +32,15 @@ class Pulse:
     """Next deadline of an assignment, mesh time; infinite where there is none."""
     leg_due_ms: float
     """Next deadline of an awaited leg, mesh time; infinite where there is none."""
-    absent: Mapping[str, int]
+    absent: Mapping[Leg, int]
     """Number of incidents in which each leg is absent."""
 
 
 class DeadlineWatch:
     """Wakes a leg at its deadlines."""
 
-    def __init__(self, leg: str, store: Store, clock: MeshClock) -> None:
-        self._leg, self._store, self._clock = leg, store, clock
+    def __init__(self, leg: Leg, store: Store, clock: MeshClock, *, metrics: DispatchMetrics) -> None:
+        self._leg, self._store, self._clock, self._metrics = leg, store, clock, metrics
         self._next_ms = math.inf
         self._sooner = asyncio.Event()
         self._due_ms = math.inf
@@ -93,14 +93,14 @@ class DeadlineWatch:
             return Pulse(
                 head=self._store.head_within(connection),
                 due_ms=_or_never(self._store.next_due_within(connection)),
-                leg_due_ms=_or_never(store_legs.next_due_ms(connection)),
-                absent=store_legs.absent(connection),
+                leg_due_ms=_or_never(absence.next_due_ms(connection)),
+                absent=absence.absent(connection),
             )
 
         pulse = await self._store.transaction(read)
         self._store_answered_s, self._due_ms = time.monotonic(), pulse.due_ms
-        for leg in flow.LEGS:
-            metrics.LEG_ABSENT.labels(self._leg, leg).set(pulse.absent.get(leg, 0))
+        for leg in Leg:
+            self._metrics.leg_absent.labels(self._leg, leg).set(pulse.absent.get(leg, 0))
         return pulse
 
     def overdue_s(self) -> float:

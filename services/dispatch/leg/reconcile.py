@@ -18,7 +18,6 @@ from services.common.messaging.pull import Delivered
 from services.common.messaging.trails import Trail
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField
-from services.dispatch import metrics
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.evidence.collector import first_at
@@ -95,9 +94,9 @@ class Reconciler:
     async def _compare(self, messages: Sequence[Delivered]) -> None:
         missing = await retried(partial(self._leg.reconcile, list(self._demanding(messages))))
         for alert in missing:
-            metrics.RECONCILED.labels(self._leg.name).inc()
+            self._leg.metrics.reconciled.labels(self._leg.name).inc()
             logger().critical("alert_was_missing", alert_id=alert.alert_id, incident_id=alert.incident_id)
-        metrics.UNRECONCILED.labels(self._leg.name).set(len(self._unreadable))
+        self._leg.metrics.unreconciled.labels(self._leg.name).set(len(self._unreadable))
 
     def _demanding(self, messages: Iterable[Delivered]) -> Iterable[Alert]:
         for message in messages:

@@ -10,40 +10,31 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition
-from services.dispatch import metrics
-from services.dispatch.domain.decisions import Command
-from services.dispatch.domain.events import (
-    Event,
-    Flagged,
-    LegAbsent,
-    LegReturned,
-    Raced,
-    Received,
-    Reoffered,
-    Retargeted,
-    SceneShared,
-    SpoofingSuspected,
-    StepsLost,
-)
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import AssignmentState, Incident
-from services.dispatch.domain.roster import NO_ROSTER, Board
-from services.dispatch.leg import chain, change_store, translate
-from services.dispatch.leg.change import Change, CommittedIncident
+from services.dispatch.domain.assignment import AssignmentState
+from services.dispatch.domain.escalation import Situation
+from services.dispatch.domain.events import EVENTS, Event
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg import chain, change_store
+from services.dispatch.leg.change import Change, CommittedIncident, IncidentCommand
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.deadlines import DeadlineWatch
-from services.dispatch.leg.outbox import StepOutbox
-from services.dispatch.leg.store import StepRow, Store, StreamPosition
-from services.dispatch.leg.subscriptions import Numbered, Subscriptions
-from services.dispatch.publications import store as store_published
-from services.dispatch.publications.store import StoredAs
+from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.store import Store
+from services.dispatch.leg.subscriptions import Subscriptions
+from services.dispatch.metrics import DispatchMetrics
+from services.dispatch.publications import store as publications
+from services.dispatch.publications.outbox import StepOutbox
+from services.dispatch.publications.steps import NumberedStep, numbered
+from services.dispatch.publications.store import Published
 from services.dispatch.retrying import retried
 from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
@@ -52,29 +43,13 @@ KNOWN_MAX = 10_000
 """Maximum number of incidents whose state is kept in memory; the others are folded from their events when needed."""
 ADOPT_AFTER_S = 2.0
 """Interval of the search for unpublished steps of other processes, seconds. A step is published after one to two intervals."""
-_STEP_NAMES = {
-    chain.STORED_NAMES[kind]: name
-    for kind, name in {
-        Reoffered: "offered_again",
-        Received: "received",
-        LegAbsent: "leg_absent",
-        LegReturned: "leg_returned",
-        StepsLost: "steps_lost",
-        Flagged: "flagged",
-        Retargeted: "retargeted",
-        Raced: "raced",
-        SceneShared: "scene_shared",
-        SpoofingSuspected: "spoofing_suspected",
-    }.items()
-}
-"""Log names of steps whose kind the assignment's state doesn't show."""
-STEP_STATES = (*(state.name.lower() for state in AssignmentState), *_STEP_NAMES.values())
+STEP_STATES = (
+    *(state.name.lower() for state in AssignmentState),
+    *(names.log_name for names in EVENTS.values() if names.log_name),
+)
 """All log names of steps."""
-_ALARMS = {chain.STORED_NAMES[kind] for kind in (LegAbsent, StepsLost)}
+_NAMES = {names.stored_name: names for names in EVENTS.values()}
 T = TypeVar("T")
-_NOWHERE: Mapping[int, StoredAs] = {}
-IncidentCommand: TypeAlias = tuple[str, Callable[[Board], Command]]
-"""Incident id, and the function that makes the command from the roster's availability."""
 
 
 class LegRecord:
@@ -82,41 +57,43 @@ class LegRecord:
 
     def __init__(
         self,
-        leg: str,
+        leg: Leg,
         store: Store,
         availability: AvailabilityView,
         *,
         watch: DeadlineWatch,
         head: chain.ChainHead,
-        unpublished: Iterable[Numbered],
-        unanswered: Iterable[Numbered],
+        unpublished: Iterable[NumberedStep],
+        unanswered: Iterable[NumberedStep],
+        metrics: DispatchMetrics,
     ) -> None:
         self.leg = leg
         self.store = store
         self.subscriptions = Subscriptions(unanswered)
-        self.outbox = StepOutbox(unpublished)
+        self.outbox = StepOutbox(leg, unpublished, metrics)
         self.head = head
         """Last event that this process knows."""
         self._watch = watch
         self._availability = availability
+        self._metrics = metrics
         self._known: OrderedDict[str, CommittedIncident] = OrderedDict()
         self._lock = asyncio.Lock()
 
     async def handle(
         self,
         commands: Sequence[IncidentCommand],
-        ahead: Board = NO_ROSTER,
-        position: StreamPosition | None = None,
+        situation: Situation,
         *,
+        position: StreamPosition | None = None,
         first: Callable[[Connection], Sequence[IncidentCommand]] | None = None,
     ) -> Mapping[str, CommittedIncident]:
         """Decides commands in their order and commits all results. Returns the incidents after the commit.
 
-        `ahead` holds travel times and positions, which are looked up before the transaction. `first` may change the store in the
-        same transaction and return more commands. `position` is stored with the results. Raises the error of any command, in which
-        case nothing is changed.
+        The board of `situation` holds travel times and positions, which are looked up before the transaction; the roster is read
+        within it. `first` may change the store in the same transaction and return more commands. `position` is stored with the
+        results. Raises the error of any command, in which case nothing is changed.
         """
-        return await _complete(self._gather_decide_apply(commands, ahead, position, first=first))
+        return await _complete(self._gather_decide_apply(commands, situation, position, first=first))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
@@ -156,36 +133,20 @@ class LegRecord:
                 self._remember(known)
         return [committed.incident for committed in known.values()]
 
-    async def mark_published(
-        self,
-        steps: Sequence[Numbered],
-        latency_ms: Mapping[str, float],
-        stored: Mapping[int, StoredAs] = _NOWHERE,
-        *,
-        log_id: str = "",
-    ) -> None:
-        """Records published steps, the latency of offers by assignment in milliseconds, and the stream entries by step."""
+    async def mark_published(self, published: Published, log_id: str) -> None:
+        """Records published steps of one log."""
 
         async def work() -> None:
             async with self._lock:
-                await self.store.mark_published(
-                    [step.sequence for step in steps],
-                    latency_ms,
-                    partial(store_published.record, log_id=log_id, stored=stored),
-                )
-                for assignment in (step.step.assignment for step in steps):
+                await self.store.transaction(partial(publications.mark, published=published, log_id=log_id))
+                for assignment in (step.step.assignment for step in published.steps):
                     id_, known = assignment.assignment_id, self._known.get(assignment.incident_id)
-                    if known and id_ in latency_ms:
-                        latencies = {**known.latency_ms, id_: latency_ms[id_]}
+                    if known and id_ in published.latency_ms:
+                        latencies = {**known.latency_ms, id_: published.latency_ms[id_]}
                         self._known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
-                self.subscriptions.update_latencies(latency_ms)
+                self.subscriptions.update_latencies(published.latency_ms)
 
         await retried(lambda: _complete(work()))
-
-    async def catch_up(self) -> None:
-        """Applies the commits of other processes of this leg, and sends their steps to the desks of this process."""
-        if await self.store.head() != self.head:
-            await self.handle([])
 
     async def adopt_steps(self) -> None:
         """Publishes steps of other processes that stay unpublished, until cancelled.
@@ -210,7 +171,7 @@ class LegRecord:
     async def _gather_decide_apply(
         self,
         commands: Sequence[IncidentCommand],
-        ahead: Board,
+        situation: Situation,
         position: StreamPosition | None,
         *,
         first: Callable[[Connection], Sequence[IncidentCommand]] | None,
@@ -219,10 +180,11 @@ class LegRecord:
 
             def work(connection: Connection) -> Change:
                 all_commands = [*commands, *first(connection)] if first else commands
-                change, committed = self._begin(connection, {id_ for id_, _ in all_commands})
-                board, change.engaged = self._availability.within(connection, ahead, committed)
+                change, committed = self._begin(connection, {command.incident_id for command in all_commands})
+                board, change.engaged = self._availability.within(connection, situation.board, committed)
+                present = replace(situation, board=board)
                 for incident_id, command in all_commands:
-                    change.decide(incident_id, command(board))
+                    change.decide(incident_id, command, present)
                 change_store.write(connection, change, position)
                 return change
 
@@ -251,7 +213,7 @@ class LegRecord:
             raise FailedPrecondition(
                 "the leg's database went back: an older copy was restored while the leg ran; restart the leg"
             )
-        missed = numbered(self.store.steps_within(connection, self.head.id))
+        missed = list(numbered(self.store.steps_within(connection, self.head.id)))
         return Change(
             head=committed.head, known=self.gather(connection, incident_ids, {}), engaged={}, behind=True, missed=missed
         ), committed
@@ -274,20 +236,25 @@ class LegRecord:
         self.outbox.add(change.steps)
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))
-        kinds = {link.id: link.kind for link in change.links}
-        for step in change.steps:
-            assignment, kind = step.step.assignment, kinds[step.sequence]
-            state = _STEP_NAMES.get(kind) or AssignmentState(assignment.state).name.lower()
-            metrics.count(self.leg, state, assignment)
-            if assignment.exercise == exercise_pb2.CANARY:
-                continue  # canaries would hide live incidents in the log
-            logger().log(
-                logging.CRITICAL if kind in _ALARMS else logging.INFO,
-                f"assignment_{state}",
-                assignment_id=assignment.assignment_id,
-                incident_id=assignment.incident_id,
-                sequence=step.sequence,
-            )
+        _log(self.leg, change, self._metrics)
+
+
+def _log(leg: Leg, change: Change, metrics: DispatchMetrics) -> None:
+    """Logs and counts the steps of a committed change."""
+    names = {link.id: _NAMES[link.kind] for link in change.links}
+    for step in change.steps:
+        assignment, kind = step.step.assignment, names[step.sequence]
+        state = kind.log_name or AssignmentState(assignment.state).name.lower()
+        metrics.count(leg, state, assignment)
+        if assignment.exercise == exercise_pb2.CANARY:
+            continue  # canaries would hide live incidents in the log
+        logger().log(
+            logging.CRITICAL if kind.alarms else logging.INFO,
+            f"assignment_{state}",
+            assignment_id=assignment.assignment_id,
+            incident_id=assignment.incident_id,
+            sequence=step.sequence,
+        )
 
 
 async def _complete(work: Awaitable[T]) -> T:
@@ -304,8 +271,3 @@ def _note_failure(task: asyncio.Future[T]) -> None:
     """Logs the failure of work whose caller was cancelled, since nobody else sees it."""
     if not task.cancelled() and (error := task.exception()):
         logger().error("work_failed_unasked", reason=getattr(error, "reason", type(error).__name__))
-
-
-def numbered(rows: Iterable[StepRow]) -> list[Numbered]:
-    """Stored steps with their sequences, as messages."""
-    return [Numbered(row.sequence, translate.stored_step(row)) for row in rows]

@@ -6,7 +6,6 @@ the last assignments of other legs. `positions` has the consumed positions of AL
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -14,93 +13,17 @@ import sqlalchemy as sa
 from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write
+from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentState
 from services.dispatch.domain.events import Event
-from services.dispatch.domain.incident import OVER, UNANSWERED, AssignmentState
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, tables
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
+from services.dispatch.leg.rows import AssignmentRow, IncidentRow, ListedIncident, PeerRow, StepRow, StreamPosition
 
 POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
 _PEERS = (RowTarget(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
 _PAGE = 500
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """Row of a step: its event's id as `sequence`, and its message."""
-
-    sequence: int
-    step_id: str
-    assignment_id: str
-    payload: bytes
-    """tandem.dispatch.v1.Step, serialised."""
-    report_to_published_ms: float | None = None
-    """Latency from the assignment's row, milliseconds; None where it isn't known yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class AssignmentRow:
-    """Row of an assignment's state, derived from its events."""
-
-    assignment_id: str
-    incident_id: str
-    state: int
-    due_ms: int | None
-    """When the assignment is escalated, mesh time; None where nothing is due."""
-    payload: bytes
-    """tandem.dispatch.v1.Assignment, serialised."""
-    report_to_published_ms: float | None
-    unit_id: str | None
-    """Unit that has a part in the assignment now."""
-
-
-@dataclass(frozen=True, slots=True)
-class IncidentRow:
-    """Row of an incident's state, derived from its events."""
-
-    incident_id: str
-    opened_sequence: int
-    """Sequence in the order of opening; an update doesn't change it."""
-    opened_ms: int
-    ended_ms: int | None
-    order_ids: list[str]
-    exercise: int
-    """Number of the domain's Exercise."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerRow:
-    """Row of the last known step of another leg's assignment."""
-
-    assignment_id: str
-    incident_id: str
-    number: int
-    """Number of the step; a step with a greater number replaces it."""
-    payload: bytes
-    """tandem.dispatch.v1.Assignment, serialised."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedIncident:
-    """An incident with the assignments of all legs."""
-
-    row: IncidentRow
-    own: list[AssignmentRow]
-    peers: list[bytes]
-    """tandem.dispatch.v1.Assignment, serialised."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamPosition:
-    """Position up to which a stream has been consumed."""
-
-    stream: str
-    log_id: str
-    """Log of the stream: sequences of a new log start at 1."""
-    sequence: int
-    """Sequence of the last message whose effect is in this database."""
-    trail: str = ""
-    """Serialised Trail of consumed messages; empty where their identities aren't known."""
 
 
 class Store:
@@ -113,7 +36,7 @@ class Store:
         """Runs `work` in one transaction, atomic and durable. Raises Unavailable where the disk or the server fails."""
         return await self._database.visit(work)
 
-    async def claim(self, leg: str) -> None:
+    async def claim(self, leg: Leg) -> None:
         """Makes the leg the permanent owner of the database, as two legs would mix their chains.
 
         Raises FailedPrecondition where another leg owns it.
@@ -146,7 +69,7 @@ class Store:
             query = (
                 sa.select(tables.events).where(tables.events.c.id > head.id).order_by(tables.events.c.id).limit(_PAGE)
             )
-            links = [ChainedEvent(**row._mapping) for row in await self._rows(query)]
+            links = [ChainedEvent(*row) for row in await self._rows(query)]
             if not links:
                 return None
             head, broken = chain.first_broken(head, links)
@@ -244,24 +167,11 @@ class Store:
     ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
         return await self.transaction(lambda connection: connection.execute(query, values).all())
 
-    async def mark_published(
-        self, sequences: Iterable[int], latency_ms: Mapping[str, float], more: Callable[[sa.Connection], None]
-    ) -> None:
-        """Marks steps as published, and stores the latency of offers by assignment in milliseconds. `more` may write more with them."""
-
-        def mark(connection: sa.Connection) -> None:
-            connection.execute(_MARK_PUBLISHED, [{"which": sequence} for sequence in sequences])
-            more(connection)
-            if latency_ms:
-                connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in latency_ms.items()])
-
-        await self.transaction(mark)
-
     # ── deadlines ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
         """A page of assignments whose deadlines have passed, oldest first."""
-        return [AssignmentRow(**row._mapping) for row in await self._rows(_DUE, {"now_ms": now_ms})]
+        return [AssignmentRow(*row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
 
     def next_due_within(self, connection: sa.Connection) -> int | None:
         """Next deadline of an assignment, mesh time; None where nothing is due."""
@@ -273,9 +183,7 @@ class Store:
     async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
         """Stores the step with the greatest number of each of the other legs' assignments, and the stream position."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
-        peers = [(row.assignment_id, row.incident_id, row.number, row.payload) for row in newest.values()]
-        positions = [(position.stream, position.log_id, position.sequence, position.trail)]
-        await self.transaction(lambda connection: write(connection, _PEERS, (peers, positions)))
+        await self.transaction(lambda connection: write(connection, _PEERS, (list(newest.values()), [position])))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.
@@ -283,37 +191,48 @@ class Store:
         With `before`, only incidents that were opened before that one. Raises InvalidField where this leg doesn't have it.
         """
 
-        def listing(connection: sa.Connection) -> sa.Select[*tuple[Any, ...]]:
-            query = sa.select(tables.incidents).order_by(tables.incidents.c.opened_sequence.desc()).limit(limit)
-            query = query.where(
-                tables.incidents.c.incident_id == incident_id if incident_id else sa.text("exercise <> 2")
-            )
-            if before:
-                named = sa.select(tables.incidents.c.opened_sequence).where(tables.incidents.c.incident_id == before)
-                last = connection.scalar(named)
-                if last is None:
-                    raise InvalidField(
-                        "page_token", "isn't a token of this leg: use next_page_token of the last response"
-                    )
-                query = query.where(tables.incidents.c.opened_sequence < last)
-            return query
-
         def read(connection: sa.Connection) -> list[ListedIncident]:
-            rows = [IncidentRow(**row._mapping) for row in connection.execute(listing(connection))]
-            own: dict[str, list[AssignmentRow]] = {row.incident_id: [] for row in rows}
-            peers: dict[str, list[bytes]] = {row.incident_id: [] for row in rows}
-            for some in _paged(list(own)):
-                mine = sa.select(tables.assignments).where(tables.assignments.c.incident_id.in_(some))
-                for row in connection.execute(mine.order_by(tables.assignments.c.assignment_id)):
-                    own[row.incident_id].append(AssignmentRow(**row._mapping))
-                theirs = sa.select(tables.peers.c.incident_id, tables.peers.c.payload).where(
-                    tables.peers.c.incident_id.in_(some)
-                )
-                for id_, payload in connection.execute(theirs.order_by(tables.peers.c.assignment_id)):
-                    peers[id_].append(payload)
+            rows = [
+                IncidentRow(*row) for row in connection.execute(_newest(connection, incident_id, limit, before=before))
+            ]
+            ids = [row.incident_id for row in rows]
+            own, peers = _assignments_by_incident(connection, ids), _peers_by_incident(connection, ids)
             return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
 
         return await self.transaction(read)
+
+
+def _newest(connection: sa.Connection, incident_id: str, limit: int, *, before: str) -> sa.Select[*tuple[Any, ...]]:
+    """Query of the incidents that `Store.incidents` lists."""
+    incidents = tables.incidents.c
+    query = sa.select(tables.incidents).order_by(incidents.opened_sequence.desc()).limit(limit)
+    query = query.where(incidents.incident_id == incident_id if incident_id else sa.text("exercise <> 2"))
+    if not before:
+        return query
+    last = connection.scalar(sa.select(incidents.opened_sequence).where(incidents.incident_id == before))
+    if last is None:
+        raise InvalidField("page_token", "isn't a token of this leg: use next_page_token of the last response")
+    return query.where(incidents.opened_sequence < last)
+
+
+def _assignments_by_incident(connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[AssignmentRow]]:
+    found: dict[str, list[AssignmentRow]] = {id_: [] for id_ in incident_ids}
+    for some in _paged(incident_ids):
+        query = sa.select(tables.assignments).where(tables.assignments.c.incident_id.in_(some))
+        for row in connection.execute(query.order_by(tables.assignments.c.assignment_id)):
+            found[row.incident_id].append(AssignmentRow(*row))
+    return found
+
+
+def _peers_by_incident(connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[bytes]]:
+    """The other legs' assignments, serialised."""
+    found: dict[str, list[bytes]] = {id_: [] for id_ in incident_ids}
+    for some in _paged(incident_ids):
+        query = sa.select(tables.peers.c.incident_id, tables.peers.c.payload)
+        query = query.where(tables.peers.c.incident_id.in_(some)).order_by(tables.peers.c.assignment_id)
+        for incident_id, payload in connection.execute(query):
+            found[incident_id].append(payload)
+    return found
 
 
 _HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
@@ -341,14 +260,6 @@ def _joined(query: sa.Select[*tuple[Any, ...]]) -> sa.Select[*tuple[Any, ...]]:
     return query.select_from(
         tables.steps.join(tables.assignments, tables.steps.c.assignment_id == tables.assignments.c.assignment_id)
     )
-
-
-_MARK_PUBLISHED = sa.update(tables.steps).where(tables.steps.c.sequence == sa.bindparam("which")).values(published=True)
-_MARK_LATENCY = (
-    sa.update(tables.assignments)
-    .where(tables.assignments.c.assignment_id == sa.bindparam("which"))
-    .values(report_to_published_ms=sa.bindparam("ms"))
-)
 
 
 def _paged(ids: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -8,12 +8,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from typing import TypeAlias, assert_never
 
 from services.common.rpc.errors import Unavailable
-from services.dispatch.domain.incident import UNANSWERED, AssignmentState
-from services.dispatch.leg import translate
-from services.dispatch.leg.store import PeerRow, Store
+from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
+from services.dispatch.leg.rows import PeerRow, StepRow
+from services.dispatch.leg.store import Store
+from services.dispatch.publications.steps import NumberedStep, numbered
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -24,49 +25,86 @@ WAITING_MAX = 1_000
 _TICK_S = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """A step with its sequence in the leg's own order; 0 for a repeated offer. The message is shared and must not be changed."""
-
-    sequence: int
-    step: dispatch_pb2.Step
+DeskItem: TypeAlias = NumberedStep | dispatch_pb2.Assignment
+"""A step of this leg, or another leg's assignment."""
 
 
 class _DeskQueue:
     """Queue of steps for one subscribed desk."""
 
-    def __init__(self, others: bool, canaries: bool) -> None:
+    def __init__(self, after_sequence: int, others: bool, canaries: bool) -> None:
+        self.position = after_sequence
+        """Sequence of the last step that the desk got or passed over."""
         self.others = others
         self.canaries = canaries
-        self.waiting: deque[Numbered | dispatch_pb2.Assignment] = deque()
+        self.waiting: deque[DeskItem] = deque()
         self.reads_store = True
+        self.sent_s: dict[str, float] = {}
+        """Monotonic time of the last step of each assignment that was sent."""
         self.wake = asyncio.Event()
 
     def shows(self, assignment: dispatch_pb2.Assignment) -> bool:
         return (assignment.exercise == exercise_pb2.CANARY) is self.canaries
 
-    def add(self, steps: Iterable[Numbered | dispatch_pb2.Assignment]) -> None:
+    def add(self, items: Iterable[DeskItem]) -> None:
         if not self.reads_store:
-            self.waiting.extend(step for step in steps if self.shows(_assignment(step)))
+            self.waiting.extend(item for item in items if self.shows(_assignment(item)))
             if len(self.waiting) > WAITING_MAX:
                 self.waiting.clear()
                 self.reads_store = True
         self.wake.set()
 
+    def stored(self, rows: Iterable[StepRow]) -> Iterator[NumberedStep]:
+        """Stored steps that the desk gets next."""
+        for step in numbered(rows):
+            self.position = step.sequence
+            if self.shows(step.step.assignment):
+                self.sent_s[step.step.assignment.assignment_id] = time.monotonic()
+                yield step
 
-def _assignment(numbered: Numbered | dispatch_pb2.Assignment) -> dispatch_pb2.Assignment:
-    return numbered.step.assignment if isinstance(numbered, Numbered) else numbered
+    def in_memory(self) -> Iterator[DeskItem]:
+        """Steps that were committed meanwhile, and other legs' assignments."""
+        while self.waiting:
+            match self.waiting.popleft():
+                case NumberedStep() as step:
+                    if step.sequence > self.position:
+                        self.position = step.sequence
+                        self.sent_s[step.step.assignment.assignment_id] = time.monotonic()
+                        yield step
+                case dispatch_pb2.Assignment() as other:
+                    yield other
+                case _ as never:
+                    assert_never(never)
+
+    async def wait(self) -> None:
+        """Returns when there may be something to send, and after _TICK_S at the latest."""
+        if self.reads_store or self.waiting:
+            return
+        self.wake.clear()
+        with suppress(TimeoutError):  # on timeout the caller checks for offers to repeat
+            async with asyncio.timeout(_TICK_S):
+                await self.wake.wait()
+
+
+def _assignment(item: DeskItem) -> dispatch_pb2.Assignment:
+    match item:
+        case NumberedStep():
+            return item.step.assignment
+        case dispatch_pb2.Assignment():
+            return item
+        case _:
+            assert_never(item)
 
 
 class Subscriptions:
     """Distributes the steps of one leg to the desks that subscribe to it."""
 
-    def __init__(self, unanswered: Iterable[Numbered]) -> None:
+    def __init__(self, unanswered: Iterable[NumberedStep]) -> None:
         self._desks: set[_DeskQueue] = set()
-        self._unanswered = {numbered.step.assignment.assignment_id: numbered.step for numbered in unanswered}
+        self._unanswered = {step.step.assignment.assignment_id: step.step for step in unanswered}
         self._closed = False
 
-    def notify(self, steps: Iterable[Numbered]) -> None:
+    def notify(self, steps: Iterable[NumberedStep]) -> None:
         """Sends committed steps to the desks, in their order."""
         steps = tuple(steps)
         for step in steps:
@@ -103,53 +141,38 @@ class Subscriptions:
 
     async def follow(
         self, store: Store, after_sequence: int, others: bool = False, *, canaries: bool = False
-    ) -> AsyncIterator[Numbered | dispatch_pb2.Assignment]:
+    ) -> AsyncIterator[DeskItem]:
         """All steps after a sequence, once and in order, and unanswered offers every 5 s; with `others`, other legs' assignments too.
 
         Yields either only canaries or everything else. Ends with Unavailable.
         """
-        position = after_sequence
-        sent_s: dict[str, float] = {}
-        with self._desk(others, canaries) as desk:
+        with self._desk(after_sequence, others, canaries) as desk:
             while not self._closed:
                 if desk.reads_store:
                     desk.reads_store = False  # set before reading, so that steps committed meanwhile wait in memory
-                    while rows := await store.steps_after(position):
-                        for row in rows:
-                            position = row.sequence
-                            step = translate.stored_step(row)
-                            if desk.shows(step.assignment):
-                                sent_s[row.assignment_id] = time.monotonic()
-                                yield Numbered(row.sequence, step)
-                while desk.waiting:
-                    item = desk.waiting.popleft()
-                    if isinstance(item, dispatch_pb2.Assignment):
-                        yield item
-                    elif item.sequence > position:
-                        position = item.sequence
-                        sent_s[item.step.assignment.assignment_id] = time.monotonic()
-                        yield item
-                now_s = time.monotonic()
-                sent_s = {id_: at_s for id_, at_s in sent_s.items() if id_ in self._unanswered}
-                for id_ in [id_ for id_ in self._unanswered if now_s - sent_s.get(id_, -math.inf) >= REPEAT_S]:
-                    # The desk may have answered this offer while another one was sent.
-                    if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
-                        sent_s[id_] = now_s
-                        yield Numbered(0, self._unanswered[id_])
-                await self._wait(desk)
+                    while rows := await store.steps_after(desk.position):
+                        for step in desk.stored(rows):
+                            yield step
+                for item in desk.in_memory():
+                    yield item
+                for step in self._repeated(desk):
+                    yield step
+                await desk.wait()
         raise Unavailable("the leg stops: connect again")
 
-    async def _wait(self, desk: _DeskQueue) -> None:
-        if desk.reads_store or desk.waiting:
-            return
-        desk.wake.clear()
-        with suppress(TimeoutError):  # on timeout the caller checks for offers to repeat
-            async with asyncio.timeout(_TICK_S):
-                await desk.wake.wait()
+    def _repeated(self, desk: _DeskQueue) -> Iterator[NumberedStep]:
+        """Unanswered offers that the desk hasn't got for REPEAT_S."""
+        now_s = time.monotonic()
+        desk.sent_s = {id_: at_s for id_, at_s in desk.sent_s.items() if id_ in self._unanswered}
+        for id_ in [id_ for id_ in self._unanswered if now_s - desk.sent_s.get(id_, -math.inf) >= REPEAT_S]:
+            # The desk may have answered this offer while another one was sent.
+            if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
+                desk.sent_s[id_] = now_s
+                yield NumberedStep(0, self._unanswered[id_])
 
     @contextmanager
-    def _desk(self, others: bool, canaries: bool = False) -> Iterator[_DeskQueue]:
-        desk = _DeskQueue(others, canaries)
+    def _desk(self, after_sequence: int, others: bool, canaries: bool) -> Iterator[_DeskQueue]:
+        desk = _DeskQueue(after_sequence, others, canaries)
         self._desks.add(desk)
         try:
             yield desk

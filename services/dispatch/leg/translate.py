@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import fields, ids, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
+from services.dispatch.domain.assignment import PROGRESS, Assignment, AssignmentState, step_id
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand, Exercise, WarningFlag
 from services.dispatch.domain.events import Cause, Choice, Flagged, LogPosition, Raced
-from services.dispatch.domain.incident import PROGRESS, Assignment, AssignmentState, Incident, step_id
-from services.dispatch.leg.store import AssignmentRow, ListedIncident, PeerRow, StepRow
+from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.incident import Incident
+from services.dispatch.domain.leg import Leg
+from services.dispatch.leg.rows import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 
-LEGS: dict[str, alert_pb2.Leg.ValueType] = {
-    "probation": alert_pb2.PROBATION,
-    "police": alert_pb2.POLICE,
-    "warning": alert_pb2.WARNING,
-}
-
-AGENCIES = ("probation", "police")
-"""Legs with staffed desks, which can telephone another leg that shows no steps."""
+LEGS = {leg: alert_pb2.Leg.Value(leg.name) for leg in Leg}
+"""Numbers of the legs in messages."""
+_LEG_OF_NUMBER = {number: leg for leg, number in LEGS.items()}
 _RINGS = (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED)
+_PUBLISHED = frozenset(
+    {
+        *("assignment_id", "incident_id", "leg", "subject_id", "order_ids", "state", "demand", "exercise"),
+        *("offered_at", "received_at", "acknowledged_at", "acknowledged_by", "due_at", "report_to_published_ms"),
+        *("cause", "kind", "choice", "offer_number", "escalation_reason", "stood_down_kind", "close_cause"),
+        *("nobody_available_at", "absent_legs", "person_flag"),
+    }
+)
+"""Fields of an assignment that the other legs read. The others stay with the leg: free text, which may contain an address, and facts
+about units and targets. A unit's travel time reveals the protected person's distance, and so does a race that is being lost."""
+_PRIVATE = tuple(name for name in dispatch_pb2.Assignment.DESCRIPTOR.fields_by_name if name not in _PUBLISHED)
+_TIMES = tuple(
+    field.name.removesuffix("_at")
+    for field in dispatch_pb2.Assignment.DESCRIPTOR.fields
+    if field.name.endswith("_at") and field.message_type is Timestamp.DESCRIPTOR
+)
+"""Times of an assignment: the message's `x_at` is the domain's `x_ms`."""
 REASON_MAX_CHARS = 200
 NOTE_MAX_CHARS = 500
 _DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
-def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
+def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
     """The alert of a payload stored under `subject`, as one leg sees it; None where the alert belongs to no incident.
 
     Raises InvalidField where the payload can't be parsed or lacks a field that a leg needs.
@@ -41,26 +56,7 @@ def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
         if message.incident_ends:
             raise InvalidField("incident_id", "is missing")
         return None
-    subjects: dict[str, None] = {}
-    others: set[str] = set()
-    for number, destination in enumerate(message.destinations):
-        if destination.leg not in LEGS.values():
-            raise InvalidField(f"destinations[{number}].leg", "is missing or unknown")
-        for part in destination.subject_id.split("/", 1):  # a place is `order/place`
-            fields.required_id(f"destinations[{number}].subject_id", part)
-        subject_id = destination.subject_id
-        if destination.leg == LEGS[leg]:
-            subjects[subject_id] = None
-        else:
-            others.add(leg_name(destination.leg))
-    cause = None
-    if message.HasField("cause"):
-        report = message.cause
-        if leg == "probation" and not report.of_wearer:
-            # Probation's desk must not learn of the protected person's devices; the time alone serves to measure latency.
-            cause = Cause("", "", report.received_wall_us)
-        else:
-            cause = Cause(report.device_id, report.report_id, report.received_wall_us)
+    subjects, others = _destinations(message, leg)
     return Alert(
         alert_id=message.alert_id,
         incident_id=message.incident_id,
@@ -69,14 +65,40 @@ def alert(payload: bytes, leg: str, subject: str | None = None) -> Alert | None:
         demand=Demand(message.demand),
         order_id=fields.required_id("order_id", message.order_id),
         threat=_threat(message),
-        subject_ids=tuple(subjects),
+        subject_ids=subjects,
         ends=message.incident_ends,
-        cause=cause,
-        legs=tuple(sorted(others)) if leg in AGENCIES and _is_live(message) else (),
+        cause=_cause(message, leg),
+        legs=others if leg.policy.is_staffed and _is_live(message) else (),
         wearer_id=_followed(message),
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
         exercise=_exercise(message.exercise),
     )
+
+
+def _destinations(message: alert_pb2.Alert, leg: Leg) -> tuple[tuple[str, ...], tuple[Leg, ...]]:
+    """The destinations of a leg, without duplicates, and the other legs that have one. Raises InvalidField."""
+    subjects: dict[str, None] = {}
+    others: set[Leg] = set()
+    for number, destination in enumerate(message.destinations):
+        to = _LEG_OF_NUMBER.get(destination.leg)
+        if to is None:
+            raise InvalidField(f"destinations[{number}].leg", "is missing or unknown")
+        for part in destination.subject_id.split("/", 1):  # a place is `order/place`
+            fields.required_id(f"destinations[{number}].subject_id", part)
+        if to is leg:
+            subjects[destination.subject_id] = None
+        else:
+            others.add(to)
+    return tuple(subjects), tuple(sorted(others))
+
+
+def _cause(message: alert_pb2.Alert, leg: Leg) -> Cause | None:
+    if not message.HasField("cause"):
+        return None
+    report = message.cause
+    if report.of_wearer or leg.policy.may_locate_person:
+        return Cause(report.device_id, report.report_id, report.received_wall_us)
+    return Cause("", "", report.received_wall_us)  # the time alone serves to measure latency
 
 
 def _is_live(message: alert_pb2.Alert) -> bool:
@@ -107,7 +129,7 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
+def peer(payload: bytes, subject: str, leg: Leg) -> PeerRow:
     """The assignment of another leg's step, published on `subject`, without fields that this leg may not see.
 
     Raises InvalidField where the payload can't be parsed.
@@ -118,8 +140,8 @@ def peer(payload: bytes, subject: str, leg: str) -> PeerRow:
     assignment.ClearField("cause")
     assignment.ClearField("kind")
     assignment.ClearField("stood_down_kind")
-    if leg != "police":
-        assignment.ClearField("person_flag")  # it says that her phone is off, or not in her hands
+    if not leg.policy.answers_flags:
+        assignment.ClearField("person_flag")
     _remove_private_fields(assignment)
     return PeerRow(
         assignment_id=assignment.assignment_id,
@@ -138,14 +160,11 @@ def outward(step: dispatch_pb2.Step) -> bytes:
 
 
 def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
-    """Clears the fields that stay with the leg: free text, which may contain an address, and facts about units and targets.
-
-    A unit's travel time reveals the protected person's distance, and so does a race that is being lost.
-    """
-    if assignment.leg != alert_pb2.WARNING:
+    """Clears the fields that stay with the leg: all but _PUBLISHED, and parts of these that reveal the protected person's distance."""
+    for name in _PRIVATE:
+        assignment.ClearField(name)  # type: ignore[arg-type]  # the stubs list the names
+    if not _raises_flags(assignment.leg):
         assignment.ClearField("person_flag")
-    for name in ("rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"):
-        assignment.ClearField(name)
     if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
         assignment.ClearField("escalation_reason")
     if assignment.HasField("choice"):
@@ -153,15 +172,20 @@ def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
         assignment.choice.CopyFrom(choice)
 
 
-def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
-    """The name of a leg in flow.LEGS."""
-    return next(name for name, value in LEGS.items() if value == leg)
+def leg_of(number: alert_pb2.Leg.ValueType) -> Leg:
+    """The leg of a number in a message. Raises KeyError for a leg that is unknown to this version."""
+    return _LEG_OF_NUMBER[number]
+
+
+def _raises_flags(number: alert_pb2.Leg.ValueType) -> bool:
+    leg = _LEG_OF_NUMBER.get(number)
+    return leg is not None and leg.policy.warns_persons
 
 
 def advice(step: dispatch_pb2.Step) -> bytes | None:
     """The serialised advice of a police step for the warning leg; None where the step carries no new advice."""
     assignment = step.assignment
-    if assignment.leg != alert_pb2.POLICE or not step.kept or assignment.race.since != step.at:
+    if not step.kept or assignment.race.since != step.at or not leg_of(assignment.leg).policy.advises_persons:
         return None
     return following_pb2.AdviceGiven(
         advice_id=step.step_id,
@@ -210,18 +234,10 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         absent_legs=[LEGS[leg] for leg in sorted(assignment.absent_legs)],
         exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
     )
-    for field, ms in (
-        (message.offered_at, assignment.offered_ms),
-        (message.acknowledged_at, assignment.acknowledged_ms),
-        (message.received_at, assignment.received_ms),
-        (message.due_at, assignment.due_ms),
-        (message.nobody_available_at, assignment.nobody_ms),
-        (message.retargeted_at, assignment.retargeted_ms),
-        (message.one_scene_at, assignment.one_scene_ms),
-        (message.spoofing_suspected_at, assignment.spoofing_suspected_ms),
-    ):
+    for name in _TIMES:
+        ms: int | None = getattr(assignment, f"{name}_ms")
         if ms is not None:
-            field.CopyFrom(times.to_timestamp(ms))
+            getattr(message, f"{name}_at").CopyFrom(times.to_timestamp(ms))
     if assignment.flag is not None:
         message.person_flag.CopyFrom(_flag(assignment.flag))
     if assignment.choice is not None:
@@ -248,34 +264,19 @@ def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PeerFlag:
-    """Flag of a protected person in the warning leg's assignment, as the police read it."""
-
-    incident_id: str
-    order_id: str
-    subject_id: str
-    flag: WarningFlag
-    flagged_ms: int
-    """When the warning leg raised the flag, mesh time."""
-    alert_id: str
-    place: LogPosition
-
-
-def peer_flag(row: PeerRow) -> PeerFlag | None:
+def peer_flag(row: PeerRow) -> Flag | None:
     """The flag of another leg's assignment; None where it has none, or one that is unknown to this version."""
     assignment = dispatch_pb2.Assignment.FromString(row.payload)
     flag = assignment.person_flag
     if not assignment.HasField("person_flag") or int(flag.flag) not in {int(known) for known in WarningFlag}:
         return None
-    return PeerFlag(
-        incident_id=assignment.incident_id,
-        order_id=assignment.order_ids[0] if assignment.order_ids else "",
+    return Flag(
         subject_id=assignment.subject_id,
         flag=WarningFlag(flag.flag),
-        flagged_ms=times.from_timestamp(flag.at),
         alert_id=flag.alert_id,
         place=(flag.sequence, flag.ordinal),
+        order_id=assignment.order_ids[0] if assignment.order_ids else "",
+        flagged_ms=times.from_timestamp(flag.at),
     )
 
 

@@ -7,20 +7,15 @@ at the start, after each reconnect before anything else is published, and every 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from functools import partial
 
 from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
 from services.common.messaging.published import StreamComparison
-from services.dispatch.leg.record import numbered
 from services.dispatch.leg.service import LegService
-from services.dispatch.leg.subscriptions import Numbered
-from services.dispatch.publications.store import PublishedSteps, StoredAs
+from services.dispatch.publications.steps import numbered
+from services.dispatch.publications.store import Published, PublishedSteps
 from services.dispatch.retrying import retried
-
-STREAMS: Mapping[str, Sequence[str]] = {"police": (flow.INCIDENTS.name, flow.ADVICE.name)}
-"""Streams on which a leg publishes its steps; a leg that isn't listed publishes on INCIDENTS alone."""
 
 
 class StepPublications:
@@ -29,19 +24,19 @@ class StepPublications:
     def __init__(self, bus: Bus, leg: LegService, log_id: str) -> None:
         self._bus, self._leg, self._log_id = bus, leg, log_id
         self._compared: list[tuple[PublishedSteps, StreamComparison]] = []
-        for stream in STREAMS.get(leg.name, (flow.INCIDENTS.name,)):
+        advice = (flow.ADVICE.name,) if leg.name.policy.advises_persons else ()
+        for stream in (flow.INCIDENTS.name, *advice):
             notes = PublishedSteps(store=leg.store, leg=leg.name, stream=stream, log_id=log_id)
             comparison = StreamComparison(bus, stream, notes=notes, is_there=published.by_sequence(bus, stream))
             self._compared.append((notes, comparison))
-        self._reconnects = -1
-        """Number of reconnects at the last full comparison; -1 before the first."""
+        self._reconnects: int | None = None
+        """Number of reconnects at the last full comparison; None before the first."""
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Compares the streams until cancelled."""
-        for stream in STREAMS.get(self._leg.name, (flow.INCIDENTS.name,)):
-            first = (await self._bus.bounds_of(stream)).first
-            notes = PublishedSteps(store=self._leg.store, leg=self._leg.name, stream=stream, log_id=self._log_id)
+        for notes, _ in self._compared:
+            first = (await self._bus.bounds_of(notes.stream)).first
             await retried(partial(notes.forget_before, first))
         loop = asyncio.get_running_loop()
         next_comparison_s = loop.time()
@@ -64,11 +59,9 @@ class StepPublications:
             for notes, comparison in self._compared:
                 await retried(partial(self._compare, notes, comparison))
 
-    async def mark(
-        self, steps: Sequence[Numbered], latency_ms: Mapping[str, float], stored: Mapping[int, StoredAs]
-    ) -> None:
+    async def mark(self, steps: Published) -> None:
         """Records published steps in the leg's database."""
-        await self._leg.record.mark_published(steps, latency_ms, stored, log_id=self._log_id)
+        await self._leg.record.mark_published(steps, self._log_id)
 
     async def _compare(self, notes: PublishedSteps, comparison: StreamComparison) -> None:
         lost = await comparison.lost()

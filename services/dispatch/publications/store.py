@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from services.common.messaging import flow
 from services.common.messaging.published import Publication
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import tables
 from services.dispatch.leg.store import Store
+from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 
 _PAGE = 500
@@ -23,8 +26,35 @@ class StoredAs(NamedTuple):
     sequence: int
 
 
-def record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs]) -> None:
-    """Records the stream entries of steps, by the steps' sequences. A later publication of a step replaces an earlier one."""
+_MARK_PUBLISHED = sa.update(tables.steps).where(tables.steps.c.sequence == sa.bindparam("which")).values(published=True)
+_MARK_LATENCY = (
+    sa.update(tables.assignments)
+    .where(tables.assignments.c.assignment_id == sa.bindparam("which"))
+    .values(report_to_published_ms=sa.bindparam("ms"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Steps that were published, with the latency of their offers and their stream entries."""
+
+    steps: list[NumberedStep] = field(default_factory=list)
+    latency_ms: dict[str, float] = field(default_factory=dict)
+    """Latency of offers by assignment, milliseconds."""
+    stored: dict[int, StoredAs] = field(default_factory=dict)
+    """Stream entries by the steps' sequences."""
+
+
+def mark(connection: sa.Connection, published: Published, log_id: str) -> None:
+    """Marks steps as published, and records their stream entries and the latency of their offers."""
+    connection.execute(_MARK_PUBLISHED, [{"which": step.sequence} for step in published.steps])
+    _record(connection, log_id, published.stored)
+    if published.latency_ms:
+        connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in published.latency_ms.items()])
+
+
+def _record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs]) -> None:
+    """Records the stream entries of steps. A later publication of a step replaces an earlier one."""
     if not stored:
         return
     notes = tables.published_steps
@@ -46,8 +76,8 @@ def record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs
 class PublishedSteps:
     """A leg's records of its publications on one stream of one log; implements published.PublicationRecords."""
 
-    def __init__(self, store: Store, leg: str, stream: str, *, log_id: str) -> None:
-        self._store, self._leg, self._stream, self._log_id = store, leg, stream, log_id
+    def __init__(self, store: Store, leg: Leg, stream: str, *, log_id: str) -> None:
+        self._store, self._leg, self.stream, self._log_id = store, leg, stream, log_id
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
         """The newest publications, as published.PublicationRecords.newest."""
@@ -80,7 +110,7 @@ class PublishedSteps:
         """Deletes records of entries that the stream no longer keeps, and of other logs."""
         notes = tables.published_steps
         old = (notes.c.stream_sequence < stream_sequence) | (notes.c.log_id != self._log_id)
-        delete = sa.delete(notes).where(notes.c.stream == self._stream, old)
+        delete = sa.delete(notes).where(notes.c.stream == self.stream, old)
         await self._store.transaction(lambda connection: connection.execute(delete))
 
     def _query(self) -> sa.Select[int, int, str, bytes]:
@@ -89,7 +119,7 @@ class PublishedSteps:
         return (
             sa.select(*columns)
             .select_from(notes.join(steps, notes.c.step_sequence == steps.c.sequence))
-            .where(notes.c.stream == self._stream, notes.c.log_id == self._log_id)
+            .where(notes.c.stream == self.stream, notes.c.log_id == self._log_id)
         )
 
     async def _read(self, query: sa.Select[int, int, str, bytes]) -> list[Publication]:
@@ -101,6 +131,6 @@ class PublishedSteps:
 
     def _subject(self, payload: bytes) -> str:
         incident_id = dispatch_pb2.Step.FromString(payload).assignment.incident_id
-        if self._stream == flow.ADVICE.name:
+        if self.stream == flow.ADVICE.name:
             return flow.advice_subject(incident_id)
         return flow.incident_subject(self._leg, incident_id)

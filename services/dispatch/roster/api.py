@@ -9,7 +9,7 @@ import grpc.aio
 from services.common import fields
 from services.common.clock import MeshClock
 from services.dispatch.domain.roster import Status
-from services.dispatch.leg.api import DESKS, admit
+from services.dispatch.leg.api import admit
 from services.dispatch.leg.service import LegService
 from services.dispatch.roster import store, translate
 from tandem.dispatch.v1 import roster_pb2, roster_pb2_grpc
@@ -29,14 +29,14 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
         self, request: roster_pb2.PutOfficesRequest, context: Context
     ) -> roster_pb2.PutOfficesResponse:
         """Stores offices, all of them or none."""
-        admit(self._leg.name, DESKS[self._leg.name])
+        admit(self._leg.name)
         given = translate.offices(request.offices)
         outcomes = await self._leg.change_roster(lambda connection: store.put_offices(connection, given))
         return roster_pb2.PutOfficesResponse(outcomes=[_OUTCOME(outcome) for outcome in outcomes])
 
     async def PutUnits(self, request: roster_pb2.PutUnitsRequest, context: Context) -> roster_pb2.PutUnitsResponse:
         """Stores units, all of them or none."""
-        admit(self._leg.name, DESKS[self._leg.name])
+        admit(self._leg.name)
         given = translate.units(request.units)
         outcomes = await self._leg.change_roster(
             lambda connection: store.put_units(connection, given), [unit.unit_id for unit in given if unit.removed]
@@ -47,7 +47,7 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
         self, request: roster_pb2.ReportUnitRequest, context: Context
     ) -> roster_pb2.ReportUnitResponse:
         """Stores the status and the position that a unit reports."""
-        admit(self._leg.name, DESKS[self._leg.name])
+        admit(self._leg.name)
         unit_id, report = translate.report(request, self._clock.now_ms())
         leaving = [unit_id] if report.status is Status.OFF else []
         outcome = await self._leg.change_roster(
@@ -57,7 +57,7 @@ class RosterApi(roster_pb2_grpc.RosterServiceServicer):
 
     async def ListUnits(self, request: roster_pb2.ListUnitsRequest, context: Context) -> roster_pb2.ListUnitsResponse:
         """Returns the offices and units of this leg, with the last report of each unit."""
-        admit(self._leg.name, DESKS[self._leg.name])
+        admit(self._leg.name)
         office_id = fields.required_id("office_id", request.office_id) if request.office_id else ""
         offices, units, engaged = await self._leg.store.transaction(
             lambda connection: (

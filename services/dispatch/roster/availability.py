@@ -10,14 +10,11 @@ from sqlalchemy import Connection
 
 from services.common.geometry import LatLon
 from services.dispatch.domain.choosing import units_in_reach
-from services.dispatch.domain.roster import NO_ROSTER, Board, Travel
+from services.dispatch.domain.roster import NO_ROSTER, Board, Travel, Trip
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.roster import store
 from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.roster.travel import GreatCircle, TravelTimes
-
-_UNREAD = -1
-"""Version of a roster that hasn't been read."""
 
 
 class AvailabilityView:
@@ -27,7 +24,8 @@ class AvailabilityView:
         self.last_known_positions = LastKnownPositions()
         self._travel_times = travel_times or GreatCircle()
         self._roster = NO_ROSTER
-        self._version = _UNREAD
+        self._version: int | None = None
+        """Version of the roster that was read last; None where all of it must be read."""
 
     async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
         """Returns a board with current positions and travel times, and the roster as it was last read. Waits for the travel times."""
@@ -50,9 +48,9 @@ class AvailabilityView:
 
     def _load(self, connection: Connection, version: int) -> None:
         if version != self._version:
-            offices = store.offices(connection, self._version)
-            units = store.units(connection, self._version)
-            loaded = NO_ROSTER if self._version == _UNREAD else self._roster
+            since = self._version or 0
+            offices, units = store.offices(connection, since), store.units(connection, since)
+            loaded = NO_ROSTER if self._version is None else self._roster
             self._roster = Board({**loaded.offices, **offices}, {**loaded.units, **units})
             self._version = version
 
@@ -61,7 +59,7 @@ class AvailabilityView:
 
         Until then `ahead` uses the old roster, because a choice without it would lack travel times.
         """
-        self._version = _UNREAD
+        self._version = None
 
     def within(
         self, connection: Connection, ahead: Board, seen: CommittedState
@@ -86,10 +84,8 @@ class AvailabilityView:
             for assignment_id, incident_id in assignments.items()
         ]
 
-    async def _travel(
-        self, board: Board, subject_id: str, to: LatLon, *, now_ms: int
-    ) -> Mapping[tuple[str, str], Travel]:
+    async def _travel(self, board: Board, subject_id: str, to: LatLon, *, now_ms: int) -> Mapping[Trip, Travel]:
         places = {id_: board.units[id_][1].place(now_ms) for id_ in units_in_reach(board, subject_id)}
         located = {id_: place for id_, place in places.items() if place}
         times = await self._travel_times.to(to, list(located.values()))
-        return {(id_, subject_id): time for id_, time in zip(located, times, strict=True)}
+        return {Trip(id_, subject_id): time for id_, time in zip(located, times, strict=True)}

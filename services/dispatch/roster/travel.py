@@ -25,10 +25,6 @@ WITHIN_S = 0.3
 SOURCES_MAX = 100
 """Maximum number of points in one table request, including the destination; the default limit of an OSRM service."""
 
-_FAILED = Counter(
-    "tandem_dispatch_road_times_failed", "Travel times that the OSRM service failed to return", ["reason"]
-)
-
 
 class TravelTimes(ABC):
     """Port for travel times from several origins to one destination."""
@@ -55,9 +51,10 @@ class GreatCircle(TravelTimes):
 class Roads(TravelTimes):
     """Travel times from a service with OSRM's table protocol. Falls back to the great circle if it fails or finds no route."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, failed: Counter) -> None:
         self._url = url.rstrip("/")
         self._session = session
+        self._failed = failed
         self._fallback = GreatCircle(Estimate.GREAT_CIRCLE_INSTEAD)
 
     async def to(self, destination: LatLon, origins: Sequence[LatLon]) -> list[Travel]:
@@ -72,12 +69,12 @@ class Roads(TravelTimes):
                 durations_s = await self._ask(destination, [origins[n] for n in nearest])
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             reason = type(error).__name__
-            _FAILED.labels(reason).inc()
+            self._failed.labels(reason).inc()
             logger().warning("road_times_failed", reason=reason)
             return travels
         for n, duration_s in zip(nearest, durations_s, strict=True):
             if duration_s is None:
-                _FAILED.labels("no_way").inc()
+                self._failed.labels("no_way").inc()
             else:
                 travels[n] = Travel(math.ceil(duration_s), Estimate.ROAD)
         return travels
@@ -108,10 +105,13 @@ def _durations_s(answer: object, count: int) -> list[float | None]:
 
 
 @asynccontextmanager
-async def open_travel_times(url: str) -> AsyncIterator[TravelTimes]:
-    """Opens travel times from the OSRM service at a URL, or from the great circle if the URL is empty."""
+async def open_travel_times(url: str, failed: Counter) -> AsyncIterator[TravelTimes]:
+    """Opens travel times from the OSRM service at a URL, or from the great circle if the URL is empty.
+
+    `failed` counts travel times that the service failed to return, by reason.
+    """
     if not url:
         yield GreatCircle()
         return
     async with aiohttp.ClientSession() as session:
-        yield Roads(url, session)
+        yield Roads(url, session, failed)

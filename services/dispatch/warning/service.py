@@ -24,14 +24,16 @@ from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.rpc.errors import FailedPrecondition, NotFound, RetryableError
 from services.common.storage.db import open_database
+from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState, assignment_id
 from services.dispatch.domain.enums import WarningFlag
-from services.dispatch.domain.incident import ACCEPTED, OVER, AssignmentState, assignment_id
+from services.dispatch.domain.flags import Flag
+from services.dispatch.domain.leg import Leg
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.leg import translate as leg_translate
 from services.dispatch.leg.chain import ChainHead
+from services.dispatch.leg.rows import AssignmentRow, StreamPosition
 from services.dispatch.leg.service import LegService
-from services.dispatch.leg.store import AssignmentRow, StreamPosition
 from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
@@ -121,17 +123,14 @@ class Warnings:
         if update.what == RECEIPT:
             await self._leg.acknowledge(_assignment_id(message), f"{RECEIPT}/{message.message_id}")
             return
-        place = (message.sequence, message.ordinal)
-        flag = WarningFlag[update.what]
-        await self._leg.flag(
-            message.incident_id,
-            message.person_id,
-            flag,
+        flag = Flag(
+            subject_id=message.person_id,
+            flag=WarningFlag[update.what],
             alert_id=message.alert_id,
-            place=place,
+            place=(message.sequence, message.ordinal),
             order_id=message.order_id,
-            since_ms=0,
         )
+        await self._leg.flag(message.incident_id, flag)
 
     # ── the streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,4 +275,4 @@ async def _repeat(wait_s: float, work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _assignment_id(message: MessageRow) -> str:
-    return assignment_id(message.incident_id, "warning", message.person_id)
+    return assignment_id(message.incident_id, Leg.WARNING, message.person_id)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from services.common.rpc.errors import Unavailable
 from services.common.storage.db import Database
 from services.dispatch.domain.enums import WarningFlag
-from services.dispatch.leg.store import StreamPosition
+from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.warning.consumer import accept, accept_advice, of_person
 from services.dispatch.warning.tables import (
     NO_WAY,
@@ -285,7 +285,7 @@ def _open(connection: sa.Connection, message: MessageRow, text: str, *, language
 
 
 def _put_position(connection: sa.Connection, position: StreamPosition) -> None:
-    connection.execute(_PUT_POSITION, asdict(position))
+    connection.execute(_PUT_POSITION, position._asdict())
 
 
 def _notified_person(message: MessageRow) -> sa.ColumnElement[bool]:

@@ -10,12 +10,15 @@ from services.common.messaging.bus import Bus
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
+from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import Store, StreamPosition
+from services.dispatch.leg.store import Store
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1.dispatch_pb2 import ESCALATED, OFFERED
 from tests.support.dispatch.dispatch import (
+    METRICS,
     PATIENCE_S,
     alert,
     client,
@@ -62,11 +65,11 @@ async def test_an_alert_that_is_redelivered_after_a_stop_makes_no_second_assignm
 ) -> None:
     committed = alert(5)
     await publish(bus, committed)
-    parsed = translate.alert(committed.SerializeToString(), "police")
+    parsed = translate.alert(committed.SerializeToString(), Leg.POLICE)
     assert parsed
     async with (  # the leg commits, but doesn't publish to INCIDENTS
         open_database(police.database, MIGRATIONS) as database,
-        open_leg("police", Store(database), MeshClock(), deadlines=Deadlines(30_000)) as leg,
+        open_leg(Leg.POLICE, Store(database), MeshClock(), deadlines=Deadlines(30_000), metrics=METRICS) as leg,
     ):
         # The position is before the alert, so the alert is redelivered.
         await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 0))

@@ -49,7 +49,7 @@ async def test_an_alert_reaches_each_desk_and_each_leg_sees_the_others(bus: Bus,
                 await publish(bus, alert(5))
             offer = (await subscription.next(OFFERED)).step.assignment
             assert offer.subject_id == ("w1" if leg == "probation" else "p1")
-            assert translate.leg_name(offer.leg) == leg and list(offer.order_ids) == ["order-1"]
+            assert translate.leg_of(offer.leg) == leg and list(offer.order_ids) == ["order-1"]
             ids[leg] = offer.assignment_id
             acknowledged = await running_leg.desk.acknowledge(offer.assignment_id)
             assert acknowledged.acknowledged_by == DESKS[leg] and acknowledged.HasField("acknowledged_at")

@@ -15,15 +15,17 @@ from services.common.messaging.bus import Bus
 from services.common.storage.db import open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import reconcile
+from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.leg.service import open_leg
-from services.dispatch.leg.store import Store, StreamPosition
+from services.dispatch.leg.store import Store
 from services.dispatch.settings import DispatchSettings
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
 from tests.support.common.nats import TestServer
 from tests.support.common.ports import free_port
 from tests.support.common.postgres import PostgresServer, running_postgres
-from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running, settings
+from tests.support.dispatch.dispatch import METRICS, PATIENCE_S, alert, publish, running, settings
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ async def test_an_alert_that_the_record_lacks_is_folded_by_the_comparison(bus: B
         file.unlink()
     async with (
         open_database(police.database, MIGRATIONS) as database,
-        open_leg("police", Store(database), MeshClock(), deadlines=Deadlines(30_000)) as empty,
+        open_leg(Leg.POLICE, Store(database), MeshClock(), deadlines=Deadlines(30_000), metrics=METRICS) as empty,
     ):
         # Its position is past both alerts, but it has folded neither.
         await empty.fold([], StreamPosition(flow.ALERTS.name, log_id, 2))

@@ -25,16 +25,18 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Office, Status, UnitReport
 from services.dispatch.leg import chain, record, subscriptions, translate
+from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
-from services.dispatch.leg.store import Store, StreamPosition
-from services.dispatch.leg.subscriptions import Numbered
+from services.dispatch.leg.store import Store
+from services.dispatch.publications.steps import NumberedStep
 from services.dispatch.roster import store
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer
 from tests.support.common.postgres import PostgresServer
-from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running, settings
+from tests.support.dispatch.dispatch import METRICS, PATIENCE_S, alert, publish, running, settings
 from tests.support.dispatch.roster import SEOUL, TWO_OFFICES, unit
 
 FAR_MS = 3_600_000
@@ -47,7 +49,7 @@ async def opened(where: Path | str, deadlines: Deadlines = LONG) -> AsyncIterato
     """Opens a leg over the store, as one process does."""
     async with (
         open_database(where, MIGRATIONS) as database,
-        open_leg("police", Store(database), MeshClock(), deadlines=deadlines) as leg,
+        open_leg(Leg.POLICE, Store(database), MeshClock(), deadlines=deadlines, metrics=METRICS) as leg,
     ):
         yield leg
 
@@ -58,7 +60,7 @@ async def fold(leg: LegService, *sequences: int) -> None:
 
 
 def of_log(sequence: int) -> Alert:
-    parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
+    parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), Leg.POLICE)
     assert parsed
     return parsed
 
@@ -107,7 +109,7 @@ async def test_each_process_continues_from_the_others_writes_and_notifies_its_de
         (offer,) = await assignments(first_leg)
         await second_leg.acknowledge(offer.assignment_id, "spiffe://npa/desk/b")
         seen = [await asyncio.wait_for(anext(steps), PATIENCE_S) for _ in range(2)]
-        states = [step.step.assignment.state for step in seen if isinstance(step, Numbered)]
+        states = [step.step.assignment.state for step in seen if isinstance(step, NumberedStep)]
         assert states == [dispatch_pb2.OFFERED, dispatch_pb2.ACKNOWLEDGED]
         await first_leg.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
         (assignment,) = await assignments(first_leg)
@@ -125,7 +127,7 @@ async def test_each_process_continues_from_the_others_writes_and_notifies_its_de
 async def test_an_alert_that_another_process_folded_without_a_step_is_not_folded_twice(where: Path | str) -> None:
     async with opened(where) as first_leg, opened(where) as second_leg:
         await fold(first_leg, 1)
-        await second_leg.record.catch_up()
+        await second_leg.catch_up()
         await fold(second_leg, 1)  # so that it has the incident in memory
         cleared = replace(of_log(2), demand=Demand.RECORD, incident_id="incident-1")
         await first_leg.fold([cleared], StreamPosition(flow.ALERTS.name, "log", 2))  # an event without a step
@@ -143,7 +145,7 @@ async def test_a_desk_that_moves_to_another_process_gets_the_steps_of_the_first(
             (offer,) = await assignments(first_leg)
             await first_leg.acknowledge(offer.assignment_id, "spiffe://npa/desk/a")
             step = await asyncio.wait_for(anext(steps), PATIENCE_S)
-            assert isinstance(step, Numbered) and step.step.assignment.state == dispatch_pb2.ACKNOWLEDGED
+            assert isinstance(step, NumberedStep) and step.step.assignment.state == dispatch_pb2.ACKNOWLEDGED
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -176,7 +178,7 @@ async def test_legs_of_one_server_neither_share_a_chain_nor_wait_for_each_other(
         with pytest.raises(FailedPrecondition, match="the database is the police leg's, not the probation leg's"):
             async with (
                 open_database(urls["police"], MIGRATIONS) as database,
-                open_leg("probation", Store(database), MeshClock(), deadlines=LONG),
+                open_leg(Leg.PROBATION, Store(database), MeshClock(), deadlines=LONG, metrics=METRICS),
             ):
                 raise AssertionError("it opened")
 
@@ -265,11 +267,11 @@ async def test_a_desk_that_never_reads_costs_bounded_memory_and_deadlines_still_
 def test_a_desks_queue_never_holds_more_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "WAITING_MAX", 5)
     shared, offer = subscriptions.Subscriptions(()), dispatch_pb2.Assignment(state=dispatch_pb2.OFFERED)
-    with shared._desk(True) as desk:
+    with shared._desk(0, True, False) as desk:
         desk.reads_store = False
         longest = 0
         for n in range(1, 100):
-            shared.notify([Numbered(n, dispatch_pb2.Step(assignment=offer))])
+            shared.notify([NumberedStep(n, dispatch_pb2.Step(assignment=offer))])
             longest = max(longest, len(desk.waiting))
         assert longest <= 5 and desk.reads_store
 

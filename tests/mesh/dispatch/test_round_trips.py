@@ -15,13 +15,15 @@ from services.common.messaging import flow
 from services.common.storage.db import Database, SqliteDatabase, open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
+from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
-from services.dispatch.leg.store import PeerRow, Store, StreamPosition
+from services.dispatch.leg.store import Store
 from services.dispatch.roster import store
 from tests.support.common.postgres import PostgresServer
 from tests.support.common.wire import wired
-from tests.support.dispatch.dispatch import alert
+from tests.support.dispatch.dispatch import METRICS, alert
 from tests.support.dispatch.roster import TWO_OFFICES, unit
 
 TRANSACTION = 3
@@ -34,7 +36,7 @@ KNOWN = 5
 @asynccontextmanager
 async def leg_over(database: Database, units: bool = False) -> AsyncIterator[LegService]:
     deadlines = Deadlines(3_600_000, 3_600_000, 3_600_000, 3_600_000)
-    async with open_leg("police", Store(database), MeshClock(), deadlines=deadlines) as leg:
+    async with open_leg(Leg.POLICE, Store(database), MeshClock(), deadlines=deadlines, metrics=METRICS) as leg:
         if units:
             await leg.change_roster(partial(store.put_offices, given=TWO_OFFICES))
             given = [unit(f"a{n}", "a") for n in range(2 * KNOWN)]
@@ -45,7 +47,9 @@ async def leg_over(database: Database, units: bool = False) -> AsyncIterator[Leg
 
 
 async def fold(leg: LegService, sequence: int, incident: str = "") -> None:
-    parsed = translate.alert(alert(sequence, incident=incident or f"incident-{sequence}").SerializeToString(), "police")
+    parsed = translate.alert(
+        alert(sequence, incident=incident or f"incident-{sequence}").SerializeToString(), Leg.POLICE
+    )
     assert parsed
     await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,17 @@ from services.common.storage import db
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge
-from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.escalation import Deadlines, Situation
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import record, subscriptions, tables, translate
+from services.dispatch.leg.change import IncidentCommand
+from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
-from services.dispatch.leg.store import PeerRow, Store, StreamPosition
-from services.dispatch.leg.subscriptions import Numbered
+from services.dispatch.leg.store import Store
+from services.dispatch.publications.steps import NumberedStep
+from services.dispatch.publications.store import Published
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.support.dispatch.dispatch import alert
+from tests.support.dispatch.dispatch import METRICS, alert
 from tests.support.dispatch.incidents import EARLIER_EVENTS
 
 FAR_MS = 3_600_000
@@ -43,21 +46,25 @@ async def database(where: Path | str) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def opened(database: Database, within_ms: int = FAR_MS) -> AsyncIterator[LegService]:
-    async with open_leg("police", Store(database), MeshClock(), deadlines=Deadlines(within_ms)) as leg:
+    async with open_leg(
+        Leg.POLICE, Store(database), MeshClock(), deadlines=Deadlines(within_ms), metrics=METRICS
+    ) as leg:
         yield leg
 
 
 async def fold(leg_service: LegService, *sequences: int) -> None:
     for sequence in sequences:
-        parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), "police")
+        parsed = translate.alert(alert(sequence, incident=f"incident-{sequence}").SerializeToString(), Leg.POLICE)
         assert parsed
         await leg_service.fold([parsed], StreamPosition(flow.ALERTS.name, "log", sequence))
 
 
-async def numbered_steps(steps: AsyncIterator[Numbered | dispatch_pb2.Assignment], count: int) -> list[Numbered]:
+async def numbered_steps(
+    steps: AsyncIterator[NumberedStep | dispatch_pb2.Assignment], count: int
+) -> list[NumberedStep]:
     async with asyncio.timeout(20):
         received = [await anext(steps) for _ in range(count)]
-    return [step for step in received if isinstance(step, Numbered)]
+    return [step for step in received if isinstance(step, NumberedStep)]
 
 
 async def test_the_migrations_make_the_tables_of_the_store(database: Database) -> None:
@@ -78,11 +85,11 @@ async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
 
 
 async def test_a_database_of_an_earlier_version_continues_with_an_unbroken_chain(database: Database) -> None:
-    written = [asdict(link) for link in EARLIER_EVENTS]
+    written = [link._asdict() for link in EARLIER_EVENTS]
     async with database.transaction() as connection:
         await connection.execute(sa.insert(tables.metadata.tables["events"]), written)
     async with opened(database) as leg:
-        parsed = translate.alert(alert(8).SerializeToString(), "police")
+        parsed = translate.alert(alert(8).SerializeToString(), Leg.POLICE)
         assert parsed
         await leg.fold([parsed], StreamPosition(flow.ALERTS.name, "log", 8))
         (step,) = await numbered_steps(leg.follow(0), 1)
@@ -128,7 +135,7 @@ async def test_an_incident_that_is_no_longer_in_memory_is_folded_from_the_store(
         await fold(leg, 1, 2)
         (step,) = await numbered_steps(leg.follow(0), 1)
         first = step.step.assignment
-        await leg.record.mark_published([step], {first.assignment_id: 2.5})
+        await leg.record.mark_published(Published([step], {first.assignment_id: 2.5}), "log")
         acknowledged = await leg.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
         assert acknowledged.report_to_published_ms == 2.5 and acknowledged.order_ids == first.order_ids
         with pytest.raises(NotFound):
@@ -140,7 +147,9 @@ async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
         await fold(leg, 1)
         head = await leg.store.head()
         with pytest.raises(NotFound):
-            await leg.record.handle([("incident-1", lambda _: Acknowledge("assign-none", "x", 0, Deadlines(FAR_MS)))])
+            await leg.record.handle(
+                [IncidentCommand("incident-1", Acknowledge("assign-none", "x"))], Situation(0, Deadlines(FAR_MS))
+            )
         await fold(leg, 2)
         assert (await leg.store.head()).id == head.id + 2
         assert await leg.store.first_broken_event() is None

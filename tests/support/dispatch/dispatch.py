@@ -20,6 +20,7 @@ from services.common.messaging.bus import Bus
 from services.common.observability.metrics import process_registry
 from services.common.rpc import server
 from services.dispatch.__main__ import run
+from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, roster_pb2, roster_pb2_grpc
@@ -32,6 +33,8 @@ DESKS = {
     "police": "spiffe://npa/desk/seoul",
     "warning": "spiffe://tandem/warning-gateway",
 }
+METRICS = DispatchMetrics(CollectorRegistry())
+"""Metrics of all legs that run in the process of the tests."""
 PATIENCE_S = 120.0
 """Timeout for an expected message, seconds."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from services.dispatch.domain.answers import Acknowledge, Close, Progress, Receive, Reject
-from services.dispatch.domain.decisions import Alert, Command, FoldAlert, LoseUnit, PassDeadline, decide
+from services.dispatch.domain.assignment import Assignment, AssignmentState, assignment_id
+from services.dispatch.domain.decisions import Alert, Command, FoldAlert, decide
 from services.dispatch.domain.enums import CloseCause, Demand
-from services.dispatch.domain.escalation import Deadlines
+from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import Cause, Event
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import Assignment, AssignmentState, Incident, assignment_id
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import NO_ROSTER, Board
 from services.dispatch.leg.chain import ChainedEvent
 from tandem.common.v1 import alert_pb2
@@ -22,47 +23,48 @@ class Story:
     """An incident with all of its events."""
 
     def __init__(self, leg: str = "police", board: Board = NO_ROSTER) -> None:
-        self.incident = Incident("incident-1", leg)
+        self.incident = Incident("incident-1", Leg(leg))
         self.board = board
         self.events: list[Event] = []
         self.now_ms = 1_000
 
-    def do(self, command: Command) -> tuple[Event, ...]:
-        events = decide(self.incident, command)
+    def do(self, command: Command, now_ms: int | None = None) -> tuple[Event, ...]:
+        situation = Situation(self.now_ms if now_ms is None else now_ms, DEADLINES, self.board)
+        events = decide(self.incident, command, situation)
         for event in events:
             self.incident = evolve(self.incident, event)
         self.events += events
         return events
 
     def fold(self, alert: Alert) -> tuple[Event, ...]:
-        return self.do(FoldAlert(alert, self.now_ms, DEADLINES, self.board))
+        return self.do(FoldAlert(alert))
 
     def receive(self, subject_id: str, offer_number: int | None = None) -> tuple[Event, ...]:
         number = self.of(subject_id).offer_number if offer_number is None else offer_number
-        return self.do(Receive(self.id_of(subject_id), BY, self.now_ms, number, DEADLINES))
+        return self.do(Receive(self.id_of(subject_id), BY, number))
 
     def acknowledge(self, subject_id: str, by: str = BY) -> tuple[Event, ...]:
-        return self.do(Acknowledge(self.id_of(subject_id), by, self.now_ms, DEADLINES))
+        return self.do(Acknowledge(self.id_of(subject_id), by))
 
     def reject(self, subject_id: str, offer_number: int | None = None) -> tuple[Event, ...]:
         number = self.of(subject_id).offer_number if offer_number is None else offer_number
-        return self.do(Reject(self.id_of(subject_id), BY, self.now_ms, number, "no car", DEADLINES, self.board))
+        return self.do(Reject(self.id_of(subject_id), BY, number, "no car"))
 
     def progress(self, subject_id: str, state: AssignmentState) -> tuple[Event, ...]:
-        return self.do(Progress(self.id_of(subject_id), BY, self.now_ms, state))
+        return self.do(Progress(self.id_of(subject_id), BY, state))
 
     def close(self, subject_id: str, cause: CloseCause = CloseCause.BREACH_CONFIRMED) -> tuple[Event, ...]:
-        return self.do(Close(self.id_of(subject_id), BY, self.now_ms, cause, ""))
+        return self.do(Close(self.id_of(subject_id), BY, cause, ""))
 
     def change_roster(self, board: Board) -> tuple[Event, ...]:
         self.board = board
         ids = list(self.incident.assignments)
-        return tuple(event for id_ in ids for event in self.do(LoseUnit(id_, self.now_ms, DEADLINES, board)))
+        return tuple(event for id_ in ids for event in self.do(LoseUnit(id_)))
 
     def pass_time(self, ms: int) -> tuple[Event, ...]:
         self.now_ms += ms
         ids = list(self.incident.assignments)
-        return tuple(event for id_ in ids for event in self.do(PassDeadline(id_, self.now_ms, DEADLINES, self.board)))
+        return tuple(event for id_ in ids for event in self.do(PassDeadline(id_)))
 
     def id_of(self, subject_id: str) -> str:
         return assignment_id("incident-1", self.incident.leg, subject_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from services.common.geometry import Circle, LatLon
-from services.dispatch.domain.roster import Board, Office, Status, Travel, Unit, UnitReport
+from services.dispatch.domain.roster import Board, Office, Status, Travel, Trip, Unit, UnitReport
 
 SEOUL = LatLon(37.5665, 126.9780)
 SHIFT_MS = (0, 10**14)
@@ -38,7 +38,7 @@ def board(
         {unit.unit_id: (unit, UnitReport(statuses.get(unit.unit_id, Status.AVAILABLE))) for unit in units},
         engaged or {},
         positions or {},
-        travel or {},
+        {Trip(*key): time for key, time in (travel or {}).items()},
     )
 
 

@@ -13,10 +13,13 @@ from services.console.domain.desk import BadField
 from services.console.pages.texts import TEXTS
 from services.dispatch.domain import answers
 from services.dispatch.domain.answers import Acknowledge, Close, Progress, Reject
+from services.dispatch.domain.assignment import Assignment as LegAssignment
+from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.decisions import Command
 from services.dispatch.domain.enums import CloseCause, Demand
-from services.dispatch.domain.incident import Assignment as LegAssignment
-from services.dispatch.domain.incident import AssignmentState, Incident
+from services.dispatch.domain.escalation import Situation
+from services.dispatch.domain.incident import Incident
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.translate import NOTE_MAX_CHARS, REASON_MAX_CHARS
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.incidents import DEADLINES
@@ -28,9 +31,9 @@ FORM = {"assignment": "a-1", "offer": "3", "seen": "EN_ROUTE"}
 def accepts(state: AssignmentState, command: Command) -> bool:
     """Returns whether the leg accepts an answer in a state."""
     assignment = LegAssignment("a-1", "P-1", state, Demand.RESPOND, (1, 0), number=1, offer_number=1)
-    incident = Incident("i-1", "police", assignments={"a-1": assignment})
+    incident = Incident("i-1", Leg.POLICE, assignments={"a-1": assignment})
     try:
-        return bool(list(answers.decide(incident, command)))  # type: ignore[arg-type]
+        return bool(list(answers.decide(incident, command, Situation(5, DEADLINES))))  # type: ignore[arg-type]
     except FailedPrecondition:
         return False
 
@@ -38,11 +41,11 @@ def accepts(state: AssignmentState, command: Command) -> bool:
 @pytest.mark.parametrize("state", AssignmentState)
 def test_a_desk_is_offered_exactly_the_answers_that_its_leg_accepts(state: AssignmentState) -> None:
     choices = desk.choices(replace(OFFER, state=state.name))
-    assert choices.acknowledge is accepts(state, Acknowledge("a-1", "x", 5, DEADLINES, 1))
-    assert choices.reject is accepts(state, Reject("a-1", "x", 5, 1, "no", DEADLINES, seen=state))
-    assert choices.close is accepts(state, Close("a-1", "x", 5, CloseCause.OTHER, "n", 1, state))
+    assert choices.acknowledge is accepts(state, Acknowledge("a-1", "x", 1))
+    assert choices.reject is accepts(state, Reject("a-1", "x", 1, "no", seen=state))
+    assert choices.close is accepts(state, Close("a-1", "x", CloseCause.OTHER, "n", 1, state))
     steps = [step for step in AssignmentState if step.name in desk.PROGRESSION[1:]]
-    accepted = [step.name for step in steps if accepts(state, Progress("a-1", "x", 5, step, 1, state))]
+    accepted = [step.name for step in steps if accepts(state, Progress("a-1", "x", step, 1, state))]
     assert ([choices.next_state] if choices.next_state else []) == accepted
     assert choices.any is (choices.acknowledge or choices.reject or choices.close or bool(accepted))
     assert (state.name in desk.SEEN) is choices.any

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from services.common.clock import MeshClock
 from services.common.messaging.pull import Delivered
+from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.model import StoredMessage
 from services.dispatch.evidence.redaction import Holders, RedactedLog, Shares, Window
 from tandem.common.v1 import log_pb2
@@ -27,7 +28,7 @@ def delivered(sequence: int, stamp_ms: int, wearers: set[int]) -> Delivered:
 
 
 def window(wearer: int, bounds: tuple[int, int]) -> Window:
-    share = RedactedLog(f"wearer-{wearer}", "police", {5}, holders=Holders(MeshClock()))
+    share = RedactedLog(f"wearer-{wearer}", Leg.POLICE, {5}, holders=Holders(MeshClock()))
     share.see_case(log_pb2.CaseSnapshot(tag_device_ids=[f"tag-{wearer}"]))
     return Window(min(bounds), max(bounds), share)
 

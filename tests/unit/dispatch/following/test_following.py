@@ -9,18 +9,19 @@ import pytest
 from services.common.geometry import LatLon
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import race
+from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Advice, Demand, EscalationReason, Estimate
 from services.dispatch.domain.events import Escalated, Event, Offered, Raced, Retargeted, SceneShared, TargetsShown
-from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import RETARGET_MS, Follow, ShowTargets, TargetUpdate
-from services.dispatch.domain.incident import AssignmentState, Incident
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
 from services.dispatch.domain.roster import Travel
 from services.dispatch.leg import chain, translate
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
-from tests.support.dispatch.incidents import DEADLINES, Story
+from tests.support.dispatch.incidents import Story
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
 
 HOME = LatLon(37.5, 127.0)
@@ -55,7 +56,7 @@ def set_travel(story: Story, travel_s: Mapping[str, int]) -> None:
 
 def update(story: Story, how: Approach = FAR, *, moved: bool = False, subject: str = "p1") -> tuple[Event, ...]:
     target = TargetUpdate("incident-1", story.id_of(subject), subject, how, 400 if moved else 0)
-    return story.do(Follow(target, story.now_ms, DEADLINES, story.board))
+    return story.do(Follow(target))
 
 
 def accept(story: Story, *states: AssignmentState) -> None:
@@ -110,11 +111,9 @@ def test_an_offer_without_a_known_target_moves_to_the_nearest_unit_once_the_targ
     assert story.of("p1").unit_id == "a1"
     target = TargetUpdate("incident-1", story.id_of("p1"), "p1", FAR, 0, found=True)
     set_travel(story, {"a1": 200, "a2": 190})
-    assert story.do(Follow(target, story.now_ms, DEADLINES, story.board)) == (), (
-        "no unit is much nearer, and the target hasn't moved"
-    )
+    assert story.do(Follow(target)) == (), "no unit is much nearer, and the target hasn't moved"
     set_travel(story, {"a1": 500, "a2": 100})
-    (offered,) = story.do(Follow(target, story.now_ms, DEADLINES, story.board))
+    (offered,) = story.do(Follow(target))
     assert isinstance(offered, Escalated) and story.of("p1").unit_id == "a2"
 
 
@@ -282,20 +281,20 @@ def test_the_pace_is_that_of_the_last_minute_and_at_least_walking_pace() -> None
 def test_live_positions_are_shown_and_recorded_only_while_an_assignment_is_open() -> None:
     story = Story("police")
     with pytest.raises(FailedPrecondition):
-        story.do(ShowTargets("spiffe://npa/desk/a", 1))
+        story.do(ShowTargets("spiffe://npa/desk/a"), 1)
     story.fold(ring(5, "p1", target="p1"))
-    assert story.do(ShowTargets("spiffe://npa/desk/a", 1)) == (TargetsShown(1, "spiffe://npa/desk/a"),)
+    assert story.do(ShowTargets("spiffe://npa/desk/a"), 1) == (TargetsShown(1, "spiffe://npa/desk/a"),)
     story.fold(ring(6, "p1", target="p1", entered=False, ends=True))
     with pytest.raises(FailedPrecondition):
-        story.do(ShowTargets("spiffe://npa/desk/a", 1))
+        story.do(ShowTargets("spiffe://npa/desk/a"), 1)
 
 
 def test_events_read_from_the_chain_give_the_same_incident() -> None:
     story = with_travel(a1=240, a2=300)
     story.fold(ring(5, "p1", target="p1"))
     update(story, Approach(60), moved=True)
-    story.do(ShowTargets("x", 1))
-    head, incident = chain.ChainHead(), Incident("incident-1", "police")
+    story.do(ShowTargets("x"), 1)
+    head, incident = chain.ChainHead(), Incident("incident-1", Leg.POLICE)
     for event in story.events:
         link = chain.write(head, "incident-1", event)
         head, incident = chain.ChainHead(link.id, link.hash), evolve(incident, chain.read(link.kind, link.body))

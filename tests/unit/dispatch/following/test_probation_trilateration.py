@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from services.common.geometry import LatLon
+from services.dispatch.domain.assignment import Assignment
 from services.dispatch.domain.enums import Estimate
-from services.dispatch.domain.events import Event
+from services.dispatch.domain.events import Event, PrivateStep
 from services.dispatch.domain.following import Follow, TargetUpdate
-from services.dispatch.domain.incident import Assignment
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
 from services.dispatch.domain.roster import NO_ROSTER, Travel
 from services.dispatch.leg import translate
@@ -30,7 +30,6 @@ from services.geofence.domain.alerts import Alert, AlertKind
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import incidents
-from tests.support.dispatch.incidents import DEADLINES
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
 from tests.support.geofence.stories import T0_MS, Story, place_e7
 
@@ -121,7 +120,7 @@ class World:
                 if id_ in leg.incident.assignments:
                     self._after(n, leg, leg.pass_time(0))
                     update = TargetUpdate("incident-1", id_, subject, self._approach(n, leg, id_), 0)
-                    self._after(n, leg, leg.do(Follow(update, leg.now_ms, DEADLINES, leg.board)))
+                    self._after(n, leg, leg.do(Follow(update)))
 
     def _approach(self, n: int, leg: incidents.Story, id_: str) -> Approach:
         recent = [Sighting(m * REPORT_INTERVAL_S * 1000, at(self.track[m])) for m in range(max(0, n - 4), n + 1)]
@@ -134,7 +133,7 @@ class World:
             assignment: Assignment | None = leg.incident.assignments.get(getattr(event, "assignment_id", ""))
             if assignment is None:
                 continue
-            kept = type(event).__name__ in ("Raced", "Retargeted", "SceneShared", "SpoofingSuspected")
+            kept = isinstance(event, PrivateStep)
             step = translate.step(leg.incident, assignment, leg.now_ms, latency_ms=None, kept=kept)
             if leg is self.police:
                 if kept:

@@ -16,6 +16,7 @@ from services.dispatch.domain.roster import (
     RosterOutcome,
     Status,
     Travel,
+    Trip,
     UnitReport,
     decide_put,
     decide_report,
@@ -35,12 +36,12 @@ def road(seconds: int) -> Travel:
 
 
 def test_the_unit_with_the_least_travel_time_comes_first_and_the_choice_states_its_facts() -> None:
-    where = replace(AT_DAY, travel={("a1", "p1"): road(400), ("a2", "p1"): road(200)})
+    where = replace(AT_DAY, travel={Trip("a1", "p1"): road(400), Trip("a2", "p1"): road(200)})
     assert ask(where) == Choice(EscalationLevel.UNIT, "a", "a2", "patrol-car", "", 200, Estimate.ROAD, 2)
 
 
 def test_a_unit_of_unknown_position_comes_after_a_far_one() -> None:
-    where = replace(AT_DAY, travel={("a2", "p1"): road(3_000)})
+    where = replace(AT_DAY, travel={Trip("a2", "p1"): road(3_000)})
     chosen = ask(where)
     assert chosen and chosen.unit_id == "a2"
     chosen = ask(AT_DAY)

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from services.common.messaging import flow
 from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import Acknowledged, AlertFolded, Escalated, Offered, StoodDown
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import FIRST_STATE, AssignmentState, Incident
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from tests.support.dispatch.incidents import WITHIN_MS, Story, alert
 
@@ -39,8 +40,9 @@ def test_the_first_state_of_each_demand_and_leg(leg: str, demand: Demand, state:
     assert all(isinstance(event, AlertFolded) for event in story.events) == (state is None)
 
 
-def test_every_leg_has_its_rules() -> None:
-    assert set(FIRST_STATE) == set(flow.LEGS)
+def test_the_legs_are_those_of_the_flow_table_and_each_has_a_policy() -> None:
+    assert tuple(Leg) == flow.LEGS
+    assert all(leg.policy.offers and not leg.policy.offers & leg.policy.notifies for leg in Leg)
 
 
 def test_a_graver_demand_offers_the_same_assignment() -> None:
@@ -211,14 +213,10 @@ def test_each_destination_has_one_assignment_and_no_demand_is_lost_in_any_order(
 ) -> None:
     leg, alerts, ended, actions = history
     story = play(leg, actions)
-    rules = FIRST_STATE[leg]
-    involved = {subject for drawn in alerts if drawn.demand in rules for subject in drawn.subject_ids}
-    asked = {
-        subject
-        for drawn in alerts
-        if rules.get(drawn.demand) is AssignmentState.OFFERED
-        for subject in drawn.subject_ids
-    }
+    policy = Leg(leg).policy
+    involving = policy.offers | policy.notifies
+    involved = {subject for drawn in alerts if drawn.demand in involving for subject in drawn.subject_ids}
+    asked = {subject for drawn in alerts if drawn.demand in policy.offers for subject in drawn.subject_ids}
     # I4: one record for each destination, and each of its steps has a different number.
     assert {assignment.subject_id for assignment in story.incident.assignments.values()} == involved
     for subject in involved:
@@ -253,7 +251,7 @@ def test_the_state_is_the_fold_of_the_stored_events(
 ) -> None:
     leg, _, _, actions = history
     story = play(leg, actions)
-    head, incident = chain.ChainHead(), Incident("incident-1", leg)
+    head, incident = chain.ChainHead(), Incident("incident-1", Leg(leg))
     for event in story.events:
         link = chain.write(head, "incident-1", event)
         head = chain.ChainHead(link.id, link.hash)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import Cause, StoodDown
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainedEvent, ChainHead
 from services.dispatch.settings import for_leg
@@ -40,9 +40,9 @@ def test_an_unchanged_chain_verifies() -> None:
 @pytest.mark.parametrize(
     ("change", "broken"),
     [
-        (lambda all_: [*all_[:2], replace(all_[2], body=all_[2].body.replace("2", "7", 1)), *all_[3:]], 3),
-        (lambda all_: [*all_[:2], replace(all_[2], incident_id="incident-2"), *all_[3:]], 3),
-        (lambda all_: [*all_[:2], replace(all_[2], kind="Escalated"), *all_[3:]], 3),
+        (lambda all_: [*all_[:2], all_[2]._replace(body=all_[2].body.replace("2", "7", 1)), *all_[3:]], 3),
+        (lambda all_: [*all_[:2], all_[2]._replace(incident_id="incident-2"), *all_[3:]], 3),
+        (lambda all_: [*all_[:2], all_[2]._replace(kind="Escalated"), *all_[3:]], 3),
         (lambda all_: all_[:2] + all_[3:], 4),
         (lambda all_: [*all_[:2], all_[3], all_[2], *all_[4:]], 4),
         (lambda all_: [*all_[:2], chain.write(ChainHead(2, "x"), "i", StoodDown(0, "a")), *all_[3:]], 3),
@@ -72,7 +72,7 @@ def an_alert() -> alert_pb2.Alert:
 
 
 def test_an_alert_keeps_only_what_the_leg_needs() -> None:
-    parsed = translate.alert(an_alert().SerializeToString(), "police")
+    parsed = translate.alert(an_alert().SerializeToString(), Leg.POLICE)
     assert parsed == Alert(
         alert_id="alert-1",
         incident_id="incident-1",
@@ -84,14 +84,14 @@ def test_an_alert_keeps_only_what_the_leg_needs() -> None:
         subject_ids=("p1",),
         ends=False,
         cause=Cause("d1", "r1", 5),
-        legs=("probation", "warning"),
+        legs=(Leg.PROBATION, Leg.WARNING),
     )
 
 
 def threat(**changes: Any) -> str:
     message = an_alert()
     message.MergeFrom(alert_pb2.Alert(**({"target_id": "p1"} | changes)))
-    parsed = translate.alert(message.SerializeToString(), "police")
+    parsed = translate.alert(message.SerializeToString(), Leg.POLICE)
     assert parsed
     return parsed.threat
 
@@ -117,7 +117,7 @@ def test_a_ring_of_radius_nan_still_has_one_key() -> None:
 def test_an_alert_of_an_unknown_kind_is_not_lost() -> None:
     message = an_alert()
     message.kind = 99  # type: ignore[assignment]
-    parsed = translate.alert(message.SerializeToString(), "police")
+    parsed = translate.alert(message.SerializeToString(), Leg.POLICE)
     assert parsed and parsed.kind == 99 and parsed.demand is Demand.RESPOND
     story = Story()
     story.fold(parsed)
@@ -128,7 +128,7 @@ def test_an_alert_of_an_unknown_kind_is_not_lost() -> None:
 def test_a_leg_ignores_an_alert_without_an_incident() -> None:
     message = an_alert()
     message.incident_id = ""
-    assert translate.alert(message.SerializeToString(), "police") is None
+    assert translate.alert(message.SerializeToString(), Leg.POLICE) is None
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_a_malformed_alert_names_its_field(field: str, spoil: Callable[[alert_pb
     message = an_alert()
     spoil(message)
     with pytest.raises(InvalidField) as refusal:
-        translate.alert(message.SerializeToString(), "police")
+        translate.alert(message.SerializeToString(), Leg.POLICE)
     assert refusal.value.field == field
 
 
 def test_bytes_that_are_not_an_alert_are_refused() -> None:
     with pytest.raises(InvalidField):
-        translate.alert(b"\xff\xff\xff", "police")
+        translate.alert(b"\xff\xff\xff", Leg.POLICE)
 
 
 def a_step() -> dispatch_pb2.Step:
@@ -173,17 +173,17 @@ def test_the_kind_and_device_of_a_report_are_removed_from_a_peers_step() -> None
     message.assignment.kind = alert_pb2.PROTECTED_DEVICE_LOST
     message.assignment.cause.device_id = "phone-1"
     kept = dispatch_pb2.Assignment.FromString(
-        translate.peer(message.SerializeToString(), "incident.probation.incident-1", "police").payload
+        translate.peer(message.SerializeToString(), "incident.probation.incident-1", Leg.POLICE).payload
     )
     assert kept == a_step().assignment
 
 
 def test_a_peers_step_on_another_subject_is_refused() -> None:
     payload = a_step().SerializeToString()
-    assert translate.peer(payload, "incident.probation.incident-1", "police").number == 2
+    assert translate.peer(payload, "incident.probation.incident-1", Leg.POLICE).number == 2
     for subject in ("incident.warning.incident-1", "incident.probation.incident-2"):
         with pytest.raises(InvalidField):
-            translate.peer(payload, subject, "police")
+            translate.peer(payload, subject, Leg.POLICE)
 
 
 @pytest.mark.parametrize("field", ["number", "assignment"])
@@ -191,11 +191,28 @@ def test_an_incomplete_step_of_a_peer_is_refused(field: str) -> None:
     message = a_step()
     message.ClearField(field)  # type: ignore[arg-type]
     with pytest.raises(InvalidField, match=field):
-        translate.peer(message.SerializeToString(), "incident.probation.incident-1", "police")
+        translate.peer(message.SerializeToString(), "incident.probation.incident-1", Leg.POLICE)
+
+
+def test_a_field_of_an_assignment_stays_with_the_leg_unless_it_is_listed_as_published() -> None:
+    names = set(dispatch_pb2.Assignment.DESCRIPTOR.fields_by_name)
+    private = {"rejected_reason", "close_note", "retargeted_at", "race", "one_scene_at", "spoofing_suspected_at"}
+    message = dispatch_pb2.Assignment(leg=alert_pb2.WARNING)
+    for name in names - {"leg"}:
+        field = message.DESCRIPTOR.fields_by_name[name]
+        if field.message_type:
+            getattr(message, name).SetInParent()
+        elif field.is_repeated:
+            getattr(message, name).append("order-1" if name == "order_ids" else 1)
+        else:
+            setattr(message, name, "a" if isinstance(getattr(message, name), str) else 1)
+    outward = dispatch_pb2.Step.FromString(translate.outward(dispatch_pb2.Step(assignment=message))).assignment
+    assert {field.name for field, _ in message.ListFields()} == names
+    assert private <= names - {field.name for field, _ in outward.ListFields()}
 
 
 def test_each_leg_has_a_different_port_file_and_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    legs = [for_leg(leg) for leg in ("probation", "police", "warning")]
+    legs = [for_leg(leg) for leg in Leg]
     assert [leg.port for leg in legs] == [7404, 7405, 7406]
     assert [leg.deadlines.acknowledge_ms for leg in legs] == [30_000, 30_000, 10_000]
     assert len({leg.database for leg in legs}) == 3
@@ -257,7 +274,7 @@ def test_other_services_in_plaintext_are_accepted_only_on_loopback(
 
 def test_a_canary_names_no_wearer_to_follow() -> None:
     message = dispatch.alert(5)
-    live = translate.alert(message.SerializeToString(), "probation")
+    live = translate.alert(message.SerializeToString(), Leg.PROBATION)
     message.exercise = exercise_pb2.CANARY
-    canary = translate.alert(message.SerializeToString(), "probation")
+    canary = translate.alert(message.SerializeToString(), Leg.PROBATION)
     assert live and canary and (live.wearer_id, canary.wearer_id) == ("w1", "")

@@ -8,6 +8,7 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.dispatch.domain.answers import Acknowledge
+from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import CloseCause, Demand, EscalationLevel, EscalationReason
 from services.dispatch.domain.events import (
     AlertFolded,
@@ -19,8 +20,8 @@ from services.dispatch.domain.events import (
     Reoffered,
     StoodDown,
 )
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import AssignmentState, Incident
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import NO_ROSTER, Board, Status
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2
@@ -127,9 +128,9 @@ def test_without_an_available_unit_the_supervisor_is_asked_at_once() -> None:
     events = story.fold(alert(5, RESPOND, "p1"))
     assert kinds(events) == [AlertFolded, Offered, NobodyAvailable, Escalated]
     assert asked(story) == (EscalationLevel.SUPERVISOR, "supervisor-a", EscalationReason.NOBODY)
-    assert story.of("p1").nobody_ms == story.now_ms
+    assert story.of("p1").nobody_available_ms == story.now_ms
     story.acknowledge("p1")
-    assert story.of("p1").nobody_ms is None
+    assert story.of("p1").nobody_available_ms is None
 
 
 def test_a_rejection_escalates_at_once() -> None:
@@ -154,9 +155,9 @@ def test_a_unit_that_was_asked_before_cannot_accept_an_escalated_offer() -> None
     story.pass_time(DEADLINES.receive_ms)
     for _ in range(2):
         with pytest.raises(FailedPrecondition, match="offered on since"):
-            story.do(Acknowledge(story.id_of("p1"), "link/a1", story.now_ms, DEADLINES, older))
+            story.do(Acknowledge(story.id_of("p1"), "link/a1", older))
         story.acknowledge("p1")  # the present unit accepts, and the second round tries the older offer once more
-    story.do(Acknowledge(story.id_of("p1"), "link/b1", story.now_ms, DEADLINES, story.of("p1").offer_number))
+    story.do(Acknowledge(story.id_of("p1"), "link/b1", story.of("p1").offer_number))
     assert story.of("p1").acknowledged_by != "link/b1", "the offer was accepted before"
 
 
@@ -295,7 +296,7 @@ def test_the_incident_refolded_from_the_chain_is_the_same() -> None:
     for step in WAY:
         story.progress("p1", step)
     story.close("p1")
-    head, incident = chain.ChainHead(), Incident("incident-1", "police")
+    head, incident = chain.ChainHead(), Incident("incident-1", Leg.POLICE)
     for event in story.events:
         link = chain.write(head, "incident-1", event)
         head = chain.ChainHead(link.id, link.hash)

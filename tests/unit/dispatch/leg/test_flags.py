@@ -8,20 +8,18 @@ from collections.abc import Callable
 import pytest
 
 from services.common.rpc.errors import NotFound
+from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.enums import Demand, WarningFlag
 from services.dispatch.domain.events import BEYOND_ALL, Flagged, Notified, Offered, StoodDown
 from services.dispatch.domain.flags import Flag
-from services.dispatch.domain.incident import UNANSWERED, AssignmentState
 from services.dispatch.leg import chain
-from tests.support.dispatch.incidents import DEADLINES, Story, alert
+from tests.support.dispatch.incidents import Story, alert
 
 NO_RECEIPT, NO_CONTACT, DURESS, REACHED = WarningFlag
 
 
-def flag(story: Story, which: WarningFlag, at_ms: int = 5_000, sequence: int = 1) -> tuple[object, ...]:
-    return story.do(
-        Flag("p1", which, at_ms, f"alert-{sequence}", (sequence, 0), "order-1", story.now_ms, DEADLINES, story.board)
-    )
+def flag(story: Story, which: WarningFlag, at_ms: int | None = 5_000, sequence: int = 1) -> tuple[object, ...]:
+    return story.do(Flag("p1", which, f"alert-{sequence}", (sequence, 0), "order-1", at_ms))
 
 
 def test_a_flag_notifies_police_that_had_no_assignment_of_the_person() -> None:
@@ -70,7 +68,7 @@ def test_a_flag_after_the_end_notifies_and_leaves_nothing_open() -> None:
     story = Story()
     story.fold(alert(1, Demand.RESPOND, "p1"))
     story.fold(alert(5, Demand.RECORD, ends=True))
-    story.do(Flag("p2", NO_CONTACT, 5_000, "alert-2", (2, 0), "order-1", story.now_ms, DEADLINES))
+    story.do(Flag("p2", NO_CONTACT, "alert-2", (2, 0), "order-1", 5_000))
     assert [type(event) for event in story.events[-3:]] == [Notified, Flagged, StoodDown]
     assert story.incident.ended_ms is not None
 
@@ -78,10 +76,10 @@ def test_a_flag_after_the_end_notifies_and_leaves_nothing_open() -> None:
 def test_the_warning_leg_records_each_flag_once_and_duress_is_final() -> None:
     story = Story("warning")
     with pytest.raises(NotFound):
-        flag(story, NO_RECEIPT, at_ms=0)
+        flag(story, NO_RECEIPT, at_ms=None)
     story.fold(alert(1, Demand.WARN, "p1"))
     for which, count in ((NO_RECEIPT, 1), (NO_RECEIPT, 0), (REACHED, 1), (NO_RECEIPT, 1), (DURESS, 1), (REACHED, 0)):
-        assert len(flag(story, which, at_ms=0)) == count
+        assert len(flag(story, which, at_ms=None)) == count
     flagged = [event for event in story.events if isinstance(event, Flagged)]
     times_ms = [event.flagged_ms for event in flagged]
     assert times_ms == sorted(set(times_ms)), "the later of two flags counts, so no two have the same time"

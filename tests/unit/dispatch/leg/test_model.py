@@ -21,12 +21,13 @@ from hypothesis.stateful import (
 )
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.dispatch.domain.assignment import ACCEPTED, PROGRESS, UNANSWERED, AssignmentState, step_id
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand
 from services.dispatch.domain.events import AlertFolded, AlertWasMissing, Event, TargetsShown
-from services.dispatch.domain.evolving import evolve
 from services.dispatch.domain.following import Follow, TargetUpdate
-from services.dispatch.domain.incident import ACCEPTED, PROGRESS, UNANSWERED, AssignmentState, Incident, step_id
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import NO_ROSTER, Status, UnitReport
 from services.dispatch.leg import chain
@@ -147,11 +148,11 @@ class IncidentMachine(RuleBasedStateMachine):
     def a_target_is_updated(self, subject: str, wearer_s: int | None, moved_m: int) -> None:
         """No travel time is known, so no unit is replaced. Deadlines may get shorter, and no status changes."""
         update = TargetUpdate("incident-1", self.story.id_of(subject), subject, Approach(wearer_s), moved_m)
-        self.story.do(Follow(update, self.story.now_ms, DEADLINES, self.story.board))
+        self.story.do(Follow(update))
 
     @rule()
     def the_process_is_killed_and_refolds_its_events(self) -> None:
-        head, incident = chain.ChainHead(), Incident("incident-1", "police")
+        head, incident = chain.ChainHead(), Incident("incident-1", Leg.POLICE)
         for event in self.story.events:
             link = chain.write(head, "incident-1", event)
             head = chain.ChainHead(link.id, link.hash)
@@ -259,7 +260,7 @@ class IncidentMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """I6: each step has a unique number and id."""
-        incident, seen = Incident("incident-1", "police"), set()
+        incident, seen = Incident("incident-1", Leg.POLICE), set()
         for event in self.story.events:
             incident = evolve(incident, event)
             if not isinstance(event, AlertFolded | AlertWasMissing | TargetsShown):

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import AlertFolded, Escalated, Event, Offered, Reoffered, StoodDown
-from services.dispatch.domain.evolving import evolve
-from services.dispatch.domain.incident import UNANSWERED, AssignmentState, Incident
+from services.dispatch.domain.incident import Incident, evolve
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 from tandem.common.v1 import alert_pb2
 from tests.support.dispatch.incidents import EARLIER_EVENTS, WITHIN_MS, Story, alert
@@ -300,7 +301,7 @@ def test_stored_events_give_the_same_state(history: list[Action]) -> None:
         elif action.threat:
             demand = RESPOND if sequence % 2 else RECORD
             story.fold(alert(sequence, demand, *THREATS[action.threat], threat=action.threat))
-    head, refolded = chain.ChainHead(), Incident("incident-1", "police")
+    head, refolded = chain.ChainHead(), Incident("incident-1", Leg.POLICE)
     links = []
     for event in story.events:
         links.append(chain.write(head, "incident-1", event))

@@ -6,9 +6,9 @@ import pytest
 
 from services.console import translate as console
 from services.console.domain import board
+from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import SPOOFING_SUSPECTED, Notified, SpoofingSuspected
-from services.dispatch.domain.incident import AssignmentState
 from services.dispatch.leg import chain, translate
 from services.dispatch.leg.chain import ChainHead
 from tandem.common.v1 import alert_pb2

@@ -8,10 +8,10 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain.answers import MOVED_ON, OFFERED_ON, Close, Progress, Reject
+from services.dispatch.domain.assignment import Assignment, AssignmentState
 from services.dispatch.domain.decisions import Command
 from services.dispatch.domain.enums import CloseCause, Demand
-from services.dispatch.domain.incident import Assignment, AssignmentState
-from tests.support.dispatch.incidents import BY, DEADLINES, Story, alert
+from tests.support.dispatch.incidents import BY, Story, alert
 from tests.support.dispatch.roster import AT_DAY
 
 NEXT = {
@@ -22,15 +22,15 @@ NEXT = {
 
 
 def reject(story: Story, seen: Assignment) -> Command:
-    return Reject(seen.assignment_id, BY, story.now_ms, seen.offer_number, "no car", DEADLINES, story.board, seen.state)
+    return Reject(seen.assignment_id, BY, seen.offer_number, "no car", seen.state)
 
 
 def progress(story: Story, seen: Assignment) -> Command:
-    return Progress(seen.assignment_id, BY, story.now_ms, NEXT[seen.state], seen.offer_number, seen.state)
+    return Progress(seen.assignment_id, BY, NEXT[seen.state], seen.offer_number, seen.state)
 
 
 def close(story: Story, seen: Assignment) -> Command:
-    return Close(seen.assignment_id, BY, story.now_ms, CloseCause.FALSE_POSITION, "", seen.offer_number, seen.state)
+    return Close(seen.assignment_id, BY, CloseCause.FALSE_POSITION, "", seen.offer_number, seen.state)
 
 
 ANSWERS = pytest.mark.parametrize("answer", [reject, progress, close])

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import get_args
 
-from services.dispatch.domain.events import Event, LegAbsent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.dispatch.domain.events import EVENTS, AlertFolded, Event, LegAbsent
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
 
 STORED = {
@@ -24,7 +29,21 @@ def test_stored_names_equal_those_of_existing_chains() -> None:
 
 
 def test_the_hash_of_a_link_covers_the_stored_name() -> None:
-    link = chain.write(chain.ChainHead(), "incident-1", LegAbsent(1_000, "assignment-1", "police"))
+    link = chain.write(chain.ChainHead(), "incident-1", LegAbsent(1_000, "assignment-1", Leg.POLICE))
     assert link.kind == "LegAbsent"
     renamed = chain.ChainedEvent(link.id, link.incident_id, "LegAway", link.body, link.hash)
     assert chain.first_broken(chain.ChainHead(), [renamed]) == (chain.ChainHead(), 1)
+
+
+FINITE: dict[type[Event], dict[str, st.SearchStrategy[float]]] = {
+    AlertFolded: {"ring_m": st.floats(allow_nan=False, allow_infinity=False)}
+}
+
+
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+@given(data=st.data())
+def test_an_event_is_read_as_it_was_written(kind: type[Event], data: st.DataObject) -> None:
+    builds: st.SearchStrategy[Event] = st.builds(kind, **FINITE.get(kind, {}))
+    event = data.draw(builds)
+    link = chain.write(chain.ChainHead(), "incident-1", event)
+    assert chain.read(link.kind, link.body) == event

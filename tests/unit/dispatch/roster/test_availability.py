@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.geometry import LatLon
-from services.dispatch.domain.roster import Office, Status, Unit, UnitReport
+from services.dispatch.domain.roster import Office, Status, Trip, Unit, UnitReport
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.tables import metadata
 from services.dispatch.roster import store
@@ -38,7 +38,7 @@ async def test_travel_times_are_known_after_a_failed_transaction(connection: sa.
     availability.last_known_positions.put("person", HOME, NOW_MS)
     availability.load(connection)
     before = await availability.ahead(["person"], NOW_MS)
-    assert before.travel["near", "person"].travel_s < before.travel["far", "person"].travel_s
+    assert before.travel[Trip("near", "person")].travel_s < before.travel[Trip("far", "person")].travel_s
     availability.forget()
     assert await availability.ahead(["person"], NOW_MS) == before
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry, Counter
 
 from services.common.geometry import LatLon, great_circle_m
 from services.dispatch.domain.enums import Estimate
+from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.roster import travel
 from services.dispatch.roster.travel import TravelTimes, open_travel_times
 from tests.support.dispatch.roster import SEOUL
@@ -58,10 +59,10 @@ async def serving(answer: Answer) -> AsyncIterator[str]:
 async def times(request: pytest.FixtureRequest) -> AsyncIterator[TravelTimes]:
     """Each implementation of TravelTimes."""
     if request.param == "great circle":
-        async with open_travel_times("") as opened:
+        async with open_travel_times("", failures()) as opened:
             yield opened
     else:
-        async with serving(Osrm().table) as url, open_travel_times(url) as opened:
+        async with serving(Osrm().table) as url, open_travel_times(url, failures()) as opened:
             yield opened
 
 
@@ -86,7 +87,7 @@ async def test_more_origins_than_one_table_allows_have_a_time_each(times: Travel
 async def test_the_road_map_is_asked_by_osrms_table_protocol(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(travel, "WITHIN_S", 20.0)
     server = Osrm()
-    async with serving(server.table) as url, open_travel_times(url + "/") as times:
+    async with serving(server.table) as url, open_travel_times(url + "/", failures()) as times:
         travels = await times.to(SEOUL, [NEAR, FAR])
     assert server.asked == [
         "/table/v1/driving/126.978000,37.566500;126.980000,37.570000;127.050000,37.600000?sources=1;2&destinations=0"
@@ -98,6 +99,10 @@ async def test_the_road_map_is_asked_by_osrms_table_protocol(monkeypatch: pytest
 async def late(request: web.Request) -> web.StreamResponse:
     await asyncio.sleep(3 * travel.WITHIN_S)
     return web.json_response({"code": "Ok", "durations": [[1]]})
+
+
+def failures() -> Counter:
+    return DispatchMetrics(CollectorRegistry()).road_times_failed
 
 
 async def refusing(request: web.Request) -> web.StreamResponse:
@@ -127,21 +132,22 @@ def saying(text: str) -> Answer:
     ],
 )
 async def test_a_failing_road_map_falls_back_to_the_great_circle_and_is_counted(answer: Answer) -> None:
-    def failures() -> float:
-        metrics = [metric for metric in REGISTRY.collect() if metric.name == "tandem_dispatch_road_times_failed"]
-        return sum(sample.value for metric in metrics for sample in metric.samples if sample.name.endswith("_total"))
-
-    before = failures()
-    async with serving(answer) as url, open_travel_times(url) as times, open_travel_times("") as instead:
+    failed = failures()
+    async with (
+        serving(answer) as url,
+        open_travel_times(url, failed) as times,
+        open_travel_times("", failed) as instead,
+    ):
         (actual,) = await times.to(SEOUL, [FAR])
         (expected,) = await instead.to(SEOUL, [FAR])
     assert actual.travel_s == expected.travel_s and actual.estimate is Estimate.GREAT_CIRCLE_INSTEAD
-    assert failures() == before + 1
+    (metric,) = failed.collect()
+    assert sum(sample.value for sample in metric.samples if sample.name.endswith("_total")) == 1
 
 
 async def test_an_unreachable_road_map_falls_back_to_the_great_circle() -> None:
     async with serving(refusing) as url:
         pass
-    async with open_travel_times(url) as times:
+    async with open_travel_times(url, failures()) as times:
         (actual,) = await times.to(SEOUL, [FAR])
     assert actual.estimate is Estimate.GREAT_CIRCLE_INSTEAD

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.dispatch.domain.leg import Leg as DispatchLeg
 from services.dispatch.leg import translate as dispatch_translate
 from services.geofence import translate
 from services.geofence.domain import codec, fold
@@ -64,7 +65,7 @@ def test_the_legs_can_read_the_notice() -> None:
     [notice] = story.of(AlertKind.OUTAGE)
     message = translate.alert_to_proto(notice, 0)
     assert (message.outage_silent, message.outage_watched) == (10, 12)
-    for leg, concerned in (("probation", True), ("police", True), ("warning", False)):
+    for leg, concerned in ((DispatchLeg.PROBATION, True), (DispatchLeg.POLICE, True), (DispatchLeg.WARNING, False)):
         read = dispatch_translate.alert(message.SerializeToString(), leg)
         assert read is not None and read.ends and read.incident_id == notice.incident_id
         assert read.subject_ids == ((notice.outage_id,) if concerned else ())

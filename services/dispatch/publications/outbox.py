@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 from services.common import clock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus, PubAck
 from services.common.observability import trace_ids
-from services.dispatch import metrics
+from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
-from services.dispatch.leg.subscriptions import Numbered
-from services.dispatch.publications.store import StoredAs
+from services.dispatch.metrics import DispatchMetrics
+from services.dispatch.publications.steps import NumberedStep
+from services.dispatch.publications.store import Published, StoredAs
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
@@ -28,8 +29,8 @@ PUBLISH_BATCH = 256
 NOTE_INTERVAL_S = 0.25
 """How long published steps are collected into one transaction that records them, seconds."""
 
-Mark: TypeAlias = Callable[[Sequence[Numbered], Mapping[str, float], Mapping[int, StoredAs]], Awaitable[None]]
-"""Records published steps, the latency of offers by assignment in milliseconds, and the stream entries by step."""
+Mark: TypeAlias = Callable[[Published], Awaitable[None]]
+"""Records published steps."""
 Settle: TypeAlias = Callable[[], Awaitable[None]]
 """Returns once the streams are known to hold all published steps."""
 
@@ -37,20 +38,20 @@ Settle: TypeAlias = Callable[[], Awaitable[None]]
 class StepOutbox:
     """Committed steps that INCIDENTS may not have yet. They are in the store too, from which a restart reads them."""
 
-    def __init__(self, unpublished: Iterable[Numbered]) -> None:
+    def __init__(self, leg: Leg, unpublished: Iterable[NumberedStep], metrics: DispatchMetrics) -> None:
+        self._leg, self._metrics = leg, metrics
         self._waiting = deque(unpublished)
         self._held: dict[int, float] = {}
         """Monotonic time of arrival of each step that is waiting, being published or not recorded yet."""
         self._hold(self._waiting)
         self._wake = asyncio.Event()
-        self._published: list[Numbered] = []
-        self._latency_ms: dict[str, float] = {}
-        self._stored: dict[int, StoredAs] = {}
+        self._published = Published()
+        """Published steps that aren't recorded yet."""
         self._republished: set[int] = set()
         """Steps that were published before, so that the latency of their offers is known."""
         self._noteworthy = asyncio.Event()
 
-    def add(self, steps: Iterable[Numbered], republished: bool = False) -> None:
+    def add(self, steps: Iterable[NumberedStep], republished: bool = False) -> None:
         """Adds steps that were committed just now, or with `republished` steps that a stream has lost."""
         steps = tuple(step for step in steps if step.sequence not in self._held)
         if republished:
@@ -67,11 +68,11 @@ class StepOutbox:
         """Whether a step is waiting, being published or not recorded yet."""
         return sequence in self._held
 
-    def _hold(self, steps: Iterable[Numbered]) -> None:
+    def _hold(self, steps: Iterable[NumberedStep]) -> None:
         now_s = time.monotonic()
         self._held.update((step.sequence, now_s) for step in steps)
 
-    async def run(self, bus: Bus, leg: str, settle: Settle) -> None:
+    async def run(self, bus: Bus, settle: Settle) -> None:
         """Publishes committed steps until cancelled, each batch after `settle`."""
         while True:
             while not self._waiting:
@@ -79,58 +80,62 @@ class StepOutbox:
                 await self._wake.wait()
             await settle()
             batch = [self._waiting.popleft() for _ in range(min(PUBLISH_BATCH, len(self._waiting)))]
-            by_incident: dict[str, list[Numbered]] = {}
+            by_incident: dict[str, list[NumberedStep]] = {}
             for step in batch:
                 by_incident.setdefault(step.step.assignment.incident_id, []).append(step)
-            await asyncio.gather(*(self._publish(bus, leg, id_, steps=steps) for id_, steps in by_incident.items()))
+            await asyncio.gather(*(self._publish_in_order(bus, steps) for steps in by_incident.values()))
 
     async def note(self, mark: Mark) -> None:
         """Records published steps with `mark` until cancelled."""
         while True:
             await self._noteworthy.wait()
             await asyncio.sleep(NOTE_INTERVAL_S)
-            steps, latency_ms, stored = self._published, self._latency_ms, self._stored
-            self._published, self._latency_ms, self._stored = [], {}, {}
+            published, self._published = self._published, Published()
             self._noteworthy.clear()
-            await mark(steps, latency_ms, stored)
-            for step in steps:
+            await mark(published)
+            for step in published.steps:
                 self._held.pop(step.sequence, None)
                 self._republished.discard(step.sequence)
 
-    async def _publish(self, bus: Bus, leg: str, incident_id: str, *, steps: Iterable[Numbered]) -> None:
-        subject = flow.incident_subject(leg, incident_id)
+    async def _publish_in_order(self, bus: Bus, steps: Iterable[NumberedStep]) -> None:
         for step in steps:
-            assignment = step.step.assignment
             if step.step.kept:
-                advice = translate.advice(step.step)
-                if advice is not None:
-                    ack = await bus.publish_until_stored(
-                        flow.advice_subject(incident_id), advice, msg_id=step.step.step_id
-                    )
-                    self._note(step, ack)
-                self._published.append(step)
-                self._noteworthy.set()
-                continue
-            context = trace_ids.traceparent(incident_id, "step", assignment.assignment_id, step.step.number)
-            ack = await bus.publish_until_stored(
-                subject,
-                translate.outward(step.step),
-                msg_id=step.step.step_id,
-                headers={trace_ids.TRACEPARENT: context},
-            )
-            self._note(step, ack)
-            is_first = assignment.state == dispatch_pb2.OFFERED and step.step.number == assignment.offer_number
-            offers = is_first and step.sequence not in self._republished
-            if offers and assignment.HasField("cause"):
-                latency_ms = (clock.wall_us() - assignment.cause.received_wall_us) / 1000
-                self._latency_ms[assignment.assignment_id] = latency_ms
-                # A canary has no trace, so its exemplar would lead nowhere.
-                is_traced = assignment.exercise != exercise_pb2.CANARY
-                exemplar = {"trace_id": trace_ids.trace_id_of(incident_id)} if is_traced else None
-                metrics.OFFER_MS.labels(leg).observe(latency_ms, exemplar)
-            self._published.append(step)
+                ack = await self._publish_advice(bus, step.step)
+            else:
+                ack = await self._publish(bus, step.step)
+                self._measure(step)
+            if ack is not None:
+                self._published.stored[step.sequence] = StoredAs(ack.stream, ack.seq)
+            self._published.steps.append(step)
             self._noteworthy.set()
 
-    def _note(self, step: Numbered, ack: PubAck | None) -> None:
-        if ack is not None:
-            self._stored[step.sequence] = StoredAs(ack.stream, ack.seq)
+    async def _publish_advice(self, bus: Bus, step: dispatch_pb2.Step) -> PubAck | None:
+        """Publishes the advice of a step that the leg keeps; None where it has none."""
+        advice = translate.advice(step)
+        if advice is None:
+            return None
+        subject = flow.advice_subject(step.assignment.incident_id)
+        return await bus.publish_until_stored(subject, advice, msg_id=step.step_id)
+
+    async def _publish(self, bus: Bus, step: dispatch_pb2.Step) -> PubAck | None:
+        incident_id = step.assignment.incident_id
+        context = trace_ids.traceparent(incident_id, "step", step.assignment.assignment_id, step.number)
+        return await bus.publish_until_stored(
+            flow.incident_subject(self._leg, incident_id),
+            translate.outward(step),
+            msg_id=step.step_id,
+            headers={trace_ids.TRACEPARENT: context},
+        )
+
+    def _measure(self, step: NumberedStep) -> None:
+        """Measures the latency of a step that is the first of an offer and hasn't been published before."""
+        assignment = step.step.assignment
+        is_first = assignment.state == dispatch_pb2.OFFERED and step.step.number == assignment.offer_number
+        if not is_first or step.sequence in self._republished or not assignment.HasField("cause"):
+            return
+        latency_ms = (clock.wall_us() - assignment.cause.received_wall_us) / 1000
+        self._published.latency_ms[assignment.assignment_id] = latency_ms
+        # A canary has no trace, so its exemplar would lead nowhere.
+        is_traced = assignment.exercise != exercise_pb2.CANARY
+        exemplar = {"trace_id": trace_ids.trace_id_of(assignment.incident_id)} if is_traced else None
+        self._metrics.offer_ms.labels(self._leg).observe(latency_ms, exemplar)

@@ -1,0 +1,307 @@
+"""State of an assignment, and its state after each step. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TypeAlias, assert_never
+
+from services.common import ids
+from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, WarningFlag
+from services.dispatch.domain.events import (
+    BEFORE_ALL,
+    BEYOND_ALL,
+    KIND_UNSPECIFIED,
+    Acknowledged,
+    Answer,
+    Cause,
+    Choice,
+    Closed,
+    Escalated,
+    Flagged,
+    LegAbsent,
+    LegFinding,
+    LegReturned,
+    LogPosition,
+    NobodyAvailable,
+    Notified,
+    Offered,
+    PrivateStep,
+    Progressed,
+    Raced,
+    Received,
+    Rejected,
+    Reoffered,
+    Retargeted,
+    SceneShared,
+    SpoofingSuspected,
+    StepsLost,
+    StoodDown,
+)
+from services.dispatch.domain.leg import Leg
+
+
+class AssignmentState(IntEnum):
+    """State of an assignment; numbers of tandem.dispatch.v1.AssignmentState."""
+
+    NOTIFIED = 1
+    OFFERED = 2
+    ESCALATED = 3
+    ACKNOWLEDGED = 4
+    STOOD_DOWN = 5
+    DISPATCHED = 6
+    EN_ROUTE = 7
+    ON_SCENE = 8
+    APPREHENDED = 9
+    CLOSED = 10
+    NOBODY_AVAILABLE = 11
+    REJECTED = 12
+
+
+UNANSWERED = frozenset((AssignmentState.OFFERED, AssignmentState.ESCALATED))
+"""States in which an assignment must be accepted and hasn't been yet."""
+PROGRESS = (
+    AssignmentState.ACKNOWLEDGED,
+    AssignmentState.DISPATCHED,
+    AssignmentState.EN_ROUTE,
+    AssignmentState.ON_SCENE,
+    AssignmentState.APPREHENDED,
+)
+"""States of an accepted assignment, in their order."""
+ACCEPTED = frozenset(PROGRESS)
+"""States of an assignment that a person accepted."""
+OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
+"""Final states, in which nothing is left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """An assignment: the one record of an incident, a leg and a destination."""
+
+    assignment_id: str
+    subject_id: str
+    state: AssignmentState
+    demand: Demand
+    """Gravest demand so far."""
+    demanded: LogPosition
+    """Position of the last alert that demanded the assignment, in the log's order."""
+    number: int
+    """Number of its last step, from 1."""
+    offered_ms: int | None = None
+    """When an alert last caused an offer, mesh time."""
+    offer_number: int = 0
+    """Number of the step that made the present offer, to a unit or a desk."""
+    asked_ms: int | None = None
+    """Time of the present offer, mesh time."""
+    offer_demand: Demand = Demand.RECORD
+    """Gravest demand since the last offer that an alert caused."""
+    due_ms: int | None = None
+    """When the offer is escalated unless the next step comes before, mesh time."""
+    choice: Choice | None = None
+    """Unit or desk of the present offer; None where there is no roster and the desk itself has it."""
+    tried: frozenset[str] = frozenset()
+    """Units that were asked since the last offer that an alert caused."""
+    repeats: int = 0
+    """Number of times that the present offer was escalated to the same desk."""
+    escalation_reason: EscalationReason = EscalationReason.UNSPECIFIED
+    """Reason for the last escalation."""
+    nobody_available_ms: int | None = None
+    """When no unit was available, mesh time; None where the assignment was accepted since."""
+    received_ms: int | None = None
+    """When the desk's machine received the present offer, mesh time."""
+    acknowledged_ms: int | None = None
+    acknowledged_by: str = ""
+    kind: int = KIND_UNSPECIFIED
+    """Kind of the deciding alert."""
+    cause: Cause | None = None
+    """Report that decided that alert."""
+    rejected_reason: str = ""
+    """Reason of the last rejection."""
+    stood_down_kind: int = KIND_UNSPECIFIED
+    """Kind of the alert that ended the assignment."""
+    close_cause: CloseCause | None = None
+    close_note: str = ""
+    closed_place: LogPosition = BEFORE_ALL
+    """Position of the last alert that demanded the assignment before it was closed."""
+    absent_legs: frozenset[Leg] = frozenset()
+    """Other legs that have shown no step although the same alert demands their response."""
+    flag: Flagged | None = None
+    """Last flag of the protected person that the warning leg raised."""
+    retargeted_ms: int | None = None
+    """When the responder was last notified that the target moved, mesh time."""
+    raced: Raced | None = None
+    """Last change of the race; None where it was never being lost."""
+    one_scene_ms: int | None = None
+    """Since when the wearer is at the destination, mesh time; None while the wearer isn't there."""
+    spoofing_suspected_ms: int | None = None
+    """When the desk was last notified that positions may be spoofed, mesh time."""
+
+    @property
+    def unit_id(self) -> str:
+        """The unit that has a part in the assignment now; empty where none has."""
+        return self.choice.unit_id if self.choice and self.state in UNANSWERED | ACCEPTED else ""
+
+    @property
+    def losing(self) -> bool:
+        """Whether the wearer would arrive before the responder."""
+        return self.raced is not None and self.raced.losing
+
+
+FirstStep: TypeAlias = Notified | Offered
+"""Step that begins an assignment, or begins it once more after it was over."""
+LaterStep: TypeAlias = Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
+"""Step of an assignment that has begun."""
+
+
+def begun(step: FirstStep, before: Assignment | None) -> Assignment:
+    """The assignment after its first step; `before` is its earlier state, None where there was none."""
+    new = Assignment(
+        assignment_id=step.assignment_id,
+        subject_id=step.subject_id,
+        state=AssignmentState.NOTIFIED,
+        demand=max(step.demand, before.demand) if before else step.demand,
+        demanded=max(step.place, before.demanded) if before else step.place,
+        number=before.number + 1 if before else 1,
+        offer_demand=step.demand,
+        kind=step.kind,
+        cause=step.cause,
+        flag=before.flag if before else None,
+    )
+    match step:
+        case Notified():
+            return new
+        case Offered():
+            return _asking(replace(new, state=AssignmentState.OFFERED, offered_ms=step.at_ms), step)
+        case _:
+            assert_never(step)
+
+
+def after(before: Assignment, step: LaterStep) -> Assignment:
+    """The assignment after one of its later steps."""
+    new = replace(before, number=before.number + 1)
+    match step:
+        case Reoffered() | Escalated():
+            return _after_offer(new, step)
+        case Received() | Acknowledged() | Rejected() | Progressed() | Closed():
+            return _after_answer(new, step)
+        case LegAbsent() | LegReturned() | StepsLost():
+            return _after_finding(new, step)
+        case Retargeted() | Raced() | SceneShared() | SpoofingSuspected():
+            return _after_private_step(new, step)
+        case NobodyAvailable():
+            return replace(new, state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms, due_ms=None)
+        case Flagged():
+            # A position that shows the wearer far away doesn't end duress, as another person may threaten her: only the desk ends it.
+            return replace(new, flag=step, demanded=BEYOND_ALL if step.flag is WarningFlag.DURESS else new.demanded)
+        case StoodDown():
+            return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind, due_ms=None)
+        case _:
+            assert_never(step)
+
+
+def _after_offer(new: Assignment, step: Reoffered | Escalated) -> Assignment:
+    match step:
+        case Reoffered():
+            new = replace(
+                new,
+                state=AssignmentState.OFFERED,
+                offered_ms=step.at_ms,
+                offer_demand=step.demand,
+                kind=step.kind,
+                cause=step.cause,
+                tried=frozenset(),
+                escalation_reason=EscalationReason.UNSPECIFIED,
+                raced=None,
+            )
+            return _asking(new, step)
+        case Escalated():
+            same_desk = step.choice == new.choice and new.state in UNANSWERED
+            new = replace(new, state=AssignmentState.ESCALATED, escalation_reason=step.escalation_reason)
+            return replace(new, due_ms=step.due_ms, repeats=new.repeats + 1) if same_desk else _asking(new, step)
+        case _:
+            assert_never(step)
+
+
+def _asking(new: Assignment, offer: Offered | Reoffered | Escalated) -> Assignment:
+    """The assignment after an offer to a unit or desk that was not asked before."""
+    choice = offer.choice
+    return replace(
+        new,
+        offer_number=new.number,
+        asked_ms=offer.at_ms,
+        choice=choice,
+        tried=new.tried | {choice.unit_id} if choice and choice.unit_id else new.tried,
+        repeats=0,
+        received_ms=None,
+        acknowledged_ms=None,
+        acknowledged_by="",
+        due_ms=offer.due_ms,
+    )
+
+
+def _after_answer(new: Assignment, answer: Answer) -> Assignment:
+    match answer:
+        case Received():
+            return replace(new, received_ms=answer.at_ms, due_ms=answer.due_ms)
+        case Acknowledged():
+            return replace(
+                new,
+                state=AssignmentState.ACKNOWLEDGED,
+                acknowledged_ms=answer.at_ms,
+                acknowledged_by=answer.by,
+                due_ms=answer.due_ms,
+                nobody_available_ms=None,
+            )
+        case Rejected():
+            return replace(
+                new,
+                state=AssignmentState.REJECTED,
+                rejected_reason=answer.reason,
+                acknowledged_ms=None,
+                acknowledged_by="",
+                due_ms=None,
+            )
+        case Progressed():
+            return replace(new, state=AssignmentState(answer.state), due_ms=None)
+        case Closed():
+            return replace(
+                new, state=AssignmentState.CLOSED, close_cause=answer.cause, close_note=answer.note, due_ms=None
+            )
+        case _:
+            assert_never(answer)
+
+
+def _after_finding(new: Assignment, finding: LegFinding) -> Assignment:
+    match finding:
+        case LegAbsent():
+            return replace(new, absent_legs=new.absent_legs | {finding.leg})
+        case LegReturned():
+            return replace(new, absent_legs=new.absent_legs - {finding.leg})
+        case StepsLost():
+            return replace(new, number=finding.number + 1)
+        case _:
+            assert_never(finding)
+
+
+def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
+    match step:
+        case Retargeted():
+            return replace(new, retargeted_ms=step.at_ms)
+        case Raced():
+            return replace(new, raced=step, due_ms=new.due_ms if step.due_ms is None else step.due_ms)
+        case SceneShared():
+            return replace(new, one_scene_ms=step.at_ms if step.one_scene else None)
+        case SpoofingSuspected():
+            return replace(new, spoofing_suspected_ms=step.at_ms)
+        case _:
+            assert_never(step)
+
+
+def assignment_id(incident_id: str, leg: Leg, subject_id: str) -> str:
+    """Id of the assignment of an incident, a leg and a destination."""
+    return ids.hash_id("assign", incident_id, leg, subject_id)
+
+
+def step_id(assignment: Assignment) -> str:
+    """Id of an assignment's last step, the same at each retry."""
+    return ids.hash_id("step", assignment.assignment_id, assignment.state.name, assignment.number)

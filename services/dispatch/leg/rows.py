@@ -1,0 +1,79 @@
+"""Rows of a leg's database: steps, assignments and incidents, which are derived from events, and the other legs' assignments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class StepRow(NamedTuple):
+    """Row of a step: its event's id as `sequence`, and its message."""
+
+    sequence: int
+    step_id: str
+    assignment_id: str
+    payload: bytes
+    """tandem.dispatch.v1.Step, serialised."""
+    report_to_published_ms: float | None = None
+    """Latency from the assignment's row, milliseconds; None where it isn't known yet."""
+
+
+class AssignmentRow(NamedTuple):
+    """Row of an assignment's state, derived from its events."""
+
+    assignment_id: str
+    incident_id: str
+    state: int
+    due_ms: int | None
+    """When the assignment is escalated, mesh time; None where nothing is due."""
+    payload: bytes
+    """tandem.dispatch.v1.Assignment, serialised."""
+    report_to_published_ms: float | None
+    unit_id: str | None
+    """Unit that has a part in the assignment now."""
+
+
+class IncidentRow(NamedTuple):
+    """Row of an incident's state, derived from its events."""
+
+    incident_id: str
+    opened_sequence: int
+    """Sequence in the order of opening; an update doesn't change it."""
+    opened_ms: int
+    ended_ms: int | None
+    order_ids: list[str]
+    exercise: int
+    """Number of the domain's Exercise."""
+
+
+class PeerRow(NamedTuple):
+    """Row of the last known step of another leg's assignment."""
+
+    assignment_id: str
+    incident_id: str
+    number: int
+    """Number of the step; a step with a greater number replaces it."""
+    payload: bytes
+    """tandem.dispatch.v1.Assignment, serialised."""
+
+
+class StreamPosition(NamedTuple):
+    """Position up to which a stream has been consumed."""
+
+    stream: str
+    log_id: str
+    """Log of the stream: sequences of a new log start at 1."""
+    sequence: int
+    """Sequence of the last message whose effect is in this database."""
+    trail: str = ""
+    """Serialised Trail of consumed messages; empty where their identities aren't known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedIncident:
+    """An incident with the assignments of all legs."""
+
+    row: IncidentRow
+    own: list[AssignmentRow]
+    peers: list[bytes]
+    """tandem.dispatch.v1.Assignment, serialised."""
