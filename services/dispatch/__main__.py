@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc.aio
 import uvloop
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.common import running
 from services.common.clock import MeshClock
@@ -26,6 +27,7 @@ from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.retention import EvidenceFiles, EvidenceRetention
 from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
+from services.dispatch.exchange.metrics import WebhookMetrics
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhooks import Webhooks
@@ -64,8 +66,11 @@ SERVICES = tuple(
 )
 
 
-async def run(settings: DispatchSettings) -> None:
-    """Runs the leg until it is stopped. The leg serves its desk and keeps its deadlines with or without NATS."""
+async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
+    """Runs the leg until it is stopped, with its metrics in a registry.
+
+    The leg serves its desk and keeps its deadlines with or without NATS.
+    """
     async with (
         awaited_database(settings.database, MIGRATIONS) as database,
         open_travel_times(settings.osrm_url) as travel_times,
@@ -101,7 +106,7 @@ async def run(settings: DispatchSettings) -> None:
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
                 mesh(settings, leg, warnings, evidence_api=evidence_api, files=files, alerts=alerts, peers=peers),
-                exchange(settings, leg),
+                exchange(settings, leg, WebhookMetrics(registry)),
             ]
             if warnings:
                 works.append(warnings.run())
@@ -122,7 +127,7 @@ def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | N
     return TargetFollower(leg, Targets(settings, leg.last_known_positions), settings.clock)
 
 
-async def exchange(settings: DispatchSettings, leg: LegService) -> None:
+async def exchange(settings: DispatchSettings, leg: LegService, metrics: WebhookMetrics) -> None:
     """Serves the leg's webhooks and links, where they are configured. They need no NATS."""
     # The warning leg uses its link port for the answers of protected persons.
     has_links = settings.link_port is not None and leg.name != "warning"
@@ -136,7 +141,8 @@ async def exchange(settings: DispatchSettings, leg: LegService) -> None:
             endpoint = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls))
-        await Webhooks(leg=leg.name, steps=leg.store, store=store, receivers=receivers, links=links).run()
+        webhooks = Webhooks(leg.name, leg.store, store, receivers=receivers, links=links, metrics=metrics)
+        await webhooks.run()
         await asyncio.Event().wait()  # keep serving the links where there are no webhooks
 
 
@@ -192,7 +198,7 @@ def main() -> None:
     parser.add_argument("--leg", required=True, choices=flow.LEGS, help="which half of the response this process is")
     leg = parser.parse_args().leg
     telemetry.configure(f"dispatch-{leg}")
-    uvloop.run(run(for_leg(leg)))
+    uvloop.run(run(for_leg(leg), REGISTRY))
 
 
 if __name__ == "__main__":

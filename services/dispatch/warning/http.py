@@ -152,7 +152,7 @@ class AnswerEndpoint:
             (
                 gateway
                 for gateway in self._gateways
-                if signing.is_genuine(gateway.keys, request.headers, body, now_s=time.time())
+                if signing.is_genuine(gateway.secrets, request.headers, body, now_s=time.time())
             ),
             None,
         )

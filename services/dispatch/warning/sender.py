@@ -24,8 +24,8 @@ from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.dispatch.domain.enums import Demand
+from services.dispatch.exchange.posting import open_session, post
 from services.dispatch.exchange.receivers import Receiver
-from services.dispatch.exchange.webhooks import open_session, post
 from services.dispatch.retrying import retried
 from services.dispatch.warning import wording
 from services.dispatch.warning.consumer import TTL_MS

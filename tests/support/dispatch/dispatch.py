@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
 
 from services.common.clock import wall_us
 from services.common.messaging import flow
@@ -110,6 +111,8 @@ class RunningLeg:
     ) -> None:
         self._stub = stub
         self._roster = roster
+        self.registry = CollectorRegistry()
+        """Metrics of a leg that runs within this process."""
         self.desk = self.caller(DESKS[leg])
 
     def caller(self, spiffe_id: str) -> Desk:
@@ -163,9 +166,11 @@ async def _until_serving(health: health_pb2_grpc.HealthStub) -> None:
 @asynccontextmanager
 async def running(configured: DispatchSettings) -> AsyncIterator[RunningLeg]:
     """Runs a leg within this process, and stops it in good order at the end."""
-    work = asyncio.create_task(run(configured))
+    registry = CollectorRegistry()
+    work = asyncio.create_task(run(configured, registry))
     try:
         async with client(configured) as leg:
+            leg.registry = registry
             yield leg
             assert not work.done(), "the leg ended by itself"
     finally:
