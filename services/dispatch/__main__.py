@@ -33,6 +33,7 @@ from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhooks import Webhooks
 from services.dispatch.following.api import FollowingApi
 from services.dispatch.following.follower import TargetFollower
+from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.pursuit import Pursuit
 from services.dispatch.following.targets import CALLERS, Targets
 from services.dispatch.leg.api import DispatchApi
@@ -78,7 +79,8 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             settings.leg, Store(database), settings.clock, deadlines=settings.deadlines, travel_times=travel_times
         ) as leg,
     ):
-        follower = _follower(settings, leg)
+        following_metrics = FollowingMetrics(registry)
+        follower = _follower(settings, leg, following_metrics)
         files = EvidenceFiles(settings.evidence)
         evidence_api = EvidenceApi(
             leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
@@ -113,18 +115,18 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             if follower:
                 works.append(follower.run())
             if leg.name == "probation" and settings.ingest:
-                works.append(Pursuit(leg, settings).run())
+                works.append(Pursuit(leg, settings, following_metrics).run())
             await running.until_stopped(*works)
 
 
-def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | None:
+def _follower(settings: DispatchSettings, leg: LegService, metrics: FollowingMetrics) -> TargetFollower | None:
     """Follower of the targets, for a leg that sends units and where evaluators are configured; else None."""
     if leg.name not in CALLERS:
         return None
     if not settings.geofence:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
         return None
-    return TargetFollower(leg, Targets(settings, leg.last_known_positions), settings.clock)
+    return TargetFollower(leg, Targets(settings, leg.last_known_positions, metrics), settings.clock)
 
 
 async def exchange(settings: DispatchSettings, leg: LegService, metrics: WebhookMetrics) -> None:
