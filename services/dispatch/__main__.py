@@ -25,7 +25,9 @@ from services.common.storage.db import awaited_database, open_database
 from services.dispatch.evidence import model
 from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
-from services.dispatch.evidence.retention import EvidenceFiles, EvidenceRetention
+from services.dispatch.evidence.files import EvidenceFiles
+from services.dispatch.evidence.metrics import EvidenceMetrics
+from services.dispatch.evidence.retention import EvidenceRetention
 from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
 from services.dispatch.exchange.metrics import WebhookMetrics
 from services.dispatch.exchange.receivers import read as read_receivers
@@ -81,7 +83,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
     ):
         following_metrics = FollowingMetrics(registry)
         follower = _follower(settings, leg, following_metrics)
-        files = EvidenceFiles(settings.evidence)
+        files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
         evidence_api = EvidenceApi(
             leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
         )
@@ -107,7 +109,16 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
                 leg.record.adopt_steps(),
-                mesh(settings, leg, warnings, evidence_api=evidence_api, files=files, alerts=alerts, peers=peers),
+                mesh(
+                    settings,
+                    leg,
+                    warnings,
+                    evidence_api=evidence_api,
+                    evidence_metrics=evidence_metrics,
+                    files=files,
+                    alerts=alerts,
+                    peers=peers,
+                ),
                 exchange(settings, leg, WebhookMetrics(registry)),
             ]
             if warnings:
@@ -168,6 +179,7 @@ async def mesh(
     warnings: Warnings | None,
     *,
     evidence_api: EvidenceApi,
+    evidence_metrics: EvidenceMetrics,
     files: EvidenceFiles,
     alerts: ReaderHealth,
     peers: ReaderHealth,
@@ -188,7 +200,9 @@ async def mesh(
                 tasks.create_task(warnings.follow(bus, log_meta))
             if leg.name in model.LEGS:
                 tasks.create_task(
-                    EvidenceRetention(leg=leg.name, store=leg.store, bus=bus, log_meta=log_meta, files=files).run()
+                    EvidenceRetention(
+                        leg.name, leg.store, bus, log_meta=log_meta, files=files, metrics=evidence_metrics
+                    ).run()
                 )
                 tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 

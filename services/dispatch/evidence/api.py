@@ -19,8 +19,8 @@ from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied,
 from services.common.rpc.identity import Role
 from services.dispatch.evidence import model, view
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
+from services.dispatch.evidence.files import EvidenceFiles
 from services.dispatch.evidence.model import Evidence
-from services.dispatch.evidence.retention import EvidenceFiles
 from services.dispatch.leg.api import DESKS, admit
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc

@@ -21,7 +21,7 @@ from services.common.rpc.errors import InvalidField, NotFound
 from services.dispatch import metrics
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
-from services.dispatch.evidence.collector import first_at
+from services.dispatch.evidence.streams import first_at
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
