@@ -48,6 +48,7 @@ from services.dispatch.retrying import retried
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
 from services.dispatch.settings import DispatchSettings, for_leg
+from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
     dispatch_pb2,
@@ -103,8 +104,8 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             stack.enter_context(closing(leg.record.subscriptions))
             warnings = None
             if leg.name == "warning":
-                warnings = await stack.enter_async_context(open_warnings(settings, leg))
-                readiness.need(warnings.alerts.unable)
+                warnings = await stack.enter_async_context(open_warnings(settings, leg, WarningMetrics(registry)))
+                readiness.need(warnings.streams.alerts.unable)
             works = [
                 rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
@@ -197,7 +198,7 @@ async def mesh(
             tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
-                tasks.create_task(warnings.follow(bus, log_meta))
+                tasks.create_task(warnings.streams.follow(bus, log_meta))
             if leg.name in model.LEGS:
                 tasks.create_task(
                     EvidenceRetention(

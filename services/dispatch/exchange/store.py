@@ -132,9 +132,9 @@ class ExchangeStore:
 
     async def used(self, nonce: str) -> LinkAnswer | None:
         """Returns the answer to the first use of a link; None if it wasn't used."""
-        query = sa.select(_links_used.c.status, _links_used.c.answer).where(_links_used.c.nonce == nonce)
+        query = sa.select(_links_used.c.status, _links_used.c.answer.label("text")).where(_links_used.c.nonce == nonce)
         row = await self._database.visit(lambda connection: connection.execute(query).first())
-        return LinkAnswer(*row) if row else None
+        return LinkAnswer(**row._mapping) if row else None
 
     async def use(self, nonce: str, answer: LinkAnswer) -> None:
         """Stores the answer to the first use of a link. A second use changes nothing."""

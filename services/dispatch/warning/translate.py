@@ -148,15 +148,21 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[ContactRow]] | None:
-    """Parses a case snapshot: returns its id, version and the contacts of its protected persons.
+@dataclass(frozen=True, slots=True)
+class CaseContacts:
+    """Contacts of the protected persons of a case."""
 
-    Returns None if the entry isn't a case. Raises InvalidField.
-    """
+    case_id: str
+    version: int
+    contacts: tuple[ContactRow, ...]
+
+
+def case(payload: bytes, subject: str | None = None) -> CaseContacts | None:
+    """Parses the contacts of a case snapshot; None if the entry isn't a case. Raises InvalidField."""
     snapshot = stored.case(payload)
     if snapshot is None:
         return None
-    persons = [
+    contacts = tuple(
         ContactRow(
             case_id=snapshot.case_id,
             person_id=person.person_id,
@@ -166,8 +172,8 @@ def case(payload: bytes, subject: str | None = None) -> tuple[str, int, list[Con
             valid_until_ms=snapshot.valid_until_ms,
         )
         for person in snapshot.persons
-    ]
-    return snapshot.case_id, snapshot.version, persons
+    )
+    return CaseContacts(snapshot.case_id, snapshot.version, contacts)
 
 
 def notified_to_json(state: NotifiedState) -> dict[str, Any]:
