@@ -1,8 +1,9 @@
-"""Deterministic ids, which are hashes of their cause, and the hash that assigns wearers to partitions. Pure."""
+"""Deterministic ids, which are hashes of their cause, ids of several parts, and the hash that assigns wearers to partitions. Pure."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
 
 _FNV_OFFSET = 0x811C9DC5
 _FNV_PRIME = 0x01000193
@@ -19,6 +20,19 @@ def hash_id(kind: str, *cause: str | int) -> str:
         text = str(part).encode()
         digest.update(len(text).to_bytes(4, "big") + text)
     return f"{kind}-{digest.hexdigest()}"
+
+
+class PlaceId(NamedTuple):
+    """A protected place as the destination of an alert, which is written `order/place`. A person's id has no slash."""
+
+    order_id: str
+    place_id: str
+
+    @classmethod
+    def parse(cls, subject_id: str) -> PlaceId | None:
+        """Parses a destination; None if it isn't a place."""
+        order_id, slash, place_id = subject_id.partition("/")
+        return cls(order_id, place_id) if slash else None
 
 
 def partition_of(wearer_id: str, partitions: int) -> int:

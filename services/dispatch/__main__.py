@@ -25,13 +25,17 @@ from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database, open_database
 from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
-from services.dispatch.evidence.retention import EvidenceFiles, EvidenceRetention
+from services.dispatch.evidence.files import EvidenceFiles
+from services.dispatch.evidence.metrics import EvidenceMetrics
+from services.dispatch.evidence.retention import EvidenceRetention
 from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
+from services.dispatch.exchange.metrics import WebhookMetrics
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhooks import Webhooks
 from services.dispatch.following.api import FollowingApi
 from services.dispatch.following.follower import TargetFollower
+from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.pursuit import Pursuit
 from services.dispatch.following.targets import Targets
 from services.dispatch.leg.api import DispatchApi
@@ -45,6 +49,7 @@ from services.dispatch.retrying import retried
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
 from services.dispatch.settings import DispatchSettings, for_leg
+from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
     dispatch_pb2,
@@ -84,8 +89,9 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             travel_times=travel_times,
         ) as leg,
     ):
-        policy, follower = leg.name.policy, _follower(settings, leg)
-        files = EvidenceFiles(settings.evidence)
+        policy, following_metrics = leg.name.policy, FollowingMetrics(registry)
+        follower = _follower(settings, leg, following_metrics)
+        files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
         evidence_api = EvidenceApi(
             leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
         )
@@ -111,8 +117,10 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             stack.enter_context(closing(leg.record.subscriptions))
             warnings = None
             if policy.warns_persons:
-                warnings = await stack.enter_async_context(open_warnings(settings, leg, process_metrics.http_closed))
-                readiness.need(warnings.alerts.unable)
+                warnings = await stack.enter_async_context(
+                    open_warnings(settings, leg, WarningMetrics(registry), http_closed=process_metrics.http_closed)
+                )
+                readiness.need(warnings.streams.alerts.unable)
             works = [
                 rpc.keep_health(server, readiness),
                 leg.watch_deadlines(),
@@ -122,33 +130,36 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                     leg,
                     warnings,
                     evidence_api=evidence_api,
+                    evidence_metrics=evidence_metrics,
                     files=files,
                     alerts=alerts,
                     peers=peers,
                     metrics=process_metrics,
                 ),
-                exchange(settings, leg, process_metrics.http_closed),
+                exchange(settings, leg, WebhookMetrics(registry), http_closed=process_metrics.http_closed),
             ]
             if warnings:
                 works.append(warnings.run())
             if follower:
                 works.append(follower.run())
             if policy.commands_tags and settings.ingest:
-                works.append(Pursuit(leg, settings).run())
+                works.append(Pursuit(leg, settings, following_metrics).run())
             await running.until_stopped(*works)
 
 
-def _follower(settings: DispatchSettings, leg: LegService) -> TargetFollower | None:
+def _follower(settings: DispatchSettings, leg: LegService, metrics: FollowingMetrics) -> TargetFollower | None:
     """Follower of the targets, for a leg that sends units and where evaluators are configured; else None."""
     if not leg.name.policy.has_units:
         return None
     if not settings.geofence:
         logger().warning("follows_nobody", reason="TANDEM_GEOFENCE isn't set")
         return None
-    return TargetFollower(leg, Targets(settings, leg.last_known_positions), settings.clock)
+    return TargetFollower(leg, Targets(settings, leg.last_known_positions, metrics), settings.clock)
 
 
-async def exchange(settings: DispatchSettings, leg: LegService, http_closed: Counter) -> None:
+async def exchange(
+    settings: DispatchSettings, leg: LegService, metrics: WebhookMetrics, *, http_closed: Counter
+) -> None:
     """Serves the leg's webhooks and links, where they are configured. They need no NATS."""
     has_links = settings.link_port is not None and leg.name.policy.has_units
     if settings.webhooks is None and not has_links:
@@ -161,7 +172,8 @@ async def exchange(settings: DispatchSettings, leg: LegService, http_closed: Cou
             endpoint = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
-        await Webhooks(leg=leg.name, steps=leg.store, store=store, receivers=receivers, links=links).run()
+        webhooks = Webhooks(leg.name, leg.store, store, receivers=receivers, links=links, metrics=metrics)
+        await webhooks.run()
         await asyncio.Event().wait()  # keep serving the links where there are no webhooks
 
 
@@ -185,6 +197,7 @@ async def mesh(
     warnings: Warnings | None,
     *,
     evidence_api: EvidenceApi,
+    evidence_metrics: EvidenceMetrics,
     files: EvidenceFiles,
     alerts: ReaderHealth,
     peers: ReaderHealth,
@@ -203,10 +216,12 @@ async def mesh(
             tasks.create_task(publications.run())
             tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
-                tasks.create_task(warnings.follow(bus, log_meta))
+                tasks.create_task(warnings.streams.follow(bus, log_meta))
             if leg.name.policy.keeps_evidence:
                 tasks.create_task(
-                    EvidenceRetention(leg=leg.name, store=leg.store, bus=bus, log_meta=log_meta, files=files).run()
+                    EvidenceRetention(
+                        leg.name, leg.store, bus, log_meta=log_meta, files=files, metrics=evidence_metrics
+                    ).run()
                 )
                 tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 

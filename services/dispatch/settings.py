@@ -22,13 +22,13 @@ class DispatchSettings(CommonSettings):
     acknowledge_within_s: float = Field(gt=0, le=3600)
     """How long the desk has to acknowledge an offer, seconds of mesh time: 30 for people, 10 for the gateway."""
     webhooks: Path | None = None
-    """File of the webhook receivers of this leg's steps, with their keys; without it there are none."""
+    """File of the webhook receivers of this leg's steps, with their secrets; without it there are none."""
     link_port: int | None = Field(default=None, ge=0, le=65535)
     """TCP port of the links by which units on the road accept an offer; without it there are no links."""
     link_url: str = ""
     """Public URL of `link_port`, such as https://tandem.example; required with `link_port`."""
     warning_gateways: Path | None = None
-    """Warning leg: file of the gateways that reach protected persons, with their keys, in the format of `webhooks`."""
+    """Warning leg: file of the gateways that reach protected persons, with their secrets, in the format of `webhooks`."""
     warning_key: Path | None = None
     """Warning leg: file of the private keys that decrypt contacts; by default a file in `data_dir`. A read-only folder must contain
     the public keys too."""

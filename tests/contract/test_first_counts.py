@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from nats.aio.client import Client
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.dispatch.domain.leg import Leg
-from services.dispatch.evidence import retention
+from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.leg import record
 from services.geofence.consumer import Evaluator
 from services.geofence.settings import GeofenceSettings
@@ -31,7 +31,7 @@ PARTITION = 4
 BORN_LATER = {"tandem_stream_went_back_total", "tandem_publications_lost_total", "tandem_unusable_messages_total"}
 """Counters by stream and reader whose series begin with the first event. Their alert rules also fire for a series that begins above
 0."""
-LOADED = (retention, consumer, ingest_metrics)
+LOADED = (consumer, ingest_metrics)
 """Modules that create their counters on import."""
 
 
@@ -52,7 +52,9 @@ def started(tmp_path: Path) -> None:
 
 def exposed() -> Iterator[tuple[str, dict[str, str]]]:
     """Name and labels of each exposed series."""
-    for family in REGISTRY.collect():
+    evidence = CollectorRegistry()
+    EvidenceMetrics(evidence)
+    for family in (*REGISTRY.collect(), *evidence.collect()):
         for sample in family.samples:
             yield sample.name, sample.labels
 

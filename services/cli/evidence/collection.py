@@ -22,8 +22,9 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import InvalidField, NotFound, PermanentError, RetryableError
 from services.dispatch.evidence import collector
+from services.dispatch.evidence.files import EvidenceFiles
+from services.dispatch.evidence.incidents import LOOK_BACK_MS
 from services.dispatch.evidence.model import Evidence, merged
-from services.dispatch.evidence.retention import EvidenceFiles
 from services.dispatch.settings import for_leg
 from services.registry.translate_ledger import parse_disclosure
 from tandem.common.v1 import ledger_pb2
@@ -112,7 +113,7 @@ async def _collected(
     It is built from the 2 h before, from the leg's copies, or from the start of the log.
     """
     candidates = []
-    for back_ms in (collector.LOOK_BACK_MS, None):
+    for back_ms in (LOOK_BACK_MS, None):
         try:
             evidence = await collector.collect(bus, log_meta, alert_ids, leg=leg, back_ms=back_ms)
         except NotFound:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 
 from google.protobuf.message import DecodeError, Message
 
 from services.cli.evidence.format import RECORD_SHAPE, STREAMED, lines_of, parsed
 from services.cli.evidence.tar import CorruptArchive
-from services.dispatch.evidence.model import StoredMessage
+from services.dispatch.evidence.model import StoredMessage, of_fields
 from tandem.common.v1 import alert_pb2
 
 _MESSAGES: Mapping[str, type[Message]] = {"alerts.jsonl": alert_pb2.Alert, "measures.jsonl": alert_pb2.Measure}
@@ -26,13 +24,10 @@ def _records(name: str, member: bytes, partition: int) -> list[StoredMessage]:
     stream, messages = STREAMED[name](partition), list[StoredMessage]()
     for number, line in enumerate(lines_of(name, member), 1):
         fields = parsed(name, line, RECORD_SHAPE, line=number)
-        stated = fields.pop("sha256")
         try:
-            record = StoredMessage(**{**fields, "data": base64.b64decode(fields["data"], validate=True)})
-        except binascii.Error:
-            raise CorruptArchive(name, None, f"line {number}: data: isn't base64") from None
-        if record.sha256 != stated:
-            raise CorruptArchive(name, None, f"line {number}: sha256: isn't the hash of its data")
+            record = of_fields(fields)
+        except ValueError as error:
+            raise CorruptArchive(name, None, f"line {number}: {error}") from None
         if record.stream != stream:
             raise CorruptArchive(name, None, f"line {number}: stream: must be {stream}")
         if messages and record.sequence <= messages[-1].sequence:

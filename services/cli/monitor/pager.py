@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-import aiohttp
-
 from services.cli.failure import MISUSED, CommandFailed
 from services.common.observability.telemetry import logger
-from services.common.privacy import signing
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.exchange import receivers
+from services.dispatch.exchange.posting import open_session, post
 from services.dispatch.exchange.receivers import Receiver
 
 WITHIN_S = 10.0
@@ -97,23 +94,12 @@ class WebhookPager:
 
     async def page(self, message: PageMessage) -> None:
         """Posts the message, see Pager.page."""
-        body, timestamp_s = message.to_json(), int(time.time())
-        headers = {
-            "Content-Type": "application/json",
-            signing.ID_HEADER: message.id,
-            signing.TIMESTAMP_HEADER: str(timestamp_s),
-            signing.SIGNATURE_HEADER: signing.signatures(self._receiver.keys, timestamp_s, message.id, body=body),
-        }
-        timeout = aiohttp.ClientTimeout(total=WITHIN_S)
-        try:
-            async with (
-                aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
-                session.post(self._receiver.url, data=body, headers=headers, allow_redirects=False) as answer,
-            ):
-                if not 200 <= answer.status < 300:
-                    raise PageFailed(f"status {answer.status}")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise PageFailed(type(error).__name__) from None
+        async with open_session() as session:
+            reason = await post(
+                session, self._receiver, message.id, body=message.to_json(), content_type="application/json"
+            )
+        if reason:
+            raise PageFailed(reason)
 
 
 def pagers(command: Sequence[str], webhooks: Path | None) -> list[Pager]:

@@ -20,8 +20,8 @@ from services.common.rpc.identity import Role
 from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence import model, view
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
+from services.dispatch.evidence.files import EvidenceFiles
 from services.dispatch.evidence.model import Evidence
-from services.dispatch.evidence.retention import EvidenceFiles
 from services.dispatch.leg.api import admit
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
@@ -111,33 +111,53 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         """
         if self._bus is None:
             raise Unavailable("the disclosure can't be recorded: no connection to NATS")
-        subjects = [(RecordKind.WEARER, evidence.wearer_id)]
-        if self._leg.policy.may_locate_person:
-            subjects += [(RecordKind.PROTECTED_PERSON, person_id) for person_id in evidence.person_ids]
-        who = server.caller().spiffe_id
-        rows: list[ledger_pb2.Disclosure] = []
+        disclosures = [
+            _disclosure(action, evidence, grounds, order_id=order_id, kind=kind, record_id=record_id, now_ms=now_ms)
+            for order_id in evidence.order_ids
+            for kind, record_id in self._shown(evidence)
+        ]
         try:
             async with asyncio.timeout(RECORDED_WITHIN_S):
-                for order_id in evidence.order_ids:
-                    for kind, record_id in subjects:
-                        cause = (action, who, evidence.incident_id, order_id, kind.value, record_id, now_ms)
-                        row = ledger_pb2.Disclosure(
-                            disclosure_id=ids.hash_id("evidence", *cause),
-                            at_ms=now_ms,
-                            who=who,
-                            legal_basis=grounds.legal_basis,
-                            purpose=grounds.purpose.value,
-                            reference=evidence.incident_id,
-                            record_kind=kind.value,
-                            record_id=record_id,
-                            order_id=order_id,
-                            recipient=who,
-                        )
-                        subject = flow.disclosure_subject(flow.leg_user(self._leg), row.disclosure_id)
-                        await self._bus.publish(subject, row.SerializeToString(), msg_id=row.disclosure_id)
-                        rows.append(row)
-                await self._disclosures.keep(rows)
+                for disclosure in disclosures:
+                    id_ = disclosure.disclosure_id
+                    subject = flow.disclosure_subject(flow.leg_user(self._leg), id_)
+                    await self._bus.publish(subject, disclosure.SerializeToString(), msg_id=id_)
+                await self._disclosures.keep(disclosures)
         except TimeoutError:
             raise Unavailable(
                 f"the disclosure can't be recorded: not stored within {RECORDED_WITHIN_S:.0f} s"
             ) from None
+
+    def _shown(self, evidence: Evidence) -> list[tuple[RecordKind, str]]:
+        """Returns kind and id of each person whose positions the copy holds."""
+        shown = [(RecordKind.WEARER, evidence.wearer_id)]
+        if self._leg.policy.may_locate_person:
+            shown += [(RecordKind.PROTECTED_PERSON, person_id) for person_id in evidence.person_ids]
+        return shown
+
+
+def _disclosure(
+    action: str,
+    evidence: Evidence,
+    grounds: Grounds,
+    *,
+    order_id: str,
+    kind: RecordKind,
+    record_id: str,
+    now_ms: int,
+) -> ledger_pb2.Disclosure:
+    who = server.caller().spiffe_id
+    return ledger_pb2.Disclosure(
+        disclosure_id=ids.hash_id(
+            "evidence", action, who, evidence.incident_id, order_id, kind.value, record_id, now_ms
+        ),
+        at_ms=now_ms,
+        who=who,
+        legal_basis=grounds.legal_basis,
+        purpose=grounds.purpose.value,
+        reference=evidence.incident_id,
+        record_kind=kind.value,
+        record_id=record_id,
+        order_id=order_id,
+        recipient=who,
+    )

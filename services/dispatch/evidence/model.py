@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from services.dispatch.domain.leg import Leg
 
@@ -46,11 +48,19 @@ class StoredMessage:
 
 def of_line(line: bytes) -> StoredMessage:
     """Decodes a line of `StoredMessage.to_line`. Raises ValueError, KeyError or TypeError if the line isn't one."""
-    fields = json.loads(line)
-    expected_sha256 = fields.pop("sha256")
-    record = StoredMessage(**{**fields, "data": base64.b64decode(fields["data"], validate=True)})
-    if record.sha256 != expected_sha256:
-        raise ValueError("sha256 doesn't match data")
+    return of_fields(json.loads(line))
+
+
+def of_fields(fields: Mapping[str, Any]) -> StoredMessage:
+    """Decodes the fields of a line. Raises ValueError with the name of the field if `data` or `sha256` is wrong."""
+    try:
+        data = base64.b64decode(fields["data"], validate=True)
+    except binascii.Error:
+        raise ValueError("data: isn't base64") from None
+    values = {name: value for name, value in fields.items() if name != "sha256"}
+    record = StoredMessage(**{**values, "data": data})
+    if record.sha256 != fields["sha256"]:
+        raise ValueError("sha256: isn't the hash of its data")
     return record
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.common.clock import MeshClock
 from services.common.messaging import pull, stored
@@ -59,6 +60,31 @@ class Peaks:
         return self._falling[at] if at < len(self._falling) else None
 
 
+class HolderKind(Enum):
+    """Kind of the holder of a device."""
+
+    WEARER = 1
+    PERSON = 2
+    """A protected person."""
+
+
+class Holder(NamedTuple):
+    """The holder of a device."""
+
+    kind: HolderKind
+    id: str
+
+
+class _HoldingPeriod(NamedTuple):
+    """Time for which a device has one holder."""
+
+    first: int
+    """Sequence of the first entry of the period."""
+    since_ms: int
+    """Start, milliseconds of mesh time."""
+    holder: Holder
+
+
 class Holders:
     """History of who held each device, from the case snapshots of all wearers. A report belongs to the holder of its device.
 
@@ -70,8 +96,8 @@ class Holders:
         self._clock = clock
         self._now_ms = 0
         self._versions: dict[str, int] = {}
-        self._held: dict[str, list[tuple[int, int, str]]] = {}
-        """By device, in the order of the log: first sequence, start in milliseconds of mesh time, and holder."""
+        self._held: dict[str, list[_HoldingPeriod]] = {}
+        """Periods by device, in the order of the log."""
 
     def see_case(self, message: pull.Delivered, case: log_pb2.CaseSnapshot) -> None:
         """Reads the next case snapshot of any wearer, in the order of the log."""
@@ -81,21 +107,21 @@ class Holders:
         self._versions[case.case_id] = case.version
         if case.valid_until_ms <= self._now_ms:
             return
-        named = [(device_id, wearer(case.wearer_id)) for device_id in case.tag_device_ids]
-        named += [
-            (device_id, person(protected_person.person_id))
-            for protected_person in case.persons
-            for device_id in protected_person.device_ids
-        ]
-        for device_id, holder in named:
-            held = self._held.setdefault(device_id, [])
-            if not held:
-                held.append((0, 0, holder))
-            elif held[-1][2] != holder:
-                held.append((message.sequence, self._now_ms, holder))
+        for device_id in case.tag_device_ids:
+            self._note(device_id, Holder(HolderKind.WEARER, case.wearer_id), message.sequence)
+        for person in case.persons:
+            for device_id in person.device_ids:
+                self._note(device_id, Holder(HolderKind.PERSON, person.person_id), message.sequence)
+
+    def _note(self, device_id: str, holder: Holder, sequence: int) -> None:
+        held = self._held.setdefault(device_id, [])
+        if not held:
+            held.append(_HoldingPeriod(0, 0, holder))
+        elif held[-1].holder != holder:
+            held.append(_HoldingPeriod(sequence, self._now_ms, holder))
 
     def was_held_by(
-        self, holders: Collection[str], device_id: str, sequence: int, *, time_ms: int | None = None
+        self, holders: Collection[Holder], device_id: str, sequence: int, *, time_ms: int | None = None
     ) -> bool:
         """Whether one of `holders` held a device at a sequence, and already at `time_ms` (mesh time) if it is given.
 
@@ -104,18 +130,8 @@ class Holders:
         held = self._held.get(device_id)
         if held is None:
             return True
-        _, since_ms, holder = held[bisect_right(held, sequence, key=lambda period: period[0]) - 1]
-        return holder in holders and (time_ms is None or time_ms >= since_ms)
-
-
-def wearer(wearer_id: str) -> str:
-    """Returns the key of a wearer among the holders."""
-    return f"wearer/{wearer_id}"
-
-
-def person(person_id: str) -> str:
-    """Returns the key of a protected person among the holders."""
-    return f"person/{person_id}"
+        period = held[bisect_right(held, sequence, key=lambda period: period.first) - 1]
+        return period.holder in holders and (time_ms is None or time_ms >= period.since_ms)
 
 
 class RedactedLog:
@@ -131,7 +147,7 @@ class RedactedLog:
         """Sequences of the entries that caused an alert about this wearer. They may concern other people."""
         self._leg = leg
         self._holders = holders
-        self._holder_keys = {wearer(wearer_id)}
+        self._mine = {Holder(HolderKind.WEARER, wearer_id)}
         """Holders whose reports are included."""
         self._stamp_ms = 0
         """Greatest time stamp of the records, wall clock."""
@@ -143,11 +159,11 @@ class RedactedLog:
 
         Call it before reading the reports: a report may precede the snapshot that names its device.
         """
-        self.person_ids.update(protected_person.person_id for protected_person in case.persons)
+        self.person_ids.update(person.person_id for person in case.persons)
         self.device_ids.update(case.tag_device_ids)
         if self._leg.policy.may_locate_person:
-            self.device_ids.update(id_ for protected_person in case.persons for id_ in protected_person.device_ids)
-            self._holder_keys.update(person(protected_person.person_id) for protected_person in case.persons)
+            self.device_ids.update(id_ for person in case.persons for id_ in person.device_ids)
+            self._mine.update(Holder(HolderKind.PERSON, person.person_id) for person in case.persons)
 
     def add_premise(self, message: pull.Delivered) -> None:
         """Adds an entry from before the window."""
@@ -192,7 +208,7 @@ class RedactedLog:
 
     def _is_mine(self, device_id: str, sequence: int, time_ms: int | None = None) -> bool:
         return device_id in self.device_ids and self._holders.was_held_by(
-            self._holder_keys, device_id, sequence, time_ms=time_ms
+            self._mine, device_id, sequence, time_ms=time_ms
         )
 
     def _rows(self, message: pull.Delivered, entry: log_pb2.LogEntry, body: str) -> bytes | None:
@@ -224,9 +240,9 @@ class RedactedLog:
         kept.CopyFrom(entry)
         kept.case.ClearField("places")
         kept.case.ClearField("encounters")
-        for protected_person in kept.case.persons:
-            protected_person.ClearField("device_ids")
-            protected_person.ClearField("sealed_contact")
+        for person in kept.case.persons:
+            person.ClearField("device_ids")
+            person.ClearField("sealed_contact")
         return kept.SerializeToString(deterministic=True)
 
 
@@ -259,9 +275,7 @@ class Shares:
     def consume(self, message: pull.Delivered) -> None:
         """Reads the next entry of the log."""
         entry = entry_of(message.data)
-        for window in {
-            id(window): window for window in (*self._about(entry), *self._of_entry.get(message.sequence, ()))
-        }.values():
+        for window in dict.fromkeys((*self._about(entry), *self._of_entry.get(message.sequence, ()))):
             if window.first <= message.sequence <= window.last:
                 window.share.add(message, entry, self._left_out)
         self._left_out.add(message)

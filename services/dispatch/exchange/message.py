@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import assert_never
 
 from google.protobuf import json_format
 
 from services.common import ids
 from services.dispatch.exchange import cap, eido
-from services.dispatch.exchange.receivers import Receiver
+from services.dispatch.exchange.receivers import BodyForm, Receiver
 from tandem.dispatch.v1 import dispatch_pb2
 
 
@@ -31,12 +32,16 @@ def write(
 
     `link` is the URL that accepts the offer; empty if there is none.
     """
-    if receiver.form == "step":
-        return _step(leg, sequence, step, link=link), "application/json"
     steps = [*map(dispatch_pb2.Step.FromString, before), step]
-    if receiver.form == "cap":
-        return cap.message(leg, steps, receiver.name, link=link), "application/cap+xml"
-    return eido.document(leg, steps, link), "application/json"
+    match receiver.form:
+        case BodyForm.STEP:
+            return _step(leg, sequence, step, link=link), "application/json"
+        case BodyForm.CAP:
+            return cap.message(leg, steps, receiver.name, link=link), "application/cap+xml"
+        case BodyForm.EIDO:
+            return eido.document(leg, steps, link), "application/json"
+        case _:
+            assert_never(receiver.form)
 
 
 def _step(leg: str, sequence: int, step: dispatch_pb2.Step, *, link: str) -> bytes:

@@ -1,23 +1,36 @@
-"""Reads the receivers of webhooks from a file. It is a separate file because it holds keys."""
+"""Reads the receivers of webhooks from a file. It is a separate file because it holds secrets."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from services.common.privacy import signing
 from services.common.rpc.errors import FailedPrecondition
 from services.common.settings import LOOPBACK
 
-MAX_KEYS = 2
-MIN_KEY_BYTES = 32
-FORMS = ("step", "cap", "eido")
+MAX_SECRETS = 2
 DEADLINE_S = 3_600.0
 """Default of `deadline_s`."""
+MAX_DEADLINE_S = 7 * 86_400
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
+
+
+class BodyForm(StrEnum):
+    """Form of the body of a webhook."""
+
+    STEP = "step"
+    """The step."""
+    CAP = "cap"
+    """The leg's half of the incident in the Common Alerting Protocol."""
+    EIDO = "eido"
+    """The leg's half of the incident as JSON in EIDO's style."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +39,19 @@ class Receiver:
 
     name: str
     url: str
-    keys: tuple[bytes, ...] = field(repr=False)
-    """One key, or two during a key rotation: each message is signed with both."""
+    secrets: tuple[bytes, ...] = field(repr=False)
+    """One secret, or two during a rotation: each message is signed with both."""
     deadline_s: float
     """Time during which a message is retried, seconds of wall time; after that an alarm is raised."""
-    form: str
-    """Form of the body, one of FORMS: the step, or the leg's half of the incident as CAP or as JSON in EIDO's style."""
+    form: BodyForm
     links: bool
     """Whether offers carry a link that accepts them, for a receiver that sends text messages to units on the road."""
 
 
 def read(path: Path) -> tuple[Receiver, ...]:
-    """Reads a file of receivers: a JSON list of objects with name, url, keys (hex) and optionally deadline_s, form, links.
+    """Reads a file of receivers: a JSON list of objects with name, url, secrets and optionally deadline_s, form, links.
 
-    Raises FailedPrecondition if one can't be used. The error never contains keys.
+    Raises FailedPrecondition if one can't be used. The error never contains secrets.
     """
     try:
         records = json.loads(path.read_text())
@@ -52,25 +64,47 @@ def read(path: Path) -> tuple[Receiver, ...]:
     return receivers
 
 
-def _receiver(record: dict[str, Any]) -> Receiver:
-    name, url = str(record["name"]), str(record["url"])
+def _receiver(record: Mapping[str, Any]) -> Receiver:
+    name = str(record["name"])
     if not _NAME.fullmatch(name):
         raise ValueError("name: must be 1 to 32 characters of a-z 0-9 - (example: cad-seoul)")
+    try:
+        return Receiver(
+            name=name,
+            url=_url(str(record["url"])),
+            secrets=_secrets(record.get("secrets", ())),
+            deadline_s=_deadline_s(float(record.get("deadline_s", DEADLINE_S))),
+            form=_form(str(record.get("form", BodyForm.STEP))),
+            links=bool(record.get("links", False)),
+        )
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
-        raise ValueError(f"{name}: url must begin with https:// (http:// only on loopback)")
+        raise ValueError("url must begin with https:// (http:// only on loopback)")
+    return url
+
+
+def _secrets(texts: Sequence[object]) -> tuple[bytes, ...]:
+    if not 1 <= len(texts) <= MAX_SECRETS:
+        raise ValueError(f"secrets must hold 1 or {MAX_SECRETS} secrets")
     try:
-        keys = tuple(bytes.fromhex(key) for key in record["keys"])
+        return tuple(signing.parse_secret(str(text)) for text in texts)
+    except ValueError as error:
+        raise ValueError(f"secrets: each {error}") from None
+
+
+def _deadline_s(deadline_s: float) -> float:
+    if not 0 < deadline_s <= MAX_DEADLINE_S:
+        raise ValueError("deadline_s must be above 0 and at most 604800 (7 days)")
+    return deadline_s
+
+
+def _form(text: str) -> BodyForm:
+    try:
+        return BodyForm(text)
     except ValueError:
-        keys = ()
-    if not 1 <= len(keys) <= MAX_KEYS or any(len(key) < MIN_KEY_BYTES for key in keys):
-        raise ValueError(f"{name}: keys must hold 1 or 2 keys of at least {2 * MIN_KEY_BYTES} hex digits")
-    deadline_s = float(record.get("deadline_s", DEADLINE_S))
-    if not 0 < deadline_s <= 7 * 86_400:
-        raise ValueError(f"{name}: deadline_s must be above 0 and at most 604800 (7 days)")
-    form = str(record.get("form", "step"))
-    if form not in FORMS:
-        raise ValueError(f"{name}: form must be one of {', '.join(FORMS)}")
-    return Receiver(
-        name=name, url=url, keys=keys, deadline_s=deadline_s, form=form, links=bool(record.get("links", False))
-    )
+        raise ValueError(f"form must be one of {', '.join(BodyForm)}") from None

@@ -5,15 +5,12 @@ It is a file apart from the leg's database, so that the exchange never holds the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import OperationalError
 
-from services.common.rpc.errors import Unavailable
 from services.common.storage.db import Database
 
 metadata = sa.MetaData()
@@ -48,7 +45,6 @@ _links_used = sa.Table(
 
 WAITING, DELIVERED, GIVEN_UP = "", "delivered", "given up"
 """Outcomes of a delivery."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +75,15 @@ class LinkAnswer:
 
 
 class ExchangeStore:
-    """SQL of one leg's exchange."""
+    """SQL of one leg's exchange. All methods raise Unavailable if the database refuses."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def _transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        try:
-            return await self._database.visit(work)
-        except OperationalError as error:
-            raise Unavailable("the exchange database doesn't answer") from error
-
     async def queued_up_to(self, receiver: str) -> int | None:
         """Returns the sequence of the last step that was queued for a receiver; None for a new receiver."""
         query = sa.select(_queued_up_to.c.sequence).where(_queued_up_to.c.receiver == receiver)
-        sequence: int | None = await self._transaction(lambda connection: connection.scalar(query))
+        sequence: int | None = await self._database.visit(lambda connection: connection.scalar(query))
         return sequence
 
     async def queue(self, receiver: str, sequence: int, deliveries: Sequence[Delivery]) -> None:
@@ -106,7 +96,7 @@ class ExchangeStore:
                 connection.execute(sa.insert(_deliveries), [asdict(delivery) for delivery in deliveries])
             connection.execute(upsert)
 
-        await self._transaction(work)
+        await self._database.visit(work)
 
     async def waiting(self, receiver: str) -> Delivery | None:
         """Returns the next message for a receiver; None if none waits."""
@@ -116,7 +106,7 @@ class ExchangeStore:
             .order_by(_deliveries.c.sequence)
             .limit(1)
         )
-        row = await self._transaction(lambda connection: connection.execute(query).first())
+        row = await self._database.visit(lambda connection: connection.execute(query).first())
         return Delivery(**row._mapping) if row else None
 
     async def steps_of(self, receiver: str, incident_id: str) -> list[bytes]:
@@ -126,27 +116,27 @@ class ExchangeStore:
             .where(_deliveries.c.receiver == receiver, _deliveries.c.incident_id == incident_id)
             .order_by(_deliveries.c.sequence)
         )
-        return list(await self._transaction(lambda connection: connection.scalars(query).all()))
+        return list(await self._database.visit(lambda connection: connection.scalars(query).all()))
 
     async def count_waiting(self, receiver: str) -> int:
         """Returns the number of messages that wait for a receiver."""
         query = sa.select(sa.func.count()).where(_deliveries.c.receiver == receiver, sa.text("outcome = ''"))
-        count: int | None = await self._transaction(lambda connection: connection.scalar(query))
+        count: int | None = await self._database.visit(lambda connection: connection.scalar(query))
         return count or 0
 
     async def tried(self, delivery: Delivery, outcome: str) -> None:
         """Stores an attempt of a delivery and its outcome."""
         this = (_deliveries.c.receiver == delivery.receiver) & (_deliveries.c.sequence == delivery.sequence)
         update = sa.update(_deliveries).where(this).values(tries=delivery.tries + 1, outcome=outcome)
-        await self._transaction(lambda connection: connection.execute(update))
+        await self._database.visit(lambda connection: connection.execute(update))
 
     async def used(self, nonce: str) -> LinkAnswer | None:
         """Returns the answer to the first use of a link; None if it wasn't used."""
-        query = sa.select(_links_used.c.status, _links_used.c.answer).where(_links_used.c.nonce == nonce)
-        row = await self._transaction(lambda connection: connection.execute(query).first())
-        return LinkAnswer(*row) if row else None
+        query = sa.select(_links_used.c.status, _links_used.c.answer.label("text")).where(_links_used.c.nonce == nonce)
+        row = await self._database.visit(lambda connection: connection.execute(query).first())
+        return LinkAnswer(**row._mapping) if row else None
 
     async def use(self, nonce: str, answer: LinkAnswer) -> None:
         """Stores the answer to the first use of a link. A second use changes nothing."""
         statement = insert(_links_used).values(nonce=nonce, status=answer.status, answer=answer.text)
-        await self._transaction(lambda connection: connection.execute(statement.on_conflict_do_nothing()))
+        await self._database.visit(lambda connection: connection.execute(statement.on_conflict_do_nothing()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc.aio
 
@@ -14,7 +14,7 @@ from services.common.observability.telemetry import logger
 from services.common.rpc import server
 from services.common.rpc.errors import Unavailable
 from services.dispatch.following.follower import TargetFollower
-from services.dispatch.following.targets import FollowedTarget, Key
+from services.dispatch.following.targets import FollowedTarget, TargetKey
 from services.dispatch.leg.api import admit
 from services.dispatch.leg.service import LegService
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
@@ -23,6 +23,13 @@ from tandem.geofence.v1 import positions_pb2
 
 AGE_INTERVAL_S = 3.0
 """Interval at which the age of an unchanged position is sent to a desk, seconds."""
+
+
+class _SentState(NamedTuple):
+    """State of a target as the desk was last sent it."""
+
+    position: positions_pb2.LivePosition | None
+    interrupted: bool
 
 
 class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
@@ -45,20 +52,21 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
                 retry_after_s=60.0,
             )
         logger().info("targets_shown", incident_id=incident_id)
-        sent: dict[Key, tuple[Any, bool]] = {}
-        sent_s: dict[Key, float] = {}
+        sent: dict[TargetKey, _SentState] = {}
+        sent_s: dict[TargetKey, float] = {}
         async for targets in self._follower.shown(incident_id, server.caller().spiffe_id):
             now_s = time.monotonic()
             for key, target in targets:
-                state = (target.position, target.interrupted)
+                state = _SentState(target.position, target.interrupted)
                 if sent.get(key) != state or now_s - sent_s[key] >= AGE_INTERVAL_S:
                     sent[key], sent_s[key] = state, now_s
                     yield self._message(key, target)
 
-    def _message(self, key: Key, followed_target: FollowedTarget) -> following_pb2.WatchTargetsResponse:
-        _, kind, subject_id = key
+    def _message(self, key: TargetKey, followed_target: FollowedTarget) -> following_pb2.WatchTargetsResponse:
         message = following_pb2.WatchTargetsResponse(
-            subject_id=subject_id, is_wearer=kind == positions_pb2.WEARER, interrupted=followed_target.interrupted
+            subject_id=key.subject_id,
+            is_wearer=key.kind == positions_pb2.WEARER,
+            interrupted=followed_target.interrupted,
         )
         position = followed_target.position
         message.unknown = position is None or position.unknown

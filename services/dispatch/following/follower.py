@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from services.common.clock import MeshClock
 from services.common.geometry import LatLon, great_circle_m
+from services.common.ids import PlaceId
 from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, Assignment
 from services.dispatch.domain.following import RETARGET_MS, TargetUpdate
 from services.dispatch.domain.incident import Incident
-from services.dispatch.domain.race import Approach, approach, approach_by_ring
-from services.dispatch.following.targets import FollowedTarget, Key, Targets
+from services.dispatch.domain.race import approach, approach_by_ring
+from services.dispatch.following.targets import FollowedTarget, TargetKey, Targets
 from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
@@ -35,16 +37,25 @@ RACE_INTERVAL_MS = 5_000
 """Interval at which the race for a destination is checked if no target moved, milliseconds of mesh time: units move, too."""
 
 
-@dataclass(slots=True)
-class _Check:
-    """State of a destination at its last check."""
+class _Inputs(NamedTuple):
+    """Values of a destination whose change requires another check."""
 
     offer_number: int
+    state: int
+    wearer_ms: int | None
+    """Time of the wearer's newest position."""
+    target_ms: int | None
+    """Time of the target's newest position."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """Last check of a destination."""
+
     anchor: LatLon | None
     """Position of the target when the unit was chosen or last notified of a move."""
     at_ms: int
-    inputs: tuple[int, ...]
-    """Values whose change requires another check."""
+    inputs: _Inputs
 
 
 class TargetFollower:
@@ -64,7 +75,7 @@ class TargetFollower:
             tasks.create_task(self._targets.follow(self._wanted, self._rescan))
             tasks.create_task(self._check_until_cancelled())
 
-    async def shown(self, incident_id: str, by: str) -> AsyncIterator[list[tuple[Key, FollowedTarget]]]:
+    async def shown(self, incident_id: str, by: str) -> AsyncIterator[list[tuple[TargetKey, FollowedTarget]]]:
         """Yields the targets of an incident whenever they may have changed, until the incident is no longer open.
 
         Raises FailedPrecondition if it isn't open at the start.
@@ -97,12 +108,12 @@ class TargetFollower:
         self._checked = {id_: check for id_, check in self._checked.items() if id_ in open_ids}
         self._rescan.set()
 
-    def _wanted(self) -> Collection[Key]:
-        keys = set()
+    def _wanted(self) -> Collection[TargetKey]:
+        keys: set[TargetKey] = set()
         for incident in self._open.values():
             if not incident.wearer_id:
                 continue
-            keys.add((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
+            keys.add(_wearer_key(incident))
             if self._leg.name.policy.may_locate_person:
                 keys |= {
                     _key(incident, assignment)
@@ -113,68 +124,69 @@ class TargetFollower:
 
     def _updates(self, incident: Incident) -> list[TargetUpdate]:
         """Returns the updates for the destinations of an incident."""
-        wearer = self._targets.get((incident.incident_id, positions_pb2.WEARER, incident.wearer_id))
-        now_ms, updates = self._clock.now_ms(), []
-        for id_, assignment in incident.assignments.items():
-            if assignment.state not in UNANSWERED | ACCEPTED:
-                continue
-            target = wearer if self._leg.name.policy.goes_to_wearer else self._targets.get(_key(incident, assignment))
-            point = self._leg.last_known_positions.of([assignment.subject_id], now_ms).get(assignment.subject_id)
-            before = self._checked.get(id_)
-            anchor = before.anchor if before and before.offer_number == assignment.offer_number else None
-            moved_m = round(great_circle_m(point, anchor)) if point and anchor else 0
-            notified_lately = assignment.retargeted_ms is not None and now_ms - assignment.retargeted_ms < RETARGET_MS
-            if moved_m <= MOVED_FAR_M or notified_lately:
-                moved_m = 0
-            found_now = bool(
-                point and assignment.choice and assignment.choice.travel_s is None and not (before and before.anchor)
-            )
-            inputs = (assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
-            is_new = before is None or before.inputs != inputs or now_ms - before.at_ms >= RACE_INTERVAL_MS
-            if not (moved_m or found_now or is_new):
-                continue
-            self._checked[id_] = _Check(
-                offer_number=assignment.offer_number,
-                anchor=point if moved_m else anchor or point,
-                at_ms=now_ms,
-                inputs=inputs,
-            )
-            next_approach = self._approach(incident, id_, wearer, target=target, point=point, now_ms=now_ms)
-            updates.append(
-                TargetUpdate(
-                    incident_id=incident.incident_id,
-                    assignment_id=id_,
-                    subject_id=assignment.subject_id,
-                    approach=next_approach,
-                    moved_m=moved_m,
-                    found=found_now,
-                )
-            )
-        return updates
+        wearer = self._targets.get(_wearer_key(incident))
+        now_ms = self._clock.now_ms()
+        open_assignments = [
+            assignment for assignment in incident.assignments.values() if assignment.state in UNANSWERED | ACCEPTED
+        ]
+        updates = (self._update(incident, assignment, wearer, now_ms=now_ms) for assignment in open_assignments)
+        return [update for update in updates if update]
 
-    def _approach(
-        self,
-        incident: Incident,
-        id_: str,
-        wearer: FollowedTarget | None,
-        *,
-        target: FollowedTarget | None,
-        point: LatLon | None,
-        now_ms: int,
-    ) -> Approach:
+    def _update(
+        self, incident: Incident, assignment: Assignment, wearer: FollowedTarget | None, *, now_ms: int
+    ) -> TargetUpdate | None:
+        id_, subject_id = assignment.assignment_id, assignment.subject_id
+        target = wearer if self._leg.name.policy.goes_to_wearer else self._targets.get(_key(incident, assignment))
+        point = self._leg.last_known_positions.of([subject_id], now_ms).get(subject_id)
+        before = self._checked.get(id_)
+        anchor = before.anchor if before and before.inputs.offer_number == assignment.offer_number else None
+        moved_m = _moved_far_m(assignment, anchor, point, now_ms=now_ms)
+        was_unknown = assignment.choice is not None and assignment.choice.travel_s is None
+        found = bool(point and was_unknown and not (before and before.anchor))
+        inputs = _Inputs(assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
+        is_due = before is None or before.inputs != inputs or now_ms - before.at_ms >= RACE_INTERVAL_MS
+        if not (moved_m or found or is_due):
+            return None
+        self._checked[id_] = _Check(point if moved_m else anchor or point, now_ms, inputs)
         track = [sighting for sighting in wearer.track if now_ms - sighting.at_ms <= KNOWN_FOR_MS] if wearer else []
         if self._leg.name.policy.may_locate_person and track and point:
-            is_place = target is not None and target.position is not None and not target.position.HasField("fix_time")
-            reach_m = target.position.accuracy_m if is_place and target and target.position else 0.0
-            return approach(track, point, reach_m)
-        return approach_by_ring(track, incident.ring_m(id_))
+            next_approach = approach(track, point, _place_radius_m(target))
+        else:
+            next_approach = approach_by_ring(track, incident.ring_m(id_))
+        return TargetUpdate(
+            incident_id=incident.incident_id,
+            assignment_id=id_,
+            subject_id=subject_id,
+            approach=next_approach,
+            moved_m=moved_m,
+            found=found,
+        )
 
 
-def _key(incident: Incident, assignment: Assignment) -> Key:
-    place = "/" in assignment.subject_id
-    kind = positions_pb2.PROTECTED_PLACE if place else positions_pb2.PROTECTED_PERSON
-    return incident.incident_id, kind, assignment.subject_id
+def _moved_far_m(assignment: Assignment, anchor: LatLon | None, point: LatLon | None, *, now_ms: int) -> int:
+    """Distance that the target has moved, metres; 0 unless it is far and the unit wasn't notified lately."""
+    notified_lately = assignment.retargeted_ms is not None and now_ms - assignment.retargeted_ms < RETARGET_MS
+    if point is None or anchor is None or notified_lately:
+        return 0
+    moved_m = round(great_circle_m(point, anchor))
+    return moved_m if moved_m > MOVED_FAR_M else 0
 
 
-def _newest_ms(target: FollowedTarget | None) -> int:
-    return target.track[-1].at_ms if target and target.track else 0
+def _place_radius_m(target: FollowedTarget | None) -> float:
+    """Radius of a protected place, metres, whose position has no time; 0 for a person."""
+    position = target.position if target else None
+    return position.accuracy_m if position is not None and not position.HasField("fix_time") else 0.0
+
+
+def _wearer_key(incident: Incident) -> TargetKey:
+    return TargetKey(incident.incident_id, positions_pb2.WEARER, incident.wearer_id)
+
+
+def _key(incident: Incident, assignment: Assignment) -> TargetKey:
+    is_place = PlaceId.parse(assignment.subject_id) is not None
+    kind = positions_pb2.PROTECTED_PLACE if is_place else positions_pb2.PROTECTED_PERSON
+    return TargetKey(incident.incident_id, kind, assignment.subject_id)
+
+
+def _newest_ms(target: FollowedTarget | None) -> int | None:
+    return target.track[-1].at_ms if target and target.track else None

@@ -7,9 +7,9 @@ doesn't reach the device, doesn't drain the battery.
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 import grpc.aio
-from prometheus_client import Counter
 
 from services.common import ids
 from services.common.clock import MeshClock
@@ -18,6 +18,7 @@ from services.common.rpc import client, server
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.incident import Incident
+from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.targets import CALLERS
 from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
@@ -32,19 +33,25 @@ HOLDS_S = 300
 RENEW_INTERVAL_MS = 120_000
 """Interval at which a command is renewed, milliseconds of mesh time: two commands in a row may be lost."""
 CHECK_INTERVAL_S = 1.0
+_OFTEN = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
+_AS_USUAL = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
 
-_FAILED = Counter("tandem_dispatch_pursuit_failed", "Commands of a pursuit that ingest didn't accept", ["code"])
+
+class _PursuedWearer(NamedTuple):
+    """Key of a pursuit."""
+
+    incident_id: str
+    wearer_id: str
 
 
 class Pursuit:
     """Keeps the tags of pursued wearers at the short report interval."""
 
-    def __init__(self, leg: LegService, settings: DispatchSettings) -> None:
-        self._leg = leg
-        self._settings = settings
+    def __init__(self, leg: LegService, settings: DispatchSettings, metrics: FollowingMetrics) -> None:
+        self._leg, self._settings, self._metrics = leg, settings, metrics
         self._clock: MeshClock = settings.clock
-        self._commanded: dict[tuple[str, str], int] = {}
-        """Period of the last command, by incident and wearer."""
+        self._commanded: dict[_PursuedWearer, int] = {}
+        """Period of the last command."""
 
     async def run(self) -> None:
         """Sends commands until cancelled."""
@@ -58,52 +65,50 @@ class Pursuit:
                 await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _command_tags(self, stub: ingest_pb2_grpc.CommandServiceStub, metadata: server.Metadata) -> None:
+        incidents = await retried(self._leg.record.open_incidents)
         pursued = {
-            (incident.incident_id, incident.wearer_id)
-            for incident in await retried(self._leg.record.open_incidents)
-            if _is_pursued(incident)
+            _PursuedWearer(incident.incident_id, incident.wearer_id) for incident in incidents if _is_pursued(incident)
         }
         period = self._clock.now_ms() // RENEW_INTERVAL_MS
-        often = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
-        usual = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
-        for key in pursued:
-            if self._commanded.get(key) != period and await self._command(
-                stub, metadata, key, instruction=often, period=period
-            ):
-                self._commanded[key] = period
-        for key in self._commanded.keys() - pursued:
-            if await self._command(stub, metadata, key, instruction=usual, period=self._commanded[key]):
-                del self._commanded[key]
+        for wearer in pursued:
+            request = _request(wearer, _OFTEN, period)
+            if self._commanded.get(wearer) != period and await self._command(stub, metadata, request):
+                self._commanded[wearer] = period
+        for wearer in self._commanded.keys() - pursued:
+            if await self._command(stub, metadata, _request(wearer, _AS_USUAL, self._commanded[wearer])):
+                del self._commanded[wearer]
 
     async def _command(
         self,
         stub: ingest_pb2_grpc.CommandServiceStub,
         metadata: server.Metadata,
-        key: tuple[str, str],
-        *,
-        instruction: command_pb2.Instruction,
-        period: int,
+        request: ingest_pb2.SendCommandRequest,
     ) -> bool:
         """Sends a command. Returns whether it is done for this period."""
-        incident_id, wearer_id = key
-        kind = instruction.WhichOneof("kind") or ""
-        request = ingest_pb2.SendCommandRequest(
-            # The id is derived from the cause, so that a retry or a second process of this leg commands only once.
-            command_id=ids.hash_id("pursuit", incident_id, wearer_id, kind, period),
-            subject_id=wearer_id,
-            instruction=instruction,
-            valid_for_s=HOLDS_S,
-            reference=incident_id,
-        )
+        fields = {"incident_id": request.reference, "instruction": request.instruction.WhichOneof("kind")}
         try:
             await stub.SendCommand(request, metadata=metadata, timeout=server.UNARY_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
-            _FAILED.labels(error.code().name).inc()
-            logger().warning("pursuit_failed", incident_id=incident_id, instruction=kind, code=error.code().name)
+            self._metrics.pursuit_failed.labels(error.code().name).inc()
+            logger().warning("pursuit_failed", code=error.code().name, **fields)
             # A wearer without a tag won't get one within a second: retry with the next period.
             return error.code() is grpc.StatusCode.NOT_FOUND
-        logger().info("pursuit_commanded", incident_id=incident_id, instruction=kind)
+        logger().info("pursuit_commanded", **fields)
         return True
+
+
+def _request(
+    wearer: _PursuedWearer, instruction: command_pb2.Instruction, period: int
+) -> ingest_pb2.SendCommandRequest:
+    kind = instruction.WhichOneof("kind") or ""
+    return ingest_pb2.SendCommandRequest(
+        # The id is derived from the cause, so that a retry or a second process of this leg commands only once.
+        command_id=ids.hash_id("pursuit", wearer.incident_id, wearer.wearer_id, kind, period),
+        subject_id=wearer.wearer_id,
+        instruction=instruction,
+        valid_for_s=HOLDS_S,
+        reference=wearer.incident_id,
+    )
 
 
 def _is_pursued(incident: Incident) -> bool:

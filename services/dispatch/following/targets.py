@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple
 
 import grpc.aio
-from prometheus_client import Counter
 
 from services.common import times
 from services.common.clock import MeshClock
@@ -25,6 +24,7 @@ from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import PACE_OVER_MS, Sighting
+from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.roster.last_known_positions import LastKnownPositions
 from services.dispatch.settings import DispatchSettings
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
@@ -45,10 +45,13 @@ RETRY_DELAY_S = (0.2, 5.0)
 MAX_FAILURES = 5
 """Number of failures that lengthen the backoff."""
 
-_BROKEN = Counter("tandem_dispatch_target_streams_broken", "Streams of a target's positions that broke", ["code"])
 
-Key: TypeAlias = tuple[str, positions_pb2.SubjectKind.ValueType, str]
-"""Incident, kind and id of a target."""
+class TargetKey(NamedTuple):
+    """Key of a target: the same person may be the target of several incidents."""
+
+    incident_id: str
+    kind: positions_pb2.SubjectKind.ValueType
+    subject_id: str
 
 
 @dataclass(slots=True)
@@ -66,20 +69,22 @@ class FollowedTarget:
 class Targets:
     """Targets of one leg, each with an open stream."""
 
-    def __init__(self, settings: DispatchSettings, last_known_positions: LastKnownPositions) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: DispatchSettings, last_known_positions: LastKnownPositions, metrics: FollowingMetrics
+    ) -> None:
+        self._settings, self._metrics = settings, metrics
         self._clock: MeshClock = settings.clock
         self._last_known_positions = last_known_positions
         self._basis = FOLLOWING_BASES[settings.leg]
-        self._targets: dict[Key, FollowedTarget] = {}
+        self._targets: dict[TargetKey, FollowedTarget] = {}
         self._connections: list[_Connection] = []
         self._changed = asyncio.Event()
 
-    def of(self, incident_id: str) -> Mapping[Key, FollowedTarget]:
+    def of(self, incident_id: str) -> Mapping[TargetKey, FollowedTarget]:
         """Returns the targets of an incident."""
-        return {key: target for key, target in self._targets.items() if key[0] == incident_id}
+        return {key: target for key, target in self._targets.items() if key.incident_id == incident_id}
 
-    def get(self, key: Key) -> FollowedTarget | None:
+    def get(self, key: TargetKey) -> FollowedTarget | None:
         """Returns a target; None if it isn't followed."""
         return self._targets.get(key)
 
@@ -88,7 +93,7 @@ class Targets:
         self._changed.clear()
         await self._changed.wait()
 
-    async def follow(self, wanted: Callable[[], Collection[Key]], rescan: asyncio.Event) -> None:
+    async def follow(self, wanted: Callable[[], Collection[TargetKey]], rescan: asyncio.Event) -> None:
         """Keeps a stream open for each wanted target, until cancelled. Reads `wanted` again whenever `rescan` is set."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             while True:
@@ -117,7 +122,7 @@ class Targets:
         self._connections.append(_Connection(positions_pb2_grpc.PositionServiceStub(channel), metadata))
         return self._connections[-1]
 
-    async def _keep(self, key: Key, followed_target: FollowedTarget, connection: _Connection) -> None:
+    async def _keep(self, key: TargetKey, followed_target: FollowedTarget, connection: _Connection) -> None:
         failures = 0
         while True:
             before = followed_target.position
@@ -129,20 +134,19 @@ class Targets:
             followed_target.interrupted = True
             self._changed.set()
             failures = 0 if followed_target.position is not before else min(failures + 1, MAX_FAILURES)
-            _BROKEN.labels(code).inc()
+            self._metrics.streams_broken.labels(code).inc()
             if failures:
-                logger().warning("target_stream_broke", incident_id=key[0], code=code)
+                logger().warning("target_stream_broke", incident_id=key.incident_id, code=code)
             # Jitter: a thousand streams break together when an evaluator stops.
             wait_s = min(RETRY_DELAY_S[0] * 2**failures, RETRY_DELAY_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
             await asyncio.sleep(RETRY_DELAY_S[1] if ended else wait_s)
 
-    async def _read(self, key: Key, followed_target: FollowedTarget, connection: _Connection) -> bool:
+    async def _read(self, key: TargetKey, followed_target: FollowedTarget, connection: _Connection) -> bool:
         """Reads a stream to its end. Returns whether the evaluator ended the share for a reason other than its expiry."""
-        incident_id, kind, subject_id = key
         request = positions_pb2.WatchPositionsRequest(
-            incident_id=incident_id,
+            incident_id=key.incident_id,
             legal_basis=self._basis,
-            subjects=[positions_pb2.Subject(kind=kind, subject_id=subject_id)],
+            subjects=[positions_pb2.Subject(kind=key.kind, subject_id=key.subject_id)],
             expires_at=times.to_timestamp(self._clock.now_ms() + SHARED_FOR_MS),
         )
         call = connection.stub.WatchPositions(request, metadata=connection.metadata)
@@ -155,12 +159,12 @@ class Targets:
             call.cancel()
         return False
 
-    def _accept(self, key: Key, followed_target: FollowedTarget, position: positions_pb2.LivePosition) -> None:
+    def _accept(self, key: TargetKey, followed_target: FollowedTarget, position: positions_pb2.LivePosition) -> None:
         followed_target.position, followed_target.interrupted = position, False
         if position.HasField("lat_deg"):
             point = LatLon(position.lat_deg, position.lon_deg)
             at_ms = times.from_timestamp(position.fix_time) if position.HasField("fix_time") else None
-            self._last_known_positions.put(key[2], point, at_ms)
+            self._last_known_positions.put(key.subject_id, point, at_ms)
             if at_ms is not None and (not followed_target.track or at_ms > followed_target.track[-1].at_ms):
                 followed_target.track.append(Sighting(at_ms, point))
                 while followed_target.track[0].at_ms < at_ms - PACE_OVER_MS:

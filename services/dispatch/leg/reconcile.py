@@ -20,7 +20,7 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
-from services.dispatch.evidence.collector import first_at
+from services.dispatch.evidence.streams import first_at
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried

@@ -6,6 +6,7 @@ It decides who gets a message, which waiting messages the new one replaces, and 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -18,7 +19,6 @@ from services.dispatch.warning.domain import (
     READ_MS,
     Notice,
     NotifiedState,
-    Occurrence,
     WarningMessage,
     decide,
 )
@@ -39,6 +39,14 @@ TTL_MS = 600_000
 """Lifetime of a message that no channel has accepted, milliseconds of mesh time."""
 
 
+class _Notified(NamedTuple):
+    """A person who was notified in an incident."""
+
+    person_id: str
+    partition: int
+    drill: bool
+
+
 def accept(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> None:
     """Stores an alert and the messages that it causes. A duplicate changes nothing."""
     if _is_new(connection, warnable.occurrence.alert_id, now_ms):
@@ -49,8 +57,9 @@ def accept(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> N
 def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> None:
     """Stores advice and the messages that it causes: to the persons it names, or else to all persons notified of its order."""
     if _is_new(connection, warnable.occurrence.alert_id, now_ms):
-        for person_id, partition, drill in _notified_before(connection, warnable):
-            _accept(connection, replace(warnable, partition=partition, drill=drill), person_id, now_ms=now_ms)
+        for before in _notified_before(connection, warnable):
+            advice = replace(warnable, partition=before.partition, drill=before.drill)
+            _accept(connection, advice, before.person_id, now_ms=now_ms)
 
 
 def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
@@ -71,54 +80,46 @@ def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
     return list(dict.fromkeys((*warnable.person_ids, *notified)))
 
 
-def _notified_before(connection: sa.Connection, warnable: WarnableAlert) -> list[tuple[str, int, bool]]:
-    """Returns (person id, partition, whether it is a drill) of each person whom advice is for."""
+def _notified_before(connection: sa.Connection, warnable: WarnableAlert) -> list[_Notified]:
+    """Returns the persons whom advice is for."""
     columns = (messages.c.person_id, messages.c.partition, messages.c.drill)
     query = sa.select(*columns).distinct().where(messages.c.incident_id == warnable.occurrence.incident_id)
     if warnable.person_ids:
         query = query.where(messages.c.person_id.in_(warnable.person_ids))
     else:
         query = query.where(messages.c.order_id == warnable.order_id)
-    return [(row.person_id, row.partition, row.drill) for row in connection.execute(query)]
+    return [_Notified(**row._mapping) for row in connection.execute(query)]
 
 
 def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, now_ms: int) -> None:
     occurrence = warnable.occurrence
     if occurrence.notice is Notice.PHONE_SILENT:
-        if _has_device(connection, person_id) and not _is_stale(warnable, now_ms):
-            message = WarningMessage(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
-            _insert(
-                connection,
-                _row(
-                    replace(warnable, occurrence=_without_incident(occurrence)),
-                    person_id,
-                    message,
-                    before_alert_id="",
-                    now_ms=now_ms,
-                ),
-            )
+        _accept_phone_silent(connection, warnable, person_id, now_ms=now_ms)
         return
-    row = connection.execute(_STATE_OF, {"incident_id": occurrence.incident_id, "person_id": person_id}).first()
+    key = {"incident_id": occurrence.incident_id, "person_id": person_id}
+    row = connection.execute(_STATE_OF, key).first()
     before = notified_from_json(row.state) if row else NotifiedState()
-    after, message_or_none = decide(before, occurrence, now_ms)
     distance_alert_id = row.figure_alert_id if row else ""
-    if message_or_none:
-        new_message = _row(warnable, person_id, message_or_none, before_alert_id=distance_alert_id, now_ms=now_ms)
-        _replace_waiting(connection, new_message)
-        if _is_relevant(warnable, message_or_none, now_ms):
-            _insert(connection, new_message)
+    after, message = decide(before, occurrence, now_ms)
+    if message:
+        new_row = _row(warnable, person_id, message, before_alert_id=distance_alert_id, now_ms=now_ms)
+        _replace_waiting(connection, new_row)
+        if _is_relevant(warnable, message, now_ms):
+            _insert(connection, new_row)
         if not occurrence.of_place and occurrence.ring_m:
             distance_alert_id = occurrence.alert_id
     if row or after != before:
-        values = {
-            "state": notified_to_json(after),
-            "figure_alert_id": distance_alert_id,
-            "flag": 0,
-            "flag_ms": 0,
-            "duress": False,
-        }
-        key = {"incident_id": occurrence.incident_id, "person_id": person_id}
-        connection.execute(_UPSERT_STATE, {**key, **values})
+        state = {"state": notified_to_json(after), "figure_alert_id": distance_alert_id}
+        connection.execute(_UPSERT_STATE, {**key, **state, "flag": 0, "flag_ms": 0, "duress": False})
+
+
+def _accept_phone_silent(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, now_ms: int) -> None:
+    """Stores the message that a person's own device isn't reporting. It belongs to no incident."""
+    if not _has_device(connection, person_id) or _is_stale(warnable, now_ms):
+        return
+    message = WarningMessage(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
+    without_incident = replace(warnable, occurrence=replace(warnable.occurrence, incident_id=""))
+    _insert(connection, _row(without_incident, person_id, message, before_alert_id="", now_ms=now_ms))
 
 
 def _is_relevant(warnable: WarnableAlert, message: WarningMessage, now_ms: int) -> bool:
@@ -128,10 +129,6 @@ def _is_relevant(warnable: WarnableAlert, message: WarningMessage, now_ms: int) 
 
 def _is_stale(warnable: WarnableAlert, now_ms: int) -> bool:
     return warnable.decided_ms is not None and warnable.decided_ms < now_ms - TTL_MS
-
-
-def _without_incident(occurrence: Occurrence) -> Occurrence:
-    return replace(occurrence, incident_id="")
 
 
 def _row(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
+from typing import NamedTuple
 
 from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import BEFORE_ALL, LogPosition
@@ -42,6 +43,41 @@ class Notice(Enum):
     """The earlier messages no longer apply."""
     PHONE_SILENT = "PHONE_SILENT"
     """Her own device isn't reporting."""
+
+
+class ReceiptKind(Enum):
+    """Kind of a receipt, in the order of their usual arrival."""
+
+    DELIVERED = "delivered"
+    """The device or the gateway has delivered the message."""
+    DISPLAYED = "displayed"
+    """The message was on the screen."""
+    ACKNOWLEDGED = "acknowledged"
+    """The person has answered."""
+
+
+class ChannelKind(Enum):
+    """Kind of a channel to a person."""
+
+    GATEWAY = "gateway"
+    DEVICE = "device"
+
+
+class ChannelId(NamedTuple):
+    """A channel to a person: a gateway by its name, or a device by its id."""
+
+    kind: ChannelKind
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> ChannelId:
+        """Parses the text form of a channel. Raises ValueError."""
+        kind, _, name = text.partition("/")
+        return cls(ChannelKind(kind), name)
+
+    def __str__(self) -> str:
+        """Text form of a channel for the database: `gateway/NAME` or `device/ID`."""
+        return f"{self.kind.value}/{self.name}"
 
 
 PASSING = frozenset((Notice.CHANGED, Notice.COMING, Notice.STAY_INSIDE, Notice.LEAVE))

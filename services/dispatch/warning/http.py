@@ -15,27 +15,28 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from prometheus_client import Counter
 
 from services.common.clock import MeshClock, wall_us
 from services.common.observability.telemetry import logger
-from services.common.privacy import sealing, signing
-from services.common.rpc.errors import InvalidField, RetryableError
+from services.common.privacy import signing
+from services.common.rpc.errors import RetryableError
 from services.common.web.server import body_of, served
 from services.dispatch.exchange.links import HEADERS, InvalidLink, Links, Token
 from services.dispatch.exchange.receivers import Receiver
 from services.dispatch.exchange.store import LinkAnswer
 from services.dispatch.warning import wording
+from services.dispatch.warning.contacts import ContactBook
+from services.dispatch.warning.domain import ChannelId, ChannelKind, ReceiptKind
+from services.dispatch.warning.receipts import ReceiptStore
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow
 from services.dispatch.warning.wording import Language
 
 ANSWER_LINK_TTL_S = 3_600
 """Lifetime of an answer link, seconds."""
-RECEIPTS = ("delivered", "displayed", "acknowledged")
-GATEWAY_RECEIPTS = RECEIPTS[:2]
-"""Receipts that a gateway may send. Only the answer link proves that the person has answered."""
+GATEWAY_RECEIPTS = {receipt.value: receipt for receipt in (ReceiptKind.DELIVERED, ReceiptKind.DISPLAYED)}
+"""Receipts that a gateway may send, by name. Only the answer link proves that the person has answered."""
 CHOICES = ("1", "2", "3")
 _GONE = LinkAnswer(404, "There is no such message.")
 _PATH = "/notice/{token}"
@@ -73,15 +74,16 @@ class AnswerEndpoint:
     def __init__(
         self,
         store: WarningStore,
+        receipts: ReceiptStore,
         clock: MeshClock,
-        links: AnswerLinks,
         *,
-        keys: Sequence[X25519PrivateKey],
+        links: AnswerLinks,
+        contacts: ContactBook,
         gateways: Sequence[Receiver],
         wake: Callable[[], None],
     ) -> None:
-        self._store, self._clock, self._links, self._keys = store, clock, links, keys
-        self._gateways, self._wake = gateways, wake
+        self._store, self._receipts, self._clock = store, receipts, clock
+        self._links, self._contacts, self._gateways, self._wake = links, contacts, gateways, wake
 
     @asynccontextmanager
     async def served(
@@ -112,9 +114,9 @@ class AnswerEndpoint:
             form = await request.post()
             choice, event = str(form.get("choice", "")), str(form.get("event", ""))
             if choice in CHOICES and not event:
-                await self._note(message, "acknowledged", self._is_duress(message, await self._sealed(message), choice))
+                await self._note(message, ReceiptKind.ACKNOWLEDGED, await self._is_duress(message, choice))
             elif event == "displayed" and not choice:
-                await self._note(message, "displayed")
+                await self._note(message, ReceiptKind.DISPLAYED)
             else:
                 return web.json_response(
                     {"field": "choice", "reason": "must be 1, 2 or 3, or event displayed"}, status=400
@@ -132,22 +134,14 @@ class AnswerEndpoint:
             raise InvalidLink(_GONE)
         return message
 
-    async def _sealed(self, message: MessageRow) -> list[bytes]:
-        contacts = await self._store.contacts_of(message.person_id)
-        return [contact.sealed for contact in contacts[message.person_id] if contact.sealed]
+    async def _is_duress(self, message: MessageRow, choice: str) -> bool:
+        contact = await self._contacts.of(message.person_id)
+        return contact is not None and contact.duress_choice == int(choice)
 
-    def _is_duress(self, message: MessageRow, sealed: Sequence[bytes], choice: str) -> bool:
-        for sealed_contact in sealed:
-            try:
-                return sealing.unseal(sealed_contact, message.person_id, self._keys).duress_choice == int(choice)
-            except InvalidField:
-                logger().critical("contact_cannot_be_opened", message_id=message.message_id)
-        return False
-
-    async def _note(self, message: MessageRow, what: str, duress: bool = False) -> None:
-        await self._store.receipt(message, what, self._clock.now_ms(), duress=duress)
+    async def _note(self, message: MessageRow, receipt: ReceiptKind, duress: bool = False) -> None:
+        await self._receipts.put(message, receipt, self._clock.now_ms(), duress=duress)
         self._wake()
-        logger().info("warning_receipt", message_id=message.message_id, receipt=what)  # never log the choice
+        logger().info("warning_receipt", message_id=message.message_id, receipt=receipt.value)  # never log the choice
 
     async def _receipt(self, request: web.Request) -> web.Response:
         body = await body_of(request)
@@ -155,7 +149,7 @@ class AnswerEndpoint:
             (
                 gateway
                 for gateway in self._gateways
-                if signing.is_genuine(gateway.keys, request.headers, body, now_s=time.time())
+                if signing.is_genuine(gateway.secrets, request.headers, body, now_s=time.time())
             ),
             None,
         )
@@ -172,9 +166,11 @@ class AnswerEndpoint:
             return web.json_response({"field": "status", "reason": "must be delivered or displayed"}, status=400)
         try:
             message = await self._store.message(message_id)
-            if message is None or not await self._store.sent_over(message_id, f"gateway/{gateway.name}"):
+            if message is None or not await self._store.was_sent_over(
+                message_id, ChannelId(ChannelKind.GATEWAY, gateway.name)
+            ):
                 return web.json_response({"field": "warning_id", "reason": "is no warning of this gateway"}, status=404)
-            await self._note(message, status)
+            await self._note(message, GATEWAY_RECEIPTS[status])
         except RetryableError:
             return web.json_response({"reason": "the receipt was not stored: send it again"}, status=503)
         return web.Response(status=204)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from prometheus_client import Counter
 
 from services.common.clock import MeshClock
 from services.common.messaging import dead_letters, flow, stored, trails
 from services.common.messaging.bus import Bus
+from services.common.messaging.delivered import Delivered
 from services.common.messaging.streams import LogMetadata
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
@@ -25,10 +28,10 @@ from services.common.privacy import sealing
 from services.common.rpc.errors import FailedPrecondition, NotFound, RetryableError
 from services.common.storage.db import open_database
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState, assignment_id
-from services.dispatch.domain.enums import WarningFlag
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.leg import Leg
 from services.dispatch.exchange.links import open_key
+from services.dispatch.exchange.posting import open_session
 from services.dispatch.exchange.receivers import read as read_receivers
 from services.dispatch.leg import translate as leg_translate
 from services.dispatch.leg.chain import ChainHead
@@ -37,10 +40,17 @@ from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
+from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, MeshConnection
+from services.dispatch.warning.contacts import ContactBook
+from services.dispatch.warning.domain import ReceiptKind
 from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
+from services.dispatch.warning.metrics import WarningMetrics
+from services.dispatch.warning.opening import MessageOpener
+from services.dispatch.warning.receipts import ReceiptStore
 from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
+from services.dispatch.warning.translate import WarnableAlert
 from tandem.common.v1 import command_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -52,43 +62,67 @@ CONTACTS_WITHIN_S = 5.0
 """Maximum time that alerts wait at a start for the contacts in the log, seconds of wall time."""
 GIVE_UP_MS = 600_000
 """Time after which an update of an assignment that the leg doesn't have is dropped, milliseconds of mesh time."""
-RECEIPT = "receipt"
-"""Kind of an update: a receipt arrived. Also the prefix of `acknowledged_by` for it."""
+_BY_RECEIPT = "receipt/"
+"""Prefix of `acknowledged_by` of an assignment that was acknowledged by a receipt of a message."""
+_RECEIPT_SUBJECTS = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
+T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
 class Warnings:
     """Warnings of one leg."""
 
-    def __init__(self, leg: LegService, store: WarningStore, clock: MeshClock, *, sender: WarningSender) -> None:
-        self.sender = sender
-        self._leg, self._store, self._clock = leg, store, clock
-        self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
-        """Health of the reader of alerts: nobody is warned while they aren't read."""
-        self._checked_head: ChainHead | None = None
-        """Head of the leg's chain at the last check for late acknowledgements by gateways."""
+    sender: WarningSender
+    streams: WarningStreams
+    updates: LegUpdates
 
     async def run(self) -> None:
         """Sends messages, checks receipts and updates the leg, until cancelled. Needs no NATS."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sender.run())
-            tasks.create_task(_repeat(CHECK_INTERVAL_S, self._expire_receipts))
-            tasks.create_task(_repeat(CHECK_INTERVAL_S, self._update_leg))
-            tasks.create_task(_repeat(FORGET_INTERVAL_S, lambda: self._store.forget(self._clock.now_ms())))
+            tasks.create_task(_repeat(CHECK_INTERVAL_S, self.updates.expire_receipts))
+            tasks.create_task(_repeat(CHECK_INTERVAL_S, self.updates.send))
+            tasks.create_task(_repeat(FORGET_INTERVAL_S, self.streams.forget))
 
-    async def _expire_receipts(self) -> None:
+
+class LegUpdates:
+    """Reports to the leg that a person was reached, or that the police must be notified."""
+
+    def __init__(self, leg: LegService, receipts: ReceiptStore, clock: MeshClock) -> None:
+        self._leg, self._receipts, self._clock = leg, receipts, clock
+        self._checked_head: ChainHead | None = None
+        """Head of the leg's chain at the last check for late acknowledgements by gateways."""
+
+    async def expire_receipts(self) -> None:
+        """Ends the wait for overdue receipts. Raises Unavailable."""
         now_ms, head = self._clock.now_ms(), self._leg.record.head
-        late = await self._store.without_receipt(now_ms)
-        acknowledged = await self._acknowledged_by_gateways(late)
-        for message in late:
-            await self._store.expire_receipt(message, now_ms, _assignment_id(message) in acknowledged)
+        overdue = await self._receipts.overdue(now_ms)
+        acknowledged = await self._acknowledged_by_gateways(overdue)
+        for message in overdue:
+            await self._receipts.expire(message, now_ms, _assignment_id(message) in acknowledged)
         if head == self._checked_head:
             return  # an acknowledgement by a gateway would have extended the leg's chain
-        unreached = await self._store.unreached(now_ms)
+        unreached = await self._receipts.unreached(now_ms)
         acknowledged = await self._acknowledged_by_gateways(unreached)
         for message in unreached:
             if _assignment_id(message) in acknowledged:
-                await self._store.expire_receipt(message, now_ms, True)
+                await self._receipts.expire(message, now_ms, True)
         self._checked_head = head
+
+    async def send(self) -> None:
+        """Sends the pending updates to the leg. Raises Unavailable."""
+        for update, message in await self._receipts.pending_leg_updates():
+            try:
+                await self._send(update, message)
+            except NotFound:
+                # The leg reads alerts on its own, and may accept this one later.
+                if self._clock.now_ms() < update.since_ms + GIVE_UP_MS:
+                    continue
+                logger().critical("warning_of_no_assignment", message_id=message.message_id, what=update.what)
+            except FailedPrecondition as error:
+                # The assignment is over already. The receipt stays stored with its message.
+                logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
+            await self._receipts.delete_leg_update(update)
 
     async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
         """Returns the ids of the messages' assignments that a gateway has acknowledged. Such a gateway follows the leg's steps.
@@ -98,56 +132,120 @@ class Warnings:
         if not messages:
             return set()
         rows = await self._leg.store.assignments([_assignment_id(message) for message in messages])
-        # A receipt acknowledges the assignment too, under the prefix RECEIPT. Receipts are stored with their message.
         return {
             id_
             for id_, row in rows.items()
             if AssignmentState(row.state) in ACCEPTED | OVER and _was_acknowledged_by_gateway(row)
         }
 
-    async def _update_leg(self) -> None:
-        for update, message in await self._store.pending_leg_updates():
-            try:
-                await self._send_update(update, message)
-            except NotFound:
-                # The leg reads alerts on its own, and may accept this one later.
-                if self._clock.now_ms() < update.since_ms + GIVE_UP_MS:
-                    continue
-                logger().critical("warning_of_no_assignment", message_id=message.message_id, what=update.what)
-            except FailedPrecondition as error:
-                # The assignment is over already. The receipt stays stored with its message.
-                logger().info("receipt_came_late", message_id=message.message_id, reason=error.reason)
-            await self._store.delete_leg_update(update)
-
-    async def _send_update(self, update: PendingLegUpdate, message: MessageRow) -> None:
-        if update.what == RECEIPT:
-            await self._leg.acknowledge(_assignment_id(message), f"{RECEIPT}/{message.message_id}")
+    async def _send(self, update: PendingLegUpdate, message: MessageRow) -> None:
+        if update.flag is None:
+            await self._leg.acknowledge(_assignment_id(message), _BY_RECEIPT + message.message_id)
             return
         flag = Flag(
             subject_id=message.person_id,
-            flag=WarningFlag[update.what],
+            flag=update.flag,
             alert_id=message.alert_id,
             place=(message.sequence, message.ordinal),
             order_id=message.order_id,
         )
         await self._leg.flag(message.incident_id, flag)
 
-    # ── the streams ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+@dataclass(frozen=True, slots=True)
+class _Source(Generic[T]):
+    """How the warnings read a stream."""
+
+    stream: str
+    parse: Callable[[bytes, str], T | None]
+    accept: Callable[[Sequence[T], StreamPosition], Awaitable[None]]
+    """Stores the effects of messages and the position after them. A repetition changes nothing."""
+    subjects: tuple[str, ...] = ()
+    """Subjects to read; all if empty."""
+    holds: Callable[[str], bool] | None = None
+    """Whether a subject belongs to the stream, so that foreign messages are ignored; None if `subjects` leaves none of them."""
+    keeps_dead_letters: bool = False
+    """Whether unreadable messages become dead letters; else they are only counted, because another reader keeps them."""
+    health: ReaderHealth | None = None
+
+
+class WarningStreams:
+    """Reads the streams that warnings depend on: cases, alerts, advice, and steps of commands."""
+
+    def __init__(
+        self,
+        store: WarningStore,
+        receipts: ReceiptStore,
+        clock: MeshClock,
+        *,
+        mesh: MeshConnection,
+        wake: Callable[[], None],
+    ) -> None:
+        self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
+        self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
+        """Health of the reader of alerts: nobody is warned while they aren't read."""
 
     async def follow(self, bus: Bus, log_meta: LogMetadata) -> None:
-        """Reads alerts, cases, advice and steps of commands, until cancelled."""
-        self.sender.bus = bus
-        self.sender.wake()
+        """Reads the streams until cancelled."""
+        # The leg reads alerts too, and keeps their dead letters. The evaluators keep those of cases.
+        alerts = _Source(
+            flow.ALERTS.name,
+            translate.alert,
+            self._accept_alerts,
+            holds=flow.ALERTS.holds,
+            health=self.alerts,
+        )
+        advice = _Source(
+            flow.ADVICE.name, translate.advice, self._accept_advice, holds=flow.ADVICE.holds, keeps_dead_letters=True
+        )
+        steps = _Source(
+            flow.COMMANDS.name,
+            stored.command_step,
+            self._accept_steps,
+            subjects=_RECEIPT_SUBJECTS,
+            keeps_dead_letters=True,
+        )
+        self._mesh.bus = bus
+        self._wake()
         try:
             async with asyncio.TaskGroup() as tasks:
                 for partition in range(log_meta.partitions):
-                    tasks.create_task(self._follow_cases(bus, log_meta, partition))
+                    cases = _Source(
+                        flow.log_stream(partition),
+                        translate.case,
+                        self._store.put_contacts,
+                        subjects=(flow.log_subject(partition, "case"),),
+                    )
+                    tasks.create_task(self._read(bus, log_meta.log_id, cases))
                 await self._await_contacts(bus, log_meta)
-                tasks.create_task(self._follow_alerts(bus, log_meta.log_id))
-                tasks.create_task(self._follow_commands(bus, log_meta.log_id))
-                tasks.create_task(self._follow_advice(bus, log_meta.log_id))
+                tasks.create_task(self._read(bus, log_meta.log_id, alerts))
+                tasks.create_task(self._read(bus, log_meta.log_id, steps))
+                tasks.create_task(self._read(bus, log_meta.log_id, advice))
         finally:
-            self.sender.bus = None
+            self._mesh.bus = None
+
+    async def forget(self) -> None:
+        """Deletes outdated contacts and alert ids. Raises Unavailable."""
+        await self._store.forget(self._clock.now_ms())
+
+    async def _read(self, bus: Bus, log_id: str, source: _Source[T]) -> None:
+        """Reads a stream until cancelled. The position is stored together with the effects."""
+        stored_position = await retried(partial(self._store.position, source.stream, log_id))
+        trail = Trail.parse(stored_position.trail)
+        async for messages in trails.follow(
+            bus,
+            source.stream,
+            trail,
+            subjects=source.subjects,
+            after=stored_position.sequence,
+            health=source.health,
+        ):
+            own = [message for message in messages if source.holds is None or source.holds(message.subject)]
+            position = StreamPosition(
+                stream=source.stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
+            )
+            parsed = await _parsed(bus, own, source)
+            await retried(partial(source.accept, parsed, position))
 
     async def _await_contacts(self, bus: Bus, log_meta: LogMetadata) -> None:
         """Waits, at most CONTACTS_WITHIN_S, until all current cases of the log are read.
@@ -159,104 +257,79 @@ class Warnings:
                 for partition in range(log_meta.partitions):
                     stream = flow.log_stream(partition)
                     last = await _last_of(bus, stream, flow.log_subject(partition, "case"))
-                    while await retried(partial(self._store.position, stream, log_meta.log_id)) < last:  # noqa: ASYNC110
+                    read = partial(self._store.position, stream, log_meta.log_id)
+                    while (await retried(read)).sequence < last:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
         except TimeoutError:
             logger().critical("contacts_behind")
 
-    async def _follow_alerts(self, bus: Bus, log_id: str) -> None:
-        stream = flow.ALERTS
-        trail, after = await self._cursor(stream.name, log_id)
-        async for messages in trails.follow(bus, stream.name, trail, after=after, health=self.alerts):
-            own = [message for message in messages if stream.holds(message.subject)]
-            # The leg reads alerts too, and keeps the dead letters.
-            alerts = dead_letters.parse_or_pass_over(bus, flow.warning_reader(stream.name), own, parse=translate.alert)
-            position = StreamPosition(
-                stream=stream.name, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
-            )
-            await retried(partial(self._store.accept, alerts, self._clock.now_ms(), position))
-            self.sender.wake()
+    async def _accept_alerts(self, alerts: Sequence[WarnableAlert], position: StreamPosition) -> None:
+        await self._store.accept(alerts, self._clock.now_ms(), position)
+        self._wake()
 
-    async def _follow_advice(self, bus: Bus, log_id: str) -> None:
-        stream = flow.ADVICE
-        trail, after = await self._cursor(stream.name, log_id)
-        async for messages in trails.follow(bus, stream.name, trail, after=after):
-            own = [message for message in messages if stream.holds(message.subject)]
-            advice = await dead_letters.parse_or_keep(
-                bus, flow.warning_reader(stream.name), own, parse=translate.advice
-            )
-            position = StreamPosition(
-                stream=stream.name, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)
-            )
-            await retried(partial(self._store.accept_advice, advice, self._clock.now_ms(), position))
-            self.sender.wake()
+    async def _accept_advice(self, advice: Sequence[WarnableAlert], position: StreamPosition) -> None:
+        await self._store.accept_advice(advice, self._clock.now_ms(), position)
+        self._wake()
 
-    async def _follow_cases(self, bus: Bus, log_meta: LogMetadata, partition: int) -> None:
-        stream, log_id = flow.log_stream(partition), log_meta.log_id
-        subjects = (flow.log_subject(partition, "case"),)
-        trail, after = await self._cursor(stream, log_id)
-        async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after):
-            # The evaluators keep the dead letters.
-            cases = dead_letters.parse_or_pass_over(bus, flow.warning_reader(stream), messages, parse=translate.case)
-            position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
-            await retried(partial(self._store.put_contacts, cases, position))
-
-    async def _follow_commands(self, bus: Bus, log_id: str) -> None:
-        stream = flow.COMMANDS.name
-        subjects = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
-        trail, after = await self._cursor(stream, log_id)
-        async for messages in trails.follow(bus, stream, trail, subjects=subjects, after=after):
-            steps = await dead_letters.parse_or_keep(
-                bus, flow.warning_reader(stream), messages, parse=stored.command_step
-            )
-            for step in steps:
-                await self._accept_step(step)
-            await retried(
-                partial(
-                    self._store.put_position,
-                    StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail)),
-                )
-            )
-
-    async def _accept_step(self, step: command_pb2.CommandStep) -> None:
-        message_id = await retried(partial(self._store.message_of_command, step.command_id))
-        message = await retried(partial(self._store.message, message_id)) if message_id else None
-        if message is None:
-            return  # a command of another service
-        if step.state == command_pb2.COMMAND_STATE_RECEIVED:
-            await retried(partial(self._store.receipt, message, "delivered", self._clock.now_ms()))
-        else:
-            logger().warning("warning_refused_by_device", message_id=message.message_id)
-
-    async def _cursor(self, stream: str, log_id: str) -> tuple[Trail, int]:
-        """Returns the trail of accepted entries of a stream, and the sequence of the last."""
-        position = await retried(partial(self._store.cursor, stream, log_id))
-        return Trail.parse(position.trail), position.sequence
+    async def _accept_steps(self, steps: Sequence[command_pb2.CommandStep], position: StreamPosition) -> None:
+        for step in steps:
+            message = await self._store.message_of_command(step.command_id)
+            if message is None:
+                continue  # a command of another service
+            if step.state == command_pb2.COMMAND_STATE_RECEIVED:
+                await self._receipts.put(message, ReceiptKind.DELIVERED, self._clock.now_ms())
+            else:
+                logger().warning("warning_refused_by_device", message_id=message.message_id)
+        await self._store.put_position(position)
 
 
 @asynccontextmanager
-async def open_warnings(settings: DispatchSettings, leg: LegService, http_closed: Counter) -> AsyncIterator[Warnings]:
+async def open_warnings(
+    settings: DispatchSettings, leg: LegService, metrics: WarningMetrics, *, http_closed: Counter
+) -> AsyncIterator[Warnings]:
     """Opens the warnings of a leg with their database, and the answer endpoint if one is configured."""
     keys = sealing.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
+    clock, mesh = settings.clock, MeshConnection()
+    links = AnswerLinks(open_key(settings.link_key), settings.link_url) if settings.link_port is not None else None
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.warning_database, MIGRATIONS))
-        store, clock, links = WarningStore(database), settings.clock, None
-        if settings.link_port is not None:
-            links = AnswerLinks(open_key(settings.link_key), settings.link_url)
-        sender = WarningSender(store=store, clock=clock, keys=keys, gateways=gateways, links=links)
+        store, receipts = WarningStore(database), ReceiptStore(database)
+        contacts = ContactBook(store, keys)
+        channels = {}
+        for gateway in gateways:
+            session = await stack.enter_async_context(open_session())
+            channels[gateway.name] = GatewayChannel(gateway, session, contacts, links=links)
+        sender = WarningSender(
+            store,
+            clock,
+            MessageOpener(store, clock, contacts, gateways=tuple(channels), mesh=mesh),
+            gateways=channels,
+            devices=DeviceChannel(mesh, clock, links),
+            metrics=metrics,
+        )
         if links and settings.link_port is not None:
             endpoint = AnswerEndpoint(
-                store=store, clock=clock, links=links, keys=keys, gateways=gateways, wake=sender.wake
+                store, receipts, clock, links=links, contacts=contacts, gateways=gateways, wake=sender.wake
             )
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
-        yield Warnings(leg=leg, store=store, clock=clock, sender=sender)
+        streams = WarningStreams(store, receipts, clock, mesh=mesh, wake=sender.wake)
+        yield Warnings(sender, streams, LegUpdates(leg, receipts, clock))
 
 
 def _was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
+    # A receipt acknowledges the assignment too. Receipts are stored with their message.
     acknowledged_by = leg_translate.stored_assignment(row).acknowledged_by
-    return bool(acknowledged_by) and not acknowledged_by.startswith(f"{RECEIPT}/")
+    return bool(acknowledged_by) and not acknowledged_by.startswith(_BY_RECEIPT)
+
+
+async def _parsed(bus: Bus, messages: Sequence[Delivered], source: _Source[T]) -> list[T]:
+    """Parses messages. An unreadable one becomes a dead letter, or is only counted."""
+    reader = flow.warning_reader(source.stream)
+    if source.keeps_dead_letters:
+        return await dead_letters.parse_or_keep(bus, reader, messages, parse=source.parse)
+    return dead_letters.parse_or_pass_over(bus, reader, messages, parse=source.parse)
 
 
 async def _last_of(bus: Bus, stream: str, subject: str) -> int:

@@ -5,9 +5,14 @@ It is a file apart from the leg's database, so that warnings and assignments nev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+
+from services.dispatch.domain.enums import WarningFlag
+from services.dispatch.warning.domain import ChannelId
 
 metadata = sa.MetaData()
 
@@ -66,6 +71,7 @@ to_leg = sa.Table(
 
 WAITING, SENDING, REPLACED, NO_WAY = "waiting", "sending", "replaced", "no way"
 """States of a message: not due or not yet worded; being sent; replaced by a newer message; without any channel."""
+_RECEIPT = "receipt"
 OPEN, HANDED_OVER, GIVEN_UP, OUTDATED = "", "handed over", "given up", "outdated"
 """Outcomes of a sending: open, accepted by the channel, expired after failed attempts, or replaced by a newer message."""
 
@@ -122,8 +128,7 @@ class Sending:
     """Delivery of a message over one channel."""
 
     message_id: str
-    way: str
-    """Channel: `gateway/NAME` or `device/ID`."""
+    channel: ChannelId
     command_id: str
     """Id of the command to a device; empty for a gateway."""
     tries: int
@@ -134,12 +139,69 @@ class Sending:
     outcome: str
 
 
+class TriedSending(NamedTuple):
+    """An attempt of a sending."""
+
+    sending: Sending
+    outcome: str
+    next_ms: int
+    """Time of the next attempt, milliseconds of mesh time."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedMessage:
+    """A message with its text and its channels."""
+
+    message: MessageRow
+    text: str
+    language: str
+    sendings: Sequence[Sending]
+
+
 @dataclass(frozen=True, slots=True)
 class PendingLegUpdate:
     """A change that the leg hasn't recorded yet: a receipt of a message, or a flag."""
 
     id: int
     message_id: str
-    what: str
-    """`receipt`, or the name of a WarningFlag."""
+    flag: WarningFlag | None
+    """Flag of the person; None for a receipt."""
     since_ms: int
+
+    @property
+    def what(self) -> str:
+        """Name of the change in the database and the log."""
+        return name_of_update(self.flag)
+
+
+def name_of_update(flag: WarningFlag | None) -> str:
+    """Returns the name of a change that the leg has to record: `receipt`, or the name of the flag."""
+    return flag.name if flag else _RECEIPT
+
+
+# ── rows: a row has the values of its table's columns, in their order ────────────────────────────────────────────────
+
+
+def message_of(row: Sequence[Any]) -> MessageRow:
+    """Converts a row of `messages`."""
+    return MessageRow(**dict(zip(messages.c.keys(), row, strict=True)))
+
+
+def sending_of(row: Sequence[Any]) -> Sending:
+    """Converts a row of `sendings`."""
+    values = dict(zip(sendings.c.keys(), row, strict=True))
+    return Sending(channel=ChannelId.parse(values.pop("way")), **values)
+
+
+def sending_values(sending: Sending) -> dict[str, Any]:
+    """Converts a sending to values of `sendings`."""
+    values = asdict(sending)
+    del values["channel"]
+    return values | {"way": str(sending.channel)}
+
+
+def leg_update_of(row: Sequence[Any]) -> PendingLegUpdate:
+    """Converts a row of `to_leg`."""
+    values = dict(zip(to_leg.c.keys(), row, strict=True))
+    what = values.pop("what")
+    return PendingLegUpdate(flag=None if what == _RECEIPT else WarningFlag[what], **values)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from services.common import fields, ids, times
+from services.common.ids import PlaceId
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.enums import Demand
@@ -83,8 +84,8 @@ def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
     if notice is None:
         return None
     subject_id = message.subject_id
-    of_place = "/" in subject_id
-    order_ids = [subject_id.partition("/")[0]] if of_place else list(message.order_ids)
+    place = PlaceId.parse(subject_id)
+    order_ids = [place.order_id] if place else list(message.order_ids)
     occurrence = Occurrence(
         alert_id=message.advice_id,
         incident_id=message.incident_id,
@@ -92,11 +93,11 @@ def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
         notice=notice,
         demand=Demand.RESPOND,
         threat=ids.hash_id("threat", "race", subject_id),
-        of_place=of_place,
+        of_place=place is not None,
     )
     if not order_ids:
         raise InvalidField("order_ids", "is missing")
-    persons = () if of_place else (fields.required_id("subject_id", subject_id),)
+    persons = () if place else (fields.required_id("subject_id", subject_id),)
     return WarnableAlert(
         occurrence=occurrence,
         person_ids=persons,
@@ -111,7 +112,7 @@ def _warnable(
     message: alert_pb2.Alert, alert_id: str, demand: Demand, *, notice: Notice, persons: list[str]
 ) -> WarnableAlert:
     for number, person_id in enumerate(persons):
-        for part in person_id.split("/", 1):
+        for part in PlaceId.parse(person_id) or (person_id,):
             fields.required_id(f"destinations[{number}].subject_id", part)
     occurrence = Occurrence(
         alert_id=alert_id,
@@ -147,15 +148,21 @@ def _threat(message: alert_pb2.Alert) -> str:
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
-def case(payload: bytes, _subject: str | None = None) -> tuple[str, int, list[ContactRow]] | None:
-    """Parses a case snapshot: returns its id, version and the contacts of its protected persons.
+@dataclass(frozen=True, slots=True)
+class CaseContacts:
+    """Contacts of the protected persons of a case."""
 
-    Returns None if the entry isn't a case. Raises InvalidField.
-    """
+    case_id: str
+    version: int
+    contacts: tuple[ContactRow, ...]
+
+
+def case(payload: bytes, _subject: str | None = None) -> CaseContacts | None:
+    """Parses the contacts of a case snapshot; None if the entry isn't a case. Raises InvalidField."""
     snapshot = stored.case(payload)
     if snapshot is None:
         return None
-    persons = [
+    contacts = tuple(
         ContactRow(
             case_id=snapshot.case_id,
             person_id=person.person_id,
@@ -165,8 +172,8 @@ def case(payload: bytes, _subject: str | None = None) -> tuple[str, int, list[Co
             valid_until_ms=snapshot.valid_until_ms,
         )
         for person in snapshot.persons
-    ]
-    return snapshot.case_id, snapshot.version, persons
+    )
+    return CaseContacts(snapshot.case_id, snapshot.version, contacts)
 
 
 def notified_to_json(state: NotifiedState) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import NotFound
 from services.dispatch.evidence import collector, model
+from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from services.dispatch.evidence.model import Evidence
-from services.dispatch.evidence.retention import CLOSED, EvidenceFiles
 from services.dispatch.following.targets import CALLERS
 from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
 from tests.support.common.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
@@ -301,7 +301,7 @@ async def collected(made: Made, back_ms: int | None, leg: str = "police") -> tup
 async def test_expired_entries_come_from_the_legs_copies(made: Made, bus: Bus) -> None:
     files = made.kept("police")
     deadline = time.monotonic() + PATIENCE_S
-    while not files.has(made.incident_id, CLOSED):
+    while not files.has(made.incident_id, CopyMoment.CLOSED):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
     _, log_meta = await collected(made, None)

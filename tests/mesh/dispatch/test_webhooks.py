@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from prometheus_client import REGISTRY
+from standardwebhooks import WebhookVerificationError
 
 from services.common import times
 from services.common.clock import wall_us
@@ -24,20 +24,18 @@ from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.support.common.nats import TestServer
 from tests.support.common.ports import free_port
 from tests.support.dispatch.dispatch import DESKS, PATIENCE_S, SECRET, alert, publish, running, settings
-from tests.support.dispatch.receivers import NEW_KEY, OLD_KEY, Receiver, configured, receiver_entry, until_queued
+from tests.support.dispatch.receivers import NEW_SECRET, OLD_SECRET, Receiver, configured, receiver_entry, until_queued
 
 PARTNERS = (Path(__file__).parents[3] / "docs" / "partners.md").read_text()
 SNIPPET = re.search(r"^## Webhooks$.*?```python\n(.*?)```", PARTNERS, re.S | re.M)
 
 
-def verify(
-    headers: Mapping[str, str], body: bytes, key: bytes, accepted_ids: set[str], now_s: float | None = None
-) -> bool:
-    """Verifies a request with the code of docs/partners.md."""
+def verify(headers: Mapping[str, str], body: bytes, secret: str, accepted_ids: set[str]) -> bool:
+    """Verifies a request with the code of docs/partners.md, which uses the library of Standard Webhooks."""
     assert SNIPPET
     namespace: dict[str, Any] = {}
     exec(SNIPPET[1], namespace)  # noqa: S102  # runs the documented code
-    return bool(namespace["verify"](headers, body, [key], accepted_ids, now_s))
+    return bool(namespace["verify"](headers, body, secret, accepted_ids))
 
 
 @pytest.fixture(autouse=True)
@@ -64,22 +62,22 @@ async def test_each_step_is_sent_signed_in_order_and_retried_until_it_is_accepte
             offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
             await leg.desk.acknowledge(offered.assignment_id)
         await receiver.wait_for(7)
-    ids = [headers["Tandem-Id"] for headers, _ in receiver.requests]
+    ids = [headers["webhook-id"] for headers, _ in receiver.requests]
     assert len(set(ids[:4])) == 1 and len(set(ids)) == 4 and receiver.elsewhere == 0
     sequences = [step["sequence"] for step in receiver.steps()]
     assert sequences == sorted(sequences)
     assert receiver.steps()[-1]["step"]["assignment"]["state"] == "ACKNOWLEDGED"
     accepted_ids: set[str] = set()
     for headers, body in receiver.requests[3:]:
-        assert verify(headers, body, OLD_KEY, accepted_ids)
-        accepted_ids.add(headers["Tandem-Id"])
+        assert verify(headers, body, OLD_SECRET, accepted_ids)
+        accepted_ids.add(headers["webhook-id"])
     headers, body = receiver.requests[0]
-    assert not verify(headers, body, OLD_KEY, accepted_ids)  # accepted at its fourth attempt
-    with pytest.raises(ValueError, match="window"):
-        verify(headers, body, OLD_KEY, accepted_ids, int(headers["Tandem-Timestamp"]) + 301)
-    for forged in ((headers, body + b" "), ({**headers, "Tandem-Id": "hook-1"}, body)):
-        with pytest.raises(ValueError, match="not signed"):
-            verify(*forged, OLD_KEY, accepted_ids)
+    assert not verify(headers, body, OLD_SECRET, accepted_ids)  # accepted at its fourth attempt
+    for changed, content in ((headers, body + b" "), (headers | {"webhook-id": "hook-1"}, body)):
+        with pytest.raises(WebhookVerificationError, match="No matching signature"):
+            verify(changed, content, OLD_SECRET, accepted_ids)
+    with pytest.raises(WebhookVerificationError, match="too old"):
+        verify(headers | {"webhook-timestamp": str(wall_us() // 1_000_000 - 400)}, body, OLD_SECRET, accepted_ids)
 
 
 async def test_queued_steps_survive_a_restart_of_the_leg_and_of_the_receiver(
@@ -105,16 +103,12 @@ async def test_after_the_deadline_an_alarm_is_raised_and_the_next_step_is_sent(
     entry = receiver_entry(receiver, name="brief", deadline_s=0.25)
     given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, entry))
 
-    def given_up() -> float:
-        labels = {"receiver": "brief", "outcome": "given up"}
-        return REGISTRY.get_sample_value("tandem_webhook_tries_total", labels) or 0.0
-
-    before = given_up()
-    async with receiver.serving(), running(given):
+    labels = {"receiver": "brief", "outcome": "given up"}
+    async with receiver.serving(), running(given) as leg:
         await until_queued(given.exchange_database)
         await opened(bus, 1)
         async with asyncio.timeout(PATIENCE_S):
-            while given_up() == before:  # noqa: ASYNC110
+            while not leg.registry.get_sample_value("tandem_webhook_tries_total", labels):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         receiver.answers.clear()
         tried = len(receiver.requests)
@@ -126,16 +120,16 @@ async def test_after_the_deadline_an_alarm_is_raised_and_the_next_step_is_sent(
 
 async def test_during_a_key_rotation_either_key_verifies(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
     receiver = Receiver()
-    entry = receiver_entry(receiver, keys=[OLD_KEY.hex(), NEW_KEY.hex()])
+    entry = receiver_entry(receiver, secrets=[OLD_SECRET, NEW_SECRET])
     given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, entry))
     async with receiver.serving(), running(given):
         await until_queued(given.exchange_database)
         await opened(bus, 1)
         await receiver.wait_for(1)
     headers, body = receiver.requests[0]
-    assert verify(headers, body, OLD_KEY, set()) and verify(headers, body, NEW_KEY, set())
-    with pytest.raises(ValueError, match="not signed"):
-        verify(headers, body, bytes(32), set())
+    assert verify(headers, body, OLD_SECRET, set()) and verify(headers, body, NEW_SECRET, set())
+    with pytest.raises(WebhookVerificationError, match="No matching signature"):
+        verify(headers, body, "whsec_" + "A" * 43 + "=", set())
 
 
 async def test_a_receiver_gets_the_legs_half_of_the_incident_in_its_form(
@@ -159,7 +153,7 @@ async def test_a_receiver_gets_the_legs_half_of_the_incident_in_its_form(
     assert identifier and "<msgType>Alert</msgType>" in first and "<addresses>board</addresses>" in first
     assert "<msgType>Update</msgType>" in second and f",{identifier[1]}," in second
     assert [len(document["notesComponent"]) for document in cad.steps()] == [1, 2]
-    assert all(verify(headers, body, OLD_KEY, set()) for headers, body in board.requests + cad.requests)
+    assert all(verify(headers, body, OLD_SECRET, set()) for headers, body in board.requests + cad.requests)
 
 
 @pytest.mark.parametrize(
@@ -167,22 +161,24 @@ async def test_a_receiver_gets_the_legs_half_of_the_incident_in_its_form(
     [
         ({"url": "http://cad.example/hook"}, "url must begin with https"),
         ({"url": "ftp://127.0.0.1/hook"}, "url must begin with https"),
-        ({"keys": []}, "keys must hold 1 or 2 keys"),
-        ({"keys": ["00" * 32] * 3}, "keys must hold 1 or 2 keys"),
-        ({"keys": ["00" * 31]}, "keys must hold 1 or 2 keys"),
-        ({"keys": ["secret-that-is-no-hex"]}, "keys must hold 1 or 2 keys"),
+        ({"secrets": []}, "cad: secrets must hold 1 or 2 secrets"),
+        ({"secrets": [OLD_SECRET] * 3}, "secrets must hold 1 or 2 secrets"),
+        ({"secrets": ["whsec_c2VjcmV0"]}, "secrets: each must be whsec_ and the base64 of 24 to 64 bytes"),
+        ({"secrets": ["whsec_secret-that-is-no-base64"]}, "secrets: each must be whsec_"),
+        ({"secrets": [OLD_SECRET, 7]}, "secrets: each must be whsec_"),
         ({"name": "Our CAD"}, "name: must be"),
         ({"deadline_s": 0}, "deadline"),
         ({"form": "xml"}, "one of step, cap, eido"),
     ],
 )
-def test_an_invalid_receiver_is_named_in_the_error_without_its_keys(
+def test_an_invalid_receiver_is_named_in_the_error_without_its_secrets(
     tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    path = configured(tmp_path, {"name": "cad", "url": "https://cad.example", "keys": ["00" * 32], **changes})
+    path = configured(tmp_path, {"name": "cad", "url": "https://cad.example", "secrets": [OLD_SECRET], **changes})
     with pytest.raises(FailedPrecondition, match=reason) as refused:
         receivers.read(path)
-    assert "secret" not in str(refused.value) and "00" * 31 not in str(refused.value)
+    assert "no-base64" not in str(refused.value) and OLD_SECRET not in str(refused.value)
+    assert "c2VjcmV0" not in str(refused.value)
 
 
 # ── links ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from aiohttp import web
 from tests.support.common.ports import free_port
 from tests.support.dispatch.dispatch import PATIENCE_S
 
-OLD_KEY, NEW_KEY = bytes(range(32)), bytes(range(1, 33))
+OLD_SECRET, NEW_SECRET = (f"whsec_{base64.b64encode(bytes(range(n, n + 32))).decode()}" for n in (0, 1))
 
 
 class Receiver:
@@ -72,7 +73,7 @@ def configured(folder: Path, *entries: dict[str, Any]) -> Path:
 
 
 def receiver_entry(receiver: Receiver, **more: Any) -> dict[str, Any]:
-    return {"name": "cad", "url": receiver.url, "keys": [OLD_KEY.hex()], **more}
+    return {"name": "cad", "url": receiver.url, "secrets": [OLD_SECRET], **more}
 
 
 async def until_queued(database: Path, receivers: int = 1) -> None:

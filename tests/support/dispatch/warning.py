@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
+from standardwebhooks import Webhook
 
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
-from services.common.privacy import sealing, signing
+from services.common.privacy import sealing
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import alert_pb2, command_pb2, contact_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -25,7 +28,7 @@ from tests.support.common.ports import free_port
 from tests.support.dispatch import dispatch
 from tests.support.ingest import ingest
 
-KEY = bytes(range(32))
+SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 HANDLE = "010-9876-5432"
 DURESS_CHOICE = 2
 WITHIN_S = 75.0
@@ -35,7 +38,7 @@ def settings(nats: TestServer, folder: Path, *gateways: Gateway, **more: Any) ->
     """Returns settings of a warning leg with these gateways and an answer endpoint, and creates its keys."""
     folder.mkdir(parents=True, exist_ok=True)
     if gateways:
-        receivers = [{"name": gateway.name, "url": gateway.url, "keys": [KEY.hex()]} for gateway in gateways]
+        receivers = [{"name": gateway.name, "url": gateway.url, "secrets": [SECRET]} for gateway in gateways]
         (folder / "gateways.json").write_text(json.dumps(receivers))
         more["warning_gateways"] = folder / "gateways.json"
     port = free_port()
@@ -127,14 +130,14 @@ class Gateway:
         """Sends a receipt: the message was delivered."""
         assert await self.receipt({"warning_id": warning_id, "status": "delivered"}) == 204
 
-    async def receipt(self, content: Any, *, key: bytes = KEY, ago_s: int = 0, id_: str = "r-1") -> int:
-        """Sends a receipt, and returns the HTTP status."""
-        body = json.dumps(content).encode()
-        stamp = int(time.time()) - ago_s
+    async def receipt(self, content: Any, *, secret: str = SECRET, ago_s: int = 0, id_: str = "r-1") -> int:
+        """Sends a receipt, signed by the library of Standard Webhooks, and returns the HTTP status."""
+        body = json.dumps(content)
+        at = datetime.now(UTC) - timedelta(seconds=ago_s)
         headers = {
-            signing.ID_HEADER: id_,
-            signing.TIMESTAMP_HEADER: str(stamp),
-            signing.SIGNATURE_HEADER: signing.signatures([key], stamp, id_, body=body),
+            "webhook-id": id_,
+            "webhook-timestamp": str(int(at.timestamp())),
+            "webhook-signature": Webhook(secret).sign(id_, at, body),
         }
         async with (
             aiohttp.ClientSession() as session,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from standardwebhooks import Webhook
 
 from services.cli.failure import CommandFailed
 from services.cli.monitor import canary
@@ -26,6 +27,7 @@ from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_
 from services.cli.monitor.pager import CommandPager, PageFailed, PageMessage, pagers
 from services.cli.monitor.watch import SLOTS
 from services.geofence.domain import alerts
+from tests.support.dispatch.receivers import OLD_SECRET, Receiver, configured, receiver_entry
 from tests.support.geofence.stories import Story
 
 T0_MS = 1_800_000_000_000
@@ -185,8 +187,22 @@ async def test_a_program_receives_the_page_and_its_exit_code_confirms_it(tmp_pat
             await CommandPager(command).page(MESSAGE)
 
 
+async def test_a_webhook_receives_the_page_signed_after_the_standard(tmp_path: Path) -> None:
+    receiver = Receiver()
+    receiver.answers = [204, 503]
+    (pager,) = pagers([], configured(tmp_path, receiver_entry(receiver, name="call")))
+    async with receiver.serving():
+        await pager.page(MESSAGE)
+        with pytest.raises(PageFailed, match="503"):
+            await pager.page(MESSAGE)
+    with pytest.raises(PageFailed, match="Connect"):
+        await pager.page(MESSAGE)
+    headers, body = receiver.requests[0]
+    assert Webhook(OLD_SECRET).verify(body, headers)["id"] == headers["webhook-id"] == MESSAGE.id
+
+
 def test_an_unusable_file_of_webhooks_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pagers.json"
-    path.write_text('[{"name": "call", "url": "http://call.example", "keys": []}]')
+    path.write_text('[{"name": "call", "url": "http://call.example", "secrets": []}]')
     with pytest.raises(CommandFailed, match="https"):
         pagers([], path)

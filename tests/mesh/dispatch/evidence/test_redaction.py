@@ -12,7 +12,8 @@ from services.cli.evidence import bundle
 from services.cli.evidence.replay import replay
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
-from services.dispatch.evidence.collector import LOOK_BACK_MS, EvidenceCollector, collect
+from services.dispatch.evidence.collector import EvidenceCollector, collect
+from services.dispatch.evidence.incidents import LOOK_BACK_MS
 from services.dispatch.evidence.model import MARK_SUBJECT, of_bytes
 from services.geofence import translate
 from services.geofence.consumer import Evaluator

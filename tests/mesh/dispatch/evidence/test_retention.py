@@ -6,16 +6,15 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.dispatch.evidence import retention
-from services.dispatch.evidence.retention import AMENDED, CLOSED, OPENED, EvidenceFiles
+from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer
-from tests.support.dispatch.dispatch import PATIENCE_S, alert, publish, running, settings
+from tests.support.dispatch.dispatch import PATIENCE_S, RunningLeg, alert, publish, running, settings
 from tests.support.geofence import log
 
 
@@ -33,14 +32,14 @@ async def publish_alert(bus: Bus, *, ends: bool = False) -> None:
     await publish(bus, alert(ack.seq, incident="incident-1", ends=ends))
 
 
-async def until_kept(files: EvidenceFiles, moment: str) -> None:
+async def until_kept(files: EvidenceFiles, moment: CopyMoment) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not files.has("incident-1", moment):  # noqa: ASYNC110  # retention is another task
             await asyncio.sleep(0.05)
 
 
-def failures() -> float:
-    return REGISTRY.get_sample_value("tandem_evidence_failed_total") or 0.0
+def failures(leg: RunningLeg) -> float:
+    return leg.registry.get_sample_value("tandem_evidence_failed_total") or 0.0
 
 
 @pytest.mark.parametrize("leg", ["probation", "police"])
@@ -52,10 +51,10 @@ async def test_an_incident_is_copied_when_it_opens_and_when_it_ends(
     files = EvidenceFiles(given.evidence)
     async with running(given):
         await publish_alert(bus)
-        await until_kept(files, OPENED)
-        assert not files.has("incident-1", CLOSED)
+        await until_kept(files, CopyMoment.OPENED)
+        assert not files.has("incident-1", CopyMoment.CLOSED)
         await publish_alert(bus, ends=True)
-        await until_kept(files, CLOSED)
+        await until_kept(files, CopyMoment.CLOSED)
     opened, closed = files.load("incident-1")
     assert (opened.ended, closed.ended) == (False, True)
     assert len(closed.of("LOG_0")) == 3 and len(closed.of("ALERTS")) == 2
@@ -84,16 +83,16 @@ async def test_an_account_that_is_amended_after_the_end_gets_a_separate_copy(
     async with running(given):
         await publish_alert(bus)
         await publish_alert(bus, ends=True)
-        await until_kept(files, CLOSED)
-        assert not files.has("incident-1", AMENDED)
+        await until_kept(files, CopyMoment.CLOSED)
+        assert not files.has("incident-1", CopyMoment.AMENDED)
         first = await publish_amendment(bus)
-        await until_kept(files, AMENDED)
+        await until_kept(files, CopyMoment.AMENDED)
     evidence = files.load("incident-1")[-1]
-    assert evidence.ended and files.has_alert("incident-1", AMENDED, first.alert_id)
+    assert evidence.ended and files.has_alert("incident-1", CopyMoment.AMENDED, first.alert_id)
     assert len(evidence.of("LOG_0")) == 4 and len(evidence.of("ALERTS")) == 3
     second = await publish_amendment(bus)  # while the leg is away
     async with running(given), asyncio.timeout(PATIENCE_S):
-        while not files.has_alert("incident-1", AMENDED, second.alert_id):  # noqa: ASYNC110  # retention is another task
+        while not files.has_alert("incident-1", CopyMoment.AMENDED, second.alert_id):  # noqa: ASYNC110  # retention is another task
             await asyncio.sleep(0.05)
 
 
@@ -102,16 +101,15 @@ async def test_a_failed_copy_raises_an_alarm_and_is_retried_while_offers_go_on(
 ) -> None:
     given = settings("police", nats, tmp_path)
     given.evidence.write_text("in the way")  # a file where the folder should be, so copies fail
-    before = failures()
     async with running(given) as leg, leg.desk.subscription() as desk:
         await publish_alert(bus)
         offered = (await desk.next(dispatch_pb2.OFFERED)).step.assignment
         async with asyncio.timeout(PATIENCE_S):
-            while failures() < before + 2:  # noqa: ASYNC110  # retention is another task
+            while failures(leg) < 2:  # noqa: ASYNC110  # retention is another task
                 await asyncio.sleep(0.05)
         await leg.desk.acknowledge(offered.assignment_id)
         given.evidence.unlink()
-        await until_kept(EvidenceFiles(given.evidence), OPENED)
+        await until_kept(EvidenceFiles(given.evidence), CopyMoment.OPENED)
 
 
 async def test_a_restarted_leg_copies_the_incidents_that_it_missed(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
@@ -121,6 +119,6 @@ async def test_a_restarted_leg_copies_the_incidents_that_it_missed(bus: Bus, nat
         await desk.next(dispatch_pb2.OFFERED)
     files = EvidenceFiles(given.evidence)
     async with running(given):
-        await until_kept(files, OPENED)
+        await until_kept(files, CopyMoment.OPENED)
         await publish_alert(bus, ends=True)
-        await until_kept(files, CLOSED)
+        await until_kept(files, CopyMoment.CLOSED)

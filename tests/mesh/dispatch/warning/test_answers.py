@@ -15,6 +15,7 @@ from tandem.common.v1 import geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer
 from tests.support.dispatch.dispatch import publish, running
+from tests.support.dispatch.receivers import NEW_SECRET
 from tests.support.dispatch.warned import flagged, rows, until
 from tests.support.dispatch.warning import (
     Gateway,
@@ -48,7 +49,7 @@ async def test_forged_expired_and_invalid_answers_and_receipts_change_nothing(
         for form in ({}, {"choice": "4"}, {"choice": "1", "event": "displayed"}, {"event": "panic"}):
             assert (await answer(url, **form))[0] == 400
         delivered = {"warning_id": warning_id, "status": "delivered"}
-        for more in ({"key": bytes(32)}, {"ago_s": 400}, {"ago_s": -400}):
+        for more in ({"secret": NEW_SECRET}, {"ago_s": 400}, {"ago_s": -400}):
             assert await gateway.receipt(delivered, **more) == 403
         other.receipts_url = gateway.receipts_url
         for content, status in (

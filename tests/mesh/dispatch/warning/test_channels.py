@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from standardwebhooks import Webhook
 
 from services.common.messaging.bus import Bus
-from services.common.privacy.signing import SIGNATURE_HEADER
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import sender
 from tandem.common.v1 import geometry_pb2
@@ -22,6 +22,7 @@ from tests.support.dispatch.dispatch import publish, running
 from tests.support.dispatch.warned import flagged, rows, until
 from tests.support.dispatch.warning import (
     HANDLE,
+    SECRET,
     WITHIN_S,
     FakeDevice,
     Gateway,
@@ -118,8 +119,9 @@ async def test_a_message_is_retried_until_the_gateway_accepts_it_and_each_attemp
         message = await gateway.message(3)
         await until(made, "select 1 from sendings where outcome = 'handed over' and tries = 3")
     assert message["to"] == HANDLE and message["type"] == "tandem.warning.v1" and message["silent"]
-    assert len({headers["Tandem-Id"] for headers, _ in gateway.requests}) == 1
-    assert all(headers[SIGNATURE_HEADER].startswith("v1=") for headers, _ in gateway.requests)
+    assert len({headers["webhook-id"] for headers, _ in gateway.requests}) == 1
+    for headers, body in gateway.requests:
+        assert Webhook(SECRET).verify(body, headers)["warning_id"] == headers["webhook-id"]
     # The handle is in no file of the leg.
     held = b"".join(path.read_bytes() for path in (tmp_path / "leg").rglob("*") if path.is_file())
     assert HANDLE.encode() not in held

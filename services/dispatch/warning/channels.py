@@ -1,0 +1,117 @@
+"""Channels that hand messages over: gateways by a signed webhook, and devices by a command.
+
+Gateways are reached without NATS, and no channel needs another service.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Protocol
+
+import aiohttp
+
+from services.common import times
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.bus import AlreadyStored, Bus
+from services.common.rpc.errors import RetryableError
+from services.dispatch.exchange.posting import post
+from services.dispatch.exchange.receivers import Receiver
+from services.dispatch.retrying import retried
+from services.dispatch.warning.contacts import ContactBook
+from services.dispatch.warning.http import AnswerLinks
+from services.dispatch.warning.tables import MessageRow, Sending
+from tandem.common.v1 import command_pb2
+
+ISSUED_BY = "dispatch-warning"
+"""Issuer of the commands to devices."""
+
+
+class MeshConnection:
+    """The warnings' connection to NATS, which they work without."""
+
+    def __init__(self) -> None:
+        self.bus: Bus | None = None
+        """None without a connection."""
+
+
+class Channel(Protocol):
+    """A way to hand a message over."""
+
+    async def hand_over(self, sending: Sending, message: MessageRow) -> str:
+        """Attempts to hand a message over. Returns the reason of a failure; empty on success."""
+
+
+class GatewayChannel:
+    """A gateway, with an HTTP session of its own: a hanging gateway mustn't use up the connections of another."""
+
+    def __init__(
+        self, gateway: Receiver, session: aiohttp.ClientSession, contacts: ContactBook, *, links: AnswerLinks | None
+    ) -> None:
+        self._gateway, self._session, self._contacts, self._links = gateway, session, contacts, links
+
+    async def hand_over(self, sending: Sending, message: MessageRow) -> str:
+        """Posts a message, see Channel."""
+        contact = await retried(lambda: self._contacts.of(message.person_id))
+        if contact is None:
+            return "the person has no readable contact any more"
+        body = {
+            "type": "tandem.warning.v1",
+            "warning_id": message.message_id,
+            "to": contact.handle,
+            "language": message.language,
+            "text": message.text,
+            "silent": True,
+            "expires_at": times.to_rfc3339(sending.expires_ms),
+        }
+        if self._links:
+            body["answer_url"] = self._links.url(message.message_id)
+        content = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return await post(
+            self._session, self._gateway, message.message_id, body=content, content_type="application/json"
+        )
+
+
+class DeviceChannel:
+    """All devices, by commands. Ingest hands a command to its device at once or at its next contact."""
+
+    def __init__(self, mesh: MeshConnection, clock: MeshClock, links: AnswerLinks | None) -> None:
+        self._mesh, self._clock, self._links = mesh, clock, links
+
+    async def hand_over(self, sending: Sending, message: MessageRow) -> str:
+        """Publishes a message as a command, see Channel."""
+        bus = self._mesh.bus
+        if bus is None:
+            return "no connection to NATS"
+        command = command_pb2.Command(
+            command_id=sending.command_id,
+            device_id=sending.channel.name,
+            instruction=command_pb2.Instruction(
+                show_notice=command_pb2.ShowNotice(
+                    warning_id=message.message_id,
+                    text=message.text,
+                    language=message.language,
+                    answer_url=self._links.url(message.message_id) if self._links else "",
+                )
+            ),
+            issued_at_ms=self._clock.now_ms(),
+            expires_at_ms=sending.expires_ms,
+            issued_by=ISSUED_BY,
+            reference=message.incident_id,
+        )
+        try:
+            subject = flow.command_subject(ISSUED_BY, command.command_id)
+            await bus.publish(subject, command.SerializeToString(), expected_last=0)
+        except AlreadyStored:
+            return ""
+        except RetryableError as error:
+            return error.reason
+        return ""
+
+
+class RemovedGateway:
+    """A gateway that isn't configured any more, although messages still have to be sent over it."""
+
+    async def hand_over(self, _sending: Sending, _message: MessageRow) -> str:
+        """Returns the reason why it can't, see Channel."""
+        return "the gateway is not configured any more"
