@@ -31,7 +31,7 @@ class ItemKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ChangedItems:
     """Changes since a number."""
 
     reset: bool
@@ -79,7 +79,7 @@ class NumberedItems:
         self._notify()
         return self.number
 
-    def since(self, seen: int | None) -> Difference:
+    def since(self, seen: int | None) -> ChangedItems:
         """Returns the changes since the number `seen`; all items for None and for a number that is too old."""
         if seen is not None and seen < self._forgotten:
             seen = None
@@ -92,7 +92,7 @@ class NumberedItems:
                     changed[key.sort].append(item)
                 elif seen is not None:
                     gone.append(key.id)
-        return Difference(seen is None, changed, gone)
+        return ChangedItems(seen is None, changed, gone)
 
     def _forget(self, key: ItemKey) -> None:
         if key.id not in self._items[key.sort]:  # else the item was added again

@@ -21,7 +21,7 @@ from services.console.live.alerts import follow_alerts
 from services.console.live.incidents import IncidentReader
 from services.console.live.receipts import OfferReceipts
 from services.console.live.sources import Sources
-from services.console.live.targets import TargetFollower
+from services.console.live.targets import TargetReader
 from services.console.live.units import UnitReader
 from services.console.live.viewers import Viewers, next_set
 from services.console.mesh import MeshClient
@@ -60,7 +60,7 @@ class Feed:
         if role in DESKS:
             self._work += [
                 incidents.group,
-                TargetFollower(mesh, role, self._page, viewers=self._viewers).run,
+                TargetReader(mesh, role, self._page, viewers=self._viewers).run,
                 OfferReceipts(mesh, role, self._page, viewers=self._viewers).run,
                 UnitReader(mesh, role, self._page, viewers=self._viewers).run,
             ]

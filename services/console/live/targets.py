@@ -20,7 +20,7 @@ CHECK_INTERVAL_S = 0.5
 RETRY_DELAY_S = 2.0
 
 
-class TargetFollower:
+class TargetReader:
     """Follows the targets of the leg's incidents that demand a response."""
 
     def __init__(self, mesh: MeshClient, role: Role, page: LivePage, *, viewers: Viewers) -> None:
