@@ -1,6 +1,6 @@
 """`python -m services.console`: the pages of desks, reviewers and operators.
 
-The console is a client of the mesh. It stores only the key of its sessions and the list of ended sessions.
+The console is a client of the mesh. It stores only the keys of its sessions and the list of ended sessions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from services.console.live.feed import Feed
 from services.console.pages.views import Pages
 from services.console.settings import ConsoleSettings
 from services.console.sign_in.ended_sessions import Ended
-from services.console.sign_in.keys import open_key
+from services.console.sign_in.keys import open_keys
 
 MAX_CONNECTIONS = 500
 
@@ -31,10 +31,10 @@ MAX_CONNECTIONS = 500
 async def run(settings: ConsoleSettings) -> None:
     """Serves pages until it is stopped, even while services of the mesh are unavailable."""
     metrics = ProcessMetrics(process_registry())
-    key = open_key(settings.data_dir / "session.key")
+    keys = open_keys(settings.data_dir / "session.key")
     ended = Ended(settings.data_dir / "sessions-ended.json")
     ended.load()
-    guard = RouteGuard(settings, key, ended)
+    guard = RouteGuard(settings, keys, ended)
     roles = [role for role in Role if role in VIEWERS and settings.console_role in (None, role)]
     async with meshes.connect(settings) as mesh:
         feeds = {role: Feed(mesh, role) for role in roles}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
@@ -21,7 +20,7 @@ from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings
 from services.console.sign_in import sessions
 from services.console.sign_in.ended_sessions import Ended
-from services.console.sign_in.sessions import Attempt, ConsoleSession
+from services.console.sign_in.sessions import Attempt, ConsoleSession, SignedCookies
 
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
@@ -55,9 +54,9 @@ Page = Callable[[Ask], Awaitable[web.StreamResponse]]
 class RouteGuard:
     """Makes all routes of the console, each behind access control."""
 
-    def __init__(self, settings: ConsoleSettings, key: bytes, ended: Ended | None = None) -> None:
-        # The key depends on the issuer: a change of the identity provider ends all sessions.
-        self._settings, self._key = settings, sessions.bound(key, settings.oidc_issuer)
+    def __init__(self, settings: ConsoleSettings, keys: Sequence[bytes], ended: Ended | None = None) -> None:
+        # Cookies depend on the issuer: a change of the identity provider ends all sessions.
+        self._settings, self._cookies = settings, SignedCookies(keys, settings.oidc_issuer)
         self._ended = ended or Ended()
         self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
         tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
@@ -83,10 +82,8 @@ class RouteGuard:
         return web.post(path, self._handler(None, page))
 
     def signed_in(self, user: ConsoleUser | None, response: web.StreamResponse) -> None:
-        """Begins a new session of a user, or an anonymous one. A new id at each sign-in prevents session fixation."""
-        until_s = int(time.time()) + sessions.LASTS_S
-        session = ConsoleSession(secrets.token_hex(16), user, until_s)
-        self._set_cookie(response, session)
+        """Begins a new session of a user, or an anonymous one."""
+        self._set_cookie(response, sessions.new_session(user, time.time()))
 
     async def signed_out(self, session: ConsoleSession, response: web.StreamResponse) -> None:
         """Ends a session, also for copies of its cookie, and begins an anonymous one in this browser."""
@@ -97,13 +94,21 @@ class RouteGuard:
         """Returns whether a session has ended or expired, also since its request came."""
         return session.session_id in self._ended or session.until_s <= time.time()
 
-    def attempt_begun(self) -> Attempt:
-        """Makes a new attempt to sign in at the identity provider."""
-        return sessions.attempt_of(secrets.token_hex(16), int(time.time()) + sessions.ATTEMPT_LASTS_S, self._key)
+    def attempt_begun(self, attempt: Attempt, response: web.StreamResponse) -> None:
+        """Gives the browser the cookie of its attempt to sign in, which it sends to the callback alone."""
+        response.set_cookie(
+            sessions.ATTEMPT_COOKIE,
+            self._cookies.seal_attempt(attempt),
+            path=sessions.CALLBACK,
+            httponly=True,
+            secure=self._settings.tls,
+            samesite="Lax",  # browsers don't send a strict cookie on the way back from the provider's site
+            max_age=sessions.ATTEMPT_LASTS_S,
+        )
 
-    def attempt(self, cookie: str) -> Attempt | None:
-        """Returns the sign-in attempt of a cookie, or None where the cookie isn't valid."""
-        return sessions.attempt_in(cookie, self._key, time.time())
+    def attempt(self, request: web.Request) -> Attempt | None:
+        """Returns the sign-in attempt that this browser began, or None where its cookie isn't valid."""
+        return self._cookies.unseal_attempt(request.cookies.get(sessions.ATTEMPT_COOKIE, ""), time.time())
 
     def origin(self, request: web.Request) -> str:
         """Returns the origin under which the browser reached the console; it is one of the configured ones or loopback."""
@@ -131,7 +136,7 @@ class RouteGuard:
     async def _answer(self, request: web.Request, roles: Collection[Role] | None, page: Page) -> web.StreamResponse:
         self._check_host(request)
         known = self._session(request)
-        session = known or ConsoleSession(secrets.token_hex(16), None, int(time.time()) + sessions.LASTS_S)
+        session = known or sessions.new_session(None, time.time())
         form: dict[str, str] = {}
         if request.method == "POST":
             self._check_origin(request)
@@ -140,7 +145,7 @@ class RouteGuard:
                 raise web.HTTPUnsupportedMediaType(text="415: Content-Type must be application/x-www-form-urlencoded")
             form = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True))
             token = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD, "")
-            if known is None or not sessions.is_token(session, self._key, token):
+            if known is None or not self._cookies.is_token(session, token):
                 logger().warning("forged", path=request.match_info.route.resource.canonical)  # type: ignore[union-attr]
                 raise web.HTTPForbidden(text="403: this form is of another session: load the page again")
         if roles is not None and session.user is None:
@@ -151,7 +156,7 @@ class RouteGuard:
             raise web.HTTPForbidden(text="403: this page is for other roles")
         texts = Texts(_language(request))
         response = await page(
-            Ask(request=request, session=session, texts=texts, csrf=sessions.token_of(session, self._key), form=form)
+            Ask(request=request, session=session, texts=texts, csrf=self._cookies.token_of(session), form=form)
         )
         # An error page begins no session: the browser may have a session whose strict cookie it didn't send along.
         new = known is None and response.status < 400 and response.content_type == "text/html"
@@ -175,8 +180,7 @@ class RouteGuard:
             headers["Strict-Transport-Security"] = "max-age=31536000"
 
     def _session(self, request: web.Request) -> ConsoleSession | None:
-        cookie = request.cookies.get(sessions.COOKIE, "")
-        session = sessions.unseal(cookie, self._key, time.time()) if cookie else None
+        session = self._cookies.unseal(request.cookies.get(sessions.COOKIE, ""), time.time())
         if session and self.is_over(session):
             return None
         if session and session.user and self._settings.console_role not in (None, session.user.role):
@@ -186,7 +190,7 @@ class RouteGuard:
     def _set_cookie(self, response: web.StreamResponse, session: ConsoleSession) -> None:
         response.set_cookie(
             sessions.COOKIE,
-            sessions.seal(session, self._key),
+            self._cookies.seal(session),
             httponly=True,
             secure=self._settings.tls,
             samesite="Strict",

@@ -63,6 +63,10 @@ class MeshClient:
             return () if user.name == SELF else server.on_behalf_of(user.name)
         return server.bearer(user.spiffe_id, self._settings.dev_secret)
 
+    def leg_of(self, role: Role) -> LegClient:
+        """Returns the leg whose incidents a role sees."""
+        return self.legs[role.leg]
+
     def own(self, role: Role) -> Metadata:
         """Returns the metadata of the console's own subscriptions for all users of a role."""
         return self.identity(ConsoleUser(role, SELF))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +15,12 @@ from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
+
+FLAGS: Mapping[str, Callable[[dispatch_pb2.Assignment], bool]] = {
+    "losing": lambda message: message.race.losing,
+    "spoofing": lambda message: message.HasField("spoofing_suspected_at"),
+}
+"""Flags of an assignment, each with the question whether it has it."""
 
 
 def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
@@ -38,12 +45,18 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         unit_id=message.choice.unit_id,
         escalation_level=dispatch_pb2.EscalationLevel.Name(message.choice.level) if message.choice.level else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
-        absent_legs=tuple(leg_name(absent_leg) for absent_leg in message.absent_legs),
-        losing=message.race.losing,
-        spoofing=message.HasField("spoofing_suspected_at"),
-        flag=dispatch_pb2.WarningFlag.Name(message.person_flag.flag) if message.person_flag.flag else "",
+        flags=_flags(message),
         exercise=message.exercise == exercise_pb2.DRILL,
     )
+
+
+def _flags(message: dispatch_pb2.Assignment) -> frozenset[str]:
+    """Returns what is unusual about an assignment, as the keys of the texts `flag_*`."""
+    flags = {name for name, holds in FLAGS.items() if holds(message)}
+    flags |= {f"absent-{leg_name(leg)}" for leg in message.absent_legs}
+    if message.person_flag.flag:
+        flags.add(dispatch_pb2.WarningFlag.Name(message.person_flag.flag).lower().replace("_", "-"))
+    return frozenset(flags)
 
 
 def incident(message: dispatch_pb2.Incident) -> IncidentCard:
@@ -131,8 +144,14 @@ def spans(response: trace_pb2.GetTraceResponse) -> list[TraceSpan]:
     """Translates the spans of a trace."""
     return [
         TraceSpan(
-            *(span.trace_id, span.span_id, span.parent_span_id, span.service, span.name, span.start_us, span.end_us),
-            dict(span.attributes),
+            trace_id=span.trace_id,
+            span_id=span.span_id,
+            parent_span_id=span.parent_span_id,
+            service=span.service,
+            name=span.name,
+            start_us=span.start_us,
+            end_us=span.end_us,
+            attributes=dict(span.attributes),
         )
         for span in response.spans
     ]

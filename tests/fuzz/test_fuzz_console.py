@@ -1,4 +1,4 @@
-"""Fuzz tests of crafted links, redirects and host headers, which must get their specified answers.
+"""Fuzz tests of crafted links, cookies, redirects and host headers, which must get their specified answers.
 
 `make fuzz` runs them for minutes, `make test` runs the same few examples each time.
 """
@@ -19,15 +19,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.web import server as common_web
+from services.console.domain.people import ConsoleUser, Role
 from services.console.guard import Ask, RouteGuard
 from services.console.redirects import see_other
 from services.console.settings import ConsoleSettings
+from services.console.sign_in.sessions import SignedCookies, new_session
 from services.dispatch.exchange.links import InvalidLink, Links, Token
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 """Duration for all targets together, seconds. If 0, the default, each target gets one round of the same two hundred examples."""
 LINKS = Links("police", bytes(range(32)), "http://127.0.0.1:1")
 WRITTEN = LINKS.write(Token("police", "assign-1", "car-7", 2_000, "nonce-1"))
+COOKIES = SignedCookies([bytes(range(32))], "")
+SEALED = COOKIES.seal(new_session(ConsoleUser(Role.POLICE, "duty-1"), time.time()))
 ORIGIN = "https://console.example"
 BROWSERS_DROP = str.maketrans("", "", "\t\r\n")
 
@@ -44,9 +48,9 @@ HOSTS = st.lists(HOST_PIECES, max_size=6).map("".join) | st.text(st.characters(c
 
 
 @st.composite
-def tokens(draw: st.DrawFn) -> str:
-    """A valid token with parts removed, doubled or replaced, or an arbitrary text."""
-    text = WRITTEN
+def tokens(draw: st.DrawFn, valid: str) -> str:
+    """A valid text with parts removed, doubled or replaced, or an arbitrary text."""
+    text = valid
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(text)))
         text = text[:at] + draw(st.text(max_size=3) | st.just("[" * 3_000)) + text[at + draw(st.integers(0, 3)) :]
@@ -73,7 +77,7 @@ def host(text: str) -> None:
     async def page(ask: Ask) -> web.Response:
         return web.Response()
 
-    route = RouteGuard(ConsoleSettings(dev_secret="x"), bytes(32)).open_get("/", page)
+    route = RouteGuard(ConsoleSettings(dev_secret="x"), [bytes(32)]).open_get("/", page)
     request = make_mocked_request("GET", "/", {"Host": text})
     handler = cast(common_web.Handler, route.handler)
     status = asyncio.run(_status(handler, request))
@@ -86,12 +90,20 @@ def host(text: str) -> None:
         )
 
 
+def cookie(text: str) -> None:
+    session = COOKIES.unseal(text, time.time())
+    # A signature has several spellings in base64. What it signs has one.
+    assert session is None or text.rpartition(".")[0] == SEALED.rpartition(".")[0]
+    assert COOKIES.unseal_attempt(text, time.time()) is None
+
+
 async def _status(handler: common_web.Handler, request: web.Request) -> int:
     return (await handler(request)).status
 
 
 TARGETS: dict[str, tuple[Callable[[Any], None], st.SearchStrategy[Any]]] = {
-    "link": (link, tokens()),
+    "link": (link, tokens(WRITTEN)),
+    "cookie": (cookie, tokens(SEALED)),
     "redirect": (redirect, PATHS),
     "host": (host, HOSTS),
 }

@@ -87,6 +87,7 @@ def read(path: Path, leg: str, incident_id: str) -> Chain | None:
     """
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
             first, last = connection.execute(
                 "SELECT min(id), max(id) FROM events WHERE incident_id = ?", (incident_id,)
             ).fetchone()
@@ -96,12 +97,12 @@ def read(path: Path, leg: str, incident_id: str) -> Chain | None:
                 "SELECT id, incident_id, kind, body, hash FROM events WHERE id BETWEEN ? AND ? ORDER BY id",
                 (first, last),
             )
-            events = [ChainedEvent(*row) for row in links]
+            events = [ChainedEvent(**row) for row in links]
             before = connection.execute("SELECT id, hash FROM events WHERE id = ?", (first - 1,)).fetchone()
             head = connection.execute("SELECT id, hash FROM events ORDER BY id DESC LIMIT 1").fetchone()
     except sqlite3.Error as error:
         raise CommandFailed(f"{path}: {error}") from None
-    return Chain(leg=leg, before=ChainHead(*before) if before else ChainHead(), links=events, head=ChainHead(*head))
+    return Chain(leg=leg, before=_head(before), links=events, head=_head(head))
 
 
 async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
@@ -117,7 +118,8 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
                     return None
                 links = await connection.fetch(
                     "SELECT id, incident_id, kind, body, hash FROM events WHERE id BETWEEN $1 AND $2 ORDER BY id",
-                    *(first, last),
+                    first,
+                    last,
                 )
                 before = await connection.fetchrow("SELECT id, hash FROM events WHERE id = $1", first - 1)
                 head = await connection.fetchrow("SELECT id, hash FROM events ORDER BY id DESC LIMIT 1")
@@ -126,12 +128,12 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         # The error's text and the URL are left out, as they may contain a password.
         raise CommandFailed(f"the {leg} leg's PostgreSQL: {type(error).__name__}") from None
-    return Chain(
-        leg=leg,
-        before=ChainHead(*before) if before else ChainHead(),
-        links=[ChainedEvent(*row) for row in links],
-        head=ChainHead(*head),
-    )
+    return Chain(leg=leg, before=_head(before), links=[ChainedEvent(**row) for row in links], head=_head(head))
+
+
+def _head(row: Any) -> ChainHead:
+    """The head that a row with id and hash is; without a row, that of an empty chain."""
+    return ChainHead(id=row["id"], hash=row["hash"]) if row else ChainHead()
 
 
 def stated_head(name: str, member: bytes) -> tuple[int, str]:

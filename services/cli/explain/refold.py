@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import assert_never
 
 from services.cli.failure import CommandFailed
 from services.common import times
@@ -16,8 +18,19 @@ from services.common.rpc.errors import InvalidField, OutdatedFold
 from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, DeadLetter, Output
-from services.geofence.domain.entries import Body, Case, Entry, EquipmentReport, Heard, Positions, Target
+from services.geofence.domain.entries import (
+    Body,
+    Case,
+    Entry,
+    EquipmentReport,
+    FoldVersion,
+    Heard,
+    Positions,
+    Target,
+    Tick,
+)
 from services.geofence.domain.kinematics.track import WINDOW_MS
+from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2
 
@@ -130,7 +143,7 @@ class Refold:
         if decides:
             self.outputs = outputs
 
-    def collect(self, message: pull.Delivered, device_ids: Collection[str]) -> None:
+    def collect(self, message: pull.Delivered, device_ids: AbstractSet[str]) -> None:
         """Collects the reports of these devices from an entry of the log.
 
         Reports from before a device got its owner at the decision are left out: they belong to somebody else, and the fold didn't use
@@ -143,22 +156,13 @@ class Refold:
             body = translate.stored_body(message.subject, message.data)
         except InvalidField:
             return  # a dead letter of the fold, which names no device
-        match body:
-            case Positions() | Heard():
-                reporting = body.device_ids
-            case EquipmentReport():
-                reporting = [body.device_id]
-            case _:
-                return
-        for device_id in {*reporting}.intersection(device_ids):
+        for device_id in device_ids & _reporting(body):
             if arrived_ms >= self.theirs_since_ms(device_id):
                 self.contacts[device_id].append(arrived_ms)
         if isinstance(body, Positions):
-            for i, device_id in enumerate(body.device_ids):
-                if device_id in device_ids:
-                    report = _report(message.sequence, i, arrived_ms, body=body)
-                    if report.time_ms >= self.theirs_since_ms(device_id):
-                        self.reports[device_id].append(report)
+            for report in _reports(message.sequence, arrived_ms, body, device_ids=device_ids):
+                if report.time_ms >= self.theirs_since_ms(report.device_id):
+                    self.reports[report.device_id].append(report)
 
     def theirs_since_ms(self, device_id: str) -> int:
         """Time since when a device has had its owner of the decision, mesh time; 0 if the log has no earlier owner."""
@@ -174,18 +178,36 @@ class Refold:
         return device_ids
 
 
-def _report(sequence: int, i: int, arrived_ms: int, *, body: Positions) -> LoggedPosition:
-    return LoggedPosition(
-        sequence=sequence,
-        index=i,
-        arrived_ms=arrived_ms,
-        device_id=body.device_ids[i],
-        report_id=body.report_ids[i],
-        time_ms=min(body.fix_times_ms[i], arrived_ms),
-        lat_e7=body.lat_e7[i],
-        lon_e7=body.lon_e7[i],
-        accuracy_mm=body.accuracy_mm[i],
-    )
+def _reporting(body: Body) -> frozenset[str]:
+    """Ids of the devices that report in an entry."""
+    match body:
+        case Positions() | Heard():
+            return frozenset(body.device_ids)
+        case EquipmentReport():
+            return frozenset((body.device_id,))
+        case Case() | Rules() | FoldVersion() | Tick():
+            return frozenset()
+        case _:
+            assert_never(body)
+
+
+def _reports(
+    sequence: int, arrived_ms: int, body: Positions, *, device_ids: AbstractSet[str]
+) -> Iterator[LoggedPosition]:
+    for i, device_id in enumerate(body.device_ids):
+        if device_id not in device_ids:
+            continue
+        yield LoggedPosition(
+            sequence=sequence,
+            index=i,
+            arrived_ms=arrived_ms,
+            device_id=device_id,
+            report_id=body.report_ids[i],
+            time_ms=min(body.fix_times_ms[i], arrived_ms),
+            lat_e7=body.lat_e7[i],
+            lon_e7=body.lon_e7[i],
+            accuracy_mm=body.accuracy_mm[i],
+        )
 
 
 async def find(bus: Bus, alert_id: str) -> tuple[StoredAlert, LogMetadata]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar, assert_never
 
 import grpc
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.cli.calls import FIRST_DELAY_S, PATIENCE_S, call, follow, may_succeed_later
 from services.cli.failure import CommandFailed
@@ -39,6 +40,17 @@ BASIS = "STALKING_9_1_2"
 
 State = dispatch_pb2.AssignmentState
 UNANSWERED = (State.OFFERED, State.ESCALATED)
+
+
+def time_of(report: Report) -> Timestamp:
+    """The time of a report: of the fix, or of the event."""
+    match report:
+        case ingest_pb2.Position():
+            return report.fix_time
+        case ingest_pb2.EquipmentEvent():
+            return report.event_time
+        case _:
+            assert_never(report)
 
 
 class Actor:

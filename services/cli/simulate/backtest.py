@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from services.cli.simulate.files import Arrival, ReportLine, Scenario, load_reports, load_scenario
 from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
 from services.geofence.domain import accounts, fold
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter, Output
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
 from services.geofence.domain.state import State
@@ -86,8 +86,10 @@ def _earliest_ms(line: ReportLine) -> int:
             return min(line.received_ms, times.from_timestamp(line.what.fix_time))
         case ingest_pb2.EquipmentEvent():
             return min(line.received_ms, times.from_timestamp(line.what.event_time))
-        case _:
+        case registry_pb2.Tag() | registry_pb2.Device() | registry_pb2.Order() | log_pb2.Rules():
             return line.received_ms
+        case _:
+            assert_never(line.what)
 
 
 class _Cases:
@@ -146,14 +148,19 @@ def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
             yield from cases.put_order(what)
         case log_pb2.Rules():
             yield geofence_translate.rules_of(what)
+        case _:
+            assert_never(what)
 
 
-def _alerts(outputs: list[Any]) -> Iterator[dict[str, Any]]:
+def _alerts(outputs: Iterable[Output]) -> Iterator[dict[str, Any]]:
     for output in outputs:
-        if isinstance(output, Alert):
-            yield alert_dict(output)
-        else:
-            yield {"kind": "PARKED", "sequence": output.sequence, "reason": output.reason}
+        match output:
+            case Alert():
+                yield alert_dict(output)
+            case DeadLetter():
+                yield {"kind": "PARKED", "sequence": output.sequence, "reason": output.reason}
+            case _:
+                assert_never(output)
 
 
 def alert_dict(alert: Alert) -> dict[str, Any]:

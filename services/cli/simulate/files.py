@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, assert_never, cast
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
@@ -23,13 +24,30 @@ FUTURE_MS = 120_000
 _Msg = TypeVar("_Msg", bound=Message)
 
 
+class InputPlace(NamedTuple):
+    """Place in an input file."""
+
+    path: Path
+    line: int | None = None
+    """Line number, from 1; None for the file as a whole."""
+    field: str = ""
+    """Path of the field; empty for the line or file as a whole."""
+
+    def of(self, field: str) -> InputPlace:
+        """The place of a field within this one."""
+        return self._replace(field=f"{self.field}.{field}" if self.field else field)
+
+
 class FileError(Exception):
     """An input file is unusable. The text names path, line, field and reason."""
 
-    def __init__(self, path: Path, line: int | None, field_path: str, *, reason: str) -> None:
-        self.path, self.line, self.field, self.reason = path, line, field_path, reason
-        place = f"{path}: line {line}" if line else str(path)
-        super().__init__(f"{place}: {field_path}: {reason}" if field_path else f"{place}: {reason}")
+    def __init__(self, place: InputPlace, reason: str) -> None:
+        self.path, self.line, self.field = place
+        self.reason = reason
+        line = f": line {place.line}" if place.line else ""
+        super().__init__(
+            f"{place.path}{line}: {place.field}: {reason}" if place.field else f"{place.path}{line}: {reason}"
+        )
 
 
 @dataclass(slots=True)
@@ -88,124 +106,129 @@ _KINDS: dict[str, tuple[type[Message], Callable[[Any], object], str]] = {
 
 def load_scenario(path: Path) -> Scenario:
     """Reads and checks a scenario. Raises FileError."""
-    content = json_of(path, read_text(path), None)
-    if not isinstance(content, dict):
-        raise FileError(path=path, line=None, field_path="", reason="must be one JSON object")
+    place = InputPlace(path)
+    content = json_object(place, read_text(path))
     unknown = sorted(set(content) - set(_RECORDS))
     if unknown:
-        raise FileError(
-            path=path,
-            line=None,
-            field_path=unknown[0],
-            reason=f"isn't a key of a scenario; known keys: {', '.join(_RECORDS)}",
-        )
+        raise FileError(place.of(unknown[0]), f"isn't a key of a scenario; known keys: {', '.join(_RECORDS)}")
     scenario = Scenario()
     for key, (kind, parse) in _RECORDS.items():
         records = content.get(key, [])
         if not isinstance(records, list):
-            raise FileError(path=path, line=None, field_path=key, reason="must be a list")
+            raise FileError(place.of(key), "must be a list")
         for i, record in enumerate(records):
-            getattr(scenario, key).append(message_of(path, None, f"{key}[{i}]", content=record, kind=kind, parse=parse))
-    _check_references(path, scenario)
+            getattr(scenario, key).append(message_of(place.of(f"{key}[{i}]"), record, kind, parse=parse))
+    _check_references(place, scenario)
     return scenario
 
 
 def load_reports(path: Path, scenario: Scenario) -> list[ReportLine]:
     """Reads reports in order of arrival, and checks them against their scenario. Raises FileError."""
-    known = scenario.device_ids
-    wearers = {wearer.wearer_id for wearer in scenario.wearers}
-    persons = {protected_person.person_id for protected_person in scenario.protected_persons}
+    known = _KnownIds(scenario)
     lines = []
     for number, text in lines_of(read_text(path)):
-        content = json_of(path, text, number)
-        if not isinstance(content, dict):
-            raise FileError(path=path, line=number, field_path="", reason="must be one JSON object")
-        name = content.pop("kind", "position")
-        if not isinstance(name, str) or name not in _KINDS:
-            raise FileError(path=path, line=number, field_path="kind", reason=f"must be one of {', '.join(_KINDS)}")
-        kind, parse, own_time = _KINDS[name]
-        received = content.pop("received_at", None)
-        message = message_of(path, number, "", content=content, kind=kind, parse=parse)
-        if received is None and not own_time:
-            raise FileError(path=path, line=number, field_path="received_at", reason="is missing")
-        received_ms = (
-            times.from_timestamp(getattr(message, own_time)) if received is None else _moment(path, number, received)
-        )
-        if isinstance(message, ingest_pb2.Position | ingest_pb2.EquipmentEvent):
-            if message.device_id not in known:
-                raise FileError(path=path, line=number, field_path="device_id", reason="isn't a device of the scenario")
-            if times.from_timestamp(getattr(message, own_time)) > received_ms + FUTURE_MS:
-                raise FileError(
-                    path=path, line=number, field_path=own_time, reason="is more than 2 minutes after received_at"
-                )
-        elif isinstance(message, registry_pb2.Tag | registry_pb2.Device):
-            if isinstance(message, registry_pb2.Tag) and message.wearer_id not in wearers:
-                raise FileError(path=path, line=number, field_path="wearer_id", reason="isn't a wearer of the scenario")
-            if isinstance(message, registry_pb2.Device) and message.person_id not in persons:
-                raise FileError(
-                    path=path, line=number, field_path="person_id", reason="isn't a protected person of the scenario"
-                )
-            known.add(message.device_id)
-        lines.append(ReportLine(number, received_ms, message))  # type: ignore[arg-type]
+        place = InputPlace(path, number)
+        line = _report_line(place, number, json_object(place, text))
+        known.check(place, line)
+        lines.append(line)
     return lines
 
 
-def _check_references(path: Path, scenario: Scenario) -> None:
-    wearers = {wearer.wearer_id for wearer in scenario.wearers}
-    persons = {protected_person.person_id for protected_person in scenario.protected_persons}
+def _report_line(place: InputPlace, number: int, content: dict[str, Any]) -> ReportLine:
+    name = content.pop("kind", "position")
+    if not isinstance(name, str) or name not in _KINDS:
+        raise FileError(place.of("kind"), f"must be one of {', '.join(_KINDS)}")
+    kind, parse, own_time = _KINDS[name]
+    received = content.pop("received_at", None)
+    message = message_of(place, content, kind, parse=parse)
+    if received is not None:
+        received_ms = _moment(place.of("received_at"), received)
+    elif own_time:
+        received_ms = times.from_timestamp(getattr(message, own_time))
+    else:
+        raise FileError(place.of("received_at"), "is missing")
+    return ReportLine(number, received_ms, cast(Arrival, message))
+
+
+class _KnownIds:
+    """Ids of a scenario's records, and of the tags and devices that report lines have added so far."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._wearers = {wearer.wearer_id for wearer in scenario.wearers}
+        self._persons = {protected_person.person_id for protected_person in scenario.protected_persons}
+        self._devices = scenario.device_ids
+
+    def check(self, place: InputPlace, line: ReportLine) -> None:
+        """Checks a line, and adds the id of its tag or device. Raises FileError."""
+        match line.what:
+            case ingest_pb2.Position() as position:
+                self._check_report(place, position.device_id)
+                _check_time(place.of("fix_time"), position.fix_time, line.received_ms)
+            case ingest_pb2.EquipmentEvent() as event:
+                self._check_report(place, event.device_id)
+                _check_time(place.of("event_time"), event.event_time, line.received_ms)
+            case registry_pb2.Tag() as tag:
+                self.check_wearer(place.of("wearer_id"), tag.wearer_id)
+                self._devices.add(tag.device_id)
+            case registry_pb2.Device() as device:
+                self.check_person(place.of("person_id"), device.person_id)
+                self._devices.add(device.device_id)
+            case registry_pb2.Order() | log_pb2.Rules():
+                pass
+            case _:
+                assert_never(line.what)
+
+    def check_wearer(self, place: InputPlace, wearer_id: str) -> None:
+        """Raises FileError unless the scenario has this wearer."""
+        if wearer_id not in self._wearers:
+            raise FileError(place, "isn't a wearer of the scenario")
+
+    def check_person(self, place: InputPlace, person_id: str) -> None:
+        """Raises FileError unless the scenario has this protected person."""
+        if person_id not in self._persons:
+            raise FileError(place, "isn't a protected person of the scenario")
+
+    def _check_report(self, place: InputPlace, device_id: str) -> None:
+        if device_id not in self._devices:
+            raise FileError(place.of("device_id"), "isn't a device of the scenario")
+
+
+def _check_time(place: InputPlace, moment: Timestamp, received_ms: int) -> None:
+    if times.from_timestamp(moment) > received_ms + FUTURE_MS:
+        raise FileError(place, "is more than 2 minutes after received_at")
+
+
+def _check_references(place: InputPlace, scenario: Scenario) -> None:
+    known = _KnownIds(scenario)
     for i, tag in enumerate(scenario.tags):
-        if tag.wearer_id not in wearers:
-            raise FileError(
-                path=path, line=None, field_path=f"tags[{i}].wearer_id", reason="isn't a wearer of the scenario"
-            )
+        known.check_wearer(place.of(f"tags[{i}].wearer_id"), tag.wearer_id)
     for i, device in enumerate(scenario.devices):
-        if device.person_id not in persons:
-            raise FileError(
-                path=path,
-                line=None,
-                field_path=f"devices[{i}].person_id",
-                reason="isn't a protected person of the scenario",
-            )
+        known.check_person(place.of(f"devices[{i}].person_id"), device.person_id)
     for i, order in enumerate(scenario.orders):
         for j, person_id in enumerate(order.protected_person_ids):
-            if person_id not in persons:
-                raise FileError(
-                    path=path,
-                    line=None,
-                    field_path=f"orders[{i}].protected_person_ids[{j}]",
-                    reason="isn't a protected person of the scenario",
-                )
+            known.check_person(place.of(f"orders[{i}].protected_person_ids[{j}]"), person_id)
 
 
-def message_of(
-    path: Path, line: int | None, prefix: str, *, content: object, kind: type[_Msg], parse: Callable[[_Msg], object]
-) -> _Msg:
+def message_of(place: InputPlace, content: object, kind: type[_Msg], *, parse: Callable[[_Msg], object]) -> _Msg:
     """Parses and checks a protobuf message from JSON. Raises FileError."""
     if not isinstance(content, dict):
-        raise FileError(path=path, line=line, field_path=prefix, reason="must be a JSON object")
+        raise FileError(place, "must be a JSON object")
     message = kind()
     try:
         json_format.ParseDict(content, message)
         parse(message)
     except json_format.ParseError as error:
-        raise FileError(path=path, line=line, field_path=prefix, reason=str(error)) from None
+        raise FileError(place, str(error)) from None
     except InvalidField as error:
-        raise FileError(
-            path=path, line=line, field_path=f"{prefix}.{error.field}" if prefix else error.field, reason=error.reason
-        ) from None
+        raise FileError(place.of(error.field), error.reason) from None
     return message
 
 
-def _moment(path: Path, line: int, text: object) -> int:
+def _moment(place: InputPlace, text: object) -> int:
     try:
         return times.from_rfc3339(str(text))
     except ValueError:
-        raise FileError(
-            path=path,
-            line=line,
-            field_path="received_at",
-            reason="must be an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)",
-        ) from None
+        raise FileError(place, "must be an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)") from None
 
 
 def read_text(path: Path) -> str:
@@ -214,7 +237,7 @@ def read_text(path: Path) -> str:
         # Some editors write a byte order mark, which isn't part of the first line.
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path=path, line=None, field_path="", reason=str(error)) from None
+        raise FileError(InputPlace(path), str(error)) from None
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
@@ -224,9 +247,12 @@ def lines_of(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def json_of(path: Path, text: str, line: int | None) -> object:
-    """Parses JSON. Raises FileError."""
+def json_object(place: InputPlace, text: str) -> dict[str, Any]:
+    """Parses a JSON object. Raises FileError."""
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FileError(path=path, line=line, field_path="", reason=f"isn't JSON: {error}") from None
+        raise FileError(place, f"isn't JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise FileError(place, "must be one JSON object")
+    return content

@@ -7,12 +7,22 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, assert_never
 
 from services.cli.calls import PATIENCE_S, call
 from services.cli.failure import CommandFailed
 from services.cli.simulate import outcome
-from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Alerts, Desk, HeadEnd, Matches, Report
+from services.cli.simulate.actors import (
+    MOJ_RECORDS,
+    NPA_RECORDS,
+    VENDOR_ID,
+    Alerts,
+    Desk,
+    HeadEnd,
+    Matches,
+    Report,
+    time_of,
+)
 from services.cli.simulate.files import ReportLine, Scenario
 from services.cli.stack.mesh import OPERATOR, Clients
 from services.common import times
@@ -170,7 +180,7 @@ class _ReplaySender:
                 await self._flush(due)
                 progress(n)
                 await asyncio.sleep(clock.wall_s(max(due_ms - clock.now_ms(), 0)))
-            if not isinstance(line.what, ingest_pb2.Position | ingest_pb2.EquipmentEvent):
+            if not isinstance(line.what, Report):
                 await self._flush(due)
                 await self._put(line.what)
                 continue
@@ -193,6 +203,8 @@ class _ReplaySender:
                 await self.put_orders([what])
             case log_pb2.Rules():
                 await self.put_rules(what)
+            case _:
+                assert_never(what)
 
     async def _flush(self, due: list[ReportLine]) -> None:
         if due:
@@ -205,7 +217,7 @@ class _ReplaySender:
         copy.MergeFrom(what)
         # Ingest counts a report id of a device once forever, so each run needs new ids.
         copy.report_id = hash_id("report", self.shift_ms, what.device_id, what.report_id)
-        moment = copy.fix_time if isinstance(copy, ingest_pb2.Position) else copy.event_time
+        moment = time_of(copy)
         moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))
         return copy
 

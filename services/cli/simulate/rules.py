@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from services.cli.simulate.files import FileError
+from services.cli.simulate.files import FileError, InputPlace
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from tandem.common.v1 import log_pb2
@@ -23,40 +23,25 @@ def load(path: Path) -> log_pb2.Rules:
     except tomllib.TOMLDecodeError as error:
         where = _WHERE.search(str(error))
         line = int(where[1]) if where and where[1] else None
-        raise FileError(
-            path=path, line=line, field_path="", reason=f"isn't TOML: {_WHERE.sub('', str(error))}"
-        ) from None
+        raise FileError(InputPlace(path, line), f"isn't TOML: {_WHERE.sub('', str(error))}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(path=path, line=None, field_path="", reason=str(error)) from None
+        raise FileError(InputPlace(path), str(error)) from None
     rules = log_pb2.Rules()
     known = rules.DESCRIPTOR.fields_by_name
     for name, value in content.items():
+        place = InputPlace(path, _line_of(text, name), name)
         if name not in known:
-            raise FileError(
-                path=path,
-                line=_line_of(text, name),
-                field_path=name,
-                reason=f"isn't a setting; known settings: {', '.join(known)}",
-            )
+            raise FileError(place, f"isn't a setting; known settings: {', '.join(known)}")
         if known[name].type == known[name].TYPE_STRING:
             if not isinstance(value, str):
-                raise FileError(
-                    path=path, line=_line_of(text, name), field_path=name, reason='must be a text (example: "night")'
-                )
+                raise FileError(place, 'must be a text (example: "night")')
         elif type(value) is not int or not 0 <= value <= _UINT32_MAX:
-            raise FileError(
-                path=path,
-                line=_line_of(text, name),
-                field_path=name,
-                reason="must be a whole number, 0 or more (example: 60)",
-            )
+            raise FileError(place, "must be a whole number, 0 or more (example: 60)")
         setattr(rules, name, value)
     try:
         translate.check_rules("", rules)
     except InvalidField as error:
-        raise FileError(
-            path=path, line=_line_of(text, error.field), field_path=error.field, reason=error.reason
-        ) from None
+        raise FileError(InputPlace(path, _line_of(text, error.field), error.field), error.reason) from None
     return rules
 
 

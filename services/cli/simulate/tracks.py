@@ -16,8 +16,8 @@ from gpxpy.gpx import GPX, GPXException, GPXRoutePoint, GPXTrackPoint
 
 from services.cli.csv_records import Fault
 from services.cli.failure import MISUSED, CommandFailed
-from services.cli.simulate.actors import Report
-from services.cli.simulate.files import FileError, json_of, lines_of, message_of, read_text
+from services.cli.simulate.actors import Report, time_of
+from services.cli.simulate.files import FileError, InputPlace, json_object, lines_of, message_of, read_text
 from services.common import times
 from services.common.ids import hash_id
 from services.common.rpc.errors import InvalidField
@@ -50,7 +50,7 @@ class ReportedTrack:
 
 def time_ms(report: Report) -> int:
     """Device time of a report, milliseconds since 1970 UTC."""
-    return times.from_timestamp(report.fix_time if isinstance(report, ingest_pb2.Position) else report.event_time)
+    return times.from_timestamp(time_of(report))
 
 
 def read(path: Path, device_id: str, accuracy_m: float) -> ReportedTrack:
@@ -108,7 +108,7 @@ def _gpx(file: _File) -> ReportedTrack:
     try:
         content = gpxpy.parse(file.text)
     except GPXException as error:
-        raise FileError(path=file.path, line=None, field_path="", reason=str(error)) from None
+        raise FileError(InputPlace(file.path), str(error)) from None
     points = list(_points(content))
     track = ReportedTrack(timed=any(moment for moment, _, _ in points))
     for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):
@@ -146,7 +146,7 @@ def _csv(file: _File) -> ReportedTrack:
     try:
         header = [cell.strip() for cell in _cells(first)]
     except InvalidField as error:
-        raise FileError(path=file.path, line=number, field_path="", reason=error.reason) from None
+        raise FileError(InputPlace(file.path, number), error.reason) from None
     columns = _columns(file.path, number, header)
     track = ReportedTrack()
     for number, line in lines:
@@ -175,21 +175,11 @@ def _columns(path: Path, number: int, header: list[str]) -> dict[str, int]:
         fitting = [i for i, column in enumerate(header) if column.lower() in known]
         if len(fitting) > 1:
             twice = " and ".join(header[i] for i in fitting)
-            raise FileError(
-                path=path,
-                line=number,
-                field_path="",
-                reason=f"the columns {twice} fill the same field; keep one of them",
-            )
+            raise FileError(InputPlace(path, number), f"the columns {twice} fill the same field; keep one of them")
         if fitting:
             indices[name] = fitting[0]
         elif name != "accuracy_m":
-            raise FileError(
-                path=path,
-                line=number,
-                field_path="",
-                reason=f"must name the columns; one of {', '.join(known)} is missing",
-            )
+            raise FileError(InputPlace(path, number), f"must name the columns; one of {', '.join(known)} is missing")
     return indices
 
 
@@ -231,9 +221,7 @@ def _ndjson(file: _File) -> ReportedTrack:
     track = ReportedTrack()
     for number, line in lines_of(file.text):
         try:
-            content = json_of(file.path, line, number)
-            if not isinstance(content, dict):
-                raise FileError(path=file.path, line=number, field_path="", reason="must be one JSON object")
+            content = json_object(InputPlace(file.path, number), line)
             if content.setdefault("device_id", file.device_id) != file.device_id:
                 track.others += 1
                 continue
@@ -244,12 +232,13 @@ def _ndjson(file: _File) -> ReportedTrack:
 
 
 def _arrival(file: _File, number: int, content: dict[str, Any]) -> Report:
+    place = InputPlace(file.path, number)
     name = content.pop("kind", "position")
     if name not in ("position", "equipment"):
-        raise FileError(path=file.path, line=number, field_path="kind", reason="must be position or equipment")
+        raise FileError(place.of("kind"), "must be position or equipment")
     content.pop("received_at", None)
     content.setdefault("report_id", file.report_id(number))
     if name == "position":
         content.setdefault("accuracy_m", file.accuracy_m)
-        return message_of(file.path, number, "", content=content, kind=ingest_pb2.Position, parse=parse_position)
-    return message_of(file.path, number, "", content=content, kind=ingest_pb2.EquipmentEvent, parse=parse_equipment)
+        return message_of(place, content, ingest_pb2.Position, parse=parse_position)
+    return message_of(place, content, ingest_pb2.EquipmentEvent, parse=parse_equipment)

@@ -25,6 +25,8 @@ _GRAVITY = (
 )
 """States by urgency, ascending."""
 _DEMANDS = ("DEMAND_UNSPECIFIED", "RECORD", "WARN", "NOTIFY", "RESPOND")
+GRAVE_FLAGS = frozenset({"duress", "losing", *(f"absent-{leg}" for leg in LEGS)})
+"""Flags of an incident that fails, whatever its states are."""
 FLOOD = 5
 """Number of notices of one kind from which they are shown as one line."""
 NEVER_MS = 1 << 60
@@ -55,11 +57,8 @@ class AssignmentCard:
     """Unit that is gravest or goes, of the own leg only; empty where the desk itself is gravest."""
     escalation_level: str = ""
     close_cause: str = ""
-    absent_legs: tuple[str, ...] = ()
-    losing: bool = False
-    spoofing: bool = False
-    """Whether the positions may be spoofed."""
-    flag: str = ""
+    flags: frozenset[str] = frozenset()
+    """What is unusual about it, such as `losing`, `duress` or `absent-police`: keys of the texts `flag_*`."""
     exercise: bool = False
 
 
@@ -98,6 +97,11 @@ def is_new_alarm(incident: IncidentCard) -> bool:
     return any(assignment.state in UNANSWERED and assignment.demand == "RESPOND" for assignment in incident.assignments)
 
 
+def flags(incident: IncidentCard) -> frozenset[str]:
+    """Returns the flags of all assignments of an incident."""
+    return frozenset[str]().union(*(assignment.flags for assignment in incident.assignments))
+
+
 def rank(incident: IncidentCard) -> tuple[int, int, int]:
     """Returns the sort key of an incident, most urgent first.
 
@@ -108,9 +112,7 @@ def rank(incident: IncidentCard) -> tuple[int, int, int]:
     states = {agency.state for agency in agencies}
     if incident.ended_ms is not None or (states and states <= OVER):
         level = 5
-    elif any(
-        assignment.flag == "DURESS" or assignment.losing or assignment.absent_legs for assignment in assignments
-    ) or ("NOBODY_AVAILABLE" in states):
+    elif flags(incident) & GRAVE_FLAGS or "NOBODY_AVAILABLE" in states:
         level = 0
     elif states & {"ESCALATED", "REJECTED"}:
         level = 1
@@ -155,22 +157,9 @@ def shown(incident: IncidentCard, group: str = "") -> dict[str, Any]:
         "alarm": is_new_alarm(incident),
         "orders": sorted({id_ for assignment in incident.assignments for id_ in assignment.order_ids}),
         "exercise": any(assignment.exercise for assignment in incident.assignments),
-        "flags": sorted(_flags(incident.assignments)),
+        "flags": sorted(flags(incident)),
         "legs": {leg: [_assignment(assignment) for assignment in incident.of(leg)] for leg in LEGS},
     }
-
-
-def _flags(assignments: Iterable[AssignmentCard]) -> set[str]:
-    flags = set()
-    for assignment in assignments:
-        flags |= {f"absent-{leg}" for leg in assignment.absent_legs}
-        if assignment.losing:
-            flags.add("losing")
-        if assignment.spoofing:
-            flags.add("spoofing")
-        if assignment.flag:
-            flags.add(assignment.flag.lower().replace("_", "-"))
-    return flags
 
 
 def _assignment(assignment: AssignmentCard) -> dict[str, Any]:

@@ -19,6 +19,11 @@ class Role(StrEnum):
     OPERATOR = "operator"
     """Person who runs the mesh."""
 
+    @property
+    def leg(self) -> str:
+        """Leg whose incidents the role sees: its own; for a reviewer the police leg, which knows all incidents of probation."""
+        return "probation" if self is Role.PROBATION else "police"
+
 
 _SPIFFE = {
     Role.POLICE: "spiffe://npa/desk/",
@@ -48,8 +53,3 @@ class ConsoleUser:
     def spiffe_id(self) -> str:
         """SPIFFE id under which the console calls services for this user. The services derive the role from it."""
         return _SPIFFE[self.role] + self.name
-
-    @property
-    def leg(self) -> str:
-        """Leg whose incidents the user sees: the own leg; for a reviewer the police leg, which knows all incidents of probation."""
-        return "probation" if self.role is Role.PROBATION else "police"

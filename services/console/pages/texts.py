@@ -318,8 +318,8 @@ TEXTS: dict[str, tuple[str, str]] = {
 }
 
 ISLAND = (
-    *("take", "taken", "take_hint", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
-    *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy", "no_incidents", "no_alerts"),
+    *("take", "taken", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
+    *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
     *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
 )

@@ -85,7 +85,7 @@ class Pages:
         """Shows the live page; operators are sent to the devices."""
         if ask.user.role not in VIEWERS:
             return see_other("/devices")
-        page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.leg if ask.user.role in DESKS else ""}
+        page = {**assets.island(ask, self._settings.tiles), "leg": ask.user.role.leg if ask.user.role in DESKS else ""}
         return assets.page(ask, "live.html", page=page)
 
     async def stream(self, ask: Ask) -> web.StreamResponse:
@@ -144,7 +144,7 @@ class Pages:
         token = ""
         while len(incidents) < MAX_SEARCHED:
             request = dispatch_pb2.ListIncidentsRequest(page_size=PAGE_SIZE, page_token=token)
-            answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
+            answer = await self._mesh.leg_of(ask.user.role).dispatch.ListIncidents(
                 request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
             )
             incidents += [translate.incident(incident) for incident in answer.incidents]

@@ -56,7 +56,7 @@ class Answers:
         return see_other(f"/incidents/{incident_id}#to-{answer.assignment_id}")
 
     async def _ask(self, ask: Ask, answer: DeskAnswer) -> dispatch_pb2.Assignment:
-        leg = self._mesh.legs[ask.user.leg].dispatch
+        leg = self._mesh.leg_of(ask.user.role).dispatch
         me, within_s = self._mesh.identity(ask.user), UNARY_DEADLINE_S
         id_, offer = answer.assignment_id, answer.offer
         seen = dispatch_pb2.AssignmentState.Value(answer.seen)

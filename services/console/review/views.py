@@ -54,7 +54,7 @@ class IncidentPages:
         """Shows an incident with its replay and decisions. The leg records the legal grounds before it answers."""
         incident_id = id_of(ask)
         request = evidence_pb2.ReadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
-        answer = await self._mesh.legs[ask.user.leg].evidence.ReadEvidence(
+        answer = await self._mesh.leg_of(ask.user.role).evidence.ReadEvidence(
             request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
         return await self.show(ask, answer)
@@ -63,9 +63,11 @@ class IncidentPages:
         """Sends the leg's copy of the evidence as a file."""
         incident_id = id_of(ask)
         request = evidence_pb2.DownloadEvidenceRequest(incident_id=incident_id, grounds=_grounds(ask, incident_id))
-        parts = self._mesh.legs[ask.user.leg].evidence.DownloadEvidence(request, metadata=self._mesh.identity(ask.user))
+        parts = self._mesh.leg_of(ask.user.role).evidence.DownloadEvidence(
+            request, metadata=self._mesh.identity(ask.user)
+        )
         data = [part.data async for part in parts]  # read it all first, so that a refusal can still be shown
-        name = f"{incident_id}-{ask.user.leg}.jsonl"
+        name = f"{incident_id}-{ask.user.role.leg}.jsonl"
         return web.Response(
             body=b"".join(data),
             headers={
@@ -91,7 +93,7 @@ class IncidentPages:
             for alert in translate_evidence.alerts(copy):
                 alert["sides"] = explaining.sides(tracks, alert["sequence"], alert["decided"])
                 decisions.append(alert)
-        own_leg = ask.user.leg if ask.user.role in DESKS else ""
+        own_leg = ask.user.role.leg if ask.user.role in DESKS else ""
         return assets.page(
             ask,
             "incident.html",
@@ -150,7 +152,7 @@ class IncidentPages:
 
     async def _read_incident(self, ask: Ask, incident_id: str) -> IncidentCard:
         request = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id)
-        answer = await self._mesh.legs[ask.user.leg].dispatch.ListIncidents(
+        answer = await self._mesh.leg_of(ask.user.role).dispatch.ListIncidents(
             request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
         if not answer.incidents:

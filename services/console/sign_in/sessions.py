@@ -1,25 +1,31 @@
-"""Signed session cookies and tokens against forged requests. Nothing is stored: the signed cookie is the session. Pure.
+"""Signed cookies of sessions and sign-in attempts, and tokens against forged requests. Nothing is stored: the cookie is the session.
 
-A cookie is `payload.mac`; the payload holds a random id, role, name and expiry. Before signing in, a browser has a cookie without a
-role, so that the sign-in form is guarded against forged requests, too.
+Signatures and times of signing are those of itsdangerous. Each purpose has a salt of its own, so a cookie of one is none of another.
+Before signing in, a browser has a session without a user, so that the sign-in form is guarded against forged requests, too.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
-import json
-from dataclasses import dataclass
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from itsdangerous import BadData, Signer, URLSafeTimedSerializer
 
 from services.console.domain.people import NAME, SELF, ConsoleUser, Role
 
 COOKIE = "tandem_session"
 LASTS_S = 12 * 3600
 """Lifetime of a session, in s: a shift."""
+CALLBACK = "/sign-in/callback"
+"""Path to which the identity provider sends the browser back. The cookie of the attempt is for this path alone."""
 ATTEMPT_COOKIE = "tandem_attempt"
 ATTEMPT_LASTS_S = 600
 """Time for signing in at the identity provider, in s."""
+_HMAC_SHA256: dict[str, Any] = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,77 +42,80 @@ class ConsoleSession:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Attempt to sign in at the identity provider. All values derive from the cookie's random id and the key."""
+    """Attempt to sign in at the identity provider: three random values, which only this browser's cookie holds."""
 
-    cookie: str
-    """Cookie `id.until.mac`."""
     state: str
     """Value that returns in the address and proves that the answer belongs to this browser's request."""
     nonce: str
     """Value that returns in the token and proves that it was made for this attempt."""
     verifier: str
-    """PKCE code verifier: only the holder of the key can use the code."""
+    """PKCE code verifier: without it, the code is of no use."""
 
 
-def bound(key: bytes, issuer: str) -> bytes:
-    """Derives the key of sessions that an issuer authenticated; an empty issuer stands for development users."""
-    return hmac.new(key, f"issuer\n{issuer}".encode(), hashlib.sha256).digest()
+class SignedCookies:
+    """Makes and reads the console's cookies and tokens with its keys."""
+
+    def __init__(self, keys: Sequence[bytes], issuer: str) -> None:
+        """`keys`: the last one signs, and all of them verify, so that a key can be replaced without ending sessions.
+
+        `issuer`: identity provider that authenticates users; empty for development users. Cookies of another issuer aren't valid.
+        """
+        self._sessions = _serializer(keys, "session", issuer)
+        self._attempts = _serializer(keys, "attempt", issuer)
+        self._tokens = Signer(keys, salt=_salt("token", issuer), **_HMAC_SHA256)
+
+    def seal(self, session: ConsoleSession) -> str:
+        """Returns the cookie of a session that begins now."""
+        user = session.user
+        content = {
+            "id": session.session_id,
+            "role": user.role.value if user else "",
+            "name": user.name if user else "",
+        }
+        return self._sessions.dumps(content)
+
+    def unseal(self, cookie: str, now_s: float) -> ConsoleSession | None:
+        """Returns the session of a cookie; None where the cookie isn't valid or has expired."""
+        signed = _read(self._sessions, cookie)
+        if signed is None or signed.at_s + LASTS_S <= now_s:
+            return None
+        content = signed.content
+        user = ConsoleUser(Role(content["role"]), content["name"]) if content["role"] else None
+        return ConsoleSession(content["id"], user, signed.at_s + LASTS_S)
+
+    def seal_attempt(self, attempt: Attempt) -> str:
+        """Returns the cookie of an attempt that begins now."""
+        return self._attempts.dumps(asdict(attempt))
+
+    def unseal_attempt(self, cookie: str, now_s: float) -> Attempt | None:
+        """Returns the attempt of a cookie; None where the cookie isn't valid or has expired."""
+        signed = _read(self._attempts, cookie)
+        if signed is None or signed.at_s + ATTEMPT_LASTS_S <= now_s:
+            return None
+        return Attempt(**signed.content)
+
+    def token_of(self, session: ConsoleSession) -> str:
+        """Returns the token that a page of this session sends with each POST, and that another page can't know."""
+        return self._tokens.get_signature(session.session_id).decode()
+
+    def is_token(self, session: ConsoleSession, token: str) -> bool:
+        """Returns whether `token` is that of the session."""
+        return self._tokens.verify_signature(session.session_id, token.encode(errors="replace"))
 
 
-def attempt_of(attempt_id: str, until_s: int, key: bytes) -> Attempt:
-    """Derives the attempt with this random id and expiry."""
-    payload = f"{attempt_id}.{until_s}"
-    parts = (_mac(key, what, payload) for what in ("state", "nonce", "verifier"))
-    return Attempt(f"{payload}.{_mac(key, 'attempt', payload)}", *parts)
+def new_session(user: ConsoleUser | None, now_s: float) -> ConsoleSession:
+    """Makes a session of a user, or an anonymous one. A new id at each sign-in prevents session fixation."""
+    return ConsoleSession(secrets.token_hex(16), user, int(now_s) + LASTS_S)
 
 
-def attempt_in(cookie: str, key: bytes, now_s: float) -> Attempt | None:
-    """Returns the attempt of a cookie; None where it isn't signed with `key`, has expired, or is malformed."""
-    payload, _, mac = cookie.rpartition(".")
-    if not is_same(mac, _mac(key, "attempt", payload)):
-        return None
-    attempt_id, _, until = payload.partition(".")
-    return attempt_of(attempt_id, int(until), key) if int(until) > now_s else None
+def new_attempt() -> Attempt:
+    """Makes an attempt with new random values."""
+    return Attempt(secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(48))
 
 
 def is_same(text: str, other: str) -> bool:
     """Compares two secrets in constant time."""
     return hmac.compare_digest(text.encode(errors="replace"), other.encode(errors="replace"))
-
-
-def seal(session: ConsoleSession, key: bytes) -> str:
-    """Returns the cookie of a session."""
-    user = session.user
-    content = {
-        "id": session.session_id,
-        "role": user.role.value if user else "",
-        "name": user.name if user else "",
-        "until": session.until_s,
-    }
-    payload = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
-    return f"{payload}.{_mac(key, 'session', payload)}"
-
-
-def unseal(cookie: str, key: bytes, now_s: float) -> ConsoleSession | None:
-    """Returns the session of a cookie; None where it isn't signed with `key`, has expired, or is malformed."""
-    payload, _, mac = cookie.partition(".")
-    if not is_same(mac, _mac(key, "session", payload)):
-        return None
-    content = json.loads(base64.urlsafe_b64decode(payload))
-    if content["until"] <= now_s:
-        return None
-    user = ConsoleUser(Role(content["role"]), content["name"]) if content["role"] else None
-    return ConsoleSession(content["id"], user, content["until"])
-
-
-def token_of(session: ConsoleSession, key: bytes) -> str:
-    """Returns the token that a page of this session sends with each POST, and that another page can't know."""
-    return _mac(key, "csrf", session.session_id)
-
-
-def is_token(session: ConsoleSession, key: bytes, token: str) -> bool:
-    """Returns whether `token` is that of the session."""
-    return is_same(token, token_of(session, key))
 
 
 def user_of(role: str, name: str) -> ConsoleUser | None:
@@ -116,5 +125,25 @@ def user_of(role: str, name: str) -> ConsoleUser | None:
     return ConsoleUser(Role(role), name)
 
 
-def _mac(key: bytes, what: str, text: str) -> str:
-    return hmac.new(key, f"{what}\n{text}".encode(), hashlib.sha256).hexdigest()
+class _Signed(NamedTuple):
+    content: dict[str, str]
+    at_s: int
+    """Time of signing by wall clock, seconds since 1970 UTC."""
+
+
+def _read(serializer: URLSafeTimedSerializer, cookie: str) -> _Signed | None:
+    """Returns the content of a signed cookie, however old; None where its signature isn't valid."""
+    try:
+        # No max_age: it refuses a signature from the future, which another replica makes whose clock is a little ahead.
+        content, signed_at = serializer.loads(cookie.encode(errors="replace"), return_timestamp=True)
+    except BadData:
+        return None
+    return _Signed(content, int(signed_at.timestamp()))
+
+
+def _serializer(keys: Sequence[bytes], purpose: str, issuer: str) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(keys, salt=_salt(purpose, issuer), signer_kwargs=_HMAC_SHA256)
+
+
+def _salt(purpose: str, issuer: str) -> bytes:
+    return f"tandem console {purpose}\n{issuer}".encode()

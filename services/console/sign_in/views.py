@@ -17,7 +17,6 @@ from services.console.sign_in import sessions
 from services.console.sign_in.oidc import Provider, ProviderAway, TokenRefused
 from services.console.sign_in.sessions import Attempt
 
-CALLBACK = "/sign-in/callback"
 _STATUS = {"provider_away": 503}
 
 
@@ -38,7 +37,7 @@ class SigningIn:
         """Makes the routes. With a provider there is no form for development users; without one there is no callback."""
         guard = self._guard
         methods = (
-            [guard.open_get("/sign-in/begin", self.begin), guard.open_get(CALLBACK, self.callback)]
+            [guard.open_get("/sign-in/begin", self.begin), guard.open_get(sessions.CALLBACK, self.callback)]
             if self._provider
             else [guard.open_post("/sign-in", self.signed_in)]
         )
@@ -69,7 +68,7 @@ class SigningIn:
 
     async def begin(self, ask: Ask) -> web.StreamResponse:
         """Sends the browser to the provider, with a cookie that identifies its return."""
-        attempt = self._guard.attempt_begun()
+        attempt = sessions.new_attempt()
         try:
             address = await self._known_provider().address(
                 self._callback_uri(ask), attempt.state, attempt.nonce, verifier=attempt.verifier
@@ -77,15 +76,7 @@ class SigningIn:
         except ProviderAway as error:
             return self._refusal(ask, "provider_away", str(error))
         response = to_provider(address)
-        response.set_cookie(
-            sessions.ATTEMPT_COOKIE,
-            attempt.cookie,
-            path=CALLBACK,
-            httponly=True,
-            secure=self._settings.tls,
-            samesite="Lax",  # browsers don't send a strict cookie on the way back from the provider's site
-            max_age=sessions.ATTEMPT_LASTS_S,
-        )
+        self._guard.attempt_begun(attempt, response)
         return response
 
     async def callback(self, ask: Ask) -> web.StreamResponse:
@@ -114,13 +105,13 @@ class SigningIn:
             # A page and no redirect: after a redirect from the provider's site browsers don't send a strict cookie.
             response = assets.page(ask, "signed_in.html")
             self._guard.signed_in(user, response)
-            response.del_cookie(sessions.ATTEMPT_COOKIE, path=CALLBACK)
+            response.del_cookie(sessions.ATTEMPT_COOKIE, path=sessions.CALLBACK)
             return response
         return self._refusal(ask, reason, detail)
 
     def _attempt(self, ask: Ask) -> Attempt:
         """Returns the attempt that this browser began, where the answer belongs to it. Raises _Refused."""
-        attempt = self._guard.attempt(ask.request.cookies.get(sessions.ATTEMPT_COOKIE, ""))
+        attempt = self._guard.attempt(ask.request)
         query = ask.request.query
         if attempt is None or not sessions.is_same(attempt.state, query.get("state", "")):
             raise _Refused("state")
@@ -132,11 +123,11 @@ class SigningIn:
         """Shows the reason of a refusal and keeps the browser's session. `detail` is this console's text, never a peer's."""
         logger().warning("sign_in_refused", reason=reason, detail=detail)
         response = assets.page(ask, "refused.html", status=_STATUS.get(reason, 403), reason=reason)
-        response.del_cookie(sessions.ATTEMPT_COOKIE, path=CALLBACK)
+        response.del_cookie(sessions.ATTEMPT_COOKIE, path=sessions.CALLBACK)
         return response
 
     def _callback_uri(self, ask: Ask) -> str:
-        return self._guard.origin(ask.request) + CALLBACK
+        return self._guard.origin(ask.request) + sessions.CALLBACK
 
     def _known_provider(self) -> Provider:
         if self._provider is None:

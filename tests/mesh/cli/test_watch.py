@@ -18,7 +18,8 @@ import grpc
 import pytest
 
 from services.cli.monitor.drill import OPERATOR, STEPS
-from services.cli.monitor.watch import SLOTS, WATCH
+from services.cli.monitor.sender import SLOTS
+from services.cli.monitor.series import WATCH
 from services.cli.simulate.actors import DESKS, MOJ_RECORDS, REVIEWER
 from services.cli.stack import mesh as meshes
 from services.cli.stack.mesh import Clients, MeshConnection

@@ -33,7 +33,7 @@ async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Conso
 
 def routes() -> list[tuple[str, str]]:
     settings = ConsoleSettings(dev_secret="x")
-    pages = Pages(settings, RouteGuard(settings, b""), cast(MeshClient, None), feeds={})
+    pages = Pages(settings, RouteGuard(settings, [bytes(32)]), cast(MeshClient, None), feeds={})
     return [(route.method, route.path) for route in pages.routes()]
 
 
@@ -115,7 +115,7 @@ async def test_a_form_without_its_sessions_token_does_nothing(bench: ConsoleBenc
         bench.asked.clear()
         for method, route in routes():
             if method == "POST":
-                for token in ("", other.csrf, visitor.csrf[:-1] + ("0" if visitor.csrf[-1] != "0" else "1")):
+                for token in ("", other.csrf, ("A" if visitor.csrf[0] != "A" else "B") + visitor.csrf[1:]):
                     assert (await visitor.post(path_of(route), csrf=token, assignment="a"))[0] == 403, route
         assert (await visitor.post(f"/incidents/{INCIDENT}/close", origin="https://elsewhere.example"))[0] == 403
         assert [asked for asked in bench.asked if asked[2].endswith("/duty-1") and asked[1] != "ListIncidents"] == []
@@ -124,11 +124,29 @@ async def test_a_form_without_its_sessions_token_does_nothing(bench: ConsoleBenc
 async def test_a_changed_cookie_is_refused(bench: ConsoleBench) -> None:
     async with bench.visitor("operator") as visitor:
         cookie = next(iter(visitor.client.cookie_jar)).value
-        payload, _, mac = cookie.partition(".")
+        payload, signed_at, signature = cookie.split(".")
         async with bench.visitor() as forger:
-            for changed in (f"{payload[:-4]}AAAA.{mac}", f"{payload}.{'0' * 64}", payload, "."):
+            for changed in (
+                f"{payload[:-4]}AAAA.{signed_at}.{signature}",
+                f"{payload}.{signed_at}.{'A' * len(signature)}",
+                f"{payload}.{signature}",
+                payload,
+                ".",
+                "\udcff.\udcff",
+            ):
                 status, _, _ = await forger.get("/devices", Cookie=f"tandem_session={changed}")
                 assert status == 401
+
+
+async def test_a_session_outlives_a_restart_with_a_further_key(tmp_path: Path) -> None:
+    async with console_bench(tmp_path) as before, before.visitor("police") as visitor:
+        cookie = next(iter(visitor.client.cookie_jar)).value
+    key_file = tmp_path / "console" / "session.key"
+    old = key_file.read_text()
+    for keys, status in ((f"{old}{'ab' * 32}\n", 200), (f"{'ab' * 32}\n", 401)):
+        key_file.write_text(keys)
+        async with console_bench(tmp_path) as after, after.visitor() as visitor:
+            assert (await visitor.get("/search", Cookie=f"tandem_session={cookie}"))[0] == status
 
 
 async def test_signing_in_begins_another_session_and_signing_out_ends_it(bench: ConsoleBench) -> None:
@@ -319,7 +337,7 @@ async def test_insecure_settings_are_refused(bad: dict[str, Any]) -> None:
 
 async def test_nobody_signs_in_without_development_tokens() -> None:
     settings = ConsoleSettings()
-    signing_in = SigningIn(settings, RouteGuard(settings, b""))
+    signing_in = SigningIn(settings, RouteGuard(settings, [bytes(32)]))
     ask = cast(Any, type("Ask", (), {"form": {"role": "police", "name": "kim"}}))
     with pytest.raises(web.HTTPForbidden):
         await signing_in.signed_in(ask)

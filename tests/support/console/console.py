@@ -145,7 +145,7 @@ class Visitor:
         """Returns the text of a page, which must exist, and keeps its token for the next form."""
         status, text, _ = await self.get(path)
         assert status == 200, (path, status, text)
-        if found := re.search(r'name="csrf" value="([0-9a-f]+)"', text):
+        if found := re.search(r'name="csrf" value="([0-9A-Za-z_-]+)"', text):
             self.csrf = found[1]
         return text
 

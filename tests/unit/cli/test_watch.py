@@ -25,7 +25,7 @@ from services.cli.monitor.canary import (
 )
 from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
 from services.cli.monitor.pager import CommandPager, PageFailed, PageMessage, pagers
-from services.cli.monitor.watch import SLOTS
+from services.cli.monitor.sender import SLOTS
 from services.geofence.domain import alerts
 from tests.support.dispatch.receivers import OLD_SECRET, Receiver, configured, receiver_entry
 from tests.support.geofence.stories import Story

@@ -1,4 +1,4 @@
-"""Durable files: atomic writes, the console's session key, and its file of ended sessions."""
+"""Durable files: atomic writes, and the console's file of ended sessions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import durable
 from services.console.sign_in.ended_sessions import Ended
-from services.console.sign_in.keys import KEY_BYTES, open_key
 
 
 def test_a_written_file_is_private_and_leaves_no_draft(tmp_path: Path) -> None:
@@ -68,18 +66,6 @@ def test_the_data_is_synced_before_the_rename_and_the_folder_after_it(
     monkeypatch.setattr(Path, "replace", replaced)
     durable.write(tmp_path / "key", b"x")
     assert done == ["file", "name", "folder"]
-
-
-def test_the_session_key_is_made_once_and_a_short_key_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "console" / "session.key"
-    key = open_key(path)
-    assert len(key) == KEY_BYTES and open_key(path) == key
-    for short in (b"", b"k" * (KEY_BYTES - 1)):
-        path.write_bytes(short)
-        with pytest.raises(FailedPrecondition, match=f"{len(short)} bytes"):
-            open_key(path)
-    path.write_bytes(b"0123456789abcdef" * 4)
-    assert len(open_key(path)) == 64, "a longer key, for example from a Secret, is accepted"
 
 
 async def test_an_ended_session_stays_ended_after_a_restart_until_it_expires(tmp_path: Path) -> None:

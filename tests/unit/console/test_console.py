@@ -1,4 +1,4 @@
-"""Pure decisions of the console: order and groups of incidents, figures, explanations, waterfalls, sessions, texts."""
+"""Pure decisions of the console: order and groups of incidents, figures, explanations, waterfalls, texts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from dataclasses import replace
 import pytest
 
 from services.common import times
+from services.console import translate as console_translate
 from services.console.domain import board, explaining, figures, waterfall
 from services.console.domain.board import AssignmentCard, IncidentCard
 from services.console.domain.figures import IncidentQuery
-from services.console.domain.people import ConsoleUser, Role
 from services.console.domain.waterfall import TraceSpan
 from services.console.pages.texts import ISLAND, TEXTS, Texts
 from services.console.review import translate
-from services.console.sign_in import sessions
-from services.console.sign_in.sessions import ConsoleSession
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import STEP_NAME_OF_STATE, spans_of
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 
-KEY = b"k" * 32
 OFFER = AssignmentCard("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
 ALERT = AlertFact(
     "alert-1", 0, 10, 0, 1, "RING_ENTERED", "RESPOND", "case-1", ("police",), False, 1_000_000, 1_000_400, 1_001_000, 1_002_000
@@ -52,7 +49,7 @@ def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() ->
 
 def test_failing_incidents_come_first_then_waiting_ones_then_those_under_way() -> None:
     incidents = [
-        incident("duress", replace(OFFER, state="ACKNOWLEDGED", flag="DURESS", due_ms=None)),
+        incident("duress", replace(OFFER, state="ACKNOWLEDGED", flags=frozenset({"duress"}), due_ms=None)),
         incident("escalated", replace(OFFER, state="ESCALATED")),
         incident("soon", replace(OFFER, due_ms=4_000)),
         incident("later", OFFER),
@@ -63,6 +60,17 @@ def test_failing_incidents_come_first_then_waiting_ones_then_those_under_way() -
     assert [card.incident_id for card in sorted(reversed(incidents), key=board.rank)] == [
         card.incident_id for card in incidents
     ]
+
+
+def test_the_flags_of_all_assignments_are_shown_and_each_has_its_text() -> None:
+    message = dispatch_pb2.Assignment(race=dispatch_pb2.Race(losing=True), absent_legs=[alert_pb2.POLICE])
+    message.spoofing_suspected_at.FromMilliseconds(1)
+    message.person_flag.flag = dispatch_pb2.NO_RECEIPT
+    shown = board.shown(incident("i", console_translate.assignment(message), replace(OFFER, flags=frozenset({"x"}))))
+    assert shown["flags"] == ["absent-police", "losing", "no-receipt", "spoofing", "x"]
+    known = {*dispatch_pb2.WarningFlag.keys()} - {"WARNING_FLAG_UNSPECIFIED"}
+    flags = {flag.lower().replace("_", "-") for flag in known} | board.GRAVE_FLAGS | console_translate.FLAGS.keys()
+    assert {flag for flag in flags if f"flag_{flag}" not in TEXTS} == set()
 
 
 def test_an_alarm_lasts_until_every_demand_to_respond_is_acknowledged() -> None:
@@ -209,37 +217,6 @@ def test_a_span_is_below_its_parent_and_an_orphan_is_marked() -> None:
 def test_spans_in_a_cycle_give_no_rows() -> None:
     spans = [TraceSpan("t", "a", "b", "ingest", "x", 0, 1), TraceSpan("t", "b", "a", "ingest", "x", 0, 1)]
     assert waterfall.rows(spans, "t") == []
-
-
-# ── sessions ──
-
-
-@pytest.mark.parametrize("user", [ConsoleUser(Role.POLICE, "duty-1"), None])
-def test_a_cookie_holds_its_session_until_it_expires(user: ConsoleUser | None) -> None:
-    session = ConsoleSession("ab" * 16, user, 1_000)
-    cookie = sessions.seal(session, KEY)
-    assert sessions.unseal(cookie, KEY, 999.0) == session
-    assert sessions.unseal(cookie, KEY, 1_000.0) is None
-    assert sessions.unseal(cookie, b"x" * 32, 999.0) is None
-    for n in range(len(cookie)):
-        changed = cookie[:n] + ("A" if cookie[n] != "A" else "B") + cookie[n + 1 :]
-        assert sessions.unseal(changed, KEY, 999.0) is None
-    for rubbish in ("", ".", "é.é", "a.b.c"):
-        assert sessions.unseal(rubbish, KEY, 0.0) is None
-
-
-def test_a_token_is_valid_for_its_own_session_only() -> None:
-    session, other = ConsoleSession("a", None, 1), ConsoleSession("b", None, 1)
-    assert sessions.is_token(session, KEY, sessions.token_of(session, KEY))
-    assert not sessions.is_token(other, KEY, sessions.token_of(session, KEY))
-    assert not sessions.is_token(session, KEY, "")
-    assert not sessions.is_token(session, KEY, "é")
-
-
-def test_an_unknown_role_or_a_bad_name_gives_no_user() -> None:
-    assert sessions.user_of("police", "duty-1") == ConsoleUser(Role.POLICE, "duty-1")
-    assert sessions.user_of("police", "../watch/x") is None
-    assert sessions.user_of("watch", "x") is None
 
 
 # ── texts ──

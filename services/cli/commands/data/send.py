@@ -17,7 +17,7 @@ import uvloop
 from services.cli import progress
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.simulate import tracks
-from services.cli.simulate.actors import HeadEnd, Report
+from services.cli.simulate.actors import HeadEnd, Report, time_of
 from services.cli.simulate.tracks import INTERVAL_S, ReportedTrack
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
@@ -66,8 +66,7 @@ def _moved(report: Report, moment_ms: int, began_ms: int) -> Report:
     copy.MergeFrom(report)  # type: ignore[arg-type]  # both have the same type
     # Ingest counts a report id of a device once forever, so each round and run needs new ids.
     copy.report_id = hash_id("report", began_ms, report.device_id, report.report_id)
-    moment = copy.fix_time if isinstance(copy, ingest_pb2.Position) else copy.event_time
-    moment.CopyFrom(times.to_timestamp(moment_ms))
+    time_of(copy).CopyFrom(times.to_timestamp(moment_ms))
     return copy
 
 

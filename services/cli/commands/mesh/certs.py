@@ -13,7 +13,7 @@ import typer
 
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.monitor import drill, exercise
-from services.cli.monitor.watch import WATCH
+from services.cli.monitor.series import WATCH
 from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, REVIEWER, VENDOR
 from services.cli.stack import authority, nats_server
 from services.cli.stack.authority import Authority

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, assert_never
 
 import typer
 import uvloop
@@ -46,12 +46,15 @@ async def played(running: MeshConnection, *, as_json: bool) -> AsyncIterator[int
     async with mesh.connect(running) as clients, demo_run.stage(clients, demo_run.new_plan()) as stage:
         with console.status("") as status:
             async for event in demo_run.play(stage):
-                if isinstance(event, demo_run.Begun):
-                    status.update(event.title)
-                else:
-                    after, took = f"{time.monotonic() - began:5.1f} s", f"({event.took_ms:.0f} ms)"
-                    title = (event.title, "bold")
-                    console.print(styled((after, "dim"), "  ", title, f": {event.detail} ", (took, "dim")))
+                match event:
+                    case demo_run.Begun():
+                        status.update(event.title)
+                    case demo_run.Done():
+                        after, took = f"{time.monotonic() - began:5.1f} s", f"({event.took_ms:.0f} ms)"
+                        title = (event.title, "bold")
+                        console.print(styled((after, "dim"), "  ", title, f": {event.detail} ", (took, "dim")))
+                    case _:
+                        assert_never(event)
         incidents = await demo_run.settled(stage)
         if as_json:
             print(json.dumps(outcome.to_json(stage.match_ms, incidents)))

@@ -26,6 +26,7 @@ from rich.table import Table
 from services.cli.commands.mesh import certs
 from services.cli.commands.mesh import demo as demos
 from services.cli.commands.mesh import watch as watches
+from services.cli.commands.mesh.plan import MeshPlan
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh, nats_server, processes
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
@@ -36,13 +37,10 @@ from services.cli.stack.watchdog import Watchdog, watching
 from services.cli.terminal import SafeConsole, styled
 from services.common.clock import MeshClock
 from services.common.messaging import streams
-from services.common.messaging.permissions import SERVICE
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.observability import telemetry
 from services.common.privacy import sealing
-from services.common.rpc.certificates import Files, files_of
 from services.common.rpc.errors import FailedPrecondition
-from services.common.rpc.identity import CONSOLES
 from services.common.storage import durable
 from services.geofence import state_keys
 
@@ -143,44 +141,23 @@ async def _run(options: Options) -> int:
         log_meta = await _create_streams(server, options)
         watched = await stack.enter_async_context(watching(watchdog)) if watchdog else asyncio.Future[None]()
         services = await stack.enter_async_context(supervisor(guard, say))
-        addresses = processes.addresses(base_port)
-        secret = "" if certificates else _dev_secret(options.folder)
-        warning_key = processes.warning_key(options.folder)
-        sealing.open_private_keys(warning_key)  # the registry reads the public key at its start
-        state_key = processes.state_key(options.folder)
-        if not state_key.exists():
-            durable.write_once(state_key, f"{secrets.token_hex(state_keys.KEY_BYTES)}\n".encode())
-        shared = {
-            "TANDEM_STATE_KEY": str(state_key),
-            "TANDEM_NATS_MONITOR_URL": server.monitor_url,
-            "TANDEM_DEV_SECRET": secret,
-            "TANDEM_SERVICE_AREA": options.service_area,
-            "TANDEM_CLOCK_RATE": str(log_meta.clock.rate),
-            "TANDEM_CLOCK_ANCHOR_MS": str(log_meta.clock.anchor_ms),
-            "TANDEM_WARNING_PUBLIC_KEY": str(sealing.public_file(warning_key)),
-        }
-        # If callers authenticate by certificate, the console is of no use without a provider to sign in with.
-        console_of = os.environ.get("TANDEM_CONSOLE_ROLE", "") if os.environ.get("TANDEM_OIDC_ISSUER") else ""
-        with_console = not certificates or console_of in CONSOLES
-        url = processes.console_url(base_port, tls=certificates is not None) if with_console else ""
-        started = (*processes.SERVICES, *([processes.CONSOLE] if with_console else []))
+        _make_keys(options.folder)
+        plan = MeshPlan(
+            folder=options.folder,
+            base_port=base_port,
+            service_area=options.service_area,
+            dev_secret="" if certificates else _dev_secret(options.folder),
+            certificates=certificates,
+            console_role=os.environ.get("TANDEM_CONSOLE_ROLE", "") if os.environ.get("TANDEM_OIDC_ISSUER") else "",
+            server=server,
+            log_meta=log_meta,
+        )
 
         def running() -> MeshConnection:
-            pids = store.pids | services.pids
-            return MeshConnection(
-                *(addresses, pids, secret, log_meta.clock, server, log_meta.partitions, certificates),
-                url,
-            )
+            return plan.connection(store.pids | services.pids)
 
-        for service in started:
-            access = {"TANDEM_NATS_URL": server.url_as(service.nats_user)} if service.nats_user else {}
-            if certificates:
-                identity = CONSOLES[console_of] if service is processes.CONSOLE else SERVICE + service.nats_user
-                access |= _tls_settings(files_of(certificates, identity))
-                if service is processes.CONSOLE:
-                    pages = files_of(certificates, certs.CONSOLE_SERVER)
-                    access |= {"TANDEM_HTTP_TLS_CERT": str(pages.cert), "TANDEM_HTTP_TLS_KEY": str(pages.key)}
-            services.start(processes.program(service, options.folder, base_port, given=shared | access))
+        for program in plan.programs():
+            services.start(program)
         try:
             await _wait_until_healthy(running(), options.folder)
         except CommandFailed as failed:
@@ -194,8 +171,7 @@ async def _run(options: Options) -> int:
 
         save()
         store.on_change = services.on_change = save
-        shown = {processes.CONSOLE.name: url} if with_console else {}
-        console.print(_table(addresses | processes.other_addresses(started, base_port) | shown, server))
+        console.print(_table(plan.shown_addresses()))
         say(_watch(running(), options.folder, services))
         code = 0
         if options.demo:
@@ -203,7 +179,7 @@ async def _run(options: Options) -> int:
             code = await stack.enter_async_context(demos.played(running(), as_json=False))
         if options.exit:
             return code
-        where = f"its console is at {url} ." if with_console else "it has no console."
+        where = f"its console is at {plan.console_url} ." if plan.has_console else "it has no console."
         console.print(f"The mesh runs; {where} Ctrl-C stops it.")
         await watched
         raise AssertionError("the watchdog ended")
@@ -239,11 +215,6 @@ def _certificates(options: Options) -> Path | None:
     folder = options.folder / "certs"
     certs.issue(folder, (*certs.SERVERS, *certs.CLIENTS), certs.LOOPBACK, lifetime=CERTIFICATES_FOR)
     return folder
-
-
-def _tls_settings(files: Files) -> dict[str, str]:
-    names = ("TANDEM_TLS_CERT", "TANDEM_TLS_KEY", "TANDEM_TLS_CA")
-    return {name: str(path) for name, path in zip(names, files, strict=True)}
 
 
 def _start_nats(
@@ -298,6 +269,14 @@ async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:
         raise CommandFailed(f"nats-server at {server.url} isn't ready after {HEALTHY_WITHIN_S:.0f} s{tail}") from None
 
 
+def _make_keys(folder: Path) -> None:
+    """Makes the keys that several services share, unless they exist."""
+    sealing.open_private_keys(processes.warning_key(folder))  # the registry reads the public key at its start
+    state_key = processes.state_key(folder)
+    if not state_key.exists():
+        durable.write_once(state_key, f"{secrets.token_hex(state_keys.KEY_BYTES)}\n".encode())
+
+
 def _dev_secret(folder: Path) -> str:
     """The folder's key of development tokens. It is kept in a file, so that tokens survive a restart."""
     path = folder / "dev_secret"
@@ -339,10 +318,8 @@ def _last_lines(log: Path) -> str:
     return "".join(f"\n  {line}" for line in lines[-LOG_LINES:]) or " (its log is empty)"
 
 
-def _table(addresses: Mapping[str, str], server: NatsServer) -> Table:
+def _table(addresses: Mapping[str, str]) -> Table:
     table = Table("process", "address")
     for name, address in addresses.items():
         table.add_row(name, address)
-    table.add_row("nats-server", server.url)
-    table.add_row("nats-server's monitor", server.monitor_url)
     return table

@@ -1,0 +1,153 @@
+"""Live page of one role: the mesh's messages go in, and the rows of the browsers come out. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from services.console.domain import board
+from services.console.domain.board import AssignmentCard, IncidentCard
+from services.console.domain.numbered_items import Item, ItemKey, NumberedItems, Sort
+
+MAX_INCIDENTS = 1_000
+"""Number of kept incidents, the newest. Open incidents are always kept."""
+MAX_ALERTS = 200
+
+
+class NumberedAlert(NamedTuple):
+    """Alert with the number of the change that brought it."""
+
+    number: int
+    alert: Item
+
+
+class LivePage:
+    """Incidents, targets, units and alerts of one role, with the numbers of their changes."""
+
+    def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
+        self._items = NumberedItems(notify)
+        self._incidents: dict[str, IncidentCard] = {}
+        self._groups: dict[str, str] = {}
+        """Group of each grouped incident, by incident id."""
+        self._targets_of: dict[str, set[str]] = {}
+        """Ids of the shown targets, by incident id."""
+        self._alerts: deque[NumberedAlert] = deque(maxlen=MAX_ALERTS)
+
+    # ── from the mesh ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def replace_incidents(self, listed: Iterable[IncidentCard]) -> None:
+        """Replaces all incidents by those of a leg's list."""
+        cards = {card.incident_id: card for card in listed}
+        for incident_id in self._incidents.keys() - cards.keys():
+            self._drop(incident_id)
+        self._incidents = cards
+        self.regroup()
+        for card in self._incidents.values():
+            self._show(card)
+
+    def put_incident(self, card: IncidentCard) -> None:
+        """Adds or replaces an incident."""
+        self._incidents[card.incident_id] = card
+        self._show(card)
+
+    def assign(self, changed: AssignmentCard) -> bool:
+        """Replaces an assignment of its incident.
+
+        Returns whether the incident must be read from the leg: it isn't known yet, or it may have ended with this assignment.
+        """
+        known = self._incidents.get(changed.incident_id)
+        if known is None:
+            return True
+        others = (old for old in known.assignments if old.assignment_id != changed.assignment_id)
+        card = replace(known, assignments=(*others, changed))
+        self.put_incident(card)
+        return all(assignment.state in board.OVER for assignment in card.assignments)
+
+    def regroup(self) -> None:
+        """Groups the incidents, and drops the oldest ended ones beyond MAX_INCIDENTS. It reads every incident."""
+        before, self._groups = self._groups, board.groups(list(self._incidents.values()))
+        for card in self._incidents.values():
+            if before.get(card.incident_id) != self._groups.get(card.incident_id):
+                self._show(card)
+        ended = [card for card in self._incidents.values() if card.ended_ms is not None]
+        ended.sort(key=lambda card: (card.opened_ms, card.incident_id))
+        for card in ended[: max(0, len(self._incidents) - MAX_INCIDENTS)]:
+            self._drop(card.incident_id)
+
+    def put_target(self, incident_id: str, target: Item) -> None:
+        """Adds or moves a target of an incident."""
+        self._targets_of.setdefault(incident_id, set()).add(target["id"])
+        self._items.put(ItemKey(Sort.TARGET, target["id"]), target)
+
+    def drop_targets(self, incident_id: str) -> None:
+        """Removes the targets of an incident."""
+        for target_id in self._targets_of.pop(incident_id, ()):
+            self._items.remove(ItemKey(Sort.TARGET, target_id))
+
+    def replace_units(self, units: Mapping[str, Item]) -> None:
+        """Replaces all units, by id."""
+        for unit_id in self.units().keys() - units.keys():
+            self._items.remove(ItemKey(Sort.UNIT, unit_id))
+        for unit_id, unit in units.items():
+            self._items.put(ItemKey(Sort.UNIT, unit_id), unit)
+
+    def add_alert(self, alert: Item) -> None:
+        """Adds an alert, once: several steps may carry the same notice."""
+        if all(known["id"] != alert["id"] for _, known in self._alerts):
+            self._alerts.append(NumberedAlert(self._items.count(), alert))
+
+    def count_change(self) -> None:
+        """Counts a change of something that a message has besides the rows."""
+        self._items.count()
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def assignments_of(self, leg: str) -> list[AssignmentCard]:
+        """Returns the assignments of one leg in all incidents."""
+        return [assignment for card in self._incidents.values() for assignment in card.of(leg)]
+
+    def responding(self, followed: Container[str], most: int) -> list[str]:
+        """Returns the ids of open incidents that demand a response, the most urgent first, and among equals those in `followed`."""
+        cards = [card for card in self._incidents.values() if card.ended_ms is None and board.demand(card) == "RESPOND"]
+
+        def urgency(card: IncidentCard) -> tuple[int, bool, int]:
+            level, due_ms, _ = board.rank(card)
+            return level, card.incident_id not in followed, due_ms
+
+        return [card.incident_id for card in sorted(cards, key=urgency)[:most]]
+
+    def units(self) -> Mapping[str, Item]:
+        """Returns the units by id."""
+        return self._items.of(Sort.UNIT)
+
+    # ── to the browsers ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def number(self) -> int:
+        """Number of the last change."""
+        return self._items.number
+
+    def alerts(self) -> list[Item]:
+        """Returns the kept alerts, newest first."""
+        return [alert for _, alert in reversed(self._alerts)]
+
+    def since(self, seen: int | None) -> dict[str, Any]:
+        """Returns the rows that changed since the number `seen`; all rows for None and for a number that is too old."""
+        difference = self._items.since(seen)
+        from_number = 0 if difference.reset else seen or 0
+        return {
+            "reset": difference.reset,
+            **{sort.value: items for sort, items in difference.changed.items()},
+            "gone": difference.gone,
+            "alerts": [alert for number, alert in self._alerts if number > from_number],
+        }
+
+    def _show(self, card: IncidentCard) -> None:
+        item = board.shown(card, self._groups.get(card.incident_id, ""))
+        self._items.put(ItemKey(Sort.INCIDENT, card.incident_id), item)
+
+    def _drop(self, incident_id: str) -> None:
+        self._incidents.pop(incident_id, None)
+        self._items.remove(ItemKey(Sort.INCIDENT, incident_id))

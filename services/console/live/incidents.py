@@ -1,0 +1,77 @@
+"""Incidents of a live page: the leg's list, and for a desk its stream of steps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from services.console import translate
+from services.console.domain.live_page import MAX_INCIDENTS, LivePage
+from services.console.domain.people import DESKS, Role
+from services.console.live.viewers import Viewers
+from services.console.mesh import MeshClient
+from tandem.dispatch.v1 import dispatch_pb2
+
+LISTS_INTERVAL_S = 10.0
+"""Interval at which a desk's list is read in addition to its stream of steps, in s."""
+CHECK_INTERVAL_S = 2.0
+"""Interval at which the list is read while a reviewer views the page, in s: reviewers have no stream of steps."""
+REGROUP_DELAY_S = 0.5
+DEADLINE_S = 5.0
+
+
+class IncidentReader:
+    """Keeps the incidents of a page current from the role's leg."""
+
+    def __init__(
+        self, mesh: MeshClient, role: Role, page: LivePage, *, viewers: Viewers, connected: Callable[[], None]
+    ) -> None:
+        self._mesh, self._role, self._page = mesh, role, page
+        self._viewers, self._connected = viewers, connected
+        self._dispatch = mesh.leg_of(role).dispatch
+        self._regroup = asyncio.Event()
+
+    async def poll(self) -> None:
+        """Reads the list of incidents: a reviewer's only source, and for a desk the steps that its stream may have missed."""
+        began_s = asyncio.get_running_loop().time()
+        while True:
+            answer = await self._list(dispatch_pb2.ListIncidentsRequest(page_size=MAX_INCIDENTS))
+            self._page.replace_incidents(translate.incident(incident) for incident in answer.incidents)
+            self._connected()
+            is_new = asyncio.get_running_loop().time() - began_s < LISTS_INTERVAL_S
+            if self._role in DESKS:
+                await asyncio.sleep(CHECK_INTERVAL_S if is_new else LISTS_INTERVAL_S)
+            else:
+                await self._viewers.next(CHECK_INTERVAL_S if is_new or self._viewers else LISTS_INTERVAL_S)
+
+    async def follow(self) -> None:
+        """Follows a desk's stream of steps."""
+        request = dispatch_pb2.SubscribeRequest(others=True, new_only=True)
+        steps = self._dispatch.Subscribe(request, metadata=self._mesh.own(self._role))
+        try:
+            async for message in steps:
+                own = message.HasField("step")
+                await self._apply(message.step.assignment if own else message.other)
+                is_new = own and self._role is Role.PROBATION and message.sequence
+                if is_new and (notice := translate.notice(message.step)):
+                    self._page.add_alert(notice)
+        finally:
+            steps.cancel()
+
+    async def group(self) -> None:
+        """Regroups the incidents after steps. Grouping reads every incident, so in a flood it doesn't run at each step."""
+        while True:
+            await self._regroup.wait()
+            await asyncio.sleep(REGROUP_DELAY_S)
+            self._regroup.clear()
+            self._page.regroup()
+
+    async def _apply(self, message: dispatch_pb2.Assignment) -> None:
+        if self._page.assign(translate.assignment(message)):
+            answer = await self._list(dispatch_pb2.ListIncidentsRequest(incident_id=message.incident_id))
+            for incident in answer.incidents:
+                self._page.put_incident(translate.incident(incident))
+        self._regroup.set()
+
+    async def _list(self, request: dispatch_pb2.ListIncidentsRequest) -> dispatch_pb2.ListIncidentsResponse:
+        return await self._dispatch.ListIncidents(request, metadata=self._mesh.own(self._role), timeout=DEADLINE_S)

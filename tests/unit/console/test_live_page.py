@@ -1,0 +1,148 @@
+"""The live page without a mesh: what its browsers get after steps, lists, targets, units and alerts, and after having been away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from services.console.domain import live_page, numbered_items
+from services.console.domain.board import AssignmentCard, IncidentCard
+from services.console.domain.live_page import LivePage
+
+OFFER = AssignmentCard("a-1", "i-1", "police", "P-1", ("O-1",), "OFFERED", "RESPOND", "RING_ENTERED", due_ms=5_000)
+NOTICE = replace(OFFER, state="NOTIFIED", demand="NOTIFY", kind="SILENT", due_ms=None)
+
+
+def card(id_: str, *assignments: AssignmentCard, opened_ms: int = 1_000, ended_ms: int | None = None) -> IncidentCard:
+    own = tuple(replace(assignment, incident_id=id_) for assignment in assignments)
+    return IncidentCard(id_, opened_ms, ended_ms, own)
+
+
+def ids(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["id"] for row in rows]
+
+
+def test_a_browser_gets_everything_at_first_and_then_only_the_changes() -> None:
+    page = LivePage()
+    page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])
+    first = page.since(None)
+    assert (first["reset"], ids(first["incidents"])) == (True, ["i-1", "i-2"])
+    seen = page.number
+    page.replace_incidents([card("i-1", OFFER), card("i-2", replace(OFFER, state="ESCALATED"))])
+    later = page.since(seen)
+    assert (later["reset"], ids(later["incidents"]), later["gone"]) == (False, ["i-2"], [])
+    assert page.since(page.number)["incidents"] == []
+
+
+def test_the_same_list_is_no_change() -> None:
+    page = LivePage()
+    page.replace_incidents([card("i-1", OFFER)])
+    before = page.number
+    page.replace_incidents([card("i-1", OFFER)])
+    page.regroup()
+    assert page.number == before
+
+
+def test_each_change_notifies_once() -> None:
+    notified: list[None] = []
+    page = LivePage(lambda: notified.append(None))
+    page.put_incident(card("i-1", OFFER))
+    page.put_incident(card("i-1", OFFER))
+    page.count_change()
+    assert len(notified) == page.number == 2
+
+
+def test_an_incident_that_left_the_list_is_gone_for_a_browser_that_was_away() -> None:
+    page = LivePage()
+    page.replace_incidents([card("i-1", OFFER), card("i-2", OFFER)])
+    seen = page.number
+    page.replace_incidents([card("i-2", OFFER)])
+    assert page.since(seen)["gone"] == ["i-1"]
+    everything = page.since(None)
+    assert (ids(everything["incidents"]), everything["gone"]) == (["i-2"], [])
+
+
+def test_a_browser_that_missed_a_forgotten_removal_gets_everything() -> None:
+    page = LivePage()
+    page.put_target("i-1", {"id": "kept", "at": 0})
+    seen = recent = page.number
+    for n in range(numbered_items.MAX_GONE + 1):
+        page.put_target("i-2", {"id": f"t-{n}", "at": n})
+        recent = page.number
+        page.drop_targets("i-2")
+    assert page.since(seen)["reset"]
+    assert ids(page.since(seen)["targets"]) == ["kept"]
+    assert page.since(recent)["gone"] == [f"t-{numbered_items.MAX_GONE}"]
+
+
+def test_an_item_that_came_back_is_not_gone() -> None:
+    page = LivePage()
+    page.put_target("i-1", {"id": "t", "at": 1})
+    seen = page.number
+    page.drop_targets("i-1")
+    page.put_target("i-1", {"id": "t", "at": 1})
+    back = page.since(seen)
+    assert (ids(back["targets"]), back["gone"]) == (["t"], [])
+
+
+def test_a_step_replaces_its_assignment_and_says_when_the_incident_must_be_read() -> None:
+    page = LivePage()
+    assert page.assign(OFFER), "an unknown incident"
+    assert page.since(None)["incidents"] == []
+    page.put_incident(card("i-1", OFFER, replace(OFFER, assignment_id="a-2", leg="probation")))
+    assert not page.assign(replace(OFFER, state="ACKNOWLEDGED"))
+    [row] = page.since(None)["incidents"]
+    assert [to["state"] for to in row["legs"]["police"]] == ["ACKNOWLEDGED"]
+    assert not page.assign(replace(OFFER, state="CLOSED"))
+    assert page.assign(replace(OFFER, assignment_id="a-2", leg="probation", state="STOOD_DOWN")), "it may have ended"
+
+
+def test_a_flood_of_notices_becomes_a_group_when_it_is_regrouped() -> None:
+    page = LivePage()
+    for n in range(5):
+        page.put_incident(card(f"i-{n}", NOTICE))
+    seen = page.number
+    page.regroup()
+    assert {row["group"] for row in page.since(seen)["incidents"]} == {"SILENT"}
+
+
+def test_the_oldest_ended_incidents_are_dropped_and_open_ones_never() -> None:
+    page = LivePage()
+    kept = live_page.MAX_INCIDENTS
+    ended = [card(f"ended-{n}", NOTICE, opened_ms=n, ended_ms=n + 1) for n in range(2)]
+    page.replace_incidents([*ended, *(card(f"open-{n}", NOTICE, opened_ms=0) for n in range(kept - 1))])
+    rows = ids(page.since(None)["incidents"])
+    assert len(rows) == kept and "ended-0" not in rows and "ended-1" in rows
+
+
+def test_the_most_urgent_incidents_are_followed_and_among_equals_those_that_are_followed_already() -> None:
+    page = LivePage()
+    page.replace_incidents(
+        [
+            card("new", OFFER),
+            card("followed", OFFER),
+            card("grave", replace(OFFER, state="ESCALATED")),
+            card("notice", NOTICE),
+            card("ended", OFFER, ended_ms=9_000),
+        ]
+    )
+    assert page.responding({"followed"}, 2) == ["grave", "followed"]
+    assert page.responding((), 9) == ["grave", "new", "followed"]
+
+
+def test_units_are_replaced_as_a_whole() -> None:
+    page = LivePage()
+    page.replace_units({"u-1": {"id": "u-1"}, "u-2": {"id": "u-2"}})
+    seen = page.number
+    page.replace_units({"u-2": {"id": "u-2", "unknown": True}})
+    changed = page.since(seen)
+    assert (changed["units"], changed["gone"]) == ([{"id": "u-2", "unknown": True}], ["u-1"])
+
+
+def test_an_alert_is_shown_once_and_newest_first() -> None:
+    page = LivePage()
+    for id_ in ("x", "y", "x"):
+        page.add_alert({"id": id_})
+    assert ids(page.alerts()) == ["y", "x"]
+    assert ids(page.since(1)["alerts"]) == ["y"]
+    assert ids(page.since(None)["alerts"]) == ["x", "y"]

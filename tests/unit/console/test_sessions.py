@@ -1,0 +1,191 @@
+"""Signed cookies of the console: sessions, sign-in attempts, tokens against forged requests, and the keys that sign them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from itsdangerous import TimestampSigner
+
+from services.common.rpc.errors import FailedPrecondition
+from services.console.domain.people import ConsoleUser, Role
+from services.console.guard import RouteGuard
+from services.console.settings import ConsoleSettings
+from services.console.sign_in import sessions
+from services.console.sign_in.keys import KEY_BYTES, open_keys
+from services.console.sign_in.sessions import ATTEMPT_LASTS_S, LASTS_S, SignedCookies, new_attempt, new_session
+
+OLD, NEW = b"o" * KEY_BYTES, b"n" * KEY_BYTES
+ISSUER = "https://id.example/realms/npa"
+USER = ConsoleUser(Role.POLICE, "duty-1")
+COOKIES = SignedCookies([OLD], ISSUER)
+RUBBISH = ("", ".", "..", "a.b.c", "é.é", "\udce9.\udce9", "." * 4_000)
+BASE_64 = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def changed(text: str, at: int) -> str:
+    """Changes the highest bit of a character in base64, as the lowest bits of the last one are unused; and a dot to a letter."""
+    other = BASE_64[(BASE_64.index(text[at]) + 32) % 64] if text[at] in BASE_64 else "A"
+    return text[:at] + other + text[at + 1 :]
+
+
+def session_id(cookies: SignedCookies, cookie: str) -> str | None:
+    session = cookies.unseal(cookie, time.time())
+    return session.session_id if session else None
+
+
+# ── sessions ──
+
+
+@pytest.mark.parametrize("user", [USER, None])
+def test_a_cookie_holds_its_session_until_it_expires(user: ConsoleUser | None) -> None:
+    now_s = time.time()
+    session = new_session(user, now_s)
+    cookie = COOKIES.seal(session)
+    read = COOKIES.unseal(cookie, now_s)
+    assert read is not None and (read.session_id, read.user) == (session.session_id, user)
+    assert 0 <= read.until_s - session.until_s <= 1, "a second may pass until it is signed"
+    assert COOKIES.unseal(cookie, read.until_s - 1) == read
+    assert COOKIES.unseal(cookie, read.until_s) is None
+    assert abs(read.until_s - now_s - LASTS_S) <= 2
+
+
+def test_a_cookie_with_a_changed_character_is_refused() -> None:
+    cookie = COOKIES.seal(new_session(USER, time.time()))
+    assert session_id(COOKIES, cookie)
+    for at in range(len(cookie)):
+        assert session_id(COOKIES, changed(cookie, at)) is None, at
+    payload, signed_at, signature = cookie.split(".")
+    for forged in (f"{payload}.{signature}", f"{payload}.{signed_at}", f"{payload}.{signed_at}.", f"{cookie}."):
+        assert session_id(COOKIES, forged) is None, forged
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH)
+def test_rubbish_is_no_cookie(rubbish: str) -> None:
+    assert COOKIES.unseal(rubbish, 0.0) is None
+    assert COOKIES.unseal_attempt(rubbish, 0.0) is None
+    assert not COOKIES.is_token(new_session(USER, 0.0), rubbish)
+
+
+def test_a_cookie_of_one_purpose_is_none_of_another() -> None:
+    session, now_s = new_session(USER, time.time()), time.time()
+    assert COOKIES.unseal_attempt(COOKIES.seal(session), now_s) is None
+    assert COOKIES.unseal(COOKIES.seal_attempt(new_attempt()), now_s) is None
+    token = COOKIES.token_of(session)
+    assert not COOKIES.is_token(session, COOKIES.seal(session).rpartition(".")[2])
+    assert COOKIES.unseal(f"{session.session_id}.{token}", now_s) is None
+
+
+def test_a_cookie_ends_with_its_identity_provider() -> None:
+    cookie = COOKIES.seal(new_session(USER, time.time()))
+    for issuer in ("", "https://id.example/realms/moj"):
+        assert session_id(SignedCookies([OLD], issuer), cookie) is None
+
+
+def test_a_cookie_of_a_replica_whose_clock_is_ahead_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead_s = int(time.time()) + 5
+    with monkeypatch.context() as patch:
+        patch.setattr(TimestampSigner, "get_timestamp", lambda _: ahead_s)
+        cookie = COOKIES.seal(new_session(USER, ahead_s))
+    assert session_id(COOKIES, cookie)
+
+
+def test_an_unknown_role_or_a_bad_name_gives_no_user() -> None:
+    assert sessions.user_of("police", "duty-1") == USER
+    assert sessions.user_of("police", "../watch/x") is None
+    assert sessions.user_of("police", "console") is None
+    assert sessions.user_of("watch", "x") is None
+
+
+# ── tokens ──
+
+
+def test_a_token_is_valid_for_its_own_session_only() -> None:
+    session, other = new_session(USER, time.time()), new_session(USER, time.time())
+    token = COOKIES.token_of(session)
+    assert COOKIES.is_token(session, token)
+    assert not COOKIES.is_token(other, token)
+    for wrong in ("", "é", changed(token, 0), token[:-1], token * 2):
+        assert not COOKIES.is_token(session, wrong), wrong
+
+
+# ── attempts to sign in ──
+
+
+def test_an_attempt_is_valid_in_its_browser_for_ten_minutes() -> None:
+    attempt, now_s = new_attempt(), time.time()
+    cookie = COOKIES.seal_attempt(attempt)
+    assert COOKIES.unseal_attempt(cookie, now_s) == attempt
+    assert COOKIES.unseal_attempt(cookie, now_s + ATTEMPT_LASTS_S - 1) == attempt
+    assert COOKIES.unseal_attempt(cookie, now_s + ATTEMPT_LASTS_S + 1) is None
+    for at in range(len(cookie)):
+        assert COOKIES.unseal_attempt(changed(cookie, at), now_s) is None, at
+
+
+def test_the_values_of_an_attempt_are_its_own_and_cannot_be_guessed() -> None:
+    attempts = [new_attempt() for _ in range(3)]
+    values = [value for attempt in attempts for value in (attempt.state, attempt.nonce, attempt.verifier)]
+    assert len(set(values)) == 9 and all(len(value) >= 43 for value in values), "256 bits, as PKCE asks for, too"
+
+
+# ── keys ──
+
+
+def test_a_replaced_key_ends_no_session_as_long_as_it_is_kept() -> None:
+    before, meanwhile, after = (SignedCookies(keys, ISSUER) for keys in ([OLD], [OLD, NEW], [NEW]))
+    session = new_session(USER, time.time())
+    old, new = before.seal(session), meanwhile.seal(session)
+    assert [session_id(cookies, old) for cookies in (before, meanwhile, after)] == [session.session_id] * 2 + [None]
+    assert [session_id(cookies, new) for cookies in (before, meanwhile, after)] == [None] + [session.session_id] * 2
+    assert meanwhile.is_token(session, before.token_of(session)) and not after.is_token(
+        session, before.token_of(session)
+    )
+    known = SignedCookies([NEW, OLD], ISSUER)
+    assert session_id(before, known.seal(session)), "the first key only verifies, so replicas can learn it one by one"
+    assert session_id(known, new)
+
+
+def test_a_file_of_keys_is_made_once_and_holds_the_newest_last(tmp_path: Path) -> None:
+    path = tmp_path / "console" / "session.key"
+    made = open_keys(path)
+    assert len(made) == 1 and len(made[0]) == KEY_BYTES and open_keys(path) == made
+    assert path.stat().st_mode & 0o777 == 0o600
+    with path.open("a") as file:
+        file.write(f"{NEW.hex()}\n")
+    assert open_keys(path) == (*made, NEW)
+    path.write_text(OLD.hex())  # without a line feed, as in a Secret
+    assert open_keys(path) == (OLD,)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"k" * 32, OLD, bytes(range(128, 160)), b"00" * 31, f"{OLD.hex()}\n00\n".encode()]
+)
+def test_a_file_without_keys_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "session.key"
+    path.write_bytes(content)
+    with pytest.raises(FailedPrecondition, match="64 hex digits"):
+        open_keys(path)
+    assert path.read_bytes() == content
+
+
+# ── flags ──
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_cookies_are_hidden_from_scripts_and_other_sites_and_with_certificates_from_plain_http(tls: bool) -> None:
+    files = {name: Path(name) for name in ("tls_cert", "tls_key", "tls_ca", "http_tls_cert", "http_tls_key")}
+    settings = ConsoleSettings(**files, console_role="police") if tls else ConsoleSettings(dev_secret="x")  # type: ignore[arg-type]
+    guard, response = RouteGuard(settings, [OLD]), web.Response()
+    guard.signed_in(USER, response)
+    guard.attempt_begun(new_attempt(), response)
+    session, attempt = (response.cookies[name] for name in (sessions.COOKIE, sessions.ATTEMPT_COOKIE))
+    for cookie in (session, attempt):
+        assert cookie["httponly"] and bool(cookie["secure"]) is tls and not cookie["domain"]
+    assert (session["samesite"], session["path"], session["max-age"]) == ("Strict", "/", str(LASTS_S))
+    assert (attempt["samesite"], attempt["path"], attempt["max-age"]) == (
+        "Lax",
+        sessions.CALLBACK,
+        str(ATTEMPT_LASTS_S),
+    )
