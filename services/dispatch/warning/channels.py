@@ -27,7 +27,7 @@ ISSUED_BY = "dispatch-warning"
 """Issuer of the commands to devices."""
 
 
-class MeshConnection:
+class WarningBus:
     """The warnings' connection to NATS, which they work without."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class GatewayChannel:
 class DeviceChannel:
     """All devices, by commands. Ingest hands a command to its device at once or at its next contact."""
 
-    def __init__(self, mesh: MeshConnection, clock: MeshClock, links: AnswerLinks | None) -> None:
+    def __init__(self, mesh: WarningBus, clock: MeshClock, links: AnswerLinks | None) -> None:
         self._mesh, self._clock, self._links = mesh, clock, links
 
     async def hand_over(self, sending: Sending, message: MessageRow) -> str:

@@ -14,7 +14,7 @@ from services.common.rpc.errors import InvalidField, RetryableError
 from services.dispatch.domain.enums import Demand
 from services.dispatch.retrying import retried
 from services.dispatch.warning import wording
-from services.dispatch.warning.channels import MeshConnection
+from services.dispatch.warning.channels import WarningBus
 from services.dispatch.warning.consumer import TTL_MS
 from services.dispatch.warning.contacts import ContactBook
 from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
@@ -38,7 +38,7 @@ class MessageOpener:
         contacts: ContactBook,
         *,
         gateways: Sequence[str],
-        mesh: MeshConnection,
+        mesh: WarningBus,
     ) -> None:
         self._store, self._clock, self._contacts, self._mesh = store, clock, contacts, mesh
         self._gateways = [ChannelId(ChannelKind.GATEWAY, name) for name in gateways]

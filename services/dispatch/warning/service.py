@@ -40,7 +40,7 @@ from services.dispatch.leg.service import LegService
 from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
-from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, MeshConnection
+from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
 from services.dispatch.warning.contacts import ContactBook
 from services.dispatch.warning.domain import ReceiptKind
 from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
@@ -178,7 +178,7 @@ class WarningStreams:
         receipts: ReceiptStore,
         clock: MeshClock,
         *,
-        mesh: MeshConnection,
+        mesh: WarningBus,
         wake: Callable[[], None],
     ) -> None:
         self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
@@ -290,7 +290,7 @@ async def open_warnings(
     """Opens the warnings of a leg with their database, and the answer endpoint if one is configured."""
     keys = sealing.open_private_keys(settings.warning_key_file)
     gateways = read_receivers(settings.warning_gateways) if settings.warning_gateways else ()
-    clock, mesh = settings.clock, MeshConnection()
+    clock, mesh = settings.clock, WarningBus()
     links = AnswerLinks(open_key(settings.link_key), settings.link_url) if settings.link_port is not None else None
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings.warning_database, MIGRATIONS))
