@@ -154,7 +154,8 @@ def follow(name: str, member: bytes) -> list[Shown]:
     if not lines:
         raise CorruptArchive(name, None, "is empty")
     first = parsed(name, lines[0], CHAIN_SHAPE, line=1)
-    leg, head = first["leg"], ChainHead(*first["before"])
+    leg, (last_id, last_hash) = first["leg"], first["before"]
+    head = ChainHead(last_id, last_hash)
     if CHAINS.get(name, leg) != leg:
         raise CorruptArchive(name, None, f"line 1: leg: is {leg}")
     shown = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, assert_never
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -152,6 +152,8 @@ def what_decided(refold: Refold) -> str:
             return "version of the fold"
         case Tick():
             return "the passing of time"
+        case _:
+            assert_never(refold.body)
 
 
 def report_json(report: LoggedPosition, decided_ms: int, positions: bool) -> dict[str, Any]:

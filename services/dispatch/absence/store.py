@@ -66,7 +66,7 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
     due = sa.select(awaited_legs).where(is_due).order_by(awaited_legs.c.due_ms).limit(_BATCH)
     missing = sa.select(awaited_legs).where(awaited_legs.c.absent).order_by(awaited_legs.c.due_ms.desc()).limit(_BATCH)
     rows = [
-        AwaitedRow(row.incident_id, Leg(row.leg), row.due_ms, row.absent)
+        AwaitedRow(incident_id=row.incident_id, leg=Leg(row.leg), due_ms=row.due_ms, absent=row.absent)
         for query in (due, missing)
         for row in connection.execute(query)
     ]

@@ -133,15 +133,14 @@ class Decided:
 
 def evolve(incident: Incident, event: Event) -> Incident:
     """The incident after an event of `decisions.decide`. Raises ValueError for a later step of an unknown assignment."""
-    match event:
-        case AlertFolded():
-            return _with_alert(incident, event)
-        case AlertWasMissing() | TargetsShown():
-            return incident
-        case Notified() | Offered():
-            opened_ms = event.at_ms if incident.opened_ms is None else incident.opened_ms
-            first = begun(event, incident.assignments.get(event.assignment_id))
-            return _with_assignment(replace(incident, opened_ms=opened_ms), first)
+    if isinstance(event, AlertFolded):
+        return _with_alert(incident, event)
+    if isinstance(event, AlertWasMissing | TargetsShown):
+        return incident
+    if isinstance(event, Notified | Offered):
+        opened_ms = event.at_ms if incident.opened_ms is None else incident.opened_ms
+        first = begun(event, incident.assignments.get(event.assignment_id))
+        return _with_assignment(replace(incident, opened_ms=opened_ms), first)
     before = incident.assignments.get(event.assignment_id)
     if before is None:
         raise ValueError(f"{type(event).__name__}: assignment {event.assignment_id} was never offered")

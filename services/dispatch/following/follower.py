@@ -143,7 +143,12 @@ class TargetFollower:
         moved_m = _moved_far_m(assignment, anchor, point, now_ms=now_ms)
         was_unknown = assignment.choice is not None and assignment.choice.travel_s is None
         found = bool(point and was_unknown and not (before and before.anchor))
-        inputs = _Inputs(assignment.offer_number, int(assignment.state), _newest_ms(wearer), _newest_ms(target))
+        inputs = _Inputs(
+            offer_number=assignment.offer_number,
+            state=int(assignment.state),
+            wearer_ms=_newest_ms(wearer),
+            target_ms=_newest_ms(target),
+        )
         is_due = before is None or before.inputs != inputs or now_ms - before.at_ms >= RACE_INTERVAL_MS
         if not (moved_m or found or is_due):
             return None

@@ -69,7 +69,7 @@ class Store:
             query = (
                 sa.select(tables.events).where(tables.events.c.id > head.id).order_by(tables.events.c.id).limit(_PAGE)
             )
-            links = [ChainedEvent(*row) for row in await self._rows(query)]
+            links = [ChainedEvent._make(row) for row in await self._rows(query)]
             if not links:
                 return None
             head, broken = chain.first_broken(head, links)
@@ -81,7 +81,7 @@ class Store:
             tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
         )
         rows = await self._rows(query)
-        return StreamPosition(*rows[0]) if rows else StreamPosition(stream, log_id, 0)
+        return StreamPosition._make(rows[0]) if rows else StreamPosition(stream, log_id, 0)
 
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,7 +124,7 @@ class Store:
             found: dict[str, AssignmentRow] = {}
             for some in _paged(assignment_ids):
                 query = sa.select(tables.assignments).where(tables.assignments.c.assignment_id.in_(some))
-                found.update((row.assignment_id, AssignmentRow(*row)) for row in connection.execute(query))
+                found.update((row.assignment_id, AssignmentRow._make(row)) for row in connection.execute(query))
             return found
 
         return await self.transaction(read)
@@ -137,7 +137,7 @@ class Store:
 
     def steps_within(self, connection: sa.Connection, after_sequence: int) -> list[StepRow]:
         """All steps after a sequence, read within a transaction."""
-        return [StepRow(*row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
+        return [StepRow._make(row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
 
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""
@@ -160,7 +160,7 @@ class Store:
         return set(connection.scalars(query))
 
     async def _read_steps(self, query: sa.Select[*tuple[Any, ...]]) -> list[StepRow]:
-        return [StepRow(*row) for row in await self._rows(_joined(query))]
+        return [StepRow._make(row) for row in await self._rows(_joined(query))]
 
     async def _rows(
         self, query: sa.Select[*tuple[Any, ...]], values: Mapping[str, object] | None = None
@@ -171,7 +171,7 @@ class Store:
 
     async def due(self, now_ms: int) -> list[AssignmentRow]:
         """A page of assignments whose deadlines have passed, oldest first."""
-        return [AssignmentRow(*row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
+        return [AssignmentRow._make(row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
 
     def next_due_within(self, connection: sa.Connection) -> int | None:
         """Next deadline of an assignment, mesh time; None where nothing is due."""
@@ -193,7 +193,8 @@ class Store:
 
         def read(connection: sa.Connection) -> list[ListedIncident]:
             rows = [
-                IncidentRow(*row) for row in connection.execute(_newest(connection, incident_id, limit, before=before))
+                IncidentRow._make(row)
+                for row in connection.execute(_newest(connection, incident_id, limit, before=before))
             ]
             ids = [row.incident_id for row in rows]
             own, peers = _assignments_by_incident(connection, ids), _peers_by_incident(connection, ids)
@@ -220,7 +221,7 @@ def _assignments_by_incident(connection: sa.Connection, incident_ids: Sequence[s
     for some in _paged(incident_ids):
         query = sa.select(tables.assignments).where(tables.assignments.c.incident_id.in_(some))
         for row in connection.execute(query.order_by(tables.assignments.c.assignment_id)):
-            found[row.incident_id].append(AssignmentRow(*row))
+            found[row.incident_id].append(AssignmentRow._make(row))
     return found
 
 

@@ -74,7 +74,7 @@ class MessageOpener:
         channels += [ChannelId(ChannelKind.DEVICE, id_) for id_ in device_ids]
         now_ms = self._clock.now_ms()
         sendings = [_sending(message, channel, now_ms) for channel in channels]
-        return OpenedMessage(message, text, language.value, sendings)
+        return OpenedMessage(message=message, text=text, language=language.value, sendings=sendings)
 
     async def _distance_and_trend(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:
         """Returns the distance of the wearer in metres and its trend since the previous alert; unknown unless the text uses them."""
