@@ -9,7 +9,7 @@ from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors import equipment, silence
 from services.geofence.domain.detectors.detector import Amendment, Movement
-from services.geofence.domain.detectors.pipeline import DETECTORS
+from services.geofence.domain.detectors.pipeline import ON_AMEND, ON_END, ON_FIX, ON_TIME
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import RingState
@@ -49,8 +49,8 @@ def _amend(decisions: Decisions, case_state: CaseState, case: Case) -> None:
     safe_region.drop_case(state, before)
     context = CaseContext(decisions, case_state)
     amendment = Amendment(case, in_force=case.valid_from_ms <= state.now_ms)
-    for detector in DETECTORS:
-        detector.on_amend(context, amendment)
+    for on_amend in ON_AMEND:
+        on_amend(context, amendment)
     decisions.end_if_quiet(case_state)
     state.forget(before)
     state.due = [due for due in state.due if due.case_id != case.case_id]
@@ -86,8 +86,8 @@ def begin(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     context = CaseContext(decisions, case_state)
     equipment.emit_active(context, at_ms)
     for tag_id in case_state.case.tag_device_ids:
-        for detector in DETECTORS:
-            detector.on_fix(context, Movement(tag_id, at_ms, at_ms))
+        for on_fix in ON_FIX:
+            on_fix(context, Movement(tag_id, at_ms, at_ms))
     silence.await_reports(case_state, at_ms)
     check(decisions, case_state, at_ms)
 
@@ -96,8 +96,8 @@ def check(decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: Cau
     """Applies the passing of time to a case as of a moment, and schedules the next check."""
     context = CaseContext(decisions, case_state, cause)
     check_ms: int | None = None
-    for detector in DETECTORS:
-        for next_ms in detector.on_time(context, at_ms):
+    for on_time in ON_TIME:
+        for next_ms in on_time(context, at_ms):
             if check_ms is None or next_ms < check_ms:
                 check_ms = next_ms
     if check_ms is not None and check_ms != case_state.next_check_ms:
@@ -110,8 +110,8 @@ def end(decisions: Decisions, case_state: CaseState) -> None:
     state, case = decisions.state, case_state.case
     context = CaseContext(decisions, case_state)
     case_state.ended = True
-    for detector in DETECTORS:
-        detector.on_end(context)
+    for on_end in ON_END:
+        on_end(context)
     case_state.next_check_ms = None
     for device_id in case.device_ids:
         state.order_ended_ms[device_id] = max(case.valid_until_ms, state.order_ended_ms.get(device_id, 0))

@@ -8,7 +8,7 @@ from typing import Any
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors.pipeline import DETECTORS
+from services.geofence.domain.detectors.pipeline import EPISODE_PARTS
 from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentKind, Exercise, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
@@ -33,7 +33,6 @@ from services.geofence.domain.version import VERSION
 
 _CHECK = -1
 """Stands in place of a case version in `due`: the moment is a mere check, and neither begin nor end of the case."""
-_PARTS = [part for detector in DETECTORS for part in detector.parts]
 
 
 class UnreadableState(Exception):
@@ -191,7 +190,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "grouped": [f"{key.detection.value} {key.about}" for key in case_state.grouped],
         "amend_ms": case_state.amend_ms,
         "wake_ms": case_state.next_check_ms or 0,
-        **{part.name: part.encode(case_state.of_episode.get(part.name, part.new())) for part in _PARTS},
+        **{part.name: part.encode(case_state.of_episode.get(part.name, part.new())) for part in EPISODE_PARTS},
     }
 
 
@@ -281,7 +280,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         grouped=[_to_grouped_key(*key.split(" ")) for key in content["grouped"]],
         amend_ms=content["amend_ms"],
         next_check_ms=content["wake_ms"] or None,
-        of_episode={part.name: part.decode(content[part.name]) for part in _PARTS},
+        of_episode={part.name: part.decode(content[part.name]) for part in EPISODE_PARTS},
     )
 
 

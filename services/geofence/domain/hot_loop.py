@@ -13,13 +13,13 @@ from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors import anomalies, withheld_clearing
 from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
 from services.geofence.domain.detectors.detector import Movement
-from services.geofence.domain.detectors.pipeline import DETECTORS
+from services.geofence.domain.detectors.pipeline import ON_BATCH, ON_FIX
 from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
 from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Track
-from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.state import State
 
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 """Number of fixes of a device after which the fold drops those that no late report can need any more."""
@@ -132,22 +132,17 @@ class BatchMoves:
         for case_id in case_ids:
             case_state = self._state.cases[case_id]
             context = CaseContext(self._decisions, case_state, cause)
-            for detector in DETECTORS:
-                detector.on_fix(context, movement)
-            self._note(case_state, cause, is_newest=until_ms is None)
+            for on_fix in ON_FIX:
+                on_fix(context, movement)
+            if case_state.episode_id:
+                newest = cause if until_ms is None else self._moved_in.get(case_id, (cause, None))[1]
+                self._moved_in[case_id] = cause, newest
+            if case_state.unseen or case_state.amend_ms is not None or case_state.has_muted:
+                self._to_check[case_id] = cause
         if until_ms is None:
             safe_region.measure(self._state, device_id, from_ms)
         else:
             safe_region.drop(self._state, device_id)
-
-    def _note(self, case_state: CaseState, cause: CausingReport, *, is_newest: bool) -> None:
-        """Notes a case that is evaluated once the batch is known."""
-        case_id = case_state.case.case_id
-        if case_state.episode_id:
-            newest = cause if is_newest else self._moved_in.get(case_id, (cause, None))[1]
-            self._moved_in[case_id] = cause, newest
-        if case_state.amend_ms is not None or case_state.rechecks_on_report:
-            self._to_check[case_id] = cause
 
     def finish(self) -> None:
         """Evaluates the cases in which devices moved.
@@ -157,8 +152,8 @@ class BatchMoves:
         state = self._state
         for case_id, (cause, newest) in sorted(self._moved_in.items()):
             context = CaseContext(self._decisions, state.cases[case_id], cause)
-            for detector in DETECTORS:
-                detector.on_batch(context, newest)
+            for on_batch in ON_BATCH:
+                on_batch(context, newest)
         for case_id, cause in self._to_check.items():
             cases.check(self._decisions, state.cases[case_id], state.now_ms, cause=cause)
         self._decisions.end_all_if_quiet(map(state.cases.__getitem__, self._to_check))

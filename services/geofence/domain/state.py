@@ -102,7 +102,10 @@ class EpisodePart(Generic[T]):
 
     def of(self, case_state: CaseState) -> T:
         """What is remembered of a case."""
-        part: T = case_state.of_episode.setdefault(self.name, self.new())
+        parts = case_state.of_episode
+        if self.name not in parts:
+            parts[self.name] = self.new()
+        part: T = parts[self.name]
         return part
 
 
@@ -152,9 +155,9 @@ class CaseState:
         return not holds_incident and not any(ring.open for ring in self.rings.values())
 
     @property
-    def rechecks_on_report(self) -> bool:
-        """Whether each report may change a decision that time alone has made."""
-        return self.unseen or (bool(self.episode_id) and any(ring.muted for ring in self.rings.values()))
+    def has_muted(self) -> bool:
+        """Whether a ring was entered under an authorised encounter. A muted ring is an entered one, so the episode is open."""
+        return bool(self.episode_id) and any(ring.muted for ring in self.rings.values())
 
     def devices(self, key: str) -> tuple[str, ...]:
         """Devices of the wearer or of a person, by key."""
@@ -164,7 +167,7 @@ class CaseState:
 
     def has_active(self, events: frozenset[EquipmentKind], device_id: str) -> bool:
         """Whether any of these events of a device is active in this case."""
-        return any(EventKey(event, device_id) in self.raised for event in events)
+        return bool(self.raised) and any(EventKey(event, device_id) in self.raised for event in events)
 
     def end_episode(self) -> None:
         """Ends the episode, and drops what detectors remember of it."""

@@ -34,33 +34,24 @@ class Amendment(NamedTuple):
         return any(target.key == target_key and (target.device_ids or not target.is_person) for target in targets)
 
 
-def _ignore(*_: object) -> None:
-    """Does nothing."""
-
-
-def _never(*_: object) -> Iterable[int]:
-    """Needs no check."""
-    return ()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detector:
-    """The hooks of a detector. By default, they do nothing.
+    """The hooks of a detector; None where it needs none.
 
     `pipeline.DETECTORS` lists all detectors in the order in which each hook is called.
     """
 
-    on_fix: Callable[[CaseContext, Movement], None] = _ignore
+    on_fix: Callable[[CaseContext, Movement], None] | None = None
     """A fix changes the known movement of a device of the case. No fix within a safe region is reported, because none changes a
     decision about the rings of a case. A case that begins reports the known position of each tag."""
-    on_batch: Callable[[CaseContext, CausingReport | None], None] = _ignore
+    on_batch: Callable[[CaseContext, CausingReport | None], None] | None = None
     """All fixes of an entry are known, and a device of a case with an open episode moved. The second argument is the last report that
     was the newest of its device; None if there was none."""
-    on_time: Callable[[CaseContext, int], Iterable[int]] = _never
+    on_time: Callable[[CaseContext, int], Iterable[int]] | None = None
     """Time passed up to a moment. Returns the moments of the next checks, none if only a report can change anything."""
-    on_amend: Callable[[CaseContext, Amendment], None] = _ignore
+    on_amend: Callable[[CaseContext, Amendment], None] | None = None
     """A new snapshot is about to replace the case's. Closes what the new one no longer asks for."""
-    on_end: Callable[[CaseContext], None] = _ignore
+    on_end: Callable[[CaseContext], None] | None = None
     """The order is no longer valid. Closes everything as of the end of its validity."""
     parts: tuple[EpisodePart[Any], ...] = ()
     """What the detector remembers of an episode."""

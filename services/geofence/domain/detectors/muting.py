@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AlertKind
@@ -13,21 +13,19 @@ from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics.track import Fix
 
 
-def end_muting(context: CaseContext, at_ms: int) -> Iterator[int]:
-    """Emits the full demand of muted rings once no encounter is active. Yields the moment of the next check."""
+def end_muting(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Emits the full demand of muted rings once no encounter is active. Returns the moment of the next check."""
     state, case_state, case = context.state, context.case_state, context.case
-    if not case_state.episode_id:
-        return  # a muted ring is an entered one
+    if not case_state.has_muted:  # nearly always
+        return ()
     muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
-    if not muted:
-        return
     until_ms = encounters.active_until_ms(state, case, at_ms)
     if until_ms is not None:
-        yield until_ms
-        return
+        return (until_ms,)
     last = state.last_fix(case.tag_device_ids)
     for target, ring in muted:
         _end_muting(context, target, ring, last=last, at_ms=at_ms)
+    return ()
 
 
 def _end_muting(context: CaseContext, target: Target, ring: Ring, *, last: Fix | None, at_ms: int) -> None:
