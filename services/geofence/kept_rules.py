@@ -34,7 +34,7 @@ class KeptRules:
             if self._lost:
                 since_ms, rules = self._lost
                 # Rules that were set after the lost part of the log are newer and stay in force.
-                if since_ms > state.rules_since_ms and rules != state.rules:
+                if since_ms > (state.rules_since_ms or 0) and rules != state.rules:
                     await self._enter(rules, f"rules-{self._partition}-lost-{since_ms}")
                     logger().warning("rules_entered_again", partition=self._partition)
                 self._lost = None

@@ -13,7 +13,7 @@ from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
 from services.geofence.domain import accounts, fold
 from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter, Output
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
 from services.geofence.domain.state import State
 from services.ingest import translate as ingest_translate
@@ -192,7 +192,7 @@ def _still_open(state: State) -> Iterator[dict[str, Any]]:
     ended = copy.deepcopy(state)
     for case_state in ended.cases.values():
         decisions = Decisions(ended, ended.sequence + 1, ended.now_ms)
-        accounts.amend(decisions, case_state, None)
+        accounts.amend(CaseContext(decisions, case_state), None)
         yield from _alerts(decisions.out)
         case = case_state.case
         for target in case.targets:

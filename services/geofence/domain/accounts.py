@@ -9,15 +9,16 @@ own.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from services.geofence.domain.alerts import AlertKind
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import rings
 from services.geofence.domain.kinematics.intervals import Stretch, meets, overlaps, without
-from services.geofence.domain.kinematics.rings import Account, RingState
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, WINDOW_MS, Track
+from services.geofence.domain.kinematics.rings import Account, RingState, Sides
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, WINDOW_MS
 from services.geofence.domain.state import CaseState, State
 
 AMEND_AFTER_MS = 60_000
@@ -27,13 +28,13 @@ SAME_VISIT_MS = 180_000
 """A newly proved presence this close in time to one that was notified belongs to the same visit."""
 
 
-def pairs(state: State, case_state: CaseState, target: Target) -> list[tuple[Track, Track | None]]:
+def pairs(state: State, case_state: CaseState, target: Target) -> list[Sides]:
     """Pairs of each tag with each device of the target (None for a place), of those that have reported."""
     tags = [state.tracks[tag_id] for tag_id in case_state.case.tag_device_ids if tag_id in state.tracks]
     if not target.is_person:
-        return [(tag, None) for tag in tags]
+        return [Sides(tag, None) for tag in tags]
     devices = [state.tracks[device_id] for device_id in target.device_ids if device_id in state.tracks]
-    return [(tag, device) for tag in tags for device in devices]
+    return [Sides(tag, device) for tag in tags for device in devices]
 
 
 def account(state: State, case_state: CaseState, target: Target, *, ring: Ring, upto_ms: int) -> Account:
@@ -85,38 +86,42 @@ def note_report(state: State, case_state: CaseState, ring_state: RingState, *, f
     for cleared in ring_state.closed:
         if cleared.due_ms is None and meets(cleared.spans, from_ms, until_ms):
             cleared.due_ms = state.now_ms + AMEND_AFTER_MS
-            case_state.amend_ms = min(case_state.amend_ms or cleared.due_ms, cleared.due_ms)
+            pending_ms = cleared.due_ms if case_state.amend_ms is None else case_state.amend_ms
+            case_state.amend_ms = min(pending_ms, cleared.due_ms)
 
 
-def is_inside(wearer: Track, device: Track | None, target: Target, *, ring: Ring, from_ms: int, until_ms: int) -> bool:
+def is_inside(sides: Sides, target: Target, ring: Ring, *, from_ms: int, until_ms: int) -> bool:
     """Whether the two sides are known to have been within the ring during a stretch."""
     return any(
-        target.shape.within(piece.start, piece.end, ring.radius_mm)
-        for piece in rings.joined(wearer, device, from_ms, to_ms=until_ms)
+        target.shape.within(piece.start, piece.end, ring.radius_mm) for piece in rings.joined(sides, from_ms, until_ms)
     )
 
 
-def amend(decisions: Decisions, case_state: CaseState, at_ms: int | None) -> int | None:
-    """Publishes the amended accounts that are due by a moment (None: all that are pending). Returns when the next one is due."""
+def amend(context: CaseContext, at_ms: int | None) -> None:
+    """Publishes the amended accounts that are due by a moment; None means all that are pending."""
+    case_state, case = context.case_state, context.case
     if case_state.amend_ms is None or (at_ms is not None and at_ms < case_state.amend_ms):
-        return case_state.amend_ms
-    for target in case_state.case.targets:
-        for ring in case_state.case.rings:
+        return
+    for target in case.targets:
+        for ring in case.rings:
             for cleared in case_state.ring(target, ring).closed:
                 if cleared.due_ms is not None and (at_ms is None or cleared.due_ms <= at_ms):
                     cleared.due_ms = None
-                    _amend(decisions, case_state, target, ring=ring, cleared=cleared)
-    waiting = [
-        cleared.due_ms for ring_state in case_state.rings.values() for cleared in ring_state.closed if cleared.due_ms
-    ]
-    case_state.amend_ms = min(waiting, default=None)
-    return case_state.amend_ms
+                    _amend(context, target, ring, cleared=cleared)
+    closed = [cleared for ring_state in case_state.rings.values() for cleared in ring_state.closed]
+    case_state.amend_ms = min((cleared.due_ms for cleared in closed if cleared.due_ms is not None), default=None)
 
 
-def _amend(decisions: Decisions, case_state: CaseState, target: Target, *, ring: Ring, cleared: Account) -> None:
+def amend_due(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Publishes the amended accounts that are due. Returns when the next one is."""
+    amend(context, at_ms)
+    return () if context.case_state.amend_ms is None else (context.case_state.amend_ms,)
+
+
+def _amend(context: CaseContext, target: Target, ring: Ring, *, cleared: Account) -> None:
     inside, min_mm, _ = _measure(
-        decisions.state,
-        case_state,
+        context.state,
+        context.case_state,
         target,
         ring=ring,
         spans=cleared.spans,
@@ -126,24 +131,25 @@ def _amend(decisions: Decisions, case_state: CaseState, target: Target, *, ring:
     if inside == cleared.inside and (not inside or _rounded(min_mm) == _rounded(cleared.min_mm)):
         return
     cleared.inside, cleared.min_mm = inside, min_mm
-    decisions.alert(
-        case_state,
-        AlertKind.ACCOUNT_AMENDED,
-        Demand.RECORD,
-        at_ms=inside[-1][1] if inside else cleared.until_ms,
-        target=target,
-        ring=ring,
-        distance_mm=float(ring.radius_mm) if inside else None,
-        inside=tuple(inside),
-        min_mm=min_mm,
-        amended=cleared,
+    context.alert(
+        AlertDraft(
+            AlertKind.ACCOUNT_AMENDED,
+            Demand.RECORD,
+            inside[-1][1] if inside else cleared.until_ms,
+            target=target,
+            ring=ring,
+            distance_mm=float(ring.radius_mm) if inside else None,
+            inside=tuple(inside),
+            min_mm=min_mm,
+            amended=cleared,
+        )
     )
 
 
-def publish_and_drop(decisions: Decisions, case_state: CaseState) -> None:
+def publish_and_drop(context: CaseContext) -> None:
     """Publishes all pending amendments and drops the cleared accounts: no further report of the case counts."""
-    amend(decisions, case_state, None)
-    for ring_state in case_state.rings.values():
+    amend(context, None)
+    for ring_state in context.case_state.rings.values():
         ring_state.closed = []
 
 
@@ -230,13 +236,13 @@ def _measure(
     Returns both, and the moment up to which both sides are known.
     """
     reached_ms = case_state.ring(target, ring).bound_ms
-    for wearer, device in pairs(state, case_state, target) if spans else ():
-        known_ms = rings.known_until(wearer, device)
+    for sides in pairs(state, case_state, target) if spans else ():
+        known_ms = rings.known_until(sides)
         if known_ms is None or known_ms <= spans[0][0]:
             continue
         # Whole lines at both ends: the end of a stretch never depends on where a line was cut.
         from_ms = max(spans[0][0] - UNKNOWN_AFTER_MS, case_state.ring(target, ring).floor_ms)
-        pieces = rings.joined(wearer, device, from_ms, to_ms=min(spans[-1][1] + UNKNOWN_AFTER_MS, known_ms))
+        pieces = rings.joined(sides, from_ms, min(spans[-1][1] + UNKNOWN_AFTER_MS, known_ms))
         min_mm = rings.measure_inside(
             inside, min_mm, target.shape, radius_mm=ring.radius_mm, pieces=pieces, spans=spans
         )
@@ -259,3 +265,6 @@ def _notified(ring_state: RingState) -> Iterator[Stretch]:
             yield cleared.opened_ms, cleared.until_ms
         for from_ms, to_ms in cleared.inside:
             yield from_ms - SAME_VISIT_MS, to_ms + SAME_VISIT_MS
+
+
+DETECTOR = Detector(on_time=amend_due)

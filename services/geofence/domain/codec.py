@@ -6,24 +6,33 @@ import json
 from dataclasses import astuple
 from typing import Any
 
-from services.geofence.domain.entries import Case, Demand, Encounter, Exercise, Ring, Target
+from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.demands import Detection
+from services.geofence.domain.detectors.pipeline import EPISODE_PARTS
+from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentKind, Exercise, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
 from services.geofence.domain.kinematics.track import Fix, Track
-from services.geofence.domain.kinematics.travel_feasibility import BelievedFix, Claim, Way
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import (
     WEARER,
+    AnomalyKey,
     CaseState,
+    Due,
     EndedEvent,
-    LastWarning,
+    EventKey,
+    GroupedKey,
     OpenIncident,
     Outage,
     PossiblePresenceState,
+    RingKey,
     State,
 )
 from services.geofence.domain.version import VERSION
+
+_CHECK = -1
+"""Stands in place of a case version in `due`: the moment is a mere check, and neither begin nor end of the case."""
 
 
 class UnreadableState(Exception):
@@ -41,7 +50,7 @@ def encode(state: State) -> bytes:
             "now_ms": state.now_ms,
             "clock": [state.clock_rate, state.clock_anchor_ms],
             "rules": list(astuple(state.rules)),
-            "rules_since_ms": state.rules_since_ms,
+            "rules_since_ms": state.rules_since_ms or 0,
             "tracks": {
                 device_id: [track.ahead, track.fixes, track.is_truncated] for device_id, track in state.tracks.items()
             },
@@ -56,15 +65,17 @@ def encode(state: State) -> bytes:
             "owners": state.owners,
             "owned_since": state.owned_since,
             "over_from_ms": state.order_ended_ms,
-            "odd_ms": state.anomaly_emitted_ms,
+            "odd_ms": {
+                " ".join((key.anomaly.value, *key.about)): at_ms for key, at_ms in state.anomaly_emitted_ms.items()
+            },
             "undated_ms": state.undated_ms,
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {
                 wearer_id: [incident.incident_id, incident.case_ids] for wearer_id, incident in state.incidents.items()
             },
-            "due": sorted(state.due),
+            "due": [_due(state, due) for due in sorted(state.due)],
             "outage": astuple(state.outage) if state.outage else None,
-            "outage_over_ms": state.outage_over_ms,
+            "outage_over_ms": state.outage_over_ms or 0,
             "silences": list(state.silences.items()),
         },
         separators=(",", ":"),
@@ -101,7 +112,7 @@ def decode(data: bytes) -> State:
             clock_rate=content["clock"][0],
             clock_anchor_ms=content["clock"][1],
             rules=Rules(*content["rules"]),
-            rules_since_ms=content["rules_since_ms"],
+            rules_since_ms=content["rules_since_ms"] or None,
             tracks={
                 device_id: Track([Fix(*fix) for fix in fixes], ahead, is_truncated=is_truncated)
                 for device_id, (ahead, fixes, is_truncated) in content["tracks"].items()
@@ -118,13 +129,13 @@ def decode(data: bytes) -> State:
             owners=content["owners"],
             owned_since=content["owned_since"],
             order_ended_ms=content["over_from_ms"],
-            anomaly_emitted_ms=content["odd_ms"],
+            anomaly_emitted_ms={_to_anomaly_key(*key.split(" ")): at_ms for key, at_ms in content["odd_ms"].items()},
             undated_ms=content["undated_ms"],
             cases={case_id: _to_case_state(fields) for case_id, fields in content["cases"].items()},
             incidents={wearer_id: OpenIncident(*fields) for wearer_id, fields in content["incidents"].items()},
-            due=[(due_ms, case_id, version) for due_ms, case_id, version in content["due"]],
+            due=[Due(at_ms, case_id, version != _CHECK) for at_ms, case_id, version in content["due"]],
             outage=Outage(*content["outage"]) if content["outage"] else None,
-            outage_over_ms=content["outage_over_ms"],
+            outage_over_ms=content["outage_over_ms"] or None,
             silences=dict(content["silences"]),
         )
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -140,6 +151,14 @@ def decode(data: bytes) -> State:
             for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
                 state.silent_devices.update(case_state.devices(key))
     return state
+
+
+def _due(state: State, due: Due) -> list[Any]:
+    return [due.at_ms, due.case_id, state.cases[due.case_id].case.version if due.is_boundary else _CHECK]
+
+
+def _to_anomaly_key(anomaly: str, *about: str) -> AnomalyKey:
+    return AnomalyKey(AnomalyKind(anomaly), about)
 
 
 def _case_state(case_state: CaseState) -> dict[str, Any]:
@@ -158,9 +177,9 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             [_encounter(encounter) for encounter in case.encounters],
             case.exercise,
         ],
-        "rings": [[key, radius_mm, *_ring_state(ring)] for (key, radius_mm), ring in sorted(case_state.rings.items())],
+        "rings": [[*key, *_ring_state(ring)] for key, ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
-        "raised": case_state.raised,
+        "raised": {f"{key.event.value} {key.device_id}": at_ms for key, at_ms in case_state.raised.items()},
         "ended": case_state.ended,
         "awaited_from_ms": case_state.awaited_from_ms,
         "silent": case_state.silent,
@@ -168,20 +187,17 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "near": case_state.near,
         "possible": case_state.possible,
         "unseen": case_state.unseen,
-        "warned": case_state.warned,
-        "grouped": case_state.grouped,
-        "closing": case_state.approaching_since_ms,
+        "grouped": [f"{key.detection.value} {key.about}" for key in case_state.grouped],
         "amend_ms": case_state.amend_ms,
-        "wake_ms": case_state.next_check_ms,
-        "withheld": case_state.withheld,
-        "ways": case_state.ways,
+        "wake_ms": case_state.next_check_ms or 0,
+        **{part.name: part.encode(case_state.of_episode.get(part.name, part.new())) for part in EPISODE_PARTS},
     }
 
 
 def _ring_state(ring: RingState) -> list[Any]:
     closed = [list(astuple(account)) for account in ring.closed]
     opened = [ring.bound_ms, ring.since_ms, ring.inside, ring.min_mm, ring.entered_mm, ring.muted]
-    return [*opened, ring.floor_ms, ring.opened_ms, ring.late_ms, closed]
+    return [*opened, ring.floor_ms, ring.opened_ms, ring.late_ms or 0, closed]
 
 
 def _to_ring_state(content: list[Any]) -> RingState:
@@ -195,7 +211,7 @@ def _to_ring_state(content: list[Any]) -> RingState:
         muted=muted,
         floor_ms=floor_ms,
         opened_ms=opened_ms,
-        late_ms=late_ms,
+        late_ms=late_ms or None,
     )
     state.closed = [_to_account(account) for account in closed]
     return state
@@ -251,9 +267,9 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             ),
             exercise=Exercise(exercise),
         ),
-        rings={(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
+        rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
-        raised=content["raised"],
+        raised={_to_event_key(*key.split(" ")): at_ms for key, at_ms in content["raised"].items()},
         ended=content["ended"],
         awaited_from_ms=content["awaited_from_ms"],
         silent=Demand(content["silent"]) if content["silent"] is not None else None,
@@ -261,31 +277,19 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         near={key: Demand(demand) for key, demand in content["near"].items()},
         possible={key: PossiblePresenceState(*fields) for key, fields in content["possible"].items()},
         unseen=content["unseen"],
-        warned={key: LastWarning(*fields) for key, fields in content["warned"].items()},
-        grouped=content["grouped"],
-        approaching_since_ms=content["closing"],
+        grouped=[_to_grouped_key(*key.split(" ")) for key in content["grouped"]],
         amend_ms=content["amend_ms"],
-        next_check_ms=content["wake_ms"],
-        withheld=content["withheld"],
-        ways={key: [_to_way(way) for way in known] for key, known in content["ways"].items()},
+        next_check_ms=content["wake_ms"] or None,
+        of_episode={part.name: part.decode(content[part.name]) for part in EPISODE_PARTS},
     )
 
 
-def _to_way(content: list[Any]) -> Way:
-    believed, before, far, claims, since_ms, regained_ms = content
-    false = tuple(Claim(Fix(*fix), false_mm) for fix, false_mm in claims)
-    return Way(
-        believed=_to_believed(believed),
-        before=_to_believed(before),
-        far=far,
-        claims=false,
-        since_ms=since_ms,
-        regained_ms=regained_ms,
-    )
+def _to_event_key(event: str, device_id: str) -> EventKey:
+    return EventKey(EquipmentKind(event), device_id)
 
 
-def _to_believed(content: list[Any]) -> tuple[BelievedFix, ...]:
-    return tuple(BelievedFix(Fix(*fix), mps) for fix, mps in content)
+def _to_grouped_key(detection: str, about: str) -> GroupedKey:
+    return GroupedKey(Detection(detection), about)
 
 
 def _encounter(encounter: Encounter) -> list[Any]:

@@ -4,17 +4,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import NamedTuple
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, CausingReport, DeadLetter, Leg, Output
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.entries import Demand, Encounter, Ring, Target
+from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account
 from services.geofence.domain.state import CaseState, OpenIncident, Outage, State
 from services.geofence.domain.version import VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class AlertDraft:
+    """What a detector decides about an alert of a case. `Decisions.alert` adds what follows from the case and the entry."""
+
+    kind: AlertKind
+    demand: Demand
+    at_ms: int
+    """The moment in the world for which the decision holds."""
+    _: KW_ONLY
+    target: Target | None = None
+    ring: Ring | None = None
+    cause: CausingReport | None = None
+    distance_mm: float | None = None
+    p: float | None = None
+    """Probability of being inside."""
+    inside: tuple[tuple[int, int], ...] = ()
+    min_mm: float | None = None
+    due_ms: int | None = None
+    """The earliest moment of the decision, where it isn't `at_ms`; an alert much later than that is late."""
+    encounter: Encounter | None = None
+    record_only: bool = False
+    """Whether the alert is stored without destinations: to a leg a RECORD would mean that a threat is over."""
+    anomaly: AnomalyKind | None = None
+    outage_id: str = ""
+    amended: Account | None = None
+    """The account that the alert amends. The alert takes the account's episode and incident, which may be over."""
 
 
 class Decisions:
@@ -26,6 +55,8 @@ class Decisions:
         self._stamp_ms = stamp_ms
         self.out: list[Output] = []
         self._named: Counter[tuple[str | int, ...]] = Counter()
+        self._reasons: dict[str, None] = {}
+        """Reasons why the entry or a part of it is set aside, in order."""
 
     def _id(self, kind: str, *what: str | int) -> str:
         """An id of one output of this entry, whatever other outputs the entry has.
@@ -45,93 +76,78 @@ class Decisions:
         Each entry gives one dead letter with all reasons, because DEAD_LETTERS accepts one per entry. A reason must not contain a
         semicolon.
         """
-        for i, output in enumerate(self.out):
-            if isinstance(output, DeadLetter):
-                if reason not in output.reason.split("; "):
-                    self.out[i] = replace(output, reason=f"{output.reason}; {reason}")
-                return
-        self.out.append(DeadLetter(self.sequence, reason))
+        is_first = not self._reasons
+        self._reasons[reason] = None
+        letter = DeadLetter(self.sequence, "; ".join(self._reasons))
+        if is_first:
+            self.out.append(letter)
+        else:
+            self.out = [letter if isinstance(output, DeadLetter) else output for output in self.out]
 
-    def alert(
-        self,
-        case_state: CaseState,
-        kind: AlertKind,
-        demand: Demand,
-        *,
-        at_ms: int,
-        target: Target | None = None,
-        ring: Ring | None = None,
-        cause: CausingReport | None = None,
-        distance_mm: float | None = None,
-        p: float | None = None,
-        inside: tuple[tuple[int, int], ...] = (),
-        min_mm: float | None = None,
-        due_ms: int | None = None,
-        encounter: Encounter | None = None,
-        record_only: bool = False,
-        anomaly: AnomalyKind | None = None,
-        outage_id: str = "",
-        amended: Account | None = None,
-    ) -> str:
-        """Adds an alert and returns its id.
+    def alert(self, case_state: CaseState, draft: AlertDraft) -> str:
+        """Adds an alert of a case and returns its id.
 
-        The first alert that demands more than RECORD opens the episode, and with it the wearer's incident. `due_ms` is the earliest
-        moment of the decision, where it isn't `at_ms`; an alert much later than that is late. A `record_only` alert is stored
-        without destinations: to a leg a RECORD would mean that a threat is over. An alert that `amended` an account takes the
-        account's episode and incident, which may be over.
+        The first alert that demands more than RECORD opens the episode, and with it the wearer's incident.
         """
         state, case = self.state, case_state.case
-        ordinal = len(self.out)
-        opens = False
-        if demand > Demand.RECORD and not case_state.episode_id:
-            case_state.episode_id = self._id("episode", case.case_id)
-            safe_region.drop_case(state, case)
-            incident = state.incidents.get(case.wearer_id)
-            if incident is None:
-                opens = True
-                incident = OpenIncident(self._id("incident", case.wearer_id))
-                state.incidents[case.wearer_id] = incident
-            incident.case_ids.append(case.case_id)
+        opens = draft.demand > Demand.RECORD and not case_state.episode_id and self._open_episode(case_state)
         open_incident = state.incidents.get(case.wearer_id)
-        ring_mm = ring.radius_mm if ring else 0
+        incident_id = open_incident.incident_id if open_incident else ""
+        target, cause, amended = draft.target, draft.cause, draft.amended
+        ring_mm = draft.ring.radius_mm if draft.ring else 0
         target_key = target.key if target else ""
-        alert_id = self._id("alert", case.case_id, kind.value, demand.value, target_key, ring_mm)
+        alert_id = self._id("alert", case.case_id, draft.kind.value, draft.demand.value, target_key, ring_mm)
+        to = () if draft.record_only else demands.destinations(case, draft.kind, draft.demand, target=target)
         self.out.append(
             Alert(
                 alert_id=alert_id,
                 sequence=self.sequence,
-                ordinal=ordinal,
-                kind=kind,
-                demand=demand,
+                ordinal=len(self.out),
+                kind=draft.kind,
+                demand=draft.demand,
                 order_id=case.order_id,
                 case_id=case.case_id,
                 episode_id=amended.episode_id if amended else case_state.episode_id,
-                incident_id=amended.incident_id if amended else open_incident.incident_id if open_incident else "",
+                incident_id=amended.incident_id if amended else incident_id,
                 wearer_id=case.wearer_id,
                 target_id=target.target_id if target else "",
                 ring_mm=ring_mm,
-                at_ms=at_ms,
+                at_ms=draft.at_ms,
                 decided_at_ms=state.now_ms,
-                late=state.now_ms - (at_ms if due_ms is None else due_ms) >= state.rules.late_after_ms,
-                destinations=() if record_only else demands.destinations(case, kind, demand, target=target),
+                late=self._is_late(draft.at_ms if draft.due_ms is None else draft.due_ms),
+                destinations=to,
                 incident_opens=opens,
                 incident_ends=False,
                 cause=cause,
                 cause_of_wearer=cause is not None and cause.device_id in case.tag_device_ids,
-                distance_mm=distance_mm,
-                probability=p,
+                distance_mm=draft.distance_mm,
+                probability=draft.p,
                 fold_version=VERSION,
                 rules_id=state.rules.rules_id,
-                inside=inside,
-                min_distance_mm=min_mm,
+                inside=draft.inside,
+                min_distance_mm=draft.min_mm,
                 amends=amended.alert_id if amended else "",
-                encounter_id=encounter.encounter_id if encounter else "",
+                encounter_id=draft.encounter.encounter_id if draft.encounter else "",
                 exercise=case.exercise,
-                anomaly=anomaly,
-                outage_id=outage_id,
+                anomaly=draft.anomaly,
+                outage_id=draft.outage_id,
             )
         )
         return alert_id
+
+    def _open_episode(self, case_state: CaseState) -> bool:
+        """Opens the episode of a case, and the wearer's incident if none is open. Returns whether the incident begins."""
+        state, case = self.state, case_state.case
+        case_state.episode_id = self._id("episode", case.case_id)
+        safe_region.drop_case(state, case)
+        begins = case.wearer_id not in state.incidents
+        if begins:
+            state.incidents[case.wearer_id] = OpenIncident(self._id("incident", case.wearer_id))
+        state.incidents[case.wearer_id].case_ids.append(case.case_id)
+        return begins
+
+    def _is_late(self, due_ms: int) -> bool:
+        return self.state.now_ms - due_ms >= self.state.rules.late_after_ms
 
     def outage_ids(self) -> tuple[str, str]:
         """Ids of a new outage, and of the incident under which the legs keep its notice."""
@@ -156,7 +172,7 @@ class Decisions:
                 ring_mm=0,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
-                late=state.now_ms - at_ms >= state.rules.late_after_ms,
+                late=self._is_late(at_ms),
                 destinations=((Leg.PROBATION, outage.outage_id), (Leg.POLICE, outage.outage_id)),
                 incident_opens=demand > Demand.RECORD,
                 incident_ends=True,
@@ -189,11 +205,7 @@ class Decisions:
         incident.case_ids.remove(case_state.case.case_id)
         if not incident.case_ids:
             self._end_incident(case_state, incident)
-        case_state.episode_id = ""
-        case_state.approaching_since_ms.clear()
-        case_state.warned.clear()
-        case_state.withheld.clear()
-        case_state.ways.clear()
+        case_state.end_episode()
 
     def _end_incident(self, case_state: CaseState, incident: OpenIncident) -> None:
         """Marks the last alert of the incident as its end."""
@@ -203,7 +215,7 @@ class Decisions:
             # on nobody. The legs learn that nothing is open, and the reason is kept.
             self.dead_letter("an incident ended without an alert")
             kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
-            self.alert(case_state, kind, demand, at_ms=self.state.now_ms)
+            self.alert(case_state, AlertDraft(kind, demand, self.state.now_ms))
             last = self._last_alert(incident)
         del self.state.incidents[case_state.case.wearer_id]
         if last is not None:
@@ -217,3 +229,26 @@ class Decisions:
             if isinstance(output, Alert) and output.incident_id == incident.incident_id:
                 return i, output
         return None
+
+
+class CaseContext(NamedTuple):
+    """What each decision about a case rests on: the outputs of the entry, the case, and the report that caused the decision."""
+
+    decisions: Decisions
+    case_state: CaseState
+    cause: CausingReport | None = None
+    """None where time alone, or an entry without a report, caused the decision."""
+
+    @property
+    def state(self) -> State:
+        """The fold's state."""
+        return self.decisions.state
+
+    @property
+    def case(self) -> Case:
+        """The newest snapshot of the case."""
+        return self.case_state.case
+
+    def alert(self, draft: AlertDraft) -> str:
+        """Adds an alert of the case and returns its id."""
+        return self.decisions.alert(self.case_state, draft)

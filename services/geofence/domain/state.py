@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
 from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
-from services.geofence.domain.kinematics.travel_feasibility import Way
 from services.geofence.domain.rules import Rules
 
 MAX_EQUIPMENT_REPORTS = 1_000
@@ -20,22 +21,48 @@ MAX_EQUIPMENT_REPORTS = 1_000
 is recognised whole."""
 ANOMALY_INTERVAL_MS = 3_600_000
 """Minimum interval between two alerts about the same anomaly of a device: 1 h."""
-TIMED_CHECK = -1
-"""Stands in place of a case version in `State.due`: the entry is a time at which silence may decide something."""
-CONTACT_EMITTED = -1
-"""Stands in place of a moment in `CaseState.approaching_since_ms`: the predicted contact was emitted in this episode."""
 WEARER = "wearer"
 """Key of the wearer, in maps that are otherwise keyed by target."""
 
 
-class LastWarning(NamedTuple):
-    """The last distance to the wearer of which a protected person was warned."""
+class RingKey(NamedTuple):
+    """Key of a ring of a case."""
 
-    apart_mm: float
+    target_key: str
+    radius_mm: int
+
+
+class EventKey(NamedTuple):
+    """Key of an equipment event of a device."""
+
+    event: EquipmentKind
+    device_id: str
+
+
+class GroupedKey(NamedTuple):
+    """Key of a detection that the notice of an outage covers."""
+
+    detection: Detection
+    about: str
+    """WEARER or a target's key."""
+
+
+class AnomalyKey(NamedTuple):
+    """Key of an anomaly, of which an alert is emitted at most once an hour."""
+
+    anomaly: AnomalyKind
+    about: tuple[str, ...]
+    """Ids of what the anomaly is about: a device, or a device or a target with a case."""
+
+
+class Due(NamedTuple):
+    """A moment at which time alone may decide something. The checks of a case come before its boundary at the same moment."""
+
     at_ms: int
-    """Time of the warning, mesh time."""
-    rings: int
-    """Number of rings entered at that time."""
+    case_id: str
+    """Empty where the moment belongs to no case: a tick at that time is enough."""
+    is_boundary: bool
+    """Whether the case begins or ends, and isn't merely checked."""
 
 
 class PossiblePresenceState(NamedTuple):
@@ -56,16 +83,42 @@ class EndedEvent(NamedTuple):
     """Whether the alert of an event that it ended was emitted."""
 
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodePart(Generic[T]):
+    """What one detector remembers of a case's episode. `Detector.parts` names it, and the end of the episode drops it.
+
+    `encode` and `decode` convert it to JSON values and back, for checkpoints.
+    """
+
+    name: str
+    """Name in checkpoints."""
+    new: Callable[[], T]
+    """Creates what is remembered at first."""
+    encode: Callable[[T], Any]
+    decode: Callable[[Any], T]
+
+    def of(self, case_state: CaseState) -> T:
+        """What is remembered of a case."""
+        parts = case_state.of_episode
+        if self.name not in parts:
+            parts[self.name] = self.new()
+        part: T = parts[self.name]
+        return part
+
+
 @dataclass(slots=True)
 class CaseState:
     """The fold's state of one joint case."""
 
     case: Case
-    rings: dict[tuple[str, int], RingState] = field(default_factory=dict)
-    """State of each ring, by the target's key and the radius in mm."""
+    rings: dict[RingKey, RingState] = field(default_factory=dict)
+    """State of each ring."""
     episode_id: str = ""
-    raised: dict[str, int] = field(default_factory=dict)
-    """Active equipment events, `<event> <device>` -> since when."""
+    raised: dict[EventKey, int] = field(default_factory=dict)
+    """Active equipment events, and since when."""
     ended: bool = False
     """Whether the order's validity has ended."""
     awaited_from_ms: dict[str, int] = field(default_factory=dict)
@@ -81,39 +134,30 @@ class CaseState:
     """Targets for which the wearer is possibly within the ring that demands a response, by key."""
     unseen: bool = False
     """Whether the wearer's position is unknown."""
-    warned: dict[str, LastWarning] = field(default_factory=dict)
-    """Persons within whose ring the wearer is, by key: their last warning."""
-    grouped: list[str] = field(default_factory=list)
-    """Detections that the notice of an outage covers, `<detection> <target key>`."""
-    approaching_since_ms: dict[str, int] = field(default_factory=dict)
-    """`<target> <device>` whose movement brings the two sides together: since when. By target key: CONTACT_EMITTED once contact was
-    predicted in this episode."""
+    grouped: list[GroupedKey] = field(default_factory=list)
+    """Detections that the notice of an outage covers."""
     amend_ms: int | None = None
     """When the next amended account is published, mesh time; None where none is pending."""
-    next_check_ms: int = 0
-    """When silence may decide something next, mesh time. Other timed checks in `State.due` are void."""
-    withheld: dict[str, int] = field(default_factory=dict)
-    """All-clears withheld because no vehicle makes the movement, `<target> <radius>`: since when positions claim it. 0 once it is
-    over and the desks were notified in this episode."""
-    ways: dict[str, list[Way]] = field(default_factory=dict)
-    """Ways from where a ring was last seen entered, through positions that were dropped since; by ring, pair of devices and
-    device."""
+    next_check_ms: int | None = None
+    """When time may decide something next, mesh time; None if only a report can. Other checks in `State.due` are void."""
+    of_episode: dict[str, Any] = field(default_factory=dict)
+    """What single detectors remember of the episode; see `EpisodePart`."""
 
     def ring(self, target: Target, ring: Ring) -> RingState:
         """The state of one ring of one target."""
-        return self.rings[target.key, ring.radius_mm]
+        return self.rings[RingKey(target.key, ring.radius_mm)]
 
     @property
     def is_quiet(self) -> bool:
         """Whether no ring is entered and nothing that demands a response is active."""
-        holds_incident = any(EquipmentKind(key.partition(" ")[0]) in demands.HOLDS_INCIDENT for key in self.raised)
+        holds_incident = any(key.event in demands.HOLDS_INCIDENT for key in self.raised)
         holds_incident = holds_incident or Demand.RESPOND in self.near.values()
         return not holds_incident and not any(ring.open for ring in self.rings.values())
 
     @property
-    def rechecks_on_report(self) -> bool:
-        """Whether each report may change a decision that time alone has made."""
-        return self.unseen or (bool(self.episode_id) and any(ring.muted for ring in self.rings.values()))
+    def has_muted(self) -> bool:
+        """Whether a ring was entered under an authorised encounter. A muted ring is an entered one, so the episode is open."""
+        return bool(self.episode_id) and any(ring.muted for ring in self.rings.values())
 
     def devices(self, key: str) -> tuple[str, ...]:
         """Devices of the wearer or of a person, by key."""
@@ -123,7 +167,12 @@ class CaseState:
 
     def has_active(self, events: frozenset[EquipmentKind], device_id: str) -> bool:
         """Whether any of these events of a device is active in this case."""
-        return any(event_key(event, device_id) in self.raised for event in events)
+        return bool(self.raised) and any(EventKey(event, device_id) in self.raised for event in events)
+
+    def end_episode(self) -> None:
+        """Ends the episode, and drops what detectors remember of it."""
+        self.episode_id = ""
+        self.of_episode.clear()
 
 
 @dataclass(slots=True)
@@ -164,8 +213,8 @@ class State:
     clock_rate: int = 1
     clock_anchor_ms: int = 0
     rules: Rules = field(default_factory=Rules)
-    rules_since_ms: int = 0
-    """When the log last set the rules, mesh time."""
+    rules_since_ms: int | None = None
+    """When the log last set the rules, mesh time; None if it never did."""
     tracks: dict[str, Track] = field(default_factory=dict)
     """Track of each device."""
     heard_at_ms: dict[str, int] = field(default_factory=dict)
@@ -185,18 +234,18 @@ class State:
     """Devices that changed hands, and when. Earlier reports are about the previous owner."""
     order_ended_ms: dict[str, int] = field(default_factory=dict)
     """By device: when the last order that named it ended. A report of an earlier time comes too late for a decision."""
-    anomaly_emitted_ms: dict[str, int] = field(default_factory=dict)
-    """`<anomaly> <subject>`: when an alert about the anomaly was last emitted."""
+    anomaly_emitted_ms: dict[AnomalyKey, int] = field(default_factory=dict)
+    """When an alert about each anomaly was last emitted."""
     undated_ms: dict[str, int] = field(default_factory=dict)
     """Devices all of whose reports are dated too far off to be used: since when, mesh time."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, OpenIncident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
-    due: list[tuple[int, str, int]] = field(default_factory=list)
-    """Heap of times at which a case begins or ends, or silence may decide something: time, case, version or TIMED_CHECK."""
+    due: list[Due] = field(default_factory=list)
+    """Heap of the moments at which a case begins or ends, or time may decide something."""
     outage: Outage | None = None
-    outage_over_ms: int = 0
-    """When the last outage ended, mesh time."""
+    outage_over_ms: int | None = None
+    """When the last outage ended, mesh time; None if there was none."""
     silences: dict[str, int] = field(default_factory=dict)
     """Cases whose wearers fell silent outside an outage and still are, and when, in the order of detection. It holds the last 3
     minutes before the newest."""
@@ -227,12 +276,11 @@ class State:
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 
-    def was_just_emitted(self, anomaly: AnomalyKind, what: str, at_ms: int) -> bool:
+    def was_just_emitted(self, anomaly: AnomalyKey, at_ms: int) -> bool:
         """Whether an alert about this anomaly was emitted within the hour. If not, notes that it is emitted now."""
-        key = f"{anomaly.value} {what}"
-        if at_ms < self.anomaly_emitted_ms.get(key, at_ms - ANOMALY_INTERVAL_MS) + ANOMALY_INTERVAL_MS:
+        if at_ms < self.anomaly_emitted_ms.get(anomaly, at_ms - ANOMALY_INTERVAL_MS) + ANOMALY_INTERVAL_MS:
             return True
-        self.anomaly_emitted_ms[key] = at_ms
+        self.anomaly_emitted_ms[anomaly] = at_ms
         return False
 
     def is_new_report(self, device_id: str, report_id: str) -> bool:
@@ -262,7 +310,7 @@ class State:
                 self.owners[device_id] = owner
                 self.owned_since[device_id] = self.now_ms
                 for anomaly in AnomalyKind:
-                    self.anomaly_emitted_ms.pop(f"{anomaly.value} {device_id}", None)
+                    self.anomaly_emitted_ms.pop(AnomalyKey(anomaly, (device_id,)), None)
                 for by_device in (
                     self.tracks,
                     self.heard_at_ms,
@@ -293,8 +341,3 @@ def _owners(case: Case) -> list[tuple[str, str]]:
     """Each device of a case with its owner."""
     devices = [(device_id, f"wearer/{case.wearer_id}") for device_id in case.tag_device_ids]
     return devices + [(device_id, target.key) for target in case.targets for device_id in target.device_ids]
-
-
-def event_key(event: EquipmentKind, device_id: str) -> str:
-    """Key of an equipment event in `CaseState.raised`."""
-    return f"{event.value} {device_id}"

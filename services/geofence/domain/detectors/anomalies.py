@@ -5,12 +5,15 @@ Each anomaly gives an alert at most once an hour, and the positions still count.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind, CausingReport
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.state import AnomalyKey
 
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""
@@ -20,53 +23,26 @@ UNDATED_AFTER_MS = 60_000
 
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: CausingReport) -> None:
     """Emits an alert for a jump that no movement explains. A jump near a target may be true, so it notifies the desks."""
-    at_ms = fix.time_ms
     for case_id in case_ids:
         if approach.is_near(decisions.state, decisions.state.cases[case_id], cause.device_id, fix=fix):
-            _emit(
-                decisions,
-                Detection.JUMPED_NEAR,
-                AnomalyKind.JUMP,
-                about=f"{cause.device_id} {case_id}",
-                case_ids=[case_id],
-                at_ms=at_ms,
-                cause=cause,
+            anomaly = _Anomaly(
+                Detection.JUMPED_NEAR, AnomalyKey(AnomalyKind.JUMP, (cause.device_id, case_id)), fix.time_ms
             )
         else:
-            _emit(
-                decisions,
-                Detection.JUMPED,
-                AnomalyKind.JUMP,
-                about=f"{case_id} {cause.device_id}",
-                case_ids=[case_id],
-                at_ms=at_ms,
-                cause=cause,
-            )
+            anomaly = _Anomaly(Detection.JUMPED, AnomalyKey(AnomalyKind.JUMP, (case_id, cause.device_id)), fix.time_ms)
+        _emit(decisions, anomaly, [case_id], device_id=cause.device_id, cause=cause)
 
 
 def check_track(decisions: Decisions, track: Track, case_ids: list[str], *, cause: CausingReport) -> None:
     """Emits an alert for positions that no working receiver gives: frozen or copied ones."""
-    at_ms = track.fixes[-1].time_ms
+    at_ms, about = track.fixes[-1].time_ms, (cause.device_id,)
     if track.is_frozen():
-        _emit(
-            decisions,
-            Detection.FROZEN,
-            AnomalyKind.FROZEN,
-            about=cause.device_id,
-            case_ids=case_ids,
-            at_ms=at_ms,
-            cause=cause,
-        )
+        anomaly = _Anomaly(Detection.FROZEN, AnomalyKey(AnomalyKind.FROZEN, about), at_ms)
     elif track.is_copied():
-        _emit(
-            decisions,
-            Detection.COPIED,
-            AnomalyKind.COPIED,
-            about=cause.device_id,
-            case_ids=case_ids,
-            at_ms=at_ms,
-            cause=cause,
-        )
+        anomaly = _Anomaly(Detection.COPIED, AnomalyKey(AnomalyKind.COPIED, about), at_ms)
+    else:
+        return
+    _emit(decisions, anomaly, case_ids, device_id=cause.device_id, cause=cause)
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
@@ -79,40 +55,33 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
         since_ms = state.undated_ms.setdefault(device_id, state.now_ms)
         case_ids = state.cases_of.get(device_id)
         if case_ids and state.now_ms - since_ms >= UNDATED_AFTER_MS:
-            cause = CausingReport(device_id, "", 0)
-            _emit(
-                decisions,
-                Detection.UNDATED,
-                AnomalyKind.CLOCK,
-                about=device_id,
-                case_ids=case_ids,
-                at_ms=state.now_ms,
-                cause=cause,
-            )
+            anomaly = _Anomaly(Detection.UNDATED, AnomalyKey(AnomalyKind.CLOCK, (device_id,)), state.now_ms)
+            _emit(decisions, anomaly, case_ids, device_id=device_id, cause=None)
+
+
+class _Anomaly(NamedTuple):
+    """A detected anomaly."""
+
+    detection: Detection
+    key: AnomalyKey
+    at_ms: int
 
 
 def _emit(
-    decisions: Decisions,
-    detection: Detection,
-    anomaly: AnomalyKind,
-    *,
-    about: str,
-    case_ids: list[str],
-    at_ms: int,
-    cause: CausingReport,
+    decisions: Decisions, anomaly: _Anomaly, case_ids: list[str], *, device_id: str, cause: CausingReport | None
 ) -> None:
     """Emits an alert about a device in each case in force, at most once an hour."""
-    state = decisions.state
+    state, at_ms = decisions.state, anomaly.at_ms
     in_force = [
         case_state
         for case_state in map(state.cases.__getitem__, case_ids)
         if case_state.case.valid_from_ms <= state.now_ms
     ]
-    if not in_force or state.was_just_emitted(anomaly, about, at_ms):
+    if not in_force or state.was_just_emitted(anomaly.key, at_ms):
         return
-    kind, demand = demands.DETECTIONS[detection]
+    kind, demand = demands.DETECTIONS[anomaly.detection]
     for case_state in in_force:
-        target = next((t for t in case_state.case.targets if cause.device_id in t.device_ids), None)
-        reported_cause = cause if cause.report_id else None
-        decisions.alert(case_state, kind, demand, at_ms=at_ms, target=target, cause=reported_cause, anomaly=anomaly)
+        target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
+        draft = AlertDraft(kind, demand, at_ms, target=target, cause=cause, anomaly=anomaly.key.anomaly)
+        decisions.alert(case_state, draft)
     decisions.end_all_if_quiet(in_force)

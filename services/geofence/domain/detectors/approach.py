@@ -1,25 +1,23 @@
-"""Approaching and leaving: which rings of a case a wearer enters, and which the wearer has left for good."""
+"""Approach: which rings of a case a wearer enters. Reports in any order count, as far as nobody was notified of their time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from services.geofence.domain import accounts, demands
-from services.geofence.domain.accounts import pairs
-from services.geofence.domain.alerts import AlertKind, CausingReport
-from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.detectors import encounters, possible_presence, withheld_clearing
-from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.detectors import encounters, possible_presence
+from services.geofence.domain.detectors.detector import Detector, Movement
+from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics import plausibility, presence, probability, rings
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
-from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Piece, Track
+from services.geofence.domain.kinematics.presence import RingEntry
+from services.geofence.domain.kinematics.rings import Sides
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Fix, Piece
 from services.geofence.domain.state import CaseState, State
-
-
-def other_devices(target: Target) -> tuple[str | None, ...]:
-    """Devices on the target's side; a place has the single entry None."""
-    return target.device_ids if target.is_person else (None,)
 
 
 def is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -> bool:
@@ -40,179 +38,188 @@ def is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) ->
     return False
 
 
-def check(
-    decisions: Decisions,
-    case_state: CaseState,
-    tag_id: str,
-    *,
-    target: Target,
-    device_id: str | None,
-    from_ms: int,
-    until_ms: int | None,
-    cause: CausingReport | None,
-) -> None:
-    """Enters the rings that the wearer was or is within between two moments (`until_ms` None: as far as anything is known).
+@dataclass(slots=True)
+class _Evaluation:
+    """The evaluation of a target's rings for one pair of devices, in a stretch of time."""
+
+    target: Target
+    sides: Sides
+    from_ms: int
+    lookback_ms: int
+    """Start of the stretch for a ring that demands a response. A confirmation of an unconfirmed fix also confirms the way to it."""
+    until_ms: int
+    newest: bool
+    """Whether no later position of the device that reported is known."""
+    _least_mm: float | None = None
+    _ways: list[list[Piece]] | None = None
+
+    def first_within(self, ring: Ring, from_ms: int) -> RingEntry | None:
+        """The first assumed moment within a ring from a moment on. Call it for the widest ring first."""
+        if self._least_mm is None:
+            self._least_mm = _min_distance_mm(self.sides, self.target, self.from_ms, until_ms=self.until_ms)
+        if self._least_mm > ring.radius_mm:
+            return None
+        if self._ways is None:
+            ways = rings.assumed(self.sides, self.from_ms, self.until_ms)
+            self._ways = ways if rings.may_reach(ways, self.target.shape, ring.radius_mm) else []
+        entries = (_first_within(self.sides, way, self.target, ring=ring, from_ms=from_ms) for way in self._ways)
+        return next((entry for entry in entries if entry), None)
+
+
+def check_fix(context: CaseContext, movement: Movement) -> None:
+    """Enters the rings that the wearer was or is within during a movement of one of the devices.
 
     A ring that demands a response is entered on the believed positions of both sides. If a presence within it is only possible,
     that is emitted instead.
     """
-    state, case = decisions.state, case_state.case
-    wearer = state.tracks.get(tag_id)
-    device = state.tracks.get(device_id) if device_id is not None else None
-    if wearer is None or not wearer.fixes or (device_id is not None and (device is None or not device.fixes)):
+    tracks = context.state.tracks
+    for target, tag_id, device_id in _pairs(context.case, movement.device_id):
+        wearer = tracks.get(tag_id)
+        device = None if device_id is None else tracks.get(device_id)
+        if wearer and wearer.fixes and (device_id is None or (device and device.fixes)):
+            _check_target(context, target, Sides(wearer, device), movement=movement)
+
+
+def _pairs(case: Case, device_id: str) -> Iterator[tuple[Target, str, str | None]]:
+    """Each target with the tag and the device (None for a place) of which one has moved."""
+    if device_id in case.tag_device_ids:
+        for target in case.targets:
+            for other_id in target.device_ids if target.is_person else (None,):
+                yield target, device_id, other_id
         return
-    # A confirmation of an unconfirmed fix also confirms the way to it, so a response looks back as far.
-    lookback_ms = from_ms if cause is None else plausibility.lookback_ms((wearer, device), from_ms)
-    newest = until_ms is None
+    for target in case.targets:
+        if device_id in target.device_ids:
+            for tag_id in case.tag_device_ids:
+                yield target, tag_id, device_id
+
+
+def _check_target(context: CaseContext, target: Target, sides: Sides, *, movement: Movement) -> None:
+    case, from_ms, newest = context.case, movement.from_ms, movement.until_ms is None
+    lookback_ms = from_ms if context.cause is None else plausibility.lookback_ms(sides, from_ms)
     # Skip this bound after a position jump: the device may still be at its previous position, whichever direction it jumped.
-    if _is_unreachable(wearer, device, target, radius_mm=case.rings[0].radius_mm, from_ms=lookback_ms) and not (
-        newest and any(plausibility.has_jumped(side) for side in (wearer, device) if side)
+    if _is_unreachable(sides, target, case.rings[0].radius_mm, from_ms=lookback_ms) and not (
+        newest and any(plausibility.has_jumped(side) for side in sides if side)
     ):
-        possible_presence.end_if_expired(decisions, case_state, target, cause=cause if newest else None)
+        if newest:
+            possible_presence.end_if_expired(context, target)
         return
-    if until_ms is None:
-        until_ms = max(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms if device else 0)
-    until_ms = min(until_ms, case.valid_until_ms - 1)
-    from_ms, lookback_ms = max(from_ms, case.valid_from_ms), max(lookback_ms, case.valid_from_ms)
-    if from_ms > until_ms:
-        return
-    ways: list[list[Piece]] | None = None
+    known_ms = max(side.fixes[-1].time_ms for side in sides if side)
+    until_ms = known_ms if movement.until_ms is None else movement.until_ms
+    evaluation = _Evaluation(
+        target=target,
+        sides=sides,
+        from_ms=max(from_ms, case.valid_from_ms),
+        lookback_ms=max(lookback_ms, case.valid_from_ms),
+        until_ms=min(until_ms, case.valid_until_ms - 1),
+        newest=newest,
+    )
+    if evaluation.from_ms <= evaluation.until_ms:
+        for ring in case.rings:
+            _check_ring(context, ring, evaluation)
+
+
+def _check_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
+    case_state, cause, target = context.case_state, context.cause, evaluation.target
+    from_ms, until_ms = evaluation.from_ms, evaluation.until_ms
+    ring_state = case_state.ring(target, ring)
     # Time alone makes nothing late: the decision is the same whenever the log reaches that moment, so ticks change nothing.
-    is_late = not newest and cause is not None
-    least_mm: float | None = None
-    for ring in case.rings:
-        ring_state = case_state.ring(target, ring)
-        if cause is not None and ring_state.closed and from_ms < ring_state.bound_ms:
-            accounts.note_report(state, case_state, ring_state, from_ms=from_ms, until_ms=until_ms)
-        if ring_state.open:
-            if is_late and accounts.is_inside(wearer, device, target, ring=ring, from_ms=from_ms, until_ms=until_ms):
-                ring_state.late_ms = state.now_ms
-            continue
-        if is_late and ring_state.closed:
-            _check_late(
-                decisions,
-                case_state,
-                (wearer, device),
-                target=target,
-                ring=ring,
-                from_back_ms=(from_ms, lookback_ms),
-                until_ms=until_ms,
-                cause=cause,
-            )
-            continue
-        if ring.action is Demand.RESPOND:
-            seen = presence.evaluate(
-                state,
-                (wearer, device),
-                target,
-                ring=ring,
-                from_ms=max(lookback_ms, ring_state.bound_ms),
-                until_ms=until_ms,
-                newest=newest,
-            )
-            if seen.entered:
-                _enter(decisions, case_state, target, ring=ring, entry=seen.entered, cause=cause, late=not newest)
-            elif newest and cause is not None:
-                possible_presence.update(decisions, case_state, target, ring=ring, possible=seen.possible, cause=cause)
-            continue
-        if least_mm is None:
-            least_mm = _min_distance_mm(wearer, device, target, from_ms=from_ms, until_ms=until_ms)
-        if least_mm > ring.radius_mm:
-            continue
-        if ways is None:
-            ways = rings.assumed(wearer, device, from_ms, to_ms=until_ms)
-            if not rings.may_reach(ways, target.shape, ring.radius_mm):
-                ways = []
-        for pieces in ways:
-            first = next(rings.moments_within(pieces, target.shape, ring.radius_mm, from_ms=ring_state.bound_ms), None)
-            if first:
-                entry = *first, _probability(wearer, device, ring, moment=first)
-                _enter(decisions, case_state, target, ring=ring, entry=entry, cause=cause, late=not newest)
-                break
+    is_late = cause is not None and not evaluation.newest
+    if cause is not None and ring_state.closed and from_ms < ring_state.bound_ms:
+        accounts.note_report(context.state, case_state, ring_state, from_ms=from_ms, until_ms=until_ms)
+    if ring_state.open:
+        if is_late and accounts.is_inside(evaluation.sides, target, ring, from_ms=from_ms, until_ms=until_ms):
+            ring_state.late_ms = context.state.now_ms
+    elif is_late and ring_state.closed:
+        _check_late(context, ring, evaluation)
+    elif ring.action is Demand.RESPOND:
+        _check_response_ring(context, ring, evaluation)
+    elif entry := evaluation.first_within(ring, ring_state.bound_ms):
+        _enter(context, target, ring, entry=entry, late=is_late)
 
 
-def _check_late(
-    decisions: Decisions,
-    case_state: CaseState,
-    sides: tuple[Track, Track | None],
-    *,
-    target: Target,
-    ring: Ring,
-    from_back_ms: tuple[int, int],
-    until_ms: int,
-    cause: CausingReport | None,
-) -> None:
+def _check_response_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
+    """Enters a ring that demands a response, or emits that a presence within it is possible."""
+    target, newest = evaluation.target, evaluation.newest
+    seen = presence.evaluate(
+        context.state,
+        evaluation.sides,
+        target,
+        ring=ring,
+        from_ms=max(evaluation.lookback_ms, context.case_state.ring(target, ring).bound_ms),
+        until_ms=evaluation.until_ms,
+        newest=newest,
+    )
+    if seen.entered:
+        _enter(context, target, ring, entry=seen.entered, late=context.cause is not None and not newest)
+    elif newest and context.cause is not None:
+        possible_presence.update(context, target, ring, possible=seen.possible)
+
+
+def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
     """Enters a ring on a late report that proves a presence of which nobody was notified.
 
     The ring may have been cleared since; it must not be open.
     """
-    (from_ms, lookback_ms), ring_state = from_back_ms, case_state.ring(target, ring)
-    respond = ring.action is Demand.RESPOND
-    for low_ms, high_ms in accounts.unnotified(ring_state, lookback_ms if respond else from_ms, until_ms):
-        if respond:
+    target, sides = evaluation.target, evaluation.sides
+    ring_state = context.case_state.ring(target, ring)
+    responds = ring.action is Demand.RESPOND
+    from_ms = evaluation.lookback_ms if responds else evaluation.from_ms
+    for low_ms, high_ms in accounts.unnotified(ring_state, from_ms, evaluation.until_ms):
+        if responds:
             entry = presence.evaluate(
-                decisions.state, sides, target, ring=ring, from_ms=low_ms, until_ms=high_ms, newest=False
+                context.state, sides, target, ring=ring, from_ms=low_ms, until_ms=high_ms, newest=False
             ).entered
         else:
-            ways = rings.assumed(*sides, low_ms, to_ms=high_ms)
-            moments = (
-                next(rings.moments_within(way, target.shape, ring.radius_mm, from_ms=low_ms), None) for way in ways
-            )
-            first = next((moment for moment in moments if moment and moment[0] <= high_ms), None)
-            entry = (*first, _probability(*sides, ring, moment=first)) if first else None
+            ways = rings.assumed(sides, low_ms, high_ms)
+            entries = (_first_within(sides, way, target, ring=ring, from_ms=low_ms) for way in ways)
+            entry = next((entry for entry in entries if entry and entry.at_ms <= high_ms), None)
         if entry:
-            if entry[0] < ring_state.bound_ms:
-                accounts.release(ring_state, entry[0])
-            return _enter(decisions, case_state, target, ring=ring, entry=entry, cause=cause, late=True)
+            if entry.at_ms < ring_state.bound_ms:
+                accounts.release(ring_state, entry.at_ms)
+            return _enter(context, target, ring, entry=entry, late=True)
 
 
-def _probability(wearer: Track, device: Track | None, ring: Ring, *, moment: tuple[int, float]) -> float:
-    """Probability of being inside at a moment, from the distance then."""
-    at_ms, distance_mm = moment
-    tracks = (wearer,) if device is None else (wearer, device)
-    return probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
+def _first_within(sides: Sides, way: list[Piece], target: Target, *, ring: Ring, from_ms: int) -> RingEntry | None:
+    """The first moment of a movement within a ring."""
+    first = next(rings.moments_within(way, target.shape, ring.radius_mm, from_ms=from_ms), None)
+    if first is None:
+        return None
+    at_ms, distance_mm = first
+    accuracies_mm = tuple(side.accuracy_at(at_ms) for side in sides if side)
+    return RingEntry(at_ms, distance_mm, probability.inside(distance_mm, ring.radius_mm, accuracies_mm))
 
 
-def _enter(
-    decisions: Decisions,
-    case_state: CaseState,
-    target: Target,
-    *,
-    ring: Ring,
-    entry: tuple[int, float, float],
-    cause: CausingReport | None,
-    late: bool,
-) -> None:
-    """Enters a ring.
-
-    `entry` is when, at what distance (mm) and with what probability of being inside. `late` means that newer reports came before.
-    """
-    at_ms, distance_mm, p = entry
-    case_state.ring(target, ring).enter(at_ms, distance_mm, at_ms if cause is None else decisions.state.now_ms)
-    if late and cause is not None:
-        case_state.ring(target, ring).late_ms = decisions.state.now_ms
+def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry, late: bool) -> None:
+    """Enters a ring. `late` means that newer reports came before the one that caused it."""
+    state, case_state, at_ms = context.state, context.case_state, entry.at_ms
+    ring_state = case_state.ring(target, ring)
+    ring_state.enter(at_ms, entry.distance_mm, at_ms if context.cause is None else state.now_ms)
+    if late:
+        ring_state.late_ms = state.now_ms
     demand = demands.of_ring(ring.action, entered=True)
-    allowed = encounters.active_at(decisions.state, case_state.case, at_ms) if demand > demands.MUTED_DEMAND else None
+    allowed = encounters.active_at(state, case_state.case, at_ms) if demand > demands.MUTED_DEMAND else None
     if allowed:
-        case_state.ring(target, ring).muted, demand = True, demands.MUTED_DEMAND
+        ring_state.muted, demand = True, demands.MUTED_DEMAND
     if ring.action is Demand.RESPOND:
         case_state.possible.pop(target.key, None)
-    decisions.alert(
-        case_state,
-        AlertKind.RING_ENTERED,
-        demand,
-        at_ms=at_ms,
-        target=target,
-        ring=ring,
-        cause=cause,
-        distance_mm=distance_mm,
-        p=p,
-        encounter=allowed,
+    context.alert(
+        AlertDraft(
+            AlertKind.RING_ENTERED,
+            demand,
+            at_ms,
+            target=target,
+            ring=ring,
+            cause=context.cause,
+            distance_mm=entry.distance_mm,
+            p=entry.p,
+            encounter=allowed,
+        )
     )
 
 
-def _is_unreachable(wearer: Track, device: Track | None, target: Target, *, radius_mm: int, from_ms: int) -> bool:
+def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: int) -> bool:
     """A cheap bound that rules out nearly all reports: wherever both sides were since `from_ms`, they were farther apart."""
+    wearer, device = sides
     here = wearer.fixes[-1].point
     if device is None:
         return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
@@ -222,8 +229,9 @@ def _is_unreachable(wearer: Track, device: Track | None, target: Target, *, radi
     return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - MAX_PREDICTION_MM > radius_mm
 
 
-def _min_distance_mm(wearer: Track, device: Track | None, target: Target, *, from_ms: int, until_ms: int) -> float:
+def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: int) -> float:
     """A lower bound of the distance on all assumed movements of both sides since a moment, mm."""
+    wearer, device = sides
     here = wearer.fixes[-1].point
     if device is None:
         return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
@@ -235,201 +243,4 @@ def _min_distance_mm(wearer: Track, device: Track | None, target: Target, *, fro
     return least_mm
 
 
-def clear_left_rings(decisions: Decisions, case_state: CaseState, cause: CausingReport | None) -> None:
-    """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure.
-
-    Clears none while a late backlog shows a presence inside, because the end of that presence isn't known yet.
-    """
-    state = decisions.state
-    for target in case_state.case.targets:
-        for ring in reversed(case_state.case.rings):
-            ring_state = case_state.ring(target, ring)
-            if not ring_state.open:
-                continue
-            if not _has_left(state, case_state, target, ring=ring):
-                withheld_clearing.emit_reentry(decisions, case_state, target, ring=ring, cause=cause)
-                break  # a wearer possibly within a narrower ring is within the wider ones
-            if ring_state.late_ms and state.now_ms < ring_state.late_ms + state.rules.clear_after_ms:
-                break
-            departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
-            if departed_ms is not None:
-                apart_mm = _newest_mm(state, case_state, target)
-                withheld_clearing.emit_withheld(
-                    decisions, case_state, target, ring=ring, since_ms=departed_ms, cause=cause, distance_mm=apart_mm
-                )
-                break
-            if withheld_clearing.is_too_soon(state, case_state, target, ring=ring):
-                break
-            withheld_clearing.end_withholding(decisions, case_state, target, ring=ring, cause=cause)
-            _clear_ring(decisions, case_state, target, ring=ring, upto_ms=decisions.state.now_ms, cause=cause)
-    decisions.end_if_quiet(case_state)
-
-
-def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
-    """Least distance that the newest positions claim, mm."""
-    positions = [rings.newest(wearer, device) for wearer, device in pairs(state, case_state, target)]
-    return min(target.shape.least(here, here) for here in positions)
-
-
-def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
-    rules, now_ms = state.rules, state.now_ms
-    since_ms = case_state.ring(target, ring).since_ms or 0
-    margin_mm = rules.clear_margin_of(ring.radius_mm)
-    fresh = False
-    for wearer, device in pairs(state, case_state, target):
-        until_ms = rings.known_until(wearer, device)
-        if until_ms is None:
-            continue
-        # The newest positions come first: they nearly always say no, and cheaply. Old positions may say no, but never yes. Vague
-        # ones must be farther away by their accuracy.
-        beyond_mm = margin_mm + wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
-        here = rings.newest(wearer, device)
-        if target.shape.is_surely_within(here, ring.radius_mm + beyond_mm):
-            return False
-        if target.shape.within(here, here, ring.radius_mm + beyond_mm):
-            return False
-        for pieces in rings.assumed(wearer, device, until_ms, to_ms=now_ms):
-            for piece in pieces:
-                if target.shape.within(piece.start, piece.end, ring.radius_mm + beyond_mm):
-                    return False
-        if not rings.is_fresh(until_ms, now_ms):
-            continue
-        fresh = True
-        from_ms = until_ms - rules.clear_after_ms
-        if from_ms < since_ms:
-            return False
-        pieces_known = rings.joined(wearer, device, from_ms, to_ms=until_ms)
-        if not rings.clear_for(pieces_known, target.shape, ring, margin_mm=beyond_mm, from_ms=from_ms, to_ms=until_ms):
-            return False
-        if not all(plausibility.is_newest_believed(side, rules.reach_mps) for side in (wearer, device) if side):
-            return False
-        if ring.action is Demand.RESPOND and not _agree(
-            wearer, device, target, ring=ring, beyond_mm=beyond_mm, since_ms=since_ms, until_ms=until_ms
-        ):
-            return False
-    return fresh
-
-
-def _agree(
-    wearer: Track, device: Track | None, target: Target, *, ring: Ring, beyond_mm: int, since_ms: int, until_ms: int
-) -> bool:
-    """Whether enough positions of each side say that the ring was left to rule out a lasting error."""
-    from_ms = rings.agree_from_ms((wearer, device), since_ms, until_ms)
-    if from_ms is None:
-        return False
-    moves = rings.assumed(wearer, device, from_ms, to_ms=until_ms)[0]
-    return not any(target.shape.within(move.start, move.end, ring.radius_mm + beyond_mm) for move in moves)
-
-
-def end_muting(
-    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
-) -> Iterator[int]:
-    """Emits the full demand of rings entered under an encounter, once no encounter is active. Yields the times of the next check.
-
-    A wearer beyond the ring and its margin by then has left it, and must enter it once more.
-    """
-    state, case = decisions.state, case_state.case
-    muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
-    if not muted:
-        return
-    until_ms = encounters.active_until_ms(state, case, at_ms)
-    if until_ms is not None:
-        yield until_ms
-        return
-    last = state.last_fix(case.tag_device_ids)
-    for target, ring in muted:
-        apart_mm, there = (state.apart_mm(last, target) if last else None) or (0.0, None)
-        vague_mm = (last.accuracy_mm if last else 0) + (there.accuracy_mm if there else 0)
-        is_beyond = apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
-        departed_ms = (
-            withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) if is_beyond else None
-        )
-        if is_beyond and departed_ms is None:
-            _clear_ring(decisions, case_state, target, ring=ring, upto_ms=at_ms, cause=cause)
-            continue
-        case_state.ring(target, ring).muted = False
-        demand = demands.of_ring(ring.action, entered=True)
-        decisions.alert(
-            case_state,
-            AlertKind.RING_ENTERED,
-            demand,
-            at_ms=at_ms,
-            target=target,
-            ring=ring,
-            cause=cause,
-            distance_mm=None if is_beyond else apart_mm,
-        )
-        if departed_ms is not None:
-            withheld_clearing.emit_withheld(
-                decisions, case_state, target, ring=ring, since_ms=departed_ms, cause=cause, distance_mm=apart_mm
-            )
-
-
-def close(
-    decisions: Decisions,
-    case_state: CaseState,
-    targets: tuple[Target, ...],
-    *,
-    at_ms: int,
-    only: list[Ring] | None = None,
-) -> None:
-    """Clears open rings that the order no longer asks for."""
-    for target in targets:
-        for ring in reversed(case_state.case.rings if only is None else only):
-            if case_state.ring(target, ring).open:
-                _clear_ring(decisions, case_state, target, ring=ring, upto_ms=at_ms, cause=None)
-
-
-def _clear_ring(
-    decisions: Decisions,
-    case_state: CaseState,
-    target: Target,
-    *,
-    ring: Ring,
-    upto_ms: int,
-    cause: CausingReport | None,
-) -> None:
-    account = accounts.account(decisions.state, case_state, target, ring=ring, upto_ms=upto_ms)
-    at_ms = account.inside[-1][1] if account.inside else min(upto_ms, decisions.state.now_ms)
-    accounts.close(case_state.ring(target, ring), account)
-    withheld_clearing.forget(case_state, target, ring)
-    account.alert_id = decisions.alert(
-        case_state,
-        AlertKind.RING_CLEARED,
-        demands.of_ring(ring.action, entered=False),
-        at_ms=at_ms,
-        target=target,
-        ring=ring,
-        cause=cause,
-        distance_mm=float(ring.radius_mm) if account.inside else None,
-        inside=tuple(account.inside),
-        min_mm=account.min_mm,
-        due_ms=upto_ms,
-    )
-
-
-def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need. The accounts and ways of these cases first take over their content."""
-    track = state.tracks[device_id]
-    if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
-        return
-    for case_state in map(state.cases.__getitem__, case_ids):
-        accounts.finalize(state, case_state)
-    horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
-    _keep_ways(state, device_id, case_ids, horizon_ms=horizon_ms)
-    before = len(track.fixes)
-    track.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
-    track.is_truncated = track.is_truncated or len(track.fixes) < before
-
-
-def _keep_ways(state: State, device_id: str, case_ids: list[str], *, horizon_ms: int) -> None:
-    """Keeps the ways of a device through positions about to be dropped, while an episode is open."""
-    open_cases = [case_state for case_state in map(state.cases.__getitem__, case_ids) if case_state.episode_id]
-    if not open_cases:
-        return
-    track = state.tracks[device_id]
-    remaining = Track(track.fixes[:])
-    remaining.forget_before(horizon_ms, plausibility.JUDGED_FIXES)
-    if count := len(track.fixes) - len(remaining.fixes):
-        for case_state in open_cases:
-            withheld_clearing.keep(state, case_state, device_id, dropped=track.fixes[:count])
+DETECTOR = Detector(on_fix=check_fix)

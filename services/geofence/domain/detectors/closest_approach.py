@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import encounters
+from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import plausibility, probability, rings
 from services.geofence.domain.kinematics.geometry import Vector, between
+from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
     AFTER_ALL_MS,
     PREDICT_UP_TO_MPS,
@@ -25,7 +29,7 @@ from services.geofence.domain.kinematics.track import (
     difference,
 )
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import CONTACT_EMITTED, CaseState
+from services.geofence.domain.state import CaseState, EpisodePart
 
 MIN_MOVEMENT_MS = 30_000
 """Minimum duration of a measured movement: shorter ones are the receiver's noise."""
@@ -37,46 +41,96 @@ MIN_APPROACH_MPS = 1
 """Minimum approach speed, m/s: slower than a walker isn't an approach."""
 
 
-def check(decisions: Decisions, case_state: CaseState, device_id: str, *, cause: CausingReport) -> None:
+class ApproachKey(NamedTuple):
+    """Key of a device whose movement brings the two sides together."""
+
+    target_key: str
+    device_id: str
+
+
+@dataclass(slots=True)
+class Approaches:
+    """Approaches of an episode."""
+
+    since_ms: dict[ApproachKey, int] = field(default_factory=dict)
+    """Since when each device's movement brings the two sides together."""
+    emitted: set[str] = field(default_factory=set)
+    """Keys of the targets for which contact was predicted."""
+
+
+_EMITTED = -1
+"""Stands in a checkpoint in place of a moment: contact was predicted."""
+
+
+def _to_json(approaches: Approaches) -> dict[str, int]:
+    since_ms = {f"{key.target_key} {key.device_id}": at_ms for key, at_ms in approaches.since_ms.items()}
+    return since_ms | dict.fromkeys(approaches.emitted, _EMITTED)
+
+
+def _of_json(content: dict[str, int]) -> Approaches:
+    since_ms = {ApproachKey(*key.split(" ")): at_ms for key, at_ms in content.items() if at_ms != _EMITTED}
+    return Approaches(since_ms, {key for key, at_ms in content.items() if at_ms == _EMITTED})
+
+
+APPROACHES = EpisodePart("closing", new=Approaches, encode=_to_json, decode=_of_json)
+
+
+def is_contact_predicted(case_state: CaseState, target: Target) -> bool:
+    """Whether contact with a target was predicted in this episode."""
+    return target.key in APPROACHES.of(case_state).emitted
+
+
+def check_fix(context: CaseContext, movement: Movement) -> None:
     """Checks how the device with the newest fix moves relative to the other side. Emits once for each episode and target."""
-    state, case = decisions.state, case_state.case
-    for target in case.targets:
-        ring = _ring(case_state, target)
-        if ring is None or case_state.approaching_since_ms.get(target.key) == CONTACT_EMITTED:
-            continue
-        if device_id in case.tag_device_ids:
-            other_devices = (
-                [state.tracks.get(device_id) for device_id in target.device_ids] if target.is_person else [None]
-            )
-            pairs = [(state.tracks[device_id], other) for other in other_devices if other or not target.is_person]
-        elif device_id in target.device_ids:
-            wearers = [state.tracks.get(tag_device_id) for tag_device_id in case.tag_device_ids]
-            pairs = [(wearer, state.tracks[device_id]) for wearer in wearers if wearer]
-        else:
-            continue
-        mover = state.tracks[device_id]
-        if not plausibility.is_newest_believed(mover, state.rules.reach_mps):
-            continue
-        at_ms = mover.fixes[-1].time_ms
-        distances_mm = [
-            d
-            for d in (
-                _approach_distance_mm(mover, *pair, target=target, ring=ring, rules=state.rules) for pair in pairs
-            )
-            if d is not None
-        ]
-        if not distances_mm:
-            case_state.approaching_since_ms.pop(f"{target.key} {device_id}", None)
-            continue
-        # Each device confirms its own checks: to the other devices, the moving one stands still between its reports.
-        since_ms = case_state.approaching_since_ms.setdefault(f"{target.key} {device_id}", at_ms)
-        if at_ms - since_ms < CONFIRM_AFTER_MS or encounters.active_at(state, case, at_ms):
-            continue
-        case_state.approaching_since_ms[target.key] = CONTACT_EMITTED
-        kind, demand = demands.DETECTIONS[Detection.CLOSING_IN]
-        decisions.alert(
-            case_state, kind, demand, at_ms=at_ms, target=target, ring=ring, cause=cause, distance_mm=min(distances_mm)
-        )
+    if not context.case_state.episode_id or movement.until_ms is not None:
+        return
+    for target in context.case.targets:
+        ring = _ring(context.case_state, target)
+        if ring is not None and not is_contact_predicted(context.case_state, target):
+            _check_target(context, target, ring, device_id=movement.device_id)
+
+
+def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id: str) -> None:
+    state, mover = context.state, context.state.tracks[device_id]
+    if device_id not in (*context.case.tag_device_ids, *target.device_ids):
+        return
+    if not plausibility.is_newest_believed(mover, state.rules.reach_mps):
+        return
+    at_ms = mover.fixes[-1].time_ms
+    distances_mm = [
+        distance_mm
+        for sides in _pairs(context, target, device_id)
+        if (distance_mm := _approach_distance_mm(mover, sides, target, ring=ring, rules=state.rules)) is not None
+    ]
+    approaches = APPROACHES.of(context.case_state)
+    # Each device confirms its own checks: to the other devices, the moving one stands still between its reports.
+    key = ApproachKey(target.key, device_id)
+    if not distances_mm:
+        approaches.since_ms.pop(key, None)
+        return
+    since_ms = approaches.since_ms.setdefault(key, at_ms)
+    if at_ms - since_ms < CONFIRM_AFTER_MS or encounters.active_at(state, context.case, at_ms):
+        return
+    approaches.emitted.add(target.key)
+    kind, demand = demands.DETECTIONS[Detection.CLOSING_IN]
+    context.alert(
+        AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=context.cause, distance_mm=min(distances_mm))
+    )
+
+
+def _pairs(context: CaseContext, target: Target, device_id: str) -> Iterator[Sides]:
+    """The moving device with each device of the other side that has reported."""
+    tracks = context.state.tracks
+    if device_id in context.case.tag_device_ids:
+        if not target.is_person:
+            yield Sides(tracks[device_id], None)
+        for other_id in target.device_ids:
+            if other := tracks.get(other_id):
+                yield Sides(tracks[device_id], other)
+    else:
+        for tag_id in context.case.tag_device_ids:
+            if wearer := tracks.get(tag_id):
+                yield Sides(wearer, tracks[device_id])
 
 
 def _ring(case_state: CaseState, target: Target) -> Ring | None:
@@ -89,9 +143,7 @@ def _ring(case_state: CaseState, target: Target) -> Ring | None:
     return responding if wider else None
 
 
-def _approach_distance_mm(
-    mover: Track, wearer: Track, device: Track | None, *, target: Target, ring: Ring, rules: Rules
-) -> float | None:
+def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: Ring, rules: Rules) -> float | None:
     """Distance now, mm, if the movement of the last half minute or more leads into the ring before help arrives; else None.
 
     The straight line must lead well into the ring, and as probably into it as a ring is entered, with all errors of the positions:
@@ -102,17 +154,18 @@ def _approach_distance_mm(
     before = _before(mover, now.time_ms - MIN_MOVEMENT_MS)
     if before is None or now.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
         return None
-    if device is not None and not all(
+    tracks = [side for side in sides if side]
+    if len(tracks) > 1 and not all(
         rings.is_fresh(track.fixes[-1].time_ms, now.time_ms) and track.fixes[0].time_ms <= before.time_ms
-        for track in (wearer, device)
+        for track in tracks
     ):
         return None
     took_ms = now.time_ms - before.time_ms
-    start, end = (_relative(wearer, device, at_ms) for at_ms in (before.time_ms, now.time_ms))
+    start, end = (_relative(sides, at_ms) for at_ms in (before.time_ms, now.time_ms))
     if start is None or end is None:
         return None
     nearer_mm = target.shape.least(start, start) - target.shape.least(end, end)
-    vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
+    vague_mm = sum(track.fixes[-1].accuracy_mm for track in tracks)
     if not max(MIN_APPROACH_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
     ahead = between(start, end, 1 + rules.help_after_ms / took_ms)
@@ -133,10 +186,12 @@ def _before(track: Track, at_ms: int) -> Fix | None:
     return track.fixes[index - 1] if index else None
 
 
-def _relative(wearer: Track, device: Track | None, at_ms: int) -> Vector | None:
+def _relative(sides: Sides, at_ms: int) -> Vector | None:
     """The wearer's position relative to the target's shape at a moment."""
-    wearer_pieces = list(wearer.assumed(at_ms, at_ms))
-    first = next(
-        iter(wearer_pieces) if device is None else difference(wearer_pieces, list(device.assumed(at_ms, at_ms))), None
-    )
-    return first.start if first else None
+    pieces, device = list(sides.wearer.assumed(at_ms, at_ms)), sides.device
+    if device is not None:
+        pieces = list(difference(pieces, list(device.assumed(at_ms, at_ms))))
+    return pieces[0].start if pieces else None
+
+
+DETECTOR = Detector(on_fix=check_fix, parts=(APPROACHES,))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import withheld_clearing
+from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Demand, Target
 from services.geofence.domain.kinematics import rings
-from services.geofence.domain.state import CaseState, LastWarning, State
+from services.geofence.domain.state import CaseState, EpisodePart, State
 
 NEARER_MM = 100_000
 """Warn for each 100 m that the wearer comes nearer, as the protective app of the police does."""
@@ -21,38 +23,64 @@ MIN_INTERVAL_MS = 15_000
 """Minimum interval between two warnings, however many reports arrive at once."""
 
 
-def check(decisions: Decisions, case_state: CaseState, cause: CausingReport) -> None:
+class LastWarning(NamedTuple):
+    """The last distance to the wearer of which a protected person was warned."""
+
+    apart_mm: float
+    at_ms: int
+    """Time of the warning, mesh time."""
+    rings: int
+    """Number of rings entered at that time."""
+
+
+def _same(warned: dict[str, LastWarning]) -> dict[str, LastWarning]:
+    return warned
+
+
+def _of_json(content: dict[str, Any]) -> dict[str, LastWarning]:
+    return {key: LastWarning(*fields) for key, fields in content.items()}
+
+
+WARNED = EpisodePart("warned", new=dict, encode=_same, decode=_of_json)
+"""Persons within whose ring the wearer is, by key: their last warning."""
+
+
+def check(context: CaseContext, newest: CausingReport | None) -> None:
     """Repeats the warning of each person within whose ring the wearer is, if the distance has changed since the last warning."""
-    state, case = decisions.state, case_state.case
-    for target in case.targets:
-        if not target.is_person:
-            continue
-        entered = [ring for ring in case.rings if ring.action >= Demand.WARN and case_state.ring(target, ring).open]
-        if not entered:
-            case_state.warned.pop(target.key, None)
-            continue
-        nearest = _apart(state, case_state, target)
-        if nearest is None:
-            continue
-        apart_mm, at_ms = nearest
-        before = case_state.warned.get(target.key)
-        if before is None or before.rings != len(entered):
-            # The alert of that ring has warned her.
-            case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
-            continue
-        if state.now_ms - before.at_ms < MIN_INTERVAL_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
-            continue
-        if (
-            apart_mm > before.apart_mm
-            and withheld_clearing.implausible_departure_ms(state, case_state, target, ring=entered[-1]) is not None
-        ):
-            continue  # the greater distance isn't credible while no vehicle makes the way
-        case_state.warned[target.key] = LastWarning(apart_mm, state.now_ms, len(entered))
-        kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
-        ring = entered[-1]
-        decisions.alert(
-            case_state, kind, demand, at_ms=at_ms, target=target, ring=ring, cause=cause, distance_mm=apart_mm
-        )
+    if not context.case_state.episode_id or newest is None:
+        return
+    for target in context.case.targets:
+        if target.is_person:
+            _check_person(context, target, newest)
+
+
+def _check_person(context: CaseContext, target: Target, newest: CausingReport) -> None:
+    state, case_state, warned = context.state, context.case_state, WARNED.of(context.case_state)
+    rings_ = context.case.rings
+    entered = [ring for ring in rings_ if ring.action >= Demand.WARN and case_state.ring(target, ring).open]
+    if not entered:
+        warned.pop(target.key, None)
+        return
+    nearest = _apart(state, case_state, target)
+    if nearest is None:
+        return
+    apart_mm, at_ms = nearest
+    before, now = warned.get(target.key), LastWarning(apart_mm, state.now_ms, len(entered))
+    if before is None or before.rings != len(entered):
+        # The alert of that ring has warned her.
+        warned[target.key] = now
+        return
+    if state.now_ms - before.at_ms < MIN_INTERVAL_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
+        return
+    ring = entered[-1]
+    if (
+        apart_mm > before.apart_mm
+        and withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None
+    ):
+        return  # the greater distance isn't credible while no vehicle makes the way
+    warned[target.key] = now
+    kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
+    context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
@@ -63,3 +91,6 @@ def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, 
         if here and there and all(rings.is_fresh(fix.time_ms, state.now_ms) for fix in (here, there)):
             candidates.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
     return min(candidates, default=None)
+
+
+DETECTOR = Detector(on_batch=check, parts=(WARNED,))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.decisions import Decisions
-from services.geofence.domain.entries import Demand, EquipmentKind
-from services.geofence.domain.state import CaseState, EndedEvent, State, event_key
+from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.detectors.detector import Amendment, Detector
+from services.geofence.domain.entries import Demand, EquipmentKind, Target
+from services.geofence.domain.state import EndedEvent, EventKey, State
 
 
 class EventChange(NamedTuple):
@@ -51,45 +52,60 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, at_ms: i
     return EventChange(ended_ms=before.at_ms, is_known=before.emitted and event not in demands.HOLDS_INCIDENT)
 
 
-def emit(
-    decisions: Decisions,
-    case_state: CaseState,
-    event: EquipmentKind,
-    *,
-    device_id: str,
-    at_ms: int,
-    cause: CausingReport | None,
-    ended_ms: int | None = None,
-) -> None:
+def emit_active(context: CaseContext, at_ms: int) -> None:
+    """Emits the events of all devices that are active when a case begins."""
+    for device_id in context.case.device_ids:
+        for name in sorted(context.state.active_events.get(device_id, ())):
+            key = EventKey(EquipmentKind(name), device_id)
+            if key not in context.case_state.raised:
+                emit(context, key, at_ms)
+
+
+def emit(context: CaseContext, key: EventKey, at_ms: int, *, ended_ms: int | None = None) -> None:
     """Emits the alert of an equipment event in one case; an event that this kind of device can't report becomes a dead letter.
 
     An event that was already over (`ended_ms`) is emitted together with its end: it never becomes active.
     """
-    case = case_state.case
-    target = next((t for t in case.targets if device_id in t.device_ids), None)
+    event, raised = key.event, context.case_state.raised
+    target = _target_of(context, key.device_id)
     if event not in (demands.OF_TAGS if target is None else demands.OF_PERSONS):
-        decisions.dead_letter(f"{event.value} from a device that can't say so")
+        context.decisions.dead_letter(f"{event.value} from a device that can't say so")
         return
     if event in demands.WITHOUT_ALERT:
         return
     kind, demand = demands.EQUIPMENT[event]
     if event in demands.ACTIVE_UNTIL_ENDED:
-        key = event_key(event, device_id)
-        if key in case_state.raised and event not in demands.HOLDS_INCIDENT:
+        if key in raised and event not in demands.HOLDS_INCIDENT:
             return  # the desks know; a receiver may report jamming with each position
         if ended_ms is None:
-            case_state.raised[key] = at_ms
-    decisions.alert(case_state, kind, demand, at_ms=at_ms, target=target, cause=cause)
-    if ended_ms is not None and event_key(event, device_id) not in case_state.raised:
-        decisions.alert(case_state, kind, Demand.RECORD, at_ms=ended_ms, target=target)
+            raised[key] = at_ms
+    context.alert(AlertDraft(kind, demand, at_ms, target=target, cause=context.cause))
+    if ended_ms is not None and key not in raised:
+        context.alert(AlertDraft(kind, Demand.RECORD, ended_ms, target=target))
 
 
-def retract(decisions: Decisions, case_state: CaseState, keys: list[str], *, at_ms: int) -> None:
-    """Ends active equipment events that the case no longer asks about."""
-    for key in keys:
-        event, _, device_id = key.partition(" ")
-        del case_state.raised[key]
-        target = next((t for t in case_state.case.targets if device_id in t.device_ids), None)
-        decisions.alert(
-            case_state, demands.EQUIPMENT[EquipmentKind(event)][0], Demand.RECORD, at_ms=at_ms, target=target
-        )
+def amend(context: CaseContext, amendment: Amendment) -> None:
+    """Ends the events of devices that a new snapshot no longer names."""
+    named = amendment.case.device_ids if amendment.in_force else ()
+    keys = [key for key in context.case_state.raised if key.device_id not in named]
+    _retract(context, keys, context.state.now_ms)
+
+
+def end(context: CaseContext) -> None:
+    """Ends all events of a case that ends."""
+    _retract(context, list(context.case_state.raised), context.case.valid_until_ms)
+
+
+def _retract(context: CaseContext, keys: Iterable[EventKey], at_ms: int) -> None:
+    for key in sorted(keys, key=lambda key: (key.event.value, key.device_id)):
+        del context.case_state.raised[key]
+        kind, _ = demands.EQUIPMENT[key.event]
+        context.alert(AlertDraft(kind, Demand.RECORD, at_ms, target=_target_of(context, key.device_id)))
+
+
+def _target_of(context: CaseContext, device_id: str) -> Target | None:
+    """The target that a device protects; None for a tag."""
+    return next((target for target in context.case.targets if device_id in target.device_ids), None)
+
+
+DETECTOR = Detector(on_amend=amend, on_end=end)

@@ -14,7 +14,7 @@ from services.geofence.domain import demands
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.state import TIMED_CHECK, CaseState, Outage, State
+from services.geofence.domain.state import CaseState, Due, GroupedKey, Outage, State
 
 MIN_SILENT = 10
 """Minimum number of wearers who fall silent together in an outage, whatever their share: a desk can inquire about fewer."""
@@ -56,9 +56,7 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     # Otherwise an outage of others would wait for a wearer who isn't silent.
     state.silences.pop(case_state.case.case_id, None)
     # The wearer's position remains covered by the outage until it ends: the position arrives after the contact.
-    case_state.grouped = [
-        name for name in case_state.grouped if not name.startswith(Detection.NOT_HEARD_FOR_LONG.value)
-    ]
+    case_state.grouped = [key for key in case_state.grouped if key.detection is not Detection.NOT_HEARD_FOR_LONG]
     if not case_state.grouped:
         state.grouped.discard(case_state.case.case_id)
     if outage is None:
@@ -66,8 +64,7 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     outage.members.pop(case_state.case.case_id, None)
     if 2 * len(outage.members) < _enough(state):
         state.outage, state.outage_over_ms = None, state.now_ms
-        # The entry belongs to no case: a tick at that time is enough.
-        heapq.heappush(state.due, (state.now_ms + BACK_WITHIN_MS, "", TIMED_CHECK))
+        heapq.heappush(state.due, Due(state.now_ms + BACK_WITHIN_MS, "", is_boundary=False))
         kind, demand = demands.DETECTIONS[Detection.OUTAGE_OVER]
         decisions.outage_alert(outage, kind, demand, at_ms=at_ms, silent=outage.max_silent)
 
@@ -79,29 +76,24 @@ def covering(state: State, heard_ms: int) -> str:
     return outage.outage_id if outage and heard_ms >= outage.from_ms - UNKNOWN_AFTER_MS else ""
 
 
-def is_grouped(case_state: CaseState, detection: Detection, key: str) -> bool:
-    """Whether the notice of an outage covers a detection."""
-    return f"{detection.value} {key}" in case_state.grouped
-
-
-def group(state: State, case_state: CaseState, detection: Detection, *, key: str) -> None:
+def group(state: State, case_state: CaseState, key: GroupedKey) -> None:
     """Records that the notice of an outage covers a detection."""
-    case_state.grouped.append(f"{detection.value} {key}")
+    case_state.grouped.append(key)
     state.grouped.add(case_state.case.case_id)
 
 
 def cases_after_outage(state: State) -> list[str]:
     """Cases with a detection that an outage's notice covered, once the outage is over and the grace period has passed."""
-    over = state.outage is None and state.now_ms >= state.outage_over_ms + BACK_WITHIN_MS
-    return sorted(state.grouped) if over and state.grouped else []
+    if state.outage or state.outage_over_ms is None or state.now_ms < state.outage_over_ms + BACK_WITHIN_MS:
+        return []
+    return sorted(state.grouped)
 
 
 def ungroup(case_state: CaseState) -> None:
     """Ends the cover of an outage for a case: conditions that still hold are detected and emitted again."""
-    for name in case_state.grouped:
-        detection, _, key = name.partition(" ")
-        if detection == Detection.PERSON_LOST.value:
-            case_state.lost.pop(key, None)
+    for key in case_state.grouped:
+        if key.detection is Detection.PERSON_LOST:
+            case_state.lost.pop(key.about, None)
     case_state.grouped = []
 
 
@@ -112,6 +104,7 @@ def _enough(state: State) -> int:
 def _begin(decisions: Decisions, from_ms: int, at_ms: int, *, members: dict[str, None], silent: int) -> None:
     state = decisions.state
     state.silences.clear()
-    state.outage = Outage(*decisions.outage_ids(), from_ms, members, silent)
+    outage_id, incident_id = decisions.outage_ids()
+    state.outage = Outage(outage_id, incident_id, from_ms, members, silent)
     kind, demand = demands.DETECTIONS[Detection.OUTAGE]
     decisions.outage_alert(state.outage, kind, demand, at_ms=at_ms, silent=silent)

@@ -7,38 +7,41 @@ check. Contact (`State.heard_at_ms`) ends a silence; only a position shows where
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import CausingReport
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
+from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Demand, Exercise, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
-from services.geofence.domain.state import WEARER, CaseState, State
+from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 
 
-def check(decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None) -> list[int]:
+def check(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Decides on a case in force as of a moment, and returns the times of the next checks.
 
     The times are empty if only a report can change anything.
     """
-    state = decisions.state
-    check_times_ms = [*_check_persons(decisions, case_state, at_ms, cause=cause)]
-    if case_state.case.tag_device_ids:
+    state, case_state, case = context.state, context.case_state, context.case
+    quiet_ms = quiet_until_ms(state, case_state, at_ms)
+    if quiet_ms is not None:
+        return (quiet_ms,)
+    check_times_ms = [*_check_persons(context, at_ms)]
+    if case.tag_device_ids:
         # An exercise is no part of an outage, nor of the number of watched wearers.
-        if case_state.case.exercise is Exercise.NONE:
-            state.watched.add(case_state.case.case_id)
-        check_times_ms += _check_contact(decisions, case_state, at_ms, cause=cause)
-        check_times_ms += _check_reachability(decisions, case_state, at_ms, cause=cause)
+        if case.exercise is Exercise.NONE:
+            state.watched.add(case.case_id)
+        check_times_ms += _check_contact(context, at_ms)
+        check_times_ms += _check_reachability(context, at_ms)
     for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
         state.silent_devices.update(case_state.devices(key))
     return check_times_ms
 
 
-def quiet_until(state: State, case_state: CaseState, at_ms: int) -> int | None:
+def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | None:
     """The next check of a case in which nothing is active and everybody was heard and seen in time; else None.
 
     None means that a full check is needed. The time equals that of `check`, and nearly all cases that are due are spared the full
@@ -71,46 +74,52 @@ def await_reports(case_state: CaseState, from_ms: int) -> None:
         case_state.awaited_from_ms.setdefault(key, from_ms)
 
 
-def amend(decisions: Decisions, case_state: CaseState, case: Case, *, in_force: bool) -> None:
+def amend(context: CaseContext, amendment: Amendment) -> None:
     """Retracts the alerts that a new snapshot no longer asks about, and restarts the wait for replaced devices."""
-    at_ms, before = decisions.state.now_ms, case_state.case
+    before, case = context.case, amendment.case
     devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
     replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
     if set(case.tag_device_ids) != set(before.tag_device_ids):
         replaced.add(WEARER)
-    dropped = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if in_force else set())
-    close(decisions, case_state, at_ms, keys=dropped if case.tag_device_ids else dropped | {WEARER})
+    dropped = {WEARER, *(t.key for t in before.targets)} - (devices.keys() if amendment.in_force else set())
+    _close(context, context.state.now_ms, dropped if case.tag_device_ids else dropped | {WEARER})
     for key in replaced | dropped:
-        case_state.awaited_from_ms.pop(key, None)
+        context.case_state.awaited_from_ms.pop(key, None)
 
 
-def close(decisions: Decisions, case_state: CaseState, at_ms: int, *, keys: set[str] | None = None) -> None:
-    """Retracts the alerts about the wearer and targets (None: all of them) that the order no longer asks about."""
-    for target in case_state.case.targets:
-        if keys is not None and not keys & {target.key, WEARER}:
+def end(context: CaseContext) -> None:
+    """Retracts all alerts of a case that ends, and awaits no more reports."""
+    keys = {WEARER, *(target.key for target in context.case.targets)}
+    _close(context, context.case.valid_until_ms, keys)
+    context.case_state.awaited_from_ms.clear()
+
+
+def _close(context: CaseContext, at_ms: int, keys: set[str]) -> None:
+    """Retracts the alerts about the wearer and targets that the order no longer asks about."""
+    case_state = context.case_state
+    for target in context.case.targets:
+        if not keys & {target.key, WEARER}:
             continue
         if case_state.near.pop(target.key, None):
-            _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms=at_ms, target=target)
-        if (keys is None or target.key in keys) and case_state.lost.pop(target.key, False):
-            _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms=at_ms, target=target)
-    if keys is not None and WEARER not in keys:
+            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
+        if target.key in keys and case_state.lost.pop(target.key, False):
+            _emit(context, Detection.PERSON_FOUND, at_ms, target=target)
+    if WEARER not in keys:
         return
     case_state.unseen = False
-    decisions.state.watched.discard(case_state.case.case_id)
+    context.state.watched.discard(context.case.case_id)
     if case_state.silent:
         case_state.silent = None
-        _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms=at_ms)
-        outages.note_heard(decisions, case_state, at_ms)
+        _emit(context, Detection.HEARD_AGAIN, at_ms)
+        outages.note_heard(context.decisions, case_state, at_ms)
 
 
 def _emit(
-    decisions: Decisions,
-    case_state: CaseState,
+    context: CaseContext,
     detection: Detection,
-    *,
     at_ms: int,
+    *,
     target: Target | None = None,
-    cause: CausingReport | None = None,
     heard_ms: int | None = None,
 ) -> Demand:
     """Emits a detection and returns its demand.
@@ -119,15 +128,23 @@ def _emit(
     """
     kind, demand = demands.DETECTIONS[detection]
     record_only = detection is Detection.IN_REACH
-    outage_id = "" if heard_ms is None else outages.covering(decisions.state, heard_ms)
-    key = target.key if target else WEARER
-    if outages.is_grouped(case_state, detection, key):
+    outage_id = "" if heard_ms is None else outages.covering(context.state, heard_ms)
+    key = GroupedKey(detection, target.key if target else WEARER)
+    if key in context.case_state.grouped:
         return Demand.RECORD
     if outage_id and demand is Demand.NOTIFY:
         record_only, demand = True, Demand.RECORD
-        outages.group(decisions.state, case_state, detection, key=key)
-    decisions.alert(
-        case_state, kind, demand, at_ms=at_ms, target=target, cause=cause, record_only=record_only, outage_id=outage_id
+        outages.group(context.state, context.case_state, key)
+    context.alert(
+        AlertDraft(
+            kind,
+            demand,
+            at_ms,
+            target=target,
+            cause=context.cause,
+            record_only=record_only,
+            outage_id=outage_id,
+        )
     )
     return demand
 
@@ -141,74 +158,51 @@ def _heard_ms(state: State, case_state: CaseState, key: str) -> int:
 # ── contact ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_contact(
-    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
-) -> Iterator[int]:
+def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits SILENT and its end; yields the times of the next checks."""
-    state = decisions.state
+    state, case_state = context.state, context.case_state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
     silent_ms, long_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
-            _emit(decisions, case_state, Detection.HEARD_AGAIN, at_ms=at_ms, target=None, cause=cause)
-            outages.note_heard(decisions, case_state, at_ms)
+            _emit(context, Detection.HEARD_AGAIN, at_ms)
+            outages.note_heard(context.decisions, case_state, at_ms)
         yield silent_ms
         return
     if case_state.silent is None:
         moment_ms = max(silent_ms, from_ms)
-        heard_before = any(tag_id in state.heard_at_ms for tag_id in case_state.case.tag_device_ids)
-        if heard_before and case_state.case.exercise is Exercise.NONE:
-            outages.note_silence(decisions, case_state.case.case_id, moment_ms)
-        case_state.silent = _emit(
-            decisions, case_state, Detection.NOT_HEARD, at_ms=moment_ms, target=None, cause=cause, heard_ms=since_ms
-        )
+        heard_before = any(tag_id in state.heard_at_ms for tag_id in context.case.tag_device_ids)
+        if heard_before and context.case.exercise is Exercise.NONE:
+            outages.note_silence(context.decisions, context.case.case_id, moment_ms)
+        case_state.silent = _emit(context, Detection.NOT_HEARD, moment_ms, heard_ms=since_ms)
     if at_ms < long_ms:
         yield long_ms
     elif case_state.silent is Demand.RECORD:
         moment_ms = max(long_ms, from_ms)
-        case_state.silent = _emit(
-            decisions,
-            case_state,
-            Detection.NOT_HEARD_FOR_LONG,
-            at_ms=moment_ms,
-            target=None,
-            cause=cause,
-            heard_ms=since_ms,
-        )
+        case_state.silent = _emit(context, Detection.NOT_HEARD_FOR_LONG, moment_ms, heard_ms=since_ms)
 
 
-def _check_persons(
-    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
-) -> Iterator[int]:
+def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks.
 
     A person without a device is never heard.
     """
-    state = decisions.state
-    for target in case_state.case.targets:
+    state, case_state = context.state, context.case_state
+    for target in context.case.targets:
         if not target.is_person:
             continue
-        from_ms = case_state.awaited_from_ms[target.key]
         heard_ms = _heard_ms(state, case_state, target.key)
         lost_ms = heard_ms + state.rules.protected_lost_after_ms
         if at_ms < lost_ms:
             if case_state.lost.pop(target.key, False):
-                _emit(decisions, case_state, Detection.PERSON_FOUND, at_ms=at_ms, target=target, cause=cause)
+                _emit(context, Detection.PERSON_FOUND, at_ms, target=target)
             yield lost_ms
         elif target.key not in case_state.lost:
             emitted = not _explained(case_state, target)
             if emitted:
-                moment_ms = max(lost_ms, from_ms)
-                demand = _emit(
-                    decisions,
-                    case_state,
-                    Detection.PERSON_LOST,
-                    at_ms=moment_ms,
-                    target=target,
-                    cause=cause,
-                    heard_ms=heard_ms,
-                )
+                moment_ms = max(lost_ms, case_state.awaited_from_ms[target.key])
+                demand = _emit(context, Detection.PERSON_LOST, moment_ms, target=target, heard_ms=heard_ms)
                 emitted = demand > Demand.RECORD
             case_state.lost[target.key] = emitted
 
@@ -222,49 +216,60 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 # ── reachability ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_reachability(
-    decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: CausingReport | None
-) -> Iterator[int]:
+def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
-    state, case = decisions.state, case_state.case
+    state, case_state, case = context.state, context.case_state, context.case
     last = state.last_fix(case.tag_device_ids)
     if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
-        case_state.unseen = False
-        for target in case.targets:
-            if withheld_clearing.stays_unseen(decisions, case_state, target, last=last, cause=cause):
-                case_state.unseen = True  # each report may be the one that ends it
-            elif case_state.near.pop(target.key, None):
-                _emit(decisions, case_state, Detection.POSITION_REGAINED, at_ms=at_ms, target=target, cause=cause)
+        _end_unseen(context, last, at_ms)
         yield last.time_ms + UNKNOWN_AFTER_MS
         return
     if not case_state.unseen:
         case_state.unseen = True
         safe_region.drop_case(state, case)
-    sign = any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case.tag_device_ids)
-    from_ms = case_state.awaited_from_ms[WEARER]
     for target in case.targets:
-        possible_ms, detection = _possible_ms(state, case_state, last, target=target), Detection.IN_REACH
-        if possible_ms is None and target.key not in case_state.near:
-            continue
-        if possible_ms is not None and at_ms < possible_ms:
-            yield possible_ms
-            continue
-        if possible_ms is not None and (sign or _was_near(state, case, last, target=target)):
-            detection = Detection.IN_REACH_AFTER_A_SIGN
+        yield from _check_target(context, target, last, at_ms=at_ms)
+
+
+def _end_unseen(context: CaseContext, last: Fix, at_ms: int) -> None:
+    """Emits that the position of the wearer is known again, as far as it is credible."""
+    case_state = context.case_state
+    case_state.unseen = False
+    for target in context.case.targets:
+        if withheld_clearing.stays_unseen(context, target, last):
+            case_state.unseen = True  # each report may be the one that ends it
+        elif case_state.near.pop(target.key, None):
+            _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
+
+
+def _check_target(context: CaseContext, target: Target, last: Fix | None, *, at_ms: int) -> Iterator[int]:
+    """Emits that an unseen wearer may have reached a target; yields the time of the next check."""
+    state, case_state, case = context.state, context.case_state, context.case
+    possible_ms, detection = _possible_ms(state, case_state, last, target=target), Detection.IN_REACH
+    if possible_ms is None and target.key not in case_state.near:
+        return
+    if possible_ms is not None and at_ms < possible_ms:
+        yield possible_ms
+        return
+    if possible_ms is not None and (_shows_sign(case_state) or _was_near(state, case, last, target=target)):
+        detection = Detection.IN_REACH_AFTER_A_SIGN
+    else:
+        likely_ms = _likely_ms(state, case_state, last, target=target)
+        if at_ms < likely_ms:
+            yield likely_ms
         else:
-            likely_ms = _likely_ms(state, case_state, last, target=target)
-            if at_ms < likely_ms:
-                yield likely_ms
-            else:
-                possible_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
-        if possible_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
-            moment_ms = max(possible_ms, from_ms)
-            # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
-            heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
-            case_state.near[target.key] = _emit(
-                decisions, case_state, detection, at_ms=moment_ms, target=target, cause=cause, heard_ms=heard_ms
-            )
-            withheld_clearing.keep_last(state, case_state, target, last=last)
+            possible_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
+    if possible_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
+        moment_ms = max(possible_ms, case_state.awaited_from_ms[WEARER])
+        # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
+        heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
+        case_state.near[target.key] = _emit(context, detection, moment_ms, target=target, heard_ms=heard_ms)
+        withheld_clearing.keep_last(state, case_state, target, last=last)
+
+
+def _shows_sign(case_state: CaseState) -> bool:
+    """Whether a tag had been opened, jammed or shut down."""
+    return any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case_state.case.tag_device_ids)
 
 
 def _was_near(state: State, case: Case, last: Fix | None, *, target: Target) -> bool:
@@ -329,3 +334,6 @@ def _met_ms(gap_mm: float, last_ms: int, there_ms: int, *, mps: float) -> int:
     if both_ms <= still_ms:
         return max(least_ms, both_ms)
     return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps=mps)
+
+
+DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end)

@@ -18,47 +18,114 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import AlertKind, CausingReport
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import encounters
+from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics import plausibility, probability, rings, travel_feasibility
+from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
-from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.state import CaseState, EpisodePart, State
+
+
+class ClearingKey(NamedTuple):
+    """Key of an all-clear."""
+
+    target_key: str
+    radius_mm: int | None
+    """Radius of the ring; None for a wearer who is unseen near the target."""
+
+
+class DevicePair(NamedTuple):
+    """A tag and a device of the target."""
+
+    tag_id: str
+    device_id: str | None
+    """None for a place, which has no device."""
+
+
+class WayKey(NamedTuple):
+    """Key of the ways of one device."""
+
+    clearing: ClearingKey
+    pair: DevicePair | None
+    """The pair of devices that left a ring; None for an unseen wearer."""
+    device_id: str
 
 
 class Pair(NamedTuple):
     """A tag and a device of the target, both of which have reported."""
 
-    tag_id: str
-    wearer: Track
-    device_id: str | None
-    """None for a place, which has no device."""
-    device: Track | None
+    devices: DevicePair
+    sides: Sides
 
     @property
-    def sides(self) -> Iterator[tuple[str, Track]]:
+    def tracks(self) -> Iterator[tuple[str, Track]]:
         """Device id and track of each side; only the tag's if the target is a place."""
-        yield self.tag_id, self.wearer
-        if self.device_id is not None and self.device is not None:
-            yield self.device_id, self.device
+        yield self.devices.tag_id, self.sides.wearer
+        if self.devices.device_id is not None and self.sides.device is not None:
+            yield self.devices.device_id, self.sides.device
+
+
+def _withheld_to_json(withheld: dict[ClearingKey, int | None]) -> dict[str, int]:
+    return {_clearing_to_text(key): since_ms or 0 for key, since_ms in withheld.items()}
+
+
+def _withheld_of(content: dict[str, int]) -> dict[ClearingKey, int | None]:
+    return {_clearing_of(*text.split(" ")): since_ms or None for text, since_ms in content.items()}
+
+
+def _ways_to_json(ways: dict[WayKey, list[Way]]) -> dict[str, Any]:
+    return {_way_to_text(key): [travel_feasibility.to_json(way) for way in known] for key, known in ways.items()}
+
+
+def _ways_of(content: dict[str, Any]) -> dict[WayKey, list[Way]]:
+    return {_way_of(text): [travel_feasibility.of_json(way) for way in known] for text, known in content.items()}
+
+
+def _clearing_to_text(key: ClearingKey) -> str:
+    return f"{key.target_key} {key.radius_mm or 0}"
+
+
+def _clearing_of(target_key: str, radius_mm: str) -> ClearingKey:
+    return ClearingKey(target_key, int(radius_mm) or None)
+
+
+def _way_to_text(key: WayKey) -> str:
+    pair = f"{key.pair.tag_id} {key.pair.device_id or ''} " if key.pair else ""
+    return f"{_clearing_to_text(key.clearing)} {pair}{key.device_id}"
+
+
+def _way_of(text: str) -> WayKey:
+    target_key, radius_mm, *pair, device_id = text.split(" ")
+    return WayKey(
+        _clearing_of(target_key, radius_mm), DevicePair(pair[0], pair[1] or None) if pair else None, device_id
+    )
+
+
+WITHHELD = EpisodePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
+"""All-clears withheld because no vehicle makes the movement: since when positions claim it. None once it is over and the desks were
+notified in this episode."""
+WAYS = EpisodePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
+"""Ways from where a ring was last seen entered, through positions that were dropped since."""
 
 
 def implausible_departure_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> int | None:
-    """Earliest time, ms, of an implausible position (`Way.since_ms`), over the sides that have ways but none that a vehicle can have
-    made. None if there is no such side. Only pairs with fresh positions count.
+    """Earliest time, ms, of an implausible position (`FalseClaims.since_ms`), over the sides that have ways but none that a vehicle
+    can have made. None if there is no such side. Only pairs with fresh positions count.
     """
-    since_times_ms = [
-        min(way.since_ms for way in ways)
-        for pair in _fresh_pairs(state, case_state.case, target)
-        for ways in _ways_since_entry(state, case_state, target, ring=ring, pair=pair)
-        if ways and not any(way.is_believed for way in ways)
-    ]
+    since_times_ms = []
+    for pair in _fresh_pairs(state, case_state.case, target):
+        for ways in _ways_since_entry(state, case_state, target, ring=ring, pair=pair):
+            false = [way.false.since_ms for way in ways if way.false]
+            if ways and len(false) == len(ways):
+                since_times_ms.append(min(false))
     return min(since_times_ms, default=None)
 
 
@@ -70,45 +137,42 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, *, ring: Ri
     """
     since_ms = case_state.ring(target, ring).since_ms or 0
     for pair in _fresh_pairs(state, case_state.case, target):
-        until_ms = rings.known_until(pair.wearer, pair.device) or 0
+        until_ms = rings.known_until(pair.sides) or 0
         for ways in _ways_since_entry(state, case_state, target, ring=ring, pair=pair):
-            regained_ms = min((way.regained_ms for way in ways if way.is_believed), default=0)
-            if not regained_ms:
+            believed = [way for way in ways if way.is_believed]
+            regained = [way.regained_ms for way in believed if way.regained_ms is not None]
+            if not regained or len(regained) < len(believed):
                 continue
+            regained_ms = min(regained)
             if until_ms - state.rules.clear_after_ms < regained_ms:
                 return True
-            sides = (pair.wearer, pair.device)
             if ring.action is Demand.RESPOND and (
-                rings.agree_from_ms(sides, max(since_ms, regained_ms), until_ms) is None
+                rings.agree_from_ms(pair.sides, max(since_ms, regained_ms), until_ms) is None
             ):
                 return True
     return False
 
 
-def stays_unseen(
-    decisions: Decisions, case_state: CaseState, target: Target, *, last: Fix, cause: CausingReport | None
-) -> bool:
+def stays_unseen(context: CaseContext, target: Target, last: Fix) -> bool:
     """Handles the new position of a wearer who was unseen near a target. Returns True if the wearer still counts as unseen.
 
     That is so if no vehicle can have reached the new position in time, and a response was demanded for the target. Emits that the
     all-clear is withheld, or that it no longer is.
     """
-    state = decisions.state
+    state, case_state = context.state, context.case_state
     if case_state.near.get(target.key) is not Demand.RESPOND:
         return False
-    for device_id in case_state.case.tag_device_ids:
-        kept = case_state.ways.get(_unseen_key(target, device_id))
+    for device_id in context.case.tag_device_ids:
+        kept = WAYS.of(case_state).get(_unseen_key(target, device_id))
         track = state.tracks.get(device_id)
         if kept is None or track is None or not track.fixes or track.fixes[-1] is not last:
             continue
         way = _follow_from(kept[0], track.fixes)
-        if not way.is_believed:
-            emit_withheld(
-                decisions, case_state, target, ring=None, since_ms=way.since_ms, cause=cause, distance_mm=None
-            )
+        if way.false:
+            emit_withheld(context, target, None, since_ms=way.false.since_ms, distance_mm=None)
             return True
-    end_withholding(decisions, case_state, target, ring=None, cause=cause)
-    _drop(case_state, _withholding_key(target, None))
+    end_withholding(context, target, None)
+    _drop_ways(case_state, ClearingKey(target.key, None))
     return False
 
 
@@ -119,162 +183,136 @@ def keep_last(state: State, case_state: CaseState, target: Target, *, last: Fix 
     for device_id in case_state.case.tag_device_ids:
         track = state.tracks.get(device_id)
         if track and track.fixes and track.fixes[-1] is last:
-            case_state.ways[_unseen_key(target, device_id)] = [
+            WAYS.of(case_state)[_unseen_key(target, device_id)] = [
                 travel_feasibility.own_way(track.fixes, len(track.fixes) - 1)
             ]
 
 
 def emit_withheld(
-    decisions: Decisions,
-    case_state: CaseState,
-    target: Target,
-    *,
-    ring: Ring | None,
-    since_ms: int,
-    cause: CausingReport | None,
-    distance_mm: float | None,
+    context: CaseContext, target: Target, ring: Ring | None, *, since_ms: int, distance_mm: float | None
 ) -> None:
     """Notifies the desks that an all-clear is withheld, and why.
 
     The desks get one such alert for each target of an episode. Later ones are emitted for the record only.
     """
-    key = _withholding_key(target, ring)
-    if case_state.withheld.get(key):
+    withheld, key = WITHHELD.of(context.case_state), _clearing_key(target, ring)
+    if withheld.get(key) is not None:
         return
-    repeated = any(key_before.startswith(f"{target.key} ") for key_before in case_state.withheld)
-    case_state.withheld[key] = since_ms
+    repeated = any(earlier.target_key == target.key for earlier in withheld)
+    withheld[key] = since_ms
     kind, demand = demands.DETECTIONS[Detection.LEFT_BY_JUMP_REPEATED if repeated else Detection.LEFT_BY_JUMP]
-    decisions.alert(
-        case_state,
-        kind,
-        demand,
-        at_ms=since_ms,
-        target=target,
-        ring=ring,
-        cause=cause,
-        distance_mm=distance_mm,
-        due_ms=decisions.state.now_ms,
-        record_only=repeated,
+    context.alert(
+        AlertDraft(
+            kind,
+            demand,
+            since_ms,
+            target=target,
+            ring=ring,
+            cause=context.cause,
+            distance_mm=distance_mm,
+            due_ms=context.state.now_ms,
+            record_only=repeated,
+        )
     )
 
 
-def end_withholding(
-    decisions: Decisions, case_state: CaseState, target: Target, *, ring: Ring | None, cause: CausingReport | None
-) -> None:
+def end_withholding(context: CaseContext, target: Target, ring: Ring | None) -> None:
     """Emits, for the record only, that the all-clear is no longer withheld. The legs stand down at RING_CLEARED, not at this alert."""
-    key = _withholding_key(target, ring)
-    if case_state.withheld.get(key):
-        case_state.withheld[key] = 0  # it was withheld in this episode, and is no longer
+    withheld, key = WITHHELD.of(context.case_state), _clearing_key(target, ring)
+    if withheld.get(key) is not None:
+        withheld[key] = None
         kind, demand = demands.DETECTIONS[Detection.WAY_FOUND]
-        decisions.alert(
-            case_state,
-            kind,
-            demand,
-            at_ms=decisions.state.now_ms,
-            target=target,
-            ring=ring,
-            cause=cause,
-            record_only=True,
+        context.alert(
+            AlertDraft(
+                kind, demand, context.state.now_ms, target=target, ring=ring, cause=context.cause, record_only=True
+            )
         )
 
 
-def emit_reentry(
-    decisions: Decisions, case_state: CaseState, target: Target, *, ring: Ring, cause: CausingReport | None
-) -> None:
+def emit_reentry(context: CaseContext, target: Target, ring: Ring) -> None:
     """Emits the ring's demand once more, if its all-clear was withheld and positions are within the ring again."""
-    state, case = decisions.state, case_state.case
-    if not case_state.withheld.get(_withholding_key(target, ring)):
+    state, case = context.state, context.case
+    if WITHHELD.of(context.case_state).get(_clearing_key(target, ring)) is None:
         return
     for pair in _fresh_pairs(state, case, target):
-        newest_position = rings.newest(pair.wearer, pair.device)
+        newest_position = rings.newest(pair.sides)
         distance_mm = target.shape.least(newest_position, newest_position)
-        tracks = [track for _, track in pair.sides]
+        tracks = [track for _, track in pair.tracks]
         if distance_mm > ring.radius_mm or not all(
             plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
         ):
             continue
-        end_withholding(decisions, case_state, target, ring=ring, cause=cause)
+        end_withholding(context, target, ring)
         at_ms = max(track.fixes[-1].time_ms for track in tracks)
         if encounters.active_at(state, case, at_ms) is None:
             accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
-            decisions.alert(
-                case_state,
-                AlertKind.RING_ENTERED,
-                demands.of_ring(ring.action, entered=True),
-                at_ms=at_ms,
-                target=target,
-                ring=ring,
-                cause=cause,
-                distance_mm=distance_mm,
-                p=probability.inside(distance_mm, ring.radius_mm, accuracies),
+            context.alert(
+                AlertDraft(
+                    AlertKind.RING_ENTERED,
+                    demands.of_ring(ring.action, entered=True),
+                    at_ms,
+                    target=target,
+                    ring=ring,
+                    cause=context.cause,
+                    distance_mm=distance_mm,
+                    p=probability.inside(distance_mm, ring.radius_mm, accuracies),
+                )
             )
         return
 
 
 def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
     """Drops the kept ways of a ring that is cleared."""
-    key = _withholding_key(target, ring)
-    case_state.withheld.pop(key, None)
-    _drop(case_state, key)
+    key = _clearing_key(target, ring)
+    WITHHELD.of(case_state).pop(key, None)
+    _drop_ways(case_state, key)
 
 
 def keep(state: State, case_state: CaseState, device_id: str, *, dropped: list[Fix]) -> None:
     """Extends the stored ways that open rings and unseen wearers still need by `dropped`: the oldest positions of a device, which
     its track is about to drop.
     """
+    ways = WAYS.of(case_state)
     for target in case_state.case.targets:
         unseen = _unseen_key(target, device_id)
-        if unseen in case_state.ways:
-            case_state.ways[unseen] = [_follow_from(way, dropped) for way in case_state.ways[unseen]]
+        if unseen in ways:
+            ways[unseen] = [_follow_from(way, dropped) for way in ways[unseen]]
         for ring in case_state.case.rings:
             if not case_state.ring(target, ring).open:
                 continue
             for pair in _pairs(state, case_state.case, target):
-                if any(side_id == device_id for side_id, _ in pair.sides):
-                    _keep_pair(state, case_state, target, ring=ring, pair=pair, device_id=device_id, dropped=dropped)
+                if any(side_id == device_id for side_id, _ in pair.tracks):
+                    key = WayKey(_clearing_key(target, ring), pair.devices, device_id)
+                    from_ms = _from_ms(state, case_state, target, ring=ring, sides=pair.sides)
+                    _keep_pair(ways, key, from_ms, dropped=dropped)
 
 
-def _keep_pair(
-    state: State,
-    case_state: CaseState,
-    target: Target,
-    *,
-    ring: Ring,
-    pair: Pair,
-    device_id: str,
-    dropped: list[Fix],
-) -> None:
-    key = _pair_key(target, ring, pair, device_id=device_id)
-    from_ms = _from_ms(state, case_state, target, ring=ring, pair=pair)
+def _keep_pair(ways: dict[WayKey, list[Way]], key: WayKey, from_ms: int | None, *, dropped: list[Fix]) -> None:
     if from_ms is None:
-        if key in case_state.ways:
-            case_state.ways[key] = [travel_feasibility.follow(way, dropped) for way in case_state.ways[key]]
+        if key in ways:
+            ways[key] = [travel_feasibility.follow(way, dropped) for way in ways[key]]
     elif from_ms <= dropped[-1].time_ms:
-        case_state.ways[key] = travel_feasibility.ways(dropped, from_ms)
+        ways[key] = travel_feasibility.ways(dropped, from_ms)
     else:
-        case_state.ways.pop(key, None)
+        ways.pop(key, None)
 
 
 def _follow_from(way: Way, fixes: list[Fix]) -> Way:
     return travel_feasibility.follow(way, fixes[bisect_left(fixes, (way.last.time_ms + 1,)) :])
 
 
-def _drop(case_state: CaseState, key: str) -> None:
-    for kept in [pair_key for pair_key in case_state.ways if pair_key.startswith(f"{key} ")]:
-        del case_state.ways[kept]
+def _drop_ways(case_state: CaseState, clearing: ClearingKey) -> None:
+    ways = WAYS.of(case_state)
+    for key in [key for key in ways if key.clearing == clearing]:
+        del ways[key]
 
 
-def _unseen_key(target: Target, device_id: str) -> str:
-    return f"{_withholding_key(target, None)} {device_id}"
+def _clearing_key(target: Target, ring: Ring | None) -> ClearingKey:
+    return ClearingKey(target.key, ring.radius_mm if ring else None)
 
 
-def _withholding_key(target: Target, ring: Ring | None) -> str:
-    """Key of a withheld all-clear. Without a ring it is that of a wearer who is unseen near the target."""
-    return f"{target.key} {ring.radius_mm if ring else 0}"
-
-
-def _pair_key(target: Target, ring: Ring, pair: Pair, *, device_id: str) -> str:
-    return f"{_withholding_key(target, ring)} {pair.tag_id} {pair.device_id or ''} {device_id}"
+def _unseen_key(target: Target, device_id: str) -> WayKey:
+    return WayKey(ClearingKey(target.key, None), None, device_id)
 
 
 def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
@@ -283,16 +321,16 @@ def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
         if wearer is None or not wearer.fixes:
             continue
         if not target.is_person:
-            yield Pair(tag_id=tag_id, wearer=wearer, device_id=None, device=None)
+            yield Pair(DevicePair(tag_id, None), Sides(wearer, None))
         for device_id in target.device_ids:
             device = state.tracks.get(device_id)
             if device is not None and device.fixes:
-                yield Pair(tag_id=tag_id, wearer=wearer, device_id=device_id, device=device)
+                yield Pair(DevicePair(tag_id, device_id), Sides(wearer, device))
 
 
 def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
     for pair in _pairs(state, case, target):
-        if rings.is_fresh(rings.known_until(pair.wearer, pair.device) or 0, state.now_ms):
+        if rings.is_fresh(rings.known_until(pair.sides) or 0, state.now_ms):
             yield pair
 
 
@@ -305,33 +343,35 @@ def _ways_since_entry(
     A side may have two ways: one from its position at that moment, and a second one from an earlier position if the position at
     that moment may be an error of the receiver.
     """
-    from_ms = _from_ms(state, case_state, target, ring=ring, pair=pair)
-    for device_id, track in pair.sides:
+    from_ms = _from_ms(state, case_state, target, ring=ring, sides=pair.sides)
+    for device_id, track in pair.tracks:
         if from_ms is not None:
             # A receiver may report its previous location just after it started. So the ways of a new device count only if more than
             # AGREEING_FIXES positions precede `from_ms`.
             has_history = track.is_truncated or bisect_left(track.fixes, (from_ms,)) > rings.AGREEING_FIXES
             yield travel_feasibility.ways(track.fixes, from_ms) if has_history else []
         else:
-            kept = case_state.ways.get(_pair_key(target, ring, pair, device_id=device_id), [])
-            yield [travel_feasibility.follow(way, track.fixes) for way in kept]
+            key = WayKey(_clearing_key(target, ring), pair.devices, device_id)
+            yield [travel_feasibility.follow(way, track.fixes) for way in WAYS.of(case_state).get(key, [])]
 
 
-def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring, pair: Pair) -> int | None:
+def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring, sides: Sides) -> int | None:
     """The last moment at which the two sides were too near for the ring to count as left.
 
     None if no position of that time is known any more.
     """
-    wearer, device = pair.wearer, pair.device
     since_ms = case_state.ring(target, ring).since_ms or 0
-    vague_mm = wearer.fixes[-1].accuracy_mm + (device.fixes[-1].accuracy_mm if device else 0)
+    tracks = [side for side in sides if side]
+    vague_mm = sum(track.fixes[-1].accuracy_mm for track in tracks)
     near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
-    for piece in reversed(rings.assumed(wearer, device, since_ms, to_ms=state.now_ms)[0]):
+    for piece in reversed(rings.assumed(sides, since_ms, state.now_ms)[0]):
         if target.shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
             continue
         spans = target.shape.within(piece.start, piece.end, near_mm)
         if spans:
             return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
     # No piece was near enough, because the ring was entered on the probability of being inside, or on a predicted approach.
-    oldest_ms = max(track.fixes[0].time_ms for _, track in pair.sides)
-    return since_ms if since_ms >= oldest_ms else None
+    return since_ms if since_ms >= max(track.fixes[0].time_ms for track in tracks) else None
+
+
+DETECTOR = Detector(parts=(WITHHELD, WAYS))

@@ -165,6 +165,8 @@ class PlanePolygon:
         )
 
     def _contains(self, x: float, y: float) -> bool:
+        # `polygons.contains` in common is exact on whole corners of one line. These corners are fractions of a millimetre on a plane,
+        # the sides are those of all lines, and a replay must round the division as the first fold did.
         inside = False
         for (x0, y0), (x1, y1) in self.sides:
             if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:

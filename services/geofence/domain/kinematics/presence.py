@@ -9,6 +9,7 @@ from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.entries import Ring, Target
 from services.geofence.domain.kinematics import plausibility, probability, rings, stationary
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
+from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import PREDICT_MS, UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
@@ -33,17 +34,26 @@ class PossiblePresence(NamedTuple):
     or on one from before a jump away."""
 
 
+class RingEntry(NamedTuple):
+    """The first moment at which the wearer counts as inside a ring."""
+
+    at_ms: int
+    distance_mm: float
+    p: float
+    """Probability of being inside."""
+
+
 class Presence(NamedTuple):
     """The result of an evaluation of one ring."""
 
-    entered: tuple[int, float, float] | None
-    """The first moment at which the wearer counts as inside, the distance then (mm) and the probability; None if never."""
-    possible: PossiblePresence | None
+    entered: RingEntry | None = None
+    """None if the wearer never counts as inside."""
+    possible: PossiblePresence | None = None
 
 
 def evaluate(
     state: State,
-    sides: tuple[Track, Track | None],
+    sides: Sides,
     target: Target,
     *,
     ring: Ring,
@@ -51,46 +61,47 @@ def evaluate(
     until_ms: int,
     newest: bool,
 ) -> Presence:
-    """Evaluates the ways of both sides (None: a place) between two moments; `newest` if no later position is known."""
-    rules = state.rules
+    """Evaluates the ways of both sides between two moments; `newest` if no later position is known."""
     if from_ms > until_ms:
-        return Presence(None, None)  # the whole stretch is before the last clearing
-    tracks = tuple(
-        plausibility.believed(side, from_ms, None if newest else until_ms, bound_mps=rules.reach_mps)
-        for side in sides
-        if side
-    )
-    if _is_far_unreachable(tracks, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
-        return (
-            _from_newest_or_before_jumps(state, sides, tracks, target=target, ring=ring, best=None)
-            if newest
-            else Presence(None, None)
-        )
-    if len(tracks) > 1:
-        tracks = (tracks[0], stationary.averaged(tracks[1]))
+        return Presence()  # the whole stretch is before the last clearing
+    mps = state.rules.reach_mps
+    judged_until_ms = None if newest else until_ms
+    tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
+    on_the_way = _on_the_way(state.rules, tracks, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
+    if on_the_way.entered or not newest:
+        return Presence(on_the_way.entered)
+    presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
+    if presence.entered or presence.possible:
+        return presence
+    return Presence(possible=_before_jumps(state.rules, sides, target, ring=ring))
+
+
+def _on_the_way(
+    rules: Rules, believed: tuple[Track, ...], target: Target, *, ring: Ring, from_ms: int, until_ms: int
+) -> Presence:
+    """The presence by the assumed movements between believed positions."""
+    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
+        return Presence()
+    sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
+    tracks = tuple(side for side in sides if side)
     vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
-    threshold = rules.respond_p_pct / 100
+    beyond_mm = POSSIBLE_TIMES * vague_mm
+    if _is_unreachable(tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms):
+        return Presence()
     best: PossiblePresence | None = None
-    if _is_unreachable(tracks, target, ring.radius_mm + POSSIBLE_TIMES * vague_mm, from_ms=from_ms, until_ms=until_ms):
-        return (
-            _from_newest_or_before_jumps(state, sides, tracks, target=target, ring=ring, best=None)
-            if newest
-            else Presence(None, None)
-        )
-    for pieces in rings.assumed(tracks[0], tracks[1] if len(tracks) > 1 else None, from_ms, to_ms=until_ms):
-        for at_ms, distance_mm in rings.moments_within(
-            pieces, target.shape, ring.radius_mm, from_ms=from_ms, beyond_mm=POSSIBLE_TIMES * vague_mm
-        ):
-            if any(track.is_on_jump(at_ms) for track in tracks):
-                continue
-            p = probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
-            if p >= threshold:
-                return Presence((at_ms, distance_mm, p), None)
-            if best is None or p > best.p:
-                best = PossiblePresence(at_ms=at_ms, distance_mm=distance_mm, p=p, anomaly=None)
-    if not newest:
-        return Presence(None, None)
-    return _from_newest_or_before_jumps(state, sides, tracks, target=target, ring=ring, best=best)
+    for at_ms, distance_mm in (
+        moment
+        for pieces in rings.assumed(sides, from_ms, until_ms)
+        for moment in rings.moments_within(pieces, target.shape, ring.radius_mm, from_ms=from_ms, beyond_mm=beyond_mm)
+    ):
+        if any(track.is_on_jump(at_ms) for track in tracks):
+            continue
+        p = probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
+        if p >= rules.respond_p_pct / 100:
+            return Presence(RingEntry(at_ms, distance_mm, p))
+        if best is None or p > best.p:
+            best = PossiblePresence(at_ms=at_ms, distance_mm=distance_mm, p=p, anomaly=None)
+    return Presence(possible=best)
 
 
 def max_travel_mm(rules: Rules) -> int:
@@ -138,25 +149,7 @@ def _is_unreachable(
     return apart_mm > radius_mm
 
 
-def _from_newest_or_before_jumps(
-    state: State,
-    sides: tuple[Track, Track | None],
-    believed: tuple[Track, ...],
-    *,
-    target: Target,
-    ring: Ring,
-    best: PossiblePresence | None,
-) -> Presence:
-    """The presence by the newest positions; if these allow none, by the positions before a jump away."""
-    presence = _from_newest(state, sides, believed, target=target, ring=ring, best=best)
-    if presence.entered or presence.possible:
-        return presence
-    return Presence(None, _before_jumps(state, sides, target, ring=ring))
-
-
-def _before_jumps(
-    state: State, sides: tuple[Track, Track | None], target: Target, *, ring: Ring
-) -> PossiblePresence | None:
+def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> PossiblePresence | None:
     """The possible presence if one side is still where it was before it jumped away.
 
     A wearer goes on from there at the own pace, and on foot at least, for 3 minutes; a person's device stays.
@@ -169,7 +162,7 @@ def _before_jumps(
     wearer_starts = [(wearer.fixes[-1], 0.0), *wearer_left]
     device_starts = [device.fixes[-1], *(fix for fix, _ in device_left)] if device else [None]
     for i, (here, pace_mps) in enumerate(wearer_starts):
-        mps = min(state.rules.reach_mps, max(state.rules.foot_mps, pace_mps))
+        mps = min(rules.reach_mps, max(rules.foot_mps, pace_mps))
         went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
         for there in device_starts if i else device_starts[1:]:
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
@@ -185,8 +178,8 @@ def _before_jumps(
 
 
 def _from_newest(
-    state: State,
-    sides: tuple[Track, Track | None],
+    rules: Rules,
+    sides: Sides,
     believed: tuple[Track, ...],
     *,
     target: Target,
@@ -201,7 +194,7 @@ def _from_newest(
     if best is None:
         least_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
         if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + ROUNDED_MM:
-            return Presence(None, None)
+            return Presence()
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
     held = any(
         believed_track.fixes[-1][:3] != raw_track.fixes[-1][:3]
@@ -210,15 +203,15 @@ def _from_newest(
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
         steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
-        if steady >= state.rules.respond_p_pct / 100:
-            return Presence((here.time_ms, apart_mm, steady), None)
+        if steady >= rules.respond_p_pct / 100:
+            return Presence(RingEntry(here.time_ms, apart_mm, steady))
     # Positions too vague to enter the ring even from its middle may be anywhere in their discs.
-    vague = probability.inside(0, ring.radius_mm, accuracies) < state.rules.respond_p_pct / 100
+    vague = probability.inside(0, ring.radius_mm, accuracies) < rules.respond_p_pct / 100
     if (best is None or p > best.p or vague) and (
         p >= POSSIBLE_P or (vague and apart_mm - sum(accuracies) <= ring.radius_mm)
     ):
         anomaly = AnomalyKind.VAGUE if vague else AnomalyKind.JUMP if held else None
-        return Presence(None, PossiblePresence(at_ms=at_ms, distance_mm=apart_mm, p=p, anomaly=anomaly))
+        return Presence(possible=PossiblePresence(at_ms=at_ms, distance_mm=apart_mm, p=p, anomaly=anomaly))
     if best is not None and best.p >= POSSIBLE_P:
-        return Presence(None, best)
-    return Presence(None, None)
+        return Presence(possible=best)
+    return Presence()

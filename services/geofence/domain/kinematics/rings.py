@@ -6,8 +6,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from services.geofence.domain.entries import Ring
 from services.geofence.domain.kinematics.geometry import Shape, Vector
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
@@ -16,6 +16,14 @@ AGREEING_FIXES = 4
 """This many of the newest positions of each side must say that a ring which demands a response was left."""
 MAX_AGREE_MS = 600_000
 """The longest stretch in which all positions must agree, where AGREEING_FIXES positions take longer."""
+
+
+class Sides(NamedTuple):
+    """The tracks of a tag and of a device of the target."""
+
+    wearer: Track
+    device: Track | None
+    """None for a place, which has no device."""
 
 
 @dataclass(slots=True)
@@ -64,8 +72,8 @@ class RingState:
     """No report changes anything before this moment: the start of the case, or the horizon of late reports."""
     opened_ms: int = 0
     """When the entry was decided, mesh time."""
-    late_ms: int = 0
-    """When a late report last proved presence inside while the ring was open, mesh time; 0 if none did."""
+    late_ms: int | None = None
+    """When a late report last proved presence inside while the ring was open, mesh time; None if none did."""
     closed: list[Account] = field(default_factory=list)
     """Accounts of cleared episodes that late reports may still change, in the order of the clearings."""
 
@@ -82,19 +90,20 @@ class RingState:
     def enter(self, at_ms: int, distance_mm: float, now_ms: int) -> None:
         """Marks the ring as entered."""
         self.since_ms, self.entered_mm, self.min_mm, self.inside = at_ms, distance_mm, None, []
-        self.muted, self.opened_ms, self.late_ms = False, now_ms, 0
+        self.muted, self.opened_ms, self.late_ms = False, now_ms, None
 
     def leave(self) -> None:
         """Marks the ring as left for good."""
         self.since_ms, self.min_mm, self.inside, self.muted = None, None, [], False
 
 
-def assumed(wearer: Track, device: Track | None, from_ms: int, *, to_ms: int) -> list[list[Piece]]:
+def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
     """The wearer's assumed movement relative to the target's shape.
 
     Of two moving sides, one has reported later. The other is assumed to have stayed (first list) and to have gone on as before
     (second list, if any): a decision never waits for the other side's next report.
     """
+    wearer, device = sides
     wearer_pieces = list(wearer.assumed(from_ms, to_ms))
     if device is None:
         return [wearer_pieces]
@@ -108,14 +117,16 @@ def assumed(wearer: Track, device: Track | None, from_ms: int, *, to_ms: int) ->
     return movements
 
 
-def newest(wearer: Track, device: Track | None) -> Vector:
+def newest(sides: Sides) -> Vector:
     """The wearer's newest fix relative to the target's shape; both sides must have a fix."""
+    wearer, device = sides
     here, there = wearer.fixes[-1], device.fixes[-1] if device else None
     return (here[3] - there[3], here[4] - there[4], here[5] - there[5]) if there else here.point
 
 
-def joined(wearer: Track, device: Track | None, from_ms: int, *, to_ms: int) -> Iterator[Piece]:
+def joined(sides: Sides, from_ms: int, to_ms: int) -> Iterator[Piece]:
     """The wearer's movement that is known for sure, relative to the target's shape."""
+    wearer, device = sides
     moves = wearer.joined(from_ms, to_ms)
     if device is None:
         return moves
@@ -184,19 +195,20 @@ def measure_inside(
     return least_mm
 
 
-def known_until(wearer: Track, device: Track | None) -> int | None:
+def known_until(sides: Sides) -> int | None:
     """The moment up to which both positions are known for sure; None if one side has no position."""
+    wearer, device = sides
     wearer_fix, device_fix = wearer.last(), device.last() if device else None
     if wearer_fix is None or (device is not None and device_fix is None):
         return None
     return min(wearer_fix.time_ms, device_fix.time_ms) if device_fix else wearer_fix.time_ms
 
 
-def clear_for(pieces: Iterable[Piece], shape: Shape, ring: Ring, *, margin_mm: int, from_ms: int, to_ms: int) -> bool:
-    """Whether the wearer was beyond the margin all the way from `from_ms` to `to_ms`, without an unknown stretch."""
+def clear_for(pieces: Iterable[Piece], shape: Shape, radius_mm: int, *, from_ms: int, to_ms: int) -> bool:
+    """Whether the wearer was beyond a radius all the way from `from_ms` to `to_ms`, without an unknown stretch."""
     covered_ms = from_ms
     for piece in pieces:
-        if piece.from_ms > covered_ms or shape.within(piece.start, piece.end, ring.radius_mm + margin_mm):
+        if piece.from_ms > covered_ms or shape.within(piece.start, piece.end, radius_mm):
             return False
         covered_ms = max(covered_ms, piece.to_ms)
     return covered_ms >= to_ms

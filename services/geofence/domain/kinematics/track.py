@@ -229,14 +229,16 @@ class Track:
             total_mm += math.dist(fix[3:6], before[3:6])
         return total_mm
 
-    def forget_before(self, time_ms: int, newest: int = 2) -> None:
-        """Drops fixes older than `time_ms`, except the last of them and a number of the newest.
+    def count_before(self, time_ms: int, newest: int) -> int:
+        """Number of fixes older than `time_ms`, except the last of them and a number of the newest.
 
         The last of them begins the line that leads past `time_ms`.
         """
-        keep_from = min(bisect_left(self.fixes, (time_ms,)) - 1, len(self.fixes) - newest)
-        if keep_from > 0:
-            del self.fixes[:keep_from]
+        return max(0, min(bisect_left(self.fixes, (time_ms,)) - 1, len(self.fixes) - newest))
+
+    def forget_before(self, time_ms: int) -> None:
+        """Drops fixes older than `time_ms`, except the last of them and the newest two."""
+        del self.fixes[: self.count_before(time_ms, 2)]
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import STEADY_MS, Fix
@@ -64,6 +64,14 @@ class Claim(NamedTuple):
     false_mm: float
 
 
+class FalseClaims(NamedTuple):
+    """Unbelieved positions since the last believed one."""
+
+    claims: tuple[Claim, ...]
+    since_ms: int
+    """Time of the first of them, which may have been dropped since."""
+
+
 class Way(NamedTuple):
     """The way of a device as far as it was followed."""
 
@@ -73,17 +81,15 @@ class Way(NamedTuple):
     """Believed positions from before the device was far away, while fewer than four positions confirm that it was."""
     far: int = 0
     """Number of positions that confirm that the device is far away."""
-    claims: tuple[Claim, ...] = ()
-    """Unbelieved positions since the last believed one; empty if the newest position is believed."""
-    since_ms: int = 0
-    """Time of the first position that isn't believed."""
-    regained_ms: int = 0
-    """Time of the first believed position after unbelieved ones; 0 if all were believed."""
+    false: FalseClaims | None = None
+    """None if the newest position is believed."""
+    regained_ms: int | None = None
+    """Time of the first believed position after unbelieved ones; None if all were believed."""
 
     @property
     def is_believed(self) -> bool:
         """Whether a vehicle can have brought the device to its newest position."""
-        return not self.claims
+        return self.false is None
 
     @property
     def last(self) -> Fix:
@@ -121,19 +127,19 @@ def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     index = max(0, bisect_left(fixes, (from_ms,)) - 1)
     after = fixes[index + 1 :]
     before = _until(fixes, index)
-    if before.is_believed:
+    if before.false is None:
         return [follow(before, after)]
     own = follow(own_way(fixes, index), after)
-    erred = fixes[index].time_ms - before.since_ms <= MAX_ERROR_MS
+    erred = fixes[index].time_ms - before.false.since_ms <= MAX_ERROR_MS
     return [own, follow(before, after)] if erred else [own]
 
 
 def own_way(fixes: Sequence[Fix], index: int) -> Way:
     """The way to a position assumed true, through those before it from which a vehicle gets there."""
     before = _until(fixes, index)
-    if before.is_believed:
+    if before.false is None:
         return before
-    first = bisect_left(fixes, (before.since_ms,), hi=index)
+    first = bisect_left(fixes, (before.false.since_ms,), hi=index)
     own = follow(begin(fixes[first]), fixes[first + 1 : index + 1])
     return own if own.is_believed else begin(fixes[index])
 
@@ -149,10 +155,10 @@ def _step(way: Way, fix: Fix) -> Way:
     if false_mm > 0:
         if _is_back(way, fix):
             return Way(_believe(way.before, fix), regained_ms=fix.time_ms)
-        since_ms = way.since_ms if way.claims else fix.time_ms
-        return way._replace(claims=_with_claim(way.claims, Claim(fix, false_mm)), since_ms=since_ms)
-    if way.claims:
-        if any(_apart_mm(claim.fix, fix) < claim.false_mm for claim in way.claims):
+        claims, since_ms = way.false or FalseClaims((), fix.time_ms)
+        return way._replace(false=FalseClaims(_with_claim(claims, Claim(fix, false_mm)), since_ms))
+    if way.false:
+        if any(_apart_mm(claim.fix, fix) < claim.false_mm for claim in way.false.claims):
             return way
         return Way(_believe(way.believed, fix), regained_ms=fix.time_ms)
     if way.before:
@@ -230,3 +236,26 @@ def _gone_mm(took_ms: int, mps: float, most_mps: float, *, mps2: float) -> float
     """Distance of a vehicle that accelerates up to its top speed, mm."""
     gaining_ms = min(took_ms, (most_mps - mps) / mps2 * 1000)
     return mps * gaining_ms + mps2 * gaining_ms * gaining_ms / 2000 + most_mps * (took_ms - gaining_ms)
+
+
+def to_json(way: Way) -> list[Any]:
+    """A way as JSON values."""
+    claims, since_ms = way.false or ((), 0)
+    return [way.believed, way.before, way.far, claims, since_ms, way.regained_ms or 0]
+
+
+def of_json(content: list[Any]) -> Way:
+    """The inverse of `to_json`."""
+    believed, before, far, claims, since_ms, regained_ms = content
+    false = tuple(Claim(Fix(*fix), false_mm) for fix, false_mm in claims)
+    return Way(
+        believed=_believed_of(believed),
+        before=_believed_of(before),
+        far=far,
+        false=FalseClaims(false, since_ms) if false else None,
+        regained_ms=regained_ms or None,
+    )
+
+
+def _believed_of(content: list[Any]) -> tuple[BelievedFix, ...]:
+    return tuple(BelievedFix(Fix(*fix), mps) for fix, mps in content)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from services.geofence import translate
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.detectors.distances import WARNED
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
@@ -92,7 +93,7 @@ def test_outside_all_rings_no_distance_is_sent_and_the_all_clear_reaches_her() -
     assert (Leg.WARNING, "p") in clear.destinations
     emitted = len(story.of(AlertKind.DISTANCE_CHANGED))
     come(story, [4500, 5000], from_s=300)
-    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == emitted and not story.state.cases["case-1"].warned
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == emitted and not WARNED.of(story.state.cases["case-1"])
 
 
 def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:

@@ -8,11 +8,13 @@ import pytest
 
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter
-from services.geofence.domain.entries import Demand
+from services.geofence.domain.entries import Demand, EquipmentKind
+from services.geofence.domain.state import EventKey
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story
 
 RECORD, NOTIFY, RESPOND = Demand.RECORD, Demand.NOTIFY, Demand.RESPOND
+STRAP_OPEN = EventKey(EquipmentKind.STRAP_OPEN, "tag")
 HOLDS_INCIDENT = (
     ("STRAP_OPEN", "STRAP_CLOSED", "tag"),
     ("CASE_OPEN", "CASE_CLOSED", "tag"),
@@ -62,7 +64,7 @@ def test_an_overtaken_beginning_ends_no_active_event() -> None:
     story.says(61, "tag", "STRAP_OPEN", event_s=60)
     story.says(62, "tag", "STRAP_OPEN", event_s=40)
     assert emitted(story.alerts) == [(RECORD, 48), (RESPOND, 60), (RESPOND, 40)]
-    assert story.state.incidents and story.state.cases["case-1"].raised == {"STRAP_OPEN tag": T0_MS + 60_000}
+    assert story.state.incidents and story.state.cases["case-1"].raised == {STRAP_OPEN: T0_MS + 60_000}
     story.says(71, "tag", "STRAP_CLOSED", event_s=70)
     assert not story.state.incidents
 

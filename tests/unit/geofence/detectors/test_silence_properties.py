@@ -127,7 +127,7 @@ def test_silence_leaves_no_more_behind_than_cases_and_devices(seed: int) -> None
 def test_the_short_check_of_a_quiet_case_gives_the_result_of_the_full_check(seed: int) -> None:
     short = live(Story(), seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(silence, "quiet_until", lambda *_: None)
+        patch.setattr(silence, "quiet_until_ms", lambda *_: None)
         whole = live(Story(), seed)
     assert short.outputs == whole.outputs
     assert codec.encode(short.state) == codec.encode(whole.state)

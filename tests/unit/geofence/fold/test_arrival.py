@@ -116,7 +116,7 @@ def test_skipping_unreachable_pairs_changes_no_decision(seed: int, scale: float)
     reports = [(t, device, north_m * scale, east_m * scale) for t, device, north_m, east_m in walk(seed)]
     quick = deliver(reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(approach, "_is_unreachable", lambda *_: False)
+        patch.setattr(approach, "_is_unreachable", lambda *_, **__: False)
         assert deliver(reports).outputs == quick.outputs
 
 

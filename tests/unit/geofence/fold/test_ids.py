@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.geofence.domain.alerts import Alert, AlertKind
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.state import CaseState, State
@@ -20,7 +20,7 @@ def decided(*found: tuple[AlertKind, Demand, Ring | None], sequence: int = 7, st
     decisions = Decisions(State(partition=0, log_id="log"), sequence, stamp_ms)
     case = case_state()
     for kind, demand, ring in found:
-        decisions.alert(case, kind, demand, at_ms=1_000, target=TARGET, ring=ring)
+        decisions.alert(case, AlertDraft(kind, demand, 1_000, target=TARGET, ring=ring))
     return [alert for alert in decisions.out if isinstance(alert, Alert)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter
-from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import log_pb2
@@ -66,7 +66,7 @@ def test_an_incident_that_ends_by_a_defect_gives_a_dead_letter_and_stops_nothing
     story.case()
     state = story.state
     before = Decisions(state, 100, 0)
-    before.alert(state.cases["case-1"], AlertKind.SILENT, Demand.NOTIFY, at_ms=T0_MS)  # without end_if_quiet
+    before.alert(state.cases["case-1"], AlertDraft(AlertKind.SILENT, Demand.NOTIFY, T0_MS))  # without end_if_quiet
     [opened] = [alert for alert in before.out if isinstance(alert, Alert)]
     after = Decisions(state, 101, 0)
     after.end_if_quiet(state.cases["case-1"])

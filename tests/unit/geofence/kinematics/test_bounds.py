@@ -72,9 +72,9 @@ def test_the_cheap_bounds_change_no_decision(seed: int) -> None:
     reports = travels(seed)
     quick = deliver(Story(), reports)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence, "_is_far_unreachable", lambda *_: False)
+        patch.setattr(presence, "_is_far_unreachable", lambda *_, **__: False)
         patch.setattr(presence, "SURELY_BEYOND", math.inf)
-        patch.setattr(approach, "_min_distance_mm", lambda *_: -math.inf)
+        patch.setattr(approach, "_min_distance_mm", lambda *_, **__: -math.inf)
         for shape in (Disc, PlanePolygon):
             patch.setattr(shape, "is_surely_within", lambda *_: False)
         whole = deliver(Story(), reports)

@@ -8,6 +8,7 @@ import pytest
 
 from services.geofence.domain import codec
 from services.geofence.domain.alerts import AlertKind, Leg
+from services.geofence.domain.detectors.withheld_clearing import WITHHELD
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from tests.support.geofence.encounters import encounter
@@ -168,7 +169,7 @@ def test_the_end_of_the_order_ends_the_withholding() -> None:
     stay(story, 300, 3500, 20_000)
     story.tick(3601)
     assert cleared(story) == [100, 1000, 2000]
-    assert not story.state.cases["case-1"].withheld and story.alerts[-1].incident_ends
+    assert not WITHHELD.of(story.state.cases["case-1"]) and story.alerts[-1].incident_ends
 
 
 def test_a_replaced_tag_ends_the_withholding() -> None:

@@ -1,0 +1,162 @@
+"""Clearing: which entered rings a wearer has left for good, and the rings that a case no longer asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.geofence.domain import accounts, demands
+from services.geofence.domain.accounts import pairs
+from services.geofence.domain.alerts import AlertKind, CausingReport
+from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.detectors import withheld_clearing
+from services.geofence.domain.detectors.detector import Amendment, Detector
+from services.geofence.domain.entries import Demand, Ring, Target
+from services.geofence.domain.kinematics import plausibility, rings
+from services.geofence.domain.kinematics.rings import Sides
+from services.geofence.domain.state import CaseState, RingKey, State
+
+
+def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
+    """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
+    for target in context.case.targets:
+        for ring in reversed(context.case.rings):
+            # A wearer possibly within a narrower ring is within the wider ones.
+            if context.case_state.ring(target, ring).open and not _clear_if_left(context, target, ring):
+                break
+    context.decisions.end_if_quiet(context.case_state)
+
+
+def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
+    """Clears a ring if the wearer has left it for good, or emits why it isn't cleared. Returns whether it is cleared."""
+    state, case_state = context.state, context.case_state
+    if not _has_left(state, case_state, target, ring=ring):
+        withheld_clearing.emit_reentry(context, target, ring)
+        return False
+    late_ms = case_state.ring(target, ring).late_ms
+    if late_ms is not None and state.now_ms < late_ms + state.rules.clear_after_ms:
+        return False  # a late backlog shows a presence inside, and its end isn't known yet
+    departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
+    if departed_ms is not None:
+        newest_mm = _newest_mm(state, case_state, target)
+        withheld_clearing.emit_withheld(context, target, ring, since_ms=departed_ms, distance_mm=newest_mm)
+        return False
+    if withheld_clearing.is_too_soon(state, case_state, target, ring=ring):
+        return False
+    withheld_clearing.end_withholding(context, target, ring)
+    clear_ring(context, target, ring, upto_ms=state.now_ms)
+    return True
+
+
+def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
+    """Least distance that the newest positions claim, mm."""
+    positions = [rings.newest(sides) for sides in pairs(state, case_state, target)]
+    return min(target.shape.least(here, here) for here in positions)
+
+
+def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
+    """Whether each pair of devices with fresh positions proves that the wearer left a ring, and no other denies it."""
+    since_ms = case_state.ring(target, ring).since_ms or 0
+    fresh = False
+    for sides in pairs(state, case_state, target):
+        until_ms = rings.known_until(sides)
+        if until_ms is None:
+            continue
+        # Vague positions must be farther away by their accuracy.
+        vague_mm = sum(side.fixes[-1].accuracy_mm for side in sides if side)
+        beyond_mm = state.rules.clear_margin_of(ring.radius_mm) + vague_mm
+        radius_mm = ring.radius_mm + beyond_mm
+        # Old positions may say no, but never yes.
+        if _may_be_within(sides, target, radius_mm, from_ms=until_ms, until_ms=state.now_ms):
+            return False
+        if rings.is_fresh(until_ms, state.now_ms):
+            fresh = True
+            if not _is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
+                return False
+    return fresh
+
+
+def _may_be_within(sides: Sides, target: Target, radius_mm: int, *, from_ms: int, until_ms: int) -> bool:
+    """Whether the wearer may be within a radius since the newest positions, which nearly always say so, and cheaply."""
+    here = rings.newest(sides)
+    if target.shape.is_surely_within(here, radius_mm) or target.shape.within(here, here, radius_mm):
+        return True
+    movements = rings.assumed(sides, from_ms, until_ms)
+    return any(target.shape.within(piece.start, piece.end, radius_mm) for pieces in movements for piece in pieces)
+
+
+def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius_mm: int, since_ms: int) -> bool:
+    """Whether fresh positions prove that the wearer was beyond a radius for long enough since the ring was entered."""
+    until_ms = rings.known_until(sides) or 0
+    from_ms = until_ms - state.rules.clear_after_ms
+    if from_ms < since_ms:
+        return False
+    known = rings.joined(sides, from_ms, until_ms)
+    if not rings.clear_for(known, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms):
+        return False
+    if not all(plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side):
+        return False
+    return ring.action is not Demand.RESPOND or _agree(sides, target, radius_mm, since_ms=since_ms, until_ms=until_ms)
+
+
+def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until_ms: int) -> bool:
+    """Whether enough positions of each side say that the ring was left to rule out a lasting error."""
+    from_ms = rings.agree_from_ms(sides, since_ms, until_ms)
+    if from_ms is None:
+        return False
+    moves = rings.assumed(sides, from_ms, until_ms)[0]
+    return not any(target.shape.within(move.start, move.end, radius_mm) for move in moves)
+
+
+def clear_ring(context: CaseContext, target: Target, ring: Ring, *, upto_ms: int) -> None:
+    """Clears a ring and publishes the account of its episode up to a moment."""
+    state, case_state = context.state, context.case_state
+    account = accounts.account(state, case_state, target, ring=ring, upto_ms=upto_ms)
+    accounts.close(case_state.ring(target, ring), account)
+    withheld_clearing.forget(case_state, target, ring)
+    account.alert_id = context.alert(
+        AlertDraft(
+            AlertKind.RING_CLEARED,
+            demands.of_ring(ring.action, entered=False),
+            account.inside[-1][1] if account.inside else min(upto_ms, state.now_ms),
+            target=target,
+            ring=ring,
+            cause=context.cause,
+            distance_mm=float(ring.radius_mm) if account.inside else None,
+            inside=tuple(account.inside),
+            min_mm=account.min_mm,
+            due_ms=upto_ms,
+        )
+    )
+
+
+def amend(context: CaseContext, amendment: Amendment) -> None:
+    """Clears the rings that a new snapshot no longer asks for, and keeps the accounts of the others."""
+    state, case_state, before, case = context.state, context.case_state, context.case, amendment.case
+    # Before any ring is cleared or dropped: an account is published as its episode left it.
+    accounts.amend(context, None)
+    if before.device_ids != case.device_ids:
+        accounts.preserve(state, case_state)
+    kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
+    for target in before.targets:
+        dropped = [r for r in before.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
+        # Nor can a ring be watched once its last device is gone, or before its order is in force.
+        _close(context, target, dropped if amendment.watches(target.key) else before.rings, at_ms=state.now_ms)
+        for ring in dropped:
+            case_state.rings.pop(RingKey(target.key, ring.radius_mm), None)
+
+
+def end(context: CaseContext) -> None:
+    """Clears all rings of a case that ends, then publishes and drops its accounts."""
+    for target in context.case.targets:
+        _close(context, target, context.case.rings, at_ms=context.case.valid_until_ms)
+    accounts.publish_and_drop(context)
+
+
+def _close(context: CaseContext, target: Target, rings_: Iterable[Ring], *, at_ms: int) -> None:
+    """Clears open rings that the order no longer asks for."""
+    for ring in reversed(tuple(rings_)):
+        if context.case_state.ring(target, ring).open:
+            clear_ring(context, target, ring, upto_ms=at_ms)
+
+
+DETECTOR = Detector(on_batch=clear_left_rings, on_amend=amend, on_end=end)

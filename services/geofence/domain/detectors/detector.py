@@ -1,0 +1,57 @@
+"""A detector: one part of the decision about a case, and the hooks by which the fold asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from services.geofence.domain.alerts import CausingReport
+from services.geofence.domain.decisions import CaseContext
+from services.geofence.domain.entries import Case
+from services.geofence.domain.state import EpisodePart
+
+
+class Movement(NamedTuple):
+    """A stretch of time in which a fix changes the known movement of a device."""
+
+    device_id: str
+    from_ms: int
+    until_ms: int | None
+    """None if the fix is the newest of its device: as far as anything is known."""
+
+
+class Amendment(NamedTuple):
+    """A new snapshot of a case, which replaces the old one after all detectors have seen both."""
+
+    case: Case
+    in_force: bool
+    """Whether the new snapshot's order is already in force."""
+
+    def watches(self, target_key: str) -> bool:
+        """Whether the order is in force, and both the wearer and a target of it can be located."""
+        targets = self.case.targets if self.in_force and self.case.tag_device_ids else ()
+        return any(target.key == target_key and (target.device_ids or not target.is_person) for target in targets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detector:
+    """The hooks of a detector; None where it needs none.
+
+    `pipeline.DETECTORS` lists all detectors in the order in which each hook is called.
+    """
+
+    on_fix: Callable[[CaseContext, Movement], None] | None = None
+    """A fix changes the known movement of a device of the case. No fix within a safe region is reported, because none changes a
+    decision about the rings of a case. A case that begins reports the known position of each tag."""
+    on_batch: Callable[[CaseContext, CausingReport | None], None] | None = None
+    """All fixes of an entry are known, and a device of a case with an open episode moved. The second argument is the last report that
+    was the newest of its device; None if there was none."""
+    on_time: Callable[[CaseContext, int], Iterable[int]] | None = None
+    """Time passed up to a moment. Returns the moments of the next checks, none if only a report can change anything."""
+    on_amend: Callable[[CaseContext, Amendment], None] | None = None
+    """A new snapshot is about to replace the case's. Closes what the new one no longer asks for."""
+    on_end: Callable[[CaseContext], None] | None = None
+    """The order is no longer valid. Closes everything as of the end of its validity."""
+    parts: tuple[EpisodePart[Any], ...] = ()
+    """What the detector remembers of an episode."""

@@ -1,0 +1,44 @@
+"""All detectors, in the order in which the fold calls each of their hooks. The order of an entry's alerts follows from it.
+
+Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
+first. As time passes, silences come before the ends of muting, and amended accounts last.
+
+Three things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, and `outages` compares the
+silences of all wearers: neither decides on a single case. A case that begins emits its active equipment events before any other
+decision (`cases.begin`), although a case that ends retracts them after its rings.
+"""
+
+from __future__ import annotations
+
+from services.geofence.domain import accounts
+from services.geofence.domain.detectors import (
+    approach,
+    clearing,
+    closest_approach,
+    distances,
+    equipment,
+    muting,
+    possible_presence,
+    silence,
+    withheld_clearing,
+)
+from services.geofence.domain.detectors.detector import Detector
+
+DETECTORS: tuple[Detector, ...] = (
+    approach.DETECTOR,
+    clearing.DETECTOR,
+    withheld_clearing.DETECTOR,
+    closest_approach.DETECTOR,
+    distances.DETECTOR,
+    equipment.DETECTOR,
+    silence.DETECTOR,
+    possible_presence.DETECTOR,
+    muting.DETECTOR,
+    accounts.DETECTOR,
+)
+ON_FIX = tuple(detector.on_fix for detector in DETECTORS if detector.on_fix)
+ON_BATCH = tuple(detector.on_batch for detector in DETECTORS if detector.on_batch)
+ON_TIME = tuple(detector.on_time for detector in DETECTORS if detector.on_time)
+ON_AMEND = tuple(detector.on_amend for detector in DETECTORS if detector.on_amend)
+ON_END = tuple(detector.on_end for detector in DETECTORS if detector.on_end)
+EPISODE_PARTS = tuple(part for detector in DETECTORS for part in detector.parts)

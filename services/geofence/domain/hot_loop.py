@@ -1,0 +1,177 @@
+"""The hot loop: folds a batch of positions. Most of the fold's time is spent here, so it trades shape for speed.
+
+`tests/unit/geofence/fold/test_hot_loop.py` compares it with a plain path: the same steps, one fix at a time and without shortcuts.
+"""
+
+from __future__ import annotations
+
+from math import dist
+
+from services.geofence.domain import accounts, cases
+from services.geofence.domain.alerts import CausingReport
+from services.geofence.domain.decisions import CaseContext, Decisions
+from services.geofence.domain.detectors import anomalies, withheld_clearing
+from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
+from services.geofence.domain.detectors.detector import Movement
+from services.geofence.domain.detectors.pipeline import ON_BATCH, ON_FIX
+from services.geofence.domain.entries import Positions
+from services.geofence.domain.kinematics import plausibility, safe_region
+from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
+from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Track
+from services.geofence.domain.state import State
+
+FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
+"""Number of fixes of a device after which the fold drops those that no late report can need any more."""
+
+
+def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C901  # nearly all reports pass through this body alone
+    """Folds a batch of positions, report by report, in the order of the batch.
+
+    Nearly all reports end at the safe region of their device. A call costs as much as all that is done for one of them, so nothing
+    of this body is a function of its own.
+    """
+    state, moves = decisions.state, BatchMoves(decisions)
+    too_late = previous_owners = overdue = 0
+    late: set[str] = set()
+    tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
+    now_ms, received_wall_us = state.now_ms, batch.received_wall_us
+    oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
+    new = tuple.__new__
+    for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
+        batch.device_ids,
+        batch.report_ids,
+        batch.fix_times_ms,
+        batch.lat_e7,
+        batch.lon_e7,
+        batch.accuracy_mm,
+        strict=True,
+    ):
+        time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
+        if time_ms < oldest_ms:
+            too_late += 1
+            late.add(device_id)
+            continue
+        if owned_since and time_ms < owned_since.get(device_id, time_ms):
+            previous_owners += 1
+            continue
+        try:
+            track = tracks[device_id]
+        except KeyError:
+            track = tracks[device_id] = Track()
+        point = x_mm, y_mm, z_mm = ecef_mm(lat_e7, lon_e7)
+        fix = new(Fix, (time_ms, fix_time_ms, report_id, x_mm, y_mm, z_mm, accuracy_mm))
+        fixes = track.fixes
+        before = fixes[-1] if fixes else None
+        if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:
+            index = len(fixes)  # the same result as `Track.add`, with fewer checks
+            fixes.append(fix)
+            took_ms = time_ms - before[0]
+            # The sum is never shorter than the straight line, so a smaller sum can't be a jump.
+            far = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5]) >= JUMP_MPS * took_ms
+        else:
+            added = track.add(fix)
+            if added is None:
+                continue  # a resent report
+            index, far = added, True
+        count = len(fixes)
+        if undated and device_id in undated:
+            del undated[device_id]
+        newest = index == count - 1
+        region = track.safe_region
+        clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
+        if clear and not far and count % FIXES_PER_CHECK:
+            continue
+        case_ids = cases_of.get(device_id)
+        if not case_ids:
+            if time_ms < state.order_ended_ms.get(device_id, 0):
+                overdue += 1
+            if count > 2:
+                # No case names the device. Its newest positions are enough for an order that comes later.
+                track.forget_before(now_ms)
+            continue
+        cause = CausingReport(device_id, report_id, received_wall_us)
+        if far and track.jumps_to(index):
+            anomalies.jumped(decisions, fixes[index], case_ids, cause=cause)
+        if not clear:
+            moves.add(track, index, case_ids, cause=cause)
+        if not count % FIXES_PER_CHECK:
+            if count % FIXES_PER_CLEANUP == 0:
+                forget_old(state, device_id, case_ids)
+            if newest:
+                anomalies.check_track(decisions, track, case_ids, cause=cause)
+    moves.finish()
+    if late:
+        anomalies.undated(decisions, late)
+    for number, which in (
+        (too_late, "older than 2 h"),
+        (overdue, "from before the end of an order that is over"),
+        (previous_owners, "from before their device changed hands"),
+    ):
+        if number:
+            decisions.dead_letter(f"{number} positions {which}")
+
+
+class BatchMoves:
+    """The movements of a batch, and the cases that are checked once all of them are known."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+        self._state = decisions.state
+        self._to_check: dict[str, CausingReport] = {}
+        """Cases to check against time after the entry, each with the last report that made the check necessary."""
+        self._moved_in: dict[str, tuple[CausingReport, CausingReport | None]] = {}
+        """Cases with an open episode in which a device moved: the last report, and the last one that was its device's newest."""
+
+    def add(self, track: Track, index: int, case_ids: list[str], *, cause: CausingReport) -> None:
+        """Evaluates the stretch of time in which a new fix changes the known movement of a device."""
+        fixes, device_id = track.fixes, cause.device_id
+        from_ms = fixes[index - 1].time_ms if index else fixes[0].time_ms
+        until_ms = fixes[index + 1].time_ms if index + 1 < len(fixes) else None
+        movement = Movement(device_id, from_ms, until_ms)
+        for case_id in case_ids:
+            case_state = self._state.cases[case_id]
+            context = CaseContext(self._decisions, case_state, cause)
+            for on_fix in ON_FIX:
+                on_fix(context, movement)
+            if case_state.episode_id:
+                newest = cause if until_ms is None else self._moved_in.get(case_id, (cause, None))[1]
+                self._moved_in[case_id] = cause, newest
+            if case_state.unseen or case_state.amend_ms is not None or case_state.has_muted:
+                self._to_check[case_id] = cause
+        if until_ms is None:
+            safe_region.measure(self._state, device_id, from_ms)
+        else:
+            safe_region.drop(self._state, device_id)
+
+    def finish(self) -> None:
+        """Evaluates the cases in which devices moved.
+
+        Only after the whole batch: a buffered backlog may end at the present position, and later reports in it may be older.
+        """
+        state = self._state
+        for case_id, (cause, newest) in sorted(self._moved_in.items()):
+            context = CaseContext(self._decisions, state.cases[case_id], cause)
+            for on_batch in ON_BATCH:
+                on_batch(context, newest)
+        for case_id, cause in self._to_check.items():
+            cases.check(self._decisions, state.cases[case_id], state.now_ms, cause=cause)
+        self._decisions.end_all_if_quiet(map(state.cases.__getitem__, self._to_check))
+
+
+def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
+    """Drops fixes that no late report can need. The accounts and ways of these cases first take over their content."""
+    track = state.tracks[device_id]
+    if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
+        return
+    for case_state in map(state.cases.__getitem__, case_ids):
+        accounts.finalize(state, case_state)
+    horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
+    dropped = track.fixes[: track.count_before(horizon_ms, plausibility.JUDGED_FIXES)]
+    if not dropped:
+        return
+    for case_state in map(state.cases.__getitem__, case_ids):
+        if case_state.episode_id:
+            withheld_clearing.keep(state, case_state, device_id, dropped=dropped)
+    del track.fixes[: len(dropped)]
+    track.is_truncated = True

@@ -1,0 +1,236 @@
+"""The hot loop gives the outputs and the state of a plain path: the same steps, one fix at a time and without shortcuts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import NamedTuple
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.geofence.domain import codec, hot_loop
+from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter
+from services.geofence.domain.decisions import Decisions
+from services.geofence.domain.detectors import anomalies
+from services.geofence.domain.entries import Body, Positions
+from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
+from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
+from services.geofence.domain.rules import Rules
+from tandem.common.v1 import log_pb2
+from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
+
+TOO_LATE = "older than 2 h"
+OVERDUE = "from before the end of an order that is over"
+OF_PREVIOUS_OWNER = "from before their device changed hands"
+
+
+class Report(NamedTuple):
+    """One position of a batch."""
+
+    device_id: str
+    report_id: str
+    fix_time_ms: int
+    lat_e7: int
+    lon_e7: int
+    accuracy_mm: int
+
+
+def fold_plainly(decisions: Decisions, batch: Positions) -> None:
+    """The plain path: `Track.add` puts each fix in its place, and each is fully evaluated, whatever the safe regions say."""
+    state, moves = decisions.state, BatchMoves(decisions)
+    set_aside: Counter[str] = Counter()
+    late: set[str] = set()
+    columns = (batch.device_ids, batch.report_ids, batch.fix_times_ms, batch.lat_e7, batch.lon_e7, batch.accuracy_mm)
+    for report in (Report(*row) for row in zip(*columns, strict=True)):
+        time_ms = min(report.fix_time_ms, state.now_ms)
+        if time_ms < state.now_ms - WINDOW_MS:
+            set_aside[TOO_LATE] += 1
+            late.add(report.device_id)
+        elif time_ms < state.owned_since.get(report.device_id, time_ms):
+            set_aside[OF_PREVIOUS_OWNER] += 1
+        elif not _fold_one(decisions, moves, report, received_wall_us=batch.received_wall_us):
+            set_aside[OVERDUE] += 1
+    moves.finish()
+    if late:
+        anomalies.undated(decisions, late)
+    for reason in (TOO_LATE, OVERDUE, OF_PREVIOUS_OWNER):
+        if set_aside[reason]:
+            decisions.dead_letter(f"{set_aside[reason]} positions {reason}")
+
+
+def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, received_wall_us: int) -> bool:
+    """Folds one position. Returns False if no case names its device and it is from before the end of an order."""
+    state, device_id = decisions.state, report.device_id
+    track = state.tracks.setdefault(device_id, Track())
+    point = ecef_mm(report.lat_e7, report.lon_e7)
+    time_ms = min(report.fix_time_ms, state.now_ms)
+    index = track.add(Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm))
+    if index is None:
+        return True
+    state.undated_ms.pop(device_id, None)
+    case_ids = state.cases_of.get(device_id)
+    if not case_ids:
+        track.forget_before(state.now_ms)
+        return time_ms >= state.order_ended_ms.get(device_id, 0)
+    cause = CausingReport(device_id, report.report_id, received_wall_us)
+    if track.jumps_to(index):
+        anomalies.jumped(decisions, track.fixes[index], case_ids, cause=cause)
+    moves.add(track, index, case_ids, cause=cause)
+    count = len(track.fixes)
+    is_newest = index == count - 1
+    if count % FIXES_PER_CLEANUP == 0:
+        hot_loop.forget_old(state, device_id, case_ids)
+    if count % anomalies.FIXES_PER_CHECK == 0 and is_newest:
+        anomalies.check_track(decisions, track, case_ids, cause=cause)
+    return True
+
+
+class PlainStory(Story):
+    """A story whose positions take the plain path."""
+
+    def enter(self, at_s: float, body: Body) -> None:
+        with mock.patch.object(hot_loop, "fold_positions", fold_plainly):
+            super().enter(at_s, body)
+
+
+class Leg(NamedTuple):
+    """Some reports of a device that moves in a straight line, which arrive in the same batch."""
+
+    device_id: str
+    reports: int
+    interval_s: int
+    mps: float
+    heading: float
+    jump_m: float
+    """How far the first of them is off."""
+    late_s: int
+    """How long before the arrival the last position was measured; negative for a clock that is ahead."""
+    accuracy_m: int
+    resent: bool
+
+
+class Batch(NamedTuple):
+    """A batch of reports, and what enters the log before it."""
+
+    after_s: int
+    before: str
+    legs: list[Leg]
+
+
+DEVICES = ("tag", "phone", "tag2", "watch", "stranger")
+BEFORE = ("", "", "", "", "other wearer", "other phone", "order ends", "rules", "heard")
+LEGS = st.builds(
+    Leg,
+    device_id=st.sampled_from(("tag", "phone", *DEVICES)),
+    reports=st.sampled_from((1, 2, 5, 20, 35)),
+    interval_s=st.sampled_from((1, 5, 15, 15, 60, 400)),
+    mps=st.sampled_from((0.0, 0.3, 1.4, 14.0, 40.0)),
+    heading=st.sampled_from((0.0, math.pi, 1.0, 4.0)),
+    jump_m=st.sampled_from((0.0, 0.0, 0.0, 300.0, 9_000.0)),
+    late_s=st.sampled_from((0, 0, 0, 1, 30, 500, 8_000, -2, -60)),
+    accuracy_m=st.sampled_from((5, 5, 20, 400)),
+    resent=st.booleans(),
+)
+BATCHES = st.builds(
+    Batch,
+    after_s=st.sampled_from((1, 15, 15, 60, 600, 7_500)),
+    before=st.sampled_from(BEFORE),
+    legs=st.lists(LEGS, min_size=1, max_size=3),
+)
+
+
+def play(story: Story, batches: list[Batch]) -> Story:
+    """Enters the batches into a story of two cases, the second of which ends during the log."""
+    at_s = 0.0
+    north_m = dict(zip(DEVICES, (9_000.0, 0.0, -9_000.0, 50.0, 700.0), strict=True))
+    east_m = dict.fromkeys(DEVICES, 0.0)
+    story.case()
+    second: dict[str, object] = {
+        "wearer_id": "w2",
+        "tag_device_ids": ["tag2"],
+        "places": [circle("home", -5_000, 0, radius_m=50)],
+    }
+    second["valid_until_ms"] = T0_MS + 3_600_000
+    story.case(0, "2", **second)
+    for version, batch in enumerate(batches, 2):
+        at_s += batch.after_s
+        _enter_before(story, at_s, batch.before, version=version)
+        reports: list[Report] = []
+        for leg in batch.legs:
+            device_id, duration_s = leg.device_id, leg.interval_s * (leg.reports - 1)
+            for number in range(leg.reports):
+                moved_m = leg.mps * leg.interval_s
+                north_m[device_id] += moved_m * math.cos(leg.heading)
+                east_m[device_id] += moved_m * math.sin(leg.heading)
+                off_m = leg.jump_m if number == 0 else 0.0
+                fix_ms = T0_MS + round((at_s - leg.late_s - duration_s + number * leg.interval_s) * 1000)
+                place = place_e7(north_m[device_id] + off_m, east_m[device_id])
+                reports.append(Report(device_id, f"{fix_ms}", fix_ms, *place, leg.accuracy_m * 1000))
+            if leg.resent:
+                reports += reports[-2:]
+        story.enter(at_s, _batch_of(reports))
+    return story
+
+
+def _batch_of(reports: list[Report]) -> Positions:
+    return Positions(
+        device_ids=[report.device_id for report in reports],
+        report_ids=[report.report_id for report in reports],
+        fix_times_ms=[report.fix_time_ms for report in reports],
+        lat_e7=[report.lat_e7 for report in reports],
+        lon_e7=[report.lon_e7 for report in reports],
+        accuracy_mm=[report.accuracy_mm for report in reports],
+        received_wall_us=7,
+    )
+
+
+def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None:
+    match what:
+        case "other wearer":  # the tag changes hands
+            story.case(at_s, case="3", wearer_id="w3", version=version)
+        case "other phone":
+            person = log_pb2.ProtectedTarget(person_id="p", device_ids=["watch", "phone"])
+            story.case(at_s, version=version, persons=[person], places=[circle("work", 4_000, 0, radius_m=30)])
+        case "order ends":
+            story.case(at_s, version=version, valid_until_ms=T0_MS + round(at_s * 1000) + 60_000)
+        case "rules":
+            story.enter(at_s, Rules(rules_id="next", reach_mps=5 + version, clear_after_ms=30_000))
+        case "heard":
+            story.heard(at_s, "tag", "phone")
+
+
+@given(st.lists(BATCHES, min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_the_hot_loop_equals_the_plain_path(batches: list[Batch]) -> None:
+    hot, plain = play(Story(), batches), play(PlainStory(), batches)
+    assert hot.outputs == plain.outputs
+    assert codec.encode(hot.state) == codec.encode(plain.state)
+
+
+def test_the_hot_loop_skips_reports_that_the_plain_path_evaluates() -> None:
+    still = Leg("phone", 4, 15, mps=0.0, heading=0.0, jump_m=0.0, late_s=0, accuracy_m=5, resent=False)
+    walk, other = still._replace(device_id="tag", mps=1.4), still._replace(device_id="tag2", mps=14.0)
+    evaluated = []
+    for story in (Story(), PlainStory()):
+        add = mock.Mock(wraps=BatchMoves.add)
+        with mock.patch.object(BatchMoves, "add", lambda *args, add=add, **names: add(*args, **names)):
+            play(story, [Batch(60, "", [other, still, walk]) for _ in range(20)])
+        evaluated.append(add.call_count)
+    assert evaluated[1] == 240 and evaluated[0] < 180
+
+
+def test_the_random_batches_reach_each_kind_of_output() -> None:
+    """The drawn values at their extremes: rings are entered, jumps are emitted, and each reason of a dead letter occurs."""
+    leg = Leg("tag", 10, 15, mps=14.0, heading=math.pi, jump_m=9_000.0, late_s=0, accuracy_m=5, resent=True)
+    phone = leg._replace(device_id="phone", mps=0.0, jump_m=0.0)
+    batches = [Batch(600, "", [leg, phone]) for _ in range(8)]
+    batches += [Batch(15, "", [leg._replace(late_s=8_000)]), Batch(15, "other wearer", [leg._replace(late_s=500)])]
+    batches += [Batch(15, "order ends", [phone._replace(device_id="tag2", late_s=1_500)])]
+    outputs = play(Story(), batches).outputs
+    kinds = {output.kind.value for output in outputs if isinstance(output, Alert)}
+    reasons = "; ".join(output.reason for output in outputs if isinstance(output, DeadLetter))
+    assert kinds >= {"RING_ENTERED", "IMPLAUSIBLE"}
+    assert all(reason in reasons for reason in (TOO_LATE, OVERDUE, OF_PREVIOUS_OWNER))
