@@ -31,11 +31,13 @@ from bench.mesh.population import People
 from services.common.messaging import flow, pull
 from services.common.rpc import server
 from services.common.storage import db
-from services.registry import reconcile, tables, translate_review, versioned_writes
 from services.registry.domain import Order, ProtectedPerson, Respondent, Tag, Wearer
-from services.registry.reconcile import KINDS_OF, Agency, Listed
-from services.registry.store import MIGRATIONS, Records
-from services.registry.vault import Vault
+from services.registry.keys.vault import Vault
+from services.registry.reconciliation import domain
+from services.registry.reconciliation.domain import KINDS_OF, Agency, Listed
+from services.registry.records import indexing, tables
+from services.registry.records.store import MIGRATIONS, Records
+from services.registry.reviews import translate
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support.common.postgres import running_postgres
@@ -107,8 +109,8 @@ async def load(url: str, people: People, first: int, *, orders: int) -> list[Lis
         for n in range(first, orders):
             for record in made_up(people, n):
                 table, record_id = _place_of(record)
-                await versioned_writes.store_record(view, table, record_id, record=record)
-                listed_record = reconcile.listed(record)
+                await indexing.store_record(view, table, record_id, record=record)
+                listed_record = domain.listed(record)
                 if listed_record.kind in KINDS_OF[Agency.NPA]:
                     listed.append(listed_record)
             if n % BATCH == BATCH - 1 or n == orders - 1:
@@ -163,7 +165,7 @@ async def snapshots(client: Client) -> AsyncIterator[log_pb2.CaseSnapshot]:
 async def reconcile_repeatedly(client: Client, listed: Sequence[Listed]) -> None:
     """Sends the police's full list for comparison repeatedly, until cancelled."""
     parts = [
-        reconciliation_pb2.ReconcileRequest(records=map(translate_review.listed_to_proto, listed[n : n + LISTED_BATCH]))
+        reconciliation_pb2.ReconcileRequest(records=map(translate.listed_to_proto, listed[n : n + LISTED_BATCH]))
         for n in range(0, len(listed), LISTED_BATCH)
     ]
     while True:

@@ -18,30 +18,30 @@ from services.common.privacy import sealing
 from services.common.rpc import server as rpc
 from services.common.storage import db
 from services.registry.api import SERVICE_NAME, RegistryServicer
-from services.registry.area import AREAS
-from services.registry.consumer import consume_disclosures
-from services.registry.device_token_api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
-from services.registry.device_token_api import DeviceTokenServicer
-from services.registry.device_tokens import DeviceTokens
-from services.registry.disclosure_api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
-from services.registry.disclosure_api import DisclosureServicer
-from services.registry.disclosures import Disclosures
-from services.registry.exercise_api import SERVICE_NAME as EXERCISE_SERVICE_NAME
-from services.registry.exercise_api import ExerciseServicer
-from services.registry.exercises import Exercises
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.ledger import open_signer
-from services.registry.match_reviews import MatchReviews
-from services.registry.relay import Relay
+from services.registry.device_tokens.api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
+from services.registry.device_tokens.api import DeviceTokenServicer
+from services.registry.device_tokens.service import DeviceTokens
+from services.registry.disclosure.api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
+from services.registry.disclosure.api import DisclosureServicer
+from services.registry.disclosure.consumer import consume_disclosures
+from services.registry.disclosure.service import Disclosures
+from services.registry.exercises.api import SERVICE_NAME as EXERCISE_SERVICE_NAME
+from services.registry.exercises.api import ExerciseServicer
+from services.registry.exercises.service import Exercises
+from services.registry.keys.retention import KeyRetention
+from services.registry.keys.vault import Vault
+from services.registry.ledger.store import open_signer
+from services.registry.outbox.relay import Relay
+from services.registry.records.area import AREAS
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.reviews.service import MatchReviews
 from services.registry.settings import RegistrySettings
-from services.registry.store import MIGRATIONS
 from services.registry.traces.api import SERVICE_NAME as TRACE_SERVICE_NAME
 from services.registry.traces.api import TraceServicer
 from services.registry.traces.consumer import TraceReader
 from services.registry.traces.export import Exporter
-from services.registry.traces.traces import Traces
-from services.registry.vault import Vault
+from services.registry.traces.service import Traces
 from tandem.registry.v1 import (
     device_token_pb2_grpc,
     disclosure_pb2_grpc,

@@ -13,12 +13,13 @@ from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
-from services.registry import lifecycle, translate, translate_places, translate_review
-from services.registry.area import ServiceArea
 from services.registry.domain import Order
-from services.registry.handlers import Registry
-from services.registry.match_reviews import MatchReviews
-from services.registry.reconcile import Agency, Listed, ListedKind
+from services.registry.reconciliation.domain import Agency, Listed, ListedKind
+from services.registry.records import lifecycle, places, translate
+from services.registry.records.area import ServiceArea
+from services.registry.records.service import Registry
+from services.registry.reviews import translate as translate_review
+from services.registry.reviews.service import MatchReviews
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
@@ -107,7 +108,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     def _parse_order(self, msg: registry_pb2.Order) -> Order:
         order = translate.parse_order(msg)
-        translate_places.check_area(order, self._area)
+        places.check_area(order, self._area)
         return order
 
     async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:

@@ -19,7 +19,7 @@ from services.geofence.domain.state import State
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
-from services.registry import translate as registry_translate
+from services.registry.records import translate as registry_translate
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2

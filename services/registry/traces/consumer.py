@@ -21,11 +21,11 @@ from services.common.observability import tracing
 from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, NotFound, TandemError
-from services.registry.handlers import Registry
+from services.registry.records.service import Registry
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact
+from services.registry.traces.service import STREAMS
 from services.registry.traces.store import TraceBatch
-from services.registry.traces.traces import STREAMS
 from services.registry.traces.translate import EntryRead
 from tandem.common.v1 import alert_pb2, exercise_pb2
 

@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from services.common.observability import trace_ids, tracing
 from services.common.observability.telemetry import logger
 from services.registry.traces.domain.spans import TraceSpan
-from services.registry.traces.traces import ReadProgress, Traces
+from services.registry.traces.service import ReadProgress, Traces
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 MAX_WAITING = 10_000

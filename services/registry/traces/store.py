@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MeshClock
 from services.common.storage import db
-from services.registry.tables_ledger import ledger
-from services.registry.tables_traces import case_versions, trace_facts, trace_positions
+from services.registry.ledger.tables import ledger
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import CaseVersion, DataUse, Fact
+from services.registry.traces.tables import case_versions, trace_facts, trace_positions
 
 MAX_FACTS = 5_000
 """Maximum number of facts per trace; the earliest are used. An incident of several days with a warning every 15 s has more."""

@@ -12,14 +12,14 @@ import pytest
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import Conflict
 from services.common.storage import db
-from services.registry import translate
-from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.record_versions import PutOutcome
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.keys.retention import KeyRetention
+from services.registry.keys.vault import Vault
+from services.registry.records import translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.records.versions import PutOutcome
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 

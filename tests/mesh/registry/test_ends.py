@@ -13,18 +13,18 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
-from services.registry import tables, translate
-from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, WearerEnd, WearerEndReason
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.match_reviews import MatchReviews
-from services.registry.record_versions import PutOutcome
-from services.registry.review import Decision, ReviewState
-from services.registry.store import MIGRATIONS
-from services.registry.tables_ledger import data_keys
-from services.registry.tables_review import match_events
-from services.registry.vault import Vault
+from services.registry.keys.retention import KeyRetention
+from services.registry.keys.vault import Vault
+from services.registry.ledger.tables import data_keys
+from services.registry.records import tables, translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.records.versions import PutOutcome
+from services.registry.reviews.domain import Decision, ReviewState
+from services.registry.reviews.service import MatchReviews
+from services.registry.reviews.tables import match_events
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 

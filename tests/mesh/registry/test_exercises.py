@@ -12,15 +12,16 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
-from services.registry import tables, tables_review, translate
 from services.registry.domain import ExerciseKind, Order, Wearer
-from services.registry.exercises import ExerciseRecords, Exercises
-from services.registry.handlers import Registry
-from services.registry.reconcile import ListedKind
-from services.registry.record_versions import PutOutcome
-from services.registry.review import ReviewState
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.exercises.service import ExerciseRecords, Exercises
+from services.registry.keys.vault import Vault
+from services.registry.reconciliation.domain import ListedKind
+from services.registry.records import tables, translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.records.versions import PutOutcome
+from services.registry.reviews import tables as tables_review
+from services.registry.reviews.domain import ReviewState
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.registry import records
 

@@ -20,11 +20,12 @@ from services.common.messaging import bus as buses
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
-from services.registry import relay, store, tables, translate
-from services.registry.cases import DAY_MS
-from services.registry.handlers import Registry
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.cases.service import DAY_MS
+from services.registry.keys.vault import Vault
+from services.registry.outbox import relay
+from services.registry.records import store, tables, translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
 from tests.support.registry import records
 from tests.support.registry.registry import RegistryMesh, running_registry
 

@@ -10,13 +10,13 @@ import pytest
 
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
-from services.registry import translate
 from services.registry.domain import EndReason, OrderEnd
-from services.registry.handlers import Registry
-from services.registry.match_reviews import MatchReviews
-from services.registry.review import ANSWER_WITHIN_MS, TOKENS_KEPT_MS, Decision, Event, Review, ReviewState
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.keys.vault import Vault
+from services.registry.records import translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.reviews.domain import ANSWER_WITHIN_MS, TOKENS_KEPT_MS, Decision, Event, Review, ReviewState
+from services.registry.reviews.service import MatchReviews
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.common.clock import Settable

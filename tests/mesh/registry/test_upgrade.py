@@ -11,14 +11,14 @@ from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.storage import db
-from services.registry import translate
 from services.registry.domain import Tag
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.record_versions import PutOutcome
-from services.registry.store import MIGRATIONS
-from services.registry.tables_ledger import data_keys
-from services.registry.vault import Vault
+from services.registry.keys.retention import KeyRetention
+from services.registry.keys.vault import Vault
+from services.registry.ledger.tables import data_keys
+from services.registry.records import translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.records.versions import PutOutcome
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.registry.device_token import DeviceToken, rotated, valid_at
+from services.registry.device_tokens.domain import DeviceToken, rotated, valid_at
 
 NOW_MS = 1_000_000
 A, B, C, D, E = (bytes([n]) for n in range(5))

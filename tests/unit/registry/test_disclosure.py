@@ -7,8 +7,8 @@ import pytest
 from services.common.privacy.grounds import LEGAL_BASES, Grounds, LegalBasis, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
-from services.registry.chain import GENESIS, ChainVerifier, Disclosure, LedgerHead, append, hash_of
-from services.registry.disclosure import PERSON_SHOWS, WEARER_SHOWS
+from services.registry.disclosure.domain import PERSON_SHOWS, WEARER_SHOWS
+from services.registry.ledger.chain import GENESIS, ChainVerifier, Disclosure, LedgerHead, append, hash_of
 
 NOW_MS = 1_780_000_000_000
 

@@ -8,9 +8,11 @@ import pytest
 
 from services.common import ids
 from services.common.rpc.errors import Conflict
-from services.registry import domain, record_versions, routing, translate
+from services.registry import domain
 from services.registry.domain import Action
-from services.registry.record_versions import PutOutcome
+from services.registry.records import translate, versions
+from services.registry.records.versions import PutOutcome
+from services.registry.routes import domain as routing
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.registry import records
 
@@ -40,12 +42,12 @@ DEVICES = [
 def test_the_outcome_of_a_put_follows_from_version_and_digest(
     stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: PutOutcome
 ) -> None:
-    assert record_versions.decide_put(stored_version, stored_digest, version, digest=digest) is outcome
+    assert versions.decide_put(stored_version, stored_digest, version, digest=digest) is outcome
 
 
 def test_the_same_version_with_other_content_is_a_conflict() -> None:
     with pytest.raises(Conflict, match="version 2"):
-        record_versions.decide_put(2, b"x", 2, digest=b"y")
+        versions.decide_put(2, b"x", 2, digest=b"y")
 
 
 def test_the_same_national_number_is_a_match_with_any_name() -> None:

@@ -9,10 +9,13 @@ import pytest
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry import domain, lifecycle, reconcile, translate, translate_encounters, translate_places
-from services.registry.area import AREAS
+from services.registry import domain
 from services.registry.domain import EncounterReason
-from services.registry.lifecycle import OrderStage
+from services.registry.reconciliation import domain as reconcile
+from services.registry.records import encounters as translate_encounters
+from services.registry.records import lifecycle, places, translate
+from services.registry.records.area import AREAS
+from services.registry.records.lifecycle import OrderStage
 from tandem.common.v1 import encounter_pb2
 from tandem.common.v1.encounter_pb2 import Encounter as Message
 from tandem.registry.v1 import registry_pb2
@@ -139,10 +142,10 @@ def test_an_invalid_encounter_is_rejected_at_its_field(name: str) -> None:
 def test_the_places_of_an_encounter_must_lie_in_the_service_area() -> None:
     sent = records.encounter()
     sent.places.append(records.circle("court"))
-    translate_places.check_area(translate.parse_order(order_with(sent)), AREAS["korea"])
+    places.check_area(translate.parse_order(order_with(sent)), AREAS["korea"])
     sent.places[0].circle.lat_deg = 39.98
     with pytest.raises(InvalidField) as refusal:
-        translate_places.check_area(translate.parse_order(order_with(sent)), AREAS["korea"])
+        places.check_area(translate.parse_order(order_with(sent)), AREAS["korea"])
     assert refusal.value.field == "encounters[0].places[0].circle"
 
 

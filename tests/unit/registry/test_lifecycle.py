@@ -9,10 +9,11 @@ import pytest
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry import domain, lifecycle, translate, translate_places
-from services.registry.area import AREAS
+from services.registry import domain
 from services.registry.domain import EndReason, Order, OrderEnd, OrderType
-from services.registry.lifecycle import OrderStage
+from services.registry.records import lifecycle, places, translate
+from services.registry.records.area import AREAS
+from services.registry.records.lifecycle import OrderStage
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 
@@ -142,13 +143,13 @@ def test_places_outside_the_service_area_are_rejected_at_their_field() -> None:
     message = records.order()
     message.places.append(records.polygon((38.65, 127.0), (38.65, 127.1), (38.75, 127.05), place_id="school"))
     with pytest.raises(InvalidField) as refusal:
-        translate_places.check_area(translate.parse_order(message), AREAS["korea"])
+        places.check_area(translate.parse_order(message), AREAS["korea"])
     assert refusal.value.field == "places[1].polygon.vertices[2]"
-    translate_places.check_area(translate.parse_order(message), AREAS["world"])
+    places.check_area(translate.parse_order(message), AREAS["world"])
     message = records.order()
     message.places[0].circle.lat_deg, message.places[0].circle.lon_deg = 39.98, 116.3
     with pytest.raises(InvalidField) as refusal:
-        translate_places.check_area(translate.parse_order(message), AREAS["korea"])
+        places.check_area(translate.parse_order(message), AREAS["korea"])
     assert refusal.value.field == "places[0].circle"
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from services.common.rpc.errors import FailedPrecondition
-from services.registry import review
-from services.registry.review import Decision, MatchEvidence, MatchLevel, Review, ReviewState
+from services.registry.reviews import domain
+from services.registry.reviews.domain import Decision, MatchEvidence, MatchLevel, Review, ReviewState
 
 OPEN, CERTAIN, CONFIRMED, REJECTED, CLOSED = (
     ReviewState.OPEN,
@@ -57,20 +57,20 @@ def review_in(state: ReviewState, enforced: bool) -> Review:
 def test_the_next_state_of_a_review(
     before: Review | None, level: MatchLevel, evidence: bytes, expected: tuple[ReviewState, bool] | None
 ) -> None:
-    assert review.next_state(before, level, evidence) == expected
+    assert domain.next_state(before, level, evidence) == expected
 
 
 def test_an_open_review_keeps_its_start_and_a_reopened_one_gets_a_new_start() -> None:
     evidence = MatchEvidence(OTHER, 11.0, ("other",))
-    still_open = review.updated(review_in(OPEN, False), OPEN, False, evidence=evidence, now_ms=5000)
+    still_open = domain.updated(review_in(OPEN, False), OPEN, False, evidence=evidence, now_ms=5000)
     assert (still_open.since_ms, still_open.paged_at_ms, still_open.evidence) == (1000, 2000, evidence)
-    reopened = review.updated(review_in(REJECTED, False), OPEN, False, evidence=evidence, now_ms=5000)
+    reopened = domain.updated(review_in(REJECTED, False), OPEN, False, evidence=evidence, now_ms=5000)
     assert (reopened.since_ms, reopened.paged_at_ms, reopened.decided_by) == (5000, None, "")
 
 
 def test_a_person_confirms_rejects_and_undoes() -> None:
     question = review_in(OPEN, False)
-    confirmed = review.decided(
+    confirmed = domain.decided(
         question, Decision.CONFIRM, MatchLevel.POSSIBLE, seen_digest=SAME, by="desk", now_ms=7000
     )
     assert (confirmed.state, confirmed.enforced, confirmed.decided_by, confirmed.since_ms) == (
@@ -79,23 +79,23 @@ def test_a_person_confirms_rejects_and_undoes() -> None:
         "desk",
         7000,
     )
-    rejected = review.decided(
+    rejected = domain.decided(
         confirmed, Decision.REJECT, MatchLevel.POSSIBLE, seen_digest=SAME, by="other desk", now_ms=8000
     )
     assert (rejected.state, rejected.enforced, rejected.decided_by) == (REJECTED, False, "other desk")
-    undone = review.decided(rejected, Decision.UNDO, MatchLevel.POSSIBLE, seen_digest=SAME, by="desk", now_ms=9000)
+    undone = domain.decided(rejected, Decision.UNDO, MatchLevel.POSSIBLE, seen_digest=SAME, by="desk", now_ms=9000)
     assert (undone.state, undone.enforced, undone.decided_by, undone.paged_at_ms) == (OPEN, False, "", None)
     certain = replace(rejected, state=REJECTED)
-    assert review.decided(certain, Decision.UNDO, MatchLevel.EXACT, seen_digest=SAME, by="desk", now_ms=9000).enforced
+    assert domain.decided(certain, Decision.UNDO, MatchLevel.EXACT, seen_digest=SAME, by="desk", now_ms=9000).enforced
 
 
 def test_a_decision_on_outdated_evidence_or_an_undo_of_nothing_is_rejected() -> None:
     with pytest.raises(FailedPrecondition, match="changed"):
-        review.decided(
+        domain.decided(
             review_in(OPEN, False), Decision.CONFIRM, MatchLevel.POSSIBLE, seen_digest=OTHER, by="desk", now_ms=7000
         )
     for state in (OPEN, CERTAIN, CLOSED):
         with pytest.raises(FailedPrecondition, match="undo"):
-            review.decided(
+            domain.decided(
                 review_in(state, False), Decision.UNDO, MatchLevel.POSSIBLE, seen_digest=SAME, by="desk", now_ms=7000
             )

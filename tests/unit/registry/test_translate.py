@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from services.common import polygons
 from services.common.rpc.errors import InvalidField
-from services.registry import translate, translate_places
 from services.registry.domain import Action, Circle, OrderRing, Polygon
+from services.registry.records import places, translate
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
@@ -321,7 +321,7 @@ def test_courtyards_are_accepted_and_are_unchanged_in_the_case() -> None:
     shape = order.places[1].shape
     assert isinstance(shape, Polygon)
     assert [len(hole) for hole in shape.holes] == [4, 4]
-    assert translate_places.place_to_proto(order.places[1]) == message.places[1]
+    assert places.place_to_proto(order.places[1]) == message.places[1]
 
 
 def test_an_order_with_places_only_is_accepted() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.common.rpc.errors import InvalidField
-from services.registry import translate
-from services.registry.device_token import DeviceToken
+from services.registry.device_tokens.domain import DeviceToken
+from services.registry.records import translate
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 

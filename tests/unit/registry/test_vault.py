@@ -11,8 +11,8 @@ from cryptography.exceptions import InvalidTag
 from pydantic import ValidationError
 
 from services.common.rpc.errors import FailedPrecondition
+from services.registry.keys.vault import Vault, read_or_make_keys
 from services.registry.settings import RegistrySettings
-from services.registry.vault import Vault, read_or_make_keys
 
 KEY = bytes(range(32))
 

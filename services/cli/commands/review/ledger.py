@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import postgres, sqlite
-from services.registry.chain import BrokenChain, LedgerHead
-from services.registry.ledger import Ledger, Proof, SignedHead
-from services.registry.ledger import verify as prove
+from services.registry.ledger.chain import BrokenChain, LedgerHead
+from services.registry.ledger.store import Ledger, Proof, SignedHead
+from services.registry.ledger.store import verify as prove
 
 app = typer.Typer(help="The ledger of disclosures.", no_args_is_help=True)
 

@@ -14,15 +14,15 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.common.storage import db
-from services.registry import tables, translate
-from services.registry.device_tokens import DeviceTokens
-from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.device_tokens.service import DeviceTokens
+from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.reconcile import Agency
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.keys.retention import KeyRetention
+from services.registry.keys.vault import Vault
+from services.registry.reconciliation.domain import Agency
+from services.registry.records import tables, translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 

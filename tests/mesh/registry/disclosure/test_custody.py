@@ -13,16 +13,16 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
-from services.registry import tables, translate
-from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, ProtectedPerson, Wearer
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.record_versions import PutOutcome
-from services.registry.store import MIGRATIONS
-from services.registry.tables_ledger import data_keys, ledger
-from services.registry.tables_review import match_keys, record_digests
-from services.registry.vault import Vault
+from services.registry.keys.retention import KeyRetention
+from services.registry.keys.vault import Vault
+from services.registry.ledger.tables import data_keys, ledger
+from services.registry.records import tables, translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.records.versions import PutOutcome
+from services.registry.reviews.tables import match_keys, record_digests
 from tests.support.registry import records
 
 OLD, NEW, NEXT = bytes(32), bytes(range(32)), bytes(range(1, 33))

@@ -17,14 +17,15 @@ from services.common.rpc.errors import NotFound
 from services.common.rpc.identity import caller_of
 from services.common.storage import db
 from services.common.storage.db import Database
-from services.registry import chain, translate
-from services.registry.chain import BrokenChain, Disclosure, LedgerHead
-from services.registry.disclosures import SIGN_INTERVAL_ROWS, Disclosures
-from services.registry.handlers import Registry
-from services.registry.ledger import Ledger, Proof, SignedHead, Signer, verify
-from services.registry.store import MIGRATIONS
-from services.registry.tables_ledger import ledger, ledger_heads
-from services.registry.vault import Vault
+from services.registry.disclosure.service import SIGN_INTERVAL_ROWS, Disclosures
+from services.registry.keys.vault import Vault
+from services.registry.ledger import chain
+from services.registry.ledger.chain import BrokenChain, Disclosure, LedgerHead
+from services.registry.ledger.store import Ledger, Proof, SignedHead, Signer, verify
+from services.registry.ledger.tables import ledger, ledger_heads
+from services.registry.records import translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
 from tests.support.registry import records
 
 DESK = caller_of("spiffe://npa/desk/seoul")

@@ -13,14 +13,16 @@ from google.protobuf.message import Message
 from structlog.testing import capture_logs
 
 from services.common.storage import db
-from services.registry import store_review, translate, translate_review
-from services.registry.handlers import Registry
-from services.registry.match_reviews import MatchReviews
-from services.registry.reconcile import ALARM_AFTER_MS, Agency, Finding, Listed
-from services.registry.review import ReviewState
-from services.registry.store import MIGRATIONS
-from services.registry.tables_review import match_keys, record_digests, reviews
-from services.registry.vault import Vault
+from services.registry.keys.vault import Vault
+from services.registry.reconciliation.domain import ALARM_AFTER_MS, Agency, Finding, Listed
+from services.registry.records import translate
+from services.registry.records.service import Registry
+from services.registry.records.store import MIGRATIONS
+from services.registry.reviews import store
+from services.registry.reviews import translate as translate_review
+from services.registry.reviews.domain import ReviewState
+from services.registry.reviews.service import MatchReviews
+from services.registry.reviews.tables import match_keys, record_digests, reviews
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support.common.clock import Settable
 from tests.support.registry import listing, records
@@ -61,7 +63,7 @@ async def put_all(registry: Registry) -> list[Message]:
 async def test_the_comparison_names_exactly_the_differing_records(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_review, "LISTED_BATCH", 50)  # so that the list ends exactly with a page
+    monkeypatch.setattr(store, "LISTED_BATCH", 50)  # so that the list ends exactly with a page
     async with opened(where) as (registry, match_reviews):
         theirs = await put_all(registry)
         proven = await match_reviews.compare(Agency.NPA, listed_by_agency(*theirs))

@@ -1,0 +1,48 @@
+"""Tables that protect personal data: the keys of the records, the ledger of disclosures and its signed heads."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from services.registry.records.tables import metadata
+
+data_keys = sa.Table(
+    "data_keys",
+    metadata,
+    sa.Column("owner", sa.String(96), primary_key=True),
+    sa.Column("ring", sa.String(16), nullable=False, index=True),
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+    sa.Column("destroy_at_ms", sa.BigInteger, index=True),
+    sa.Column("destroyed_at_ms", sa.BigInteger),
+)
+"""`owner` is table/id of the record. A destroyed key has empty bytes in `wrapped`; its row keeps the time of destruction, and
+`destroy_at_ms` then states until when the match events of the record are kept."""
+
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("disclosure_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("deed", sa.String(16), nullable=False),
+    sa.Column("who", sa.String(256), nullable=False),
+    sa.Column("legal_basis", sa.String(32), nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("reference", sa.String(64), nullable=False, index=True),
+    sa.Column("record_kind", sa.String(32), nullable=False),
+    sa.Column("record_id", sa.String(64), nullable=False, index=True),
+    sa.Column("order_id", sa.String(64), nullable=False),
+    sa.Column("recipient", sa.String(256), nullable=False),
+    sa.Column("expires_at_ms", sa.BigInteger, nullable=False),
+    sa.Column("positions", sa.BigInteger),
+    sa.Column("previous", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+ledger_heads = sa.Table(
+    "ledger_heads",
+    metadata,
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
