@@ -33,11 +33,11 @@ from services.common.rpc import server
 from services.common.storage import db
 from services.registry.domain import Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.keys.vault import Vault
-from services.registry.reconciliation import domain
-from services.registry.reconciliation.domain import KINDS_OF, Agency, Listed
-from services.registry.records import indexing, tables
-from services.registry.records.store import MIGRATIONS, Records
-from services.registry.reviews import translate
+from services.registry.reconciliation import translate
+from services.registry.reconciliation.domain import Agency, Listed
+from services.registry.records import indexing, kinds
+from services.registry.tables import MIGRATIONS, metadata
+from services.registry.unit_of_work import UnitOfWork
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support.common.postgres import running_postgres
@@ -84,15 +84,12 @@ class Collector:
         """Collects the rows of an insert; queries and deletions return nothing, because the database is empty."""
         if isinstance(statement, sa.Insert):
             table = cast(sa.Table, statement.table)
-            values: Any = statement._values or {}
-            self.rows[table] += rows or [
-                {getattr(column, "name", column): bound.value for column, bound in values.items()}
-            ]
+            self.rows[table] += rows or []
         return SimpleNamespace(all=list, rowcount=0)
 
     async def flush(self, connection: AsyncConnection) -> None:
         """Inserts all collected rows, referenced tables first."""
-        for table in sorted(self.rows, key=tables.metadata.sorted_tables.index):
+        for table in sorted(self.rows, key=metadata.sorted_tables.index):
             await connection.execute(sa.insert(table), self.rows[table])
         self.rows.clear()
 
@@ -104,15 +101,13 @@ async def load(url: str, people: People, first: int, *, orders: int) -> list[Lis
     """
     listed = []
     collector = Collector()
-    view = Records(cast(AsyncConnection, collector), Vault(KEY))
+    work = UnitOfWork(cast(AsyncConnection, collector), Vault(KEY))
     async with db.open_database(url, MIGRATIONS) as database:
         for n in range(first, orders):
             for record in made_up(people, n):
-                table, record_id = _place_of(record)
-                await indexing.store_record(view, table, record_id, record=record)
-                listed_record = domain.listed(record)
-                if listed_record.kind in KINDS_OF[Agency.NPA]:
-                    listed.append(listed_record)
+                await indexing.store(work, record)
+                if kinds.type_of(record).agency is Agency.NPA:
+                    listed.append(kinds.listed(record))
             if n % BATCH == BATCH - 1 or n == orders - 1:
                 async with database.transaction() as connection:
                     await collector.flush(connection)
@@ -137,18 +132,6 @@ def made_up(people: People, n: int) -> Iterable[Wearer | Tag | ProtectedPerson |
         valid_until_ms=2_000_000_000_000,
         source_version=1,
     )
-
-
-def _place_of(record: Wearer | Tag | ProtectedPerson | Order) -> tuple[sa.Table, str]:
-    match record:
-        case Wearer():
-            return tables.wearers, record.wearer_id
-        case Tag():
-            return tables.tags, record.device_id
-        case ProtectedPerson():
-            return tables.protected_persons, record.person_id
-        case Order():
-            return tables.orders, record.order_id
 
 
 # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────

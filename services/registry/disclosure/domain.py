@@ -31,19 +31,19 @@ def destroy_order_at_ms(order: Order) -> int:
     return order.ends_ms if immediate else order.ends_ms + KEPT_AFTER_END_MS
 
 
-def destroy_at_ms(record: Wearer | ProtectedPerson | Order) -> int | None:
-    """When a record is destroyed: 5 years after its end, or immediately; None if it has no end yet.
+def destroy_wearer_at_ms(wearer: Wearer) -> int | None:
+    """When a wearer is destroyed: 5 years after the end, or immediately if the ground of an item 3-2 tag has ceased.
 
-    A wearer's record is destroyed immediately if the ground of an item 3-2 tag has ceased.
+    None while the case runs.
     """
-    match record:
-        case Order():
-            return destroy_order_at_ms(record)
-        case Wearer():
-            kept_ms = KEPT_AFTER_END_MS if record.end and record.end.reason is WearerEndReason.COMPLETED else 0
-            return None if record.end is None else record.end.at_ms + kept_ms
-        case ProtectedPerson():
-            return None if record.ended_at_ms is None else record.ended_at_ms + KEPT_AFTER_END_MS
+    if wearer.end is None:
+        return None
+    return wearer.end.at_ms + (KEPT_AFTER_END_MS if wearer.end.reason is WearerEndReason.COMPLETED else 0)
+
+
+def destroy_person_at_ms(person: ProtectedPerson) -> int | None:
+    """When a protected person is destroyed: 5 years after the end; None while the person is protected."""
+    return None if person.ended_at_ms is None else person.ended_at_ms + KEPT_AFTER_END_MS
 
 
 def ground_fell(order: Order) -> bool:

@@ -24,9 +24,11 @@ from services.registry.domain import (
     WearerEnd,
     WearerEndReason,
 )
-from services.registry.records import tables
-from services.registry.records.service import Registry
+from services.registry.records.kinds import ORDERS, PERSONS, TAGS
+from services.registry.records.ministry import MinistryService
+from services.registry.records.police import PoliceService
 from services.registry.records.versions import PutOutcome
+from services.registry.transactions import Transactions
 
 MAX_WEARERS = 10
 MAX_VALID_MS = 7 * 86_400_000
@@ -101,44 +103,49 @@ class ExerciseRecords:
 class Exercises:
     """Puts and ends the records of exercises."""
 
-    def __init__(self, registry: Registry, clock: MeshClock) -> None:
-        self._registry, self._clock = registry, clock
+    def __init__(
+        self, transactions: Transactions, ministry: MinistryService, police: PoliceService, *, clock: MeshClock
+    ) -> None:
+        self._transactions = transactions
+        self._ministry = ministry
+        self._police = police
+        self._clock = clock
 
     async def put(self, records: ExerciseRecords, wearers: int, vendor_id: str, *, until_ms: int) -> None:
         """Put all records, or prolong the orders. Raises InvalidField, FailedPrecondition (the exercise has ended)."""
-        registry, now_ms = self._registry, self._clock.now_ms()
+        now_ms = self._clock.now_ms()
         if not now_ms < until_ms <= now_ms + MAX_VALID_MS:
             raise InvalidField("valid_until", "must be within 7 days from now")
         outcomes = [
-            await registry.put_protected_person(records.person()),
-            await registry.put_device(records.device(vendor_id)),
+            await self._police.put_protected_person(records.person()),
+            await self._police.put_device(records.device(vendor_id)),
         ]
         for number in range(wearers):
-            outcomes.append(await registry.put_wearer(records.wearer(number)))
-            outcomes.append(await registry.put_tag(records.tag(number, vendor_id)))
+            outcomes.append(await self._ministry.put_wearer(records.wearer(number)))
+            outcomes.append(await self._ministry.put_tag(records.tag(number, vendor_id)))
             if PutOutcome.SUPERSEDED in outcomes:
                 raise FailedPrecondition("exercise_id: this exercise has ended; start one with another id")
-            await registry.put_order(records.order(number, now_ms, until_ms))
+            await self._police.put_order(records.order(number, now_ms, until_ms))
 
     async def end(self, records: ExerciseRecords) -> None:
         """End all records that haven't ended. The order of steps allows a retry after a failure. Raises NotFound."""
-        registry, now_ms = self._registry, self._clock.now_ms()
-        async with registry.transaction() as stored:
-            if await stored.stored(tables.protected_persons, records.person_id) is None:
+        now_ms = self._clock.now_ms()
+        async with self._transactions.open() as work:
+            if await work.records.find(PERSONS, records.person_id) is None:
                 raise NotFound("exercise_id: no such exercise")
-            tags = [await stored.tag(records.tag_id(number)) for number in range(MAX_WEARERS)]
-            orders = await stored.all_of(tables.orders, [records.order_id(number) for number in range(MAX_WEARERS)])
+            tags = await work.records.opened(TAGS, [records.tag_id(number) for number in range(MAX_WEARERS)])
+            orders = await work.records.opened(ORDERS, [records.order_id(number) for number in range(MAX_WEARERS)])
         order_end = OrderEnd(EndReason.CANCELLED_BY_POLICE, now_ms)
-        for order in orders:
+        for order in orders.values():
             if order.end is None:
-                await registry.end_order(order.order_id, order_end, max(now_ms, order.source_version + 1))
-        for tag in filter(None, tags):
+                await self._police.end_order(order.order_id, order_end, max(now_ms, order.source_version + 1))
+        for tag in tags.values():
             if tag.removed_at_ms is None:
-                await registry.end_tag(tag.device_id, now_ms, now_ms)
+                await self._ministry.end_tag(tag.device_id, now_ms, now_ms)
             # LAPSED destroys the wearer at once, because the data belongs to nobody. A retry then gets NotFound.
             with contextlib.suppress(NotFound):
-                await registry.end_wearer(tag.wearer_id, WearerEnd(WearerEndReason.LAPSED, now_ms), now_ms)
+                await self._ministry.end_wearer(tag.wearer_id, WearerEnd(WearerEndReason.LAPSED, now_ms), now_ms)
         with contextlib.suppress(NotFound):
-            await registry.end_device(records.device_id, now_ms, now_ms)
+            await self._police.end_device(records.device_id, now_ms, now_ms)
         with contextlib.suppress(NotFound):
-            await registry.end_protected_person(records.person_id, now_ms, now_ms)
+            await self._police.end_protected_person(records.person_id, now_ms, now_ms)

@@ -1,16 +1,32 @@
-"""Similarity of a respondent's and a wearer's records: match keys, match level and evidence for a pair of records."""
+"""Similarity of a respondent's and a wearer's records: match keys, match level and evidence for a pair of records. Pure."""
 
 from __future__ import annotations
 
 import json
+from enum import Enum
 
 from services.registry.domain import Order, Respondent, Sex, Wearer
 from services.registry.matching import blocking
 from services.registry.matching.compare import Comparison, Person, Verdict, compare
-from services.registry.reviews.domain import MatchLevel
 
-ORDER_SIDE = "order"
-WEARER_SIDE = "wearer"
+
+class Side(Enum):
+    """Side of a match; its value is stored with the match keys."""
+
+    ORDER = "order"
+    WEARER = "wearer"
+
+
+class MatchLevel(Enum):
+    """How well two records match, without any decision by a person."""
+
+    EXACT = "EXACT"
+    """Both records have the same national number."""
+    CERTAIN = "CERTAIN"
+    POSSIBLE = "POSSIBLE"
+    NONE = "NONE"
+
+
 _SEX = {Sex.FEMALE: "F", Sex.MALE: "M"}
 _LEVELS = {
     Verdict.CERTAIN: MatchLevel.CERTAIN,

@@ -15,8 +15,10 @@ from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
 from services.common.messaging.published import Publication, StreamComparison
 from services.common.observability.telemetry import logger
-from services.registry.records.service import Registry
-from services.registry.records.tables import cases, outbox, routes
+from services.common.storage.db import Database
+from services.registry.cases.tables import cases
+from services.registry.outbox.tables import outbox
+from services.registry.routes.tables import routes
 
 _KV_PREFIX = flow.ROUTES.subject.partition("{")[0]
 _HEAD_PREFIX = "ledger."
@@ -26,8 +28,8 @@ _PAGE = 500
 class _SentMessages:
     """Messages of the outbox that were sent to one stream."""
 
-    def __init__(self, registry: Registry, prefix: str, last_of_subject: bool = False) -> None:
-        self._registry = registry
+    def __init__(self, database: Database, prefix: str, last_of_subject: bool = False) -> None:
+        self._database = database
         sent = sa.and_(
             outbox.c.subject.startswith(prefix, autoescape=True),
             outbox.c.sent_at_ms.is_not(None),
@@ -50,24 +52,24 @@ class _SentMessages:
         return publications[0] if publications else None
 
     async def _read(self, query: sa.Select[int, int, str, str]) -> list[Publication]:
-        async with self._registry.database.reading() as connection:  # a snapshot, so that no put has to wait
+        async with self._database.reading() as connection:  # a snapshot, so that no put has to wait
             return [Publication(*row) for row in (await connection.execute(query)).all()]
 
 
 class Publications:
     """The registry's publications on the streams of one mesh, compared with the streams."""
 
-    def __init__(self, registry: Registry, bus: Bus, partitions: int) -> None:
-        self._registry = registry
+    def __init__(self, database: Database, bus: Bus, partitions: int) -> None:
+        self._database = database
         self._comparisons: list[tuple[_SentMessages, StreamComparison]] = []
         for partition in range(partitions):
             stream = flow.log_stream(partition)
-            sent = _SentMessages(registry, flow.log_subject(partition, ""))
+            sent = _SentMessages(database, flow.log_subject(partition, ""))
             self._add(stream, sent, published.by_sequence(bus, stream))
         stream = flow.ROUTES.stream
-        self._add(stream, _SentMessages(registry, _KV_PREFIX, last_of_subject=True), published.by_subject(bus, stream))
+        self._add(stream, _SentMessages(database, _KV_PREFIX, last_of_subject=True), published.by_subject(bus, stream))
         stream = flow.LEDGER.name
-        self._add(stream, _SentMessages(registry, _HEAD_PREFIX), published.by_sequence(bus, stream))
+        self._add(stream, _SentMessages(database, _HEAD_PREFIX), published.by_sequence(bus, stream))
 
     def _add(self, stream: str, sent: _SentMessages, is_there: published.IsThere) -> None:
         self._comparisons.append((sent, StreamComparison(stream, sent, is_there)))
@@ -83,13 +85,13 @@ class Publications:
                     await self._renew_all()
 
     async def _mark_unsent(self, row_ids: Sequence[int]) -> None:
-        async with self._registry.database.transaction() as connection:
+        async with self._database.transaction() as connection:
             for first in range(0, len(row_ids), _PAGE):
                 page = outbox.c.id.in_(row_ids[first : first + _PAGE])
                 await connection.execute(sa.update(outbox).where(page).values(sent_at_ms=None, stored_sequence=None))
 
     async def _renew_all(self) -> None:
         logger().critical("full_resend_scheduled")
-        async with self._registry.database.transaction() as connection:
+        async with self._database.transaction() as connection:
             await connection.execute(sa.update(routes).values(sent_day=0))
             await connection.execute(sa.update(cases).values(sent_day=0))

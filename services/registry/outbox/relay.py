@@ -12,8 +12,10 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.published import CHECK_INTERVAL_S
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
+from services.registry.cases.renewal import Renewal
 from services.registry.outbox.publications import Publications
-from services.registry.records.service import Registry
+from services.registry.traces.store import StoredVersion
+from services.registry.transactions import Transactions
 
 BATCH = 64
 """Maximum number of messages that are published before they are marked as sent. After a crash at most this many are resent;
@@ -27,11 +29,6 @@ RETRY_DELAY_S = 1.0
 UNABLE_AFTER_S = 10.0
 """How long messages may wait before the registry reports that it isn't ready, seconds."""
 
-_AGE_S = Gauge(
-    "tandem_registry_outbox_age_seconds",
-    "How long messages to the log have been waiting, seconds; 0 if none is waiting",
-)
-
 
 class Relay:
     """Publishes outbox rows one after the other, and marks them as sent after the server's acknowledgement.
@@ -41,9 +38,19 @@ class Relay:
     processes on one database only one publishes at a time, so that the order of commits is the order in the log.
     """
 
-    def __init__(self, registry: Registry, bus: Bus, clock: MeshClock, *, partitions: int = 1) -> None:
-        self._registry = registry
-        self._publications = Publications(registry, bus, partitions)
+    def __init__(
+        self,
+        transactions: Transactions,
+        renewal: Renewal,
+        bus: Bus,
+        *,
+        clock: MeshClock,
+        age_s: Gauge,
+        partitions: int = 1,
+    ) -> None:
+        self._transactions = transactions
+        self._renewal = renewal
+        self._publications = Publications(transactions.database, bus, partitions)
         self._compared: tuple[int, float] | None = None
         """Number of reconnects and time of the loop's clock, seconds, at the last comparison with the streams."""
         self._bus = bus
@@ -52,7 +59,7 @@ class Relay:
         self._renew_at_s = 0.0
         self._failing_since_s: float | None = None
         self._waiting_since_s: float | None = None
-        _AGE_S.set_function(lambda: time.monotonic() - (self._waiting_since_s or time.monotonic()))
+        age_s.set_function(lambda: time.monotonic() - (self._waiting_since_s or time.monotonic()))
 
     def unable(self) -> str:
         """Reason why committed messages don't reach the log; empty if they do."""
@@ -67,15 +74,15 @@ class Relay:
         """Publish until cancelled. A commit wakes the relay, and polling finds commits of other processes."""
         while True:
             try:
-                async with self._registry.database.alone("relay") as still_alone:
+                async with self._transactions.database.alone("relay") as still_alone:
                     while True:
-                        change = self._registry.next_change()
+                        change = self._transactions.signal.next_change()
                         await still_alone()
                         await self._compare()
                         busy = await self._publish_some() or await self._renew_some()
                         self._failing_since_s = None
                         if not busy:
-                            await self._registry.wait_for(change, POLL_S)
+                            await self._transactions.signal.wait_for(change, POLL_S)
             except Unavailable as error:
                 # No message is lost, because the rows stay in the outbox.
                 if self._failing_since_s is None:
@@ -92,14 +99,14 @@ class Relay:
         self._compared = reconnects, now_s
 
     async def _publish_some(self) -> bool:
-        async with self._registry.transaction() as records:
-            rows = await records.unsent(self._batch)
+        async with self._transactions.open() as work:
+            rows = await work.outbox.unsent(self._batch)
         if not rows:
             self._waiting_since_s = None
             return False
         if self._waiting_since_s is None:
             self._waiting_since_s = time.monotonic()
-        versions: list[tuple[str, int, int]] = []
+        versions: list[StoredVersion] = []
         stored: dict[int, int] = {}
         for row in rows:
             ack = await self._bus.publish_until_stored(row.subject, row.payload, msg_id=row.msg_id)
@@ -108,12 +115,11 @@ class Relay:
             case_id, _, version = row.msg_id.partition(":")
             # A daily renewal has a day in its message id and isn't recorded: its version was stored in the log before.
             if ack and row.subject.endswith(".case") and version.isdecimal():
-                versions.append((case_id, int(version), ack.seq))
-        async with self._registry.transaction() as records:
+                versions.append(StoredVersion(case_id, int(version), ack.seq))
+        async with self._transactions.open() as work:
             now_ms = self._clock.now_ms()
-            await records.mark_sent([row.id for row in rows], now_ms, stored)
-            for case_id, number, sequence in versions:
-                await records.traces.note_version(case_id, number, sequence, stored_at_ms=now_ms)
+            await work.outbox.mark_sent([row.id for row in rows], now_ms, stored)
+            await work.traces.note_versions(versions, now_ms)
         self._batch = min(2 * self._batch, BATCH)
         logger().info("outbox_published", messages=len(rows))
         return True
@@ -122,7 +128,7 @@ class Relay:
         now_s = asyncio.get_running_loop().time()
         if now_s < self._renew_at_s:
             return False
-        if await self._registry.renew_some():
+        if await self._renewal.renew_some():
             return True
         self._renew_at_s = now_s + RENEW_INTERVAL_S
         return False

@@ -1,404 +1,187 @@
-"""Reads and writes of the registry's tables within one transaction."""
+"""Records of the agencies: read with one statement for all ids that are asked for, and written encrypted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, Generic
 
 import sqlalchemy as sa
-from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.rpc.errors import FailedPrecondition, NotFound
-from services.common.storage import db
-from services.registry.device_tokens.store import TokenRecords
-from services.registry.disclosure import domain
-from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
-from services.registry.keys.store import SEALED_TABLES, KeyRecords
+from services.common.rpc.errors import NotFound
+from services.registry.domain import Device, Order, Tag
+from services.registry.keys.store import KeyOwner, KeyRepository
+from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import DataKey, Vault
-from services.registry.ledger.store import Ledger
-from services.registry.ledger.tables import data_keys
 from services.registry.records import tables
-from services.registry.reviews.store import ReviewRecords
-from services.registry.traces.store import TraceRecords
-
-MIGRATIONS = Path(__file__).parents[1] / "migrations"
-PAYLOAD_MAX_BYTES = 900_000
-"""Maximum payload of an outbox message, below nats-server's limit of 1 MB: a rejected message would block the outbox."""
-
-_NO_SEQUENCES: Mapping[int, int] = {}
-
-Record = Wearer | Tag | ProtectedPerson | Device | Order
-_R = TypeVar("_R", Wearer, ProtectedPerson, Order)
-
-_CODECS: Mapping[type[Record], TypeAdapter[Any]] = {
-    Wearer: TypeAdapter(Wearer),
-    Tag: TypeAdapter(Tag),
-    ProtectedPerson: TypeAdapter(ProtectedPerson),
-    Device: TypeAdapter(Device),
-    Order: TypeAdapter(Order),
-}
-
-_KINDS: Mapping[str, type[Any]] = {
-    tables.wearers.name: Wearer,
-    tables.protected_persons.name: ProtectedPerson,
-    tables.orders.name: Order,
-}
+from services.registry.records.kinds import DEVICES, ORDERS, SEALED_TYPES, TAGS, R, Record, RecordType, type_of
+from services.registry.records.lifecycle import OrderStage
+from services.registry.records.versions import PutOutcome, decide_put
+from services.registry.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class StoredCase:
-    """A joint case as a row of the table `cases`."""
+class StoredRecord(Generic[R]):
+    """A row of a record. The row stays when the record is destroyed."""
 
-    sequence: int
-    """Number of the match, in the order of matching."""
-    case_id: str
-    order_id: str
-    wearer_id: str
-    version: int
-    """Version of the last snapshot."""
-    matched_at_ms: int
-    withdrawn_at_ms: int | None
-    """When the match was withdrawn, mesh time; None while the match holds."""
-    entry: bytes
-    """Last snapshot, serialised as a log entry."""
+    kind: RecordType[R]
+    row: sa.Row[Any]
+    vault: Vault
+
+    @property
+    def key_owner(self) -> KeyOwner:
+        """Owner of the key that encrypts the record."""
+        return KeyOwner(self.kind.table.name, self.row[0])
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether an encrypted record has ended or was destroyed."""
+        return self.row.destroy_at_ms is not None or self.row.destroyed_at_ms is not None
+
+    def open(self) -> R | None:
+        """The record, decrypted; None if it was destroyed."""
+        row = self.row
+        if self.kind.disclosed is None:
+            return self.kind.of_row(row)
+        if row.destroyed_at_ms is not None:
+            return None
+        data_key = DataKey(row.ring, row.wrapped) if row.ring else None  # None: stored before records had keys
+        return self.kind.parse(self.vault.unseal(self.key_owner.text, row.sealed, data_key))
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
-    """A message in the outbox."""
+class RecordRepository(Repository):
+    """The records of the agencies as one transaction sees them."""
 
-    id: int
-    subject: str
-    msg_id: str
-    payload: bytes
-
-
-class Records:
-    """The registry's tables as one transaction sees them."""
-
-    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
-        self._connection = connection
+    def __init__(self, connection: AsyncConnection, vault: Vault, keys: KeyRepository) -> None:
+        super().__init__(connection)
         self._vault = vault
-        self.reviews = ReviewRecords(connection, vault)
-        """Reconciliation, reviews and match events."""
-        self.keys = KeyRecords(connection, vault)
-        """Keys that encrypt the records."""
-        self.tokens = TokenRecords(connection)
-        """Tokens of the devices."""
-        self.ledger = Ledger(connection)
-        """The ledger of disclosures, in the same transaction."""
-        self.traces = TraceRecords(connection)
-        """Facts about incidents for their traces."""
-        self.after_commit: list[Callable[[], None]] = []
-        """Callbacks to run after the commit, such as writing a log line."""
+        self._keys = keys
 
-    async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
-        return (await self._connection.execute(statement)).all()
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _save(self, table: sa.Table, row_id: str, values: Mapping[str, object]) -> None:
-        (key,) = table.primary_key
-        await db.upsert(self._connection, table, {key.name: row_id}, values=values)
+    async def _stored(self, kind: RecordType[R], condition: sa.ColumnElement[bool]) -> list[StoredRecord[R]]:
+        return [StoredRecord(kind, row, self._vault) for row in await self._rows(_select(kind).where(condition))]
 
-    # ── records of the agencies ──────────────────────────────────────────────────────────────────────────────────────
+    async def some(self, kind: RecordType[R], ids: Collection[str]) -> dict[str, StoredRecord[R]]:
+        """The rows with these ids, by id. Ids without a row are omitted."""
+        if not ids:
+            return {}
+        return {stored.row[0]: stored for stored in await self._stored(kind, kind.key.in_(ids))}
 
-    async def stored(self, table: sa.Table, record_id: str) -> tuple[int, bytes] | None:
-        """Version and digest of a stored record; None if there is none."""
-        (key,) = table.primary_key
-        rows = await self._rows(sa.select(table.c.source_version, table.c.digest).where(key == record_id))
-        return (rows[0].source_version, rows[0].digest) if rows else None
+    async def find(self, kind: RecordType[R], record_id: str) -> StoredRecord[R] | None:
+        """The row with this id; None if there is none."""
+        return next(iter(await self._stored(kind, kind.key == record_id)), None)
 
-    def digest_of(self, record: Record) -> bytes:
-        """Keyed digest of a record's content."""
-        return self._vault.digest(_content(record))
+    async def opened(self, kind: RecordType[R], ids: Collection[str]) -> dict[str, R]:
+        """The records with these ids, by id. Ids without a row and destroyed records are omitted."""
+        found = await self.some(kind, ids)
+        return {id_: record for id_ in sorted(found) if (record := found[id_].open()) is not None}
 
-    async def put(self, table: sa.Table, record_id: str, record: Record, *, new: bool = False) -> None:
+    async def read(self, kind: RecordType[R], record_id: str) -> R:
+        """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
+        stored = await self.find(kind, record_id)
+        record = stored.open() if stored else None
+        if record is None:
+            raise NotFound("no such record")
+        return record
+
+    async def candidates(self, kind: RecordType[R], ids: Collection[str], national_id: str) -> list[R]:
+        """The records with this national number or one of these ids: first those with the number, each group by id.
+
+        An empty number has no records.
+        """
+        with_number = kind.table.c.national_hash == self._vault.index(national_id) if national_id else sa.false()
+        if not ids and not national_id:
+            return []
+        stored = await self._stored(kind, sa.or_(kind.key.in_(ids), with_number) if ids else with_number)
+        records = [record for row in stored if (record := row.open()) is not None]
+        return sorted(records, key=lambda record: (kind.national_id(record) != national_id, kind.id_of(record)))
+
+    async def orders_protecting(self, person_id: str) -> list[Order]:
+        """Orders that protect a person, by id."""
+        named = tables.order_persons
+        ids = sa.select(named.c.order_id).where(named.c.person_id == person_id)
+        stored = await self._stored(ORDERS, ORDERS.key.in_(ids))
+        orders = [order for row in stored if (order := row.open()) is not None]
+        return sorted(orders, key=ORDERS.id_of)
+
+    async def tags_on(self, wearer_ids: Collection[str], *, without: str = "") -> list[Tag]:
+        """Tags on these wearers, except for the tag with the id `without`."""
+        return await self._owned(TAGS, TAGS.table.c.wearer_id.in_(wearer_ids), without) if wearer_ids else []
+
+    async def devices_of(self, person_ids: Collection[str], *, without: str = "") -> list[Device]:
+        """Protective devices of these persons, by id, except for the device with the id `without`."""
+        if not person_ids:
+            return []
+        return sorted(await self._owned(DEVICES, DEVICES.table.c.person_id.in_(person_ids), without), key=DEVICES.id_of)
+
+    async def _owned(self, kind: RecordType[R], condition: sa.ColumnElement[bool], without: str) -> list[R]:
+        condition = sa.and_(condition, kind.key != without) if without else condition
+        return [kind.of_row(row) for row in await self._rows(_select(kind).where(condition))]
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def decide(self, stored: StoredRecord[Any] | None, record: Record) -> PutOutcome:
+        """What putting a record does to the stored one. Raises Conflict (the same version with different content)."""
+        digest = self._vault.digest(type_of(record).content(record))
+        version, stored_digest = (stored.row.source_version, stored.row.digest) if stored else (None, None)
+        return decide_put(version, stored_digest, version=record.source_version, digest=digest)
+
+    async def put(self, record: Record, *, new: bool = False) -> None:
         """Store a record in its table. Replaces an older version unless the record is `new`."""
-        values: dict[str, object] = {"source_version": record.source_version, "digest": self.digest_of(record)}
-        match record:
-            case Tag():
-                values |= {"wearer_id": record.wearer_id, **_device_columns(record)}
-            case Device():
-                values |= {"person_id": record.person_id, **_device_columns(record)}
-            case _:
-                values["sealed"] = await self._sealed(f"{table.name}/{record_id}", record)
-        match record:
-            case Wearer():
-                values["national_hash"] = self._vault.index(record.national_id)
-            case Order():
-                values["national_hash"] = self._vault.index(record.respondent.national_id)
-        await self._save(table, record_id, values)
+        kind, content = type_of(record), type_of(record).content(record)
+        row: dict[str, object] = {kind.key.name: kind.id_of(record), "source_version": record.source_version}
+        row["digest"] = self._vault.digest(content)
+        if kind.disclosed is not None:
+            row["sealed"] = await self._sealed(kind, record, content)
+        else:
+            row |= kind.columns(record)
+        if kind.person is not None:
+            row["national_hash"] = self._vault.index(kind.national_id(record))
+        await self._upsert(kind.table, [row])
         if isinstance(record, Order):
             await self._put_order_persons(record, new)
 
-    async def _sealed(self, owner: str, record: Wearer | ProtectedPerson | Order) -> bytes:
+    async def _sealed(self, kind: RecordType[Any], record: Record, content: bytes) -> bytes:
         """The record, encrypted with a new key that only this record uses."""
-        destroy_at_ms = domain.destroy_at_ms(record)
-        return self._vault.seal(owner, _content(record), await self.keys.make(owner, destroy_at_ms))
-
-    async def complete_keys(self, limit: int) -> bool:
-        """Encrypt a batch of older records with a separate key each; false if every record has its key."""
-        for table in SEALED_TABLES:
-            (key,) = table.primary_key
-            ids = await self.keys.without(table, limit)
-            for record in await self.all_of(table, ids):
-                record_id = getattr(record, key.name)
-                sealed = await self._sealed(f"{table.name}/{record_id}", record)
-                await self._connection.execute(sa.update(table).where(key == record_id).values(sealed=sealed))
-            if ids:
-                return True
-        return False
+        owner = KeyOwner(kind.table.name, kind.id_of(record))
+        return self._vault.seal(owner.text, content, await self._keys.make(owner, kind.destroy_at_ms(record)))
 
     async def _put_order_persons(self, order: Order, new: bool) -> None:
         named = tables.order_persons
         if not new:
             await self._connection.execute(sa.delete(named).where(named.c.order_id == order.order_id))
         rows = [{"order_id": order.order_id, "person_id": person_id} for person_id in order.protected_person_ids]
-        if rows:
-            await self._connection.execute(sa.insert(named), rows)
+        await self._write(sa.insert(named), rows)
 
-    async def _unsealed(self, table: sa.Table, kind: type[_R], condition: sa.ColumnElement[bool]) -> list[_R]:
-        (key,) = table.primary_key
-        keyed = table.outerjoin(data_keys, data_keys.c.owner == sa.literal(f"{table.name}/").concat(key))
-        statement = sa.select(key, table.c.sealed, data_keys.c.ring, data_keys.c.wrapped).select_from(keyed)
-        alive = data_keys.c.destroyed_at_ms.is_(None)
-        unsealed = []
-        for row in await self._rows(statement.where(condition, alive).order_by(key)):
-            data_key = DataKey(row.ring, row.wrapped) if row.ring else None  # None: stored before records had keys
-            unsealed.append(
-                _CODECS[kind].validate_json(self._vault.unseal(f"{table.name}/{row[0]}", row.sealed, data_key))
-            )
-        return unsealed
+    async def add_stage(self, order: Order, stage: OrderStage, at_ms: int) -> None:
+        """Store a stage of an order's life cycle. The stages are deleted together with the order."""
+        reason = order.end.reason.value if order.end else ""
+        row = {"order_id": order.order_id, "source_version": order.source_version, "stage": stage.value}
+        await self._upsert(tables.order_stages, [{**row, "end_reason": reason, "at_ms": at_ms}])
 
-    async def wearer(self, wearer_id: str) -> Wearer:
-        """A stored wearer."""
-        (wearer,) = await self._unsealed(tables.wearers, Wearer, tables.wearers.c.wearer_id == wearer_id)
-        return wearer
-
-    async def order(self, order_id: str) -> Order:
-        """A stored order."""
-        (order,) = await self._unsealed(tables.orders, Order, tables.orders.c.order_id == order_id)
-        return order
-
-    async def find(self, table: sa.Table, kind: type[_R], record_id: str) -> _R:
-        """A wearer, protected person or order. Raises NotFound if it isn't stored or was destroyed."""
-        (key,) = table.primary_key
-        records = await self._unsealed(table, kind, key == record_id)
-        if not records:
-            raise NotFound("no such record")
-        return records[0]
-
-    async def orders_protecting(self, person_id: str) -> list[Order]:
-        """Orders that protect a person."""
-        named = tables.order_persons
-        ids = sa.select(named.c.order_id).where(named.c.person_id == person_id)
-        return await self._unsealed(tables.orders, Order, tables.orders.c.order_id.in_(ids))
-
-    async def all_of(self, table: sa.Table, ids: Sequence[str]) -> list[Any]:
-        """The records of a table with these ids, by id. Ids that aren't stored, or were destroyed, are omitted."""
-        if not ids:
-            return []
-        (key,) = table.primary_key
-        if table is tables.tags:
-            return await self._tags(key.in_(ids))
-        if table is tables.devices:
-            return await self._devices(key.in_(ids))
-        return await self._unsealed(table, _KINDS[table.name], key.in_(ids))
-
-    async def wearers_with_number(self, national_id: str) -> list[Wearer]:
-        """Wearers with this national number."""
-        condition = tables.wearers.c.national_hash == self._vault.index(national_id)
-        return await self._unsealed(tables.wearers, Wearer, condition)
-
-    async def orders_against(self, national_id: str) -> list[Order]:
-        """Orders whose respondent has this national number."""
-        condition = tables.orders.c.national_hash == self._vault.index(national_id)
-        return await self._unsealed(tables.orders, Order, condition)
-
-    async def tag(self, device_id: str) -> Tag | None:
-        """A tag by its device id; None if it isn't stored."""
-        tags = await self._tags(tables.tags.c.device_id == device_id)
-        return tags[0] if tags else None
-
-    async def tags_on(self, wearer_id: str) -> list[Tag]:
-        """Tags on a wearer."""
-        return await self._tags(tables.tags.c.wearer_id == wearer_id)
-
-    async def _tags(self, condition: sa.ColumnElement[bool]) -> list[Tag]:
-        rows = await self._rows(sa.select(tables.tags).where(condition))
-        return [
-            Tag(
-                device_id=row.device_id,
-                wearer_id=row.wearer_id,
-                source_version=row.source_version,
-                removed_at_ms=row.removed_at_ms,
-                vendor_id=row.vendor_id,
-            )
-            for row in rows
-        ]
-
-    async def device(self, device_id: str) -> Device | None:
-        """A protective device by its device id; None if it isn't stored."""
-        devices = await self._devices(tables.devices.c.device_id == device_id)
-        return devices[0] if devices else None
-
-    async def devices_of(self, person_ids: Sequence[str]) -> list[Device]:
-        """Protective devices of these persons, by id."""
-        if not person_ids:
-            return []
-        return await self._devices(tables.devices.c.person_id.in_(person_ids))
-
-    async def _devices(self, condition: sa.ColumnElement[bool]) -> list[Device]:
-        rows = await self._rows(sa.select(tables.devices).where(condition).order_by(tables.devices.c.device_id))
-        return [
-            Device(
-                device_id=row.device_id,
-                person_id=row.person_id,
-                source_version=row.source_version,
-                removed_at_ms=row.removed_at_ms,
-                vendor_id=row.vendor_id,
-            )
-            for row in rows
-        ]
-
-    async def persons_of_order(self, order_id: str) -> list[str]:
-        """Ids of the persons whom a stored order protects."""
-        named = tables.order_persons
-        return [row.person_id for row in await self._rows(sa.select(named).where(named.c.order_id == order_id))]
-
-    # ── joint cases ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _cases(self, statement: sa.Select[Any]) -> list[StoredCase]:
-        return [
-            StoredCase(
-                sequence=row.sequence,
-                case_id=row.case_id,
-                order_id=row.order_id,
-                wearer_id=row.wearer_id,
-                version=row.version,
-                matched_at_ms=row.matched_at_ms,
-                withdrawn_at_ms=row.withdrawn_at_ms,
-                entry=row.entry,
-            )
-            for row in await self._rows(statement)
-        ]
-
-    async def case(self, case_id: str) -> StoredCase | None:
-        """A joint case by its id; None if it isn't stored."""
-        cases = await self._cases(sa.select(tables.cases).where(tables.cases.c.case_id == case_id))
-        return cases[0] if cases else None
-
-    async def cases_of_wearer(self, wearer_id: str) -> list[StoredCase]:
-        """Joint cases of a wearer."""
-        return await self._cases(sa.select(tables.cases).where(tables.cases.c.wearer_id == wearer_id))
-
-    async def cases_of_order(self, order_id: str) -> list[StoredCase]:
-        """Joint cases of an order."""
-        return await self._cases(sa.select(tables.cases).where(tables.cases.c.order_id == order_id))
-
-    async def cases_of_person(self, person_id: str) -> list[StoredCase]:
-        """Joint cases whose order protects a person."""
-        named = tables.order_persons
-        joined = tables.cases.join(named, named.c.order_id == tables.cases.c.order_id)
-        return await self._cases(sa.select(tables.cases).select_from(joined).where(named.c.person_id == person_id))
-
-    async def put_case(self, case_id: str, values: Mapping[str, object], new: bool) -> None:
-        """Store columns of a joint case in the table `cases`. Updates the row unless the case is `new`."""
-        cases = tables.cases
-        if new:
-            await self._connection.execute(sa.insert(cases).values(case_id=case_id, **values))
-        else:
-            await self._connection.execute(sa.update(cases).where(cases.c.case_id == case_id).values(values))
-
-    async def mark_case_sent(self, case_id: str, day: int) -> None:
-        """Store the day of mesh time on which the snapshot of a case was sent last."""
-        await self._connection.execute(
-            sa.update(tables.cases).where(tables.cases.c.case_id == case_id).values(sent_day=day)
-        )
-
-    async def cases_not_sent_on(self, day: int, valid_after_ms: int, limit: int) -> list[StoredCase]:
-        """Joint cases that end after `valid_after_ms` and whose snapshot wasn't sent on this day of mesh time."""
-        cases = tables.cases
-        due = sa.and_(cases.c.sent_day < day, cases.c.valid_until_ms > valid_after_ms)
-        return await self._cases(sa.select(cases).where(due).order_by(cases.c.sequence).limit(limit))
-
-    # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def route(self, device_id: str) -> tuple[int, bytes] | None:
-        """Version and value of the last route that was sent for a device."""
-        rows = await self._rows(sa.select(tables.routes).where(tables.routes.c.device_id == device_id))
-        return (rows[0].version, rows[0].route) if rows else None
-
-    async def put_route(self, device_id: str, version: int, route: bytes, *, day: int) -> None:
-        """Store the last route that was sent for a device, and the day of mesh time on which it was sent."""
-        await self._save(tables.routes, device_id, {"version": version, "route": route, "sent_day": day})
-
-    async def routes_not_sent_on(self, day: int, limit: int) -> list[str]:
-        """Ids of devices whose route wasn't sent on this day of mesh time."""
-        statement = sa.select(tables.routes.c.device_id).where(tables.routes.c.sent_day < day).limit(limit)
-        return [row.device_id for row in await self._rows(statement)]
-
-    async def begin_new_log(self) -> None:
-        """Mark every route and case as not sent, and empty the outbox: its messages were meant for the previous log."""
-        await self._connection.execute(sa.delete(tables.outbox))
-        await self._connection.execute(sa.update(tables.routes).values(sent_day=0))
-        await self._connection.execute(sa.update(tables.cases).values(sent_day=0))
-
-    # ── outbox ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def enqueue(self, subject: str, msg_id: str, payload: bytes) -> None:
-        """Add a message to the outbox. Raises FailedPrecondition if the payload is larger than PAYLOAD_MAX_BYTES."""
-        if len(payload) > PAYLOAD_MAX_BYTES:
-            raise FailedPrecondition(
-                f"the message for this record would be {len(payload)} bytes, and at most {PAYLOAD_MAX_BYTES} fit: "
-                "shorten its places, persons or encounters"
-            )
-        await self._connection.execute(sa.insert(tables.outbox).values(subject=subject, msg_id=msg_id, payload=payload))
-
-    async def unsent(self, limit: int) -> list[OutboxRow]:
-        """The first messages that aren't sent yet, in order."""
-        # Selected by state, because a cursor would skip a row that was committed late.
-        waiting = tables.outbox.c.sent_at_ms.is_(None)
-        rows = await self._rows(sa.select(tables.outbox).where(waiting).order_by(tables.outbox.c.id).limit(limit))
-        return [OutboxRow(id=row.id, subject=row.subject, msg_id=row.msg_id, payload=row.payload) for row in rows]
-
-    async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NO_SEQUENCES) -> None:
-        """Mark messages as sent. `stored` has the stream sequence of each message by its row id."""
-        await self._connection.execute(
-            sa.update(tables.outbox).where(tables.outbox.c.id.in_(row_ids)).values(sent_at_ms=at_ms)
-        )
-        for row_id, sequence in stored.items():
-            await self._connection.execute(_STORED, {"row_id": row_id, "sequence": sequence})
-
-    async def drop_sent_before(self, at_ms: int) -> None:
-        """Delete messages that were sent before a moment; they are in the log."""
-        await self._connection.execute(sa.delete(tables.outbox).where(tables.outbox.c.sent_at_ms < at_ms))
-
-    # ── metadata of the database ─────────────────────────────────────────────────────────────────────────────────────
-
-    async def meta_value(self, name: str) -> bytes | None:
-        """A value of the table `meta`; None if it isn't set."""
-        rows = await self._rows(sa.select(tables.meta.c.value).where(tables.meta.c.name == name))
-        return bytes(rows[0].value) if rows else None
-
-    async def set_meta_value(self, name: str, value: bytes) -> None:
-        """Set a value of the table `meta`."""
-        await self._save(tables.meta, name, {"value": value})
+    async def complete_keys(self, limit: int) -> bool:
+        """Encrypt a batch of older records with a separate key each; false if every record has its key."""
+        for kind in SEALED_TYPES:
+            keyless = _select(kind).where(data_keys.c.owner.is_(None)).limit(limit)
+            stored = [StoredRecord(kind, row, self._vault) for row in await self._rows(keyless)]
+            for record in filter(None, (row.open() for row in stored)):
+                sealed = await self._sealed(kind, record, kind.content(record))
+                mine = kind.key == kind.id_of(record)
+                await self._connection.execute(sa.update(kind.table).where(mine).values(sealed=sealed))
+            if stored:
+                return True
+        return False
 
 
-_STORED = (
-    sa.update(tables.outbox)
-    .where(tables.outbox.c.id == sa.bindparam("row_id"))
-    .values(stored_sequence=sa.bindparam("sequence"))
-)
-
-
-def _device_columns(record: Tag | Device) -> Mapping[str, object]:
-    return {"removed_at_ms": record.removed_at_ms, "vendor_id": record.vendor_id}
-
-
-def _content(record: Record) -> bytes:
-    content: bytes = _CODECS[type(record)].dump_json(record, exclude_defaults=True)
-    return content
+@cache
+def _select(kind: RecordType[Any]) -> sa.Select[Any]:
+    """Select of a kind's rows: the id first, then what `StoredRecord` needs."""
+    if kind.disclosed is None:
+        return sa.select(kind.table)
+    columns = (kind.key, kind.table.c.source_version, kind.table.c.digest, kind.table.c.sealed)
+    owner = sa.literal(f"{kind.table.name}/").concat(kind.key)
+    keys = (data_keys.c.ring, data_keys.c.wrapped, data_keys.c.destroy_at_ms, data_keys.c.destroyed_at_ms)
+    return sa.select(*columns, *keys).select_from(kind.table.outerjoin(data_keys, data_keys.c.owner == owner))

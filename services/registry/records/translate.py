@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import date
 from enum import Enum
 from typing import TypeVar
 
 from services.common import fields
 from services.common.rpc.errors import InvalidField
-from services.registry.device_tokens.domain import DeviceToken
 from services.registry.domain import (
     EXERCISE_IDS,
     Action,
@@ -25,7 +24,6 @@ from services.registry.domain import (
     Device,
     EndReason,
     ExerciseKind,
-    JointCase,
     Order,
     OrderEnd,
     OrderRing,
@@ -40,9 +38,10 @@ from services.registry.domain import (
     WearerEndReason,
 )
 from services.registry.records import places
-from services.registry.records.encounters import encounter_to_proto, parse_encounters
+from services.registry.records.encounters import parse_encounters
+from services.registry.records.lifecycle import OrderStage, RecordWarning
 from services.registry.records.versions import PutOutcome
-from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
 
 NAME_MAX_CHARS = 200
@@ -60,12 +59,11 @@ _E = TypeVar("_E", bound=Enum)
 _NATIONAL_ID = re.compile(r"[0-9]{6}-?[0-9]{7}")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, line and paragraph separators
-_ACTIONS = {
+ACTIONS = {
     geometry_pb2.Demand.WARN: Action.WARN,
     geometry_pb2.Demand.NOTIFY: Action.NOTIFY,
     geometry_pb2.Demand.RESPOND: Action.RESPOND,
 }
-_DEMANDS = {action: demand for demand, action in _ACTIONS.items()}
 SEXES: Mapping[int, Sex] = {registry_pb2.SEX_FEMALE: Sex.FEMALE, registry_pb2.SEX_MALE: Sex.MALE}
 RELATIONS: Mapping[int, Relation] = {
     registry_pb2.Relation.Value(f"RELATION_{relation.name}"): relation for relation in Relation
@@ -82,7 +80,6 @@ WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
 LANGUAGES: Mapping[int, ContactLanguage] = {
     contact_pb2.Language.Value(f"LANGUAGE_{language.name}"): language for language in ContactLanguage
 }
-_LANGUAGE_NUMBERS = {language: contact_pb2.Language.ValueType(number) for number, language in LANGUAGES.items()}
 _EXERCISES: Mapping[int, ExerciseKind] = {exercise_pb2.Exercise.Value(kind.name): kind for kind in ExerciseKind}
 _OUTCOMES = {
     PutOutcome.STORED: registry_pb2.PutOutcome.STORED,
@@ -276,15 +273,6 @@ def _contact(field: str, msg: contact_pb2.Contact) -> Contact:
     )
 
 
-def contact_to_proto(contact: Contact) -> contact_pb2.Contact:
-    """Contact of a protected person as a message, which is then sealed for the warning leg."""
-    return contact_pb2.Contact(
-        handle=contact.handle,
-        language=_LANGUAGE_NUMBERS[contact.language] if contact.language else contact_pb2.LANGUAGE_UNSPECIFIED,
-        duress_choice=contact.duress_choice,
-    )
-
-
 def _one_of(field: str, value: int, known: Mapping[int, _E]) -> _E | None:
     """Domain value of an enum number; None for the number 0, which means unspecified."""
     if not value:
@@ -315,48 +303,22 @@ def _birth_date(field: str, value: str) -> date:
 def _ring(field: str, msg: geometry_pb2.Ring) -> OrderRing:
     if not math.isfinite(msg.radius_m) or not 0.001 <= msg.radius_m <= places.RADIUS_MAX_M:
         raise InvalidField(f"{field}.radius_m", f"must be more than 0 and at most {places.RADIUS_MAX_M:g}")
-    action = _ACTIONS.get(msg.action)
+    action = ACTIONS.get(msg.action)
     if action is None:
         raise InvalidField(f"{field}.action", "must be WARN, NOTIFY or RESPOND")
     return OrderRing(msg.radius_m, action)
 
 
-def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
-    """Snapshot of a joint case for the log."""
-    return log_pb2.CaseSnapshot(
-        case_id=case.case_id,
-        version=version,
-        order_id=case.order_id,
-        wearer_id=case.wearer_id,
-        tag_device_ids=case.tag_device_ids,
-        persons=[
-            log_pb2.ProtectedTarget(person_id=person.person_id, device_ids=person.device_ids) for person in case.persons
-        ],
-        places=[places.place_to_proto(place) for place in case.places],
-        rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in case.rings],
-        valid_from_ms=case.valid_from_ms,
-        valid_until_ms=case.valid_until_ms,
-        encounters=map(encounter_to_proto, case.encounters),
-        exercise=exercise_pb2.Exercise.Value(case.exercise.name)
-        if case.exercise
-        else exercise_pb2.EXERCISE_UNSPECIFIED,
-    )
-
-
-def route_to_proto(
-    device: Tag | Device, partitions: Sequence[int], revoked: bool, *, tokens: Sequence[DeviceToken]
-) -> log_pb2.DeviceRoute:
-    """Route of a tag or protective device."""
-    return log_pb2.DeviceRoute(
-        subject_id=device.wearer_id if isinstance(device, Tag) else device.person_id,
-        partitions=partitions,
-        vendor_id=device.vendor_id,
-        tokens=[log_pb2.DeviceToken(sha256=token.sha256, valid_until_ms=token.valid_until_ms or 0) for token in tokens],
-        revoked=revoked,
-        kind=log_pb2.DeviceKind.TAG if isinstance(device, Tag) else log_pb2.DeviceKind.PROTECTIVE_DEVICE,
-    )
-
-
 def outcome_to_proto(outcome: PutOutcome) -> registry_pb2.PutOutcome.ValueType:
     """Result of a put for the response."""
     return _OUTCOMES[outcome]
+
+
+def warnings_to_proto(prefix: str, warned: Iterable[RecordWarning]) -> list[registry_pb2.Warning]:
+    """Record warnings as messages; `prefix` is the path of the record in the request."""
+    return [registry_pb2.Warning(field=f"{prefix}.{warning.field}", reason=warning.reason) for warning in warned]
+
+
+def stage_to_proto(stage: OrderStage | None) -> registry_pb2.OrderStage.ValueType:
+    """Stage of an order's life cycle as an enum value."""
+    return registry_pb2.OrderStage.Value(f"ORDER_STAGE_{stage.name if stage else 'UNSPECIFIED'}")

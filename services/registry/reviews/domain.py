@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import NamedTuple
 
 from services.common.rpc.errors import FailedPrecondition
+from services.registry.matching.similarity import MatchLevel
 
 ANSWER_WITHIN_MS = 15 * 60_000
 """How long a review may stay open before both agencies are paged, milliseconds of mesh time."""
 TOKENS_KEPT_MS = 7 * 86_400_000
 """Maximum age of the events after a resume token, milliseconds of mesh time."""
-
-
-class MatchLevel(Enum):
-    """How well two records match, without any decision by a person."""
-
-    EXACT = "EXACT"
-    """Both records have the same national number."""
-    CERTAIN = "CERTAIN"
-    POSSIBLE = "POSSIBLE"
-    NONE = "NONE"
 
 
 class ReviewState(Enum):
@@ -52,6 +44,19 @@ class Event(Enum):
     UNDONE = "UNDONE"
     WITHDRAWN = "WITHDRAWN"
     GROUND_FELL = "GROUND_FELL"
+
+
+class MatchEvent(NamedTuple):
+    """An event about an order and a wearer, for the stream of matches."""
+
+    event: Event
+    case_id: str
+    order_id: str
+    wearer_id: str
+    matched_at_ms: int
+    """When the pair was matched, mesh time; the time of the event if it isn't matched."""
+    at_ms: int
+    """When the event happened, mesh time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,162 +1,115 @@
-"""Match reviews and reconciliation: decisions on uncertain matches, pages for late decisions, comparison with agencies' lists."""
+"""Match reviews: decisions on uncertain matches, the stream of match events, and pages for late decisions."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-
-from prometheus_client import Gauge
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
-from services.registry.domain import Order, Wearer
-from services.registry.reconciliation import domain as reconcile
-from services.registry.reconciliation.domain import KINDS_OF, Agency, Difference, Listed
-from services.registry.records import tables
-from services.registry.records.service import Registry
+from services.registry.cases.domain import MatchPair, compare
+from services.registry.cases.service import CaseService
+from services.registry.records.kinds import ORDERS, WEARERS
 from services.registry.reviews import domain as review
-from services.registry.reviews.domain import Decision, Event, Review, ReviewState
-from services.registry.reviews.store import ReconciliationStatus, StoredEvent
+from services.registry.reviews.domain import Decision, Event, MatchEvent, Review, ReviewState
+from services.registry.reviews.store import StoredEvent
+from services.registry.transactions import Transactions
+from services.registry.unit_of_work import UnitOfWork
 
 CHECK_INTERVAL_S = 1.0
-"""How often overdue reviews and reconciliations are checked, seconds of wall time."""
+"""How often overdue reviews are checked, seconds of wall time."""
 REVIEWS_BATCH = 100
 PAGED_BATCH = 100
 
-_UNPROVEN_S = Gauge(
-    "tandem_registry_unproven_seconds",
-    "Mesh time since an agency's full list last equalled the stored records, or since the registry first expected a list",
-    ["agency"],
-)
 _EVENTS = {Decision.CONFIRM: Event.CONFIRMED, Decision.REJECT: Event.REJECTED, Decision.UNDO: Event.UNDONE}
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Result of comparing an agency's list with the stored records."""
+class ReviewService:
+    """Commands and background checks for reviews."""
 
-    differences: Sequence[Difference]
-    listed_root: bytes
-    stored_root: bytes
-    listed: int
-    stored: int
-    compared_at_ms: int
-
-
-class MatchReviews:
-    """Commands and background checks for reviews and reconciliation."""
-
-    def __init__(self, registry: Registry, clock: MeshClock) -> None:
-        self._registry = registry
+    def __init__(self, transactions: Transactions, cases: CaseService, clock: MeshClock) -> None:
+        self._transactions = transactions
+        self._cases = cases
         self._clock = clock
-
-    # ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def list_reviews(self, states: Sequence[ReviewState], after_case_id: str) -> list[Review]:
         """Reviews in some states, by case id, after the case id `after_case_id`."""
-        async with self._registry.transaction() as records:
-            return await records.reviews.reviews_in(states, after_case_id, REVIEWS_BATCH)
+        async with self._transactions.open() as work:
+            return await work.reviews.in_states(states, after_case_id, REVIEWS_BATCH)
 
     async def decide(self, case_id: str, decision: Decision, reason: str, *, seen_digest: bytes, by: str) -> Review:
         """Apply a person's decision on a review. Raises NotFound, FailedPrecondition (the evidence has changed)."""
-        now_ms = self._clock.now_ms()
-        cases = self._registry.cases
-        async with self._registry.changing() as records:
-            before = await records.reviews.review(case_id)
-            if before is None:
-                raise NotFound("case_id: no such review")
-            order = await records.find(tables.orders, Order, before.order_id)
-            wearer = await records.find(tables.wearers, Wearer, before.wearer_id)
-            level, _ = cases.compare(records, order, wearer, before=before)
+        async with self._transactions.changing() as work:
+            pair, before = await _pair(work, case_id)
+            effects = await self._cases.begin(work, [pair])
+            level, _ = compare(pair, effects.terms)
+            now_ms = effects.terms.now_ms
             after = review.decided(before, decision, level, seen_digest=seen_digest, by=by, now_ms=now_ms)
-            await records.reviews.put_review(after)
-            await records.reviews.add_decision(after, decision, by, reason=reason, at_ms=now_ms)
-            case = await records.case(case_id)
-            await cases.add_event(records, after, _EVENTS[decision], case=case)
-            await cases.apply(records, order, wearer, holds=after.enforced, before=case)
-        logger().info("review_decided", case_id=case_id, decision=decision.value, by=by)
+            effects.reviews[case_id] = after
+            effects.add_event(pair, _EVENTS[decision])
+            effects.set_case(pair, after.enforced)
+            effects.log(logging.INFO, "review_decided", case_id=case_id, decision=decision.value, by=by)
+            await work.reviews.add_decision(after, decision, by=by, reason=reason, at_ms=now_ms)
+            await self._cases.write(work, effects)
         return after
 
-    async def events_after(self, sequence: int, only_matches: bool, limit: int) -> list[StoredEvent]:
+    async def events_after(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
         """Match events with a greater sequence, in order."""
-        async with self._registry.transaction() as records:
-            return await records.reviews.events_after(sequence, only_matches, limit)
+        async with self._transactions.open() as work:
+            return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
 
-    async def resume(self, sequence: int, only_matches: bool, limit: int) -> list[StoredEvent]:
+    async def resume(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
         """Match events after a resume token. Raises FailedPrecondition if events after it are older than 7 days."""
-        async with self._registry.transaction() as records:
-            horizon = await records.reviews.last_event_before(self._clock.now_ms() - review.TOKENS_KEPT_MS)
+        async with self._transactions.open() as work:
+            horizon = await work.reviews.last_event_before(self._clock.now_ms() - review.TOKENS_KEPT_MS)
             if 0 < sequence < horizon:
                 raise FailedPrecondition("after_sequence: expired, tokens are kept for 7 days; start again with 0")
-            return await records.reviews.events_after(sequence, only_matches, limit)
-
-    # ── reconciliation ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def compare(self, agency: Agency, listed: Sequence[Listed]) -> Compared:
-        """Compare an agency's full list with the stored records, and store the result."""
-        now_ms = self._clock.now_ms()
-        async with self._registry.reading() as records:
-            stored = await records.reviews.listed(KINDS_OF[agency])
-        # In a thread and outside a transaction, because sorting and hashing long lists would block other calls.
-        differences, roots = await asyncio.to_thread(_compare, listed, stored)
-        async with self._registry.changing() as records:
-            await records.reviews.reconciliation_status(agency, now_ms)
-            values: dict[str, object] = {"compared_at_ms": now_ms, "differences": len(differences)}
-            if not differences:
-                values |= {"proven_at_ms": now_ms, "root": roots[1], "alarmed_at_ms": None}
-            await records.reviews.update_reconciliation(agency, **values)
-        logger().info("reconciled", agency=agency.value, records=len(stored), **reconcile.summary_counts(differences))
-        return Compared(differences, *roots, len(listed), len(stored), now_ms)
-
-    async def reconciliation_statuses(self) -> list[tuple[ReconciliationStatus, bool]]:
-        """Reconciliation status of each agency, and whether its proof is overdue."""
-        now_ms = self._clock.now_ms()
-        async with self._registry.transaction() as records:
-            statuses = [await records.reviews.reconciliation_status(agency, now_ms) for agency in Agency]
-        return [(status, reconcile.overdue(status.since_ms, status.proven_at_ms, now_ms)) for status in statuses]
+            return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
 
     # ── background work ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Check for overdue reconciliations and reviews until cancelled."""
+        """Check for overdue reviews until cancelled."""
         while True:
-            try:
-                await self.alarm()
+            with contextlib.suppress(Unavailable):  # logged by the database layer; the next check finds the same work
                 await self.page()
-            except Unavailable:
-                pass  # the database layer has logged the reason, and the next check finds the same overdue work
             await asyncio.sleep(CHECK_INTERVAL_S)
-
-    async def alarm(self) -> None:
-        """Raise one alarm per period in which an agency's list isn't proven equal in time."""
-        now_ms = self._clock.now_ms()
-        for status, overdue in await self.reconciliation_statuses():
-            proven_ms = status.since_ms if status.proven_at_ms is None else status.proven_at_ms
-            _UNPROVEN_S.labels(status.agency.value).set((now_ms - proven_ms) / 1000)
-            if overdue and status.alarmed_at_ms is None:
-                async with self._registry.transaction() as records:
-                    first = await records.reviews.mark_alarmed(status.agency, now_ms)
-                if first:
-                    logger().error("reconciliation_overdue", agency=status.agency.value, differences=status.differences)
 
     async def page(self) -> None:
         """Page both agencies once for each review that is still open after ANSWER_WITHIN_MS."""
         now_ms = self._clock.now_ms()
-        async with self._registry.transaction() as records:
-            late = await records.reviews.unanswered(now_ms - review.ANSWER_WITHIN_MS, PAGED_BATCH)
+        async with self._transactions.open() as work:
+            late = await work.reviews.unanswered(now_ms - review.ANSWER_WITHIN_MS, PAGED_BATCH)
         if not late:
             return
-        async with self._registry.changing() as records:
-            for late_review in late:
-                if await records.reviews.mark_paged(late_review, now_ms):
-                    case_id = late_review.case_id
-                    case = await records.case(case_id)
-                    await self._registry.cases.add_event(records, late_review, Event.REVIEW_UNANSWERED, case=case)
-                    records.after_commit.append(partial(logger().error, "review_unanswered", case_id=case_id))
+        async with self._transactions.changing() as work:
+            paged = [late_review for late_review in late if await work.reviews.mark_paged(late_review, now_ms)]
+            cases = await work.cases.some([paged_review.case_id for paged_review in paged])
+            await work.reviews.add_events(
+                MatchEvent(
+                    event=Event.REVIEW_UNANSWERED,
+                    case_id=paged_review.case_id,
+                    order_id=paged_review.order_id,
+                    wearer_id=paged_review.wearer_id,
+                    matched_at_ms=case.matched_at_ms if (case := cases.get(paged_review.case_id)) else now_ms,
+                    at_ms=now_ms,
+                )
+                for paged_review in paged
+            )
+            work.after_commit += [
+                partial(logger().error, "review_unanswered", case_id=paged_review.case_id) for paged_review in paged
+            ]
 
 
-def _compare(listed: Sequence[Listed], stored: Sequence[Listed]) -> tuple[list[Difference], tuple[bytes, bytes]]:
-    return reconcile.compare(listed, stored), (reconcile.root(listed), reconcile.root(stored))
+async def _pair(work: UnitOfWork, case_id: str) -> tuple[MatchPair, Review]:
+    """The pair of a review, and the review."""
+    stored = await work.reviews.find(case_id)
+    if stored is None:
+        raise NotFound("case_id: no such review")
+    order = await work.records.read(ORDERS, stored.order_id)
+    wearer = await work.records.read(WEARERS, stored.wearer_id)
+    return MatchPair(order, wearer, stored, await work.cases.find(case_id)), stored

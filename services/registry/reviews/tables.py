@@ -1,33 +1,11 @@
-"""Tables derived from the records: reconciliation, match keys, reviews with their decisions, match events and order stages."""
+"""Tables of matching: match keys, reviews with their decisions, and match events."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from services.registry.records.tables import metadata
+from services.registry.tables import BIG_KEY, metadata, reference
 
-_BIG_KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
-record_digests = sa.Table(
-    "record_digests",
-    metadata,
-    sa.Column("kind", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("record_id", sa.String(64), primary_key=True),
-    sa.Column("source_version", sa.BigInteger, nullable=False),
-    # Masked, because a plain digest would reveal a national number to an attacker who tries all numbers.
-    sa.Column("masked", sa.LargeBinary, nullable=False),
-)
-reconciliations = sa.Table(
-    "reconciliations",
-    metadata,
-    sa.Column("agency", sa.String(8), primary_key=True),
-    sa.Column("since_ms", sa.BigInteger, nullable=False),
-    sa.Column("compared_at_ms", sa.BigInteger),
-    sa.Column("differences", sa.BigInteger, nullable=False),
-    sa.Column("proven_at_ms", sa.BigInteger),
-    sa.Column("root", sa.LargeBinary),
-    sa.Column("alarmed_at_ms", sa.BigInteger),
-)
 match_keys = sa.Table(
     "match_keys",
     metadata,
@@ -40,8 +18,8 @@ reviews = sa.Table(
     "reviews",
     metadata,
     sa.Column("case_id", sa.String(64), primary_key=True),
-    sa.Column("order_id", sa.String(64), sa.ForeignKey("orders.order_id"), nullable=False, index=True),
-    sa.Column("wearer_id", sa.String(64), sa.ForeignKey("wearers.wearer_id"), nullable=False, index=True),
+    reference("order_id", "orders.order_id", index=True),
+    reference("wearer_id", "wearers.wearer_id", index=True),
     sa.Column("state", sa.String(16), nullable=False, index=True),
     sa.Column("enforced", sa.Boolean, nullable=False),
     sa.Column("evidence", sa.LargeBinary, nullable=False),
@@ -54,7 +32,7 @@ reviews = sa.Table(
 review_decisions = sa.Table(
     "review_decisions",
     metadata,
-    sa.Column("id", _BIG_KEY, primary_key=True),
+    sa.Column("id", BIG_KEY, primary_key=True),
     sa.Column("case_id", sa.String(64), nullable=False, index=True),
     sa.Column("decision", sa.String(16), nullable=False),
     sa.Column("decided_by", sa.String(256), nullable=False),
@@ -66,7 +44,7 @@ review_decisions = sa.Table(
 match_events = sa.Table(
     "match_events",
     metadata,
-    sa.Column("sequence", _BIG_KEY, primary_key=True),
+    sa.Column("sequence", BIG_KEY, primary_key=True),
     sa.Column("event", sa.String(24), nullable=False),
     sa.Column("case_id", sa.String(64), nullable=False, index=True),
     sa.Column("order_id", sa.String(64), nullable=False),
@@ -74,13 +52,4 @@ match_events = sa.Table(
     sa.Column("matched_at_ms", sa.BigInteger, nullable=False),
     sa.Column("at_ms", sa.BigInteger, nullable=False, index=True),
     sqlite_autoincrement=True,
-)
-order_stages = sa.Table(
-    "order_stages",
-    metadata,
-    sa.Column("order_id", sa.String(64), sa.ForeignKey("orders.order_id"), primary_key=True),
-    sa.Column("source_version", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("stage", sa.String(16), nullable=False),
-    sa.Column("end_reason", sa.String(32), nullable=False),
-    sa.Column("at_ms", sa.BigInteger, nullable=False),
 )

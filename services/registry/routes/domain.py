@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from services.common import ids
+
+
+class StoredRoute(NamedTuple):
+    """The last route that was sent for a device."""
+
+    version: int
+    route: bytes
+    """The route, serialised."""
 
 
 def tag_partitions(wearer_id: str, partitions: int) -> tuple[int, ...]:
@@ -12,7 +21,7 @@ def tag_partitions(wearer_id: str, partitions: int) -> tuple[int, ...]:
     return (ids.partition_of(wearer_id, partitions),)
 
 
-def device_partitions(person_id: str, wearer_ids: Sequence[str], partitions: int) -> tuple[int, ...]:
+def device_partitions(person_id: str, wearer_ids: Iterable[str], partitions: int) -> tuple[int, ...]:
     """Log partitions that need the reports of a person's devices, sorted: the partitions of the restrained wearers.
 
     The partition of the person's own id is always included, so that reports have a destination before there is a case.

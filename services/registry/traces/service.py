@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from services.common.messaging import flow
 from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import NotFound
-from services.registry.records.service import Registry
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, Fact, StepFact
 from services.registry.traces.domain.spans import TraceSpan, spans_of
 from services.registry.traces.store import MAX_FACTS
+from services.registry.transactions import Transactions
 
 STREAMS = (flow.ALERTS.name, flow.INCIDENTS.name)
 """Streams that the traces are read from."""
@@ -54,8 +54,8 @@ class IncidentFacts:
 class Traces:
     """Reads the traces of incidents from the registry's database."""
 
-    def __init__(self, registry: Registry, log_meta: LogMetadata) -> None:
-        self._registry, self._clock, self._log_id = registry, log_meta.clock, log_meta.log_id
+    def __init__(self, transactions: Transactions, log_meta: LogMetadata) -> None:
+        self._transactions, self._clock, self._log_id = transactions, log_meta.clock, log_meta.log_id
 
     async def read(self, incident_id: str) -> tuple[list[TraceSpan], bool]:
         """Spans of an incident, and whether facts beyond MAX_FACTS were omitted. Raises NotFound."""
@@ -69,19 +69,19 @@ class Traces:
 
     async def facts_of(self, incident_id: str) -> IncidentFacts:
         """Stored facts of an incident; empty if the incident is unknown."""
-        async with self._registry.reading() as records:
-            facts = await records.traces.facts(incident_id)
+        async with self._transactions.reading() as work:
+            facts = await work.traces.facts(incident_id)
             case_ids = {fact.case_id for fact in facts if isinstance(fact, AlertFact) and fact.case_id}
             return IncidentFacts(
                 incident_id=incident_id,
                 facts=facts,
-                uses=await records.traces.uses(incident_id, self._clock),
-                case_versions=await records.traces.versions_of(case_ids, self._clock),
+                uses=await work.traces.uses(incident_id, self._clock),
+                case_versions=await work.traces.versions_of(case_ids, self._clock),
             )
 
     async def progress(self) -> ReadProgress:
         """How far the streams and the ledger are read now."""
-        async with self._registry.reading() as records:
-            streams = {name: await records.traces.last_sequence(name, self._log_id) for name in STREAMS}
-            last = await records.ledger.last()
+        async with self._transactions.reading() as work:
+            streams = {name: await work.traces.last_sequence(name, self._log_id) for name in STREAMS}
+            last = await work.ledger.last()
         return ReadProgress(streams, last.sequence if last else 0)

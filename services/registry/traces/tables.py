@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from services.registry.records.tables import metadata
+from services.registry.tables import metadata
 
 trace_facts = sa.Table(
     "trace_facts",

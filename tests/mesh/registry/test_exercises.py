@@ -12,26 +12,27 @@ import sqlalchemy as sa
 from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
+from services.registry.cases.tables import cases
 from services.registry.domain import ExerciseKind, Order, Wearer
-from services.registry.exercises.service import ExerciseRecords, Exercises
+from services.registry.exercises.service import ExerciseRecords
 from services.registry.keys.vault import Vault
 from services.registry.reconciliation.domain import ListedKind
-from services.registry.records import tables, translate
-from services.registry.records.service import Registry
-from services.registry.records.store import MIGRATIONS
+from services.registry.records import translate
 from services.registry.records.versions import PutOutcome
-from services.registry.reviews import tables as tables_review
 from services.registry.reviews.domain import ReviewState
+from services.registry.reviews.tables import match_events
+from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
 
 KINDS = (None, ExerciseKind.DRILL, ExerciseKind.CANARY)
 
 
 @asynccontextmanager
-async def opened(where: Path | str) -> AsyncIterator[Registry]:
+async def opened(where: Path | str) -> AsyncIterator[RegistryCore]:
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), MeshClock(), partitions=1)
+        registry = RegistryCore(database, Vault(bytes(32)), MeshClock())
         await registry.prepare("log 1")
         yield registry
 
@@ -52,9 +53,9 @@ def order(kind: ExerciseKind | None, version: int = 1) -> Order:
     return translate.parse_order(msg)
 
 
-async def snapshots(registry: Registry) -> list[log_pb2.CaseSnapshot]:
+async def snapshots(registry: RegistryCore) -> list[log_pb2.CaseSnapshot]:
     async with registry.database.transaction() as connection:
-        entries = (await connection.execute(sa.select(tables.cases.c.entry).order_by("sequence"))).scalars()
+        entries = (await connection.execute(sa.select(cases.c.entry).order_by("sequence"))).scalars()
     return [log_pb2.LogEntry.FromString(entry).case for entry in entries]
 
 
@@ -63,8 +64,11 @@ async def test_records_with_one_number_match_only_their_own_kind_of_exercise(
     where: Path | str, wearers_first: bool
 ) -> None:
     async with opened(where) as registry:
-        await registry.put_protected_person(translate.parse_protected_person(records.person()))
-        puts = [(registry.put_wearer, [wearer(kind) for kind in KINDS]), (registry.put_order, map(order, KINDS))]
+        await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
+        puts = [
+            (registry.ministry.put_wearer, [wearer(kind) for kind in KINDS]),
+            (registry.police.put_order, map(order, KINDS)),
+        ]
         for put, parsed_records in puts if wearers_first else reversed(puts):
             for record in parsed_records:
                 await put(record)  # type: ignore[operator]
@@ -74,24 +78,24 @@ async def test_records_with_one_number_match_only_their_own_kind_of_exercise(
 
 async def test_a_record_cannot_be_switched_between_live_and_exercise(where: Path | str) -> None:
     async with opened(where) as registry:
-        await registry.put_protected_person(translate.parse_protected_person(records.person()))
+        await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
         for kind in KINDS:
-            await registry.put_wearer(wearer(kind))
-            await registry.put_order(order(kind))
+            await registry.ministry.put_wearer(wearer(kind))
+            await registry.police.put_order(order(kind))
         for kind in KINDS:
             for other in {*KINDS} - {kind}:
                 msg = records.wearer(f"w-{kind}", version=2)
                 msg.exercise = number_of(other)
                 with pytest.raises(InvalidField) as refused:
-                    await registry.put_wearer(translate.parse_wearer(msg))
+                    await registry.ministry.put_wearer(translate.parse_wearer(msg))
                 assert refused.value.field == "wearer.exercise"
                 changed = records.order(f"o-{kind}", version=2)
                 changed.exercise = number_of(other)
                 with pytest.raises(InvalidField) as refused:
-                    await registry.put_order(translate.parse_order(changed))
+                    await registry.police.put_order(translate.parse_order(changed))
                 assert refused.value.field == "order.exercise"
-            assert await registry.put_wearer(wearer(kind, version=2)) is PutOutcome.STORED
-            assert (await registry.put_order(order(kind, version=2)))[0] is PutOutcome.STORED
+            assert await registry.ministry.put_wearer(wearer(kind, version=2)) is PutOutcome.STORED
+            assert (await registry.police.put_order(order(kind, version=2)))[0] is PutOutcome.STORED
 
 
 def test_an_unknown_kind_of_exercise_is_rejected() -> None:
@@ -105,7 +109,7 @@ def test_an_unknown_kind_of_exercise_is_rejected() -> None:
 async def test_synthetic_records_start_are_prolonged_and_end(where: Path | str) -> None:
     clock, until_ms = MeshClock(), MeshClock().now_ms() + 3_600_000
     async with opened(where) as registry:
-        exercises = Exercises(registry, clock)
+        exercises = registry.exercises
         canary, drill = ExerciseRecords(ExerciseKind.CANARY, "a"), ExerciseRecords(ExerciseKind.DRILL, "a")
         for records_, wearers in ((canary, 6), (drill, 1)):
             await exercises.put(records_, wearers, "exercise", until_ms=until_ms)
@@ -116,15 +120,13 @@ async def test_synthetic_records_start_are_prolonged_and_end(where: Path | str) 
         )
         await exercises.put(canary, 6, "exercise", until_ms=until_ms + 1)
         assert {snapshot.valid_until_ms for snapshot in await snapshots(registry)} == {until_ms, until_ms + 1}
-        async with registry.transaction() as stored:
+        async with registry.transactions.open() as stored:
             # Synthetic records aren't part of reconciliation, and a canary's match gives no event.
-            assert await stored.reviews.listed(list(ListedKind)) == []
-            reviews = [
-                review for n in range(6) for review in await stored.reviews.reviews_of_wearer(canary.wearer_id(n))
-            ]
+            assert await stored.reconciliation.listed(list(ListedKind)) == []
+            reviews = [review for n in range(6) for review in await stored.reviews.of_wearer(canary.wearer_id(n))]
         assert len(reviews) == 6 and all(review.state is not ReviewState.OPEN for review in reviews)
         async with registry.database.transaction() as connection:
-            events = (await connection.execute(sa.select(tables_review.match_events.c.order_id))).scalars().all()
+            events = (await connection.execute(sa.select(match_events.c.order_id))).scalars().all()
         assert set(events) == {drill.order_id(0)}
         for _ in range(2):
             await exercises.end(canary)

@@ -13,14 +13,14 @@ from services.common.storage import db
 from services.registry.domain import EndReason, OrderEnd
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
-from services.registry.records.service import Registry
-from services.registry.records.store import MIGRATIONS
 from services.registry.reviews.domain import ANSWER_WITHIN_MS, TOKENS_KEPT_MS, Decision, Event, Review, ReviewState
-from services.registry.reviews.service import MatchReviews
+from services.registry.reviews.service import ReviewService
+from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.common.clock import Settable
 from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
 
 DESK = "spiffe://npa/desk/test"
 ALL = tuple(ReviewState)
@@ -29,7 +29,7 @@ ALL = tuple(ReviewState)
 class Agencies:
     """Both agencies and a desk, calling the registry without gRPC."""
 
-    def __init__(self, registry: Registry, match_reviews: MatchReviews) -> None:
+    def __init__(self, registry: RegistryCore, match_reviews: ReviewService) -> None:
         self.registry = registry
         self.match_reviews = match_reviews
 
@@ -37,11 +37,11 @@ class Agencies:
         for message in messages:
             match message:
                 case registry_pb2.Wearer():
-                    await self.registry.put_wearer(translate.parse_wearer(message))
+                    await self.registry.ministry.put_wearer(translate.parse_wearer(message))
                 case registry_pb2.Tag():
-                    await self.registry.put_tag(translate.parse_tag(message))
+                    await self.registry.ministry.put_tag(translate.parse_tag(message))
                 case registry_pb2.Order():
-                    await self.registry.put_order(translate.parse_order(message))
+                    await self.registry.police.put_order(translate.parse_order(message))
 
     async def review(self) -> Review:
         """The only review."""
@@ -55,12 +55,12 @@ class Agencies:
         )
 
     async def events(self) -> list[Event]:
-        return [event.event for event in await self.match_reviews.events_after(0, False, 1000)]
+        return [event.match.event for event in await self.match_reviews.events_after(0, 1000, only_matches=False)]
 
     async def snapshots(self) -> list[log_pb2.CaseSnapshot]:
         """Case snapshots that wait in the outbox."""
-        async with self.registry.transaction() as view:
-            rows = await view.unsent(1000)
+        async with self.registry.transactions.open() as view:
+            rows = await view.outbox.unsent(1000)
         return [log_pb2.LogEntry.FromString(row.payload).case for row in rows if row.subject.startswith("log.")]
 
 
@@ -68,9 +68,9 @@ class Agencies:
 async def opened(where: Path | str) -> AsyncIterator[Agencies]:
     clock = Settable()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, partitions=1)
+        registry = RegistryCore(database, Vault(bytes(32)), clock)
         await registry.prepare("log 1")
-        yield Agencies(registry, MatchReviews(registry, clock))
+        yield Agencies(registry, registry.reviews)
 
 
 @pytest.fixture
@@ -234,22 +234,22 @@ async def test_an_order_that_has_ended_gets_no_review(agencies: Agencies) -> Non
     await agencies.put(uncertain(version=2))
     assert (await agencies.review()).state is ReviewState.OPEN
     end = OrderEnd(EndReason.NON_PROSECUTION, 1_600_000_000_000)
-    await agencies.registry.end_order("o-1", end, 3)
+    await agencies.registry.police.end_order("o-1", end, 3)
     assert (await agencies.review()).state is ReviewState.CLOSED
 
 
 async def test_a_resume_token_expires_after_seven_days(agencies: Agencies) -> None:
     await agencies.put(wearer(), uncertain())
-    (opened_event,) = await agencies.match_reviews.resume(0, False, 10)
+    (opened_event,) = await agencies.match_reviews.resume(0, 10, only_matches=False)
     await agencies.decide(Decision.CONFIRM)
     token = opened_event.sequence
-    assert len(await agencies.match_reviews.resume(token, False, 10)) == 2
+    assert len(await agencies.match_reviews.resume(token, 10, only_matches=False)) == 2
     Settable.ahead_ms = TOKENS_KEPT_MS - 60_000
-    assert len(await agencies.match_reviews.resume(token, False, 10)) == 2
+    assert len(await agencies.match_reviews.resume(token, 10, only_matches=False)) == 2
     Settable.ahead_ms = TOKENS_KEPT_MS + 60_000
     with pytest.raises(FailedPrecondition, match="expired"):
-        await agencies.match_reviews.resume(token, False, 10)
-    everything = await agencies.match_reviews.resume(0, False, 10)
+        await agencies.match_reviews.resume(token, 10, only_matches=False)
+    everything = await agencies.match_reviews.resume(0, 10, only_matches=False)
     assert len(everything) == 3
     # The last token never expires, because no event follows it.
-    assert await agencies.match_reviews.resume(everything[-1].sequence, False, 10) == []
+    assert await agencies.match_reviews.resume(everything[-1].sequence, 10, only_matches=False) == []

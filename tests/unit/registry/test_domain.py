@@ -9,6 +9,7 @@ import pytest
 from services.common import ids
 from services.common.rpc.errors import Conflict
 from services.registry import domain
+from services.registry.cases import translate as snapshots
 from services.registry.domain import Action
 from services.registry.records import translate, versions
 from services.registry.records.versions import PutOutcome
@@ -73,7 +74,7 @@ def test_rings_of_the_order_replace_the_default_rings() -> None:
 
 
 def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
-    snapshot = translate.case_to_proto(domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
+    snapshot = snapshots.case_to_proto(domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
     assert snapshot == log_pb2.CaseSnapshot(
         case_id=ids.hash_id("case", "o-1", "w-1"),
         version=7,
@@ -100,7 +101,7 @@ def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
     case = domain.build_case(translate.parse_order(message), WEARER, (), devices=())
-    assert list(translate.case_to_proto(case, 1).places) == list(message.places)
+    assert list(snapshots.case_to_proto(case, 1).places) == list(message.places)
 
 
 @pytest.mark.parametrize(

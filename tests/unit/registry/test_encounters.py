@@ -10,10 +10,11 @@ import pytest
 from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.registry import domain
+from services.registry.cases import translate as snapshots
 from services.registry.domain import EncounterReason
-from services.registry.reconciliation import domain as reconcile
+from services.registry.reconciliation import canonical
 from services.registry.records import encounters as translate_encounters
-from services.registry.records import lifecycle, places, translate
+from services.registry.records import kinds, lifecycle, places, translate
 from services.registry.records.area import AREAS
 from services.registry.records.lifecycle import OrderStage
 from tandem.common.v1 import encounter_pb2
@@ -43,7 +44,7 @@ def test_an_encounter_is_parsed_completely_and_is_unchanged_in_the_case() -> Non
     assert (second.places, second.daily_until_s) == ((), 0)
 
     case = domain.build_case(order, translate.parse_wearer(records.wearer()), [], devices=[])
-    assert list(translate.case_to_proto(case, 1).encounters) == [sent, records.encounter("e-2")]
+    assert list(snapshots.case_to_proto(case, 1).encounters) == [sent, records.encounter("e-2")]
 
 
 def test_an_encounter_may_fill_the_whole_validity() -> None:
@@ -154,14 +155,14 @@ def test_the_digest_of_an_order_covers_its_encounters() -> None:
     sent.places.append(records.circle("court"))
     sent.daily_from_s, sent.daily_until_s = 1, 2
     message = order_with(records.encounter("e-0"), sent)
-    found = reconcile.listed(translate.parse_order(message)).digest
+    found = kinds.listed(translate.parse_order(message)).digest
     assert found == listing.listed(message).digest
-    assert found != reconcile.listed(translate.parse_order(order_with(records.encounter("e-0")))).digest
+    assert found != kinds.listed(translate.parse_order(order_with(records.encounter("e-0")))).digest
 
 
 def test_encounter_reasons_have_the_numbers_of_the_proto() -> None:
     for reason in EncounterReason:
-        assert reconcile.ENCOUNTER_NUMBERS[reason] == encounter_pb2.EncounterReason.Value(reason.name)
+        assert canonical.ENCOUNTER_NUMBERS[reason] == encounter_pb2.EncounterReason.Value(reason.name)
 
 
 def test_an_order_that_gets_an_encounter_is_amended() -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from services.common.rpc.errors import FailedPrecondition
+from services.registry.matching.similarity import MatchLevel
 from services.registry.reviews import domain
-from services.registry.reviews.domain import Decision, MatchEvidence, MatchLevel, Review, ReviewState
+from services.registry.reviews.domain import Decision, MatchEvidence, Review, ReviewState
 
 OPEN, CERTAIN, CONFIRMED, REJECTED, CLOSED = (
     ReviewState.OPEN,

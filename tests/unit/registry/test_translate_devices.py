@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.rpc.errors import InvalidField
+from services.registry.cases import translate as routes
 from services.registry.device_tokens.domain import DeviceToken
 from services.registry.records import translate
 from tandem.common.v1 import log_pb2
@@ -42,9 +43,7 @@ def test_an_invalid_vendor_id_is_rejected(value: str) -> None:
 
 def test_a_route_names_the_owner_of_a_device_and_its_vendor() -> None:
     tag = translate.parse_tag(records.tag(vendor_id="acme"))
-    assert translate.route_to_proto(
-        tag, (0, 2), False, tokens=[DeviceToken(b"a", 7), DeviceToken(b"b", None)]
-    ) == Route(
+    assert routes.route_to_proto(tag, (0, 2), False, tokens=[DeviceToken(b"a", 7), DeviceToken(b"b", None)]) == Route(
         subject_id="w-1",
         partitions=[0, 2],
         vendor_id="acme",
@@ -52,6 +51,6 @@ def test_a_route_names_the_owner_of_a_device_and_its_vendor() -> None:
         kind=log_pb2.TAG,
     )
     device = translate.parse_device(records.device(vendor_id="police"))
-    assert translate.route_to_proto(device, (1,), True, tokens=[]) == Route(
+    assert routes.route_to_proto(device, (1,), True, tokens=[]) == Route(
         subject_id="p-1", partitions=[1], vendor_id="police", revoked=True, kind=log_pb2.PROTECTIVE_DEVICE
     )

@@ -22,8 +22,8 @@ from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 from services.common.storage import db
-from services.registry.records.store import MIGRATIONS
 from services.registry.settings import RegistrySettings
+from services.registry.tables import MIGRATIONS
 
 WITHIN_S = 60.0
 RETRY_DELAY_S = 1.0

@@ -21,12 +21,13 @@ from services.registry.disclosure.service import SIGN_INTERVAL_ROWS, Disclosures
 from services.registry.keys.vault import Vault
 from services.registry.ledger import chain
 from services.registry.ledger.chain import BrokenChain, Disclosure, LedgerHead
-from services.registry.ledger.store import Ledger, Proof, SignedHead, Signer, verify
+from services.registry.ledger.signing import SignedHead, Signer
+from services.registry.ledger.store import LedgerRepository, Proof, verify
 from services.registry.ledger.tables import ledger, ledger_heads
 from services.registry.records import translate
-from services.registry.records.service import Registry
-from services.registry.records.store import MIGRATIONS
+from services.registry.tables import MIGRATIONS
 from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
 
 DESK = caller_of("spiffe://npa/desk/seoul")
 GROUNDS = Grounds("STALKING_9_1_3_2", Purpose.ENFORCEMENT, "incident-7")
@@ -42,11 +43,11 @@ async def database(where: Path | str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def disclosures(database: Database) -> Disclosures:
-    registry = Registry(database, Vault(bytes(32)), MeshClock(), partitions=1)
+    registry = RegistryCore(database, Vault(bytes(32)), MeshClock())
     await registry.prepare("log 1")
-    await registry.put_protected_person(translate.parse_protected_person(records.person()))
-    await registry.put_wearer(translate.parse_wearer(records.wearer()))
-    return Disclosures(registry, MeshClock(), SIGNER)
+    await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
+    await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+    return Disclosures(registry.transactions, MeshClock(), SIGNER)
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ async def filled(database: Database, disclosures: Disclosures) -> Database:
 
 async def proof(database: Database, elsewhere: list[SignedHead] | None = None, key: bytes | None = None) -> Proof:
     async with database.transaction() as connection:
-        return await verify(Ledger(connection), key or SIGNER.public_key, elsewhere or [])
+        return await verify(LedgerRepository(connection), key or SIGNER.public_key, elsewhere or [])
 
 
 async def broken_at(database: Database, elsewhere: list[SignedHead] | None = None) -> int:
@@ -119,7 +120,7 @@ async def test_heads_are_signed_at_intervals_in_the_background(database: Databas
 
 async def heads(database: Database) -> int:
     async with database.transaction() as connection:
-        return len(await Ledger(connection).heads())
+        return len(await LedgerRepository(connection).heads())
 
 
 @pytest.mark.parametrize("column", [column.name for column in ledger.c if column.name != "sequence"])
@@ -157,7 +158,7 @@ async def test_a_deleted_row_is_detected(filled: Database, sequence: int) -> Non
 async def rewrite(database: Database, without: int) -> None:
     """Rewrite the whole chain without one row, with correct hashes."""
     async with database.transaction() as connection:
-        rows = [row async for row in Ledger(connection).stored_rows()]
+        rows = [row async for row in LedgerRepository(connection).stored_rows()]
         await connection.execute(sa.delete(ledger))
         last: LedgerHead | None = None
         for row in rows:
@@ -180,27 +181,27 @@ async def test_a_rewritten_chain_is_detected_by_its_signed_heads(filled: Databas
     assert await broken_at(filled) == 3
     async with filled.transaction() as connection:
         # Without the key, the rewritten chain verifies.
-        assert (await verify(Ledger(connection), None, [])).rows == ROWS - 1
+        assert (await verify(LedgerRepository(connection), None, [])).rows == ROWS - 1
 
 
 @pytest.mark.parametrize("signature", ["none", "by another key"])
 async def test_a_rewritten_chain_with_forged_or_deleted_heads_is_detected(filled: Database, signature: str) -> None:
     async with filled.transaction() as connection:
-        kept = await Ledger(connection).heads()
+        kept = await LedgerRepository(connection).heads()
     await rewrite(filled, without=2)
     async with filled.transaction() as connection:
         await connection.execute(sa.delete(ledger_heads))
         if signature != "none":
-            last = await Ledger(connection).last()
+            last = await LedgerRepository(connection).last()
             assert last
-            await Ledger(connection).sign(last, Signer(hashlib.sha256(b"another").digest()))
+            await LedgerRepository(connection).sign(last, Signer(hashlib.sha256(b"another").digest()))
     assert await broken_at(filled) == (1 if signature == "none" else ROWS - 1)
     assert await broken_at(filled, kept) in (3, ROWS - 1)
 
 
 async def test_deleted_rows_and_heads_are_detected_by_the_heads_that_an_agency_kept(filled: Database) -> None:
     async with filled.transaction() as connection:
-        kept = await Ledger(connection).heads()
+        kept = await LedgerRepository(connection).heads()
         await connection.execute(sa.delete(ledger).where(ledger.c.sequence > 3))
         await connection.execute(sa.delete(ledger_heads).where(ledger_heads.c.sequence > 3))
     assert (await proof(filled)).rows == 3
