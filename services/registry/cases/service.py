@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
@@ -118,13 +118,14 @@ class CaseService:
         messages: list[OutboxMessage] = []
         entries: dict[str, bytes] = {}
         for message in effects.messages:
-            if isinstance(message, CaseMessage):
-                case, entry = message.case, self._entry(message, effects.found.contacts)
-                entries[case.case_id] = entry
-                msg_id = f"{case.case_id}:{message.version}"
-                messages.append(OutboxMessage(self.subject(case.wearer_id), msg_id, entry))
-            else:
-                messages.append(message)
+            match message:
+                case OutboxMessage():
+                    messages.append(message)
+                case CaseMessage(case, version):
+                    entry = entries[case.case_id] = self._entry(message, effects.found.contacts)
+                    messages.append(OutboxMessage(self.subject(case.wearer_id), f"{case.case_id}:{version}", entry))
+                case _:
+                    assert_never(message)
         return messages, entries
 
     def _entry(self, message: CaseMessage, contacts: Mapping[str, Contact]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from services.registry.device_tokens.domain import DeviceToken
 from services.registry.domain import Contact, Device, JointCase, Tag
@@ -50,11 +51,18 @@ def route_to_proto(
     device: Tag | Device, partitions: Sequence[int], revoked: bool, *, tokens: Sequence[DeviceToken]
 ) -> log_pb2.DeviceRoute:
     """Route of a tag or protective device."""
+    match device:
+        case Tag():
+            subject_id, kind = device.wearer_id, log_pb2.DeviceKind.TAG
+        case Device():
+            subject_id, kind = device.person_id, log_pb2.DeviceKind.PROTECTIVE_DEVICE
+        case _:
+            assert_never(device)
     return log_pb2.DeviceRoute(
-        subject_id=device.wearer_id if isinstance(device, Tag) else device.person_id,
+        subject_id=subject_id,
         partitions=partitions,
         vendor_id=device.vendor_id,
         tokens=[log_pb2.DeviceToken(sha256=token.sha256, valid_until_ms=token.valid_until_ms or 0) for token in tokens],
         revoked=revoked,
-        kind=log_pb2.DeviceKind.TAG if isinstance(device, Tag) else log_pb2.DeviceKind.PROTECTIVE_DEVICE,
+        kind=kind,
     )

@@ -6,7 +6,7 @@ protos/tandem/registry/v1/reconciliation.proto defines the text, so that an agen
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from services.registry.domain import (
     Action,
@@ -21,6 +21,7 @@ from services.registry.domain import (
     OrderType,
     Place,
     Point,
+    Polygon,
     ProtectedPerson,
     Relation,
     Respondent,
@@ -126,15 +127,17 @@ def _encounter_lines(path: str, encounter: AllowedEncounter) -> Iterator[Line]:
 
 def _place_lines(path: str, place: Place) -> Iterator[Line]:
     yield f"{path}.place_id", place.place_id
-    shape = place.shape
-    if isinstance(shape, Circle):
-        yield f"{path}.circle.lat_deg", _whole(shape.lat_deg, 1e7)
-        yield f"{path}.circle.lon_deg", _whole(shape.lon_deg, 1e7)
-        yield f"{path}.circle.radius_m", _whole(shape.radius_m, 1e3)
-        return
-    yield from _corner_lines(f"{path}.polygon", shape.vertices)
-    for n, hole in enumerate(shape.holes):
-        yield from _corner_lines(f"{path}.polygon.holes[{n}]", hole)
+    match place.shape:
+        case Circle() as shape:
+            yield f"{path}.circle.lat_deg", _whole(shape.lat_deg, 1e7)
+            yield f"{path}.circle.lon_deg", _whole(shape.lon_deg, 1e7)
+            yield f"{path}.circle.radius_m", _whole(shape.radius_m, 1e3)
+        case Polygon() as shape:
+            yield from _corner_lines(f"{path}.polygon", shape.vertices)
+            for n, hole in enumerate(shape.holes):
+                yield from _corner_lines(f"{path}.polygon.holes[{n}]", hole)
+        case _:
+            assert_never(place.shape)
 
 
 def _corner_lines(path: str, vertices: Sequence[Point]) -> Iterator[Line]:

@@ -43,9 +43,8 @@ class ReconciliationRepository(Repository):
 
     async def put_digest(self, listed: Listed) -> None:
         """Store the digest of a record for the comparison with its agency's list."""
-        key = {"kind": listed.kind.value, "record_id": listed.record_id}
-        values = {"source_version": listed.source_version, "masked": self._masked(listed)}
-        await db.upsert(self._connection, tables.record_digests, key, values=values)
+        row = {"kind": listed.kind.value, "record_id": listed.record_id, "source_version": listed.source_version}
+        await self._upsert(tables.record_digests, [{**row, "masked": self._masked(listed)}])
 
     async def listed(self, kinds: Iterable[ListedKind]) -> list[Listed]:
         """All records of some kinds, as their agency would list them. Reads page by page, so that other tasks get a turn."""

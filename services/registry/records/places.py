@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import assert_never
 
 from services.common import fields, polygons
 from services.common.rpc.errors import InvalidField
@@ -34,19 +35,23 @@ def check_area(order: Order, area: ServiceArea) -> None:
 
 def _check_area(field: str, places: Sequence[Place], area: ServiceArea) -> None:
     for n, place in enumerate(places):
-        shape = place.shape
-        if isinstance(shape, Circle):
-            if not area.holds(shape.lat_deg, shape.lon_deg):
+        for path, point in _marks(place.shape):
+            if not area.holds(point.lat_deg, point.lon_deg):
                 raise InvalidField(
-                    f"{field}[{n}].circle", f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)"
+                    f"{field}[{n}].{path}", f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)"
                 )
-            continue
-        for v, vertex in enumerate(shape.vertices):
-            if not area.holds(vertex.lat_deg, vertex.lon_deg):
-                raise InvalidField(
-                    f"{field}[{n}].polygon.vertices[{v}]",
-                    f"lies outside {area.name}, the service area (TANDEM_SERVICE_AREA)",
-                )
+
+
+def _marks(shape: Circle | Polygon) -> Iterator[tuple[str, Circle | Point]]:
+    """The points of a shape that must lie in the service area, each with its path in the shape's message."""
+    match shape:
+        case Circle():
+            yield "circle", shape
+        case Polygon():
+            for v, vertex in enumerate(shape.vertices):
+                yield f"polygon.vertices[{v}]", vertex
+        case _:
+            assert_never(shape)
 
 
 def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
@@ -118,15 +123,18 @@ def all_different(field: str, values: Sequence[object]) -> None:
 
 def place_to_proto(place: Place) -> geometry_pb2.Place:
     """A protected place as a message."""
-    shape = place.shape
-    if isinstance(shape, Circle):
-        circle = geometry_pb2.Circle(lat_deg=shape.lat_deg, lon_deg=shape.lon_deg, radius_m=shape.radius_m)
-        return geometry_pb2.Place(place_id=place.place_id, circle=circle)
-    polygon = geometry_pb2.Polygon(
-        vertices=_points_to_proto(shape.vertices),
-        holes=[geometry_pb2.Hole(vertices=_points_to_proto(hole)) for hole in shape.holes],
-    )
-    return geometry_pb2.Place(place_id=place.place_id, polygon=polygon)
+    match place.shape:
+        case Circle() as shape:
+            circle = geometry_pb2.Circle(lat_deg=shape.lat_deg, lon_deg=shape.lon_deg, radius_m=shape.radius_m)
+            return geometry_pb2.Place(place_id=place.place_id, circle=circle)
+        case Polygon() as shape:
+            polygon = geometry_pb2.Polygon(
+                vertices=_points_to_proto(shape.vertices),
+                holes=[geometry_pb2.Hole(vertices=_points_to_proto(hole)) for hole in shape.holes],
+            )
+            return geometry_pb2.Place(place_id=place.place_id, polygon=polygon)
+        case _:
+            assert_never(place.shape)
 
 
 def _points_to_proto(points: Sequence[Point]) -> list[geometry_pb2.Point]:

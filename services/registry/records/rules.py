@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from services.common.rpc.errors import InvalidField, NotFound
+from services.registry.cases.effects import owner_of
 from services.registry.domain import Device, Order, Tag, Wearer
 from services.registry.records.kinds import R
 from services.registry.records.store import StoredRecord
@@ -31,8 +32,4 @@ def require_same_exercise(field: str, record: _E, before: _E | None) -> None:
 def owners(device: Tag | Device, stored: StoredRecord[Tag] | StoredRecord[Device] | None) -> list[str]:
     """Previous and current owner of a device, in this order, so that a log never has two cases naming it at once."""
     before = stored.open() if stored else None
-    return list(dict.fromkeys(_owner(put) for put in (before, device) if put))
-
-
-def _owner(device: Tag | Device) -> str:
-    return device.wearer_id if isinstance(device, Tag) else device.person_id
+    return list(dict.fromkeys(owner_of(version).record_id for version in (before, device) if version))
