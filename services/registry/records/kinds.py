@@ -1,6 +1,7 @@
 """The kinds of records that the agencies put: one literal table of how each is stored, listed, matched and destroyed.
 
-Everything that treats each kind of record reads this table. A new kind is a class in domain.py, its table, and a row here.
+Everything that treats each kind of record reads this table. A new kind is a class in domain.py, its table, its canonical lines,
+and a row here.
 """
 
 from __future__ import annotations
