@@ -31,15 +31,15 @@ from services.registry.disclosure.service import Disclosures
 from services.registry.exercises.api import SERVICE_NAME as EXERCISE_SERVICE_NAME
 from services.registry.exercises.api import ExerciseServicer
 from services.registry.exercises.service import Exercises
-from services.registry.keys.retention import KeyRetention
 from services.registry.keys.vault import Vault
 from services.registry.ledger.signing import open_signer
 from services.registry.metrics import RegistryMetrics
-from services.registry.outbox.relay import Relay
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.records.area import AREAS
 from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
+from services.registry.relay.service import Relay
+from services.registry.retention.service import KeyRetention
 from services.registry.reviews.service import ReviewService
 from services.registry.settings import RegistrySettings
 from services.registry.tables import MIGRATIONS

@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.registry.cases.store import CaseRepository
 from services.registry.device_tokens.store import DeviceTokenRepository
-from services.registry.keys.destruction import DestructionRepository
 from services.registry.keys.store import KeyRepository
 from services.registry.keys.vault import Vault
 from services.registry.ledger.store import LedgerRepository
@@ -16,6 +15,7 @@ from services.registry.outbox.store import OutboxRepository
 from services.registry.reconciliation.store import ReconciliationRepository
 from services.registry.records.store import RecordRepository
 from services.registry.repository import MetaRepository
+from services.registry.retention.store import DestructionRepository
 from services.registry.reviews.match_keys import MatchKeyRepository
 from services.registry.reviews.store import ReviewRepository
 from services.registry.routes.store import RouteRepository

@@ -14,10 +14,10 @@ from services.common.rpc.errors import Conflict
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.keys.retention import KeyRetention
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
 from services.registry.records.versions import PutOutcome
+from services.registry.retention.service import KeyRetention
 from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records

@@ -22,11 +22,12 @@ from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
 from services.registry.cases.service import DAY_MS
 from services.registry.keys.vault import Vault
-from services.registry.outbox import relay, store
+from services.registry.outbox import store
 from services.registry.outbox.store import OutboxRepository, OutboxRow
 from services.registry.outbox.tables import outbox
 from services.registry.records import translate
 from services.registry.records.kinds import ORDERS
+from services.registry.relay import service
 from services.registry.tables import MIGRATIONS, metadata
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
@@ -217,7 +218,7 @@ async def test_a_snapshot_larger_than_a_message_is_rejected_before_it_blocks_the
 async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
     where: Path | str, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(service, "RETRY_DELAY_S", 0.01)
     refusals = [Unavailable("the disk is full", retry_after_s=0.0)] * 3
 
     async def unsent(self: OutboxRepository, limit: int) -> list[OutboxRow]:

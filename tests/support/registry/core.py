@@ -13,13 +13,13 @@ from services.registry.cases.renewal import Renewal
 from services.registry.cases.service import CaseService
 from services.registry.device_tokens.service import DeviceTokens
 from services.registry.exercises.service import Exercises
-from services.registry.keys.retention import KeyRetention
 from services.registry.keys.vault import Vault
 from services.registry.metrics import RegistryMetrics
-from services.registry.outbox.relay import Relay
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
+from services.registry.relay.service import Relay
+from services.registry.retention.service import KeyRetention
 from services.registry.reviews.service import ReviewService
 from services.registry.transactions import Transactions
 

@@ -15,7 +15,6 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd
-from services.registry.keys.retention import KeyRetention
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
 from services.registry.ledger.tables import ledger
@@ -23,6 +22,7 @@ from services.registry.reconciliation.tables import record_digests
 from services.registry.records import tables, translate
 from services.registry.records.kinds import ORDERS, PERSONS, WEARERS
 from services.registry.records.versions import PutOutcome
+from services.registry.retention.service import KeyRetention
 from services.registry.reviews.tables import match_keys
 from services.registry.tables import MIGRATIONS
 from tests.support.registry import records

@@ -15,11 +15,11 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.common.storage import db
 from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import EndReason, Order, OrderEnd, WearerEnd, WearerEndReason
-from services.registry.keys.retention import KeyRetention
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
 from services.registry.records.versions import PutOutcome
+from services.registry.retention.service import KeyRetention
 from services.registry.reviews.domain import Decision, ReviewState
 from services.registry.reviews.tables import match_events
 from services.registry.tables import MIGRATIONS, metadata

@@ -13,7 +13,7 @@ from services.common.messaging.published import CHECK_INTERVAL_S
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
 from services.registry.cases.renewal import Renewal
-from services.registry.outbox.publications import Publications
+from services.registry.relay.publications import Publications
 from services.registry.traces.store import StoredVersion
 from services.registry.transactions import Transactions
 
