@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, assert_never
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
@@ -60,7 +60,7 @@ class CaseService:
         put: Record,
         known: Sequence[StoredRecord[Any]] = (),
         also_persons: Iterable[str] = (),
-        also_wearer: str = "",
+        also_wearers: Collection[str] = (),
     ) -> Effects:
         """Effects of comparing pairs. The arguments are those of `surroundings.around`."""
         terms = self.terms()
@@ -72,7 +72,7 @@ class CaseService:
             put=put,
             known=known,
             also_persons=also_persons,
-            also_wearer=also_wearer,
+            also_wearers=also_wearers,
             with_contacts=self.seals_contacts,
         )
         effects = Effects(terms, found, touched)

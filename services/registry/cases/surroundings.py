@@ -60,19 +60,19 @@ async def around(
     put: Record | None = None,
     known: Sequence[StoredRecord[Any]] = (),
     also_persons: Iterable[str] = (),
-    also_wearer: str = "",
+    also_wearers: Collection[str] = (),
     with_contacts: bool = False,
 ) -> Surroundings:
     """Read the surroundings of pairs whose joint cases may change.
 
     `put` is the record that the command puts: it takes the place of its stored version. `known` are records that were read
-    before. The routes of the devices of `also_persons`, and of the tags of `also_wearer`, may change, too.
+    before. The routes of the devices of `also_persons`, and of the tags of `also_wearers`, may change, too.
     """
     person_ids = {*also_persons, *(id_ for pair in pairs for id_ in pair.order.protected_person_ids)}
     devices = await _devices(work, person_ids, put)
-    tags = await _tags(work, {also_wearer, *(pair.wearer.wearer_id for pair in pairs)} - {""}, put)
+    tags = await _tags(work, {*also_wearers, *(pair.wearer.wearer_id for pair in pairs)}, put)
     persons = await _persons(work, person_ids if devices or with_contacts else set(), known=known, put=put)
-    routed_tags = [tag for tag in tags if tag is put or tag.wearer_id == also_wearer]
+    routed_tags = [tag for tag in tags if tag is put or tag.wearer_id in also_wearers]
     routed = [*(device.device_id for device in devices), *(tag.device_id for tag in routed_tags)]
     case_ids = [pair.case.case_id for pair in pairs if pair.case]
     return Surroundings(
@@ -100,13 +100,13 @@ async def around_devices(work: UnitOfWork, devices: Sequence[Tag | Device]) -> S
 
 async def _devices(work: UnitOfWork, person_ids: Collection[str], put: Record | None) -> list[Device]:
     new = put if isinstance(put, Device) else None
-    stored = await work.records.devices_of(person_ids, without=new.device_id if new else "")
+    stored = await work.records.devices_of(person_ids, without=new.device_id if new else None)
     return [*stored, new] if new else stored
 
 
 async def _tags(work: UnitOfWork, wearer_ids: Collection[str], put: Record | None) -> list[Tag]:
     new = put if isinstance(put, Tag) else None
-    stored = await work.records.tags_on(wearer_ids, without=new.device_id if new else "")
+    stored = await work.records.tags_on(wearer_ids, without=new.device_id if new else None)
     return [*stored, new] if new else stored
 
 

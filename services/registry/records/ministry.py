@@ -39,7 +39,7 @@ class MinistryService:
 
     async def _store_wearer(self, work: UnitOfWork, wearer: Wearer, *, new: bool) -> None:
         pairs = await surroundings.pairs_of_wearer(work, wearer, new=new)
-        effects = await self._cases.match(work, pairs, put=wearer, also_wearer="" if new else wearer.wearer_id)
+        effects = await self._cases.match(work, pairs, put=wearer, also_wearers=() if new else [wearer.wearer_id])
         if not new:
             for tag in effects.found.tags.get(wearer.wearer_id, ()):
                 effects.send_route(tag)

@@ -107,18 +107,18 @@ class RecordRepository(Repository):
         orders = [order for row in stored if (order := row.open()) is not None]
         return sorted(orders, key=ORDERS.id_of)
 
-    async def tags_on(self, wearer_ids: Collection[str], *, without: str = "") -> list[Tag]:
+    async def tags_on(self, wearer_ids: Collection[str], *, without: str | None = None) -> list[Tag]:
         """Tags on these wearers, except for the tag with the id `without`."""
         return await self._owned(TAGS, TAGS.table.c.wearer_id.in_(wearer_ids), without) if wearer_ids else []
 
-    async def devices_of(self, person_ids: Collection[str], *, without: str = "") -> list[Device]:
+    async def devices_of(self, person_ids: Collection[str], *, without: str | None = None) -> list[Device]:
         """Protective devices of these persons, by id, except for the device with the id `without`."""
         if not person_ids:
             return []
         return sorted(await self._owned(DEVICES, DEVICES.table.c.person_id.in_(person_ids), without), key=DEVICES.id_of)
 
-    async def _owned(self, kind: RecordType[R], condition: sa.ColumnElement[bool], without: str) -> list[R]:
-        condition = sa.and_(condition, kind.key != without) if without else condition
+    async def _owned(self, kind: RecordType[R], condition: sa.ColumnElement[bool], without: str | None) -> list[R]:
+        condition = condition if without is None else sa.and_(condition, kind.key != without)
         return [kind.of_row(row) for row in await self._rows(_select(kind).where(condition))]
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
