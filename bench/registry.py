@@ -31,11 +31,13 @@ from bench.mesh.population import People
 from services.common.messaging import flow, pull
 from services.common.rpc import server
 from services.common.storage import db
-from services.registry import reconcile, tables, translate_review, versioned_writes
 from services.registry.domain import Order, ProtectedPerson, Respondent, Tag, Wearer
-from services.registry.reconcile import KINDS_OF, Agency, Listed
-from services.registry.store import MIGRATIONS, Records
-from services.registry.vault import Vault
+from services.registry.keys.vault import Vault
+from services.registry.reconciliation import translate
+from services.registry.reconciliation.domain import Agency, Listed
+from services.registry.records import indexing, kinds
+from services.registry.tables import MIGRATIONS, metadata
+from services.registry.unit_of_work import UnitOfWork
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support.common.postgres import running_postgres
@@ -82,15 +84,12 @@ class Collector:
         """Collects the rows of an insert; queries and deletions return nothing, because the database is empty."""
         if isinstance(statement, sa.Insert):
             table = cast(sa.Table, statement.table)
-            values: Any = statement._values or {}
-            self.rows[table] += rows or [
-                {getattr(column, "name", column): bound.value for column, bound in values.items()}
-            ]
+            self.rows[table] += rows or []
         return SimpleNamespace(all=list, rowcount=0)
 
     async def flush(self, connection: AsyncConnection) -> None:
         """Inserts all collected rows, referenced tables first."""
-        for table in sorted(self.rows, key=tables.metadata.sorted_tables.index):
+        for table in sorted(self.rows, key=metadata.sorted_tables.index):
             await connection.execute(sa.insert(table), self.rows[table])
         self.rows.clear()
 
@@ -102,15 +101,13 @@ async def load(url: str, people: People, first: int, *, orders: int) -> list[Lis
     """
     listed = []
     collector = Collector()
-    view = Records(cast(AsyncConnection, collector), Vault(KEY))
+    work = UnitOfWork(cast(AsyncConnection, collector), Vault(KEY))
     async with db.open_database(url, MIGRATIONS) as database:
         for n in range(first, orders):
             for record in made_up(people, n):
-                table, record_id = _place_of(record)
-                await versioned_writes.store_record(view, table, record_id, record=record)
-                listed_record = reconcile.listed(record)
-                if listed_record.kind in KINDS_OF[Agency.NPA]:
-                    listed.append(listed_record)
+                await indexing.store(work, record)
+                if kinds.type_of(record).agency is Agency.NPA:
+                    listed.append(kinds.listed(record))
             if n % BATCH == BATCH - 1 or n == orders - 1:
                 async with database.transaction() as connection:
                     await collector.flush(connection)
@@ -137,18 +134,6 @@ def made_up(people: People, n: int) -> Iterable[Wearer | Tag | ProtectedPerson |
     )
 
 
-def _place_of(record: Wearer | Tag | ProtectedPerson | Order) -> tuple[sa.Table, str]:
-    match record:
-        case Wearer():
-            return tables.wearers, record.wearer_id
-        case Tag():
-            return tables.tags, record.device_id
-        case ProtectedPerson():
-            return tables.protected_persons, record.person_id
-        case Order():
-            return tables.orders, record.order_id
-
-
 # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -163,7 +148,7 @@ async def snapshots(client: Client) -> AsyncIterator[log_pb2.CaseSnapshot]:
 async def reconcile_repeatedly(client: Client, listed: Sequence[Listed]) -> None:
     """Sends the police's full list for comparison repeatedly, until cancelled."""
     parts = [
-        reconciliation_pb2.ReconcileRequest(records=map(translate_review.listed_to_proto, listed[n : n + LISTED_BATCH]))
+        reconciliation_pb2.ReconcileRequest(records=map(translate.listed_to_proto, listed[n : n + LISTED_BATCH]))
         for n in range(0, len(listed), LISTED_BATCH)
     ]
     while True:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from services.cli.failure import MISUSED, CommandFailed
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.registry import translate
+from services.registry.records import translate
 from tandem.registry.v1 import registry_pb2
 
 Row = Mapping[str, str]

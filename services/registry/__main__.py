@@ -18,31 +18,38 @@ from services.common.observability.readiness import Readiness
 from services.common.privacy import sealing
 from services.common.rpc import server as rpc
 from services.common.storage import db
+from services.registry import startup
 from services.registry.api import SERVICE_NAME, RegistryServicer
-from services.registry.area import AREAS
-from services.registry.consumer import consume_disclosures
-from services.registry.device_token_api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
-from services.registry.device_token_api import DeviceTokenServicer
-from services.registry.device_tokens import DeviceTokens
-from services.registry.disclosure_api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
-from services.registry.disclosure_api import DisclosureServicer
-from services.registry.disclosures import Disclosures
-from services.registry.exercise_api import SERVICE_NAME as EXERCISE_SERVICE_NAME
-from services.registry.exercise_api import ExerciseServicer
-from services.registry.exercises import Exercises
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.ledger import open_signer
-from services.registry.match_reviews import MatchReviews
-from services.registry.relay import Relay
+from services.registry.cases.renewal import Renewal
+from services.registry.cases.service import CaseService
+from services.registry.device_tokens.api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
+from services.registry.device_tokens.api import DeviceTokenServicer
+from services.registry.device_tokens.service import DeviceTokens
+from services.registry.disclosure.api import SERVICE_NAME as DISCLOSURE_SERVICE_NAME
+from services.registry.disclosure.api import DisclosureServicer
+from services.registry.disclosure.consumer import consume_disclosures
+from services.registry.disclosure.service import Disclosures
+from services.registry.exercises.api import SERVICE_NAME as EXERCISE_SERVICE_NAME
+from services.registry.exercises.api import ExerciseServicer
+from services.registry.exercises.service import Exercises
+from services.registry.keys.vault import Vault
+from services.registry.ledger.signing import open_signer
+from services.registry.metrics import RegistryMetrics
+from services.registry.reconciliation.service import ReconciliationService
+from services.registry.records.area import AREAS
+from services.registry.records.ministry import MinistryService
+from services.registry.records.police import PoliceService
+from services.registry.relay.service import Relay
+from services.registry.retention.service import KeyRetention
+from services.registry.reviews.service import ReviewService
 from services.registry.settings import RegistrySettings
-from services.registry.store import MIGRATIONS
+from services.registry.tables import MIGRATIONS
 from services.registry.traces.api import SERVICE_NAME as TRACE_SERVICE_NAME
 from services.registry.traces.api import TraceServicer
 from services.registry.traces.consumer import TraceReader
 from services.registry.traces.export import Exporter
-from services.registry.traces.traces import Traces
-from services.registry.vault import Vault
+from services.registry.traces.service import Traces
+from services.registry.transactions import Transactions
 from tandem.registry.v1 import (
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
@@ -54,36 +61,44 @@ from tandem.registry.v1 import (
 
 async def main(settings: RegistrySettings) -> None:
     """Run the service until a stop signal."""
-    metrics = ProcessMetrics(process_registry())
+    collector = process_registry()
+    process_metrics, metrics = ProcessMetrics(collector), RegistryMetrics(collector)
     vault = Vault(*settings.keys())
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
-        buses.connect(settings.nats_url, "registry", settings.nats_tls, metrics=metrics) as bus,
+        buses.connect(settings.nats_url, "registry", settings.nats_tls, metrics=process_metrics) as bus,
         db.awaited_database(settings.database, MIGRATIONS) as database,
     ):
         log_meta = await streams.pass_gate(bus, settings)
-        registry = Registry(
-            database=database,
-            vault=vault,
-            clock=log_meta.clock,
-            partitions=log_meta.partitions,
-            warning_key=warning_key,
-        )
+        transactions = Transactions(database, vault)
+        cases = CaseService(clock=log_meta.clock, vault=vault, partitions=log_meta.partitions, warning_key=warning_key)
         log = await bus.js.stream_info(flow.log_stream(0))
-        await db.retry_until_available(partial(registry.prepare, log_identity=str(log.created)))
-        watch_disk(settings.data_dir, metrics)
-        traces = Traces(registry, log_meta)
-        exporter = Exporter(traces)
+        await db.retry_until_available(
+            partial(startup.prepare, transactions, cases, vault, log_identity=str(log.created))
+        )
+        watch_disk(settings.data_dir, process_metrics)
+        traces = Traces(transactions, log_meta)
+        exporter = Exporter(traces, metrics)
         await db.retry_until_available(exporter.prepare)
-        disclosures = Disclosures(registry=registry, clock=log_meta.clock, signer=signer, on_row=exporter.notify)
-        key_retention = KeyRetention(registry, log_meta.clock)
-        match_reviews = MatchReviews(registry, log_meta.clock)
-        tokens = DeviceTokens(registry, log_meta.clock)
-        exercises = Exercises(registry, log_meta.clock)
+        ministry = MinistryService(transactions, cases)
+        police = PoliceService(transactions, cases, log_meta.clock)
+        reviews = ReviewService(transactions, cases, log_meta.clock)
+        reconciliation = ReconciliationService(transactions, log_meta.clock, metrics.unproven_s)
+        disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
+        retention = KeyRetention(transactions, cases, vault, clock=log_meta.clock)
+        tokens = DeviceTokens(transactions, cases, log_meta.clock)
+        exercises = Exercises(transactions, ministry, police, clock=log_meta.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
-            records = RegistryServicer(registry, match_reviews, AREAS[settings.service_area])
+            records = RegistryServicer(
+                ministry,
+                police,
+                reviews,
+                reconciliation=reconciliation,
+                signal=transactions.signal,
+                area=AREAS[settings.service_area],
+            )
             registry_pb2_grpc.add_RegistryServiceServicer_to_server(records, server)
             servicer = DisclosureServicer(disclosures, log_meta.clock)
             disclosure_pb2_grpc.add_DisclosureServiceServicer_to_server(servicer, server)
@@ -99,7 +114,14 @@ async def main(settings: RegistrySettings) -> None:
             TRACE_SERVICE_NAME,
         )
         readiness = Readiness()
-        relay = Relay(registry=registry, bus=bus, clock=log_meta.clock, partitions=log_meta.partitions)
+        relay = Relay(
+            transactions,
+            Renewal(transactions, cases, log_meta.clock),
+            bus,
+            clock=log_meta.clock,
+            age_s=metrics.outbox_age_s,
+            partitions=log_meta.partitions,
+        )
         readiness.need(relay.unable)
         disclosed = readiness.optional_reader(flow.DISCLOSURES.name)
         with closing(exporter):
@@ -109,7 +131,7 @@ async def main(settings: RegistrySettings) -> None:
                     settings.host,
                     settings.metrics_port,
                     lambda: server.unready,
-                    metrics=metrics,
+                    metrics=process_metrics,
                     degraded=lambda: server.degraded,
                 ),
             ):
@@ -117,11 +139,17 @@ async def main(settings: RegistrySettings) -> None:
                     rpc.keep_health(server, readiness, bus),
                     relay.run(),
                     disclosures.keep_signed(),
-                    key_retention.run(),
-                    match_reviews.run(),
+                    retention.run(),
+                    reviews.run(),
+                    reconciliation.run(),
                     consume_disclosures(bus, disclosures, log_meta.log_id, health=disclosed),
                     TraceReader(
-                        registry=registry, bus=bus, log_meta=log_meta, on_stored=exporter.notify, readiness=readiness
+                        transactions=transactions,
+                        bus=bus,
+                        log_meta=log_meta,
+                        on_stored=exporter.notify,
+                        metrics=metrics,
+                        readiness=readiness,
                     ).run(),
                     exporter.run(),
                 )

@@ -13,12 +13,17 @@ from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
-from services.registry import lifecycle, translate, translate_places, translate_review
-from services.registry.area import ServiceArea
 from services.registry.domain import Order
-from services.registry.handlers import Registry
-from services.registry.match_reviews import MatchReviews
-from services.registry.reconcile import Agency, Listed, ListedKind
+from services.registry.reconciliation import translate as lists
+from services.registry.reconciliation.domain import Agency, Listed, ListedKind
+from services.registry.reconciliation.service import ReconciliationService
+from services.registry.records import lifecycle, places, translate
+from services.registry.records.area import ServiceArea
+from services.registry.records.ministry import MinistryService
+from services.registry.records.police import PoliceService
+from services.registry.reviews import translate as review_messages
+from services.registry.reviews.service import ReviewService
+from services.registry.transactions import CommitSignal
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, registry_pb2_grpc, review_pb2
 
 SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
@@ -36,84 +41,94 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     """Parses requests of the RegistryService, runs the commands and builds the responses."""
 
-    def __init__(self, registry: Registry, match_reviews: MatchReviews, area: ServiceArea) -> None:
-        self._registry = registry
-        self._match_reviews = match_reviews
+    def __init__(
+        self,
+        ministry: MinistryService,
+        police: PoliceService,
+        reviews: ReviewService,
+        *,
+        reconciliation: ReconciliationService,
+        signal: CommitSignal,
+        area: ServiceArea,
+    ) -> None:
+        self._ministry = ministry
+        self._police = police
+        self._reviews = reviews
+        self._reconciliation = reconciliation
+        self._signal = signal
         self._area = area
 
     async def PutWearer(
         self, request: registry_pb2.PutWearerRequest, context: _Context
     ) -> registry_pb2.PutWearerResponse:
         wearer = _parse(request, "wearer", translate.parse_wearer)
-        outcome = translate.outcome_to_proto(await _finish(self._registry.put_wearer(wearer)))
+        outcome = translate.outcome_to_proto(await _finish(self._ministry.put_wearer(wearer)))
         warned = lifecycle.number_warnings("national_id", wearer.national_id)
-        return registry_pb2.PutWearerResponse(
-            outcome=outcome, warnings=translate_review.warnings_to_proto("wearer", warned)
-        )
+        return registry_pb2.PutWearerResponse(outcome=outcome, warnings=translate.warnings_to_proto("wearer", warned))
 
     async def EndWearer(
         self, request: registry_pb2.EndWearerRequest, context: _Context
     ) -> registry_pb2.EndWearerResponse:
-        outcome = await _finish(self._registry.end_wearer(*translate.parse_wearer_end(request)))
+        outcome = await _finish(self._ministry.end_wearer(*translate.parse_wearer_end(request)))
         return registry_pb2.EndWearerResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutTag(self, request: registry_pb2.PutTagRequest, context: _Context) -> registry_pb2.PutTagResponse:
         tag = _parse(request, "tag", translate.parse_tag)
-        outcome = await _finish(self._registry.put_tag(tag))
+        outcome = await _finish(self._ministry.put_tag(tag))
         return registry_pb2.PutTagResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndTag(self, request: registry_pb2.EndTagRequest, context: _Context) -> registry_pb2.EndTagResponse:
-        outcome = await _finish(self._registry.end_tag(*translate.parse_device_end(request)))
+        outcome = await _finish(self._ministry.end_tag(*translate.parse_device_end(request)))
         return registry_pb2.EndTagResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutProtectedPerson(
         self, request: registry_pb2.PutProtectedPersonRequest, context: _Context
     ) -> registry_pb2.PutProtectedPersonResponse:
         person = _parse(request, "protected_person", translate.parse_protected_person)
-        outcome = await _finish(self._registry.put_protected_person(person))
+        outcome = await _finish(self._police.put_protected_person(person))
         return registry_pb2.PutProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndProtectedPerson(
         self, request: registry_pb2.EndProtectedPersonRequest, context: _Context
     ) -> registry_pb2.EndProtectedPersonResponse:
-        outcome = await _finish(self._registry.end_protected_person(*translate.parse_person_end(request)))
+        outcome = await _finish(self._police.end_protected_person(*translate.parse_person_end(request)))
         return registry_pb2.EndProtectedPersonResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutDevice(
         self, request: registry_pb2.PutDeviceRequest, context: _Context
     ) -> registry_pb2.PutDeviceResponse:
         device = _parse(request, "device", translate.parse_device)
-        outcome = await _finish(self._registry.put_device(device))
+        outcome = await _finish(self._police.put_device(device))
         return registry_pb2.PutDeviceResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def EndDevice(
         self, request: registry_pb2.EndDeviceRequest, context: _Context
     ) -> registry_pb2.EndDeviceResponse:
-        outcome = await _finish(self._registry.end_device(*translate.parse_device_end(request)))
+        outcome = await _finish(self._police.end_device(*translate.parse_device_end(request)))
         return registry_pb2.EndDeviceResponse(outcome=translate.outcome_to_proto(outcome))
 
     async def PutOrder(self, request: registry_pb2.PutOrderRequest, context: _Context) -> registry_pb2.PutOrderResponse:
         order = _parse(request, "order", self._parse_order)
-        outcome, stage = await _finish(self._registry.put_order(order))
+        outcome, stage = await _finish(self._police.put_order(order))
         warned = (
             *lifecycle.number_warnings("respondent.national_id", order.respondent.national_id),
             *lifecycle.duration_warnings(order),
         )
         return registry_pb2.PutOrderResponse(
             outcome=translate.outcome_to_proto(outcome),
-            warnings=translate_review.warnings_to_proto("order", warned),
-            stage=translate_review.stage_to_proto(stage),
+            warnings=translate.warnings_to_proto("order", warned),
+            stage=translate.stage_to_proto(stage),
         )
 
     def _parse_order(self, msg: registry_pb2.Order) -> Order:
         order = translate.parse_order(msg)
-        translate_places.check_area(order, self._area)
+        places.check_area(order, self._area)
         return order
 
     async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:
-        outcome, stage = await _finish(self._registry.end_order(*translate.parse_order_end(request)))
+        outcome, stage = await _finish(self._police.end_order(*translate.parse_order_end(request)))
         return registry_pb2.EndOrderResponse(
-            outcome=translate.outcome_to_proto(outcome), stage=translate_review.stage_to_proto(stage)
+            outcome=translate.outcome_to_proto(outcome), stage=translate.stage_to_proto(stage)
         )
 
     # ── reconciliation ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,16 +139,16 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         agency = Agency.MOJ if caller().role == Role.ROLE_MOJ_RECORDS else Agency.NPA
         listed: dict[tuple[ListedKind, str], Listed] = {}
         async for request in request_iterator:
-            for n, record in enumerate(translate_review.parse_listed(request, agency)):
+            for n, record in enumerate(lists.parse_listed(request, agency)):
                 if (record.kind, record.record_id) in listed:
                     raise InvalidField(f"records[{n}].record_id", "is listed twice")
                 listed[record.kind, record.record_id] = record
             if len(listed) > LISTED_MAX:
                 raise InvalidField("records", f"a list must hold at most {LISTED_MAX}")
-        compared = await _finish(self._match_reviews.compare(agency, list(listed.values())))
+        compared = await _finish(self._reconciliation.compare(agency, list(listed.values())))
         for start in range(0, len(compared.differences), DIFFERENCES_BATCH):
             batch = compared.differences[start : start + DIFFERENCES_BATCH]
-            yield reconciliation_pb2.ReconcileResponse(differences=map(translate_review.difference_to_proto, batch))
+            yield reconciliation_pb2.ReconcileResponse(differences=map(lists.difference_to_proto, batch))
         summary = reconciliation_pb2.ReconcileSummary(
             listed_root=compared.listed_root,
             stored_root=compared.stored_root,
@@ -147,8 +162,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def GetReconciliation(
         self, request: reconciliation_pb2.GetReconciliationRequest, context: _Context
     ) -> reconciliation_pb2.GetReconciliationResponse:
-        statuses = await self._match_reviews.reconciliation_statuses()
-        agencies = [translate_review.status_to_proto(status, overdue) for status, overdue in statuses]
+        statuses = await self._reconciliation.statuses()
+        agencies = [lists.status_to_proto(status, overdue) for status, overdue in statuses]
         return reconciliation_pb2.GetReconciliationResponse(agencies=agencies)
 
     # ── matches ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,17 +171,17 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def ListReviews(
         self, request: review_pb2.ListReviewsRequest, context: _Context
     ) -> review_pb2.ListReviewsResponse:
-        reviews = await self._match_reviews.list_reviews(*translate_review.parse_states(request))
-        return review_pb2.ListReviewsResponse(reviews=map(translate_review.review_to_proto, reviews))
+        reviews = await self._reviews.list_reviews(*review_messages.parse_states(request))
+        return review_pb2.ListReviewsResponse(reviews=map(review_messages.review_to_proto, reviews))
 
     async def DecideReview(
         self, request: review_pb2.DecideReviewRequest, context: _Context
     ) -> review_pb2.DecideReviewResponse:
-        case_id, decision, reason, seen_digest = translate_review.parse_decision(request)
+        case_id, decision, reason, seen_digest = review_messages.parse_decision(request)
         decided = await _finish(
-            self._match_reviews.decide(case_id, decision, reason, seen_digest=seen_digest, by=caller().spiffe_id)
+            self._reviews.decide(case_id, decision, reason, seen_digest=seen_digest, by=caller().spiffe_id)
         )
-        return review_pb2.DecideReviewResponse(review=translate_review.review_to_proto(decided))
+        return review_pb2.DecideReviewResponse(review=review_messages.review_to_proto(decided))
 
     async def WatchMatches(
         self, request: registry_pb2.WatchMatchesRequest, context: _Context
@@ -175,15 +190,15 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if after > _SEQUENCE_MAX:
             raise InvalidField("after_sequence", "is greater than any sequence")
         # Only the client's token can be expired: a watcher that is connected already never gets this error.
-        events = await self._match_reviews.resume(after, not request.with_reviews, MATCHES_BATCH)
+        events = await self._reviews.resume(after, MATCHES_BATCH, only_matches=not request.with_reviews)
         while True:
             for event in events:
-                yield translate_review.event_to_proto(event)
+                yield review_messages.event_to_proto(event)
                 after = event.sequence
-            change = self._registry.next_change()
-            events = await self._match_reviews.events_after(after, not request.with_reviews, MATCHES_BATCH)
+            change = self._signal.next_change()
+            events = await self._reviews.events_after(after, MATCHES_BATCH, only_matches=not request.with_reviews)
             if not events:
-                await self._registry.wait_for(change)
+                await self._signal.wait_for(change)
 
 
 def _parse(request: Message, name: str, parse: Callable[[Any], _R]) -> _R:

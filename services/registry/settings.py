@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.settings import CommonSettings
-from services.registry.vault import KEY_BYTES, parse_keys, read_or_make_keys
+from services.registry.keys.vault import KEY_BYTES, parse_keys, read_or_make_keys
 
 
 class RegistrySettings(CommonSettings):

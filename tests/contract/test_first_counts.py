@@ -22,7 +22,7 @@ from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore
 from services.ingest import metrics as ingest_metrics
 from services.ingest.domain import Reason
-from services.registry.traces import consumer
+from services.registry.metrics import RegistryMetrics
 from tests.support.dispatch.dispatch import METRICS
 
 RULES = Path(__file__).parents[2] / "k8s" / "observability" / "rules.yaml"
@@ -31,8 +31,10 @@ PARTITION = 4
 BORN_LATER = {"tandem_stream_went_back_total", "tandem_publications_lost_total", "tandem_unusable_messages_total"}
 """Counters by stream and reader whose series begin with the first event. Their alert rules also fire for a series that begins above
 0."""
-LOADED = (consumer, ingest_metrics)
+LOADED = (ingest_metrics,)
 """Modules that create their counters on import."""
+REGISTRY_METRICS = RegistryMetrics(REGISTRY)
+"""The registry's metrics, created as its `__main__` does."""
 
 
 @pytest.fixture(autouse=True)

@@ -180,8 +180,6 @@ def test_siblings_have_the_same_file_names(service: str) -> None:
 MAX_MODULES = 14
 """Maximum number of modules directly in a folder, not counting __init__.py."""
 MAX_LINES = 400
-UNDIVIDED = {"services/registry"}
-"""Folders that may hold more modules: the registry is divided once its transactions are."""
 
 
 def python_files() -> list[Path]:
@@ -190,7 +188,7 @@ def python_files() -> list[Path]:
 
 def test_a_folder_holds_at_most_fourteen_modules() -> None:
     modules = Counter(path.parent.relative_to(ROOT).as_posix() for path in python_files() if path.name != "__init__.py")
-    assert {folder for folder, count in modules.items() if count > MAX_MODULES} == UNDIVIDED
+    assert {folder for folder, count in modules.items() if count > MAX_MODULES} == set()
 
 
 def test_a_file_has_at_most_400_lines() -> None:

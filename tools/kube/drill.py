@@ -39,7 +39,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
-from services.registry.ledger import open_signer
+from services.registry.ledger.signing import open_signer
 from tools.kube import identities
 from tools.kube.__main__ import K8S, given
 from tools.kube.render import containers, render

@@ -26,7 +26,7 @@ from services.dispatch.evidence.files import EvidenceFiles
 from services.dispatch.evidence.incidents import LOOK_BACK_MS
 from services.dispatch.evidence.model import Evidence, merged
 from services.dispatch.settings import for_leg
-from services.registry.translate_ledger import parse_disclosure
+from services.registry.disclosure.translate import parse_disclosure
 from tandem.common.v1 import ledger_pb2
 
 BY = "evidence"

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from services.cli.evidence.format import MANIFEST, MANIFEST_SHAPE, SIGNATURE, SIGNATURE_SHAPE, parsed
 from services.cli.evidence.tar import CorruptArchive
-from services.registry.vault import read_or_make_keys
+from services.registry.keys.vault import read_or_make_keys
 
 CHUNK = 1024
 _WHAT = b"tandem evidence manifest\n"

@@ -19,7 +19,8 @@ from services.geofence.domain.state import State
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
-from services.registry import translate as registry_translate
+from services.registry.cases import translate as snapshots
+from services.registry.records import translate as registry_translate
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
@@ -127,7 +128,7 @@ class _Cases:
                     ]
                     case = registry.build_case(order, wearer, tags, devices=devices)
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
-                    yield geofence_translate.case_of(registry_translate.case_to_proto(case, version))
+                    yield geofence_translate.case_of(snapshots.case_to_proto(case, version))
 
 
 def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate as ingest_translate
-from services.registry import translate as registry_translate
+from services.registry.records import translate as registry_translate
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2

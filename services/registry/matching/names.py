@@ -200,37 +200,61 @@ def _alignment(syllables: str, words: tuple[str, ...]) -> float:
     reading = _reading(syllables)
     text = "".join(words)
     length, count = len(text), len(reading.parts)
-    ends = list(itertools.accumulate(map(len, words)))
-    word_end = [end for end, word in zip(ends, words, strict=True) for _ in word]
+    ends = frozenset(itertools.accumulate(map(len, words)))
+    word_end = [end for end, word in zip(itertools.accumulate(map(len, words)), words, strict=True) for _ in word]
     # costs[i][j] is the minimum cost of reading the first i parts from the first j letters.
     costs = [[float(j) for j in range(length + 1)]]
     costs.extend([float(length + count)] * (length + 1) for _ in range(count))
-    for i, here in enumerate(costs):
-        within = i not in reading.starts
-        there = costs[i + 1] if i < count else here
-        part = reading.parts[i] if i < count else ()
-        for j in range(length + 1):
-            if j and here[j - 1] + 1 < here[j]:
-                here[j] = here[j - 1] + 1
-            if i == count:
-                continue
-            cost = here[j] + _WORD_COST if within and j in ends else here[j]
-            if cost + 1 < there[j]:
-                there[j] = cost + 1
-            if j < length and cost + 1 < there[j + 1]:
-                there[j + 1] = cost + 1
-            for spelling, price in part:
-                if text.startswith(spelling, j):
-                    after = j + len(spelling)
-                    total = cost + price + (_WORD_COST if spelling and after > word_end[j] else 0)
-                    there[after] = min(there[after], total)
+    for i, part in enumerate(reading.parts):
+        _skip_letters(costs[i])
+        within = ends if i not in reading.starts else frozenset[int]()
+        _read_part(part, text, costs[i], after_part=costs[i + 1], within=within, word_end=word_end)
         if i == 0:
-            for spelling, price in reading.usual:
-                if text.startswith(spelling):
-                    total = price + (_WORD_COST if len(spelling) > word_end[0] else 0)
-                    behind = costs[reading.in_surname]
-                    behind[len(spelling)] = min(behind[len(spelling)], total)
+            _read_surname(reading.usual, text, costs[reading.in_surname], word_end=word_end)
+    _skip_letters(costs[-1])
     return max(0.0, 1 - costs[-1][-1] / max(length, count))
+
+
+def _skip_letters(costs: list[float]) -> None:
+    """Lower the costs by skipping letters, at a cost of 1 each."""
+    for j in range(1, len(costs)):
+        if costs[j - 1] + 1 < costs[j]:
+            costs[j] = costs[j - 1] + 1
+
+
+def _read_part(
+    part: hangul.Spellings,
+    text: str,
+    costs: list[float],
+    *,
+    after_part: list[float],
+    within: frozenset[int],
+    word_end: Sequence[int],
+) -> None:
+    """Lower the costs after a part: it is skipped, read as any letter, or read as one of its spellings.
+
+    `within` are the ends of words that would lie within a syllable, before this part.
+    """
+    length = len(text)
+    for j, read in enumerate(costs):
+        cost = read + _WORD_COST if j in within else read
+        if cost + 1 < after_part[j]:
+            after_part[j] = cost + 1
+        if j < length and cost + 1 < after_part[j + 1]:
+            after_part[j + 1] = cost + 1
+        for spelling, price in part:
+            if text.startswith(spelling, j):
+                end = j + len(spelling)
+                total = cost + price + (_WORD_COST if spelling and end > word_end[j] else 0)
+                after_part[end] = min(after_part[end], total)
+
+
+def _read_surname(usual: hangul.Spellings, text: str, costs: list[float], *, word_end: Sequence[int]) -> None:
+    """Lower the costs after the surname: it is read as one of its common spellings."""
+    for spelling, price in usual:
+        if text.startswith(spelling):
+            total = price + (_WORD_COST if len(spelling) > word_end[0] else 0)
+            costs[len(spelling)] = min(costs[len(spelling)], total)
 
 
 # ── Latin and Latin ──────────────────────────────────────────────────────────────────────────────────────────────────

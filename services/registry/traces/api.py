@@ -13,7 +13,7 @@ from services.common.rpc import server
 from services.common.rpc.identity import Role
 from services.registry.traces import translate
 from services.registry.traces.domain.spans import OPERATOR, REVIEWER, shown_to
-from services.registry.traces.traces import Traces
+from services.registry.traces.service import Traces
 from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
 
 SERVICE_NAME = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name

@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from prometheus_client import Counter
-
 from services.common.clock import wall_us
 from services.common.messaging import flow, stored, trails
 from services.common.messaging.bus import Bus
@@ -21,12 +19,13 @@ from services.common.observability import tracing
 from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, NotFound, TandemError
-from services.registry.handlers import Registry
+from services.registry.metrics import RegistryMetrics
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact
+from services.registry.traces.service import STREAMS
 from services.registry.traces.store import TraceBatch
-from services.registry.traces.traces import STREAMS
 from services.registry.traces.translate import EntryRead
+from services.registry.transactions import Transactions
 from tandem.common.v1 import alert_pb2, exercise_pb2
 
 KEPT_US = 3 * 365 * 86_400_000_000
@@ -37,12 +36,6 @@ omitted."""
 FORGET_INTERVAL_S = 3_600.0
 RETRY_DELAY_S = 2.0
 
-_FACTS = Counter(
-    "tandem_registry_trace_facts", "Facts stored for traces, by kind; an ordinary report gives none", ["kind"]
-)
-_FAILED = Counter("tandem_registry_trace_failures", "Times that reading for traces failed and was restarted")
-_UNREADABLE = Counter("tandem_registry_trace_unreadable", "Messages that could not be read for traces", ["stream"])
-
 OnStored = Callable[[str], None]
 """Callback with the incident id after new facts of an incident were stored."""
 
@@ -52,15 +45,17 @@ class TraceReader:
 
     def __init__(
         self,
-        registry: Registry,
+        transactions: Transactions,
         bus: Bus,
         log_meta: LogMetadata,
         *,
         on_stored: OnStored,
+        metrics: RegistryMetrics,
         readiness: Readiness | None = None,
     ) -> None:
-        self._registry, self._bus, self._on_stored = registry, bus, on_stored
+        self._transactions, self._bus, self._on_stored = transactions, bus, on_stored
         self._log_id, self._clock, self._partitions = log_meta.log_id, log_meta.clock, log_meta.partitions
+        self._metrics = metrics
         readiness = readiness or Readiness()
         self._health = {stream: readiness.optional_reader(f"{stream} for traces") for stream in STREAMS}
 
@@ -71,14 +66,14 @@ class TraceReader:
             await asyncio.Event().wait()
         while True:
             try:
-                async with self._registry.database.alone("traces") as still_alone, asyncio.TaskGroup() as tasks:
+                async with self._transactions.database.alone("traces") as still_alone, asyncio.TaskGroup() as tasks:
                     for stream in STREAMS:
                         tasks.create_task(self._follow(stream, still_alone))
                     tasks.create_task(self._forget())
             except* (
                 Exception
             ) as errors:  # any error: it must not stop records and cases, and reading resumes at the stored sequence
-                _FAILED.inc()
+                self._metrics.trace_failures.inc()
                 reasons = [
                     exception.reason if isinstance(exception, TandemError) else type(exception).__name__
                     for exception in errors.exceptions
@@ -96,15 +91,15 @@ class TraceReader:
             batch = TraceBatch(
                 stream=stream, log_id=self._log_id, sequence=messages[-1].sequence, facts=facts, trail=str(trail)
             )
-            await self._registry.database.visit(partial(store.add_batch, batch=batch))
+            await self._transactions.database.visit(partial(store.add_batch, batch=batch))
             for incident_id, fact in facts:
-                _FACTS.labels(fact.kind).inc()
+                self._metrics.trace_facts.labels(fact.kind).inc()
                 self._on_stored(incident_id)
 
     async def _progress(self, stream: str) -> tuple[Trail, int]:
         """Stored progress in a stream: the trail of the read entries, and the sequence of the last one."""
-        async with self._registry.reading() as records:
-            last, trail = await records.traces.progress(stream, self._log_id)
+        async with self._transactions.reading() as work:
+            last, trail = await work.traces.progress(stream, self._log_id)
         first = (await self._bus.bounds_of(stream)).first
         if first > last + 1 and last:
             logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=first)
@@ -126,7 +121,7 @@ class TraceReader:
                     facts.append((alert.incident_id, fact))
             except InvalidField as error:
                 # The legs keep this message as a dead letter with its reason; here only the trace lacks it.
-                _UNREADABLE.labels(message.stream).inc()
+                self._metrics.trace_unreadable.labels(message.stream).inc()
                 logger().warning(
                     "trace_message_skipped",
                     stream=message.stream,
@@ -152,6 +147,6 @@ class TraceReader:
 
     async def _forget(self) -> None:
         while True:
-            async with self._registry.transaction() as records:
-                await records.traces.forget_before(wall_us() - KEPT_US)
+            async with self._transactions.open() as work:
+                await work.traces.forget_before(wall_us() - KEPT_US)
             await asyncio.sleep(FORGET_INTERVAL_S)

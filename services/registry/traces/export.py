@@ -13,12 +13,12 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link as OtelLink
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
-from prometheus_client import Counter
 
 from services.common.observability import trace_ids, tracing
 from services.common.observability.telemetry import logger
+from services.registry.metrics import RegistryMetrics
 from services.registry.traces.domain.spans import TraceSpan
-from services.registry.traces.traces import ReadProgress, Traces
+from services.registry.traces.service import ReadProgress, Traces
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 MAX_WAITING = 10_000
@@ -29,15 +29,13 @@ EXPORT_DELAY_S = 1.0
 """Delay before an export, seconds. Alerts and steps come from two streams, and an exported step can't be linked to its alert later."""
 FLUSH_WITHIN_MS = 2_000
 
-_EXPORTED = Counter("tandem_registry_spans_exported", "Spans that were given to the OTLP exporter")
-_LOST = Counter("tandem_registry_spans_lost", "Times that an update of an incident was not exported")
-
 
 class Exporter:
     """Exports each span once, soon after its facts are stored. Without a configured endpoint it does nothing."""
 
-    def __init__(self, traces: Traces) -> None:
+    def __init__(self, traces: Traces, metrics: RegistryMetrics) -> None:
         self._traces = traces
+        self._metrics = metrics
         self._waiting: dict[str, None] = {}
         """Ids of incidents with new facts, in order of arrival."""
         self._wake = asyncio.Event()
@@ -57,7 +55,7 @@ class Exporter:
         if self._processor is None or not incident_id:
             return
         if len(self._waiting) >= MAX_WAITING and incident_id not in self._waiting:
-            _LOST.inc()
+            self._metrics.spans_lost.inc()
             return
         self._waiting[incident_id] = None
         self._wake.set()
@@ -74,7 +72,7 @@ class Exporter:
             try:
                 spans = await self._new(incident_id)
             except Exception as error:  # any error: only the export fails, the stored trace stays complete
-                _LOST.inc()
+                self._metrics.spans_lost.inc()
                 logger().error("spans_not_exported", incident_id=incident_id, reason=type(error).__name__)
                 continue
             self._send(spans)
@@ -100,7 +98,7 @@ class Exporter:
             return
         for span in spans:
             self._processor.on_end(readable(span))
-            _EXPORTED.inc()
+            self._metrics.spans_exported.inc()
 
     def close(self) -> None:
         """Export the remaining spans within FLUSH_WITHIN_MS. Errors are ignored."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MeshClock
 from services.common.storage import db
-from services.registry.tables_ledger import ledger
-from services.registry.tables_traces import case_versions, trace_facts, trace_positions
+from services.registry.ledger.tables import ledger
+from services.registry.repository import Repository
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import CaseVersion, DataUse, Fact
+from services.registry.traces.tables import case_versions, trace_facts, trace_positions
 
 MAX_FACTS = 5_000
 """Maximum number of facts per trace; the earliest are used. An incident of several days with a warning every 15 s has more."""
@@ -48,14 +48,17 @@ def add_batch(connection: Connection, batch: TraceBatch) -> None:
         connection.execute(sa.insert(trace_positions).values(stream=batch.stream, **values))
 
 
-class TraceRecords:
+class StoredVersion(NamedTuple):
+    """A version of a case that was stored in the log."""
+
+    case_id: str
+    version: int
+    sequence: int
+    """Sequence in the log."""
+
+
+class TraceRepository(Repository):
     """The trace tables as one transaction sees them."""
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
-
-    async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
-        return (await self._connection.execute(statement)).all()
 
     async def last_sequence(self, stream: str, log_id: str) -> int:
         """Sequence of the last read message of a stream; 0 if none of this log was read."""
@@ -105,12 +108,10 @@ class TraceRecords:
             for row in rows
         ]
 
-    async def note_version(self, case_id: str, version: int, sequence: int, *, stored_at_ms: int) -> None:
-        """Store the sequence and the time at which a version of a case was stored in the log."""
-        values = {"case_id": case_id, "version": version, "sequence": sequence, "stored_at_ms": stored_at_ms}
+    async def note_versions(self, stored: Iterable[StoredVersion], stored_at_ms: int) -> None:
+        """Store the sequences and the time at which versions of cases were stored in the log."""
         # An upsert, because a version that the log lost is stored in the log a second time.
-        key = {name: values.pop(name) for name in ("case_id", "version")}
-        await db.upsert(self._connection, case_versions, key, values=values)
+        await self._upsert(case_versions, [{**version._asdict(), "stored_at_ms": stored_at_ms} for version in stored])
 
     async def forget_before(self, at_us: int) -> None:
         """Delete facts that are older than a moment, microseconds since 1970 UTC."""

@@ -7,7 +7,7 @@ import asyncio
 import sqlalchemy as sa
 
 from services.common.storage.db import awaited_database
-from services.registry.store import MIGRATIONS
+from services.registry.tables import MIGRATIONS
 from tests.support.common.postgres import running_postgres
 
 

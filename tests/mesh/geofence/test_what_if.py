@@ -13,7 +13,7 @@ import pytest
 from services.common.messaging import flow, pull
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
-from services.registry.translate_ledger import parse_disclosure
+from services.registry.disclosure.translate import parse_disclosure
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.geofence.v1 import what_if_pb2
 from tandem.registry.v1 import disclosure_pb2

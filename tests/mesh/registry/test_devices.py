@@ -12,46 +12,46 @@ import pytest
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import Conflict
 from services.common.storage import db
-from services.registry import translate
-from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.record_versions import PutOutcome
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.keys.vault import Vault
+from services.registry.records import translate
+from services.registry.records.versions import PutOutcome
+from services.registry.retention.service import KeyRetention
+from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
 
 ANOTHER_NUMBER = "810202-1234567"
 
 
 @asynccontextmanager
-async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Registry, KeyRetention]]:
+async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[RegistryCore, KeyRetention]]:
     """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, partitions=1)
+        registry = RegistryCore(database, Vault(bytes(32)), clock)
         await registry.prepare("log 1")
-        yield registry, KeyRetention(registry, clock)
+        yield registry, registry.retention
 
 
-async def put_all(registry: Registry, version: int = 1, **changes: Any) -> None:
-    await registry.put_wearer(translate.parse_wearer(records.wearer(version=version)))
-    await registry.put_tag(translate.parse_tag(records.tag(version=version, **changes)))
-    await registry.put_protected_person(translate.parse_protected_person(records.person(version=version)))
-    await registry.put_device(translate.parse_device(records.device(version=version, **changes)))
+async def put_all(registry: RegistryCore, version: int = 1, **changes: Any) -> None:
+    await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=version)))
+    await registry.ministry.put_tag(translate.parse_tag(records.tag(version=version, **changes)))
+    await registry.police.put_protected_person(translate.parse_protected_person(records.person(version=version)))
+    await registry.police.put_device(translate.parse_device(records.device(version=version, **changes)))
 
 
-async def route(registry: Registry, device_id: str) -> log_pb2.DeviceRoute:
+async def route(registry: RegistryCore, device_id: str) -> log_pb2.DeviceRoute:
     """The last route of a device in the outbox."""
-    async with registry.transaction() as view:
-        sent = [row for row in await view.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
-        assert await view.route(device_id) == (int(sent[-1].msg_id.split(":")[-1]), sent[-1].payload)
+    async with registry.transactions.open() as view:
+        sent = [row for row in await view.outbox.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
+        assert (await view.routes.of([device_id]))[device_id] == (int(sent[-1].msg_id.split(":")[-1]), sent[-1].payload)
     return log_pb2.DeviceRoute.FromString(sent[-1].payload)
 
 
-async def revoked(registry: Registry) -> tuple[bool, bool]:
+async def revoked(registry: RegistryCore) -> tuple[bool, bool]:
     """Whether the routes of the tag and of the protective device are revoked."""
     return (await route(registry, "tag-1")).revoked, (await route(registry, "app-1")).revoked
 
@@ -65,9 +65,9 @@ async def test_a_route_names_the_vendor_and_follows_its_changes(where: Path | st
 
         # The vendor is part of the record's content.
         same = translate.parse_tag(records.tag(vendor_id="acme"))
-        assert await registry.put_tag(same) is PutOutcome.UNCHANGED
+        assert await registry.ministry.put_tag(same) is PutOutcome.UNCHANGED
         with pytest.raises(Conflict):
-            await registry.put_tag(translate.parse_tag(records.tag(vendor_id="")))
+            await registry.ministry.put_tag(translate.parse_tag(records.tag(vendor_id="")))
         await put_all(registry, version=2, vendor_id="")
         assert (await route(registry, "tag-1")).vendor_id == (await route(registry, "app-1")).vendor_id == ""
 
@@ -75,8 +75,8 @@ async def test_a_route_names_the_vendor_and_follows_its_changes(where: Path | st
 async def test_a_route_is_revoked_by_the_end_of_its_record_and_restored_by_a_newer_one(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry)
-        await registry.end_tag("tag-1", 5, 2)
-        await registry.end_device("app-1", 5, 2)
+        await registry.ministry.end_tag("tag-1", 5, 2)
+        await registry.police.end_device("app-1", 5, 2)
         assert await revoked(registry) == (True, True)
         assert (await route(registry, "tag-1")).vendor_id == records.VENDOR_ID
         await put_all(registry, version=3)
@@ -86,24 +86,24 @@ async def test_a_route_is_revoked_by_the_end_of_its_record_and_restored_by_a_new
 async def test_a_route_is_revoked_while_its_wearer_or_person_has_ended(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry)
-        await registry.end_tag("tag-1", 5, 2)
-        await registry.end_device("app-1", 5, 2)
-        await registry.end_wearer("w-1", WearerEnd(WearerEndReason.COMPLETED, 5), 2)
-        await registry.end_protected_person("p-1", 5, 2)
+        await registry.ministry.end_tag("tag-1", 5, 2)
+        await registry.police.end_device("app-1", 5, 2)
+        await registry.ministry.end_wearer("w-1", WearerEnd(WearerEndReason.COMPLETED, 5), 2)
+        await registry.police.end_protected_person("p-1", 5, 2)
 
         # A newer record of a device doesn't restore its route while the record of its owner has ended.
-        await registry.put_tag(translate.parse_tag(records.tag(version=3)))
-        await registry.put_device(translate.parse_device(records.device(version=3)))
+        await registry.ministry.put_tag(translate.parse_tag(records.tag(version=3)))
+        await registry.police.put_device(translate.parse_device(records.device(version=3)))
         assert await revoked(registry) == (True, True)
-        await registry.put_wearer(translate.parse_wearer(records.wearer(version=3)))
-        await registry.put_protected_person(translate.parse_protected_person(records.person(version=3)))
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=3)))
+        await registry.police.put_protected_person(translate.parse_protected_person(records.person(version=3)))
         assert await revoked(registry) == (False, False)
 
 
 async def test_destruction_of_a_person_revokes_the_routes_of_their_devices(where: Path | str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry)
-        await registry.put_order(translate.parse_order(records.order()))
+        await registry.police.put_order(translate.parse_order(records.order()))
         assert await revoked(registry) == (False, False)
         valid_until_ms = records.order().valid_until.ToMilliseconds()
     # The person is destroyed with the last order, although nobody has ended the device.
@@ -118,17 +118,17 @@ async def test_destruction_of_a_person_revokes_the_routes_of_their_devices(where
 async def test_a_device_leaves_its_old_case_before_it_joins_the_new_one(where: Path | str, changing: str) -> None:
     async with opened(where) as (registry, _):
         await put_all(registry)
-        await registry.put_wearer(translate.parse_wearer(records.wearer("w-2", ANOTHER_NUMBER)))
-        await registry.put_protected_person(translate.parse_protected_person(records.person("p-2")))
-        await registry.put_order(translate.parse_order(records.order()))
-        await registry.put_order(translate.parse_order(records.order("o-2", ("p-2",), ANOTHER_NUMBER)))
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer("w-2", ANOTHER_NUMBER)))
+        await registry.police.put_protected_person(translate.parse_protected_person(records.person("p-2")))
+        await registry.police.put_order(translate.parse_order(records.order()))
+        await registry.police.put_order(translate.parse_order(records.order("o-2", ("p-2",), ANOTHER_NUMBER)))
         if changing == "tag-1":
-            await registry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
+            await registry.ministry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
         else:
-            await registry.put_device(translate.parse_device(records.device(person_id="p-2", version=2)))
+            await registry.police.put_device(translate.parse_device(records.device(person_id="p-2", version=2)))
         in_case: dict[str, bool] = {}
-        async with registry.transaction() as view:
-            for row in await view.unsent(1000):
+        async with registry.transactions.open() as view:
+            for row in await view.outbox.unsent(1000):
                 if row.subject == "log.0.case":
                     case = log_pb2.LogEntry.FromString(row.payload).case
                     devices = {*case.tag_device_ids, *(id_ for person in case.persons for id_ in person.device_ids)}

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.rpc.errors import Unavailable
 from services.common.storage import db
 from services.registry import tables
-from services.registry.store import MIGRATIONS
+from services.registry.tables import MIGRATIONS
 
 
 async def stored_values(connection: AsyncConnection) -> list[bytes]:

@@ -20,12 +20,17 @@ from services.common.messaging import bus as buses
 from services.common.messaging.bus import Bus
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
-from services.registry import relay, store, tables, translate
-from services.registry.cases import DAY_MS
-from services.registry.handlers import Registry
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.cases.service import DAY_MS
+from services.registry.keys.vault import Vault
+from services.registry.outbox import store
+from services.registry.outbox.store import OutboxRepository, OutboxRow
+from services.registry.outbox.tables import outbox
+from services.registry.records import translate
+from services.registry.records.kinds import ORDERS
+from services.registry.relay import service
+from services.registry.tables import MIGRATIONS, metadata
 from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
 from tests.support.registry.registry import RegistryMesh, running_registry
 
 
@@ -91,10 +96,10 @@ async def test_the_registry_stops_on_a_signal_and_rejects_another_key(mesh: Regi
 @asynccontextmanager
 async def opened(
     where: Path | str, clock: MeshClock, partitions: int = 1, log: str = "log 1"
-) -> AsyncIterator[Registry]:
+) -> AsyncIterator[RegistryCore]:
     """A registry without a relay."""
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, partitions=partitions)
+        registry = RegistryCore(database, Vault(bytes(32)), clock, partitions=partitions)
         await registry.prepare(log)
         yield registry
 
@@ -104,24 +109,24 @@ def in_days(days: int) -> MeshClock:
     return MeshClock(2, wall_us() // 1000 - days * DAY_MS)
 
 
-async def put_all(registry: Registry) -> None:
-    await registry.put_protected_person(translate.parse_protected_person(records.person()))
-    await registry.put_wearer(translate.parse_wearer(records.wearer()))
-    await registry.put_tag(translate.parse_tag(records.tag()))
-    await registry.put_device(translate.parse_device(records.device()))
-    await registry.put_order(translate.parse_order(records.order()))
+async def put_all(registry: RegistryCore) -> None:
+    await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
+    await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+    await registry.ministry.put_tag(translate.parse_tag(records.tag()))
+    await registry.police.put_device(translate.parse_device(records.device()))
+    await registry.police.put_order(translate.parse_order(records.order()))
 
 
-async def renew_all(registry: Registry) -> None:
-    while await registry.renew_some():
+async def renew_all(registry: RegistryCore) -> None:
+    while await registry.renewal.renew_some():
         pass
 
 
-async def drain_outbox(registry: Registry, clock: MeshClock) -> list[store.OutboxRow]:
+async def drain_outbox(registry: RegistryCore, clock: MeshClock) -> list[OutboxRow]:
     """Return the waiting messages of the outbox and mark them as sent."""
-    async with registry.transaction() as view:
-        rows = await view.unsent(1000)
-        await view.mark_sent([row.id for row in rows], clock.now_ms())
+    async with registry.transactions.open() as view:
+        rows = await view.outbox.unsent(1000)
+        await view.outbox.mark_sent([row.id for row in rows], clock.now_ms())
     return rows
 
 
@@ -129,11 +134,11 @@ async def test_a_case_is_sent_after_the_routes_that_it_needs(where: Path | str) 
     clock = MeshClock()
     person_id = next(f"p-{n}" for n in range(20) if ids.partition_of(f"p-{n}", 3) != ids.partition_of("w-1", 3))
     async with opened(where, clock, partitions=3) as registry:
-        await registry.put_protected_person(translate.parse_protected_person(records.person(person_id)))
-        await registry.put_device(translate.parse_device(records.device(person_id=person_id)))
-        await registry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.police.put_protected_person(translate.parse_protected_person(records.person(person_id)))
+        await registry.police.put_device(translate.parse_device(records.device(person_id=person_id)))
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
         await drain_outbox(registry, clock)
-        await registry.put_order(translate.parse_order(records.order(person_ids=(person_id,))))
+        await registry.police.put_order(translate.parse_order(records.order(person_ids=(person_id,))))
         rows = await drain_outbox(registry, clock)
     assert [row.subject for row in rows] == ["$KV.devices.app-1", f"log.{ids.partition_of('w-1', 3)}.case"]
 
@@ -156,10 +161,10 @@ async def test_valid_cases_and_routes_are_resent_every_day(where: Path | str) ->
     # Messages that were sent more than a day ago are deleted.
     async with opened(where, in_days(3)) as registry:
         await renew_all(registry)
-        async with registry.transaction() as view:
-            assert all(row.id > second[-1].id for row in await view.unsent(1000))
+        async with registry.transactions.open() as view:
+            assert all(row.id > second[-1].id for row in await view.outbox.unsent(1000))
     async with db.open_database(where, MIGRATIONS) as database, database.transaction() as connection:
-        sent = sa.select(tables.outbox).where(tables.outbox.c.sent_at_ms.is_not(None))
+        sent = sa.select(outbox).where(outbox.c.sent_at_ms.is_not(None))
         assert (await connection.execute(sent)).all() == []
 
 
@@ -169,7 +174,7 @@ async def test_a_case_that_has_ended_is_not_renewed(where: Path | str) -> None:
         await put_all(registry)
         ended = records.order(version=2)
         ended.valid_until.seconds = clock.now_ms() // 1000
-        await registry.put_order(translate.parse_order(ended))
+        await registry.police.put_order(translate.parse_order(ended))
     for days, cases in ((0, 1), (2, 0)):
         clock = in_days(days)
         async with opened(where, clock, log=f"log of day {days}") as registry:
@@ -204,32 +209,32 @@ async def test_a_snapshot_larger_than_a_message_is_rejected_before_it_blocks_the
         large = records.order(version=2)
         large.places.extend(records.circle(f"place-{n}") for n in range(20))
         with pytest.raises(FailedPrecondition, match="at most 300 fit"):
-            await registry.put_order(translate.parse_order(large))
-        async with registry.transaction() as view:
-            assert (await view.order("o-1")).source_version == 1
-            assert (await view.cases_of_order("o-1"))[0].version > 1
+            await registry.police.put_order(translate.parse_order(large))
+        async with registry.transactions.open() as view:
+            assert (await view.records.read(ORDERS, "o-1")).source_version == 1
+            assert (await view.cases.of_order("o-1"))[0].version > 1
 
 
 async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
     where: Path | str, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(service, "RETRY_DELAY_S", 0.01)
     refusals = [Unavailable("the disk is full", retry_after_s=0.0)] * 3
 
-    async def unsent(self: store.Records, limit: int) -> list[store.OutboxRow]:
+    async def unsent(self: OutboxRepository, limit: int) -> list[OutboxRow]:
         if refusals:
             raise refusals.pop()
         return await waiting(self, limit)
 
-    waiting = store.Records.unsent
-    monkeypatch.setattr(store.Records, "unsent", unsent)
+    waiting = OutboxRepository.unsent
+    monkeypatch.setattr(OutboxRepository, "unsent", unsent)
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), MeshClock(), partitions=1)
+        registry = RegistryCore(database, Vault(bytes(32)), MeshClock())
         await registry.prepare("log 1")
-        await registry.put_wearer(translate.parse_wearer(records.wearer()))
-        await registry.put_tag(translate.parse_tag(records.tag()))
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+        await registry.ministry.put_tag(translate.parse_tag(records.tag()))
         with capture_logs() as logs:
-            work = asyncio.ensure_future(relay.Relay(registry, bus, MeshClock()).run())
+            work = asyncio.ensure_future(registry.relay(bus).run())
             try:
                 async with asyncio.timeout(20):
                     while "outbox_published" not in {log["event"] for log in logs}:  # noqa: ASYNC110
@@ -241,7 +246,7 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
 
 async def test_the_migrations_create_the_tables_that_the_store_expects(where: Path | str) -> None:
     def differences(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), tables.metadata))
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
     async with (
         db.open_database(where, MIGRATIONS) as database,

@@ -13,7 +13,7 @@ import pytest
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.storage import db
 from services.common.storage.db import PostgresDatabase
-from services.registry.store import MIGRATIONS
+from services.registry.tables import MIGRATIONS
 from tests.support.common.ports import free_port
 from tests.support.common.postgres import PostgresServer, execute
 from tests.support.common.processes import spawn

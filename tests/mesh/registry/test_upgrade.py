@@ -11,16 +11,16 @@ from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.storage import db
-from services.registry import translate
 from services.registry.domain import Tag
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.record_versions import PutOutcome
-from services.registry.store import MIGRATIONS
-from services.registry.tables_ledger import data_keys
-from services.registry.vault import Vault
+from services.registry.keys.tables import data_keys
+from services.registry.keys.vault import Vault
+from services.registry.records import translate
+from services.registry.records.kinds import ORDERS, TAGS, WEARERS
+from services.registry.records.versions import PutOutcome
+from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
 
 VAULT = Vault(bytes(32))
 NUMBER = records.NUMBER.replace("-", "")
@@ -83,31 +83,35 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
         await connection.run_sync(fill)
     clock = MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, VAULT, clock, partitions=1)
+        registry = RegistryCore(database, VAULT, clock)
         await registry.prepare("log 1")
-        async with registry.transaction() as view:
-            assert [row.msg_id for row in await view.unsent(10)][:1] == ["waits"]
-            (case,) = [case for case in await view.cases_of_order("o-1") if case.case_id == CASE_ID]
-            assert (case.sequence, case.version, case.matched_at_ms, case.entry) == (1, 7, 5, ENTRY)
-            assert await view.route("tag-1") == (3, b"route")
-            assert [order.order_id for order in await view.orders_against(NUMBER)] == ["o-1"]
+        async with registry.transactions.open() as view:
+            assert [row.msg_id for row in await view.outbox.unsent(10)][:1] == ["waits"]
+            (case,) = [case for case in await view.cases.of_order("o-1") if case.case_id == CASE_ID]
+            assert (case.sequence, case.version, case.matched_at_ms) == (1, 7, 5)
+            assert ENTRY in [snapshot.entry for snapshot in await view.cases.not_sent_on(1, 0, 10)]
+            assert (await view.routes.of(["tag-1"]))["tag-1"] == (3, b"route")
+            assert [order.order_id for order in await view.records.candidates(ORDERS, (), NUMBER)] == ["o-1"]
             # Routes have more fields since, so every route must be sent again.
-            assert await view.routes_not_sent_on(1, 10) == ["tag-1"]
-            assert await view.tag("tag-1") == Tag("tag-1", "w-1", 1)
+            assert await view.routes.not_sent_on(1, 10) == ["tag-1"]
+            assert await view.records.opened(TAGS, ["tag-1"]) == {"tag-1": Tag("tag-1", "w-1", 1)}
         # Digests are unchanged, so an agency that repeats a put changes nothing.
-        assert await registry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
-        assert await registry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is PutOutcome.UNCHANGED
-        assert await registry.put_device(translate.parse_device(records.device(vendor_id=""))) is PutOutcome.UNCHANGED
+        assert await registry.ministry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
+        assert await registry.ministry.put_tag(translate.parse_tag(records.tag(vendor_id=""))) is PutOutcome.UNCHANGED
+        assert (
+            await registry.police.put_device(translate.parse_device(records.device(vendor_id="")))
+            is PutOutcome.UNCHANGED
+        )
 
         # Each older record gets its own key and can still be read.
-        key_retention = KeyRetention(registry, clock)
+        key_retention = registry.retention
         while await key_retention.rewrap_some():
             pass
         async with database.transaction() as connection:
             owners = (await connection.execute(sa.select(data_keys).order_by(data_keys.c.owner))).all()
         assert [row.owner for row in owners] == ["orders/o-1", "protected_persons/p-1", "wearers/w-1"]
         assert owners[0].destroy_at_ms > 4_000_000_000_000 and owners[2].destroy_at_ms is None
-        async with registry.transaction() as view:
-            (wearer,) = await view.wearers_with_number(NUMBER)
+        async with registry.transactions.open() as view:
+            (wearer,) = await view.records.candidates(WEARERS, (), NUMBER)
             assert (wearer.name, wearer.birth_date.isoformat()) == (records.NAME, records.BIRTH_DATE)
-            assert (await view.order("o-1")).places[0].place_id == "home"
+            assert (await view.records.read(ORDERS, "o-1")).places[0].place_id == "home"

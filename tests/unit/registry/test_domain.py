@@ -8,9 +8,12 @@ import pytest
 
 from services.common import ids
 from services.common.rpc.errors import Conflict
-from services.registry import domain, record_versions, routing, translate
+from services.registry import domain
+from services.registry.cases import translate as snapshots
 from services.registry.domain import Action
-from services.registry.record_versions import PutOutcome
+from services.registry.records import translate, versions
+from services.registry.records.versions import PutOutcome
+from services.registry.routes import domain as routing
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.registry import records
 
@@ -40,12 +43,12 @@ DEVICES = [
 def test_the_outcome_of_a_put_follows_from_version_and_digest(
     stored_version: int | None, stored_digest: bytes | None, version: int, digest: bytes, outcome: PutOutcome
 ) -> None:
-    assert record_versions.decide_put(stored_version, stored_digest, version, digest=digest) is outcome
+    assert versions.decide_put(stored_version, stored_digest, version, digest=digest) is outcome
 
 
 def test_the_same_version_with_other_content_is_a_conflict() -> None:
     with pytest.raises(Conflict, match="version 2"):
-        record_versions.decide_put(2, b"x", 2, digest=b"y")
+        versions.decide_put(2, b"x", 2, digest=b"y")
 
 
 def test_the_same_national_number_is_a_match_with_any_name() -> None:
@@ -71,7 +74,7 @@ def test_rings_of_the_order_replace_the_default_rings() -> None:
 
 
 def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
-    snapshot = translate.case_to_proto(domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
+    snapshot = snapshots.case_to_proto(domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
     assert snapshot == log_pb2.CaseSnapshot(
         case_id=ids.hash_id("case", "o-1", "w-1"),
         version=7,
@@ -98,7 +101,7 @@ def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
     case = domain.build_case(translate.parse_order(message), WEARER, (), devices=())
-    assert list(translate.case_to_proto(case, 1).places) == list(message.places)
+    assert list(snapshots.case_to_proto(case, 1).places) == list(message.places)
 
 
 @pytest.mark.parametrize(

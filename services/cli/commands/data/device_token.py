@@ -15,7 +15,7 @@ from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
-from services.registry.device_token import MAX_KEEP_OLDER_S
+from services.registry.device_tokens.domain import MAX_KEEP_OLDER_S
 from tandem.registry.v1 import device_token_pb2
 
 

@@ -23,7 +23,7 @@ from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 from services.common.storage import db
 from services.registry.settings import RegistrySettings
-from services.registry.store import MIGRATIONS
+from services.registry.tables import MIGRATIONS
 
 WITHIN_S = 60.0
 RETRY_DELAY_S = 1.0

@@ -16,9 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import postgres, sqlite
-from services.registry.chain import BrokenChain, LedgerHead
-from services.registry.ledger import Ledger, Proof, SignedHead
-from services.registry.ledger import verify as prove
+from services.registry.ledger.chain import BrokenChain, LedgerHead
+from services.registry.ledger.signing import SignedHead
+from services.registry.ledger.store import LedgerRepository, Proof
+from services.registry.ledger.store import verify as prove
 
 app = typer.Typer(help="The ledger of disclosures.", no_args_is_help=True)
 
@@ -67,7 +68,7 @@ async def _verify(engine: AsyncEngine, key: bytes | None, saved: list[SignedHead
             if connection.dialect.name == "postgresql":
                 # All pages must come from one snapshot, however long the proof takes.
                 await connection.execute(sa.text("set transaction isolation level repeatable read, read only"))
-            return await prove(Ledger(connection), key, saved)
+            return await prove(LedgerRepository(connection), key, saved)
     finally:
         await engine.dispose()
 

@@ -258,22 +258,9 @@ class _SpanBuilder:
         return spans
 
     def _leading_alert(self, step: StepFact) -> tuple[str, int]:
-        """Span id and end of the alert that led to a step: the alert of the report in the offer, else the last one before it.
-
-        An alert that ends an incident dispatches no leg, and the step after it still names the report of its offer. So a step
-        with state STOOD_DOWN uses the last alert for any leg. An amended account leads to no step.
-        """
-        over = step.state == _OVER
-        leading = [alert for alert in self._alerts if alert.alert_kind != _AMENDED]
-        for_leg = [alert for alert in leading if over or step.leg in alert.legs]
-        same_report = [
-            alert for alert in for_leg if not over and step.cause_us is not None and alert.received_us == step.cause_us
-        ]
-        before = [alert for alert in for_leg if alert.published_us // 1000 <= step.done_us // 1000]
-        if not (same_report or before):
-            return self._root_id, self._ended_us[self._root_id]
-        alert = same_report[0] if same_report else before[-1]
-        span_id = self._alert_span_id(alert)
+        """Span id and end of the alert that led to a step, or of the root if no alert did."""
+        alert = _leading(self._alerts, step)
+        span_id = self._alert_span_id(alert) if alert else self._root_id
         return span_id, self._ended_us[span_id]
 
     def _alert_span_id(self, alert: AlertFact) -> str:
@@ -305,14 +292,6 @@ class _SpanBuilder:
         """The spans of the uses of personal data and positions for the incident. The proof of them is the ledger."""
         spans = []
         for use in uses:
-            about = {
-                "deed": use.deed,
-                "who": use.who,
-                "legal_basis": use.legal_basis,
-                "purpose": use.purpose,
-                "record_kind": use.record_kind,
-                "stored": f"ledger#{use.sequence}",
-            }
             what, times_us = ("use", use.sequence), (use.at_us, use.at_us)
             name = f"ledger: {use.deed.lower().replace('_', ' ')}"
             spans.append(
@@ -322,11 +301,38 @@ class _SpanBuilder:
                     "registry",
                     name=name,
                     times_us=times_us,
-                    attributes=about,
+                    attributes=_about_use(use),
                     shows=frozenset({REVIEWER}),
                 )
             )
         return spans
+
+
+def _leading(alerts: Sequence[AlertFact], step: StepFact) -> AlertFact | None:
+    """The alert that led to a step: the alert of the report in the offer, else the last one before it; None if there is none.
+
+    An alert that ends an incident dispatches no leg, and the step after it still names the report of its offer. So a step
+    with state STOOD_DOWN uses the last alert for any leg. An amended account leads to no step.
+    """
+    over = step.state == _OVER
+    leading = [alert for alert in alerts if alert.alert_kind != _AMENDED]
+    for_leg = [alert for alert in leading if over or step.leg in alert.legs]
+    same_report = [
+        alert for alert in for_leg if not over and step.cause_us is not None and alert.received_us == step.cause_us
+    ]
+    before = [alert for alert in for_leg if alert.published_us // 1000 <= step.done_us // 1000]
+    return same_report[0] if same_report else before[-1] if before else None
+
+
+def _about_use(use: DataUse) -> dict[str, str]:
+    return {
+        "deed": use.deed,
+        "who": use.who,
+        "legal_basis": use.legal_basis,
+        "purpose": use.purpose,
+        "record_kind": use.record_kind,
+        "stored": f"ledger#{use.sequence}",
+    }
 
 
 def _name_and_viewers(step: StepFact, before: StepFact | None) -> tuple[str, frozenset[str]]:

@@ -14,17 +14,16 @@ from structlog.testing import capture_logs
 from services.common.clock import MeshClock, wall_us
 from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
 from services.common.storage import db
-from services.registry import tables, translate
-from services.registry.device_tokens import DeviceTokens
-from services.registry.disclosure import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.device_tokens.tables import device_tokens
+from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
 from services.registry.domain import WearerEnd, WearerEndReason
-from services.registry.handlers import Registry
-from services.registry.key_retention import KeyRetention
-from services.registry.reconcile import Agency
-from services.registry.store import MIGRATIONS
-from services.registry.vault import Vault
+from services.registry.keys.vault import Vault
+from services.registry.reconciliation.domain import Agency
+from services.registry.records import translate
+from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2
 from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
 
 MOJ, NPA = Agency.MOJ, Agency.NPA
 WEEK_S = 7 * 86_400
@@ -33,23 +32,25 @@ WEEK_S = 7 * 86_400
 class Desk:
     """A registry with its token commands, and reads of their effects."""
 
-    def __init__(self, registry: Registry, clock: MeshClock) -> None:
+    def __init__(self, registry: RegistryCore, clock: MeshClock) -> None:
         self.registry = registry
-        self.key_retention = KeyRetention(registry, clock)
-        self.issue = DeviceTokens(registry, clock).issue
-        self.revoke = DeviceTokens(registry, clock).revoke
+        self.key_retention = registry.retention
+        self.issue = registry.device_tokens.issue
+        self.revoke = registry.device_tokens.revoke
 
     async def put_all(self, version: int = 1) -> None:
         """Put a wearer with a tag, and a person with a protective device."""
-        await self.registry.put_wearer(translate.parse_wearer(records.wearer(version=version)))
-        await self.registry.put_tag(translate.parse_tag(records.tag(version=version)))
-        await self.registry.put_protected_person(translate.parse_protected_person(records.person(version=version)))
-        await self.registry.put_device(translate.parse_device(records.device(version=version)))
+        await self.registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=version)))
+        await self.registry.ministry.put_tag(translate.parse_tag(records.tag(version=version)))
+        await self.registry.police.put_protected_person(
+            translate.parse_protected_person(records.person(version=version))
+        )
+        await self.registry.police.put_device(translate.parse_device(records.device(version=version)))
 
     async def route(self, device_id: str) -> log_pb2.DeviceRoute:
         """The last route of a device in the outbox."""
-        async with self.registry.transaction() as view:
-            sent = [row for row in await view.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
+        async with self.registry.transactions.open() as view:
+            sent = [row for row in await view.outbox.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
         return log_pb2.DeviceRoute.FromString(sent[-1].payload)
 
     async def valid(self, device_id: str) -> dict[bytes, int]:
@@ -58,7 +59,7 @@ class Desk:
 
     async def stored(self) -> list[tuple[str, bytes]]:
         """Device id and hash of each stored token."""
-        kept = tables.device_tokens
+        kept = device_tokens
         async with self.registry.database.transaction() as connection:
             rows = await connection.execute(sa.select(kept.c.device_id, kept.c.sha256).order_by(kept.c.id))
             return [(row.device_id, row.sha256) for row in rows]
@@ -69,7 +70,7 @@ async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[Desk]:
     """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = Registry(database, Vault(bytes(32)), clock, partitions=1)
+        registry = RegistryCore(database, Vault(bytes(32)), clock)
         await registry.prepare("log 1")
         yield Desk(registry, clock)
 
@@ -104,11 +105,11 @@ async def test_after_a_rotation_the_older_token_stays_valid_for_the_overlap(wher
         assert await desk.valid("app-1") == {hashed(old): until_ms, hashed(new): 0}
     # The daily renewal keeps the older token until its end and then deletes it, without any change of the record.
     async with opened(where, WEEK_S * 1000 - DAY_MS) as desk:
-        while await desk.registry.renew_some():
+        while await desk.registry.renewal.renew_some():
             pass
         assert await desk.valid("app-1") == {hashed(old): until_ms, hashed(new): 0}
     async with opened(where, WEEK_S * 1000 + DAY_MS) as desk:
-        while await desk.registry.renew_some():
+        while await desk.registry.renewal.renew_some():
             pass
         assert await desk.valid("app-1") == {hashed(new): 0}
         assert await desk.stored() == [("app-1", hashed(new))]
@@ -166,8 +167,8 @@ async def test_tokens_end_with_the_record_and_stay_revoked(where: Path | str) ->
         await desk.issue(MOJ, "tag-1", 0)
         await desk.issue(NPA, "app-1", 0)
         with capture_logs() as logs:
-            await desk.registry.end_tag("tag-1", 5, 2)
-            await desk.registry.end_device("app-1", 5, 2)
+            await desk.registry.ministry.end_tag("tag-1", 5, 2)
+            await desk.registry.police.end_device("app-1", 5, 2)
         revoked = [log["device_id"] for log in logs if log["event"] == "device_tokens_revoked"]
         assert revoked == ["tag-1", "app-1"] and await desk.stored() == []
         for agency, device_id in ((MOJ, "tag-1"), (NPA, "app-1")):
@@ -184,10 +185,10 @@ async def test_tokens_end_with_the_record_and_stay_revoked(where: Path | str) ->
 async def test_a_tag_on_a_wearer_who_has_ended_gets_no_token(where: Path | str) -> None:
     async with opened(where) as desk:
         await desk.put_all()
-        await desk.registry.put_wearer(translate.parse_wearer(records.wearer("w-2", "900101-1234567")))
-        await desk.registry.end_wearer("w-2", WearerEnd(WearerEndReason.COMPLETED, 5), 2)
+        await desk.registry.ministry.put_wearer(translate.parse_wearer(records.wearer("w-2", "900101-1234567")))
+        await desk.registry.ministry.end_wearer("w-2", WearerEnd(WearerEndReason.COMPLETED, 5), 2)
         await desk.issue(MOJ, "tag-1", 0)
-        await desk.registry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
+        await desk.registry.ministry.put_tag(translate.parse_tag(records.tag(wearer_id="w-2", version=2)))
         assert await desk.stored() == []
         with pytest.raises(FailedPrecondition):
             await desk.issue(MOJ, "tag-1", 0)
@@ -196,7 +197,7 @@ async def test_a_tag_on_a_wearer_who_has_ended_gets_no_token(where: Path | str) 
 async def test_destruction_of_a_person_deletes_the_tokens_of_their_devices(where: Path | str) -> None:
     async with opened(where) as desk:
         await desk.put_all()
-        await desk.registry.put_order(translate.parse_order(records.order()))
+        await desk.registry.police.put_order(translate.parse_order(records.order()))
         await desk.issue(NPA, "app-1", 0)
         tag_token = await desk.issue(MOJ, "tag-1", 0)
     due_ms = records.order().valid_until.ToMilliseconds() + KEPT_AFTER_END_MS

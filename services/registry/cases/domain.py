@@ -1,0 +1,123 @@
+"""Decide from two records and from what is stored about them whether an order is enforced against a wearer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from services.registry import domain
+from services.registry.domain import Order, Wearer
+from services.registry.matching import similarity
+from services.registry.matching.similarity import MatchLevel
+from services.registry.reviews import domain as review
+from services.registry.reviews.domain import MatchEvidence, Review, ReviewState
+
+
+class PlanTerms(NamedTuple):
+    """Circumstances of a plan that aren't stored."""
+
+    now_ms: int
+    """Mesh time."""
+    partitions: int
+    """Number of partitions of the log."""
+    digest: Callable[[str], bytes]
+    """Keyed digest of the data that two records were compared by."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCase:
+    """A joint case as a row of the table `cases`, without its snapshot."""
+
+    sequence: int
+    """Number of the match, in the order of matching."""
+    case_id: str
+    order_id: str
+    wearer_id: str
+    version: int
+    """Version of the last snapshot."""
+    matched_at_ms: int
+    withdrawn_at_ms: int | None
+    """When the match was withdrawn, mesh time; None while the match holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchPair:
+    """An order and a wearer who may be one person, with their review and joint case if there are any."""
+
+    order: Order
+    wearer: Wearer
+    review: Review | None
+    case: StoredCase | None
+
+    @property
+    def case_id(self) -> str:
+        """Id of the joint case of the pair, whether or not there is one."""
+        return domain.case_id_of(self.order.order_id, self.wearer.wearer_id)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the order is enforced against the wearer so far."""
+        return self.case is not None and self.case.withdrawn_at_ms is None
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedPair:
+    """A pair with the result of its comparison."""
+
+    pair: MatchPair
+    review: Review | None
+    """The review after the comparison; None if none is needed."""
+    evidence: MatchEvidence
+
+    @property
+    def opens_review(self) -> bool:
+        """Whether the pair's review is opened or reopened."""
+        before = self.pair.review
+        is_open = self.review is not None and self.review.state is ReviewState.OPEN
+        return is_open and (before is None or before.state is not ReviewState.OPEN)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the order is enforced against the wearer from now on."""
+        return self.review is not None and self.review.enforced
+
+    @property
+    def touches_case(self) -> bool:
+        """Whether a joint case is created, renewed or withdrawn."""
+        return self.holds or self.pair.is_held
+
+
+def compare(pair: MatchPair, terms: PlanTerms) -> tuple[MatchLevel, MatchEvidence]:
+    """Match level and evidence from the two records alone, without any decision by a person."""
+    order, wearer, before = pair.order, pair.wearer, pair.review
+    level, comparison = similarity.compared(order, wearer)
+    undecided = before is None or before.state is ReviewState.OPEN
+    if undecided and level is not MatchLevel.EXACT and order.ends_ms <= terms.now_ms:
+        level = MatchLevel.NONE  # an order that has ended needs no review
+    if level is MatchLevel.NONE and before is None:
+        return level, MatchEvidence(b"", comparison.weight, ())
+    digest = terms.digest(similarity.evidence_text(order, wearer))
+    return level, MatchEvidence(digest, comparison.weight, similarity.reasons_of(comparison))
+
+
+def decide(pair: MatchPair, terms: PlanTerms) -> DecidedPair:
+    """Compare the records of a pair and decide about its review."""
+    level, evidence = compare(pair, terms)
+    before, outcome = pair.review, review.next_state(pair.review, level, evidence.digest)
+    if outcome is None:
+        return DecidedPair(pair, None, evidence)
+    state, enforced = outcome
+    if before is not None:
+        after = review.updated(before, state, enforced, evidence=evidence, now_ms=terms.now_ms)
+    else:
+        after = Review(
+            case_id=pair.case_id,
+            order_id=pair.order.order_id,
+            wearer_id=pair.wearer.wearer_id,
+            state=state,
+            enforced=enforced,
+            evidence=evidence,
+            since_ms=terms.now_ms,
+        )
+    return DecidedPair(pair, after, evidence)

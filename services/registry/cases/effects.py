@@ -1,0 +1,244 @@
+"""Plan what follows from changed records, in memory: reviews, match events, joint cases, routes, tokens and messages.
+
+Nothing is read or written here. All that the plan needs was read into `Surroundings` before; `CaseService.write` applies the
+plan.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, assert_never
+
+from services.common.messaging import flow
+from services.common.observability.telemetry import logger
+from services.registry import domain
+from services.registry.cases import translate
+from services.registry.cases.domain import DecidedPair, MatchPair, PlanTerms, StoredCase, decide
+from services.registry.cases.store import CaseUpdate
+from services.registry.device_tokens.domain import DeviceToken, valid_at
+from services.registry.domain import Contact, Device, ExerciseKind, JointCase, Tag
+from services.registry.keys.store import KeyOwner
+from services.registry.outbox.store import OutboxMessage
+from services.registry.records.kinds import PERSONS, WEARERS
+from services.registry.reviews.domain import Event, MatchEvent, Review
+from services.registry.routes.domain import StoredRoute, device_partitions, tag_partitions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Stored rows that a plan needs besides the pairs."""
+
+    tags: Mapping[str, list[Tag]] = field(default_factory=dict)
+    """By wearer id."""
+    devices: Mapping[str, list[Device]] = field(default_factory=dict)
+    """By person id."""
+    ended: frozenset[KeyOwner] = frozenset()
+    """Wearers and protected persons whose record has ended or was destroyed."""
+    routes: Mapping[str, StoredRoute] = field(default_factory=dict)
+    """The last sent route by device id."""
+    tokens: Mapping[str, list[DeviceToken]] = field(default_factory=dict)
+    """By device id, oldest first, including expired tokens."""
+    kept_away: Mapping[str, set[str]] = field(default_factory=dict)
+    """Ids of the wearers whom other joint cases than those of the pairs keep away, by person id."""
+    contacts: Mapping[str, Contact] = field(default_factory=dict)
+    """By person id. Empty if the registry can't seal contacts."""
+
+
+class CaseMessage(NamedTuple):
+    """Snapshot of a joint case for the log. Its contacts are sealed when it is written, because sealing is random."""
+
+    case: JointCase
+    version: int
+
+
+class LogLine(NamedTuple):
+    """Line of the service's log, written after the commit."""
+
+    level: int
+    event: str
+    fields: Mapping[str, object]
+
+    def write(self) -> None:
+        """Write the line."""
+        logger().log(self.level, self.event, **self.fields)
+
+
+class Effects:
+    """Effects of a command, in the order in which they happen. Each effect sees the ones before it."""
+
+    def __init__(self, terms: PlanTerms, found: Surroundings, pairs: Iterable[MatchPair] = ()) -> None:
+        self.terms = terms
+        self.found = found
+        self.reviews: dict[str, Review] = {}
+        self.events: list[MatchEvent] = []
+        self.cases: dict[str, CaseUpdate] = {}
+        self.routes: dict[str, StoredRoute] = {}
+        self.tokens: dict[str, list[DeviceToken]] = {}
+        self.messages: list[OutboxMessage | CaseMessage] = []
+        self.logs: list[LogLine] = []
+        self._stored = {pair.case_id: pair.case for pair in pairs if pair.case}
+        self._active = {
+            pair.case_id: (pair.wearer.wearer_id, pair.order.protected_person_ids) for pair in pairs if pair.is_held
+        }
+        """Wearer and protected persons of each joint case of the pairs that isn't withdrawn."""
+
+    def log(self, level: int, event: str, **fields: object) -> None:
+        """Write a line to the log after the commit."""
+        self.logs.append(LogLine(level, event, fields))
+
+    # ── matches ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def refresh(self, pair: MatchPair) -> None:
+        """Compare a pair again, then update its review and its joint case."""
+        update = self.cases.get(pair.case_id)
+        review, case = self.reviews.get(pair.case_id, pair.review), update.case if update else pair.case
+        self.settle(decide(replace(pair, review=review, case=case), self.terms))
+
+    def settle(self, decided: DecidedPair) -> None:
+        """Update the review and the joint case of a compared pair."""
+        pair, after = decided.pair, decided.review
+        if after is not None and after != pair.review:
+            self.reviews[pair.case_id] = after
+        if decided.opens_review:
+            self.add_event(pair, Event.REVIEW_OPENED)
+            bits = round(decided.evidence.weight_bits, 1)
+            self.log(logging.INFO, "review_opened", case_id=pair.case_id, weight_bits=bits)
+        self.set_case(pair, decided.holds)
+
+    def add_event(self, pair: MatchPair, event: Event) -> None:
+        """Add an event about a pair to the stream of matches."""
+        now_ms = self.terms.now_ms
+        self.events.append(
+            MatchEvent(
+                event=event,
+                case_id=pair.case_id,
+                order_id=pair.order.order_id,
+                wearer_id=pair.wearer.wearer_id,
+                matched_at_ms=pair.case.matched_at_ms if pair.case else now_ms,
+                at_ms=now_ms,
+            )
+        )
+
+    def add_event_for_cases(self, event: Event) -> None:
+        """Add an event to the stream of matches for each joint case of the pairs that isn't withdrawn."""
+        current = self._stored | {case_id: update.case for case_id, update in self.cases.items()}
+        new = {case_id for case_id, update in self.cases.items() if update.is_new}
+        ordered = sorted(current.values(), key=lambda case: (case.case_id in new, case.sequence))
+        self.events += [
+            MatchEvent(
+                event=event,
+                case_id=case.case_id,
+                order_id=case.order_id,
+                wearer_id=case.wearer_id,
+                matched_at_ms=case.matched_at_ms,
+                at_ms=self.terms.now_ms,
+            )
+            for case in ordered
+            if case.withdrawn_at_ms is None
+        ]
+
+    def set_case(self, pair: MatchPair, holds: bool) -> None:
+        """Create, renew or withdraw the joint case of a pair, and send its snapshot to the log."""
+        order, before, now_ms = pair.order, pair.case, self.terms.now_ms
+        if not holds and not pair.is_held:
+            return
+        # Versions follow the clock, so that a database that was lost and refilled uses greater versions than the log holds.
+        version = max(before.version + 1 if before else 1, now_ms)
+        devices = self._devices_of(order.protected_person_ids)
+        tags = self.found.tags.get(pair.wearer.wearer_id, [])
+        case = domain.build_case(order, pair.wearer, tags, devices=devices)
+        if not holds:
+            case = domain.withdraw(case, now_ms)
+        self._update_case(pair, case, version=version, holds=holds)
+        # Routes go before the case, so that reports reach the case's partition by the time the fold knows the case.
+        for device in devices:
+            self.send_route(device)
+        self.messages.append(CaseMessage(case, version))
+        # The agencies get no events about the synthetic records of a canary.
+        if holds != pair.is_held and order.exercise is not ExerciseKind.CANARY:
+            self.add_event(pair, Event.MATCHED if holds else Event.WITHDRAWN)
+            level, event = (logging.INFO, "order_matched") if holds else (logging.WARNING, "match_withdrawn")
+            self.log(level, event, case_id=case.case_id)
+
+    def _update_case(self, pair: MatchPair, case: JointCase, *, version: int, holds: bool) -> None:
+        before, now_ms = pair.case, self.terms.now_ms
+        stored = StoredCase(
+            sequence=before.sequence if before else len(self.cases),
+            case_id=case.case_id,
+            order_id=case.order_id,
+            wearer_id=case.wearer_id,
+            version=version,
+            matched_at_ms=before.matched_at_ms if before else now_ms,
+            withdrawn_at_ms=None if holds else now_ms,
+        )
+        is_new = case.case_id not in self._stored
+        self.cases[case.case_id] = CaseUpdate(stored, is_new, case.valid_until_ms)
+        if holds:
+            self._active[case.case_id] = (case.wearer_id, pair.order.protected_person_ids)
+        else:
+            self._active.pop(case.case_id, None)
+
+    def _devices_of(self, person_ids: Iterable[str]) -> list[Device]:
+        devices = (device for person_id in person_ids for device in self.found.devices.get(person_id, ()))
+        return sorted(devices, key=lambda device: device.device_id)
+
+    # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def send_routes_of(self, person_ids: Iterable[str]) -> None:
+        """Send the changed routes of these persons' devices."""
+        for device in self._devices_of(person_ids):
+            self.send_route(device)
+
+    def send_route(self, device: Tag | Device, *, renew: bool = False) -> None:
+        """Send the route of a device if it changed; with `renew` also if it didn't."""
+        device_id, revoked = device.device_id, self.is_revoked(device)
+        tokens = self._valid_tokens(device_id, revoked)
+        message = translate.route_to_proto(device, self._partitions(device), revoked, tokens=tokens)
+        route = message.SerializeToString(deterministic=True)
+        last = self.routes.get(device_id) or self.found.routes.get(device_id)
+        if last and route == last.route and not renew:
+            return
+        # Follows the clock, like the version of a case: after a lost database, message ids must not repeat.
+        version = max((last.version if last else 0) + 1, self.terms.now_ms)
+        self.routes[device_id] = StoredRoute(version, route)
+        subject = f"$KV.{flow.DEVICES_BUCKET}.{device_id}"
+        self.messages.append(OutboxMessage(subject, f"route:{device_id}:{version}", route))
+
+    def is_revoked(self, device: Tag | Device) -> bool:
+        """Whether a device may no longer report: it is out of service, or its wearer or person has ended."""
+        return device.removed_at_ms is not None or owner_of(device) in self.found.ended
+
+    def _partitions(self, device: Tag | Device) -> tuple[int, ...]:
+        match device:
+            case Tag():
+                return tag_partitions(device.wearer_id, self.terms.partitions)
+            case Device():
+                person_id = device.person_id
+                kept_away = {wearer_id for wearer_id, persons in self._active.values() if person_id in persons}
+                kept_away |= self.found.kept_away.get(person_id, set())
+                return device_partitions(person_id, kept_away, self.terms.partitions)
+            case _:
+                assert_never(device)
+
+    def _valid_tokens(self, device_id: str, revoked: bool) -> list[DeviceToken]:
+        """Valid tokens of a device. Deletes expired tokens, and all tokens of a revoked device."""
+        tokens = self.tokens.get(device_id, self.found.tokens.get(device_id, []))
+        valid = [] if revoked else valid_at(tokens, self.terms.now_ms)
+        if valid != tokens:
+            self.tokens[device_id] = valid
+            if revoked:
+                self.log(logging.INFO, "device_tokens_revoked", device_id=device_id)
+        return valid
+
+
+def owner_of(device: Tag | Device) -> KeyOwner:
+    """Owner of the key of a device's wearer or person."""
+    match device:
+        case Tag():
+            return KeyOwner(WEARERS.table.name, device.wearer_id)
+        case Device():
+            return KeyOwner(PERSONS.table.name, device.person_id)
+        case _:
+            assert_never(device)

@@ -1,0 +1,54 @@
+"""Daily renewal of routes and joint cases in the log, which keeps its entries for days only."""
+
+from __future__ import annotations
+
+from services.common.clock import MeshClock
+from services.registry.cases.service import DAY_MS, CaseService
+from services.registry.domain import Device, Tag
+from services.registry.outbox.store import OutboxMessage
+from services.registry.records.kinds import DEVICES, TAGS
+from services.registry.transactions import Transactions
+from services.registry.unit_of_work import UnitOfWork
+
+RENEWED_BATCH = 50
+
+
+class Renewal:
+    """Enqueues all routes and valid joint cases once on each day of mesh time, so that the log always holds them."""
+
+    def __init__(self, transactions: Transactions, cases: CaseService, clock: MeshClock) -> None:
+        self._transactions = transactions
+        self._cases = cases
+        self._clock = clock
+
+    async def renew_some(self) -> bool:
+        """Enqueue a batch of routes and cases that weren't sent on this day of mesh time; false if none was left."""
+        now_ms = self._clock.now_ms()
+        day = now_ms // DAY_MS
+        # Needs no `changing`: the relay, the only caller, reads the outbox next.
+        async with self._transactions.open() as work:
+            device_ids = await work.routes.not_sent_on(day, RENEWED_BATCH)
+            if device_ids:
+                await self._renew_routes(work, device_ids)
+                return True
+            snapshots = await work.cases.not_sent_on(day, now_ms - DAY_MS, RENEWED_BATCH)
+            await work.cases.mark_sent([snapshot.case_id for snapshot in snapshots], day)
+            await work.outbox.enqueue(
+                OutboxMessage(
+                    self._cases.subject(snapshot.wearer_id),
+                    f"{snapshot.case_id}:{snapshot.version}:{day}",
+                    snapshot.entry,
+                )
+                for snapshot in snapshots
+            )
+            await work.outbox.drop_sent_before(now_ms - DAY_MS)
+        return bool(snapshots)
+
+    async def _renew_routes(self, work: UnitOfWork, device_ids: list[str]) -> None:
+        tags = await work.records.opened(TAGS, device_ids)
+        devices = await work.records.opened(DEVICES, [id_ for id_ in device_ids if id_ not in tags])
+        found: dict[str, Tag | Device] = {**devices, **tags}
+        effects = await self._cases.begin_routes(work, list(found.values()))
+        for device_id in device_ids:
+            effects.send_route(found[device_id], renew=True)
+        await self._cases.write(work, effects)

@@ -1,0 +1,144 @@
+"""Read what a plan needs: each table with one statement for everything that is asked for, and no row twice."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from services.registry.cases.domain import MatchPair, StoredCase
+from services.registry.cases.effects import Surroundings, owner_of
+from services.registry.domain import Contact, Device, Order, ProtectedPerson, Tag, Wearer
+from services.registry.keys.store import KeyOwner
+from services.registry.matching import similarity
+from services.registry.matching.similarity import Side
+from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, Record, type_of
+from services.registry.records.store import StoredRecord
+from services.registry.unit_of_work import UnitOfWork
+
+_D = TypeVar("_D", Tag, Device)
+
+
+async def pairs_of_wearer(work: UnitOfWork, wearer: Wearer, *, new: bool = False) -> list[MatchPair]:
+    """A wearer with each order that may be against them, or that was before this version. A new wearer has no cases."""
+    wearer_id = wearer.wearer_id
+    cases = {} if new else {case.order_id: case for case in await work.cases.of_wearers([wearer_id])}
+    reviews = {} if new else {review.order_id: review for review in await work.reviews.of_wearer(wearer_id)}
+    alike = await work.match_keys.sharing(Side.ORDER, similarity.match_keys(wearer))
+    orders = await work.records.candidates(ORDERS, alike | cases.keys() | reviews.keys(), wearer.national_id)
+    return [MatchPair(order, wearer, reviews.get(order.order_id), cases.get(order.order_id)) for order in orders]
+
+
+async def pairs_of_order(work: UnitOfWork, order: Order, *, new: bool) -> list[MatchPair]:
+    """An order with each wearer whom it may be against, or was before this version. A new order has no cases."""
+    order_id, respondent = order.order_id, order.respondent
+    cases = {} if new else {case.wearer_id: case for case in await work.cases.of_order(order_id)}
+    reviews = {} if new else {review.wearer_id: review for review in await work.reviews.of_order(order_id)}
+    alike = await work.match_keys.sharing(Side.WEARER, similarity.match_keys(respondent))
+    wearers = await work.records.candidates(WEARERS, alike | cases.keys() | reviews.keys(), respondent.national_id)
+    return [MatchPair(order, wearer, reviews.get(wearer.wearer_id), cases.get(wearer.wearer_id)) for wearer in wearers]
+
+
+async def pairs_of_cases(
+    work: UnitOfWork, cases: Sequence[StoredCase], wearers: Mapping[str, StoredRecord[Wearer]] | None = None
+) -> list[MatchPair]:
+    """The pairs of joint cases, in their order. `wearers` are the wearers of the cases if they were read before."""
+    if not cases:
+        return []
+    wearer_ids = {case.wearer_id for case in cases}
+    orders = await work.records.opened(ORDERS, {case.order_id for case in cases})
+    stored = await work.records.some(WEARERS, wearer_ids) if wearers is None else wearers
+    opened = {id_: wearer for id_ in wearer_ids if (wearer := stored[id_].open())}
+    reviews = await work.reviews.some({case.case_id for case in cases})
+    return [MatchPair(orders[case.order_id], opened[case.wearer_id], reviews.get(case.case_id), case) for case in cases]
+
+
+async def around(
+    work: UnitOfWork,
+    pairs: Sequence[MatchPair],
+    *,
+    put: Record | None = None,
+    known: Sequence[StoredRecord[Any]] = (),
+    also_persons: Iterable[str] = (),
+    also_wearers: Collection[str] = (),
+    with_contacts: bool = False,
+) -> Surroundings:
+    """Read the surroundings of pairs whose joint cases may change.
+
+    `put` is the record that the command puts: it takes the place of its stored version. `known` are records that were read
+    before. The routes of the devices of `also_persons`, and of the tags of `also_wearers`, may change, too.
+    """
+    person_ids = {*also_persons, *(id_ for pair in pairs for id_ in pair.order.protected_person_ids)}
+    devices = await _devices(work, person_ids, put)
+    tags = await _tags(work, {*also_wearers, *(pair.wearer.wearer_id for pair in pairs)}, put)
+    persons = await _persons(work, person_ids if devices or with_contacts else set(), known=known, put=put)
+    routed_tags = [tag for tag in tags if tag is put or tag.wearer_id in also_wearers]
+    routed = [*(device.device_id for device in devices), *(tag.device_id for tag in routed_tags)]
+    case_ids = [pair.case.case_id for pair in pairs if pair.case]
+    return Surroundings(
+        tags=_grouped(tags, lambda tag: tag.wearer_id),
+        devices=_grouped(devices, lambda device: device.person_id),
+        ended=_ended((*known, *persons), put),
+        routes=await work.routes.of(routed),
+        tokens=await work.device_tokens.of(routed),
+        kept_away=await work.cases.kept_away({device.person_id for device in devices}, without=case_ids),
+        contacts=_contacts(persons, put) if with_contacts and pairs else {},
+    )
+
+
+async def around_devices(work: UnitOfWork, devices: Sequence[Tag | Device]) -> Surroundings:
+    """Read what the routes of these devices depend on."""
+    ids = [device.device_id for device in devices]
+    person_ids = {device.person_id for device in devices if isinstance(device, Device)}
+    return Surroundings(
+        ended=await work.keys.ended({owner_of(device) for device in devices}),
+        routes=await work.routes.of(ids),
+        tokens=await work.device_tokens.of(ids),
+        kept_away=await work.cases.kept_away(person_ids, without=()),
+    )
+
+
+async def _devices(work: UnitOfWork, person_ids: Collection[str], put: Record | None) -> list[Device]:
+    new = put if isinstance(put, Device) else None
+    stored = await work.records.devices_of(person_ids, without=new.device_id if new else None)
+    return [*stored, new] if new else stored
+
+
+async def _tags(work: UnitOfWork, wearer_ids: Collection[str], put: Record | None) -> list[Tag]:
+    new = put if isinstance(put, Tag) else None
+    stored = await work.records.tags_on(wearer_ids, without=new.device_id if new else None)
+    return [*stored, new] if new else stored
+
+
+async def _persons(
+    work: UnitOfWork, person_ids: set[str], *, known: Iterable[StoredRecord[Any]], put: Record | None
+) -> list[StoredRecord[ProtectedPerson]]:
+    """The rows of these persons without the one that is put: the known ones, and the others from the database."""
+    before = [stored for stored in known if stored.kind is PERSONS]
+    unknown = person_ids - {stored.key_owner.record_id for stored in before}
+    if isinstance(put, ProtectedPerson):
+        unknown -= {put.person_id}
+    return [*before, *(await work.records.some(PERSONS, unknown)).values()]
+
+
+def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset[KeyOwner]:
+    """Owners whose record has ended. The record that is put decides for its own owner."""
+    ended = {record.key_owner for record in stored if record.kind.disclosed is not None and record.has_ended}
+    if put is None:
+        return frozenset(ended)
+    kind = type_of(put)
+    owner = KeyOwner(kind.table.name, kind.id_of(put))
+    return frozenset(ended | {owner} if kind.destroy_at_ms(put) is not None else ended - {owner})
+
+
+def _contacts(persons: Iterable[StoredRecord[ProtectedPerson]], put: Record | None) -> dict[str, Contact]:
+    opened = [stored.open() for stored in persons]  # None: destroyed, and a case that ended long ago is sent once more
+    known = [*opened, put] if isinstance(put, ProtectedPerson) else opened
+    return {person.person_id: person.contact for person in known if person and person.contact}
+
+
+def _grouped(items: Iterable[_D], owner: Callable[[_D], str]) -> dict[str, list[_D]]:
+    groups: dict[str, list[_D]] = defaultdict(list)
+    for item in items:
+        groups[owner(item)].append(item)
+    return groups

@@ -1,0 +1,68 @@
+"""Translation of joint cases, routes and contacts to messages for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from services.registry.device_tokens.domain import DeviceToken
+from services.registry.domain import Contact, Device, JointCase, Tag
+from services.registry.records import places
+from services.registry.records.encounters import encounter_to_proto
+from services.registry.records.translate import ACTIONS, LANGUAGES
+from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2
+
+_DEMANDS = {action: demand for demand, action in ACTIONS.items()}
+_LANGUAGE_NUMBERS = {language: contact_pb2.Language.ValueType(number) for number, language in LANGUAGES.items()}
+
+
+def contact_to_proto(contact: Contact) -> contact_pb2.Contact:
+    """Contact of a protected person as a message, which is then sealed for the warning leg."""
+    return contact_pb2.Contact(
+        handle=contact.handle,
+        language=_LANGUAGE_NUMBERS[contact.language] if contact.language else contact_pb2.LANGUAGE_UNSPECIFIED,
+        duress_choice=contact.duress_choice,
+    )
+
+
+def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
+    """Snapshot of a joint case for the log."""
+    return log_pb2.CaseSnapshot(
+        case_id=case.case_id,
+        version=version,
+        order_id=case.order_id,
+        wearer_id=case.wearer_id,
+        tag_device_ids=case.tag_device_ids,
+        persons=[
+            log_pb2.ProtectedTarget(person_id=person.person_id, device_ids=person.device_ids) for person in case.persons
+        ],
+        places=[places.place_to_proto(place) for place in case.places],
+        rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in case.rings],
+        valid_from_ms=case.valid_from_ms,
+        valid_until_ms=case.valid_until_ms,
+        encounters=map(encounter_to_proto, case.encounters),
+        exercise=exercise_pb2.Exercise.Value(case.exercise.name)
+        if case.exercise
+        else exercise_pb2.EXERCISE_UNSPECIFIED,
+    )
+
+
+def route_to_proto(
+    device: Tag | Device, partitions: Sequence[int], revoked: bool, *, tokens: Sequence[DeviceToken]
+) -> log_pb2.DeviceRoute:
+    """Route of a tag or protective device."""
+    match device:
+        case Tag():
+            subject_id, kind = device.wearer_id, log_pb2.DeviceKind.TAG
+        case Device():
+            subject_id, kind = device.person_id, log_pb2.DeviceKind.PROTECTIVE_DEVICE
+        case _:
+            assert_never(device)
+    return log_pb2.DeviceRoute(
+        subject_id=subject_id,
+        partitions=partitions,
+        vendor_id=device.vendor_id,
+        tokens=[log_pb2.DeviceToken(sha256=token.sha256, valid_until_ms=token.valid_until_ms or 0) for token in tokens],
+        revoked=revoked,
+        kind=kind,
+    )

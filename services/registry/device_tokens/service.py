@@ -1,0 +1,71 @@
+"""Commands that issue and revoke the tokens of a device, each in one transaction with the new route of the device."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+
+from services.common.clock import MeshClock
+from services.common.rpc.errors import FailedPrecondition, NotFound, PermissionDenied
+from services.registry.cases.effects import Effects
+from services.registry.cases.service import CaseService
+from services.registry.device_tokens.domain import DeviceToken, rotated, valid_at
+from services.registry.domain import Device, Tag
+from services.registry.reconciliation.domain import Agency
+from services.registry.records.kinds import DEVICES, TAGS
+from services.registry.transactions import Transactions
+from services.registry.unit_of_work import UnitOfWork
+
+TOKEN_BYTES = 32
+
+
+class DeviceTokens:
+    """Issues and revokes the tokens with which devices report directly."""
+
+    def __init__(self, transactions: Transactions, cases: CaseService, clock: MeshClock) -> None:
+        self._transactions = transactions
+        self._cases = cases
+        self._clock = clock
+
+    async def issue(self, agency: Agency, device_id: str, keep_older_for_s: int) -> str:
+        """Issue a token, of which only the hash is stored. Raises NotFound, PermissionDenied, FailedPrecondition (ended)."""
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        hashed = hashlib.sha256(token.encode()).digest()
+        async with self._transactions.changing() as work:
+            device = await _device_of(work, agency, device_id)
+            effects = await self._cases.begin_routes(work, [device])
+            if effects.is_revoked(device):
+                raise FailedPrecondition("device_id: this device is out of service, so it can't get a token")
+            older = effects.found.tokens.get(device_id, [])
+            tokens = rotated(older, hashed, self._clock.now_ms(), keep_older_for_s=keep_older_for_s)
+            await self._write(work, effects, device, tokens=tokens, event="device_token_issued")
+        return token
+
+    async def revoke(self, agency: Agency, device_id: str) -> int:
+        """Revoke all tokens of a device; returns how many were valid. Raises NotFound, PermissionDenied."""
+        async with self._transactions.changing() as work:
+            device = await _device_of(work, agency, device_id)
+            effects = await self._cases.begin_routes(work, [device])
+            valid = valid_at(effects.found.tokens.get(device_id, []), self._clock.now_ms())
+            await self._write(work, effects, device, tokens=[], event="device_tokens_revoked")
+        return len(valid)
+
+    async def _write(
+        self, work: UnitOfWork, effects: Effects, device: Tag | Device, *, tokens: list[DeviceToken], event: str
+    ) -> None:
+        effects.tokens[device.device_id] = tokens
+        effects.send_route(device)
+        effects.log(logging.INFO, event, device_id=device.device_id)
+        await self._cases.write(work, effects)
+
+
+async def _device_of(work: UnitOfWork, agency: Agency, device_id: str) -> Tag | Device:
+    tag, device = await work.records.find(TAGS, device_id), await work.records.find(DEVICES, device_id)
+    mine, other = (tag, device) if agency is Agency.MOJ else (device, tag)
+    record = mine.open() if mine else None
+    if record is None:
+        if other:
+            raise PermissionDenied("device_id: belongs to the other agency")
+        raise NotFound("device_id: no such device")
+    return record

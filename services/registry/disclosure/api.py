@@ -1,0 +1,84 @@
+"""gRPC servicer of the DisclosureService: reads of personal data and signed heads of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from services.common import fields
+from services.common.clock import MeshClock
+from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
+from services.common.privacy.purposes import PURPOSES
+from services.common.rpc import server
+from services.common.rpc.errors import InvalidField
+from services.registry.disclosure import translate
+from services.registry.disclosure.domain import PERSON_SHOWS, WEARER_SHOWS
+from services.registry.disclosure.service import Disclosures
+from services.registry.records import places as translate_places
+from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc
+
+SERVICE_NAME = disclosure_pb2.DESCRIPTOR.services_by_name["DisclosureService"].full_name
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_T = TypeVar("_T")
+
+
+class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
+    """Parses requests of the DisclosureService and limits the responses to the fields that the caller's role may see."""
+
+    def __init__(self, disclosures: Disclosures, clock: MeshClock) -> None:
+        self._disclosures = disclosures
+        self._clock = clock
+
+    async def ReadWearer(
+        self, request: disclosure_pb2.ReadWearerRequest, context: _Context
+    ) -> disclosure_pb2.ReadWearerResponse:
+        wearer_id = fields.required_id("wearer_id", request.wearer_id)
+        grounds = self._grounds(request.grounds, RecordKind.WEARER)
+        who = server.caller()
+        wearer, disclosure_id = await _finish(self._disclosures.read_wearer(who, grounds, wearer_id))
+        shown = translate.wearer_to_proto(wearer, WEARER_SHOWS[who.role])
+        return disclosure_pb2.ReadWearerResponse(wearer=shown, disclosure_id=disclosure_id)
+
+    async def ReadProtectedPerson(
+        self, request: disclosure_pb2.ReadProtectedPersonRequest, context: _Context
+    ) -> disclosure_pb2.ReadProtectedPersonResponse:
+        person_id = fields.required_id("person_id", request.person_id)
+        grounds = self._grounds(request.grounds, RecordKind.PROTECTED_PERSON)
+        who = server.caller()
+        person, places, disclosure_id = await _finish(self._disclosures.read_person(who, grounds, person_id))
+        visible = PERSON_SHOWS[who.role]
+        shown = translate.protected_person_to_proto(person, visible)
+        return disclosure_pb2.ReadProtectedPersonResponse(
+            protected_person=shown,
+            places=[translate_places.place_to_proto(place) for place in places] if "places" in visible else [],
+            disclosure_id=disclosure_id,
+        )
+
+    async def SignLedger(
+        self, request: disclosure_pb2.SignLedgerRequest, context: _Context
+    ) -> disclosure_pb2.SignLedgerResponse:
+        signed = await _finish(self._disclosures.sign())
+        return disclosure_pb2.SignLedgerResponse(head=self._disclosures.to_proto(signed) if signed else None)
+
+    async def WatchLedgerHeads(
+        self, request: disclosure_pb2.WatchLedgerHeadsRequest, context: _Context
+    ) -> AsyncIterator[disclosure_pb2.WatchLedgerHeadsResponse]:
+        fields.number("after_sequence", request.after_sequence, 0, greatest=1 << 62)
+        async for signed in self._disclosures.watch_heads(request.after_sequence):
+            yield disclosure_pb2.WatchLedgerHeadsResponse(head=self._disclosures.to_proto(signed))
+
+    def _grounds(self, msg: disclosure_pb2.Grounds, kind: RecordKind) -> Grounds:
+        try:
+            purpose = PURPOSES.get(msg.purpose)
+            return check_grounds(msg.legal_basis, purpose, msg.reference, kind=kind, now_ms=self._clock.now_ms())
+        except InvalidField as error:
+            raise error.under("grounds") from None
+
+
+async def _finish(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run `work` to its end even if the caller disconnects, so that a transaction is never cancelled halfway."""
+    return await asyncio.shield(work)

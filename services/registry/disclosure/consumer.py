@@ -1,0 +1,49 @@
+"""Bus consumer for disclosures that other services made. They wait in the stream DISCLOSURES while the registry is down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from services.common.messaging import dead_letters, flow, pull
+from services.common.messaging.bus import Bus
+from services.common.observability.readiness import ReaderHealth
+from services.common.rpc.errors import Unavailable
+from services.registry.disclosure.service import Disclosures
+from services.registry.disclosure.translate import published_disclosure
+
+T = TypeVar("T")
+
+
+async def consume_disclosures(
+    bus: Bus, disclosures: Disclosures, log_id: str, *, health: ReaderHealth | None = None
+) -> None:
+    """Append published disclosures to the ledger until cancelled. Messages are acknowledged after the commit.
+
+    The cursor of the newest entry is committed with the disclosures, so that a stream that lost entries is noticed and read again
+    from its first entry. The ledger ignores a disclosure whose id it already has.
+    """
+    durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
+    after = await _retried(lambda: disclosures.newest(log_id))
+    async for messages in pull.consume(
+        bus, stream, durable, subjects=flow.DISCLOSURES.subjects, after=after, health=health
+    ):
+        # A disclosure may be forged, so a person has to look at an unreadable one: the dead letter raises an alarm.
+        accepted = await dead_letters.parse_or_keep(
+            bus, durable, messages, parse=lambda data, subject: published_disclosure(subject, data)
+        )
+        newest = max(messages, key=lambda message: message.sequence).cursor
+        await _retried(partial(disclosures.accept, accepted, log_id, newest))
+        for message in messages:
+            await pull.ack(bus, message)
+
+
+async def _retried(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work`, retried until the database answers."""
+    while True:
+        try:
+            return await work()
+        except Unavailable as error:
+            await asyncio.sleep(error.retry_after_s)

@@ -1,0 +1,70 @@
+"""Rules for personal data: kinds of use, fields that each role may see, and dates of destruction. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from services.common.rpc.identity import Role
+from services.registry.domain import EndReason, Order, OrderType, ProtectedPerson, Wearer, WearerEndReason
+
+DAY_MS = 86_400_000
+KEPT_AFTER_END_MS = (5 * 365 + 2) * DAY_MS
+"""How long data is kept after its end, milliseconds: 5 years (Tag Act). 5 years have at most two leap days."""
+
+
+class Deed(Enum):
+    """Kind of use of personal data, as a row of the ledger states it."""
+
+    READ = "READ"
+    SHARED = "SHARED"
+    SHARE_ENDED = "SHARE_ENDED"
+    """End of a share that lasted for a time."""
+    DESTROYED = "DESTROYED"
+
+
+_IMMEDIATE = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)
+
+
+def destroy_order_at_ms(order: Order) -> int:
+    """When an order is destroyed: 5 years after its end, or immediately after non-prosecution or an acquittal."""
+    immediate = order.end is not None and order.end.reason in _IMMEDIATE
+    return order.ends_ms if immediate else order.ends_ms + KEPT_AFTER_END_MS
+
+
+def destroy_wearer_at_ms(wearer: Wearer) -> int | None:
+    """When a wearer is destroyed: 5 years after the end, or immediately if the ground of an item 3-2 tag has ceased.
+
+    None while the case runs.
+    """
+    if wearer.end is None:
+        return None
+    return wearer.end.at_ms + (KEPT_AFTER_END_MS if wearer.end.reason is WearerEndReason.COMPLETED else 0)
+
+
+def destroy_person_at_ms(person: ProtectedPerson) -> int | None:
+    """When a protected person is destroyed: 5 years after the end; None while the person is protected."""
+    return None if person.ended_at_ms is None else person.ended_at_ms + KEPT_AFTER_END_MS
+
+
+def ground_fell(order: Order) -> bool:
+    """Whether an order for a tag ended in a way that also requires the immediate destruction of the tag's data."""
+    return order.type is OrderType.STALKING_TAG and order.end is not None and order.end.reason in _IMMEDIATE
+
+
+_WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
+WEARER_SHOWS = {
+    Role.ROLE_MOJ_RECORDS: _WHOLE,
+    Role.ROLE_MOJ_DESK: _WHOLE - {"national_id"},
+    # The police search for the person, so they don't need the address and the national number.
+    Role.ROLE_NPA_DESK: frozenset({"name", "birth_date", "sex", "phone"}),
+    Role.ROLE_REVIEWER: _WHOLE,
+}
+"""Fields of a wearer that each role sees. All other fields are omitted."""
+PERSON_SHOWS = {
+    Role.ROLE_NPA_RECORDS: frozenset({"name", "relation", "places"}),
+    Role.ROLE_NPA_DESK: frozenset({"name", "relation", "places"}),
+    # Probation officers go to the wearer, so they don't need the places of the protected person.
+    Role.ROLE_MOJ_DESK: frozenset({"name", "relation"}),
+    Role.ROLE_REVIEWER: frozenset({"name", "relation"}),
+}
+"""Fields of a protected person that each role sees. `places` are the protected places of the person's orders."""

@@ -1,0 +1,103 @@
+"""Translation of disclosures from the stream to the ledger, and of disclosed records to responses. Parsers validate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.common import fields
+from services.common.messaging import flow, stored
+from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
+from services.common.rpc.errors import InvalidField, Unauthenticated
+from services.common.rpc.identity import Role, caller_of
+from services.registry.disclosure.domain import Deed
+from services.registry.domain import ProtectedPerson, Wearer
+from services.registry.ledger.chain import Disclosure
+from tandem.registry.v1 import registry_pb2
+
+DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
+    "geofence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER}),
+    "dispatch-probation": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_REVIEWER}),
+    "dispatch-police": frozenset({Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER}),
+    "explain": frozenset({Role.ROLE_REVIEWER}),
+    "evidence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER, Role.ROLE_OPERATOR}),
+}
+"""Roles to which each NATS user discloses data: the roles that it admits to its calls."""
+DISCLOSES_TO_OTHERS = frozenset({"evidence"})
+"""NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
+
+
+def published_disclosure(subject: str, data: bytes) -> Disclosure:
+    """Parse a message of the stream DISCLOSURES. Raises InvalidField if it is unreadable or its publisher may not send it.
+
+    nats-server lets each user publish only under its own name, so the subject proves the publisher. The message must match it.
+    """
+    _, publisher, *_ = (*subject.split("."), "")
+    if publisher not in DISCLOSED_FOR:
+        raise InvalidField("subject", "names no user that may publish disclosures")
+    disclosure = parse_disclosure(data)
+    if subject != flow.disclosure_subject(publisher, disclosure.disclosure_id):
+        raise InvalidField("disclosure_id", "differs from the id in the subject")
+    if caller_of(disclosure.who).role not in DISCLOSED_FOR[publisher]:
+        raise InvalidField("who", f"has a role to which {publisher} may not disclose")
+    if disclosure.recipient != disclosure.who and publisher not in DISCLOSES_TO_OTHERS:
+        raise InvalidField("recipient", f"must equal `who`: {publisher} may disclose only to its caller")
+    return disclosure
+
+
+def parse_disclosure(data: bytes) -> Disclosure:
+    """Parse a disclosure that another service made. Raises InvalidField."""
+    msg = stored.disclosure(data)
+    try:
+        kind = RecordKind(msg.record_kind)
+    except ValueError:
+        raise InvalidField("record_kind", "isn't a kind of record") from None
+    purpose = Purpose(msg.purpose) if msg.purpose in {purpose.value for purpose in Purpose} else None
+    grounds = check_grounds(msg.legal_basis, purpose, msg.reference, kind=kind, now_ms=msg.at_ms)
+    return Disclosure(
+        disclosure_id=fields.required_id("disclosure_id", msg.disclosure_id),
+        at_ms=msg.at_ms,
+        deed=(Deed.SHARE_ENDED if msg.HasField("positions") else Deed.SHARED).value,
+        who=_spiffe_id("who", msg.who),
+        legal_basis=grounds.legal_basis,
+        purpose=grounds.purpose.value,
+        reference=grounds.reference,
+        record_kind=kind.value,
+        record_id=fields.required_id("record_id", msg.record_id),
+        order_id=fields.required_id("order_id", msg.order_id),
+        recipient=_spiffe_id("recipient", msg.recipient),
+        expires_at_ms=msg.expires_at_ms,
+        positions=msg.positions if msg.HasField("positions") else None,
+    )
+
+
+def _spiffe_id(field: str, value: str) -> str:
+    try:
+        return caller_of(value).spiffe_id
+    except Unauthenticated as error:
+        raise InvalidField(field, error.reason) from None
+
+
+def wearer_to_proto(wearer: Wearer, names: frozenset[str]) -> registry_pb2.Wearer:
+    """A wearer with only the named fields of personal data."""
+    whole = registry_pb2.Wearer(
+        national_id=wearer.national_id,
+        name=wearer.name,
+        birth_date=wearer.birth_date.isoformat(),
+        sex=registry_pb2.Sex.Value(f"SEX_{wearer.sex.value if wearer.sex else 'UNSPECIFIED'}"),
+        phone=wearer.phone,
+        address=wearer.address,
+    )
+    shown = registry_pb2.Wearer(wearer_id=wearer.wearer_id, source_version=wearer.source_version)
+    for name in names:
+        setattr(shown, name, getattr(whole, name))
+    return shown
+
+
+def protected_person_to_proto(person: ProtectedPerson, names: frozenset[str]) -> registry_pb2.ProtectedPerson:
+    """A protected person with only the named fields of personal data."""
+    shown = registry_pb2.ProtectedPerson(person_id=person.person_id, source_version=person.source_version)
+    if "name" in names:
+        shown.name = person.name
+    if "relation" in names and person.relation:
+        shown.relation = registry_pb2.Relation.Value(f"RELATION_{person.relation.value}")
+    return shown

@@ -1,0 +1,151 @@
+"""Synthetic records for exercises: derived from an id, and put and ended by the same code as the agencies' records."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from datetime import date, timedelta
+
+from services.common.clock import MeshClock
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
+from services.registry.domain import (
+    EXERCISE_IDS,
+    Action,
+    Device,
+    EndReason,
+    ExerciseKind,
+    Order,
+    OrderEnd,
+    OrderRing,
+    ProtectedPerson,
+    Respondent,
+    Tag,
+    Wearer,
+    WearerEnd,
+    WearerEndReason,
+)
+from services.registry.records.kinds import ORDERS, PERSONS, TAGS
+from services.registry.records.ministry import MinistryService
+from services.registry.records.police import PoliceService
+from services.registry.records.versions import PutOutcome
+from services.registry.transactions import Transactions
+
+MAX_WEARERS = 10
+MAX_VALID_MS = 7 * 86_400_000
+RADIUS_M = 100.0
+PLACE_DEG = (36.0, 125.0)
+"""Latitude and longitude of the exercise in the Yellow Sea, degrees."""
+_VERSION = 1
+"""Source version of all records except orders. It changes only when the record ends."""
+_DAYS_OF_BIRTH = 18_000
+
+
+class ExerciseRecords:
+    """Builds the records of one exercise. The same ids and numbers always give the same people."""
+
+    def __init__(self, exercise: ExerciseKind, exercise_id: str) -> None:
+        self._exercise = exercise
+        self._prefix = f"{EXERCISE_IDS}{exercise.value.lower()}.{exercise_id}"
+        self.person_id = f"{self._prefix}.person"
+        self.device_id = f"{self._prefix}.app"
+
+    def order_id(self, number: int) -> str:
+        """Id of the order with this number."""
+        return f"{self._prefix}.order-{number}"
+
+    def wearer_id(self, number: int) -> str:
+        """Id of the wearer with this number."""
+        return f"{self._prefix}.wearer-{number}"
+
+    def tag_id(self, number: int) -> str:
+        """Id of the tag of the wearer with this number."""
+        return f"{self._prefix}.tag-{number}"
+
+    def person(self) -> ProtectedPerson:
+        """The protected person of all orders of the exercise."""
+        return ProtectedPerson(self.person_id, "Exercise", _VERSION)
+
+    def device(self, vendor_id: str) -> Device:
+        """The protective device of the protected person."""
+        return Device(self.device_id, self.person_id, _VERSION, vendor_id=vendor_id)
+
+    def wearer(self, number: int) -> Wearer:
+        """The wearer with this number."""
+        return Wearer(self.wearer_id(number), *self._identity(number), _VERSION, exercise=self._exercise)
+
+    def tag(self, number: int, vendor_id: str) -> Tag:
+        """The tag of the wearer with this number."""
+        return Tag(self.tag_id(number), self.wearer_id(number), _VERSION, vendor_id=vendor_id)
+
+    def order(self, number: int, now_ms: int, until_ms: int) -> Order:
+        """The order against the wearer with this number, valid from `now_ms`. Putting a later one prolongs it."""
+        return Order(
+            order_id=self.order_id(number),
+            respondent=Respondent(*self._identity(number)),
+            protected_person_ids=(self.person_id,),
+            places=(),
+            rings=(OrderRing(RADIUS_M, Action.RESPOND),),
+            valid_from_ms=now_ms,
+            valid_until_ms=until_ms,
+            source_version=now_ms,
+            exercise=self._exercise,
+        )
+
+    def _identity(self, number: int) -> tuple[str, str, date]:
+        """National number, name and date of birth, so different between wearers that no two match as one person."""
+        digest = hashlib.sha256(self.wearer_id(number).encode()).digest()
+        digits = f"{int.from_bytes(digest[:8]) % 10**13:013d}"
+        name = "".join(chr(ord("a") + byte % 26) for byte in digest[8:24])
+        born = date(1950, 1, 1) + timedelta(days=int.from_bytes(digest[24:28]) % _DAYS_OF_BIRTH)
+        return digits, name, born
+
+
+class Exercises:
+    """Puts and ends the records of exercises."""
+
+    def __init__(
+        self, transactions: Transactions, ministry: MinistryService, police: PoliceService, *, clock: MeshClock
+    ) -> None:
+        self._transactions = transactions
+        self._ministry = ministry
+        self._police = police
+        self._clock = clock
+
+    async def put(self, records: ExerciseRecords, wearers: int, vendor_id: str, *, until_ms: int) -> None:
+        """Put all records, or prolong the orders. Raises InvalidField, FailedPrecondition (the exercise has ended)."""
+        now_ms = self._clock.now_ms()
+        if not now_ms < until_ms <= now_ms + MAX_VALID_MS:
+            raise InvalidField("valid_until", "must be within 7 days from now")
+        outcomes = [
+            await self._police.put_protected_person(records.person()),
+            await self._police.put_device(records.device(vendor_id)),
+        ]
+        for number in range(wearers):
+            outcomes.append(await self._ministry.put_wearer(records.wearer(number)))
+            outcomes.append(await self._ministry.put_tag(records.tag(number, vendor_id)))
+            if PutOutcome.SUPERSEDED in outcomes:
+                raise FailedPrecondition("exercise_id: this exercise has ended; start one with another id")
+            await self._police.put_order(records.order(number, now_ms, until_ms))
+
+    async def end(self, records: ExerciseRecords) -> None:
+        """End all records that haven't ended. The order of steps allows a retry after a failure. Raises NotFound."""
+        now_ms = self._clock.now_ms()
+        async with self._transactions.open() as work:
+            if await work.records.find(PERSONS, records.person_id) is None:
+                raise NotFound("exercise_id: no such exercise")
+            tags = await work.records.opened(TAGS, [records.tag_id(number) for number in range(MAX_WEARERS)])
+            orders = await work.records.opened(ORDERS, [records.order_id(number) for number in range(MAX_WEARERS)])
+        order_end = OrderEnd(EndReason.CANCELLED_BY_POLICE, now_ms)
+        for order in orders.values():
+            if order.end is None:
+                await self._police.end_order(order.order_id, order_end, max(now_ms, order.source_version + 1))
+        for tag in tags.values():
+            if tag.removed_at_ms is None:
+                await self._ministry.end_tag(tag.device_id, now_ms, now_ms)
+            # LAPSED destroys the wearer at once, because the data belongs to nobody. A retry then gets NotFound.
+            with contextlib.suppress(NotFound):
+                await self._ministry.end_wearer(tag.wearer_id, WearerEnd(WearerEndReason.LAPSED, now_ms), now_ms)
+        with contextlib.suppress(NotFound):
+            await self._police.end_device(records.device_id, now_ms, now_ms)
+        with contextlib.suppress(NotFound):
+            await self._police.end_protected_person(records.person_id, now_ms, now_ms)

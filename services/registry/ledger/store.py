@@ -1,0 +1,122 @@
+"""The ledger in the database: append rows in the transaction that they record, store signed heads, and verify the chain."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from services.registry.ledger import chain
+from services.registry.ledger.chain import BrokenChain, Disclosure, LedgerHead, LedgerRow
+from services.registry.ledger.signing import SignedHead, Signer
+from services.registry.ledger.tables import ledger, ledger_heads
+from services.registry.repository import Repository
+
+PAGE = 1000
+_FIELDS = tuple(field.name for field in fields(Disclosure))
+
+
+class LedgerRepository(Repository):
+    """The ledger as one transaction sees it."""
+
+    async def _first(self, statement: sa.Select[Any]) -> Any:
+        return (await self._connection.execute(statement.limit(1))).first()
+
+    async def last(self) -> LedgerHead | None:
+        """Head at the last row; None if the ledger is empty."""
+        row = await self._first(sa.select(ledger).order_by(ledger.c.sequence.desc()))
+        return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
+
+    async def append(self, disclosures: Iterable[Disclosure]) -> None:
+        """Append rows in their order. A disclosure whose id the ledger already has is ignored."""
+        new: dict[str, Disclosure] = {}
+        for disclosure in disclosures:
+            new.setdefault(disclosure.disclosure_id, disclosure)
+        if not new:
+            return
+        known = sa.select(ledger.c.disclosure_id).where(ledger.c.disclosure_id.in_(new))
+        for (disclosure_id,) in await self._rows(known):
+            del new[disclosure_id]
+        last, rows = await self.last(), []
+        for disclosure in new.values():
+            row = chain.append(last, disclosure)
+            last = LedgerHead(row.sequence, row.hash, disclosure.at_ms)
+            rows.append({"sequence": row.sequence, "previous": row.previous, "hash": row.hash, **asdict(disclosure)})
+        await self._write(sa.insert(ledger), rows)
+
+    async def last_signed(self) -> SignedHead | None:
+        """The last signed head; None if no head was signed."""
+        row = await self._first(sa.select(ledger_heads).order_by(ledger_heads.c.sequence.desc()))
+        return _signed(row) if row else None
+
+    async def signed_after(self, sequence: int, limit: int) -> list[SignedHead]:
+        """Signed heads with a greater sequence, in order."""
+        after = sa.select(ledger_heads).where(ledger_heads.c.sequence > sequence)
+        return [_signed(row) for row in await self._rows(after.order_by(ledger_heads.c.sequence).limit(limit))]
+
+    async def sign(self, head: LedgerHead, signer: Signer) -> SignedHead:
+        """Sign a head and store it."""
+        signed = SignedHead(head, signer.sign(head))
+        await self._write(sa.insert(ledger_heads), [{**asdict(head), "signature": signed.signature}])
+        return signed
+
+    async def stored_rows(self) -> AsyncIterator[LedgerRow]:
+        """All stored rows in order, unverified."""
+        after = -(1 << 62)
+        while True:
+            page = sa.select(ledger).where(ledger.c.sequence > after).order_by(ledger.c.sequence).limit(PAGE)
+            rows = await self._rows(page)
+            for row in rows:
+                disclosure = Disclosure(**{name: row._mapping[name] for name in _FIELDS})
+                yield LedgerRow(sequence=row.sequence, disclosure=disclosure, previous=row.previous, hash=row.hash)
+                after = row.sequence
+            if len(rows) < PAGE:
+                return
+
+    async def heads(self) -> list[SignedHead]:
+        """All signed heads, in order."""
+        return [_signed(row) for row in await self._rows(sa.select(ledger_heads).order_by(ledger_heads.c.sequence))]
+
+
+def _signed(row: Any) -> SignedHead:
+    return SignedHead(LedgerHead(row.sequence, row.hash, row.at_ms), row.signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Result of a verification without errors."""
+
+    rows: int
+    heads: int
+    """Number of heads with a valid signature."""
+    unsigned: int
+    """Number of rows after the last head, which only the chain proves."""
+
+
+async def verify(stored: LedgerRepository, public_key: bytes | None, elsewhere: list[SignedHead]) -> Proof:
+    """Verify the chain from its first row to its last, and the signed heads if there is a key.
+
+    `elsewhere` are heads that an agency kept: they reveal that both rows and heads were removed from the database. Raises
+    BrokenChain with the first wrong row.
+    """
+    heads = await stored.heads() + elsewhere if public_key is not None else []
+    for signed in heads:
+        if public_key is not None and not signed.is_signed_by(public_key):
+            raise BrokenChain(signed.head.sequence, "its head isn't signed with the ledger's key")
+    wanted: dict[int, set[bytes]] = {}
+    for signed in heads:
+        wanted.setdefault(signed.head.sequence, set()).add(signed.head.hash)
+    verifier = chain.ChainVerifier()
+    async for row in stored.stored_rows():
+        verifier.verify_next(row)
+        if wanted.pop(row.sequence, {row.hash}) != {row.hash}:
+            raise BrokenChain(row.sequence, "isn't the row whose head was signed")
+    rows = verifier.sequence
+    if wanted:
+        raise BrokenChain(rows + 1, f"is missing: a head was signed at row {max(wanted)}")
+    signed_to = max((signed.head.sequence for signed in heads), default=0)
+    if public_key is not None and rows and not signed_to:
+        raise BrokenChain(1, "no head was ever signed")
+    return Proof(rows, len(heads), rows - signed_to)

@@ -1,0 +1,74 @@
+"""Messages to the log that wait for the relay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from services.common.rpc.errors import FailedPrecondition
+from services.registry.outbox.tables import outbox
+from services.registry.repository import Repository
+
+PAYLOAD_MAX_BYTES = 900_000
+"""Maximum payload of an outbox message, below nats-server's limit of 1 MB: a rejected message would block the outbox."""
+
+_NO_SEQUENCES: Mapping[int, int] = {}
+
+
+class OutboxMessage(NamedTuple):
+    """A message for the outbox."""
+
+    subject: str
+    msg_id: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A message in the outbox."""
+
+    id: int
+    subject: str
+    msg_id: str
+    payload: bytes
+
+
+class OutboxRepository(Repository):
+    """The outbox as one transaction sees it."""
+
+    async def enqueue(self, messages: Iterable[OutboxMessage]) -> None:
+        """Add messages in their order. Raises FailedPrecondition if a payload is larger than PAYLOAD_MAX_BYTES."""
+        rows = [message._asdict() for message in messages]
+        for row in rows:
+            if len(row["payload"]) > PAYLOAD_MAX_BYTES:
+                raise FailedPrecondition(
+                    f"the message for this record would be {len(row['payload'])} bytes, and at most {PAYLOAD_MAX_BYTES} "
+                    "fit: shorten its places, persons or encounters"
+                )
+        await self._write(sa.insert(outbox), rows)
+
+    async def unsent(self, limit: int) -> list[OutboxRow]:
+        """The first messages that aren't sent yet, in order."""
+        # Selected by state, because a cursor would skip a row that was committed late.
+        waiting = outbox.c.sent_at_ms.is_(None)
+        rows = await self._rows(sa.select(outbox).where(waiting).order_by(outbox.c.id).limit(limit))
+        return [OutboxRow(row.id, row.subject, row.msg_id, row.payload) for row in rows]
+
+    async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NO_SEQUENCES) -> None:
+        """Mark messages as sent. `stored` has the stream sequence of each message by its row id."""
+        await self._connection.execute(sa.update(outbox).where(outbox.c.id.in_(row_ids)).values(sent_at_ms=at_ms))
+        await self._write(_STORED, [{"row_id": id_, "stored_sequence": sequence} for id_, sequence in stored.items()])
+
+    async def drop_sent_before(self, at_ms: int) -> None:
+        """Delete messages that were sent before a moment; they are in the log."""
+        await self._connection.execute(sa.delete(outbox).where(outbox.c.sent_at_ms < at_ms))
+
+    async def clear(self) -> None:
+        """Delete all messages, sent or not."""
+        await self._connection.execute(sa.delete(outbox))
+
+
+_STORED = sa.update(outbox).where(outbox.c.id == sa.bindparam("row_id"))

@@ -1,0 +1,148 @@
+"""Canonical text of the records, from which both sides of a reconciliation compute their digests. Pure.
+
+protos/tandem/registry/v1/reconciliation.proto defines the text, so that an agency computes the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias, assert_never
+
+from services.common.geometry import Circle, LatLon, Polygon
+from services.registry.domain import (
+    Action,
+    AllowedEncounter,
+    Contact,
+    ContactLanguage,
+    Device,
+    EncounterReason,
+    EndReason,
+    Order,
+    OrderType,
+    Place,
+    ProtectedPerson,
+    Relation,
+    Respondent,
+    Sex,
+    Tag,
+    Wearer,
+    WearerEndReason,
+)
+
+# Numbers of the enums in registry.proto; a test compares them.
+SEX_NUMBERS = {Sex.FEMALE: 1, Sex.MALE: 2}
+RELATION_NUMBERS = {relation: n for n, relation in enumerate(Relation, 1)}
+LANGUAGE_NUMBERS = {language: n for n, language in enumerate(ContactLanguage, 1)}
+TYPE_NUMBERS = {order_type: n for n, order_type in enumerate(OrderType, 1)}
+END_NUMBERS = {reason: n for n, reason in enumerate(EndReason, 1)}
+WEARER_END_NUMBERS = {reason: n for n, reason in enumerate(WearerEndReason, 1)}
+ENCOUNTER_NUMBERS = {reason: n for n, reason in enumerate(EncounterReason, 1)}
+ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
+
+Line: TypeAlias = tuple[str, str | int | None]
+"""Path of a field and its value. A line whose value is empty, 0 or None isn't part of the text."""
+
+
+def tag_lines(tag: Tag) -> Iterator[Line]:
+    """Lines of a tag."""
+    yield "wearer_id", tag.wearer_id
+    yield "vendor_id", tag.vendor_id
+    yield "removed_at", tag.removed_at_ms
+
+
+def device_lines(device: Device) -> Iterator[Line]:
+    """Lines of a protective device."""
+    yield "person_id", device.person_id
+    yield "vendor_id", device.vendor_id
+    yield "removed_at", device.removed_at_ms
+
+
+def protected_person_lines(person: ProtectedPerson) -> Iterator[Line]:
+    """Lines of a protected person."""
+    yield "name", person.name
+    yield "relation", RELATION_NUMBERS[person.relation] if person.relation else None
+    if person.contact:
+        yield from _contact_lines(person.contact)
+    yield "ended_at", person.ended_at_ms
+
+
+def _contact_lines(contact: Contact) -> Iterator[Line]:
+    yield "contact.handle", contact.handle
+    yield "contact.language", LANGUAGE_NUMBERS[contact.language] if contact.language else None
+    yield "contact.duress_choice", contact.duress_choice
+
+
+def wearer_lines(wearer: Wearer) -> Iterator[Line]:
+    """Lines of a wearer."""
+    yield from _person_lines("", wearer)
+    if wearer.end is not None:
+        yield "end.reason", WEARER_END_NUMBERS[wearer.end.reason]
+        yield "end.ended_at", wearer.end.at_ms
+
+
+def _person_lines(prefix: str, person: Wearer | Respondent) -> Iterator[Line]:
+    yield f"{prefix}national_id", person.national_id
+    yield f"{prefix}name", person.name
+    yield f"{prefix}birth_date", person.birth_date.isoformat()
+    yield f"{prefix}sex", SEX_NUMBERS[person.sex] if person.sex else None
+    yield f"{prefix}phone", person.phone
+    yield f"{prefix}address", person.address
+
+
+def order_lines(order: Order) -> Iterator[Line]:
+    """Lines of an order."""
+    yield from _person_lines("respondent.", order.respondent)
+    for n, person_id in enumerate(order.protected_person_ids):
+        yield f"protected_person_ids[{n}]", person_id
+    for n, place in enumerate(order.places):
+        yield from _place_lines(f"places[{n}]", place)
+    for n, ring in enumerate(order.rings):
+        yield f"rings[{n}].radius_m", _whole(ring.radius_m, 1e3)
+        yield f"rings[{n}].action", ACTION_NUMBERS[ring.action]
+    yield "valid_from", order.valid_from_ms
+    yield "valid_until", order.valid_until_ms
+    yield "type", TYPE_NUMBERS[order.type] if order.type else None
+    yield "extensions", order.extensions
+    yield "duration_reason", order.duration_reason
+    for n, encounter in enumerate(order.encounters):
+        yield from _encounter_lines(f"encounters[{n}]", encounter)
+    if order.end is not None:
+        yield "end.reason", END_NUMBERS[order.end.reason]
+        yield "end.ended_at", order.end.at_ms
+        yield "end.covering_order_id", order.end.covering_order_id
+
+
+def _encounter_lines(path: str, encounter: AllowedEncounter) -> Iterator[Line]:
+    yield f"{path}.encounter_id", encounter.encounter_id
+    yield f"{path}.reason", ENCOUNTER_NUMBERS[encounter.reason]
+    yield f"{path}.from", encounter.from_ms
+    yield f"{path}.until", encounter.until_ms
+    for n, place in enumerate(encounter.places):
+        yield from _place_lines(f"{path}.places[{n}]", place)
+    yield f"{path}.daily_from_s", encounter.daily_from_s
+    yield f"{path}.daily_until_s", encounter.daily_until_s
+
+
+def _place_lines(path: str, place: Place) -> Iterator[Line]:
+    yield f"{path}.place_id", place.place_id
+    match place.shape:
+        case Circle() as shape:
+            yield f"{path}.circle.lat_deg", _whole(shape.lat_deg, 1e7)
+            yield f"{path}.circle.lon_deg", _whole(shape.lon_deg, 1e7)
+            yield f"{path}.circle.radius_m", _whole(shape.radius_m, 1e3)
+        case Polygon() as shape:
+            yield from _corner_lines(f"{path}.polygon", shape.vertices)
+            for n, hole in enumerate(shape.holes):
+                yield from _corner_lines(f"{path}.polygon.holes[{n}]", hole)
+        case _:
+            assert_never(place.shape)
+
+
+def _corner_lines(path: str, vertices: Sequence[LatLon]) -> Iterator[Line]:
+    for n, vertex in enumerate(vertices):
+        yield f"{path}.vertices[{n}].lat_deg", _whole(vertex.lat_deg, 1e7)
+        yield f"{path}.vertices[{n}].lon_deg", _whole(vertex.lon_deg, 1e7)
+
+
+def _whole(value: float, units: float) -> int:
+    return round(value * units)

@@ -1,0 +1,154 @@
+"""The kinds of records that the agencies put: one literal table of how each is stored, listed, matched and destroyed.
+
+Everything that treats each kind of record reads this table. A new kind is a class in domain.py, its table, its canonical lines,
+and a row here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from services.common.privacy.grounds import RecordKind
+from services.registry.disclosure import domain as disclosure
+from services.registry.domain import Device, Order, ProtectedPerson, Respondent, Tag, Wearer
+from services.registry.matching.similarity import Side
+from services.registry.reconciliation import canonical
+from services.registry.reconciliation.canonical import Line
+from services.registry.reconciliation.domain import Agency, Listed, ListedKind
+from services.registry.records import tables
+
+Record: TypeAlias = Wearer | Tag | ProtectedPerson | Device | Order
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecordType(Generic[R]):
+    """How one kind of record is treated."""
+
+    cls: type[R]
+    table: sa.Table
+    listed: ListedKind
+    agency: Agency
+    """Agency that puts and lists the records."""
+    lines: Callable[[R], Iterable[Line]]
+    """Lines of the canonical text, see reconciliation.proto."""
+    disclosed: RecordKind | None = None
+    """Kind in the ledger. None if the record holds no personal data: then it is stored in columns and not encrypted."""
+    destroy_at_ms: Callable[[R], int | None] = lambda _: None
+    """When the record is destroyed, milliseconds of mesh time; None if it has no end yet."""
+    side: Side | None = None
+    """Side of a match that the record stands on; None if it isn't matched."""
+    person: Callable[[R], Wearer | Respondent] | None = None
+    """The person whom a record on a side describes."""
+
+    @cached_property
+    def key(self) -> sa.Column[Any]:
+        """Column with the id of the record."""
+        (key,) = self.table.primary_key
+        return key
+
+    @cached_property
+    def _codec(self) -> TypeAdapter[R]:
+        return TypeAdapter(self.cls)
+
+    def id_of(self, record: R) -> str:
+        """Id of a record."""
+        record_id: str = getattr(record, self.key.name)
+        return record_id
+
+    def national_id(self, record: R) -> str:
+        """National number of the person whom a record describes; empty if it is unknown, or if the record isn't matched."""
+        return self.person(record).national_id if self.person is not None else ""
+
+    def content(self, record: R) -> bytes:
+        """The record as JSON, without values that equal their default."""
+        return self._codec.dump_json(record, exclude_defaults=True)
+
+    def parse(self, content: bytes) -> R:
+        """The record from its JSON."""
+        return self._codec.validate_json(content)
+
+    def columns(self, record: R) -> Mapping[str, object]:
+        """The columns of a record that isn't encrypted, without its digest."""
+        return asdict(record)
+
+    def of_row(self, row: sa.Row[Any]) -> R:
+        """The record from its columns."""
+        values = dict(row._mapping)
+        del values["digest"]
+        return self.cls(**values)
+
+
+ORDERS = RecordType(
+    cls=Order,
+    table=tables.orders,
+    listed=ListedKind.ORDER,
+    agency=Agency.NPA,
+    lines=canonical.order_lines,
+    disclosed=RecordKind.ORDER,
+    destroy_at_ms=disclosure.destroy_order_at_ms,
+    side=Side.ORDER,
+    person=lambda order: order.respondent,
+)
+WEARERS = RecordType(
+    cls=Wearer,
+    table=tables.wearers,
+    listed=ListedKind.WEARER,
+    agency=Agency.MOJ,
+    lines=canonical.wearer_lines,
+    disclosed=RecordKind.WEARER,
+    destroy_at_ms=disclosure.destroy_wearer_at_ms,
+    side=Side.WEARER,
+    person=lambda wearer: wearer,
+)
+TAGS = RecordType(cls=Tag, table=tables.tags, listed=ListedKind.TAG, agency=Agency.MOJ, lines=canonical.tag_lines)
+PERSONS = RecordType(
+    cls=ProtectedPerson,
+    table=tables.protected_persons,
+    listed=ListedKind.PROTECTED_PERSON,
+    agency=Agency.NPA,
+    lines=canonical.protected_person_lines,
+    disclosed=RecordKind.PROTECTED_PERSON,
+    destroy_at_ms=disclosure.destroy_person_at_ms,
+)
+DEVICES = RecordType(
+    cls=Device, table=tables.devices, listed=ListedKind.DEVICE, agency=Agency.NPA, lines=canonical.device_lines
+)
+
+# Orders come before wearers, because a wearer is matched as soon as it has its keys and must then find all orders.
+RECORD_TYPES: tuple[RecordType[Any], ...] = (ORDERS, WEARERS, TAGS, PERSONS, DEVICES)
+SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.disclosed is not None)
+"""Kinds of records that are encrypted, each record with a key of its own."""
+_BY_CLASS: Mapping[type[Record], RecordType[Any]] = {kind.cls: kind for kind in RECORD_TYPES}
+_BY_TABLE: Mapping[str, RecordType[Any]] = {kind.table.name: kind for kind in RECORD_TYPES}
+LISTED_BY: Mapping[Agency, tuple[ListedKind, ...]] = {
+    agency: tuple(
+        kind.listed for kind in sorted(RECORD_TYPES, key=lambda kind: kind.listed.value) if kind.agency is agency
+    )
+    for agency in Agency
+}
+"""Kinds of records that each agency lists."""
+
+
+def type_of(record: Record) -> RecordType[Any]:
+    """How a record is treated."""
+    return _BY_CLASS[type(record)]
+
+
+def type_in(table: str) -> RecordType[Any]:
+    """How the records of a table are treated."""
+    return _BY_TABLE[table]
+
+
+def listed(record: Record) -> Listed:
+    """The list entry of a record, as its agency would compute it."""
+    kind = type_of(record)
+    text = "".join(f"{path}={value}\n" for path, value in kind.lines(record) if value)
+    return Listed(kind.listed, kind.id_of(record), record.source_version, hashlib.sha256(text.encode()).digest())

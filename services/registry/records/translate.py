@@ -1,0 +1,324 @@
+"""Translation between the registry's protobuf messages and its domain. Parsers validate: a parsed record is complete and in range.
+
+Each parser raises InvalidField with the path inside the record, such as `rings[0].radius_m`. No error text repeats the value
+that was sent, because it may be personal data.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from datetime import date
+from enum import Enum
+from typing import TypeVar
+
+from services.common import fields
+from services.common.rpc.errors import InvalidField
+from services.registry.domain import (
+    EXERCISE_IDS,
+    Action,
+    Contact,
+    ContactLanguage,
+    Device,
+    EndReason,
+    ExerciseKind,
+    Order,
+    OrderEnd,
+    OrderRing,
+    OrderType,
+    ProtectedPerson,
+    Relation,
+    Respondent,
+    Sex,
+    Tag,
+    Wearer,
+    WearerEnd,
+    WearerEndReason,
+)
+from services.registry.records import places
+from services.registry.records.encounters import parse_encounters
+from services.registry.records.lifecycle import OrderStage, RecordWarning
+from services.registry.records.versions import PutOutcome
+from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2
+from tandem.registry.v1 import registry_pb2
+
+NAME_MAX_CHARS = 200
+PHONE_MAX_CHARS = 40
+ADDRESS_MAX_CHARS = 400
+REASON_MAX_CHARS = 500
+HANDLE_MAX_CHARS = 200
+EXTENSIONS_MAX = 100
+PERSONS_MAX = 100
+PLACES_MAX = 50
+RINGS_MAX = 20
+
+_E = TypeVar("_E", bound=Enum)
+
+_NATIONAL_ID = re.compile(r"[0-9]{6}-?[0-9]{7}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, line and paragraph separators
+ACTIONS = {
+    geometry_pb2.Demand.WARN: Action.WARN,
+    geometry_pb2.Demand.NOTIFY: Action.NOTIFY,
+    geometry_pb2.Demand.RESPOND: Action.RESPOND,
+}
+SEXES: Mapping[int, Sex] = {registry_pb2.SEX_FEMALE: Sex.FEMALE, registry_pb2.SEX_MALE: Sex.MALE}
+RELATIONS: Mapping[int, Relation] = {
+    registry_pb2.Relation.Value(f"RELATION_{relation.name}"): relation for relation in Relation
+}
+ORDER_TYPES: Mapping[int, OrderType] = {
+    registry_pb2.OrderType.Value(f"ORDER_TYPE_{order_type.name}"): order_type for order_type in OrderType
+}
+END_REASONS: Mapping[int, EndReason] = {
+    registry_pb2.EndReason.Value(f"END_REASON_{reason.name}"): reason for reason in EndReason
+}
+WEARER_END_REASONS: Mapping[int, WearerEndReason] = {
+    registry_pb2.WearerEndReason.Value(f"WEARER_END_REASON_{reason.name}"): reason for reason in WearerEndReason
+}
+LANGUAGES: Mapping[int, ContactLanguage] = {
+    contact_pb2.Language.Value(f"LANGUAGE_{language.name}"): language for language in ContactLanguage
+}
+_EXERCISES: Mapping[int, ExerciseKind] = {exercise_pb2.Exercise.Value(kind.name): kind for kind in ExerciseKind}
+_OUTCOMES = {
+    PutOutcome.STORED: registry_pb2.PutOutcome.STORED,
+    PutOutcome.UNCHANGED: registry_pb2.PutOutcome.UNCHANGED,
+    PutOutcome.SUPERSEDED: registry_pb2.PutOutcome.SUPERSEDED,
+}
+
+
+def parse_wearer(msg: registry_pb2.Wearer) -> Wearer:
+    """Parse a wearer. Raises InvalidField."""
+    return Wearer(
+        wearer_id=_own_id("wearer_id", msg.wearer_id),
+        national_id=_national_id("national_id", msg.national_id),
+        name=_name("name", msg.name),
+        birth_date=_birth_date("birth_date", msg.birth_date),
+        source_version=_version(msg.source_version),
+        sex=_one_of("sex", msg.sex, SEXES),
+        phone=_text("phone", msg.phone, PHONE_MAX_CHARS),
+        address=_text("address", msg.address, ADDRESS_MAX_CHARS),
+        exercise=_one_of("exercise", msg.exercise, _EXERCISES),
+    )
+
+
+def parse_tag(msg: registry_pb2.Tag) -> Tag:
+    """Parse a tag. Raises InvalidField."""
+    return Tag(
+        device_id=_own_id("device_id", msg.device_id),
+        wearer_id=fields.required_id("wearer_id", msg.wearer_id),
+        source_version=_version(msg.source_version),
+        vendor_id=fields.vendor_id("vendor_id", msg.vendor_id),
+    )
+
+
+def parse_protected_person(msg: registry_pb2.ProtectedPerson) -> ProtectedPerson:
+    """Parse a protected person. Raises InvalidField."""
+    return ProtectedPerson(
+        person_id=_own_id("person_id", msg.person_id),
+        name=_name("name", msg.name),
+        source_version=_version(msg.source_version),
+        relation=_one_of("relation", msg.relation, RELATIONS),
+        contact=_contact("contact", msg.contact) if msg.HasField("contact") else None,
+    )
+
+
+def parse_device(msg: registry_pb2.Device) -> Device:
+    """Parse a protective device. Raises InvalidField."""
+    return Device(
+        device_id=_own_id("device_id", msg.device_id),
+        person_id=fields.required_id("person_id", msg.person_id),
+        source_version=_version(msg.source_version),
+        vendor_id=fields.vendor_id("vendor_id", msg.vendor_id),
+    )
+
+
+def parse_order(msg: registry_pb2.Order) -> Order:
+    """Parse a restraining order. Raises InvalidField."""
+    order_id = _own_id("order_id", msg.order_id)
+    if not msg.HasField("respondent"):
+        raise InvalidField("respondent", "is missing")
+    respondent = Respondent(
+        national_id=_national_id("respondent.national_id", msg.respondent.national_id, required=False),
+        name=_name("respondent.name", msg.respondent.name),
+        birth_date=_birth_date("respondent.birth_date", msg.respondent.birth_date),
+        sex=_one_of("respondent.sex", msg.respondent.sex, SEXES),
+        phone=_text("respondent.phone", msg.respondent.phone, PHONE_MAX_CHARS),
+        address=_text("respondent.address", msg.respondent.address, ADDRESS_MAX_CHARS),
+    )
+    if not msg.protected_person_ids and not msg.places:
+        raise InvalidField(
+            "protected_person_ids", "is empty, and so is places: name at least one protected person or place"
+        )
+    fields.at_most("protected_person_ids", msg.protected_person_ids, PERSONS_MAX)
+    fields.at_most("rings", msg.rings, RINGS_MAX)
+    person_ids = tuple(
+        fields.required_id(f"protected_person_ids[{n}]", value) for n, value in enumerate(msg.protected_person_ids)
+    )
+    protected = places.parse_places("places", msg.places, PLACES_MAX)
+    rings = tuple(_ring(f"rings[{n}]", ring) for n, ring in enumerate(msg.rings))
+    places.all_different("protected_person_ids[{}]", person_ids)
+    # Radii are compared in millimetres, because the fold can't distinguish smaller differences.
+    places.all_different("rings[{}].radius_m", [round(ring.radius_m * 1000) for ring in rings])
+    valid_from_ms = fields.moment("valid_from", msg.valid_from, msg.HasField("valid_from"))
+    valid_until_ms = fields.moment("valid_until", msg.valid_until, msg.HasField("valid_until"))
+    if valid_until_ms <= valid_from_ms:
+        raise InvalidField("valid_until", "must be later than valid_from")
+    return Order(
+        order_id=order_id,
+        respondent=respondent,
+        protected_person_ids=person_ids,
+        places=protected,
+        rings=rings,
+        valid_from_ms=valid_from_ms,
+        valid_until_ms=valid_until_ms,
+        source_version=_version(msg.source_version),
+        type=_one_of("type", msg.type, ORDER_TYPES),
+        extensions=_whole("extensions", msg.extensions, EXTENSIONS_MAX),
+        duration_reason=_text("duration_reason", msg.duration_reason, REASON_MAX_CHARS),
+        encounters=parse_encounters(msg.encounters, valid_from_ms, valid_until_ms),
+        exercise=_one_of("exercise", msg.exercise, _EXERCISES),
+    )
+
+
+def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, int]:
+    """Parse the early end of an order: order id, end, and version of the record. Raises InvalidField."""
+    order_id = fields.required_id("order_id", msg.order_id)
+    reason = _one_of("reason", msg.reason, END_REASONS)
+    if reason is None:
+        raise InvalidField("reason", "is missing")
+    covering_order_id = ""
+    if reason is EndReason.COVERED_BY_COURT_ORDER:
+        covering_order_id = fields.required_id("covering_order_id", msg.covering_order_id)
+    elif msg.covering_order_id:
+        raise InvalidField("covering_order_id", "must be empty unless the reason is COVERED_BY_COURT_ORDER")
+    at_ms = fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at"))
+    return order_id, OrderEnd(reason, at_ms, covering_order_id), _version(msg.source_version)
+
+
+def parse_wearer_end(msg: registry_pb2.EndWearerRequest) -> tuple[str, WearerEnd, int]:
+    """Parse the end of a wearer's case: wearer id, end, and version of the record. Raises InvalidField."""
+    wearer_id = fields.required_id("wearer_id", msg.wearer_id)
+    reason = _one_of("reason", msg.reason, WEARER_END_REASONS)
+    if reason is None:
+        raise InvalidField("reason", "is missing")
+    at_ms = fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at"))
+    return wearer_id, WearerEnd(reason, at_ms), _version(msg.source_version)
+
+
+def parse_person_end(msg: registry_pb2.EndProtectedPersonRequest) -> tuple[str, int, int]:
+    """Parse the end of a protection: person id, end in milliseconds since 1970 UTC, and version. Raises InvalidField."""
+    return (
+        fields.required_id("person_id", msg.person_id),
+        fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at")),
+        _version(msg.source_version),
+    )
+
+
+def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceRequest) -> tuple[str, int, int]:
+    """Parse the removal of a tag or device: id, removal in milliseconds since 1970 UTC, and version. Raises InvalidField."""
+    return (
+        fields.required_id("device_id", msg.device_id),
+        fields.moment("removed_at", msg.removed_at, msg.HasField("removed_at")),
+        _version(msg.source_version),
+    )
+
+
+def _own_id(field: str, value: str) -> str:
+    if value.startswith(EXERCISE_IDS):
+        raise InvalidField(field, f"must not begin with {EXERCISE_IDS}: this prefix is reserved for exercises")
+    return fields.required_id(field, value)
+
+
+def _version(value: int) -> int:
+    if value < 0:
+        raise InvalidField("source_version", "must be 0 or more")
+    return value
+
+
+def _national_id(field: str, value: str, required: bool = True) -> str:
+    if not value:
+        if not required:
+            return ""
+        raise InvalidField(field, "is missing")
+    if not _NATIONAL_ID.fullmatch(value):
+        raise InvalidField(field, "must be 13 digits, as YYMMDDNNNNNNN or YYMMDD-NNNNNNN")
+    return value.replace("-", "")
+
+
+def _name(field: str, value: str) -> str:
+    if not _text(field, value, NAME_MAX_CHARS).strip():
+        raise InvalidField(field, "is missing")
+    return value
+
+
+def _text(field: str, value: str, greatest: int) -> str:
+    """Check a text of one line."""
+    if len(value) > greatest:
+        raise InvalidField(field, f"must be at most {greatest} characters")
+    if any(unicodedata.category(char) in _UNPRINTABLE for char in value):
+        raise InvalidField(field, "must not hold control characters")
+    return value
+
+
+def _contact(field: str, msg: contact_pb2.Contact) -> Contact:
+    handle = _text(f"{field}.handle", msg.handle, HANDLE_MAX_CHARS)
+    if not handle.strip():
+        raise InvalidField(f"{field}.handle", "is missing")
+    return Contact(
+        handle=handle,
+        language=_one_of(f"{field}.language", msg.language, LANGUAGES),
+        duress_choice=_whole(f"{field}.duress_choice", msg.duress_choice, 3),
+    )
+
+
+def _one_of(field: str, value: int, known: Mapping[int, _E]) -> _E | None:
+    """Domain value of an enum number; None for the number 0, which means unspecified."""
+    if not value:
+        return None
+    if value not in known:
+        raise InvalidField(field, "is not a known value of this enum")
+    return known[value]
+
+
+def _whole(field: str, value: int, greatest: int) -> int:
+    if not 0 <= value <= greatest:
+        raise InvalidField(field, f"must be from 0 to {greatest}")
+    return value
+
+
+def _birth_date(field: str, value: str) -> date:
+    if not value:
+        raise InvalidField(field, "is missing")
+    try:
+        birth_date = date.fromisoformat(value) if _DATE.fullmatch(value) else None
+    except ValueError:
+        birth_date = None
+    if birth_date is None or not 1900 <= birth_date.year <= 2100:
+        raise InvalidField(field, "must be a date YYYY-MM-DD between 1900 and 2100 (example: 1990-01-31)")
+    return birth_date
+
+
+def _ring(field: str, msg: geometry_pb2.Ring) -> OrderRing:
+    if not math.isfinite(msg.radius_m) or not 0.001 <= msg.radius_m <= places.RADIUS_MAX_M:
+        raise InvalidField(f"{field}.radius_m", f"must be more than 0 and at most {places.RADIUS_MAX_M:g}")
+    action = ACTIONS.get(msg.action)
+    if action is None:
+        raise InvalidField(f"{field}.action", "must be WARN, NOTIFY or RESPOND")
+    return OrderRing(msg.radius_m, action)
+
+
+def outcome_to_proto(outcome: PutOutcome) -> registry_pb2.PutOutcome.ValueType:
+    """Result of a put for the response."""
+    return _OUTCOMES[outcome]
+
+
+def warnings_to_proto(prefix: str, warned: Iterable[RecordWarning]) -> list[registry_pb2.Warning]:
+    """Record warnings as messages; `prefix` is the path of the record in the request."""
+    return [registry_pb2.Warning(field=f"{prefix}.{warning.field}", reason=warning.reason) for warning in warned]
+
+
+def stage_to_proto(stage: OrderStage | None) -> registry_pb2.OrderStage.ValueType:
+    """Stage of an order's life cycle as an enum value."""
+    return registry_pb2.OrderStage.Value(f"ORDER_STAGE_{stage.name if stage else 'UNSPECIFIED'}")

@@ -1,0 +1,56 @@
+"""Base of the repositories: reads and writes of a capability's tables within one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.storage import db
+from services.registry.tables import meta
+
+
+class Repository:
+    """The tables of a capability as one transaction sees them."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def _rows(self, statement: sa.Executable) -> Sequence[sa.Row[Any]]:
+        return (await self._connection.execute(statement)).all()
+
+    async def _write(self, statement: sa.Executable, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Execute a statement once with all rows, in their order. Without rows, nothing is sent to the database."""
+        if parameters := list(rows):
+            await self._connection.execute(statement, parameters)
+
+    async def _upsert(self, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert complete rows, each in the place of the row with the same primary key."""
+        await self._write(_upserts(table)[self._connection.dialect.name], rows)
+
+
+@cache
+def _upserts(table: sa.Table) -> Mapping[str, Any]:
+    """Upsert of a table for each dialect."""
+
+    def upsert(insert: Any) -> Any:
+        changed = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}
+        return insert.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+
+    return db.insert_by_dialect(table, upsert)
+
+
+class MetaRepository(Repository):
+    """Single values of the database, by name."""
+
+    async def get(self, name: str) -> bytes | None:
+        """A value; None if it isn't set."""
+        rows = await self._rows(sa.select(meta.c.value).where(meta.c.name == name))
+        return bytes(rows[0].value) if rows else None
+
+    async def set(self, name: str, value: bytes) -> None:
+        """Set a value."""
+        await self._upsert(meta, [{"name": name, "value": value}])

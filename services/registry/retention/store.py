@@ -1,0 +1,110 @@
+"""Destruction of records: the key of a record, and all data that depends on the record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from services.registry.cases.tables import cases
+from services.registry.disclosure.domain import KEPT_AFTER_END_MS
+from services.registry.keys.store import KeyOwner
+from services.registry.keys.tables import data_keys
+from services.registry.outbox.tables import outbox
+from services.registry.reconciliation.tables import record_digests
+from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, RecordType, type_in
+from services.registry.records.tables import order_persons, order_stages, tags
+from services.registry.repository import Repository
+from services.registry.reviews.domain import TOKENS_KEPT_MS
+from services.registry.reviews.store import decision_owner
+from services.registry.reviews.tables import match_events, match_keys, review_decisions, reviews
+from services.registry.traces.tables import case_versions
+
+
+class DestructionRepository(Repository):
+    """Destroys records in one transaction."""
+
+    async def destroy_due(self, now_ms: int, limit: int) -> list[KeyOwner]:
+        """Destroy a batch of due records, and the protected persons whom no remaining order names."""
+        await self._drop_match_events(now_ms)
+        prefix, named = f"{PERSONS.table.name}/", sa.exists()
+        person_id = sa.func.substr(data_keys.c.owner, len(prefix) + 1)
+        is_person = data_keys.c.owner.startswith(prefix, autoescape=True)
+        needed = sa.and_(is_person, named.where(order_persons.c.person_id == person_id))
+        over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_(None), ~needed)
+        due = await self._rows(sa.select(data_keys.c.owner).where(over).limit(limit))
+        records = [KeyOwner.parse(row.owner) for row in due]
+        records += [KeyOwner(WEARERS.table.name, wearer_id) for wearer_id in await self._wearers_over(now_ms, limit)]
+        for record in list(records):
+            if record.table == ORDERS.table.name:
+                persons = await self._only_named_by(record.record_id)
+                records += [KeyOwner(PERSONS.table.name, person_id) for person_id in persons]
+        records = list(dict.fromkeys(records))
+        for record in records:
+            await self._destroy(record, now_ms)
+        return records
+
+    async def _wearers_over(self, now_ms: int, limit: int) -> list[str]:
+        """Ids of wearers whose last tag was taken off at least KEPT_AFTER_END_MS ago."""
+        owner = sa.literal(f"{WEARERS.table.name}/").concat(tags.c.wearer_id)
+        alive = sa.and_(data_keys.c.owner == owner, data_keys.c.destroyed_at_ms.is_(None))
+        statement = (
+            sa.select(tags.c.wearer_id)
+            .select_from(tags.join(data_keys, alive))
+            .group_by(tags.c.wearer_id)
+            .having(sa.func.count(tags.c.removed_at_ms) == sa.func.count())
+            .having(sa.func.max(tags.c.removed_at_ms) <= now_ms - KEPT_AFTER_END_MS)
+        )
+        return [row.wearer_id for row in await self._rows(statement.limit(limit))]
+
+    async def _only_named_by(self, order_id: str) -> list[str]:
+        """Delete the links from an order to its persons; returns the ids of persons whom no other order protects."""
+        mine, named = order_persons.c.order_id == order_id, order_persons.c.person_id
+        persons = [row.person_id for row in await self._rows(sa.select(named).where(mine))]
+        await self._connection.execute(sa.delete(order_persons).where(mine))
+        still_protected = {row.person_id for row in await self._rows(sa.select(named).where(named.in_(persons)))}
+        return [person_id for person_id in persons if person_id not in still_protected]
+
+    async def _destroy(self, destroyed: KeyOwner, now_ms: int) -> None:
+        kind, record_id = type_in(destroyed.table), destroyed.record_id
+        emptied = {name: b"" for name in ("sealed", "digest", "national_hash") if name in kind.table.c}
+        await self._connection.execute(sa.update(kind.table).where(kind.key == record_id).values(emptied))
+        events_until_ms = now_ms + TOKENS_KEPT_MS if kind.side else None
+        values = {"wrapped": b"", "destroy_at_ms": events_until_ms, "destroyed_at_ms": now_ms}
+        await self._connection.execute(sa.update(data_keys).where(data_keys.c.owner == destroyed.text).values(values))
+        listed = sa.and_(record_digests.c.kind == kind.listed.value, record_digests.c.record_id == record_id)
+        await self._connection.execute(sa.delete(record_digests).where(listed))
+        if kind.side:
+            await self._drop_cases(kind, record_id)
+            hashed = sa.and_(match_keys.c.side == kind.side.value, match_keys.c.record_id == record_id)
+            await self._connection.execute(sa.delete(match_keys).where(hashed))
+
+    async def _drop_cases(self, kind: RecordType[Any], record_id: str) -> None:
+        """Delete the cases, reviews, decisions and keys that involve a record. Messages that aren't sent yet stay."""
+        for table in (cases, reviews):
+            mine = table.c[kind.key.name] == record_id
+            for row in await self._rows(sa.select(table.c.case_id).where(mine)):
+                await self._drop_case(row.case_id)
+            await self._connection.execute(sa.delete(table).where(mine))
+        if kind is ORDERS:
+            await self._connection.execute(sa.delete(order_stages).where(order_stages.c.order_id == record_id))
+
+    async def _drop_case(self, case_id: str) -> None:
+        decisions = review_decisions.c.case_id == case_id
+        rows = await self._rows(sa.select(review_decisions.c.at_ms).where(decisions))
+        owners = [decision_owner(case_id, row.at_ms).text for row in rows]
+        sent = sa.and_(outbox.c.msg_id.startswith(f"{case_id}:"), outbox.c.sent_at_ms.is_not(None))
+        await self._connection.execute(sa.delete(data_keys).where(data_keys.c.owner.in_(owners)))
+        await self._connection.execute(sa.delete(review_decisions).where(decisions))
+        await self._connection.execute(sa.delete(outbox).where(sent))
+        await self._connection.execute(sa.delete(case_versions).where(case_versions.c.case_id == case_id))
+
+    async def _drop_match_events(self, now_ms: int) -> None:
+        """Delete the match events of destroyed records once no valid resume token can reach them."""
+        over = sa.and_(data_keys.c.destroy_at_ms <= now_ms, data_keys.c.destroyed_at_ms.is_not(None))
+        for row in await self._rows(sa.select(data_keys.c.owner).where(over)):
+            table, record_id = KeyOwner.parse(row.owner)
+            mine = match_events.c[type_in(table).key.name] == record_id
+            await self._connection.execute(sa.delete(match_events).where(mine))
+            done = sa.update(data_keys).where(data_keys.c.owner == row.owner).values(destroy_at_ms=None)
+            await self._connection.execute(done)

@@ -1,0 +1,115 @@
+"""Match reviews: decisions on uncertain matches, the stream of match events, and pages for late decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from services.common.clock import MeshClock
+from services.common.observability.telemetry import logger
+from services.common.rpc.errors import FailedPrecondition, NotFound, Unavailable
+from services.registry.cases.domain import MatchPair, compare
+from services.registry.cases.service import CaseService
+from services.registry.records.kinds import ORDERS, WEARERS
+from services.registry.reviews import domain as review
+from services.registry.reviews.domain import Decision, Event, MatchEvent, Review, ReviewState
+from services.registry.reviews.store import StoredEvent
+from services.registry.transactions import Transactions
+from services.registry.unit_of_work import UnitOfWork
+
+CHECK_INTERVAL_S = 1.0
+"""How often overdue reviews are checked, seconds of wall time."""
+REVIEWS_BATCH = 100
+PAGED_BATCH = 100
+
+_EVENTS = {Decision.CONFIRM: Event.CONFIRMED, Decision.REJECT: Event.REJECTED, Decision.UNDO: Event.UNDONE}
+
+
+class ReviewService:
+    """Commands and background checks for reviews."""
+
+    def __init__(self, transactions: Transactions, cases: CaseService, clock: MeshClock) -> None:
+        self._transactions = transactions
+        self._cases = cases
+        self._clock = clock
+
+    async def list_reviews(self, states: Sequence[ReviewState], after_case_id: str) -> list[Review]:
+        """Reviews in some states, by case id, after the case id `after_case_id`."""
+        async with self._transactions.open() as work:
+            return await work.reviews.in_states(states, after_case_id, REVIEWS_BATCH)
+
+    async def decide(self, case_id: str, decision: Decision, reason: str, *, seen_digest: bytes, by: str) -> Review:
+        """Apply a person's decision on a review. Raises NotFound, FailedPrecondition (the evidence has changed)."""
+        async with self._transactions.changing() as work:
+            pair, before = await _pair(work, case_id)
+            effects = await self._cases.begin(work, [pair])
+            level, _ = compare(pair, effects.terms)
+            now_ms = effects.terms.now_ms
+            after = review.decided(before, decision, level, seen_digest=seen_digest, by=by, now_ms=now_ms)
+            effects.reviews[case_id] = after
+            effects.add_event(pair, _EVENTS[decision])
+            effects.set_case(pair, after.enforced)
+            effects.log(logging.INFO, "review_decided", case_id=case_id, decision=decision.value, by=by)
+            await work.reviews.add_decision(after, decision, by=by, reason=reason, at_ms=now_ms)
+            await self._cases.write(work, effects)
+        return after
+
+    async def events_after(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
+        """Match events with a greater sequence, in order."""
+        async with self._transactions.open() as work:
+            return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
+
+    async def resume(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
+        """Match events after a resume token. Raises FailedPrecondition if events after it are older than 7 days."""
+        async with self._transactions.open() as work:
+            horizon = await work.reviews.last_event_before(self._clock.now_ms() - review.TOKENS_KEPT_MS)
+            if 0 < sequence < horizon:
+                raise FailedPrecondition("after_sequence: expired, tokens are kept for 7 days; start again with 0")
+            return await work.reviews.events_after(sequence, limit, only_matches=only_matches)
+
+    # ── background work ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Check for overdue reviews until cancelled."""
+        while True:
+            with contextlib.suppress(Unavailable):  # logged by the database layer; the next check finds the same work
+                await self.page()
+            await asyncio.sleep(CHECK_INTERVAL_S)
+
+    async def page(self) -> None:
+        """Page both agencies once for each review that is still open after ANSWER_WITHIN_MS."""
+        now_ms = self._clock.now_ms()
+        async with self._transactions.open() as work:
+            late = await work.reviews.unanswered(now_ms - review.ANSWER_WITHIN_MS, PAGED_BATCH)
+        if not late:
+            return
+        async with self._transactions.changing() as work:
+            paged = [late_review for late_review in late if await work.reviews.mark_paged(late_review, now_ms)]
+            cases = await work.cases.some([paged_review.case_id for paged_review in paged])
+            await work.reviews.add_events(
+                MatchEvent(
+                    event=Event.REVIEW_UNANSWERED,
+                    case_id=paged_review.case_id,
+                    order_id=paged_review.order_id,
+                    wearer_id=paged_review.wearer_id,
+                    matched_at_ms=case.matched_at_ms if (case := cases.get(paged_review.case_id)) else now_ms,
+                    at_ms=now_ms,
+                )
+                for paged_review in paged
+            )
+            work.after_commit += [
+                partial(logger().error, "review_unanswered", case_id=paged_review.case_id) for paged_review in paged
+            ]
+
+
+async def _pair(work: UnitOfWork, case_id: str) -> tuple[MatchPair, Review]:
+    """The pair of a review, and the review."""
+    stored = await work.reviews.find(case_id)
+    if stored is None:
+        raise NotFound("case_id: no such review")
+    order = await work.records.read(ORDERS, stored.order_id)
+    wearer = await work.records.read(WEARERS, stored.wearer_id)
+    return MatchPair(order, wearer, stored, await work.cases.find(case_id)), stored

@@ -1,0 +1,167 @@
+"""Reviews with the decisions of people, and the stream of match events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.registry.keys.store import KeyOwner, KeyRepository
+from services.registry.keys.vault import Vault
+from services.registry.repository import Repository
+from services.registry.reviews.domain import Decision, Event, MatchEvent, MatchEvidence, Review, ReviewState
+from services.registry.reviews.tables import match_events, review_decisions, reviews
+
+
+def decision_owner(case_id: str, at_ms: int) -> KeyOwner:
+    """Owner of the key that encrypts a decision's reason."""
+    return KeyOwner(review_decisions.name, f"{case_id}/{at_ms}")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A stored event of the stream of matches."""
+
+    sequence: int
+    match: MatchEvent
+
+
+class ReviewRepository(Repository):
+    """The reviews and match events as one transaction sees them."""
+
+    def __init__(self, connection: AsyncConnection, vault: Vault, keys: KeyRepository) -> None:
+        super().__init__(connection)
+        self._vault = vault
+        self._keys = keys
+
+    # ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _reviews(self, condition: sa.ColumnElement[bool], limit: int | None = None) -> list[Review]:
+        statement = sa.select(reviews).where(condition).order_by(reviews.c.case_id).limit(limit)
+        return [
+            Review(
+                case_id=row.case_id,
+                order_id=row.order_id,
+                wearer_id=row.wearer_id,
+                state=ReviewState(row.state),
+                enforced=row.enforced,
+                evidence=MatchEvidence(row.evidence, row.weight_bits, tuple(json.loads(row.reasons))),
+                since_ms=row.since_ms,
+                decided_by=row.decided_by,
+                paged_at_ms=row.paged_at_ms,
+            )
+            for row in await self._rows(statement)
+        ]
+
+    async def find(self, case_id: str) -> Review | None:
+        """The review of a pair of order and wearer, by case id; None if there is none."""
+        return next(iter(await self._reviews(reviews.c.case_id == case_id)), None)
+
+    async def some(self, case_ids: Collection[str]) -> dict[str, Review]:
+        """Reviews by case id. Cases without a review are omitted."""
+        found = await self._reviews(reviews.c.case_id.in_(case_ids)) if case_ids else []
+        return {review.case_id: review for review in found}
+
+    async def of_wearer(self, wearer_id: str) -> list[Review]:
+        """Reviews of a wearer."""
+        return await self._reviews(reviews.c.wearer_id == wearer_id)
+
+    async def of_order(self, order_id: str) -> list[Review]:
+        """Reviews of an order."""
+        return await self._reviews(reviews.c.order_id == order_id)
+
+    async def in_states(self, states: Iterable[ReviewState], after_case_id: str, limit: int) -> list[Review]:
+        """Reviews in some states, by case id, after the case id `after_case_id`."""
+        wanted = reviews.c.state.in_([state.value for state in states])
+        return await self._reviews(sa.and_(wanted, reviews.c.case_id > after_case_id), limit)
+
+    async def unanswered(self, since_ms: int, limit: int) -> list[Review]:
+        """Open reviews without a page whose `since_ms` is at or before the given moment, mesh time."""
+        due = sa.and_(
+            reviews.c.state == ReviewState.OPEN.value, reviews.c.paged_at_ms.is_(None), reviews.c.since_ms <= since_ms
+        )
+        return await self._reviews(due, limit)
+
+    async def put(self, changed: Iterable[Review]) -> None:
+        """Store reviews, each in the place of the stored one."""
+        await self._upsert(
+            reviews,
+            [
+                {
+                    "case_id": review.case_id,
+                    "order_id": review.order_id,
+                    "wearer_id": review.wearer_id,
+                    "state": review.state.value,
+                    "enforced": review.enforced,
+                    "evidence": review.evidence.digest,
+                    "weight_bits": review.evidence.weight_bits,
+                    "reasons": json.dumps(review.evidence.reasons),
+                    "since_ms": review.since_ms,
+                    "decided_by": review.decided_by,
+                    "paged_at_ms": review.paged_at_ms,
+                }
+                for review in changed
+            ],
+        )
+
+    async def mark_paged(self, review: Review, at_ms: int) -> bool:
+        """Store that both agencies are paged for a review; false if the review changed or was paged meanwhile."""
+        due = sa.and_(
+            reviews.c.case_id == review.case_id,
+            reviews.c.state == ReviewState.OPEN.value,
+            reviews.c.since_ms == review.since_ms,
+            reviews.c.paged_at_ms.is_(None),
+        )
+        marked = await self._connection.execute(sa.update(reviews).where(due).values(paged_at_ms=at_ms))
+        return marked.rowcount > 0
+
+    async def add_decision(self, review: Review, decision: Decision, *, by: str, reason: str, at_ms: int) -> None:
+        """Store a person's decision. Its reason is encrypted with a separate key."""
+        owner = decision_owner(review.case_id, at_ms)
+        key = await self._keys.make(owner)
+        values = {
+            "case_id": review.case_id,
+            "decision": decision.value,
+            "decided_by": by,
+            "evidence": review.evidence.digest,
+            "sealed_reason": self._vault.seal(owner.text, reason.encode(), key),
+            "at_ms": at_ms,
+        }
+        await self._connection.execute(sa.insert(review_decisions).values(values))
+
+    # ── match events ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def add_events(self, events: Iterable[MatchEvent]) -> None:
+        """Add events to the stream of matches, in their order."""
+        rows = [{**event._asdict(), "event": event.event.value} for event in events]
+        await self._write(sa.insert(match_events), rows)
+
+    async def events_after(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
+        """Events with a greater sequence, in order."""
+        wanted = match_events.c.sequence > sequence
+        if only_matches:
+            wanted = sa.and_(wanted, match_events.c.event == Event.MATCHED.value)
+        statement = sa.select(match_events).where(wanted).order_by(match_events.c.sequence).limit(limit)
+        return [
+            StoredEvent(
+                row.sequence,
+                MatchEvent(
+                    event=Event(row.event),
+                    case_id=row.case_id,
+                    order_id=row.order_id,
+                    wearer_id=row.wearer_id,
+                    matched_at_ms=row.matched_at_ms,
+                    at_ms=row.at_ms,
+                ),
+            )
+            for row in await self._rows(statement)
+        ]
+
+    async def last_event_before(self, at_ms: int) -> int:
+        """Sequence of the last event before a moment; 0 if there is none."""
+        last = sa.select(sa.func.max(match_events.c.sequence)).where(match_events.c.at_ms < at_ms)
+        (row,) = await self._rows(last)
+        return row[0] or 0

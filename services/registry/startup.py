@@ -1,0 +1,68 @@
+"""Preparation of the database at the start: unlock it, adopt a new log, and index records that were stored by older versions."""
+
+from __future__ import annotations
+
+import contextlib
+
+from services.common.rpc.errors import FailedPrecondition
+from services.registry.cases import surroundings
+from services.registry.cases.service import CaseService
+from services.registry.domain import Wearer
+from services.registry.keys.vault import Vault
+from services.registry.records import indexing
+from services.registry.records.kinds import RECORD_TYPES, Record, RecordType
+from services.registry.transactions import Transactions
+from services.registry.unit_of_work import UnitOfWork
+
+COMPLETED_BATCH = 200
+
+
+async def prepare(transactions: Transactions, cases: CaseService, vault: Vault, *, log_identity: str) -> None:
+    """Unlock the database; call once before anything else. If the log is new, schedule all valid cases and routes for it.
+
+    Raises FailedPrecondition if the key ring lacks a key that the database was written with: records couldn't be found.
+    """
+    async with transactions.changing() as work:
+        await _unlock(work, vault)
+        if await work.meta.get("log") != log_identity.encode():
+            # The messages in the outbox were meant for the previous log.
+            await work.outbox.clear()
+            await work.routes.mark_unsent()
+            await work.cases.mark_unsent()
+            await work.meta.set("log", log_identity.encode())
+    for kind in RECORD_TYPES:
+        after = ""
+        while after := await _complete_some(transactions, cases, kind, after=after):
+            pass
+
+
+async def _unlock(work: UnitOfWork, vault: Vault) -> None:
+    """Load the root key of the hashes from the database, or store one, and wrap it with the ring's current key."""
+    root, fingerprint = await work.meta.get("root"), await work.meta.get("key")
+    with contextlib.suppress(FailedPrecondition):  # wrapped by another ring: then the fingerprint differs too
+        if root is not None:
+            vault.open_root(root)
+    if fingerprint not in (None, vault.fingerprint):
+        raise FailedPrecondition("the database was written with another key: restore TANDEM_REGISTRY_KEY or its file")
+    if lacking := await work.keys.lacking():
+        raise FailedPrecondition(f"the key ring lacks keys that are still needed: {', '.join(sorted(lacking))}")
+    await work.meta.set("key", vault.fingerprint)
+    await work.meta.set("root", vault.wrapped_root())
+
+
+async def _complete_some(
+    transactions: Transactions, cases: CaseService, kind: RecordType[Record], *, after: str
+) -> str:
+    """Add digests and match keys to a batch of records that were stored without them, and match these records.
+
+    Returns the last id of the batch; empty if no record after the id `after` was left.
+    """
+    async with transactions.open() as work:
+        ids = await work.reconciliation.without_digest(kind.listed, kind.key, after=after, limit=COMPLETED_BATCH)
+        # `opened` omits destroyed records: they have an id but no content.
+        for record in (await work.records.opened(kind, ids)).values():
+            await indexing.index(work, record)
+            if isinstance(record, Wearer):
+                pairs = await surroundings.pairs_of_wearer(work, record)
+                await cases.write(work, await cases.match(work, pairs, put=record))
+    return ids[-1] if ids else ""

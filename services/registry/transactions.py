@@ -1,0 +1,65 @@
+"""Transactions on the registry's database, and the signal that tells waiting tasks of a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.common.storage.db import Database
+from services.registry.keys.vault import Vault
+from services.registry.unit_of_work import UnitOfWork
+
+
+class CommitSignal:
+    """Wakes the tasks of this process that wait for a commit. Commits of other processes aren't signalled, so poll the store too."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def next_change(self) -> asyncio.Event:
+        """An event that is set after the next commit. Get it first, then read the store, then wait for the event."""
+        return self._next
+
+    async def wait_for(self, change: asyncio.Event, at_most_s: float = 1.0) -> None:
+        """Wait for a change, at most `at_most_s` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most_s):
+                await change.wait()
+
+    def notify(self) -> None:
+        """Wake all tasks that wait."""
+        committed, self._next = self._next, asyncio.Event()
+        committed.set()
+
+
+class Transactions:
+    """Opens the transactions of all commands and queries."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self.database = database
+        self.signal = CommitSignal()
+        self._vault = vault
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[UnitOfWork]:
+        """A read-write transaction. After its commit, the callbacks in `after_commit` run."""
+        async with self.database.transaction() as connection:
+            work = UnitOfWork(connection, self._vault)
+            yield work
+        for callback in work.after_commit:
+            callback()
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[UnitOfWork]:
+        """A read-write transaction whose commit wakes the tasks that wait for a change."""
+        async with self.open() as work:
+            yield work
+        self.signal.notify()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[UnitOfWork]:
+        """A read-only snapshot, for long reads that mustn't block a put."""
+        async with self.database.reading() as connection:
+            yield UnitOfWork(connection, self._vault)

@@ -1,0 +1,204 @@
+"""Key retention: the ring is rotated, and due records are destroyed with their keys. On both engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.clock import MeshClock, wall_us
+from services.common.rpc.errors import FailedPrecondition, NotFound
+from services.common.storage import db
+from services.registry.disclosure.domain import DAY_MS, KEPT_AFTER_END_MS
+from services.registry.domain import EndReason, Order, OrderEnd
+from services.registry.keys.tables import data_keys
+from services.registry.keys.vault import Vault
+from services.registry.ledger.tables import ledger
+from services.registry.reconciliation.tables import record_digests
+from services.registry.records import tables, translate
+from services.registry.records.kinds import ORDERS, PERSONS, WEARERS
+from services.registry.records.versions import PutOutcome
+from services.registry.retention.service import KeyRetention
+from services.registry.reviews.tables import match_keys
+from services.registry.tables import MIGRATIONS
+from tests.support.registry import records
+from tests.support.registry.core import RegistryCore
+
+OLD, NEW, NEXT = bytes(32), bytes(range(32)), bytes(range(1, 33))
+
+
+def ahead(ms: int) -> MeshClock:
+    """A mesh clock that is ahead of the wall clock by `ms` milliseconds."""
+    return MeshClock(2, wall_us() // 1000 - ms)
+
+
+@asynccontextmanager
+async def opened(
+    where: Path | str, *keys: bytes, clock: MeshClock | None = None
+) -> AsyncIterator[tuple[RegistryCore, KeyRetention]]:
+    clock = clock or MeshClock()
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = RegistryCore(database, Vault(*(keys or (OLD,))), clock)
+        await registry.prepare("log 1")
+        yield registry, registry.retention
+
+
+def order(order_id: str = "o-1", person_ids: tuple[str, ...] = ("p-1",), ends_ms: int | None = None) -> Order:
+    msg = records.order(order_id, person_ids)
+    if ends_ms is not None:
+        msg.valid_until.FromMilliseconds(ends_ms)
+    return translate.parse_order(msg)
+
+
+async def put_all(registry: RegistryCore, *orders: Order) -> None:
+    for person_id in ("p-1", "p-2"):
+        await registry.police.put_protected_person(translate.parse_protected_person(records.person(person_id)))
+    await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
+    await registry.ministry.put_tag(translate.parse_tag(records.tag()))
+    for stored_order in orders:
+        await registry.police.put_order(stored_order)
+
+
+async def destroy_all(key_retention: KeyRetention) -> None:
+    while await key_retention.destroy_some():
+        pass
+
+
+async def destroyed(registry: RegistryCore) -> list[str]:
+    """Ids of the records that the ledger lists as destroyed."""
+    rows = sa.select(ledger.c.record_id).where(ledger.c.deed == "DESTROYED").order_by(ledger.c.record_id)
+    async with registry.database.transaction() as connection:
+        return [row.record_id for row in await connection.execute(rows)]
+
+
+async def test_a_rotated_ring_rewraps_all_keys_with_its_current_key(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry, order())
+    async with opened(where, OLD, NEW) as (registry, key_retention):
+        assert await key_retention.rewrap_some()
+        assert not await key_retention.rewrap_some()
+        async with registry.database.transaction() as connection:
+            rings = {row.ring for row in await connection.execute(sa.select(data_keys.c.ring))}
+        assert rings == {Vault(NEW).current}
+        async with registry.transactions.open() as view:
+            assert (await view.records.read(WEARERS, "w-1")).name == records.NAME
+    with pytest.raises(FailedPrecondition, match="ring lacks"):
+        async with opened(where) as (registry, _), registry.transactions.open() as view:
+            await view.records.read(WEARERS, "w-1")
+
+
+async def test_after_a_rewrap_the_first_key_can_be_removed_without_loss(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry)
+    with pytest.raises(FailedPrecondition, match="another key"):
+        async with opened(where, NEW):
+            pass
+    async with opened(where, OLD, NEW):
+        pass
+    with pytest.raises(FailedPrecondition, match=f"still needed: {Vault(OLD).current}"):
+        async with opened(where, NEW):
+            pass
+    async with opened(where, OLD, NEW) as (_, key_retention):
+        while await key_retention.rewrap_some():
+            pass
+    async with opened(where, NEW) as (registry, key_retention):
+        async with registry.transactions.open() as view:
+            assert (await view.records.read(WEARERS, "w-1")).name == records.NAME
+        assert await registry.ministry.put_wearer(translate.parse_wearer(records.wearer())) is PutOutcome.UNCHANGED
+        await registry.police.put_order(order())  # matched by the hash of the number
+        async with registry.transactions.open() as view:
+            assert [case.order_id for case in await view.cases.of_wearers(["w-1"])] == ["o-1"]
+    # A second rotation works in the same way.
+    async with opened(where, NEW, NEXT) as (_, key_retention):
+        while await key_retention.rewrap_some():
+            pass
+    async with opened(where, NEXT) as (registry, _), registry.transactions.open() as view:
+        assert [
+            found.order_id for found in await view.records.candidates(ORDERS, (), order().respondent.national_id)
+        ] == ["o-1"]
+
+
+async def test_an_order_is_destroyed_five_years_after_its_end_with_persons_of_no_other_order(where: Path | str) -> None:
+    now_ms = MeshClock().now_ms()
+    short, long = order("o-1", ("p-1", "p-2"), now_ms + DAY_MS), order("o-2", ("p-2",))
+    async with opened(where) as (registry, key_retention):
+        await put_all(registry, short, long)
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == []
+    async with opened(where, clock=ahead(KEPT_AFTER_END_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == []
+    async with opened(where, clock=ahead(KEPT_AFTER_END_MS + 2 * DAY_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == ["o-1", "p-1"]
+        async with registry.transactions.open() as view:
+            with pytest.raises(NotFound):
+                await view.records.read(ORDERS, "o-1")
+            with pytest.raises(NotFound):
+                await view.records.read(PERSONS, "p-1")
+            assert (await view.records.read(PERSONS, "p-2")).person_id == "p-2"
+            assert [
+                found.order_id for found in await view.records.candidates(ORDERS, (), long.respondent.national_id)
+            ] == ["o-2"]
+            assert [case.order_id for case in await view.cases.of_wearers(["w-1"])] == ["o-2"]
+        async with registry.database.transaction() as connection:
+            (row,) = (await connection.execute(sa.select(tables.orders).where(tables.orders.c.order_id == "o-1"))).all()
+            assert (row.sealed, row.digest, row.national_hash) == (b"", b"", b"")
+            (key,) = (await connection.execute(sa.select(data_keys).where(data_keys.c.owner == "orders/o-1"))).all()
+            assert key.wrapped == b"" and key.destroyed_at_ms is not None
+            for table in (match_keys, record_digests):
+                assert (await connection.execute(sa.select(table).where(table.c.record_id == "o-1"))).all() == []
+        # A change of the wearer doesn't touch the destroyed order.
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=2)))
+
+
+@pytest.mark.parametrize(
+    ("reason", "immediately"),
+    [(EndReason.NON_PROSECUTION, True), (EndReason.ACQUITTAL, True), (EndReason.CANCELLED_BY_COURT, False)],
+)
+async def test_an_order_is_destroyed_at_once_after_non_prosecution_or_acquittal(
+    where: Path | str, reason: EndReason, immediately: bool
+) -> None:
+    async with opened(where) as (registry, key_retention):
+        await put_all(registry, order())
+        await registry.police.end_order("o-1", OrderEnd(reason, MeshClock().now_ms() - 1000), 2)
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == (["o-1", "p-1"] if immediately else [])
+
+
+async def test_a_wearer_is_destroyed_five_years_after_the_removal_of_the_last_tag(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry, order())
+        await registry.ministry.put_tag(translate.parse_tag(records.tag("tag-2")))
+        await registry.ministry.end_tag("tag-1", MeshClock().now_ms(), 2)
+    async with opened(where, clock=ahead(2 * KEPT_AFTER_END_MS)) as (registry, key_retention):
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == []  # the second tag is still on
+        await registry.ministry.end_tag("tag-2", MeshClock().now_ms(), 2)
+        await destroy_all(key_retention)
+        assert await destroyed(registry) == ["w-1"]
+        # The order against the wearer stays in force without a case.
+        assert await registry.police.put_device(translate.parse_device(records.device())) is PutOutcome.STORED
+        async with registry.transactions.open() as view:
+            assert await view.cases.of_order("o-1") == []
+            assert (await view.records.read(ORDERS, "o-1")).order_id == "o-1"
+
+
+async def test_the_background_work_rewraps_keys_and_destroys_records(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await put_all(registry, order(), order("o-2", ("p-2",), MeshClock().now_ms() + DAY_MS))
+    async with opened(where, OLD, NEW, clock=ahead(KEPT_AFTER_END_MS + 2 * DAY_MS)) as (registry, key_retention):
+        work = asyncio.ensure_future(key_retention.run())
+        try:
+            async with asyncio.timeout(20):
+                while await destroyed(registry) != ["o-2", "p-2"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        finally:
+            work.cancel()
+        async with registry.database.transaction() as connection:
+            alive = sa.select(data_keys.c.ring).where(data_keys.c.destroyed_at_ms.is_(None))
+            assert {row.ring for row in await connection.execute(alive)} == {Vault(NEW).current}

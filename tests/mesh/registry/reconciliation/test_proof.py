@@ -1,0 +1,145 @@
+"""Reconciliation: the comparison names exactly the differing records, and a missing proof raises an alarm. On both engines."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from structlog.testing import capture_logs
+
+from services.common.storage import db
+from services.registry.keys.vault import Vault
+from services.registry.reconciliation import store
+from services.registry.reconciliation import translate as lists
+from services.registry.reconciliation.domain import ALARM_AFTER_MS, Agency, Finding, Listed
+from services.registry.reconciliation.service import ReconciliationService
+from services.registry.reconciliation.tables import record_digests
+from services.registry.records import translate
+from services.registry.reviews.domain import ReviewState
+from services.registry.reviews.tables import match_keys, reviews
+from services.registry.tables import MIGRATIONS
+from tandem.registry.v1 import reconciliation_pb2
+from tests.support.common.clock import Settable
+from tests.support.registry import listing, records
+from tests.support.registry.core import RegistryCore
+
+COUNT = 300
+
+
+@asynccontextmanager
+async def opened(where: Path | str) -> AsyncIterator[tuple[RegistryCore, ReconciliationService]]:
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = RegistryCore(database, Vault(bytes(32)), Settable())
+        await registry.prepare("log 1")
+        yield registry, registry.reconciliation
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Settable, "ahead_ms", 0)
+
+
+def listed_by_agency(*messages: Message) -> list[Listed]:
+    """The list of an agency, parsed from its gRPC request."""
+    request = reconciliation_pb2.ReconcileRequest(records=map(listing.listed, messages))
+    return lists.parse_listed(request, Agency.NPA)
+
+
+async def put_all(registry: RegistryCore) -> list[Message]:
+    """Put persons and their devices; returns the agency's records."""
+    persons = [records.person(f"p-{n}") for n in range(COUNT // 2)]
+    devices = [records.device(f"d-{n}", f"p-{n}") for n in range(COUNT // 2)]
+    for person in persons:
+        await registry.police.put_protected_person(translate.parse_protected_person(person))
+    for device in devices:
+        await registry.police.put_device(translate.parse_device(device))
+    return [*persons, *devices]
+
+
+async def test_the_comparison_names_exactly_the_differing_records(
+    where: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LISTED_BATCH", 50)  # so that the list ends exactly with a page
+    async with opened(where) as (registry, reconciliation):
+        theirs = await put_all(registry)
+        proven = await reconciliation.compare(Agency.NPA, listed_by_agency(*theirs))
+        assert proven.differences == [] and proven.listed_root == proven.stored_root
+        assert proven.listed_root == listing.root(map(listing.listed, theirs))
+        status = {status.agency: status for status, _ in await reconciliation.statuses()}[Agency.NPA]
+        assert (status.proven_at_ms, status.root) == (proven.compared_at_ms, proven.stored_root)
+
+        for seed in range(20):
+            chance = random.Random(seed)
+            dropped, changed_index = chance.sample(range(COUNT // 2), 2)
+            altered, added = records.person(f"p-{changed_index}"), records.person(f"p-new-{seed}")
+            altered.name = "변학도"
+            changed = [record for n, record in enumerate(theirs) if n != dropped]
+            changed[changed_index - (changed_index > dropped)] = altered
+            chance.shuffle(changed)
+            compared = await reconciliation.compare(Agency.NPA, listed_by_agency(*changed, added))
+            assert {(difference.finding, difference.record_id) for difference in compared.differences} == {
+                (Finding.EXTRA, f"p-{dropped}"),
+                (Finding.DIFFERENT, f"p-{changed_index}"),
+                (Finding.MISSING, f"p-new-{seed}"),
+            }
+            assert compared.listed_root != compared.stored_root
+        # Comparisons with differences don't change the last proof.
+        status = {status.agency: status for status, _ in await reconciliation.statuses()}[Agency.NPA]
+        assert (status.proven_at_ms, status.differences) == (proven.compared_at_ms, 3)
+
+
+async def test_fifteen_minutes_without_proof_raise_one_alarm_until_the_next_proof(where: Path | str) -> None:
+    async with opened(where) as (registry, reconciliation):
+        theirs = await put_all(registry)
+        with capture_logs() as lines:
+            await reconciliation.alarm()
+            assert lines == []
+            Settable.ahead_ms = ALARM_AFTER_MS + 60_000
+            await reconciliation.alarm()
+            await reconciliation.alarm()
+        assert [(line["event"], line["agency"], line["log_level"]) for line in lines] == [
+            ("reconciliation_overdue", "moj", "error"),
+            ("reconciliation_overdue", "npa", "error"),
+        ]
+        # A comparison with differences isn't a proof.
+        await reconciliation.compare(Agency.NPA, listed_by_agency(*theirs[1:]))
+        assert {status.agency: overdue for status, overdue in await reconciliation.statuses()} == {
+            Agency.MOJ: True,
+            Agency.NPA: True,
+        }
+        await reconciliation.compare(Agency.NPA, listed_by_agency(*theirs))
+        assert {status.agency: overdue for status, overdue in await reconciliation.statuses()} == {
+            Agency.MOJ: True,
+            Agency.NPA: False,
+        }
+        Settable.ahead_ms *= 3
+        with capture_logs() as lines:
+            await reconciliation.alarm()
+        assert [line["agency"] for line in lines] == ["npa"]
+
+
+async def test_older_records_get_digests_and_match_keys_and_are_matched(where: Path | str) -> None:
+    async with opened(where) as (registry, _):
+        await registry.ministry.put_wearer(translate.parse_wearer(records.wearer(version=7)))
+        await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
+        await registry.police.put_order(translate.parse_order(records.order(national_id="")))
+        async with registry.database.transaction() as connection:
+            before = (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all()
+            await connection.execute(sa.delete(record_digests))
+            await connection.execute(sa.delete(match_keys))
+            await connection.execute(sa.delete(reviews))
+        assert before
+    async with opened(where) as (registry, reconciliation):
+        (found,) = await registry.reviews.list_reviews(tuple(ReviewState), "")
+        assert (found.order_id, found.wearer_id) == ("o-1", "w-1")
+        async with registry.database.transaction() as connection:
+            assert (await connection.execute(sa.select(match_keys).order_by(*match_keys.c))).all() == before
+        compared = await reconciliation.compare(
+            Agency.NPA, listed_by_agency(records.person(), records.order(national_id=""))
+        )
+        assert compared.differences == []

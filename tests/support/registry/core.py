@@ -1,0 +1,60 @@
+"""The registry's services on one database, without gRPC, streams and relay."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from prometheus_client import CollectorRegistry
+
+from services.common.clock import MeshClock
+from services.common.messaging.bus import Bus
+from services.common.storage.db import Database
+from services.registry import startup
+from services.registry.cases.renewal import Renewal
+from services.registry.cases.service import CaseService
+from services.registry.device_tokens.service import DeviceTokens
+from services.registry.exercises.service import Exercises
+from services.registry.keys.vault import Vault
+from services.registry.metrics import RegistryMetrics
+from services.registry.reconciliation.service import ReconciliationService
+from services.registry.records.ministry import MinistryService
+from services.registry.records.police import PoliceService
+from services.registry.relay.service import Relay
+from services.registry.retention.service import KeyRetention
+from services.registry.reviews.service import ReviewService
+from services.registry.transactions import Transactions
+
+
+class RegistryCore:
+    """The services as `__main__` wires them."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        clock: MeshClock,
+        *,
+        partitions: int = 1,
+        warning_key: X25519PublicKey | None = None,
+    ) -> None:
+        self._vault = vault
+        self._clock = clock
+        self.database = database
+        self.metrics = RegistryMetrics(CollectorRegistry())
+        self.transactions = Transactions(database, vault)
+        self.cases = CaseService(clock, vault, partitions, warning_key=warning_key)
+        self.ministry = MinistryService(self.transactions, self.cases)
+        self.police = PoliceService(self.transactions, self.cases, clock)
+        self.reviews = ReviewService(self.transactions, self.cases, clock)
+        self.reconciliation = ReconciliationService(self.transactions, clock, self.metrics.unproven_s)
+        self.renewal = Renewal(self.transactions, self.cases, clock)
+        self.retention = KeyRetention(self.transactions, self.cases, vault, clock=clock)
+        self.device_tokens = DeviceTokens(self.transactions, self.cases, clock)
+        self.exercises = Exercises(self.transactions, self.ministry, self.police, clock=clock)
+
+    def relay(self, bus: Bus) -> Relay:
+        """A relay of the outbox to a server."""
+        return Relay(self.transactions, self.renewal, bus, clock=self._clock, age_s=self.metrics.outbox_age_s)
+
+    async def prepare(self, log_identity: str = "log 1") -> None:
+        """Unlock the database and complete its records."""
+        await startup.prepare(self.transactions, self.cases, self._vault, log_identity=log_identity)

@@ -1,0 +1,35 @@
+"""The table of record kinds names each kind once, with all that its treatment needs."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from services.registry.reconciliation.domain import Agency, ListedKind
+from services.registry.records.kinds import LISTED_BY, RECORD_TYPES, SEALED_TYPES, Record, RecordType
+
+
+def test_each_kind_of_record_stands_in_the_table_once() -> None:
+    assert sorted(kind.cls.__name__ for kind in RECORD_TYPES) == sorted(cls.__name__ for cls in get_args(Record))
+    for attribute in ("table", "listed"):
+        assert len({getattr(kind, attribute) for kind in RECORD_TYPES}) == len(RECORD_TYPES)
+    assert {kind.listed for kind in RECORD_TYPES} == set(ListedKind)
+
+
+@pytest.mark.parametrize("kind", RECORD_TYPES, ids=lambda kind: kind.cls.__name__)
+def test_a_kind_is_either_encrypted_or_stored_in_columns_of_its_fields(kind: RecordType[Record]) -> None:
+    columns = set(kind.table.c.keys())
+    if kind in SEALED_TYPES:
+        assert "sealed" in columns and ("national_hash" in columns) == (kind.person is not None) == (
+            kind.side is not None
+        )
+    else:
+        assert columns - {"digest"} == set(kind.cls.__dataclass_fields__)
+
+
+def test_each_agency_lists_its_own_kinds_in_the_order_of_their_numbers() -> None:
+    assert LISTED_BY == {
+        Agency.MOJ: (ListedKind.WEARER, ListedKind.TAG),
+        Agency.NPA: (ListedKind.PROTECTED_PERSON, ListedKind.DEVICE, ListedKind.ORDER),
+    }
