@@ -101,7 +101,7 @@ async def load(url: str, people: People, first: int, *, orders: int) -> list[Lis
     """
     listed = []
     collector = Collector()
-    work = UnitOfWork(cast(AsyncConnection, collector), Vault(KEY))
+    work = UnitOfWork(cast(AsyncConnection, collector), Vault([KEY]))
     async with db.open_database(url, MIGRATIONS) as database:
         for n in range(first, orders):
             for record in made_up(people, n):

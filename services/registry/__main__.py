@@ -63,7 +63,7 @@ async def main(settings: RegistrySettings) -> None:
     """Run the service until a stop signal."""
     collector = process_registry()
     process_metrics, metrics = ProcessMetrics(collector), RegistryMetrics(collector)
-    vault = Vault(*settings.keys())
+    vault = Vault(settings.keys())
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (

@@ -26,7 +26,10 @@ async def pairs_of_wearer(work: UnitOfWork, wearer: Wearer, *, new: bool = False
     reviews = {} if new else {review.order_id: review for review in await work.reviews.of_wearer(wearer_id)}
     alike = await work.match_keys.sharing(Side.ORDER, similarity.match_keys(wearer))
     orders = await work.records.candidates(ORDERS, alike | cases.keys() | reviews.keys(), wearer.national_id)
-    return [MatchPair(order, wearer, reviews.get(order.order_id), cases.get(order.order_id)) for order in orders]
+    return [
+        MatchPair(order=order, wearer=wearer, review=reviews.get(order.order_id), case=cases.get(order.order_id))
+        for order in orders
+    ]
 
 
 async def pairs_of_order(work: UnitOfWork, order: Order, *, new: bool) -> list[MatchPair]:
@@ -36,7 +39,10 @@ async def pairs_of_order(work: UnitOfWork, order: Order, *, new: bool) -> list[M
     reviews = {} if new else {review.wearer_id: review for review in await work.reviews.of_order(order_id)}
     alike = await work.match_keys.sharing(Side.WEARER, similarity.match_keys(respondent))
     wearers = await work.records.candidates(WEARERS, alike | cases.keys() | reviews.keys(), respondent.national_id)
-    return [MatchPair(order, wearer, reviews.get(wearer.wearer_id), cases.get(wearer.wearer_id)) for wearer in wearers]
+    return [
+        MatchPair(order=order, wearer=wearer, review=reviews.get(wearer.wearer_id), case=cases.get(wearer.wearer_id))
+        for wearer in wearers
+    ]
 
 
 async def pairs_of_cases(
@@ -50,7 +56,15 @@ async def pairs_of_cases(
     stored = await work.records.some(WEARERS, wearer_ids) if wearers is None else wearers
     opened = {id_: wearer for id_ in wearer_ids if (wearer := stored[id_].open())}
     reviews = await work.reviews.some({case.case_id for case in cases})
-    return [MatchPair(orders[case.order_id], opened[case.wearer_id], reviews.get(case.case_id), case) for case in cases]
+    return [
+        MatchPair(
+            order=orders[case.order_id],
+            wearer=opened[case.wearer_id],
+            review=reviews.get(case.case_id),
+            case=case,
+        )
+        for case in cases
+    ]
 
 
 async def around(

@@ -71,7 +71,15 @@ class ExerciseRecords:
 
     def wearer(self, number: int) -> Wearer:
         """The wearer with this number."""
-        return Wearer(self.wearer_id(number), *self._identity(number), _VERSION, exercise=self._exercise)
+        identity = self._identity(number)
+        return Wearer(
+            wearer_id=self.wearer_id(number),
+            national_id=identity.national_id,
+            name=identity.name,
+            birth_date=identity.birth_date,
+            source_version=_VERSION,
+            exercise=self._exercise,
+        )
 
     def tag(self, number: int, vendor_id: str) -> Tag:
         """The tag of the wearer with this number."""
@@ -81,7 +89,7 @@ class ExerciseRecords:
         """The order against the wearer with this number, valid from `now_ms`. Putting a later one prolongs it."""
         return Order(
             order_id=self.order_id(number),
-            respondent=Respondent(*self._identity(number)),
+            respondent=self._identity(number),
             protected_person_ids=(self.person_id,),
             places=(),
             rings=(OrderRing(RADIUS_M, Action.RESPOND),),
@@ -91,13 +99,13 @@ class ExerciseRecords:
             exercise=self._exercise,
         )
 
-    def _identity(self, number: int) -> tuple[str, str, date]:
-        """National number, name and date of birth, so different between wearers that no two match as one person."""
+    def _identity(self, number: int) -> Respondent:
+        """The person with this number, so different from the others that no two match as one person."""
         digest = hashlib.sha256(self.wearer_id(number).encode()).digest()
         digits = f"{int.from_bytes(digest[:8]) % 10**13:013d}"
         name = "".join(chr(ord("a") + byte % 26) for byte in digest[8:24])
         born = date(1950, 1, 1) + timedelta(days=int.from_bytes(digest[24:28]) % _DAYS_OF_BIRTH)
-        return digits, name, born
+        return Respondent(national_id=digits, name=name, birth_date=born)
 
 
 class Exercises:

@@ -40,7 +40,7 @@ class DataKey:
 class Vault:
     """Encrypts and decrypts records, and hashes values for lookups."""
 
-    def __init__(self, *keys: bytes) -> None:
+    def __init__(self, keys: Sequence[bytes]) -> None:
         """`keys` are the ring, oldest first. The last key wraps new keys; the first key is the root of a new database."""
         self._ring = {_id_of(key): AESGCM(_derive(key, b"tandem registry: wrap")) for key in keys}
         self.rings = tuple(self._ring)

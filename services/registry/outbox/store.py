@@ -55,7 +55,7 @@ class OutboxRepository(Repository):
         # Selected by state, because a cursor would skip a row that was committed late.
         waiting = outbox.c.sent_at_ms.is_(None)
         rows = await self._rows(sa.select(outbox).where(waiting).order_by(outbox.c.id).limit(limit))
-        return [OutboxRow(row.id, row.subject, row.msg_id, row.payload) for row in rows]
+        return [OutboxRow(id=row.id, subject=row.subject, msg_id=row.msg_id, payload=row.payload) for row in rows]
 
     async def mark_sent(self, row_ids: Sequence[int], at_ms: int, stored: Mapping[int, int] = _NO_SEQUENCES) -> None:
         """Mark messages as sent. `stored` has the stream sequence of each message by its row id."""

@@ -70,8 +70,15 @@ def compare(listed: Iterable[Listed], stored: Iterable[Listed]) -> list[Differen
         if their == our:
             continue
         finding = Finding.EXTRA if their is None else Finding.MISSING if our is None else Finding.DIFFERENT
-        versions = (their.source_version if their else 0, our.source_version if our else 0)
-        differences.append(Difference(finding, ListedKind(key[0]), key[1], *versions))
+        differences.append(
+            Difference(
+                finding=finding,
+                kind=ListedKind(key[0]),
+                record_id=key[1],
+                listed_version=their.source_version if their else 0,
+                stored_version=our.source_version if our else 0,
+            )
+        )
     return differences
 
 

@@ -151,4 +151,9 @@ def listed(record: Record) -> Listed:
     """The list entry of a record, as its agency would compute it."""
     kind = type_of(record)
     text = "".join(f"{path}={value}\n" for path, value in kind.lines(record) if value)
-    return Listed(kind.listed, kind.id_of(record), record.source_version, hashlib.sha256(text.encode()).digest())
+    return Listed(
+        kind=kind.listed,
+        record_id=kind.id_of(record),
+        source_version=record.source_version,
+        digest=hashlib.sha256(text.encode()).digest(),
+    )

@@ -53,7 +53,7 @@ class _SentMessages:
 
     async def _read(self, query: sa.Select[int, int, str, str]) -> list[Publication]:
         async with self._database.reading() as connection:  # a snapshot, so that no put has to wait
-            return [Publication(*row) for row in (await connection.execute(query)).all()]
+            return [Publication._make(row) for row in (await connection.execute(query)).all()]
 
 
 class Publications:

@@ -112,4 +112,4 @@ async def _pair(work: UnitOfWork, case_id: str) -> tuple[MatchPair, Review]:
         raise NotFound("case_id: no such review")
     order = await work.records.read(ORDERS, stored.order_id)
     wearer = await work.records.read(WEARERS, stored.wearer_id)
-    return MatchPair(order, wearer, stored, await work.cases.find(case_id)), stored
+    return MatchPair(order=order, wearer=wearer, review=stored, case=await work.cases.find(case_id)), stored

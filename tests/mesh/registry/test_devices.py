@@ -31,7 +31,7 @@ async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[tuple[Re
     """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), clock)
+        registry = RegistryCore(database, Vault([bytes(32)]), clock)
         await registry.prepare("log 1")
         yield registry, registry.retention
 

@@ -99,7 +99,7 @@ async def opened(
 ) -> AsyncIterator[RegistryCore]:
     """A registry without a relay."""
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), clock, partitions=partitions)
+        registry = RegistryCore(database, Vault([bytes(32)]), clock, partitions=partitions)
         await registry.prepare(log)
         yield registry
 
@@ -229,7 +229,7 @@ async def test_a_waiting_relay_logs_the_reason_once_and_resumes(
     waiting = OutboxRepository.unsent
     monkeypatch.setattr(OutboxRepository, "unsent", unsent)
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), MeshClock())
+        registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
         await registry.prepare("log 1")
         await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
         await registry.ministry.put_tag(translate.parse_tag(records.tag()))

@@ -22,7 +22,7 @@ from tandem.common.v1 import log_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
 
-VAULT = Vault(bytes(32))
+VAULT = Vault([bytes(32)])
 NUMBER = records.NUMBER.replace("-", "")
 WHO = {"national_id": NUMBER, "name": records.NAME, "birth_date": records.BIRTH_DATE}
 WEARER = {"wearer_id": "w-1", **WHO, "source_version": 1}

@@ -178,7 +178,8 @@ class _SpanBuilder:
         shows = _SEE_ALL.union(*(alert.legs for alert in alerts))
         spans, parent_id, since_us = [], self._root_id, first.entry_us
         if first.received_us is not None:
-            links = (SpanLink(*sent, "sent in"),) if (sent := trace_ids.parsed(first.sender)) else ()
+            sent = trace_ids.parsed(first.sender)
+            links = (SpanLink(sent[0], sent[1], "sent in"),) if sent else ()
             about = {"stored": entry, "reports_together": str(first.together)}
             times_us = (first.received_us, first.entry_us)
             what = ("received", first.partition, first.sequence)

@@ -70,7 +70,7 @@ async def opened(where: Path | str, ahead_ms: int = 0) -> AsyncIterator[Desk]:
     """A registry whose mesh clock is ahead of the wall clock by `ahead_ms`."""
     clock = MeshClock(2, wall_us() // 1000 - ahead_ms) if ahead_ms else MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), clock)
+        registry = RegistryCore(database, Vault([bytes(32)]), clock)
         await registry.prepare("log 1")
         yield Desk(registry, clock)
 

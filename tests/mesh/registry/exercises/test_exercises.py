@@ -32,7 +32,7 @@ KINDS = (None, ExerciseKind.DRILL, ExerciseKind.CANARY)
 @asynccontextmanager
 async def opened(where: Path | str) -> AsyncIterator[RegistryCore]:
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), MeshClock())
+        registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
         await registry.prepare("log 1")
         yield registry
 

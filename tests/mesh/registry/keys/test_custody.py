@@ -42,7 +42,7 @@ async def opened(
 ) -> AsyncIterator[tuple[RegistryCore, KeyRetention]]:
     clock = clock or MeshClock()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(*(keys or (OLD,))), clock)
+        registry = RegistryCore(database, Vault(keys or (OLD,)), clock)
         await registry.prepare("log 1")
         yield registry, registry.retention
 
@@ -83,7 +83,7 @@ async def test_a_rotated_ring_rewraps_all_keys_with_its_current_key(where: Path 
         assert not await key_retention.rewrap_some()
         async with registry.database.transaction() as connection:
             rings = {row.ring for row in await connection.execute(sa.select(data_keys.c.ring))}
-        assert rings == {Vault(NEW).current}
+        assert rings == {Vault([NEW]).current}
         async with registry.transactions.open() as view:
             assert (await view.records.read(WEARERS, "w-1")).name == records.NAME
     with pytest.raises(FailedPrecondition, match="ring lacks"):
@@ -99,7 +99,7 @@ async def test_after_a_rewrap_the_first_key_can_be_removed_without_loss(where: P
             pass
     async with opened(where, OLD, NEW):
         pass
-    with pytest.raises(FailedPrecondition, match=f"still needed: {Vault(OLD).current}"):
+    with pytest.raises(FailedPrecondition, match=f"still needed: {Vault([OLD]).current}"):
         async with opened(where, NEW):
             pass
     async with opened(where, OLD, NEW) as (_, key_retention):
@@ -201,4 +201,4 @@ async def test_the_background_work_rewraps_keys_and_destroys_records(where: Path
             work.cancel()
         async with registry.database.transaction() as connection:
             alive = sa.select(data_keys.c.ring).where(data_keys.c.destroyed_at_ms.is_(None))
-            assert {row.ring for row in await connection.execute(alive)} == {Vault(NEW).current}
+            assert {row.ring for row in await connection.execute(alive)} == {Vault([NEW]).current}

@@ -43,7 +43,7 @@ async def database(where: Path | str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def disclosures(database: Database) -> Disclosures:
-    registry = RegistryCore(database, Vault(bytes(32)), MeshClock())
+    registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
     await registry.prepare("log 1")
     await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
     await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))

@@ -34,7 +34,7 @@ COUNT = 300
 @asynccontextmanager
 async def opened(where: Path | str) -> AsyncIterator[tuple[RegistryCore, ReconciliationService]]:
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), Settable())
+        registry = RegistryCore(database, Vault([bytes(32)]), Settable())
         await registry.prepare("log 1")
         yield registry, registry.reconciliation
 

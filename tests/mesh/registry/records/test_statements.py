@@ -26,7 +26,7 @@ a device, then the other persons of an order."""
 @asynccontextmanager
 async def opened(where: Path | str) -> AsyncIterator[RegistryCore]:
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), MeshClock())
+        registry = RegistryCore(database, Vault([bytes(32)]), MeshClock())
         await registry.prepare()
         yield registry
 

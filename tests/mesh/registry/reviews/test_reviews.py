@@ -68,7 +68,7 @@ class Agencies:
 async def opened(where: Path | str) -> AsyncIterator[Agencies]:
     clock = Settable()
     async with db.open_database(where, MIGRATIONS) as database:
-        registry = RegistryCore(database, Vault(bytes(32)), clock)
+        registry = RegistryCore(database, Vault([bytes(32)]), clock)
         await registry.prepare("log 1")
         yield Agencies(registry, registry.reviews)
 

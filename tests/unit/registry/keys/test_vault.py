@@ -18,7 +18,7 @@ KEY = bytes(range(32))
 
 
 def test_a_sealed_value_opens_only_for_its_owner() -> None:
-    vault = Vault(KEY)
+    vault = Vault([KEY])
     sealed = vault.seal("wearers/w-1", b"secret")
     assert b"secret" not in sealed and sealed != vault.seal("wearers/w-1", b"secret")
     assert vault.unseal("wearers/w-1", sealed) == b"secret"
@@ -27,13 +27,13 @@ def test_a_sealed_value_opens_only_for_its_owner() -> None:
     with pytest.raises(InvalidTag):
         vault.unseal("wearers/w-1", sealed[:-1] + bytes([sealed[-1] ^ 1]))
     with pytest.raises(InvalidTag):
-        Vault(bytes(32)).unseal("wearers/w-1", sealed)
+        Vault([bytes(32)]).unseal("wearers/w-1", sealed)
 
 
 def test_equal_values_have_equal_hashes_only_with_the_same_key() -> None:
-    vault = Vault(KEY)
-    assert vault.index("a") == Vault(KEY).index("a")
-    assert len({vault.index("a"), vault.index("b"), vault.digest(b"a"), Vault(bytes(32)).index("a")}) == 4
+    vault = Vault([KEY])
+    assert vault.index("a") == Vault([KEY]).index("a")
+    assert len({vault.index("a"), vault.index("b"), vault.digest(b"a"), Vault([bytes(32)]).index("a")}) == 4
 
 
 def test_the_key_is_created_once_and_is_readable_only_by_its_owner(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_processes_that_start_together_create_one_key(tmp_path: Path) -> None:
 
 
 def test_each_record_has_its_own_key_wrapped_by_the_ring() -> None:
-    vault = Vault(KEY)
+    vault = Vault([KEY])
     key = vault.make_key("wearers/w-1")
     sealed = vault.seal("wearers/w-1", b"secret", key)
     assert vault.unseal("wearers/w-1", sealed, key) == b"secret"
@@ -72,7 +72,7 @@ def test_each_record_has_its_own_key_wrapped_by_the_ring() -> None:
 
 def test_a_rotated_ring_opens_older_keys_and_rewraps_them() -> None:
     newer = bytes(range(1, 33))
-    old, both = Vault(KEY), Vault(KEY, newer)
+    old, both = Vault([KEY]), Vault([KEY, newer])
     key = old.make_key("orders/o-1")
     sealed = old.seal("orders/o-1", b"secret", key)
     rewrapped = both.rewrap("orders/o-1", key)
