@@ -17,7 +17,7 @@ from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentStat
 from services.dispatch.domain.events import Event
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, tables
-from services.dispatch.leg.chain import ChainedEvent, ChainHead
+from services.dispatch.leg.chain import ChainHead
 from services.dispatch.leg.rows import AssignmentRow, IncidentRow, ListedIncident, PeerRow, StepRow, StreamPosition
 
 POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
@@ -61,19 +61,6 @@ class Store:
         """Last link of the chain, read within a transaction. Another process of this leg may write more afterwards."""
         row = connection.execute(_HEAD).first()
         return ChainHead(row.id, row.hash) if row else ChainHead()
-
-    async def first_broken_event(self) -> int | None:
-        """Id of the first event that breaks the chain, because an event was changed, added or removed; None where all verify."""
-        head, broken = ChainHead(), None
-        while broken is None:
-            query = (
-                sa.select(tables.events).where(tables.events.c.id > head.id).order_by(tables.events.c.id).limit(_PAGE)
-            )
-            links = [ChainedEvent._make(row) for row in await self._rows(query)]
-            if not links:
-                return None
-            head, broken = chain.first_broken(head, links)
-        return broken
 
     async def reading(self, stream: str, log_id: str) -> StreamPosition:
         """Consumed position of a stream, with its trail; sequence 0 where nothing was consumed."""

@@ -27,6 +27,7 @@ from tests.support.dispatch.dispatch import (
     running,
     stored_steps,
 )
+from tests.support.dispatch.leg_chain import first_broken_event
 
 
 async def test_a_deadline_survives_a_restart(bus: Bus, police: DispatchSettings) -> None:
@@ -95,7 +96,7 @@ async def test_a_restarted_process_repeats_its_offers(bus: Bus, police: Dispatch
                 assert await asyncio.wait_for(started.wait(), PATIENCE_S) == 0
     assert seen == ["incident-5", "incident-5", "incident-6"]
     async with open_database(police.database, MIGRATIONS) as database:
-        assert await Store(database).first_broken_event() is None
+        assert await first_broken_event(Store(database)) is None
 
 
 async def test_a_leg_that_lost_its_store_repeats_all_offers(bus: Bus, police: DispatchSettings) -> None:

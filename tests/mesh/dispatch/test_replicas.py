@@ -37,6 +37,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer
 from tests.support.common.postgres import PostgresServer
 from tests.support.dispatch.dispatch import METRICS, PATIENCE_S, alert, publish, running, settings
+from tests.support.dispatch.leg_chain import first_broken_event
 from tests.support.dispatch.roster import SEOUL, TWO_OFFICES, unit
 
 FAR_MS = 3_600_000
@@ -98,7 +99,7 @@ async def test_a_deadline_fires_once_with_several_processes_on_one_store(where: 
             leg._deadlines = later
         await asyncio.gather(*(leg.pass_deadlines() for leg in legs))
         assert (await kinds(legs[1]))["Escalated"] == incidents
-        assert await legs[2].store.first_broken_event() is None
+        assert await first_broken_event(legs[2].store) is None
 
 
 async def test_each_process_continues_from_the_others_writes_and_notifies_its_desk(where: Path | str) -> None:
@@ -121,7 +122,7 @@ async def test_each_process_continues_from_the_others_writes_and_notifies_its_de
         assert (second.choice.unit_id, second.choice.level) == ("b1", dispatch_pb2.NEXT_OFFICE), (
             "the first car is engaged"
         )
-        assert await first_leg.store.first_broken_event() is None
+        assert await first_broken_event(first_leg.store) is None
 
 
 async def test_an_alert_that_another_process_folded_without_a_step_is_not_folded_twice(where: Path | str) -> None:

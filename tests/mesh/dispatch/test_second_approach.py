@@ -27,6 +27,7 @@ from tests.support.dispatch.dispatch import (
     settings,
     stored_steps,
 )
+from tests.support.dispatch.leg_chain import first_broken_event
 from tests.support.geofence.stories import Story
 
 
@@ -111,7 +112,7 @@ async def test_the_second_approach_of_one_incident_gets_a_new_offer(bus: Bus, na
     numbers = [step.number for step in published]  # gaps are steps that the leg doesn't publish
     assert numbers == sorted(set(numbers))
     async with open_database(police.database, MIGRATIONS) as opened:
-        assert await Store(opened).first_broken_event() is None
+        assert await first_broken_event(Store(opened)) is None
 
 
 async def test_an_unanswered_second_offer_is_escalated(bus: Bus, nats: TestServer, tmp_path: Path) -> None:

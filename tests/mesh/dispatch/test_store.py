@@ -32,6 +32,7 @@ from services.dispatch.publications.store import Published
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch.dispatch import METRICS, alert
 from tests.support.dispatch.incidents import EARLIER_EVENTS
+from tests.support.dispatch.leg_chain import first_broken_event
 
 FAR_MS = 3_600_000
 HERE = StreamPosition(flow.INCIDENTS.name, "log", 1)
@@ -78,10 +79,10 @@ async def test_the_migrations_make_the_tables_of_the_store(database: Database) -
 async def test_a_changed_row_breaks_the_chain(database: Database) -> None:
     async with opened(database) as leg:
         await fold(leg, 1, 2, 3)
-        assert await leg.store.first_broken_event() is None
+        assert await first_broken_event(leg.store) is None
         async with database.transaction() as connection:
             await connection.execute(sa.text("update events set body = replace(body, 'p1', 'p2') where id = 4"))
-        assert await leg.store.first_broken_event() == 4
+        assert await first_broken_event(leg.store) == 4
 
 
 async def test_a_database_of_an_earlier_version_continues_with_an_unbroken_chain(database: Database) -> None:
@@ -96,7 +97,7 @@ async def test_a_database_of_an_earlier_version_continues_with_an_unbroken_chain
         assert (step.step.assignment.state, step.step.number) == (dispatch_pb2.OFFERED, 5)
         acknowledged = await leg.acknowledge(step.step.assignment.assignment_id, "spiffe://npa/desk/b")
         assert acknowledged.acknowledged_by == "spiffe://npa/desk/b"
-        assert await leg.store.first_broken_event() is None
+        assert await first_broken_event(leg.store) is None
 
 
 async def test_a_slow_desk_misses_nothing_and_sees_nothing_twice(
@@ -152,7 +153,7 @@ async def test_a_refused_command_leaves_no_trace(database: Database) -> None:
             )
         await fold(leg, 2)
         assert (await leg.store.head()).id == head.id + 2
-        assert await leg.store.first_broken_event() is None
+        assert await first_broken_event(leg.store) is None
 
 
 async def test_a_cancelled_call_keeps_memory_and_store_consistent(database: Database) -> None:
@@ -164,7 +165,7 @@ async def test_a_cancelled_call_keeps_memory_and_store_consistent(database: Data
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await fold(leg, *range(1, 9))
-        assert await leg.store.first_broken_event() is None
+        assert await first_broken_event(leg.store) is None
     async with opened(database) as restarted:
         assert len(await restarted.store.unanswered()) == 8
 

@@ -26,6 +26,7 @@ from tests.support.common.ports import free_port
 from tests.support.common.postgres import PostgresServer
 from tests.support.common.processes import Service
 from tests.support.dispatch.dispatch import Desk, client, settings, variables
+from tests.support.dispatch.leg_chain import first_broken_event
 
 RETRY_DELAY_S = 0.05
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class LegMesh:
     async def events(self, leg: str, incident_ids: list[str]) -> dict[str, list[Event]]:
         """Returns the events of a leg by incident, after a check that its chain is unbroken."""
         async with self.store(leg) as store:
-            assert await store.first_broken_event() is None, f"the {leg} leg's chain is broken"
+            assert await first_broken_event(store) is None, f"the {leg} leg's chain is broken"
             return await store.transaction(lambda connection: store.events(connection, incident_ids))
 
 
