@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
@@ -31,8 +32,14 @@ from services.geofence.domain.state import (
 )
 from services.geofence.domain.version import VERSION
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _CHECK = -1
 """Stands in place of a case version in `due`: the moment is a mere check, and neither begin nor end of the case."""
+
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 class UnreadableState(Exception):
@@ -111,10 +118,10 @@ def decode(data: bytes) -> State:
             now_ms=content["now_ms"],
             clock_rate=content["clock"][0],
             clock_anchor_ms=content["clock"][1],
-            rules=Rules(*content["rules"]),
+            rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks={
-                device_id: Track([Fix(*fix) for fix in fixes], ahead, is_truncated=is_truncated)
+                device_id: Track([Fix._make(fix) for fix in fixes], ahead, is_truncated=is_truncated)
                 for device_id, (ahead, fixes, is_truncated) in content["tracks"].items()
             },
             heard_at_ms=content["heard_at_ms"],
@@ -123,7 +130,7 @@ def decode(data: bytes) -> State:
             },
             active_events=content["standing"],
             ended_events={
-                device_id: {event: EndedEvent(*last) for event, last in events.items()}
+                device_id: {event: EndedEvent._make(last) for event, last in events.items()}
                 for device_id, events in content["over"].items()
             },
             owners=content["owners"],
@@ -132,9 +139,11 @@ def decode(data: bytes) -> State:
             anomaly_emitted_ms={_to_anomaly_key(*key.split(" ")): at_ms for key, at_ms in content["odd_ms"].items()},
             undated_ms=content["undated_ms"],
             cases={case_id: _to_case_state(fields) for case_id, fields in content["cases"].items()},
-            incidents={wearer_id: OpenIncident(*fields) for wearer_id, fields in content["incidents"].items()},
+            incidents={
+                wearer_id: _from_values(OpenIncident, values) for wearer_id, values in content["incidents"].items()
+            },
             due=[Due(at_ms, case_id, version != _CHECK) for at_ms, case_id, version in content["due"]],
-            outage=Outage(*content["outage"]) if content["outage"] else None,
+            outage=_from_values(Outage, content["outage"]) if content["outage"] else None,
             outage_over_ms=content["outage_over_ms"] or None,
             silences=dict(content["silences"]),
         )
@@ -217,23 +226,19 @@ def _to_ring_state(content: list[Any]) -> RingState:
     return state
 
 
+def _from_values(cls: type[T], values: Sequence[Any]) -> T:
+    """A dataclass from the values of its fields, in their order. Fields without a value get their default."""
+    return cls(**dict(zip((field.name for field in fields(cls)), values, strict=False)))
+
+
 def _to_account(content: list[Any]) -> Account:
-    episode_id, incident_id, opened_ms, until_ms, spans, inside, min_mm, final_inside, final_min_mm, *rest = content
-    return Account(
-        episode_id,
-        incident_id,
-        opened_ms,
-        until_ms,
-        _to_stretches(spans),
-        _to_stretches(inside),
-        min_mm,
-        _to_stretches(final_inside),
-        final_min_mm,
-        *rest,
-    )
+    account = _from_values(Account, content)
+    account.spans, account.inside = _to_stretches(account.spans), _to_stretches(account.inside)
+    account.final_inside = _to_stretches(account.final_inside)
+    return account
 
 
-def _to_stretches(content: list[list[int]]) -> list[Stretch]:
+def _to_stretches(content: Iterable[Sequence[int]]) -> list[Stretch]:
     return [(from_ms, to_ms) for from_ms, to_ms in content]
 
 
@@ -275,7 +280,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         silent=Demand(content["silent"]) if content["silent"] is not None else None,
         lost=content["lost"],
         near={key: Demand(demand) for key, demand in content["near"].items()},
-        possible={key: PossiblePresenceState(*fields) for key, fields in content["possible"].items()},
+        possible={key: PossiblePresenceState._make(values) for key, values in content["possible"].items()},
         unseen=content["unseen"],
         grouped=[_to_grouped_key(*key.split(" ")) for key in content["grouped"]],
         amend_ms=content["amend_ms"],

@@ -68,7 +68,7 @@ def _to_json(approaches: Approaches) -> dict[str, int]:
 
 
 def _of_json(content: dict[str, int]) -> Approaches:
-    since_ms = {ApproachKey(*key.split(" ")): at_ms for key, at_ms in content.items() if at_ms != _EMITTED}
+    since_ms = {ApproachKey._make(key.split(" ")): at_ms for key, at_ms in content.items() if at_ms != _EMITTED}
     return Approaches(since_ms, {key for key, at_ms in content.items() if at_ms == _EMITTED})
 
 

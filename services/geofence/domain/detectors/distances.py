@@ -38,7 +38,7 @@ def _same(warned: dict[str, LastWarning]) -> dict[str, LastWarning]:
 
 
 def _of_json(content: dict[str, Any]) -> dict[str, LastWarning]:
-    return {key: LastWarning(*fields) for key, fields in content.items()}
+    return {key: LastWarning._make(fields) for key, fields in content.items()}
 
 
 WARNED = EpisodePart("warned", new=dict, encode=_same, decode=_of_json)

@@ -105,6 +105,8 @@ def _begin(decisions: Decisions, from_ms: int, at_ms: int, *, members: dict[str,
     state = decisions.state
     state.silences.clear()
     outage_id, incident_id = decisions.outage_ids()
-    state.outage = Outage(outage_id, incident_id, from_ms, members, silent)
+    state.outage = Outage(
+        outage_id=outage_id, incident_id=incident_id, from_ms=from_ms, members=members, max_silent=silent
+    )
     kind, demand = demands.DETECTIONS[Detection.OUTAGE]
     decisions.outage_alert(state.outage, kind, demand, at_ms=at_ms, silent=silent)

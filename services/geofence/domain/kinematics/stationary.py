@@ -36,7 +36,7 @@ def averaged(track: Track) -> Track:
             x_mm, y_mm, z_mm = (round(a + part * (b - a)) for a, b in zip(mean[3:6], fix[3:6], strict=True))
             best_mm = min(best_mm, fix.accuracy_mm)
             accuracy_mm = round(max(math.sqrt(1 / weights), MIN_SHARE_OF_BEST * best_mm))
-            mean = Fix(*fix[:3], x_mm, y_mm, z_mm, accuracy_mm)
+            mean = fix._replace(x_mm=x_mm, y_mm=y_mm, z_mm=z_mm, accuracy_mm=accuracy_mm)
         means.append(mean)
     return Track(means)
 

@@ -247,7 +247,7 @@ def to_json(way: Way) -> list[Any]:
 def of_json(content: list[Any]) -> Way:
     """The inverse of `to_json`."""
     believed, before, far, claims, since_ms, regained_ms = content
-    false = tuple(Claim(Fix(*fix), false_mm) for fix, false_mm in claims)
+    false = tuple(Claim(Fix._make(fix), false_mm) for fix, false_mm in claims)
     return Way(
         believed=_believed_of(believed),
         before=_believed_of(before),
@@ -258,4 +258,4 @@ def of_json(content: list[Any]) -> Way:
 
 
 def _believed_of(content: list[Any]) -> tuple[BelievedFix, ...]:
-    return tuple(BelievedFix(Fix(*fix), mps) for fix, mps in content)
+    return tuple(BelievedFix(Fix._make(fix), mps) for fix, mps in content)
