@@ -27,6 +27,14 @@ class Reason(enum.IntEnum):
     TOO_OFTEN = 6
 
 
+class Endpoint(enum.Enum):
+    """Endpoint on which reports come; the values are labels of metrics."""
+
+    STREAM = "stream"
+    UNARY = "unary"
+    HTTP = "http"
+
+
 @dataclass(frozen=True, slots=True)
 class Sender:
     """Sender of reports: a vendor, or a phone."""

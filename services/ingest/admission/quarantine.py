@@ -9,6 +9,7 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from services.common import times
 from services.common.clock import MeshClock
@@ -16,8 +17,8 @@ from services.common.messaging import dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError
-from services.ingest import metrics
 from services.ingest.domain import Reason
+from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2
 
 FLUSH_INTERVAL_S = 5.0
@@ -31,15 +32,25 @@ FULL_SHARE = 0.9
 """Fill level from which missing old messages were dropped for the stream's size; below it they only grew too old."""
 
 _COUNT_MAX = (1 << 63) - 1
-_Key = tuple[str, str, int]
-"""Key of a count: device, sender, reason."""
+
+
+class _Key(NamedTuple):
+    """Key of a count of refused reports."""
+
+    device_id: str
+    sender: str
+    code: int
+
+    @classmethod
+    def of(cls, quarantined: ingest_pb2.Quarantined) -> _Key:
+        return cls(quarantined.device_id, quarantined.sender, quarantined.code)
 
 
 class Quarantine:
     """Counts refused reports, and lists the counts of all processes."""
 
-    def __init__(self, bus: Bus, clock: MeshClock) -> None:
-        self._bus, self._clock = bus, clock
+    def __init__(self, bus: Bus, clock: MeshClock, metrics: IngestMetrics) -> None:
+        self._bus, self._clock, self._metrics = bus, clock, metrics
         self._subject = flow.quarantine_subject(uuid.uuid4().hex)
         self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
         self._keys_of: Counter[str] = Counter()
@@ -48,7 +59,7 @@ class Quarantine:
 
     def refused(self, sender: str, device_id: str, reason: Reason) -> None:
         """Counts a refused report. `device_id` may be any text; it is dropped where it is longer than 64 characters."""
-        metrics.REFUSED.labels(reason.name).inc()
+        self._metrics.refused.labels(reason.name).inc()
         now = times.to_timestamp(self._clock.now_ms())
         quarantined = ingest_pb2.Quarantined(
             device_id=device_id if len(device_id) <= 64 else "",
@@ -120,7 +131,7 @@ class Quarantine:
                 return
 
     def _count(self, quarantined: ingest_pb2.Quarantined) -> None:
-        if (quarantined.device_id, quarantined.sender, quarantined.code) not in self._counts:
+        if _Key.of(quarantined) not in self._counts:
             if len(self._counts) >= MAX_KEYS or self._keys_of[quarantined.sender] >= MAX_SENDER_KEYS:
                 self._devices_merged = self._devices_merged or bool(quarantined.device_id)
                 quarantined.device_id = ""
@@ -137,7 +148,7 @@ def _add_all(
 
 
 def _add(totals: dict[_Key, ingest_pb2.Quarantined], quarantined: ingest_pb2.Quarantined) -> None:
-    key = (quarantined.device_id, quarantined.sender, quarantined.code)
+    key = _Key.of(quarantined)
     total = totals.get(key)
     if total is None:
         totals[key] = total = ingest_pb2.Quarantined()

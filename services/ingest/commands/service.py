@@ -18,9 +18,9 @@ from services.common.messaging.bus import AlreadyStored, Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.readiness import ReaderHealth
 from services.common.rpc.errors import Conflict, InvalidField
-from services.ingest import metrics
 from services.ingest.admission.routes import Routes
 from services.ingest.domain import Sender
+from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -77,8 +77,16 @@ class ActiveCommand:
 class Commands:
     """Commands of all devices, their sessions and their states."""
 
-    def __init__(self, bus: Bus, routes: Routes, clock: MeshClock, *, health: ReaderHealth | None = None) -> None:
-        self._health = health
+    def __init__(
+        self,
+        bus: Bus,
+        routes: Routes,
+        clock: MeshClock,
+        *,
+        metrics: IngestMetrics,
+        health: ReaderHealth | None = None,
+    ) -> None:
+        self._health, self._metrics = health, metrics
         self._bus, self._routes, self._clock = bus, routes, clock
         self._all: dict[str, ActiveCommand] = {}
         """Commands by id, in the order of the stream."""
@@ -166,7 +174,7 @@ class Commands:
                 or active.command.device_id != receipt.device_id
                 or receipt.device_id not in self._routes.allowed(sender)
             ):
-                metrics.RECEIPTS_UNKNOWN.inc()
+                self._metrics.receipts_unknown.inc()
             elif not active.is_final:
                 state = State.COMMAND_STATE_REFUSED if receipt.refused_because else State.COMMAND_STATE_RECEIVED
                 stored.append(self._record_state(active, state, receipt.refused_because))

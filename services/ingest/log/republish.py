@@ -16,8 +16,9 @@ from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.ingest.admission.routes import Partitions, Routes
+from services.ingest.batch import Batch
 from services.ingest.domain import Position, Positions
-from services.ingest.log.writer import LogWriter
+from services.ingest.log.writer import LogWriter, Origin
 
 SENDER = "again"
 """Sender key of republished reports in the fair queues of the log writers."""
@@ -92,8 +93,12 @@ class LastReports:
             device_id = await self._due.get()
             position, present = self._last[device_id]
             for partition in set(self._routes.partitions(device_id)) - present:
+                batch = Batch()
+                batch.check()
+                self._writers[partition].positions(Origin(batch, SENDER, wall_us()), Positions.of([position]))
+                batch.write()
                 try:
-                    await self._writers[partition].positions(SENDER, Positions.of([position]), wall_us())
+                    await batch.ended()
                 except RetryableError as error:
                     logger().warning("last_report_retried", partition=partition, reason=error.reason)
                     await asyncio.sleep(1)
