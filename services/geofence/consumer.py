@@ -28,7 +28,7 @@ from services.common.observability import trace_ids
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError
-from services.geofence import digests, gc_control, recovery, translate
+from services.geofence import gc_control, recovery, translate
 from services.geofence.domain import codec, fold
 from services.geofence.domain.alerts import Alert, DeadLetter, Output
 from services.geofence.domain.entries import Entry, Exercise
@@ -36,7 +36,8 @@ from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.gc_control import GarbageCollector
 from services.geofence.kept_rules import KeptRules
-from services.geofence.published import PublishedOutputs
+from services.geofence.outputs import digests
+from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointFailed, CheckpointStore, Footing, PendingCheckpoint, PublishedAlert
 from tandem.common.v1 import log_pb2
