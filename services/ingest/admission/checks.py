@@ -127,7 +127,13 @@ class Checks:
             indexes = _accept_positions(checked, reports, routes, latest_ms=latest_ms)
         self._limit_positions(checked, indexes, live_from_ms)
         for index, (event, known) in zip(reports.event_indexes, events, strict=True):
-            report = _Report(index, event.device_id, event.report_id, "event_time", event.event_time_ms)
+            report = _Report(
+                number=index,
+                device_id=event.device_id,
+                report_id=event.report_id,
+                time_field="event_time",
+                time_ms=event.event_time_ms,
+            )
             route = checked.accept(report, known or routes[event.device_id], latest_ms)
             if route and self._rate_limits.events.over([event.device_id], time.monotonic()):
                 checked.refuse(index, event.device_id, Reason.TOO_OFTEN)
@@ -167,7 +173,13 @@ def _accept_positions(
     accepted: dict[int, Partitions] = {}
     for i, known in enumerate(checked.positions.partitions):
         device_id = positions.device_ids[i]
-        report = _Report(indexes[i], device_id, positions.report_ids[i], "fix_time", positions.fix_times_ms[i])
+        report = _Report(
+            number=indexes[i],
+            device_id=device_id,
+            report_id=positions.report_ids[i],
+            time_field="fix_time",
+            time_ms=positions.fix_times_ms[i],
+        )
         if route := checked.accept(report, known or routes[device_id], latest_ms):
             accepted[i] = route
     checked.positions = checked.positions.only(list(accepted))

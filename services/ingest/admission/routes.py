@@ -27,6 +27,7 @@ MAX_MISSES = 10_000
 
 Partitions: TypeAlias = tuple[int, ...]
 _NONE: Mapping[str, Partitions] = {}
+_NO_TOKENS: Mapping[bytes, int | None] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Registration:
     subject_id: str
     """Id of the wearer or protected person who has the device."""
     revoked: bool
-    tokens: tuple[tuple[bytes, int], ...]
-    """SHA-256 of each token and the end of its validity, milliseconds since 1970 UTC; 0 for a token without an end."""
+    token_ends_ms: Mapping[bytes, int | None]
+    """End of each token's validity by the token's SHA-256, milliseconds since 1970 UTC; None for a token without an end."""
 
 
 class Routes:
@@ -106,8 +107,8 @@ class Routes:
         device_id = self._token_device.get(hashed)
         if device_id is None or self._devices[device_id].revoked:
             return None
-        until_ms = dict(self._devices[device_id].tokens)[hashed]
-        return device_id if not until_ms or self._clock.now_ms() < until_ms else None
+        until_ms = self._devices[device_id].token_ends_ms[hashed]
+        return device_id if until_ms is None or self._clock.now_ms() < until_ms else None
 
     async def load(self) -> None:
         """Reads the bucket's content, so that the first callers aren't refused as unknown."""
@@ -171,26 +172,25 @@ class Routes:
             return self._devices.get(device_id)
         listed = tuple(route.partitions)
         registration = Registration(
-            partitions=self._partitions.setdefault(
-                listed, listed
-            ),  # equal tuples share one object, so that comparing is cheap
+            # Equal tuples share one object, so that comparing is cheap.
+            partitions=self._partitions.setdefault(listed, listed),
             vendor_id=route.vendor_id,
             kind=route.kind,
             subject_id=route.subject_id,
             revoked=route.revoked,
-            tokens=tuple((token.sha256, token.valid_until_ms) for token in route.tokens),
+            token_ends_ms={token.sha256: token.valid_until_ms or None for token in route.tokens} or _NO_TOKENS,
         )
         previous = self._devices.get(device_id)
         if previous:
             self._subject_devices[previous.subject_id].discard(device_id)
             self._vendor_devices.get(previous.vendor_id, {}).pop(device_id, None)
-            for hashed, _ in previous.tokens:
+            for hashed in previous.token_ends_ms:
                 self._token_device.pop(hashed, None)
         self._devices[device_id] = registration
         self._subject_devices.setdefault(registration.subject_id, set()).add(device_id)
         if registration.vendor_id and registration.partitions and not registration.revoked:
             self._vendor_devices.setdefault(registration.vendor_id, {})[device_id] = registration.partitions
-        for hashed, _ in registration.tokens:
+        for hashed in registration.token_ends_ms:
             self._token_device[hashed] = device_id
         self._missed_at_s.pop(device_id, None)
         return registration

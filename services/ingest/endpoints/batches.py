@@ -13,7 +13,8 @@ from services.common.observability import tracing
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate
 from services.ingest.batch import Batch, Contexts, Reports
-from services.ingest.commands.service import Commands, CommandSession
+from services.ingest.commands.service import Commands
+from services.ingest.commands.states import CommandSession
 from services.ingest.domain import Endpoint, EquipmentEvent, Position, Sender
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
 from services.ingest.intake import Intake
@@ -136,7 +137,7 @@ class Batches:
 
     async def admit(self, stream: ReportStream, request: ingest_pb2.ReportRequest, answer: PendingAnswer) -> None:
         """Brings a request into the intake: a small one soon, any other before this returns. An error fails the batch."""
-        part = _Part(stream, request, answer, tracing.carried())
+        part = _Part(stream=stream, request=request, answer=answer, context=tracing.carried())
         if is_small(request):
             self._coalesce(part)
         else:
