@@ -7,51 +7,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nats.aio.client import Client
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
-from services.common.clock import MeshClock
 from services.common.messaging import flow
-from services.common.messaging.bus import Bus
-from services.common.messaging.streams import LogMetadata
 from services.dispatch import metrics
 from services.dispatch.evidence import retention
 from services.dispatch.leg import record
-from services.geofence.consumer import Evaluator
-from services.geofence.settings import GeofenceSettings
-from services.geofence.store import CheckpointStore
-from services.ingest import metrics as ingest_metrics
+from services.geofence.metrics import GeofenceMetrics
 from services.ingest.domain import Reason
+from services.ingest.metrics import IngestMetrics
 from services.registry.traces import consumer
 
 RULES = Path(__file__).parents[2] / "k8s" / "observability" / "rules.yaml"
 PARTITION = 4
-"""Partition that no other test in this process folds."""
 BORN_LATER = {"tandem_stream_went_back_total", "tandem_publications_lost_total", "tandem_unusable_messages_total"}
 """Counters by stream and reader whose series begin with the first event. Their alert rules also fire for a series that begins above
 0."""
-LOADED = (retention, consumer, ingest_metrics)
+LOADED = (retention, consumer)
 """Modules that create their counters on import."""
 
 
 @pytest.fixture(autouse=True)
-def started(tmp_path: Path) -> None:
+def started() -> None:
     """Initializes the counters as each service does at its start."""
     for leg in flow.LEGS:
         metrics.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
-    settings = GeofenceSettings(port=0, replica=0, allow_async_store=True)
-    Evaluator(
-        Bus(Client(), "geofence"),
-        CheckpointStore(tmp_path),
-        settings,
-        log_meta=LogMetadata(5, MeshClock(), "log"),
-        partition=PARTITION,
-    )
 
 
 def exposed() -> Iterator[tuple[str, dict[str, str]]]:
     """Name and labels of each exposed series."""
-    for family in REGISTRY.collect():
+    registry = CollectorRegistry()
+    IngestMetrics(registry)
+    GeofenceMetrics(registry).watch(PARTITION, lambda: 0.0)
+    for family in (*REGISTRY.collect(), *registry.collect()):
         for sample in family.samples:
             yield sample.name, sample.labels
 
