@@ -26,7 +26,7 @@ _REASON_TEXTS = {
 }
 
 
-class Heard(NamedTuple):
+class HeardDevice(NamedTuple):
     """A report that was refused with CLOCK_AHEAD: the log keeps only that its device was heard."""
 
     device_id: str
@@ -74,7 +74,7 @@ class Checked:
     refused_devices: list[str]
     """Device id that each refused report gave, in the order in which they were refused."""
     events: list[tuple[EquipmentEvent, Partitions]] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[HeardDevice] = field(default_factory=list)
 
     @property
     def device_ids(self) -> list[str]:
@@ -88,7 +88,7 @@ class Checked:
             return None
         if report.time_ms > latest_ms:
             self.refuse(report.number, report.device_id, Reason.CLOCK_AHEAD, field_name=report.time_field)
-            self.heard.append(Heard(report.device_id, report.report_id, route))
+            self.heard.append(HeardDevice(report.device_id, report.report_id, route))
             return None
         return route
 

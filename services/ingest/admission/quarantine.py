@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.messaging import dead_letters, flow, pull, stored
+from services.common.messaging import dead_letters, flow, stored
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.ingest.domain import Reason
+from services.ingest.held import read_held
 from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2
 
@@ -85,20 +86,17 @@ class Quarantine:
         totals: dict[_Key, ingest_pb2.Quarantined] = {}
         stream = flow.QUARANTINE.name
         bounds, merged = await self._bus.bounds_of(stream), self._devices_merged
-        if bounds.first <= bounds.last:
-            async for messages in pull.read(self._bus, stream, bounds.first):
-                for message in messages:
-                    if not flow.QUARANTINE.holds(message.subject):
-                        continue
-                    try:
-                        counts = stored.quarantine_counts(message.data)
-                    except InvalidField as error:
-                        dead_letters.pass_over("ingest-quarantine", stream, message.sequence, error=error)
-                        continue
-                    merged = merged or counts.devices_merged
-                    _add_all(totals, counts.quarantined, device_id)
-                if messages[-1].sequence >= bounds.last:
-                    break
+        async for messages in read_held(self._bus, stream, bounds):
+            for message in messages:
+                if not flow.QUARANTINE.holds(message.subject):
+                    continue
+                try:
+                    counts = stored.quarantine_counts(message.data)
+                except InvalidField as error:
+                    dead_letters.pass_over("ingest-quarantine", stream, message.sequence, error=error)
+                    continue
+                merged = merged or counts.devices_merged
+                _add_all(totals, counts.quarantined, device_id)
         _add_all(totals, list(self._counts.values()), device_id)
         newest = sorted(totals.values(), key=lambda quarantined: -times.from_timestamp(quarantined.last))
         return ingest_pb2.ListQuarantineResponse(

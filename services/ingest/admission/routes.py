@@ -18,6 +18,7 @@ from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, Unavailable
 from services.ingest.domain import Reason, Sender
+from services.ingest.held import read_held
 from tandem.common.v1 import log_pb2
 
 _STREAM = f"KV_{flow.DEVICES_BUCKET}"
@@ -112,16 +113,8 @@ class Routes:
 
     async def load(self) -> None:
         """Reads the bucket's content, so that the first callers aren't refused as unknown."""
-        bounds = await self._bus.bounds_of(_STREAM)
-        if bounds.first > bounds.last:
-            return
-        async for messages in pull.read(self._bus, _STREAM, 1):
-            for message in messages:
-                if message.subject.startswith(_PREFIX):
-                    self._apply(message.subject.removeprefix(_PREFIX), message.data, message.sequence)
-            self._cursor = messages[-1].cursor
-            if self._cursor.sequence >= bounds.last:
-                return
+        async for messages in read_held(self._bus, _STREAM, await self._bus.bounds_of(_STREAM)):
+            self._apply_all(messages)
 
     async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
         """Follows the bucket until cancelled, from where `load` ended. `on_change` gets each changed device with its partitions.
@@ -132,7 +125,8 @@ class Routes:
         while True:
             try:
                 async for messages in pull.read(self._bus, _STREAM, self._cursor or 1, health=self._health):
-                    self._follow(messages, on_change)
+                    for device_id, partitions in self._apply_all(messages):
+                        on_change(device_id, partitions)
             except StreamWentBack as error:
                 if error.found or error.last is None or error.last < error.sequence:
                     cursors.alarm(error)
@@ -140,15 +134,17 @@ class Routes:
                     logger().info("routes_read_again", sequence=error.sequence)
                 self._cursor = None
 
-    def _follow(self, messages: Sequence[pull.Delivered], on_change: Callable[[str, Partitions], None]) -> None:
+    def _apply_all(self, messages: Sequence[pull.Delivered]) -> list[tuple[str, Partitions]]:
+        """Applies messages of the bucket. Returns the devices that they name, with their partitions."""
+        changed = []
         for message in messages:
-            if not message.subject.startswith(_PREFIX):
-                continue
-            device_id = message.subject.removeprefix(_PREFIX)
-            known = self._apply(device_id, message.data, message.sequence)
-            if known is not None:
-                on_change(device_id, known.partitions)
+            if message.subject.startswith(_PREFIX):
+                device_id = message.subject.removeprefix(_PREFIX)
+                known = self._apply(device_id, message.data, message.sequence)
+                if known is not None:
+                    changed.append((device_id, known.partitions))
         self._cursor = messages[-1].cursor
+        return changed
 
     async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()

@@ -20,6 +20,7 @@ from services.ingest.admission.routes import Routes
 from services.ingest.commands.states import ActiveCommand, CommandSession, CommandStates, State
 from services.ingest.commands.steps import BY, CommandSteps
 from services.ingest.domain import Sender
+from services.ingest.held import read_held
 from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -136,13 +137,9 @@ class Commands:
 
     async def load(self) -> None:
         """Reads the stream before any device is heard, so that no final command is sent again."""
-        bounds = await self._bus.bounds_of(flow.COMMANDS.name)
-        if bounds.first > bounds.last:
-            return
-        async for messages in pull.read(self._bus, flow.COMMANDS.name, bounds.first):
+        stream = flow.COMMANDS.name
+        async for messages in read_held(self._bus, stream, await self._bus.bounds_of(stream)):
             self._read(messages)
-            if messages[-1].sequence >= bounds.last:
-                return
 
     async def follow(self) -> None:
         """Follows the stream until cancelled. Where it went back, it is read again from its start; known commands change nothing."""

@@ -110,7 +110,8 @@ class ReportStream:
     def answer(self, answer: PendingAnswer) -> None:
         """Appends the next request to be answered."""
         self._answers.append(answer)
-        self.changed.set()
+        if answer.is_due:  # else its batch wakes the stream
+            self.changed.set()
 
     def end(self) -> None:
         """Notes that no more batches come."""
