@@ -19,6 +19,7 @@ from services.common.observability.readiness import Readiness
 from services.common.rpc import server as rpc
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
+from services.geofence.metrics import GeofenceMetrics
 from services.geofence.settings import GeofenceSettings
 from services.geofence.sharing.api import PositionServicer
 from services.geofence.sharing.outbox import DisclosureOutbox
@@ -49,11 +50,13 @@ async def main() -> None:
     async with buses.connect(settings.nats_url, name, settings.nats_tls, metrics=metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
+        evaluator_metrics = GeofenceMetrics(metrics.registry)
         evaluators = {
-            p: Evaluator(bus=bus, store=store, settings=settings, log_meta=log_meta, partition=p)
+            p: Evaluator(bus, store, settings, log_meta=log_meta, partition=p, metrics=evaluator_metrics)
             for p in settings.partitions(log_meta.partitions)
         }
-        for evaluator in evaluators.values():
+        for p, evaluator in evaluators.items():
+            evaluator_metrics.watch(p, evaluator.log_age_s)
             await evaluator.restore()
         watch_disk(settings.data_dir, metrics)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)

@@ -67,38 +67,40 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     async def _alerts(
         self, request: geofence_pb2.WatchAlertsRequest
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
+        only_canaries = server.caller().role == Role.ROLE_WATCH
+        async for messages in pull.read(self._bus, flow.ALERTS.name, await self._start(request)):
+            for message in messages:
+                alert = self._readable(message)
+                if alert is None or (only_canaries and alert.exercise != exercise_pb2.CANARY):
+                    continue
+                measure = None if only_canaries else await self._measure(alert)
+                yield geofence_pb2.WatchAlertsResponse(stream_sequence=message.sequence, alert=alert, measure=measure)
+
+    def _readable(self, message: pull.Delivered) -> alert_pb2.Alert | None:
+        """Alert of a message of ALERTS; None for another message, and for one that can't be read."""
+        if not flow.ALERTS.holds(message.subject):
+            return None
+        try:
+            return stored.alert(message.data, message.subject)
+        except InvalidField as error:
+            # The legs make a dead letter of it. Failing here would fail every retry for as long as ALERTS keeps the message.
+            dead_letters.pass_over(self._bus, "watch-alerts", message.stream, sequence=message.sequence, error=error)
+            return None
+
+    async def _start(self, request: geofence_pb2.WatchAlertsRequest) -> int | StreamCursor:
+        """Where to start reading ALERTS for a request. Raises InvalidField, StreamWentBack or Unavailable."""
         after = request.after_stream_sequence
         if after and request.new_only:
             raise InvalidField("new_only", "can't be combined with after_stream_sequence: set only one of the two")
-        is_watch = server.caller().role == Role.ROLE_WATCH
         bounds = await self._bus.bounds_of(flow.ALERTS.name)
         if after > bounds.last:
             raise InvalidField("after_stream_sequence", f"is beyond the last alert, {bounds.last}")
         if after and after + 1 < bounds.first:
             # The alerts in between have aged out, and the caller must not miss them silently. 0 asks for all that are left.
             raise InvalidField("after_stream_sequence", f"is before the alerts that are kept, from {bounds.first} on")
-        start: int | StreamCursor = (bounds.last if request.new_only else after) + 1
         if after:
-            start = await self._resume_point(after, fields.required_id("after_alert_id", request.after_alert_id))
-        async for messages in pull.read(self._bus, flow.ALERTS.name, start):
-            for message in messages:
-                if not flow.ALERTS.holds(message.subject):
-                    continue
-                try:
-                    alert = stored.alert(message.data, message.subject)
-                except InvalidField as error:
-                    # The legs make a dead letter of it. Failing here would fail every retry for as long as ALERTS keeps the message.
-                    dead_letters.pass_over(
-                        self._bus, "watch-alerts", message.stream, sequence=message.sequence, error=error
-                    )
-                    continue
-                if is_watch:
-                    if alert.exercise == exercise_pb2.CANARY:
-                        yield geofence_pb2.WatchAlertsResponse(stream_sequence=message.sequence, alert=alert)
-                    continue
-                yield geofence_pb2.WatchAlertsResponse(
-                    stream_sequence=message.sequence, alert=alert, measure=await self._measure(alert)
-                )
+            return await self._resume_point(after, fields.required_id("after_alert_id", request.after_alert_id))
+        return bounds.last + 1 if request.new_only else 1
 
     async def _resume_point(self, sequence: int, alert_id: str) -> int | StreamCursor:
         """Where to resume reading ALERTS after the alert at a sequence. Raises StreamWentBack where another alert is stored there."""

@@ -16,7 +16,7 @@ from services.common.messaging.cursors import StreamWentBack
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
 from services.geofence.domain.state import State
-from services.geofence.published import PublishedOutputs
+from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.store import Checkpoint, CheckpointStore, Footing
 
 RETRY_DELAY_S = 0.25

@@ -15,7 +15,7 @@ from services.common.observability.health import observed, watch_streams
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.rpc import server as rpc
-from services.ingest import metrics
+from services.ingest.admission.checks import Checks
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Routes
@@ -24,8 +24,10 @@ from services.ingest.commands.service import Commands
 from services.ingest.endpoints import http
 from services.ingest.endpoints.grpc_api import IngestApi
 from services.ingest.intake import Intake
+from services.ingest.log.partitions import LogWriters
 from services.ingest.log.republish import LastReports
 from services.ingest.log.writer import LogWriter
+from services.ingest.metrics import IngestMetrics
 from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
@@ -44,31 +46,38 @@ async def main() -> None:
         routes = Routes(bus=bus, clock=clock, partitions=log_meta.partitions, health=readiness.reader("devices"))
         await routes.load()
         gc.freeze()  # registrations live as long as the process: scanning them for garbage would cost 5 % of its time
-        writers = {p: LogWriter(bus, p, settings.backfill_reports_per_s) for p in range(log_meta.partitions)}
+        metrics = IngestMetrics(shared_metrics.registry)
+        writers = {
+            p: LogWriter(bus, p, backfill_per_s=settings.backfill_reports_per_s, metrics=metrics)
+            for p in range(log_meta.partitions)
+        }
         for p, writer in writers.items():
             metrics.watch_lag(p, "live", writer.lag_s)
             metrics.watch_lag(p, "backfill", writer.backfill_lag_s)
             readiness.need(writer.unable)
         last_reports = LastReports(routes, writers)
         await last_reports.read_tail(bus)
-        quarantine = Quarantine(bus, clock)
+        quarantine = Quarantine(bus, clock, metrics)
         rate_limits = RateLimits(settings.device_reports_per_s, settings.device_reports_burst)
         intake = Intake(
-            routes=routes,
-            writers=writers,
-            last_reports=last_reports,
-            quarantine=quarantine,
+            Checks(routes, quarantine, rate_limits, clock=clock),
+            LogWriters(writers, clock),
+            last_reports,
             rate_limits=rate_limits,
             clock=clock,
+            metrics=metrics,
         )
-        commands = Commands(bus=bus, routes=routes, clock=clock, health=readiness.optional_reader(flow.COMMANDS.name))
+        metrics.waiting.set_function(lambda: intake.in_flight)
+        commands = Commands(bus, routes, clock, metrics=metrics, health=readiness.optional_reader(flow.COMMANDS.name))
         await commands.load()
+        reports = IngestApi(intake, commands, quarantine, metrics=metrics)
+        metrics.unanswered.set_function(lambda: reports.unanswered)
 
         def add_servicers(server: grpc.aio.Server) -> None:
-            ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestApi(intake, commands, quarantine), server)
+            ingest_pb2_grpc.add_IngestServiceServicer_to_server(reports, server)
             ingest_pb2_grpc.add_CommandServiceServicer_to_server(CommandApi(commands, routes, clock), server)
 
-        phones = http.PhoneEndpoint(intake=intake, routes=routes, commands=commands, clock=clock)
+        phones = http.PhoneEndpoint(intake, routes, commands, quarantine=quarantine, clock=clock, metrics=metrics)
         async with (
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())

@@ -27,6 +27,14 @@ class Reason(enum.IntEnum):
     TOO_OFTEN = 6
 
 
+class Endpoint(enum.Enum):
+    """Endpoint on which reports come; the values are labels of metrics."""
+
+    STREAM = "stream"
+    UNARY = "unary"
+    HTTP = "http"
+
+
 @dataclass(frozen=True, slots=True)
 class Sender:
     """Sender of reports: a vendor, or a phone."""
@@ -103,12 +111,12 @@ class Positions:
     def of(cls, positions: Sequence[Position]) -> Positions:
         """Makes columns of single positions."""
         return cls(
-            [position.device_id for position in positions],
-            [position.report_id for position in positions],
-            [position.fix_time_ms for position in positions],
-            [position.lat_e7 for position in positions],
-            [position.lon_e7 for position in positions],
-            [position.accuracy_mm for position in positions],
+            device_ids=[position.device_id for position in positions],
+            report_ids=[position.report_id for position in positions],
+            fix_times_ms=[position.fix_time_ms for position in positions],
+            lat_e7=[position.lat_e7 for position in positions],
+            lon_e7=[position.lon_e7 for position in positions],
+            accuracy_mm=[position.accuracy_mm for position in positions],
         )
 
     def only(self, rows: Sequence[int]) -> Positions:

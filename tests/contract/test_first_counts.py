@@ -7,56 +7,38 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nats.aio.client import Client
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import CollectorRegistry
 
-from services.common.clock import MeshClock
 from services.common.messaging import flow
-from services.common.messaging.bus import Bus
-from services.common.messaging.streams import LogMetadata
+from services.common.observability.metrics import ProcessMetrics
 from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.leg import record
-from services.geofence.consumer import Evaluator
-from services.geofence.settings import GeofenceSettings
-from services.geofence.store import CheckpointStore
-from services.ingest import metrics as ingest_metrics
+from services.dispatch.metrics import DispatchMetrics
+from services.geofence.metrics import GeofenceMetrics
 from services.ingest.domain import Reason
+from services.ingest.metrics import IngestMetrics
 from services.registry.metrics import RegistryMetrics
-from tests.support.dispatch.dispatch import METRICS
 
 RULES = Path(__file__).parents[2] / "k8s" / "observability" / "rules.yaml"
 PARTITION = 4
-"""Partition that no other test in this process folds."""
 BORN_LATER = {"tandem_stream_went_back_total", "tandem_publications_lost_total", "tandem_unusable_messages_total"}
 """Counters by stream and reader whose series begin with the first event. Their alert rules also fire for a series that begins above
 0."""
-LOADED = (ingest_metrics,)
-"""Modules that create their counters on import."""
-REGISTRY_METRICS = RegistryMetrics(REGISTRY)
-"""The registry's metrics, created as its `__main__` does."""
-
-
-@pytest.fixture(autouse=True)
-def started(tmp_path: Path) -> None:
-    """Initializes the counters as each service does at its start."""
-    for leg in Leg:
-        METRICS.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
-    settings = GeofenceSettings(port=0, replica=0, allow_async_store=True)
-    Evaluator(
-        Bus(Client(), "geofence"),
-        CheckpointStore(tmp_path),
-        settings,
-        log_meta=LogMetadata(5, MeshClock(), "log"),
-        partition=PARTITION,
-    )
 
 
 def exposed() -> Iterator[tuple[str, dict[str, str]]]:
-    """Name and labels of each exposed series."""
-    evidence = CollectorRegistry()
-    EvidenceMetrics(evidence)
-    for family in (*REGISTRY.collect(), *evidence.collect()):
+    """Name and labels of each series that the services expose once they have started."""
+    registry = CollectorRegistry()
+    ProcessMetrics(registry)
+    RegistryMetrics(registry)
+    IngestMetrics(registry)
+    GeofenceMetrics(registry).watch(PARTITION, lambda: 0.0)
+    EvidenceMetrics(registry)
+    legs = DispatchMetrics(registry)
+    for leg in Leg:
+        legs.watch(leg, lambda: 0.0, lambda: 0.0, states=record.STEP_STATES)
+    for family in registry.collect():
         for sample in family.samples:
             yield sample.name, sample.labels
 

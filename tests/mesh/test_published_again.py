@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock, wall_us
 from services.common.messaging import flow
@@ -22,6 +23,7 @@ from services.dispatch.leg.store import Store
 from services.geofence.sharing.outbox import DisclosureOutbox
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
+from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import command_pb2, ledger_pb2
 from tests.support import torn
 from tests.support.common.nats import TestServer
@@ -113,7 +115,7 @@ async def test_a_leg_restores_its_lost_disclosures(nats: TestServer, bus: Bus, s
 
 
 async def test_ingest_restores_lost_commands_that_have_not_expired(nats: TestServer, bus: Bus, store: Path) -> None:
-    commands = Commands(bus, Routes(bus, MeshClock()), MeshClock())
+    commands = Commands(bus, Routes(bus, MeshClock()), MeshClock(), metrics=IngestMetrics(CollectorRegistry()))
     await commands.load()
     now_ms = wall_us() // 1000
     vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))

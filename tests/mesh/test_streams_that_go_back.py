@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging import cursors, flow, pull
@@ -15,6 +16,7 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
+from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import command_pb2, log_pb2
 from tests.support import torn
 from tests.support.common.nats import TestServer
@@ -205,7 +207,7 @@ async def acknowledged(bus: Bus) -> AsyncIterator[list[pull.Delivered]]:
 async def test_routes_and_commands_are_read_once_more(nats: TestServer, bus: Bus, store: Path) -> None:
     clock = MeshClock()
     routes = Routes(bus, clock)
-    commands = Commands(bus, routes, clock)
+    commands = Commands(bus, routes, clock, metrics=IngestMetrics(CollectorRegistry()))
     bucket = f"KV_{flow.DEVICES_BUCKET}"
 
     async def route(device_id: str) -> None:

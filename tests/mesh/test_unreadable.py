@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow, pull, streams
@@ -17,6 +18,7 @@ from services.dispatch.evidence.collector import collect
 from services.ingest.admission.routes import Routes
 from services.ingest.commands.service import Commands
 from services.ingest.log.republish import LastReports
+from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import alert_pb2, command_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.dispatch.v1.dispatch_pb2 import OFFERED
@@ -211,7 +213,7 @@ async def test_an_unreadable_route_keeps_the_devices_last_route(bus: Bus) -> Non
 
 
 async def test_unreadable_commands_are_passed_over_and_a_used_id_is_a_conflict(bus: Bus) -> None:
-    commands = Commands(bus, Routes(bus, MeshClock()), MeshClock())
+    commands = Commands(bus, Routes(bus, MeshClock()), MeshClock(), metrics=IngestMetrics(CollectorRegistry()))
     vibrate = command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=1))
     good = command_pb2.Command(
         command_id="c-1", device_id="d-1", issued_at_ms=1, expires_at_ms=1 << 42, instruction=vibrate

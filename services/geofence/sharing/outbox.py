@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -62,6 +62,14 @@ _open_shares = sa.Table(
 """Open shares. `positions` is the maximum number of positions that may have left."""
 
 
+class _ShareEnd(NamedTuple):
+    """The end of a share."""
+
+    positions: int
+    """Number of positions that have left, or more after a kill."""
+    at_ms: int
+
+
 class OpenShare:
     """A share of positions whose beginning is on disk."""
 
@@ -88,8 +96,8 @@ class DisclosureOutbox:
         self._path = folder / "disclosures.sqlite3"
         self._clock = clock
         self._opened: Database | None = None
-        self._ended: dict[str, tuple[int, int]] = {}
-        """Ended shares whose end isn't on disk yet: number of positions and time of the end, ms."""
+        self._ended: dict[str, _ShareEnd] = {}
+        """Ended shares whose end isn't on disk yet."""
         self._ends_waiting, self._rows_waiting = asyncio.Event(), asyncio.Event()
 
     @property
@@ -127,47 +135,33 @@ class DisclosureOutbox:
 
     def end(self, share: OpenShare) -> None:
         """Ends a share. The end is written soon, at the latest when this evaluator restarts."""
-        self._ended[share.disclosure_id] = share.positions, self._clock.now_ms()
+        self._ended[share.disclosure_id] = _ShareEnd(share.positions, self._clock.now_ms())
         self._ends_waiting.set()
 
     async def run(self, bus: Bus) -> None:
         """Opens the outbox, writes ends and publishes waiting disclosures, until cancelled."""
-        while True:
-            try:
-                async with open_database(self._path, MIGRATIONS) as database:
-                    await database.visit(self._end_interrupted_shares)
-                    self._opened = database
-                    logger().info("disclosures_opened")
-                    await self._work(bus)
-            except (Unavailable, DBAPIError, OSError) as error:
-                logger().error("disclosures_wait", reason=type(error).__name__)
-            finally:
-                self._opened = None
-            await asyncio.sleep(RETRY_DELAY_S)
+        await _persist(lambda: self._open(bus))
+
+    async def _open(self, bus: Bus) -> None:
+        try:
+            async with open_database(self._path, MIGRATIONS) as database:
+                await database.visit(self._end_interrupted_shares)
+                self._opened = database
+                logger().info("disclosures_opened")
+                await self._work(bus)
+        finally:
+            self._opened = None
 
     async def _work(self, bus: Bus) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 # Separate tasks, so that ends are written even while NATS is down.
-                tasks.create_task(self._keep_working(self._write_ends, self._ends_waiting))
-                tasks.create_task(self._keep_working(lambda: self._publish_some(bus), self._rows_waiting))
-                tasks.create_task(self._keep_published(bus))
+                tasks.create_task(_persist(lambda: _drain(self._write_ends, self._ends_waiting)))
+                tasks.create_task(_persist(lambda: _drain(lambda: self._publish_some(bus), self._rows_waiting)))
+                tasks.create_task(_persist(lambda: self._keep_published(bus)))
         finally:
             with suppress(Unavailable, DBAPIError):  # the next start ends these shares, with the counts on disk
                 await self._write_ends()
-
-    async def _keep_working(self, work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> None:
-        """Calls `work` while it returns True, then waits for `wake`; repeats until cancelled."""
-        while True:
-            wake.clear()
-            try:
-                busy = await work()
-            except (Unavailable, DBAPIError) as error:
-                logger().error("disclosures_wait", reason=type(error).__name__)
-                await asyncio.sleep(RETRY_DELAY_S)
-            else:
-                if not busy:
-                    await wake.wait()
 
     async def _write_ends(self) -> bool:
         ended = dict(self._ended)
@@ -175,8 +169,8 @@ class DisclosureOutbox:
             return False
 
         def write(connection: Connection) -> None:
-            for disclosure_id, (positions, at_ms) in ended.items():
-                _end(connection, disclosure_id, at_ms, positions=positions)
+            for disclosure_id, end in ended.items():
+                _end(connection, disclosure_id, end)
 
         await self._database.visit(write)
         for disclosure_id in ended:
@@ -188,7 +182,7 @@ class DisclosureOutbox:
         """Ends the shares that an earlier process left open, with the number of positions that may have left."""
         for row in connection.execute(sa.select(_open_shares)).all():
             logger().warning("share_was_cut_off", disclosure_id=row.disclosure_id, positions=row.positions)
-            _end(connection, row.disclosure_id, self._clock.now_ms(), positions=row.positions)
+            _end(connection, row.disclosure_id, _ShareEnd(row.positions, self._clock.now_ms()))
 
     async def _publish_some(self, bus: Bus) -> bool:
         oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(PUBLISH_BATCH)
@@ -218,19 +212,32 @@ class DisclosureOutbox:
             rows = await self._database.visit(lambda connection: connection.execute(newest).all())
             return [_message_of(row) for row in rows]
 
-        while True:
-            try:
-                await published.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
-            except (Unavailable, DBAPIError) as error:
-                logger().error("disclosures_wait", reason=type(error).__name__)
-                await asyncio.sleep(RETRY_DELAY_S)
+        await published.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
+
+
+async def _persist(work: Callable[[], Awaitable[None]]) -> None:
+    """Runs `work` until cancelled, again after an error of the disk or of the server."""
+    while True:
+        try:
+            await work()
+        except (Unavailable, DBAPIError, OSError) as error:
+            logger().error("disclosures_wait", reason=type(error).__name__)
+            await asyncio.sleep(RETRY_DELAY_S)
+
+
+async def _drain(work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> None:
+    """Calls `work` while it returns True, then waits for `wake`."""
+    wake.clear()
+    while await work():
+        wake.clear()
+    await wake.wait()
 
 
 def _message_of(row: sa.Row[*tuple[Any, ...]]) -> published.SoleMessage:
     return published.SoleMessage(flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id)
 
 
-def _end(connection: Connection, disclosure_id: str, at_ms: int, *, positions: int) -> None:
+def _end(connection: Connection, disclosure_id: str, end: _ShareEnd) -> None:
     """Writes the end of a share. Does nothing where its beginning was never written."""
     where = _open_shares.c.disclosure_id == disclosure_id
     row = connection.execute(sa.select(_open_shares).where(where)).first()
@@ -238,7 +245,7 @@ def _end(connection: Connection, disclosure_id: str, at_ms: int, *, positions: i
         return
     ended = ledger_pb2.Disclosure.FromString(row.payload)
     ended.disclosure_id += END_SUFFIX
-    ended.at_ms, ended.positions = at_ms, positions
+    ended.at_ms, ended.positions = end.at_ms, end.positions
     row_values = {"disclosure_id": ended.disclosure_id, "payload": ended.SerializeToString()}
     connection.execute(sa.insert(_waiting).values(row_values))
     connection.execute(sa.delete(_open_shares).where(where))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import assert_never
 
 from services.common import fields
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
-from services.geofence.domain.alerts import Alert, Output
+from services.geofence.domain.alerts import Alert, DeadLetter, Output
 from services.geofence.domain.entries import Body, Case, EquipmentKind, EquipmentReport, Positions, Tick
 from services.geofence.domain.what_if import work_of
 from tandem.common.v1 import log_pb2
@@ -67,8 +68,15 @@ def _body(field: str, n: int, msg: what_if_pb2.WhatIfStep, *, at_ms: int, case: 
             lat_deg = fields.number(f"{inside}.point.lat_deg", msg.position.point.lat_deg, -90, greatest=90)
             lon_deg = fields.number(f"{inside}.point.lon_deg", msg.position.point.lon_deg, -180, greatest=180)
             accuracy_m = fields.number(f"{inside}.accuracy_m", msg.position.accuracy_m, 0.001, greatest=MAX_ACCURACY_M)
-            columns = [round(lat_deg * 1e7)], [round(lon_deg * 1e7)], [round(accuracy_m * 1000)]
-            return Positions([device_id], [f"step-{n}"], [at_ms], *columns, received_wall_us=0)
+            return Positions(
+                device_ids=[device_id],
+                report_ids=[f"step-{n}"],
+                fix_times_ms=[at_ms],
+                lat_e7=[round(lat_deg * 1e7)],
+                lon_e7=[round(lon_deg * 1e7)],
+                accuracy_mm=[round(accuracy_m * 1000)],
+                received_wall_us=0,
+            )
         case "event":
             device_id = _device(f"{field}.subject_id", msg.subject_id, case)
             name = log_pb2.EquipmentKind.Name(msg.event) if msg.event in log_pb2.EquipmentKind.values() else ""
@@ -103,8 +111,13 @@ def answer(case: Case, rules_id: str, outputs: Sequence[Output]) -> what_if_pb2.
     """Answer to a what-if question: the alerts with their figures, and the reasons of dead letters."""
     response = what_if_pb2.EvaluateResponse(case_version=case.version, rules_id=rules_id)
     for output in outputs:
-        if isinstance(output, Alert):
-            response.alerts.add(alert=translate.alert_to_proto(output, 0), measure=translate.measure_to_proto(output))
-        else:
-            response.dead_letters.append(output.reason)
+        match output:
+            case Alert():
+                response.alerts.add(
+                    alert=translate.alert_to_proto(output, 0), measure=translate.measure_to_proto(output)
+                )
+            case DeadLetter():
+                response.dead_letters.append(output.reason)
+            case _:
+                assert_never(output)
     return response

@@ -9,15 +9,17 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.common.messaging import dead_letters, flow, pull, stored
+from services.common.messaging import dead_letters, flow, stored
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError
-from services.ingest import metrics
 from services.ingest.domain import Reason
+from services.ingest.held import read_held
+from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2
 
 FLUSH_INTERVAL_S = 5.0
@@ -31,15 +33,25 @@ FULL_SHARE = 0.9
 """Fill level from which missing old messages were dropped for the stream's size; below it they only grew too old."""
 
 _COUNT_MAX = (1 << 63) - 1
-_Key = tuple[str, str, int]
-"""Key of a count: device, sender, reason."""
+
+
+class _Key(NamedTuple):
+    """Key of a count of refused reports."""
+
+    device_id: str
+    sender: str
+    code: int
+
+    @classmethod
+    def of(cls, quarantined: ingest_pb2.Quarantined) -> _Key:
+        return cls(quarantined.device_id, quarantined.sender, quarantined.code)
 
 
 class Quarantine:
     """Counts refused reports, and lists the counts of all processes."""
 
-    def __init__(self, bus: Bus, clock: MeshClock) -> None:
-        self._bus, self._clock = bus, clock
+    def __init__(self, bus: Bus, clock: MeshClock, metrics: IngestMetrics) -> None:
+        self._bus, self._clock, self._metrics = bus, clock, metrics
         self._subject = flow.quarantine_subject(uuid.uuid4().hex)
         self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
         self._keys_of: Counter[str] = Counter()
@@ -48,7 +60,7 @@ class Quarantine:
 
     def refused(self, sender: str, device_id: str, reason: Reason) -> None:
         """Counts a refused report. `device_id` may be any text; it is dropped where it is longer than 64 characters."""
-        metrics.REFUSED.labels(reason.name).inc()
+        self._metrics.refused.labels(reason.name).inc()
         now = times.to_timestamp(self._clock.now_ms())
         quarantined = ingest_pb2.Quarantined(
             device_id=device_id if len(device_id) <= 64 else "",
@@ -74,22 +86,19 @@ class Quarantine:
         totals: dict[_Key, ingest_pb2.Quarantined] = {}
         stream = flow.QUARANTINE.name
         bounds, merged = await self._bus.bounds_of(stream), self._devices_merged
-        if bounds.first <= bounds.last:
-            async for messages in pull.read(self._bus, stream, bounds.first):
-                for message in messages:
-                    if not flow.QUARANTINE.holds(message.subject):
-                        continue
-                    try:
-                        counts = stored.quarantine_counts(message.data)
-                    except InvalidField as error:
-                        dead_letters.pass_over(
-                            self._bus, "ingest-quarantine", stream, sequence=message.sequence, error=error
-                        )
-                        continue
-                    merged = merged or counts.devices_merged
-                    _add_all(totals, counts.quarantined, device_id)
-                if messages[-1].sequence >= bounds.last:
-                    break
+        async for messages in read_held(self._bus, stream, bounds):
+            for message in messages:
+                if not flow.QUARANTINE.holds(message.subject):
+                    continue
+                try:
+                    counts = stored.quarantine_counts(message.data)
+                except InvalidField as error:
+                    dead_letters.pass_over(
+                        self._bus, "ingest-quarantine", stream, sequence=message.sequence, error=error
+                    )
+                    continue
+                merged = merged or counts.devices_merged
+                _add_all(totals, counts.quarantined, device_id)
         _add_all(totals, list(self._counts.values()), device_id)
         newest = sorted(totals.values(), key=lambda quarantined: -times.from_timestamp(quarantined.last))
         return ingest_pb2.ListQuarantineResponse(
@@ -122,7 +131,7 @@ class Quarantine:
                 return
 
     def _count(self, quarantined: ingest_pb2.Quarantined) -> None:
-        if (quarantined.device_id, quarantined.sender, quarantined.code) not in self._counts:
+        if _Key.of(quarantined) not in self._counts:
             if len(self._counts) >= MAX_KEYS or self._keys_of[quarantined.sender] >= MAX_SENDER_KEYS:
                 self._devices_merged = self._devices_merged or bool(quarantined.device_id)
                 quarantined.device_id = ""
@@ -139,7 +148,7 @@ def _add_all(
 
 
 def _add(totals: dict[_Key, ingest_pb2.Quarantined], quarantined: ingest_pb2.Quarantined) -> None:
-    key = (quarantined.device_id, quarantined.sender, quarantined.code)
+    key = _Key.of(quarantined)
     total = totals.get(key)
     if total is None:
         totals[key] = total = ingest_pb2.Quarantined()

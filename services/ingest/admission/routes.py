@@ -18,6 +18,7 @@ from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, Unavailable
 from services.ingest.domain import Reason, Sender
+from services.ingest.held import read_held
 from tandem.common.v1 import log_pb2
 
 _STREAM = f"KV_{flow.DEVICES_BUCKET}"
@@ -27,6 +28,7 @@ MAX_MISSES = 10_000
 
 Partitions: TypeAlias = tuple[int, ...]
 _NONE: Mapping[str, Partitions] = {}
+_NO_TOKENS: Mapping[bytes, int | None] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Registration:
     subject_id: str
     """Id of the wearer or protected person who has the device."""
     revoked: bool
-    tokens: tuple[tuple[bytes, int], ...]
-    """SHA-256 of each token and the end of its validity, milliseconds since 1970 UTC; 0 for a token without an end."""
+    token_ends_ms: Mapping[bytes, int | None]
+    """End of each token's validity by the token's SHA-256, milliseconds since 1970 UTC; None for a token without an end."""
 
 
 class Routes:
@@ -106,21 +108,13 @@ class Routes:
         device_id = self._token_device.get(hashed)
         if device_id is None or self._devices[device_id].revoked:
             return None
-        until_ms = dict(self._devices[device_id].tokens)[hashed]
-        return device_id if not until_ms or self._clock.now_ms() < until_ms else None
+        until_ms = self._devices[device_id].token_ends_ms[hashed]
+        return device_id if until_ms is None or self._clock.now_ms() < until_ms else None
 
     async def load(self) -> None:
         """Reads the bucket's content, so that the first callers aren't refused as unknown."""
-        bounds = await self._bus.bounds_of(_STREAM)
-        if bounds.first > bounds.last:
-            return
-        async for messages in pull.read(self._bus, _STREAM, 1):
-            for message in messages:
-                if message.subject.startswith(_PREFIX):
-                    self._apply(message.subject.removeprefix(_PREFIX), message.data, message.sequence)
-            self._cursor = messages[-1].cursor
-            if self._cursor.sequence >= bounds.last:
-                return
+        async for messages in read_held(self._bus, _STREAM, await self._bus.bounds_of(_STREAM)):
+            self._apply_all(messages)
 
     async def follow(self, on_change: Callable[[str, Partitions], None]) -> None:
         """Follows the bucket until cancelled, from where `load` ended. `on_change` gets each changed device with its partitions.
@@ -131,7 +125,8 @@ class Routes:
         while True:
             try:
                 async for messages in pull.read(self._bus, _STREAM, self._cursor or 1, health=self._health):
-                    self._follow(messages, on_change)
+                    for device_id, partitions in self._apply_all(messages):
+                        on_change(device_id, partitions)
             except StreamWentBack as error:
                 if error.found or error.last is None or error.last < error.sequence:
                     cursors.alarm(self._bus, error)
@@ -139,15 +134,17 @@ class Routes:
                     logger().info("routes_read_again", sequence=error.sequence)
                 self._cursor = None
 
-    def _follow(self, messages: Sequence[pull.Delivered], on_change: Callable[[str, Partitions], None]) -> None:
+    def _apply_all(self, messages: Sequence[pull.Delivered]) -> list[tuple[str, Partitions]]:
+        """Applies messages of the bucket. Returns the devices that they name, with their partitions."""
+        changed = []
         for message in messages:
-            if not message.subject.startswith(_PREFIX):
-                continue
-            device_id = message.subject.removeprefix(_PREFIX)
-            known = self._apply(device_id, message.data, message.sequence)
-            if known is not None:
-                on_change(device_id, known.partitions)
+            if message.subject.startswith(_PREFIX):
+                device_id = message.subject.removeprefix(_PREFIX)
+                known = self._apply(device_id, message.data, message.sequence)
+                if known is not None:
+                    changed.append((device_id, known.partitions))
         self._cursor = messages[-1].cursor
+        return changed
 
     async def _look_up(self, device_id: str) -> Registration | None:
         now_s = asyncio.get_running_loop().time()
@@ -171,26 +168,25 @@ class Routes:
             return self._devices.get(device_id)
         listed = tuple(route.partitions)
         registration = Registration(
-            partitions=self._partitions.setdefault(
-                listed, listed
-            ),  # equal tuples share one object, so that comparing is cheap
+            # Equal tuples share one object, so that comparing is cheap.
+            partitions=self._partitions.setdefault(listed, listed),
             vendor_id=route.vendor_id,
             kind=route.kind,
             subject_id=route.subject_id,
             revoked=route.revoked,
-            tokens=tuple((token.sha256, token.valid_until_ms) for token in route.tokens),
+            token_ends_ms={token.sha256: token.valid_until_ms or None for token in route.tokens} or _NO_TOKENS,
         )
         previous = self._devices.get(device_id)
         if previous:
             self._subject_devices[previous.subject_id].discard(device_id)
             self._vendor_devices.get(previous.vendor_id, {}).pop(device_id, None)
-            for hashed, _ in previous.tokens:
+            for hashed in previous.token_ends_ms:
                 self._token_device.pop(hashed, None)
         self._devices[device_id] = registration
         self._subject_devices.setdefault(registration.subject_id, set()).add(device_id)
         if registration.vendor_id and registration.partitions and not registration.revoked:
             self._vendor_devices.setdefault(registration.vendor_id, {})[device_id] = registration.partitions
-        for hashed, _ in registration.tokens:
+        for hashed in registration.token_ends_ms:
             self._token_device[hashed] = device_id
         self._missed_at_s.pop(device_id, None)
         return registration

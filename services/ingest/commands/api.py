@@ -12,7 +12,8 @@ from services.common.messaging import flow
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.ingest.admission.routes import Routes
-from services.ingest.commands.service import ActiveCommand, Commands, to_device
+from services.ingest.commands.service import Commands, to_device
+from services.ingest.commands.states import ActiveCommand
 from tandem.common.v1 import access_pb2, command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 

@@ -14,13 +14,12 @@ from services.common import fields
 from services.common.observability.telemetry import logger
 from services.common.rpc import server, statuses
 from services.common.rpc.errors import InvalidField, StoreFull
-from services.ingest import metrics
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.commands.service import Commands
-from services.ingest.domain import MAX_BATCH, Sender
+from services.ingest.domain import MAX_BATCH, Endpoint, Sender
 from services.ingest.endpoints import batches
-from services.ingest.endpoints.batches import Batch, Coalescer
+from services.ingest.endpoints.batches import Batches, Request
 from services.ingest.endpoints.stream import (
     MAX_ALL_UNANSWERED_REPORTS,
     MAX_CALLER_UNANSWERED_REPORTS,
@@ -30,6 +29,7 @@ from services.ingest.endpoints.stream import (
     refusals_to_proto,
 )
 from services.ingest.intake import Intake
+from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 MAX_STREAMS = 256
@@ -44,12 +44,16 @@ STATUS_WITHIN_S = 5.0
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     """Accepts reports on streams and in single batches, and lists the refused ones."""
 
-    def __init__(self, intake: Intake, commands: Commands, quarantine: Quarantine) -> None:
-        self._intake, self._commands, self._quarantine = intake, commands, quarantine
-        self._coalescer = Coalescer(intake, commands)
+    def __init__(self, intake: Intake, commands: Commands, quarantine: Quarantine, *, metrics: IngestMetrics) -> None:
+        self._intake, self._commands, self._quarantine, self._metrics = intake, commands, quarantine, metrics
+        self._batches = Batches(intake, commands)
         self._streams: Counter[str] = Counter()
         self._unanswered = InFlightLimiter(MAX_CALLER_UNANSWERED_REPORTS, MAX_ALL_UNANSWERED_REPORTS)
-        metrics.UNANSWERED.set_function(lambda: self._unanswered.total)
+
+    @property
+    def unanswered(self) -> int:
+        """Number of reports of streams whose answers the sender has not read yet."""
+        return self._unanswered.total
 
     async def Report(
         self,
@@ -59,8 +63,8 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         sender = _sender()
         with self._counted_stream(sender):
             stream = ReportStream(sender, self._unanswered)
-            reading = asyncio.create_task(self._accept_all(sender, request_iterator, stream))
-            ending = asyncio.create_task(_end_unread(stream, reading, context, serving=asyncio.current_task()))
+            reading = asyncio.create_task(self._accept_all(request_iterator, stream))
+            ending = asyncio.create_task(self._end_unread(stream, reading, context, serving=asyncio.current_task()))
             try:
                 while (response := await stream.next()) is not None:
                     yield response
@@ -81,7 +85,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         if not count:
             await asyncio.gather(*receipts)
             return ingest_pb2.ReportBatchResponse()
-        batch = await self._intake.accept(sender, batches.read(request), request.backfill, endpoint="unary")
+        batch = await self._intake.accept(sender, batches.read([request]), endpoint=Endpoint.UNARY)
         await asyncio.gather(*receipts)
         commands = self._commands.due_commands(batch.device_ids)
         self._commands.sent(commands)
@@ -99,53 +103,43 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     @contextmanager
     def _counted_stream(self, sender: Sender) -> Iterator[None]:
         if self._streams[sender.spiffe_id] >= MAX_STREAMS:
-            metrics.STREAMS_REFUSED.inc()
+            self._metrics.streams_refused.inc()
             raise StoreFull(
                 f"{MAX_STREAMS} streams of this caller are open, which is the maximum: close one, or use fewer",
                 retry_after_s=5.0,
             )
         self._streams[sender.spiffe_id] += 1
-        metrics.STREAMS.inc()
+        self._metrics.streams.inc()
         try:
             yield
         finally:
-            metrics.STREAMS.dec()
+            self._metrics.streams.dec()
             self._streams[sender.spiffe_id] -= 1
             if not self._streams[sender.spiffe_id]:
                 del self._streams[sender.spiffe_id]
 
-    async def _accept_all(
-        self, sender: Sender, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: ReportStream
-    ) -> None:
+    async def _accept_all(self, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: ReportStream) -> None:
         try:
             async for request in requests:
                 count = len(request.positions) + len(request.equipment)
                 await stream.window(max(1, count + len(request.receipts)))
-                receipts = self._accept_receipts(sender, request)
+                receipts = self._accept_receipts(stream.sender, request)
                 answer = PendingAnswer(
-                    batch=request.batch,
+                    number=request.batch,
                     count=count,
                     positions=len(request.positions),
                     together=request.together,
                     receipts=receipts,
                 )
                 stream.answer(answer)
-                if not count:
-                    stream.admitted(answer, None, 0)
-                elif batches.is_small(request):
-                    self._coalescer.add(sender, request, stream, answer=answer)
-                else:
-                    try:
-                        await batches.accept(
-                            self._intake, self._commands, sender, request=request, stream=stream, answer=answer
-                        )
-                    except Exception as error:  # the stream ends with it, once the batches before are answered
-                        stream.failed(answer, error)
-                        return
+                if count:
+                    await self._batches.admit(stream, request, answer)
+                    if answer.error is not None:
+                        return  # the stream ends with the error, once the requests before are answered
         finally:
-            stream.end()  # the batches before a bad frame are still answered
+            stream.end()  # the requests before a bad frame are still answered
 
-    def _accept_receipts(self, sender: Sender, request: Batch) -> Sequence[asyncio.Future[None]]:
+    def _accept_receipts(self, sender: Sender, request: Request) -> Sequence[asyncio.Future[None]]:
         """Accepts a request's receipts. Each future is done once its receipt is stored. Raises InvalidField on a wrong size."""
         count, receipts = len(request.positions) + len(request.equipment), request.receipts
         if count > MAX_BATCH or not (count or receipts):
@@ -161,38 +155,38 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 raise InvalidField(f"receipts[{i}].refused_because", f"must have at most {MAX_REASON_CHARS} characters")
         return self._commands.accept_receipts(sender, receipts)
 
-
-async def _end_unread(
-    stream: ReportStream,
-    reading: asyncio.Task[None],
-    context: grpc.aio.ServicerContext[Any, Any],
-    *,
-    serving: asyncio.Task[Any] | None,
-) -> None:
-    """Ends a stream after MAX_UNREAD_S without a read answer. The RPC method itself blocks until the answer is read."""
-    loop = asyncio.get_running_loop()
-    while True:
-        waits_s = 0.0 if stream.handed_over_s is None else loop.time() - stream.handed_over_s
-        if waits_s >= MAX_UNREAD_S:
-            break
-        await asyncio.sleep(MAX_UNREAD_S - waits_s)
-    metrics.UNREAD.inc()
-    logger().warning("stream_unread", sender=stream.sender.spiffe_id, seconds=round(waits_s))
-    stream.close()
-    reading.cancel()
-    # The status waits behind the unread answers, so it may not get out either.
-    with suppress(Exception):
-        async with asyncio.timeout(STATUS_WITHIN_S):
-            await statuses.abort(
-                context,
-                StoreFull(
-                    f"the stream was closed, as its sender read no answer for {MAX_UNREAD_S:g} s: open a new one and read "
-                    "its answers",
-                    retry_after_s=5.0,
-                ),
-            )
-    if serving is not None:
-        serving.cancel()
+    async def _end_unread(
+        self,
+        stream: ReportStream,
+        reading: asyncio.Task[None],
+        context: grpc.aio.ServicerContext[Any, Any],
+        *,
+        serving: asyncio.Task[Any] | None,
+    ) -> None:
+        """Ends a stream after MAX_UNREAD_S without a read answer. The RPC method itself blocks until the answer is read."""
+        loop = asyncio.get_running_loop()
+        while True:
+            waits_s = 0.0 if stream.handed_over_s is None else loop.time() - stream.handed_over_s
+            if waits_s >= MAX_UNREAD_S:
+                break
+            await asyncio.sleep(MAX_UNREAD_S - waits_s)
+        self._metrics.unread.inc()
+        logger().warning("stream_unread", sender=stream.sender.spiffe_id, seconds=round(waits_s))
+        stream.close()
+        reading.cancel()
+        # The status waits behind the unread answers, so it may not get out either.
+        with suppress(Exception):
+            async with asyncio.timeout(STATUS_WITHIN_S):
+                await statuses.abort(
+                    context,
+                    StoreFull(
+                        f"the stream was closed, as its sender read no answer for {MAX_UNREAD_S:g} s: open a new one and read "
+                        "its answers",
+                        retry_after_s=5.0,
+                    ),
+                )
+        if serving is not None:
+            serving.cancel()
 
 
 def _sender() -> Sender:

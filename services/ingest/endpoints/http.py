@@ -15,27 +15,40 @@ from services.common.clock import MeshClock
 from services.common.observability import trace_ids, tracing
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.common.web.server import body_of, served
+from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.routes import Routes
+from services.ingest.batch import Reports
 from services.ingest.commands.service import Commands
-from services.ingest.domain import Reason, Refusal, Sender
+from services.ingest.domain import Endpoint, Reason, Refusal, Sender
 from services.ingest.endpoints import osmand, traccar
 from services.ingest.endpoints.phones import PhoneRequest
-from services.ingest.intake import Intake, Reports
+from services.ingest.intake import Intake
+from services.ingest.metrics import IngestMetrics
 from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2
 
 TOO_OFTEN_RETRY_S = 5
 """Retry-After of a rate-limited request, in s."""
+NO_SPIFFE_ID = ""
+"""Sender under which refusals of phones are counted, as phones have no SPIFFE id."""
 FORBIDDEN = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
-
-ANSWERS = Counter("tandem_ingest_http_answers", "Answers to phones, by status", ["status"])
 
 
 class PhoneEndpoint:
     """Reads requests of phones and hands their reports to the intake."""
 
-    def __init__(self, intake: Intake, routes: Routes, commands: Commands, *, clock: MeshClock) -> None:
-        self._intake, self._routes, self._commands, self._clock = intake, routes, commands, clock
+    def __init__(
+        self,
+        intake: Intake,
+        routes: Routes,
+        commands: Commands,
+        *,
+        quarantine: Quarantine,
+        clock: MeshClock,
+        metrics: IngestMetrics,
+    ) -> None:
+        self._intake, self._routes, self._commands = intake, routes, commands
+        self._quarantine, self._clock, self._metrics = quarantine, clock, metrics
         self._traces = tracing.is_on()
 
     async def report(self, request: web.Request) -> web.Response:
@@ -43,7 +56,7 @@ class PhoneEndpoint:
         if self._traces:
             tracing.carry(request.headers.get(trace_ids.TRACEPARENT, ""))
         answer = await self._answer(request)
-        ANSWERS.labels(str(answer.status)).inc()
+        self._metrics.http_answers.labels(str(answer.status)).inc()
         return answer
 
     async def _answer(self, request: web.Request) -> web.Response:
@@ -53,7 +66,7 @@ class PhoneEndpoint:
             return _refused(400, error, Reason.INVALID)
         device_id = self._routes.device_of_token(_token(request, query))
         if device_id is None:
-            self._intake.count_refusal(Sender("", "", ""), "", Reason.NOT_YOURS)
+            self._quarantine.refused(NO_SPIFFE_ID, "", Reason.NOT_YOURS)
             answer = _refused(
                 401,
                 InvalidField("token", "is unknown, expired, or of a revoked device: get a new one"),
@@ -62,29 +75,32 @@ class PhoneEndpoint:
             answer.headers["WWW-Authenticate"] = "Bearer"
             answer.force_close()  # an unauthenticated peer must not hold a connection
             return answer
-        sender = Sender("", "", device_id)
         as_json = request.content_type == "application/json"
         try:
             sent = _read(await body_of(request), query, as_json, received_ms=self._clock.now_ms())
         except InvalidField as error:
-            self._intake.count_refusal(sender, device_id, Reason.INVALID)
+            self._quarantine.refused(NO_SPIFFE_ID, device_id, Reason.INVALID)
             return _refused(400, error, Reason.INVALID)
         if sent.device_id != device_id:
-            self._intake.count_refusal(sender, sent.device_id, Reason.NOT_YOURS)
+            self._quarantine.refused(NO_SPIFFE_ID, sent.device_id, Reason.NOT_YOURS)
             field = "device_id" if as_json else "id"
             return _refused(
                 403,
                 InvalidField(field, "is not the device of this token: correct the id, or use its token"),
                 Reason.NOT_YOURS,
             )
+        return await self._accept(sent, as_json)
+
+    async def _accept(self, sent: PhoneRequest, as_json: bool) -> web.Response:
+        """Answers a phone's request about its own device."""
+        reports = Reports.of(sent.said, [sent.device_id] * len(sent.said))
         try:
-            reports = Reports.of(sent.said, [sent.device_id] * len(sent.said))
-            batch = await self._intake.accept(sender, reports, backfill=False, endpoint="http")
+            batch = await self._intake.accept(Sender("", "", sent.device_id), reports, endpoint=Endpoint.HTTP)
         except RetryableError as error:
             retry_after_s = math.ceil(error.retry_after_s)
             return web.json_response({"reason": error.reason}, status=503, headers={"Retry-After": str(retry_after_s)})
-        status = status_of(len(sent.said), batch.refusals, as_json)
-        answer = _answered(status, len(sent.said), batch.refusals, commands=self._commands_for(device_id))
+        status = status_of(reports.count, batch.refusals, as_json)
+        answer = _answered(status, reports.count, batch.refusals, commands=self._commands_for(sent.device_id))
         if status == 429:
             answer.headers["Retry-After"] = str(TOO_OFTEN_RETRY_S)
         return answer

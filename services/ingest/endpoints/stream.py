@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from services.ingest.admission.limiter import InFlightLimiter
+from services.ingest.batch import Batch
 from services.ingest.domain import Refusal, Sender
-from services.ingest.intake import PendingBatch
 from tandem.ingest.v1 import ingest_pb2
 
 WINDOW = 64
@@ -30,38 +30,47 @@ _ACCEPTED, _REFUSED = ingest_pb2.Outcome.ACCEPTED, ingest_pb2.Outcome.REFUSED
 
 @dataclass(slots=True)
 class PendingAnswer:
-    """Batch that waits for its answer."""
+    """A request of a stream that waits for its answer."""
 
-    batch: int
+    number: int
+    """Number that the sender gave the request."""
     count: int
+    """Number of its reports."""
     positions: int
+    """Number of its positions, which are its first reports."""
     together: bool
-    """Whether its answer may be merged with those of other batches."""
+    """Whether its answer may be merged with those of other requests."""
     receipts: Sequence[asyncio.Future[None]]
     """Receipts of the request; each future is done once its receipt is stored."""
-    admitted: bool = False
-    """Whether its reports were checked, or the batch failed."""
-    accepted: PendingBatch | None = None
-    """Batch that is being written, perhaps with other small batches; None where the request had receipts only."""
+    batch: Batch | None = None
+    """Batch of its reports, perhaps with those of other small requests; None before it joined one."""
     first: int = 0
-    """Index of its first report in `accepted`."""
-    error: Exception | None = None
-    """Error for which the whole batch failed."""
+    """Index of its first report in `batch`."""
 
     @property
     def held(self) -> int:
-        """Size of the batch among the unanswered reports: its reports and receipts, at least 1."""
+        """Size of the request among the unanswered reports: its reports and receipts, at least 1."""
         return max(1, self.count + len(self.receipts))
 
     @property
+    def is_due(self) -> bool:
+        """Whether its batch may be answered. A request with receipts only has no batch."""
+        return not self.count or (self.batch is not None and self.batch.may_be_answered)
+
+    @property
+    def error(self) -> Exception | None:
+        """Error for which its whole batch failed."""
+        return self.batch.error if self.batch else None
+
+    @property
     def refusals(self) -> Sequence[Refusal]:
-        """Refusals of its reports, with indexes in this batch."""
-        if self.accepted is None or not self.accepted.refusals:
+        """Refusals of its reports, with indexes in this request."""
+        if self.batch is None or not self.batch.refusals:
             return ()
         end = self.first + self.count
         return [
             replace(refusal, index=refusal.index - self.first)
-            for refusal in self.accepted.refusals
+            for refusal in self.batch.refusals
             if self.first <= refusal.index < end
         ]
 
@@ -76,11 +85,12 @@ class ReportStream:
         self._unanswered = unanswered
         self.open = True
         """Whether commands may be sent over the stream."""
+        self.changed = asyncio.Event()
+        """Set where a response may be due: a batch or a command is ready, or the stream ended."""
         self._answers: deque[PendingAnswer] = deque()
         self._commands: deque[ingest_pb2.DeviceCommand] = deque()
         self._under_way = self._held = 0
         self._ended = False
-        self._changed = asyncio.Event()
         self._window_changed = asyncio.Event()
 
     # ── from the reader of requests ──────────────────────────────────────────────────────────────────────────────────
@@ -98,24 +108,15 @@ class ReportStream:
         self._held += held
 
     def answer(self, answer: PendingAnswer) -> None:
-        """Appends the next batch to be answered."""
+        """Appends the next request to be answered."""
         self._answers.append(answer)
-        self._changed.set()
-
-    def admitted(self, answer: PendingAnswer, accepted: PendingBatch | None, first: int) -> None:
-        """Notes that a batch was checked and that its accepted reports are being written."""
-        answer.accepted, answer.first, answer.admitted = accepted, first, True
-        self._changed.set()
-
-    def failed(self, answer: PendingAnswer, error: Exception) -> None:
-        """Notes that a whole batch failed; the stream ends with the error."""
-        answer.error, answer.admitted = error, True
-        self._changed.set()
+        if answer.is_due:  # else its batch wakes the stream
+            self.changed.set()
 
     def end(self) -> None:
         """Notes that no more batches come."""
         self._ended = True
-        self._changed.set()
+        self.changed.set()
 
     # ── from the commands ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,7 +125,7 @@ class ReportStream:
         if not self.open or len(self._commands) >= MAX_COMMANDS:
             return False
         self._commands.append(command)
-        self._changed.set()
+        self.changed.set()
         return True
 
     def close(self) -> None:
@@ -144,11 +145,11 @@ class ReportStream:
         return response
 
     async def _next(self) -> ingest_pb2.ReportResponse | None:
-        while not (self._commands or (self._answers and self._answers[0].admitted)):
+        while not (self._commands or (self._answers and self._answers[0].is_due)):
             if self._ended and not self._answers:
                 return None
-            self._changed.clear()
-            await self._changed.wait()
+            self.changed.clear()
+            await self.changed.wait()
         if self._commands:
             commands = list(self._commands)
             self._commands.clear()
@@ -156,8 +157,6 @@ class ReportStream:
         answers = [self._answers.popleft()]
         if answers[0].error is not None:
             raise answers[0].error
-        if answers[0].accepted is not None:
-            await answers[0].accepted.stored()
         for receipt in answers[0].receipts:
             await asyncio.shield(receipt)
         total = answers[0].count
@@ -183,15 +182,14 @@ class ReportStream:
             first.together
             and following.together
             and total + following.count <= MAX_ANSWER_REPORTS
-            and following.admitted
+            and following.is_due
             and following.error is None
             and all(receipt.done() for receipt in following.receipts)
-            and (following.accepted is None or following.accepted.is_stored)
         )
 
 
 def _response(answers: Sequence[PendingAnswer]) -> ingest_pb2.ReportResponse:
-    response = ingest_pb2.ReportResponse(batch=answers[-1].batch, batches=len(answers))
+    response = ingest_pb2.ReportResponse(batch=answers[-1].number, batches=len(answers))
     before = 0
     for answer in answers:
         refusals = answer.refusals

@@ -114,9 +114,13 @@ def _time_ms(location: Mapping[str, Any]) -> int:
 
 
 def _object(field: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidField(field, "is missing" if value is None else "must be an object")
-    return value
+    match value:
+        case dict():
+            return value
+        case None:
+            raise InvalidField(field, "is missing")
+        case _:
+            raise InvalidField(field, "must be an object")
 
 
 def _text(field: str, value: Any) -> str:
@@ -126,11 +130,13 @@ def _text(field: str, value: Any) -> str:
 
 
 def _number(field: str, value: Any, least: float, *, greatest: float) -> float:
-    if value is None:
-        raise InvalidField(field, "is missing")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidField(field, "must be a number")
-    try:
-        return fields.number(field, float(value), least, greatest=greatest)
-    except OverflowError:
-        raise InvalidField(field, f"must be from {least:g} to {greatest:g}") from None
+    match value:
+        case None:
+            raise InvalidField(field, "is missing")
+        case int() | float() if not isinstance(value, bool):
+            try:
+                return fields.number(field, float(value), least, greatest=greatest)
+            except OverflowError:
+                raise InvalidField(field, f"must be from {least:g} to {greatest:g}") from None
+        case _:
+            raise InvalidField(field, "must be a number")

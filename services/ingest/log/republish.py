@@ -11,13 +11,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from services.common.clock import wall_us
-from services.common.messaging import flow, pull, stored
-from services.common.messaging.bus import Bus
+from services.common.messaging import flow, stored
+from services.common.messaging.bus import Bounds, Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.ingest.admission.routes import Partitions, Routes
+from services.ingest.batch import Batch
 from services.ingest.domain import Position, Positions
-from services.ingest.log.writer import LogWriter
+from services.ingest.held import read_held
+from services.ingest.log.writer import LogWriter, Origin
 
 SENDER = "again"
 """Sender key of republished reports in the fair queues of the log writers."""
@@ -61,30 +63,27 @@ class LastReports:
         for partition in self._writers:
             stream = flow.log_stream(partition)
             bounds = await bus.bounds_of(stream)
-            last = bounds.last
-            if bounds.first > last:
-                continue
-            first = max(1, last - TAIL_MESSAGES)
-            async for messages in pull.read(bus, stream, first):
+            tail = Bounds(max(bounds.first, bounds.last - TAIL_MESSAGES), bounds.last)
+            async for messages in read_held(bus, stream, tail):
                 for message in messages:
-                    if message.subject != flow.log_subject(partition, "report"):
-                        continue
-                    try:
-                        batch = stored.positions(message.data)
-                    except InvalidField:
-                        continue  # the evaluators dead-letter it
-                    for i, device_id in enumerate(batch.device_id):
-                        position = Position(
-                            device_id=device_id,
-                            report_id=batch.report_id[i],
-                            fix_time_ms=batch.fix_time_ms[i],
-                            lat_e7=batch.lat_e7[i],
-                            lon_e7=batch.lon_e7[i],
-                            accuracy_mm=batch.accuracy_mm[i],
-                        )
-                        self._stored(position, (partition,))
-                if messages[-1].sequence >= last:
-                    break
+                    if message.subject == flow.log_subject(partition, "report"):
+                        self._read(message.data, partition)
+
+    def _read(self, data: bytes, partition: int) -> None:
+        try:
+            batch = stored.positions(data)
+        except InvalidField:
+            return  # the evaluators dead-letter it
+        for i, device_id in enumerate(batch.device_id):
+            position = Position(
+                device_id=device_id,
+                report_id=batch.report_id[i],
+                fix_time_ms=batch.fix_time_ms[i],
+                lat_e7=batch.lat_e7[i],
+                lon_e7=batch.lon_e7[i],
+                accuracy_mm=batch.accuracy_mm[i],
+            )
+            self._stored(position, (partition,))
 
     async def run(self) -> None:
         """Publishes the queued reports until cancelled."""
@@ -92,8 +91,12 @@ class LastReports:
             device_id = await self._due.get()
             position, present = self._last[device_id]
             for partition in set(self._routes.partitions(device_id)) - present:
+                batch = Batch()
+                batch.check()
+                self._writers[partition].positions(Origin(batch, SENDER, wall_us()), Positions.of([position]))
+                batch.write()
                 try:
-                    await self._writers[partition].positions(SENDER, Positions.of([position]), wall_us())
+                    await batch.ended()
                 except RetryableError as error:
                     logger().warning("last_report_retried", partition=partition, reason=error.reason)
                     await asyncio.sleep(1)

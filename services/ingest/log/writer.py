@@ -1,6 +1,6 @@
 """Writes reports to the log in messages: reports that arrive during a publish share the next message.
 
-A caller waits until its reports are stored. The publish itself belongs to the writer, so it survives a caller that is cancelled.
+A batch is notified when each of its entries is stored. The publish itself belongs to the writer, so it survives a cancelled caller.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.observability import trace_ids, tracing
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError, StoreFull
-from services.ingest import metrics, translate
+from services.ingest import translate
+from services.ingest.batch import Batch, Contexts
 from services.ingest.domain import EquipmentEvent, Positions
+from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import log_pb2
 
 MAX_MESSAGE = 2_000
@@ -30,18 +32,25 @@ GIVE_UP_AFTER_S = 8.0
 """Time for retries of a publish with an unknown outcome, in s; then the caller gets the error and must send again."""
 
 T = TypeVar("T")
-Contexts: TypeAlias = Sequence[tuple[int, str]]
-"""Number of reports in each W3C trace context, in the order of the reports."""
+
+
+class Origin(NamedTuple):
+    """Where the items of a batch come from."""
+
+    batch: Batch
+    """Batch that is notified when each item is stored, or why it isn't."""
+    sender: str
+    """Key for turns in the queues."""
+    received_wall_us: int
 
 
 @dataclass(slots=True)
 class _Waiting(Generic[T]):
     item: T
     size: int
-    received_wall_us: int
+    origin: Origin
     since_s: float
     contexts: Contexts
-    stored: asyncio.Future[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +80,22 @@ class _Line(Generic[T]):
         self._wake = asyncio.Event()
         self._next_s = 0.0
 
-    def put(
-        self, sender: str, item: T, size: int, *, received_wall_us: int, contexts: Contexts | None = None
-    ) -> asyncio.Future[None]:
-        """Queues an item. The future is done once the item is stored, or fails with StoreFull or Unavailable.
+    def put(self, origin: Origin, item: T, size: int, *, contexts: Contexts = ()) -> None:
+        """Queues an item. Its batch is notified once it is stored, or that it failed with StoreFull or Unavailable.
 
-        After Unavailable the item may be stored nevertheless: send it again. `contexts` replaces the trace context of this task.
+        After Unavailable the item may be stored nevertheless: send it again. Without `contexts` all its reports have the trace
+        context of this task.
         """
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        contexts = ((size, tracing.carried()),) if contexts is None else contexts
         waiting = _Waiting(
             item=item,
             size=size,
-            received_wall_us=received_wall_us,
+            origin=origin,
             since_s=time.monotonic(),
-            contexts=contexts,
-            stored=stored,
+            contexts=contexts or ((size, tracing.carried()),),
         )
-        self._queues.setdefault(sender, deque()).append(waiting)
+        origin.batch.add_entry()
+        self._queues.setdefault(origin.sender, deque()).append(waiting)
         self._wake.set()
-        return stored
 
     def oldest_s(self) -> float:
         """Returns the age of the oldest item that waits to be published, in s."""
@@ -109,45 +114,46 @@ class _Line(Generic[T]):
                 await self._wake.wait()
             if self._per_s is not None:
                 await asyncio.sleep(max(0.0, self._next_s - time.monotonic()))
-            batch = self._next_batch()
-            if not batch:
+            items = self._next_items()
+            if not items:
                 continue  # another worker was faster
-            size = sum(waiting.size for waiting in batch)
+            size = sum(waiting.size for waiting in items)
             if self._per_s is not None:
                 self._next_s = max(self._next_s, time.monotonic()) + size / self._per_s
             entry = self._encode(
-                [waiting.item for waiting in batch], min(waiting.received_wall_us for waiting in batch)
+                [waiting.item for waiting in items], min(waiting.origin.received_wall_us for waiting in items)
             )
-            msg_id = self._msg_id_of(batch[0].item) if self._msg_id_of else uuid.uuid4().hex
+            msg_id = self._msg_id_of(items[0].item) if self._msg_id_of else uuid.uuid4().hex
+            error: RetryableError | None = None
             try:
                 await self._store(
-                    _Message(data=entry.SerializeToString(), msg_id=msg_id, reports=size, headers=_headers(batch))
+                    _Message(data=entry.SerializeToString(), msg_id=msg_id, reports=size, headers=_headers(items))
                 )
-            except RetryableError as error:
-                batch += self._give_up()
-                reports = sum(waiting.size for waiting in batch)
+            except RetryableError as raised:
+                error = raised
+                items += self._give_up()
+                reports = sum(waiting.size for waiting in items)
                 logger().warning("reports_not_stored", reports=reports, reason=error.reason)
-                _finish(batch, error)
-            else:
-                _finish(batch, None)
+            for waiting in items:
+                waiting.origin.batch.stored(error)
 
-    def _next_batch(self) -> list[_Waiting[T]]:
+    def _next_items(self) -> list[_Waiting[T]]:
         """Removes the items of the next message from the queues. Each sender gets an even part of it, counted in reports."""
-        batch: list[_Waiting[T]] = []
+        items: list[_Waiting[T]] = []
         total = 0
         part = max(1, self._max_size // max(1, len(self._queues)))
         while self._queues:
             sender = next(iter(self._queues))
             queue = self._queues.pop(sender)
             turn_ends = total + part
-            while queue and total < turn_ends and (not batch or total + queue[0].size <= self._max_size):
-                batch.append(queue.popleft())
-                total += batch[-1].size
+            while queue and total < turn_ends and (not items or total + queue[0].size <= self._max_size):
+                items.append(queue.popleft())
+                total += items[-1].size
             if queue:
                 self._queues[sender] = queue  # senders take turns: this one goes to the end of the line
                 if total < turn_ends:
                     break  # its next item doesn't fit
-        return batch
+        return items
 
     def _give_up(self) -> list[_Waiting[T]]:
         """Removes the items that have waited longer than GIVE_UP_AFTER_S. Trying them one after the other would take minutes."""
@@ -161,25 +167,16 @@ class _Line(Generic[T]):
         return given_up
 
 
-def _headers(batch: Sequence[_Waiting[T]]) -> Mapping[str, str]:
-    senders = trace_ids.senders_header([pair for waiting in batch for pair in waiting.contexts])
+def _headers(items: Sequence[_Waiting[T]]) -> Mapping[str, str]:
+    senders = trace_ids.senders_header([pair for waiting in items for pair in waiting.contexts])
     return {trace_ids.SENDERS: senders} if senders else {}
-
-
-def _finish(batch: Sequence[_Waiting[T]], error: RetryableError | None) -> None:
-    for waiting in batch:
-        if not waiting.stored.done():
-            if error is None:
-                waiting.stored.set_result(None)
-            else:
-                waiting.stored.set_exception(error)
 
 
 class LogWriter:
     """Writes reports to one partition of the log."""
 
-    def __init__(self, bus: Bus, partition: int, backfill_per_s: float) -> None:
-        self._bus = bus
+    def __init__(self, bus: Bus, partition: int, *, backfill_per_s: float, metrics: IngestMetrics) -> None:
+        self._bus, self._metrics = bus, metrics
         self._subject = flow.log_subject(partition, "report")
         # Two in flight: with more, messages and answers get smaller, which costs more than waiting for the disk.
         self._live = _Line(self._publish, _live_entry, MAX_MESSAGE, in_flight=2)
@@ -196,28 +193,18 @@ class LogWriter:
                 tasks.create_task(line.run())
 
     def positions(
-        self,
-        sender: str,
-        positions: Positions,
-        received_wall_us: int,
-        *,
-        contexts: Contexts | None = None,
-        backfill: bool = False,
-    ) -> asyncio.Future[None]:
-        """Queues positions. The future is done once they are stored, or fails with StoreFull or Unavailable.
+        self, origin: Origin, positions: Positions, *, contexts: Contexts = (), backfill: bool = False
+    ) -> None:
+        """Queues positions, as an entry of their batch."""
+        (self._backfill if backfill else self._live).put(origin, positions, len(positions), contexts=contexts)
 
-        After Unavailable they may be stored nevertheless: send them again. `contexts` replaces the trace context of this task.
-        """
-        line = self._backfill if backfill else self._live
-        return line.put(sender, positions, len(positions), received_wall_us=received_wall_us, contexts=contexts)
+    def heard(self, origin: Origin, device_id: str, report_id: str) -> None:
+        """Queues the fact that a device was heard whose clock is too far ahead, as an entry of its batch."""
+        self._heard.put(origin, (device_id, report_id), 1)
 
-    def heard(self, sender: str, device_id: str, report_id: str, *, received_wall_us: int) -> asyncio.Future[None]:
-        """Queues the fact that a device was heard whose clock is too far ahead. The future is that of `positions`."""
-        return self._heard.put(sender, (device_id, report_id), 1, received_wall_us=received_wall_us)
-
-    def equipment(self, sender: str, event: EquipmentEvent, received_wall_us: int) -> asyncio.Future[None]:
-        """Queues an equipment event. The future is that of `positions`."""
-        return self._equipment.put(sender, event, 1, received_wall_us=received_wall_us)
+    def equipment(self, origin: Origin, event: EquipmentEvent) -> None:
+        """Queues an equipment event, as an entry of its batch."""
+        self._equipment.put(origin, event, 1)
 
     def lag_s(self) -> float:
         """Returns the age of the oldest live report or event that waits to be published, in s."""
@@ -245,8 +232,8 @@ class LogWriter:
                     raise
                 await asyncio.sleep(0.1)
             else:
-                metrics.PUBLISH_S.observe(time.monotonic() - began_s)
-                metrics.MESSAGE_REPORTS.observe(message.reports)
+                self._metrics.publish_s.observe(time.monotonic() - began_s)
+                self._metrics.message_reports.observe(message.reports)
                 return
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY
 
 from services.common.messaging.bus import Bus
 from tandem.common.v1 import alert_pb2, exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.common.nats import TestServer
-from tests.support.dispatch.dispatch import alert, publish, running, settings
+from tests.support.dispatch.dispatch import RunningLeg, alert, publish, running, settings
 from tests.support.dispatch.receivers import Receiver, configured, receiver_entry, until_queued
 from tests.support.dispatch.roster_records import office, put, unit
 
@@ -29,16 +28,15 @@ def flagged(sequence: int, exercise: exercise_pb2.Exercise.ValueType, ends: bool
     return message
 
 
-def counted(metric: str) -> float:
-    """Returns the value of a metric of this process, in which the leg runs."""
-    return sum(sample.value for family in REGISTRY.collect() for sample in family.samples if sample.name == metric)
+def counted(leg: RunningLeg, metric: str) -> float:
+    """Returns the value of a metric of a leg."""
+    return sum(sample.value for family in leg.registry.collect() for sample in family.samples if sample.name == metric)
 
 
 async def test_watch_and_desk_see_and_answer_only_their_own_steps(bus: Bus, nats: TestServer, tmp_path: Path) -> None:
     receiver = Receiver()
     given = settings("police", nats, tmp_path, webhooks=configured(tmp_path, receiver_entry(receiver)))
     canaries, others = "tandem_dispatch_canary_steps_total", "tandem_dispatch_steps_total"
-    before = counted(canaries), counted(others)
     async with receiver.serving(), running(given) as leg:
         await until_queued(given.exchange_database)
         await put(leg.desk, [office()], [unit("u1")])
@@ -70,7 +68,7 @@ async def test_watch_and_desk_see_and_answer_only_their_own_steps(bus: Bus, nats
             over = [(await at_desk.next(dispatch_pb2.STOOD_DOWN)).step.assignment.exercise for _ in range(2)]
             assert over == list(kinds[1:])
             # Offered, acknowledged, stood down. Steps of a drill count with live steps; nobody acknowledged the live one.
-            assert (counted(canaries) - before[0], counted(others) - before[1]) == (3, 5)
+            assert (counted(leg, canaries), counted(leg, others)) == (3, 5)
         reviewer = leg.caller(REVIEWER)
         listed = [incident.incident_id for incident in (await reviewer.list()).incidents]
         assert listed == ["incident-0", "incident-1"]

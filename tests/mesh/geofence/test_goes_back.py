@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common.messaging import cursors, flow, pull, streams
 from services.common.messaging.bus import Bus
@@ -22,6 +23,7 @@ from services.geofence.consumer import Evaluator
 from services.geofence.domain import codec
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
+from services.geofence.metrics import GeofenceMetrics
 from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore, Footing
 from tandem.common.v1 import log_pb2
@@ -43,7 +45,14 @@ def store_of(folder: Path) -> CheckpointStore:
 
 async def make_evaluator(bus: Bus, folder: Path, checkpoint_every: int = 1_000) -> Evaluator:
     settings = GeofenceSettings(port=0, checkpoint_every=checkpoint_every, tick_after_s=0.5, allow_async_store=True)
-    return Evaluator(bus, store_of(folder), settings, log_meta=await streams.read_log_meta(bus), partition=0)
+    return Evaluator(
+        bus,
+        store_of(folder),
+        settings,
+        log_meta=await streams.read_log_meta(bus),
+        partition=0,
+        metrics=GeofenceMetrics(CollectorRegistry()),
+    )
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
@@ -12,6 +13,7 @@ from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.ingest.admission.quarantine import MAX_SENDER_KEYS, Quarantine
 from services.ingest.domain import Reason
+from services.ingest.metrics import IngestMetrics
 from tests.conftest import STREAM_BYTES
 from tests.support.common.nats import TestServer
 
@@ -29,7 +31,7 @@ def refuse(quarantine: Quarantine, name: str, count: int) -> None:
 
 
 async def test_invented_ids_of_a_sender_are_counted_separately_up_to_a_bound(bus: Bus) -> None:
-    quarantine = Quarantine(bus, MeshClock())
+    quarantine = Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry()))
     refuse(quarantine, "invented", MAX_SENDER_KEYS + 100)
     quarantine.refused(OTHER, "tag", Reason.UNKNOWN_DEVICE)
     by_key = await counts(quarantine)
@@ -40,7 +42,7 @@ async def test_invented_ids_of_a_sender_are_counted_separately_up_to_a_bound(bus
 
 
 async def test_one_report_without_a_usable_id_leaves_the_list_complete(bus: Bus) -> None:
-    quarantine = Quarantine(bus, MeshClock())
+    quarantine = Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry()))
     quarantine.refused(OTHER, "", Reason.INVALID)
     quarantine.refused(OTHER, "x" * 65, Reason.INVALID)
     assert await counts(quarantine) == {(OTHER, ""): 2}
@@ -48,17 +50,19 @@ async def test_one_report_without_a_usable_id_leaves_the_list_complete(bus: Bus)
 
 
 async def test_that_devices_were_merged_is_kept_with_the_counts(bus: Bus) -> None:
-    quarantine = Quarantine(bus, MeshClock())
+    quarantine = Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry()))
     refuse(quarantine, "invented", MAX_SENDER_KEYS + 1)
     running = asyncio.create_task(quarantine.run())
     await asyncio.sleep(0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    assert (await quarantine.listed("")).incomplete and (await Quarantine(bus, MeshClock()).listed("")).incomplete
+    assert (await quarantine.listed("")).incomplete and (
+        await Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry())).listed("")
+    ).incomplete
 
 
 async def test_counts_that_grew_too_old_leave_the_list_complete(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    quarantine = Quarantine(bus, MeshClock())
+    quarantine = Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry()))
     quarantine.refused(OTHER, "tag", Reason.INVALID)
 
     async def aged(stream: str) -> buses.Bounds:
@@ -70,7 +74,7 @@ async def test_counts_that_grew_too_old_leave_the_list_complete(bus: Bus, monkey
 
 async def test_the_bound_holds_where_counts_come_back_from_a_flush_that_failed(nats: TestServer) -> None:
     async with buses.connect(nats.url, "test") as bus:
-        quarantine = Quarantine(bus, MeshClock())
+        quarantine = Quarantine(bus, MeshClock(), IngestMetrics(CollectorRegistry()))
         refuse(quarantine, "before", MAX_SENDER_KEYS)
         running = asyncio.create_task(quarantine.run())
         await asyncio.sleep(0)

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import grpc.aio
 import pytest
+from prometheus_client import CollectorRegistry
 
-from services.ingest import metrics
-from services.ingest.domain import Reason, Refusal, Sender
+from services.ingest.batch import Batch, Reports
+from services.ingest.domain import Endpoint, Reason, Refusal, Sender
 from services.ingest.endpoints import grpc_api
 from services.ingest.endpoints.grpc_api import IngestApi
-from services.ingest.intake import PendingBatch, Reports
+from services.ingest.metrics import IngestMetrics
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,14 +37,10 @@ class Log:
     def __init__(self) -> None:
         self.admitted = 0
 
-    async def admit(self, sender: Sender, reports: Reports, *_: object) -> PendingBatch:
-        pending = PendingBatch()
+    async def admit(self, batch: Batch, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> None:
         self.admitted += reports.count
-        pending.refusals = [
-            Refusal(n, "lat_deg", "must be from -90 to 90", Reason.INVALID) for n in range(reports.count)
-        ]
-        pending.complete(lambda _: None)
-        return pending
+        batch.check()
+        batch.write([Refusal(n, "lat_deg", "must be from -90 to 90", Reason.INVALID) for n in range(reports.count)])
 
 
 class NoCommands:
@@ -54,10 +51,10 @@ class NoCommands:
 
 
 @asynccontextmanager
-async def served(log: Log) -> AsyncIterator[ingest_pb2_grpc.IngestServiceStub]:
+async def served(log: Log, metrics: IngestMetrics) -> AsyncIterator[ingest_pb2_grpc.IngestServiceStub]:
     """Serves the ingest service by real gRPC and yields a client."""
     server = grpc.aio.server()
-    servicer = IngestApi(cast(Any, log), cast(Any, NoCommands()), cast(Any, None))
+    servicer = IngestApi(cast(Any, log), cast(Any, NoCommands()), cast(Any, None), metrics=metrics)
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -94,7 +91,7 @@ def known_sender(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.timeout(200)
 async def test_unread_answers_are_held_up_to_a_bound() -> None:
     log = Log()
-    async with served(log) as stub:
+    async with served(log, IngestMetrics(CollectorRegistry())) as stub:
         calls: list[Any] = [stub.Report() for _ in range(STREAMS)]
         writing = [asyncio.create_task(write_all(call)) for call in calls]
         async with asyncio.timeout(WITHIN_S):
@@ -117,12 +114,12 @@ async def test_a_stream_whose_answers_are_not_read_is_ended_and_its_share_releas
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(grpc_api, "MAX_UNREAD_S", 1.0)
-    log, before = Log(), metrics.UNREAD._value.get()
-    async with served(log) as stub:
+    log, metrics = Log(), IngestMetrics(CollectorRegistry())
+    async with served(log, metrics) as stub:
         deaf: Any = stub.Report()
         writing = asyncio.create_task(write_all(deaf))
         async with asyncio.timeout(WITHIN_S):
-            while metrics.UNREAD._value.get() == before:  # noqa: ASYNC110 - only the metric shows it
+            while not metrics.unread._value.get():  # noqa: ASYNC110 - only the metric shows it
                 await asyncio.sleep(0.1)
             await asyncio.gather(writing, return_exceptions=True)
             with pytest.raises(grpc.aio.AioRpcError) as ended:

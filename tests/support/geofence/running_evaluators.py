@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from services.common.messaging import pull, streams
 from services.common.messaging.bus import Bus
 from services.geofence import translate
@@ -16,6 +18,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
+from services.geofence.metrics import GeofenceMetrics
 from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import alert_pb2, log_pb2
@@ -34,6 +37,7 @@ async def make_evaluator(
         settings,
         log_meta=await streams.read_log_meta(bus),
         partition=0,
+        metrics=GeofenceMetrics(CollectorRegistry()),
     )
 
 

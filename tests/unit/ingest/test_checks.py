@@ -16,8 +16,10 @@ from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import translate
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.rate_limit import MAX_PENALTY_S, RateLimit
+from services.ingest.batch import Batch
 from services.ingest.domain import Positions
 from services.ingest.log import writer
+from services.ingest.log.writer import Origin
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -164,10 +166,15 @@ async def test_senders_share_a_message_by_reports() -> None:
         return log_pb2.LogEntry()
 
     line = writer._Line(store, encode, max_size=100, in_flight=1)
-    waiting = [line.put("flood", f"flood-{n}", 50, received_wall_us=0) for n in range(10)]
-    waiting += [line.put("phones", f"phone-{n}", 1, received_wall_us=0) for n in range(100)]
+    batch = Batch()
+    batch.check()
+    for n in range(10):
+        line.put(Origin(batch, "flood", 0), f"flood-{n}", 50)
+    for n in range(100):
+        line.put(Origin(batch, "phones", 0), f"phone-{n}", 1)
+    batch.write()
     work = asyncio.create_task(line.run())
-    await asyncio.gather(*waiting)
+    await batch.ended()
     work.cancel()
     assert [sum(item.startswith("phone") for item in message) for message in batches[:2]] == [50, 50]
     assert [sum(item.startswith("flood") for item in message) for message in batches[:2]] == [1, 1]

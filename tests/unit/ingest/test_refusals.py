@@ -8,14 +8,20 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest import intake
+from services.ingest.admission.checks import Checks
 from services.ingest.admission.rate_limit import REFUSALS_BURST, REFUSALS_PER_S, RateLimits
 from services.ingest.admission.routes import Partitions
-from services.ingest.domain import EquipmentEvent, Position, Positions, Reason, Sender
-from services.ingest.intake import Intake, Reports
+from services.ingest.batch import Batch, Reports
+from services.ingest.domain import Endpoint, EquipmentEvent, Position, Positions, Reason, Sender
+from services.ingest.intake import Intake
+from services.ingest.log.partitions import LogWriters
+from services.ingest.log.writer import Origin
+from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import log_pb2
 
 VENDOR = Sender("spiffe://vendor/a", "a", "")
@@ -38,17 +44,11 @@ class Surroundings:
         return Reason.UNKNOWN_DEVICE
 
     # the writer of a partition
-    def positions(self, sender: str, positions: Positions, *_: Any, **__: Any) -> asyncio.Future[None]:
-        return self._put(*positions.device_ids)
+    def positions(self, origin: Origin, positions: Positions, **_: Any) -> None:
+        self.stored += positions.device_ids
 
-    def equipment(self, sender: str, event: EquipmentEvent, *_: Any) -> asyncio.Future[None]:
-        return self._put(event.device_id)
-
-    def _put(self, *device_ids: str) -> asyncio.Future[None]:
-        self.stored += device_ids
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
+    def equipment(self, origin: Origin, event: EquipmentEvent) -> None:
+        self.stored.append(event.device_id)
 
     # quarantine
     def refused(self, *_: Any) -> None:
@@ -67,13 +67,14 @@ class IsolatedIntake:
         self.surroundings = cast(Any, Surroundings())
         self.rate_limits = RateLimits(10.0, 300)
         last = cast(Any, LastReports())
+        clock = MeshClock()
         self.intake = Intake(
-            self.surroundings,
-            {0: self.surroundings},
+            Checks(self.surroundings, self.surroundings, self.rate_limits, clock=clock),
+            LogWriters({0: self.surroundings}, clock),
             last,
-            quarantine=self.surroundings,
             rate_limits=self.rate_limits,
-            clock=MeshClock(),
+            clock=clock,
+            metrics=IngestMetrics(CollectorRegistry()),
         )
 
     def owe(self, sender: Sender, penalty_s: float) -> None:
@@ -85,7 +86,7 @@ class IsolatedIntake:
         self, sender: Sender, *reports: Position | EquipmentEvent | InvalidField, patient: bool = False
     ) -> None:
         await self.intake.admit(
-            sender, Reports.of(reports, [""] * len(reports)), False, endpoint="http", patient=patient
+            Batch(), sender, Reports.of(reports, [""] * len(reports)), endpoint=Endpoint.HTTP, patient=patient
         )
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.cli.evidence import bundle
 from services.cli.evidence.replay import replay
@@ -21,6 +22,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
+from services.geofence.metrics import GeofenceMetrics
 from services.geofence.settings import GeofenceSettings
 from services.geofence.store import CheckpointStore
 from tandem.common.v1 import alert_pb2, log_pb2
@@ -58,7 +60,14 @@ async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
     """Runs an evaluator until the measures of all alerts are stored, and returns the alerts."""
     settings = GeofenceSettings(port=0, replica=0, checkpoint_every=1_000_000, tick_after_s=60, allow_async_store=True)
     log_meta = await streams.read_log_meta(bus)
-    evaluator = Evaluator(bus, CheckpointStore(folder), settings, log_meta=log_meta, partition=0)
+    evaluator = Evaluator(
+        bus,
+        CheckpointStore(folder),
+        settings,
+        log_meta=log_meta,
+        partition=0,
+        metrics=GeofenceMetrics(CollectorRegistry()),
+    )
     task = asyncio.create_task(evaluator.run(lambda: None))
     try:
         last = (await bus.bounds_of("LOG_0")).last

@@ -10,10 +10,10 @@ import pytest
 
 from services.common.observability import trace_ids, tracing
 from services.ingest.admission.limiter import InFlightLimiter
-from services.ingest.domain import Sender
-from services.ingest.endpoints.batches import Coalescer
+from services.ingest.batch import Batch, Reports
+from services.ingest.domain import Endpoint, Sender
+from services.ingest.endpoints.batches import Batches
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
-from services.ingest.intake import PendingBatch, Reports
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, StepFact
 from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, TraceSpan, shown_to, spans_of
@@ -266,11 +266,10 @@ async def test_coalesced_batches_keep_their_trace_contexts() -> None:
     class Intake:
         """Records the batches that it admits."""
 
-        async def admit(self, sender: Sender, reports: Reports, backfill: bool, endpoint: str) -> PendingBatch:
+        async def admit(self, batch: Batch, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> None:
             admitted.append((list(reports.positions.report_ids), list(reports.contexts), tracing.carried()))
-            return PendingBatch()
 
-    coalescer = Coalescer(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
+    batches = Batches(Intake(), SimpleNamespace(heard=lambda over: None))  # type: ignore[arg-type]
 
     async def send(*sent: tuple[str, str]) -> None:
         for number, (report_id, context) in enumerate(sent):
@@ -278,13 +277,10 @@ async def test_coalesced_batches_keep_their_trace_contexts() -> None:
             position = ingest_pb2.Position(device_id="d", report_id=report_id, lat_deg=37, lon_deg=127, accuracy_m=5)
             position.fix_time.GetCurrentTime()
             request = ingest_pb2.ReportRequest(batch=number, positions=[position])
-            coalescer.add(
-                Sender("v", "v", ""),
-                request,
-                ReportStream(Sender("v", "v", ""), InFlightLimiter()),
-                answer=PendingAnswer(number, 1, 1, False, ()),
-            )
-        await asyncio.gather(*coalescer._workers)
+            stream = ReportStream(Sender("v", "v", ""), InFlightLimiter())
+            answer = PendingAnswer(number=number, count=1, positions=1, together=False, receipts=())
+            await batches.admit(stream, request, answer)
+        await asyncio.gather(*batches._workers)
 
     await send(("1", SENT_IN), ("2", other), ("3", SENT_IN), ("4", ""))
     (ids, contexts, carried) = admitted.pop()

@@ -3,11 +3,16 @@
 Nobody would republish an alert that was lost after its acknowledgement, because a checkpoint covers all acknowledged alerts. So the
 evaluator looks up the newest message of each stream within a second of a reconnect, and every VERIFY_INTERVAL_S otherwise. Alerts
 don't wait for this check; checkpoints do.
+
+`services.common.messaging.published` serves publishers that have a database. It compares a record of each publication with the stream
+and publishes the lost ones again. An evaluator has no such record, because the log holds the causes of all its outputs. For it one
+lost message is enough to know, and the repair is another: it folds again from a checkpoint before the loss (`recovery`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from services.common.messaging import cursors, flow
 from services.common.messaging.bus import Bus
@@ -20,14 +25,21 @@ VERIFY_INTERVAL_S = 10.0
 """Interval of the check while the connection is open. In a cluster another server may lead a stream without a reconnect here."""
 
 
+class _Acknowledged(NamedTuple):
+    """Where and when a message was acknowledged."""
+
+    stream: str
+    reconnects: int
+    """Number of reconnects at the acknowledgement."""
+
+
 class PublishedOutputs:
     """The newest alert and the newest figures of a partition that the server acknowledged to this evaluator."""
 
     def __init__(self, bus: Bus, partition: int) -> None:
         self._bus, self._partition = bus, partition
-        self._newest: dict[tuple[str, int], PublishedAlert] = {}
-        """By stream and number of reconnects at the acknowledgement. A message from before a reconnect stays here until it is
-        verified, even where newer ones are stored since."""
+        self._newest: dict[_Acknowledged, PublishedAlert] = {}
+        """A message from before a reconnect stays here until it is verified, even where newer ones are stored since."""
         self._verified_at = bus.reconnects
         """Number of reconnects when the streams were last verified."""
 
@@ -38,25 +50,25 @@ class PublishedOutputs:
 
     def reset(self, footing: Footing | None) -> None:
         """Replaces the known messages with a checkpoint's footing. None: nothing is published yet."""
-        self._newest = {(stream, 0): stored for stream, stored in _by_stream(footing)} if footing else {}
+        self._newest = {_Acknowledged(stream, 0): stored for stream, stored in _by_stream(footing)} if footing else {}
 
     def note_stored(self, stream: str, alert_id: str, sequence: int) -> None:
         """Notes that the server stores a message, published by this evaluator or the other."""
-        key, stored = (stream, self._bus.reconnects), PublishedAlert(sequence, alert_id)
+        key, stored = _Acknowledged(stream, self._bus.reconnects), PublishedAlert(sequence, alert_id)
         self._newest[key] = max(self._newest.get(key, stored), stored)
 
     def newest(self, stream: str) -> PublishedAlert | None:
         """The newest message known to be stored in a stream."""
-        return max((stored for (of, _), stored in self._newest.items() if of == stream), default=None)
+        return max((stored for key, stored in self._newest.items() if key.stream == stream), default=None)
 
     async def verify(self) -> None:
         """Verifies that the streams still hold the newest known messages. Raises StreamWentBack, Unavailable."""
         reconnects = self._bus.reconnects
         for key, stored in list(self._newest.items()):
-            await self._require(key[0], stored)
-            if key[1] < reconnects:  # from now on the newest message of this connection covers this one
+            await self._require(key.stream, stored)
+            if key.reconnects < reconnects:  # from now on the newest message of this connection covers this one
                 del self._newest[key]
-                self.note_stored(key[0], stored.alert_id, stored.sequence)
+                self.note_stored(key.stream, stored.alert_id, stored.sequence)
         self._verified_at = reconnects
 
     async def require_footing(self, footing: Footing) -> None:

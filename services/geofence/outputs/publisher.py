@@ -1,0 +1,187 @@
+"""Publishes the outputs of one partition's fold in an order that no crash can turn into a lost alert.
+
+Entries are published in order; the alerts of one entry go out together, the gravest first, so that no leg finishes a minor alert before
+it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the slower of
+two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
+
+Two queues: alerts, and behind them, without delaying the next alerts, the secondary outputs. A checkpoint passes both, so it gets its
+footing only once every earlier alert and its figures are acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias, assert_never
+
+from services.common.clock import wall_us
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamCursor
+from services.common.observability import trace_ids
+from services.common.observability.telemetry import logger
+from services.geofence import translate
+from services.geofence.checkpoints import Checkpoints
+from services.geofence.domain.alerts import Alert, DeadLetter, Output
+from services.geofence.domain.entries import Exercise
+from services.geofence.metrics import GeofenceMetrics
+from services.geofence.outputs.digests import Digests, StateDigest
+from services.geofence.outputs.published import PublishedOutputs
+from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
+
+ALERT_CONCURRENCY = 64
+"""Alerts published concurrently."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """The alerts of one entry."""
+
+    alerts: Sequence[Alert]
+    at_wall_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _QueuedCheckpoint:
+    """A checkpoint of the state after an entry, behind the alerts that it depends on."""
+
+    pending: PendingCheckpoint
+    entry: StreamCursor
+
+
+@dataclass(frozen=True, slots=True)
+class _AlertedCheckpoint:
+    """A checkpoint all of whose alerts are stored, behind the figures that it depends on."""
+
+    pending: PendingCheckpoint
+    entry: StreamCursor
+    alert: PublishedAlert | None
+    """The newest stored alert."""
+
+
+_Outgoing: TypeAlias = _Decided | _QueuedCheckpoint | StateDigest
+_Secondary: TypeAlias = Alert | DeadLetter | _AlertedCheckpoint | StateDigest
+
+
+class OutputPublisher:
+    """Publishes the alerts, figures and dead letters of one partition, and its digests and checkpoints in their order."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        partition: int,
+        published: PublishedOutputs,
+        *,
+        checkpoints: Checkpoints,
+        digests: Digests,
+        metrics: GeofenceMetrics,
+    ) -> None:
+        self._bus, self._partition, self._published = bus, partition, published
+        self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
+        self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
+        self._secondary: asyncio.Queue[_Secondary] = asyncio.Queue()
+
+    # ── from the fold ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def put(self, outputs: Sequence[Output]) -> bool:
+        """Queues the outputs of an entry. Returns whether alerts are among them."""
+        alerts: list[Alert] = []
+        for output in outputs:
+            match output:
+                case Alert():
+                    alerts.append(output)
+                case DeadLetter():
+                    self._secondary.put_nowait(output)
+                case _:
+                    assert_never(output)
+        if alerts:
+            self._outgoing.put_nowait(_Decided(alerts, wall_us()))
+        return bool(alerts)
+
+    def put_digest(self, digest: StateDigest) -> None:
+        """Queues a digest behind the earlier alerts."""
+        self._outgoing.put_nowait(digest)
+
+    def put_checkpoint(self, pending: PendingCheckpoint, entry: StreamCursor) -> None:
+        """Queues a checkpoint of the state after an entry behind the outputs that it depends on."""
+        self._outgoing.put_nowait(_QueuedCheckpoint(pending, entry))
+
+    def drop(self) -> None:
+        """Drops what is queued, because the state that it follows from is dropped."""
+        self._outgoing, self._secondary = asyncio.Queue(), asyncio.Queue()
+
+    # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def publish_alerts(self) -> None:
+        """Publishes alerts entry by entry, until cancelled. Checkpoints and digests share the queue, to follow earlier alerts."""
+        while True:
+            match await self._outgoing.get():
+                case StateDigest() as digest:
+                    self._secondary.put_nowait(digest)
+                case _QueuedCheckpoint(pending, entry):
+                    newest = self._published.newest(flow.ALERTS.name)
+                    self._secondary.put_nowait(_AlertedCheckpoint(pending, entry, newest))
+                case _Decided(alerts, at_wall_us):
+                    gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
+                    for first in range(0, len(alerts), ALERT_CONCURRENCY):
+                        batch = gravest_first[first : first + ALERT_CONCURRENCY]
+                        await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in batch))
+                        for alert in batch:
+                            self._secondary.put_nowait(alert)
+                case unknown:
+                    assert_never(unknown)
+
+    async def publish_secondary(self) -> None:
+        """Publishes the secondary outputs (figures, dead letters, digests, checkpoints) after their alerts, until cancelled."""
+        while True:
+            match await self._secondary.get():
+                case Alert() as alert:
+                    await self._publish_figures(alert)
+                case DeadLetter(sequence, reason):
+                    stream = flow.log_stream(self._partition)
+                    subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
+                    await self._bus.store_dead_letter(subject, stream, sequence, by=flow.FOLD_READER, reason=reason)
+                case _AlertedCheckpoint(pending, entry, newest):
+                    footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))
+                    self._checkpoints.support(pending, footing)
+                case StateDigest() as digest:
+                    await self._digests.compare(digest)
+                case unknown:
+                    assert_never(unknown)
+
+    async def _publish_figures(self, alert: Alert) -> None:
+        figures = translate.measure_to_proto(alert).SerializeToString()
+        record = partial(self._published.note_stored, flow.MEASURES.name, alert.alert_id)
+        ack = await self._bus.publish_until_stored(
+            flow.measure_subject(self._partition, alert.alert_id), figures, expected_last=0, on_refused=record
+        )
+        if ack:
+            record(ack.seq)
+
+    async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:
+        message = translate.alert_to_proto(alert, self._partition).SerializeToString()
+        # In headers, because the message must be byte for byte the same from every evaluator.
+        headers = {trace_ids.DECIDED_US: str(decided_wall_us)}
+        if alert.incident_id:
+            headers[trace_ids.TRACEPARENT] = trace_ids.traceparent(alert.incident_id, "alert", alert.alert_id)
+        record = partial(self._published.note_stored, flow.ALERTS.name, alert.alert_id)
+        subject = flow.alert_subject(self._partition, alert.alert_id)
+        ack = await self._bus.publish_until_stored(
+            subject, message, expected_last=0, headers=headers, on_refused=record
+        )
+        if ack:
+            record(ack.seq)
+        if ack and alert.cause:
+            # A canary has no stored trace, so it gets no exemplar.
+            is_traced = alert.incident_id and alert.exercise is not Exercise.CANARY
+            exemplar = {"trace_id": trace_ids.trace_id_of(alert.incident_id)} if is_traced else None
+            self._metrics.report_to_alert_s.observe((wall_us() - alert.cause.received_wall_us) / 1e6, exemplar)
+        logger().info(
+            "alert_published" if ack else "alert_already_published",
+            alert_id=alert.alert_id,
+            incident_id=alert.incident_id,
+            kind=alert.kind.value,
+            demand=alert.demand.name,
+        )

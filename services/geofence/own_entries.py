@@ -1,0 +1,41 @@
+"""Entries that an evaluator itself writes to the log of its partition: its fold version, and ticks while the log is idle.
+
+Both evaluators of a partition write them. The message id makes two equal ones a single entry.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from services.common.messaging import flow
+from services.common.messaging.bus import AlreadyStored, Bus
+from services.common.rpc.errors import RetryableError
+from services.geofence import recovery, translate
+from services.geofence.domain.version import VERSION
+from tandem.common.v1 import log_pb2
+
+_TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
+
+
+class OwnEntries:
+    """Entries of one evaluator of a partition."""
+
+    def __init__(self, bus: Bus, partition: int) -> None:
+        self._bus, self._partition = bus, partition
+
+    async def require_this_version(self) -> None:
+        """Writes this fold version to the log, so that older folds stop, unless the log has it already."""
+        subject = flow.log_subject(self._partition, "fold")
+        entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)).SerializeToString()
+        last = await recovery.retried(lambda: self._bus.last_of(flow.log_stream(self._partition), subject))
+        if last is None or translate.fold_version_of(last) < VERSION:
+            await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self._partition}-{VERSION}")
+
+    async def tick(self, sequence: int) -> None:
+        """Writes an empty entry after the log's last one, at `sequence`. Does nothing without a server."""
+        with suppress(
+            RetryableError, AlreadyStored
+        ):  # without the log there is nothing to decide; the next tick retries
+            await self._bus.publish(
+                flow.log_subject(self._partition, "tick"), _TICK, msg_id=f"tick-{self._partition}-{sequence}"
+            )

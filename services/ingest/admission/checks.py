@@ -1,0 +1,187 @@
+"""Checks of a batch's reports: whether each device is the sender's own, its clock isn't ahead, and its rate is within bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import NamedTuple, cast
+
+from services.common.clock import MeshClock
+from services.ingest.admission.quarantine import Quarantine
+from services.ingest.admission.rate_limit import RateLimits
+from services.ingest.admission.routes import Partitions, Routes
+from services.ingest.batch import Contexts, Reports
+from services.ingest.domain import FUTURE_MS, EquipmentEvent, Positions, Reason, Refusal, Sender
+
+_INDEX = attrgetter("index")
+_REASON_TEXTS = {
+    Reason.INVALID: "must be 1 to 64 characters of A-Z a-z 0-9 . _ - with single dots inside only",
+    Reason.CLOCK_AHEAD: "is more than 2 minutes in the future: correct the device's clock",
+    Reason.UNKNOWN_DEVICE: "is no registered device",
+    Reason.REVOKED: "is a revoked device: stop sending its reports",
+    Reason.NOT_YOURS: "is registered for another sender",
+    Reason.TOO_OFTEN: "is over its rate limit: send this report again later",
+}
+
+
+class HeardDevice(NamedTuple):
+    """A report that was refused with CLOCK_AHEAD: the log keeps only that its device was heard."""
+
+    device_id: str
+    report_id: str
+    partitions: Partitions
+
+
+class _Report(NamedTuple):
+    """The parts of a report that decide whether it is accepted."""
+
+    number: int
+    """Index of the report in its batch."""
+    device_id: str
+    report_id: str
+    time_field: str
+    time_ms: int
+
+
+@dataclass(slots=True)
+class RoutedPositions:
+    """Positions with the partitions that need each of them."""
+
+    columns: Positions
+    partitions: Sequence[Partitions]
+    """Partitions of each position."""
+    contexts: Contexts
+    """Trace contexts of the positions; empty where all have the context of the current task."""
+
+    def only(self, rows: Sequence[int]) -> RoutedPositions:
+        """Returns a copy with these rows only."""
+        context_of = [context for count, context in self.contexts for _ in range(count)]
+        return RoutedPositions(
+            self.columns.only(rows),
+            [self.partitions[i] for i in rows],
+            [(1, context_of[i]) for i in rows] if context_of else (),
+        )
+
+
+@dataclass(slots=True)
+class Checked:
+    """Result of the checks of a batch: the accepted reports with their partitions, and the refusals."""
+
+    positions: RoutedPositions
+    refusals: list[Refusal]
+    refused_devices: list[str]
+    """Device id that each refused report gave, in the order in which they were refused."""
+    events: list[tuple[EquipmentEvent, Partitions]] = field(default_factory=list)
+    heard: list[HeardDevice] = field(default_factory=list)
+
+    @property
+    def device_ids(self) -> list[str]:
+        """Devices of the accepted reports."""
+        return self.positions.columns.device_ids + [event.device_id for event, _ in self.events]
+
+    def accept(self, report: _Report, route: Partitions | Reason, latest_ms: int) -> Partitions | None:
+        """Returns the partitions of an accepted report, or None where it is refused. `latest_ms` is the latest time of a report."""
+        if isinstance(route, Reason):
+            self.refuse(report.number, report.device_id, route)
+            return None
+        if report.time_ms > latest_ms:
+            self.refuse(report.number, report.device_id, Reason.CLOCK_AHEAD, field_name=report.time_field)
+            self.heard.append(HeardDevice(report.device_id, report.report_id, route))
+            return None
+        return route
+
+    def refuse(self, index: int, device_id: str, reason: Reason, *, field_name: str = "device_id") -> None:
+        """Adds the refusal of a report."""
+        self.refusals.append(Refusal(index=index, field=field_name, reason=_REASON_TEXTS[reason], code=reason))
+        self.refused_devices.append(device_id)
+
+
+class Checks:
+    """Decides which reports of a batch are accepted, and counts the refused ones."""
+
+    def __init__(self, routes: Routes, quarantine: Quarantine, rate_limits: RateLimits, *, clock: MeshClock) -> None:
+        self._routes, self._quarantine, self._rate_limits, self._clock = routes, quarantine, rate_limits, clock
+
+    async def check(self, sender: Sender, reports: Reports, live_from_ms: int) -> Checked:
+        """Checks each report. Positions since `live_from_ms` are live, older ones buffered.
+
+        Raises Unavailable where a device can't be looked up; then nothing was counted.
+        """
+        allowed, device_ids = self._routes.allowed(sender), reports.positions.device_ids
+        # Nearly always every device is known and every clock is right, so no position is checked by itself.
+        partitions = [allowed.get(device_id) for device_id in device_ids]
+        missing = [device_ids[i] for i, found in enumerate(partitions) if found is None] if None in partitions else []
+        events = [(event, allowed.get(event.device_id)) for event in reports.events]
+        missing += [event.device_id for event, known in events if known is None]
+        routes = {device_id: await self._routes.resolve(sender, device_id) for device_id in dict.fromkeys(missing)}
+        latest_ms = self._clock.now_ms() + FUTURE_MS
+        checked = Checked(
+            RoutedPositions(reports.positions, cast(list[Partitions], partitions), reports.contexts),
+            list(reports.unreadable),
+            [reports.claimed.get(refusal.index, "") for refusal in reports.unreadable],
+        )
+        indexes = reports.position_indexes
+        if missing or max(reports.positions.fix_times_ms, default=latest_ms) > latest_ms:
+            indexes = _accept_positions(checked, reports, routes, latest_ms=latest_ms)
+        self._limit_positions(checked, indexes, live_from_ms)
+        for index, (event, known) in zip(reports.event_indexes, events, strict=True):
+            report = _Report(
+                number=index,
+                device_id=event.device_id,
+                report_id=event.report_id,
+                time_field="event_time",
+                time_ms=event.event_time_ms,
+            )
+            route = checked.accept(report, known or routes[event.device_id], latest_ms)
+            if route and self._rate_limits.events.over([event.device_id], time.monotonic()):
+                checked.refuse(index, event.device_id, Reason.TOO_OFTEN)
+            elif route:
+                checked.events.append((event, route))
+        for refusal, device_id in zip(checked.refusals, checked.refused_devices, strict=True):
+            self._quarantine.refused(sender.spiffe_id, device_id, refusal.code)
+        checked.refusals.sort(key=_INDEX)
+        return checked
+
+    def _limit_positions(self, checked: Checked, indexes: Sequence[int], live_from_ms: int) -> None:
+        """Refuses the positions over the rate limit of their device. `indexes` are those of the positions in their batch."""
+        columns, now_s = checked.positions.columns, time.monotonic()
+        device_ids, times_ms = columns.device_ids, columns.fix_times_ms
+        # An hour of buffered positions comes at once. It must not use up the rate of live positions.
+        if min(times_ms, default=live_from_ms) < live_from_ms:
+            late = [i for i, fix_time_ms in enumerate(times_ms) if fix_time_ms < live_from_ms]
+            live = [i for i, fix_time_ms in enumerate(times_ms) if fix_time_ms >= live_from_ms]
+            over = {late[i] for i in self._rate_limits.backfill.over([device_ids[i] for i in late], now_s)}
+            over |= {live[i] for i in self._rate_limits.live.over([device_ids[i] for i in live], now_s)}
+        else:
+            over = set(self._rate_limits.live.over(device_ids, now_s))
+        if over:
+            for i in sorted(over):
+                checked.refuse(indexes[i], device_ids[i], Reason.TOO_OFTEN)
+            checked.positions = checked.positions.only([i for i in range(len(columns)) if i not in over])
+
+
+def _accept_positions(
+    checked: Checked, reports: Reports, routes: Mapping[str, Partitions | Reason], *, latest_ms: int
+) -> Sequence[int]:
+    """Accepts or refuses each position by itself. `routes` are those of the devices that `checked` has no partitions of.
+
+    Returns the indexes of the accepted positions in their batch.
+    """
+    positions, indexes = reports.positions, reports.position_indexes
+    accepted: dict[int, Partitions] = {}
+    for i, known in enumerate(checked.positions.partitions):
+        device_id = positions.device_ids[i]
+        report = _Report(
+            number=indexes[i],
+            device_id=device_id,
+            report_id=positions.report_ids[i],
+            time_field="fix_time",
+            time_ms=positions.fix_times_ms[i],
+        )
+        if route := checked.accept(report, known or routes[device_id], latest_ms):
+            accepted[i] = route
+    checked.positions = checked.positions.only(list(accepted))
+    checked.positions.partitions = list(accepted.values())
+    return [indexes[i] for i in accepted]

@@ -1,0 +1,86 @@
+"""Publishes the states of commands. The stream keeps the first message of each state, whichever process publishes it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple, assert_never
+
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.bus import Bus
+from services.ingest.commands.states import ActiveCommand, CommandStates, State
+from tandem.common.v1 import command_pb2
+
+BY = "ingest"
+"""NATS user under which desks' commands are published."""
+CONCURRENCY = 8
+"""Messages published concurrently."""
+
+
+class _Unpublished(NamedTuple):
+    """A step, or a command that the stream lost."""
+
+    message: command_pb2.CommandStep | command_pb2.Command
+    stored: asyncio.Future[None]
+
+    @property
+    def subject(self) -> str:
+        match self.message:
+            case command_pb2.CommandStep() as step:
+                return flow.command_step_subject(step.command_id, State.Name(step.state).removeprefix("COMMAND_STATE_"))
+            case command_pb2.Command() as command:
+                return flow.command_subject(BY, command.command_id)
+            case unknown:
+                assert_never(unknown)
+
+
+class CommandSteps:
+    """Steps of commands that wait to be published."""
+
+    def __init__(self, bus: Bus, clock: MeshClock) -> None:
+        self._bus, self._clock = bus, clock
+        self._unpublished: asyncio.Queue[_Unpublished] = asyncio.Queue()
+
+    def record(self, active: ActiveCommand, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
+        """Queues the step of a command to a state, once. The future is done when it is stored."""
+        if state not in active.recorded:
+            step = _step(active, state, at_ms=self._clock.now_ms(), reason=reason)
+            active.recorded[state] = self._put(step)
+        return active.recorded[state]
+
+    def resubmit(self, states: CommandStates) -> None:
+        """Queues desks' open commands and the states of all commands for publishing; the server refuses those that it has.
+
+        The warning leg republishes its notices itself. They stay here, and are sent to their devices, while this process runs.
+        """
+        for active in states:
+            if not active.is_final and not active.command.command_id.startswith(flow.NOTICE_IDS):
+                self._put(active.command)
+            if active.state != State.COMMAND_STATE_WAITING:
+                self._put(_step(active, active.state, at_ms=active.since_ms, reason=active.reason))
+
+    async def publish(self) -> None:
+        """Publishes the steps until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(CONCURRENCY):
+                tasks.create_task(self._publish())
+
+    async def _publish(self) -> None:
+        while True:
+            unpublished = await self._unpublished.get()
+            await self._bus.publish_until_stored(
+                unpublished.subject, unpublished.message.SerializeToString(), expected_last=0
+            )
+            unpublished.stored.set_result(None)
+
+    def _put(self, message: command_pb2.CommandStep | command_pb2.Command) -> asyncio.Future[None]:
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unpublished.put_nowait(_Unpublished(message, stored))
+        return stored
+
+
+def _step(active: ActiveCommand, state: State.ValueType, *, at_ms: int, reason: str) -> command_pb2.CommandStep:
+    command = active.command
+    return command_pb2.CommandStep(
+        command_id=command.command_id, device_id=command.device_id, state=state, at_ms=at_ms, reason=reason
+    )

@@ -1,0 +1,130 @@
+"""Requests of a sender that become one batch: indexes, errors and trace contexts of their reports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from services.common.rpc.errors import Unavailable
+from services.ingest.admission.checks import RoutedPositions
+from services.ingest.admission.limiter import InFlightLimiter
+from services.ingest.batch import Batch, Reports
+from services.ingest.domain import Endpoint, Position, Positions, Reason, Refusal, Sender
+from services.ingest.endpoints import batches
+from services.ingest.endpoints.batches import MAX_COALESCED, Batches
+from services.ingest.endpoints.stream import PendingAnswer, ReportStream
+from tandem.ingest.v1 import ingest_pb2
+
+SENDER = Sender("spiffe://vendor/v", "v", "")
+CONTEXTS = ("", f"00-{'ab' * 16}-{'cd' * 8}-00")
+
+
+def request(number: int, *latitudes_deg: float) -> ingest_pb2.ReportRequest:
+    """A request with a position at each latitude; the report ids are the number and the index."""
+    positions = []
+    for i, lat_deg in enumerate(latitudes_deg):
+        position = ingest_pb2.Position(
+            device_id=f"d{number}", report_id=f"{number}-{i}", lat_deg=lat_deg, lon_deg=127, accuracy_m=5
+        )
+        position.fix_time.GetCurrentTime()
+        positions.append(position)
+    return ingest_pb2.ReportRequest(batch=number, positions=positions)
+
+
+class Intake:
+    """Stand-in that writes each batch at once, refuses some reports by index, and can fail."""
+
+    def __init__(self, refused: Sequence[int] = (), error: Exception | None = None) -> None:
+        self.batches: list[list[str]] = []
+        """Report ids of each batch."""
+        self._refused, self._error = refused, error
+
+    async def admit(self, batch: Batch, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> None:
+        batch.check()
+        self.batches.append(list(reports.positions.report_ids))
+        if self._error:
+            raise self._error
+        batch.write([Refusal(i, "device_id", "is unknown", Reason.UNKNOWN_DEVICE) for i in self._refused])
+
+
+class Heard:
+    """Stand-in for the commands that keeps the sessions of the devices."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, ReportStream] = {}
+
+    def heard(self, sessions: Mapping[str, Any]) -> None:
+        self.sessions |= sessions
+
+
+async def sent(intake: Intake, *requests: ingest_pb2.ReportRequest) -> tuple[list[ReportStream], Heard]:
+    """Sends each request on a stream of its own, all in one moment."""
+    heard, streams = Heard(), []
+    admission = Batches(cast(Any, intake), cast(Any, heard))
+    for message in requests:
+        stream = ReportStream(SENDER, InFlightLimiter())
+        answer = PendingAnswer(
+            number=message.batch,
+            count=len(message.positions),
+            positions=len(message.positions),
+            together=False,
+            receipts=(),
+        )
+        await stream.window(answer.held)
+        stream.answer(answer)
+        await admission.admit(stream, message, answer)
+        streams.append(stream)
+    await asyncio.gather(*admission._workers)
+    return streams, heard
+
+
+async def test_small_requests_become_one_batch_and_each_gets_the_refusals_of_its_reports() -> None:
+    intake = Intake(refused=[2])
+    streams, heard = await sent(intake, request(1, 37, 38), request(2, 37, 38), request(3, 37))
+    assert intake.batches == [["1-0", "1-1", "2-0", "2-1", "3-0"]]
+    answers = [await stream.next() for stream in streams]
+    assert [[refusal.index for refusal in answer.refusals] for answer in answers if answer] == [[], [0], []]
+    assert heard.sessions == {"d1": streams[0], "d2": streams[1], "d3": streams[2]}
+
+
+async def test_a_large_request_is_a_batch_by_itself_and_goes_the_same_way() -> None:
+    intake = Intake()
+    (stream,), heard = await sent(intake, request(1, *range(30, 40)))
+    answer = await stream.next()
+    assert answer and len(answer.outcomes) == 10 and len(intake.batches) == 1
+    assert heard.sessions == {}, "the stand-in names no accepted device"
+
+
+async def test_a_batch_holds_a_bounded_number_of_requests() -> None:
+    intake = Intake()
+    await sent(intake, *(request(n, 37) for n in range(MAX_COALESCED + 1)))
+    assert [len(ids) for ids in intake.batches] == [MAX_COALESCED, 1]
+
+
+async def test_every_stream_with_a_request_in_a_failed_batch_ends_with_its_error() -> None:
+    error = Unavailable("a device can't be looked up")
+    streams, _ = await sent(Intake(error=error), request(1, 37), request(2, 37))
+    for stream in streams:
+        try:
+            await stream.next()
+        except Unavailable as raised:
+            assert raised is error
+        else:
+            raise AssertionError("the stream went on")
+
+
+def test_an_unreadable_report_is_named_by_its_index_in_the_batch_and_the_others_keep_their_contexts() -> None:
+    reports = batches.read([request(1, 37, 91), request(2, 37)], [(2, CONTEXTS[0]), (1, CONTEXTS[1])])
+    assert reports.positions.report_ids == ["1-0", "2-0"] and reports.position_indexes == [0, 2]
+    assert [(refusal.index, refusal.field) for refusal in reports.unreadable] == [(1, "lat_deg")]
+    assert reports.claimed == {1: "d1"} and reports.contexts == [(1, CONTEXTS[0]), (1, CONTEXTS[1])]
+
+
+def test_positions_that_are_kept_keep_their_partitions_and_contexts() -> None:
+    rows = [Position(f"d{n}", "r", 1, lat_e7=1, lon_e7=1, accuracy_mm=1) for n in range(3)]
+    routed = RoutedPositions(Positions.of(rows), [(0,), (1,), (0, 1)], [(2, CONTEXTS[0]), (1, CONTEXTS[1])])
+    kept = routed.only([0, 2])
+    assert kept.columns.device_ids == ["d0", "d2"] and kept.partitions == [(0,), (0, 1)]
+    assert kept.contexts == [(1, CONTEXTS[0]), (1, CONTEXTS[1])]
+    assert RoutedPositions(Positions.of(rows), [(0,)] * 3, ()).only([1]).contexts == ()
