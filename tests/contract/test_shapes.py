@@ -13,32 +13,13 @@ ROOT = Path(__file__).parents[2]
 ALLOWED: Mapping[tuple[str, str], str] = {}
 """Exceptions by file and check, each with its reason, such as a measured hot loop."""
 
-PENDING: Mapping[str, set[str]] = {
-    "services/geofence/consumer.py": {"class length", "match", "metrics"},
-    "services/geofence/digests.py": {"metrics"},
-    "services/geofence/domain/codec.py": {"arguments"},
-    "services/geofence/domain/detectors/closest_approach.py": {"arguments"},
-    "services/geofence/domain/detectors/distances.py": {"arguments"},
-    "services/geofence/domain/detectors/outages.py": {"arguments"},
-    "services/geofence/domain/kinematics/stationary.py": {"arguments"},
-    "services/geofence/domain/kinematics/travel_feasibility.py": {"arguments"},
-    "services/geofence/what_if/translate.py": {"arguments"},
-    "services/ingest/commands/service.py": {"class length"},
-    "services/ingest/domain.py": {"arguments"},
-    "services/ingest/endpoints/http.py": {"metrics"},
-    "services/ingest/intake.py": {"arguments", "class length"},
-    "services/ingest/metrics.py": {"metrics"},
-}
-"""Checks that files don't pass yet."""
-
 
 def findings_in(root: Path) -> list[Finding]:
     return [finding for finding in Code(root).findings() if (finding.path, finding.check) not in ALLOWED]
 
 
 def test_the_code_has_the_shapes() -> None:
-    found = [finding for finding in findings_in(ROOT) if finding.check not in PENDING.get(finding.path, ())]
-    assert [f"{finding.path}:{finding.line}: {finding.text}" for finding in found] == []
+    assert [f"{finding.path}:{finding.line}: {finding.text}" for finding in findings_in(ROOT)] == []
 
 
 DOMAIN = """

@@ -16,7 +16,6 @@ from alembic.migration import MigrationContext
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.rpc.errors import NotFound, Unavailable
-from services.common.storage import db
 from services.common.storage.db import Database, open_database
 from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge
@@ -206,7 +205,6 @@ async def test_a_starting_leg_waits_for_a_store_that_goes_away(
         return await visit(work)
 
     monkeypatch.setattr(database, "visit", sometimes)
-    monkeypatch.setattr(db, "RETRY_DELAY_S", 0.01)
     async with opened(database) as leg:
         await fold(leg, 1)
     assert next(refusals, None) is None
