@@ -15,12 +15,13 @@ import grpc.aio
 
 from services.cli.failure import CommandFailed
 from services.cli.stack.mesh import Metadata
+from services.common.retrying import Backoff
 from services.common.rpc.server import UNARY_DEADLINE_S
 
 PATIENCE_S = 60.0
 """How long a command waits for a part of the mesh before it fails, seconds of wall time."""
-FIRST_DELAY_S = 0.1
-LAST_DELAY_S = 1.0
+RETRY = Backoff(0.1, 1.0)
+"""Delays between attempts of a call or a stream."""
 
 _LATER = (
     grpc.StatusCode.UNAVAILABLE,
@@ -44,7 +45,7 @@ async def call(
 ) -> Response:
     """Make a unary call, with retries. Raises AioRpcError if it is refused, CommandFailed after 60 s without an answer."""
     give_up_at = time.monotonic() + PATIENCE_S
-    delay = FIRST_DELAY_S
+    retries = 0
     while True:
         try:
             return await method(request, timeout=UNARY_DEADLINE_S, metadata=identity)
@@ -55,8 +56,8 @@ async def call(
                 raise CommandFailed(
                     f"no answer for {PATIENCE_S:.0f} s: {error.code().name}: {error.details()}"
                 ) from error
-        await asyncio.sleep(delay)
-        delay = min(2 * delay, LAST_DELAY_S)
+        await asyncio.sleep(RETRY.delay_s(retries))
+        retries += 1
 
 
 async def follow(open_stream: Callable[[], grpc.aio.UnaryStreamCall[Request, Response]]) -> AsyncIterator[Response]:
@@ -74,4 +75,4 @@ async def follow(open_stream: Callable[[], grpc.aio.UnaryStreamCall[Request, Res
                 raise
         finally:
             stream.cancel()
-        await asyncio.sleep(FIRST_DELAY_S)
+        await asyncio.sleep(RETRY.first_s)

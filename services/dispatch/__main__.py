@@ -21,6 +21,7 @@ from services.common.observability.health import observed, watch_disk
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database, open_database
 from services.dispatch.evidence.api import EvidenceApi
@@ -45,7 +46,6 @@ from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications.service import StepPublications
-from services.dispatch.retrying import retried
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
 from services.dispatch.settings import DispatchSettings, for_leg

@@ -27,7 +27,7 @@ class OwnEntries:
         """Writes this fold version to the log, so that older folds stop, unless the log has it already."""
         subject = flow.log_subject(self._partition, "fold")
         entry = log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)).SerializeToString()
-        last = await recovery.retried(lambda: self._bus.last_of(flow.log_stream(self._partition), subject))
+        last = await recovery.await_server(lambda: self._bus.last_of(flow.log_stream(self._partition), subject))
         if last is None or translate.fold_version_of(last) < VERSION:
             await self._bus.publish_until_stored(subject, entry, msg_id=f"fold-{self._partition}-{VERSION}")
 

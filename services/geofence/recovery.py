@@ -6,7 +6,7 @@ is still stored: the last folded entry, the newest alert and the newest figures.
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
@@ -14,6 +14,7 @@ from services.common.messaging import cursors, flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamWentBack
 from services.common.observability.telemetry import logger
+from services.common.retrying import every, retried
 from services.common.rpc.errors import Unavailable
 from services.geofence.domain.state import State
 from services.geofence.outputs.published import PublishedOutputs
@@ -62,15 +63,10 @@ async def newest(
 
 async def _require(bus: Bus, published: PublishedOutputs, partition: int, *, checkpoint: Checkpoint) -> None:
     entry = checkpoint.footing.entry
-    await retried(lambda: cursors.holds(bus, flow.log_stream(partition), entry))
-    await retried(lambda: published.require_footing(checkpoint.footing))
+    await await_server(lambda: cursors.holds(bus, flow.log_stream(partition), entry))
+    await await_server(lambda: published.require_footing(checkpoint.footing))
 
 
-async def retried(call: Callable[[], Awaitable[T]]) -> T:
+async def await_server(call: Callable[[], Awaitable[T]]) -> T:
     """The result of a call to a server that may be starting: retries it every RETRY_DELAY_S while it raises Unavailable."""
-    while True:
-        try:
-            return await call()
-        except Unavailable as error:
-            logger().info("server_awaited", reason=error.reason)
-            await asyncio.sleep(RETRY_DELAY_S)
+    return await retried(call, every(RETRY_DELAY_S), on=Unavailable, event="server_awaited", level=logging.INFO)

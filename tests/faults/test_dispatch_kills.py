@@ -18,11 +18,11 @@ import pytest
 from bench.figures import percentile
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
+from services.common.retrying import retried
 from services.dispatch.domain.assignment import assignment_id
 from services.dispatch.domain.events import Acknowledged, Escalated, Event, Offered
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.store import Store
-from services.dispatch.retrying import retried
 from tests.conftest import ENGINES
 from tests.support.common.nats import TestServer
 from tests.support.common.postgres import PostgresServer, running_postgres

@@ -10,7 +10,7 @@ from functools import partial
 import grpc
 import grpc.aio
 
-from services.cli.calls import FIRST_DELAY_S, LAST_DELAY_S, may_succeed_later
+from services.cli.calls import RETRY, may_succeed_later
 from services.cli.failure import of_rpc
 from services.cli.monitor import canary
 from services.cli.monitor.series import WATCH, CanarySeries, OpenAssignment
@@ -106,7 +106,7 @@ class CanaryObserver:
 
 async def _keep_following(work: Callable[[], Awaitable[None]], what: str) -> None:
     """Follows a stream until cancelled, and reopens it whenever it breaks: the watch must outlast the mesh's failures."""
-    delay_s = FIRST_DELAY_S
+    failures = 0
     while True:
         began_s = time.monotonic()
         try:
@@ -114,5 +114,5 @@ async def _keep_following(work: Callable[[], Awaitable[None]], what: str) -> Non
         except grpc.aio.AioRpcError as error:
             if not may_succeed_later(error):
                 logger().error("stream_refused", stream=what, reason=of_rpc(error).message)
-        delay_s = FIRST_DELAY_S if time.monotonic() - began_s > LAST_DELAY_S else min(2 * delay_s, LAST_DELAY_S)
-        await asyncio.sleep(delay_s)
+        failures = 0 if time.monotonic() - began_s > RETRY.last_s else failures + 1
+        await asyncio.sleep(RETRY.delay_s(failures))

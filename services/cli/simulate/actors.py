@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.calls import FIRST_DELAY_S, PATIENCE_S, call, follow, may_succeed_later
+from services.cli.calls import PATIENCE_S, RETRY, call, follow, may_succeed_later
 from services.cli.failure import CommandFailed
 from services.cli.stack.mesh import Clients, Metadata
 from services.common.clock import wall_us
@@ -259,7 +259,7 @@ class HeadEnd(Actor):
             unknown = [report for report, refusal in refusals if refusal.field.endswith(".device_id")]
             if not unknown or asyncio.get_running_loop().time() > give_up_at:
                 return [*refused, *(refusal for _, refusal in refusals)]
-            await asyncio.sleep(FIRST_DELAY_S)
+            await asyncio.sleep(RETRY.first_s)
             refused += [refusal for _, refusal in refusals if not refusal.field.endswith(".device_id")]
             reports = unknown
 
@@ -306,7 +306,7 @@ class HeadEnd(Actor):
                     raise
             finally:
                 stream.cancel()
-            await asyncio.sleep(FIRST_DELAY_S)
+            await asyncio.sleep(RETRY.first_s)
 
     def _acknowledge(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
         """Sends receipts for commands. A repeated command means that its receipt was lost, so it gets another receipt."""

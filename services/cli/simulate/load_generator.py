@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.cli.calls import FIRST_DELAY_S, may_succeed_later
+from services.cli.calls import RETRY, may_succeed_later
 from services.cli.failure import CommandFailed
 from services.cli.stack.mesh import Metadata
 from tandem.ingest.v1 import ingest_pb2
@@ -183,7 +183,7 @@ class _Lane:
                 call.cancel()
             if self._answered < len(self._requests):
                 self._sent.broken += 1
-                await asyncio.sleep(FIRST_DELAY_S)
+                await asyncio.sleep(RETRY.first_s)
 
     async def _write(self, call: Any) -> None:
         for i in range(self._answered, len(self._requests)):

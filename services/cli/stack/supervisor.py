@@ -15,9 +15,9 @@ from pathlib import Path
 from services.cli.stack.liveness import Beats, until_dead
 from services.common.observability import heartbeat
 from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff
 
-FIRST_DELAY_S = 0.1
-LAST_DELAY_S = 2.0
+RESTART = Backoff(0.1, 2.0)
 HEALTHY_AFTER_S = 10.0
 """After this uptime, seconds, the restart delay of a process is back at its minimum."""
 STOP_S = 8.0
@@ -80,7 +80,7 @@ class ChildGuard:
                 self._pipe = None
                 os.close(writing)  # the guard process ends when its standard input is closed
                 await process.wait()
-            await asyncio.sleep(FIRST_DELAY_S)
+            await asyncio.sleep(RESTART.first_s)
 
 
 @asynccontextmanager
@@ -134,7 +134,7 @@ class Supervisor:
                 raise outcome
 
     async def _keep(self, program: Program) -> None:
-        delay = FIRST_DELAY_S
+        restarts = 0
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
@@ -144,12 +144,12 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             if time.monotonic() - began >= HEALTHY_AFTER_S:
-                delay = FIRST_DELAY_S
+                restarts = 0
             self._say(f"{program.name} ended by {outcome}; restarting it")
             try:
-                await asyncio.wait_for(self._stopping.wait(), timeout=delay)
+                await asyncio.wait_for(self._stopping.wait(), timeout=RESTART.delay_s(restarts))
             except TimeoutError:
-                delay = min(2 * delay, LAST_DELAY_S)
+                restarts += 1
 
     def _notify_change(self) -> None:
         """Calls `on_change`. An OSError of the callback is printed, because no program may end because of it."""

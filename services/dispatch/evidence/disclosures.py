@@ -5,7 +5,6 @@ The registry copies a disclosure into its ledger within moments. A stream that i
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -13,12 +12,11 @@ import sqlalchemy as sa
 from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
 from services.common.messaging.published import SoleMessage
-from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc.errors import Unavailable
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg.store import Store
 from services.dispatch.leg.tables import disclosures
-from services.dispatch.retrying import RETRY_S
 from tandem.common.v1 import ledger_pb2
 
 RETENTION_MS = 86_400_000
@@ -54,12 +52,7 @@ class EvidenceDisclosures:
 
     async def run(self, bus: Bus) -> None:
         """Republishes disclosures that DISCLOSURES has lost, until cancelled."""
-        while True:
-            try:
-                await published.keep_restored(bus, flow.DISCLOSURES.name, self._newest_first)
-            except Unavailable as error:
-                logger().warning("work_retried", reason=error.reason)
-                await asyncio.sleep(RETRY_S)
+        await retried(lambda: published.keep_restored(bus, flow.DISCLOSURES.name, self._newest_first), on=Unavailable)
 
     async def _newest_first(self) -> list[SoleMessage]:
         query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)

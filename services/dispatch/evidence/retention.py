@@ -16,6 +16,7 @@ from typing import NamedTuple
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff, retried
 from services.common.rpc.errors import NotFound, RetryableError, TandemError
 from services.dispatch.domain.events import AlertFolded
 from services.dispatch.domain.leg import Leg
@@ -25,13 +26,12 @@ from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.evidence.model import Evidence
 from services.dispatch.leg.store import Store
-from services.dispatch.retrying import retried
 
 CHECK_INTERVAL_S = 2.0
 COPY_DELAY_S = 5.0
 """Delay before a copy, seconds of wall time: measures and dead letters are stored after their alerts."""
-RETRY_FIRST_S, RETRY_LAST_S = 5.0, 300.0
-"""First and longest delay of the backoff, seconds of wall time."""
+RETRY = Backoff(5.0, 300.0)
+"""Delays after failed copies, wall time."""
 SLEEP_RATIO = 19.0
 """Seconds of sleep per second of work in a pass: two hours of a country's log take seconds to read, and offers come first."""
 COPY_BATCH = 200
@@ -51,8 +51,7 @@ class _DueCopy:
 
     at_s: float
     """Time of the next attempt, seconds on the clock of the event loop."""
-    wait_s: float
-    """Delay after the next failed attempt, seconds."""
+    failures: int = 0
     alone: bool = False
     """Whether to copy it in a pass of its own: it failed in a batch, where another copy may be the reason."""
 
@@ -128,7 +127,7 @@ class EvidenceRetention:
 
     def _add_due(self, incident_id: str, moment: CopyMoment) -> None:
         at_s = asyncio.get_running_loop().time() + COPY_DELAY_S
-        self._due.setdefault(_CopyKey(incident_id, moment), _DueCopy(at_s, RETRY_FIRST_S))
+        self._due.setdefault(_CopyKey(incident_id, moment), _DueCopy(at_s))
 
     # ── copying ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,8 +167,8 @@ class EvidenceRetention:
         reason = error.reason if isinstance(error, TandemError) else type(error).__name__
         logger().error("evidence_not_kept", incident_id=key.incident_id, moment=key.moment, reason=reason)
         due = self._due[key]
-        due.at_s = asyncio.get_running_loop().time() + due.wait_s
-        due.wait_s = min(2 * due.wait_s, RETRY_LAST_S)
+        due.at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
+        due.failures += 1
         due.alone = due.alone or alone
 
     def _note_success(self, key: _CopyKey, evidence: Evidence) -> None:

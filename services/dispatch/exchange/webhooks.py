@@ -12,6 +12,7 @@ import aiohttp
 
 from services.common.clock import wall_us
 from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff, retried
 from services.dispatch.exchange import message
 from services.dispatch.exchange.links import Links
 from services.dispatch.exchange.metrics import WebhookMetrics
@@ -21,12 +22,11 @@ from services.dispatch.exchange.store import DELIVERED, GIVEN_UP, WAITING, Deliv
 from services.dispatch.leg import translate
 from services.dispatch.leg.rows import StepRow
 from services.dispatch.leg.store import Store
-from services.dispatch.retrying import retried
 from tandem.common.v1 import exercise_pb2
 
 CHECK_INTERVAL_S = 0.2
-FIRST_WAIT_S, LAST_WAIT_S = 1.0, 300.0
-"""First and longest backoff, seconds."""
+RETRY = Backoff(1.0, 300.0)
+"""Delays between attempts to deliver a step."""
 MAX_BODY_BYTES = 64 << 10
 
 
@@ -54,7 +54,7 @@ class Webhooks:
 
     async def _serve(self, session: aiohttp.ClientSession, receiver: Receiver) -> None:
         waiting = self._metrics.waiting.labels(receiver.name)
-        wait_s = FIRST_WAIT_S
+        failures = 0
         while True:
             await retried(lambda: self._queue_steps(receiver))
             delivery = await retried(lambda: self._store.waiting(receiver.name))
@@ -63,12 +63,12 @@ class Webhooks:
                 await asyncio.sleep(CHECK_INTERVAL_S)
                 continue
             if await self._deliver(session, receiver, delivery):
-                wait_s = FIRST_WAIT_S
+                failures = 0
                 continue
             waiting.set(await retried(lambda: self._store.count_waiting(receiver.name)))
             remaining_s = delivery.deadline_ms / 1000 - wall_us() / 1_000_000
-            await asyncio.sleep(min(wait_s, max(remaining_s, 0.01)))
-            wait_s = min(2 * wait_s, LAST_WAIT_S)
+            await asyncio.sleep(min(RETRY.delay_s(failures), max(remaining_s, 0.01)))
+            failures += 1
 
     async def _queue_steps(self, receiver: Receiver) -> None:
         """Queues the steps that were committed since the last call. A new receiver gets only steps from now on."""

@@ -17,13 +17,13 @@ from typing import NamedTuple
 from services.common.clock import MeshClock
 from services.common.geometry import LatLon, great_circle_m
 from services.common.ids import PlaceId
+from services.common.retrying import retried
 from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, Assignment
 from services.dispatch.domain.following import RETARGET_MS, TargetUpdate
 from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.race import approach, approach_by_ring
 from services.dispatch.following.targets import FollowedTarget, TargetKey, Targets
 from services.dispatch.leg.service import LegService
-from services.dispatch.retrying import retried
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.geofence.v1 import positions_pb2
 

@@ -14,6 +14,7 @@ import grpc.aio
 from services.common import ids
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc import client, server
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED
 from services.dispatch.domain.enums import Demand
@@ -21,7 +22,6 @@ from services.dispatch.domain.incident import Incident
 from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.targets import CALLERS
 from services.dispatch.leg.service import LegService
-from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc

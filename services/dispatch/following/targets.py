@@ -21,6 +21,7 @@ from services.common.clock import MeshClock
 from services.common.geometry import LatLon
 from services.common.messaging.permissions import SERVICE
 from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff
 from services.common.rpc import client, server
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import PACE_OVER_MS, Sighting
@@ -40,10 +41,8 @@ STREAMS_PER_CONNECTION = 256
 """Streams over one connection. A server accepts 512."""
 NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
 """Options of a gRPC channel: small buffers, so that a slow reader gets the newest positions. Connections aren't shared."""
-RETRY_DELAY_S = (0.2, 5.0)
-"""Backoff before a stream is reopened: base and maximum, seconds."""
-MAX_FAILURES = 5
-"""Number of failures that lengthen the backoff."""
+RETRY = Backoff(0.2, 5.0)
+"""Delays before a stream is reopened."""
 
 
 class TargetKey(NamedTuple):
@@ -133,13 +132,13 @@ class Targets:
                 code = error.code().name
             followed_target.interrupted = True
             self._changed.set()
-            failures = 0 if followed_target.position is not before else min(failures + 1, MAX_FAILURES)
+            failures = 0 if followed_target.position is not before else failures + 1
             self._metrics.streams_broken.labels(code).inc()
             if failures:
                 logger().warning("target_stream_broke", incident_id=key.incident_id, code=code)
             # Jitter: a thousand streams break together when an evaluator stops.
-            wait_s = min(RETRY_DELAY_S[0] * 2**failures, RETRY_DELAY_S[1]) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
-            await asyncio.sleep(RETRY_DELAY_S[1] if ended else wait_s)
+            wait_s = RETRY.delay_s(failures) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+            await asyncio.sleep(RETRY.last_s if ended else wait_s)
 
     async def _read(self, key: TargetKey, followed_target: FollowedTarget, connection: _Connection) -> bool:
         """Reads a stream to its end. Returns whether the evaluator ended the share for a reason other than its expiry."""

@@ -17,13 +17,13 @@ from services.common.messaging.cursors import StreamWentBack
 from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert, concerns
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService
-from services.dispatch.retrying import retried
 
 PEERS_INTERVAL_S = 0.2
 """How long the other legs' steps are collected into one transaction, seconds. The leg's own work doesn't wait for them."""

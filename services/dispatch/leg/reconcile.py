@@ -17,13 +17,13 @@ from services.common.messaging.cursors import StreamWentBack
 from services.common.messaging.pull import Delivered
 from services.common.messaging.trails import Trail
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import Demand
 from services.dispatch.evidence.streams import first_at
 from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
-from services.dispatch.retrying import retried
 
 CHECK_INTERVAL_S = 10.0
 """Interval of the comparisons of alerts that are new since the last one, seconds of wall time."""

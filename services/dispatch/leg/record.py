@@ -17,6 +17,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.escalation import Situation
@@ -35,7 +36,6 @@ from services.dispatch.publications import store as publications
 from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.publications.steps import NumberedStep, numbered
 from services.dispatch.publications.store import Published
-from services.dispatch.retrying import retried
 from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 

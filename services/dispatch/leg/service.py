@@ -11,6 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
+from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
 from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
@@ -29,7 +30,6 @@ from services.dispatch.leg.store import Store
 from services.dispatch.leg.subscriptions import DeskItem
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications.steps import numbered
-from services.dispatch.retrying import retried
 from services.dispatch.roster import store as roster
 from services.dispatch.roster.availability import AvailabilityView
 from services.dispatch.roster.travel import TravelTimes

@@ -12,10 +12,10 @@ from functools import partial
 from services.common.messaging import flow, published
 from services.common.messaging.bus import Bus
 from services.common.messaging.published import StreamComparison
+from services.common.retrying import retried
 from services.dispatch.leg.service import LegService
 from services.dispatch.publications.steps import numbered
 from services.dispatch.publications.store import Published, PublishedSteps
-from services.dispatch.retrying import retried
 
 
 class StepPublications:

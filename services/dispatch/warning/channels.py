@@ -14,10 +14,10 @@ from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.bus import AlreadyStored, Bus
+from services.common.retrying import retried
 from services.common.rpc.errors import RetryableError
 from services.dispatch.exchange.posting import post
 from services.dispatch.exchange.receivers import Receiver
-from services.dispatch.retrying import retried
 from services.dispatch.warning.contacts import ContactBook
 from services.dispatch.warning.http import AnswerLinks
 from services.dispatch.warning.tables import MessageRow, Sending

@@ -10,9 +10,9 @@ from services.common import ids
 from services.common.clock import MeshClock
 from services.common.messaging import flow, stored
 from services.common.observability.telemetry import logger
+from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField, RetryableError
 from services.dispatch.domain.enums import Demand
-from services.dispatch.retrying import retried
 from services.dispatch.warning import wording
 from services.dispatch.warning.channels import WarningBus
 from services.dispatch.warning.consumer import TTL_MS

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
-from services.dispatch.retrying import retried
+from services.common.retrying import Backoff, retried
 from services.dispatch.warning.channels import Channel, RemovedGateway
 from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
 from services.dispatch.warning.metrics import WarningMetrics
@@ -21,8 +21,8 @@ from services.dispatch.warning.opening import MessageOpener
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, MessageRow, Sending, TriedSending
 
-FIRST_WAIT_MS, LAST_WAIT_MS = 1_000, 10_000
-"""First and longest backoff, milliseconds of mesh time: a message should be read within 10 s, so the backoff stays short."""
+RETRY = Backoff(1.0, 10.0)
+"""Delays between attempts to hand a message over, mesh time: a message should be read within 10 s, so they stay short."""
 MAX_SLEEP_S = 1.0
 """Maximum sleep between two checks for due messages, seconds of wall time."""
 LANE_CONCURRENCY = 64
@@ -170,7 +170,7 @@ class WarningSender:
         reason = await channel.hand_over(sending, message)
         now_ms = self._clock.now_ms()
         if reason:
-            wait_ms = min(FIRST_WAIT_MS << min(sending.tries, 8), LAST_WAIT_MS)
+            wait_ms = round(1000 * RETRY.delay_s(sending.tries))
             await self._outcomes.store(TriedSending(sending, OPEN, now_ms + wait_ms))
             logger().warning("warning_failed", reason=reason, **fields)
         else:

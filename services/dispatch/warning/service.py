@@ -25,6 +25,7 @@ from services.common.messaging.trails import Trail
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
 from services.common.privacy import sealing
+from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, NotFound, RetryableError
 from services.common.storage.db import open_database
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState, assignment_id
@@ -37,7 +38,6 @@ from services.dispatch.leg import translate as leg_translate
 from services.dispatch.leg.chain import ChainHead
 from services.dispatch.leg.rows import AssignmentRow, StreamPosition
 from services.dispatch.leg.service import LegService
-from services.dispatch.retrying import retried
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus

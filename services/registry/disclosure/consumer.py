@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
 
 from services.common.messaging import dead_letters, flow, pull
 from services.common.messaging.bus import Bus
 from services.common.observability.readiness import ReaderHealth
+from services.common.retrying import retried
 from services.common.rpc.errors import Unavailable
 from services.registry.disclosure.service import Disclosures
 from services.registry.disclosure.translate import published_disclosure
-
-T = TypeVar("T")
 
 
 async def consume_disclosures(
@@ -26,7 +22,7 @@ async def consume_disclosures(
     from its first entry. The ledger ignores a disclosure whose id it already has.
     """
     durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
-    after = await _retried(lambda: disclosures.newest(log_id))
+    after = await retried(lambda: disclosures.newest(log_id), on=Unavailable)
     async for messages in pull.consume(
         bus, stream, durable, subjects=flow.DISCLOSURES.subjects, after=after, health=health
     ):
@@ -35,15 +31,6 @@ async def consume_disclosures(
             bus, durable, messages, parse=lambda data, subject: published_disclosure(subject, data)
         )
         newest = max(messages, key=lambda message: message.sequence).cursor
-        await _retried(partial(disclosures.accept, accepted, log_id, newest))
+        await retried(partial(disclosures.accept, accepted, log_id, newest), on=Unavailable)
         for message in messages:
             await pull.ack(bus, message)
-
-
-async def _retried(work: Callable[[], Awaitable[T]]) -> T:
-    """The result of `work`, retried until the database answers."""
-    while True:
-        try:
-            return await work()
-        except Unavailable as error:
-            await asyncio.sleep(error.retry_after_s)

@@ -16,6 +16,7 @@ from standardwebhooks import WebhookVerificationError
 from services.common import times
 from services.common.clock import wall_us
 from services.common.messaging.bus import Bus
+from services.common.retrying import Backoff
 from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.exchange import receivers, webhooks
@@ -41,7 +42,7 @@ def verify(headers: Mapping[str, str], body: bytes, secret: str, accepted_ids: s
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the backoff to a tenth."""
-    monkeypatch.setattr(webhooks, "FIRST_WAIT_S", 0.1)
+    monkeypatch.setattr(webhooks, "RETRY", Backoff(0.1, 300.0))
 
 
 async def opened(bus: Bus, *sequences: int) -> None:

@@ -19,6 +19,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import streams as tables
 from services.common.messaging.streams import MAX_PARTITIONS, LogMetadata
+from services.common.retrying import Backoff
 from services.common.rpc.errors import FailedPrecondition, Unavailable
 from services.common.settings import CommonSettings
 from services.common.storage import db
@@ -26,8 +27,8 @@ from services.registry.settings import RegistrySettings
 from services.registry.tables import MIGRATIONS
 
 WITHIN_S = 60.0
-RETRY_DELAY_S = 1.0
-MAX_RETRY_S = 15.0
+RETRY = Backoff(1.0, 15.0)
+"""Delays between attempts."""
 MIGRATE_WITHIN_S = 1_500.0
 """Timeout of a migration, seconds: longer than the first pull of the server's image, shorter than the Job's deadline."""
 
@@ -60,7 +61,7 @@ async def make(settings: CommonSettings, partitions: int, replicas: int, *, max_
             except (nats.errors.Error, nats.js.errors.APIError, TimeoutError) as error:
                 # Starting servers have no leader for a while. A retry finds the streams of the first try.
                 print(f"not yet: {type(error).__name__}: {error}", file=sys.stderr)
-                await asyncio.sleep(RETRY_DELAY_S)
+                await asyncio.sleep(RETRY.first_s)
 
 
 def migrate(
@@ -79,7 +80,7 @@ def migrate(
 
 async def _migrate(where: Path | str, within_s: float) -> None:
     """Migrates with retries: a Job that failed while the server's image is still pulled would use up its retries."""
-    until_s, wait_s = time.monotonic() + within_s, RETRY_DELAY_S
+    until_s, retries = time.monotonic() + within_s, 0
     while True:
         try:
             async with db.open_database(where, MIGRATIONS):
@@ -90,9 +91,9 @@ async def _migrate(where: Path | str, within_s: float) -> None:
                 raise CommandFailed(
                     f"the database didn't answer for {within_s:.0f} s: {error.reason}", FAILED
                 ) from None
-            wait_s = min(wait_s, left_s)
+            wait_s = min(RETRY.delay_s(retries), left_s)
             print(
                 f"not yet: {error.reason}; asked again in {wait_s:.0f} s, given up in {left_s:.0f} s", file=sys.stderr
             )
             await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, MAX_RETRY_S)
+            retries += 1

@@ -9,6 +9,7 @@ import pytest
 
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
+from services.common.retrying import Backoff
 from services.dispatch.evidence import retention
 from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from tandem.common.v1 import alert_pb2, geometry_pb2
@@ -22,7 +23,7 @@ from tests.support.geofence import log
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "CHECK_INTERVAL_S", 0.1)
     monkeypatch.setattr(retention, "COPY_DELAY_S", 0.2)
-    monkeypatch.setattr(retention, "RETRY_FIRST_S", 0.2)
+    monkeypatch.setattr(retention, "RETRY", Backoff(0.2, 300.0))
 
 
 async def publish_alert(bus: Bus, *, ends: bool = False) -> None:
