@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
@@ -32,14 +32,11 @@ from services.geofence.domain.state import (
 )
 from services.geofence.domain.version import VERSION
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 _CHECK = -1
 """Stands in place of a case version in `due`: the moment is a mere check, and neither begin nor end of the case."""
 
 
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T")
 
 
 class UnreadableState(Exception):
@@ -228,7 +225,8 @@ def _to_ring_state(content: list[Any]) -> RingState:
 
 def _from_values(cls: type[T], values: Sequence[Any]) -> T:
     """A dataclass from the values of its fields, in their order. Fields without a value get their default."""
-    return cls(**dict(zip((field.name for field in fields(cls)), values, strict=False)))
+    names = (field.name for field in fields(cls))  # type: ignore[arg-type]  # typeshed can't say that T is a dataclass
+    return cls(**dict(zip(names, values, strict=False)))
 
 
 def _to_account(content: list[Any]) -> Account:
