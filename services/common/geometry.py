@@ -82,7 +82,7 @@ def great_circle_m(a: LatLon, b: LatLon) -> float:
 def encloses(line: Sequence[tuple[float, float]], point: tuple[float, float]) -> bool:
     """Whether a point lies inside a closed line of corners; all are latitude and longitude in one unit. Exact for integers.
 
-    A point on the line lies inside where the inside is to its east or, on a side from west to east, to its north.
+    A point on the line counts as inside if the area lies to its east or, on a side that runs from west to east, to its north.
     """
     lat, lon = point
     inside = False
@@ -177,7 +177,7 @@ def _crosses_itself(corners: Sequence[Corner]) -> bool:
     sides = [(corners[n], corners[(n + 1) % count]) for n in range(count)]
     for n, (a, b) in enumerate(sides):
         c = corners[(n + 2) % count]
-        # A next side that runs back over this side shares more than their corner with it.
+        # If the next side runs back over this one, the two share more than their corner.
         if _turn(a, b, c) == 0 and (c[0] - b[0]) * (b[0] - a[0]) + (c[1] - b[1]) * (b[1] - a[1]) < 0:
             return True
         last = count - 1 if n == 0 else count  # the first and the last side are neighbours, so they share a corner
@@ -197,6 +197,6 @@ def _meet(ab: tuple[Corner, Corner], cd: tuple[Corner, Corner]) -> bool:
 
 
 def _turn(a: Corner, b: Corner, c: Corner) -> int:
-    """Direction of the turn from ab to ac: 1 or -1 by its side, 0 straight."""
+    """Side of the line from `a` through `b` on which `c` lies: 1 or -1, or 0 if `c` lies on the line."""
     cross = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
     return (cross > 0) - (cross < 0)

@@ -1,4 +1,4 @@
-"""Deterministic ids, which are hashes of their cause, ids of several parts, and the hash that assigns wearers to partitions. Pure."""
+"""Ids that are hashes of their cause, ids that consist of several parts, and the hash that assigns wearers to partitions. Pure."""
 
 from __future__ import annotations
 

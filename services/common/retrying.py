@@ -13,7 +13,7 @@ from services.common.rpc.errors import RetryableError, TandemError
 
 T = TypeVar("T")
 _MAX_DOUBLINGS = 64
-"""More doublings than any maximum allows, so that the power doesn't grow without bound."""
+"""Maximum number of doublings, so that the power doesn't overflow. Every maximum delay is reached long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Backoff:
 
 
 def every(delay_s: float) -> Backoff:
-    """The same delay before each retry, seconds."""
+    """Backoff with the same delay before each retry, seconds."""
     return Backoff(delay_s, delay_s)
 
 

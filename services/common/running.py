@@ -12,14 +12,14 @@ from services.common.observability.heartbeat import HEART
 from services.common.observability.telemetry import logger
 
 STOP_TRIES = 3
-"""Maximum number of cancellations of a task, one a second. Libraries can lose one (asyncio.wait_for does on Python 3.11)."""
+"""Maximum number of cancellations of a task, one a second. Libraries can lose a cancellation (asyncio.wait_for does on Python 3.11)."""
 
 
 @asynccontextmanager
 async def outlasting(*work: Awaitable[None]) -> AsyncIterator[tuple[Awaitable[None], ...]]:
     """Runs tasks until the block ends, for tasks that a server still needs during its last calls.
 
-    Pass the yielded awaitables to `until_stopped`. It then notices when a task ends or fails, but can't cancel the task. Open the
+    Pass the yielded awaitables to `until_stopped`, which then notices when a task ends or fails, but can't cancel the task. Open the
     server inside this block, so that the server stops before the tasks.
     """
     tasks = [asyncio.ensure_future(task) for task in work]

@@ -42,7 +42,7 @@ PING_INTERVAL_S = 1
 
 _NO_HEADERS: Mapping[str, str] = {}
 _WRONG_LAST_SEQUENCE = 10071
-_NAME_IN_USE = (10013, 10148)  # by its name, by its configuration
+_NAME_IN_USE = (10013, 10148)  # the name is taken; or the consumer of this name has another configuration
 _STORE_FULL = (10077, 10023, 10047)  # stream's max_bytes, account's quota, no room for the stream
 
 
@@ -82,9 +82,9 @@ class Bus:
     def __init__(self, client: Client, user: str, metrics: ProcessMetrics | None = None) -> None:
         self.client = client
         self.metrics = metrics or unexposed()
-        """Counters of this process for its readers and publishers, which all have the bus."""
+        """Metrics of this process. They are part of the bus, because every reader and publisher has it."""
         self.user = user
-        """User name at the NATS server; its readers are named after it. The connection's name if the server has no users."""
+        """User name at the NATS server, and first part of its readers' names. If the server has no users, the connection's name."""
         self.js: JetStreamContext = client.jetstream(timeout=PUBLISH_TIMEOUT_S)
         """nats-py's JetStream interface, for stream setup only. A service's loops use `publish` and `api`."""
         self._last_failure_s = -math.inf
@@ -95,7 +95,7 @@ class Bus:
 
     @property
     def reconnects(self) -> int:
-        """Number of reconnects. After each one the server may be another, with an older store."""
+        """Number of reconnects. After each one, the connection may lead to another server with an older store."""
         return self.client.stats["reconnects"]
 
     async def publish(
@@ -110,7 +110,7 @@ class Bus:
         """Publishes a message once and returns the server's acknowledgement that it is on disk.
 
         `expected_last` is the sequence that the subject's last message must have, 0 for an empty subject. `headers` are sent in
-        addition to the server's own. Raises AlreadyThere, StoreFull, or Unavailable. After Unavailable the outcome is unknown:
+        addition to the server's own. Raises AlreadyStored, StoreFull, or Unavailable. After Unavailable the outcome is unknown:
         retry with the same `msg_id`.
         """
         all_headers = dict(headers)
@@ -135,8 +135,8 @@ class Bus:
     async def _request(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> bytes:
         """Publishes a request and waits for its answer on this connection's inbox. Raises Unavailable.
 
-        It replaces nats-py's request(). On Python 3.11 that one can lose a cancellation that arrives together with the answer, and
-        the task then never ends.
+        It replaces nats-py's request(). On Python 3.11, request() can lose a cancellation that arrives together with the answer,
+        and the cancelled task then never ends.
         """
         self._last_request += 1
         number, awaited = str(self._last_request), asyncio.get_running_loop().create_future()
@@ -260,10 +260,10 @@ async def connect(
 ) -> AsyncIterator[Bus]:
     """Opens a connection to JetStream. It waits for the server at the start, reconnects forever, and is drained at the end.
 
-    The user is that of the URL, as in nats://registry:password@host:port, or with `tls` that of the certificate. Replaced
-    certificate files are used without a restart. `metrics` are the process's metrics; None, the default, is for a process that exposes
-    none. Nothing is buffered while the connection is down, because a publish that was
-    reported as failed must not be stored later.
+    The user name comes from the URL, as in nats://registry:password@host:port, or with `tls` from the certificate. Replaced
+    certificate files are used without a restart. `metrics` are the process's metrics; None, the default, is for a process that
+    exposes none. Nothing is buffered while the connection is down, because a publish that was reported as failed must not be
+    stored later.
     """
 
     async def on_error(error: Exception) -> None:

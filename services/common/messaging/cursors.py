@@ -153,7 +153,7 @@ async def kept_at(bus: Bus, stream: str, sequence: int) -> Mapping[str, Any] | N
 
 
 async def last_common(bus: Bus, stream: str, known: Iterable[StreamCursor]) -> StreamCursor | None:
-    """The newest of some entries that the stream still holds or that has aged out, or None if there is no such entry.
+    """The newest known entry that the stream still holds or that has aged out. None if there is no such entry.
 
     After StreamWentBack a reader continues after this entry, or from the stream's first entry if there is none. Raises Unavailable.
     """

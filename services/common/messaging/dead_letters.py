@@ -1,6 +1,7 @@
-"""Dead letters for messages that a reader can't use, and log lines for those that don't need one.
+"""Dead letters for messages that a reader can't use, and log lines for unusable messages that need no dead letter.
 
-No message ends a reader. It uses a message, keeps it as a dead letter, or passes over it. The last two are counted.
+No message ends a reader. A reader uses a message, keeps it as a dead letter, or passes over it. Kept and passed-over messages are
+counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from services.common.rpc.errors import InvalidField, TandemError
 
 T = TypeVar("T")
 Parse: TypeAlias = Callable[[bytes, str], T | None]
-"""Parses the data and the subject of a message. None if the reader doesn't need the message. Raises InvalidField."""
+"""Parses the data and the subject of a message. Returns None if the reader doesn't need the message. Raises InvalidField."""
 
 
 async def parse_or_keep(bus: Bus, reader: str, messages: Sequence[Delivered], *, parse: Parse[T]) -> list[T]:

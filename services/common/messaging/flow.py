@@ -34,8 +34,8 @@ class Stream:
     def holds(self, subject: str) -> bool:
         """Whether a subject belongs to this stream, so that only its permitted publishers can have published it.
 
-        A user that may read some stream can have its messages copied into another stream, where they keep their old subject. So a
-        reader must not trust a message under a foreign subject.
+        A user that may read a stream can have the messages of that stream copied into another one, where they keep their old subjects.
+        So a reader must not trust a message with a subject of another stream.
         """
         return any(subject.startswith(own.removesuffix(">")) for own in self.subjects)
 
@@ -51,10 +51,11 @@ class Flow:
     stream: str
     """Name of the stream that stores the message."""
     publishers: tuple[str, ...]
-    """Users of the server that may publish the message. With a {leg} or {by} in the subject, each may only publish its own token
-    there, so that the subject names the publisher."""
+    """Users of the server that may publish the message. If the subject contains {leg} or {by}, a user may publish only with
+    its own token there, so that the subject names the publisher."""
     readers: tuple[str, ...]
-    """Users that may read the message, by sequence unless `durable` is set. A reader of one subject may read its whole stream."""
+    """Users that may read the message, by sequence unless `durable` is set. A user that may read one subject may read the whole
+    stream."""
     durable: str = ""
     """Durable consumer under which the reader acknowledges processed messages. Empty if there is none."""
 
@@ -65,7 +66,8 @@ LOG = Stream(name="LOG_{p}", subjects=("log.{p}.>",), max_age_s=7 * DAY_S, max_b
 ALERTS = Stream(name="ALERTS", subjects=("alert.>",), max_age_s=30 * DAY_S, max_bytes=8 * GIB)
 MEASURES = Stream(name="MEASURES", subjects=("measure.>",), max_age_s=30 * DAY_S, max_bytes=8 * GIB)
 INCIDENTS = Stream(name="INCIDENTS", subjects=("incident.>",), max_age_s=30 * DAY_S, max_bytes=8 * GIB)
-# Not in INCIDENTS, which probation reads too: the time at which the race is lost reveals the wearer's distance from the victim.
+# Advice has a stream of its own, because probation reads INCIDENTS: the time at which a race is lost reveals how far the wearer is
+# from the victim.
 ADVICE = Stream(name="ADVICE", subjects=("advice.>",), max_age_s=30 * DAY_S, max_bytes=GIB)
 DEAD_LETTERS = Stream(name="DEAD_LETTERS", subjects=("dead_letter.>",), max_age_s=365 * DAY_S, max_bytes=GIB)
 DIGESTS = Stream(name="DIGESTS", subjects=("digest.>",), max_age_s=7 * DAY_S, max_bytes=GIB)
@@ -112,14 +114,14 @@ DISCLOSURES_DURABLE = "registry-disclosures"
 
 _DISPATCH = tuple(f"dispatch-{leg}" for leg in LEGS)
 _DESKS = ("dispatch-probation", "dispatch-police")
-"""Users of the legs that keep the evidence of their incidents."""
+"""Users of the two legs that have a desk. They keep the evidence of their incidents."""
 
 COMMAND_USERS = ("operator", "explain", "evidence", "export")
 """Users of the server for people at the command line: one for operators and one for each command that reads streams."""
 
 USERS = ("registry", "ingest", "geofence", *_DISPATCH, "setup", "watchdog", *COMMAND_USERS)
-"""All users of the server: services, legs, stream setup, watchdog and command line. Evaluators share one, because they write the
-same."""
+"""All users of the server: services, legs, stream setup, watchdog and command line. All evaluators share the user
+geofence, because they publish the same messages."""
 
 _LOG_READERS = ("geofence", "ingest", "registry", *_DISPATCH, "explain", "evidence")
 
@@ -172,7 +174,7 @@ FLOWS = (
         message_type="Measure",
         stream=MEASURES.name,
         publishers=("geofence",),
-        # Without probation's leg: three distances and the wearer's track would give the victim's address.
+        # Probation's leg may not read measures: three distances and the wearer's track would reveal the victim's address.
         readers=("geofence", "dispatch-police", "dispatch-warning", "explain", "evidence"),
     ),
     Flow(
@@ -251,7 +253,7 @@ ROUTES = Flow(
     publishers=("registry",),
     readers=("ingest", "registry"),
 )
-"""Row for the KV bucket of device routes, which is a stream on the server. It isn't in FLOWS, as STREAMS doesn't create it."""
+"""Row for the KV bucket of device routes, which is a stream on the server. It isn't in FLOWS, because its stream isn't in STREAMS."""
 
 
 def log_stream(partition: int) -> str:

@@ -17,10 +17,10 @@ class ConnectionClosed(ConnectionResetError, RuntimeError):
 
 
 class ResettingTransport(TcpTransport):
-    """A TCP or TLS connection whose writes raise ConnectionClosed once it is lost."""
+    """A TCP or TLS connection. Writes raise ConnectionClosed once the connection is lost."""
 
     def __bool__(self) -> bool:
-        """Always True, also before it is connected. Otherwise the client would replace it with its default transport."""
+        """Always True, even before the connection is open. Otherwise the client would replace this transport with its default one."""
         return True
 
     def write(self, payload: bytes) -> None:

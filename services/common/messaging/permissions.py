@@ -23,12 +23,12 @@ _CONSUMER = f"{_API}.CONSUMER"
 _PULL = f"{_CONSUMER}.MSG.NEXT."
 """Prefix of the subject of pull requests. Unlike other API requests they get many answers."""
 READERS = 16
-"""Maximum number of a service's consumers on one stream, for all its processes together. It includes those of dead processes, which the
-server keeps for 10 s."""
+"""Maximum number of a service's consumers on one stream, for all its processes together. Consumers of dead processes count
+too, because the server keeps them for 10 s."""
 COMMAND_READERS = 8
 """Maximum number of consumers of a command-line user on one stream."""
 ALERT_READERS = 128
-"""Maximum number of the evaluators' consumers on ALERTS. Each caller of WatchAlerts needs one more."""
+"""Maximum number of the evaluators' consumers on ALERTS. Each open WatchAlerts call needs a consumer of its own."""
 SERVICE = "spiffe://tandem/service/"
 """Prefix of the SPIFFE ids of Tandem's own processes. The name of the NATS user follows it."""
 

@@ -75,7 +75,7 @@ class DurablePosition:
             raise StreamWentBack(self.stream, delivered, None, last=last)
 
     def advance(self, messages: Sequence[Delivered]) -> None:
-        """Moves the position to the newest of the messages, which a redelivery may precede."""
+        """Moves the position to the newest of the messages. Redelivered older messages may be among them."""
         head = max(messages, key=lambda message: message.sequence)
         if self.newest is None or head.sequence > self.newest.sequence:
             self.newest = head.cursor

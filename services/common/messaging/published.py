@@ -1,8 +1,8 @@
 """Detection and repair of published messages that their stream has lost, because it went back after they were published.
 
-A publisher records the sequence of each published message (`PubAck.seq`) in its database. A stream loses its end. So the message
-that is furthest in the stream shows whether any message before it is lost. Messages that were recorded since the last comparison
-are checked one by one.
+A publisher records the sequence of each published message (`PubAck.seq`) in its database. A stream that goes back loses its
+newest messages. So the publisher's message with the highest sequence shows whether an earlier one is lost. Messages that were recorded
+since the last comparison are checked one by one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import NotFound
 
 CHECK_INTERVAL_S = 10.0
-"""Interval of comparisons while the connection is up, seconds of wall time. In a cluster, another server may have become leader."""
+"""Interval of comparisons while the connection is up, seconds of wall time. Needed because in a cluster another server may
+have become leader without a reconnect."""
 NOTICE_INTERVAL_S = 0.25
 """Interval of checks whether the publisher has reconnected, seconds of wall time."""
 RESTORE_INTERVAL_S = 60.0
-"""Interval of `restore` while the connection is up, seconds of wall time. It is longer, as the server rejects each message one by
-one."""
+"""Interval of `restore` while the connection is up, seconds of wall time. It is longer than CHECK_INTERVAL_S, because each call
+publishes messages one by one only to have most of them rejected."""
 RUN = 256
-"""Number of consecutive stored messages that end the search for lost ones. Concurrent publications may be recorded in any order."""
+"""Number of consecutive stored messages after which the search for lost ones ends. It isn't 1, because concurrent publications may be
+recorded in any order."""
 PAGE = 64
 """Number of publications that are read from the publisher's database at a time."""
 
@@ -117,8 +119,8 @@ class SoleMessage(NamedTuple):
 async def restore(bus: Bus, stream: str, newest_first: Iterable[SoleMessage]) -> None:
     """Publishes again those messages that the stream has lost. Raises Unavailable.
 
-    It needs no permission to read, because the server rejects a message that the stream still holds. It ends after 64 consecutive
-    rejected messages: the newest messages may have been published since the loss, and the lost ones come after them.
+    It needs no permission to read, because the server rejects a message that the stream still holds. It ends only after 64
+    consecutive rejections: the newest messages may have been published after the loss, and the lost ones are older.
     """
     lost = there = 0
     for message in newest_first:

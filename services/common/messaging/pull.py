@@ -3,9 +3,10 @@
 `consume` is for work that is acknowledged under a durable name. `read` reads a stream by sequence and leaves no state on the server.
 
 **Neither continues after a reused sequence.** Both keep the identity of the entry at their position (`Delivered.cursor`). They
-compare it with the stream at each new consumer, that is at the start and after each reconnect, gap and missed heartbeat, and with
-the first message that comes. If the stream holds another entry there, or has become shorter, they raise `StreamWentBack` before
-they yield another message. An entry that has aged out (it lies before the stream's first sequence) is no difference.
+compare that entry with the stream whenever they create a consumer: at the start and after each reconnect, gap and missed heartbeat.
+`read` also compares it with the first message that comes. The stream may hold another entry at this position, or have become shorter.
+Then `read` raises `StreamWentBack` before it yields another message, and `consume` reads the whole stream again. An entry that has aged
+out, that is, lies before the stream's first sequence, doesn't count as a difference.
 """
 
 from __future__ import annotations
@@ -54,11 +55,11 @@ async def consume(
     Messages that aren't acknowledged are redelivered after 10 s.
 
     `after` is the identity of the newest entry whose effect is durable, if the caller keeps it across restarts. The server only
-    keeps a sequence as the position. After the stream went back, it may lie beyond entries that were never read. `consume` then
-    raises the alarm (`cursors.alarm`) and yields all messages of the stream once more, in order, before it continues with the
+    keeps a sequence as the position. After the stream went back, that sequence may lie beyond entries that were never read. `consume`
+    then raises the alarm (`cursors.alarm`) and yields all messages of the stream once more, in order, before it continues with the
     durable consumer. So effects must be idempotent, as for any redelivery.
 
-    `health` is updated with the server's signs of this reader.
+    `health` is updated with the server's messages and heartbeats to this reader.
     """
     consumer = Consumer(stream, _durable_config(durable, subjects, batch), batch, is_durable=True)
     health = health or ReaderHealth(stream)
@@ -106,7 +107,7 @@ def _durable_config(durable: str, subjects: Sequence[str], batch: int) -> Consum
 async def ack(bus: Bus, message: Delivered) -> None:
     """Acknowledges a message whose effect is durable here. A lost acknowledgement causes a redelivery, never a loss."""
     if message.consumer.rpartition("-")[2].isdigit():
-        return  # redelivered by a consumer without acknowledgements: only names of readers end in a number
+        return  # it came from `read`, which needs no acknowledgement: only consumers of `read` have names that end in a number
     try:
         await bus.client.publish(message.reply, b"+ACK")
     except (nats.errors.Error, OSError) as error:
@@ -126,7 +127,7 @@ async def read(
 
     `start` is the sequence to begin at, or the identity of the entry to continue after. A caller that keeps its position across
     restarts must keep `messages[-1].cursor`, not its sequence. With a sequence, the entry before it is looked up at the start and
-    compared from then on. `health` is updated with the server's signs of this reader.
+    compared from then on. `health` is updated with the server's messages and heartbeats to this reader.
 
     Raises StreamWentBack if the stream no longer holds the entry at the position or ends before it. This is checked at the start
     and whenever the server may have changed. `cursors.last_common` then finds the entry to continue after.

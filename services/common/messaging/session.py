@@ -30,7 +30,7 @@ EXPIRES_S, HEARTBEAT_S = 5.0, 0.5
 FORGOTTEN_AFTER_S = 10.0
 """Time after which the server deletes the consumer of a reader that sends no requests, seconds."""
 _CERTAIN_FOR_S = FORGOTTEN_AFTER_S / 2
-"""Time after a reader's last sign of its consumer during which the consumer of that name is certainly its own, seconds."""
+"""Time after an answer, message or heartbeat of a reader's consumer in which the server can't have deleted the consumer, seconds."""
 _MISSED_HEARTBEATS = 3
 """Number of missed heartbeats after which a request counts as lost."""
 _CREATE_RETRY_S, _REQUEST_RETRY_S, _REFUSED_S = 0.25, 0.2, 0.1
@@ -48,9 +48,9 @@ class _State(Enum):
     """State of a session: what it does next."""
 
     CHECKING = auto()
-    """Begins a turn: a reconnect since the last turn means that the consumer may be gone."""
+    """Begins a round. If the connection was renewed since the last round, the consumer may be gone."""
     CREATING = auto()
-    """Creates the consumer, or makes sure of it, and compares the reader's position with the stream."""
+    """Creates the consumer, or confirms that it exists, and compares the reader's position with the stream."""
     REQUESTING = auto()
     """Requests the next messages before the requested ones run out."""
     WAITING = auto()
@@ -58,7 +58,7 @@ class _State(Enum):
     DELIVERING = auto()
     """Yields the messages that have arrived."""
     ENDED = auto()
-    """Ends, so that the caller creates a new consumer after its position."""
+    """Ends. The caller then creates a new consumer that continues at the caller's position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class Consumer:
     batch: int
     """Number of messages per pull request."""
     is_durable: bool
-    """Whether the server keeps the position. If not, the consumer begins where the reader continues: it can't be moved, so the session
-    ends after a gap, a reconnect or a missed heartbeat, and its name may become another reader's."""
+    """Whether the server keeps the position. If not, the consumer's beginning is fixed when it is created. So the session ends after
+    a gap, a reconnect or a missed heartbeat, and another reader may then use the consumer's name."""
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ class PullSession:
                         state = await self._wait()
                     case _State.DELIVERING:
                         messages = await self._collect()
-                        # After a reconnect, they may come from another store than the one that the position was compared with.
+                        # After a reconnect, the messages may come from another store than the one that was compared.
                         if messages and not self._has_reconnected():
                             with self._delivering(messages):
                                 yield messages
@@ -226,7 +226,7 @@ class PullSession:
 
     def _receive(self, message: Msg) -> Delivered | None:
         """The message as its reader gets it, or None if a message before it is missing."""
-        # Across accounts, the server takes a message without content for the last answer: this request gets no more.
+        # For a request from another account, the server treats a message without content as the last answer: no more messages follow.
         self._left = self._left - 1 if message.data else 0
         if not self._consumer.is_durable:
             sequence = message.metadata.sequence.consumer
@@ -258,7 +258,7 @@ class PullSession:
         return self._bus.reconnects != self._reconnects
 
     def _note_sign(self) -> None:
-        """Notes that the server has just given a sign of the consumer."""
+        """Notes that the server has just confirmed the consumer, by an answer, a message or a heartbeat."""
         self._certain_until_s = self._loop.time() + _CERTAIN_FOR_S
 
     def _is_certain(self) -> bool:
@@ -266,7 +266,7 @@ class PullSession:
         return self._loop.time() < self._certain_until_s
 
     def _is_name_doubtful(self) -> bool:
-        """Whether this process was stopped or busy for so long that its consumer may be deleted, and its name another reader's."""
+        """Whether this process was stopped or busy so long that its consumer may be deleted and another reader may have the name."""
         return not (self._consumer.is_durable or self._is_certain())
 
     async def _free_name(self) -> None:

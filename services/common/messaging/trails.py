@@ -24,7 +24,7 @@ WentBack = Callable[[StreamWentBack], Awaitable[None]]
 
 
 class Trail:
-    """The trail of a reader in a stream. Empty at the beginning, and for stored positions that are older than trails."""
+    """The trail of a reader in a stream. Empty for a new reader, and for a position that was stored before trails existed."""
 
     def __init__(self, known: Sequence[StreamCursor] = ()) -> None:
         self._known = list(known)
@@ -50,7 +50,7 @@ class Trail:
         return self._known[-1] if self._known else None
 
     def add(self, cursor: StreamCursor) -> None:
-        """Adds an entry that the reader has processed. One older entry is kept for each power of two of the distance to it."""
+        """Adds an entry that the reader has processed. Of the older entries, one is kept for each power of two of the distance."""
         kept: dict[int, StreamCursor] = {}
         for older in self._known:  # keep the oldest entry of each distance, as it reaches the next distance first
             if older.sequence < cursor.sequence:
@@ -73,11 +73,11 @@ async def follow(
     batch: int = BATCH,
     health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
-    """Reads the messages of a stream after a trail, in lists as they arrive, until cancelled. Each list's last entry is in the
-    trail already.
+    """Reads the messages of a stream after a trail, in lists as they arrive, until cancelled. When a list is
+    yielded, its last entry is in the trail already.
 
-    `after` is the sequence to continue after if the trail is empty, for stored positions that are older than trails.
-    `health` is updated with the server's signs of this reader.
+    `after` is the sequence to continue after if the trail is empty: a position that was stored before trails existed.
+    `health` is updated with the server's messages and heartbeats to this reader.
     If the stream went back, `follow` raises the alarm and yields the messages after the last common entry again. So effects must be
     idempotent.
     """

@@ -1,7 +1,7 @@
 """The health and metrics port of a process: /metrics for Prometheus, /livez for supervisors, /readyz for proxies.
 
-It is plaintext on every address. Health and metrics are the named exceptions of the TLS rule, because no label and no answer holds
-personal data. A separate thread serves the port, so that /livez answers while the event loop is busy.
+The port is plaintext on every address. Health and metrics are the named exceptions of the TLS rule, because no label and no answer
+holds personal data. A separate thread serves the port, so that /livez answers while the event loop is busy.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 
 def watch_disk(folder: Path, metrics: ProcessMetrics) -> None:
-    """Measures the disk of a folder at each scrape of the metrics. A folder that doesn't exist yet counts for its nearest parent's
-    disk."""
+    """Measures the disk of a folder at each scrape of the metrics. If the folder doesn't exist yet, the disk of its nearest
+    existing parent is measured."""
 
     def used() -> float:
         ancestors = (folder.absolute(), *folder.absolute().parents)
@@ -71,7 +71,8 @@ async def observed(
 ) -> AsyncIterator[int]:
     """Serves the health and metrics of this process and yields the bound port.
 
-    `unready` returns why the process can't do its work, and `degraded` which work has to wait. Both return an empty text for none.
+    `unready` returns the reason why the process can't do its work, and `degraded` the work that has to wait. Both return an empty text
+    if there is none.
 
     /livez answers 200 unless the event loop has hung for 15 s. /healthz answers 200 while the event loop runs. /readyz answers 200,
     or 503 with the reason. /metrics has all metrics of the registry that `metrics` are on; exemplars are included only in the

@@ -1,7 +1,7 @@
 """Heartbeats of this process, for a supervisor that reads a pipe or a kubelet that calls /livez. Either restarts a dead process.
 
-A thread sends the heartbeats. It needs little CPU time and no event loop, so that a process with a long backlog or on a busy
-machine still beats. A stopped process doesn't beat, and neither does one whose event loop has hung for 15 s.
+A thread sends the heartbeats. The thread needs little CPU time and no event loop, so that a process with a long backlog or on a busy
+machine still beats. A stopped process doesn't beat, and neither does a process after its event loop has hung for 15 s.
 """
 
 from __future__ import annotations

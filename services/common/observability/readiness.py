@@ -78,7 +78,7 @@ class ReaderHealth:
     def degraded(self) -> str:
         """Reason why a replaceable reader isn't ready, or an empty text.
 
-        Another process may read instead, so there is no reason while no code reads here or the reader has only begun.
+        Another process may read instead. So the text is empty while this process doesn't read, or began less than 5 s ago.
         """
         if self._began_s is None or time.monotonic() - self._began_s < SILENT_AFTER_S:
             return ""

@@ -1,6 +1,6 @@
 """Structured logging: one JSON object per line on standard error, with an event name and fields.
 
-Log lines never hold sentences, names of persons or positions.
+An event is named by a code, not by a sentence. Log lines never hold names of persons or positions.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def trace_id_of(incident_id: str) -> str:
 
 
 def span_id_of(incident_id: str, *what: str | int) -> str:
-    """Span id of a part of an incident's trace, 16 hex digits. Without `what`, the id of the root span."""
+    """Span id of a part of an incident's trace, 16 hex digits. `what` names the part; without it, this is the root span's id."""
     digest = hashlib.blake2b(digest_size=8, person=b"span")
     for part in (incident_id, *what):
         text = str(part).encode()

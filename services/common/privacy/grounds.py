@@ -1,4 +1,4 @@
-"""Legal grounds for disclosing personal data: the closed list of articles, and the records that each opens. Pure."""
+"""Legal grounds for disclosing personal data: the closed list of articles, and the kinds of records that each article covers. Pure."""
 
 from __future__ import annotations
 

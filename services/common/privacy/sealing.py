@@ -1,4 +1,5 @@
-"""Encryption of protected persons' contacts for the warning leg. Its public key seals a contact, and only its private key opens it.
+"""Encryption of protected persons' contacts for the warning leg. The leg's public key seals a contact, and only its private key opens
+the contact.
 
 The scheme is HPKE (RFC 9180) in base mode with X25519, HKDF-SHA256 and ChaCha20-Poly1305. The person's id is part of HPKE's info,
 so that a sealed contact can't be moved to another person.

@@ -58,7 +58,7 @@ class _Renewed:
 
 
 class _Channels:
-    """Stands in for one channel in stubs. Each call goes over the channel of the identity that its metadata name."""
+    """Replacement for the channel of a stub. Each call goes over the channel of the identity that the call's metadata name."""
 
     def __init__(self, target: str, options: Options, find: Callable[[str], Files], *, default: str) -> None:
         self._target, self._options, self._find, self._default = target, options, find, default

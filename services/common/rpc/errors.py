@@ -51,8 +51,8 @@ class Conflict(PermanentError):
 
 
 class FailedPrecondition(PermanentError):
-    """The request is well-formed, but the state of the system doesn't allow it. `code` is the reason for programs. Empty if none
-    need it."""
+    """The request is well-formed, but the state of the system doesn't allow it. `code` is the reason in a form that
+    programs can read. Empty if no program needs it."""
 
     def __init__(self, reason: str, code: str = "") -> None:
         super().__init__(reason)

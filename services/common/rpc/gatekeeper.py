@@ -153,7 +153,7 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
         return self._guarded(handler, method, self._roles[method])
 
     def _bounded(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wraps a method that anyone may call. It limits the method's streams, or strangers could use up all calls of the server."""
+        """Wraps a method that anyone may call and limits its open streams. Otherwise strangers could use up all calls of the server."""
         if not handler.response_streaming:
             return handler
         streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream

@@ -84,7 +84,7 @@ class SqliteDatabase(Database):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """See Database."""
+        """See `Database.transaction`."""
         async with self._one_at_a_time:
             try:
                 async with self._engine.begin() as connection:
@@ -94,7 +94,7 @@ class SqliteDatabase(Database):
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """See Database."""
+        """See `Database.reading`."""
         try:
             async with self._readers.begin() as connection:
                 yield connection
@@ -102,7 +102,7 @@ class SqliteDatabase(Database):
             raise _refused(error) from error
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
-        """See Database. An awaited statement switches threads four times, a visit only once."""
+        """See `Database.visit`. An awaited statement switches threads four times, a visit only once."""
         async with self._one_at_a_time:
             visit = asyncio.get_running_loop().run_in_executor(
                 self._thread, contextvars.copy_context().run, self._visit, work
@@ -118,7 +118,7 @@ class SqliteDatabase(Database):
 
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:  # noqa: ARG002  # as Database names it
-        """See Database. The file has one owner process, so the lock is always free and never lost."""
+        """See `Database.alone`. The file has one owner process, so the lock is always free and never lost."""
 
         async def check() -> None:
             return None
@@ -135,22 +135,22 @@ class PostgresDatabase(Database):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """See Database."""
-        # Of two concurrent transactions, each could miss the other's rows. Then an order and its wearer would both be stored and never
-        # be matched.
+        """See `Database.transaction`."""
+        # Two concurrent transactions could each miss the other's rows. Then an order and its wearer would both be stored and never be
+        # matched.
         first = _lock("pg_advisory_xact_lock", "write")
         async with self._one_at_a_time, postgres.transaction(self._engine, first) as connection:
             yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """See Database."""
+        """See `Database.reading`."""
         first, options = sa.text("select 1"), {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         async with postgres.transaction(self._engine, first, **options) as connection:
             yield connection
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
-        """See Database."""
+        """See `Database.visit`."""
 
         async def visit() -> T:
             async with self.transaction() as connection:
@@ -160,7 +160,7 @@ class PostgresDatabase(Database):
 
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-        """See Database. The lock is lost with the connection that holds it."""
+        """See `Database.alone`. The lock is lost with the connection that holds it."""
         ping = sa.text("select 1")
         with postgres.refusals():
             connection = await postgres.begin(self._engine, ping, isolation_level="AUTOCOMMIT")
@@ -175,14 +175,14 @@ class PostgresDatabase(Database):
                     await asyncio.sleep(LOCK_INTERVAL_S)
             yield check
         finally:
-            # In the pool, the connection would keep holding the lock.
+            # Back in the pool, the connection would keep the lock.
             await postgres.end(connection)
             await connection.close()
 
 
 async def _awaited(visit: asyncio.Future[T]) -> T:
-    """Waits for the result of a visit, which runs to its end even if the caller is cancelled. Its error becomes the cancellation's
-    cause."""
+    """Waits for the result of a visit, which runs to its end even if the caller is cancelled. Then the visit's error becomes
+    the cause of the cancellation."""
     try:
         return await asyncio.shield(visit)
     except asyncio.CancelledError as cancelled:
@@ -197,7 +197,10 @@ def _lock(function: str, name: str) -> sa.TextClause:
 
 
 def _refused(error: OperationalError) -> Unavailable:
-    """Unavailable for a refusal such as a full disk or a lost file. Nothing of the transaction is stored, and a retry may succeed."""
+    """Logs a refusal of the database, such as a full disk, and returns it as Unavailable.
+
+    Nothing of the transaction is stored, and a retry may succeed.
+    """
     logger().error("database_refused", reason=str(error.orig))
     return Unavailable(f"the database refused: {error.orig}", retry_after_s=5.0)
 
@@ -211,7 +214,7 @@ async def upsert(
 
 
 def insert_by_dialect(table: sa.Table, make: Callable[[Any], Any]) -> Mapping[str, Any]:
-    """Statements by the name of their dialect, which `make` builds from the dialect's insert."""
+    """One statement for each dialect, by the dialect's name. `make` builds it from the dialect's insert."""
     return {"sqlite": make(sqlite.insert(table)), "postgresql": make(postgresql.insert(table))}
 
 

@@ -197,8 +197,8 @@ def refusals() -> Iterator[None]:
     except (exc.DBAPIError, TimeoutError) as error:
         if isinstance(error, _DEFECTS):
             raise
-        # Nothing of the transaction is stored, and it may succeed later. The exception is a lost answer to a commit: then it may be
-        # stored, and a caller that retries must find that out.
+        # Nothing of the transaction is stored, and a retry may succeed. The exception is a lost answer to a commit: the transaction may
+        # be stored, and a caller that retries must find out.
         reason = str(error.orig) if isinstance(error, exc.DBAPIError) else "no answer in time"
         logger().error("database_refused", reason=reason)
         raise Unavailable(f"the database refused: {reason}", retry_after_s=5.0) from error

@@ -11,8 +11,8 @@ import aiosqlite
 async def connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
     """Opens a connection, for SQLAlchemy's `async_creator_fn`. The arguments are those of `sqlite3.connect`.
 
-    The driver opens the file in a thread, and loses the connection if the caller is cancelled before it is open. So the opening
-    continues here, and a cancelled caller waits until the connection is open and closed again.
+    The driver opens the file in a thread, and loses the connection if the caller is cancelled before it is open. So a cancelled
+    caller waits here until the connection is open, and closes it again.
     """
     connection = aiosqlite.connect(*arguments, **options)
     # SQLAlchemy sets this as well: an idle thread must not keep the process from ending.

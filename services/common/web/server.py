@@ -19,8 +19,8 @@ from prometheus_client import Counter
 from services.common.observability.telemetry import logger
 
 REQUEST_WITHIN_S = 10.0
-"""Maximum time from the first byte of a request until its head and body have arrived, seconds. Also the maximum time from the
-connection to the first byte."""
+"""Maximum time from the first byte of a request until its head and body have arrived, seconds. It is also the maximum time from
+the connection to the first byte."""
 KEEP_ALIVE_S = 75.0
 """Time after which a connection without a request is closed, seconds."""
 MAX_CONNECTIONS = 2_000
@@ -228,7 +228,7 @@ async def served(
     app.add_routes(routes)
     runner = web.AppRunner(
         app,
-        access_log=None,  # it would hold the query string, and with it tokens and positions
+        access_log=None,  # an access log would hold the query string, and with it tokens and positions
         logger=_Log(name, closed.labels(name, "malformed")),
         keepalive_timeout=KEEP_ALIVE_S,
         lingering_time=1.0,
