@@ -35,7 +35,7 @@ SERVICE_NAMES = [service.full_name for service in ingest_pb2.DESCRIPTOR.services
 
 
 async def main() -> None:
-    """Runs until SIGTERM."""
+    """Runs the ingest service until SIGTERM."""
     settings = IngestSettings()
     telemetry.configure("ingest")
     shared_metrics = ProcessMetrics(process_registry())

@@ -5,8 +5,8 @@ GATHERING ──check()──▶ CHECKING ──write()──▶ WRITING ──l
     └──────────────────────┴────────fail()──────┴─────── an entry failed ─────▶ FAILED
 ```
 
-The endpoints gather requests into a batch, the intake checks and writes its reports, and the log writers note in it what became of each
-entry. At its end it wakes the streams and calls that wait for it.
+The endpoints gather requests into a batch, the intake checks and writes its reports, and the log writers note in the batch whether each
+entry was stored. A batch that may be answered wakes the streams and calls that wait for it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.common.rpc.errors import InvalidField
 from services.ingest.domain import EquipmentEvent, Position, Positions, Reason, Refusal
 
 Contexts: TypeAlias = Sequence[tuple[int, str]]
-"""Number of consecutive positions in each W3C trace context, in the order of the positions."""
+"""Runs of consecutive positions with the same W3C trace context: the number of positions and the context of each run."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Reports:
     """Reports of a batch as an endpoint has read them."""
 
     count: int
-    """Number of reports in the batch, with those that couldn't be read."""
+    """Number of reports in the batch, including the unreadable ones."""
     positions: Positions
     position_indexes: Sequence[int]
     """Index of each position in the batch."""
@@ -38,15 +38,18 @@ class Reports:
     event_indexes: Sequence[int] = ()
     unreadable: Sequence[Refusal] = ()
     claimed: Mapping[int, str] = field(default_factory=dict)
-    """Device id that each unreadable report gave, by index in the batch; empty where it gave none."""
+    """Device id in each unreadable report, by the report's index in the batch. Empty if the report has none."""
     contexts: Contexts = ()
-    """Trace contexts of the positions, where these came in several calls. Empty where all have the context of the current task."""
+    """Trace contexts of the positions, if these came with different contexts. Empty if all have the context of the current task."""
     is_backfill: bool = False
     """Whether the sender declares that the reports were buffered, so that they may use the backfill lane whatever their age."""
 
     @classmethod
     def of(cls, read: Sequence[Position | EquipmentEvent | InvalidField], claimed: Sequence[str]) -> Reports:
-        """Makes a batch of reports that were read one by one: each a report or its error, with the device id that it gave."""
+        """Makes a batch's reports from items that were read one by one.
+
+        Each item of `read` is a report, or the error in it. `claimed` holds the device id of each item.
+        """
         positions: dict[int, Position] = {}
         events: dict[int, EquipmentEvent] = {}
         unreadable: dict[int, Refusal] = {}
@@ -72,18 +75,18 @@ class Reports:
 
 
 class BatchState(enum.Enum):
-    """States of a batch."""
+    """State of a batch on its way from the endpoint into the log."""
 
     GATHERING = "gathering"
-    """Requests may still join it."""
+    """Requests may still join the batch."""
     CHECKING = "checking"
-    """It waits for its share of the reports in flight, and its reports are then checked."""
+    """The batch waits for its share of the reports in flight, and then its reports are checked."""
     WRITING = "writing"
-    """Its accepted reports are on their way into the log."""
+    """The accepted reports are on their way into the log."""
     DURABLE = "durable"
-    """All its accepted reports are in the log."""
+    """All accepted reports are in the log."""
     FAILED = "failed"
-    """Reports of it may be missing in the log, so its sender must send the whole batch again."""
+    """Accepted reports may be missing in the log, so the sender must send the whole batch again."""
 
 
 _ENDED = (BatchState.DURABLE, BatchState.FAILED)
@@ -100,14 +103,14 @@ class Batch:
         self.device_ids: Sequence[str] = ()
         """Devices of the accepted reports; known from WRITING on."""
         self.error: Exception | None = None
-        """Reason of FAILED."""
+        """Error that made the batch fail, or None."""
         self._state = BatchState.GATHERING
         self._entries = 0
-        """Number of its log entries that aren't stored yet."""
+        """Number of the batch's log entries that aren't stored yet."""
         self._on_written: Callable[[bool], None] | None = None
         self._is_delayed = False
         self._waiting: list[asyncio.Event] = []
-        """Events of those that wait for the end of the batch."""
+        """Events to set once the batch may be answered."""
 
     @property
     def state(self) -> BatchState:
@@ -132,7 +135,7 @@ class Batch:
         self._state = BatchState.CHECKING
 
     def add_entry(self) -> None:
-        """Counts an entry that a log writer has queued. The writer calls `stored` for it later, never at once."""
+        """Counts an entry that a log writer has queued. The writer calls `stored` for the entry later, never at once."""
         self._require(BatchState.CHECKING)
         self._entries += 1
 
@@ -144,7 +147,7 @@ class Batch:
     ) -> None:
         """Ends the checks: all entries are added.
 
-        `on_written` is called once, when no entry is on its way any more: with true where all are stored, else with false.
+        `on_written` is called once, when no entry is on its way any more. Its argument is whether all entries are stored.
         """
         self._require(BatchState.CHECKING)
         self.refusals, self.device_ids, self._on_written = refusals, device_ids, on_written
@@ -153,7 +156,7 @@ class Batch:
             self._end_writing()
 
     def stored(self, error: Exception | None = None) -> None:
-        """Notes that an entry is stored, or the error because of which it may be missing."""
+        """Notes that an entry is stored. With an `error`, the entry may be missing in the log."""
         self._require(BatchState.WRITING, BatchState.FAILED)
         self._entries -= 1
         self.error = self.error or error
@@ -161,7 +164,7 @@ class Batch:
             self._end_writing()
 
     def fail(self, error: Exception) -> None:
-        """Fails the whole batch. Entries that are on their way may be stored nevertheless; a report that is sent again counts once."""
+        """Fails the whole batch. Entries on their way may still be stored; a report that is sent again counts only once."""
         self.error, self._state = self.error or error, BatchState.FAILED
         self._wake()
 

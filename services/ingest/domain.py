@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FUTURE_MS = 120_000
-"""How far a report's time may be ahead of mesh time, in ms. A report further ahead is refused with CLOCK_AHEAD."""
+"""Maximum time by which a report may be ahead of mesh time, milliseconds. A report further ahead is refused with CLOCK_AHEAD."""
 LIVE_MS = 180_000
-"""Age up to which a report is live, in ms. An older report says nothing about the present, so it goes into the backfill lane."""
+"""Maximum age of a live report, milliseconds. An older report says nothing about the present, so it goes into the backfill lane."""
 MAX_BATCH = 1_000
 """Maximum number of reports in a batch."""
 ACCURACY_MOST_M = 100_000.0
-"""Largest accuracy radius of a position, in m."""
+"""Maximum accuracy radius of a position, metres."""
 
 
 class Reason(enum.IntEnum):

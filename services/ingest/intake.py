@@ -18,12 +18,12 @@ from services.ingest.metrics import IngestMetrics
 
 FORGET_INTERVAL_S = 60.0
 MAX_BATCH_PENALTY_S = 1.0
-"""Maximum penalty delay after a batch with many rejections, in s. It also delays the next message on the stream, which may be a
+"""Maximum penalty delay after a batch with many rejections, seconds. It also delays the next message on the stream, which may be a
 panic event, so keep it short. Senders that owe more get RESOURCE_EXHAUSTED on unary calls, unless these carry equipment events."""
 
 
 class Intake:
-    """Brings batches from their endpoints into the log: a share of the reports in flight, the checks, the writes, the penalty."""
+    """Brings batches from the endpoints into the log: admits, checks and writes them, and delays senders of many refused reports."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Intake:
         return self._limiter.total
 
     async def accept(self, sender: Sender, reports: Reports, *, endpoint: Endpoint) -> Batch:
-        """Returns once all accepted reports are durable. On StoreFull or Unavailable, send the whole batch again."""
+        """Brings reports into the log. Returns their batch once it is durable. On StoreFull or Unavailable, send them all again."""
         batch = Batch()
         await self.admit(batch, sender, reports, endpoint=endpoint, patient=False)
         await batch.ended()
@@ -56,12 +56,13 @@ class Intake:
     ) -> None:
         """Checks each report and starts writing the accepted ones. Returns after the sender's penalty delay for refused reports.
 
-        A `patient` caller waits while its share of the reports in flight is full; another gets StoreFull. Raises Unavailable where a
-        device can't be looked up. On an error nothing was written, and the caller fails the batch.
+        A `patient` caller waits while its share of the reports in flight is full. Any other caller gets StoreFull then, or if its
+        penalty is too long, unless the batch has equipment events. Raises Unavailable if a device can't be looked up. On an error
+        nothing was written, and the caller fails the batch.
         """
         batch.check()
         count, live_from_ms = reports.count, self._clock.now_ms() - LIVE_MS
-        # Buffered reports have a share of their own, as they have a lane of their own, so they never delay live reports.
+        # Buffered reports have a share and a lane of their own, so that they never delay live reports.
         late = reports.is_backfill or (
             not reports.events and max(reports.positions.fix_times_ms, default=live_from_ms) < live_from_ms
         )
@@ -89,7 +90,7 @@ class Intake:
                 self._last_reports.stored(checked.positions.columns, checked.positions.partitions)
 
         # Refusing a report costs more than accepting it, so senders of many refused reports are slowed down. Their accepted reports
-        # are being written by then, and the delay holds no other sender's share.
+        # are being written during the delay, and the delay holds no other sender's share.
         penalty_s = self._rate_limits.refusals.charge(sender.refusal_key, len(checked.refusals), time.monotonic())
         with batch.delayed():
             batch.write(checked.refusals, checked.device_ids, on_written)
@@ -103,7 +104,7 @@ class Intake:
             self._rate_limits.forget(time.monotonic())
 
     def _check_penalty(self, sender: Sender) -> None:
-        """Raises StoreFull where a sender's penalty delay for refused reports is longer than `MAX_BATCH_PENALTY_S`."""
+        """Raises StoreFull if a sender's penalty delay for refused reports is longer than `MAX_BATCH_PENALTY_S`."""
         penalty_s = self._rate_limits.refusals.penalty_s(sender.refusal_key, time.monotonic())
         if penalty_s > MAX_BATCH_PENALTY_S:
             raise StoreFull(

@@ -25,7 +25,7 @@ class IngestMetrics:
         self.refused = Counter(
             "tandem_ingest_reports_refused", "Refused reports, by reason", ["reason"], registry=registry
         )
-        # Each series starts at 0: one that starts at 1 never rises, so `increase()` would hide the first refusal.
+        # Each series starts at 0: Prometheus sees no rise in a series that starts at 1, so `increase()` would hide the first refusal.
         for reason in Reason:
             self.refused.labels(reason.name)
         self.receipts_unknown = Counter(
@@ -81,5 +81,5 @@ class IngestMetrics:
         )
 
     def watch_lag(self, partition: int, lane: str, lag_s: Callable[[], float]) -> None:
-        """Registers a function that gives the lag of a partition's lane, in s, at each scrape."""
+        """Registers a function that gives the lag of a partition's lane, seconds. Each scrape calls the function."""
         self._lag_s.labels(str(partition), lane).set_function(lag_s)

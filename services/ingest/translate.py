@@ -57,9 +57,9 @@ def parse_equipment(msg: ingest_pb2.EquipmentEvent) -> EquipmentEvent:
 
 
 def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
-    """Parses all positions of a batch at once. Returns None where a position may break a rule of `parse_position`.
+    """Parses all positions of a batch at once. Returns None if a position may break a rule of `parse_position`.
 
-    `Routes.resolve` checks the device ids: a registered id is valid.
+    Device ids aren't checked here: `Routes` knows the registered ids, which are valid, and `Routes.resolve` checks any other.
     """
     fix_times = [msg.fix_time for msg in msgs]
     seconds = [fix_time.seconds for fix_time in fix_times]
@@ -68,7 +68,7 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
     lon_deg = [msg.lon_deg for msg in msgs]
     accuracy_m = [msg.accuracy_m for msg in msgs]
     report_ids = [msg.report_id for msg in msgs]
-    # A time at the epoch may be a missing one, and an accuracy of 0 is a missing one.
+    # A missing time reads as the epoch, and a missing accuracy as 0.
     if not (
         min(seconds) > 0
         and max(seconds) < times.MAX_MS // 1000

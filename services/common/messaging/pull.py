@@ -107,7 +107,7 @@ def _durable_config(durable: str, subjects: Sequence[str], batch: int) -> Consum
 async def ack(bus: Bus, message: Delivered) -> None:
     """Acknowledges a message whose effect is durable here. A lost acknowledgement causes a redelivery, never a loss."""
     if message.consumer.rpartition("-")[2].isdigit():
-        return  # it came from `read`, which needs no acknowledgement: only consumers of `read` have names that end in a number
+        return  # `read` delivered the message and needs no acknowledgement: only consumers of `read` have names that end in a number
     try:
         await bus.client.publish(message.reply, b"+ACK")
     except (nats.errors.Error, OSError) as error:

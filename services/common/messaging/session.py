@@ -45,7 +45,7 @@ StreamWentBack or Unavailable."""
 
 
 class _State(Enum):
-    """State of a session: what it does next."""
+    """State of a session, which determines its next action."""
 
     CHECKING = auto()
     """Begins a round. If the connection was renewed since the last round, the consumer may be gone."""

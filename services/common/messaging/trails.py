@@ -73,13 +73,12 @@ async def follow(
     batch: int = BATCH,
     health: ReaderHealth | None = None,
 ) -> AsyncIterator[list[Delivered]]:
-    """Reads the messages of a stream after a trail, in lists as they arrive, until cancelled. When a list is
-    yielded, its last entry is in the trail already.
+    """Reads the messages of a stream after a trail, in lists as they arrive, until cancelled.
 
-    `after` is the sequence to continue after if the trail is empty: a position that was stored before trails existed.
-    `health` is updated with the server's messages and heartbeats to this reader.
-    If the stream went back, `follow` raises the alarm and yields the messages after the last common entry again. So effects must be
-    idempotent.
+    When a list is yielded, the trail already contains the last entry of the list. `after` is the sequence to continue after if the
+    trail is empty, as for a position that was stored before trails existed. `health` is updated with the server's messages and
+    heartbeats to this reader. If the stream went back, `follow` raises the alarm and yields the messages after the last common
+    entry again. So effects must be idempotent.
     """
     start: int | StreamCursor = trail.newest or after + 1
     while True:

@@ -27,7 +27,7 @@ _REASON_TEXTS = {
 
 
 class HeardDevice(NamedTuple):
-    """A report that was refused with CLOCK_AHEAD: the log keeps only that its device was heard."""
+    """A device that was heard with a clock too far ahead. Its report is refused with CLOCK_AHEAD; the log keeps only the contact."""
 
     device_id: str
     report_id: str
@@ -53,7 +53,7 @@ class RoutedPositions:
     partitions: Sequence[Partitions]
     """Partitions of each position."""
     contexts: Contexts
-    """Trace contexts of the positions; empty where all have the context of the current task."""
+    """Trace contexts of the positions. Empty if all have the context of the current task."""
 
     def only(self, rows: Sequence[int]) -> RoutedPositions:
         """Returns a copy with these rows only."""
@@ -72,7 +72,7 @@ class Checked:
     positions: RoutedPositions
     refusals: list[Refusal]
     refused_devices: list[str]
-    """Device id that each refused report gave, in the order in which they were refused."""
+    """Device id in each refused report, in the order in which the reports were refused."""
     events: list[tuple[EquipmentEvent, Partitions]] = field(default_factory=list)
     heard: list[HeardDevice] = field(default_factory=list)
 
@@ -82,7 +82,7 @@ class Checked:
         return self.positions.columns.device_ids + [event.device_id for event, _ in self.events]
 
     def accept(self, report: _Report, route: Partitions | Reason, latest_ms: int) -> Partitions | None:
-        """Returns the partitions of an accepted report, or None where it is refused. `latest_ms` is the latest time of a report."""
+        """Returns the partitions of an accepted report, or adds a refusal and returns None. `latest_ms` is the latest accepted time."""
         if isinstance(route, Reason):
             self.refuse(report.number, report.device_id, route)
             return None
@@ -105,12 +105,12 @@ class Checks:
         self._routes, self._quarantine, self._rate_limits, self._clock = routes, quarantine, rate_limits, clock
 
     async def check(self, sender: Sender, reports: Reports, live_from_ms: int) -> Checked:
-        """Checks each report. Positions since `live_from_ms` are live, older ones buffered.
+        """Checks each report of a batch. Positions from `live_from_ms` on are live; older ones are buffered.
 
-        Raises Unavailable where a device can't be looked up; then nothing was counted.
+        Raises Unavailable if a device can't be looked up. Then no report was counted by the rate limits or the quarantine.
         """
         allowed, device_ids = self._routes.allowed(sender), reports.positions.device_ids
-        # Nearly always every device is known and every clock is right, so no position is checked by itself.
+        # Nearly always every device is known and every clock is right, so positions are checked together and not one by one.
         partitions = [allowed.get(device_id) for device_id in device_ids]
         missing = [device_ids[i] for i, found in enumerate(partitions) if found is None] if None in partitions else []
         events = [(event, allowed.get(event.device_id)) for event in reports.events]
@@ -145,10 +145,10 @@ class Checks:
         return checked
 
     def _limit_positions(self, checked: Checked, indexes: Sequence[int], live_from_ms: int) -> None:
-        """Refuses the positions over the rate limit of their device. `indexes` are those of the positions in their batch."""
+        """Refuses the positions over the rate limit of their device. `indexes` holds the index of each position in the batch."""
         columns, now_s = checked.positions.columns, time.monotonic()
         device_ids, times_ms = columns.device_ids, columns.fix_times_ms
-        # An hour of buffered positions comes at once. It must not use up the rate of live positions.
+        # A device may send an hour of buffered positions at once. They must not use up its rate of live positions.
         if min(times_ms, default=live_from_ms) < live_from_ms:
             late = [i for i, fix_time_ms in enumerate(times_ms) if fix_time_ms < live_from_ms]
             live = [i for i, fix_time_ms in enumerate(times_ms) if fix_time_ms >= live_from_ms]
@@ -165,9 +165,9 @@ class Checks:
 def _accept_positions(
     checked: Checked, reports: Reports, routes: Mapping[str, Partitions | Reason], *, latest_ms: int
 ) -> Sequence[int]:
-    """Accepts or refuses each position by itself. `routes` are those of the devices that `checked` has no partitions of.
+    """Accepts or refuses each position by itself, and returns the indexes of the accepted positions in their batch.
 
-    Returns the indexes of the accepted positions in their batch.
+    `routes` holds the partitions, or the reason for the refusal, of each device that has no partitions in `checked`.
     """
     positions, indexes = reports.positions, reports.position_indexes
     accepted: dict[int, Partitions] = {}

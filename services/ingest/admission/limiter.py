@@ -1,6 +1,6 @@
-"""Bound on the reports in flight: those that are read and not yet durable, or not yet answered.
+"""Limit on the reports in flight: reports that were read and aren't durable yet, or aren't answered yet.
 
-Beyond the bound ingest stops reading, which pushes back on the senders.
+At the limit ingest stops reading a stream, which pushes back on its sender, and refuses other calls with StoreFull.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections import defaultdict, deque
 from services.common.rpc.errors import StoreFull
 
 MAX_SENDER = 50_000
-"""Reports in flight of one sender: about 0.3 s of the log's throughput, and 15 MB."""
+"""Maximum number of reports in flight of one sender: about 0.3 s of the log's throughput, and 15 MB."""
 MAX_ALL = 400_000
-"""Reports in flight of all senders."""
+"""Maximum number of reports in flight of all senders."""
 
 
 class InFlightLimiter:
@@ -27,11 +27,11 @@ class InFlightLimiter:
 
     @property
     def total(self) -> int:
-        """Reports in flight now."""
+        """Number of reports in flight now."""
         return self._total
 
     async def enter(self, sender: str, reports: int, patient: bool) -> None:
-        """Admits reports. Where they don't fit, it waits for its turn (`patient`) or raises StoreFull."""
+        """Admits reports. If they don't fit, a `patient` call waits for its turn, and any other call raises StoreFull."""
         if sender not in self._queues and self._fits(sender, reports):
             self._count(sender, reports)
             return

@@ -1,4 +1,4 @@
-"""Counts of refused reports by device, sender and reason. Their content isn't kept, as no legal record allows it.
+"""Counts of refused reports by device, sender and reason. The reports' content isn't kept, because no legal basis allows it.
 
 Every few seconds the counts go into a stream of bounded size. So they outlive the process, and the counts of all processes add up.
 """
@@ -24,13 +24,13 @@ from tandem.ingest.v1 import ingest_pb2
 
 FLUSH_INTERVAL_S = 5.0
 MAX_KEYS = 10_000
-"""Keys counted separately between two flushes. Beyond them, refusals are counted without their device."""
+"""Maximum number of keys between two flushes. Refusals with further keys are counted without their device."""
 MAX_SENDER_KEYS = 500
-"""Keys of one sender, so that a sender of invented ids doesn't displace the counts of others."""
+"""Maximum number of one sender's keys, so that a sender of invented ids doesn't displace the counts of others."""
 MESSAGE_KEYS = 1_000
 MAX_LISTED = 10_000
 FULL_SHARE = 0.9
-"""Fill level from which missing old messages were dropped for the stream's size; below it they only grew too old."""
+"""Fill level of the stream, 0 to 1, from which missing old messages count as dropped for its size. Below it they only aged out."""
 
 _COUNT_MAX = (1 << 63) - 1
 
@@ -56,10 +56,10 @@ class Quarantine:
         self._counts: dict[_Key, ingest_pb2.Quarantined] = {}
         self._keys_of: Counter[str] = Counter()
         self._devices_merged = False
-        """Whether, since the last flush, a refusal was counted without its device for want of keys."""
+        """Whether a refusal was counted without its device since the last flush, because there were too many keys."""
 
     def refused(self, sender: str, device_id: str, reason: Reason) -> None:
-        """Counts a refused report. `device_id` may be any text; it is dropped where it is longer than 64 characters."""
+        """Counts a refused report. `device_id` may be any text; a text of more than 64 characters is dropped."""
         self._metrics.refused.labels(reason.name).inc()
         now = times.to_timestamp(self._clock.now_ms())
         quarantined = ingest_pb2.Quarantined(
@@ -82,7 +82,7 @@ class Quarantine:
             await self._flush()
 
     async def listed(self, device_id: str) -> ingest_pb2.ListQuarantineResponse:
-        """Returns the counts of all processes, for one device or (empty) for all. Raises Unavailable."""
+        """Returns the counts of all processes for a device or, if `device_id` is empty, for all devices. Raises Unavailable."""
         totals: dict[_Key, ingest_pb2.Quarantined] = {}
         stream = flow.QUARANTINE.name
         bounds, merged = await self._bus.bounds_of(stream), self._devices_merged
@@ -107,7 +107,7 @@ class Quarantine:
         )
 
     async def _is_full(self) -> bool:
-        """Returns whether the stream drops old counts for its size limit. Raises Unavailable."""
+        """Whether the stream drops old counts because of its size limit. Raises Unavailable."""
         answer = await self._bus.api(f"STREAM.INFO.{flow.QUARANTINE.name}", {})
         held: int = answer["state"]["bytes"]
         return held >= FULL_SHARE * flow.QUARANTINE.max_bytes

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 BACKFILL_BURSTS = 20
-"""Buffered reports that may come at once, in bursts: with a burst of 300 reports, a day at 15 s."""
+"""Number of bursts that buffered reports may use at once. With a burst of 300 reports, that is a day of reports at 15 s."""
 REFUSALS_PER_S, REFUSALS_BURST = 1_000.0, 5_000
-"""Refused reports of one sender, per second and at once, before it has to wait."""
+"""Refused reports that a sender may have without a penalty delay: per second in the long run, and at once."""
 MAX_PENALTY_S = 30.0
-"""Maximum penalty delay of a sender, in s, for any number of refused reports, so that it can report again soon."""
+"""Maximum penalty delay of a sender, seconds, however many reports were refused. So the sender can report again soon."""
 
 
 class RateLimit:
@@ -19,10 +19,10 @@ class RateLimit:
         self._interval_s = 1 / per_s
         self._max_ahead_s = burst / per_s
         self._due_s: dict[str, float] = {}
-        """Time at which the next report of each key would be due at the even rate, in s."""
+        """Time at which the next report of each key would be due at the even rate, seconds."""
 
     def over(self, device_ids: Sequence[str], now_s: float) -> list[int]:
-        """Counts a report for each of these devices. Returns the indexes of reports over the limit, which aren't counted."""
+        """Counts a report for each of these devices. Returns the indexes of the reports over the limit; these aren't counted."""
         due_s, interval_s, latest_s = self._due_s, self._interval_s, now_s + self._max_ahead_s
         refused: list[int] = []
         for i, device_id in enumerate(device_ids):
@@ -35,11 +35,11 @@ class RateLimit:
         return refused
 
     def penalty_s(self, sender: str, now_s: float) -> float:
-        """Returns how long a sender has to wait until it is within its rate, in s."""
+        """Returns the time that a sender has to wait until it is within its rate, seconds."""
         return max(0.0, self._due_s.get(sender, now_s) - now_s - self._max_ahead_s)
 
     def charge(self, sender: str, count: int, now_s: float) -> float:
-        """Counts `count` reports of a sender and returns its penalty delay, in s. A count of 0 has none."""
+        """Counts `count` reports of a sender and returns the sender's penalty delay, seconds. A count of 0 causes none."""
         if not count:
             return 0.0
         due_s = max(self._due_s.get(sender, now_s), now_s) + count * self._interval_s
@@ -47,12 +47,12 @@ class RateLimit:
         return self.penalty_s(sender, now_s)
 
     def forget(self, now_s: float) -> None:
-        """Drops the keys that are within their rate: their state equals that of an unknown key."""
+        """Drops each key that could send its next report now at the even rate: its state equals that of an unknown key."""
         self._due_s = {device_id: due for device_id, due in self._due_s.items() if due > now_s}
 
 
 class RateLimits:
-    """Separate rate limits for live positions, buffered positions and events, so that none uses up another's."""
+    """Separate rate limits for live positions, buffered positions, events and refused reports, so that none uses up another's."""
 
     def __init__(self, per_s: float, burst: int) -> None:
         self.live = RateLimit(per_s, burst)
@@ -62,6 +62,6 @@ class RateLimits:
         """Rate limit of refused reports, by `Sender.refusal_key`."""
 
     def forget(self, now_s: float) -> None:
-        """Drops the keys that are within their rates."""
+        """Drops the keys of all limits that are in the state of an unknown key."""
         for limit in (self.live, self.backfill, self.events, self.refusals):
             limit.forget(now_s)

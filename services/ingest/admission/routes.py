@@ -37,7 +37,7 @@ class Registration:
 
     partitions: Partitions
     vendor_id: str
-    """Vendor that may report for the device by gRPC; empty where none may."""
+    """Vendor that may report for the device by gRPC. Empty if none may."""
     kind: log_pb2.DeviceKind.ValueType
     subject_id: str
     """Id of the wearer or protected person who has the device."""
@@ -63,7 +63,7 @@ class Routes:
         """Position in the bucket's stream up to which changes are applied."""
 
     def registration(self, device_id: str) -> Registration | None:
-        """Returns the registration of a device, as far as the bucket's changes have arrived; None for an unknown device."""
+        """Returns the registration of a device, or None for an unknown device. The newest changes in the bucket may be missing."""
         return self._devices.get(device_id)
 
     def of_subject(self, subject_id: str, kinds: Collection[log_pb2.DeviceKind.ValueType]) -> list[str]:
@@ -72,7 +72,7 @@ class Routes:
         return sorted(id_ for id_, device in known if device.kind in kinds and not device.revoked)
 
     def partitions(self, device_id: str) -> Partitions:
-        """Returns the partitions that need a device's reports; none for an unknown device."""
+        """Returns the partitions that need a device's reports. An unknown device has none."""
         known = self._devices.get(device_id)
         return known.partitions if known else ()
 
@@ -84,13 +84,14 @@ class Routes:
         return {sender.device_id: known.partitions} if known and not known.revoked and known.partitions else _NONE
 
     async def resolve(self, sender: Sender, device_id: str) -> Partitions | Reason:
-        """Returns the partitions of a sender's device, or the reason why the sender may not report for it. Raises Unavailable.
+        """Returns the partitions of a sender's device, or the reason why the sender may not report for it.
 
-        A device that was registered just now is looked up in the bucket.
+        A device that isn't known yet is looked up in the bucket, because it may just have been registered. Raises Unavailable if the
+        bucket can't be read, or if the device has no partitions yet.
         """
         known = self._devices.get(device_id)
         if known is None and not fields.are_ids((device_id,)):
-            return Reason.INVALID  # as a part of a subject it could match other devices, and it may be of any length
+            return Reason.INVALID  # in a subject, such an id could match other devices, and it may have any length
         known = known or await self._look_up(device_id)
         if known is None:
             return Reason.UNKNOWN_DEVICE
@@ -103,7 +104,7 @@ class Routes:
         return known.partitions
 
     def device_of_token(self, token: str) -> str | None:
-        """Returns the device of a token; None where the token is unknown or expired, or the device is revoked."""
+        """Returns the device of a token, or None if the token is unknown or expired, or the device is revoked."""
         hashed = hashlib.sha256(token.encode(errors="replace")).digest()
         device_id = self._token_device.get(hashed)
         if device_id is None or self._devices[device_id].revoked:

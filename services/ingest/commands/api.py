@@ -1,4 +1,4 @@
-"""gRPC endpoint of commands: each agency's desk commands the devices of its own side."""
+"""gRPC endpoint for commands to devices. Each agency's desk may command only the devices of its own side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAY_S = 86_400
 MAX_INTERVAL_S = 3_600
 MAX_VIBRATE_S = 60
 RESERVED = ("command-", flow.NOTICE_IDS)
-"""Prefixes of command ids that the mesh derives: for one device of a subject, below, and for a notice (dispatch/warning/sender.py).
+"""Prefixes of command ids that only the mesh makes: for a subject's device (`_devices`), and for a notice (dispatch/warning/sender.py).
 
 All commands share one namespace of ids, and the first command with an id keeps it. A caller who may use these prefixes could guess
 an id and so block a command for another agency's device.
@@ -92,7 +92,7 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
             raise InvalidField("subject_id", "is set together with device_id: set only one of them")
         fields.required_id("subject_id", request.subject_id)
         kinds = _DEVICE_KINDS[server.caller().role]
-        # A subject with devices of the other agency alone is answered like an unknown one: those devices are not disclosed.
+        # A subject that has only devices of the other agency gets the answer of an unknown subject, so that they aren't disclosed.
         ours = self._routes.of_subject(request.subject_id, kinds)
         if not ours:
             raise NotFound("subject_id: no registered device of this subject can be commanded by this agency")
@@ -128,7 +128,7 @@ def _status(active: ActiveCommand) -> ingest_pb2.CommandStatus:
     command = active.command
     shown = to_device(command)
     if shown.instruction.HasField("show_notice"):
-        # The text says how near a wearer is, and the link lets its holder answer as the protected person: only that person gets them.
+        # The text says how near a wearer is, and the link lets its holder answer as the protected person. Only she may get them.
         shown.instruction.show_notice.ClearField("text")
         shown.instruction.show_notice.ClearField("answer_url")
     return ingest_pb2.CommandStatus(

@@ -1,6 +1,7 @@
-"""Commands for devices: sent over the session on which a device was last heard, and resent until a receipt or their expiry.
+"""Commands for devices, which are sent over the session on which a device was last heard.
 
-All ingest processes follow the same stream, so any process that hears a device has its commands.
+A command is sent again until its receipt arrives or it expires. All ingest processes follow the same stream, so any process that
+hears a device has the device's commands.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from tandem.ingest.v1 import ingest_pb2
 
 CHECK_INTERVAL_S = 1.0
 CHECKS_PER_CLEANUP = 30
-"""Checks of expiry between two removals of closed sessions."""
+"""Number of expiry checks between two removals of closed sessions."""
 FOLLOWED_WITHIN_S = 2.0
-"""Time within which this process must have read its own command from the stream, in s."""
+"""Time within which this process must have read its own command from the stream, seconds."""
 SUPERSEDED = "superseded by a newer interval"
 
 
@@ -60,7 +61,8 @@ class Commands:
     async def command(self, command: command_pb2.Command) -> command_pb2.Command:
         """Publishes a command and returns the stored one: the first command with this id.
 
-        Raises Conflict where the stored command differs, StoreFull, or Unavailable (perhaps stored: send it again).
+        Raises Conflict if the stored command differs, StoreFull, Unavailable, or TimeoutError if this process doesn't read the command
+        from the stream in time. After the last two, the command may be stored: send it again.
         """
         subject = flow.command_subject(BY, command.command_id)
         try:
@@ -89,13 +91,13 @@ class Commands:
     # ── to and from the devices ──────────────────────────────────────────────────────────────────────────────────────
 
     def heard(self, sessions: Mapping[str, CommandSession]) -> None:
-        """Notes the session on which each device was heard, and sends its commands over it, now and from now on."""
+        """Notes the session on which each device was heard. The device's commands are sent over that session now and from now on."""
         self._sessions.update(sessions)
         for device_id in self._states.with_open(sessions.keys()):
             self._send_all(device_id, sessions[device_id])
 
     def due_commands(self, device_ids: Iterable[str]) -> list[ingest_pb2.DeviceCommand]:
-        """Returns the due commands of devices that were heard without a session. Send them with the answer, then call `sent`."""
+        """Returns the due commands of devices that were heard without a session. The caller answers with them and calls `sent`."""
         now_s, now_ms = time.monotonic(), self._clock.now_ms()
         due = []
         for device_id in dict.fromkeys(device_ids):
@@ -142,7 +144,7 @@ class Commands:
             self._read(messages)
 
     async def follow(self) -> None:
-        """Follows the stream until cancelled. Where it went back, it is read again from its start; known commands change nothing."""
+        """Follows the stream until cancelled. A stream that went back is read again from its start; known commands change nothing."""
         while True:
             try:
                 async for messages in pull.read(self._bus, flow.COMMANDS.name, self._cursor or 1, health=self._health):
@@ -171,7 +173,7 @@ class Commands:
         await self._steps.publish()
 
     async def watch_time(self) -> None:
-        """Expires commands until cancelled. Every process does so; the first message counts."""
+        """Expires overdue commands until cancelled. Every process does so, and the stream keeps the first expiry of each command."""
         checks = 0
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)

@@ -12,9 +12,9 @@ from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
 RETRY_AFTER_S = 15.0
-"""Wall time after which a sent command without a receipt is sent again at the device's next contact, in s."""
+"""Time after which a command without a receipt is sent again at the device's next contact, seconds of wall time."""
 KEPT_MS = 86_400_000
-"""Time for which a command is listed, in ms."""
+"""Time after its issue for which a final command is still listed, milliseconds."""
 
 _INTERVALS = ("report_every", "report_as_usual")
 
@@ -29,7 +29,7 @@ class CommandSession(Protocol):
     open: bool
 
     def enqueue(self, command: ingest_pb2.DeviceCommand) -> bool:
-        """Queues a command for sending; false where the session is closed or its queue is full."""
+        """Queues a command for sending. Returns False if the session is closed or its queue is full."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class ActiveCommand:
     since_ms: int = 0
     reason: str = ""
     sent_at_s: float | None = None
-    """Time at which this process last sent the command, by the monotonic clock; None before that."""
+    """Time at which this process last sent the command, monotonic, seconds. None if it hasn't sent the command."""
     sent_over: CommandSession | None = None
     recorded: dict[int, asyncio.Future[None]] = field(default_factory=dict)
     """States that this process has recorded; each future is done once the state is stored."""
@@ -74,7 +74,7 @@ class CommandStates:
         return iter(self._all.values())
 
     def get(self, command_id: str) -> ActiveCommand | None:
-        """Returns a command; None for an unknown one."""
+        """Returns the command with an id, or None if the id is unknown."""
         return self._all.get(command_id)
 
     def of_device(self, device_id: str) -> list[ActiveCommand]:
@@ -91,13 +91,13 @@ class CommandStates:
         return [active for active in opened if active.command.expires_at_ms <= now_ms]
 
     def with_open(self, device_ids: Set[str]) -> Set[str]:
-        """Returns those of these devices that have open commands."""
+        """Returns the given devices that have open commands."""
         return self._open.keys() & device_ids
 
     def add(self, command: command_pb2.Command) -> list[ActiveCommand] | None:
-        """Adds a command. Returns the open commands that it supersedes; None where it is known already.
+        """Adds a command and returns the open commands that it supersedes, or None if the command is known already.
 
-        Resending an older interval later would undo the newer one.
+        An interval supersedes older ones, because resending an older interval later would undo the newer one.
         """
         if command.command_id in self._all:
             return None
@@ -109,7 +109,7 @@ class CommandStates:
         return superseded
 
     def apply(self, step: command_pb2.CommandStep) -> None:
-        """Applies a step; one that comes after a later or final one changes nothing."""
+        """Applies a step to its command. A step that doesn't advance the state, or comes after a final one, changes nothing."""
         active = self._all.get(step.command_id)
         if active is None or active.is_final or step.state <= active.state:
             return

@@ -14,11 +14,11 @@ from tandem.common.v1 import command_pb2
 BY = "ingest"
 """NATS user under which desks' commands are published."""
 CONCURRENCY = 8
-"""Messages published concurrently."""
+"""Number of messages that are published concurrently."""
 
 
 class _Unpublished(NamedTuple):
-    """A step, or a command that the stream lost."""
+    """A message that waits to be published: a step, or a command that the stream lost."""
 
     message: command_pb2.CommandStep | command_pb2.Command
     stored: asyncio.Future[None]
@@ -42,16 +42,16 @@ class CommandSteps:
         self._unpublished: asyncio.Queue[_Unpublished] = asyncio.Queue()
 
     def record(self, active: ActiveCommand, state: State.ValueType, reason: str = "") -> asyncio.Future[None]:
-        """Queues the step of a command to a state, once. The future is done when it is stored."""
+        """Queues the step with which a command reaches a state, once per state. The future is done when the step is stored."""
         if state not in active.recorded:
             step = _step(active, state, at_ms=self._clock.now_ms(), reason=reason)
             active.recorded[state] = self._put(step)
         return active.recorded[state]
 
     def resubmit(self, states: CommandStates) -> None:
-        """Queues desks' open commands and the states of all commands for publishing; the server refuses those that it has.
+        """Queues desks' open commands and the states of all commands for publishing. The server rejects those that it still has.
 
-        The warning leg republishes its notices itself. They stay here, and are sent to their devices, while this process runs.
+        The warning leg republishes its notices itself. Meanwhile this process keeps the notices and sends them to their devices.
         """
         for active in states:
             if not active.is_final and not active.command.command_id.startswith(flow.NOTICE_IDS):

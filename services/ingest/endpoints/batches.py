@@ -21,7 +21,7 @@ from services.ingest.intake import Intake
 from tandem.ingest.v1 import ingest_pb2
 
 SMALL_REQUEST = 3
-"""Number of reports up to which reading them one by one is faster than reading them at once."""
+"""Maximum number of reports in a small request. Reading so few one by one is faster than reading them all at once."""
 MAX_COALESCED = 500
 """Maximum number of small requests that are coalesced into one batch."""
 
@@ -30,9 +30,9 @@ _CONTEXT = attrgetter("context")
 
 
 def read(requests: Sequence[Request], contexts: Contexts = ()) -> Reports:
-    """Reads the reports of requests into one batch. Nearly always all are valid and read at once; else one by one, to name each error.
+    """Reads the reports of requests into one batch. `contexts` are the trace contexts of the reports, if these differ.
 
-    `contexts` are the trace contexts of the reports, where they differ.
+    Nearly always all reports are valid positions, so they are read at once. Otherwise they are read one by one, to name each error.
     """
     is_backfill = any(request.backfill for request in requests)
     if not any(request.equipment for request in requests):
@@ -101,7 +101,7 @@ class _Gathered:
         if any(part.context != self.parts[0].context for part in self.parts):
             self.parts.sort(key=_CONTEXT)  # reports of one context follow one another, which keeps the header short
             contexts = [(part.answer.count, part.context) for part in self.parts]
-        # Drop the context of the task's creator, or of the batch before.
+        # Otherwise the task would keep the context of its creator, or of the batch before.
         tracing.carry("" if contexts else self.parts[0].context)
         first = 0
         for part in self.parts:
@@ -124,22 +124,23 @@ class _Gathered:
 
 
 class Batches:
-    """Brings the requests of streams into the intake as batches: small ones of a sender together, any other by itself.
+    """Brings the requests of streams into the intake as batches: a sender's small requests together, any other request by itself.
 
-    Processing a report alone costs several times as much as processing it among ten. Larger requests would gain less in the queue of
-    their sender: CPU time per report (two loaded cores, five interleaved turns) was 37 instead of 51 us with 5 reports a request, and
-    7 us both ways with 100. And there a look-up of an unknown device, or a penalty delay of up to 1 s, would hold up all streams of
-    the sender, also a panic. So they skip only the queue; from there on the path is one.
+    Processing a report alone costs several times as much as processing it among ten. So small requests wait in a queue of their sender,
+    where they are coalesced. Larger requests would gain less there: CPU time per report (two loaded cores, five interleaved turns) was
+    37 instead of 51 us with 5 reports a request, and 7 us both ways with 100. In the queue, a large request that needs the look-up of
+    an unknown device or gets a penalty delay of up to 1 s would also hold up all streams of the sender, even a panic. So larger
+    requests and equipment events skip the queue. After the queue, all requests take the same path.
     """
 
     def __init__(self, intake: Intake, commands: Commands) -> None:
         self._intake, self._commands = intake, commands
         self._waiting: dict[str, deque[_Gathered]] = {}
-        """Batches of small requests that wait, by sender; a sender's key is present while its worker runs."""
+        """Waiting batches of small requests, by sender. A sender's key is present while the sender's worker runs."""
         self._workers: set[asyncio.Task[None]] = set()
 
     async def admit(self, stream: ReportStream, request: ingest_pb2.ReportRequest, answer: PendingAnswer) -> None:
-        """Brings a request into the intake: a small one soon, any other before this returns. An error fails the batch."""
+        """Brings a request into the intake: a small one soon after, any other before `admit` returns. An error fails the batch."""
         part = _Part(stream=stream, request=request, answer=answer, context=tracing.carried())
         if is_small(request):
             self._coalesce(part)

@@ -36,9 +36,9 @@ MAX_STREAMS = 256
 """Maximum number of open streams of one caller."""
 MAX_REASON_CHARS = 200
 MAX_UNREAD_S = 30.0
-"""Time without a read answer after which a stream is ended, in s. Until then the stream uses up its caller's share."""
+"""Time after which a stream is ended if its sender reads no answer, seconds. Until then its reports use up the caller's share."""
 STATUS_WITHIN_S = 5.0
-"""Time for sending the status of such a stream, in s, before the stream is cut off."""
+"""Maximum time to send the final status of an unread stream, seconds. After it the stream is cut off."""
 
 
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
@@ -73,7 +73,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
                 stream.close()
                 ending.cancel()
                 reading.cancel()
-                # The reader's error was raised above, unless an answer failed first: then the answer's error is the stream's.
+                # The reader's error was raised above, unless an answer failed first: then the stream ends with the answer's error.
                 await asyncio.gather(reading, return_exceptions=True)
 
     async def ReportBatch(
@@ -140,7 +140,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
             stream.end()  # the requests before a bad frame are still answered
 
     def _accept_receipts(self, sender: Sender, request: Request) -> Sequence[asyncio.Future[None]]:
-        """Accepts a request's receipts. Each future is done once its receipt is stored. Raises InvalidField on a wrong size."""
+        """Accepts a request's receipts. Each future is done once its receipt is stored. Raises InvalidField."""
         count, receipts = len(request.positions) + len(request.equipment), request.receipts
         if count > MAX_BATCH or not (count or receipts):
             raise InvalidField("positions", f"a batch holds 1 to {MAX_BATCH} reports, this one {count}")
@@ -163,7 +163,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         *,
         serving: asyncio.Task[Any] | None,
     ) -> None:
-        """Ends a stream after MAX_UNREAD_S without a read answer. The RPC method itself blocks until the answer is read."""
+        """Ends a stream if its sender reads no answer for MAX_UNREAD_S. The RPC method can't: it blocks until the answer is read."""
         loop = asyncio.get_running_loop()
         while True:
             waits_s = 0.0 if stream.handed_over_s is None else loop.time() - stream.handed_over_s

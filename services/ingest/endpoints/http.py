@@ -1,4 +1,4 @@
-"""HTTP endpoint for phones, each with its token, by the OsmAnd protocol or as Traccar Client. docs/devices.md explains the setup."""
+"""HTTP endpoint for phones with the OsmAnd protocol or Traccar Client. Each phone has a token. docs/devices.md explains the setup."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2
 
 TOO_OFTEN_RETRY_S = 5
-"""Retry-After of a rate-limited request, in s."""
+"""Retry-After of a rate-limited request, seconds."""
 NO_SPIFFE_ID = ""
 """Sender under which refusals of phones are counted, as phones have no SPIFFE id."""
 FORBIDDEN = {Reason.UNKNOWN_DEVICE, Reason.REVOKED, Reason.NOT_YOURS}
@@ -113,7 +113,7 @@ class PhoneEndpoint:
 
 @asynccontextmanager
 async def serve(settings: IngestSettings, endpoint: PhoneEndpoint, closed: Counter) -> AsyncIterator[int]:
-    """Serves the HTTP endpoint and yields its port. `closed` counts connections closed because of their peers."""
+    """Serves the HTTP endpoint and yields its port. `closed` counts the connections that are closed because of the peer's behaviour."""
     routes = [
         web.route(method, path, endpoint.report)
         for method in ("GET", "POST")
@@ -126,7 +126,7 @@ async def serve(settings: IngestSettings, endpoint: PhoneEndpoint, closed: Count
 
 
 def status_of(count: int, refusals: Sequence[Refusal], as_json: bool) -> int:
-    """Returns the HTTP status of an answer about `count` reports. It tells an app only whether to send them again."""
+    """Returns the HTTP status of an answer about `count` reports. The status tells an app only whether to send them again."""
     reasons = {refusal.code for refusal in refusals}
     if Reason.TOO_OFTEN in reasons:
         return 429
@@ -135,7 +135,7 @@ def status_of(count: int, refusals: Sequence[Refusal], as_json: bool) -> int:
     if reasons <= FORBIDDEN:
         return 403
     # Traccar Client repeats its oldest location until a 2xx, and only then sends the next. So a location that can never be accepted
-    # would block all that follow. It is counted in the quarantine, and the answer gives the reason.
+    # would block all that follow. Such a location is counted in the quarantine, and the answer gives the reason.
     return 200 if as_json else 400
 
 

@@ -18,21 +18,21 @@ from services.ingest.endpoints.phones import PhoneRequest, Said
 
 MAX_PARAMETERS = 100
 METRES_PER_HDOP = 5.0
-"""Accuracy per unit of HDOP, in m: the usual range error, 68 %. HDOP makes the default accuracy worse, never better."""
+"""Accuracy per unit of HDOP, metres: the usual range error, 68 %. HDOP makes the default accuracy worse, never better."""
 MAX_HDOP = 1_000.0
 
 _NUMBER = re.compile(r"[+-]?\d{1,30}(\.\d{0,30})?([eE][+-]?\d{1,3})?", re.ASCII)
 _EPOCH = re.compile(r"\d{1,16}", re.ASCII)
 _PLAIN_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 _SECONDS_BELOW = 100_000_000_000
-"""Smallest timestamp in milliseconds (a time in 1973). A smaller one is in seconds (until the year 5138).
+"""Smallest timestamp that counts as milliseconds (a time in 1973). A smaller one counts as seconds (until the year 5138).
 
 Traccar's own limit, 2**31, would mistake a time after 2038 for one in 1970.
 """
 _REPEATED = {"cell", "wifi"}
 _DEVICE_NAMES = ("id", "deviceid")
 _NOT_CONTENT = {"token", *_DEVICE_NAMES}
-"""Parameters that don't enter the report id."""
+"""Parameters on which the report id doesn't depend."""
 
 
 def parameters(text: str) -> dict[str, str]:
@@ -56,7 +56,10 @@ def parameters(text: str) -> dict[str, str]:
 
 
 def parse(values: Mapping[str, str], received_ms: int) -> PhoneRequest:
-    """Parses a request that came at `received_ms`, mesh time. Raises InvalidField where it names no device."""
+    """Parses a request that came at `received_ms`, mesh time, milliseconds since 1970 UTC.
+
+    Raises InvalidField if the request names no device, two devices, or a device with a malformed id.
+    """
     device_id = _device_id(values)
     fix_time = _fix_time_ms(values)
     content = [part for name in sorted(values) if name not in _NOT_CONTENT for part in (name, values[name])]

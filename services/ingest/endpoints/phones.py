@@ -12,7 +12,7 @@ from services.ingest.domain import EquipmentEvent, Position
 from tandem.common.v1 import log_pb2
 
 DEFAULT_ACCURACY_M = 50.0
-"""Accuracy of a position without one, in m: about that of a phone in a street of high buildings, and worse than in the open.
+"""Accuracy assumed for a position without one, metres: about that of a phone between high buildings, and worse than in the open.
 
 A smaller value would claim more than the phone said. A much larger one would enlarge every ring and send officers out for nothing.
 """
@@ -43,7 +43,7 @@ class PhoneRequest:
     device_id: str
     """Device that the request names."""
     said: list[Said]
-    """Position, if the request has one, and then the alarms; at least one report."""
+    """The position, if the request has one, and then the alarms. At least one report or error."""
 
 
 def position(
@@ -51,7 +51,7 @@ def position(
 ) -> Position:
     """Makes a position of checked values, quantised as the log keeps it.
 
-    Phones send an accuracy of 0 where they don't know it, so 0 counts as missing.
+    Phones send an accuracy of 0 if they don't know the accuracy, so 0 counts as missing.
     """
     accuracy_mm = max(1, round((accuracy_m or DEFAULT_ACCURACY_M) * 1000))
     return Position(
@@ -76,7 +76,7 @@ def alarms(
 ) -> list[Said]:
     """Reads the alarms of a request, which Traccar separates by commas. Each becomes a report besides the position.
 
-    Where the time can't be read, or is in the future, the time of receipt counts, so that no panic is lost for its time.
+    If the time is missing, unreadable or in the future, the time of receipt counts, so that no panic is lost because of its time.
     """
     at_ms = min(time_ms, received_ms) if isinstance(time_ms, int) else received_ms
     listed = list(dict.fromkeys(names.split(",")))

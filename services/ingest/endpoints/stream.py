@@ -17,7 +17,7 @@ WINDOW = 64
 MAX_COMMANDS = 1_000
 """Maximum number of commands that wait to be read by a sender. Further ones wait for the device's next contact."""
 MAX_UNANSWERED_REPORTS = 16_000
-"""Maximum number of unanswered reports of a stream. Batches of the largest size reach it before they reach the window."""
+"""Maximum number of unanswered reports of a stream. Batches of the largest size reach this maximum before WINDOW."""
 MAX_CALLER_UNANSWERED_REPORTS = 200_000
 """Maximum number of unanswered reports of all streams of a caller."""
 MAX_ALL_UNANSWERED_REPORTS = 800_000
@@ -35,17 +35,17 @@ class PendingAnswer:
     number: int
     """Number that the sender gave the request."""
     count: int
-    """Number of its reports."""
+    """Number of reports in the request."""
     positions: int
-    """Number of its positions, which are its first reports."""
+    """Number of positions in the request. They are the first reports."""
     together: bool
-    """Whether its answer may be merged with those of other requests."""
+    """Whether the answer may be merged with those of other requests."""
     receipts: Sequence[asyncio.Future[None]]
     """Receipts of the request; each future is done once its receipt is stored."""
     batch: Batch | None = None
-    """Batch of its reports, perhaps with those of other small requests; None before it joined one."""
+    """Batch of the request's reports, perhaps with those of other small requests. None until the request has joined a batch."""
     first: int = 0
-    """Index of its first report in `batch`."""
+    """Index of the request's first report in `batch`."""
 
     @property
     def held(self) -> int:
@@ -54,17 +54,17 @@ class PendingAnswer:
 
     @property
     def is_due(self) -> bool:
-        """Whether its batch may be answered. A request with receipts only has no batch."""
+        """Whether the request's batch may be answered. A request with receipts only has no batch."""
         return not self.count or (self.batch is not None and self.batch.may_be_answered)
 
     @property
     def error(self) -> Exception | None:
-        """Error for which its whole batch failed."""
+        """Error that made the request's batch fail, or None."""
         return self.batch.error if self.batch else None
 
     @property
     def refusals(self) -> Sequence[Refusal]:
-        """Refusals of its reports, with indexes in this request."""
+        """Refusals of the request's reports, with indexes in this request."""
         if self.batch is None or not self.batch.refusals:
             return ()
         end = self.first + self.count
@@ -76,17 +76,17 @@ class PendingAnswer:
 
 
 class ReportStream:
-    """Responses of a report stream: answers and commands."""
+    """The responses of an open report stream: answers to requests, and commands for the sender's devices."""
 
     def __init__(self, sender: Sender, unanswered: InFlightLimiter) -> None:
         self.sender = sender
         self.handed_over_s: float | None = None
-        """Loop time at which the response was handed over that the peer hasn't read yet; None while ingest owes the next one."""
+        """Loop time at which the response that the peer reads now was handed over, seconds. None while ingest owes the next one."""
         self._unanswered = unanswered
         self.open = True
         """Whether commands may be sent over the stream."""
         self.changed = asyncio.Event()
-        """Set where a response may be due: a batch or a command is ready, or the stream ended."""
+        """Set when a response may be due: a batch or a command is ready, or the stream ended."""
         self._answers: deque[PendingAnswer] = deque()
         self._commands: deque[ingest_pb2.DeviceCommand] = deque()
         self._under_way = self._held = 0
@@ -96,9 +96,9 @@ class ReportStream:
     # ── from the reader of requests ──────────────────────────────────────────────────────────────────────────────────
 
     async def window(self, held: int) -> None:
-        """Waits until another batch may be pending, then counts it with its reports and receipts, `held`.
+        """Waits until another batch may be pending, then counts the batch. `held` is the number of its reports and receipts.
 
-        So a peer that doesn't read its answers isn't read either, and its memory is bounded.
+        So ingest stops reading the requests of a peer that doesn't read its answers, and the memory for the peer is bounded.
         """
         while self._under_way >= WINDOW or (self._held and self._held + held > MAX_UNANSWERED_REPORTS):
             self._window_changed.clear()
@@ -110,7 +110,7 @@ class ReportStream:
     def answer(self, answer: PendingAnswer) -> None:
         """Appends the next request to be answered."""
         self._answers.append(answer)
-        if answer.is_due:  # else its batch wakes the stream
+        if answer.is_due:  # otherwise the batch wakes the stream later
             self.changed.set()
 
     def end(self) -> None:
@@ -121,7 +121,7 @@ class ReportStream:
     # ── from the commands ────────────────────────────────────────────────────────────────────────────────────────────
 
     def enqueue(self, command: ingest_pb2.DeviceCommand) -> bool:
-        """Queues a command for sending; false where the stream is closed or its sender doesn't read."""
+        """Queues a command for sending. Returns False if the stream is closed or its sender doesn't read."""
         if not self.open or len(self._commands) >= MAX_COMMANDS:
             return False
         self._commands.append(command)
@@ -138,7 +138,7 @@ class ReportStream:
     # ── to the writer of responses ───────────────────────────────────────────────────────────────────────────────────
 
     async def next(self) -> ingest_pb2.ReportResponse | None:
-        """Returns the next response, or None at the end. Raises StoreFull or Unavailable where a batch wasn't stored."""
+        """Returns the next response, or None at the end. Raises StoreFull or Unavailable if a batch wasn't stored."""
         self.handed_over_s = None
         response = await self._next()
         self.handed_over_s = asyncio.get_running_loop().time()

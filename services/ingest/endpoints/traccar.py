@@ -1,4 +1,4 @@
-"""Parses the JSON of Traccar Client 9 and newer, as https://www.traccar.org/osmand documents it and its server reads it.
+"""Parses the JSON of Traccar Client 9 and newer, as https://www.traccar.org/osmand documents it and Traccar's server reads it.
 
 The format is that of the app's background-location SDK: one location per request, and -1 for an unknown value. Some versions send
 a `uuid` with each location. Values that the log doesn't keep (speed, heading, battery, activity, event and any other) are ignored.
@@ -18,13 +18,13 @@ from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest, Said
 
 _MAX_UUID = 40
-"""Longest uuid, in characters, to which the name of an alarm can be appended within an id."""
+"""Maximum length of a uuid, characters. A longer uuid with the name of an alarm appended could be too long for an id."""
 
 
 def parse(body: bytes, received_ms: int) -> PhoneRequest:
-    """Parses a request that came at `received_ms`, mesh time.
+    """Parses a request that came at `received_ms`, mesh time, milliseconds since 1970 UTC.
 
-    Raises InvalidField where the body isn't this format or names no device.
+    Raises InvalidField if the body isn't this format or names no device.
     """
     request = _object("", _read(body))
     device_id = fields.required_id("device_id", _text("device_id", request.get("device_id", "")))

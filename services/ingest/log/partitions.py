@@ -14,7 +14,7 @@ from services.ingest.log.writer import LogWriter, Origin
 
 
 class Lane(NamedTuple):
-    """The partitions that need a position, and whether it is buffered."""
+    """The partitions that need a position, and whether the position is buffered."""
 
     partitions: Partitions
     is_backfill: bool
@@ -27,9 +27,10 @@ class LogWriters:
         self._writers, self._clock = writers, clock
 
     def write(self, batch: Batch, sender: str, checked: Checked, *, is_backfill: bool) -> None:
-        """Queues the accepted reports of a batch. The writers note in the batch what becomes of each entry.
+        """Queues the accepted reports of a batch. The writers note in the batch whether each entry was stored.
 
-        Call it after all checks, so that a failed look-up leaves nothing half done. `sender` is the key for turns in the queues.
+        Call it after all checks, so that a failed look-up leaves no batch half written. `sender` is the key by which senders take turns
+        in the queues.
         """
         origin = Origin(batch, sender, wall_us())
         for lane, positions in self._lanes(checked.positions, is_backfill):
@@ -45,7 +46,7 @@ class LogWriters:
                 self._writers[partition].heard(origin, heard.device_id, heard.report_id)
 
     def _lanes(self, positions: RoutedPositions, is_backfill: bool) -> Iterator[tuple[Lane, RoutedPositions]]:
-        """Yields the positions of each lane. Nearly always all share one."""
+        """Yields the positions of each lane. Nearly always all positions share one lane."""
         times_ms, routes = positions.columns.fix_times_ms, positions.partitions
         if not times_ms:
             return

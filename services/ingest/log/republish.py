@@ -1,8 +1,8 @@
-"""Republishes the last report of a device to each partition that comes to need it.
+"""Republishes the last report of a device to each partition that newly needs it.
 
 With more than one partition, an order that arrives after the last reports of both parties may be decided in a partition that
-hasn't seen the protected person. Whenever a device's route names a partition that lacks its last report, ingest publishes that
-report there. The fold drops duplicates by report id.
+hasn't seen the protected person. Whenever a device's route names a partition that lacks the device's last report, ingest publishes
+that report there. The fold drops duplicates by report id.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from services.ingest.log.writer import LogWriter, Origin
 SENDER = "again"
 """Sender key of republished reports in the fair queues of the log writers."""
 TAIL_MESSAGES = 50_000
-"""Newest messages of each partition that are read at a start."""
+"""Number of the newest messages of each partition that are read at the start."""
 
 
 class LastReports:
-    """Last position of each device and the partitions that hold it. With a single partition it keeps nothing."""
+    """Last position of each device and the partitions that hold it. Empty if there is only one partition."""
 
     def __init__(self, routes: Routes, writers: Mapping[int, LogWriter]) -> None:
         self._routes, self._writers = routes, writers
@@ -73,7 +73,7 @@ class LastReports:
         try:
             batch = stored.positions(data)
         except InvalidField:
-            return  # the evaluators dead-letter it
+            return  # the evaluators keep it as a dead letter
         for i, device_id in enumerate(batch.device_id):
             position = Position(
                 device_id=device_id,

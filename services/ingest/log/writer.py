@@ -25,22 +25,22 @@ from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import log_pb2
 
 MAX_MESSAGE = 2_000
-"""Maximum number of positions in a message. At up to 160 bytes each it stays well below the server's 1 MB."""
+"""Maximum number of positions in a message. At up to 160 bytes each, a message stays well below the server's limit of 1 MB."""
 UNABLE_AFTER_S = 10.0
-"""Age of waiting live reports, in s, from which ingest reports itself not ready."""
+"""Age of waiting live reports from which ingest reports itself not ready, seconds."""
 GIVE_UP_AFTER_S = 8.0
-"""Time for retries of a publish with an unknown outcome, in s; then the caller gets the error and must send again."""
+"""Maximum time for retries of a publish with an unknown outcome, seconds. After it the caller gets the error and must send again."""
 
 T = TypeVar("T")
 
 
 class Origin(NamedTuple):
-    """Where the items of a batch come from."""
+    """Origin of queued items: their batch, its sender, and the wall time of receipt."""
 
     batch: Batch
-    """Batch that is notified when each item is stored, or why it isn't."""
+    """Batch that is notified when an item is stored or has failed."""
     sender: str
-    """Key for turns in the queues."""
+    """Key by which senders take turns in the queues."""
     received_wall_us: int
 
 
@@ -81,9 +81,9 @@ class _Line(Generic[T]):
         self._next_s = 0.0
 
     def put(self, origin: Origin, item: T, size: int, *, contexts: Contexts = ()) -> None:
-        """Queues an item. Its batch is notified once it is stored, or that it failed with StoreFull or Unavailable.
+        """Queues an item. Its batch is notified once the item is stored, or has failed with StoreFull or Unavailable.
 
-        After Unavailable the item may be stored nevertheless: send it again. Without `contexts` all its reports have the trace
+        After Unavailable the item may still have been stored: send it again. Without `contexts`, all reports of the item have the trace
         context of this task.
         """
         waiting = _Waiting(
@@ -98,7 +98,7 @@ class _Line(Generic[T]):
         self._wake.set()
 
     def oldest_s(self) -> float:
-        """Returns the age of the oldest item that waits to be published, in s."""
+        """Returns the age of the oldest item that waits to be published, seconds."""
         return time.monotonic() - min((queue[0].since_s for queue in self._queues.values()), default=time.monotonic())
 
     async def run(self) -> None:
@@ -138,7 +138,7 @@ class _Line(Generic[T]):
                 waiting.origin.batch.stored(error)
 
     def _next_items(self) -> list[_Waiting[T]]:
-        """Removes the items of the next message from the queues. Each sender gets an even part of it, counted in reports."""
+        """Removes the items of the next message from the queues. Each sender gets an even part of the message, counted in reports."""
         items: list[_Waiting[T]] = []
         total = 0
         part = max(1, self._max_size // max(1, len(self._queues)))
@@ -199,7 +199,7 @@ class LogWriter:
         (self._backfill if backfill else self._live).put(origin, positions, len(positions), contexts=contexts)
 
     def heard(self, origin: Origin, device_id: str, report_id: str) -> None:
-        """Queues the fact that a device was heard whose clock is too far ahead, as an entry of its batch."""
+        """Queues the contact of a device with a clock too far ahead, as an entry of its batch."""
         self._heard.put(origin, (device_id, report_id), 1)
 
     def equipment(self, origin: Origin, event: EquipmentEvent) -> None:
@@ -207,7 +207,7 @@ class LogWriter:
         self._equipment.put(origin, event, 1)
 
     def lag_s(self) -> float:
-        """Returns the age of the oldest live report or event that waits to be published, in s."""
+        """Returns the age of the oldest live report or event that waits to be published, seconds."""
         return max(self._live.oldest_s(), self._heard.oldest_s(), self._equipment.oldest_s())
 
     def unable(self) -> str:
@@ -216,7 +216,7 @@ class LogWriter:
         return f"live reports have been waiting for {lag_s:.0f} s" if lag_s > UNABLE_AFTER_S else ""
 
     def backfill_lag_s(self) -> float:
-        """Returns the age of the oldest buffered report that waits to be published, in s."""
+        """Returns the age of the oldest buffered report that waits to be published, seconds."""
         return self._backfill.oldest_s()
 
     async def _publish(self, message: _Message) -> None:
