@@ -31,19 +31,19 @@ class Surroundings:
     """Stored rows that a plan needs besides the pairs."""
 
     tags: Mapping[str, list[Tag]] = field(default_factory=dict)
-    """By wearer id."""
+    """Tags by wearer id."""
     devices: Mapping[str, list[Device]] = field(default_factory=dict)
-    """By person id."""
+    """Protective devices by person id."""
     ended: frozenset[KeyOwner] = frozenset()
     """Wearers and protected persons whose record has ended or was destroyed."""
     routes: Mapping[str, StoredRoute] = field(default_factory=dict)
     """The last sent route by device id."""
     tokens: Mapping[str, list[DeviceToken]] = field(default_factory=dict)
-    """By device id, oldest first, including expired tokens."""
+    """Tokens by device id, oldest first, including expired tokens."""
     kept_away: Mapping[str, set[str]] = field(default_factory=dict)
-    """Ids of the wearers whom other joint cases than those of the pairs keep away, by person id."""
+    """Ids of the wearers who must keep away from a person, by person id. Joint cases of the plan's own pairs aren't counted."""
     contacts: Mapping[str, Contact] = field(default_factory=dict)
-    """By person id. Empty if the registry can't seal contacts."""
+    """Contacts by person id. Empty if the registry can't seal contacts."""
 
 
 class CaseMessage(NamedTuple):
@@ -82,7 +82,7 @@ class Effects:
         self._active = {
             pair.case_id: (pair.wearer.wearer_id, pair.order.protected_person_ids) for pair in pairs if pair.is_held
         }
-        """Wearer and protected persons of each joint case of the pairs that isn't withdrawn."""
+        """Ids of the wearer and the protected persons of each joint case in the plan that isn't withdrawn, by case id."""
 
     def log(self, level: int, event: str, **fields: object) -> None:
         """Write a line to the log after the commit."""
@@ -200,7 +200,7 @@ class Effects:
         last = self.routes.get(device_id) or self.found.routes.get(device_id)
         if last and route == last.route and not renew:
             return
-        # Follows the clock, like the version of a case: after a lost database, message ids must not repeat.
+        # The version follows the clock, like the version of a case: after a lost database, message ids must not repeat.
         version = max((last.version if last else 0) + 1, self.terms.now_ms)
         self.routes[device_id] = StoredRoute(version, route)
         subject = f"$KV.{flow.DEVICES_BUCKET}.{device_id}"
@@ -234,7 +234,7 @@ class Effects:
 
 
 def owner_of(device: Tag | Device) -> KeyOwner:
-    """Owner of the key of a device's wearer or person."""
+    """Owner of the record of the person who has a device: the wearer of a tag, or the person with a protective device."""
     match device:
         case Tag():
             return KeyOwner(WEARERS.table.name, device.wearer_id)

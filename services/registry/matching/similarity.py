@@ -66,7 +66,7 @@ def compared(order: Order, wearer: Wearer) -> tuple[MatchLevel, Comparison]:
 
 
 def reasons_of(comparison: Comparison) -> tuple[str, ...]:
-    """The weights as sentences, greatest weight first, without personal data."""
+    """One sentence with its weight for each compared field, greatest weight first, without personal data."""
     stated = sorted((field for field in comparison.evidence if field.weight), key=lambda field: -abs(field.weight))
     return tuple(f"{field.words} ({field.weight:+.1f} bits)" for field in stated)
 
