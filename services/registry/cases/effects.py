@@ -234,7 +234,7 @@ class Effects:
 
 
 def owner_of(device: Tag | Device) -> KeyOwner:
-    """Owner of the record of the person who has a device: the wearer of a tag, or the person with a protective device."""
+    """Key owner of a device: the record of the wearer of a tag, or of the person with a protective device."""
     match device:
         case Tag():
             return KeyOwner(WEARERS.table.name, device.wearer_id)
