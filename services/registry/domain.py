@@ -285,7 +285,7 @@ class ProtectedTarget:
 
 @dataclass(frozen=True, slots=True)
 class JointCase:
-    """Complete joint case of one order and one wearer. It holds ids and geometry, never names."""
+    """Complete joint case of one order and one wearer: ids and geometry, never names."""
 
     case_id: str
     order_id: str

@@ -1,7 +1,6 @@
 """Plan what follows from changed records, in memory: reviews, match events, joint cases, routes, tokens and messages.
 
-Nothing is read or written here. All that the plan needs was read into `Surroundings` before; `CaseService.write` applies the
-plan.
+Nothing is read or written here. `surroundings.py` reads all rows that a plan needs, and `CaseService.write` writes the plan.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Surroundings:
 
 
 class CaseMessage(NamedTuple):
-    """Snapshot of a joint case for the log. Its contacts are sealed when it is written, because sealing is random."""
+    """Snapshot of a joint case for the log. Sealing is random, so contacts are sealed only when the snapshot is written."""
 
     case: JointCase
     version: int

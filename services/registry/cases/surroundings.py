@@ -152,7 +152,7 @@ def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset
 
 
 def _contacts(persons: Iterable[StoredRecord[ProtectedPerson]], put: Record | None) -> dict[str, Contact]:
-    opened = [stored.open() for stored in persons]  # None if destroyed: a case that ended long ago may be sent again
+    opened = [stored.open() for stored in persons]  # None for a destroyed person: a long ended case may be sent again
     known = [*opened, put] if isinstance(put, ProtectedPerson) else opened
     return {person.person_id: person.contact for person in known if person and person.contact}
 

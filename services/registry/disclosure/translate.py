@@ -21,7 +21,7 @@ DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
     "explain": frozenset({Role.ROLE_REVIEWER}),
     "evidence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER, Role.ROLE_OPERATOR}),
 }
-"""Roles to which each NATS user may disclose data: the roles that may call this service."""
+"""Roles to which each service may disclose data, by its NATS user: the roles that may call the service."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
 """NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
 

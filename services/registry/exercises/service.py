@@ -86,7 +86,7 @@ class ExerciseRecords:
         return Tag(self.tag_id(number), self.wearer_id(number), _VERSION, vendor_id=vendor_id)
 
     def order(self, number: int, now_ms: int, until_ms: int) -> Order:
-        """The order against the wearer with this number, valid from `now_ms`. To prolong it, put it with later times."""
+        """The order against the wearer with this number, valid from `now_ms`. To prolong the order, put it again with later times."""
         return Order(
             order_id=self.order_id(number),
             respondent=self._identity(number),

@@ -1,9 +1,9 @@
 """Encryption of personal data at rest: a separate key per record, and keyed hashes that test equality without the value.
 
 The master keys wrap the keys of the records, and are kept in a key ring outside the database. Destroying a record's key destroys the
-record, wherever copies of the encrypted bytes are. A rotation rewraps the small keys and doesn't touch the records. The root key
-is the first master key that a database had. The keys of the hashes are derived from the root key, so the database stores the root
-key, wrapped by the current master key.
+record, wherever copies of the encrypted bytes are. A rotation rewraps the small keys and doesn't touch the records. The keys of
+the hashes are derived from the root key, the first master key that a database had. A rotation doesn't change the root key, so the
+database stores the root key, wrapped by the current master key.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Vault:
         self._index_key = _derive(root, b"tandem registry: index")
         self._digest_key = _derive(root, b"tandem registry: digest")
         self.fingerprint = _derive(root, b"tandem registry: fingerprint")
-        """Fingerprint of the root key: equal in two vaults with the same root key. It reveals nothing about the root key."""
+        """Fingerprint of the root key: equal in two vaults with the same root key. The fingerprint reveals nothing about the key."""
 
     def wrapped_root(self) -> bytes:
         """The root key as the database stores it: the id of the current master key, then the wrapped root key."""

@@ -17,9 +17,10 @@ _MAX_SOUNDS = 8
 def keys(person: Person) -> frozenset[str]:
     """Match keys of a record: a few hundred at most, usually a dozen.
 
-    A key is built from each of these: the national number; a telephone number; an address; the date of birth; the name; the surname
-    with the sound of the given name, and either the year of birth, the next year, or the day and month of birth; the surname with the
-    sorted digits of the date of birth.
+    A key is built from each of these:
+    - the national number, each telephone number, each address, the date of birth, each name
+    - the surname and the sound of the given name, with the year of birth, the next year, or the day and month of birth
+    - the surname and the sorted digits of the date of birth
     """
     match_keys = set()
     if person.national_id:

@@ -4,7 +4,7 @@ The weights are constants and were set without labelled pairs. Each weight comes
 
 u, the probability that two strangers agree, was counted:
 - dates of birth: over 55 years. A test repeats the count.
-- names: from the shares of the common surnames (8 % of pairs have the same surname), and by comparing 900 given names with each other.
+- names: from the shares of the common surnames (8 % of pairs have the same surname), and by comparing some 900 given names.
 - numbers: from the count of possible digits, rounded up because the people of a household may share a number.
 
 m, the probability that two records of one person agree, was estimated from common errors in such records: typing errors, a moved
@@ -26,10 +26,10 @@ from services.registry.matching import names
 from services.registry.matching.weights import AgreementLevel, Field, FieldComparison, Schema
 
 CERTAIN = 30.0
-"""Minimum weight of a certain match, bits. It means odds of 8,000 to 1 if one pair in 2 ** 17 is one person. That share assumes
+"""Minimum weight of a certain match, bits. 30 bits mean odds of 8,000 to 1 if one pair in 2 ** 17 is one person. That share assumes
 20,000 wearers, and that one respondent in six or seven wears a tag."""
 POSSIBLE = 10.0
-"""Minimum weight of a pair that a person must review, bits: a chance of 1 in 130 under the assumption of CERTAIN."""
+"""Minimum weight of a pair that a person must review, bits: a chance of 1 in 130 under the same assumption as for CERTAIN."""
 
 MAX_VALUES = 4
 """Maximum number of names, phones or addresses of one record that are compared."""

@@ -28,7 +28,7 @@ _MAX_CANDIDATES = 24
 _WORD_COST = 0.2
 """Cost of a word that ends within a syllable or within a spelling."""
 _TURNED_COST = 0.02
-"""Cost of reading the words in another order than surname first."""
+"""Cost of reading the last word of a name as the surname, instead of the first word."""
 _USUAL_COST = 0.05
 """Cost per rank of a surname's common spellings: the most usual spelling costs 0, the next one costs this once."""
 _LIAISON = 0.9

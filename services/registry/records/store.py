@@ -88,7 +88,7 @@ class RecordRepository(Repository):
         return record
 
     async def candidates(self, kind: RecordType[R], ids: Collection[str], national_id: str) -> list[R]:
-        """The records with this national number or one of these ids: first those with the number, each group by id.
+        """The records with this national number or one of these ids: first those with the number, each group sorted by id.
 
         An empty number matches no record.
         """

@@ -81,7 +81,7 @@ class Publications:
             if lost:
                 await self._mark_unsent([publication.recorded for publication in lost])
                 if not await sent.newest(None, 1):
-                    # The stream lost all messages of the last day. It may have lost older ones too, which the outbox no longer has.
+                    # The stream lost all messages of the last day. So it may also have lost older ones that the outbox no longer has.
                     await self._renew_all()
 
     async def _mark_unsent(self, row_ids: Sequence[int]) -> None:

@@ -34,8 +34,8 @@ class Relay:
     """Publishes outbox rows one after the other, and marks them as sent after the server's acknowledgement.
 
     If the process dies before it marks a row, the row is published again with the same message id. After a start, the first
-    batch is one message, the next two, then four and so on, so that even a process that crashes repeatedly makes progress. Of
-    several processes on one database, only one publishes at a time, so that the order of commits is the order in the log.
+    batch is one message, the next two, then four and so on. So even a process that crashes repeatedly makes progress. Of several
+    processes on one database, only one publishes at a time, so that the order of commits is the order in the log.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from services.registry.matching.similarity import MatchLevel
 ANSWER_WITHIN_MS = 15 * 60_000
 """How long a review may stay open before both agencies are paged, milliseconds of mesh time."""
 TOKENS_KEPT_MS = 7 * 86_400_000
-"""How long a resume token works, milliseconds of mesh time. It expires when an event after it is older than this."""
+"""How long a resume token works, milliseconds of mesh time. A token expires once an event after it is older."""
 
 
 class ReviewState(Enum):
@@ -64,7 +64,7 @@ class MatchEvidence:
     """Evidence from two records on whether they describe one person."""
 
     digest: bytes
-    """Keyed digest of the compared data. It changes if either record changes."""
+    """Keyed digest of the compared data of both records, which changes if any of these data changes."""
     weight_bits: float
     reasons: tuple[str, ...]
     """The weights as sentences, without personal data."""
@@ -91,9 +91,9 @@ class Review:
 def next_state(before: Review | None, level: MatchLevel, evidence: bytes) -> tuple[ReviewState, bool] | None:
     """State of a review after a comparison, and whether the order is enforced; None if no review is needed.
 
-    A person's decision holds while the evidence stays the same. New evidence reopens a decided review, with two exceptions: a
-    certain match needs no decision (after a rejection only if the national numbers are equal), and a rejected pair whose records no
-    longer match needs no review. A confirmed order stays enforced until a person decides again.
+    A person's decision holds while the evidence stays the same. New evidence reopens a decided review, except in two cases.
+    A certain match needs no decision; after a rejection, only equal national numbers make a match certain. A rejected pair needs no
+    review if its records no longer match. A confirmed order stays enforced until a person decides again.
     """
     state = before.state if before else None
     if before and state in (ReviewState.CONFIRMED, ReviewState.REJECTED) and before.evidence.digest == evidence:

@@ -119,7 +119,7 @@ class ReviewRepository(Repository):
         return marked.rowcount > 0
 
     async def add_decision(self, review: Review, decision: Decision, *, by: str, reason: str, at_ms: int) -> None:
-        """Store a person's decision. Its reason is encrypted with a separate key."""
+        """Store a person's decision. The reason is encrypted with a separate key."""
         owner = decision_owner(review.case_id, at_ms)
         key = await self._keys.make(owner)
         values = {

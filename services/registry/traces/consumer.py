@@ -1,4 +1,4 @@
-"""Bus consumer of ALERTS and INCIDENTS for the traces. It resumes from the sequence in the database, so no incident is skipped.
+"""Bus consumer of ALERTS and INCIDENTS for the traces. Reading resumes at the sequence in the database, so nothing is skipped.
 
 No other work waits for the traces. While the registry is down, the streams keep the messages.
 """
@@ -29,7 +29,7 @@ from services.registry.transactions import Transactions
 from tandem.common.v1 import alert_pb2, exercise_pb2
 
 KEPT_US = 3 * 365 * 86_400_000_000
-"""Retention of trace facts, microseconds: as long as the ledgers of access, so that a reviewer finds both."""
+"""Retention of trace facts, microseconds: as long as the stream LEDGER keeps the signed heads, so that a reviewer finds both."""
 SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subject(leg, ">") for leg in flow.LEGS)}
 """Subjects that are read from each stream; empty means all. Advice of the police to the warning leg is omitted, because it
 isn't a step."""

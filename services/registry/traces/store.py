@@ -18,7 +18,7 @@ from services.registry.traces.domain.facts import CaseVersion, DataUse, Fact
 from services.registry.traces.tables import case_versions, trace_facts, trace_positions
 
 MAX_FACTS = 5_000
-"""Maximum number of facts per trace; later facts are omitted. An incident of days with a warning every 15 s exceeds this number."""
+"""Maximum number of facts per trace; later facts are omitted. Several days with a warning every 15 s exceed this number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -369,7 +369,7 @@ def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
 
 
 def _order_in_force(alert: AlertFact, case_versions: Mapping[str, Sequence[CaseVersion]]) -> TraceSpan | None:
-    """Span of the case version that an alert was decided on. It is a separate trace, since it may be months older."""
+    """Span of the case version that an alert was decided on, in a trace of its own, since the version may be months older."""
     before = [
         case_version for case_version in case_versions.get(alert.case_id, ()) if case_version.sequence < alert.sequence
     ]
