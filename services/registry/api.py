@@ -30,7 +30,7 @@ SERVICE_NAME = registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_
 MATCHES_BATCH = 100
 DIFFERENCES_BATCH = 1000
 LISTED_MAX = 1_000_000
-"""Maximum number of records in one reconciliation list. It exceeds the number of records of any agency."""
+"""Maximum number of records in one reconciliation list, more than any agency has."""
 _SEQUENCE_MAX = (1 << 63) - 1
 
 _M = TypeVar("_M", bound=Message)

@@ -29,7 +29,7 @@ class OrderRing:
 
 
 DEFAULT_RINGS = (OrderRing(2000.0, Action.WARN), OrderRing(1000.0, Action.NOTIFY), OrderRing(100.0, Action.RESPOND))
-"""Rings of an order that states none: warn at 2 km, notify both desks at 1 km, respond at the 100 m of the statutes."""
+"""Rings of an order without rings of its own: warn at 2 km, notify both desks at 1 km, respond at 100 m (the statutes' distance)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class EncounterReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AllowedEncounter:
-    """A dated exception of an order: while it applies, an approach is warned of and recorded, and nobody is dispatched."""
+    """A dated exception of an order: an approach is recorded and the protected person is warned, but nobody is dispatched."""
 
     encounter_id: str
     reason: EncounterReason
@@ -116,7 +116,7 @@ class OrderEnd:
 
 
 EXERCISE_IDS = "exercise."
-"""Prefix of the ids of synthetic records for exercises. Ids from the agencies must not start with it."""
+"""Prefix of the ids of synthetic records for exercises. Ids from the agencies must not have this prefix."""
 
 
 class ExerciseKind(Enum):
@@ -280,18 +280,18 @@ class ProtectedTarget:
 
     person_id: str
     device_ids: tuple[str, ...]
-    """Protective devices, sorted. Empty is a valid state."""
+    """Ids of the person's protective devices, sorted; empty if the person has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class JointCase:
-    """Complete joint case of one order and one wearer. It holds ids and geometry, never names."""
+    """Complete joint case of one order and one wearer: ids and geometry, never names."""
 
     case_id: str
     order_id: str
     wearer_id: str
     tag_device_ids: tuple[str, ...]
-    """Tags on the wearer, sorted."""
+    """Ids of the tags on the wearer, sorted."""
     persons: tuple[ProtectedTarget, ...]
     places: tuple[Place, ...]
     rings: tuple[OrderRing, ...]
@@ -306,7 +306,7 @@ class JointCase:
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
-    """Whether respondent and wearer have the same national number, so that they certainly are one person."""
+    """Whether respondent and wearer have the same national number, which proves that they are one person."""
     return bool(wearer.national_id) and respondent.national_id == wearer.national_id
 
 
@@ -347,6 +347,9 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Se
 
 
 def withdraw(case: JointCase, at_ms: int) -> JointCase:
-    """The case after its match was withdrawn, for example because a number was corrected: valid until `at_ms` at the latest."""
+    """The case after its match was withdrawn, for example because a national number was corrected.
+
+    The validity ends at `at_ms` at the latest. A case that begins later keeps 1 ms of validity.
+    """
     ends_ms = max(case.valid_from_ms + 1, min(case.valid_until_ms, at_ms))
     return replace(case, valid_until_ms=ends_ms)

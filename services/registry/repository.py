@@ -28,13 +28,13 @@ class Repository:
             await self._connection.execute(statement, parameters)
 
     async def _upsert(self, table: sa.Table, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Insert complete rows, each in the place of the row with the same primary key."""
+        """Insert complete rows. A row replaces the stored row with the same primary key."""
         await self._write(_upserts(table)[self._connection.dialect.name], rows)
 
 
 @cache
 def _upserts(table: sa.Table) -> Mapping[str, Any]:
-    """Upsert of a table for each dialect."""
+    """Upsert statements of a table, by database dialect."""
 
     def upsert(insert: Any) -> Any:
         changed = {column.name: insert.excluded[column.name] for column in table.c if not column.primary_key}

@@ -20,7 +20,7 @@ COMPLETED_BATCH = 200
 async def prepare(transactions: Transactions, cases: CaseService, vault: Vault, *, log_identity: str) -> None:
     """Unlock the database; call once before anything else. If the log is new, schedule all valid cases and routes for it.
 
-    Raises FailedPrecondition if the key ring lacks a key that the database was written with: records couldn't be found.
+    Raises FailedPrecondition if the key ring lacks a master key that the database needs. Without it, records couldn't be found.
     """
     async with transactions.changing() as work:
         await _unlock(work, vault)
@@ -37,7 +37,7 @@ async def prepare(transactions: Transactions, cases: CaseService, vault: Vault, 
 
 
 async def _unlock(work: UnitOfWork, vault: Vault) -> None:
-    """Load the root key of the hashes from the database, or store one, and wrap it with the ring's current key."""
+    """Load the root key from the database, or use the vault's own, and store it wrapped with the current master key."""
     root, fingerprint = await work.meta.get("root"), await work.meta.get("key")
     with contextlib.suppress(FailedPrecondition):  # wrapped by another ring: then the fingerprint differs too
         if root is not None:

@@ -1,4 +1,4 @@
-"""Transactions on the registry's database, and the signal that tells waiting tasks of a commit."""
+"""Transactions on the registry's database, and the signal that wakes waiting tasks after a commit."""
 
 from __future__ import annotations
 

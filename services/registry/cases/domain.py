@@ -1,4 +1,4 @@
-"""Decide from two records and from what is stored about them whether an order is enforced against a wearer. Pure."""
+"""Decide whether an order is enforced against a wearer, from their records, their review and their joint case. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from services.registry.reviews.domain import MatchEvidence, Review, ReviewState
 
 
 class PlanTerms(NamedTuple):
-    """Circumstances of a plan that aren't stored."""
+    """Inputs of a plan that don't come from the database."""
 
     now_ms: int
     """Mesh time."""
     partitions: int
     """Number of partitions of the log."""
     digest: Callable[[str], bytes]
-    """Keyed digest of the data that two records were compared by."""
+    """Function that returns the keyed digest of the compared data of two records."""
 
 
 @dataclass(frozen=True, slots=True)

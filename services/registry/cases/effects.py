@@ -1,7 +1,6 @@
 """Plan what follows from changed records, in memory: reviews, match events, joint cases, routes, tokens and messages.
 
-Nothing is read or written here. All that the plan needs was read into `Surroundings` before; `CaseService.write` applies the
-plan.
+Nothing is read or written here. `surroundings.py` reads all rows that a plan needs, and `CaseService.write` writes the plan.
 """
 
 from __future__ import annotations
@@ -31,23 +30,23 @@ class Surroundings:
     """Stored rows that a plan needs besides the pairs."""
 
     tags: Mapping[str, list[Tag]] = field(default_factory=dict)
-    """By wearer id."""
+    """Tags by wearer id."""
     devices: Mapping[str, list[Device]] = field(default_factory=dict)
-    """By person id."""
+    """Protective devices by person id."""
     ended: frozenset[KeyOwner] = frozenset()
     """Wearers and protected persons whose record has ended or was destroyed."""
     routes: Mapping[str, StoredRoute] = field(default_factory=dict)
     """The last sent route by device id."""
     tokens: Mapping[str, list[DeviceToken]] = field(default_factory=dict)
-    """By device id, oldest first, including expired tokens."""
+    """Tokens by device id, oldest first, including expired tokens."""
     kept_away: Mapping[str, set[str]] = field(default_factory=dict)
-    """Ids of the wearers whom other joint cases than those of the pairs keep away, by person id."""
+    """Ids of the wearers who must keep away from a person, by person id. Joint cases of the plan's own pairs aren't counted."""
     contacts: Mapping[str, Contact] = field(default_factory=dict)
-    """By person id. Empty if the registry can't seal contacts."""
+    """Contacts by person id. Empty if the registry can't seal contacts."""
 
 
 class CaseMessage(NamedTuple):
-    """Snapshot of a joint case for the log. Its contacts are sealed when it is written, because sealing is random."""
+    """Snapshot of a joint case for the log. Sealing is random, so contacts are sealed only when the snapshot is written."""
 
     case: JointCase
     version: int
@@ -82,7 +81,7 @@ class Effects:
         self._active = {
             pair.case_id: (pair.wearer.wearer_id, pair.order.protected_person_ids) for pair in pairs if pair.is_held
         }
-        """Wearer and protected persons of each joint case of the pairs that isn't withdrawn."""
+        """Ids of the wearer and the protected persons of each joint case in the plan that isn't withdrawn, by case id."""
 
     def log(self, level: int, event: str, **fields: object) -> None:
         """Write a line to the log after the commit."""
@@ -200,7 +199,7 @@ class Effects:
         last = self.routes.get(device_id) or self.found.routes.get(device_id)
         if last and route == last.route and not renew:
             return
-        # Follows the clock, like the version of a case: after a lost database, message ids must not repeat.
+        # The version follows the clock, like the version of a case: after a lost database, message ids must not repeat.
         version = max((last.version if last else 0) + 1, self.terms.now_ms)
         self.routes[device_id] = StoredRoute(version, route)
         subject = f"$KV.{flow.DEVICES_BUCKET}.{device_id}"
@@ -234,7 +233,7 @@ class Effects:
 
 
 def owner_of(device: Tag | Device) -> KeyOwner:
-    """Owner of the key of a device's wearer or person."""
+    """Key owner of a device: the record of the wearer of a tag, or of the person with a protective device."""
     match device:
         case Tag():
             return KeyOwner(WEARERS.table.name, device.wearer_id)

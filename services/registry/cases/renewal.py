@@ -1,4 +1,4 @@
-"""Daily renewal of routes and joint cases in the log, which keeps its entries for days only."""
+"""Daily renewal of routes and joint cases, because the log keeps its entries only for days."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Renewal:
         """Enqueue a batch of routes and cases that weren't sent on this day of mesh time; false if none was left."""
         now_ms = self._clock.now_ms()
         day = now_ms // DAY_MS
-        # Needs no `changing`: the relay, the only caller, reads the outbox next.
+        # `open` is enough, since nobody needs the wake-up: the relay, the only caller, reads the outbox next.
         async with self._transactions.open() as work:
             device_ids = await work.routes.not_sent_on(day, RENEWED_BATCH)
             if device_ids:

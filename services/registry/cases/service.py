@@ -42,7 +42,7 @@ class CaseService:
         return self._warning_key is not None
 
     def terms(self) -> PlanTerms:
-        """Circumstances of a plan that begins now."""
+        """Inputs of a plan that begins now."""
         return PlanTerms(self._clock.now_ms(), self._partitions, lambda text: self._vault.digest(text.encode()))
 
     def subject(self, wearer_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Joint cases, and which persons they keep which wearers away from."""
+"""Joint cases in the database, and the wearers whom joint cases keep away from a person."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class CaseRepository(Repository):
         return found
 
     async def put(self, updates: Iterable[CaseUpdate], entries: Mapping[str, bytes], day: int) -> None:
-        """Store joint cases with their snapshots by case id, which are sent on this day of mesh time."""
+        """Store joint cases. `entries` are their snapshots by case id, and `day` is the day of mesh time on which they are sent."""
         new: list[dict[str, Any]] = []
         changed: list[dict[str, Any]] = []
         for update in updates:

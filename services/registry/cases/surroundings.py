@@ -1,4 +1,4 @@
-"""Read what a plan needs: each table with one statement for everything that is asked for, and no row twice."""
+"""Read the rows that a plan needs: each table with one statement for all requested ids, and no row twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _D = TypeVar("_D", Tag, Device)
 
 
 async def pairs_of_wearer(work: UnitOfWork, wearer: Wearer, *, new: bool = False) -> list[MatchPair]:
-    """A wearer with each order that may be against them, or that was before this version. A new wearer has no cases."""
+    """Pairs of a wearer and each order that may be against this wearer, or was before this version of the record.
+
+    A `new` wearer has no cases and reviews yet.
+    """
     wearer_id = wearer.wearer_id
     cases = {} if new else {case.order_id: case for case in await work.cases.of_wearers([wearer_id])}
     reviews = {} if new else {review.order_id: review for review in await work.reviews.of_wearer(wearer_id)}
@@ -33,7 +36,10 @@ async def pairs_of_wearer(work: UnitOfWork, wearer: Wearer, *, new: bool = False
 
 
 async def pairs_of_order(work: UnitOfWork, order: Order, *, new: bool) -> list[MatchPair]:
-    """An order with each wearer whom it may be against, or was before this version. A new order has no cases."""
+    """Pairs of an order and each wearer whom the order may be against, or was before this version of the record.
+
+    A `new` order has no cases and reviews yet.
+    """
     order_id, respondent = order.order_id, order.respondent
     cases = {} if new else {case.wearer_id: case for case in await work.cases.of_order(order_id)}
     reviews = {} if new else {review.wearer_id: review for review in await work.reviews.of_order(order_id)}
@@ -79,8 +85,8 @@ async def around(
 ) -> Surroundings:
     """Read the surroundings of pairs whose joint cases may change.
 
-    `put` is the record that the command puts: it takes the place of its stored version. `known` are records that were read
-    before. The routes of the devices of `also_persons`, and of the tags of `also_wearers`, may change, too.
+    `put` is the record that the command puts, which replaces its stored version. `known` are records that were read before. The
+    routes of the devices of `also_persons` and of the tags of `also_wearers` may also change.
     """
     person_ids = {*also_persons, *(id_ for pair in pairs for id_ in pair.order.protected_person_ids)}
     devices = await _devices(work, person_ids, put)
@@ -101,7 +107,7 @@ async def around(
 
 
 async def around_devices(work: UnitOfWork, devices: Sequence[Tag | Device]) -> Surroundings:
-    """Read what the routes of these devices depend on."""
+    """Read the rows that the routes of these devices depend on."""
     ids = [device.device_id for device in devices]
     person_ids = {device.person_id for device in devices if isinstance(device, Device)}
     return Surroundings(
@@ -127,7 +133,7 @@ async def _tags(work: UnitOfWork, wearer_ids: Collection[str], put: Record | Non
 async def _persons(
     work: UnitOfWork, person_ids: set[str], *, known: Iterable[StoredRecord[Any]], put: Record | None
 ) -> list[StoredRecord[ProtectedPerson]]:
-    """The rows of these persons without the one that is put: the known ones, and the others from the database."""
+    """Rows of these persons: known rows, and the others from the database. A person that the command puts isn't read."""
     before = [stored for stored in known if stored.kind is PERSONS]
     unknown = person_ids - {stored.key_owner.record_id for stored in before}
     if isinstance(put, ProtectedPerson):
@@ -136,7 +142,7 @@ async def _persons(
 
 
 def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset[KeyOwner]:
-    """Owners whose record has ended. The record that is put decides for its own owner."""
+    """Owners whose record has ended. For the record that the command puts, the new version decides."""
     ended = {record.key_owner for record in stored if record.kind.disclosed is not None and record.has_ended}
     if put is None:
         return frozenset(ended)
@@ -146,7 +152,7 @@ def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset
 
 
 def _contacts(persons: Iterable[StoredRecord[ProtectedPerson]], put: Record | None) -> dict[str, Contact]:
-    opened = [stored.open() for stored in persons]  # None: destroyed, and a case that ended long ago is sent once more
+    opened = [stored.open() for stored in persons]  # None for a destroyed person: a long ended case may be sent again
     known = [*opened, put] if isinstance(put, ProtectedPerson) else opened
     return {person.person_id: person.contact for person in known if person and person.contact}
 

@@ -29,7 +29,10 @@ class DeviceTokens:
         self._clock = clock
 
     async def issue(self, agency: Agency, device_id: str, keep_older_for_s: int) -> str:
-        """Issue a token, of which only the hash is stored. Raises NotFound, PermissionDenied, FailedPrecondition (ended)."""
+        """Issue a token. Only its hash is stored.
+
+        Raises NotFound, PermissionDenied if the device belongs to the other agency, FailedPrecondition if it is out of service.
+        """
         token = secrets.token_urlsafe(TOKEN_BYTES)
         hashed = hashlib.sha256(token.encode()).digest()
         async with self._transactions.changing() as work:

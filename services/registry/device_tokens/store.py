@@ -1,4 +1,4 @@
-"""Tokens of the devices."""
+"""Tokens of the devices in the database."""
 
 from __future__ import annotations
 

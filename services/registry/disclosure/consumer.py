@@ -1,4 +1,4 @@
-"""Bus consumer for disclosures that other services made. They wait in the stream DISCLOSURES while the registry is down."""
+"""Bus consumer for disclosures of other services. While the registry is down, disclosures wait in the stream DISCLOSURES."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ async def consume_disclosures(
 ) -> None:
     """Append published disclosures to the ledger until cancelled. Messages are acknowledged after the commit.
 
-    The cursor of the newest entry is committed with the disclosures, so that a stream that lost entries is noticed and read again
-    from its first entry. The ledger ignores a disclosure whose id it already has.
+    The cursor of the newest entry is committed with the disclosures. With this cursor, `pull.consume` notices a stream that went
+    back, and reads the stream again from its first entry. The ledger ignores a disclosure whose id it already has.
     """
     durable, stream = flow.DISCLOSURES_DURABLE, flow.DISCLOSURES.name
     after = await retried(lambda: disclosures.newest(log_id), on=Unavailable)

@@ -32,9 +32,9 @@ def destroy_order_at_ms(order: Order) -> int:
 
 
 def destroy_wearer_at_ms(wearer: Wearer) -> int | None:
-    """When a wearer is destroyed: 5 years after the end, or immediately if the ground of an item 3-2 tag has ceased.
+    """When a wearer is destroyed: 5 years after a completed term, or immediately after an acquittal or a lapsed order.
 
-    None while the case runs.
+    None while the wearer's case runs.
     """
     if wearer.end is None:
         return None

@@ -117,7 +117,10 @@ class Disclosures:
     # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def sign(self) -> SignedHead | None:
-        """Sign the end of the chain and enqueue the head for publication; None if the ledger is empty."""
+        """Sign the end of the chain and enqueue the signed head for publication. Returns the head; None if the ledger is empty.
+
+        If no row was added since the last head, that head is returned again.
+        """
         async with self._transactions.changing() as work:
             last, signed = await work.ledger.last(), await work.ledger.last_signed()
             if last is None or (signed and signed.head.sequence == last.sequence):
@@ -131,7 +134,7 @@ class Disclosures:
         return signed
 
     async def watch_heads(self, after: int) -> AsyncIterator[SignedHead]:
-        """Yield the signed heads after a row of the ledger, then each new head until cancelled."""
+        """Yield the signed heads after the row `after` of the ledger, then each new head until cancelled."""
         while True:
             change = self._transactions.signal.next_change()
             async with self._transactions.open() as work:
@@ -161,7 +164,10 @@ class Disclosures:
             await asyncio.sleep(POLL_S)
 
     async def _is_due(self) -> bool:
-        """Whether SIGN_INTERVAL_ROWS rows have no head, or any row has had none for SIGN_INTERVAL_MS of mesh time."""
+        """Whether a head is due: for the first rows, for SIGN_INTERVAL_ROWS unsigned rows, or for any after SIGN_INTERVAL_MS.
+
+        The time is mesh time since the last head.
+        """
         async with self._transactions.open() as work:
             last, signed = await work.ledger.last(), await work.ledger.last_signed()
         if last is None or signed is None:

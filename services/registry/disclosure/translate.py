@@ -21,15 +21,15 @@ DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
     "explain": frozenset({Role.ROLE_REVIEWER}),
     "evidence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER, Role.ROLE_OPERATOR}),
 }
-"""Roles to which each NATS user discloses data: the roles that it admits to its calls."""
+"""Roles to which each service may disclose data, by its NATS user: the roles that may call the service."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
 """NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
 
 
 def published_disclosure(subject: str, data: bytes) -> Disclosure:
-    """Parse a message of the stream DISCLOSURES. Raises InvalidField if it is unreadable or its publisher may not send it.
+    """Parse a message of the stream DISCLOSURES. Raises InvalidField if it is unreadable or the publisher may not send it.
 
-    nats-server lets each user publish only under its own name, so the subject proves the publisher. The message must match it.
+    nats-server lets each user publish only under its own name, so the subject proves the publisher. The message must match the subject.
     """
     _, publisher, *_ = (*subject.split("."), "")
     if publisher not in DISCLOSED_FOR:

@@ -34,9 +34,9 @@ MAX_WEARERS = 10
 MAX_VALID_MS = 7 * 86_400_000
 RADIUS_M = 100.0
 PLACE_DEG = (36.0, 125.0)
-"""Latitude and longitude of the exercise in the Yellow Sea, degrees."""
+"""Latitude and longitude of all exercises, degrees: a place in the Yellow Sea."""
 _VERSION = 1
-"""Source version of all records except orders. It changes only when the record ends."""
+"""Source version of all records except orders, until the record ends."""
 _DAYS_OF_BIRTH = 18_000
 
 
@@ -86,7 +86,7 @@ class ExerciseRecords:
         return Tag(self.tag_id(number), self.wearer_id(number), _VERSION, vendor_id=vendor_id)
 
     def order(self, number: int, now_ms: int, until_ms: int) -> Order:
-        """The order against the wearer with this number, valid from `now_ms`. Putting a later one prolongs it."""
+        """The order against the wearer with this number, valid from `now_ms`. To prolong the order, put it again with later times."""
         return Order(
             order_id=self.order_id(number),
             respondent=self._identity(number),
@@ -100,7 +100,7 @@ class ExerciseRecords:
         )
 
     def _identity(self, number: int) -> Respondent:
-        """The person with this number, so different from the others that no two match as one person."""
+        """The person with this number. The persons differ so much that matching never takes two of them for one."""
         digest = hashlib.sha256(self.wearer_id(number).encode()).digest()
         digits = f"{int.from_bytes(digest[:8]) % 10**13:013d}"
         name = "".join(chr(ord("a") + byte % 26) for byte in digest[8:24])
@@ -120,7 +120,10 @@ class Exercises:
         self._clock = clock
 
     async def put(self, records: ExerciseRecords, wearers: int, vendor_id: str, *, until_ms: int) -> None:
-        """Put all records, or prolong the orders. Raises InvalidField, FailedPrecondition (the exercise has ended)."""
+        """Put all records of an exercise. For records that exist, prolong the orders.
+
+        Raises InvalidField if `until_ms` is past or too far ahead, FailedPrecondition if the exercise has ended.
+        """
         now_ms = self._clock.now_ms()
         if not now_ms < until_ms <= now_ms + MAX_VALID_MS:
             raise InvalidField("valid_until", "must be within 7 days from now")
@@ -136,7 +139,10 @@ class Exercises:
             await self._police.put_order(records.order(number, now_ms, until_ms))
 
     async def end(self, records: ExerciseRecords) -> None:
-        """End all records that haven't ended. The order of steps allows a retry after a failure. Raises NotFound."""
+        """End all records that haven't ended. The order of the steps allows a retry after a failure.
+
+        Raises NotFound if there is no such exercise.
+        """
         now_ms = self._clock.now_ms()
         async with self._transactions.open() as work:
             if await work.records.find(PERSONS, records.person_id) is None:

@@ -21,7 +21,7 @@ class KeyOwner(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The owner as data_keys stores it and as encrypted data is bound to it."""
+        """The owner as text: the key of the row in data_keys, and authenticated with the encrypted data."""
         return f"{self.table}/{self.record_id}"
 
     @classmethod
@@ -46,7 +46,7 @@ class KeyRepository(Repository):
         return key
 
     async def rewrap(self, limit: int) -> bool:
-        """Rewrap a batch of keys with the current key of the ring; false if none was left."""
+        """Rewrap a batch of keys with the current master key; false if none was left."""
         old = sa.and_(data_keys.c.ring != self._vault.current, data_keys.c.destroyed_at_ms.is_(None))
         rows = await self._rows(sa.select(data_keys).where(old).limit(limit))
         rewrapped = [(row.owner, self._vault.rewrap(row.owner, DataKey(row.ring, row.wrapped))) for row in rows]
@@ -56,12 +56,12 @@ class KeyRepository(Repository):
         return bool(rows)
 
     async def lacking(self) -> frozenset[str]:
-        """Ids of ring keys that wrap stored keys but are missing from the ring."""
+        """Ids of master keys that wrap stored keys but are missing from the key ring."""
         used = sa.select(data_keys.c.ring).where(data_keys.c.destroyed_at_ms.is_(None)).distinct()
         return frozenset(row.ring for row in await self._rows(used)) - set(self._vault.rings)
 
     async def ended(self, owners: Collection[KeyOwner]) -> frozenset[KeyOwner]:
-        """Those wearers and protected persons whose record has ended or was destroyed."""
+        """The owners in `owners` that have ended or were destroyed."""
         if not owners:
             return frozenset()
         over = sa.or_(data_keys.c.destroy_at_ms.is_not(None), data_keys.c.destroyed_at_ms.is_not(None))

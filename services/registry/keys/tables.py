@@ -15,5 +15,5 @@ data_keys = sa.Table(
     sa.Column("destroy_at_ms", sa.BigInteger, index=True),
     sa.Column("destroyed_at_ms", sa.BigInteger),
 )
-"""`owner` is table/id of the record. A destroyed key has empty bytes in `wrapped`; its row keeps the time of destruction, and
-`destroy_at_ms` then states until when the match events of the record are kept."""
+"""`owner` is table/id of the record. The row of a destroyed key stays, with empty bytes in `wrapped` and the time of destruction.
+In such a row, `destroy_at_ms` is the time until which the match events of the record are kept."""

@@ -1,8 +1,9 @@
 """Encryption of personal data at rest: a separate key per record, and keyed hashes that test equality without the value.
 
-A key ring outside the database wraps the keys of the records. Destroying a record's key destroys the record, wherever copies of
-the encrypted bytes are. Rotating the ring rewraps the small keys and doesn't touch the records. The root key, from which the
-keys of the hashes are derived, is the first key that a database had. It is stored in the database, wrapped by the ring.
+The master keys wrap the keys of the records, and are kept in a key ring outside the database. Destroying a record's key destroys the
+record, wherever copies of the encrypted bytes are. A rotation rewraps the small keys and doesn't touch the records. The keys of
+the hashes are derived from the root key, the first master key that a database had. A rotation doesn't change the root key, so the
+database stores the root key, wrapped by the current master key.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class DataKey:
     """Wrapped key of one record, as the database stores it."""
 
     ring: str
-    """Id of the ring key that wraps this key."""
+    """Id of the master key that wraps this key."""
     wrapped: bytes
 
 
@@ -41,12 +42,12 @@ class Vault:
     """Encrypts and decrypts records, and hashes values for lookups."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
-        """`keys` are the ring, oldest first. The last key wraps new keys; the first key is the root of a new database."""
+        """`keys` are the master keys, oldest first. The last one wraps new keys; the first one is the root key of a new database."""
         self._ring = {_id_of(key): AESGCM(_derive(key, b"tandem registry: wrap")) for key in keys}
         self.rings = tuple(self._ring)
-        """Ids of the keys in the ring, oldest first."""
+        """Ids of the master keys in the ring, oldest first."""
         self.current = self.rings[-1]
-        """Id of the ring key that wraps new keys."""
+        """Id of the current master key, which wraps new keys."""
         self._set_root(keys[0])
 
     def _set_root(self, root: bytes) -> None:
@@ -55,24 +56,24 @@ class Vault:
         self._index_key = _derive(root, b"tandem registry: index")
         self._digest_key = _derive(root, b"tandem registry: digest")
         self.fingerprint = _derive(root, b"tandem registry: fingerprint")
-        """Equal in two vaults with the same root key. It reveals nothing about the root key."""
+        """Fingerprint of the root key: equal in two vaults with the same root key. The fingerprint reveals nothing about the key."""
 
     def wrapped_root(self) -> bytes:
-        """The root key as the database stores it: id of the ring's current key, then the root wrapped by it."""
+        """The root key as the database stores it: the id of the current master key, then the wrapped root key."""
         wrapped = self._wrap(_ROOT, self._root)
         return wrapped.ring.encode() + wrapped.wrapped
 
     def open_root(self, wrapped: bytes) -> None:
-        """Use the root key of a database. Raises FailedPrecondition if the ring lacks the key that wrapped it."""
+        """Use the root key of a database. Raises FailedPrecondition if the ring lacks the master key that wrapped the root key."""
         ring = wrapped[:_RING_ID_CHARS].decode()
         self._set_root(self._unwrap(_ROOT, DataKey(ring, wrapped[_RING_ID_CHARS:])))
 
     def make_key(self, owner: str) -> DataKey:
-        """Create a key for the record that `owner` names, wrapped by the ring's current key."""
+        """Create a key for the record that `owner` names, wrapped by the current master key."""
         return self._wrap(owner, os.urandom(KEY_BYTES))
 
     def rewrap(self, owner: str, key: DataKey) -> DataKey:
-        """The same key, wrapped by the ring's current key."""
+        """The key of a record, wrapped by the current master key."""
         return self._wrap(owner, self._unwrap(owner, key))
 
     def _wrap(self, owner: str, plain: bytes) -> DataKey:
@@ -93,7 +94,8 @@ class Vault:
     def unseal(self, owner: str, sealed: bytes, key: DataKey | None = None) -> bytes:
         """Decrypt a value that was sealed for this owner with this key.
 
-        Raises cryptography's InvalidTag if the value was altered or moved, FailedPrecondition if the ring lacks a key.
+        Raises cryptography's InvalidTag if the value was altered or moved, FailedPrecondition if the ring lacks the master
+        key that wraps `key`.
         """
         return _decrypt(self._cipher(owner, key), owner, sealed)
 
@@ -127,7 +129,7 @@ def _decrypt(cipher: AESGCM, owner: str, sealed: bytes) -> bytes:
 
 
 def parse_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
-    """Parse keys from hex digits. Raises ValueError for a malformed key, a repeated key or an empty list."""
+    """Parse keys from hex digits. Raises ValueError if a key is malformed or repeated, or if there is none."""
     keys = tuple(bytes.fromhex(text) for text in texts)
     if not keys or any(len(key) != KEY_BYTES for key in keys) or len(set(keys)) < len(keys):
         raise ValueError("not a key ring")
@@ -137,8 +139,8 @@ def parse_keys(texts: Sequence[str]) -> tuple[bytes, ...]:
 def read_or_make_keys(path: Path) -> tuple[bytes, ...]:
     """Read the keys in this file, one per line. A missing file is created with one key, readable by its owner only.
 
-    To rotate a ring, append a line. Remove an older line once no stored key is wrapped by it. Raises FailedPrecondition if the
-    file holds anything else.
+    To rotate the master key, append a line. An older line may be removed once its key wraps no stored key. Raises
+    FailedPrecondition if the file holds anything but keys.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

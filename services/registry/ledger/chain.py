@@ -11,7 +11,7 @@ GENESIS = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class Disclosure:
-    """A use of personal data. It holds ids and codes, never the data."""
+    """A use of personal data, described by ids and codes and never by the data."""
 
     disclosure_id: str
     """Id from the service that disclosed. Two disclosures with the same id are one disclosure."""
@@ -60,7 +60,7 @@ class LedgerHead:
 def hash_of(sequence: int, disclosure: Disclosure, previous: bytes) -> bytes:
     """Hash of a row: SHA-256 over the previous hash, the sequence and the fields, each with its length in front.
 
-    The field `positions` was added later. It is omitted from the hash when it is None, so that older rows keep their hashes.
+    The field `positions` was added later, so the hash omits it if it is None. Older rows keep their hashes that way.
     """
     digest = hashlib.sha256(previous)
     *parts, positions = astuple(disclosure)

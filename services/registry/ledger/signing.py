@@ -26,9 +26,9 @@ class Signer:
 
 
 def open_signer(path: Path) -> Signer:
-    """Open the signer whose key is in this file. A missing file is created with a new key, readable by its owner only.
+    """Open the signer with the key in this file. A missing file is created with a new key, readable by its owner only.
 
-    The public key is written next to it as `<name>.pub`, for verification. A read-only folder must hold both files.
+    The public key is written to `<name>.pub` in the same folder, for verification. A read-only folder must hold both files.
     """
     signer = Signer(read_or_make_keys(path)[0])
     public, text = path.with_suffix(".pub"), signer.public_key.hex()

@@ -17,8 +17,10 @@ _MAX_SOUNDS = 8
 def keys(person: Person) -> frozenset[str]:
     """Match keys of a record: a few hundred at most, usually a dozen.
 
-    Keys are built from: the national number; a telephone number; an address; the date of birth; the name alone; the sound of the
-    name with the year of birth (and a neighbouring year), with day and month, and with the sorted digits of the date of birth.
+    A key is built from each of these:
+    - the national number, each telephone number, each address, the date of birth, each name
+    - the surname and the sound of the given name, with the year of birth, the next year, or the day and month of birth
+    - the surname and the sorted digits of the date of birth
     """
     match_keys = set()
     if person.national_id:

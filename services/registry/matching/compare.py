@@ -1,10 +1,14 @@
 """Decide whether a respondent and a wearer are one person: compared fields, weights, thresholds and reasons. Pure.
 
-The weights are constants and were set without labelled pairs. The probabilities u, that two strangers agree, are counted: dates
-of birth over 55 years (a test repeats the count), names by the shares of the common surnames (8 % of pairs have the same one) and
-by comparing some 900 given names with each other, numbers by their digits, rounded up for households. The probabilities m, that
-two records of one person agree, are estimated from common errors in such records: typing errors, a moved household, a new phone, a
-changed given name, a lunar birthday.
+The weights are constants and were set without labelled pairs. Each weight comes from two probabilities, u and m (weights.py).
+
+u, the probability that two strangers agree, was counted:
+- dates of birth: over 55 years. A test repeats the count.
+- names: from the shares of the common surnames (8 % of pairs have the same surname), and by comparing some 900 given names.
+- numbers: from the count of possible digits, rounded up because the people of a household may share a number.
+
+m, the probability that two records of one person agree, was estimated from common errors in such records: typing errors, a moved
+household, a new phone, a changed given name, a lunar birthday.
 """
 
 from __future__ import annotations
@@ -22,17 +26,17 @@ from services.registry.matching import names
 from services.registry.matching.weights import AgreementLevel, Field, FieldComparison, Schema
 
 CERTAIN = 30.0
-"""Minimum weight of a certain match, bits: odds of 8,000 to 1 if one pair in 2 ** 17 is one person (20,000 wearers, and one
-respondent in six or seven wears a tag)."""
+"""Minimum weight of a certain match, bits. 30 bits mean odds of 8,000 to 1 if one pair in 2 ** 17 is one person. That share assumes
+20,000 wearers, and that one respondent in six or seven wears a tag."""
 POSSIBLE = 10.0
-"""Minimum weight of a pair that a person must review, bits: a chance of 1 in 130 under the same assumption."""
+"""Minimum weight of a pair that a person must review, bits: a chance of 1 in 130 under the same assumption as for CERTAIN."""
 
 MAX_VALUES = 4
 """Maximum number of names, phones or addresses of one record that are compared."""
 _MAX_TEXT = 200
 """Maximum number of characters of an address that are compared."""
 LUNAR_LAG_DAYS = range(18, 55)
-"""Days between a solar date and its lunar date, if the lunar date is read as a solar one."""
+"""Days between a solar date of birth and the lunar date of the same day, if the lunar date was recorded as a solar date."""
 _UNIT = re.compile(r"(?<=\d)-?(?:동|호|층|번지|dong|ho)(?![^\W\d_])")
 _NAME_ALIKE, _NAME_CLOSE, _NAME_NEAR = 0.95, 0.88, 0.65
 _ADDRESS_SAME, _ADDRESS_NEAR = 0.9, 0.75
@@ -71,15 +75,15 @@ class Comparison:
     weight: float
     """Sum of the weights of all fields, bits."""
     evidence: tuple[FieldComparison, ...]
-    """Comparison of each field, in fixed order. A field that isn't stated on both sides weighs 0."""
+    """Comparison of each field, in fixed order. A field that either record lacks weighs 0."""
 
 
 def compare(left: Person, right: Person) -> Comparison:
     """Compare a respondent with a wearer. The comparison is symmetric.
 
     An equal national number alone makes a match certain. Otherwise a certain match requires CERTAIN bits, the same name and date of
-    birth, and no difference in the national numbers: relatives share a household, a surname and a phone, and twins also share a
-    date of birth.
+    birth, and no difference in the national numbers. The weight alone isn't enough, because relatives share a household, a surname
+    and a phone, and twins also share a date of birth.
     """
     evidence = PERSON.evidence(left, right)
     weight = sum(field.weight for field in evidence)
@@ -139,7 +143,7 @@ def parse_address(address: str) -> Address:
 
 
 def national_id_level(left: Person, right: Person) -> int | None:
-    """Level of two national numbers: 0 equal, 1 one digit off or two neighbours transposed, 2 different.
+    """Level of two national numbers: 0 equal, 1 one digit off or two neighbouring digits transposed, 2 different.
 
     If the numbers aren't equal, only the last six digits are compared, since the other digits repeat the date of birth and the sex.
     """
@@ -198,7 +202,7 @@ def sex_level(left: Person, right: Person) -> int | None:
 
 
 def phone_level(left: Person, right: Person) -> int | None:
-    """Level of the best pair of phone numbers: 0 equal, 1 one digit off or two neighbours transposed, 2 different."""
+    """Level of the best pair of phone numbers: 0 equal, 1 one digit off or two neighbouring digits transposed, 2 different."""
     pairs = list(itertools.product(phones(left), phones(right)))
     return min(OSA.distance(a, b, score_cutoff=1) for a, b in pairs) if pairs else None
 

@@ -1,7 +1,7 @@
 """Similarity of two names in Hangul or in Latin letters. Pure.
 
-A name in Hangul is compared with a name in Latin letters by the cheapest reading of the letters as spellings of the parts of the
-syllables. The time is bounded for names of any length, because only the start of a name is compared.
+To compare a name in Hangul with a name in Latin letters, the letters are read as spellings of the parts of the syllables. The cost
+of the cheapest reading gives the similarity. Only the start of a name is compared, so that long names don't take long.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _MAX_CANDIDATES = 24
 _WORD_COST = 0.2
 """Cost of a word that ends within a syllable or within a spelling."""
 _TURNED_COST = 0.02
-"""Cost of reading the words in another order than surname first."""
+"""Cost of reading the last word of a name as the surname, instead of the first word."""
 _USUAL_COST = 0.05
-"""Cost per rank of a common spelling of the whole surname; the most usual spelling costs 0."""
+"""Cost per rank of a surname's common spellings: the most usual spelling costs 0, the next one costs this once."""
 _LIAISON = 0.9
 """Similarity of surnames that differ only by the initial ㄹ."""
 
@@ -70,7 +70,7 @@ def is_hangul(name: str) -> bool:
 
 
 def rank(name: str, candidates: Sequence[str]) -> list[tuple[str, float]]:
-    """The at most 24 candidates in Latin letters that are most similar to a name in Hangul, best first, with similarities."""
+    """The candidates in Latin letters that are most similar to a name in Hangul: at most 24, best first, each with its similarity."""
     read = _parse(name[:MAX_READ]).hangul
     if not read:
         return []
@@ -104,7 +104,7 @@ def _parse(name: str) -> _Name:
     if syllables:
         return _Name(syllables, ())
     plain = "".join(c for c in unicodedata.normalize("NFKD", composed.casefold()) if not unicodedata.combining(c))
-    # Separators are a comma after the surname, hyphens between syllables and full stops after initials.
+    # A comma after the surname or a hyphen between syllables separates words. An apostrophe or a full stop is part of a word.
     parted = "".join(c if c.isalnum() else "" if c in "'’.`" else " " for c in plain)
     kept_words: list[str] = []
     letters_left = MAX_LETTERS
@@ -196,7 +196,7 @@ def _reading(syllables: str) -> _Reading:
 
 
 def _alignment(syllables: str, words: tuple[str, ...]) -> float:
-    """1 minus the cost of the cheapest reading of the words as the name, divided by the length of the longer one."""
+    """Similarity from 0 to 1: 1 minus the cost of the cheapest reading, divided by the number of letters or parts (the greater)."""
     reading = _reading(syllables)
     text = "".join(words)
     length, count = len(text), len(reading.parts)
@@ -231,9 +231,9 @@ def _read_part(
     within: frozenset[int],
     word_end: Sequence[int],
 ) -> None:
-    """Lower the costs after a part: it is skipped, read as any letter, or read as one of its spellings.
+    """Lower the costs after a part, which is skipped, read as any letter, or read as one of its spellings.
 
-    `within` are the ends of words that would lie within a syllable, before this part.
+    `within` are the letter indices before this part at which a word would end within a syllable.
     """
     length = len(text)
     for j, read in enumerate(costs):
@@ -250,7 +250,7 @@ def _read_part(
 
 
 def _read_surname(usual: hangul.Spellings, text: str, costs: list[float], *, word_end: Sequence[int]) -> None:
-    """Lower the costs after the surname: it is read as one of its common spellings."""
+    """Lower the costs after the surname, which is read as one of its common spellings."""
     for spelling, price in usual:
         if text.startswith(spelling):
             total = price + (_WORD_COST if len(spelling) > word_end[0] else 0)

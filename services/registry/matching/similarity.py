@@ -66,13 +66,13 @@ def compared(order: Order, wearer: Wearer) -> tuple[MatchLevel, Comparison]:
 
 
 def reasons_of(comparison: Comparison) -> tuple[str, ...]:
-    """The weights as sentences, greatest weight first, without personal data."""
+    """A sentence with the weight of each field that both records state, greatest weight first, without personal data."""
     stated = sorted((field for field in comparison.evidence if field.weight), key=lambda field: -abs(field.weight))
     return tuple(f"{field.words} ({field.weight:+.1f} bits)" for field in stated)
 
 
 def evidence_text(order: Order, wearer: Wearer) -> str:
-    """The compared data of both records. It is personal data, so store only its hash."""
+    """The compared data of both records. Store only a hash of this text, because it is personal data."""
     return json.dumps([_compared_values(order.respondent), _compared_values(wearer)], ensure_ascii=False)
 
 

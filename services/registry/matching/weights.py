@@ -1,7 +1,7 @@
 """Weights of the Fellegi-Sunter model: how much each agreement or disagreement of two records weighs, in bits. Pure.
 
-A field's comparator gives the level at which two values agree. Each level has the probabilities m, among pairs of records of one
-person, and u, among pairs of two people. The weight of a level is log2(m / u). A value that is missing on either side weighs 0.
+A field's comparator gives the level at which two values agree. Each level has two probabilities: m among pairs of records of one
+person, and u among pairs of records of two people. The weight of a level is log2(m / u). A value that either record lacks weighs 0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class AgreementLevel:
 
     name: str
     words: str
-    """Meaning of the level as a sentence, for the person who decides."""
+    """Meaning of the level as a sentence, for the person who reviews the match."""
     m: float
     """Probability of the level among pairs of records of one person; above 0 and at most 1."""
     u: float

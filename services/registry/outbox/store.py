@@ -1,4 +1,4 @@
-"""Messages to the log that wait for the relay."""
+"""Outbox: committed messages for the streams, which the relay publishes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_SEQUENCES: Mapping[int, int] = {}
 
 
 class OutboxMessage(NamedTuple):
-    """A message for the outbox."""
+    """A message for the outbox, not yet enqueued."""
 
     subject: str
     msg_id: str
@@ -28,7 +28,7 @@ class OutboxMessage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A message in the outbox."""
+    """A message in the outbox, with the id of its row."""
 
     id: int
     subject: str
@@ -63,7 +63,7 @@ class OutboxRepository(Repository):
         await self._write(_STORED, [{"row_id": id_, "stored_sequence": sequence} for id_, sequence in stored.items()])
 
     async def drop_sent_before(self, at_ms: int) -> None:
-        """Delete messages that were sent before a moment; they are in the log."""
+        """Delete messages that were sent before a moment, since their streams hold them."""
         await self._connection.execute(sa.delete(outbox).where(outbox.c.sent_at_ms < at_ms))
 
     async def clear(self) -> None:

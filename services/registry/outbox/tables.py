@@ -1,4 +1,4 @@
-"""Table of the messages to the log."""
+"""Table of the outbox: messages that the relay publishes to their streams."""
 
 from __future__ import annotations
 

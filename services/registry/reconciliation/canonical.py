@@ -40,7 +40,7 @@ ENCOUNTER_NUMBERS = {reason: n for n, reason in enumerate(EncounterReason, 1)}
 ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
 
 Line: TypeAlias = tuple[str, str | int | None]
-"""Path of a field and its value. A line whose value is empty, 0 or None isn't part of the text."""
+"""Path of a field and its value. A line with an empty value, 0 or None isn't part of the text."""
 
 
 def tag_lines(tag: Tag) -> Iterator[Line]:

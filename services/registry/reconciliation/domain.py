@@ -43,7 +43,7 @@ class Listed:
 
 
 class Finding(Enum):
-    """How a record differs between the list and the store."""
+    """Kind of difference in one record: MISSING is only in the agency's list, EXTRA only in the store, DIFFERENT in both."""
 
     MISSING = "MISSING"
     EXTRA = "EXTRA"

@@ -47,7 +47,7 @@ class ReconciliationRepository(Repository):
         await self._upsert(tables.record_digests, [{**row, "masked": self._masked(listed)}])
 
     async def listed(self, kinds: Iterable[ListedKind]) -> list[Listed]:
-        """All records of some kinds, as their agency would list them. Reads page by page, so that other tasks get a turn."""
+        """Live records of some kinds, as their agency would list them. Reads page by page, so that other tasks get a turn."""
         digests, records = tables.record_digests, list[Listed]()
         for kind in kinds:
             after = ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ServiceArea:
-    """A box on WGS84 with its edges."""
+    """A box of latitudes and longitudes (WGS84), including the edges."""
 
     name: str
     least_lat_deg: float

@@ -1,4 +1,4 @@
-"""Translation of authorised encounters between messages and domain. Errors are the same as in translate.py."""
+"""Translation of authorised encounters between messages and domain. Errors as in translate.py."""
 
 from __future__ import annotations
 

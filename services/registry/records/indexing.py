@@ -14,7 +14,7 @@ async def store(work: UnitOfWork, record: Record, *, new: bool = False) -> None:
 
 
 async def index(work: UnitOfWork, record: Record, *, new: bool = False) -> None:
-    """Store the digest and the match keys of a record. A `new` record has no older ones to replace."""
+    """Store the digest and the match keys of a record. A `new` record has no older match keys to replace."""
     await work.reconciliation.put_digest(listed(record))
     kind = type_of(record)
     if kind.side is not None and kind.person is not None:

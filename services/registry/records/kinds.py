@@ -1,6 +1,6 @@
-"""The kinds of records that the agencies put: one literal table of how each is stored, listed, matched and destroyed.
+"""The kinds of records that the agencies put, in one table: how each kind is stored, listed, matched and destroyed.
 
-Everything that treats each kind of record reads this table. A new kind is a class in domain.py, its table, its canonical lines,
+Code that handles every kind of record reads this table. A new kind needs a class in domain.py, a database table, canonical lines,
 and a row here.
 """
 
@@ -30,7 +30,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordType(Generic[R]):
-    """How one kind of record is treated."""
+    """One kind of record: its class and table, and how its records are listed, matched and destroyed."""
 
     cls: type[R]
     table: sa.Table
@@ -122,7 +122,7 @@ DEVICES = RecordType(
     cls=Device, table=tables.devices, listed=ListedKind.DEVICE, agency=Agency.NPA, lines=canonical.device_lines
 )
 
-# Orders come before wearers, because a wearer is matched as soon as it has its keys and must then find all orders.
+# Orders come before wearers: startup indexes the kinds in this order, and an indexed wearer is matched at once, with all orders.
 RECORD_TYPES: tuple[RecordType[Any], ...] = (ORDERS, WEARERS, TAGS, PERSONS, DEVICES)
 SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.disclosed is not None)
 """Kinds of records that are encrypted, each record with a key of its own."""
@@ -138,12 +138,12 @@ LISTED_BY: Mapping[Agency, tuple[ListedKind, ...]] = {
 
 
 def type_of(record: Record) -> RecordType[Any]:
-    """How a record is treated."""
+    """The kind of a record."""
     return _BY_CLASS[type(record)]
 
 
 def type_in(table: str) -> RecordType[Any]:
-    """How the records of a table are treated."""
+    """The kind of the records in a table."""
     return _BY_TABLE[table]
 
 

@@ -119,7 +119,7 @@ def add_months(moment_ms: int, months: int) -> int:
 
 
 def number_warnings(field: str, national_id: str) -> tuple[RecordWarning, ...]:
-    """Warning about a wrong check digit. Numbers issued since October 2020 have no check digit, so it isn't an error."""
+    """Warning about a wrong check digit. This isn't an error, because numbers since October 2020 have no check digit."""
     if not national_id:
         return ()
     total = sum(int(digit) * weight for digit, weight in zip(national_id, _CHECK_WEIGHTS, strict=False))

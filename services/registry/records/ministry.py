@@ -47,7 +47,7 @@ class MinistryService:
         await self._cases.write(work, effects)
 
     async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> PutOutcome:
-        """End a wearer's case. Raises NotFound (unknown wearer), FailedPrecondition (the wearer still has a tag)."""
+        """End a wearer's case. Raises NotFound if the wearer is unknown, FailedPrecondition if the wearer still has a tag."""
         async with self._transactions.changing() as work:
             stored, before = rules.opened(await work.records.find(WEARERS, wearer_id), "wearer_id: no such wearer")
             wearer = replace(before, end=end, source_version=source_version)
@@ -59,7 +59,10 @@ class MinistryService:
         return outcome
 
     async def put_tag(self, tag: Tag) -> PutOutcome:
-        """Store a tag and its wearer. Raises NotFound (unknown wearer), FailedPrecondition (id of a protective device)."""
+        """Store a tag and its wearer.
+
+        Raises NotFound if the wearer is unknown, FailedPrecondition if the id is already the id of a protective device.
+        """
         async with self._transactions.changing() as work:
             stored = await work.records.find(TAGS, tag.device_id)
             outcome = work.records.decide(stored, tag)
@@ -74,7 +77,7 @@ class MinistryService:
         return outcome
 
     async def end_tag(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
-        """Store that a tag was taken off. Raises NotFound (unknown tag)."""
+        """Store that a tag was taken off. Raises NotFound if the tag is unknown."""
         async with self._transactions.changing() as work:
             stored, before = rules.opened(await work.records.find(TAGS, device_id), "device_id: no such tag")
             tag = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)

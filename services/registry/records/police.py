@@ -64,7 +64,10 @@ class PoliceService:
         await self._cases.write(work, effects)
 
     async def end_protected_person(self, person_id: str, ended_at_ms: int, source_version: int) -> PutOutcome:
-        """End a person's protection. Raises NotFound (unknown person), FailedPrecondition (an active order or device)."""
+        """End a person's protection.
+
+        Raises NotFound if the person is unknown, FailedPrecondition if an order still protects the person or the person has a device.
+        """
         async with self._transactions.changing() as work:
             stored, before = rules.opened(
                 await work.records.find(PERSONS, person_id), "person_id: no such protected person"
@@ -85,7 +88,10 @@ class PoliceService:
     # ── protective devices ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_device(self, device: Device) -> PutOutcome:
-        """Store a protective device and its owner. Raises NotFound (unknown person), FailedPrecondition (id of a tag)."""
+        """Store a protective device and its owner.
+
+        Raises NotFound if the person is unknown, FailedPrecondition if the id is already the id of a tag.
+        """
         async with self._transactions.changing() as work:
             stored = await work.records.find(DEVICES, device.device_id)
             outcome = work.records.decide(stored, device)
@@ -100,7 +106,7 @@ class PoliceService:
         return outcome
 
     async def end_device(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
-        """Store that a person no longer has a protective device. Raises NotFound (unknown device)."""
+        """Store that a person no longer has a protective device. Raises NotFound if the device is unknown."""
         async with self._transactions.changing() as work:
             stored, before = rules.opened(
                 await work.records.find(DEVICES, device_id), "device_id: no such protective device"
@@ -135,7 +141,7 @@ class PoliceService:
     # ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_order(self, order: Order) -> tuple[PutOutcome, OrderStage | None]:
-        """Store an order and match its respondent against all wearers. Raises NotFound for an unknown protected person."""
+        """Store an order and match its respondent against all wearers. Raises NotFound if a protected person is unknown."""
         async with self._transactions.changing() as work:
             stored = await work.records.find(ORDERS, order.order_id)
             outcome = work.records.decide(stored, order)
@@ -148,7 +154,7 @@ class PoliceService:
     async def end_order(
         self, order_id: str, end: OrderEnd, source_version: int
     ) -> tuple[PutOutcome, OrderStage | None]:
-        """End an order early. Raises NotFound (unknown order), InvalidField (a reason that doesn't fit the order)."""
+        """End an order early. Raises NotFound if the order is unknown, InvalidField if the reason doesn't fit the order."""
         async with self._transactions.changing() as work:
             found = await work.records.some(ORDERS, {order_id, end.covering_order_id})
             stored, before = rules.opened(found.get(order_id), "order_id: no such order")

@@ -14,7 +14,7 @@ _E = TypeVar("_E", Wearer, Order)
 
 
 def opened(stored: StoredRecord[R] | None, error_text: str) -> tuple[StoredRecord[R], R]:
-    """A stored record and its content. Raises NotFound: with `error_text` if there is none, and if it was destroyed."""
+    """A stored record and its content. Raises NotFound if there is no record (with `error_text`) or if it was destroyed."""
     if stored is None:
         raise NotFound(error_text)
     record = stored.open()
@@ -24,12 +24,12 @@ def opened(stored: StoredRecord[R] | None, error_text: str) -> tuple[StoredRecor
 
 
 def require_same_exercise(field: str, record: _E, before: _E | None) -> None:
-    """Raises InvalidField if a record would be switched between live and exercise."""
+    """Require that a record isn't switched between live and exercise. Raises InvalidField if it is."""
     if before is not None and before.exercise is not record.exercise:
         raise InvalidField(field, "can't change: a record can't be switched between live and exercise")
 
 
 def owners(device: Tag | Device, stored: StoredRecord[Tag] | StoredRecord[Device] | None) -> list[str]:
-    """Previous and current owner of a device, in this order, so that a log never has two cases naming it at once."""
+    """Ids of a device's previous and current owner. In this order, a log never has two cases that name the device at once."""
     before = stored.open() if stored else None
     return list(dict.fromkeys(owner_of(version).record_id for version in (before, device) if version))

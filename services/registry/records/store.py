@@ -1,4 +1,4 @@
-"""Records of the agencies: read with one statement for all ids that are asked for, and written encrypted."""
+"""Records of the agencies: read with one statement for all requested ids, and encrypted if they hold personal data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.registry.repository import Repository
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord(Generic[R]):
-    """A row of a record. The row stays when the record is destroyed."""
+    """A stored record, as its row. The row stays when the record is destroyed."""
 
     kind: RecordType[R]
     row: sa.Row[Any]
@@ -88,9 +88,9 @@ class RecordRepository(Repository):
         return record
 
     async def candidates(self, kind: RecordType[R], ids: Collection[str], national_id: str) -> list[R]:
-        """The records with this national number or one of these ids: first those with the number, each group by id.
+        """The records with this national number or one of these ids: first those with the number, each group sorted by id.
 
-        An empty number has no records.
+        An empty number matches no record.
         """
         with_number = kind.table.c.national_hash == self._vault.index(national_id) if national_id else sa.false()
         if not ids and not national_id:
@@ -100,7 +100,7 @@ class RecordRepository(Repository):
         return sorted(records, key=lambda record: (kind.national_id(record) != national_id, kind.id_of(record)))
 
     async def orders_protecting(self, person_id: str) -> list[Order]:
-        """Orders that protect a person, by id."""
+        """Orders that protect a person, sorted by id."""
         named = tables.order_persons
         ids = sa.select(named.c.order_id).where(named.c.person_id == person_id)
         stored = await self._stored(ORDERS, ORDERS.key.in_(ids))
@@ -112,7 +112,7 @@ class RecordRepository(Repository):
         return await self._owned(TAGS, TAGS.table.c.wearer_id.in_(wearer_ids), without) if wearer_ids else []
 
     async def devices_of(self, person_ids: Collection[str], *, without: str | None = None) -> list[Device]:
-        """Protective devices of these persons, by id, except for the device with the id `without`."""
+        """Protective devices of these persons, sorted by id, except for the device with the id `without`."""
         if not person_ids:
             return []
         return sorted(await self._owned(DEVICES, DEVICES.table.c.person_id.in_(person_ids), without), key=DEVICES.id_of)
@@ -124,7 +124,7 @@ class RecordRepository(Repository):
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def decide(self, stored: StoredRecord[Any] | None, record: Record) -> PutOutcome:
-        """What putting a record does to the stored one. Raises Conflict (the same version with different content)."""
+        """Outcome of putting a record over the stored one. Raises Conflict if the same version is stored with different content."""
         digest = self._vault.digest(type_of(record).content(record))
         version, stored_digest = (stored.row.source_version, stored.row.digest) if stored else (None, None)
         return decide_put(version, stored_digest, version=record.source_version, digest=digest)
@@ -178,7 +178,7 @@ class RecordRepository(Repository):
 
 @cache
 def _select(kind: RecordType[Any]) -> sa.Select[Any]:
-    """Select of a kind's rows: the id first, then what `StoredRecord` needs."""
+    """Query of a kind's rows: the id first, then the columns that `StoredRecord` needs."""
     if kind.disclosed is None:
         return sa.select(kind.table)
     columns = (kind.key, kind.table.c.source_version, kind.table.c.digest, kind.table.c.sealed)

@@ -254,7 +254,7 @@ def _name(field: str, value: str) -> str:
 
 
 def _text(field: str, value: str, greatest: int) -> str:
-    """Check a text of one line."""
+    """A text of one line, after a check. Raises InvalidField if it is too long or holds control characters."""
     if len(value) > greatest:
         raise InvalidField(field, f"must be at most {greatest} characters")
     if any(unicodedata.category(char) in _UNPRINTABLE for char in value):

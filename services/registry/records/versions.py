@@ -1,4 +1,4 @@
-"""Decide what a new version of a record does to the stored one. Pure."""
+"""Decide whether a new version of a record replaces the stored one. Pure."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Resend outbox messages that their stream has lost since they were sent: mark them as not sent, in their order.
+"""Find outbox messages that their stream has lost, and mark them as not sent, so that the relay resends them in their order.
 
-If the log lost a case snapshot, nobody would enforce the case until the next daily renewal. Readers identify a case by its
+Otherwise nobody would enforce a case whose snapshot the log lost, until the next daily renewal. Readers identify a case by its
 version, so a resent snapshot does no harm. For each device only the last route is compared, so that an older route never
 follows a newer one.
 """
@@ -41,18 +41,18 @@ class _SentMessages:
         self._query = sa.select(outbox.c.id, outbox.c.stored_sequence, outbox.c.subject, outbox.c.msg_id).where(sent)
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """The last sent messages, newest first, or the last before a row id. Implements published.Notes."""
+        """The last sent messages, newest first. With `before`, only rows with a smaller id. Implements PublicationRecords."""
         query = self._query.order_by(outbox.c.id.desc()).limit(limit)
         return await self._read(query if before is None else query.where(outbox.c.id < before))
 
     async def furthest(self, up_to: int) -> Publication | None:
-        """The sent message with the greatest sequence up to a row id. Implements published.Notes."""
+        """The sent message with the greatest sequence, among the rows up to an id. Implements PublicationRecords."""
         query = self._query.where(outbox.c.id <= up_to).order_by(outbox.c.stored_sequence.desc()).limit(1)
         publications = await self._read(query)
         return publications[0] if publications else None
 
     async def _read(self, query: sa.Select[int, int, str, str]) -> list[Publication]:
-        async with self._database.reading() as connection:  # a snapshot, so that no put has to wait
+        async with self._database.reading() as connection:  # a snapshot, so that no put waits for this read
             return [Publication._make(row) for row in (await connection.execute(query)).all()]
 
 
@@ -81,7 +81,7 @@ class Publications:
             if lost:
                 await self._mark_unsent([publication.recorded for publication in lost])
                 if not await sent.newest(None, 1):
-                    # All messages of the last day were lost, so the stream may also have lost older, deleted ones.
+                    # The stream lost all messages of the last day. So it may also have lost older ones that the outbox no longer has.
                     await self._renew_all()
 
     async def _mark_unsent(self, row_ids: Sequence[int]) -> None:

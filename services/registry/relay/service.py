@@ -21,8 +21,8 @@ BATCH = 64
 """Maximum number of messages that are published before they are marked as sent. After a crash at most this many are resent;
 nats-server drops duplicates for ten minutes."""
 RENEW_INTERVAL_S = 1.0
-"""How often the relay checks for messages to renew today, seconds of wall time. Renewal isn't urgent, and a check costs as much
-as a put."""
+"""How often the relay checks whether routes or cases must be renewed today, seconds of wall time. Renewal isn't urgent, and a check
+costs as much as a put."""
 POLL_S = 0.25
 """Maximum delay before the relay notices a commit of another process, seconds. Commits of this process wake it at once."""
 RETRY_DELAY_S = 1.0
@@ -33,9 +33,9 @@ UNABLE_AFTER_S = 10.0
 class Relay:
     """Publishes outbox rows one after the other, and marks them as sent after the server's acknowledgement.
 
-    If the process dies before it marks a row, the row is published again with the same message id. After a start the relay marks
-    after one message, then after two, four and so on, so that even a process that crashes repeatedly makes progress. Of several
-    processes on one database only one publishes at a time, so that the order of commits is the order in the log.
+    If the process dies before it marks a row, the row is published again with the same message id. After a start, the first
+    batch is one message, the next two, then four and so on. So even a process that crashes repeatedly makes progress. Of several
+    processes on one database, only one publishes at a time, so that the order of commits is the order in the log.
     """
 
     def __init__(

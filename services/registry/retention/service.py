@@ -51,8 +51,8 @@ class KeyRetention:
                 await asyncio.sleep(error.retry_after_s)
 
     async def rewrap_some(self) -> bool:
-        """Rewrap a batch of record keys with the current master key. If every key is wrapped with it, create keys for a batch of
-        records that have none.
+        """Rewrap a batch of record keys with the current master key. If no key is left to rewrap, create keys
+        for a batch of records without a key.
 
         Returns False if nothing was left to do.
         """

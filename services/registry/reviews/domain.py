@@ -12,7 +12,7 @@ from services.registry.matching.similarity import MatchLevel
 ANSWER_WITHIN_MS = 15 * 60_000
 """How long a review may stay open before both agencies are paged, milliseconds of mesh time."""
 TOKENS_KEPT_MS = 7 * 86_400_000
-"""Maximum age of the events after a resume token, milliseconds of mesh time."""
+"""How long a resume token works, milliseconds of mesh time. A token expires once an event after it is older."""
 
 
 class ReviewState(Enum):
@@ -64,7 +64,7 @@ class MatchEvidence:
     """Evidence from two records on whether they describe one person."""
 
     digest: bytes
-    """Keyed digest of the compared data. It changes if either record changes."""
+    """Keyed digest of the compared data of both records, which changes if any of these data changes."""
     weight_bits: float
     reasons: tuple[str, ...]
     """The weights as sentences, without personal data."""
@@ -81,18 +81,19 @@ class Review:
     enforced: bool
     evidence: MatchEvidence
     since_ms: int
-    """Since when the review is in this state, mesh time."""
+    """When the review entered this state, mesh time."""
     decided_by: str = ""
     """SPIFFE id of the person who decided; empty if nobody has."""
     paged_at_ms: int | None = None
-    """When both agencies were paged because nobody had decided, mesh time."""
+    """When both agencies were paged because nobody had decided, mesh time; None if they weren't paged."""
 
 
 def next_state(before: Review | None, level: MatchLevel, evidence: bytes) -> tuple[ReviewState, bool] | None:
     """State of a review after a comparison, and whether the order is enforced; None if no review is needed.
 
-    A person's decision holds while the evidence stays the same. New evidence reopens a rejection. New evidence also reopens a
-    confirmation, but the order stays enforced until a person decides again.
+    A person's decision holds while the evidence stays the same. New evidence reopens a decided review, except in two cases.
+    A certain match needs no decision; after a rejection, only equal national numbers make a match certain. A rejected pair needs no
+    review if its records no longer match. A confirmed order stays enforced until a person decides again.
     """
     state = before.state if before else None
     if before and state in (ReviewState.CONFIRMED, ReviewState.REJECTED) and before.evidence.digest == evidence:
@@ -107,7 +108,7 @@ def next_state(before: Review | None, level: MatchLevel, evidence: bytes) -> tup
 
 
 def updated(before: Review, state: ReviewState, enforced: bool, *, evidence: MatchEvidence, now_ms: int) -> Review:
-    """The review with new evidence. If its state stays the same, so do its `since_ms` and its page."""
+    """The review with new evidence. If the state stays the same, `since_ms`, `decided_by` and `paged_at_ms` also stay."""
     if state is before.state:
         return replace(before, enforced=enforced, evidence=evidence)
     return replace(

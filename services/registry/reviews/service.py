@@ -37,7 +37,7 @@ class ReviewService:
         self._clock = clock
 
     async def list_reviews(self, states: Sequence[ReviewState], after_case_id: str) -> list[Review]:
-        """Reviews in some states, by case id, after the case id `after_case_id`."""
+        """Reviews in some states, sorted by case id, after the case id `after_case_id`."""
         async with self._transactions.open() as work:
             return await work.reviews.in_states(states, after_case_id, REVIEWS_BATCH)
 

@@ -23,7 +23,7 @@ def decision_owner(case_id: str, at_ms: int) -> KeyOwner:
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """A stored event of the stream of matches."""
+    """An event of the stream of matches, with its sequence."""
 
     sequence: int
     match: MatchEvent
@@ -74,19 +74,19 @@ class ReviewRepository(Repository):
         return await self._reviews(reviews.c.order_id == order_id)
 
     async def in_states(self, states: Iterable[ReviewState], after_case_id: str, limit: int) -> list[Review]:
-        """Reviews in some states, by case id, after the case id `after_case_id`."""
+        """Reviews in some states, sorted by case id, after the case id `after_case_id`."""
         wanted = reviews.c.state.in_([state.value for state in states])
         return await self._reviews(sa.and_(wanted, reviews.c.case_id > after_case_id), limit)
 
     async def unanswered(self, since_ms: int, limit: int) -> list[Review]:
-        """Open reviews without a page whose `since_ms` is at or before the given moment, mesh time."""
+        """Reviews that have been open since a moment (mesh time) or longer, and for which nobody was paged yet."""
         due = sa.and_(
             reviews.c.state == ReviewState.OPEN.value, reviews.c.paged_at_ms.is_(None), reviews.c.since_ms <= since_ms
         )
         return await self._reviews(due, limit)
 
     async def put(self, changed: Iterable[Review]) -> None:
-        """Store reviews, each in the place of the stored one."""
+        """Store reviews. A review replaces the stored review of the same case."""
         await self._upsert(
             reviews,
             [
@@ -119,7 +119,7 @@ class ReviewRepository(Repository):
         return marked.rowcount > 0
 
     async def add_decision(self, review: Review, decision: Decision, *, by: str, reason: str, at_ms: int) -> None:
-        """Store a person's decision. Its reason is encrypted with a separate key."""
+        """Store a person's decision. The reason is encrypted with a separate key."""
         owner = decision_owner(review.case_id, at_ms)
         key = await self._keys.make(owner)
         values = {

@@ -1,4 +1,4 @@
-"""Which partitions of the log need a device's reports. Pure."""
+"""Partitions of the log that need a device's reports. Pure."""
 
 from __future__ import annotations
 

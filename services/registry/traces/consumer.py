@@ -1,4 +1,4 @@
-"""Bus consumer of ALERTS and INCIDENTS for the traces. It resumes from the sequence in the database, so no incident is skipped.
+"""Bus consumer of ALERTS and INCIDENTS for the traces. Reading resumes at the sequence in the database, so nothing is skipped.
 
 No other work waits for the traces. While the registry is down, the streams keep the messages.
 """
@@ -29,10 +29,10 @@ from services.registry.transactions import Transactions
 from tandem.common.v1 import alert_pb2, exercise_pb2
 
 KEPT_US = 3 * 365 * 86_400_000_000
-"""Retention of trace facts, microseconds: as long as the ledgers of access, so that a reviewer finds both."""
+"""Retention of trace facts, microseconds: as long as the stream LEDGER keeps the signed heads, so that a reviewer finds both."""
 SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subject(leg, ">") for leg in flow.LEGS)}
-"""Subjects that are read from each stream; empty means all. Advice of the police to the warning leg isn't a step, so it is
-omitted."""
+"""Subjects that are read from each stream; empty means all. Advice of the police to the warning leg is omitted, because it
+isn't a step."""
 FORGET_INTERVAL_S = 3_600.0
 RETRY_DELAY_S = 2.0
 
@@ -131,7 +131,7 @@ class TraceReader:
         return facts
 
     def _alert(self, message: Delivered) -> alert_pb2.Alert:
-        """The alert in a message. Raises InvalidField, also if this mesh has no log partition of that number."""
+        """The alert in a message. Raises InvalidField if the alert is invalid or this mesh lacks the alert's partition."""
         alert = stored.alert(message.data, message.subject)
         if alert.partition >= self._partitions:
             raise InvalidField("partition", f"must be below {self._partitions}")

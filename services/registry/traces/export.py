@@ -24,7 +24,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 MAX_WAITING = 10_000
 """Maximum number of incidents that wait for export. Updates of further incidents aren't exported."""
 MAX_REMEMBERED = 1_000
-"""Number of traces whose exported spans are remembered. A new span in any other trace exports all its spans since the start."""
+"""Number of traces whose exported spans are remembered. In any other trace, a new span exports all spans since the start."""
 EXPORT_DELAY_S = 1.0
 """Delay before an export, seconds. Alerts and steps come from two streams, and an exported step can't be linked to its alert later."""
 FLUSH_WITHIN_MS = 2_000
@@ -47,7 +47,7 @@ class Exporter:
             self._processor = BatchSpanProcessor(OTLPSpanExporter())
 
     async def prepare(self) -> None:
-        """Set the starting point: facts stored before count as exported. Call once before reading new messages."""
+        """Set the starting point: facts that are stored already count as exported. Call once before reading new messages."""
         self._started_at = await self._traces.progress()
 
     def notify(self, incident_id: str) -> None:
@@ -71,7 +71,7 @@ class Exporter:
             del self._waiting[incident_id]
             try:
                 spans = await self._new(incident_id)
-            except Exception as error:  # any error: only the export fails, the stored trace stays complete
+            except Exception as error:  # any error, because only the export fails and the stored trace stays complete
                 self._metrics.spans_lost.inc()
                 logger().error("spans_not_exported", incident_id=incident_id, reason=type(error).__name__)
                 continue

@@ -19,10 +19,10 @@ STREAMS = (flow.ALERTS.name, flow.INCIDENTS.name)
 
 @dataclass(frozen=True, slots=True)
 class ReadProgress:
-    """How far the streams and the ledger were read at one moment."""
+    """Progress at one moment: the last read message of each stream, and the last row of the ledger."""
 
     streams: Mapping[str, int]
-    """Sequence of the last read message, by stream."""
+    """Sequence of the last read message by stream; 0 if no message was read."""
     ledger: int
     """Sequence of the ledger's last row."""
 
@@ -80,7 +80,7 @@ class Traces:
             )
 
     async def progress(self) -> ReadProgress:
-        """How far the streams and the ledger are read now."""
+        """Current progress in the streams and the ledger."""
         async with self._transactions.reading() as work:
             streams = {name: await work.traces.last_sequence(name, self._log_id) for name in STREAMS}
             last = await work.ledger.last()

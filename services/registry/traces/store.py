@@ -18,7 +18,7 @@ from services.registry.traces.domain.facts import CaseVersion, DataUse, Fact
 from services.registry.traces.tables import case_versions, trace_facts, trace_positions
 
 MAX_FACTS = 5_000
-"""Maximum number of facts per trace; the earliest are used. An incident of several days with a warning every 15 s has more."""
+"""Maximum number of facts per trace; later facts are omitted. Several days with a warning every 15 s exceed this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +61,16 @@ class TraceRepository(Repository):
     """The trace tables as one transaction sees them."""
 
     async def last_sequence(self, stream: str, log_id: str) -> int:
-        """Sequence of the last read message of a stream; 0 if none of this log was read."""
+        """Sequence of the last read message of a stream; 0 if no message of this log was read."""
         return (await self.progress(stream, log_id))[0]
 
     async def progress(self, stream: str, log_id: str) -> tuple[int, str]:
-        """Sequence of the last read message of a stream, and the trail; 0 and empty if none of this log was read."""
+        """Sequence of the last read message of a stream, and the trail; 0 and empty if nothing of this log was read."""
         rows = await self._rows(sa.select(trace_positions).where(trace_positions.c.stream == stream))
         return (rows[0].sequence, rows[0].trail) if rows and rows[0].log_id == log_id else (0, "")
 
     async def facts(self, incident_id: str) -> list[Fact]:
-        """Stored facts of an incident, earliest first. MAX_FACTS + 1 facts mean that there are more than MAX_FACTS."""
+        """Stored facts of an incident, earliest first. A result of MAX_FACTS + 1 facts means that later facts are omitted."""
         mine = sa.select(trace_facts.c.fact).where(trace_facts.c.incident_id == incident_id)
         rows = await self._rows(mine.order_by(trace_facts.c.at_us, trace_facts.c.fact_id).limit(MAX_FACTS + 1))
         return [facts.of_json(row.fact) for row in rows]

@@ -1,5 +1,5 @@
 """Tables of the traces: facts about each incident from the streams, how far each stream was read, and when each case version
-was stored in the log. They hold ids and moments only."""
+was stored in the log. These tables hold only ids and times."""
 
 from __future__ import annotations
 
@@ -31,4 +31,4 @@ case_versions = sa.Table(
     sa.Column("sequence", sa.BigInteger, nullable=False),
     sa.Column("stored_at_ms", sa.BigInteger, nullable=False),
 )
-"""`version` is also the moment when the version was made, milliseconds of mesh time. `sequence` is its sequence in the log."""
+"""`version` is also the time at which the version was made, milliseconds of mesh time. `sequence` is its sequence in the log."""

@@ -65,7 +65,7 @@ class AlertFact:
 
 @dataclass(frozen=True, slots=True)
 class StepFact:
-    """A step of one leg's assignment."""
+    """A step of one leg's assignment. All times are wall time, microseconds since 1970 UTC."""
 
     kind: ClassVar[str] = "step"
     stream: ClassVar[str] = "INCIDENTS"
@@ -78,7 +78,7 @@ class StepFact:
     received: bool
     """Whether the desk's client has confirmed that it received the offer."""
     cause_us: int | None
-    """When ingest received the report that caused the step."""
+    """When ingest received the report that caused the step; None if no report caused it."""
     done_us: int
     """When the leg made the step, by the leg's clock."""
     published_us: int
@@ -122,7 +122,7 @@ _KINDS: dict[str, type[AlertFact] | type[StepFact]] = {fact_type.kind: fact_type
 
 @dataclass(frozen=True, slots=True)
 class CaseVersion:
-    """A version of a joint case, with the times when it was made and stored in the log."""
+    """A version of a joint case, and when it was made and stored: wall time, microseconds since 1970 UTC."""
 
     case_id: str
     version: int

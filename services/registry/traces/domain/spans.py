@@ -20,7 +20,7 @@ from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUs
 
 REVIEWER, OPERATOR = "reviewer", "operator"
 EVERYBODY = frozenset({"probation", "police", REVIEWER, OPERATOR})
-"""Viewers of a trace: the desks of the agencies, named by their leg, and the roles that see every step."""
+"""Viewers of a trace: the desk of each agency, named by its leg, the reviewers, and the operators."""
 _SEE_ALL = frozenset({REVIEWER, OPERATOR})
 
 STEP_NAME_OF_STATE = {
@@ -46,9 +46,9 @@ _OVER = "STOOD_DOWN"
 _NOTED = "noted"
 """Name of a step that has no meaning for other legs; its content stays within the leg."""
 _MOVES = frozenset({"DISPATCHED", "EN_ROUTE", "ON_SCENE", "APPREHENDED"})
-"""States that only the agency's own desk sees: the travel time of the police reveals how far away the protected person is."""
+"""States that the other agency's desk doesn't see: the police's travel time reveals how far away the protected person is."""
 _SEE_PERSON_FLAG = frozenset({"police", REVIEWER})
-"""Viewers who see that a protected person wasn't reached or is under duress: the ones who also learn it from the leg."""
+"""Viewers who see that a protected person wasn't reached or is under duress. The warning leg shows this to the same viewers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def spans_of(
     if not decided:
         return []
     builder = _SpanBuilder(incident_id, decided)
-    decisions = builder.decisions()  # before the root, which ends with the first decision
+    decisions = builder.decisions()  # before root(), which needs the end of the first decision
     root, *orders = builder.root(case_versions or {})
     others = [*orders, *decisions, *builder.steps(steps), *builder.uses(uses)]
     return [root, *sorted(others, key=lambda span: (span.start_us, span.end_us))]
@@ -310,10 +310,10 @@ class _SpanBuilder:
 
 
 def _leading(alerts: Sequence[AlertFact], step: StepFact) -> AlertFact | None:
-    """The alert that led to a step: the alert of the report in the offer, else the last one before it; None if there is none.
+    """The alert that led to a step: the alert from the report that the step names, else the last alert before the step, else None.
 
-    An alert that ends an incident dispatches no leg, and the step after it still names the report of its offer. So a step
-    with state STOOD_DOWN uses the last alert for any leg. An amended account leads to no step.
+    The alert that ends an incident dispatches no leg, and a STOOD_DOWN step still names the report of its offer. So the alert that
+    led to such a step is the last alert before the step, whichever leg it is for. An amended account leads to no step.
     """
     over = step.state == _OVER
     leading = [alert for alert in alerts if alert.alert_kind != _AMENDED]
@@ -356,7 +356,7 @@ def _name_and_viewers(step: StepFact, before: StepFact | None) -> tuple[str, fro
 
 
 def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
-    """Whether a step is the receipt of an offer by the desk's client.
+    """Whether a step only records that the desk's client received an offer.
 
     An assignment stays received while it is escalated to the same desk. So a step that changes the state or the offer is the
     escalation or the offer, not the receipt.
@@ -369,7 +369,7 @@ def _is_receipt(step: StepFact, before: StepFact | None) -> bool:
 
 
 def _order_in_force(alert: AlertFact, case_versions: Mapping[str, Sequence[CaseVersion]]) -> TraceSpan | None:
-    """Span of the case version that an alert was decided on. It is a separate trace, since it may be months older."""
+    """Span of the case version that an alert was decided on, in a trace of its own, since the version may be months older."""
     before = [
         case_version for case_version in case_versions.get(alert.case_id, ()) if case_version.sequence < alert.sequence
     ]
