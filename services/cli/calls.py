@@ -63,7 +63,7 @@ async def call(
 async def follow(open_stream: Callable[[], grpc.aio.UnaryStreamCall[Request, Response]]) -> AsyncIterator[Response]:
     """Messages of a gRPC stream, until cancelled. A broken stream is reopened.
 
-    `open_stream` must open the stream after the last message that its caller has seen.
+    `open_stream` must open the stream after the last message that the caller of `follow` has received.
     """
     while True:
         stream = open_stream()
