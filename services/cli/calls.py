@@ -19,7 +19,7 @@ from services.common.retrying import Backoff
 from services.common.rpc.server import UNARY_DEADLINE_S
 
 PATIENCE_S = 60.0
-"""How long a command waits for a part of the mesh before it fails, seconds of wall time."""
+"""Maximum time that a command waits for a part of the mesh before the command fails, seconds of wall time."""
 RETRY = Backoff(0.1, 1.0)
 """Delays between attempts of a call or a stream."""
 

@@ -38,11 +38,11 @@ class DeviceExplanation:
     reports: Sequence[LoggedPosition]
     """The last REPORTS_SHOWN reports before the decision, in order of arrival."""
     contacts: int
-    """Number of contacts in the 10 min before the decision, or since the log began or the device got its owner, if that was later."""
+    """Number of contacts in the 10 min before the decision, a shorter time if the log began or the device got its owner later."""
     silence_ms: int
     """Longest time without a contact in the period of `contacts`, ms."""
     newest_ms: int | None
-    """Time of the newest position that the fold used, mesh time; None if it had none."""
+    """Time of the newest position that the fold used, mesh time; None if the fold used none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """Canary state of `tandem watch`: decides when a canary is missing and when to page. Pure.
 
-A canary is a synthetic breach. It is *complete* once all legs have offered it, all offers are acknowledged, and each agency's leg
-was notified of the other's assignment. It is *over* once it is complete and all legs have stood it down. A *canary outage* lasts
-while a canary is missing. Times are seconds of mesh time since an arbitrary origin. Times of a canary outage are milliseconds since
-1970 UTC, because they are stored for the next process."""
+A canary is a synthetic breach. A canary is *complete* once all legs have offered it, all offers are acknowledged, and each
+agency's leg was notified of the other's assignment. A complete canary is *over* once all legs have stood it down. A *canary outage*
+lasts while a canary is missing. Times are seconds of mesh time since an arbitrary origin. Times of a canary outage are milliseconds
+since 1970 UTC, because they are stored for the next process."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class CanarySender:
             sent.durable, sent.failed = await series.exercise.report(distances_m | {free: INSIDE_M})
 
     def _next_slots(self) -> tuple[int, int | None]:
-        """The slot whose turn it is, and the first slot from there on whose wearer is stood down, or None if there is none."""
+        """The slot whose turn it is, and the first slot from there on with a stood-down wearer; None if no slot has one."""
         series = self._series
         # An incomplete canary may still come late, so its wearer breaches again. Otherwise all wearers would end up inside.
         last = series.state.canaries[-1] if series.state.canaries else None

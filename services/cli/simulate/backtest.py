@@ -132,7 +132,7 @@ class _Cases:
 
 
 def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
-    """Log entries that the services would write for an arrival. They pass through the wire format, so that numbers round alike."""
+    """Log entries that the services would write for an arrival, passed through the wire format so that numbers round alike."""
     match what:
         case ingest_pb2.Position():
             position = ingest_translate.parse_position(what)

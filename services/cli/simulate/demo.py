@@ -32,7 +32,7 @@ METRES_PER_DEGREE = 111_195.0
 """Length of a degree of latitude on the sphere of mean radius, metres. The demo needs no better precision."""
 BIRTH_DATE = "1990-01-01"
 LATENCIES_WITHIN_S = 5.0
-"""How long `settled` waits for the offer latencies of all legs, seconds; afterwards it returns without the missing ones."""
+"""Maximum time that `settled` waits for the offer latencies of all legs, seconds. It then returns without the missing ones."""
 POLL_S = 0.1
 
 

@@ -27,7 +27,7 @@ from tandem.ingest.v1 import ingest_pb2
 LATE_S = 0.005
 """A request sent this long after it was due counts as late, seconds."""
 ANSWERED_WITHIN_S = 60.0
-"""How long to wait for the last answers, seconds."""
+"""Maximum wait for the last answers, seconds."""
 PREPARED_PER_S = 60_000
 """Lower bound of the reports that can be prepared in a second."""
 METHOD = f"/{ingest_pb2.DESCRIPTOR.services_by_name['IngestService'].full_name}/Report"

@@ -13,7 +13,7 @@ CHECK_S = 0.5
 SILENT_AFTER_S = 3.0
 """An idle process is dead after this much silence, seconds: it was stopped, or its threads are deadlocked."""
 IDLE_FOR_S = 1.5
-"""How long a silent process must be idle, seconds: three checks, as a working process may wait at any instant."""
+"""A silent process counts as idle after this long without activity, seconds: three checks, as a working process may wait briefly."""
 STARVED_AFTER_S = 20.0
 """A process that isn't idle, or whose activity is unknown, is dead after this much silence, seconds. On a busy machine it may get
 the processor or the disk late."""

@@ -46,9 +46,9 @@ class Attempt:
     """Attempt to sign in at the identity provider: three random values, which only this browser's cookie holds."""
 
     state: str
-    """Value that the provider returns in the address. It proves that the answer belongs to this browser's request."""
+    """Value that the provider returns in the address, as proof that the answer belongs to this browser's request."""
     nonce: str
-    """Value that the provider returns in the token. It proves that the token was made for this attempt."""
+    """Value that the provider returns in the token, as proof that the token was made for this attempt."""
     verifier: str
     """PKCE code verifier: without it, nobody can use the authorization code."""
 

@@ -33,7 +33,7 @@ from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
 SYNTHETIC = "synthetic-device"
-"""Prefix of the ids of the registered devices, such as synthetic-device-1. Each belongs to a protected person without an order."""
+"""Prefix of the registered devices' ids, such as synthetic-device-1. Each device belongs to a protected person without an order."""
 CONCURRENCY = 8
 """Number of devices that are registered concurrently."""
 ANNOUNCED_BATCH = 500

@@ -38,8 +38,8 @@ async def play(running: MeshConnection, *, as_json: bool) -> int:
 async def played(running: MeshConnection, *, as_json: bool) -> AsyncIterator[int]:
     """Runs and prints the demo, and yields its exit code. All actors of the demo stay connected during the block.
 
-    The protected person gets 20 s to read a notice before the next one is sent, so the last notice is sent after the demo's last step.
-    To acknowledge that notice, her phone must stay connected after the demo.
+    The protected person gets 20 s to read each notice. So the last notice is sent after the demo's last step. To acknowledge that
+    notice, her phone must stay connected after the demo.
     """
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     began = time.monotonic()

@@ -278,7 +278,7 @@ def _make_keys(folder: Path) -> None:
 
 
 def _dev_secret(folder: Path) -> str:
-    """The folder's key of development tokens. It is kept in a file, so that tokens survive a restart."""
+    """The folder's key of development tokens, kept in a file so that tokens survive a restart."""
     path = folder / "dev_secret"
     if not path.exists():
         write_private(path, secrets.token_hex(32))
