@@ -35,7 +35,7 @@ from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
 LEAD_S = 2.0
-"""Time from putting the first order to the first report, seconds of wall time. By then the order's case exists."""
+"""Time from putting the first order to the first report, seconds of wall time, so that the order's case exists by then."""
 MAX_BATCH = 500
 QUIET_S = 3.0
 """The replay ends after this long without an alert, seconds of wall time."""

@@ -32,7 +32,7 @@ class IncidentReader:
         self._regroup = asyncio.Event()
 
     async def poll(self) -> None:
-        """Reads the list of incidents. Reviewers have no other source. For desks, the list makes up for steps that the stream missed."""
+        """Reads the list of incidents. Reviewers have no other source. For desks, the list replaces steps that the stream missed."""
         began_s = asyncio.get_running_loop().time()
         while True:
             answer = await self._list(dispatch_pb2.ListIncidentsRequest(page_size=MAX_INCIDENTS))
