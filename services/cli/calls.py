@@ -19,7 +19,7 @@ from services.common.retrying import Backoff
 from services.common.rpc.server import UNARY_DEADLINE_S
 
 PATIENCE_S = 60.0
-"""How long a command waits for a part of the mesh before it fails, seconds of wall time."""
+"""Maximum time that a command waits for a part of the mesh before the command fails, seconds of wall time."""
 RETRY = Backoff(0.1, 1.0)
 """Delays between attempts of a call or a stream."""
 
@@ -63,7 +63,7 @@ async def call(
 async def follow(open_stream: Callable[[], grpc.aio.UnaryStreamCall[Request, Response]]) -> AsyncIterator[Response]:
     """Messages of a gRPC stream, until cancelled. A broken stream is reopened.
 
-    `open_stream` must open the stream after the last message that its caller has seen.
+    `open_stream` must open the stream after the last message that the caller of `follow` has received.
     """
     while True:
         stream = open_stream()

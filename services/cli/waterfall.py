@@ -27,7 +27,7 @@ _SHOWN_ATTRIBUTES = (
 
 
 def tables(trace: trace_pb2.GetTraceResponse) -> Iterator[Table]:
-    """The waterfall of an incident, and a table of the order versions that it rests on."""
+    """The waterfall of an incident, and a table of the order versions on which the incident rests."""
     own_spans = [span for span in trace.spans if span.trace_id == trace.trace_id]
     first_us, last_us = own_spans[0].start_us, max(span.end_us for span in own_spans)
     view = Table(

@@ -1,6 +1,6 @@
 """`python -m services.console`: the pages of desks, reviewers and operators.
 
-The console is a client of the mesh. It stores only the keys of its sessions and the list of ended sessions.
+The console is a client of the mesh, and stores only the keys of its sessions and the list of ended sessions.
 """
 
 from __future__ import annotations

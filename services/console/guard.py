@@ -42,7 +42,7 @@ class Ask:
 
     @property
     def user(self) -> ConsoleUser:
-        """Signed-in user of the request. Raises HTTPUnauthorized where there is none."""
+        """Signed-in user of the request. Raises HTTPUnauthorized if there is none."""
         if self.session.user is None:
             raise web.HTTPUnauthorized(text="401: sign in first")
         return self.session.user
@@ -91,11 +91,11 @@ class RouteGuard:
         self.signed_in(None, response)
 
     def is_over(self, session: ConsoleSession) -> bool:
-        """Returns whether a session has ended or expired, also since its request came."""
+        """Returns whether a session has ended or expired by now, which may be after its request came."""
         return session.session_id in self._ended or session.until_s <= time.time()
 
     def attempt_begun(self, attempt: Attempt, response: web.StreamResponse) -> None:
-        """Gives the browser the cookie of its attempt to sign in, which it sends to the callback alone."""
+        """Gives the browser the cookie of its sign-in attempt. The browser sends that cookie to the callback alone."""
         response.set_cookie(
             sessions.ATTEMPT_COOKIE,
             self._cookies.seal_attempt(attempt),
@@ -107,11 +107,11 @@ class RouteGuard:
         )
 
     def attempt(self, request: web.Request) -> Attempt | None:
-        """Returns the sign-in attempt that this browser began, or None where its cookie isn't valid."""
+        """Returns the sign-in attempt that this browser began, or None if its cookie isn't valid."""
         return self._cookies.unseal_attempt(request.cookies.get(sessions.ATTEMPT_COOKIE, ""), time.time())
 
     def origin(self, request: web.Request) -> str:
-        """Returns the origin under which the browser reached the console; it is one of the configured ones or loopback."""
+        """Returns the origin under which the browser reached the console: a configured origin or loopback."""
         host = request.headers.get("Host", "")
         own = f"{'https' if self._settings.tls else 'http'}://{host}"
         return next((origin for origin in self._settings.origins if urlsplit(origin).netloc == host), own)
@@ -158,7 +158,7 @@ class RouteGuard:
         response = await page(
             Ask(request=request, session=session, texts=texts, csrf=self._cookies.token_of(session), form=form)
         )
-        # An error page begins no session: the browser may have a session whose strict cookie it didn't send along.
+        # An error page begins no session: the browser may have one already, and didn't send its strict cookie along.
         new = known is None and response.status < 400 and response.content_type == "text/html"
         if new and sessions.COOKIE not in response.cookies:
             self._set_cookie(response, session)
@@ -198,7 +198,7 @@ class RouteGuard:
         )
 
     def _check_host(self, request: web.Request) -> None:
-        """Refuses a name that isn't configured, such as one that another domain points at this address (DNS rebinding)."""
+        """Refuses a host name that isn't configured, such as a foreign name that points at this address (DNS rebinding)."""
         host = request.headers.get("Host", "")
         if not _HOST.fullmatch(host):
             raise web.HTTPBadRequest(text="400: Host: is no name or address with an optional port")
@@ -215,7 +215,7 @@ class RouteGuard:
 
 
 def _parts(address: str, header: str) -> SplitResult:
-    """Splits an address from a header. Raises HTTPBadRequest where it isn't one, such as `//[::1`."""
+    """Splits an address from a header. Raises HTTPBadRequest if the text isn't an address, such as `//[::1`."""
     try:
         return urlsplit(address)
     except ValueError:

@@ -58,7 +58,7 @@ class MeshClient:
         """Legs by name: probation, police."""
 
     def identity(self, user: ConsoleUser) -> Metadata:
-        """Returns the metadata of a call for a user. With certificates, the console's own gives the role and the metadata the user."""
+        """Returns the metadata of a call for a user. With certificates, it names only the user: the console's own proves the role."""
         if self._settings.tls:
             return () if user.name == SELF else server.on_behalf_of(user.name)
         return server.bearer(user.spiffe_id, self._settings.dev_secret)
@@ -76,7 +76,7 @@ class MeshClient:
 async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
     """Opens the channels. They connect to unavailable services as soon as these are up.
 
-    Raises FailedPrecondition where the certificate isn't that of the role's console. Services accept user names only from that one.
+    Raises FailedPrecondition if the certificate isn't that of the role's console: services accept user names only with that one.
     """
     if settings.tls and settings.console_role:
         own, wanted = spiffe_id(settings.tls_files().cert), CONSOLES[settings.console_role]

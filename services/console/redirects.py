@@ -23,12 +23,12 @@ def is_own_path(text: str) -> bool:
 
 
 def own_path(text: str) -> str:
-    """Returns `text` where it is a path of this origin, else the home page."""
+    """Returns `text` if it is a path of this origin, else the home page."""
     return text if is_own_path(text) else HOME
 
 
 def see_other(path: str) -> web.Response:
-    """Makes the answer that sends a browser by GET to a path of this origin, or to the home page where `path` is another."""
+    """Makes the answer that sends a browser by GET to a path of this origin, or to the home page if `path` leads elsewhere."""
     return web.Response(status=303, headers={"Location": own_path(path)})
 
 

@@ -88,7 +88,7 @@ class ConsoleSettings(HttpSettings):
 
     @property
     def tiles_origin(self) -> str:
-        """Origin of the base map where it isn't the console's own; else empty."""
+        """Origin of the base map if it isn't the console's own; else empty."""
         parts = urlsplit(self.tiles)
         return f"{parts.scheme}://{parts.netloc}" if self.tiles else ""
 

@@ -20,7 +20,7 @@ FLAGS: Mapping[str, Callable[[dispatch_pb2.Assignment], bool]] = {
     "losing": lambda message: message.race.losing,
     "spoofing": lambda message: message.HasField("spoofing_suspected_at"),
 }
-"""Flags of an assignment, each with the question whether it has it."""
+"""Flags of an assignment, each with a function that returns whether an assignment has the flag."""
 
 
 def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
@@ -51,7 +51,7 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
 
 
 def _flags(message: dispatch_pb2.Assignment) -> frozenset[str]:
-    """Returns what is unusual about an assignment, as the keys of the texts `flag_*`."""
+    """Returns the flags of an assignment, as the keys of the texts `flag_*`."""
     flags = {name for name, holds in FLAGS.items() if holds(message)}
     flags |= {f"absent-{leg_name(leg)}" for leg in message.absent_legs}
     if message.person_flag.flag:
@@ -70,7 +70,7 @@ def incident(message: dispatch_pb2.Incident) -> IncidentCard:
 
 
 def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:
-    """Returns an alert as the browser gets it, with its figures where the role may have them."""
+    """Returns an alert as the browser gets it, with its distance if the role may know it."""
     watched, figures = message.alert, message.measure
     return {
         "id": watched.alert_id,
@@ -90,7 +90,7 @@ def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:
 
 
 def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
-    """Returns the alert behind a step of the own leg, for a desk that doesn't get alerts; None where the step isn't a new alert."""
+    """Returns the alert behind a step of the own leg, for a desk that gets no alerts; None if the step isn't a new notice or offer."""
     own = step.assignment
     if own.state not in (dispatch_pb2.NOTIFIED, dispatch_pb2.OFFERED):
         return None
@@ -163,7 +163,7 @@ def leg_name(leg: alert_pb2.Leg.ValueType) -> str:
 
 
 def moment(message: Any, field: str) -> int | None:
-    """Returns a timestamp field in milliseconds since 1970 UTC; None where it is absent."""
+    """Returns a timestamp field in milliseconds since 1970 UTC; None if it is absent."""
     if not message.HasField(field):
         return None
     value: Timestamp = getattr(message, field)

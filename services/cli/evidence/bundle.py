@@ -109,8 +109,8 @@ def make(
 def verify(data: bytes, public_key: bytes | None) -> Verified:
     """Verifies a bundle: its bytes, its signature, the legs' chains, and the decision by a refold.
 
-    Raises CorruptArchive at the first difference from the bundle as it was made. A refold that differs from the mesh's decision is
-    part of the result, as the bundle may be evidence of that.
+    Raises CorruptArchive at the first difference from the bundle as it was made. A refold that differs from the mesh's decision raises
+    nothing: the difference is part of the result, as the bundle may be evidence of that very difference.
     """
     if len(data) > MAX_BUNDLE_BYTES:
         raise CorruptArchive("the file", None, f"has more than {MAX_BUNDLE_BYTES} bytes")
@@ -181,7 +181,7 @@ def _lines(records: Sequence[StoredMessage]) -> bytes:
 
 
 def _stamp_after_receipt_ms(log: Sequence[StoredMessage]) -> list[int]:
-    """Minimum and maximum time from receipt by ingest's clock to the stamp of the log's leader: each clock confirms the other."""
+    """Minimum and maximum time, ms, from ingest's receipt to the log leader's stamp. The two clocks confirm each other."""
     delays_ms = []
     for record in log:
         entry = log_pb2.LogEntry.FromString(record.data)

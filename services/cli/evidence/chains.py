@@ -76,7 +76,7 @@ class Shown:
 
 
 def _accepted_alert(body: dict[str, Any]) -> str:
-    """Id of the alert in an event's body; empty for a step. An alert has a place in the log, a step only a moment."""
+    """Id of the alert in an event's body; empty for a step. Only an alert's event has a log position (`place`)."""
     return str(body["alert_id"]) if body.keys() >= {"alert_id", "place"} else ""
 
 
@@ -132,12 +132,12 @@ async def read_postgres(url: str, leg: str, incident_id: str) -> Chain | None:
 
 
 def _head(row: Any) -> ChainHead:
-    """The head that a row with id and hash is; without a row, that of an empty chain."""
+    """The chain's head after the event of a row with id and hash; without a row, the head of an empty chain."""
     return ChainHead(id=row["id"], hash=row["hash"]) if row else ChainHead()
 
 
 def stated_head(name: str, member: bytes) -> tuple[int, str]:
-    """Id and hash of the chain's head, as a member states it. Raises CorruptArchive."""
+    """Id and hash of the chain's head, as a member states them. Raises CorruptArchive if the member is malformed."""
     lines = lines_of(name, member)
     if not lines:
         raise CorruptArchive(name, None, "is empty")

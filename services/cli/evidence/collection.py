@@ -53,7 +53,7 @@ async def make(
     chains = [chain for name in flow.LEGS if (chain := await _chain(folder, name, incident_id))]
     if not chains:
         raise CommandFailed(f"no leg knows {incident_id}", MISUSED)
-    # From all legs, as a leg doesn't receive every alert.
+    # Join the alerts of all legs, as a leg doesn't receive every alert.
     alert_ids = sorted({id_ for chain in chains for id_ in chain.alert_ids(incident_id)})
     try:
         async with (
@@ -61,7 +61,7 @@ async def make(
             running.nats.bus_as(BY) as bus,
         ):
             log_meta = await streams.read_log_meta(bus)
-            patience.reschedule(None)  # a long log may take longer
+            patience.reschedule(None)  # no timeout here: reading a long log takes long
             copies = EvidenceFiles(_data(folder, leg) / f"evidence-{leg}").load(incident_id)
             evidence = await _collected(bus, log_meta, alert_ids, leg=leg, copies=copies)
             now_ms = running.clock.now_ms()
@@ -108,16 +108,17 @@ async def _chain(folder: Path, leg: str, incident_id: str) -> Chain | None:
 async def _collected(
     bus: Bus, log_meta: LogMetadata, alert_ids: list[str], *, leg: str, copies: list[Evidence]
 ) -> Evidence:
-    """Evidence whose refold reproduces the stored alerts.
+    """Evidence whose refold reproduces the stored alerts, if the mesh still has the needed entries.
 
-    It is built from the 2 h before, from the leg's copies, or from the start of the log.
+    Candidates are the leg's copies, the 2 h before the alerts, and the whole log. If no candidate reproduces the alerts, the first
+    one is returned. Raises NotFound if there is no candidate.
     """
     candidates = []
     for back_ms in (LOOK_BACK_MS, None):
         try:
             evidence = await collector.collect(bus, log_meta, alert_ids, leg=leg, back_ms=back_ms)
         except NotFound:
-            continue  # the alerts have aged out
+            continue  # the alerts are no longer in the streams
         if evidence.whole and _is_reproduced(evidence, log_meta):
             return evidence
         candidates.append(evidence)

@@ -1,7 +1,7 @@
 """Format of evidence bundles: names of members, sizes, nesting, and the type of every field. Anything else is an error.
 
-The signer of a bundle may want to deceive its reader or to crash the reader's program. So every part is checked here before it is used
-or printed.
+The signer of a bundle may want to deceive its reader or to crash the reader's program. So every part is checked here before any use
+or output.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Check = Callable[[Any], str]
 
 
 def lines_of(member: str, content: bytes) -> list[bytes]:
-    """The lines of a member. Raises CorruptArchive if a line is too long or the last one has no line feed."""
+    """The lines of a member. Raises CorruptArchive if a line is too long, or if the last line has no line feed."""
     if not content:
         return []
     if not content.endswith(b"\n"):

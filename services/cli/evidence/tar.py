@@ -36,7 +36,8 @@ def write(members: Mapping[str, bytes]) -> bytes:
 def read(data: bytes, names: Collection[str]) -> dict[str, bytes]:
     """Reads the members of a file that `write` made. `names` are the permitted names.
 
-    Raises CorruptArchive at the first byte outside the members that `write` wouldn't write. Names ascend, so they are unique.
+    Raises CorruptArchive at the first byte outside the members' contents that `write` would have written differently. Names ascend,
+    so they are unique.
     """
     members: dict[str, bytes] = {}
     at, last = 0, "the beginning"

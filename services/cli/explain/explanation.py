@@ -21,14 +21,14 @@ from services.geofence.domain.rules import Rules
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 600_000
-"""How far before the decision silences are measured."""
+"""Time before the decision in which contacts are counted and silences measured, ms."""
 REPORTS_SHOWN = 5
-"""Number of reports shown per device, the last before the decision."""
+"""Number of reports shown per device: the last ones before the decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceExplanation:
-    """A device of the wearer or a protected person, as it was known at the decision."""
+    """A device of the wearer or a protected person, with the reports that the fold had received at the decision."""
 
     who: str
     """Side of the device: "wearer" or "protected"."""
@@ -38,11 +38,11 @@ class DeviceExplanation:
     reports: Sequence[LoggedPosition]
     """The last REPORTS_SHOWN reports before the decision, in order of arrival."""
     contacts: int
-    """Number of contacts in the 10 min before the decision, not before the log begins or the device got its owner."""
+    """Number of contacts in the 10 min before the decision, a shorter time if the log began or the device got its owner later."""
     silence_ms: int
-    """Longest time without a contact in that period."""
+    """Longest time without a contact in the period of `contacts`, ms."""
     newest_ms: int | None
-    """Time of the newest position that the fold used, mesh time; None if it had none."""
+    """Time of the newest position that the fold used, mesh time; None if the fold used none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Explanation:
     """The position that decided; None if something else decided, such as a tick or an equipment event."""
     sides: Sequence[DeviceExplanation]
     later: Sequence[LoggedPosition]
-    """Positions of a time before the decision that arrived after it."""
+    """Positions that arrived after the decision, but whose time is before the decision."""
 
     @property
     def alert(self) -> alert_pb2.Alert:
@@ -236,7 +236,7 @@ def _compared(prefix: str, stored: Message, data: bytes, *, refolded: Message) -
 
 
 def _is_before(refold: Refold, decisive: LoggedPosition | None, report: LoggedPosition) -> bool:
-    """Whether the fold had received a report when it decided."""
+    """Whether the fold had received this report when it decided."""
     sequence = refold.stored.alert.sequence
     if report.sequence == sequence and decisive is not None:
         return report.index <= decisive.index

@@ -66,7 +66,7 @@ class LoggedPosition:
 
 
 class Refold:
-    """A refold of the log from entry `first` up to one alert, with its devices' reports of the 2 h before and all after."""
+    """A refold of the log from entry `first` up to one alert. It also holds the devices' reports from 2 h before the decision on."""
 
     def __init__(self, stored: StoredAlert, log_meta: LogMetadata, first: int) -> None:
         self.stored = stored
@@ -79,7 +79,7 @@ class Refold:
         )
         self.decided_ms = times.from_timestamp(stored.alert.decided_at)
         self.began_ms = 0
-        """Time of the first entry, mesh time."""
+        """Time of the first entry, mesh time, milliseconds since 1970 UTC."""
         self.stamp_ms = 0
         """Stamp of the entry that decided, wall time."""
         self.body: Body | None = None
@@ -119,7 +119,7 @@ class Refold:
         return None
 
     def alert_ids(self) -> set[str]:
-        """Ids of the alerts that the entry that decided gave."""
+        """Ids of all alerts that the fold put out at the entry that decided."""
         return {output.alert_id for output in self.outputs if isinstance(output, Alert)}
 
     def fold(self, message: pull.Delivered) -> None:
@@ -146,8 +146,8 @@ class Refold:
     def collect(self, message: pull.Delivered, device_ids: AbstractSet[str]) -> None:
         """Collects the reports of these devices from an entry of the log.
 
-        Reports from before a device got its owner at the decision are left out: they belong to somebody else, and the fold didn't use
-        them.
+        Reports from before a device got its owner at the decision are left out: such reports belong to somebody else, and the fold
+        didn't use them.
         """
         if message.subject != flow.log_subject(self.stored.alert.partition, "report"):
             return
@@ -155,7 +155,7 @@ class Refold:
         try:
             body = translate.stored_body(message.subject, message.data)
         except InvalidField:
-            return  # a dead letter of the fold, which names no device
+            return  # unreadable: the fold made it a dead letter, and its devices are unknown
         for device_id in device_ids & _reporting(body):
             if arrived_ms >= self.theirs_since_ms(device_id):
                 self.contacts[device_id].append(arrived_ms)
@@ -165,7 +165,7 @@ class Refold:
                     self.reports[report.device_id].append(report)
 
     def theirs_since_ms(self, device_id: str) -> int:
-        """Time since when a device has had its owner of the decision, mesh time; 0 if the log has no earlier owner."""
+        """Time from which a device has belonged to its owner at the decision, ms of mesh time; 0 if the log has no earlier owner."""
         return self.state.owned_since.get(device_id, 0)
 
     def device_ids(self) -> set[str]:
@@ -230,8 +230,8 @@ async def refold(
 ) -> Refold:
     """Refolds the log up to the alert, then collects reports up to the end of the log.
 
-    Calls `progress` with the current and the last sequence. Raises CommandFailed if the log no longer holds the entry that decided, or
-    needs a newer version of the fold.
+    Calls `progress` with the current and the last sequence. Raises CommandFailed if the log no longer holds the entry that decided,
+    holds another entry in its place, or needs a newer version of the fold.
     """
     alert = stored.alert
     stream = flow.log_stream(alert.partition)

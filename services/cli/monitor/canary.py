@@ -1,9 +1,9 @@
 """Canary state of `tandem watch`: decides when a canary is missing and when to page. Pure.
 
-A canary is a synthetic breach. It is *complete* once all legs have offered it, all offers are acknowledged, and each agency's leg
-was notified of the other's assignment. It is *over* once it is complete and all legs have stood it down. A *canary outage* lasts
-while a canary is missing. Times are seconds of mesh time since an arbitrary origin. Times of a canary outage are milliseconds since
-1970 UTC, because they are stored for the next process."""
+A canary is a synthetic breach. A canary is *complete* once all legs have offered it, all offers are acknowledged, and each
+agency's leg was notified of the other's assignment. A complete canary is *over* once all legs have stood it down. A *canary outage*
+lasts while a canary is missing. Times are seconds of mesh time since an arbitrary origin. Times of a canary outage are milliseconds
+since 1970 UTC, because they are stored for the next process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ INTERVAL_S = 20.0
 LATE_AFTER_S = 35.0
 """Age, seconds, from which an incomplete canary counts as missing. Together with INTERVAL_S, an outage is paged within 60 s."""
 OVER_WITHIN_S = 150.0
-"""Age, seconds, from which a canary that isn't stood down counts as missing. Its wearer leaves the ring after INTERVAL_S.
-The ring needs 60 s to clear, and the next report may come INTERVAL_S later. The rest is reserve."""
+"""Age, seconds, from which a canary that isn't stood down counts as missing. The canary's wearer leaves the ring
+after INTERVAL_S. The ring needs 60 s to clear, and the next report may come INTERVAL_S later. The rest is reserve."""
 REPEAT_PAGE_S = 300.0
 """Interval at which an ongoing outage is paged again, seconds."""
 MAX_KEPT = 100
@@ -38,11 +38,11 @@ class Canary:
     """Number of the wearer who breaches."""
     sent_s: float
     failed: str = ""
-    """Reason why it couldn't be sent or was refused by ingest; else empty."""
+    """Reason why the canary couldn't be sent or was refused by ingest; else empty."""
     durable: bool = False
-    """Whether ingest has acknowledged that its report is in the log."""
+    """Whether ingest has acknowledged that the canary's report is in the log."""
     decided: bool = False
-    """Whether its alert has arrived."""
+    """Whether the canary's alert has arrived."""
     offered: set[str] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
     notified: set[str] = field(default_factory=set)
@@ -51,21 +51,21 @@ class Canary:
 
     @property
     def answered(self) -> bool:
-        """Whether all legs have offered it and the offers are acknowledged."""
+        """Whether all legs have offered the canary and the offers are acknowledged."""
         return self.accepted.issuperset(LEGS)
 
     @property
     def complete(self) -> bool:
-        """Whether it is answered, and each agency's leg was notified of the other's assignment."""
+        """Whether the canary is answered, and each agency's leg was notified of the other's assignment."""
         return self.answered and self.notified.issuperset(AGENCIES)
 
     @property
     def over(self) -> bool:
-        """Whether it is complete, and all legs have stood it down."""
+        """Whether the canary is complete, and all legs have stood it down."""
         return self.complete and self.stood_down.issuperset(LEGS)
 
     def is_missing(self, now_s: float) -> bool:
-        """Whether the canary should be complete by now, or stood down by now, and isn't."""
+        """Whether the canary is late at `now_s`: not complete in time, or not stood down in time."""
         return now_s - self.sent_s >= (OVER_WITHIN_S if self.complete else LATE_AFTER_S) and not self.over
 
 
@@ -84,7 +84,7 @@ class CanaryOutage:
     since_ms: int
     """Time when the first missing canary was sent, mesh time, milliseconds since 1970 UTC."""
     seen: str
-    """Progress, in words, of the canary that shows best what is broken (`_most_telling`)."""
+    """Progress, in words, of the canary that best shows the fault (`_most_telling`)."""
     pages: int = 0
     """Number of delivered pages."""
     paged_ms: int = 0
@@ -110,7 +110,7 @@ class CanaryState:
     first: Canary | None = None
     """The canary that began the outage; None if the outage began before the watch started."""
     awaits_stand_down: bool = False
-    """Whether that canary was missing because it wasn't stood down."""
+    """Whether `first` was missing because it wasn't stood down."""
 
     def latest_of(self, slot: int) -> Canary | None:
         """The latest canary of a slot."""
@@ -127,8 +127,8 @@ def judge(state: CanaryState, now_s: float, now_ms: int) -> Page | None:
     until `delivered` is called.
     """
     last_complete = max((canary.number for canary in state.canaries if canary.complete), default=-1)
-    # An incomplete canary is dropped once a later one is complete, unless its report is in the log and an offer of it is missing or
-    # unacknowledged.
+    # A later complete canary proves that the chain works, so drop incomplete ones before it. But keep a canary whose report is in the
+    # log while an offer is missing or unacknowledged: its loss must be paged.
     state.canaries = [
         canary
         for canary in state.canaries
@@ -165,7 +165,7 @@ def _end(state: CanaryState, outage: CanaryOutage, now_s: float, *, now_ms: int)
 
 
 def _most_telling(state: CanaryState, first: Canary, now_s: float) -> Canary:
-    """The newest incomplete canary older than MIN_DIAGNOSIS_AGE_S, whose progress shows what is broken now; else the first missing
+    """The canary whose progress best shows the fault: the newest incomplete one older than MIN_DIAGNOSIS_AGE_S, else the first missing
     one."""
     tried = [
         canary for canary in state.canaries if not canary.complete and now_s - canary.sent_s >= MIN_DIAGNOSIS_AGE_S
@@ -184,7 +184,10 @@ def delivered(state: CanaryState, page: Page, now_ms: int) -> None:
 
 
 def canaries_at_start(missing_s: float | None, now_s: float) -> list[Canary]:
-    """Canaries to start with after a restart: a stand-in, sent at most `missing_s` ago, if a canary was missing; else none."""
+    """Canaries to start with after a restart: a stand-in for the incomplete canary that was sent `missing_s` ago; none for None.
+
+    The stand-in counts as missing after RESTART_GRACE_S at the earliest.
+    """
     if missing_s is None:
         return []
     sent_s = max(now_s - missing_s, now_s - LATE_AFTER_S + RESTART_GRACE_S)

@@ -37,7 +37,7 @@ class Answered(NamedTuple):
     durable: bool
     """Whether the report is in the log."""
     because: str
-    """Reason why it isn't; else empty."""
+    """Reason why the report isn't in the log; else empty."""
 
 
 class ExerciseRun:
@@ -72,7 +72,7 @@ class ExerciseRun:
         await call(self._clients.exercises.EndExercise, request, self._run_by)
 
     async def report(self, distances_m: Mapping[int, float]) -> Answered:
-        """Reports the person at their place, and wearers, by number, at these distances north of it."""
+        """Reports the protected person at the protected place, and each wearer, by number, at a distance north of that place."""
         place, now_ms = self.records.place, self._clients.clock.now_ms()
         devices = [(self.records.device_id, 0.0)]
         devices += [(self.records.cases[number].tag_device_id, away_m) for number, away_m in distances_m.items()]

@@ -32,7 +32,7 @@ class CanaryObserver:
         self._clients, self._series = clients, series
         self._identity = clients.identity(WATCH)
         self._seen: dict[str, int] = {}
-        """Sequence of the last step of each leg, so that a broken stream loses no stand-down."""
+        """Sequence of the last step that was seen of each leg, so that a reopened stream loses no stand-down."""
 
     async def run(self) -> None:
         """Follows the alerts and all legs until cancelled."""

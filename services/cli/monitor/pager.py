@@ -22,7 +22,7 @@ WITHIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PageMessage:
-    """The message to the person on call. It names no wearer and no protected person."""
+    """The message to the person on call, without the name of a wearer or protected person."""
 
     id: str
     """Id of the page, the same for each try."""

@@ -12,7 +12,7 @@ from services.cli.monitor.series import CanarySeries
 from services.common.observability.telemetry import logger
 
 SLOTS = 6
-"""Number of wearers, who breach in turn. Each is stood down long before its next turn."""
+"""Number of wearers, who breach in turn. Each breach is stood down long before the wearer's next turn."""
 PROLONGED_INTERVAL_S = 12 * 3_600
 RETRY_S = 5.0
 
@@ -26,7 +26,7 @@ class CanarySender:
         """Reason why the registry doesn't create the records; else empty."""
 
     async def prolong(self) -> None:
-        """Creates the records and keeps them valid, until cancelled. Canaries use the registry for nothing else."""
+        """Creates the records and keeps them valid, until cancelled. Nothing else here needs the registry."""
         while True:
             try:
                 await self._series.exercise.put(SLOTS)
@@ -42,7 +42,7 @@ class CanarySender:
     async def send(self) -> None:
         """Reports all wearers every 20 s, one of them inside, until cancelled.
 
-        The first report has all outside, so that none is a position jump.
+        The first report has all wearers outside, so that no wearer's later breach is a position jump.
         """
         series = self._series
         while not series.exercise.records.cases and not self._refused:
@@ -76,9 +76,9 @@ class CanarySender:
             sent.durable, sent.failed = await series.exercise.report(distances_m | {free: INSIDE_M})
 
     def _next_slots(self) -> tuple[int, int | None]:
-        """The slot whose turn it is, and the first one from there whose wearer is stood down, or None."""
+        """The slot whose turn it is, and the first slot from there on with a stood-down wearer; None if no slot has one."""
         series = self._series
-        # An incomplete canary may still come late. The same wearer breaches again, or all wearers would end up inside.
+        # An incomplete canary may still come late, so its wearer breaches again. Otherwise all wearers would end up inside.
         last = series.state.canaries[-1] if series.state.canaries else None
         after = (series.slot + (1 if last is None or last.complete or last.number == 0 else 0)) % SLOTS
         busy = {assignment.slot for assignment in series.open.values()}

@@ -1,7 +1,7 @@
 """The watch over the whole chain: sends canaries, acknowledges the legs' offers of them, and pages when a canary is missing.
 
-It observes the chain only from outside: ingest's answer, the alert, each leg's steps. A file keeps the state that must survive a
-restart: the id of its exercise, the next wearer, since when a canary is missing, and the pages of the outage.
+The watch observes the chain only from outside: ingest's answer, the alert, each leg's steps. A file keeps the state that must survive a
+restart: the exercise with its records, the number of the last wearer, the time of the oldest incomplete canary, and the outage.
 """
 
 from __future__ import annotations

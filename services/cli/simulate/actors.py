@@ -54,7 +54,7 @@ def time_of(report: Report) -> Timestamp:
 
 
 class Actor:
-    """A client that listens in the background. `until` raises its failure to the caller that waits."""
+    """A client that listens in the background. If listening fails, `until` raises the error to its waiting caller."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
@@ -113,7 +113,7 @@ class Matches(Actor):
 class Desk(Actor):
     """One leg's desk: follows the assignments of some orders, and acknowledges offers if `answers` is set.
 
-    After an acknowledgement it opens the record of the person concerned, as officers do. Nothing waits for that.
+    After an acknowledgement the desk opens the record of the person concerned, as officers do. No method waits for that.
     """
 
     def __init__(self, clients: Clients, leg: str, order_ids: Iterable[str], *, answers: bool) -> None:
@@ -196,7 +196,7 @@ class Desk(Actor):
                     await call(self._disclosures.ReadProtectedPerson, person, identity)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
-                    raise  # NOT_FOUND: the record's retention ended meanwhile, and it was destroyed
+                    raise  # NOT_FOUND is no failure: the record's retention ended meanwhile, so the record was destroyed
 
     def _in_trace(self, assignment: dispatch_pb2.Assignment) -> Metadata:
         """Call metadata with the incident's trace context, so that the call's spans join the incident's trace."""
@@ -233,7 +233,7 @@ class Alerts(Actor):
 class HeadEnd(Actor):
     """A vendor's head-end: sends reports over one stream. Batches unanswered when a stream broke are resent on the next.
 
-    Its devices support every command of this version. Each command is passed to `commanded` once, and acknowledged.
+    The devices of the head-end support every command of this version. Each command is passed to `commanded` once, and acknowledged.
     """
 
     def __init__(self, clients: Clients, commanded: Callable[[ingest_pb2.DeviceCommand], None] | None = None) -> None:
@@ -248,7 +248,7 @@ class HeadEnd(Actor):
         self._more = asyncio.Event()
 
     async def carry(self, reports: Sequence[Report]) -> list[ingest_pb2.Refusal]:
-        """Sends reports until they are durable, and returns the refusals of the others.
+        """Sends reports until each is durable or refused, and returns the refusals.
 
         An unknown device may be on its way from the registry to ingest, so its reports are retried for 60 s.
         """

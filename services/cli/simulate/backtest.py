@@ -69,7 +69,7 @@ class Backtest:
                 yield from self._enter(self._stamp_ms, body)
 
     def arrive(self, line: ReportLine) -> Iterator[dict[str, Any]]:
-        """Alerts of the time that passes before a report line, and of the line itself."""
+        """Alerts of the time until a report line arrives, and of the line itself."""
         self._stamp_ms = max(self._stamp_ms, line.received_ms)
         # An idle mesh ticks, so that each deadline is decided when it is due.
         while (due_ms := fold.next_due_ms(self.state)) is not None and due_ms < self._stamp_ms:
@@ -109,7 +109,7 @@ class _Cases:
         return self._snapshots([order])
 
     def put_tag(self, message: registry_pb2.Tag) -> Iterator[Body]:
-        """Case snapshots of all orders. The fold itself finds those that name the wearer or named the tag before."""
+        """Case snapshots of all orders. The fold itself finds the cases that name the tag's wearer, or that named the tag before."""
         self._tags[message.device_id] = registry_translate.parse_tag(message)
         return self._snapshots(self._orders.values())
 
@@ -132,7 +132,7 @@ class _Cases:
 
 
 def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
-    """Log entries that the services would write for an arrival, through the wire format so that numbers round alike."""
+    """Log entries that the services would write for an arrival, passed through the wire format so that numbers round alike."""
     match what:
         case ingest_pb2.Position():
             position = ingest_translate.parse_position(what)

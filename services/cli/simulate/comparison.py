@@ -44,8 +44,8 @@ class ChangedAlert:
 def compare(a: Iterable[AlertLine], b: Iterable[AlertLine]) -> list[ChangedAlert]:
     """Changes from `a` to `b`, in order of time.
 
-    Alerts of the same kind, ring, target and order are aligned. Alerts of the same moment are the same alert. Between two such
-    matches, the alerts are paired in order.
+    Only alerts of the same kind, ring, target and order are compared. Two alerts of the same moment are paired first. The alerts
+    between two such pairs are paired in order.
     """
     first, second = _grouped(a), _grouped(b)
     changes = [change for key in first | second for change in _aligned(first[key], second[key])]

@@ -29,10 +29,10 @@ from tandem.registry.v1 import registry_pb2
 
 HOME = geometry_pb2.Circle(lat_deg=37.6360, lon_deg=127.2165, radius_m=20)
 METRES_PER_DEGREE = 111_195.0
-"""Length of a degree of latitude on the sphere of mean radius, metres. The demo needs no better."""
+"""Length of a degree of latitude on the sphere of mean radius, metres. The demo needs no better precision."""
 BIRTH_DATE = "1990-01-01"
 LATENCIES_WITHIN_S = 5.0
-"""How long `settled` waits for the offer latencies of all legs, seconds; afterwards it returns without the missing ones."""
+"""Maximum time that `settled` waits for the offer latencies of all legs, seconds. It then returns without the missing ones."""
 POLL_S = 0.1
 
 
@@ -52,9 +52,15 @@ class Plan:
     """The wearer's distances from the protected person's home, metres, until the 2 km ring is entered."""
     to_1_km: tuple[float, ...] = (1400, 950)
     to_100_m: tuple[float, ...] = (500, 200, 130, 60)
-    """Steps small enough not to be position jumps: after a jump, a second position has to agree before anybody is sent."""
+    """The wearer's further distances, metres, until the 100 m ring is entered.
+
+    No step is a position jump: after a jump, a second position would have to agree before anybody is sent.
+    """
     away: tuple[float, ...] = tuple(60 + 2 * min(s, 12) ** 2 + 50 * max(s - 12, 0) for s in range(2, 54))
-    """By car, from standstill to 180 km/h in 12 s: a ring isn't cleared by a movement that no vehicle can make."""
+    """The wearer's distances, metres, on the way out by car: from standstill to 180 km/h in 12 s.
+
+    A movement that no vehicle can make would clear no ring.
+    """
 
     def id(self, what: str) -> str:
         """An id of this run, such as `order-18c2f`."""

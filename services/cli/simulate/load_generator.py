@@ -27,7 +27,7 @@ from tandem.ingest.v1 import ingest_pb2
 LATE_S = 0.005
 """A request sent this long after it was due counts as late, seconds."""
 ANSWERED_WITHIN_S = 60.0
-"""How long to wait for the last answers, seconds."""
+"""Maximum wait for the last answers, seconds."""
 PREPARED_PER_S = 60_000
 """Lower bound of the reports that can be prepared in a second."""
 METHOD = f"/{ingest_pb2.DESCRIPTOR.services_by_name['IngestService'].full_name}/Report"
@@ -64,7 +64,7 @@ class LoadOutcome:
     answered_after_s: list[float] = field(default_factory=list)
     """Time from due to answer of each request, seconds, in the order of the answers."""
     answered_due_s: list[float] = field(default_factory=list)
-    """Due time of each of these requests, seconds after the start."""
+    """Due time of each answered request, seconds after the start, in the order of the answers."""
     refused: Counter[str] = field(default_factory=Counter)
     """Refused reports, by field and reason."""
 
@@ -107,7 +107,7 @@ async def send(
         )
     sent = LoadOutcome(started=time.monotonic() + wait_s)
     stopped = threading.Event()
-    # The prepared requests stay: pauses of the garbage collector to scan them would count as latencies.
+    # Exclude the prepared requests from garbage collection: pauses to scan them would count as latencies.
     gc.collect()
     gc.freeze()
     async with opening as channel:
@@ -146,11 +146,11 @@ def _release(
 
 
 class _Lane:
-    """The requests of one stream, and of its successors if it breaks. Answers come in the order of the requests."""
+    """The requests of one stream, and of its successors if the stream breaks. Answers come in the order of the requests."""
 
     def __init__(self, method: Any, identity: Metadata, requests: Sequence[DueRequest], *, sent: LoadOutcome) -> None:
         self._method, self._identity, self._requests, self._sent = method, identity, requests, sent
-        # Counts of requests from the first on that are due, written and answered.
+        # Numbers of requests, counted from the first, that are due, written and answered.
         self._due = self._written = self._answered = 0
         self._more_due = asyncio.Event()
 

@@ -29,7 +29,7 @@ class AssignmentOutcome:
     """Id of the wearer, protected person or place to go to."""
     state: str
     responds: bool
-    """Whether it needs an acknowledgement: somebody has to go, or has to be warned."""
+    """Whether the assignment needs an acknowledgement: somebody has to go, or has to be warned."""
     report_to_published_ms: float | None
     """Time from receiving the deciding report to the offer, milliseconds of wall time; None if no report decided."""
     acknowledged_ms: int | None
@@ -56,20 +56,20 @@ class IncidentOutcome:
     incident_id: str
     order_ids: set[str] = field(default_factory=set)
     opened_ms: int = times.MAX_MS
-    """Time when the first leg opened it, mesh time, milliseconds since 1970 UTC."""
+    """Time when the first leg opened the incident, mesh time, milliseconds since 1970 UTC."""
     ended_ms: int | None = None
     answers: list[AssignmentOutcome] = field(default_factory=list)
     exercise: bool = False
-    """Whether it is a drill or a canary."""
+    """Whether the incident is a drill or a canary."""
 
     @property
     def responds(self) -> bool:
-        """Whether it demands that an agency goes."""
+        """Whether the incident demands that an agency sends somebody."""
         return any(answer.responds for answer in self.answers if answer.leg in AGENCIES)
 
     @property
     def answered(self) -> bool:
-        """Whether both agencies have to go and have acknowledged all their assignments."""
+        """Whether both agencies must send somebody, and have acknowledged all such assignments."""
         due = [answer for answer in self.answers if answer.responds and answer.leg in AGENCIES]
         return {answer.leg for answer in due} == set(AGENCIES) and all(
             answer.acknowledged_ms is not None for answer in due

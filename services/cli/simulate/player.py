@@ -35,7 +35,7 @@ from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
 LEAD_S = 2.0
-"""Time from putting the first order to the first report, seconds of wall time, so that the case exists before the report."""
+"""Time from putting the first order to the first report, seconds of wall time, so that the order's case exists by then."""
 MAX_BATCH = 500
 QUIET_S = 3.0
 """The replay ends after this long without an alert, seconds of wall time."""
@@ -112,13 +112,13 @@ class _ReplaySender:
         self.refused: list[str] = []
 
     def start(self, lines: Sequence[ReportLine]) -> None:
-        """Sets the time shift so that the first line is due now. The shift is whole seconds, as orders are valid to the second."""
+        """Sets the time shift: the first line is due after LEAD_S. The shift is whole seconds, as orders are valid to the second."""
         first_ms = min((line.received_ms for line in lines), default=self._clients.clock.now_ms())
         start_ms = self._clients.clock.now_ms() + round(LEAD_S * 1000 * self._clients.clock.rate)
         self.shift_ms = -((first_ms - start_ms) // 1000 * 1000)
 
     def _next_version(self) -> int:
-        """A version that grows from put to put and run to run, so that later records replace earlier ones, as in a back-test."""
+        """A version that grows with each put and each run, so that later records replace earlier ones, as in a back-test."""
         self._version = max(self._version + 1, time.time_ns() // 1_000_000)
         return self._version
 
@@ -215,7 +215,7 @@ class _ReplaySender:
     def _shifted(self, what: Any) -> Report:
         copy: Report = type(what)()
         copy.MergeFrom(what)
-        # Ingest counts a report id of a device once forever, so each run needs new ids.
+        # The mesh counts a report id of a device only once, so each run needs new ids.
         copy.report_id = hash_id("report", self.shift_ms, what.device_id, what.report_id)
         moment = time_of(copy)
         moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))

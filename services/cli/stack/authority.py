@@ -91,7 +91,7 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(spiffe_id) for spiffe_id in spiffe_ids]
         names += [_host(host) for host in hosts]
-        # The SPIFFE id is the only name; a subject would be a second one.
+        # The SPIFFE id must be the only name; a subject would be a second name.
         builder = _builder(x509.Name([]), self._cert.subject, key, lifetime=lifetime, since=since or datetime.now(UTC))
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(digital_signature=True, signs=False), critical=True)

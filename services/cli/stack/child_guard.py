@@ -1,7 +1,7 @@
 """Child guard: a process that kills the children of `tandem up` when `up` dies, however it dies.
 
-It reads lines from its standard input: `+<pid>` when a child starts, `-<pid>` when a child has ended. Only `up` holds the other end
-of the pipe, so the input ends when `up` dies. It works on every POSIX system.
+The guard reads lines from its standard input: `+<pid>` when a child starts, `-<pid>` when a child has ended. Only `up` holds the
+other end of the pipe, so the input ends when `up` dies. This works on every POSIX system.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Detect dead processes: a process without heartbeats is dead if it is idle too, or silent for very long."""
+"""Detect dead processes: a process without heartbeats is dead if it is also idle, or silent for very long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECK_S = 0.5
 SILENT_AFTER_S = 3.0
 """An idle process is dead after this much silence, seconds: it was stopped, or its threads are deadlocked."""
 IDLE_FOR_S = 1.5
-"""How long a silent process must be idle, seconds: three checks, as a working process may wait at any instant."""
+"""A silent process counts as idle after this long without activity, seconds: three checks, as a working process may wait briefly."""
 STARVED_AFTER_S = 20.0
 """A process that isn't idle, or whose activity is unknown, is dead after this much silence, seconds. On a busy machine it may get
 the processor or the disk late."""
@@ -37,11 +37,11 @@ class Activity:
         self._active_s = time.monotonic()
 
     def idle_s(self) -> float:
-        """How long each check found no runnable thread, no thread waiting for a disk and no used processor time, seconds."""
+        """Seconds for which every check found no runnable thread, no thread waiting for a disk and no used processor time."""
         ticks, busy = 0, False
         try:
             for task in self._tasks.iterdir():
-                # The fields follow the name, which may contain anything: first the state, as 12th and 13th user and system time.
+                # The fields start after the name, which may contain anything: 1st state, 12th user time, 13th system time.
                 fields = (task / "stat").read_text().rpartition(")")[2].split()
                 busy |= fields[0] in "RD"
                 ticks += int(fields[11]) + int(fields[12])
@@ -53,7 +53,7 @@ class Activity:
 
 
 class Silence:
-    """How long a process has sent no heartbeat, not counting time in which this process didn't run itself."""
+    """Silence of a process: the time since its last heartbeat, without time in which the observing process itself didn't run."""
 
     def __init__(self) -> None:
         self._heard_s = self._checked_s = time.monotonic()

@@ -189,8 +189,8 @@ def channel(mesh: MeshConnection, *names: str) -> AbstractAsyncContextManager[gr
 def target_of(addresses: Sequence[str]) -> str:
     """The gRPC target of these `host:port` addresses.
 
-    gRPC takes literal addresses as they are, and keeps resolving a single name. It can't resolve several names, so each is resolved
-    here once. Raises CommandFailed if a name can't be resolved.
+    gRPC takes literal addresses as they are, and keeps resolving a single name. gRPC can't resolve several names, so each
+    is resolved here once. Raises CommandFailed if a name can't be resolved.
     """
     distinct = tuple(dict.fromkeys(addresses))
     families = {_family_of(address) for address in distinct}

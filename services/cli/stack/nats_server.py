@@ -59,8 +59,8 @@ def configure(
     """Writes the configuration into `folder`, which holds the store too, and returns the command that starts the server.
 
     The server listens on loopback only. JetStream is on disk with `sync_interval: always`, so acknowledged messages survive a power
-    cut. Its users are the users of the flow table, and `more` in the account of the streams. They get new passwords, or use
-    `certificates` if given.
+    cut. The server's users are those of the flow table, and `more` in the account of the streams. Each user gets a new password, unless
+    `certificates` are given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "nats.conf"

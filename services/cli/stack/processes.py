@@ -23,17 +23,17 @@ class Service:
 
     name: str
     package: str
-    """Package that it runs, as `python -m services.<package>`."""
+    """Package that the process runs, as `python -m services.<package>`."""
     nats_user: str
-    """Its user on the NATS server; empty if it doesn't use NATS."""
+    """The process's user on the NATS server; empty if the process doesn't use NATS."""
     offset: int
-    """Its port, as an offset from the mesh's base port."""
+    """The process's port, as an offset from the mesh's base port."""
     arguments: tuple[str, ...] = ()
     """Command-line arguments after the package."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Environment variables that differ between processes of one package."""
     more_ports: Mapping[str, int] = field(default_factory=dict)
-    """Offsets of its other ports, by the environment variable that sets them."""
+    """Offsets of further ports, by the environment variable that sets each."""
 
 
 SERVICES = (

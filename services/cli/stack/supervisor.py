@@ -33,13 +33,16 @@ class Program:
     environment: Mapping[str, str]
     """The whole environment of the process."""
     log: Path
-    """File to which its output is appended."""
+    """File to which the process's output is appended."""
     beats: bool = False
-    """Whether it writes heartbeats (services/common/observability/heartbeat.py), and is killed when they cease."""
+    """Whether the process writes heartbeats (services/common/observability/heartbeat.py) and is killed when they cease."""
 
 
 class ChildGuard:
-    """Runs the child guard process (child_guard.py) and tells it the running children. It kills them when this process is gone."""
+    """Runs the child guard process (child_guard.py) and reports the running children to it.
+
+    The guard kills these children when this process is gone.
+    """
 
     def __init__(self) -> None:
         self._alive: set[int] = set()
@@ -107,7 +110,7 @@ class Supervisor:
         self.pids: dict[str, int] = {}
         """Process ids of the running programs, by name."""
         self.on_change: Callable[[], None] = lambda: None
-        """Callback after each change of `pids`; `tandem up` writes the file of process ids in it."""
+        """Callback after each change of `pids`, in which `tandem up` writes the file of process ids."""
 
     def start(self, program: Program) -> None:
         """Starts a program, and restarts it whenever it ends."""

@@ -2,7 +2,7 @@
 
 After a failed write, as on a full disk, a stream accepts nothing until the server restarts, even if space is back and other streams
 work (nats-server 2.14 and later). The server's monitor names such streams. Other faults, such as a hanging disk, leave a probe
-unanswered. A server that greets no connection, such as a stopped process, is killed at once, as it can't finish anything.
+unanswered. A server that greets no connection, such as a stopped process, is killed without SIGTERM, as it can't finish anything.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class WatchdogState:
 
     pid: int | None = None
     unanswered_since_s: float = math.inf
-    """Since when the probes of this process are unanswered, monotonic clock; infinite if they are answered."""
+    """Time since which the probes of process `pid` are unanswered, monotonic clock; infinite if none counts."""
     stuck: bool = False
     restarted_s: float = -math.inf
     """Time of the watchdog's last restart of the server, monotonic clock."""
@@ -84,8 +84,8 @@ class Step(NamedTuple):
 def judge(state: WatchdogState, check: ServerCheck) -> Step:
     """The decision after a check, and the next state. Pure.
 
-    Unanswered probes begin to count only with a connection, as a starting server may recover its store for minutes. Once begun, they
-    count without a connection too, since a stopped process loses its connections after a while.
+    Unanswered probes begin to count only while there is a connection, as a starting server may recover its store for minutes. Once
+    they count, they do so without a connection too, since a stopped process loses its connections after a while.
     """
     if check.pid is None:
         return Step(WatchdogState(restarted_s=state.restarted_s), notify=False, restart=False)
@@ -140,7 +140,7 @@ class Watchdog:
                 if dead.done() and self._store.pids.get(self._program) == pid:
                     logger().error("store_silent", pid=pid, silent_s=round(dead.result(), 1))
                     self._store.kill(self._program)
-                    await asyncio.sleep(liveness.CHECK_S)  # until the supervisor has noticed its end
+                    await asyncio.sleep(liveness.CHECK_S)  # until the supervisor has noticed that the process ended
             finally:
                 for task in (greeted, dead):
                     task.cancel()
@@ -167,7 +167,7 @@ class Watchdog:
                     if check.failed:
                         await self._store.restart(self._program)
                     else:
-                        self._store.kill(self._program)  # it answers no probe, so it wouldn't obey SIGTERM either
+                        self._store.kill(self._program)  # a server that answers no probe wouldn't obey SIGTERM either
                     logger().warning("store_restarted", streams=check.failed)
                 await asyncio.sleep(CHECK_INTERVAL_S)
 

@@ -26,9 +26,9 @@ _GRAVITY = (
 """States by urgency, ascending."""
 _DEMANDS = ("DEMAND_UNSPECIFIED", "RECORD", "WARN", "NOTIFY", "RESPOND")
 GRAVE_FLAGS = frozenset({"duress", "losing", *(f"absent-{leg}" for leg in LEGS)})
-"""Flags of an incident that fails, whatever its states are."""
+"""Flags that mark an incident as failing, whatever the states of its assignments."""
 FLOOD = 5
-"""Number of notices of one kind from which they are shown as one line."""
+"""From this many notices of one kind on, the page shows them as one line."""
 NEVER_MS = 1 << 60
 
 
@@ -44,7 +44,7 @@ class AssignmentCard:
     state: str
     demand: str
     kind: str
-    """Kind of the alert that led to it; empty where the leg doesn't disclose it to another leg."""
+    """Kind of the alert that led to the assignment; empty if the assignment's leg doesn't disclose the kind to this leg."""
     offer_number: int = 0
     offered_ms: int | None = None
     received_ms: int | None = None
@@ -54,11 +54,11 @@ class AssignmentCard:
     latency_ms: float | None = None
     office_id: str = ""
     unit_id: str = ""
-    """Unit that is gravest or goes, of the own leg only; empty where the desk itself is gravest."""
+    """Unit to which the own leg offered the assignment; empty for another leg's assignment, and if a desk was chosen."""
     escalation_level: str = ""
     close_cause: str = ""
     flags: frozenset[str] = frozenset()
-    """What is unusual about it, such as `losing`, `duress` or `absent-police`: keys of the texts `flag_*`."""
+    """Unusual circumstances of the assignment, such as `losing`, `duress` or `absent-police`: keys of the texts `flag_*`."""
     exercise: bool = False
 
 
@@ -77,13 +77,13 @@ class IncidentCard:
 
 
 def leg_state(assignments: Iterable[AssignmentCard]) -> str:
-    """Returns the most urgent state of the assignments; empty where there are none."""
+    """Returns the most urgent state of the assignments; empty if there are none."""
     states = [assignment.state for assignment in assignments if assignment.state in _GRAVITY]
     return max(states, key=_GRAVITY.index, default="")
 
 
 def due_ms(assignments: Iterable[AssignmentCard]) -> int | None:
-    """Returns the earliest deadline of the assignments; None where no answer is awaited."""
+    """Returns the earliest deadline of the assignments; None if no assignment waits for an answer."""
     return min((assignment.due_ms for assignment in assignments if assignment.due_ms is not None), default=None)
 
 
@@ -93,7 +93,7 @@ def demand(incident: IncidentCard) -> str:
 
 
 def is_new_alarm(incident: IncidentCard) -> bool:
-    """Returns whether a response is demanded that nobody has acknowledged."""
+    """Returns whether the incident demands a response that nobody has acknowledged."""
     return any(assignment.state in UNANSWERED and assignment.demand == "RESPOND" for assignment in incident.assignments)
 
 
@@ -127,13 +127,16 @@ def rank(incident: IncidentCard) -> tuple[int, int, int]:
 
 
 def cause(incident: IncidentCard) -> str:
-    """Returns the kind of alert with the gravest demand; empty where no leg discloses one."""
+    """Returns the kind of alert with the gravest demand; empty if no leg discloses one."""
     by_demand = sorted(incident.assignments, key=lambda assignment: _DEMANDS.index(assignment.demand), reverse=True)
     return next((assignment.kind for assignment in by_demand if assignment.kind), "")
 
 
 def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
-    """Returns the group of each grouped incident: FLOOD or more notices of one kind. An incident that demands a response has none."""
+    """Returns the group of each grouped incident, by incident id.
+
+    FLOOD or more notices of one kind form a group. An incident that demands a response is in no group.
+    """
     by_kind: dict[str, list[str]] = {}
     for incident in incidents:
         if incident.ended_ms is None and demand(incident) != "RESPOND" and (kind := cause(incident)):
@@ -142,7 +145,7 @@ def groups(incidents: Sequence[IncidentCard]) -> dict[str, str]:
 
 
 def shown(incident: IncidentCard, group: str = "") -> dict[str, Any]:
-    """Returns an incident as the browser gets it. `group` may be outdated, so an incident that demands a response ignores it."""
+    """Returns an incident as the browser gets it. An incident that demands a response ignores `group`, which may be outdated."""
     level, awaited, _ = rank(incident)
     gravest = demand(incident)
     return {

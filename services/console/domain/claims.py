@@ -51,7 +51,8 @@ def user_of(claims: Mapping[str, Any], rule: Rule) -> ConsoleUser:
 def name_of(claims: Mapping[str, Any], name_claim: str) -> str:
     """Returns a name that the chain and the ledger can hold.
 
-    A name that fits is kept. Another one becomes its usable part and a hash of `iss` and `sub`, so that two persons never share a name.
+    A name that fits is kept. Any other name is replaced by its usable part and a hash of `iss` and `sub`, so that two persons never
+    share a name.
     """
     given = claims.get(name_claim)
     name = given if isinstance(given, str) else ""

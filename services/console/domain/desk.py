@@ -1,6 +1,6 @@
 """Answers of a desk to the destinations of its own leg, and the forms for them. Pure.
 
-A form carries the offer and the state that its page showed. The leg refuses an answer where either has changed since.
+A form carries the offer and the state that its page showed. The leg refuses an answer if either has changed since.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CAN_BE_REFUSED = OFFERS | {"ACKNOWLEDGED", "DISPATCHED", "EN_ROUTE"}
 """States in which a desk can refuse. A unit on the scene can't."""
 CAN_BE_CLOSED = ON_THE_WAY | {"STOOD_DOWN"}
 SEEN = tuple(sorted(CAN_BE_REFUSED | CAN_BE_CLOSED))
-"""States in which a page has forms."""
+"""States in which a page shows forms for an answer."""
 CAUSES = (
     *("BREACH_CONFIRMED", "NOBODY_FOUND", "FALSE_POSITION", "EQUIPMENT", "AUTHORISED", "EXERCISE"),
     "OTHER",
@@ -36,7 +36,7 @@ class Choices:
     acknowledge: bool = False
     reject: bool = False
     next_state: str = ""
-    """Next state of the progression; empty where there is none."""
+    """Next state of the progression; empty if there is none."""
     close: bool = False
 
     @property

@@ -44,7 +44,7 @@ class DeviceSide:
     last: tuple[TrackPoint, ...]
     """Last positions before the decision, at most SHOWN."""
     silence_ms: int | None
-    """Longest time without a position in the 10 minutes before, in ms; None where there was no position at all."""
+    """Longest time without a position in the 10 minutes before the decision, in ms; None if there was no position at all."""
 
 
 def sides(tracks: Iterable[DeviceTrack], sequence: int, decided_ms: int) -> list[DeviceSide]:

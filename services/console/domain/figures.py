@@ -38,7 +38,7 @@ class LegFigures:
     offered: int
     acknowledged: int
     seconds: dict[int, float]
-    """Time from the offer to its acknowledgement, in s, by percentile; empty where nothing was acknowledged."""
+    """Time from the offer to its acknowledgement, in s, by percentile; empty if nothing was acknowledged."""
 
 
 def matching(incidents: Iterable[IncidentCard], question: IncidentQuery) -> list[IncidentCard]:
@@ -106,7 +106,7 @@ def closings(incidents: Iterable[IncidentCard]) -> list[tuple[str, int]]:
 
 
 def false_share(closed: Iterable[tuple[str, int]]) -> float | None:
-    """Returns the share of false alerts among closed assignments, 0 to 1; None where nothing was closed."""
+    """Returns the share of false alerts among closed assignments, 0 to 1; None if nothing was closed."""
     counts = dict(closed)
     total = sum(counts.values())
     return sum(counts.get(cause, 0) for cause in FALSE) / total if total else None

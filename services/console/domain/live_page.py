@@ -1,4 +1,4 @@
-"""Live page of one role: the mesh's messages go in, and the rows of the browsers come out. Pure."""
+"""Live page of one role: turns the mesh's messages into the rows that browsers show. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.console.domain.board import AssignmentCard, IncidentCard
 from services.console.domain.numbered_items import Item, ItemKey, NumberedItems, Sort
 
 MAX_INCIDENTS = 1_000
-"""Number of kept incidents, the newest. Open incidents are always kept."""
+"""Maximum number of incidents to keep: the oldest ended ones are dropped. Open incidents are always kept."""
 MAX_ALERTS = 200
 
 
@@ -55,7 +55,8 @@ class LivePage:
     def assign(self, changed: AssignmentCard) -> bool:
         """Replaces an assignment of its incident.
 
-        Returns whether the incident must be read from the leg: it isn't known yet, or it may have ended with this assignment.
+        Returns whether the incident must be read from the leg: the page doesn't know the incident yet, or all its assignments are
+        over, so the incident may have ended.
         """
         known = self._incidents.get(changed.incident_id)
         if known is None:
@@ -66,7 +67,7 @@ class LivePage:
         return all(assignment.state in board.OVER for assignment in card.assignments)
 
     def regroup(self) -> None:
-        """Groups the incidents, and drops the oldest ended ones beyond MAX_INCIDENTS. It reads every incident."""
+        """Groups the incidents, and drops the oldest ended ones beyond MAX_INCIDENTS. Slow: reads every incident."""
         before, self._groups = self._groups, board.groups(list(self._incidents.values()))
         for card in self._incidents.values():
             if before.get(card.incident_id) != self._groups.get(card.incident_id):
@@ -99,7 +100,7 @@ class LivePage:
             self._alerts.append(NumberedAlert(self._items.count(), alert))
 
     def count_change(self) -> None:
-        """Counts a change of something that a message has besides the rows."""
+        """Counts a change outside the rows, such as of the connected sources, so that browsers get a message."""
         self._items.count()
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -109,7 +110,10 @@ class LivePage:
         return [assignment for card in self._incidents.values() for assignment in card.of(leg)]
 
     def responding(self, followed: Container[str], most: int) -> list[str]:
-        """Returns the ids of open incidents that demand a response, the most urgent first, and among equals those in `followed`."""
+        """Returns the ids of at most `most` open incidents that demand a response, the most urgent first.
+
+        Among incidents of the same level, those in `followed` come first, so that the followed incidents change rarely.
+        """
         cards = [card for card in self._incidents.values() if card.ended_ms is None and board.demand(card) == "RESPOND"]
 
         def urgency(card: IncidentCard) -> tuple[int, bool, int]:

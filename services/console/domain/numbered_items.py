@@ -1,4 +1,4 @@
-"""Items of a live page with the number of each one's last change: a browser gets the changes since its last message. Pure."""
+"""Items of a live page, each with the number of its last change, so that a browser gets only newer changes. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Item: TypeAlias = dict[str, Any]
 
 
 class Sort(StrEnum):
-    """Sort of an item. Its value is the field of a message."""
+    """Sort of an item. The value is the field of a message that lists such items."""
 
     INCIDENT = "incidents"
     TARGET = "targets"
@@ -32,10 +32,10 @@ class ItemKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChangedItems:
-    """Changes since a number."""
+    """Changes of items after the change number that a browser has seen."""
 
     reset: bool
-    """Whether `changed` has all items, because the changes since the number aren't known."""
+    """Whether `changed` has all items, because the changes since that number are no longer known."""
     changed: Mapping[Sort, list[Item]]
     gone: list[str]
     """Ids of removed items."""
@@ -51,7 +51,7 @@ class NumberedItems:
         self._changed_at: dict[ItemKey, int] = {}
         self._gone: deque[ItemKey] = deque()
         self._forgotten = 0
-        """Number of the last removal that isn't remembered any more."""
+        """Change number of the newest removal that was forgotten. A browser that saw less needs a reset."""
         self.number = 0
         """Number of the last change."""
 
@@ -66,7 +66,7 @@ class NumberedItems:
             self._changed_at[key] = self.count()
 
     def remove(self, key: ItemKey) -> None:
-        """Removes an item, where it exists."""
+        """Removes an item, if the page has it."""
         if self._items[key.sort].pop(key.id, None) is not None:
             self._changed_at[key] = self.count()
             self._gone.append(key)
@@ -74,7 +74,7 @@ class NumberedItems:
                 self._forget(self._gone.popleft())
 
     def count(self) -> int:
-        """Counts a change, also one of something else than an item, and returns its number."""
+        """Counts a change, of an item or of anything else that browsers get, and returns its number."""
         self.number += 1
         self._notify()
         return self.number

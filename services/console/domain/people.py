@@ -21,7 +21,7 @@ class Role(StrEnum):
 
     @property
     def leg(self) -> str:
-        """Leg whose incidents the role sees: its own; for a reviewer the police leg, which knows all incidents of probation."""
+        """Leg whose incidents the role sees. A reviewer sees the police leg, because that leg knows all incidents of probation, too."""
         return "probation" if self is Role.PROBATION else "police"
 
 

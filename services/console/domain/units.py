@@ -25,7 +25,7 @@ class UnitCard:
     position_ms: int
     """Time of the position."""
     incident_id: str = ""
-    """Incident to which the unit is assigned; empty where there is none."""
+    """Incident to which the unit is assigned; empty if there is none."""
 
 
 def states(assignments: Iterable[AssignmentCard]) -> dict[str, str]:
@@ -43,7 +43,7 @@ def as_json(unit: UnitCard, state_of: Mapping[str, str], now_ms: int) -> dict[st
     if not state and unit.status == "OFF":
         return None
     return {
-        "id": f"unit {unit.unit_id}",  # with a space, which no id of a target has
+        "id": f"unit {unit.unit_id}",  # the space keeps ids of units and of targets apart
         "name": unit.unit_id,
         "class": unit.unit_class,
         "state": state or unit.status,

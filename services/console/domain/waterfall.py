@@ -52,7 +52,7 @@ STATES = {
     "nobody available": "NOBODY_AVAILABLE",
     "rejected": "REJECTED",
 }
-"""State after a leg's step, by the part of the span's name behind the leg's name."""
+"""State after a leg's step. The key is the rest of the span's name after the leg's name."""
 STEP_NAMES = {
     **STATES,
     "delivered": "step_delivered",
@@ -60,7 +60,9 @@ STEP_NAMES = {
     "received by the desk": "received",
     "noted": "step_noted",
 }
-"""Key of the texts for a leg's step, by the part of the span's name behind the leg's name. Other steps are shown by that part."""
+"""Key of the texts for a leg's step. The key here is the rest of the span's name after the leg's name.
+
+Pages show any other step by that rest."""
 USE = "ledger: "
 """Prefix of the names of spans that record a disclosure of personal data."""
 
@@ -71,7 +73,7 @@ def steps(spans: Sequence[TraceSpan], leg: str) -> list[TraceSpan]:
 
 
 def step_name(span: TraceSpan) -> str:
-    """Returns the key of the texts for a leg's step, or the step's name in the trace where the texts have none."""
+    """Returns the key of the texts for a leg's step, or the step's name in the trace if the texts have no such key."""
     step = span.name.partition(" ")[2]
     return STEP_NAMES.get(step, step)
 

@@ -29,10 +29,10 @@ from services.console.mesh import MeshClient
 NOTIFY_INTERVAL_S = 0.5
 """Minimum interval between two messages to a browser, in s."""
 BEAT_S = 5.0
-"""Maximum interval between two messages to a browser, in s, so that it sees that the connection works."""
+"""Maximum interval between two messages to a browser, in s, so that the browser sees that the connection works."""
 INCIDENTS, STEPS, ALERTS = "incidents", "steps", "alerts"
 SOURCES = {INCIDENTS: VIEWERS, STEPS: DESKS, ALERTS: VIEWERS - {Role.PROBATION}}
-"""Roles whose page has each source."""
+"""For each source, the roles whose page uses it."""
 
 
 class Feed:

@@ -32,7 +32,7 @@ class IncidentReader:
         self._regroup = asyncio.Event()
 
     async def poll(self) -> None:
-        """Reads the list of incidents: a reviewer's only source, and for a desk the steps that its stream may have missed."""
+        """Reads the list of incidents. Reviewers have no other source. For desks, the list replaces steps that the stream missed."""
         began_s = asyncio.get_running_loop().time()
         while True:
             answer = await self._list(dispatch_pb2.ListIncidentsRequest(page_size=MAX_INCIDENTS))
@@ -59,7 +59,7 @@ class IncidentReader:
             steps.cancel()
 
     async def group(self) -> None:
-        """Regroups the incidents after steps. Grouping reads every incident, so in a flood it doesn't run at each step."""
+        """Regroups the incidents after steps. Grouping reads every incident, so it doesn't run at each step of a flood."""
         while True:
             await self._regroup.wait()
             await asyncio.sleep(REGROUP_DELAY_S)

@@ -1,4 +1,4 @@
-"""Receipts of offers: the desk's machine has them, which the leg counts apart from a person's answer."""
+"""Receipts of offers: they tell a leg that the desk's machine has an offer, before a person answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OfferReceipts:
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _confirm(self, assignment_id: str, number: int) -> bool:
-        """Confirms an offer. Returns whether it is confirmed, or needn't be any more."""
+        """Confirms an offer. Returns whether the offer is confirmed or needs no receipt any more."""
         request = dispatch_pb2.ReceiveRequest(assignment_id=assignment_id, offer_number=number)
         dispatch = self._mesh.leg_of(self._role).dispatch
         try:

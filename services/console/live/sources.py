@@ -1,4 +1,4 @@
-"""Sources of a live page: each is read again whenever it ends, and the page says which of them are away."""
+"""Sources of a live page. A source that ends is read again, and the page says which sources aren't connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets of a live page, followed only while a browser views it: positions are shared only where needed."""
+"""Targets of a live page, followed only while a browser views the page, so that positions are shared only when needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.console.mesh import MeshClient
 from tandem.dispatch.v1 import following_pb2
 
 MAX_FOLLOWED = 200
-"""Number of open incidents whose targets are followed, the most urgent."""
+"""Maximum number of incidents whose targets are followed; the most urgent come first."""
 CHECK_INTERVAL_S = 0.5
 RETRY_DELAY_S = 2.0
 

@@ -1,4 +1,4 @@
-"""Browsers that view a page now: some data is read only while somebody does."""
+"""Browsers that view a page now. Some data is read only while at least one browser views its page."""
 
 from __future__ import annotations
 

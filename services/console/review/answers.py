@@ -1,4 +1,4 @@
-"""Answers of a desk to its own leg: acknowledge, refuse, report progress, close. They are forms, which need no script.
+"""Answers of a desk to its own leg: acknowledge, refuse, report progress, close. The answers are forms, which need no script.
 
 Each answer goes to the user's own leg under the user's name. That leg doesn't know another leg's destinations.
 """
@@ -79,7 +79,7 @@ class Answers:
         return (await leg.Close(close, metadata=me, timeout=within_s)).assignment
 
     async def _refused(self, ask: Ask, refusal: AnswerRefusal) -> web.StreamResponse:
-        """Shows the reason of a refusal on the current page of the incident, or on a separate page where that can't be read."""
+        """Shows the reason of a refusal on the current page of the incident, or on a separate page if the leg doesn't give it."""
         if _wants_json(ask):
             return web.Response(status=refusal.status, text=refusal.words(ask.texts))
         try:

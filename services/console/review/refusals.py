@@ -26,9 +26,9 @@ class AnswerRefusal:
     key: str
     """Key of the reason in the texts."""
     field: str = ""
-    """Wrong field of the form; empty where none is wrong."""
+    """Wrong field of the form; empty if none is wrong."""
     detail: str = ""
-    """Error text of the leg, where the texts have none; or the user who acknowledged first."""
+    """Error text of the leg, if the console's texts have none; or the name of the user who acknowledged first."""
     act: str = ""
     form: Mapping[str, str] = field_of(default_factory=dict)
     """Form as it was sent, so that the user needn't type it again."""
@@ -58,8 +58,8 @@ def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> An
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, str]:
-    """Returns the code of a status and the form's name of its wrong field; each empty where the status has none."""
-    status = rpc_status.from_call(cast(grpc.Call, error))  # an AioRpcError has all attributes that are read
+    """Returns the reason code of an error, and the form's name of the wrong field; each is empty if the error has none."""
+    status = rpc_status.from_call(cast(grpc.Call, error))  # an AioRpcError has all attributes that from_call reads
     info, wrong = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details if status else ():
         if detail.Unpack(info):

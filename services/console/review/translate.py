@@ -71,7 +71,7 @@ def _places(case: log_pb2.CaseSnapshot) -> list[dict[str, Any]]:
 
 
 def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
-    """Returns the incident's alerts, with figures where the copy has them."""
+    """Returns the incident's alerts, with figures if the copy has them."""
     figures = {measure.alert_id: measure for measure in copy.measures}
     shown = []
     for alert in copy.alerts:

@@ -126,7 +126,7 @@ class IncidentPages:
         )
 
     def _steps(self, incident_card: IncidentCard, spans: list[TraceSpan]) -> list[dict[str, Any]]:
-        """Returns each destination's states with their times, and its unit of the own leg; from the trace, else from the list."""
+        """Returns the states of each destination with their times, and its unit. The states are from the trace, else from the list."""
         moves = waterfall.moves(spans)
         steps = []
         for to in incident_card.assignments:
@@ -137,7 +137,7 @@ class IncidentPages:
         return steps
 
     async def _read_trace(self, ask: Ask, incident_id: str) -> trace_pb2.GetTraceResponse | None:
-        """Returns the trace as far as the user may see it; None where there is none, or while the registry is unavailable."""
+        """Returns the trace as far as the user may see it; None if there is no trace, or while the registry is unavailable."""
         try:
             return await self._mesh.traces.GetTrace(
                 trace_pb2.GetTraceRequest(incident_id=incident_id),
@@ -169,7 +169,7 @@ def id_of(ask: Ask) -> str:
 
 
 def _grounds(ask: Ask, incident_id: str) -> disclosure_pb2.Grounds:
-    """Returns the grounds that the user gave; the leg decides whether they suffice."""
+    """Returns the grounds that the user gave. The leg decides whether these grounds suffice."""
     name = f"PURPOSE_{ask.form.get('purpose', '')}"
     purposes = disclosure_pb2.Purpose
     purpose = purposes.Value(name) if name in purposes.keys() else purposes.PURPOSE_UNSPECIFIED  # noqa: SIM118

@@ -15,7 +15,7 @@ from services.common.storage import durable
 
 
 class Ended:
-    """Ended sessions, in a file where a path is given."""
+    """Ended sessions, also kept in a file if a path is given."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
@@ -24,7 +24,7 @@ class Ended:
         self._writing = asyncio.Lock()
 
     def load(self) -> None:
-        """Loads the sessions that were ended before a restart. Raises ValueError where the file has another format."""
+        """Loads the sessions that were ended before a restart. Raises ValueError if the file has another format."""
         if self._path and self._path.exists():
             content = json.loads(self._path.read_text())
             if not isinstance(content, dict) or not all(isinstance(until_s, int) for until_s in content.values()):
@@ -38,7 +38,7 @@ class Ended:
         return session_id in self._until_s
 
     async def add(self, session_id: str, until_s: int) -> None:
-        """Ends a session at once. Where the file can't be written, the end holds until this process ends, and it logs a warning."""
+        """Ends a session at once. If the file can't be written, logs a warning; the session then stays ended until a restart."""
         now_s = time.time()
         self._until_s = {id_: at_s for id_, at_s in self._until_s.items() if at_s > now_s} | {session_id: until_s}
         if self._path is None:

@@ -14,7 +14,7 @@ KEY_BYTES = 32
 def open_keys(path: Path) -> tuple[bytes, ...]:
     """Returns the keys of a file of 64 hex digits a line, the newest last. The first start makes the file with one key.
 
-    Raises FailedPrecondition where a line is no key: with an empty or short one, anybody could sign a cookie.
+    Raises FailedPrecondition if a line is no key: with an empty or short key, anybody could sign a cookie.
     """
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

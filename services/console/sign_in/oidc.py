@@ -1,7 +1,7 @@
 """OpenID Connect client: authorization code flow with PKCE, with the provider's document, its keys and its signed tokens.
 
-Nothing is cached: document and keys are fetched at each sign-in, once a shift for each person. So a withdrawn key is refused at
-once, and a new key is accepted at once.
+Nothing is cached: document and keys are fetched at each sign-in, as each person signs in only once a shift. So a withdrawn key is
+refused at once, and a new key is accepted at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from joserfc.jwk import KeySet
 from services.common.settings import LOOPBACK
 
 ALGORITHMS = ("RS256", "PS256", "ES256")
-"""Accepted signature algorithms: none with a shared key, and never `none`."""
+"""Accepted signature algorithms: all use a key pair. Algorithms with a shared key are refused, and so is `none`."""
 SCOPE = "openid profile"
 WITHIN_S = 5.0
 MAX_ANSWER_BYTES = 256 << 10
@@ -50,7 +50,7 @@ class Provider:
         self._issuer, self._client_id, self._client_secret = issuer, client_id, client_secret
 
     async def address(self, redirect_uri: str, state: str, nonce: str, *, verifier: str) -> str:
-        """Returns the address to which a browser goes to sign in. Raises ProviderAway.
+        """Returns the provider's address to which a browser goes to sign in. Raises ProviderAway.
 
         `prompt=login` makes the provider authenticate each time, as officers share a desk's browser.
         """

@@ -1,6 +1,7 @@
 """Signed cookies of sessions and sign-in attempts, and tokens against forged requests. Nothing is stored: the cookie is the session.
 
-Signatures and times of signing are those of itsdangerous. Each purpose has a salt of its own, so a cookie of one is none of another.
+The library itsdangerous signs each cookie, with the time of signing. Each purpose has its own salt, so that a cookie made for one
+purpose isn't valid for another.
 Before signing in, a browser has a session without a user, so that the sign-in form is guarded against forged requests, too.
 """
 
@@ -21,7 +22,7 @@ COOKIE = "tandem_session"
 LASTS_S = 12 * 3600
 """Lifetime of a session, in s: a shift."""
 CALLBACK = "/sign-in/callback"
-"""Path to which the identity provider sends the browser back. The cookie of the attempt is for this path alone."""
+"""Path to which the identity provider sends the browser back. Browsers send the cookie of an attempt to this path alone."""
 ATTEMPT_COOKIE = "tandem_attempt"
 ATTEMPT_LASTS_S = 600
 """Time for signing in at the identity provider, in s."""
@@ -45,20 +46,20 @@ class Attempt:
     """Attempt to sign in at the identity provider: three random values, which only this browser's cookie holds."""
 
     state: str
-    """Value that returns in the address and proves that the answer belongs to this browser's request."""
+    """Value that the provider returns in the address, as proof that the answer belongs to this browser's request."""
     nonce: str
-    """Value that returns in the token and proves that it was made for this attempt."""
+    """Value that the provider returns in the token, as proof that the token was made for this attempt."""
     verifier: str
-    """PKCE code verifier: without it, the code is of no use."""
+    """PKCE code verifier: without it, nobody can use the authorization code."""
 
 
 class SignedCookies:
     """Makes and reads the console's cookies and tokens with its keys."""
 
     def __init__(self, keys: Sequence[bytes], issuer: str) -> None:
-        """`keys`: the last one signs, and all of them verify, so that a key can be replaced without ending sessions.
+        """The last of `keys` signs, and all of them verify, so that a key can be replaced without ending sessions.
 
-        `issuer`: identity provider that authenticates users; empty for development users. Cookies of another issuer aren't valid.
+        `issuer` is the identity provider that authenticates users; empty for development users. Cookies of another issuer aren't valid.
         """
         self._sessions = _serializer(keys, "session", issuer)
         self._attempts = _serializer(keys, "attempt", issuer)
@@ -75,7 +76,7 @@ class SignedCookies:
         return self._sessions.dumps(content)
 
     def unseal(self, cookie: str, now_s: float) -> ConsoleSession | None:
-        """Returns the session of a cookie; None where the cookie isn't valid or has expired."""
+        """Returns the session of a cookie; None if the cookie isn't valid or has expired."""
         signed = _read(self._sessions, cookie)
         if signed is None or signed.at_s + LASTS_S <= now_s:
             return None
@@ -88,18 +89,18 @@ class SignedCookies:
         return self._attempts.dumps(asdict(attempt))
 
     def unseal_attempt(self, cookie: str, now_s: float) -> Attempt | None:
-        """Returns the attempt of a cookie; None where the cookie isn't valid or has expired."""
+        """Returns the attempt of a cookie; None if the cookie isn't valid or has expired."""
         signed = _read(self._attempts, cookie)
         if signed is None or signed.at_s + ATTEMPT_LASTS_S <= now_s:
             return None
         return Attempt(**signed.content)
 
     def token_of(self, session: ConsoleSession) -> str:
-        """Returns the token that a page of this session sends with each POST, and that another page can't know."""
+        """Returns the token that a page of this session sends with each POST. Another site's page can't know this token."""
         return self._tokens.get_signature(session.session_id).decode()
 
     def is_token(self, session: ConsoleSession, token: str) -> bool:
-        """Returns whether `token` is that of the session."""
+        """Returns whether `token` belongs to the session."""
         return self._tokens.verify_signature(session.session_id, token.encode(errors="replace"))
 
 
@@ -119,7 +120,7 @@ def is_same(text: str, other: str) -> bool:
 
 
 def user_of(role: str, name: str) -> ConsoleUser | None:
-    """Returns the user with this role and name; None where either is invalid."""
+    """Returns the user with this role and name; None if either is invalid."""
     if role not in set(Role) or not NAME.fullmatch(name) or name == SELF:
         return None
     return ConsoleUser(Role(role), name)
@@ -132,9 +133,9 @@ class _Signed(NamedTuple):
 
 
 def _read(serializer: URLSafeTimedSerializer, cookie: str) -> _Signed | None:
-    """Returns the content of a signed cookie, however old; None where its signature isn't valid."""
+    """Returns the content of a signed cookie, however old; None if its signature isn't valid."""
     try:
-        # No max_age: it refuses a signature from the future, which another replica makes whose clock is a little ahead.
+        # No max_age: it would refuse a signature from the future, and another replica's clock may be a little ahead.
         content, signed_at = serializer.loads(cookie.encode(errors="replace"), return_timestamp=True)
     except BadData:
         return None

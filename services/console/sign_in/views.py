@@ -102,7 +102,7 @@ class SigningIn:
             reason = str(error)
         else:
             logger().info("signed_in", role=user.role.value)
-            # A page and no redirect: after a redirect from the provider's site browsers don't send a strict cookie.
+            # Not a redirect: browsers send no strict cookie after a redirect that began at the provider's site.
             response = assets.page(ask, "signed_in.html")
             self._guard.signed_in(user, response)
             response.del_cookie(sessions.ATTEMPT_COOKIE, path=sessions.CALLBACK)
@@ -110,7 +110,7 @@ class SigningIn:
         return self._refusal(ask, reason, detail)
 
     def _attempt(self, ask: Ask) -> Attempt:
-        """Returns the attempt that this browser began, where the answer belongs to it. Raises _Refused."""
+        """Returns the attempt that this browser began. Raises _Refused if the provider's answer doesn't belong to that attempt."""
         attempt = self._guard.attempt(ask.request)
         query = ask.request.query
         if attempt is None or not sessions.is_same(attempt.state, query.get("state", "")):

@@ -87,7 +87,7 @@ async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> tuple[list[
 
 
 def _fault(line: int, error: grpc.aio.AioRpcError) -> Fault:
-    """The registry's refusal of a line, as a fault. Its text begins with the field, if there is one."""
+    """The registry's refusal of a line, as a fault. The refusal's text begins with the field, if a field is wrong."""
     refusal = of_rpc(error)
     if refusal.exit_code == FAILED:
         raise error

@@ -33,12 +33,12 @@ from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
 SYNTHETIC = "synthetic-device"
-"""Prefix of the devices that it registers, such as synthetic-device-1. Each belongs to a protected person without an order."""
+"""Prefix of the registered devices' ids, such as synthetic-device-1. Each device belongs to a protected person without an order."""
 CONCURRENCY = 8
 """Number of devices that are registered concurrently."""
 ANNOUNCED_BATCH = 500
 MAX_REPORTS = 5_000_000
-"""Maximum number of reports, as they are prepared in memory: 100 bytes each."""
+"""Maximum number of reports: all are prepared in memory, 100 bytes each."""
 PERCENTS = (50, 90, 99, 99.9, 100)
 STEP_DEG = 1e-5
 """Movement between two reports of a device, degrees: 1 m."""
@@ -120,7 +120,7 @@ async def _run(running: MeshConnection, shape: Shape, *, register: bool) -> Load
     async with mesh.connect(running) as clients:
         if register:
             await _register(clients, shape)
-        # In a thread, so that the event loop keeps the connections alive.
+        # Prepare in a thread, so that the event loop keeps the connections alive.
         starts_at_ms = load_generator.starts_at_ms(shape.requests * shape.batch)
         with SafeConsole(stderr=True).status("preparing") as status:
             requests = await asyncio.to_thread(prepare, shape, clients.clock, starts_at_ms)
@@ -130,7 +130,7 @@ async def _run(running: MeshConnection, shape: Shape, *, register: bool) -> Load
 
 
 async def _register(clients: Clients, shape: Shape) -> None:
-    """Puts the devices and sends one report of each. Returns when ingest knows all of them."""
+    """Puts the devices and sends one report of each. Returns when ingest knows all devices."""
     remaining = iter(range(shape.devices))
     with progress.bar() as shown:
         putting = shown.add_task("registering", total=shape.devices)

@@ -38,12 +38,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When the reports of a track are due, and which times they carry."""
+    """Timing of a track: when its reports are due, and which times the reports carry."""
 
     speed: float
     """Speed relative to the track's own times; 0 for as fast as ingest accepts."""
     as_recorded: bool
-    """Whether reports keep their times and ids. Otherwise the first position is now, or at speed 0 the last."""
+    """Whether reports keep their times and ids. Otherwise the times are shifted: the first report is now, or at speed 0 the newest."""
 
     def round(self, track: ReportedTrack, now_ms: int) -> tuple[list[tuple[int, Report]], int]:
         """The due time of each report, and the earliest start of the next round. All times are mesh time, milliseconds."""
@@ -53,7 +53,7 @@ class Pace:
         due_ms = now_ms
         for report, moment_ms in zip(track.reports, moments_ms, strict=True):
             paced_ms = now_ms + round((moment_ms - first_ms) / self.speed) if self.speed else now_ms
-            due_ms = max(due_ms, paced_ms)  # a report that steps back in time is sent in its turn
+            due_ms = max(due_ms, paced_ms)  # a report with an earlier time keeps its place in the order
             given_ms = paced_ms if self.speed else moment_ms + shift_ms
             planned.append((due_ms, report if self.as_recorded else _moved(report, given_ms, now_ms)))
         steps = len(planned) - 1
@@ -64,7 +64,7 @@ class Pace:
 def _moved(report: Report, moment_ms: int, began_ms: int) -> Report:
     copy: Report = type(report)()
     copy.MergeFrom(report)  # type: ignore[arg-type]  # both have the same type
-    # Ingest counts a report id of a device once forever, so each round and run needs new ids.
+    # The mesh counts a report id of a device only once, so each round and run needs new ids.
     copy.report_id = hash_id("report", began_ms, report.device_id, report.report_id)
     time_of(copy).CopyFrom(times.to_timestamp(moment_ms))
     return copy

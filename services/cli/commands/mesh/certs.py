@@ -36,7 +36,7 @@ CLIENTS = (
     WATCH,
     *CONSOLES.values(),
 )
-"""Identities of callers: the demo's simulated ones, drills, the watch, and the consoles."""
+"""Identities of callers: the demo's simulated callers, drills, the watch, and the consoles."""
 CONSOLE_SERVER = SERVICE + "console"
 """Identity with which a console serves its pages; as a client it uses its agency's identity."""
 SERVERS = (nats_server.IDENTITY, CONSOLE_SERVER, *(SERVICE + user for user in flow.USERS))

@@ -36,10 +36,10 @@ async def play(running: MeshConnection, *, as_json: bool) -> int:
 
 @asynccontextmanager
 async def played(running: MeshConnection, *, as_json: bool) -> AsyncIterator[int]:
-    """Runs and prints the demo, and yields its exit code. All its actors stay connected during the block.
+    """Runs and prints the demo, and yields its exit code. All actors of the demo stay connected during the block.
 
-    The protected person gets 20 s to read a notice before the next one is sent, so the last notice is sent after the demo's last step.
-    Her phone acknowledges it as long as the block lasts.
+    The protected person gets 20 s to read each notice. So the last notice is sent after the demo's last step. To acknowledge that
+    notice, her phone must stay connected after the demo.
     """
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     began = time.monotonic()

@@ -21,7 +21,7 @@ from services.common.rpc.identity import CONSOLES
 
 @dataclass(frozen=True, slots=True)
 class MeshPlan:
-    """The processes of one mesh beside the NATS server. Its properties follow from its fields."""
+    """The processes of one mesh beside the NATS server."""
 
     folder: Path
     base_port: int
@@ -37,7 +37,7 @@ class MeshPlan:
 
     @property
     def has_console(self) -> bool:
-        """Whether the console is started. If callers authenticate by certificate, it is of no use without an identity provider."""
+        """Whether the console is started. If callers authenticate by certificate, nobody can sign in without an identity provider."""
         return not self.certificates or self.console_role in CONSOLES
 
     @property

@@ -30,7 +30,7 @@ WITHIN_S = 60.0
 RETRY = Backoff(1.0, 15.0)
 """Delays between attempts."""
 MIGRATE_WITHIN_S = 1_500.0
-"""Timeout of a migration, seconds: longer than the first pull of the server's image, shorter than the Job's deadline."""
+"""Timeout of a migration, seconds: longer than the first pull of the database server's image, shorter than the Job's deadline."""
 
 
 def streams(
@@ -50,7 +50,10 @@ def streams(
 
 
 async def make(settings: CommonSettings, partitions: int, replicas: int, *, max_bytes: int | None) -> LogMetadata:
-    """Creates the missing streams, with retries until the server can."""
+    """Creates the missing streams. Retries until the server can create them.
+
+    Raises CommandFailed if the log was created with another number of partitions or another clock rate.
+    """
     async with buses.connect(settings.nats_url, "setup", settings.nats_tls) as bus:
         while True:
             try:
@@ -59,7 +62,7 @@ async def make(settings: CommonSettings, partitions: int, replicas: int, *, max_
             except FailedPrecondition as error:
                 raise CommandFailed(error.reason, FAILED) from None
             except (nats.errors.Error, nats.js.errors.APIError, TimeoutError) as error:
-                # Starting servers have no leader for a while. A retry finds the streams of the first try.
+                # Starting servers have no leader for a while. A retry keeps the streams that an earlier try created.
                 print(f"not yet: {type(error).__name__}: {error}", file=sys.stderr)
                 await asyncio.sleep(RETRY.first_s)
 
@@ -79,7 +82,7 @@ def migrate(
 
 
 async def _migrate(where: Path | str, within_s: float) -> None:
-    """Migrates with retries: a Job that failed while the server's image is still pulled would use up its retries."""
+    """Migrates with retries. Otherwise the Job would use up its own retries while the database server's image is being pulled."""
     until_s, retries = time.monotonic() + within_s, 0
     while True:
         try:

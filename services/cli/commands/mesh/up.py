@@ -135,7 +135,7 @@ async def _run(options: Options) -> int:
         base_port = _base_port(options.base_port)
         certificates = _certificates(options)
         guard = await stack.enter_async_context(child_guard())
-        # Entered first, so stopped last: the services need the server while they stop.
+        # Entered first, so stopped last: stopping services still need the NATS server.
         store = await stack.enter_async_context(supervisor(guard, say))
         server, watchdog = _start_nats(options, base_port, certificates, store=store)
         log_meta = await _create_streams(server, options)
@@ -186,7 +186,7 @@ async def _run(options: Options) -> int:
 
 
 def _watch(running: MeshConnection, folder: Path, services: Supervisor) -> str:
-    """Starts `tandem watch` if a pager is configured. Returns a line that says what it did."""
+    """Starts `tandem watch` if a pager is configured. Returns a line for the user that says whether it was started."""
     configured = [name for name in (watches.COMMAND, watches.WEBHOOKS) if os.environ.get(name)]
     if not configured:
         return f"No tandem watch: no pager is configured. Set {watches.COMMAND} or {watches.WEBHOOKS}, or start it by hand."
@@ -278,7 +278,7 @@ def _make_keys(folder: Path) -> None:
 
 
 def _dev_secret(folder: Path) -> str:
-    """The folder's key of development tokens. It is kept in a file, so that tokens survive a restart."""
+    """The folder's key of development tokens, kept in a file so that tokens survive a restart."""
     path = folder / "dev_secret"
     if not path.exists():
         write_private(path, secrets.token_hex(32))

@@ -69,7 +69,7 @@ async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, *,
             running.nats.bus_as("explain") as connection,
         ):
             stored, log_meta = await refold.find(connection, alert_id)
-            patience.reschedule(None)  # a long log may take longer
+            patience.reschedule(None)  # no timeout here: refolding a long log takes long
             refolded = await refold.refold(
                 connection, stored, log_meta, progress=lambda at, last: status.update(f"entry {at} of {last}")
             )
