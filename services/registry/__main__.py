@@ -123,7 +123,7 @@ async def main(settings: RegistrySettings) -> None:
             partitions=log_meta.partitions,
         )
         readiness.need(relay.unable)
-        disclosed = readiness.optional_reader(flow.DISCLOSURES.name)
+        disclosure_reader = readiness.optional_reader(flow.DISCLOSURES.name)
         with closing(exporter):
             async with (
                 rpc.serve(settings, add_servicers, *names) as server,
@@ -142,7 +142,7 @@ async def main(settings: RegistrySettings) -> None:
                     retention.run(),
                     reviews.run(),
                     reconciliation.run(),
-                    consume_disclosures(bus, disclosures, log_meta.log_id, health=disclosed),
+                    consume_disclosures(bus, disclosures, log_meta.log_id, health=disclosure_reader),
                     TraceReader(
                         transactions=transactions,
                         bus=bus,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from services.cli.stack.supervisor import Program
 
-REPLICAS = 2
+EVALUATORS = 2
 NATS_OFFSET = 22
 NATS_MONITOR_OFFSET = 23
 
@@ -52,7 +52,7 @@ SERVICES = (
         package="geofence",
         nats_user="geofence",
         offset=3,
-        settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(REPLICAS)},
+        settings={"TANDEM_REPLICA": "0", "TANDEM_REPLICAS": str(EVALUATORS)},
         more_ports={"TANDEM_METRICS_PORT": 43},
     ),
     Service(
@@ -60,7 +60,7 @@ SERVICES = (
         package="geofence",
         nats_user="geofence",
         offset=13,
-        settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(REPLICAS)},
+        settings={"TANDEM_REPLICA": "1", "TANDEM_REPLICAS": str(EVALUATORS)},
         more_ports={"TANDEM_METRICS_PORT": 53},
     ),
     Service(

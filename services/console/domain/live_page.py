@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from services.console.domain import board
 from services.console.domain.board import AssignmentCard, IncidentCard
-from services.console.domain.numbered_items import Item, ItemKey, NumberedItems, Sort
+from services.console.domain.numbered_items import Item, ItemKey, NumberedItems, ItemKind
 
 MAX_INCIDENTS = 1_000
 """Maximum number of incidents to keep: the oldest ended ones are dropped. Open incidents are always kept."""
@@ -80,28 +80,28 @@ class LivePage:
     def put_target(self, incident_id: str, target: Item) -> None:
         """Adds or moves a target of an incident."""
         self._targets_of.setdefault(incident_id, set()).add(target["id"])
-        self._items.put(ItemKey(Sort.TARGET, target["id"]), target)
+        self._items.put(ItemKey(ItemKind.TARGET, target["id"]), target)
 
     def drop_targets(self, incident_id: str) -> None:
         """Removes the targets of an incident."""
         for target_id in self._targets_of.pop(incident_id, ()):
-            self._items.remove(ItemKey(Sort.TARGET, target_id))
+            self._items.remove(ItemKey(ItemKind.TARGET, target_id))
 
     def replace_units(self, units: Mapping[str, Item]) -> None:
         """Replaces all units, by id."""
         for unit_id in self.units().keys() - units.keys():
-            self._items.remove(ItemKey(Sort.UNIT, unit_id))
+            self._items.remove(ItemKey(ItemKind.UNIT, unit_id))
         for unit_id, unit in units.items():
-            self._items.put(ItemKey(Sort.UNIT, unit_id), unit)
+            self._items.put(ItemKey(ItemKind.UNIT, unit_id), unit)
 
     def add_alert(self, alert: Item) -> None:
         """Adds an alert, once: several steps may carry the same notice."""
         if all(known["id"] != alert["id"] for _, known in self._alerts):
-            self._alerts.append(NumberedAlert(self._items.count(), alert))
+            self._alerts.append(NumberedAlert(self._items.next_number(), alert))
 
     def count_change(self) -> None:
         """Counts a change outside the rows, such as of the connected sources, so that browsers get a message."""
-        self._items.count()
+        self._items.next_number()
 
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,7 +124,7 @@ class LivePage:
 
     def units(self) -> Mapping[str, Item]:
         """Returns the units by id."""
-        return self._items.of(Sort.UNIT)
+        return self._items.of(ItemKind.UNIT)
 
     # ── to the browsers ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -150,8 +150,8 @@ class LivePage:
 
     def _show(self, card: IncidentCard) -> None:
         item = board.shown(card, self._groups.get(card.incident_id, ""))
-        self._items.put(ItemKey(Sort.INCIDENT, card.incident_id), item)
+        self._items.put(ItemKey(ItemKind.INCIDENT, card.incident_id), item)
 
     def _drop(self, incident_id: str) -> None:
         self._incidents.pop(incident_id, None)
-        self._items.remove(ItemKey(Sort.INCIDENT, incident_id))
+        self._items.remove(ItemKey(ItemKind.INCIDENT, incident_id))

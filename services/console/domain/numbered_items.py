@@ -15,8 +15,8 @@ Item: TypeAlias = dict[str, Any]
 """Item as the browser gets it."""
 
 
-class Sort(StrEnum):
-    """Sort of an item. The value is the field of a message that lists such items."""
+class ItemKind(StrEnum):
+    """ItemKind of an item. The value is the field of a message that lists such items."""
 
     INCIDENT = "incidents"
     TARGET = "targets"
@@ -26,7 +26,7 @@ class Sort(StrEnum):
 class ItemKey(NamedTuple):
     """Key of an item."""
 
-    sort: Sort
+    kind: ItemKind
     id: str
 
 
@@ -36,7 +36,7 @@ class ChangedItems:
 
     reset: bool
     """Whether `changed` has all items, because the changes since that number are no longer known."""
-    changed: Mapping[Sort, list[Item]]
+    changed: Mapping[ItemKind, list[Item]]
     gone: list[str]
     """Ids of removed items."""
 
@@ -47,33 +47,33 @@ class NumberedItems:
     def __init__(self, notify: Callable[[], None]) -> None:
         self._notify = notify
         """Called after each change."""
-        self._items: dict[Sort, dict[str, Item]] = {sort: {} for sort in Sort}
+        self._items: dict[ItemKind, dict[str, Item]] = {kind: {} for kind in ItemKind}
         self._changed_at: dict[ItemKey, int] = {}
         self._gone: deque[ItemKey] = deque()
-        self._forgotten = 0
+        self._newest_forgotten = 0
         """Change number of the newest removal that was forgotten. A browser that saw less needs a reset."""
         self.number = 0
         """Number of the last change."""
 
-    def of(self, sort: Sort) -> Mapping[str, Item]:
-        """Returns the items of a sort by id."""
-        return self._items[sort]
+    def of(self, kind: ItemKind) -> Mapping[str, Item]:
+        """Returns the items of a kind by id."""
+        return self._items[kind]
 
     def put(self, key: ItemKey, item: Item) -> None:
         """Adds or replaces an item. An equal item is no change."""
-        if self._items[key.sort].get(key.id) != item:
-            self._items[key.sort][key.id] = item
-            self._changed_at[key] = self.count()
+        if self._items[key.kind].get(key.id) != item:
+            self._items[key.kind][key.id] = item
+            self._changed_at[key] = self.next_number()
 
     def remove(self, key: ItemKey) -> None:
         """Removes an item, if the page has it."""
-        if self._items[key.sort].pop(key.id, None) is not None:
-            self._changed_at[key] = self.count()
+        if self._items[key.kind].pop(key.id, None) is not None:
+            self._changed_at[key] = self.next_number()
             self._gone.append(key)
             if len(self._gone) > MAX_GONE:
                 self._forget(self._gone.popleft())
 
-    def count(self) -> int:
+    def next_number(self) -> int:
         """Counts a change, of an item or of anything else that browsers get, and returns its number."""
         self.number += 1
         self._notify()
@@ -81,19 +81,19 @@ class NumberedItems:
 
     def since(self, seen: int | None) -> ChangedItems:
         """Returns the changes since the number `seen`; all items for None and for a number that is too old."""
-        if seen is not None and seen < self._forgotten:
+        if seen is not None and seen < self._newest_forgotten:
             seen = None
-        changed: dict[Sort, list[Item]] = {sort: [] for sort in Sort}
+        changed: dict[ItemKind, list[Item]] = {kind: [] for kind in ItemKind}
         gone: list[str] = []
         for key, number in self._changed_at.items():
             if seen is None or number > seen:
-                item = self._items[key.sort].get(key.id)
+                item = self._items[key.kind].get(key.id)
                 if item is not None:
-                    changed[key.sort].append(item)
+                    changed[key.kind].append(item)
                 elif seen is not None:
                     gone.append(key.id)
         return ChangedItems(seen is None, changed, gone)
 
     def _forget(self, key: ItemKey) -> None:
-        if key.id not in self._items[key.sort]:  # else the item was added again
-            self._forgotten = max(self._forgotten, self._changed_at.pop(key, 0))
+        if key.id not in self._items[key.kind]:  # else the item was added again
+            self._newest_forgotten = max(self._newest_forgotten, self._changed_at.pop(key, 0))

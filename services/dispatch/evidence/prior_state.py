@@ -34,7 +34,7 @@ class IncidentWindow:
     """Whether the log still has the entry that caused the first alert."""
 
 
-class _Part(NamedTuple):
+class _StateKey(NamedTuple):
     """A part of the state: the rules, the version of the fold, or one case."""
 
     kind: str
@@ -46,19 +46,19 @@ class PriorState:
 
     def __init__(self, of: IncidentWindow) -> None:
         self.from_wall_ms, self.window = of.from_wall_ms, of.entries
-        self._newest: dict[_Part, pull.Delivered] = {}
+        self._newest: dict[_StateKey, pull.Delivered] = {}
 
     def see_case(self, message: pull.Delivered, case: log_pb2.CaseSnapshot) -> None:
         """Reads the next case snapshot of the wearer, from before the window or within it."""
         if message.sequence < self.window.first:
-            self._newest[_Part("case", case.case_id)] = message
+            self._newest[_StateKey("case", case.case_id)] = message
         elif message.sequence <= self.window.last:
             self.window.share.see_case(case)
 
     def see(self, kind: str, message: pull.Delivered) -> None:
         """Reads the next entry with the rules or the version of the fold."""
         if message.sequence < self.window.first:
-            self._newest[_Part(kind)] = message
+            self._newest[_StateKey(kind)] = message
 
     def add_to_window(self) -> None:
         """Adds the state to the window's share, in the order of the log."""

@@ -31,7 +31,7 @@ COALESCE_S = 0.01
 """Delay in which due messages and outcomes of attempts are collected into one transaction, seconds."""
 
 
-class Lane:
+class AttemptLane:
     """Running attempts that wait for each other's places: at most LANE_CONCURRENCY, and one for each key."""
 
     def __init__(self, woken: asyncio.Event) -> None:
@@ -87,7 +87,7 @@ class _Outlet:
     """A channel with its lane. Each gateway has a lane, and all devices share one."""
 
     channel: Channel
-    lane: Lane
+    lane: AttemptLane
 
 
 class WarningSender:
@@ -105,10 +105,10 @@ class WarningSender:
     ) -> None:
         self._store, self._clock, self._opener, self._metrics = store, clock, opener, metrics
         self._woken = asyncio.Event()
-        self._opening = Lane(self._woken)
-        self._gateways = {name: _Outlet(gateway, Lane(self._woken)) for name, gateway in gateways.items()}
-        self._devices = _Outlet(devices, Lane(self._woken))
-        self._removed = _Outlet(RemovedGateway(), Lane(self._woken))
+        self._opening = AttemptLane(self._woken)
+        self._gateways = {name: _Outlet(gateway, AttemptLane(self._woken)) for name, gateway in gateways.items()}
+        self._devices = _Outlet(devices, AttemptLane(self._woken))
+        self._removed = _Outlet(RemovedGateway(), AttemptLane(self._woken))
         self._outcomes = OutcomeWriter(store)
 
     def wake(self) -> None:

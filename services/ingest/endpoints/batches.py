@@ -73,7 +73,7 @@ def is_small(request: ingest_pb2.ReportRequest) -> bool:
     return not request.equipment and not request.backfill and len(request.positions) <= SMALL_REQUEST
 
 
-class _Part(NamedTuple):
+class _JoinedRequest(NamedTuple):
     """A request of a batch."""
 
     stream: ReportStream
@@ -88,9 +88,9 @@ class _Gathered:
     """A batch and the requests that joined it."""
 
     batch: Batch = field(default_factory=Batch)
-    parts: list[_Part] = field(default_factory=list)
+    parts: list[_JoinedRequest] = field(default_factory=list)
 
-    def add(self, part: _Part) -> None:
+    def add(self, part: _JoinedRequest) -> None:
         self.batch.join(part.stream.changed)
         part.answer.batch = self.batch
         self.parts.append(part)
@@ -141,7 +141,7 @@ class Batches:
 
     async def admit(self, stream: ReportStream, request: ingest_pb2.ReportRequest, answer: PendingAnswer) -> None:
         """Brings a request into the intake: a small one soon after, any other before `admit` returns. An error fails the batch."""
-        part = _Part(stream=stream, request=request, answer=answer, context=tracing.carried())
+        part = _JoinedRequest(stream=stream, request=request, answer=answer, context=tracing.carried())
         if is_small(request):
             self._coalesce(part)
         else:
@@ -149,7 +149,7 @@ class Batches:
             alone.add(part)
             await self._admit(stream.sender, alone)
 
-    def _coalesce(self, part: _Part) -> None:
+    def _coalesce(self, part: _JoinedRequest) -> None:
         sender = part.stream.sender
         waiting = self._waiting.get(sender.key)
         if waiting is None:

@@ -33,15 +33,15 @@ class LastWarning(NamedTuple):
     """Number of rings entered at that time."""
 
 
-def _same(warned: dict[str, LastWarning]) -> dict[str, LastWarning]:
+def _to_json(warned: dict[str, LastWarning]) -> dict[str, LastWarning]:
     return warned
 
 
-def _of_json(content: dict[str, Any]) -> dict[str, LastWarning]:
+def _from_json(content: dict[str, Any]) -> dict[str, LastWarning]:
     return {key: LastWarning._make(fields) for key, fields in content.items()}
 
 
-WARNED = EpisodePart("warned", new=dict, encode=_same, decode=_of_json)
+WARNED = EpisodePart("warned", new=dict, encode=_to_json, decode=_from_json)
 """Persons within whose ring the wearer is, by key: their last warning."""
 
 

@@ -88,15 +88,15 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
     """Ends the events of devices that a new snapshot no longer names."""
     named = amendment.case.device_ids if amendment.in_force else ()
     keys = [key for key in context.case_state.raised if key.device_id not in named]
-    _retract(context, keys, context.state.now_ms)
+    _end_events(context, keys, context.state.now_ms)
 
 
 def end(context: CaseContext) -> None:
     """Ends all events of a case that ends."""
-    _retract(context, list(context.case_state.raised), context.case.valid_until_ms)
+    _end_events(context, list(context.case_state.raised), context.case.valid_until_ms)
 
 
-def _retract(context: CaseContext, keys: Iterable[EventKey], at_ms: int) -> None:
+def _end_events(context: CaseContext, keys: Iterable[EventKey], at_ms: int) -> None:
     for key in sorted(keys, key=lambda key: (key.event.value, key.device_id)):
         del context.case_state.raised[key]
         kind, _ = demands.EQUIPMENT[key.event]
