@@ -18,7 +18,8 @@ from services.geofence.domain.state import AnomalyKey
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""
 UNDATED_AFTER_MS = 60_000
-"""How long all reports of a device must be dated too far off before the alert; a backlog of hours soon ends with the present."""
+"""How long all reports of a device must be dated too far off before the alert is emitted. A backlog of hours reaches the present
+sooner."""
 
 
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: CausingReport) -> None:
