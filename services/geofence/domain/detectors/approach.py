@@ -58,7 +58,7 @@ class _Evaluation:
 
     def first_within(self, ring: Ring, from_ms: int) -> RingEntry | None:
         """The first moment, from `from_ms` on, at which the assumed movement is within a ring; None if there is none. Call this for
-        the widest ring first, because the narrower rings reuse its movements."""
+        the widest ring first, because narrower rings reuse these movements."""
         if self._least_mm is None:
             self._least_mm = _min_distance_mm(self.sides, self.target, self.from_ms, until_ms=self.until_ms)
         if self._least_mm > ring.radius_mm:

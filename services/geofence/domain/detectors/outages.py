@@ -72,7 +72,7 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
 def covering(state: State, heard_ms: int) -> str:
     """Id of the outage that explains why somebody last heard at `heard_ms` is silent; empty if none does."""
     outage = state.outage
-    # Silences that began in the 3 minutes before the outage have the same cause.
+    # Silences that began up to 3 minutes before the outage's first one have the same cause.
     return outage.outage_id if outage and heard_ms >= outage.from_ms - UNKNOWN_AFTER_MS else ""
 
 

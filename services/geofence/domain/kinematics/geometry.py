@@ -25,7 +25,7 @@ _E7_RAD = math.pi / 180 / 1e7
 _LESS_E2 = 1 - _E2
 _OUTWARDS = 1 / (8 * 6_371_000_000.0**2)
 ROUNDED_MM = 1_000
-"""Allowance of the cheap bounds for rounding, and for areas measured in a plane of their own, mm."""
+"""Allowance of the cheap bounds, mm: for rounding, and for polygons, which are measured in a plane."""
 
 
 def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
@@ -81,9 +81,9 @@ class PlanePolygon:
     `services.common.geometry.Polygon` isn't used here: the fold measures distances to moving points, in mm, and it does so for each
     position near the area.
 
-    Points fall on the plane along its normal, which brings points at distance d from the middle nearer by d^3 / (6 R^2). They are
-    moved out by d^3 / (8 R^2), so that lengths are as much too long across as too short outwards. The error is under 0.1 m within
-    20 km of an area whose corners are within 20 km of the middle.
+    Points are projected on the plane along its normal. That brings a point at distance d from the middle nearer by d^3 / (6 R^2), so
+    each point is moved out by d^3 / (8 R^2). Lengths are then as much too long across as too short outwards. The error is under 0.1 m
+    within 20 km of an area whose corners are within 20 km of the middle.
     """
 
     origin: Vector
@@ -235,7 +235,7 @@ def _least_norm(start: Vector, end: Vector) -> float:
 def _in_capsule(a: Corner, b: Corner, side: tuple[Corner, Corner], *, radius: float) -> Span | None:
     """When a point on its way from a to b is within `radius` of the side.
 
-    The area is convex, so there is at most one stretch.
+    The area round the side is convex, so there is at most one stretch.
     """
     p, q = side
     dx, dy = b[0] - a[0], b[1] - a[1]
