@@ -41,7 +41,7 @@ class Checkpoints:
         """When the last checkpoint began, and when the next may begin, loop time."""
 
     def begin(self, state: State) -> PendingCheckpoint | None:
-        """Begins a checkpoint of a state. Returns None during or soon after the last one, and where the fork fails."""
+        """Begins a checkpoint of a state. Returns None during or soon after the last one, and if the fork fails."""
         now_s = asyncio.get_running_loop().time()
         if self._is_under_way or now_s < self._none_before_s:
             return None

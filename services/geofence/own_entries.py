@@ -1,6 +1,6 @@
 """Entries that an evaluator itself writes to the log of its partition: its fold version, and ticks while the log is idle.
 
-Both evaluators of a partition write them. The message id makes two equal ones a single entry.
+Both evaluators of a partition write these entries. Equal entries have the same message id, so that the log stores only one of them.
 """
 
 from __future__ import annotations

@@ -197,12 +197,12 @@ def destinations(case: Case, kind: AlertKind, demand: Demand, *, target: Target 
     probation = ((Leg.PROBATION, case.wearer_id),)
     police = tuple((Leg.POLICE, subject_id) for subject_id in threatened)
     if kind is AlertKind.DISTANCE_CHANGED:
-        # The warning leg alone: how often it is sent would show the other legs how far away the wearer is.
+        # Only the warning leg gets this alert: the frequency of these alerts would show the other legs how far away the wearer is.
         return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
     if kind is AlertKind.ACCOUNT_AMENDED:
-        # For the desks' records: nobody is warned of a past event.
+        # The desks keep the amendment in their records; nobody is warned of a past event.
         return probation + police
     if kind in _OF_DEVICES:
         return police if target else probation + police

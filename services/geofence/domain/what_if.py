@@ -12,7 +12,7 @@ from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 
 LOG_ID = "what-if"
-"""Part of the cause of every id, so that no id equals that of a real alert or incident."""
+"""Part of the hash of every id, so that no id equals that of a real alert or incident."""
 
 
 def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[Output]:
@@ -36,7 +36,7 @@ def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[
 
 
 def work_of(case: Case, steps: int) -> int:
-    """An upper bound of the work: how many sides are measured against how many rings. It limits the run time."""
+    """An upper bound of the work of a question: steps times rings times sides of all places. Limiting it limits the run time."""
     places = [target.shape for target in case.targets] + [
         place for encounter in case.encounters for place in encounter.places
     ]

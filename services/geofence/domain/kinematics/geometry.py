@@ -165,8 +165,9 @@ class PlanePolygon:
         )
 
     def _contains(self, x: float, y: float) -> bool:
-        # `polygons.contains` in common is exact on whole corners of one line. These corners are fractions of a millimetre on a plane,
-        # the sides are those of all lines, and a replay must round the division as the first fold did.
+        # `services.common.geometry.encloses` isn't used here: it is exact for integer corners of a single line. These corners are
+        # fractions of a millimetre, and the sides are those of the outer line and of all holes. A replay must round the division as the
+        # first fold did.
         inside = False
         for (x0, y0), (x1, y1) in self.sides:
             if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:

@@ -113,7 +113,7 @@ def max_travel_mm(rules: Rules) -> int:
 def _is_far_unreachable(
     tracks: tuple[Track, ...], target: Target, radius_mm: int, *, from_ms: int, until_ms: int
 ) -> bool:
-    """Whether a presence is surely impossible, by a cheaper bound, before stationary devices are averaged. It nearly always is.
+    """Whether a presence is surely impossible, by a cheaper bound, before stationary devices are averaged. Nearly all presences are.
 
     Each mean of positions lies within the greatest distance of any position from the newest one. No movement between two such means
     is longer than twice that distance.

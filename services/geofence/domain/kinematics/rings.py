@@ -35,7 +35,7 @@ class Account:
     opened_ms: int
     """When the ring's entry was decided, mesh time."""
     until_ms: int
-    """Moment up to which the account was made at the clearing."""
+    """End of the time that the account covered at the clearing."""
     spans: list[Stretch]
     """Stretches of time that the account covers; every other moment belongs to another account."""
     inside: list[Stretch]

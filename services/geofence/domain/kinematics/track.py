@@ -21,7 +21,7 @@ PREDICT_MS = 30_000
 """How long after a fix its velocity is trusted. So 67 of 73 ring crossings in real tracks are decided at the first report of either
 side after the crossing, and the other 6 at the second."""
 PREDICT_UP_TO_MPS = 60
-"""Greatest speed of a movement, m/s: a faster one is a jump of the receiver."""
+"""Greatest speed that is continued in a prediction, m/s: a higher one is a jump of the receiver."""
 MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 """Greatest distance of a prediction, mm (ms times m/s)."""
 

@@ -175,7 +175,7 @@ def _step(way: Way, fix: Fix) -> Way:
 
 
 def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
-    """Adds a claim. Of claims near each other only the worst is kept, and of all claims the worst MAX_CLAIMS."""
+    """Adds a claim. Of claims near each other only the worst is kept, and at most MAX_CLAIMS in all."""
     near_mm = new.false_mm / CLAIMS_APART
     for claim in claims:
         if claim.false_mm >= new.false_mm and math.dist(claim.fix[3:6], new.fix[3:6]) <= near_mm:
@@ -190,8 +190,8 @@ def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
 def _is_back(way: Way, fix: Fix) -> bool:
     """Whether the device was far away in only a few positions and is now back.
 
-    That is so if a vehicle can have reached this position from the positions before the step, and it is nearer to them than the last
-    one.
+    That is so if a vehicle can have reached this position from the positions before the step, and it is nearer to them than the
+    position before it.
     """
     if not way.before or _false_mm(way.before, fix) > 0:
         return False
