@@ -28,7 +28,7 @@ class _Supported(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoint of one partition that is under way, and the pause before the next."""
+    """Runs the checkpoints of one partition: at most one is under way, and a pause follows each."""
 
     def __init__(self, store: CheckpointStore, published: PublishedOutputs, partition: int) -> None:
         self._store, self._published, self._partition = store, published, partition

@@ -18,7 +18,7 @@ _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 
 
 class OwnEntries:
-    """Entries of one evaluator of a partition."""
+    """Writes one evaluator's own entries to the log of its partition."""
 
     def __init__(self, bus: Bus, partition: int) -> None:
         self._bus, self._partition = bus, partition

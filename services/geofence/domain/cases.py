@@ -108,7 +108,7 @@ def check(decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: Cau
 
 
 def end(decisions: Decisions, case_state: CaseState) -> None:
-    """Ends a case whose order is no longer valid: closes everything open as of the end of validity."""
+    """Ends a case after the validity of its order: closes everything open as of the end of the validity."""
     state, case = decisions.state, case_state.case
     context = CaseContext(decisions, case_state)
     case_state.ended = True

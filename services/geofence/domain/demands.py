@@ -66,7 +66,7 @@ class Detection(enum.Enum):
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
     """Within a ring, the wearer has come nearer or gone away since the person's last warning."""
     JUMPED = "JUMPED"
-    """No movement explains a position after the one before it."""
+    """No movement explains the step from the position before to this position."""
     JUMPED_NEAR = "JUMPED_NEAR"
     """A position jumped to within the ring that demands a response."""
     POSSIBLY_INSIDE = "POSSIBLY_INSIDE"
@@ -165,7 +165,7 @@ _OF_DEVICES = frozenset(
 )
 """Alerts about a faulty device: the desks weigh them, and no message frightens a protected person."""
 _OF_SILENCE = frozenset((AlertKind.SILENT, AlertKind.HEARD_AGAIN))
-"""Alerts about a silent wearer go to probation alone. Where the silence endangers somebody, UNKNOWN_NEAR informs the police."""
+"""Alerts about a silent wearer go to probation alone. If the silence endangers somebody, UNKNOWN_NEAR informs the police."""
 
 
 MUTED_DEMAND = Demand.WARN

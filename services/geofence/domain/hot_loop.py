@@ -28,8 +28,8 @@ FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C901  # nearly all reports pass through this body alone
     """Folds a batch of positions, report by report, in the order of the batch.
 
-    Nearly all reports end at the safe region of their device. A function call costs as much as all the work for such a report, so no
-    part of this body is a function.
+    Nearly all reports end at the safe region of their device. A function call costs as much as all the work for such a report, so this
+    body isn't split into functions.
     """
     state, moves = decisions.state, BatchMoves(decisions)
     too_late = previous_owners = overdue = 0
@@ -161,7 +161,7 @@ class BatchMoves:
 
 
 def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need. The accounts and ways of these cases first take over their content."""
+    """Drops fixes that no late report can need. The accounts and ways of these cases first take over the content of the fixes."""
     track = state.tracks[device_id]
     if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return

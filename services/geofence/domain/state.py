@@ -196,7 +196,7 @@ class Outage:
     from_ms: int
     """When the first of the silent wearers was last heard, mesh time."""
     members: dict[str, None]
-    """Cases whose wearers fell silent in the outage and still are."""
+    """Cases with a wearer who fell silent in the outage and still is."""
     max_silent: int
     """The greatest number of wearers that were silent at once."""
 
@@ -220,13 +220,13 @@ class State:
     tracks: dict[str, Track] = field(default_factory=dict)
     """Track of each device."""
     heard_at_ms: dict[str, int] = field(default_factory=dict)
-    """When a report of each device last entered the log, mesh time. Any report counts, also a buffered or resent one or one with a
-    wrong clock. It proves that a device isn't silent, never where the device is."""
+    """When a report of each device last entered the log, mesh time. Any report counts, even a buffered or resent one, or one with a
+    wrong clock. A report proves that the device isn't silent, but not where the device is."""
     equipment_reports: dict[str, dict[str, int]] = field(default_factory=dict)
     """Equipment reports of each device by report id, in order of arrival, and when each arrived: the last 2 h, at most the newest
     1,000."""
     active_events: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By device: active events and when they began. They are kept for orders that come later."""
+    """Active events of each device and when they began. They are kept even without a case, for orders that come later."""
     ended_events: dict[str, dict[str, EndedEvent]] = field(default_factory=dict)
     """The newest end of each event of a device, by device and event. A beginning that arrives after its end is thus known to be
     over."""

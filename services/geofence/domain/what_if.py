@@ -1,4 +1,4 @@
-"""Folds a made-up log of one case. The log starts empty: it holds no position of anybody but the given ones."""
+"""Folds a made-up log of one case. The log starts empty, so it holds only the given positions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LOG_ID = "what-if"
 def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[Output]:
     """Returns the alerts and dead letters of a made-up log.
 
-    `entries` are moments (ms since 1970 UTC, in order) and what arrives then; the case counts from the first moment on. Decisions
-    that fall due in between are made on time by ticks, as in a live log.
+    `entries` are moments (ms since 1970 UTC, in order), each with the entry that arrives then. The case counts from the first moment
+    on. Decisions that fall due in between are made on time by ticks, as in a live log.
     """
     state = State(0, log_id=LOG_ID, rules=rules)
     outputs: list[Output] = []

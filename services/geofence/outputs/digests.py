@@ -24,7 +24,7 @@ class StateDigest:
 
 
 class Digests:
-    """Digests of one partition."""
+    """Publishes and compares the digests of one partition."""
 
     def __init__(
         self, bus: Bus, keys: StateKeys, settings: GeofenceSettings, *, partition: int, metrics: GeofenceMetrics

@@ -47,7 +47,7 @@ def check_track(decisions: Decisions, track: Track, case_ids: list[str], *, caus
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
-    """Emits an alert for devices that are heard, but whose reports are all dated too far off to locate them."""
+    """Emits an alert for each device that is heard but can't be located, because all its reports are dated too far off."""
     state = decisions.state
     for device_id in sorted(device_ids):
         track = state.tracks.get(device_id)

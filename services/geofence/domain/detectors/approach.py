@@ -1,5 +1,5 @@
-"""Approach: enters the rings that a wearer is or was within. Reports may arrive in any order. A late report enters a ring that was
-cleared before only for a time of which nobody was notified."""
+"""Approach: enters the rings that a wearer is or was within. Reports may arrive in any order. A ring that was cleared before is
+entered on a late report only if nobody was notified of that presence."""
 
 from __future__ import annotations
 
@@ -160,9 +160,9 @@ def _check_response_ring(context: CaseContext, ring: Ring, evaluation: _Evaluati
 
 
 def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
-    """Enters a ring on a late report that proves a presence of which nobody was notified.
+    """Enters a ring on a late report that proves a presence that nobody was notified of.
 
-    The ring may have been cleared since; it must not be open.
+    The ring was cleared before, and isn't open now.
     """
     target, sides = evaluation.target, evaluation.sides
     ring_state = context.case_state.ring(target, ring)

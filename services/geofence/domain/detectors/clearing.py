@@ -20,7 +20,7 @@ def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
     for target in context.case.targets:
         for ring in reversed(context.case.rings):
-            # A wearer possibly within a narrower ring is within the wider ones.
+            # A wearer who may be within a narrower ring may be within the wider rings, too.
             if context.case_state.ring(target, ring).open and not _clear_if_left(context, target, ring):
                 break
     context.decisions.end_if_quiet(context.case_state)

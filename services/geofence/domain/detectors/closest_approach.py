@@ -43,7 +43,7 @@ MIN_APPROACH_MPS = 1
 
 
 class ApproachKey(NamedTuple):
-    """Key of a device whose movement brings the two sides together."""
+    """Key of an approach: a target, and the device that moves towards the other side."""
 
     target_key: str
     device_id: str

@@ -48,7 +48,7 @@ class Detector:
     """All fixes of an entry are known, and a device of a case with an open episode moved. The second argument is the last report that
     was the newest of its device; None if there was none."""
     on_time: Callable[[CaseContext, int], Iterable[int]] | None = None
-    """Time passed up to a moment. Returns the moments of the next checks, none if only a report can change anything."""
+    """Time passed up to a moment. The hook returns the moments of the next checks: none if only a report can change anything."""
     on_amend: Callable[[CaseContext, Amendment], None] | None = None
     """A new snapshot is about to replace the case's current one. The hook closes everything that the new snapshot no longer asks
     for."""

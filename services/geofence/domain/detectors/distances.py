@@ -24,7 +24,7 @@ MIN_INTERVAL_MS = 15_000
 
 
 class LastWarning(NamedTuple):
-    """The last distance to the wearer of which a protected person was warned."""
+    """The last warning of a protected person about the distance to the wearer."""
 
     apart_mm: float
     at_ms: int

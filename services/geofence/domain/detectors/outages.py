@@ -19,7 +19,8 @@ from services.geofence.domain.state import CaseState, Due, GroupedKey, Outage, S
 MIN_SILENT = 10
 """Minimum number of wearers who fall silent together in an outage, whatever their share. A desk can inquire about fewer one by one."""
 SILENT_ONE_IN = 10
-"""One in so many watched wearers must have fallen silent. By day one in a hundred falls silent within 3 minutes (ADR 23)."""
+"""In an outage, at least one in this many watched wearers has fallen silent. By day, one in a hundred normally falls silent within 3
+minutes (ADR 23)."""
 
 
 BACK_WITHIN_MS = 180_000

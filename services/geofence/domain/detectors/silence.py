@@ -21,7 +21,7 @@ from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
-    """Decides on a case in force as of a moment, and returns the times of the next checks.
+    """Evaluates silence and reachability in a case in force as of a moment, and returns the times of the next checks.
 
     Returns no time if only a report can change anything.
     """

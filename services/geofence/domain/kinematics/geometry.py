@@ -76,7 +76,7 @@ class Disc:
 
 @dataclass(frozen=True, slots=True)
 class PlanePolygon:
-    """An area inside a closed line, without its holes, in a plane at its middle.
+    """An area inside a closed line, without its holes, in a plane that touches the ground at its middle.
 
     `services.common.geometry.Polygon` isn't used here: the fold measures distances to moving points, in mm, and it does so for each
     position near the area.
@@ -95,7 +95,8 @@ class PlanePolygon:
     """Distance of the farthest corner from `origin`."""
 
     def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
-        """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes: all corners are nearer."""
+        """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes: even the farthest corner is
+        nearer than the margin."""
         return math.dist(point, self.origin) + self.radius_mm < margin_mm - ROUNDED_MM
 
     @property

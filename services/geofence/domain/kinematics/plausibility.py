@@ -19,25 +19,26 @@ PACE_TIMES = 3
 """A movement above the speed bound is a jump only if it is also this many times as fast as the device's own pace. So drivers and
 train passengers don't jump."""
 PACE_FIXES = 5
-"""A device's pace is the greatest between this many of its last believed fixes."""
+"""A device's pace is the greatest speed between consecutive fixes among this many of its last believed fixes."""
 AGREES_MPS = 40
 """A second position agrees if a car on a motorway could have driven to it from the first, m/s."""
 SAME_PLACE_MM = 100_000
-"""A second position also agrees with the track if the device was this near to it in the 3 minutes before, beyond the accuracies,
-mm."""
+"""Greatest distance, mm, beyond the accuracies, between two positions at the same place. A second position also agrees with the
+track if the device was at the same place in the 3 minutes before."""
 VAGUE_FROM_MM = 100_000
 VAGUE_TIMES = 4
-"""A fix whose accuracy is VAGUE_FROM_MM or worse, and this many times worse than its neighbours', adds nothing to them."""
+"""A fix adds nothing to its neighbours if its accuracy is VAGUE_FROM_MM or worse, and this many times worse than theirs."""
 MAX_HELD = 3
 """Maximum number of fixes between two believed ones that are joined by a line."""
 JUDGED_FIXES = PACE_FIXES + AGREEING_FIXES
 """A decision about the newest fix rests on this many of the newest fixes, whatever their age."""
 LOOKBACK_FIXES = 8
-"""A judgement begins this many fixes before the evaluated stretch: two that agree are believed, whatever came before."""
+"""The judgement of fixes begins this many fixes before the evaluated stretch. Earlier fixes don't matter, because two fixes that
+agree are believed whatever came before."""
 
 
 def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int) -> Track:
-    """The believed fixes of a stretch and of those around it. `bound_mps` is the speed above which a movement may be a jump.
+    """The believed fixes of a stretch, with some before and after it. `bound_mps` is the speed above which a movement may be a jump.
 
     If `until_ms` is None, the stretch ends at the newest fix. A track with a fix has at least one believed fix.
     """
@@ -146,7 +147,7 @@ def _pace_mps(fixes: list[Fix]) -> float:
 def _was_there(previous: list[Fix], fix: Fix) -> bool:
     """Whether a fix of the 3 minutes before was at the same place.
 
-    So a receiver that goes to and fro is believed at the second time.
+    So a receiver that alternates between two places is believed from the second time on.
     """
     return any(
         fix.time_ms - earlier.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(earlier, fix) <= SAME_PLACE_MM

@@ -13,7 +13,7 @@ from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, 
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
 
 AGREEING_FIXES = 4
-"""This many of the newest positions of each side must say that a ring which demands a response was left."""
+"""Number of each side's newest positions that must all be outside a ring that demands a response, before it is cleared."""
 MAX_AGREE_MS = 600_000
 """The longest time in which all positions must agree. If AGREEING_FIXES positions take longer, those of this time suffice."""
 

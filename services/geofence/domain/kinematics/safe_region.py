@@ -1,4 +1,4 @@
-"""Safe regions: balls in which a device may move before any ring could matter. They only skip work and never decide anything.
+"""Safe regions: balls in which a device may move before any ring could matter. Safe regions only save work and never decide anything.
 
 If two devices of a case have regions, these regions are farther apart than any decision reaches. A device's region holds the newest
 fix, the fix before it, and all positions between them. So a new fix within the region changes nothing: neither device was near the

@@ -29,7 +29,7 @@ MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
 JUMP_MPS = 100
 """Speed that nothing on the ground exceeds, m/s: the KTX does 85 m/s."""
 STEADY_MS = 600_000
-"""How far back fixes at the same place are searched."""
+"""How long before the newest fix other fixes at the same place still count."""
 FROZEN_MS = 600_000
 """Minimum duration of a frozen position: fixes that are equal to the digit for this long."""
 MIN_COPIED = 16
@@ -100,8 +100,8 @@ class Track:
     ahead: bool = False
     """Whether the device's clock has been ahead of the log's."""
     safe_region: SafeRegion | None = field(default=None, compare=False)
-    """Safe region round one of the fixes, if any. It is derived from all tracks and cases, and decides nothing. It is kept here
-    because nearly every report needs it: one lookup less."""
+    """Safe region round one of the fixes, if any. The region is derived from all tracks and cases, and decides nothing. The track
+    holds it to save a lookup, because nearly every report needs it."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
 

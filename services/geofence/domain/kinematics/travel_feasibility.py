@@ -1,9 +1,9 @@
-"""Travel feasibility: whether a vehicle can have brought a device to its newest position. It is the test of each all-clear.
+"""Travel feasibility: whether a vehicle can have brought a device to its newest position. Each all-clear must pass this test.
 
 The way of a device is followed from a known position on. A position that no vehicle reaches in time isn't believed, and neither are the
-positions that follow it. Repeating a false claim proves nothing, because the device can't have been there when it was first claimed.
-The way continues at the first position that a vehicle can reach from the last believed one. That position must be at least as far from
-each false claim as the least error of that claim.
+positions that follow it. Repeating a false claim proves nothing, because the device can't have been there at the first claim. The way
+continues at the first position that a vehicle can reach from the last believed one. That position must be at least as far from each
+false claim as the least error of that claim.
 
 Speeds in m/s are mm/ms.
 """
@@ -19,8 +19,8 @@ from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import STEADY_MS, Fix
 
 ROAD_MPS = 50
-"""Top speed of a road vehicle, m/s. No car in Korea goes faster for long: 180 km/h, where motorways allow 110 and 120 (Road Traffic
-Act, Enforcement Rule 19)."""
+"""Top speed of a road vehicle, m/s. No car in Korea goes faster for long: this is 180 km/h, and motorways allow 110 or 120 km/h
+(Road Traffic Act, Enforcement Rule 19)."""
 ROAD_MPS2 = 4
 """Greatest acceleration of a road vehicle, m/s2: 0 to 100 km/h in 7 s, a sports car."""
 RAIL_MPS = 85
@@ -49,7 +49,7 @@ MAX_CLAIMS = 32
 CLAIMS_APART = 4
 """The worst of several false claims represents those near it. Near is within the newest claim's error, divided by this number."""
 MAX_ERROR_MS = STEADY_MS
-"""Greatest duration of a receiver's error, 10 minutes: a device that was near for longer wasn't elsewhere all the time."""
+"""Greatest duration of a receiver's error, 10 minutes: a device that seemed near for longer was near at least some of that time."""
 
 
 class BelievedFix(NamedTuple):
@@ -208,7 +208,8 @@ def _apart_mm(fix: Fix, other: Fix) -> float:
 
 
 def _beyond_mm(seen: BelievedFix, fix: Fix) -> float:
-    """How much farther a position is than any vehicle, the accuracies and a receiver's error explain, mm."""
+    """The part of a distance, mm, that a vehicle, the accuracies and a receiver's error don't explain; 0 or less if all is
+    explained."""
     apart_mm = math.dist(seen.fix[3:6], fix[3:6]) - MAX_ERROR_MM
     if apart_mm <= 0:
         return apart_mm
