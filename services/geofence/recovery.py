@@ -1,8 +1,8 @@
 """Recovery of an evaluator: it resumes after the last entry that its checkpoints and the streams have in common.
 
-At a normal start, that is the last entry in the newest checkpoint. After a stream went back, older checkpoints are tried: a checkpoint
-is usable only if the streams still hold its last folded entry, its newest alert and its newest figures. Without a usable checkpoint,
-the fold starts at the log's first entry.
+At a normal start, that is the last entry in the newest checkpoint. A checkpoint is usable only while the streams hold its footing: the
+last folded entry, the newest alert and the newest figures. After a stream went back, the newest usable checkpoint may be an older one.
+Without a usable checkpoint, the fold starts at the log's first entry.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Accounts: when a wearer was known for sure to be inside a ring, and how near, in whatever order the reports arrived.
 
-Each moment of a ring belongs to exactly one account: to that of the cleared episode that covers the moment, else to that of the open or
-the next episode. While late reports can arrive, an account is measured again from the tracks. So a late report adds the time that it
-proves and removes the time that it disproves. A changed account of a cleared episode is published as an alert of its own.
+Each moment of a ring belongs to exactly one account. If a cleared episode covers the moment, that is the episode's account; else that
+of the open or the next episode. While late reports can arrive, an account is measured again from the tracks. So a late report adds the
+time that it proves and removes the time that it disproves. A changed account of a cleared episode is published as an alert of its own.
 """
 
 from __future__ import annotations

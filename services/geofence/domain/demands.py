@@ -49,8 +49,8 @@ class Detection(enum.Enum):
     IN_REACH = "IN_REACH"
     """The wearer's position is unknown, and at the speed bound the wearer could be within a ring that demands a response."""
     LIKELY_IN_REACH = "LIKELY_IN_REACH"
-    """The wearer's position is unknown, and a ring that demands a response is in reach at the wearer's own pace, or nobody has seen
-    the wearer for as long as the rules say."""
+    """The wearer's position is unknown, and a presence within a ring that demands a response is likely. Either the ring is in reach
+    at the wearer's own pace, or the position has been unknown for as long as the rules say."""
     IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
     """The wearer's position is unknown, and a ring that demands a response is in reach after a sign. A sign is a last known
     position within a ring that demands NOTIFY or more, or a tag that had been opened, jammed or shut down."""

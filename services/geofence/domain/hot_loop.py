@@ -121,8 +121,8 @@ class BatchMoves:
         self._to_check: dict[str, CausingReport] = {}
         """Cases to check against time after the entry, each with the last report that made the check necessary."""
         self._moved_in: dict[str, tuple[CausingReport, CausingReport | None]] = {}
-        """Cases with an open episode in which a device moved: each with the last report, and the last report that was the newest of
-        its device (None if there was none)."""
+        """Cases with an open episode in which a device moved. Each has its last report, and the last one that was the newest of its
+        device (None if there was none)."""
 
     def add(self, track: Track, index: int, case_ids: list[str], *, cause: CausingReport) -> None:
         """Evaluates the stretch of time in which a new fix changes the known movement of a device."""

@@ -1,8 +1,8 @@
 """Publishes the outputs of one partition's fold in an order that no crash can turn into a lost alert.
 
-Entries are published in order; the alerts of one entry go out together, the gravest first, so that no leg finishes a minor alert before
-it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the slower of
-two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
+Entries are published in order. The alerts of one entry go out together, the gravest first, so that a leg needn't finish a minor alert
+before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
+slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
 
 There are two queues. The secondary outputs follow their alerts in a queue of their own, so that they don't delay the next alerts. A
 checkpoint passes both, so it gets its footing only once every earlier alert and its figures are acknowledged.

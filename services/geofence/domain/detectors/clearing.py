@@ -34,7 +34,7 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
         return False
     late_ms = case_state.ring(target, ring).late_ms
     if late_ms is not None and state.now_ms < late_ms + state.rules.clear_after_ms:
-        return False  # a late backlog shows a presence inside, and its end isn't known yet
+        return False  # a late backlog shows a presence inside, and may show more
     departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
     if departed_ms is not None:
         newest_mm = _newest_mm(state, case_state, target)

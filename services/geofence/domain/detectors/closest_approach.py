@@ -148,7 +148,7 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     """Distance now, mm, if the movement of the last half minute or more leads into the ring before help arrives; else None.
 
     The straight line must lead well into the ring. The probability of being inside must be as high as for entering the ring, with all
-    errors of the positions: a line through two points says little far beyond them. The other side moves along its fixes and stays at
+    errors of the positions. A line through two points says little far beyond them. The other side moves along its fixes and stays at
     its last one. A movement within the accuracies doesn't count, nor does a movement that only a jump of the receiver can explain.
     """
     now = mover.fixes[-1]

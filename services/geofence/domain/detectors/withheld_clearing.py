@@ -342,8 +342,8 @@ def _ways_since_entry(
     """Yields the ways of each side that start at the last moment inside the ring. A side has none if no position of that time is known,
     or if the device is too new.
 
-    A side may have two ways: one from its position at that moment, and a second one from an earlier position if the position at
-    that moment may be an error of the receiver.
+    A side may have two ways. The first starts at its position at that moment. If that position may be an error of the receiver, a
+    second way starts at an earlier position.
     """
     from_ms = _from_ms(state, case_state, target, ring=ring, sides=pair.sides)
     for device_id, track in pair.tracks:

@@ -38,7 +38,7 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     """Makes the safe region round a device's newest fix, after a full evaluation from the fix before it (`from_ms`), if possible.
 
     Each of two devices gets half of the space between them. If no region can be made, or the last step leads out of it, the other
-    devices lose their regions too, because these were made against this device's earlier position.
+    devices lose their regions too. Those regions were made against this device's earlier position.
     """
     track = state.tracks[device_id]
     fixes = track.fixes
@@ -118,7 +118,7 @@ def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int
 def _device(state: State, other_id: str, point: Vector, *, radius_mm: int, from_ms: int) -> Iterator[_Other]:
     track = state.tracks.get(other_id)
     if track is None or not track.fixes:
-        return  # its first fix is fully evaluated
+        return  # the first fix of that device will be fully evaluated
     newest = track.fixes[-1]
     # No movement is predicted for a device that may still be at its position before a jump.
     decision_range_mm = radius_mm + max(MAX_PREDICTION_MM, presence.max_travel_mm(state.rules))

@@ -125,8 +125,8 @@ def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
     is believed.
 
     The first way starts from the position before that moment. The second way starts from an earlier position. It exists only if no
-    vehicle can have reached the position before that moment and the error was brief: perhaps the receiver erred, and now reports the
-    device's true place again.
+    vehicle can have reached the position before that moment, and only for a brief error. Then the receiver may have erred, and may now
+    report the device's true place again.
     """
     index = max(0, bisect_left(fixes, (from_ms,)) - 1)
     after = fixes[index + 1 :]
