@@ -83,7 +83,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         try:
             return stored.alert(message.data, message.subject)
         except InvalidField as error:
-            # The legs make a dead letter of it. Failing here would fail every retry for as long as ALERTS keeps the message.
+            # The legs make a dead letter of this message. An error here would fail every retry for as long as ALERTS keeps the message.
             dead_letters.pass_over(self._bus, "watch-alerts", message.stream, sequence=message.sequence, error=error)
             return None
 
@@ -103,7 +103,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         return bounds.last + 1 if request.new_only else 1
 
     async def _resume_point(self, sequence: int, alert_id: str) -> int | StreamCursor:
-        """Where to resume reading ALERTS after the alert at a sequence. Raises StreamWentBack where another alert is stored there."""
+        """Where to resume reading ALERTS after the alert at a sequence. Raises StreamWentBack if another alert is stored there."""
         message = await cursors.stored_at(self._bus, flow.ALERTS.name, sequence)
         if message is None:
             return sequence + 1  # the alert at `sequence` was the last one to age out
@@ -112,9 +112,9 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         return cursors.of_stored(message)
 
     async def _measure(self, alert: alert_pb2.Alert) -> alert_pb2.Measure | None:
-        """The figures of an alert, published right after it. None where they can't be parsed.
+        """The figures of an alert, published right after it. None if they can't be parsed.
 
-        Raises Unavailable where they aren't published within MEASURE_AWAITED_S.
+        Raises Unavailable if they aren't published within MEASURE_AWAITED_S.
         """
         subject = flow.measure_subject(alert.partition, alert.alert_id)
         deadline = asyncio.get_running_loop().time() + MEASURE_AWAITED_S

@@ -28,7 +28,7 @@ class _Supported(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoint of one partition that is under way, and the pause before the next."""
+    """Runs the checkpoints of one partition: at most one is under way, and a pause follows each."""
 
     def __init__(self, store: CheckpointStore, published: PublishedOutputs, partition: int) -> None:
         self._store, self._published, self._partition = store, published, partition
@@ -41,7 +41,7 @@ class Checkpoints:
         """When the last checkpoint began, and when the next may begin, loop time."""
 
     def begin(self, state: State) -> PendingCheckpoint | None:
-        """Begins a checkpoint of a state. Returns None during or soon after the last one, and where the fork fails."""
+        """Begins a checkpoint of a state. Returns None during or soon after the last one, and if the fork fails."""
         now_s = asyncio.get_running_loop().time()
         if self._is_under_way or now_s < self._none_before_s:
             return None

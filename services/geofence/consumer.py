@@ -131,7 +131,7 @@ class Evaluator:
     async def run(self, on_caught_up: Callable[[], None]) -> None:
         """Restores the state, then folds until cancelled; restores again when a stream goes back.
 
-        Raises OutdatedFold where the log requires a newer fold.
+        Raises OutdatedFold if the log requires a newer fold.
         """
         if not self._is_restored:
             await self.restore()
@@ -176,7 +176,7 @@ class Evaluator:
             for message in messages:
                 decided = self._apply(message)
                 unyielded += len(message.data)
-                # A backlog must not delay the alerts that come of it, nor their acknowledgements.
+                # A backlog must not delay the alerts that follow from it, nor their acknowledgements.
                 for _ in range(TURNS_TO_SEND if decided else 1 if unyielded >= YIELD_BYTES else 0):
                     unyielded = 0
                     await asyncio.sleep(0)
@@ -188,7 +188,7 @@ class Evaluator:
                 self._caught_up.set()
 
     def _apply(self, message: pull.Delivered) -> bool:
-        """Folds an entry and queues its outputs; True where alerts are among them."""
+        """Folds an entry and queues its outputs. Returns whether alerts are among them."""
         state = self.state
         try:
             entry = Entry(message.sequence, message.stamp_ms, translate.stored_body(message.subject, message.data))

@@ -18,7 +18,7 @@ class GarbageCollector:
         self._entries = 0
 
     def count(self, entries: int) -> None:
-        """Counts folded entries and collects every COLLECT_INTERVAL. Ticks count too, so that is at least every few minutes."""
+        """Counts folded entries and collects every COLLECT_INTERVAL. Ticks count too, so it collects at least every few minutes."""
         self._entries += entries
         if self._entries >= COLLECT_INTERVAL:
             self._entries = 0

@@ -43,6 +43,6 @@ class KeptRules:
                 await self._enter(state.rules, f"rules-{self._partition}-{state.rules_since_ms}")
 
     async def _enter(self, rules: Rules, msg_id: str) -> None:
-        """Writes rules to the log. Both evaluators do; the message id makes that one entry."""
+        """Writes rules to the log. Both evaluators write them with the same message id, so that the log stores one entry."""
         entry = translate.rules_entry(rules).SerializeToString()
         await self._bus.publish(flow.log_subject(self._partition, "rules"), entry, msg_id=msg_id)

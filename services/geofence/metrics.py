@@ -31,7 +31,8 @@ class GeofenceMetrics:
         )
 
     def watch(self, partition: int, log_age_s: Callable[[], float]) -> None:
-        """Registers a function that gives the time since a partition's last log entry, in s, and begins its count of differences.
+        """Registers a function that gives the time since a partition's last log entry, s, and begins the partition's count of
+        differences.
 
         The count begins at 0: a series that first appears at 1 shows no increase, so no alert would fire.
         """

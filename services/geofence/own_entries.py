@@ -1,6 +1,6 @@
 """Entries that an evaluator itself writes to the log of its partition: its fold version, and ticks while the log is idle.
 
-Both evaluators of a partition write them. The message id makes two equal ones a single entry.
+Both evaluators of a partition write these entries. Equal entries have the same message id, so that the log stores only one of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TICK = log_pb2.LogEntry(tick=log_pb2.Tick()).SerializeToString()
 
 
 class OwnEntries:
-    """Entries of one evaluator of a partition."""
+    """Writes one evaluator's own entries to the log of its partition."""
 
     def __init__(self, bus: Bus, partition: int) -> None:
         self._bus, self._partition = bus, partition

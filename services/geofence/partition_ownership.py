@@ -1,4 +1,4 @@
-"""Partition ownership: which evaluator of this process has a case, and the error where none has."""
+"""Partition ownership: which evaluator of this process has a case, and the error if none has it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class PartitionOwnership:
     async def evaluator_after(self, case_id: str, sequence: int) -> Evaluator:
         """The evaluator that has a case, once its partition has applied a sequence.
 
-        Raises Unavailable where that takes longer than MIN_SEQUENCE_AWAITED_S, and where the case may be in a partition that only
-        other evaluators fold. Raises NotFound where no partition has the case.
+        Raises Unavailable if that takes longer than MIN_SEQUENCE_AWAITED_S, or if the case may be in a partition that only other
+        evaluators fold. Raises NotFound if no partition has the case.
         """
         owner = self.evaluator_of(case_id)
         # An unknown case may arrive in any partition, so each evaluator waits for the sequence by itself.
@@ -43,7 +43,7 @@ class PartitionOwnership:
         raise self.not_found()
 
     def not_found(self) -> NotFound | Unavailable:
-        """The error for an unknown case: NotFound, or Unavailable where another evaluator may have the case."""
+        """The error for an unknown case: NotFound, or Unavailable if another evaluator may have the case."""
         others = [p for p in range(self._partitions) if p not in self._evaluators]
         if not others:
             return NotFound("no such case")

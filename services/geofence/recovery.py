@@ -1,7 +1,8 @@
 """Recovery of an evaluator: it resumes after the last entry that its checkpoints and the streams have in common.
 
-At a normal start that is the entry of the newest checkpoint. After a stream went back it is that of the newest checkpoint whose footing
-is still stored: the last folded entry, the newest alert and the newest figures. Without one, the fold starts at the log's first entry.
+At a normal start, that is the last entry in the newest checkpoint. A checkpoint is usable only while the streams hold its footing: the
+last folded entry, the newest alert and the newest figures. After a stream went back, the newest usable checkpoint may be an older one.
+Without a usable checkpoint, the fold starts at the log's first entry.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ async def newest(
     log_id: str,
     on_dropped: Callable[[State], None],
 ) -> RestoredState | None:
-    """The newest undamaged checkpoint of this log whose footing the streams hold; None where the log must be folded from its start.
+    """The newest undamaged checkpoint of this log with a footing that the streams hold; None if the log must be folded from its start.
 
     Removes checkpoints whose footing is lost, and passes their states to `on_dropped`. Waits for the server.
     """

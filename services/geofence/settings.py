@@ -49,7 +49,7 @@ class GeofenceSettings(CommonSettings):
 
     @property
     def state_keys(self) -> StateKeys:
-        """Keys of checkpoints and digests. Raises FailedPrecondition where the key file holds none."""
+        """Keys of checkpoints and digests. Raises FailedPrecondition if the key file holds none."""
         return state_keys.read(self.state_key) if self.state_key else state_keys.of_secret(self.dev_secret)
 
     def partitions(self, count: int) -> list[int]:

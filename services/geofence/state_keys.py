@@ -39,7 +39,7 @@ class StateKeys:
         return _digest(self._keys[-1], partition, sequence, encoded=encoded).encode()
 
     def is_same(self, stated: bytes, partition: int, sequence: int, *, encoded: bytes) -> bool | None:
-        """Whether another evaluator's digest matches this encoding; None where it was made with an unknown key."""
+        """Whether another evaluator's digest matches this encoding; None if it was made with an unknown key."""
         for key in self._keys:
             if stated.startswith(f"{_id(key)}.".encode()):
                 return hmac.compare_digest(stated, _digest(key, partition, sequence, encoded=encoded).encode())
@@ -52,7 +52,7 @@ def of_secret(secret: str) -> StateKeys:
 
 
 def read(path: Path) -> StateKeys:
-    """Reads a key file, 64 hex digits a line, the newest last. Raises FailedPrecondition where it is missing or malformed."""
+    """Reads a key file, 64 hex digits a line, the newest last. Raises FailedPrecondition if it is missing or malformed."""
     try:
         keys = [bytes.fromhex(line) for line in path.read_text().split()]
     except (OSError, ValueError):

@@ -62,7 +62,7 @@ class Footing(NamedTuple):
     entry: StreamCursor
     """The last entry that is folded into the checkpoint."""
     alert: PublishedAlert | None
-    """The newest alert in ALERTS at that time. All alerts of the folded entries stand at or before it."""
+    """The newest alert in ALERTS at that time. All alerts of the folded entries are stored at or before it."""
     measure: PublishedAlert | None
     """The newest measure in MEASURES at that time."""
 
@@ -97,7 +97,7 @@ class CheckpointStore:
         self._commit_and_prune(self._write(partition, footing.entry.sequence, encoded), partition, footing)
 
     def begin(self, state: State) -> PendingCheckpoint:
-        """Forks a child process that writes the present state. Raises OSError where the fork fails."""
+        """Forks a child process that writes the present state. Raises OSError if the fork fails."""
         pid = os.fork()
         if pid:
             return PendingCheckpoint(state.partition, state.sequence, pid)
@@ -166,7 +166,7 @@ class CheckpointStore:
         return sorted(checkpoints, reverse=True, key=lambda checkpoint: checkpoint.footing.entry)
 
     def read(self, checkpoint: Checkpoint, log_id: str) -> State | None:
-        """The state of a checkpoint; None where its file is damaged, unreadable for this fold version, or of another log."""
+        """The state of a checkpoint; None if its file is damaged, unreadable for this fold version, or of another log."""
         log_fields = {"sequence": checkpoint.footing.entry.sequence, "file": checkpoint.path.name}
         data = checkpoint.path.read_bytes()
         if not self.keys.is_checkpoint(data, checkpoint.path.stem.rpartition("-")[2]):

@@ -32,7 +32,7 @@ from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb
 
 
 def entry_body(data: bytes) -> Body:
-    """Parses an entry of the log. Raises InvalidField where it is malformed."""
+    """Parses an entry of the log. Raises InvalidField if it is malformed."""
     try:
         return _body(log_pb2.LogEntry.FromString(data))
     except (DecodeError, ValueError, ArithmeticError) as error:
@@ -40,7 +40,7 @@ def entry_body(data: bytes) -> Body:
 
 
 def stored_body(subject: str, data: bytes) -> Body:
-    """Parses a stored entry. Raises InvalidField where it is malformed or its kind doesn't match its subject.
+    """Parses a stored entry. Raises InvalidField if it is malformed or its kind doesn't match its subject.
 
     The server limits each publisher to certain subjects. Only this check proves that a case was published by the registry.
     """
@@ -111,7 +111,7 @@ def _positions(batch: log_pb2.PositionBatch) -> Positions:
 
 
 def case_of(msg: log_pb2.CaseSnapshot) -> Case:
-    """Parses a case. Raises InvalidField."""
+    """Parses a case. Raises InvalidField if it is malformed."""
     if not msg.rings:
         raise InvalidField("case.rings", "is empty")
     persons = tuple(
@@ -195,7 +195,7 @@ def _e7(lat_deg: float, lon_deg: float) -> tuple[int, int]:
 
 
 def fold_version_of(data: bytes) -> int:
-    """The fold version that an entry requires; 0 where it can't be parsed, so that this version is written after it."""
+    """The fold version that an entry requires; 0 if the entry can't be parsed, so that this evaluator then writes its own version."""
     try:
         return stored.entry(data).fold_version.version
     except InvalidField:
@@ -203,7 +203,8 @@ def fold_version_of(data: bytes) -> int:
 
 
 def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
-    """Raises InvalidField, its path after `prefix`, where a rule is outside the range that is safe for decisions."""
+    """Raises InvalidField if a rule is outside the range that is safe for decisions. `prefix` precedes the field's name in the
+    error."""
     fields.required_id(f"{prefix}rules_id", msg.rules_id)
     fields.number(f"{prefix}clear_margin_m", msg.clear_margin_m, 0, greatest=5_000)
     fields.number(f"{prefix}clear_after_s", msg.clear_after_s, 0, greatest=3_600)

@@ -12,7 +12,7 @@ LIVE_MS = 180_000
 """Maximum age of a live report, milliseconds. An older report says nothing about the present, so it goes into the backfill lane."""
 MAX_BATCH = 1_000
 """Maximum number of reports in a batch."""
-MAX_ACCURACY_M = 100_000.0
+MAX_REPORTED_ACCURACY_M = 100_000.0
 """Maximum accuracy radius of a position, metres."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import MAX_ACCURACY_M, EquipmentEvent, Position, Positions
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M, EquipmentEvent, Position, Positions
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -21,7 +21,7 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
     fix_time_ms = fields.moment("fix_time", msg.fix_time, msg.HasField("fix_time"))
     lat_deg = fields.number("lat_deg", msg.lat_deg, -90, greatest=90)
     lon_deg = fields.number("lon_deg", msg.lon_deg, -180, greatest=180)
-    accuracy_m = fields.number("accuracy_m", msg.accuracy_m, 0, greatest=MAX_ACCURACY_M)
+    accuracy_m = fields.number("accuracy_m", msg.accuracy_m, 0, greatest=MAX_REPORTED_ACCURACY_M)
     if accuracy_m == 0:
         raise InvalidField("accuracy_m", "is missing, or 0: it must be above 0 (example: 12.5)")
     if msg.HasField("speed_mps"):
@@ -76,7 +76,7 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         and max(nanos) < 1_000_000_000
         and _all_within(lat_deg, -90, 90)
         and _all_within(lon_deg, -180, 180)
-        and _all_within(accuracy_m, 0, MAX_ACCURACY_M)
+        and _all_within(accuracy_m, 0, MAX_REPORTED_ACCURACY_M)
         and min(accuracy_m) > 0
         and _absent_or_within([msg.speed_mps for msg in msgs], 0, MAX_SPEED_MPS)
         and _absent_or_within([msg.course_deg for msg in msgs], 0, 360)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from services.console.domain import board
 from services.console.domain.board import AssignmentCard, IncidentCard
-from services.console.domain.numbered_items import Item, ItemKey, NumberedItems, ItemKind
+from services.console.domain.numbered_items import Item, ItemKey, ItemKind, NumberedItems
 
 MAX_INCIDENTS = 1_000
 """Maximum number of incidents to keep: the oldest ended ones are dropped. Open incidents are always kept."""

@@ -1,9 +1,8 @@
 """Accounts: when a wearer was known for sure to be inside a ring, and how near, in whatever order the reports arrived.
 
-Each moment of a ring belongs to exactly one account. It is that of the cleared episode which accounted for the moment, else that of
-the open or the next episode. While late reports can arrive, an account is measured again from the tracks. So a late report adds the
-time that it proves and removes the time that it disproves. A changed account of a cleared episode is published as an alert of its
-own.
+Each moment of a ring belongs to exactly one account. If a cleared episode covers the moment, that is the episode's account; else that
+of the open or the next episode. While late reports can arrive, an account is measured again from the tracks. So a late report adds the
+time that it proves and removes the time that it disproves. A changed account of a cleared episode is published as an alert of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SAME_VISIT_MS = 180_000
 
 
 def pairs(state: State, case_state: CaseState, target: Target) -> list[Sides]:
-    """Pairs of each tag with each device of the target (None for a place), of those that have reported."""
+    """Pairs of each tag with each device of the target (None for a place). Only devices that have reported count."""
     tags = [state.tracks[tag_id] for tag_id in case_state.case.tag_device_ids if tag_id in state.tracks]
     if not target.is_person:
         return [Sides(tag, None) for tag in tags]
@@ -73,7 +72,7 @@ def unnotified(ring_state: RingState, from_ms: int, until_ms: int) -> list[Stret
 
 
 def release(ring_state: RingState, at_ms: int) -> None:
-    """Frees the time around a presence that nobody was notified of: it now belongs to the new episode, not to a cleared one."""
+    """Frees the time around a presence that nobody was notified of: that time now belongs to the new episode, not to a cleared one."""
     seen = list(_notified(ring_state))
     from_ms = max((end_ms for _, end_ms in seen if end_ms <= at_ms), default=ring_state.floor_ms)
     to_ms = min((start_ms for start_ms, _ in seen if start_ms >= at_ms), default=ring_state.bound_ms)
@@ -82,7 +81,7 @@ def release(ring_state: RingState, at_ms: int) -> None:
 
 
 def note_report(state: State, case_state: CaseState, ring_state: RingState, *, from_ms: int, until_ms: int) -> None:
-    """Schedules an amendment of each account that covers any of a stretch which a report changes."""
+    """Schedules an amendment of each account that covers some of the time that a report changes."""
     for cleared in ring_state.closed:
         if cleared.due_ms is None and meets(cleared.spans, from_ms, until_ms):
             cleared.due_ms = state.now_ms + AMEND_AFTER_MS
@@ -154,13 +153,13 @@ def publish_and_drop(context: CaseContext) -> None:
 
 
 def preserve(state: State, case_state: CaseState) -> None:
-    """Counts the presence that the tracks prove into the accounts, before devices of the case change."""
+    """Adds the presence that the tracks prove to the accounts. Call this before devices of the case change."""
     for target, ring, _ in _open_or_cleared(case_state):
         _count(state, case_state, target, ring=ring, upto_ms=state.now_ms)
 
 
 def finalize(state: State, case_state: CaseState) -> None:
-    """Makes the accounts final where no late report can change them.
+    """Makes the accounts final up to the moment before which no late report can change them.
 
     Later measurements need only the fixes of the window and 3 minutes more.
     """
@@ -177,7 +176,7 @@ def finalize(state: State, case_state: CaseState) -> None:
 
 
 def _count(state: State, case_state: CaseState, target: Target, *, ring: Ring, upto_ms: int) -> None:
-    """Counts the tracks up to a moment into the accounts, so that the accounts no longer need these tracks."""
+    """Adds the presence that the tracks prove up to a moment to the accounts, so that the accounts no longer need these tracks."""
     ring_state = case_state.ring(target, ring)
     if ring_state.open:
         spans = _unclaimed(case_state, ring_state, upto_ms)
@@ -202,7 +201,7 @@ def _open_or_cleared(case_state: CaseState) -> Iterator[tuple[Target, Ring, Ring
 def _final_ms(state: State, case_state: CaseState, target: Target, *, horizon_ms: int) -> int:
     """The moment before which no report can change a line of either track.
 
-    It is the time of each side's last fix before the horizon from which a line may lead across the horizon.
+    A line may lead across the horizon from a side's last fix before the horizon. So the moment is the earliest time of these fixes.
     """
     final_ms = horizon_ms
     for pair in pairs(state, case_state, target):
@@ -258,7 +257,7 @@ def _rounded(mm: float | None) -> int | None:
 def _notified(ring_state: RingState) -> Iterator[Stretch]:
     """Stretches with a notified presence or a response under way.
 
-    A presence that is proved within such a stretch is no reason to send somebody.
+    A presence that is proved within such a stretch is no reason to send somebody again.
     """
     for cleared in ring_state.closed:
         if cleared.opened_ms < cleared.until_ms:

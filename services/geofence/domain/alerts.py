@@ -34,7 +34,7 @@ class AnomalyKind(enum.Enum):
     """Why a position can't be accepted at face value."""
 
     JUMP = "JUMP"
-    """No movement explains the position after the one before it, or the device jumped away from it."""
+    """No movement explains the step to this position, or the step from this position to the next."""
     VAGUE = "VAGUE"
     """The accuracy is too poor to say whether the wearer is within the ring that demands a response."""
     CLOCK = "CLOCK"
@@ -98,12 +98,12 @@ class Alert:
     inside: tuple[tuple[int, int], ...] = ()
     min_distance_mm: float | None = None
     amends: str = ""
-    """ACCOUNT_AMENDED: id of the RING_CLEARED whose account this alert replaces."""
+    """ACCOUNT_AMENDED: id of the RING_CLEARED alert with the account that this alert replaces."""
     encounter_id: str = ""
-    """The authorised encounter because of which nobody is sent."""
+    """Id of the authorised encounter that is the reason why nobody is sent."""
     exercise: Exercise = Exercise.NONE
     outage_id: str = ""
-    """The outage of this alert, or the outage that explains the silence."""
+    """Id of the outage that an OUTAGE alert announces or ends, or that explains a silence."""
     outage_silent: int = 0
     """OUTAGE: number of silent wearers; at the end of the outage, the greatest number."""
     outage_watched: int = 0

@@ -20,7 +20,7 @@ def apply(decisions: Decisions, case: Case) -> None:
     """Applies a case snapshot from now on, and decides at once on the known positions of both sides, without a new report."""
     state, now_ms = decisions.state, decisions.state.now_ms
     case_state = state.cases.get(case.case_id)
-    # A target or ring that an amendment adds doesn't count backwards, nor does an order that is resumed.
+    # A target or ring that an amendment adds counts only from now on, and so does an order that is resumed.
     from_ms = case.valid_from_ms if case_state is None else max(now_ms, case.valid_from_ms)
     if case_state is None:
         case_state = state.cases[case.case_id] = CaseState(case)
@@ -59,7 +59,8 @@ def _amend(decisions: Decisions, case_state: CaseState, case: Case) -> None:
 
 
 def _prepare_rings(case_state: CaseState, from_ms: int) -> None:
-    """Adds the state of new rings, which count from a moment on. In an order that is resumed, all rings do."""
+    """Adds the state of new rings, which count from a moment on. If an order is resumed, all its rings count only from that moment
+    on."""
     for target in case_state.case.targets:
         for ring in case_state.case.rings:
             key = RingKey(target.key, ring.radius_mm)
@@ -69,7 +70,8 @@ def _prepare_rings(case_state: CaseState, from_ms: int) -> None:
 
 
 def _take_over_devices(decisions: Decisions, case: Case) -> None:
-    """Records a case as that of its devices. The accounts of their previous owners keep what the tracks prove so far."""
+    """Records a case as the newest of its devices. The accounts of previous owners first take over the presence that the tracks
+    prove so far."""
     state = decisions.state
     for device_id in state.changes_hands(case):
         for case_id in state.cases_of.get(device_id, ()):
@@ -79,7 +81,7 @@ def _take_over_devices(decisions: Decisions, case: Case) -> None:
 
 
 def begin(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
-    """Starts a case: its detectors learn all that is known of its devices, as if it were reported now.
+    """Starts a case: its detectors evaluate all known data of its devices, as if the data were reported now.
 
     The active equipment events come first, before the hooks of any detector; then the positions, then time.
     """
@@ -106,7 +108,7 @@ def check(decisions: Decisions, case_state: CaseState, at_ms: int, *, cause: Cau
 
 
 def end(decisions: Decisions, case_state: CaseState) -> None:
-    """Ends a case whose order is no longer valid: closes everything open as of the end of validity."""
+    """Ends a case after the validity of its order: closes everything open as of the end of the validity."""
     state, case = decisions.state, case_state.case
     context = CaseContext(decisions, case_state)
     case_state.ended = True

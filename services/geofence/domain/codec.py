@@ -33,7 +33,7 @@ from services.geofence.domain.state import (
 from services.geofence.domain.version import VERSION
 
 _CHECK = -1
-"""Stands in place of a case version in `due`: the moment is a mere check, and neither begin nor end of the case."""
+"""Value in `due` instead of a case version: at that moment the case is only checked; it neither begins nor ends."""
 
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ def state_digest(state: State) -> bytes:
 
 
 def decode(data: bytes) -> State:
-    """Decodes a state of `encode`. Raises UnreadableState where the bytes are damaged or of another fold version."""
+    """Decodes a state of `encode`. Raises UnreadableState if the bytes are damaged or of another fold version."""
     try:
         content = json.loads(data)
         if content["fold_version"] != VERSION:

@@ -20,7 +20,7 @@ from services.geofence.domain.version import VERSION
 
 @dataclass(frozen=True, slots=True)
 class AlertDraft:
-    """What a detector decides about an alert of a case. `Decisions.alert` adds what follows from the case and the entry."""
+    """The part of an alert that a detector decides. `Decisions.alert` adds the rest from the case and the entry."""
 
     kind: AlertKind
     demand: Demand
@@ -36,10 +36,10 @@ class AlertDraft:
     inside: tuple[tuple[int, int], ...] = ()
     min_mm: float | None = None
     due_ms: int | None = None
-    """The earliest moment of the decision, where it isn't `at_ms`; an alert much later than that is late."""
+    """The earliest moment of the decision, if it isn't `at_ms`. An alert long after that moment is marked late."""
     encounter: Encounter | None = None
     record_only: bool = False
-    """Whether the alert is stored without destinations: to a leg a RECORD would mean that a threat is over."""
+    """Whether the alert is stored without destinations, because a leg would read its RECORD as the end of a threat."""
     anomaly: AnomalyKind | None = None
     outage_id: str = ""
     amended: Account | None = None
@@ -59,11 +59,11 @@ class Decisions:
         """Reasons why the entry or a part of it is set aside, in order."""
 
     def _id(self, kind: str, *what: str | int) -> str:
-        """An id of one output of this entry, whatever other outputs the entry has.
+        """Makes the id of one output of this entry. The id doesn't depend on other outputs of the entry.
 
-        The output's position isn't part of the id. Otherwise a newer fold that detects more in an old log would give its new alerts
-        ids that are already in use, and they would be lost. The entry's stamp is part of it, because a log that was restored reuses
-        its sequences for other entries.
+        The output's position isn't part of the id. Otherwise a newer fold that detects more in an old log would give its new alerts ids
+        that are already in use, and they would be lost. The entry's stamp is part of the id, because a log that was restored reuses its
+        sequences for other entries.
         """
         name = (kind, *what)
         self._named[name] += 1
@@ -189,12 +189,13 @@ class Decisions:
         )
 
     def end_all_if_quiet(self, case_states: Iterable[CaseState]) -> None:
-        """Ends quiet episodes of several cases after all their decisions: alerts under several orders belong to one incident."""
+        """Ends quiet episodes of several cases. Call this after all their decisions, because alerts under several orders may belong
+        to one incident."""
         for case_state in case_states:
             self.end_if_quiet(case_state)
 
     def end_if_quiet(self, case_state: CaseState) -> None:
-        """Ends the episode if nothing of it is open, and the incident if that was the wearer's last episode.
+        """Ends the episode if nothing in it is active, and the incident if that was the wearer's last episode.
 
         Every decision about a case calls this in the same entry, so that some alert of the entry can announce the end of the
         incident.
@@ -232,12 +233,12 @@ class Decisions:
 
 
 class CaseContext(NamedTuple):
-    """What each decision about a case rests on: the outputs of the entry, the case, and the report that caused the decision."""
+    """Context of a decision about a case: the outputs of the entry, the case, and the report that caused the decision."""
 
     decisions: Decisions
     case_state: CaseState
     cause: CausingReport | None = None
-    """None where time alone, or an entry without a report, caused the decision."""
+    """None if time alone, or an entry without a report, caused the decision."""
 
     @property
     def state(self) -> State:

@@ -49,8 +49,8 @@ class Detection(enum.Enum):
     IN_REACH = "IN_REACH"
     """The wearer's position is unknown, and at the speed bound the wearer could be within a ring that demands a response."""
     LIKELY_IN_REACH = "LIKELY_IN_REACH"
-    """The wearer's position is unknown, and a ring that demands a response is in reach at the wearer's own pace, or nobody has seen
-    the wearer for as long as the rules say."""
+    """The wearer's position is unknown, and a presence within a ring that demands a response is likely. Either the ring is in reach
+    at the wearer's own pace, or the position has been unknown for as long as the rules say."""
     IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
     """The wearer's position is unknown, and a ring that demands a response is in reach after a sign. A sign is a last known
     position within a ring that demands NOTIFY or more, or a tag that had been opened, jammed or shut down."""
@@ -66,7 +66,7 @@ class Detection(enum.Enum):
     DISTANCE_CHANGED = "DISTANCE_CHANGED"
     """Within a ring, the wearer has come nearer or gone away since the person's last warning."""
     JUMPED = "JUMPED"
-    """No movement explains a position after the one before it."""
+    """No movement explains the step from the position before to this position."""
     JUMPED_NEAR = "JUMPED_NEAR"
     """A position jumped to within the ring that demands a response."""
     POSSIBLY_INSIDE = "POSSIBLY_INSIDE"
@@ -165,7 +165,7 @@ _OF_DEVICES = frozenset(
 )
 """Alerts about a faulty device: the desks weigh them, and no message frightens a protected person."""
 _OF_SILENCE = frozenset((AlertKind.SILENT, AlertKind.HEARD_AGAIN))
-"""Alerts about a silent wearer go to probation alone. Where the silence endangers somebody, UNKNOWN_NEAR informs the police."""
+"""Alerts about a silent wearer go to probation alone. If the silence endangers somebody, UNKNOWN_NEAR informs the police."""
 
 
 MUTED_DEMAND = Demand.WARN
@@ -197,12 +197,12 @@ def destinations(case: Case, kind: AlertKind, demand: Demand, *, target: Target 
     probation = ((Leg.PROBATION, case.wearer_id),)
     police = tuple((Leg.POLICE, subject_id) for subject_id in threatened)
     if kind is AlertKind.DISTANCE_CHANGED:
-        # The warning leg alone: how often it is sent would show the other legs how far away the wearer is.
+        # Only the warning leg gets this alert: the frequency of these alerts would show the other legs how far away the wearer is.
         return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
     if kind is AlertKind.ACCOUNT_AMENDED:
-        # For the desks' records: nobody is warned of a past event.
+        # The desks keep the amendment in their records; nobody is warned of a past event.
         return probation + police
     if kind in _OF_DEVICES:
         return police if target else probation + police

@@ -73,7 +73,7 @@ class Positions:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Devices whose reports couldn't be used: their positions are unknown, but the devices aren't silent."""
+    """Devices with reports that couldn't be used: their positions are unknown, but the devices aren't silent."""
 
     device_ids: list[str]
 

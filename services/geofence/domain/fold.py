@@ -45,7 +45,7 @@ def step(state: State, entry: Entry) -> list[Output]:
 
 
 def next_due_ms(state: State) -> int | None:
-    """The next moment at which time alone decides something: a tick must follow that moment. None where there is none."""
+    """The next moment at which time alone decides something: a tick must follow that moment. None if there is no such moment."""
     return state.due[0].at_ms if state.due else None
 
 

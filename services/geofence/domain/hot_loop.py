@@ -28,8 +28,8 @@ FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C901  # nearly all reports pass through this body alone
     """Folds a batch of positions, report by report, in the order of the batch.
 
-    Nearly all reports end at the safe region of their device. A call costs as much as all that is done for one of them, so nothing
-    of this body is a function of its own.
+    Nearly all reports end at the safe region of their device. A function call costs as much as all the work for such a report, so this
+    body isn't split into functions.
     """
     state, moves = decisions.state, BatchMoves(decisions)
     too_late = previous_owners = overdue = 0
@@ -121,7 +121,8 @@ class BatchMoves:
         self._to_check: dict[str, CausingReport] = {}
         """Cases to check against time after the entry, each with the last report that made the check necessary."""
         self._moved_in: dict[str, tuple[CausingReport, CausingReport | None]] = {}
-        """Cases with an open episode in which a device moved: the last report, and the last one that was its device's newest."""
+        """Cases with an open episode in which a device moved. Each has its last report, and the last one that was the newest of its
+        device (None if there was none)."""
 
     def add(self, track: Track, index: int, case_ids: list[str], *, cause: CausingReport) -> None:
         """Evaluates the stretch of time in which a new fix changes the known movement of a device."""
@@ -147,7 +148,7 @@ class BatchMoves:
     def finish(self) -> None:
         """Evaluates the cases in which devices moved.
 
-        Only after the whole batch: a buffered backlog may end at the present position, and later reports in it may be older.
+        Call this after the whole batch: in a buffered backlog, reports after the newest position may be older.
         """
         state = self._state
         for case_id, (cause, newest) in sorted(self._moved_in.items()):
@@ -160,7 +161,7 @@ class BatchMoves:
 
 
 def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
-    """Drops fixes that no late report can need. The accounts and ways of these cases first take over their content."""
+    """Drops fixes that no late report can need. The accounts and ways of these cases first take over the content of the fixes."""
     track = state.tracks[device_id]
     if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
         return

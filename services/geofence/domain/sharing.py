@@ -16,7 +16,7 @@ MAX_SHARE_MS = 86_400_000
 """Maximum duration of a share: a day."""
 MAX_SUBJECTS = 20
 SHOWN = {
-    # Three distances and a track would reveal her address, and her position is that address.
+    # This desk sees no protected person: her position shows her address, as three distances with a track would.
     Role.ROLE_MOJ_DESK: frozenset({RecordKind.WEARER}),
     Role.ROLE_NPA_DESK: frozenset({RecordKind.WEARER, RecordKind.PROTECTED_PERSON, RecordKind.ORDER}),
 }
@@ -48,7 +48,7 @@ UNDER_AN_ORDER: dict[RecordKind, frozenset[str]] = {
     RecordKind.PROTECTED_PERSON: frozenset(),
     RecordKind.ORDER: frozenset(),
 }
-"""While nobody approaches. Nobody needs the protected person's position then."""
+"""Articles that allow a live position without an incident, by kind of subject. Nobody needs the protected person's position then."""
 _LISTED = frozenset(basis.code for basis in LEGAL_BASES)
 
 
@@ -91,7 +91,7 @@ class PositionShare:
     order_id: str
     wearer_id: str
     incident_id: str
-    """Empty where the share rests on the order alone."""
+    """Empty if the share rests on the order alone."""
     expires_at_ms: int
 
 
@@ -238,9 +238,9 @@ def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
 
 
 def _concerns(incident: OpenIncident | None, share: PositionShare) -> bool:
-    """Whether the incident is still open, and for a protected person still concerns them.
+    """Whether the incident is still open, and still concerns the subject if that isn't the wearer.
 
-    An incident may go on because of another person.
+    An incident may go on because of another protected person.
     """
     if incident is None or incident.incident_id != share.incident_id:
         return False

@@ -48,11 +48,11 @@ class GroupedKey(NamedTuple):
 
 
 class AnomalyKey(NamedTuple):
-    """Key of an anomaly, of which an alert is emitted at most once an hour."""
+    """Key of an anomaly. At most one alert an hour is emitted for each key."""
 
     anomaly: AnomalyKind
     about: tuple[str, ...]
-    """Ids of what the anomaly is about: a device, or a device or a target with a case."""
+    """Ids of the anomaly's subject: a device alone, or a device or a target with a case."""
 
 
 class Due(NamedTuple):
@@ -60,13 +60,13 @@ class Due(NamedTuple):
 
     at_ms: int
     case_id: str
-    """Empty where the moment belongs to no case: a tick at that time is enough."""
+    """Empty if the moment belongs to no case: a tick at that time is enough."""
     is_boundary: bool
-    """Whether the case begins or ends, and isn't merely checked."""
+    """Whether the case begins or ends at that moment; otherwise it is only checked."""
 
 
 class PossiblePresenceState(NamedTuple):
-    """A wearer may be within the ring that demands a response."""
+    """State of a possible presence of the wearer within the ring that demands a response."""
 
     last_ms: int
     """When positions last allowed the wearer's presence, mesh time."""
@@ -80,7 +80,7 @@ class EndedEvent(NamedTuple):
     at_ms: int
     """Time of the end, by the device's clock."""
     emitted: bool
-    """Whether the alert of an event that it ended was emitted."""
+    """Whether an alert was emitted for an event with this end."""
 
 
 T = TypeVar("T")
@@ -88,20 +88,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class EpisodePart(Generic[T]):
-    """What one detector remembers of a case's episode. `Detector.parts` names it, and the end of the episode drops it.
+    """The memory of one detector about a case's episode. `Detector.parts` lists it, and the end of the episode drops it.
 
-    `encode` and `decode` convert it to JSON values and back, for checkpoints.
+    `encode` and `decode` convert the memory to JSON values and back, for checkpoints.
     """
 
     name: str
     """Name in checkpoints."""
     new: Callable[[], T]
-    """Creates what is remembered at first."""
+    """Creates the memory of a new episode."""
     encode: Callable[[T], Any]
     decode: Callable[[Any], T]
 
     def of(self, case_state: CaseState) -> T:
-        """What is remembered of a case."""
+        """The detector's memory of a case."""
         parts = case_state.of_episode
         if self.name not in parts:
             parts[self.name] = self.new()
@@ -122,12 +122,13 @@ class CaseState:
     ended: bool = False
     """Whether the order's validity has ended."""
     awaited_from_ms: dict[str, int] = field(default_factory=dict)
-    """By WEARER or a person's key: since when a report of their devices has been awaited, in force."""
+    """Since when a report of the wearer's or a person's devices has been awaited while the case is in force, by WEARER or the
+    person's key."""
     silent: Demand | None = None
     """The last demand made because no tag is heard; None while a tag is heard."""
     lost: dict[str, bool] = field(default_factory=dict)
-    """Persons whose devices aren't heard, by key: whether the desks were notified. They aren't where the devices have announced
-    their silence."""
+    """Persons with no device that is heard, by key, and whether the desks were notified. The desks aren't notified if the devices
+    announced their silence."""
     near: dict[str, Demand] = field(default_factory=dict)
     """Targets that the wearer may have reached unseen, by key, and the demand that was made."""
     possible: dict[str, PossiblePresenceState] = field(default_factory=dict)
@@ -137,11 +138,12 @@ class CaseState:
     grouped: list[GroupedKey] = field(default_factory=list)
     """Detections that the notice of an outage covers."""
     amend_ms: int | None = None
-    """When the next amended account is published, mesh time; None where none is pending."""
+    """When the next amended account is published, mesh time; None if no amendment is pending."""
     next_check_ms: int | None = None
-    """When time may decide something next, mesh time; None if only a report can. Other checks in `State.due` are void."""
+    """When the case is checked next, mesh time; None if only a report can change anything. Other checks of the case in `State.due`
+    are void."""
     of_episode: dict[str, Any] = field(default_factory=dict)
-    """What single detectors remember of the episode; see `EpisodePart`."""
+    """Memories of single detectors about the episode, by `EpisodePart.name`."""
 
     def ring(self, target: Target, ring: Ring) -> RingState:
         """The state of one ring of one target."""
@@ -170,7 +172,7 @@ class CaseState:
         return bool(self.raised) and any(EventKey(event, device_id) in self.raised for event in events)
 
     def end_episode(self) -> None:
-        """Ends the episode, and drops what detectors remember of it."""
+        """Ends the episode, and drops the detectors' memories of it."""
         self.episode_id = ""
         self.of_episode.clear()
 
@@ -194,7 +196,7 @@ class Outage:
     from_ms: int
     """When the first of the silent wearers was last heard, mesh time."""
     members: dict[str, None]
-    """Cases whose wearers fell silent in the outage and still are."""
+    """Cases with a wearer who fell silent in the outage and still is."""
     max_silent: int
     """The greatest number of wearers that were silent at once."""
 
@@ -205,7 +207,7 @@ class State:
 
     partition: int
     log_id: str = ""
-    """Id of the folded log; part of the cause of every id."""
+    """Id of the folded log. The id of every alert, episode and incident is a hash of this and other values."""
     sequence: int = 0
     """Sequence of the last entry applied."""
     now_ms: int = 0
@@ -218,15 +220,15 @@ class State:
     tracks: dict[str, Track] = field(default_factory=dict)
     """Track of each device."""
     heard_at_ms: dict[str, int] = field(default_factory=dict)
-    """When a report of each device last entered the log, mesh time. Any report counts, also a buffered or resent one or one with a
-    wrong clock. It proves that a device isn't silent, never where the device is."""
+    """When a report of each device last entered the log, mesh time. Any report counts, even a buffered or resent one, or one with a
+    wrong clock. A report proves that the device isn't silent, but not where the device is."""
     equipment_reports: dict[str, dict[str, int]] = field(default_factory=dict)
     """Equipment reports of each device by report id, in order of arrival, and when each arrived: the last 2 h, at most the newest
     1,000."""
     active_events: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By device: active events and when they began. They are kept for orders that come later."""
+    """Active events of each device and when they began. They are kept even without a case, for orders that come later."""
     ended_events: dict[str, dict[str, EndedEvent]] = field(default_factory=dict)
-    """By device: ended events, by the event that began, with the newest end. A beginning that arrives after its end is already
+    """The newest end of each event of a device, by device and event. A beginning that arrives after its end is thus known to be
     over."""
     owners: dict[str, str] = field(default_factory=dict)
     """Owner of each device, from the newest case that names the device."""
@@ -237,7 +239,7 @@ class State:
     anomaly_emitted_ms: dict[AnomalyKey, int] = field(default_factory=dict)
     """When an alert about each anomaly was last emitted."""
     undated_ms: dict[str, int] = field(default_factory=dict)
-    """Devices all of whose reports are dated too far off to be used: since when, mesh time."""
+    """Since when all reports of a device have been dated too far off to be used, mesh time, by device."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, OpenIncident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
@@ -247,8 +249,8 @@ class State:
     outage_over_ms: int | None = None
     """When the last outage ended, mesh time; None if there was none."""
     silences: dict[str, int] = field(default_factory=dict)
-    """Cases whose wearers fell silent outside an outage and still are, and when, in the order of detection. It holds the last 3
-    minutes before the newest."""
+    """Cases with a wearer who fell silent outside an outage and still is, and when, in the order of detection. Only silences up to 3
+    minutes before the newest one are kept."""
     watched: set[str] = field(default_factory=set)
     """Live cases in force whose wearer has a tag; derived from `cases`."""
     grouped: set[str] = field(default_factory=set)
@@ -256,10 +258,10 @@ class State:
     cases_of: dict[str, list[str]] = field(default_factory=dict)
     """Cases that name each device, sorted; derived from `cases`."""
     silent_devices: set[str] = field(default_factory=set)
-    """Devices whose silence was detected, perhaps more; derived from `cases`."""
+    """All devices with a detected silence, and perhaps others; derived from `cases`."""
 
     def last_fix(self, device_ids: tuple[str, ...]) -> Fix | None:
-        """The newest fix of several devices; None where none has one."""
+        """The newest fix of several devices; None if no device has a fix."""
         if len(device_ids) == 1:  # nearly always
             track = self.tracks.get(device_ids[0])
             return track.fixes[-1] if track and track.fixes else None
@@ -267,9 +269,9 @@ class State:
         return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
 
     def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
-        """Distance from a wearer's fix to a target, mm, with a person's last fix (None for a place).
+        """Distance, mm, from a wearer's fix to a target, and the person's last fix (None for a place).
 
-        None where the person has no fix.
+        Returns None if the person has no fix.
         """
         if not target.is_person:
             return target.shape.least(wearer.point, wearer.point), None
@@ -297,7 +299,7 @@ class State:
         return True
 
     def changes_hands(self, case: Case) -> list[str]:
-        """Devices that belong to another owner by this case."""
+        """Devices of a case that had another owner until now."""
         return [device_id for device_id, owner in _owners(case) if self.owners.get(device_id, owner) != owner]
 
     def record_owners(self, case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Folds a made-up log of one case. The log starts empty: it holds no position of anybody but the given ones."""
+"""Folds a made-up log of one case. The log starts empty, so it holds only the given positions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 
 LOG_ID = "what-if"
-"""Part of the cause of every id, so that no id equals that of a real alert or incident."""
+"""Part of the hash of every id, so that no id equals that of a real alert or incident."""
 
 
 def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[Output]:
     """Returns the alerts and dead letters of a made-up log.
 
-    `entries` are moments (ms since 1970 UTC, in order) and what arrives then; the case counts from the first moment on. Decisions
-    that fall due in between are made on time by ticks, as in a live log.
+    `entries` are moments (ms since 1970 UTC, in order), each with the entry that arrives then. The case counts from the first moment
+    on. Decisions that fall due in between are made on time by ticks, as in a live log.
     """
     state = State(0, log_id=LOG_ID, rules=rules)
     outputs: list[Output] = []
@@ -36,7 +36,7 @@ def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[
 
 
 def work_of(case: Case, steps: int) -> int:
-    """An upper bound of the work: how many sides are measured against how many rings. It limits the run time."""
+    """An upper bound of the work of a question: steps times rings times sides of all places. Limiting it limits the run time."""
     places = [target.shape for target in case.targets] + [
         place for encounter in case.encounters for place in encounter.places
     ]

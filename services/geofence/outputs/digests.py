@@ -24,7 +24,7 @@ class StateDigest:
 
 
 class Digests:
-    """Digests of one partition."""
+    """Publishes and compares the digests of one partition."""
 
     def __init__(
         self, bus: Bus, keys: StateKeys, settings: GeofenceSettings, *, partition: int, metrics: GeofenceMetrics
@@ -33,7 +33,7 @@ class Digests:
         self._replica, self._replicas = settings.replica, settings.replicas
 
     async def compare(self, digest: StateDigest) -> None:
-        """Publishes this evaluator's keyed digest after an entry, and raises an alarm where another evaluator's digest differs.
+        """Publishes this evaluator's keyed digest after an entry, and raises an alarm if another evaluator's digest differs.
 
         The subject includes the entry's stamp, because a different entry with the same sequence has a different correct state.
         """
@@ -49,7 +49,8 @@ class Digests:
             logger().warning("digest_not_compared", partition=partition, sequence=entry.sequence, reason=error.reason)
 
     async def _compare(self, digest: StateDigest, other: int) -> None:
-        """Compares a digest with that of another evaluator, where the other has published one. Raises Unavailable."""
+        """Compares a digest with that of another evaluator, if that evaluator has published one. Raises Unavailable if the server
+        can't be asked."""
         partition, sequence = self._partition, digest.entry.sequence
         theirs = await self._bus.last_of(flow.DIGESTS.name, self._subject(digest.entry, other))
         if theirs is None:

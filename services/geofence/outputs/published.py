@@ -5,8 +5,9 @@ evaluator looks up the newest message of each stream within a second of a reconn
 don't wait for this check; checkpoints do.
 
 `services.common.messaging.published` serves publishers that have a database. It compares a record of each publication with the stream
-and publishes the lost ones again. An evaluator has no such record, because the log holds the causes of all its outputs. For it one
-lost message is enough to know, and the repair is another: it folds again from a checkpoint before the loss (`recovery`).
+and publishes the lost ones again. An evaluator has no such record, because the log holds the causes of all its outputs. For an
+evaluator it is enough to notice one lost message. Its repair differs, too: it folds again from a checkpoint before the loss
+(`recovery`).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class PublishedOutputs:
     def __init__(self, bus: Bus, partition: int) -> None:
         self._bus, self._partition = bus, partition
         self._newest: dict[_Acknowledged, PublishedAlert] = {}
-        """A message from before a reconnect stays here until it is verified, even where newer ones are stored since."""
+        """A message from before a reconnect stays here until it is verified, even if newer ones were stored since."""
         self._verified_at = bus.reconnects
         """Number of reconnects when the streams were last verified."""
 

@@ -1,11 +1,11 @@
 """Publishes the outputs of one partition's fold in an order that no crash can turn into a lost alert.
 
-Entries are published in order; the alerts of one entry go out together, the gravest first, so that no leg finishes a minor alert before
-it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the slower of
-two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
+Entries are published in order. The alerts of one entry go out together, the gravest first, so that a leg needn't finish a minor alert
+before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
+slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
 
-Two queues: alerts, and behind them, without delaying the next alerts, the secondary outputs. A checkpoint passes both, so it gets its
-footing only once every earlier alert and its figures are acknowledged.
+There are two queues. The secondary outputs follow their alerts in a queue of their own, so that they don't delay the next alerts. A
+checkpoint passes both, so it gets its footing only once every earlier alert and its figures are acknowledged.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Decided:
 
 @dataclass(frozen=True, slots=True)
 class _QueuedCheckpoint:
-    """A checkpoint of the state after an entry, behind the alerts that it depends on."""
+    """A checkpoint of the state after an entry, queued behind the alerts that it depends on."""
 
     pending: PendingCheckpoint
     entry: StreamCursor
@@ -53,7 +53,7 @@ class _QueuedCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class _AlertedCheckpoint:
-    """A checkpoint all of whose alerts are stored, behind the figures that it depends on."""
+    """A checkpoint after its alerts were stored, queued behind the figures that it depends on."""
 
     pending: PendingCheckpoint
     entry: StreamCursor
@@ -109,7 +109,7 @@ class OutputPublisher:
         self._outgoing.put_nowait(_QueuedCheckpoint(pending, entry))
 
     def drop(self) -> None:
-        """Drops what is queued, because the state that it follows from is dropped."""
+        """Drops everything in the queues, because the state that it follows from is dropped."""
         self._outgoing, self._secondary = asyncio.Queue(), asyncio.Queue()
 
     # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -66,7 +66,7 @@ class _ShareEnd(NamedTuple):
     """The end of a share."""
 
     positions: int
-    """Number of positions that have left, or more after a kill."""
+    """Number of positions that have left; after a kill, at least that number."""
     at_ms: int
 
 
@@ -238,7 +238,7 @@ def _message_of(row: sa.Row[*tuple[Any, ...]]) -> published.SoleMessage:
 
 
 def _end(connection: Connection, disclosure_id: str, end: _ShareEnd) -> None:
-    """Writes the end of a share. Does nothing where its beginning was never written."""
+    """Writes the end of a share. Does nothing if the beginning of the share was never written."""
     where = _open_shares.c.disclosure_id == disclosure_id
     row = connection.execute(sa.select(_open_shares).where(where)).first()
     if row is None:

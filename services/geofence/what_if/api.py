@@ -88,7 +88,7 @@ class WhatIfServicer(what_if_pb2_grpc.WhatIfServiceServicer):
         return evaluator.state.cases[case_id].case, evaluator.state.rules
 
     async def _record(self, request: what_if_pb2.EvaluateRequest, case: Case, caller: Caller) -> None:
-        """Publishes the disclosure for the ledger, before the answer leaves. Raises Unavailable where that fails."""
+        """Publishes the disclosure for the ledger, before the answer leaves. Raises Unavailable if that fails."""
         at_ms = self._clock.now_ms()
         disclosure = ledger_pb2.Disclosure(
             disclosure_id=hash_id(

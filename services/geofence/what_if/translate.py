@@ -24,7 +24,7 @@ _MAX_ITEMS = (("persons", 20), ("places", 20), ("rings", 10), ("encounters", 50)
 
 
 def inline_case(msg: log_pb2.CaseSnapshot) -> Case:
-    """Parses a made-up case. Raises InvalidField."""
+    """Parses a made-up case. Raises InvalidField if it is malformed or too large."""
     for name, max_items in _MAX_ITEMS:
         if len(getattr(msg, name)) > max_items:
             raise InvalidField(f"case.{name}", f"must hold at most {max_items}, but holds {len(getattr(msg, name))}")

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 from services.common import fields, ids, times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import MAX_ACCURACY_M
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M
 from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest, Said
 
@@ -133,7 +133,7 @@ def _coordinates(values: Mapping[str, str]) -> tuple[str, str]:
 
 def _accuracy_m(values: Mapping[str, str]) -> float:
     if "accuracy" in values:
-        return _number("accuracy", values["accuracy"], 0, greatest=MAX_ACCURACY_M)
+        return _number("accuracy", values["accuracy"], 0, greatest=MAX_REPORTED_ACCURACY_M)
     if "hdop" in values:
         hdop = _number("hdop", values["hdop"], 0, greatest=MAX_HDOP)
         return max(phones.DEFAULT_ACCURACY_M, hdop * METRES_PER_HDOP)

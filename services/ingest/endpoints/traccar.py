@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from services.common import fields, ids, times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import MAX_ACCURACY_M
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M
 from services.ingest.endpoints import phones
 from services.ingest.endpoints.phones import PhoneRequest, Said
 
@@ -80,7 +80,7 @@ def _position(location: Mapping[str, Any], device_id: str, report_id: str) -> Sa
         coords = _object("location.coords", location["coords"])
         lat_deg = _number("location.coords.latitude", coords.get("latitude"), -90, greatest=90)
         lon_deg = _number("location.coords.longitude", coords.get("longitude"), -180, greatest=180)
-        accuracy_m = _number("location.coords.accuracy", coords.get("accuracy", 0), 0, greatest=MAX_ACCURACY_M)
+        accuracy_m = _number("location.coords.accuracy", coords.get("accuracy", 0), 0, greatest=MAX_REPORTED_ACCURACY_M)
         return phones.position(
             device_id, report_id, fix_time_ms, lat_deg=lat_deg, lon_deg=lon_deg, accuracy_m=accuracy_m
         )

@@ -25,7 +25,7 @@ from services.cli.terminal import SafeConsole
 from services.common import fields, times
 from services.common.ids import hash_id
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import MAX_ACCURACY_M
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M
 from tandem.ingest.v1 import ingest_pb2
 
 MAX_BATCH = 100
@@ -86,7 +86,7 @@ def send(
         bool, typer.Option("--backfill", help="Mark reports as stored while the device was offline.")
     ] = False,
     accuracy: Annotated[
-        float, typer.Option(help="Accuracy of positions without one, metres.", min=0.001, max=MAX_ACCURACY_M)
+        float, typer.Option(help="Accuracy of positions without one, metres.", min=0.001, max=MAX_REPORTED_ACCURACY_M)
     ] = 10.0,
 ) -> None:
     """Send a track as a vendor's head-end does. Commands to the device are shown and acknowledged.

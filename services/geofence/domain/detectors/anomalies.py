@@ -18,7 +18,8 @@ from services.geofence.domain.state import AnomalyKey
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""
 UNDATED_AFTER_MS = 60_000
-"""How long all reports of a device must be dated too far off before the alert; a backlog of hours soon ends with the present."""
+"""How long all reports of a device must be dated too far off before the alert is emitted. A backlog of hours reaches the present
+sooner."""
 
 
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: CausingReport) -> None:
@@ -46,7 +47,7 @@ def check_track(decisions: Decisions, track: Track, case_ids: list[str], *, caus
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:
-    """Emits an alert for devices that are heard, but whose reports are all dated too far off to locate them."""
+    """Emits an alert for each device that is heard but can't be located, because all its reports are dated too far off."""
     state = decisions.state
     for device_id in sorted(device_ids):
         track = state.tracks.get(device_id)

@@ -1,4 +1,5 @@
-"""Approach: which rings of a case a wearer enters. Reports in any order count, as far as nobody was notified of their time."""
+"""Approach: enters the rings that a wearer is or was within. Reports may arrive in any order. A ring that was cleared before is
+entered on a late report only if nobody was notified of that presence."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from services.geofence.domain.state import CaseState, State
 
 
 def is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -> bool:
-    """Whether a fix puts the wearer possibly within the ring that demands a response, with the other side at its last position."""
+    """Whether a fix allows that the wearer is within the ring that demands a response. The other side is assumed at the last known
+    position."""
     case = case_state.case
     ring = next((ring for ring in case.rings if ring.action is Demand.RESPOND), None)
     if ring is None:
@@ -46,15 +48,17 @@ class _Evaluation:
     sides: Sides
     from_ms: int
     lookback_ms: int
-    """Start of the stretch for a ring that demands a response. A confirmation of an unconfirmed fix also confirms the way to it."""
+    """Start of the stretch for a ring that demands a response. It may be before `from_ms`: a fix that confirms an earlier fix also
+    confirms the movement to that one."""
     until_ms: int
     newest: bool
-    """Whether no later position of the device that reported is known."""
+    """Whether the reported fix is the newest of its device."""
     _least_mm: float | None = None
     _ways: list[list[Piece]] | None = None
 
     def first_within(self, ring: Ring, from_ms: int) -> RingEntry | None:
-        """The first assumed moment within a ring from a moment on. Call it for the widest ring first."""
+        """The first moment, from `from_ms` on, at which the assumed movement is within a ring; None if there is none. Call this for
+        the widest ring first, because narrower rings reuse these movements."""
         if self._least_mm is None:
             self._least_mm = _min_distance_mm(self.sides, self.target, self.from_ms, until_ms=self.until_ms)
         if self._least_mm > ring.radius_mm:
@@ -69,8 +73,8 @@ class _Evaluation:
 def check_fix(context: CaseContext, movement: Movement) -> None:
     """Enters the rings that the wearer was or is within during a movement of one of the devices.
 
-    A ring that demands a response is entered on the believed positions of both sides. If a presence within it is only possible,
-    that is emitted instead.
+    A ring that demands a response is entered only on believed positions of both sides. A merely possible presence within that ring is
+    emitted as such.
     """
     tracks = context.state.tracks
     for target, tag_id, device_id in _pairs(context.case, movement.device_id):
@@ -81,7 +85,7 @@ def check_fix(context: CaseContext, movement: Movement) -> None:
 
 
 def _pairs(case: Case, device_id: str) -> Iterator[tuple[Target, str, str | None]]:
-    """Each target with the tag and the device (None for a place) of which one has moved."""
+    """Yields a target, a tag and a device of the target (None for a place) for each pair that contains the moved device."""
     if device_id in case.tag_device_ids:
         for target in case.targets:
             for other_id in target.device_ids if target.is_person else (None,):
@@ -122,7 +126,7 @@ def _check_ring(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> No
     case_state, cause, target = context.case_state, context.cause, evaluation.target
     from_ms, until_ms = evaluation.from_ms, evaluation.until_ms
     ring_state = case_state.ring(target, ring)
-    # Time alone makes nothing late: the decision is the same whenever the log reaches that moment, so ticks change nothing.
+    # Without a causing report, a decision is never late: it is the same whenever the log reaches its moment.
     is_late = cause is not None and not evaluation.newest
     if cause is not None and ring_state.closed and from_ms < ring_state.bound_ms:
         accounts.note_report(context.state, case_state, ring_state, from_ms=from_ms, until_ms=until_ms)
@@ -156,9 +160,9 @@ def _check_response_ring(context: CaseContext, ring: Ring, evaluation: _Evaluati
 
 
 def _check_late(context: CaseContext, ring: Ring, evaluation: _Evaluation) -> None:
-    """Enters a ring on a late report that proves a presence of which nobody was notified.
+    """Enters a ring on a late report that proves a presence that nobody was notified of.
 
-    The ring may have been cleared since; it must not be open.
+    The ring was cleared before, and isn't open now.
     """
     target, sides = evaluation.target, evaluation.sides
     ring_state = context.case_state.ring(target, ring)
@@ -190,7 +194,7 @@ def _first_within(sides: Sides, way: list[Piece], target: Target, *, ring: Ring,
 
 
 def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry, late: bool) -> None:
-    """Enters a ring. `late` means that newer reports came before the one that caused it."""
+    """Enters a ring. `late` means that newer reports arrived before the report that caused the entry."""
     state, case_state, at_ms = context.state, context.case_state, entry.at_ms
     ring_state = case_state.ring(target, ring)
     ring_state.enter(at_ms, entry.distance_mm, at_ms if context.cause is None else state.now_ms)
@@ -218,7 +222,7 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
 
 
 def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: int) -> bool:
-    """A cheap bound that rules out nearly all reports: wherever both sides were since `from_ms`, they were farther apart."""
+    """Whether both sides were surely farther apart than a radius since `from_ms`. This cheap bound says yes for nearly all reports."""
     wearer, device = sides
     here = wearer.fixes[-1].point
     if device is None:
@@ -230,7 +234,7 @@ def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: in
 
 
 def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: int) -> float:
-    """A lower bound of the distance on all assumed movements of both sides since a moment, mm."""
+    """A lower bound, mm, of the distance between both sides on all their assumed movements since a moment."""
     wearer, device = sides
     here = wearer.fixes[-1].point
     if device is None:

@@ -1,4 +1,4 @@
-"""Clearing: which entered rings a wearer has left for good, and the rings that a case no longer asks for."""
+"""Clearing: clears the rings that a wearer has left for good, and the rings that a case no longer asks for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
     for target in context.case.targets:
         for ring in reversed(context.case.rings):
-            # A wearer possibly within a narrower ring is within the wider ones.
+            # A wearer who may be within a narrower ring may be within the wider rings, too.
             if context.case_state.ring(target, ring).open and not _clear_if_left(context, target, ring):
                 break
     context.decisions.end_if_quiet(context.case_state)
@@ -34,7 +34,7 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
         return False
     late_ms = case_state.ring(target, ring).late_ms
     if late_ms is not None and state.now_ms < late_ms + state.rules.clear_after_ms:
-        return False  # a late backlog shows a presence inside, and its end isn't known yet
+        return False  # a late backlog shows a presence inside, and may show more
     departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
     if departed_ms is not None:
         newest_mm = _newest_mm(state, case_state, target)
@@ -54,7 +54,8 @@ def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
-    """Whether each pair of devices with fresh positions proves that the wearer left a ring, and no other denies it."""
+    """Whether the wearer left a ring: at least one pair of devices has fresh positions, each such pair proves it, and no pair
+    contradicts it."""
     since_ms = case_state.ring(target, ring).since_ms or 0
     fresh = False
     for sides in pairs(state, case_state, target):
@@ -65,7 +66,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
         vague_mm = sum(side.fixes[-1].accuracy_mm for side in sides if side)
         beyond_mm = state.rules.clear_margin_of(ring.radius_mm) + vague_mm
         radius_mm = ring.radius_mm + beyond_mm
-        # Old positions may say no, but never yes.
+        # Old positions can contradict that the ring was left, but never prove it.
         if _may_be_within(sides, target, radius_mm, from_ms=until_ms, until_ms=state.now_ms):
             return False
         if rings.is_fresh(until_ms, state.now_ms):
@@ -76,7 +77,8 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
 
 
 def _may_be_within(sides: Sides, target: Target, radius_mm: int, *, from_ms: int, until_ms: int) -> bool:
-    """Whether the wearer may be within a radius since the newest positions, which nearly always say so, and cheaply."""
+    """Whether the wearer may be within a radius since the newest positions. A cheap check of these positions alone nearly always
+    says yes."""
     here = rings.newest(sides)
     if target.shape.is_surely_within(here, radius_mm) or target.shape.within(here, here, radius_mm):
         return True
@@ -99,7 +101,7 @@ def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius
 
 
 def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until_ms: int) -> bool:
-    """Whether enough positions of each side say that the ring was left to rule out a lasting error."""
+    """Whether all positions that must agree are beyond the radius, so that a receiver's lasting error is ruled out."""
     from_ms = rings.agree_from_ms(sides, since_ms, until_ms)
     if from_ms is None:
         return False
@@ -132,14 +134,15 @@ def clear_ring(context: CaseContext, target: Target, ring: Ring, *, upto_ms: int
 def amend(context: CaseContext, amendment: Amendment) -> None:
     """Clears the rings that a new snapshot no longer asks for, and keeps the accounts of the others."""
     state, case_state, before, case = context.state, context.case_state, context.case, amendment.case
-    # Before any ring is cleared or dropped: an account is published as its episode left it.
+    # Publish pending amendments before any ring is cleared or dropped: they are measured with the targets and devices of the old
+    # snapshot.
     accounts.amend(context, None)
     if before.device_ids != case.device_ids:
         accounts.preserve(state, case_state)
     kept = {(t.key, r.radius_mm, r.action, t.shape) for t in case.targets for r in case.rings}
     for target in before.targets:
         dropped = [r for r in before.rings if (target.key, r.radius_mm, r.action, target.shape) not in kept]
-        # Nor can a ring be watched once its last device is gone, or before its order is in force.
+        # A ring can't be watched either if its last device is gone, or if its order isn't in force yet.
         _close(context, target, dropped if amendment.watches(target.key) else before.rings, at_ms=state.now_ms)
         for ring in dropped:
             case_state.rings.pop(RingKey(target.key, ring.radius_mm), None)

@@ -1,6 +1,7 @@
 """Closest approach: predicts contact with a wearer before help can arrive.
 
-It checks whether a wearer within an outer ring, moving on as now, enters the ring that demands a response before help arrives.
+A wearer within an outer ring is assumed to move on as now. Contact is predicted if the wearer then enters the ring that demands a
+response before help can arrive.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ MIN_APPROACH_MPS = 1
 
 
 class ApproachKey(NamedTuple):
-    """Key of a device whose movement brings the two sides together."""
+    """Key of an approach: a target, and the device that moves towards the other side."""
 
     target_key: str
     device_id: str
@@ -59,7 +60,7 @@ class Approaches:
 
 
 _EMITTED = -1
-"""Stands in a checkpoint in place of a moment: contact was predicted."""
+"""Value in a checkpoint instead of a time: contact with the target was predicted."""
 
 
 def _to_json(approaches: Approaches) -> dict[str, int]:
@@ -81,7 +82,7 @@ def is_contact_predicted(case_state: CaseState, target: Target) -> bool:
 
 
 def check_fix(context: CaseContext, movement: Movement) -> None:
-    """Checks how the device with the newest fix moves relative to the other side. Emits once for each episode and target."""
+    """Checks whether the newest fix of a device shows an approach. Emits CONTACT_PREDICTED once for each target of an episode."""
     if not context.case_state.episode_id or movement.until_ms is not None:
         return
     for target in context.case.targets:
@@ -103,7 +104,7 @@ def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id
         if (distance_mm := _approach_distance_mm(mover, sides, target, ring=ring, rules=state.rules)) is not None
     ]
     approaches = APPROACHES.of(context.case_state)
-    # Each device confirms its own checks: to the other devices, the moving one stands still between its reports.
+    # Only the device that showed an approach can confirm it: between two reports of that device, other devices see it standing still.
     key = ApproachKey(target.key, device_id)
     if not distances_mm:
         approaches.since_ms.pop(key, None)
@@ -146,9 +147,9 @@ def _ring(case_state: CaseState, target: Target) -> Ring | None:
 def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: Ring, rules: Rules) -> float | None:
     """Distance now, mm, if the movement of the last half minute or more leads into the ring before help arrives; else None.
 
-    The straight line must lead well into the ring, and as probably into it as a ring is entered, with all errors of the positions:
-    a line through two points says little far beyond them. The other side moves as its fixes say, and stays at its last one. A
-    movement within the accuracies doesn't count, nor does one that only a jump of the receiver can explain.
+    The straight line must lead well into the ring. The probability of being inside must be as high as for entering the ring, with all
+    errors of the positions. A line through two points says little far beyond them. The other side moves along its fixes and stays at
+    its last one. A movement within the accuracies doesn't count, nor does a movement that only a jump of the receiver can explain.
     """
     now = mover.fixes[-1]
     before = _before(mover, now.time_ms - MIN_MOVEMENT_MS)

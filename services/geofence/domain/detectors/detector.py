@@ -18,7 +18,7 @@ class Movement(NamedTuple):
     device_id: str
     from_ms: int
     until_ms: int | None
-    """None if the fix is the newest of its device: as far as anything is known."""
+    """None if the fix is the newest of its device."""
 
 
 class Amendment(NamedTuple):
@@ -36,22 +36,23 @@ class Amendment(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detector:
-    """The hooks of a detector; None where it needs none.
+    """The hooks of a detector; a hook that the detector doesn't need is None.
 
     `pipeline.DETECTORS` lists all detectors in the order in which each hook is called.
     """
 
     on_fix: Callable[[CaseContext, Movement], None] | None = None
-    """A fix changes the known movement of a device of the case. No fix within a safe region is reported, because none changes a
-    decision about the rings of a case. A case that begins reports the known position of each tag."""
+    """A fix changes the known movement of a device of the case. The hook isn't called for a fix within a safe region, because no
+    such fix changes a decision about rings. When a case begins, the hook is called for the known position of each tag."""
     on_batch: Callable[[CaseContext, CausingReport | None], None] | None = None
     """All fixes of an entry are known, and a device of a case with an open episode moved. The second argument is the last report that
     was the newest of its device; None if there was none."""
     on_time: Callable[[CaseContext, int], Iterable[int]] | None = None
-    """Time passed up to a moment. Returns the moments of the next checks, none if only a report can change anything."""
+    """Time passed up to a moment. The hook returns the moments of the next checks: none if only a report can change anything."""
     on_amend: Callable[[CaseContext, Amendment], None] | None = None
-    """A new snapshot is about to replace the case's. Closes what the new one no longer asks for."""
+    """A new snapshot is about to replace the case's current one. The hook closes everything that the new snapshot no longer asks
+    for."""
     on_end: Callable[[CaseContext], None] | None = None
-    """The order is no longer valid. Closes everything as of the end of its validity."""
+    """The order is no longer valid. The hook closes everything as of the end of the validity."""
     parts: tuple[EpisodePart[Any], ...] = ()
-    """What the detector remembers of an episode."""
+    """The detector's memory of an episode."""

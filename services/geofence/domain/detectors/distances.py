@@ -18,13 +18,13 @@ from services.geofence.domain.state import CaseState, EpisodePart, State
 NEARER_MM = 100_000
 """Warn for each 100 m that the wearer comes nearer, as the protective app of the police does."""
 FARTHER_MM = 300_000
-"""Warn for each 300 m that the wearer goes away: that is no reason to look at a phone while running."""
+"""Warn for each 300 m that the wearer goes away: a greater distance is no reason to look at a phone while running."""
 MIN_INTERVAL_MS = 15_000
 """Minimum interval between two warnings, however many reports arrive at once."""
 
 
 class LastWarning(NamedTuple):
-    """The last distance to the wearer of which a protected person was warned."""
+    """The last warning of a protected person about the distance to the wearer."""
 
     apart_mm: float
     at_ms: int
@@ -42,11 +42,11 @@ def _from_json(content: dict[str, Any]) -> dict[str, LastWarning]:
 
 
 WARNED = EpisodePart("warned", new=dict, encode=_to_json, decode=_from_json)
-"""Persons within whose ring the wearer is, by key: their last warning."""
+"""Last warning of each person while the wearer is within one of the person's rings, by the person's key."""
 
 
 def check(context: CaseContext, newest: CausingReport | None) -> None:
-    """Repeats the warning of each person within whose ring the wearer is, if the distance has changed since the last warning."""
+    """Warns each person again while the wearer is within a ring, if the distance has changed enough since the last warning."""
     if not context.case_state.episode_id or newest is None:
         return
     for target in context.case.targets:
@@ -77,14 +77,15 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
         apart_mm > before.apart_mm
         and withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None
     ):
-        return  # the greater distance isn't credible while no vehicle makes the way
+        return  # not credible: no vehicle could have covered that way in the time
     warned[target.key] = now
     kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
     context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
-    """Least distance between fresh newest positions of both sides, mm, and its moment; None where none are fresh."""
+    """Least distance, mm, between the newest positions of the wearer's and the person's devices, and its time. Only fresh positions
+    count; None if no pair has them."""
     candidates = []
     for wearer, device in accounts.pairs(state, case_state, target):
         here, there = wearer.last(), device.last() if device else None

@@ -1,6 +1,6 @@
-"""Authorised encounters: an approach during an active encounter is warned of and recorded, and nobody is sent.
+"""Authorised encounters: during an active encounter, an approach is recorded and the person is warned, but nobody is sent.
 
-An encounter never outlasts its end.
+An encounter at a place is active only while a recent position shows the wearer there.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def active_at(state: State, case: Case, at_ms: int) -> Encounter | None:
 
 
 def active_until_ms(state: State, case: Case, at_ms: int) -> int | None:
-    """Until when the encounters active at a moment last, as far as is known; None if none is active."""
+    """Latest end, ms, of the encounters that are active at a moment, as far as it is known; None if none is active."""
     ends = [_ends_ms(state, case, encounter, at_ms=at_ms) for encounter in case.encounters]
     return max((end_ms for end_ms in ends if end_ms is not None), default=None)
 
 
 def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> int | None:
-    """Until when an encounter active at a moment lasts, as far as is known; None if it isn't active."""
+    """End, ms, of an encounter that is active at a moment, as far as it is known; None if the encounter isn't active then."""
     if not encounter.from_ms <= at_ms < encounter.until_ms:
         return None
     end_ms = encounter.until_ms

@@ -13,25 +13,26 @@ from services.geofence.domain.state import EndedEvent, EventKey, State
 
 
 class EventChange(NamedTuple):
-    """How an event of a device changes its active and ended events."""
+    """The effect of an equipment event on the active and ended events of its device."""
 
     ended_event: EquipmentKind | None = None
     """An active event that this event ends."""
     ended_ms: int | None = None
-    """When this event was already over: its end arrived before it."""
+    """Time at which this event ended, if its end arrived before its beginning; else None."""
     is_known: bool = False
     """Whether the desks know of the event, so that no alert is needed."""
 
 
 def record_event(state: State, device_id: str, event: EquipmentKind, *, at_ms: int, has_case: bool) -> EventChange:
-    """Records an active or ended event by the device's own times, also where its clock is ahead.
+    """Records an equipment event as active or ended, by the times of the device's own clock, even if that clock is ahead.
 
-    Of two reports sent together either may arrive first. `has_case` says whether a case in force can be notified.
+    The times decide because either of two reports sent together may arrive first. `has_case` says whether a case in force can be
+    notified.
     """
     active = state.active_events.setdefault(device_id, {})
     ended_events = state.ended_events.setdefault(device_id, {})
     if begun := demands.ENDS.get(event):
-        # An end older than the present beginning has only arrived late.
+        # An end that is older than the active event's beginning belongs to an earlier event, and has only arrived late.
         ended = active.get(begun.value, at_ms + 1) <= at_ms
         if ended:
             del active[begun.value]
@@ -48,7 +49,7 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, at_ms: i
         active[event.value] = max(at_ms, active.get(event.value, at_ms))
         return EventChange()
     ended_events[event.value] = before._replace(emitted=before.emitted or has_case)
-    # A receiver may have reported jamming with each position.
+    # The desks may know already: a receiver reports jamming with each position, so don't alert again.
     return EventChange(ended_ms=before.at_ms, is_known=before.emitted and event not in demands.HOLDS_INCIDENT)
 
 

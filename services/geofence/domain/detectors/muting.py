@@ -31,7 +31,8 @@ def end_muting(context: CaseContext, at_ms: int) -> Iterable[int]:
 def _end_muting(context: CaseContext, target: Target, ring: Ring, *, last: Fix | None, at_ms: int) -> None:
     """Emits the full demand of one ring.
 
-    A wearer beyond the ring and its margin by then has left it, and must enter it once more.
+    If the wearer is already beyond the ring and its margin, the ring is cleared instead, unless no vehicle can have made that
+    departure.
     """
     state, case_state = context.state, context.case_state
     apart_mm, there = (state.apart_mm(last, target) if last else None) or (0.0, None)

@@ -17,9 +17,10 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
 from services.geofence.domain.state import CaseState, Due, GroupedKey, Outage, State
 
 MIN_SILENT = 10
-"""Minimum number of wearers who fall silent together in an outage, whatever their share: a desk can inquire about fewer."""
+"""Minimum number of wearers who fall silent together in an outage, whatever their share. A desk can inquire about fewer one by one."""
 SILENT_ONE_IN = 10
-"""One in so many watched wearers must have fallen silent. By day one in a hundred falls silent within 3 minutes (ADR 23)."""
+"""In an outage, at least one in this many watched wearers has fallen silent. By day, one in a hundred normally falls silent within 3
+minutes (ADR 23)."""
 
 
 BACK_WITHIN_MS = 180_000
@@ -53,9 +54,9 @@ def note_gap(decisions: Decisions, from_ms: int, until_ms: int) -> None:
 def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     """Notes that a wearer is no longer silent, or no longer watched. The outage ends once few members remain."""
     state, outage = decisions.state, decisions.state.outage
-    # Otherwise an outage of others would wait for a wearer who isn't silent.
+    # Otherwise an outage that begins later would count this wearer, who isn't silent, as a member.
     state.silences.pop(case_state.case.case_id, None)
-    # The wearer's position remains covered by the outage until it ends: the position arrives after the contact.
+    # Alerts about the wearer's position remain covered until the outage ends, because the position arrives after the contact.
     case_state.grouped = [key for key in case_state.grouped if key.detection is not Detection.NOT_HEARD_FOR_LONG]
     if not case_state.grouped:
         state.grouped.discard(case_state.case.case_id)
@@ -70,9 +71,9 @@ def note_heard(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
 
 
 def covering(state: State, heard_ms: int) -> str:
-    """The outage that explains why somebody last heard at a moment is silent; empty if none does."""
+    """Id of the outage that explains why somebody last heard at `heard_ms` is silent; empty if none does."""
     outage = state.outage
-    # Silences in the 3 minutes before its first have the same cause.
+    # Silences that began up to 3 minutes before the outage's first one have the same cause.
     return outage.outage_id if outage and heard_ms >= outage.from_ms - UNKNOWN_AFTER_MS else ""
 
 

@@ -1,8 +1,8 @@
 """Possible presence: a wearer may be within the ring that demands a response, but it isn't likely.
 
-The desks are notified, and nobody is sent. The reason is a position without confirmation, a vague one, or a good one at the edge of
-its accuracy. The desks are notified if nobody was sent yet, also when the wearer is known to be within a wider ring. The record has
-all cases.
+The reason is an unconfirmed position, a vague position, or a good position at the edge of its accuracy. Nobody is sent. The desks are
+notified if nobody was sent to the target before, even if the wearer is known to be within a wider ring. Every possible presence is
+recorded.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def update(context: CaseContext, target: Target, ring: Ring, *, possible: Possib
 
 
 def end_if_expired(context: CaseContext, target: Target) -> None:
-    """Ends a possible presence on a newest report, once nothing has allowed it for 3 minutes."""
+    """Ends a possible presence at a newest report, if no position has allowed the presence for 3 minutes."""
     now_ms, before = context.state.now_ms, context.case_state.possible.get(target.key)
     if before and context.cause is not None and now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
         _retract(context, target, now_ms)

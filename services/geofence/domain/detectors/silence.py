@@ -1,4 +1,4 @@
-"""Silence: who isn't heard, and which targets a wearer can have reached since the last known position.
+"""Silence: alerts about wearers and persons who aren't heard, and about targets that an unseen wearer can have reached.
 
 Each decision is made as of a moment that follows from the state alone, so it doesn't matter whether a tick or a report triggers the
 check. Contact (`State.heard_at_ms`) ends a silence; only a position shows where somebody is.
@@ -21,9 +21,9 @@ from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
-    """Decides on a case in force as of a moment, and returns the times of the next checks.
+    """Evaluates silence and reachability in a case in force as of a moment, and returns the times of the next checks.
 
-    The times are empty if only a report can change anything.
+    Returns no time if only a report can change anything.
     """
     state, case_state, case = context.state, context.case_state, context.case
     quiet_ms = quiet_until_ms(state, case_state, at_ms)
@@ -31,7 +31,7 @@ def check(context: CaseContext, at_ms: int) -> Iterable[int]:
         return (quiet_ms,)
     check_times_ms = [*_check_persons(context, at_ms)]
     if case.tag_device_ids:
-        # An exercise is no part of an outage, nor of the number of watched wearers.
+        # Exercises don't count in outages, neither as silent nor as watched wearers.
         if case.exercise is Exercise.NONE:
             state.watched.add(case.case_id)
         check_times_ms += _check_contact(context, at_ms)
@@ -42,10 +42,10 @@ def check(context: CaseContext, at_ms: int) -> Iterable[int]:
 
 
 def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | None:
-    """The next check of a case in which nothing is active and everybody was heard and seen in time; else None.
+    """Time of the next check of a quiet case: nothing is active, and everybody was heard and seen in time. None for other cases.
 
-    None means that a full check is needed. The time equals that of `check`, and nearly all cases that are due are spared the full
-    check.
+    None means that a full check is needed. A full check of a quiet case would return the same time, so nearly all due cases can skip
+    the full check.
     """
     if case_state.silent or case_state.unseen or case_state.episode_id or case_state.lost or case_state.near:
         return None
@@ -69,13 +69,14 @@ def _last_heard_ms(heard_at_ms: Mapping[str, int], device_ids: tuple[str, ...]) 
 
 
 def await_reports(case_state: CaseState, from_ms: int) -> None:
-    """Notes since when reports are awaited from the wearer and each person, unless they already are."""
+    """Notes that reports are awaited from the wearer and each person since `from_ms`. A time that is already noted stays."""
     for key in (WEARER, *(target.key for target in case_state.case.targets if target.is_person)):
         case_state.awaited_from_ms.setdefault(key, from_ms)
 
 
 def amend(context: CaseContext, amendment: Amendment) -> None:
-    """Retracts the alerts that a new snapshot no longer asks about, and restarts the wait for replaced devices."""
+    """Retracts the alerts about a wearer and targets that a new snapshot no longer covers, and restarts the wait for replaced
+    devices."""
     before, case = context.case, amendment.case
     devices = {WEARER: case.tag_device_ids} | {t.key: t.device_ids for t in case.targets}
     replaced = {t.key for t in before.targets if set(devices.get(t.key, ())) != set(t.device_ids)}
@@ -95,7 +96,7 @@ def end(context: CaseContext) -> None:
 
 
 def _close(context: CaseContext, at_ms: int, keys: set[str]) -> None:
-    """Retracts the alerts about the wearer and targets that the order no longer asks about."""
+    """Retracts the alerts about the wearer and targets that the order no longer covers."""
     case_state = context.case_state
     for target in context.case.targets:
         if not keys & {target.key, WEARER}:
@@ -124,7 +125,8 @@ def _emit(
 ) -> Demand:
     """Emits a detection and returns its demand.
 
-    During an outage, a notice about somebody who was last heard at `heard_ms` is left to the outage.
+    If an outage explains why somebody last heard at `heard_ms` is silent, a NOTIFY is only recorded: the notice of the outage covers
+    it.
     """
     kind, demand = demands.DETECTIONS[detection]
     record_only = detection is Detection.IN_REACH
@@ -208,7 +210,7 @@ def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
 
 
 def _explained(case_state: CaseState, target: Target) -> bool:
-    """Whether all devices of a person have announced their silence, so that the police know."""
+    """Whether all devices of a person announced their silence. The police then know of it already."""
     devices = target.device_ids
     return bool(devices) and all(case_state.has_active(demands.EXPLAINS_SILENCE, device) for device in devices)
 
@@ -232,12 +234,12 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
 
 
 def _end_unseen(context: CaseContext, last: Fix, at_ms: int) -> None:
-    """Emits that the position of the wearer is known again, as far as it is credible."""
+    """Emits that the wearer's position is known again, unless the wearer still counts as unseen near a target."""
     case_state = context.case_state
     case_state.unseen = False
     for target in context.case.targets:
         if withheld_clearing.stays_unseen(context, target, last):
-            case_state.unseen = True  # each report may be the one that ends it
+            case_state.unseen = True  # so that the next report of the case is checked, too
         elif case_state.near.pop(target.key, None):
             _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
 
@@ -268,12 +270,12 @@ def _check_target(context: CaseContext, target: Target, last: Fix | None, *, at_
 
 
 def _shows_sign(case_state: CaseState) -> bool:
-    """Whether a tag had been opened, jammed or shut down."""
+    """Whether a sign of evasion is active: a tag was opened, jammed or shut down."""
     return any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case_state.case.tag_device_ids)
 
 
 def _was_near(state: State, case: Case, last: Fix | None, *, target: Target) -> bool:
-    """Whether the last known positions of both were within a ring that demands NOTIFY or more."""
+    """Whether the last known positions of wearer and target were within a ring that demands NOTIFY or more."""
     apart = state.apart_mm(last, target) if last else None
     radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
     return apart is not None and apart[0] <= radius_mm
@@ -282,9 +284,9 @@ def _was_near(state: State, case: Case, last: Fix | None, *, target: Target) -> 
 def _possible_ms(state: State, case_state: CaseState, last: Fix | None, *, target: Target) -> int | None:
     """The first moment at which an unseen wearer can be within the ring that demands a response; None if never.
 
-    The wearer may be as far from the last position as its accuracy and the speed bound allow. A person's own position ages by the
-    same bound, but only for 3 minutes: after that it stays the last known one. A wearer without any position may be anywhere, which
-    is emitted together with the silence.
+    The wearer may be as far from the last position as its accuracy and the speed bound allow. A person may move at the same speed
+    bound, but only for 3 minutes after the last position. A wearer without any position may be anywhere. That is emitted together with
+    the notice of the silence.
     """
     if last is None:
         return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
@@ -293,7 +295,8 @@ def _possible_ms(state: State, case_state: CaseState, last: Fix | None, *, targe
 
 
 def _likely_ms(state: State, case_state: CaseState, last: Fix | None, *, target: Target) -> int:
-    """The first moment at which a presence is likely: at the wearer's own pace, or after a long time without any position."""
+    """The first moment at which a presence within the ring is likely: the wearer arrives there at the own pace, or has been unseen
+    for long."""
     rules = state.rules
     if last is None:
         return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
@@ -309,7 +312,8 @@ def _likely_ms(state: State, case_state: CaseState, last: Fix | None, *, target:
 
 
 def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: float) -> int | None:
-    """When the gap to the ring that demands a response is closed, each side at a speed; None if the other side is unknown."""
+    """Time at which the ring that demands a response is reached, if each side moves at a speed; None if the other side's position is
+    unknown."""
     apart = state.apart_mm(last, target)
     if apart is None:
         return None
@@ -322,12 +326,13 @@ def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: flo
 
 
 def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, *, mps: float) -> int:
-    """When a gap is closed at a speed (m/s are mm/ms) from a moment on; never before `least_ms`."""
+    """Time at which one side has closed a gap at a speed (m/s are mm/ms) from `from_ms` on; never before `least_ms`."""
     return max(least_ms, from_ms + math.ceil(gap_mm / mps))
 
 
 def _met_ms(gap_mm: float, last_ms: int, there_ms: int, *, mps: float) -> int:
-    """When a gap is closed from both sides, each from its own last position on, the person's for 3 minutes."""
+    """Time at which both sides have closed the gap between their last positions. The person moves only for 3 minutes after the last
+    position."""
     least_ms = max(last_ms + UNKNOWN_AFTER_MS, there_ms)
     still_ms = there_ms + UNKNOWN_AFTER_MS
     both_ms = math.ceil((gap_mm / mps + last_ms + there_ms) / 2)

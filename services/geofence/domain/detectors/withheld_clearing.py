@@ -110,15 +110,17 @@ def _way_of(text: str) -> WayKey:
 
 
 WITHHELD = EpisodePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
-"""All-clears withheld because no vehicle makes the movement: since when positions claim it. None once it is over and the desks were
-notified in this episode."""
+"""Withheld all-clears, each with the time, ms, since which positions claim a movement that no vehicle can have made. None if the
+withholding is over: the desks were notified of it in this episode."""
 WAYS = EpisodePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
-"""Ways from where a ring was last seen entered, through positions that were dropped since."""
+"""Ways that start at the last position inside a ring, or at the last position of an unseen wearer. They lead through positions that
+the tracks have dropped since."""
 
 
 def implausible_departure_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> int | None:
-    """Earliest time, ms, of an implausible position (`FalseClaims.since_ms`), over the sides that have ways but none that a vehicle
-    can have made. None if there is no such side. Only pairs with fresh positions count.
+    """Earliest time, ms, since which positions claim a departure that no vehicle can have made; None if there is no such departure.
+
+    A side claims such a departure if it has ways and a vehicle can have made none of them. Only pairs with fresh positions count.
     """
     since_times_ms = []
     for pair in _fresh_pairs(state, case_state.case, target):
@@ -156,8 +158,8 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, *, ring: Ri
 def stays_unseen(context: CaseContext, target: Target, last: Fix) -> bool:
     """Handles the new position of a wearer who was unseen near a target. Returns True if the wearer still counts as unseen.
 
-    That is so if no vehicle can have reached the new position in time, and a response was demanded for the target. Emits that the
-    all-clear is withheld, or that it no longer is.
+    The wearer still counts as unseen if no vehicle can have reached the new position in time and a response was demanded for the
+    target. Emits that the all-clear is withheld, or that it is no longer withheld.
     """
     state, case_state = context.state, context.case_state
     if case_state.near.get(target.key) is not Demand.RESPOND:
@@ -337,11 +339,11 @@ def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
 def _ways_since_entry(
     state: State, case_state: CaseState, target: Target, *, ring: Ring, pair: Pair
 ) -> Iterator[list[Way]]:
-    """For each side, its ways that start at the last moment inside the ring. Empty if no position of that time is known, or if the
-    device is too new.
+    """Yields the ways of each side that start at the last moment inside the ring. A side has none if no position of that time is known,
+    or if the device is too new.
 
-    A side may have two ways: one from its position at that moment, and a second one from an earlier position if the position at
-    that moment may be an error of the receiver.
+    A side may have two ways. The first starts at its position at that moment. If that position may be an error of the receiver, a
+    second way starts at an earlier position.
     """
     from_ms = _from_ms(state, case_state, target, ring=ring, sides=pair.sides)
     for device_id, track in pair.tracks:

@@ -25,7 +25,7 @@ _E7_RAD = math.pi / 180 / 1e7
 _LESS_E2 = 1 - _E2
 _OUTWARDS = 1 / (8 * 6_371_000_000.0**2)
 ROUNDED_MM = 1_000
-"""Allowance of the cheap bounds for rounding, and for areas measured in a plane of their own, mm."""
+"""Allowance of the cheap bounds, mm: for rounding, and for polygons, which are measured in a plane."""
 
 
 def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
@@ -76,14 +76,14 @@ class Disc:
 
 @dataclass(frozen=True, slots=True)
 class PlanePolygon:
-    """An area inside a closed line, without its holes, in a plane at its middle.
+    """An area inside a closed line, without its holes, in a plane that touches the ground at its middle.
 
     `services.common.geometry.Polygon` isn't used here: the fold measures distances to moving points, in mm, and it does so for each
     position near the area.
 
-    Points fall on the plane along its normal, which brings points at distance d from the middle nearer by d^3 / (6 R^2). They are
-    moved out by d^3 / (8 R^2), so that lengths are as much too long across as too short outwards. The error is under 0.1 m within
-    20 km of an area whose corners are within 20 km of the middle.
+    Points are projected on the plane along its normal. That brings a point at distance d from the middle nearer by d^3 / (6 R^2), so
+    each point is moved out by d^3 / (8 R^2). Lengths are then as much too long across as too short outwards. The error is under 0.1 m
+    within 20 km of an area whose corners are within 20 km of the middle.
     """
 
     origin: Vector
@@ -95,7 +95,8 @@ class PlanePolygon:
     """Distance of the farthest corner from `origin`."""
 
     def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
-        """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes: all corners are nearer."""
+        """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes: even the farthest corner is
+        nearer than the margin."""
         return math.dist(point, self.origin) + self.radius_mm < margin_mm - ROUNDED_MM
 
     @property
@@ -165,8 +166,9 @@ class PlanePolygon:
         )
 
     def _contains(self, x: float, y: float) -> bool:
-        # `polygons.contains` in common is exact on whole corners of one line. These corners are fractions of a millimetre on a plane,
-        # the sides are those of all lines, and a replay must round the division as the first fold did.
+        # `services.common.geometry.encloses` isn't used here: it is exact for integer corners of a single line. These corners are
+        # fractions of a millimetre, and the sides are those of the outer line and of all holes. A replay must round the division as the
+        # first fold did.
         inside = False
         for (x0, y0), (x1, y1) in self.sides:
             if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:
@@ -235,7 +237,7 @@ def _least_norm(start: Vector, end: Vector) -> float:
 def _in_capsule(a: Corner, b: Corner, side: tuple[Corner, Corner], *, radius: float) -> Span | None:
     """When a point on its way from a to b is within `radius` of the side.
 
-    The area is convex, so there is at most one stretch.
+    The area round the side is convex, so there is at most one stretch.
     """
     p, q = side
     dx, dy = b[0] - a[0], b[1] - a[1]

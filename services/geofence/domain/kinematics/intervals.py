@@ -36,7 +36,8 @@ def without(spans: list[Stretch], others: Iterable[Stretch]) -> list[Stretch]:
 
 
 def overlaps(spans: Iterable[Stretch], from_ms: int, to_ms: int) -> Iterator[Stretch]:
-    """The parts of a stretch that lie in `spans`. A common end alone gives none, unless the stretch is a single moment."""
+    """The parts of a stretch that lie in `spans`. A span that only touches the stretch at one end gives none, unless the stretch is
+    a single moment."""
     for start_ms, end_ms in spans:
         low_ms, high_ms = max(start_ms, from_ms), min(end_ms, to_ms)
         if low_ms < high_ms or low_ms == high_ms == from_ms == to_ms:

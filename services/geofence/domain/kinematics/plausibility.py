@@ -1,4 +1,4 @@
-"""Plausibility of fixes: a position that contradicts those before it decides nothing until a second one agrees.
+"""Plausibility of fixes: a position that contradicts the earlier ones decides nothing until a second position agrees.
 
 No fix is dropped: the time inside, the least distance, the wider rings and the record rest on all fixes. The desks are notified of
 implausible fixes near a target (`possible_presence.py`).
@@ -16,30 +16,31 @@ from services.geofence.domain.kinematics.track import AFTER_ALL_MS, JUMP_MPS, UN
 MIN_KNOWN = 3
 """With fewer known fixes, a device is believed unless its movement is impossible on the ground."""
 PACE_TIMES = 3
-"""A movement above the speed bound is a jump only if it is also this many times the device's own pace: drivers and trains don't
-jump."""
+"""A movement above the speed bound is a jump only if it is also this many times as fast as the device's own pace. So drivers and
+train passengers don't jump."""
 PACE_FIXES = 5
-"""A device's pace is the greatest between this many of its last believed fixes."""
+"""A device's pace is the greatest speed between consecutive fixes among this many of its last believed fixes."""
 AGREES_MPS = 40
 """A second position agrees if a car on a motorway could have driven to it from the first, m/s."""
 SAME_PLACE_MM = 100_000
-"""A second position also agrees with the track if the device was this near to it in the 3 minutes before, beyond the accuracies,
-mm."""
+"""Greatest distance, mm, beyond the accuracies, between two positions at the same place. A second position also agrees with the
+track if the device was at the same place in the 3 minutes before."""
 VAGUE_FROM_MM = 100_000
 VAGUE_TIMES = 4
-"""A fix whose accuracy is VAGUE_FROM_MM or worse, and this many times worse than its neighbours', adds nothing to them."""
+"""A fix adds nothing to its neighbours if its accuracy is VAGUE_FROM_MM or worse, and this many times worse than theirs."""
 MAX_HELD = 3
 """Maximum number of fixes between two believed ones that are joined by a line."""
 JUDGED_FIXES = PACE_FIXES + AGREEING_FIXES
 """A decision about the newest fix rests on this many of the newest fixes, whatever their age."""
 LOOKBACK_FIXES = 8
-"""A judgement begins this many fixes before the evaluated stretch: two that agree are believed, whatever came before."""
+"""The judgement of fixes begins this many fixes before the evaluated stretch. Earlier fixes don't matter, because two fixes that
+agree are believed whatever came before."""
 
 
 def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int) -> Track:
-    """The believed fixes of a stretch and of those around it. `bound_mps` is the speed above which a movement may be a jump.
+    """The believed fixes of a stretch, with some before and after it. `bound_mps` is the speed above which a movement may be a jump.
 
-    With `until_ms` None, up to the newest fix. A track with a fix has at least one believed fix.
+    If `until_ms` is None, the stretch ends at the newest fix. A track with a fix has at least one believed fix.
     """
     fixes = track.fixes
     first = max(0, bisect_left(fixes, (from_ms,)) - LOOKBACK_FIXES)
@@ -48,7 +49,7 @@ def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int
 
 
 def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
-    """Where an evaluation that begins at a fix must start, so that it includes the way to a fix that was unconfirmed until now."""
+    """Moment at which the evaluation of a fix must start, so that it includes the movement to a fix that was unconfirmed until now."""
     start_ms = from_ms
     for track in tracks:
         if track is not None:
@@ -58,7 +59,7 @@ def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
 
 
 def is_newest_believed(track: Track, bound_mps: int) -> bool:
-    """Whether the newest fix of a device is believed. Cheap, and True, if nothing about it is odd."""
+    """Whether the newest fix of a device is believed. The check is cheap if nothing about the fix is odd."""
     fixes = track.fixes
     if len(fixes) < 2 or not _is_odd(fixes[-2], fixes[-1], bound_mps):
         return True
@@ -66,11 +67,11 @@ def is_newest_believed(track: Track, bound_mps: int) -> bool:
 
 
 def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
-    """Where a device was before each recent jump, newest first, with its pace until then, m/s.
+    """The last fix before each recent jump of a device, newest first, with the device's pace until then, m/s.
 
-    A jump counts for 3 minutes, or until the fourth fix after it. A jump exceeds all that the accuracies and the device's own
-    recent pace explain, at any speed: for somebody who stood still, a car's movement is one. A vague position is never the start of
-    a jump.
+    A jump counts for 3 minutes, or until the fourth fix after it. A jump is a movement that the accuracies and the device's own recent
+    pace don't explain. It needn't be fast: for somebody who stood still, a car's movement is a jump. A vague position is never the
+    start of a jump.
     """
     fixes, starts = track.fixes, []
     for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
@@ -146,7 +147,7 @@ def _pace_mps(fixes: list[Fix]) -> float:
 def _was_there(previous: list[Fix], fix: Fix) -> bool:
     """Whether a fix of the 3 minutes before was at the same place.
 
-    So a receiver that goes to and fro is believed at the second time.
+    So a receiver that alternates between two places is believed from the second time on.
     """
     return any(
         fix.time_ms - earlier.time_ms <= UNKNOWN_AFTER_MS and _beyond_mm(earlier, fix) <= SAME_PLACE_MM

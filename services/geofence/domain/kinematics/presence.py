@@ -24,14 +24,14 @@ deviations."""
 
 
 class PossiblePresence(NamedTuple):
-    """The wearer may be within the ring."""
+    """A possible presence of the wearer within the ring."""
 
     at_ms: int
     distance_mm: float
     p: float
     anomaly: AnomalyKind | None
-    """Why the presence can't be known better; None if good positions are at the edge. JUMP if it rests on an unbelieved position,
-    or on one from before a jump away."""
+    """Why the presence can't be known better; None if good positions are at the edge. JUMP if the presence rests on an unbelieved
+    position, or on a position from before a jump away."""
 
 
 class RingEntry(NamedTuple):
@@ -61,7 +61,8 @@ def evaluate(
     until_ms: int,
     newest: bool,
 ) -> Presence:
-    """Evaluates the ways of both sides between two moments; `newest` if no later position is known."""
+    """Evaluates the presence within a ring between two moments. `newest` says that no later position of the reporting device is
+    known."""
     if from_ms > until_ms:
         return Presence()  # the whole stretch is before the last clearing
     mps = state.rules.reach_mps
@@ -112,7 +113,7 @@ def max_travel_mm(rules: Rules) -> int:
 def _is_far_unreachable(
     tracks: tuple[Track, ...], target: Target, radius_mm: int, *, from_ms: int, until_ms: int
 ) -> bool:
-    """A cheaper bound that rules out nearly all presences, before stationary devices are averaged.
+    """Whether a presence is surely impossible, by a cheaper bound, before stationary devices are averaged. Nearly all presences are.
 
     Each mean of positions lies within the greatest distance of any position from the newest one. No movement between two such means
     is longer than twice that distance.
@@ -139,7 +140,7 @@ def _is_far_unreachable(
 def _is_unreachable(
     tracks: tuple[Track, ...], target: Target, radius_mm: float, *, from_ms: int, until_ms: int
 ) -> bool:
-    """A cheap bound that rules out most presences: wherever both sides were and would go on to, they were farther apart."""
+    """Whether both sides surely stayed farther apart than the radius, wherever they were and would go on to. This bound is cheap."""
     here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
     for track in tracks:
@@ -152,7 +153,7 @@ def _is_unreachable(
 def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> PossiblePresence | None:
     """The possible presence if one side is still where it was before it jumped away.
 
-    A wearer goes on from there at the own pace, and on foot at least, for 3 minutes; a person's device stays.
+    From there, a wearer is assumed to go on for 3 minutes at the own pace, and at least on foot. A person's device is assumed to stay.
     """
     wearer, device = sides
     wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
@@ -186,7 +187,7 @@ def _from_newest(
     ring: Ring,
     best: PossiblePresence | None,
 ) -> Presence:
-    """The presence by the newest positions themselves, also unbelieved ones, and together with earlier ones at the same place."""
+    """The presence by the newest positions alone, even unbelieved ones. Earlier positions at the same place can make it more likely."""
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)

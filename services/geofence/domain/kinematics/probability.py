@@ -14,8 +14,8 @@ SURELY_OUTSIDE = 6.0
 def inside(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...]) -> float:
     """Probability that the true distance is at most `radius_mm`, 0 to 1, to six places.
 
-    Each position is a 2-D normal about its fix whose 68 % radius is its accuracy; the difference of two has the sum of their
-    variances, so the distance follows a Rice distribution. Its distribution function is the series of Poisson-weighted
+    Each position is a 2-D normal distribution about its fix, with its accuracy as the 68 % radius. The difference of two positions has
+    the sum of their variances, so the distance follows a Rice distribution. The distribution function is the series of Poisson-weighted
     chi-square terms (Abramowitz and Stegun 26.4.25) while it converges fast, else the normal limit for sharp positions.
     """
     sigma = math.sqrt(sum(accuracy * accuracy for accuracy in accuracies_mm)) / _R68_PER_SIGMA

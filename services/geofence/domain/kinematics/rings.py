@@ -13,9 +13,9 @@ from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, 
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
 
 AGREEING_FIXES = 4
-"""This many of the newest positions of each side must say that a ring which demands a response was left."""
+"""Number of each side's newest positions that must all be outside a ring that demands a response, before it is cleared."""
 MAX_AGREE_MS = 600_000
-"""The longest stretch in which all positions must agree, where AGREEING_FIXES positions take longer."""
+"""The longest time in which all positions must agree. If AGREEING_FIXES positions take longer, those of this time suffice."""
 
 
 class Sides(NamedTuple):
@@ -35,15 +35,15 @@ class Account:
     opened_ms: int
     """When the ring's entry was decided, mesh time."""
     until_ms: int
-    """Up to when the clearing has accounted for the ring."""
+    """End of the time that the account covered at the clearing."""
     spans: list[Stretch]
     """Stretches of time that the account covers; every other moment belongs to another account."""
     inside: list[Stretch]
-    """Stretches inside, as published last."""
+    """Stretches of time inside the ring, as published last."""
     min_mm: float | None
     """Least distance, as published last, mm."""
     final_inside: list[Stretch]
-    """Stretches inside that no report can change any more: those before `RingState.floor_ms`."""
+    """Stretches of time inside the ring that no report can change any more: those before `RingState.floor_ms`."""
     final_min_mm: float | None
     """Least distance before `RingState.floor_ms`, mm."""
     due_ms: int | None = None
@@ -57,11 +57,11 @@ class RingState:
     """State of one ring of one target."""
 
     bound_ms: int
-    """The newest reports can't enter the ring before this moment: the start of the case, or the last clearing."""
+    """Earliest moment at which the newest reports can enter the ring: the start of the case, or the last clearing."""
     since_ms: int | None = None
     """When the ring was entered; None while the wearer is outside."""
     inside: list[Stretch] = field(default_factory=list)
-    """Stretches inside of the open episode, before `floor_ms`."""
+    """Stretches of time inside the ring in the open episode, before `floor_ms`."""
     min_mm: float | None = None
     """Least distance in `inside`, mm."""
     entered_mm: float = 0.0
@@ -100,8 +100,8 @@ class RingState:
 def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
     """The wearer's assumed movement relative to the target's shape.
 
-    Of two moving sides, one has reported later. The other is assumed to have stayed (first list) and to have gone on as before
-    (second list, if any): a decision never waits for the other side's next report.
+    One of two moving sides has reported later. The other side is assumed to have stayed (first list), and to have gone on as before
+    (further lists, if any). So a decision never waits for the other side's next report.
     """
     wearer, device = sides
     wearer_pieces = list(wearer.assumed(from_ms, to_ms))
@@ -176,7 +176,8 @@ def measure_inside(
     pieces: Iterable[Piece],
     spans: list[Stretch],
 ) -> float | None:
-    """Adds to `inside` when `pieces` are within the radius during `spans`. Returns the least distance, including `least_mm`, mm.
+    """Adds to `inside` the times in `spans` at which `pieces` are within the radius. Returns the least distance, including `least_mm`,
+    mm.
 
     A piece that leaves a span is measured whole and cut afterwards, so that its ends don't depend on the cut.
     """
@@ -215,9 +216,10 @@ def clear_for(pieces: Iterable[Piece], shape: Shape, radius_mm: int, *, from_ms:
 
 
 def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int) -> int | None:
-    """From when on all positions must say that a ring which demands a response was left; None if too few are newer than its entry.
+    """Moment from which on all positions must agree that a ring was left; None if too few positions are newer than the ring's entry.
 
-    These are the four newest of each side (None: a place), or all of ten minutes if four take longer.
+    Only a ring that demands a response needs this agreement. The four newest positions of each side (None: a place) must agree, or all
+    of ten minutes if four take longer.
     """
     from_ms = until_ms
     for side in sides:

@@ -1,10 +1,10 @@
-"""Safe regions: balls in which a device may move before any ring could matter. They only skip work and never decide anything.
+"""Safe regions: balls in which a device may move before any ring could matter. Safe regions only save work and never decide anything.
 
-For every pair of devices in a case with known regions, the regions are farther apart than any decision reaches. All positions from
-the fix before the newest on lie within. So a new fix within the region changes nothing: neither device was near the other since the
-last fix. That holds even if a device jumped from one end of its region to the other and was still at its previous position. Any
-event that breaks this drops the regions concerned, and the full evaluation then decides, as it would without any region. Regions
-follow from tracks, cases and rules, so no checkpoint holds them, and a restart begins without.
+If two devices of a case have regions, these regions are farther apart than any decision reaches. A device's region holds the newest
+fix, the fix before it, and all positions between them. So a new fix within the region changes nothing: neither device was near the
+other since the last fix. That holds even if a device jumped from one end of its region to the other and was still at its previous
+position. Any event that breaks this drops the regions concerned, and the full evaluation then decides, as it would without any region.
+Regions follow from tracks, cases and rules, so no checkpoint holds them, and a restart begins without.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class _Other(NamedTuple):
     device_id: str | None
     """The other device; None for a place."""
     apart_mm: float
-    """Least distance to its positions since a moment, less the range of any decision, mm."""
+    """Least distance to the positions of the other device or place since a moment, minus the range of any decision, mm."""
     region_mm: float | None
-    """Least distance to its safe region, less the range of any decision, mm; None if it has no region."""
+    """Least distance to the other device's safe region, minus the range of any decision, mm; None if there is no region."""
 
 
 def measure(state: State, device_id: str, from_ms: int) -> None:
     """Makes the safe region round a device's newest fix, after a full evaluation from the fix before it (`from_ms`), if possible.
 
     Each of two devices gets half of the space between them. If no region can be made, or the last step leads out of it, the other
-    devices lose theirs too: these were made against this device's earlier position.
+    devices lose their regions too. Those regions were made against this device's earlier position.
     """
     track = state.tracks[device_id]
     fixes = track.fixes
     last, before = fixes[-1], fixes[-2] if len(fixes) > 1 else fixes[-1]
     if not plausibility.is_newest_believed(track, state.rules.reach_mps):
-        return drop(state, device_id)  # the next fix may join two earlier ones
+        return drop(state, device_id)  # the next fix may confirm this one, and with it the movement to it
     free_mm, narrowed = math.inf, []
     for case_id in state.cases_of[device_id]:
         case_state = state.cases[case_id]
@@ -118,7 +118,7 @@ def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int
 def _device(state: State, other_id: str, point: Vector, *, radius_mm: int, from_ms: int) -> Iterator[_Other]:
     track = state.tracks.get(other_id)
     if track is None or not track.fixes:
-        return  # its first fix is fully evaluated
+        return  # the first fix of that device will be fully evaluated
     newest = track.fixes[-1]
     # No movement is predicted for a device that may still be at its position before a jump.
     decision_range_mm = radius_mm + max(MAX_PREDICTION_MM, presence.max_travel_mm(state.rules))

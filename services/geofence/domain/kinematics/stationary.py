@@ -11,17 +11,18 @@ import math
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
 
 SAME_TIMES = 1.5
-"""A fix agrees with the mean within this many times its accuracy, plus once the mean's; a walker is beyond that in a minute."""
+"""A fix agrees with the mean if their distance is at most this many times the fix's accuracy, plus the mean's accuracy. A walker is
+beyond that in a minute."""
 MIN_SHARE_OF_BEST = 0.5
 """Least accuracy radius of a mean, as a share of the best of its fixes: walls affect all of them alike, and that error doesn't
 average out."""
 
 
 def averaged(track: Track) -> Track:
-    """Replaces each fix by the weighted mean of it and those before it that agree, with the accuracy of that mean.
+    """Replaces each fix by the weighted mean of this fix and the agreeing fixes before it, with the accuracy of that mean.
 
-    The weights follow from the accuracies. A fix that disagrees, or follows after more than 3 minutes, is the device's position and
-    begins a new mean.
+    The weights follow from the accuracies. A fix that disagrees, or that follows after more than 3 minutes, stays as it is and begins a
+    new mean.
     """
     means: list[Fix] = []
     mean: Fix | None = None

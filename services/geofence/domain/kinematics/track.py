@@ -18,35 +18,35 @@ AFTER_ALL_MS = 1 << 62
 MAX_AHEAD_MS = 120_000
 """Ingest rejects clocks that are farther ahead than this."""
 PREDICT_MS = 30_000
-"""How long after a fix its velocity is trusted. With it, 67 of 73 crossings of real tracks are decided at the first report of
-either side after them, and the other 6 at the second."""
+"""How long after a fix its velocity is trusted. So 67 of 73 ring crossings in real tracks are decided at the first report of either
+side after the crossing, and the other 6 at the second."""
 PREDICT_UP_TO_MPS = 60
-"""Velocities above it are jumps of the receiver, not movements."""
+"""Greatest speed that is continued in a prediction, m/s: a higher one is a jump of the receiver."""
 MAX_PREDICTION_MM = PREDICT_MS * PREDICT_UP_TO_MPS
-"""No prediction leads farther: mm, as ms times m/s."""
+"""Greatest distance of a prediction, mm (ms times m/s)."""
 
 
 JUMP_MPS = 100
-"""Nothing on the ground is faster: the KTX does 85 m/s."""
+"""Speed that nothing on the ground exceeds, m/s: the KTX does 85 m/s."""
 STEADY_MS = 600_000
-"""How far back fixes at the same place are searched."""
+"""How long before the newest fix other fixes at the same place still count."""
 FROZEN_MS = 600_000
 """Minimum duration of a frozen position: fixes that are equal to the digit for this long."""
 MIN_COPIED = 16
-"""Minimum number of fixes of a frozen position. As many different fixes that equal an earlier stretch are a copy, and no
-accident."""
+"""Minimum number of fixes of a frozen position or of a copied stretch. So many different fixes don't equal earlier ones by accident."""
 
 
 MIN_PACE_MS = 30_000
 MAX_PACE_MS = 300_000
-"""A pace is measured over movements between these durations: shorter ones are noise, longer ones don't show how it goes on."""
+"""A pace is measured over movements of MIN_PACE_MS to MAX_PACE_MS: shorter ones are noise, and longer ones don't show how the device
+goes on."""
 
 
 class Fix(NamedTuple):
     """One position. Fixes sort by time, then by report, so that the order of arrival doesn't matter."""
 
     time_ms: int
-    """When the position holds: the time of the fix, at most that of its arrival."""
+    """Time of the position: the time of the fix, but not later than its arrival."""
     fix_ms: int
     """Time of the fix by the device's clock."""
     report_id: str
@@ -70,7 +70,7 @@ class Piece(NamedTuple):
     end: Vector
 
     def clipped(self, from_ms: int, to_ms: int) -> Piece:
-        """The part of the movement within a stretch that it meets."""
+        """The part of the movement within a stretch of time. The two must overlap."""
         low, high = max(self.from_ms, from_ms), min(self.to_ms, to_ms)
         if (low, high) == (self.from_ms, self.to_ms):
             return self
@@ -85,7 +85,7 @@ class Piece(NamedTuple):
 
 
 class SafeRegion(NamedTuple):
-    """A ball in which a device may move without any ring coming into question (`safe_region.py`)."""
+    """A ball in which a device may move before any ring can matter (`safe_region.py`)."""
 
     centre: Vector
     free_mm: float
@@ -100,8 +100,8 @@ class Track:
     ahead: bool = False
     """Whether the device's clock has been ahead of the log's."""
     safe_region: SafeRegion | None = field(default=None, compare=False)
-    """Safe region round one of the fixes, if any. It is derived from all tracks and cases, and decides nothing. It is kept here
-    because nearly every report needs it: one lookup less."""
+    """Safe region round one of the fixes, if any. The region is derived from all tracks and cases, and decides nothing. The track
+    holds it to save a lookup, because nearly every report needs it."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
 
@@ -121,7 +121,8 @@ class Track:
         return index
 
     def _holds(self, fix: Fix) -> bool:
-        """Whether the track already holds this report of a clock that is ahead, perhaps with an earlier arrival."""
+        """Whether the track already holds this report, if the device's clock is ahead. A copy that arrived earlier has another
+        `time_ms`."""
         for other in reversed(self.fixes):
             if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
                 return False
@@ -134,7 +135,7 @@ class Track:
         return self.fixes[-1] if self.fixes else None
 
     def jumps_to(self, index: int) -> bool:
-        """Whether a fix is farther from the one before than the accuracies and any speed can explain.
+        """Whether a fix is farther from the fix before it than the accuracies and any speed can explain.
 
         The first fix is believed, because nothing contradicts it.
         """
@@ -145,7 +146,7 @@ class Track:
         return apart_mm > 0 and apart_mm > before.accuracy_mm + fix.accuracy_mm
 
     def is_on_jump(self, at_ms: int) -> bool:
-        """Whether the device was on the line of a jump at a moment, where nobody ever was."""
+        """Whether a moment lies between the two fixes of a jump. The device never was on the line between them."""
         index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
         return index > 0 and at_ms > self.fixes[index - 1].time_ms and self.jumps_to(index)
 
@@ -163,8 +164,9 @@ class Track:
     def steady_accuracy_mm(self) -> int:
         """Accuracy of the newest fix together with those of the last 10 minutes at the same place, mm.
 
-        Each of them adds its weight, as independent measurements would. Fixes from one radio cell aren't independent, but repeated
-        positions at her door prove more than one. The result can only increase the probability of the newest fix.
+        Each fix adds its weight, as an independent measurement would. Fixes from one radio cell aren't independent, but repeated
+        positions at her door prove more than a single one. The result can only increase the probability that the newest fix is within a
+        ring.
         """
         last, weight = self.fixes[-1], 0.0
         for fix in reversed(self.fixes):
@@ -177,7 +179,8 @@ class Track:
     def is_frozen(self) -> bool:
         """Whether the newest fixes are equal to the digit for 10 minutes, and no earlier fix equals the one before it.
 
-        The positions of a standing device jitter. A receiver that always pins its position at a standstill has done so before.
+        The positions of a standing device jitter. A receiver that pins its position at every standstill has done so before, so its
+        positions don't count as frozen.
         """
         fixes = self.fixes
         last = fixes[-1]
@@ -230,9 +233,9 @@ class Track:
         return total_mm
 
     def count_before(self, time_ms: int, newest: int) -> int:
-        """Number of fixes older than `time_ms`, except the last of them and a number of the newest.
+        """Number of fixes older than `time_ms` that aren't needed: all but the last of them, and none of the `newest` newest fixes.
 
-        The last of them begins the line that leads past `time_ms`.
+        The last one is needed because the line that leads past `time_ms` begins there.
         """
         return max(0, min(bisect_left(self.fixes, (time_ms,)) - 1, len(self.fixes) - newest))
 
@@ -245,7 +248,7 @@ class Track:
         return self._pieces(from_ms, to_ms, hold=False)
 
     def assumed(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
-        """Assumed movement: as `joined`, but where nothing newer is known the device stays at its last fix."""
+        """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
         return self._pieces(from_ms, to_ms, hold=True)
 
     def predicted(self, to_ms: int) -> Piece | None:

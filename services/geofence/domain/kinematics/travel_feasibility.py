@@ -1,9 +1,9 @@
-"""Travel feasibility: whether a vehicle can have brought a device to its newest position. It is the test of each all-clear.
+"""Travel feasibility: whether a vehicle can have brought a device to its newest position. Each all-clear must pass this test.
 
-The way of a device is followed from a known position. A position that no vehicle reaches in time isn't believed, and neither are
-the positions that follow it. Repeating a false claim proves nothing, because the device can't have been there when it was first
-claimed. The way goes on at the first position that a vehicle reaches from the last believed one, if that position is at least as
-far from each false claim as the claim was false.
+The way of a device is followed from a known position on. A position that no vehicle reaches in time isn't believed, and neither are the
+positions that follow it. Repeating a false claim proves nothing, because the device can't have been there at the first claim. The way
+continues at the first position that a vehicle can reach from the last believed one. That position must be at least as far from each
+false claim as the least error of that claim.
 
 Speeds in m/s are mm/ms.
 """
@@ -19,8 +19,8 @@ from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import STEADY_MS, Fix
 
 ROAD_MPS = 50
-"""Top speed of a road vehicle, m/s. No car in Korea goes faster for long: 180 km/h, where motorways allow 110 and 120 (Road Traffic
-Act, Enforcement Rule 19)."""
+"""Top speed of a road vehicle, m/s. No car in Korea goes faster for long: this is 180 km/h, and motorways allow 110 or 120 km/h
+(Road Traffic Act, Enforcement Rule 19)."""
 ROAD_MPS2 = 4
 """Greatest acceleration of a road vehicle, m/s2: 0 to 100 km/h in 7 s, a sports car."""
 RAIL_MPS = 85
@@ -30,24 +30,26 @@ RAIL_MPS2 = 0.6
 AIR_MPS = 250
 """Speed of an airliner, m/s."""
 AIR_AFTER_MS = 3_600_000
-"""An airliner takes off an hour at the earliest after its passenger was on a street."""
+"""Least time, ms, between a passenger's position on a street and the takeoff of an airliner."""
 MAX_ERROR_MM = 300_000
-"""Error of a receiver between high houses, beyond its stated accuracy and without anybody's doing, mm."""
+"""Greatest error, mm, beyond the stated accuracy that a receiver between high houses makes without any tampering."""
 MAX_ACCURACY_MM = 1_000_000
-"""Greatest accuracy that can explain a distance, mm: a position within 10 km proves no way, and would be easy to claim."""
+"""Greatest accuracy, mm, that counts as an explanation of a distance. A stated accuracy of 10 km would explain every way, and is
+easy to fake."""
 UNKNOWN_MPS = RAIL_MPS
 """Speed of a device with a single known position, m/s: it may be in a train."""
 MIN_SPEED_MS = 10_000
 """Minimum time over which a speed is measured: over less, it is the receiver's noise."""
 HISTORY_MS = 60_000
-"""How far back believed positions limit the reach of a vehicle. Otherwise many short steps would each be allowed their error."""
+"""How far back believed positions limit where a vehicle can be now. With the last position alone, each of many short steps would be
+allowed a receiver's error."""
 GAP_TIMES = 1.5
 """After a gap of more than a minute, a vehicle may be this many times as fast as its average in the gap."""
 MAX_CLAIMS = 32
 CLAIMS_APART = 4
-"""The worst of several false claims represents those that are this many times nearer to each other than they were false."""
+"""The worst of several false claims represents those near it. Near is within the newest claim's error, divided by this number."""
 MAX_ERROR_MS = STEADY_MS
-"""Greatest duration of a receiver's error, 10 minutes: a device that was near for longer wasn't elsewhere all the time."""
+"""Greatest duration of a receiver's error, 10 minutes: a device that seemed near for longer was near at least some of that time."""
 
 
 class BelievedFix(NamedTuple):
@@ -69,18 +71,18 @@ class FalseClaims(NamedTuple):
 
     claims: tuple[Claim, ...]
     since_ms: int
-    """Time of the first of them, which may have been dropped since."""
+    """Time of the first unbelieved position, which may have been dropped since."""
 
 
 class Way(NamedTuple):
-    """The way of a device as far as it was followed."""
+    """The movement of a device as far as it was followed, and which of its positions are believed."""
 
     believed: tuple[BelievedFix, ...]
     """The last believed position and those of the minute before it, 10 s apart; the newest last."""
     before: tuple[BelievedFix, ...] = ()
-    """Believed positions from before the device was far away, while fewer than four positions confirm that it was."""
+    """Believed positions from before the last step of more than MAX_ERROR_MM. Empty once AGREEING_FIXES positions confirm the step."""
     far: int = 0
-    """Number of positions that confirm that the device is far away."""
+    """Number of positions that confirm that step so far."""
     false: FalseClaims | None = None
     """None if the newest position is believed."""
     regained_ms: int | None = None
@@ -119,10 +121,12 @@ def follow(way: Way, fixes: Iterable[Fix]) -> Way:
 
 
 def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
-    """The ways by which a device can have come to its newest position from its position before a moment; one of them suffices.
+    """The ways by which a device can have come to its newest position from its position before a moment. It suffices that one of them
+    is believed.
 
-    The first way starts from that position. The second starts from an earlier position, if no vehicle reached that position and it
-    lasted only briefly: the receiver erred, and now reports the device's true place again.
+    The first way starts from the position before that moment. The second way starts from an earlier position. It exists only if no
+    vehicle can have reached the position before that moment, and only for a brief error. Then the receiver may have erred, and may now
+    report the device's true place again.
     """
     index = max(0, bisect_left(fixes, (from_ms,)) - 1)
     after = fixes[index + 1 :]
@@ -135,7 +139,7 @@ def ways(fixes: Sequence[Fix], from_ms: int) -> list[Way]:
 
 
 def own_way(fixes: Sequence[Fix], index: int) -> Way:
-    """The way to a position assumed true, through those before it from which a vehicle gets there."""
+    """The way to a position that is assumed to be true, through the earlier positions from which a vehicle can have reached it."""
     before = _until(fixes, index)
     if before.false is None:
         return before
@@ -171,7 +175,7 @@ def _step(way: Way, fix: Fix) -> Way:
 
 
 def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
-    """Adds a claim. Of claims near each other the worst is enough; of very many, the worst are kept."""
+    """Adds a claim. Of claims near each other only the worst is kept, and at most MAX_CLAIMS in all."""
     near_mm = new.false_mm / CLAIMS_APART
     for claim in claims:
         if claim.false_mm >= new.false_mm and math.dist(claim.fix[3:6], new.fix[3:6]) <= near_mm:
@@ -186,7 +190,8 @@ def _with_claim(claims: tuple[Claim, ...], new: Claim) -> tuple[Claim, ...]:
 def _is_back(way: Way, fix: Fix) -> bool:
     """Whether the device was far away in only a few positions and is now back.
 
-    A vehicle gets to this position from before them, and it is nearer there.
+    That is so if a vehicle can have reached this position from the positions before the step, and it is nearer to them than the
+    position before it.
     """
     if not way.before or _false_mm(way.before, fix) > 0:
         return False
@@ -203,7 +208,8 @@ def _apart_mm(fix: Fix, other: Fix) -> float:
 
 
 def _beyond_mm(seen: BelievedFix, fix: Fix) -> float:
-    """How much farther a position is than any vehicle, the accuracies and a receiver's error explain, mm."""
+    """The part of a distance, mm, that a vehicle, the accuracies and a receiver's error don't explain; 0 or less if all is
+    explained."""
     apart_mm = math.dist(seen.fix[3:6], fix[3:6]) - MAX_ERROR_MM
     if apart_mm <= 0:
         return apart_mm
