@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate
-from services.ingest.domain import MAX_ACCURACY_M, Position
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M, Position
 from services.ingest.endpoints import osmand, traccar
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
@@ -40,7 +40,7 @@ def check(said: Said) -> None:
     fields.required_id("report_id", said.report_id)
     if isinstance(said, Position):
         assert -900_000_000 <= said.lat_e7 <= 900_000_000 and -1_800_000_000 <= said.lon_e7 <= 1_800_000_000
-        assert 1 <= said.accuracy_mm <= MAX_ACCURACY_M * 1_000
+        assert 1 <= said.accuracy_mm <= MAX_REPORTED_ACCURACY_M * 1_000
         assert times.MIN_MS <= said.fix_time_ms <= times.MAX_MS
         numbers: tuple[int, ...] = (said.lat_e7, said.lon_e7, said.accuracy_mm, said.fix_time_ms)
     else:
