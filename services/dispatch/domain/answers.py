@@ -1,7 +1,7 @@
 """A desk's answers to an assignment: receive, acknowledge, reject, progress, close. Pure.
 
 A repeated answer changes nothing. An answer that isn't possible in the present state is refused with an error that names the state.
-An answer may carry the offer number and the state that the caller saw. It is refused where either has changed since, so that an
+An answer may carry the offer number and the state that the caller saw. The answer is refused if either has changed since. So an
 outdated page can't answer for another unit.
 """
 
@@ -114,7 +114,7 @@ def decide(incident: Incident, command: Answering, situation: Situation) -> Iter
 def _receive(assignment: Assignment, command: Receive, situation: Situation) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
     due_ms = escalation.received_due_ms(assignment, situation.deadlines)
-    # Nobody waits for a late or repeated receipt.
+    # A receipt that is late or repeated changes no deadline, so it makes no event.
     if (
         assignment.state in UNANSWERED
         and assignment.received_ms is None
