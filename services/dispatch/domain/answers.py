@@ -114,7 +114,7 @@ def decide(incident: Incident, command: Answering, situation: Situation) -> Iter
 def _receive(assignment: Assignment, command: Receive, situation: Situation) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
     due_ms = escalation.received_due_ms(assignment, situation.deadlines)
-    # A receipt that is late or repeated changes no deadline, so it makes no event.
+    # A late or repeated receipt makes no event, since it changes no deadline.
     if (
         assignment.state in UNANSWERED
         and assignment.received_ms is None

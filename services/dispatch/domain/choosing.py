@@ -27,9 +27,9 @@ class UnitQuery:
     subject_id: str
     now_ms: int
     skill: str = ""
-    """Preferred skill; empty where there is none."""
+    """Preferred skill; empty if none is preferred."""
     above: int = 0
-    """Escalation level that was asked last; 0 where none was."""
+    """Escalation level that was asked last; 0 if nobody was asked yet."""
     tried: frozenset[str] = frozenset()
     """Units that were asked before."""
     engaged: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -39,12 +39,12 @@ class UnitQuery:
 
 
 def next_choice(board: Board, query: UnitQuery) -> Choice | None:
-    """The next unit or desk to ask; None where the last level was asked already."""
+    """The next unit or desk to ask; None if the last level was asked already."""
     return next(_choices(board, query), None)
 
 
 def units_in_reach(board: Board, subject_id: str) -> tuple[str, ...]:
-    """Sorted ids of all units that may be asked for a destination, from all offices that may be asked for it."""
+    """Sorted ids of all units of the offices that may be asked for a destination."""
     offices = {office.office_id for office in offices_for(board, subject_id)}
     return tuple(sorted(id_ for id_, (unit, _) in board.units.items() if unit.office_id in offices))
 
@@ -52,8 +52,8 @@ def units_in_reach(board: Board, subject_id: str) -> tuple[str, ...]:
 def offices_for(board: Board, subject_id: str) -> tuple[Office, ...]:
     """The offices responsible for a destination, then the offices to ask after them; empty if no office is responsible.
 
-    Offices that name the destination are responsible. If there are none, the offices whose areas contain it are; if there are none of
-    these either, the offices without area and subjects are.
+    Offices that name the destination are responsible. If no office does, offices whose area contains it are responsible. If no area
+    contains it, offices without area and subjects are responsible.
     """
     offices = [office for _, office in sorted(board.offices.items()) if not office.removed]
     named = [office for office in offices if subject_id in office.subject_ids]

@@ -58,7 +58,7 @@ class Alert:
     """Other legs that must respond to the alert too and that this leg watches."""
     wearer_id: str = ""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert concerns no ring."""
+    """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
 
 

@@ -28,9 +28,9 @@ class Deadlines:
     acknowledge_ms: int
     """From the offer until a person accepts it."""
     receive_ms: int = 5_000
-    """From the offer until the desk's machine has it; awaited only where there is a roster."""
+    """From the offer until the desk's machine has received it. Awaited only if there is a roster."""
     dispatch_ms: int = 60_000
-    """From the acknowledgement until a unit is dispatched; awaited only where there is a roster."""
+    """From the acknowledgement until a unit is dispatched. Awaited only if there is a roster."""
     other_leg_ms: int = 10_000
     """From an alert that demands a response of both legs until the other leg shows a step."""
 
@@ -174,7 +174,7 @@ def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
 
 
 def due_ms(choice: Choice, situation: Situation) -> int:
-    """Deadline of a new offer, mesh time: the machine of the unit or desk must confirm receipt before it."""
+    """Deadline of a new offer, mesh time. Before it, the machine of the unit or desk must confirm receipt."""
     deadlines = situation.deadlines
     # At the last level there is nobody to escalate to, so the desk gets the longer time.
     last = choice.level is EscalationLevel.NATIONAL_DESK

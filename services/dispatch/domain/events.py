@@ -55,7 +55,7 @@ class Choice:
     desk: str = ""
     """Supervisor's or national desk; empty for a unit."""
     travel_s: int | None = None
-    """Travel time, seconds; None where it is unknown."""
+    """Travel time, seconds; None if it is unknown."""
     estimate: Estimate = Estimate.UNKNOWN
     candidates: int = 0
     """Number of units of the office that were available for the offer."""
@@ -67,7 +67,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class AlertFolded:
-    """An alert was applied to the incident. The steps that follow from it are stored after it."""
+    """An alert was applied to the incident. The resulting steps are stored after this event."""
 
     at_ms: int
     alert_id: str
@@ -87,7 +87,7 @@ class AlertFolded:
     """Other legs that must respond to the alert too and that this leg watches."""
     wearer_id: str = ""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert concerns no ring."""
+    """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
 
 
@@ -180,7 +180,7 @@ class Acknowledged:
     assignment_id: str
     by: str
     due_ms: int | None = None
-    """Deadline for dispatching a unit, mesh time; None where there is no roster."""
+    """Deadline for dispatching a unit, mesh time; None if there is no roster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,14 +300,14 @@ class Raced:
     by_ring: bool
     """True if `wearer_s` is an upper bound: the ring's radius divided by the wearer's pace."""
     supervisor_desk: str = ""
-    """Supervisor's desk that is notified too; empty where there is no roster."""
+    """Supervisor's desk that is notified too; empty if there is no roster."""
     due_ms: int | None = None
-    """New deadline of the offer, mesh time; None where it doesn't change."""
+    """New deadline of the offer, mesh time; None if the deadline doesn't change."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneShared:
-    """The rings show that the wearer came to the protected person or place, so that both legs go to one scene, or left it."""
+    """The rings show that the wearer came to the protected person or place, or left. While there, both legs go to one scene."""
 
     at_ms: int
     assignment_id: str
@@ -337,7 +337,7 @@ Offer: TypeAlias = Offered | Reoffered | Escalated
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """Event that records an answer of the desk."""
 PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
-"""Step that is not published to other legs: its time alone would reveal how far the wearer is from the target."""
+"""Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
 Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step
 

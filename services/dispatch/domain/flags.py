@@ -45,7 +45,7 @@ class Flag:
     """Log position of that alert."""
     order_id: str
     flagged_ms: int | None = None
-    """When the warning leg raised the flag, mesh time; None in the warning leg itself, which raises it now."""
+    """When the warning leg raised the flag, mesh time; None in the warning leg itself, which raises the flag now."""
 
 
 def decide(incident: Incident, command: Flag, situation: Situation) -> Iterable[Event]:

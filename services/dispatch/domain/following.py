@@ -161,7 +161,7 @@ def _nearer(incident: Incident, assignment: Assignment, situation: Situation) ->
 
 
 def _best(incident: Incident, assignment: Assignment, situation: Situation) -> Choice | None:
-    """The unit that would be asked first now: the assigned unit or one that wasn't asked yet. None if its travel time is unknown."""
+    """The unit that would be asked first now, among the assigned unit and units not asked yet. None if it has no known travel time."""
     present = assignment.choice
     if present is None or not present.unit_id or not situation.board.asks_units():
         return None

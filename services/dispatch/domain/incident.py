@@ -81,7 +81,7 @@ class Incident:
     awaited: frozenset[Leg] = frozenset()
     """Other legs that must respond to an alert of this incident too, so that this leg waits for their steps."""
     wearer_id: str = ""
-    """Wearer whom units follow; empty where nobody is followed."""
+    """Wearer whom units follow; empty if nobody is followed."""
     rings: Mapping[str, RingStatus] = field(default_factory=lambda: MappingProxyType({}))
     """Ring status by threat."""
     exercise: Exercise = Exercise.NONE

@@ -1,4 +1,4 @@
-"""The legs of the response, each with its policy: its demands, its desk's knowledge, and its defaults. Pure.
+"""The legs of the response, each with a policy: which demands it answers, what its desk may know, and default settings. Pure.
 
 Code that differs by leg asks a property of the policy, and each property says why legs differ. Such code compares no leg by name.
 """
@@ -32,7 +32,7 @@ class Leg(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegPolicy:
-    """The properties in which legs differ, as one leg has them."""
+    """The values of one leg for all properties in which legs differ."""
 
     desk_role: Role.ValueType
     """Role of the desk that the leg serves. The leg refuses desks of the other agency."""

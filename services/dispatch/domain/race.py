@@ -22,7 +22,7 @@ PACE_OVER_MS = 60_000
 """Minimum and maximum duration, milliseconds, of a movement that gives a pace. A shorter movement is receiver noise, a longer one is
 outdated."""
 RECEDES_M = 50.0
-"""A wearer whose distance grew by more than this, metres, within such a movement is going away, so there is no race."""
+"""Growth of the distance, metres, during such a movement, from which the wearer counts as going away. Then there is no race."""
 ARRIVES_S = 307
 """Assumed travel time of a unit without an estimate, seconds: police arrive 5 min 7 s after the call on average."""
 READY_S = 60

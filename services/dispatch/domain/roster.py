@@ -39,9 +39,9 @@ class Office:
     version: int
     area: Area | None
     subject_ids: frozenset[str]
-    """Destinations for which the office is responsible wherever they are."""
+    """Destinations for which the office is responsible, whatever their positions."""
     next_office_id: str
-    """Office to ask after this one; empty where there is none."""
+    """Office to ask after this one; empty if there is none."""
     supervisor_desk: str
     national_desk: str
     removed: bool = False
@@ -69,7 +69,7 @@ class UnitReport:
 
     status: Status = Status.AVAILABLE
     reported_ms: int | None = None
-    """Time of the report, mesh time; None where the unit never reported."""
+    """Time of the report, mesh time; None if the unit never reported."""
     position: LatLon | None = None
     position_ms: int | None = None
 
@@ -104,9 +104,9 @@ class Board:
     engaged: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Incident id by assignment id, for the open assignments of each unit id."""
     positions: Mapping[str, LatLon] = field(default_factory=lambda: MappingProxyType({}))
-    """Position by destination, where it is known."""
+    """Known positions by destination."""
     travel: Mapping[Trip, Travel] = field(default_factory=lambda: MappingProxyType({}))
-    """Travel times, where they are known."""
+    """Known travel times."""
 
     def asks_units(self) -> bool:
         """Whether the roster has an office, so that offers go to units instead of the desk."""

@@ -120,7 +120,7 @@ class EvidenceRetention:
             partial(store_evidence.amended_after, event_id=self._last_event)
         )
         for incident_id, alert_id in amended:
-            # After a restart this finds all amended accounts, most of them already copied.
+            # After a restart the query finds all amended accounts, and most of them are copied already.
             if not await asyncio.to_thread(self._files.has_alert, incident_id, CopyMoment.AMENDED, alert_id):
                 self._add_due(incident_id, CopyMoment.AMENDED)
         self._last_event = last_event

@@ -1,4 +1,4 @@
-"""Pursuit: while a unit has to go to the wearer, the tag reports every 15 s. Only probation pursues: tags are the Ministry's.
+"""Pursuit: while a unit has to go to the wearer, the tag reports every 15 s. Only probation does this: tags are the Ministry's.
 
 Each command expires on the device after a few minutes, and is renewed before that. So the battery isn't drained if the leg dies, or if
 the command that ends the pursuit doesn't reach the device.

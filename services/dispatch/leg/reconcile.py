@@ -57,7 +57,7 @@ class Reconciler:
             # Alerts after this position aren't missing: the leg's reader hasn't reached them yet.
             position = await retried(partial(self._leg.store.reading, flow.ALERTS.name, self._log_id))
             consumed = position.sequence
-            compared = min(compared, consumed)  # smaller where the stream went back
+            compared = min(compared, consumed)  # `consumed` is smaller after a stream went back
             try:
                 if consumed > compared:
                     await retried(partial(self._holds, Trail.parse(position.trail)))

@@ -38,7 +38,7 @@ class IncidentRow(NamedTuple):
 
     incident_id: str
     opened_sequence: int
-    """Id of the event that opened the incident. Incidents are listed in this order, and an update doesn't change it."""
+    """Number by which incidents are listed in the order of opening. An update doesn't change it."""
     opened_ms: int
     ended_ms: int | None
     order_ids: list[str]

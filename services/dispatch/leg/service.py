@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class LegService:
-    """One leg of the response, over its own store."""
+    """One leg of the response, with a store of its own."""
 
     def __init__(
         self,

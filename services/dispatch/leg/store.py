@@ -1,5 +1,5 @@
 """The leg's own database, an SQLite file or a schema of PostgreSQL. The table `events` is the source of truth, append-only and
-hash-chained. Steps, assignments (with deadlines) and incidents are derived from it in the same transaction. `peer_assignments` has
+hash-chained. Steps, assignments (with deadlines) and incidents are derived from events in the same transaction. `peer_assignments` has
 the last assignments of other legs. `positions` has the positions up to which ALERTS and INCIDENTS were consumed, so that a restored
 copy reads the messages that it lacks.
 """

@@ -1,7 +1,7 @@
 """Republishes steps and advice that a stream has lost, in order and under the same ids.
 
-Readers recognise a step by its number and id, and ignore it the second time. The leg compares its records of publications with the
-streams at the start, after each reconnect before anything else is published, and every 10 s.
+Readers recognise a repeated step by its number and id, and ignore it. The leg compares its records of publications with the streams at
+the start, after each reconnect before anything else is published, and every 10 s.
 """
 
 from __future__ import annotations

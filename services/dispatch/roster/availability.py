@@ -64,7 +64,7 @@ class AvailabilityView:
     def within(
         self, connection: Connection, ahead: Board, seen: CommittedState
     ) -> tuple[Board, dict[str, dict[str, str]]]:
-        """Returns the board inside a transaction, and its mutable map of engaged units.
+        """Returns the board inside a transaction, and the mutable map of engaged units that the board uses.
 
         The caller updates the map with each decision.
         """

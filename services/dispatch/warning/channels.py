@@ -110,7 +110,7 @@ class DeviceChannel:
 
 
 class RemovedGateway:
-    """A gateway that isn't configured any more, although messages still have to be sent over it."""
+    """Stands for a gateway that was removed from the settings while messages still waited for it. Every attempt fails."""
 
     async def hand_over(self, _sending: Sending, _message: MessageRow) -> str:
         """Returns the reason why the message can't be sent, see Channel."""

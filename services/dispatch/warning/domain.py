@@ -17,8 +17,8 @@ from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import BEFORE_ALL, LogPosition
 
 READ_MS = 20_000
-"""Minimum time between a message and the next one that isn't urgent, milliseconds of mesh time. In it a person can read two sentences
-on a phone and act on them."""
+"""Minimum time between a message and the next one that isn't urgent, milliseconds of mesh time: enough to read two sentences on a phone
+and act on them."""
 
 
 class Notice(Enum):
@@ -101,7 +101,7 @@ class Occurrence:
     ends: bool = False
     """The alert ends the incident."""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert concerns no ring."""
+    """Radius of the ring, metres; 0 if the alert concerns no ring."""
     of_place: bool = False
     """The ring is around a protected place."""
 
@@ -209,7 +209,10 @@ def _over(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[No
 
 
 def _when_read(state: NotifiedState, now_ms: int) -> int:
-    """Time at which a message that isn't urgent goes out: when the last message has been read. A waiting message gives its time."""
+    """Time at which a message that isn't urgent goes out, mesh time: when the last message has been read.
+
+    If the last message still waits, the new message replaces it and goes out at the same time.
+    """
     if state.last_ms is None:
         return now_ms
     return state.last_ms if state.last_ms > now_ms else max(now_ms, state.last_ms + READ_MS)

@@ -24,7 +24,7 @@ from services.dispatch.warning.wording import DistanceTrend, Language
 from tandem.common.v1 import contact_pb2
 
 DISTANCE_TIMEOUT_S = 1.0
-"""Maximum wait for the distance in a message, seconds. A distance is stored after its alert. If it comes later, the text omits it."""
+"""Maximum wait for the distance in a message, seconds. Distances are stored after their alerts. After the wait, the text has none."""
 _LANGUAGES = {contact_pb2.LANGUAGE_ENGLISH: Language.ENGLISH}
 
 

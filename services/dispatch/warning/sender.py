@@ -70,7 +70,7 @@ class OutcomeWriter:
         self._storing: asyncio.Future[None] | None = None
 
     async def store(self, tried: TriedSending) -> None:
-        """Stores an outcome. Returns once it is on disk."""
+        """Stores an outcome. Returns once the outcome is on disk."""
         self._outcomes.append(tried)
         if self._storing is None or self._storing.done():
             self._storing = asyncio.ensure_future(self._store_outcomes())
