@@ -20,7 +20,7 @@ from services.dispatch.domain.events import Acknowledged, Closed, Event, Progres
 from services.dispatch.domain.incident import Decided, Incident
 
 GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
-"""States in which an assignment can be rejected. A unit on the scene can't give it back."""
+"""States in which an assignment can be rejected. A unit on the scene can't give its assignment back."""
 
 NO_SUCH_OFFER, OFFERED_ON, MOVED_ON = "NO_SUCH_OFFER", "OFFERED_ON", "MOVED_ON"
 CANT_TAKE, CANT_REFUSE, CANT_GO_ON, CANT_CLOSE = "CANT_TAKE", "CANT_REFUSE", "CANT_GO_ON", "CANT_CLOSE"

@@ -14,7 +14,7 @@ from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
 LONGEST_WAIT_MS = 3_600_000
-"""Longest time between two escalations of one assignment to the same desk."""
+"""Longest time between two escalations of one assignment to the same desk, milliseconds of mesh time."""
 
 RACE_ANSWER_MS = 10_000
 """Time to answer at each escalation level while the race is being lost, milliseconds. The nearest unit isn't skipped: others are
@@ -43,7 +43,7 @@ class Situation:
     """Mesh time."""
     deadlines: Deadlines
     board: Board = NO_ROSTER
-    """The roster's availability; NO_ROSTER where offers go to the desk itself."""
+    """The roster's availability; NO_ROSTER if offers go to the desk itself."""
 
 
 @dataclass(frozen=True, slots=True)

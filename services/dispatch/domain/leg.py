@@ -53,7 +53,7 @@ class LegPolicy:
     is_staffed: bool = False
     """The desk has people who can telephone another leg that shows no steps. Without such people the leg doesn't await those steps."""
     keeps_evidence: bool = False
-    """The leg collects evidence for court. The warning leg doesn't: the police's copy has all of its steps."""
+    """The leg collects evidence for court. The warning leg doesn't, since it has nothing that the police's copy lacks."""
     goes_to_wearer: bool = False
     """Units go to the wearer; otherwise to the protected person or place."""
     commands_tags: bool = False

@@ -59,9 +59,8 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: Read
 class _SkippedPosition:
     """Holds the stream position after alerts that concern only other legs.
 
-    The position is written only every 5 s, so that no alert waits for the transaction.
-
-    After a crash the leg skips the same alerts once more.
+    The position is written only every 5 s, so that no alert waits for the transaction. After a crash the leg skips the same alerts
+    once more.
     """
 
     def __init__(self, leg: LegService) -> None:

@@ -33,7 +33,7 @@ class Pulse:
     leg_due_ms: float
     """Next deadline by which another leg must show a step, mesh time; infinite if there is none."""
     absent: Mapping[Leg, int]
-    """Number of incidents in which each other leg is absent; without the legs that are absent in none."""
+    """Number of incidents in which each other leg is absent. A leg that is absent nowhere is left out."""
 
 
 class DeadlineWatch:
@@ -44,7 +44,7 @@ class DeadlineWatch:
         self._next_ms = math.inf
         self._sooner = asyncio.Event()
         self._due_ms = math.inf
-        """Earliest unhandled deadline, mesh time. It is kept through failures of the store, so that `overdue_s` needs no store."""
+        """Earliest unhandled deadline, mesh time. The value is kept while the store fails, so that `overdue_s` needs no store."""
         self._store_answered_s = time.monotonic()
 
     def due(self, due_ms: float, leg_due_ms: float) -> None:

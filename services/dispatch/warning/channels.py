@@ -36,7 +36,7 @@ class WarningBus:
 
 
 class Channel(Protocol):
-    """A way to hand a message over."""
+    """A means of handing a message over to a person."""
 
     async def hand_over(self, sending: Sending, message: MessageRow) -> str:
         """Attempts to hand a message over. Returns the reason for the failure; empty on success."""

@@ -114,7 +114,7 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
 
 
 def _accept_phone_silent(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, now_ms: int) -> None:
-    """Stores the message that a person's own device isn't reporting. It belongs to no incident."""
+    """Stores the message that a person's own device isn't reporting. The message belongs to no incident."""
     if not _has_device(connection, person_id) or _is_stale(warnable, now_ms):
         return
     message = WarningMessage(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)

@@ -85,7 +85,7 @@ class ContactRow:
     person_id: str
     version: int
     sealed: bytes
-    """Sealed contact as the log holds it; empty if the case has none."""
+    """Sealed contact, copied from the log; empty if the case has none."""
     device_ids: list[str]
     valid_until_ms: int
     """End of the order, milliseconds of mesh time."""
@@ -93,7 +93,7 @@ class ContactRow:
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A message to one person. It contains nothing by which the person can be reached."""
+    """A message to one person. The row contains nothing by which the person can be reached."""
 
     message_id: str
     incident_id: str

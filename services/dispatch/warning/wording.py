@@ -1,7 +1,7 @@
 """Texts of messages to protected persons, in Korean and English. Pure.
 
 A text works without sound for a person who mustn't speak. It reveals neither names nor positions to another reader. It never says
-that all is well, since positions can be wrong and another person may hold the phone. A text doesn't promise that police are coming:
+that all is well, since positions can be wrong and another person may hold the phone. It doesn't promise that police are coming either:
 the warning leg works when the police leg doesn't, and somebody else may hold the phone.
 """
 
