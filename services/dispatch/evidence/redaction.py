@@ -90,7 +90,7 @@ class Holders:
     """History of the holders of each device, from the case snapshots of all wearers. A report belongs to the device's holder.
 
     The rules are the same as in the fold. The newest snapshot that names a device says who holds the device, from that entry on. A
-    later report about a time before that entry belongs to nobody. The holder in a device's first snapshot counts from the log's start.
+    later report about a time before that entry belongs to nobody. The first snapshot of a device counts from the log's start on.
     """
 
     def __init__(self, clock: MeshClock) -> None:

@@ -80,6 +80,6 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
                 message.fix_time.CopyFrom(position.fix_time)
                 age_ms = max(0, self._clock.now_ms() - times.from_timestamp(position.fix_time))
                 message.age_s = age_ms / 1000
-                # `unknown` was true at the evaluator's last message only: a position that was known then may be outdated now.
+                # `unknown` is only as recent as the evaluator's last message. A position that was known then may be outdated now.
                 message.unknown |= age_ms > KNOWN_FOR_MS
         return message

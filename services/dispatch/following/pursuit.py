@@ -31,7 +31,7 @@ INTERVAL_S = 15
 HOLDS_S = 300
 """Time until a command expires on the device, seconds."""
 RENEW_INTERVAL_MS = 120_000
-"""Interval at which a command is renewed, milliseconds of mesh time. It is much shorter than HOLDS_S, since commands may be lost."""
+"""Interval at which a command is renewed, milliseconds of mesh time. It is less than half of HOLDS_S, since a command may be lost."""
 CHECK_INTERVAL_S = 1.0
 _OFTEN = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
 _AS_USUAL = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
