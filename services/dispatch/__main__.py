@@ -148,7 +148,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
 
 
 def _follower(settings: DispatchSettings, leg: LegService, metrics: FollowingMetrics) -> TargetFollower | None:
-    """Follower of the targets, for a leg that sends units and where evaluators are configured; else None."""
+    """Follower of the targets; None if the leg sends no units or no evaluators are configured."""
     if not leg.name.policy.has_units:
         return None
     if not settings.geofence:
@@ -160,7 +160,7 @@ def _follower(settings: DispatchSettings, leg: LegService, metrics: FollowingMet
 async def exchange(
     settings: DispatchSettings, leg: LegService, metrics: WebhookMetrics, *, http_closed: Counter
 ) -> None:
-    """Serves the leg's webhooks and links, where they are configured. They need no NATS."""
+    """Serves the leg's webhooks and links, as far as they are configured. Neither needs NATS."""
     has_links = settings.link_port is not None and leg.name.policy.has_units
     if settings.webhooks is None and not has_links:
         await asyncio.Event().wait()
@@ -174,7 +174,7 @@ async def exchange(
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
         webhooks = Webhooks(leg.name, leg.store, store, receivers=receivers, links=links, metrics=metrics)
         await webhooks.run()
-        await asyncio.Event().wait()  # keep serving the links where there are no webhooks
+        await asyncio.Event().wait()  # without webhooks, keep serving the links
 
 
 def _add_servicers(

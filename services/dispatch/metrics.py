@@ -14,7 +14,7 @@ _NOT_REACHED_FLAGS = (dispatch_pb2.NO_RECEIPT, dispatch_pb2.NO_CONTACT)
 
 
 class DispatchMetrics:
-    """Metrics of the legs that run in this process, which is one except in tests."""
+    """Metrics of the legs that run in this process. Outside tests, a process runs one leg."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._steps = Counter(
@@ -85,7 +85,7 @@ class DispatchMetrics:
     def watch(
         self, leg: Leg, overdue_s: Callable[[], float], outbox_age_s: Callable[[], float], *, states: Iterable[str]
     ) -> None:
-        """Registers the gauges' functions and starts all counters at 0, so that the first event of a kind shows as a rise."""
+        """Registers the functions of the gauges, and starts all counters at 0, so that the first event of a kind shows as a rise."""
         for counter in (self._canary_steps, self._not_reached, self.reconciled, self.offer_ms):
             counter.labels(leg)
         for state in states:
@@ -94,7 +94,7 @@ class DispatchMetrics:
         self._outbox_age_s.labels(leg).set_function(outbox_age_s)
 
     def count(self, leg: Leg, state: str, assignment: dispatch_pb2.Assignment) -> None:
-        """Counts a committed step of an assignment; `state` is the step's name in the log."""
+        """Counts a committed step of an assignment. `state` is the name of the step in the log."""
         if assignment.exercise == exercise_pb2.CANARY:
             self._canary_steps.labels(leg).inc()
             return

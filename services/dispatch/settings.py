@@ -65,7 +65,7 @@ class DispatchSettings(CommonSettings):
 
     @property
     def database_url(self) -> str:
-        """PostgreSQL URL of this leg; empty where it uses SQLite."""
+        """PostgreSQL URL of this leg; empty if the leg uses SQLite."""
         urls = {
             Leg.PROBATION: self.probation_database_url,
             Leg.POLICE: self.police_database_url,

@@ -50,7 +50,7 @@ class AbsenceChange:
 
 
 def next_due_ms(connection: sa.Connection) -> int | None:
-    """Next deadline of an awaited leg, mesh time; None where no leg is awaited."""
+    """Next deadline of an awaited leg, mesh time; None if no leg is awaited."""
     due_ms: int | None = connection.scalar(_NEXT_DUE)
     return due_ms
 
@@ -61,7 +61,7 @@ def absent(connection: sa.Connection) -> dict[Leg, int]:
 
 
 def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
-    """Legs that became absent or returned by now. Each change is returned once, and a leg that came in time is no longer awaited."""
+    """Finds legs that became absent or came back. Each change is returned once. A leg that came in time is no longer awaited."""
     is_due = sa.not_(awaited_legs.c.absent) & (awaited_legs.c.due_ms <= now_ms)
     due = sa.select(awaited_legs).where(is_due).order_by(awaited_legs.c.due_ms).limit(_BATCH)
     missing = sa.select(awaited_legs).where(awaited_legs.c.absent).order_by(awaited_legs.c.due_ms.desc()).limit(_BATCH)
@@ -84,7 +84,7 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
 
 
 def _shown(connection: sa.Connection, incident_ids: set[str]) -> set[tuple[str, Leg]]:
-    """(incident id, leg) of the known assignments of other legs."""
+    """(incident id, leg) of each other leg that has shown an assignment in one of the incidents."""
     query = sa.select(_peers.c.incident_id, _peers.c.payload).where(_peers.c.incident_id.in_(incident_ids))
     return {
         (incident_id, translate.leg_of(dispatch_pb2.Assignment.FromString(payload).leg))

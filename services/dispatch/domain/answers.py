@@ -1,7 +1,7 @@
 """A desk's answers to an assignment: receive, acknowledge, reject, progress, close. Pure.
 
 A repeated answer changes nothing. An answer that isn't possible in the present state is refused with an error that names the state.
-An answer may carry the offer number and the state that the caller saw. It is refused where either has changed since, so that an
+An answer may carry the offer number and the state that the caller saw. The answer is refused if either has changed since. So an
 outdated page can't answer for another unit.
 """
 
@@ -20,7 +20,7 @@ from services.dispatch.domain.events import Acknowledged, Closed, Event, Progres
 from services.dispatch.domain.incident import Decided, Incident
 
 GIVEN_BACK = UNANSWERED | {AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE}
-"""States in which an assignment can be rejected. A unit on the scene can't give it back."""
+"""States in which an assignment can be rejected. A unit on the scene can't give its assignment back."""
 
 NO_SUCH_OFFER, OFFERED_ON, MOVED_ON = "NO_SUCH_OFFER", "OFFERED_ON", "MOVED_ON"
 CANT_TAKE, CANT_REFUSE, CANT_GO_ON, CANT_CLOSE = "CANT_TAKE", "CANT_REFUSE", "CANT_GO_ON", "CANT_CLOSE"
@@ -114,7 +114,7 @@ def decide(incident: Incident, command: Answering, situation: Situation) -> Iter
 def _receive(assignment: Assignment, command: Receive, situation: Situation) -> Iterator[Event]:
     _check_offer(assignment, command.offer_number)
     due_ms = escalation.received_due_ms(assignment, situation.deadlines)
-    # Nobody waits for a late or repeated receipt.
+    # A late or repeated receipt makes no event, since it changes no deadline.
     if (
         assignment.state in UNANSWERED
         and assignment.received_ms is None

@@ -76,17 +76,17 @@ OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """An assignment: the one record of an incident, a leg and a destination."""
+    """An assignment: what one leg has to do about one destination of an incident."""
 
     assignment_id: str
     subject_id: str
     state: AssignmentState
     demand: Demand
-    """Gravest demand so far."""
+    """Gravest demand of an alert for this assignment so far."""
     demanded: LogPosition
-    """Position of the last alert that demanded the assignment, in the log's order."""
+    """Log position of the newest alert that demanded the assignment."""
     number: int
-    """Number of its last step, from 1."""
+    """Number of the assignment's last step, from 1."""
     offered_ms: int | None = None
     """When an alert last caused an offer, mesh time."""
     offer_number: int = 0
@@ -96,9 +96,9 @@ class Assignment:
     offer_demand: Demand = Demand.RECORD
     """Gravest demand since the last offer that an alert caused."""
     due_ms: int | None = None
-    """When the offer is escalated unless the next step comes before, mesh time."""
+    """Deadline for the next step, mesh time. After it the assignment is escalated. None if no step is awaited."""
     choice: Choice | None = None
-    """Unit or desk of the present offer; None where there is no roster and the desk itself has it."""
+    """Unit or desk of the present offer; None if the offer went to the leg's own desk without the roster, or there was no offer."""
     tried: frozenset[str] = frozenset()
     """Units that were asked since the last offer that an alert caused."""
     repeats: int = 0
@@ -106,15 +106,15 @@ class Assignment:
     escalation_reason: EscalationReason = EscalationReason.UNSPECIFIED
     """Reason for the last escalation."""
     nobody_available_ms: int | None = None
-    """When no unit was available, mesh time; None where the assignment was accepted since."""
+    """Time at which no unit was available, mesh time; None if that never happened or the assignment was accepted since."""
     received_ms: int | None = None
     """When the desk's machine received the present offer, mesh time."""
     acknowledged_ms: int | None = None
     acknowledged_by: str = ""
     kind: int = KIND_UNSPECIFIED
-    """Kind of the deciding alert."""
+    """Kind of the alert behind the present notice or offer."""
     cause: Cause | None = None
-    """Report that decided that alert."""
+    """Device report behind the present notice or offer; None if no report caused it."""
     rejected_reason: str = ""
     """Reason of the last rejection."""
     stood_down_kind: int = KIND_UNSPECIFIED
@@ -122,23 +122,23 @@ class Assignment:
     close_cause: CloseCause | None = None
     close_note: str = ""
     closed_place: LogPosition = BEFORE_ALL
-    """Position of the last alert that demanded the assignment before it was closed."""
+    """Log position of the newest alert that demanded acceptance before the desk closed the assignment."""
     absent_legs: frozenset[Leg] = frozenset()
-    """Other legs that have shown no step although the same alert demands their response."""
+    """Other legs that showed no step in time, although an alert of this assignment demands their response too."""
     flag: Flagged | None = None
     """Last flag of the protected person that the warning leg raised."""
     retargeted_ms: int | None = None
     """When the responder was last notified that the target moved, mesh time."""
     raced: Raced | None = None
-    """Last change of the race; None where it was never being lost."""
+    """Last change of the race against the wearer; None if the race was never being lost."""
     one_scene_ms: int | None = None
-    """Since when the wearer is at the destination, mesh time; None while the wearer isn't there."""
+    """Time since which both legs go to one scene, since the wearer is at the protected person or place, mesh time; else None."""
     spoofing_suspected_ms: int | None = None
     """When the desk was last notified that positions may be spoofed, mesh time."""
 
     @property
     def unit_id(self) -> str:
-        """The unit that has a part in the assignment now; empty where none has."""
+        """The unit that has the offer or has accepted the assignment; empty if no unit has."""
         return self.choice.unit_id if self.choice and self.state in UNANSWERED | ACCEPTED else ""
 
     @property
@@ -148,13 +148,13 @@ class Assignment:
 
 
 FirstStep: TypeAlias = Notified | Offered
-"""Step that begins an assignment, or begins it once more after it was over."""
+"""Step that begins an assignment, or restarts an assignment that was over."""
 LaterStep: TypeAlias = Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
 """Step of an assignment that has begun."""
 
 
 def begun(step: FirstStep, before: Assignment | None) -> Assignment:
-    """The assignment after its first step; `before` is its earlier state, None where there was none."""
+    """The assignment after the step that begins or restarts it. `before` is the earlier state; None for a new assignment."""
     new = Assignment(
         assignment_id=step.assignment_id,
         subject_id=step.subject_id,
@@ -191,7 +191,7 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
         case NobodyAvailable():
             return replace(new, state=AssignmentState.NOBODY_AVAILABLE, nobody_available_ms=step.at_ms, due_ms=None)
         case Flagged():
-            # A position that shows the wearer far away doesn't end duress, as another person may threaten her: only the desk ends it.
+            # Only the desk ends duress. A wearer who is far away doesn't end it: somebody else may be threatening her.
             return replace(new, flag=step, demanded=BEYOND_ALL if step.flag is WarningFlag.DURESS else new.demanded)
         case StoodDown():
             return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind, due_ms=None)

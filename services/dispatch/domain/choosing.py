@@ -2,7 +2,7 @@
 
 Each escalation level gets one offer: a unit of the responsible office, another unit of that office, a unit of the next office, the
 supervisor, the national desk. At night one pair covers a whole office, and may already be in an incident. Free units come first,
-including those of the next office. Busy units are asked only where no unit is free, and the offer says so.
+including those of the next office. Busy units are asked only if no unit is free, and the offer says that the unit is busy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from services.dispatch.domain.events import Choice
 from services.dispatch.domain.roster import Board, Office, Status, Trip, Unit, UnitReport
 
 SKILL_WORTH_S = 300
-"""Extra travel time, seconds, that the preferred skill is worth. A unit without the skill wins if it arrives sooner by more."""
+"""Head start of a unit with the preferred skill, seconds. A unit without the skill is asked first only if it is nearer by more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,32 +27,33 @@ class UnitQuery:
     subject_id: str
     now_ms: int
     skill: str = ""
-    """Preferred skill; empty where there is none."""
+    """Preferred skill; empty if none is preferred."""
     above: int = 0
-    """Escalation level that was asked last; 0 where none was."""
+    """Escalation level that was asked last; 0 if nobody was asked yet."""
     tried: frozenset[str] = frozenset()
     """Units that were asked before."""
     engaged: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Incident id by unit, for units that go to another destination of the same incident."""
+    """Incident id by unit id, for units that already go to another destination of the same incident."""
     skip_office_id: str = ""
-    """Office whose machine doesn't respond, so that none of its units would receive the offer."""
+    """Office that is left out, since its machine doesn't respond: none of its units would receive the offer. Empty for none."""
 
 
 def next_choice(board: Board, query: UnitQuery) -> Choice | None:
-    """The next unit or desk to ask; None where the last level was asked already."""
+    """The next unit or desk to ask; None if the last level was asked already."""
     return next(_choices(board, query), None)
 
 
 def units_in_reach(board: Board, subject_id: str) -> tuple[str, ...]:
-    """Sorted ids of all units that may be asked for a destination, from all its offices."""
+    """Sorted ids of all units of the offices that may be asked for a destination."""
     offices = {office.office_id for office in offices_for(board, subject_id)}
     return tuple(sorted(id_ for id_, (unit, _) in board.units.items() if unit.office_id in offices))
 
 
 def offices_for(board: Board, subject_id: str) -> tuple[Office, ...]:
-    """The office responsible for a destination, then the offices that follow it; empty where none is responsible.
+    """The offices responsible for a destination, then the offices to ask after them; empty if no office is responsible.
 
-    An office that names the destination comes first, then an office whose area contains it, then an office without area and subjects.
+    Offices that name the destination are responsible. If no office does, offices whose area contains it are responsible. If no area
+    contains it, offices without area and subjects are responsible.
     """
     offices = [office for _, office in sorted(board.offices.items()) if not office.removed]
     named = [office for office in offices if subject_id in office.subject_ids]
@@ -87,13 +88,13 @@ def _choices(board: Board, query: UnitQuery) -> Iterator[Choice]:
     if query.above < EscalationLevel.SUPERVISOR and own:
         yield Choice(EscalationLevel.SUPERVISOR, own[0].office_id, desk=own[0].supervisor_desk)
     if query.above < EscalationLevel.NATIONAL_DESK:
-        # Where nobody is responsible, any office knows the agency's national desk.
+        # If no office is responsible, take the national desk from any office: all offices name the agency's.
         office = own[0] if own else min(board.offices.values(), key=lambda office: (office.removed, office.office_id))
         yield Choice(EscalationLevel.NATIONAL_DESK, office.office_id, desk=office.national_desk)
 
 
 def _candidates(board: Board, query: UnitQuery, offices: Iterable[Office]) -> Mapping[str, list[Choice]]:
-    """Units that can be asked at any escalation level, by office."""
+    """Units that can be asked now, by office id, whatever the escalation level."""
     found: dict[str, list[Choice]] = {
         office.office_id: [] for office in offices if office.office_id != query.skip_office_id
     }
@@ -112,7 +113,7 @@ def _best(
     level: EscalationLevel,
     busy: bool,
 ) -> Iterator[Choice]:
-    """The best unit of the first office that has a matching unit."""
+    """The best free unit, or busy unit if `busy`, of the first office that has one; nothing if no office has one."""
     for office in offices:
         choices = candidates.get(office.office_id, [])
         matching = [choice for choice in choices if (choice.busy or bool(choice.busy_in)) == busy]

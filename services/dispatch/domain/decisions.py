@@ -48,17 +48,17 @@ class Alert:
     demand: Demand
     order_id: str
     threat: str
-    """Key of the threat, the same at its begin and at its end. An alert with demand RECORD says that its threat is over."""
+    """Key of the threat, the same when the threat begins and ends. An alert with demand RECORD says that the threat is over."""
     subject_ids: tuple[str, ...]
-    """This leg's destinations, without duplicates."""
+    """Destinations of this leg that the alert concerns, without duplicates."""
     ends: bool
     """The alert ends the incident."""
     cause: Cause | None
     legs: tuple[Leg, ...] = ()
-    """Other legs whose response the alert demands, as far as this leg watches them."""
+    """Other legs that must respond to the alert too and that this leg watches."""
     wearer_id: str = ""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert concerns no ring."""
+    """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
 
 
@@ -68,7 +68,7 @@ class FoldAlert:
 
     alert: Alert
     was_missing: bool = False
-    """The alert was found by the comparison with ALERTS, not by the reader of the stream."""
+    """True if the reader of ALERTS missed the alert and the later comparison with the stream found it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,15 @@ Command: TypeAlias = (
 
 
 def concerns(leg: Leg, alert: Alert) -> bool:
-    """Whether an alert matters to a leg: it demands a reaction, says that a threat is over, or ends the incident."""
+    """Whether a leg must apply an alert: it demands something of the leg, says that a threat is over, or ends the incident."""
     matters = alert.demand in leg.policy.offers | leg.policy.notifies or alert.demand is Demand.RECORD
     return alert.ends or (matters and bool(alert.subject_ids))
 
 
 def decide(incident: Incident, command: Command, situation: Situation) -> tuple[Event, ...]:
-    """Events that a command leads to; empty where the command was applied before.
+    """Events that a command leads to; empty if the command was applied before.
 
-    Raises NotFound or FailedPrecondition where the desk asks for an impossible change.
+    Raises NotFound or FailedPrecondition if the desk asks for an impossible change.
     """
     return tuple(_events(incident, command, situation))
 
@@ -170,7 +170,7 @@ def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Itera
 
 
 def _graver(incident: Incident, alert: Alert, assignment_ids: Collection[str]) -> Mapping[str, Alert]:
-    """The alert by assignment, for assignments that are re-offered because it demands more than their last offer."""
+    """The alert, under the id of each assignment that is re-offered because the alert demands more than the last offer did."""
     if not incident.leg.policy.reoffers_graver:
         return {}
     known = (incident.assignments[id_] for id_ in assignment_ids if id_ in incident.assignments)
@@ -197,7 +197,7 @@ def _folded(alert: Alert, assignment_ids: tuple[str, ...], legs: tuple[Leg, ...]
 
 
 def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, situation: Situation) -> None:
-    """Offers or notifies the assignments that the alert begins; `subjects` has their destinations by id."""
+    """Adds an offer or a notice for each assignment that the alert begins. `subjects` is the destination by assignment id."""
     offers = alert.demand in decided.incident.leg.policy.offers
     for id_, subject_id in subjects.items():
         present = decided.incident.assignments.get(id_)
@@ -232,16 +232,16 @@ def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, situa
 
 
 def _begins_once_more(assignment: Assignment, place: LogPosition, end: LogPosition, *, offers: bool) -> bool:
-    """Whether a demand at `place` begins an assignment that exists; `end` is the last end of its incident."""
-    # A demand whose end arrived first is still recorded as offered. A demand after the end would break the contract of the fold, but a
-    # demand is never lost.
+    """Whether a demand at log position `place` restarts an existing assignment. `end` is the last end of the incident."""
+    # No demand is lost. Alerts come in any order, so a demand that arrives after the end of the incident is still offered once. The
+    # fold never puts a demand after the end in the log; if it did, the demand would be offered too.
     never_offered = offers and assignment.offered_ms is None
     match assignment.state:
         case AssignmentState.STOOD_DOWN:
             return place > end or never_offered
         case AssignmentState.CLOSED:
-            # When the desk closed the assignment it knew all demands up to closed_place. A later demand needs a new offer, since no
-            # unit is on the way any more.
+            # When the desk closed the assignment, the desk knew all demands up to closed_place. A later demand needs a new offer:
+            # no unit is on the way any more.
             return place > max(end, assignment.closed_place) or never_offered
         case AssignmentState.NOTIFIED:
             return offers
@@ -262,7 +262,7 @@ def _begins_once_more(assignment: Assignment, place: LogPosition, end: LogPositi
 
 
 def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation) -> None:
-    # Only accepted assignments are re-offered: an unanswered offer is still open, and an escalated one stays with the supervisor.
+    # Only accepted assignments are re-offered: an unanswered offer, escalated or not, already asks somebody.
     for id_, assignment in decided.incident.assignments.items():
         if assignment.state not in ACCEPTED or not (id_ in graver or decided.incident.needs_reoffer(id_)):
             continue
@@ -282,7 +282,7 @@ def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation
 
 
 def _suspect_spoofing(decided: Decided, alert: Alert, now_ms: int) -> None:
-    # A notice makes no step where a unit is already going. This one must: spoofed positions may show that the wearer has left.
+    # Other notices make no step while a unit is on the way. This notice must: spoofed positions may show that the wearer has left.
     for id_, assignment in decided.incident.assignments.items():
         if assignment.state not in OVER:
             decided.add(SpoofingSuspected(now_ms, id_, alert.alert_id))

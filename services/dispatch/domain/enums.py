@@ -65,7 +65,7 @@ class Advice(IntEnum):
 
 
 class CloseCause(IntEnum):
-    """Cause of an incident as the desk states it when it closes an assignment; numbers of tandem.dispatch.v1.CloseCause."""
+    """Cause of an incident, which the desk states when it closes an assignment; numbers of tandem.dispatch.v1.CloseCause."""
 
     BREACH_CONFIRMED = 1
     FALSE_POSITION = 2

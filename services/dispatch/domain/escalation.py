@@ -14,10 +14,11 @@ from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.roster import NO_ROSTER, Board
 
 LONGEST_WAIT_MS = 3_600_000
-"""Longest time between two escalations of one assignment to the same desk."""
+"""Longest time between two escalations of one assignment to the same desk, milliseconds of mesh time."""
 
 RACE_ANSWER_MS = 10_000
-"""Time to answer at each escalation level while the race is being lost. The nearest unit keeps its offer: others are farther."""
+"""Time to answer at each escalation level while the race is being lost, milliseconds. The nearest unit isn't skipped: others are
+farther."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +28,9 @@ class Deadlines:
     acknowledge_ms: int
     """From the offer until a person accepts it."""
     receive_ms: int = 5_000
-    """From the offer until the desk's machine has it; awaited only where there is a roster."""
+    """From the offer until the desk's machine has received it. Awaited only if there is a roster."""
     dispatch_ms: int = 60_000
-    """From the acknowledgement until a unit is dispatched; awaited only where there is a roster."""
+    """From the acknowledgement until a unit is dispatched. Awaited only if there is a roster."""
     other_leg_ms: int = 10_000
     """From an alert that demands a response of both legs until the other leg shows a step."""
 
@@ -42,7 +43,7 @@ class Situation:
     """Mesh time."""
     deadlines: Deadlines
     board: Board = NO_ROSTER
-    """The roster's availability; NO_ROSTER where offers go to the desk itself."""
+    """The roster's availability; NO_ROSTER if offers go to the desk itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,11 @@ class FirstOffer:
     choice: Choice | None
     due_ms: int
     then: tuple[Step, ...]
-    """Steps that follow at once: where no unit is available, NobodyAvailable and an escalation to the supervisor."""
+    """Steps that follow at once. If no unit is available, these are NobodyAvailable and an escalation to the next desk."""
 
 
 def decide(incident: Incident, command: PassDeadline | LoseUnit, situation: Situation) -> Iterator[Event]:
-    """The escalation of an assignment whose deadline has passed, or whose unit is gone; nothing where neither is so."""
+    """Escalates an assignment if its deadline has passed or its unit is gone; else yields nothing."""
     assignment = incident.assignments.get(command.assignment_id)
     if assignment is None:
         return
@@ -88,7 +89,7 @@ def decide(incident: Incident, command: PassDeadline | LoseUnit, situation: Situ
 
 
 def _overdue(assignment: Assignment) -> EscalationReason:
-    """What didn't come before the deadline of an assignment."""
+    """Reason for escalating an assignment whose deadline has passed: the step that is missing."""
     if assignment.state not in UNANSWERED:
         return EscalationReason.NOT_DISPATCHED
     if assignment.choice and assignment.received_ms is None:
@@ -97,7 +98,7 @@ def _overdue(assignment: Assignment) -> EscalationReason:
 
 
 def first(incident: Incident, assignment_id: str, subject_id: str, *, kind: int, situation: Situation) -> FirstOffer:
-    """The first offer of an assignment for an alert of some kind. Raises ValueError for an office without a national desk."""
+    """The first offer of an assignment for an alert of this kind. Raises ValueError if the roster names no national desk."""
     now_ms, board = situation.now_ms, situation.board
     if incident.exercise or not board.asks_units():
         # A unit that is sent to an exercise may be missing in a live incident, so the desk itself is asked.
@@ -121,7 +122,7 @@ def first(incident: Incident, assignment_id: str, subject_id: str, *, kind: int,
 def escalated(
     incident: Incident, assignment: Assignment, reason: EscalationReason, *, situation: Situation
 ) -> Escalated:
-    """The offer at the next escalation level. Where there is none, the same desk is asked at growing intervals."""
+    """The offer at the next escalation level. After the last level, the same desk is asked at growing intervals."""
     choice = _next_level(incident, assignment, reason, situation=situation)
     return Escalated(
         at_ms=situation.now_ms,
@@ -133,7 +134,7 @@ def escalated(
 
 
 def _repeat_ms(assignment: Assignment, situation: Situation) -> int:
-    """When the same desk is asked once more, with exponential backoff, mesh time.
+    """Time at which the same desk is asked once more, with exponential backoff, mesh time.
 
     A desk that hasn't answered for an hour won't react to a message every 10 s.
     """
@@ -145,7 +146,7 @@ def _repeat_ms(assignment: Assignment, situation: Situation) -> int:
 def _next_level(
     incident: Incident, assignment: Assignment, reason: EscalationReason, *, situation: Situation
 ) -> Choice | None:
-    """The unit or desk of the next escalation level; None where there is none, no roster, or an exercise."""
+    """The unit or desk of the next escalation level; None after the last level, without a roster, or in an exercise."""
     if incident.exercise or not situation.board.asks_units():
         return None
     id_, present = assignment.assignment_id, assignment.choice
@@ -164,7 +165,7 @@ def _next_level(
 
 
 def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
-    """Deadline for acknowledging an offer that the desk's machine has, mesh time."""
+    """Deadline for acknowledging an offer that the desk's machine has received, mesh time; None if the offer has no deadline."""
     if assignment.asked_ms is None or assignment.due_ms is None:
         return assignment.due_ms
     if assignment.losing:
@@ -173,9 +174,9 @@ def received_due_ms(assignment: Assignment, deadlines: Deadlines) -> int | None:
 
 
 def due_ms(choice: Choice, situation: Situation) -> int:
-    """Time at which an offer is escalated unless the machine of its unit or desk confirms receipt, mesh time."""
+    """Deadline of a new offer, mesh time. Before it, the machine of the unit or desk must confirm receipt."""
     deadlines = situation.deadlines
-    # At the last level no further desk could receive it sooner.
+    # At the last level there is nobody to escalate to, so the desk gets the longer time.
     last = choice.level is EscalationLevel.NATIONAL_DESK
     return situation.now_ms + (
         deadlines.acknowledge_ms if last else min(deadlines.receive_ms, deadlines.acknowledge_ms)
@@ -183,7 +184,7 @@ def due_ms(choice: Choice, situation: Situation) -> int:
 
 
 def query(incident: Incident, assignment_id: str, subject_id: str, *, kind: int, now_ms: int) -> UnitQuery:
-    """The query for the first unit to ask for a destination, after an alert of some kind."""
+    """The query for the first unit to ask for a destination, after an alert of this kind."""
     return UnitQuery(
         assignment_id=assignment_id,
         subject_id=subject_id,
@@ -194,7 +195,7 @@ def query(incident: Incident, assignment_id: str, subject_id: str, *, kind: int,
 
 
 def _engaged(incident: Incident, assignment_id: str) -> Mapping[str, str]:
-    """Incident id by unit, for units that have a part in another destination of the same incident."""
+    """Incident id by unit id, for units that already go to another destination of the same incident."""
     return {
         assignment.unit_id: incident.incident_id
         for assignment in incident.assignments.values()

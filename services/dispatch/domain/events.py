@@ -23,19 +23,19 @@ from services.dispatch.domain.enums import (
 from services.dispatch.domain.leg import Leg
 
 LogPosition: TypeAlias = tuple[int, int]
-"""(sequence, ordinal): position of an alert in the order of the log."""
+"""(sequence, ordinal): the sequence of the entry that caused an alert, and the alert's ordinal among those of that entry."""
 BEFORE_ALL: LogPosition = (0, -1)
 BEYOND_ALL: LogPosition = (1 << 62, 0)
 
 SPOOFING_SUSPECTED = 17
-"""Number in tandem.common.v1.AlertKind of an alert which says that positions may be spoofed."""
+"""Number of SPOOFING_SUSPECTED in tandem.common.v1.AlertKind: positions may be spoofed."""
 KIND_UNSPECIFIED = 0
-"""Alert kind of an event that was stored before kinds and clearings were kept, or that has no kind."""
+"""Alert kind of an event without one, such as an event stored before alert kinds were kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The report that decided an alert."""
+    """The device report that caused an alert."""
 
     device_id: str
     report_id: str
@@ -55,19 +55,19 @@ class Choice:
     desk: str = ""
     """Supervisor's or national desk; empty for a unit."""
     travel_s: int | None = None
-    """Travel time, seconds; None where it is unknown."""
+    """Travel time, seconds; None if it is unknown."""
     estimate: Estimate = Estimate.UNKNOWN
     candidates: int = 0
     """Number of units of the office that were available for the offer."""
     busy_in: str = ""
-    """Id of another incident in which the unit already has a part; empty where there is none."""
+    """Id of the incident in which the unit already has another assignment; empty if it has none."""
     busy: bool = False
     """The unit reports that it is busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlertFolded:
-    """An alert was applied to the incident. The steps that follow from it are stored after it."""
+    """An alert was applied to the incident. The resulting steps are stored after this event."""
 
     at_ms: int
     alert_id: str
@@ -81,19 +81,19 @@ class AlertFolded:
     kind: int = KIND_UNSPECIFIED
     """Number of the tandem.common.v1.AlertKind, which may be newer than this leg."""
     threat: str = ""
-    """Threat of the alert, as Alert.threat."""
+    """Key of the alert's threat, as in decisions.Alert.threat."""
     cause: Cause | None = None
     legs: tuple[Leg, ...] = ()
-    """Other legs whose response the alert demands; empty where this leg doesn't watch them."""
+    """Other legs that must respond to the alert too and that this leg watches."""
     wearer_id: str = ""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert concerns no ring."""
+    """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
 
 
 @dataclass(frozen=True, slots=True)
 class AlertWasMissing:
-    """The comparison with ALERTS found an alert that demands a response and that this record lacked; it is applied now."""
+    """The comparison with ALERTS found an alert that this record lacked. The alert is applied now."""
 
     at_ms: int
     alert_id: str
@@ -125,17 +125,17 @@ class Offered:
     due_ms: int
     kind: int = KIND_UNSPECIFIED
     choice: Choice | None = None
-    """None where there is no roster: the offer goes to the desk itself."""
+    """None if the offer goes to the desk itself, without the roster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reoffered:
-    """An accepted assignment was offered once more, because the threat came back after it was over, or grew."""
+    """An accepted assignment was offered once more, because the threat grew, or came back after it was over."""
 
     at_ms: int
     assignment_id: str
     alert_id: str
-    """The alert that asks for the re-offer. Another alert may have triggered it, since alerts come in any order."""
+    """The alert that demands the re-offer. Alerts come in any order, so a different alert may have arrived last."""
     demand: Demand
     kind: int
     cause: Cause | None
@@ -153,7 +153,7 @@ class NobodyAvailable:
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """The assignment was offered to the next level, or repeated to the same desk where there is no further level."""
+    """The assignment was offered at the next escalation level, or once more to the same desk after the last level."""
 
     at_ms: int
     assignment_id: str
@@ -180,7 +180,7 @@ class Acknowledged:
     assignment_id: str
     by: str
     due_ms: int | None = None
-    """Deadline for dispatching a unit, mesh time; None where there is no roster."""
+    """Deadline for dispatching a unit, mesh time; None if there is no roster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +245,9 @@ class LegReturned:
 
 @dataclass(frozen=True, slots=True)
 class StepsLost:
-    """INCIDENTS holds steps of this assignment that this record lacks, for instance after an older copy of it was restored.
+    """INCIDENTS holds steps of this assignment that this record lacks, for instance because an older copy of the record was restored.
 
-    The content of the lost steps is ignored. The next step is numbered after them.
+    The lost steps are not read back. The next step gets the number after the last lost one.
     """
 
     at_ms: int
@@ -257,7 +257,7 @@ class StepsLost:
 
 
 LegFinding: TypeAlias = LegAbsent | LegReturned | StepsLost
-"""Event that a leg finds out by comparing its record with the streams."""
+"""Event that a leg derives by comparing its record with the streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +270,9 @@ class Flagged:
     flagged_ms: int
     """When the warning leg raised the flag, mesh time. The later of two flags counts."""
     alert_id: str
-    """The alert of which the person was last warned."""
+    """The alert in the last warning to the person."""
     place: LogPosition
-    """Position of that alert in the log."""
+    """Log position of that alert."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,20 +294,20 @@ class Raced:
     losing: bool
     advice: Advice
     wearer_s: int | None
-    """The wearer's time to the destination, seconds; None where the wearer doesn't come nearer."""
+    """The wearer's time to the destination, seconds; None if the wearer doesn't come nearer."""
     responder_s: int
     """The responder's time to the destination, seconds."""
     by_ring: bool
-    """`wearer_s` is the ring's radius at the wearer's pace, an upper bound."""
+    """True if `wearer_s` is an upper bound: the ring's radius divided by the wearer's pace."""
     supervisor_desk: str = ""
-    """Supervisor's desk that is notified too; empty where there is no roster."""
+    """Supervisor's desk that is notified too; empty if there is no roster."""
     due_ms: int | None = None
-    """New deadline of the offer, mesh time; None where it doesn't change."""
+    """New deadline of the offer, mesh time; None if the deadline doesn't change."""
 
 
 @dataclass(frozen=True, slots=True)
 class SceneShared:
-    """By the rings, the wearer came to the destination of the other leg, or left it."""
+    """The rings show that the wearer came to the protected person or place, or left. While there, both legs go to one scene."""
 
     at_ms: int
     assignment_id: str
@@ -337,21 +337,21 @@ Offer: TypeAlias = Offered | Reoffered | Escalated
 Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """Event that records an answer of the desk."""
 PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
-"""Step that is not published to other legs: its time alone would reveal how far the wearer is from the target."""
+"""Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
 Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step
 
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
-    """Names of a kind of event outside this package."""
+    """Name of one kind of event in the store, in logs and in metrics."""
 
     stored_name: str
-    """Name under which events are stored and hashed. A class may be renamed, this name may not: the chain would not verify."""
+    """Name under which events are stored and hashed. The class may be renamed but not this name, or the chain doesn't verify."""
     log_name: str = ""
-    """Name of the step in logs and metrics; empty where the state of the assignment says it."""
+    """Name of the step in logs and metrics; empty if the new state of the assignment names the step."""
     alarms: bool = False
-    """The log has the step as critical: somebody must do something that the leg can't."""
+    """The step is logged as critical, since a person must do something that the leg can't."""
 
 
 EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(

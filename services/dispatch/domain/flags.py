@@ -1,6 +1,6 @@
-"""Flags that the warning leg raises of a protected person and that each leg records, such as NO_RECEIPT or DURESS. Pure.
+"""Flags about a protected person, such as NO_RECEIPT or DURESS. The warning leg raises them, and the police leg answers. Pure.
 
-The acknowledgement of a warning raises no flag, since it ends no response of the police.
+An acknowledged warning raises no flag, since it ends no response of the police.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEMANDS = {
     WarningFlag.NO_CONTACT: Demand.NOTIFY,
     WarningFlag.DURESS: Demand.RESPOND,
 }
-"""Demand of a flag on the police; a flag that isn't listed demands nothing."""
+"""The demand that each flag makes on the police. A flag that isn't listed demands nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +40,18 @@ class Flag:
     subject_id: str
     flag: WarningFlag
     alert_id: str
-    """The alert of which the person was last warned."""
+    """The alert in the last warning to the person."""
     place: LogPosition
-    """Position of that alert in the log."""
+    """Log position of that alert."""
     order_id: str
     flagged_ms: int | None = None
-    """When the warning leg raised the flag, mesh time; None in the warning leg itself, which raises it now."""
+    """When the warning leg raised the flag, mesh time; None in the warning leg itself, which raises the flag now."""
 
 
 def decide(incident: Incident, command: Flag, situation: Situation) -> Iterable[Event]:
-    """Events that a flag leads to; none where the leg knows this flag or a later one.
+    """Events that a flag leads to; none if the leg knows this flag or a later one.
 
-    Raises NotFound where the warning leg hasn't applied the flag's alert yet.
+    Raises NotFound if the warning leg hasn't applied the flag's alert yet.
     """
     id_ = assignment_id(incident.incident_id, incident.leg, command.subject_id)
     known = incident.assignments.get(id_)
@@ -71,7 +71,7 @@ def decide(incident: Incident, command: Flag, situation: Situation) -> Iterable[
 
 
 def _raised(known: Assignment | None, command: Flag, now_ms: int) -> Iterator[Event]:
-    """The flag as the warning leg raises it."""
+    """The event by which the warning leg raises a flag; nothing if this flag or DURESS is already raised."""
     if known is None:
         raise NotFound("the warning leg has no assignment of this person yet: retry after the alert is applied")
     # Duress is final: a receipt, or its absence, must not replace it.
@@ -84,7 +84,7 @@ def _ask(decided: Decided, id_: str, command: Flag, *, demand: Demand, situation
     """Notifies the police or offers them the assignment, unless an earlier event already did."""
     now_ms, known = situation.now_ms, decided.incident.assignments.get(id_)
     if known is None and command.alert_id not in decided.incident.alert_ids:
-        # An alert with demand WARN doesn't reach the police, so this flag is their first record of the incident.
+        # The police leg applies no alert with demand WARN, so this flag may be its first record of the incident.
         decided.add(
             AlertFolded(
                 at_ms=now_ms,

@@ -21,16 +21,16 @@ from services.dispatch.domain.race import Approach
 from services.dispatch.domain.roster import Trip
 
 ON_THE_WAY = frozenset((AssignmentState.ACKNOWLEDGED, AssignmentState.DISPATCHED, AssignmentState.EN_ROUTE))
-"""States of an accepted assignment whose unit hasn't arrived yet."""
+"""States of an accepted assignment before its unit arrives."""
 NEARER_S = {False: 120, True: 300}
-"""Travel time, seconds, that a replacement must save; the key says whether the assignment was accepted."""
+"""Travel time that a replacement must save, seconds. The key is True for an accepted assignment, False for an unanswered offer."""
 NEARER_SHARE = 0.5
-"""Maximum travel time of a replacement, as a share of the present unit's. A recall costs a minute of a unit that has read the offer or
-is on the way."""
+"""Maximum travel time of a replacement, as a share of the present unit's travel time. A recall wastes a minute of a unit that has read
+the offer or is on the way."""
 RETARGET_MS = 30_000
 """Minimum time between two notifications that the target moved far, milliseconds. The unit's screen shows the live position."""
 SCENE_M = 100.0
-"""Maximum radius, metres, of a ring that counts as one scene. It is the distance in the law, so it reveals no more than the ring."""
+"""Radius, metres, within which both legs go to one scene. It is the distance in the law, so it reveals no more than the ring does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class TargetUpdate:
     subject_id: str
     approach: Approach
     moved_m: int
-    """Distance, metres, from the target's position when the unit was chosen or last notified; 0 where it isn't far."""
+    """Distance that the target moved since the unit was chosen or last notified, metres; 0 if it isn't far."""
     found: bool = False
     """The target's position is known now, and was unknown when the unit was chosen."""
 
@@ -63,7 +63,7 @@ class ShowTargets:
 
 
 def decide(incident: Incident, command: Follow | ShowTargets, situation: Situation) -> Iterable[Event]:
-    """Events that a command leads to. Raises FailedPrecondition where a desk asks for an incident without an open assignment."""
+    """Events that a command leads to. Raises FailedPrecondition if a desk asks for an incident without an open assignment."""
     match command:
         case ShowTargets():
             if all(assignment.state in OVER for assignment in incident.assignments.values()):
@@ -88,13 +88,13 @@ def _follow(incident: Incident, update: TargetUpdate, situation: Situation) -> I
 
 
 def scenes(incident: Incident, now_ms: int) -> Iterator[Event]:
-    """Events that both legs now go to one scene, or no longer do. Both legs derive them from the same alerts."""
+    """Events which say that both legs go to one scene now, or no longer do. Both legs derive the events from the same alerts."""
     if not incident.leg.policy.has_units:
         return
     for id_, assignment in incident.assignments.items():
         ring_m = incident.ring_m(id_)
         shared = ring_m is not None and ring_m <= SCENE_M
-        # That a ring was left would reveal another distance from the protected person's home.
+        # Probation's desk isn't notified when the wearer leaves a ring: that would reveal another distance from her home.
         if not shared and not incident.leg.policy.may_locate_person:
             continue
         if assignment.state in UNANSWERED | ACCEPTED and shared != (assignment.one_scene_ms is not None):
@@ -129,7 +129,7 @@ def _raced(
     due_ms = None
     if losing and assignment.state in UNANSWERED and assignment.due_ms is not None:
         due_ms = min(assignment.due_ms, now_ms + escalation.RACE_ANSWER_MS)
-    # Advice isn't changed until the race is won back: a person who was advised to leave is outside by now.
+    # The advice stays the same until the race is won back: a person who was advised to leave is outside by now.
     advises = losing and incident.leg.policy.advises_persons
     offices = offices_for(board, assignment.subject_id) if losing and board.asks_units() else ()
     yield Raced(
@@ -150,7 +150,7 @@ def _raced(
 
 
 def _nearer(incident: Incident, assignment: Assignment, situation: Situation) -> Choice | None:
-    """A unit that is much nearer to the target's present position than the assigned unit; None where there is none."""
+    """A unit that is much nearer to the target's present position than the assigned unit; None if there is none."""
     best = _best(incident, assignment, situation)
     present = situation.board.travel.get(Trip(assignment.unit_id, assignment.subject_id))
     if best is None or best.unit_id == assignment.unit_id or best.travel_s is None or present is None:
@@ -161,7 +161,7 @@ def _nearer(incident: Incident, assignment: Assignment, situation: Situation) ->
 
 
 def _best(incident: Incident, assignment: Assignment, situation: Situation) -> Choice | None:
-    """The unit that would be asked first now, among those that haven't refused; None unless its travel time is known."""
+    """The unit that would be asked first now, among the assigned unit and units not asked yet. None if it has no known travel time."""
     present = assignment.choice
     if present is None or not present.unit_id or not situation.board.asks_units():
         return None

@@ -1,7 +1,7 @@
 """State of one leg's share of an incident, and its state after each event. Pure.
 
-The state is the fold of `evolve` over the stored events. Alerts may come twice and in any order. An alert's demand holds until an end
-that follows it in the order of the log.
+The state is the fold of `evolve` over the stored events. Alerts may come twice and in any order. An alert's demand holds until the
+incident ends later in the order of the log.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class DemandingAlerts:
     threats: frozenset[str]
     """Threats of these alerts."""
     answered: AlertFolded | None = None
-    """The last alert that was known when the assignment was accepted. The acceptance answers all alerts up to this one."""
+    """The last of these alerts at the time of acceptance. The acceptance answers all alerts up to this one. None before that."""
 
 
 @dataclass(frozen=True, slots=True)
 class RingStatus:
-    """Last known status of one ring, by the log."""
+    """Last known status of one ring, in the order of the log."""
 
     place: LogPosition
     radius_m: float
     entered: bool
     assignment_ids: tuple[str, ...]
-    """Assignments of the leg that the ring caused."""
+    """Ids of the leg's assignments that the ring caused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +61,34 @@ class Incident:
     incident_id: str
     leg: Leg
     alert_ids: frozenset[str] = frozenset()
-    """Alerts that were applied."""
+    """Ids of the alerts that were applied."""
     order_ids: tuple[str, ...] = ()
     """Orders that the incident concerns, sorted."""
     opened_ms: int | None = None
     """When the incident got its first assignment, mesh time."""
     end: LogPosition = BEFORE_ALL
-    """Position of the last alert that ended the incident."""
+    """Log position of the last alert that ended the incident."""
     end_ms: int | None = None
-    """When that alert was applied, mesh time."""
+    """When the leg applied the alert at `end`, mesh time."""
     end_kind: int = KIND_UNSPECIFIED
-    """Kind of that alert."""
+    """Kind of the alert at `end`."""
     assignments: Mapping[str, Assignment] = field(default_factory=lambda: MappingProxyType({}))
     """Assignments by id."""
     asked: Mapping[str, DemandingAlerts] = field(default_factory=lambda: MappingProxyType({}))
     """Demanding alerts by assignment id."""
     clearings: frozenset[tuple[LogPosition, str]] = frozenset()
-    """Position and threat of each alert which says that a threat is over."""
+    """Log position and threat of each alert which says that a threat is over."""
     awaited: frozenset[Leg] = frozenset()
-    """Other legs of which an alert demanded a response as well."""
+    """Other legs that must respond to an alert of this incident too, so that this leg waits for their steps."""
     wearer_id: str = ""
-    """Wearer whom units follow; empty where nobody is followed."""
+    """Wearer whom units follow; empty if nobody is followed."""
     rings: Mapping[str, RingStatus] = field(default_factory=lambda: MappingProxyType({}))
     """Ring status by threat."""
     exercise: Exercise = Exercise.NONE
     """Whether the incident is live or an exercise. An incident belongs to one wearer, so all its alerts agree."""
 
     def ring_m(self, assignment_id: str) -> float | None:
-        """Radius, metres, of the smallest ring of a destination that the wearer is in; None where there is none."""
+        """Radius, metres, of the smallest ring of a destination that the wearer is in; None outside all rings."""
         rings = self.rings.values()
         return min(
             (ring.radius_m for ring in rings if ring.entered and assignment_id in ring.assignment_ids), default=None
@@ -101,15 +101,15 @@ class Incident:
         return None if open_ else self.end_ms
 
     def needs_reoffer(self, assignment_id: str) -> bool:
-        """Whether an accepted assignment must be re-offered, because a later alert demands it after one of its threats was over.
+        """Whether an accepted assignment must be re-offered: after the acceptance a threat was over, and a later alert demands it.
 
-        Only positions in the log count, so the order in which the alerts arrive doesn't matter.
+        Only log positions count, so the order in which the alerts arrive doesn't matter.
         """
         asked = self.asked.get(assignment_id)
         if asked is None or asked.answered is None or asked.last.place <= asked.answered.place:
             return False
         if asked.answered.kind == KIND_UNSPECIFIED:
-            # The version that stored this event kept no clearings. One offer too many is better than none.
+            # An event without a kind comes from a version that stored no clearings. One offer too many is better than none.
             return True
         return any(
             asked.answered.place < position < asked.last.place and (threat in asked.threats or "" in asked.threats)
@@ -119,20 +119,20 @@ class Incident:
 
 @dataclass(slots=True)
 class Decided:
-    """Events that were decided so far, and the incident after them."""
+    """The events that a decision has collected so far, and the incident after them."""
 
     incident: Incident
     events: list[Event] = field(default_factory=list)
 
     def add(self, *events: Event) -> None:
-        """Adds events, in their order."""
+        """Adds events in the given order, and applies them to the incident."""
         for event in events:
             self.incident = evolve(self.incident, event)
             self.events.append(event)
 
 
 def evolve(incident: Incident, event: Event) -> Incident:
-    """The incident after an event of `decisions.decide`. Raises ValueError for a later step of an unknown assignment."""
+    """The incident after an event of `decisions.decide`. Raises ValueError if a later step names an unknown assignment."""
     if isinstance(event, AlertFolded):
         return _with_alert(incident, event)
     if isinstance(event, AlertWasMissing | TargetsShown):
@@ -175,7 +175,7 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
             asked[id_] = replace(before, last=last, threats=before.threats | {event.threat})
     later_end = event.ends and event.place > incident.end
     clears = event.demand is Demand.RECORD and event.threat
-    # The clearing of a threat that demanded nothing of this leg doesn't relate its order to this incident.
+    # Add the order only if the alert concerns this leg. A threat that demanded nothing of this leg may be cleared too.
     of_order = event.assignment_ids or event.ends
     return replace(
         incident,
@@ -198,7 +198,7 @@ def _with_ring(rings: Mapping[str, RingStatus], event: AlertFolded) -> Mapping[s
     before = rings.get(event.threat)
     if not event.ring_m or (before and before.place > event.place):
         return rings
-    # An all-clear sends nobody, so the leg's destinations stay as they were.
+    # An all-clear names no assignments, so keep those that the ring caused.
     ids = event.assignment_ids or (before.assignment_ids if before else ())
     entered = event.demand is not Demand.RECORD
     return _with(

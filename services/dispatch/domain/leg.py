@@ -1,6 +1,6 @@
-"""The legs of the response, each with its policy: what it answers, whom its desk may know about, and its defaults. Pure.
+"""The legs of the response, each with a policy: which demands it answers, what its desk may know, and default settings. Pure.
 
-Code that differs by leg asks a property of the policy, which says why, and compares no leg with another.
+Code that differs by leg asks a property of the policy, and each property says why legs differ. Such code compares no leg by name.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class Leg(StrEnum):
 
     @property
     def policy(self) -> LegPolicy:
-        """What sets this leg apart from the others."""
+        """The policy of this leg: the properties in which legs differ."""
         return _POLICIES[self]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegPolicy:
-    """What sets a leg apart from the others."""
+    """The values of one leg for all properties in which legs differ."""
 
     desk_role: Role.ValueType
-    """Role of the desk that the leg serves. It refuses the other agency's."""
+    """Role of the desk that the leg serves. The leg refuses desks of the other agency."""
     port: int
     """Default TCP port of gRPC."""
     metrics_port: int
@@ -45,31 +45,31 @@ class LegPolicy:
     offers: frozenset[Demand]
     """Demands for which an assignment is offered, so that somebody must accept it."""
     notifies: frozenset[Demand] = frozenset()
-    """Demands of which the desk is only notified. A demand in neither set makes no assignment in this leg."""
+    """Demands that only notify the desk. A demand in neither set makes no assignment in this leg."""
 
     has_units: bool = False
-    """The desk sends units, so the leg follows their targets, and gives units on the road links by which they accept an offer. The
-    warning leg sends nobody, and uses its link port for the answers of protected persons."""
+    """The desk sends units. So the leg follows their targets, and its link port serves the links by which units accept an offer. The
+    warning leg sends nobody: its link port serves the answers of protected persons."""
     is_staffed: bool = False
-    """The desk has people, who can telephone another leg that shows no steps. Only then are other legs' steps awaited."""
+    """The desk has people who can telephone another leg that shows no steps. Without such people the leg doesn't await those steps."""
     keeps_evidence: bool = False
-    """The agency may need the evidence in court. The warning leg has nothing that the police's copy lacks."""
+    """The leg collects evidence for court. The warning leg doesn't, since it has nothing that the police's copy lacks."""
     goes_to_wearer: bool = False
     """Units go to the wearer; otherwise to the protected person or place."""
     commands_tags: bool = False
-    """Tags are this agency's, so the leg makes them report often while a unit has to go to the wearer."""
+    """This agency owns the tags, so the leg makes a tag report often while a unit has to go to the wearer."""
     may_locate_person: bool = False
-    """The leg may know the protected person's devices and distance. Probation's desk may not: it gets rings in place of distances, and
-    no news that a ring was left, which would reveal another distance from her home."""
+    """The leg may know the protected person's devices and distance. Probation's desk may not, so it gets rings in place of distances.
+    It isn't notified when the wearer leaves a ring either, which would reveal another distance from her home."""
     warns_persons: bool = False
-    """The leg speaks to protected persons, so it raises their flags, such as NO_RECEIPT, and has no flag from another leg."""
+    """The leg warns protected persons, so it raises the flags about them, such as NO_RECEIPT, and reads no flag of another leg."""
     answers_flags: bool = False
-    """The leg responds to the flags that the warning leg raises. They say that her phone is off, or not in her hands."""
+    """The leg responds to flags of the warning leg, such as the flag that the protected person's phone is off."""
     advises_persons: bool = False
     """Units are sent to the protected person, so the leg's race gives the advice that the warning leg passes on to her."""
     reoffers_graver: bool = False
     """A graver demand re-offers an accepted assignment: a person who confirmed the warning of a wide ring must also be warned of a
-    nearer one. A unit on its way isn't sent twice."""
+    nearer ring. The other legs don't re-offer, since their unit is already on the way."""
     preferred_skills: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
     """Preferred skill of a unit, by the number of the alert's kind."""
 

@@ -19,17 +19,18 @@ FASTEST_MPS = 60.0
 """Maximum pace, metres per second; a faster movement is a position jump of the receiver."""
 PACE_LEAST_MS = 10_000
 PACE_OVER_MS = 60_000
-"""Minimum and maximum duration of a movement that gives a pace: a shorter one is receiver noise, a longer one is outdated."""
+"""Minimum and maximum duration, milliseconds, of a movement that gives a pace. A shorter movement is receiver noise, a longer one is
+outdated."""
 RECEDES_M = 50.0
-"""Increase of the distance, metres, within such a movement from which a wearer counts as going away, so that there is no race."""
+"""Growth of the distance, metres, during such a movement, from which the wearer counts as going away. Then there is no race."""
 ARRIVES_S = 307
-"""Travel time of a unit of which nothing is known, seconds: police arrive 5 min 7 s after the call on average."""
+"""Assumed travel time of a unit without an estimate, seconds: police arrive 5 min 7 s after the call on average."""
 READY_S = 60
-"""Time until a unit that was asked, or has accepted, is on the way, seconds."""
+"""Assumed time from an offer or its acceptance until the unit is on the way, seconds."""
 SOON_S = 30
-"""Assumed remaining time of a unit that is on the way for longer than its travel time, seconds."""
+"""Assumed remaining time of a unit that has been on the way for longer than its travel time, seconds."""
 MARGIN_S = 60
-"""Lead, seconds, by which help must be earlier for the race to count as won back, so that the result doesn't alternate."""
+"""Lead of the responder, seconds, that ends a lost race. It keeps the result from alternating."""
 LEAVE_FROM_S = 300
 """Minimum time, seconds, for the advice to leave: with less time, a person who goes outside may meet the wearer."""
 
@@ -48,9 +49,9 @@ class Approach:
     """The wearer's approach to a destination."""
 
     wearer_s: int | None
-    """Time to the destination, seconds; None where the wearer doesn't come nearer, or nothing is known."""
+    """Time to the destination, seconds; None if the wearer doesn't come nearer or has no known position."""
     by_ring: bool = False
-    """`wearer_s` is the ring's radius at the wearer's pace, an upper bound."""
+    """True if `wearer_s` is an upper bound: the ring's radius divided by the wearer's pace."""
 
 
 def pace_mps(track: Sequence[Sighting]) -> float:
@@ -75,12 +76,12 @@ def approach(track: Sequence[Sighting], to: LatLon, reach_m: float) -> Approach:
 
 
 def approach_by_ring(track: Sequence[Sighting], ring_m: float | None) -> Approach:
-    """The wearer's approach where only the ring may be known: the result doesn't depend on the position within the ring."""
+    """The wearer's approach for a leg that may know only the ring. The result doesn't depend on the position within the ring."""
     return Approach(round(ring_m / pace_mps(track)), True) if ring_m else Approach(None)
 
 
 def responder_s(assignment: Assignment, travel_s: int | None, now_ms: int) -> int:
-    """Remaining time of the responder, seconds. `travel_s` is from the unit's present position; None where that is unknown."""
+    """Remaining time of the responder, seconds. `travel_s` counts from the unit's present position; None if it is unknown."""
     if assignment.state in (AssignmentState.ON_SCENE, AssignmentState.APPREHENDED):
         return 0
     ready_s = READY_S if assignment.state in UNANSWERED | {AssignmentState.ACKNOWLEDGED} else 0
@@ -105,7 +106,7 @@ def advise(wearer_s: int | None) -> Advice:
 
 
 def _stretch(track: Sequence[Sighting]) -> tuple[Sighting, Sighting] | None:
-    """First and last position of the last movement whose duration is within the limits; None where there is none."""
+    """First and last position of the longest recent movement that gives a pace; None if there is none."""
     if not track:
         return None
     last = track[-1]

@@ -1,4 +1,4 @@
-"""Offices and units of one agency, and the facts on which a choice among them rests. Pure."""
+"""Offices and units of one agency, and the facts by which a unit is chosen. Pure."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class RosterOutcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Office:
-    """An office. Without an area and without subjects it is responsible wherever no other office is."""
+    """An office of an agency. An office without area and subjects is responsible for destinations that no other office has."""
 
     office_id: str
     version: int
     area: Area | None
     subject_ids: frozenset[str]
-    """Subjects for whom the office is responsible wherever they are."""
+    """Destinations for which the office is responsible, whatever their positions."""
     next_office_id: str
-    """Office to ask after this one; empty where there is none."""
+    """Office to ask after this one; empty if there is none."""
     supervisor_desk: str
     national_desk: str
     removed: bool = False
@@ -69,12 +69,12 @@ class UnitReport:
 
     status: Status = Status.AVAILABLE
     reported_ms: int | None = None
-    """Time of the report, mesh time; None where the unit never reported."""
+    """Time of the report, mesh time; None if the unit never reported."""
     position: LatLon | None = None
     position_ms: int | None = None
 
     def place(self, now_ms: int) -> LatLon | None:
-        """Position of the unit; None where there is no recent one."""
+        """The unit's position, or None if it is unknown or older than POSITION_MAX_AGE_MS."""
         if self.position_ms is None or now_ms - self.position_ms > POSITION_MAX_AGE_MS:
             return None
         return self.position
@@ -97,16 +97,16 @@ class Trip(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """Roster, engagements and travel times for choosing a unit. Without an office, the offer goes to the desk itself."""
+    """Roster, engagements and travel times for choosing a unit. If the roster has no office, offers go to the desk itself."""
 
     offices: Mapping[str, Office] = field(default_factory=lambda: MappingProxyType({}))
     units: Mapping[str, tuple[Unit, UnitReport]] = field(default_factory=lambda: MappingProxyType({}))
     engaged: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
-    """Open assignments of each unit, with the incident id of each."""
+    """Incident id by assignment id, for the open assignments of each unit id."""
     positions: Mapping[str, LatLon] = field(default_factory=lambda: MappingProxyType({}))
-    """Position by destination, where it is known."""
+    """Known positions by destination."""
     travel: Mapping[Trip, Travel] = field(default_factory=lambda: MappingProxyType({}))
-    """Travel times, where they are known."""
+    """Known travel times."""
 
     def asks_units(self) -> bool:
         """Whether the roster has an office, so that offers go to units instead of the desk."""
@@ -122,7 +122,7 @@ NO_ROSTER = Board()
 
 
 def decide_put(known: Office | Unit | None, given: Office | Unit) -> RosterOutcome | None:
-    """Outcome of putting a record: the greater version wins. None where the same version was stored with other content."""
+    """Outcome of putting a roster record: the greater version wins. None if the same version was stored with other content."""
     if known is None or given.version > known.version:
         return RosterOutcome.STORED
     if given.version < known.version:
@@ -131,7 +131,7 @@ def decide_put(known: Office | Unit | None, given: Office | Unit) -> RosterOutco
 
 
 def decide_report(known: UnitReport, given: UnitReport) -> tuple[RosterOutcome, UnitReport]:
-    """Outcome of a unit's report, and the merged report. The later report wins; without a position it keeps the last position."""
+    """Outcome of a unit's report, and the merged report. The later report wins. A report without position keeps the last position."""
     if known.reported_ms is not None and given.reported_ms is not None and given.reported_ms < known.reported_ms:
         return RosterOutcome.SUPERSEDED, known
     keeps_position = given.position is None

@@ -1,4 +1,4 @@
-"""gRPC service of evidence: a leg's desk or a reviewer reads the copy that the leg keeps for its agency."""
+"""gRPC service of evidence: the leg's desk or a reviewer reads the copy of an incident's evidence that the leg keeps."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     async def ReadEvidence(
         self, request: evidence_pb2.ReadEvidenceRequest, context: Context
     ) -> evidence_pb2.ReadEvidenceResponse:
-        """Returns the evidence of an incident, after its disclosure is stored."""
+        """Returns the evidence of an incident, after the disclosure is stored."""
         evidence = await self._disclosed("read", request.incident_id, request.grounds)
         return await asyncio.to_thread(view.view, evidence, self._clock)
 
     async def DownloadEvidence(
         self, request: evidence_pb2.DownloadEvidenceRequest, context: Context
     ) -> AsyncIterator[evidence_pb2.DownloadEvidenceResponse]:
-        """Streams the copy of an incident's evidence, after its disclosure is stored."""
+        """Streams the copy of an incident's evidence, after the disclosure is stored."""
         evidence = await self._disclosed("download", request.incident_id, request.grounds)
         data = await asyncio.to_thread(evidence.to_bytes)
         for first in range(0, len(data), PART_BYTES):
             yield evidence_pb2.DownloadEvidenceResponse(data=data[first : first + PART_BYTES])
 
     async def _disclosed(self, action: str, incident_id: str, requested: disclosure_pb2.Grounds) -> Evidence:
-        """Returns the copy of an incident, after its disclosure is on disk in DISCLOSURES.
+        """Returns the copy of an incident's evidence, after the disclosure is on disk in DISCLOSURES.
 
         Raises NotFound, InvalidField, PermissionDenied or Unavailable.
         """
@@ -105,7 +105,7 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
             raise error.under("grounds") from None
 
     async def _record(self, action: str, evidence: Evidence, grounds: Grounds, *, now_ms: int) -> None:
-        """Stores a disclosure for each order and each person whose positions the copy holds.
+        """Stores one disclosure for each pair of an order and a person whose positions the copy holds.
 
         Raises Unavailable if a disclosure can't be stored.
         """

@@ -23,7 +23,7 @@ async def collect(
 ) -> Evidence:
     """Collects the evidence of the incident to which these alerts belong, up to now.
 
-    `back_ms` is the length of the window before the first alert in mesh time; None means from the start of the log.
+    `back_ms` is how long before the first alert the window begins, mesh time; None for the start of the log.
     Raises NotFound if ALERTS holds none of the alerts, Unavailable if the server doesn't answer.
     """
     by_name = await EvidenceCollector(bus, log_meta, leg, back_ms=back_ms).of({"": list(alert_ids)})
@@ -35,7 +35,7 @@ async def collect(
 class EvidenceCollector:
     """Collects evidence in one pass through the streams.
 
-    `sleep_ratio` is the number of seconds of sleep per second of work, so that a pass doesn't starve the leg's other tasks.
+    `sleep_ratio` is the number of seconds of sleep per second of work. The sleep leaves time for the leg's other tasks.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class EvidenceCollector:
         self._reader = RangeReader(bus, sleep_ratio)
 
     async def of(self, alert_ids: Mapping[str, Sequence[str]]) -> dict[str, Evidence]:
-        """Returns the evidence of incidents, each given by a name and some of its alert ids.
+        """Returns the evidence of incidents by name. `alert_ids` has some alert ids of each incident, by the same name.
 
-        An incident is left out if ALERTS no longer holds any of the alerts. Raises Unavailable if the server doesn't answer.
+        An incident is left out if ALERTS no longer holds any of its alerts. Raises Unavailable if the server doesn't answer.
         """
         incidents = await IncidentFinder(self._reader, self._log_meta).find(alert_ids)
         evidence: dict[str, Evidence] = {}
@@ -113,7 +113,7 @@ class EvidenceCollector:
             person_ids=tuple(sorted(share.person_ids)),
             partition=incident.opening.partition,
             window_stamp_ms=window.from_wall_ms,
-            # If the first entry of the log is younger than the window, the log either began with it or has lost the entries before it.
+            # If the log's first entry is inside the window, the log has lost earlier entries, unless it began with that entry.
             whole=bounds.first == 1 or (window.opened and window.entries.first > bounds.first),
             ended=incident.ended,
             records=tuple(sorted(records, key=lambda record: (record.stream, record.sequence))),
@@ -124,7 +124,7 @@ class EvidenceCollector:
         return await message_of(self._bus, flow.MEASURES.name, last_by_subj=subject)
 
     async def _dead_letters(self, log: str, windows: Sequence[IncidentWindow]) -> dict[int, list[StoredMessage]]:
-        """Returns the dead letters of the included entries, by the sequence of the entry."""
+        """Returns the dead letters of the collected log entries, by the sequence of the entry."""
         stream = flow.DEAD_LETTERS.name
         sequences = {record.sequence for window in windows for record in window.entries.share.records}
         letters: dict[int, list[StoredMessage]] = {}

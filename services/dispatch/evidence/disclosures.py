@@ -1,6 +1,6 @@
 """Keeps disclosures of evidence for a day in the leg's database, and republishes those that DISCLOSURES loses.
 
-The registry copies a disclosure into its ledger within moments. A stream that is rolled back may lose it before that.
+The registry copies each disclosure into the ledger within moments. A stream that went back may have lost a disclosure before that.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from services.dispatch.leg.tables import disclosures
 from tandem.common.v1 import ledger_pb2
 
 RETENTION_MS = 86_400_000
-"""How long a disclosure is kept, milliseconds of mesh time."""
+"""Retention of a disclosure in the leg's database, milliseconds of mesh time."""
 
 
 class EvidenceDisclosures:
-    """Store of the disclosures of one leg."""
+    """Stores the disclosures that one leg made, and republishes lost ones."""
 
     def __init__(self, leg: Leg, store: Store) -> None:
         self._leg, self._store = leg, store

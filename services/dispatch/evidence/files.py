@@ -13,12 +13,12 @@ from services.dispatch.evidence.model import Evidence
 
 
 class CopyMoment(StrEnum):
-    """Moments at which an incident is copied, the earliest first."""
+    """Moments at which the evidence of an incident is copied, the earliest first."""
 
     OPENED = "opened"
     CLOSED = "closed"
     AMENDED = "amended"
-    """Late reports have amended an account after the end of the incident."""
+    """Late reports amended an account after the end of the incident."""
 
 
 class EvidenceFiles:
@@ -43,7 +43,7 @@ class EvidenceFiles:
         return any(record.subject.endswith(f".{alert_id}") for record in alerts)
 
     def save(self, moment: CopyMoment, evidence: Evidence) -> None:
-        """Writes the copy of a moment durably. Raises OSError."""
+        """Writes the copy of an incident at a moment durably. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.write(self._path(evidence.incident_id, moment), gzip.compress(evidence.to_bytes(), mtime=0))
 

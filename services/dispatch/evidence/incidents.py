@@ -1,4 +1,4 @@
-"""Finds the incidents to which alerts belong, each with its first alert and all alerts about its wearer, in the stream ALERTS."""
+"""Finds the incidents to which alerts belong, in the stream ALERTS: the first alert of each, and all alerts about the wearer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from services.dispatch.evidence.streams import RangeReader, first_at
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 7_200_000
-"""Window before the first alert, milliseconds of mesh time: 2 h, the maximum delay of a report that may have decided the alert."""
+"""Time before the first alert that the evidence covers, milliseconds of mesh time. A report that caused an alert may be 2 h late."""
 OPENED_BEFORE_MS = 4 * LOOK_BACK_MS
-"""How far before a known alert to search for an earlier alert of the same incident, milliseconds of mesh time."""
+"""Time before a known alert in which an earlier alert of the same incident is searched, milliseconds of mesh time."""
 
 
 class DeliveredAlert(NamedTuple):
-    """An alert with its message of ALERTS."""
+    """An alert with the message of ALERTS that carried it."""
 
     alert: alert_pb2.Alert
     message: pull.Delivered
@@ -29,14 +29,14 @@ class DeliveredAlert(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FoundIncident:
-    """An incident as its alerts describe it."""
+    """An incident that was found in ALERTS."""
 
     name: str
     """Name under which the incident was searched."""
     opening: alert_pb2.Alert
     """First alert of the incident."""
     wearer_alerts: Sequence[DeliveredAlert]
-    """All alerts about the wearer, from OPENED_BEFORE_MS before the incident on."""
+    """All alerts about the wearer, from OPENED_BEFORE_MS before the incident until its end, or until now."""
 
     @property
     def alerts(self) -> list[DeliveredAlert]:
@@ -50,7 +50,7 @@ class FoundIncident:
 
 
 class _Wearer(NamedTuple):
-    """Key of a wearer's alerts: a forged alert may name a wearer of another partition."""
+    """Key of a wearer's alerts. It has the partition too, since a forged alert may name a wearer of another partition."""
 
     partition: int
     wearer_id: str
@@ -63,10 +63,10 @@ class IncidentFinder:
         self._reader, self._bus, self._log_meta = reader, reader.bus, log_meta
 
     async def find(self, alert_ids: Mapping[str, Sequence[str]]) -> list[FoundIncident]:
-        """Finds incidents, each given by a name and some of its alert ids.
+        """Finds incidents. `alert_ids` has some alert ids of each incident, by a name for the incident.
 
-        An incident is left out if ALERTS no longer holds any of the alerts. A warning may have opened an incident long before a desk
-        was notified: the leg doesn't know such an alert, so the search goes back until it finds no earlier one.
+        An incident is left out if ALERTS no longer holds any of its alerts. An alert with demand WARN may have opened an incident long
+        before a desk was notified. The leg doesn't know such alerts, so the search goes back until it finds no earlier alert.
         """
         pending = await self._earliest_known(alert_ids)
         incidents: list[FoundIncident] = []
@@ -90,8 +90,8 @@ class IncidentFinder:
     async def _wearer_alerts(self, known: Mapping[str, alert_pb2.Alert]) -> dict[str, list[DeliveredAlert]]:
         """Returns the alerts about the wearer, by the name of the incident.
 
-        They begin OPENED_BEFORE_MS before a known alert and end with the incident, or now. Alerts of the incident that amend an
-        account after its end are included.
+        The alerts begin OPENED_BEFORE_MS before a known alert, and end with the incident or now. Alerts that amend an account after
+        the end of the incident are included.
         """
         from_wall_ms = {name: self._search_from_ms(alert) for name, alert in known.items()}
         about: dict[_Wearer, list[str]] = {}
@@ -115,7 +115,7 @@ class IncidentFinder:
         return alerts
 
     def _search_from_ms(self, alert: alert_pb2.Alert) -> int:
-        """Wall clock from which to search for alerts of the same incident, milliseconds since 1970 UTC."""
+        """Time from which to search for alerts of the same incident, wall clock, milliseconds since 1970 UTC."""
         anchor_ms, rate = self._log_meta.clock.anchor_ms, self._log_meta.clock.rate
         wall_ms = anchor_ms + (times.from_timestamp(alert.decided_at) - anchor_ms) // rate
         return max(wall_ms - OPENED_BEFORE_MS // rate, 0)
@@ -133,7 +133,7 @@ class IncidentFinder:
 
 
 def _readable(message: pull.Delivered) -> alert_pb2.Alert | None:
-    """Parses an alert; None for a foreign subject, and for an unreadable alert, which the legs made a dead letter."""
+    """Parses an alert. Returns None for a foreign subject and for an unreadable alert, which the legs made a dead letter."""
     if not flow.ALERTS.holds(message.subject):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Evidence of one incident, collected for one agency, and its file format. Nothing here decides or folds."""
+"""Evidence of one incident, collected for one agency, and the file format of evidence. Nothing here decides or folds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.dispatch.domain.leg import Leg
 LEGS = tuple(leg for leg in Leg if leg.policy.keeps_evidence)
 """Legs that collect evidence."""
 MARK_SUBJECT = "mark"
-"""Subject of a record whose content is left out; only its time stamp counts."""
+"""Subject of a record without content. Such a record is kept only for its time stamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class StoredMessage:
     stamp_ms: int
     """Time at which the stream's leader stored the message, wall clock, milliseconds since 1970 UTC."""
     subject: str
-    """Subject of the message, or MARK_SUBJECT if all of its content is left out."""
+    """Subject of the message, or MARK_SUBJECT if the record has no content."""
     data: bytes
     """The stored bytes, or the part that remains after redaction."""
     cut: bool = False
     """Whether a part of the message was redacted."""
     premise: bool = False
-    """Whether the entry is from before the window. The fold reads it when the window begins."""
+    """Whether the record is a log entry from before the window. A replay reads these entries before the window's."""
 
     @property
     def sha256(self) -> str:
@@ -47,7 +47,7 @@ class StoredMessage:
 
 
 def of_line(line: bytes) -> StoredMessage:
-    """Decodes a line of `StoredMessage.to_line`. Raises ValueError, KeyError or TypeError if the line isn't one."""
+    """Decodes a line that `StoredMessage.to_line` wrote. Raises ValueError, KeyError or TypeError for any other line."""
     return of_fields(json.loads(line))
 
 
@@ -66,7 +66,7 @@ def of_fields(fields: Mapping[str, Any]) -> StoredMessage:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Evidence that was collected of one incident."""
+    """The evidence of one incident for one agency."""
 
     incident_id: str
     leg: str
@@ -77,9 +77,9 @@ class Evidence:
     """Ids of the protected persons of the wearer's cases."""
     partition: int
     window_stamp_ms: int
-    """Earliest time stamp of the enclosed entries, wall clock, milliseconds since 1970 UTC."""
+    """Start of the window, wall clock, milliseconds since 1970 UTC; 0 for the start of the log."""
     whole: bool
-    """Whether the log still held all of the window."""
+    """Whether the log still held all entries of the window."""
     ended: bool
     """Whether the records include the alert that ends the incident."""
     records: tuple[StoredMessage, ...] = field(repr=False)
@@ -97,7 +97,7 @@ class Evidence:
 
 
 def of_bytes(data: bytes) -> Evidence:
-    """Decodes a file of `Evidence.to_bytes`. Raises ValueError, KeyError or TypeError if the file isn't one."""
+    """Decodes a file that `Evidence.to_bytes` wrote. Raises ValueError, KeyError or TypeError for any other file."""
     head, *lines = data.splitlines()
     fields = json.loads(head)
     fields |= {"order_ids": tuple(fields["order_ids"]), "person_ids": tuple(fields["person_ids"])}
@@ -105,7 +105,7 @@ def of_bytes(data: bytes) -> Evidence:
 
 
 def merged(copies: Sequence[Evidence]) -> Evidence:
-    """Merges copies of one incident's evidence, the earliest first, into one."""
+    """Merges copies of the evidence of one incident into one. The copies are in the order of time."""
     first, last = copies[0], copies[-1]
     if len(copies) == 1:
         return first

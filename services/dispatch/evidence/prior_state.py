@@ -1,6 +1,6 @@
-"""State from before a window of the log: the fold of the window's entries begins with it.
+"""State from before a window of the log. A replay of the window starts from this state.
 
-It is the newest snapshot of each of the wearer's cases, the rules and the version of the fold.
+The state is the newest snapshot of each of the wearer's cases, the newest rules, and the newest minimum fold version.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.dispatch.evidence.streams import RangeReader, first_at
 from tandem.common.v1 import log_pb2
 
 STATE_BACK_MS = 26 * 3_600_000
-"""How far before the window to search for cases and rules, milliseconds of mesh time. Both are logged at least once a mesh day."""
+"""Time before the window in which cases and rules are searched, milliseconds of mesh time. Both are logged at least once a mesh day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class IncidentWindow:
 
     incident: FoundIncident
     entries: Window
-    """Entries of the log in the window, with the share of them that the evidence gets."""
+    """Range of log entries in the window, with the redacted entries that the evidence gets."""
     from_wall_ms: int
     """Start of the window, wall clock, milliseconds since 1970 UTC; 0 for the start of the log."""
     opened: bool
@@ -49,7 +49,7 @@ class PriorState:
         self._newest: dict[_StateKey, pull.Delivered] = {}
 
     def see_case(self, message: pull.Delivered, case: log_pb2.CaseSnapshot) -> None:
-        """Reads the next case snapshot of the wearer, from before the window or within it."""
+        """Reads the next case snapshot of the wearer, from before the window or inside it."""
         if message.sequence < self.window.first:
             self._newest[_StateKey("case", case.case_id)] = message
         elif message.sequence <= self.window.last:
@@ -61,7 +61,7 @@ class PriorState:
             self._newest[_StateKey(kind)] = message
 
     def add_to_window(self) -> None:
-        """Adds the state to the window's share, in the order of the log."""
+        """Adds the collected entries to the window's redacted log, in the order of the log."""
         state = sorted(self._newest.values(), key=lambda message: message.sequence)
         for message in state:
             entry = entry_of(message.data)
@@ -72,7 +72,7 @@ class PriorState:
 
 
 class PriorStateReader:
-    """Reads the state from before the windows of one partition, and the holders of all devices, in one pass."""
+    """Reads the state from before the windows of one partition, and who held each device. All windows share one pass."""
 
     def __init__(
         self, reader: RangeReader, log_meta: LogMetadata, partition: int, *, bounds: Bounds, holders: Holders
@@ -81,7 +81,7 @@ class PriorStateReader:
         self._partition, self._stream = partition, flow.log_stream(partition)
 
     async def add_to(self, windows: Sequence[IncidentWindow]) -> None:
-        """Adds the state to those windows before which the log has entries."""
+        """Adds the prior state to each window that doesn't begin with the log's first entry."""
         states = [PriorState(window) for window in windows]
         later = [state for state in states if state.window.first > self._bounds.first]
         if not later:

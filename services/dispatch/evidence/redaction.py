@@ -1,7 +1,8 @@
 """Redaction of the log: selects the parts of each entry that one agency may have about one wearer.
 
-An entry about several people keeps only the rows of the wearer's own devices. An entry about other people only is left out. Its time
-stamp stays if it moved the fold's clock. Redacted bytes get no hash: a hash would let a reader test guesses of a person's position.
+An entry about several people keeps only the rows of devices that the agency may see. An entry about other people only is left out. If
+such an entry moved the fold's clock, its time stamp stays. Redacted bytes get no hash: a hash would let a reader test guesses of a
+person's position.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tandem.common.v1 import log_pb2
 
 
 def entry_of(data: bytes) -> log_pb2.LogEntry:
-    """Decodes an entry of the log. An unreadable entry becomes an empty one: the fold made it a dead letter, and it concerns nobody."""
+    """Decodes an entry of the log. An unreadable entry becomes an empty entry, as the fold made it a dead letter."""
     try:
         return stored.entry(data)
     except InvalidField:
@@ -42,7 +43,7 @@ def record_of(message: pull.Delivered, premise: bool = False) -> StoredMessage:
 
 
 class Peaks:
-    """Tracks the greatest time stamp among the newest entries: an entry that is left out may still have moved the fold's clock."""
+    """Finds the greatest time stamp after a given entry. An entry that is left out may have moved the fold's clock."""
 
     def __init__(self) -> None:
         self._falling: list[pull.Delivered] = []
@@ -55,7 +56,7 @@ class Peaks:
         self._falling.append(message)
 
     def after(self, sequence: int) -> pull.Delivered | None:
-        """Returns the entry with the greatest time stamp after a sequence, the first if several have it; None if there is none."""
+        """Returns the entry with the greatest time stamp after a sequence, or None if no entry follows."""
         at = bisect_right(self._falling, sequence, key=lambda message: message.sequence)
         return self._falling[at] if at < len(self._falling) else None
 
@@ -76,7 +77,7 @@ class Holder(NamedTuple):
 
 
 class _HoldingPeriod(NamedTuple):
-    """Time for which a device has one holder."""
+    """Period in which a device has one holder."""
 
     first: int
     """Sequence of the first entry of the period."""
@@ -86,10 +87,10 @@ class _HoldingPeriod(NamedTuple):
 
 
 class Holders:
-    """History of who held each device, from the case snapshots of all wearers. A report belongs to the holder of its device.
+    """History of the holders of each device, from the case snapshots of all wearers. A report belongs to the device's holder.
 
-    The rules are those of the fold. The newest snapshot that names a device says who holds it, from that entry on. A later report
-    about a time before that entry belongs to nobody. Before its first snapshot a device belongs to the holder in that snapshot.
+    The rules are the same as in the fold. The newest snapshot that names a device says who holds the device, from that entry on. A
+    later report about a time before that entry belongs to nobody. The first snapshot of a device counts from the log's start on.
     """
 
     def __init__(self, clock: MeshClock) -> None:
@@ -103,7 +104,7 @@ class Holders:
         """Reads the next case snapshot of any wearer, in the order of the log."""
         self._now_ms = max(self._now_ms, self._clock.to_mesh_ms(message.stamp_ms))
         if case.version <= self._versions.get(case.case_id, -1):
-            return  # repeated daily, or resent
+            return  # the same snapshot is logged every day, and may be sent twice
         self._versions[case.case_id] = case.version
         if case.valid_until_ms <= self._now_ms:
             return
@@ -123,7 +124,7 @@ class Holders:
     def was_held_by(
         self, holders: Collection[Holder], device_id: str, sequence: int, *, time_ms: int | None = None
     ) -> bool:
-        """Whether one of `holders` held a device at a sequence, and already at `time_ms` (mesh time) if it is given.
+        """Whether one of `holders` held a device at a sequence, and if `time_ms` (mesh time) is given, already at that time.
 
         A device that no snapshot names counts as held.
         """
@@ -148,16 +149,16 @@ class RedactedLog:
         self._leg = leg
         self._holders = holders
         self._mine = {Holder(HolderKind.WEARER, wearer_id)}
-        """Holders whose reports are included."""
+        """The holders whose reports this agency may have."""
         self._stamp_ms = 0
-        """Greatest time stamp of the records, wall clock."""
+        """Greatest time stamp of the records, wall clock, milliseconds since 1970 UTC."""
         self._last = 0
         """Sequence of the last included entry inside the window."""
 
     def see_case(self, case: log_pb2.CaseSnapshot) -> None:
         """Adds the devices and persons of a case.
 
-        Call it before reading the reports: a report may precede the snapshot that names its device.
+        All cases must be added before the reports: a report may precede the snapshot that names its device.
         """
         self.person_ids.update(person.person_id for person in case.persons)
         self.device_ids.update(case.tag_device_ids)
@@ -166,18 +167,18 @@ class RedactedLog:
             self._mine.update(Holder(HolderKind.PERSON, person.person_id) for person in case.persons)
 
     def add_premise(self, message: pull.Delivered) -> None:
-        """Adds an entry from before the window."""
+        """Adds an entry from before the window, as a part of the prior state."""
         self._add(message, self._redacted(message, entry_of(message.data)), premise=True)
 
     def add(self, message: pull.Delivered, entry: log_pb2.LogEntry, left_out: Peaks) -> None:
         """Adds the part of an entry that concerns the wearer.
 
-        `left_out` holds all entries since the start of the window, or since earlier.
+        `left_out` holds all entries from the start of the window or from earlier on.
         """
         kept = self._redacted(message, entry)
         if kept is None and message.sequence not in self.decided:
             return
-        # The fold's clock never runs backwards: a later time stamp of an omitted entry has set it.
+        # The fold's clock never runs backwards. So an omitted entry with a later time stamp has set the clock.
         ahead = left_out.after(self._last)
         if ahead and ahead.stamp_ms > max(self._stamp_ms, message.stamp_ms):
             self.records.append(_marked(record_of(ahead)))
@@ -186,7 +187,7 @@ class RedactedLog:
         self._last = message.sequence
 
     def begin(self, sequence: int) -> None:
-        """Starts the window at a sequence."""
+        """Starts the window at the entry with this sequence."""
         self._last = sequence - 1
 
     def _add(self, message: pull.Delivered, kept: bytes | None, premise: bool = False) -> None:
@@ -235,7 +236,7 @@ class RedactedLog:
     def _case(self, data: bytes, entry: log_pb2.LogEntry) -> bytes:
         if self._leg.policy.may_locate_person:
             return data
-        # Probation visits the wearer. It gets rings, but nothing that leads to the protected persons.
+        # Probation visits only the wearer, so it gets the rings but nothing that leads to the protected persons.
         kept = log_pb2.LogEntry()
         kept.CopyFrom(entry)
         kept.case.ClearField("places")
@@ -256,7 +257,7 @@ class Window:
 
 
 class Shares:
-    """Fills the redacted logs of several wearers in one pass through the log. The holders of all devices must be known before."""
+    """Fills the redacted logs of several windows in one pass through the log. The holders of all devices must be known before."""
 
     def __init__(self, windows: Iterable[Window]) -> None:
         self._windows = list(windows)

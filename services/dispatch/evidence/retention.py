@@ -1,8 +1,8 @@
 """Background task of a leg that copies the evidence of its incidents to files, because the log keeps entries only for days.
 
-It copies an incident when it opens, when it closes, and when late reports amend an account after that. It reads committed rows of the
-leg and writes its own files, so an offer never waits for it. All copies that are due share one pass through the streams, which
-uses a small share of the time. A failure raises an alarm and is retried.
+An incident is copied when it opens, when it closes, and when late reports amend an account after that. The task reads committed rows
+of the leg and writes its own files, so no offer waits for it. All copies that are due share one pass through the streams. The pass
+sleeps most of the time. A failed copy is logged as an error and retried.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from services.dispatch.leg.store import Store
 
 CHECK_INTERVAL_S = 2.0
 COPY_DELAY_S = 5.0
-"""Delay before a copy, seconds of wall time: measures and dead letters are stored after their alerts."""
+"""Delay before a copy, seconds of wall time. Measures and dead letters are stored some time after their alerts."""
 RETRY = Backoff(5.0, 300.0)
-"""Delays after failed copies, wall time."""
+"""Delays after failed copies, seconds of wall time."""
 SLEEP_RATIO = 19.0
-"""Seconds of sleep per second of work in a pass: two hours of a country's log take seconds to read, and offers come first."""
+"""Seconds of sleep per second of work in a pass. Two hours of a country's log take seconds to read, and offers come first."""
 COPY_BATCH = 200
 """Maximum number of copies in one pass. The pass holds all of them in memory until it ends."""
 
 
 class _CopyKey(NamedTuple):
-    """Key of a copy."""
+    """Key of a copy: an incident and the moment of the copy."""
 
     incident_id: str
     moment: CopyMoment
@@ -53,7 +53,7 @@ class _DueCopy:
     """Time of the next attempt, seconds on the clock of the event loop."""
     failures: int = 0
     alone: bool = False
-    """Whether to copy it in a pass of its own: it failed in a batch, where another copy may be the reason."""
+    """Whether the copy gets a pass of its own. It failed in a batch, where another copy may be the reason."""
 
 
 class EvidenceRetention:
@@ -72,12 +72,12 @@ class EvidenceRetention:
         self._store, self._files, self._metrics = store, files, metrics
         self._collector = EvidenceCollector(bus, log_meta, leg, sleep_ratio=SLEEP_RATIO)
         self._open: set[str] = set()
-        """Incidents without a copy of their end."""
+        """Ids of incidents without a copy at their end."""
         self._last_opened = 0
         """Opening sequence of the newest incident that was read."""
         self._due: dict[_CopyKey, _DueCopy] = {}
         self._last_event = 0
-        """Id of the newest event of the leg that was searched for amended accounts."""
+        """Id of the last event of the leg that was searched for amended accounts."""
 
     async def run(self) -> None:
         """Copies evidence until cancelled."""
@@ -120,7 +120,7 @@ class EvidenceRetention:
             partial(store_evidence.amended_after, event_id=self._last_event)
         )
         for incident_id, alert_id in amended:
-            # After a restart this finds all amended accounts, most of them already copied.
+            # After a restart the query finds all amended accounts, and most of them are copied already.
             if not await asyncio.to_thread(self._files.has_alert, incident_id, CopyMoment.AMENDED, alert_id):
                 self._add_due(incident_id, CopyMoment.AMENDED)
         self._last_event = last_event
@@ -136,7 +136,7 @@ class EvidenceRetention:
             return
         try:
             collected = await self._collect([key.incident_id for key in keys])
-        except Exception as error:  # any failure: offers must go on, and the copy is retried
+        except Exception as error:  # no failure of a copy may stop the leg's offers; the copy is retried
             for key in keys:
                 self._note_failure(key, error, alone=len(keys) > 1 and not isinstance(error, RetryableError))
             return

@@ -1,4 +1,4 @@
-"""Queries of evidence retention on the leg's database. They run often, so each reads a single table once."""
+"""Queries of evidence retention on the leg's database. The queries run often, so each reads a single table once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def opened_after(connection: sa.Connection, opened_sequence: int) -> list[tuple[
 
 
 def ended_of(connection: sa.Connection, incident_ids: Sequence[str]) -> list[str]:
-    """Returns the ids of those of the given incidents that have ended."""
+    """Returns those of the given incident ids whose incidents have ended."""
     ended: list[str] = []
     for first in range(0, len(incident_ids), _PAGE):
         page = incident_ids[first : first + _PAGE]
@@ -43,7 +43,7 @@ def ended_of(connection: sa.Connection, incident_ids: Sequence[str]) -> list[str
 
 
 def amended_after(connection: sa.Connection, event_id: int) -> tuple[int, list[tuple[str, str]]]:
-    """Returns the id of the newest event, and the incident and alert of each amended account after `event_id`."""
+    """Returns the id of the newest event, and the incident id and alert id of each amended account after `event_id`."""
     last_id = connection.scalar(sa.select(sa.func.max(_events.c.id))) or 0
     query = (
         sa.select(_events.c.incident_id, _events.c.body)

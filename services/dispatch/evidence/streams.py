@@ -21,7 +21,7 @@ _SLEEP_EVERY = 16
 class RangeReader:
     """Reads ranges of streams.
 
-    `sleep_ratio` is the number of seconds of sleep per second of work, so that a pass doesn't starve the leg's other tasks.
+    `sleep_ratio` is the number of seconds of sleep per second of work. The sleep leaves time for the leg's other tasks.
     """
 
     def __init__(self, bus: Bus, sleep_ratio: float = 0.0) -> None:
@@ -54,7 +54,7 @@ class RangeReader:
 
 
 async def first_at(bus: Bus, stream: str, wall_ms: int) -> int:
-    """Returns the first sequence of a stream with a time stamp of at least `wall_ms`; last + 1 if there is none."""
+    """Returns the first sequence of a stream with a time stamp of at least `wall_ms`; the last sequence + 1 if there is none."""
     bounds = await bus.bounds_of(stream)
     low, high = bounds.first, bounds.last + 1
     middle = low  # most streams hold nothing older than `wall_ms`

@@ -1,4 +1,4 @@
-"""Converts a copy of evidence to a message that a map can draw: tracks, cases, alerts. It reads nothing but the copy."""
+"""Converts a copy of evidence to a message that a map can draw: tracks, cases and alerts. Nothing but the copy is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tandem.dispatch.v1 import evidence_pb2
 
 
 def view(evidence: Evidence, clock: MeshClock) -> evidence_pb2.ReadEvidenceResponse:
-    """Converts a copy of evidence to a response; its times are mesh time."""
+    """Converts a copy of evidence to a response. The times in the response are mesh time."""
     response = evidence_pb2.ReadEvidenceResponse(whole=evidence.whole, ended=evidence.ended)
     cases: dict[str, log_pb2.CaseSnapshot] = {}
     points: dict[str, dict[str, evidence_pb2.TrackPoint]] = {}
@@ -66,7 +66,7 @@ def _add_points(
 
 
 def _owners(cases: Iterable[log_pb2.CaseSnapshot]) -> dict[str, tuple[str, bool]]:
-    """Returns, by device, the id of its owner and whether the owner is the wearer."""
+    """Returns the owner of each device, by device id: the owner's id, and whether the owner is the wearer."""
     owners: dict[str, tuple[str, bool]] = {}
     for case in cases:
         owners |= {id_: (case.wearer_id, True) for id_ in case.tag_device_ids}

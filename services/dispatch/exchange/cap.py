@@ -15,7 +15,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 NAMESPACE = "urn:oasis:names:tc:emergency:cap:1.2"
 MAX_REFERENCES = 100
-"""Maximum number of references; a message keeps the newest, so that its size stays limited."""
+"""Maximum number of references in a message. Only the newest are kept, so that the size stays limited."""
 EVENT = "Approach to a protected person or place"
 _URGENCY = {"RESPOND": ("Immediate", "Severe", "Observed"), "NOTIFY": ("Expected", "Moderate", "Likely")}
 """Urgency, severity and certainty, by demand."""
@@ -27,7 +27,7 @@ ET.register_namespace("", NAMESPACE)
 
 
 def message(leg: str, steps: Sequence[dispatch_pb2.Step], addressee: str, *, link: str = "") -> bytes:
-    """Encodes the last of an incident's steps as XML, with references to the earlier steps. `link` is the URL that acknowledges it."""
+    """Encodes the last of an incident's steps as XML, with references to the earlier steps. `link` is the URL for acknowledging."""
     all_facts = facts(steps)
     last, before = all_facts[-1], all_facts[:-1]
     over = is_over(all_facts)
@@ -71,7 +71,7 @@ def _add_info(alert: ET.Element, leg: str, last: Fact, *, over: bool, link: str)
 
 
 def date_time(ms: int) -> str:
-    """Formats a time for CAP: whole seconds with an offset; UTC is -00:00, never Z."""
+    """Formats a time for CAP: whole seconds, with the offset of UTC written as -00:00, never as Z."""
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S-00:00")
 
 

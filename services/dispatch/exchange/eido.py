@@ -1,7 +1,7 @@
 """Encodes a leg's steps as one JSON document in the style of NENA's Emergency Incident Data Object (EIDO).
 
-Components have the names of EIDO; the schema of the document is docs/eido.schema.json. It contains ids and states, but no name,
-address or position.
+Components have the names of EIDO. The schema of the document is docs/eido.schema.json. A document contains ids and states, but no
+name of a person, no address and no position.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 STYLE = "tandem-eido-1"
 MAX_NOTES = 200
-"""Maximum number of notes; a document keeps the newest, so that its size stays limited."""
+"""Maximum number of notes in a document. Only the newest are kept, so that the size stays limited."""
 
 
 def document(leg: str, steps: Sequence[dispatch_pb2.Step], link: str = "") -> bytes:
-    """Encodes an incident after these steps as JSON with sorted keys. `link` is the URL that acknowledges the last step."""
+    """Encodes an incident after these steps as JSON with sorted keys. `link` is the URL for acknowledging the last step."""
     all_facts = facts(steps)
     first, last = all_facts[0], all_facts[-1]
     agency = AGENCIES[leg][0]

@@ -1,4 +1,4 @@
-"""Selects the fields of a leg's steps that exports contain. New states and fields of a step don't break it.
+"""Selects the fields of a leg's steps that exports contain. New states and fields of a step don't break the selection.
 
 Only the named fields are exported: no free text, no measures, nothing about devices. An unknown state is exported by its name.
 """
@@ -15,7 +15,7 @@ from services.common import times
 from tandem.dispatch.v1 import dispatch_pb2
 
 OVER = frozenset({"STOOD_DOWN", "CLOSED"})
-"""States in which an assignment demands nothing any more."""
+"""States in which nothing is left to do for an assignment."""
 AGENCIES = {
     "probation": ("moj-probation", "Ministry of Justice, probation"),
     "police": ("npa-police", "National Police"),
@@ -74,5 +74,5 @@ def latest(all_facts: Sequence[Fact]) -> list[Fact]:
 
 
 def is_over(all_facts: Sequence[Fact]) -> bool:
-    """Whether no assignment of the incident demands anything any more."""
+    """Whether nothing is left to do for any assignment of the incident."""
     return all(fact.state in OVER for fact in latest(all_facts))

@@ -1,6 +1,6 @@
 """Links by which units on the road accept an offer: a signed token in a URL, for one use within LINK_TTL_S.
 
-The link shows a page first, and its button accepts the offer, because programs that preview links open them too.
+Opening a link only shows a page, and the button on the page accepts the offer. Programs that preview links open them too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 LINK_TTL_S = 900
 """Lifetime of a link, seconds."""
 MAX_TOKEN_CHARS = 2_048
-"""Maximum length of a token that is parsed; a genuine token has some 300 characters."""
+"""Maximum length of a token that is parsed. A genuine token has about 300 characters."""
 _KEY_BYTES = 32
 HEADERS = {
     "Cache-Control": "no-store",
@@ -66,7 +66,7 @@ class Token:
 
 
 class InvalidLink(Exception):
-    """Raised for an invalid link. Its answer is shown to the person who opened the link."""
+    """Raised for an invalid link. `answer` is shown to the person who opened the link."""
 
     def __init__(self, answer: LinkAnswer) -> None:
         super().__init__(answer.text)
@@ -96,7 +96,7 @@ class Links:
         return f"{_text(content)}.{_text(self._mac(content))}"
 
     def read(self, text: str, now_s: int) -> Token:
-        """Decodes the token of a URL. Raises InvalidLink if it is forged, expired or of another leg."""
+        """Decodes the token of a URL. Raises InvalidLink if the token is forged, has expired or is another leg's."""
         forged = InvalidLink(LinkAnswer(403, "This link isn't one of ours."))
         content = self._signed_content(text)
         if content is None:
@@ -105,7 +105,7 @@ class Links:
             token = Token(**json.loads(content))
         except (ValueError, TypeError, RecursionError):
             raise forged from None
-        # Another version of this program may have signed other texts with the same key: accept only the exact output of `write`.
+        # Accept only the exact output of `write`: another version of this program may have signed other texts with the same key.
         if not token.is_sound() or self.write(token) != text:
             raise forged
         if token.leg != self._leg:

@@ -1,4 +1,4 @@
-"""Writes the body of a webhook: the step as JSON, or the leg's half of the incident after the step."""
+"""Writes the body of a webhook: either one step as JSON, or the leg's half of the incident as it is after that step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 
 def delivery_id(leg: str, receiver: str, step: dispatch_pb2.Step) -> str:
-    """Returns the id of a message. The same step to the same receiver always has the same id."""
+    """Returns the id of a webhook message. The same step to the same receiver always has the same id."""
     return ids.hash_id("hook", leg, receiver, step.step_id)
 
 
@@ -28,7 +28,7 @@ def write(
     before: Sequence[bytes],
     link: str,
 ) -> tuple[bytes, str]:
-    """Returns the body in the receiver's form, and its content type. `before` are the earlier steps of the incident, serialised.
+    """Returns the body in the receiver's form, and the content type. `before` has the serialised earlier steps of the incident.
 
     `link` is the URL that accepts the offer; empty if there is none.
     """

@@ -16,7 +16,7 @@ REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=10.0, connect=5.0)
 
 @asynccontextmanager
 async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """Opens a session without proxies of the environment and without cookies, so that messages reach only the receiver."""
+    """Opens a session that uses no cookies and no proxy from the environment, so that messages reach only the receiver."""
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(
         timeout=REQUEST_TIMEOUT, trust_env=False, cookie_jar=jar, auto_decompress=False
@@ -27,7 +27,7 @@ async def open_session() -> AsyncIterator[aiohttp.ClientSession]:
 async def post(
     session: aiohttp.ClientSession, receiver: Receiver, message_id: str, *, body: bytes, content_type: str
 ) -> str:
-    """Posts a signed message. Returns the reason of a failure; empty on success."""
+    """Posts a signed message. Returns the reason for the failure; empty on success."""
     headers = signing.signed_headers(receiver.secrets, message_id, int(time.time()), body=body)
     try:
         async with session.post(

@@ -1,4 +1,4 @@
-"""Reads the receivers of webhooks from a file. It is a separate file because it holds secrets."""
+"""Reads the receivers of webhooks from a file. The file is separate from other settings because it holds secrets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BodyForm(StrEnum):
     """Form of the body of a webhook."""
 
     STEP = "step"
-    """The step."""
+    """The step as JSON."""
     CAP = "cap"
     """The leg's half of the incident in the Common Alerting Protocol."""
     EIDO = "eido"
@@ -40,18 +40,18 @@ class Receiver:
     name: str
     url: str
     secrets: tuple[bytes, ...] = field(repr=False)
-    """One secret, or two during a rotation: each message is signed with both."""
+    """One secret, or two during a rotation. Each message is signed with all of them."""
     deadline_s: float
-    """Time during which a message is retried, seconds of wall time; after that an alarm is raised."""
+    """Time for which a message is retried, seconds of wall time. After that the message is given up, and an alarm is raised."""
     form: BodyForm
     links: bool
-    """Whether offers carry a link that accepts them, for a receiver that sends text messages to units on the road."""
+    """Whether an offer carries a link that accepts it, for a receiver that sends text messages to units on the road."""
 
 
 def read(path: Path) -> tuple[Receiver, ...]:
     """Reads a file of receivers: a JSON list of objects with name, url, secrets and optionally deadline_s, form, links.
 
-    Raises FailedPrecondition if one can't be used. The error never contains secrets.
+    Raises FailedPrecondition if a receiver can't be used. The error never contains secrets.
     """
     try:
         records = json.loads(path.read_text())

@@ -1,6 +1,6 @@
 """Database of a leg's exchange: the queue of deliveries for each receiver, and the used links.
 
-It is a file apart from the leg's database, so that the exchange never holds the lock that an offer needs.
+The database is a separate file from the leg's database, so that the exchange never holds the lock that an offer needs.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _links_used = sa.Table(
 )
 
 WAITING, DELIVERED, GIVEN_UP = "", "delivered", "given up"
-"""Outcomes of a delivery."""
+"""Outcomes of a delivery: still queued, accepted by the receiver, or given up after its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message to a receiver."""
+    """A webhook message to one receiver, for one step."""
 
     receiver: str
     sequence: int
-    """Sequence of the leg's step; a receiver gets its messages in this order."""
+    """Sequence of the leg's step. A receiver gets messages in this order."""
     delivery_id: str
     incident_id: str
     step: bytes
@@ -87,7 +87,7 @@ class ExchangeStore:
         return sequence
 
     async def queue(self, receiver: str, sequence: int, deliveries: Sequence[Delivery]) -> None:
-        """Queues messages for a receiver, and stores the sequence of the last step they cover."""
+        """Queues messages for a receiver. `sequence` is the last step that was considered, even if it got no message."""
         upsert = insert(_queued_up_to).values(receiver=receiver, sequence=sequence)
         upsert = upsert.on_conflict_do_update(index_elements=["receiver"], set_={"sequence": sequence})
 
@@ -125,7 +125,7 @@ class ExchangeStore:
         return count or 0
 
     async def tried(self, delivery: Delivery, outcome: str) -> None:
-        """Stores an attempt of a delivery and its outcome."""
+        """Stores the outcome of an attempt to deliver a message."""
         this = (_deliveries.c.receiver == delivery.receiver) & (_deliveries.c.sequence == delivery.sequence)
         update = sa.update(_deliveries).where(this).values(tries=delivery.tries + 1, outcome=outcome)
         await self._database.visit(lambda connection: connection.execute(update))

@@ -1,6 +1,6 @@
-"""Delivers the leg's steps by webhook: queued on disk, signed, in order for each receiver, and retried until a deadline.
+"""Delivers the leg's steps by webhook. Messages are queued on disk, signed, sent in order to each receiver, and retried.
 
-After the deadline an alarm is raised. Delivery is at least once, so a receiver must deduplicate by id.
+After its deadline a message is given up, and an alarm is raised. Delivery is at least once, so a receiver must deduplicate by id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tandem.common.v1 import exercise_pb2
 
 CHECK_INTERVAL_S = 0.2
 RETRY = Backoff(1.0, 300.0)
-"""Delays between attempts to deliver a step."""
+"""Delays between attempts to deliver a step, seconds of wall time."""
 MAX_BODY_BYTES = 64 << 10
 
 
@@ -71,7 +71,7 @@ class Webhooks:
             failures += 1
 
     async def _queue_steps(self, receiver: Receiver) -> None:
-        """Queues the steps that were committed since the last call. A new receiver gets only steps from now on."""
+        """Queues the steps that were committed since the last call. For a new receiver, only later steps are queued."""
         last = await self._store.queued_up_to(receiver.name)
         if last is None:
             head = await self._steps.head()
@@ -112,7 +112,7 @@ class Webhooks:
         return deliveries
 
     async def _deliver(self, session: aiohttp.ClientSession, receiver: Receiver, delivery: Delivery) -> bool:
-        """Attempts a delivery. Returns whether the next message may be sent."""
+        """Attempts a delivery. Returns True if the message is done with, so that the next message may be sent."""
         fields = {"receiver": receiver.name, "delivery_id": delivery.delivery_id, "tries": delivery.tries + 1}
         is_too_large = len(delivery.body) > MAX_BODY_BYTES
         reason = f"the body is larger than {MAX_BODY_BYTES} bytes"

@@ -1,4 +1,4 @@
-"""gRPC service of target following: a leg's desk sees the live positions of the targets of its units."""
+"""gRPC service of target following: a leg's desk sees the live positions of the targets that its units go to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AGE_INTERVAL_S = 3.0
 
 
 class _SentState(NamedTuple):
-    """State of a target as the desk was last sent it."""
+    """State of a target that was last sent to the desk."""
 
     position: positions_pb2.LivePosition | None
     interrupted: bool
@@ -80,6 +80,6 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
                 message.fix_time.CopyFrom(position.fix_time)
                 age_ms = max(0, self._clock.now_ms() - times.from_timestamp(position.fix_time))
                 message.age_s = age_ms / 1000
-                # The flag is as old as the evaluator's last message: a position that was known then may be outdated now.
+                # `unknown` is only as recent as the evaluator's last message. A position that was known then may be outdated now.
                 message.unknown |= age_ms > KNOWN_FOR_MS
         return message

@@ -1,7 +1,7 @@
-"""Follows the targets of a leg's open incidents, and gives the leg an update when a target has moved or was found.
+"""Follows the targets of a leg's open incidents. The leg gets an update when a target has moved far or was found.
 
-The leg's record determines the targets, so a restarted process or a second process on the same store follows the same targets. The
-position at the time of a unit's choice is kept in memory only. After a restart each target is checked again, and the record prevents
+The leg's record determines the targets. So a restarted process, or a second process on the same store, follows the same targets. The
+target's position when a unit was chosen is kept in memory only. After a restart each target is checked again, and the record prevents
 duplicate steps.
 """
 
@@ -30,15 +30,15 @@ from tandem.geofence.v1 import positions_pb2
 CHECK_INTERVAL_S = 1.0
 """Maximum interval between two checks of an incident, seconds of wall time."""
 UPDATE_COALESCE_S = 0.25
-"""Delay between a new position and the check, seconds of wall time: several positions share one check."""
+"""Delay between a new position and the next check, seconds of wall time, so that several positions share one check."""
 MOVED_FAR_M = 300.0
-"""Distance from its anchor at which a target counts as moved, metres. A unit needs most of a minute for it."""
+"""Distance from its anchor at which a target counts as moved far, metres. A unit needs most of a minute for that distance."""
 RACE_INTERVAL_MS = 5_000
-"""Interval at which the race for a destination is checked if no target moved, milliseconds of mesh time: units move, too."""
+"""Interval at which the race for a destination is checked although no target moved, milliseconds of mesh time. Units move too."""
 
 
 class _Inputs(NamedTuple):
-    """Values of a destination whose change requires another check."""
+    """Values for one destination. If one of them changes, the destination is checked again."""
 
     offer_number: int
     state: int
@@ -78,7 +78,7 @@ class TargetFollower:
     async def shown(self, incident_id: str, by: str) -> AsyncIterator[list[tuple[TargetKey, FollowedTarget]]]:
         """Yields the targets of an incident whenever they may have changed, until the incident is no longer open.
 
-        Raises FailedPrecondition if it isn't open at the start.
+        Raises FailedPrecondition if the incident isn't open at the start.
         """
         await self._leg.show_targets(incident_id, by)
         if incident_id not in self._open:
@@ -169,7 +169,7 @@ class TargetFollower:
 
 
 def _moved_far_m(assignment: Assignment, anchor: LatLon | None, point: LatLon | None, *, now_ms: int) -> int:
-    """Distance that the target has moved, metres; 0 unless it is far and the unit wasn't notified lately."""
+    """Distance that the target has moved from its anchor, metres; 0 if it isn't far or the unit was notified lately."""
     notified_lately = assignment.retargeted_ms is not None and now_ms - assignment.retargeted_ms < RETARGET_MS
     if point is None or anchor is None or notified_lately:
         return 0
@@ -178,7 +178,7 @@ def _moved_far_m(assignment: Assignment, anchor: LatLon | None, point: LatLon | 
 
 
 def _place_radius_m(target: FollowedTarget | None) -> float:
-    """Radius of a protected place, metres, whose position has no time; 0 for a person."""
+    """Radius of a protected place, metres; 0 for a person. Only the position of a place has no time."""
     position = target.position if target else None
     return position.accuracy_m if position is not None and not position.HasField("fix_time") else 0.0
 

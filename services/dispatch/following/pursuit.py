@@ -1,7 +1,7 @@
-"""Pursuit: while a unit has to go to the wearer, the tag reports every 15 s. Only the probation leg does it: tags are the Ministry's.
+"""Pursuit: while a unit has to go to the wearer, the tag reports every 15 s. Only probation does this: tags are the Ministry's.
 
-Each command expires on the device after a few minutes, and is renewed before that. So a dead leg, or an end of the pursuit that
-doesn't reach the device, doesn't drain the battery.
+Each command expires on the device after a few minutes, and is renewed before that. So the battery isn't drained if the leg dies, or if
+the command that ends the pursuit doesn't reach the device.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INTERVAL_S = 15
 HOLDS_S = 300
 """Time until a command expires on the device, seconds."""
 RENEW_INTERVAL_MS = 120_000
-"""Interval at which a command is renewed, milliseconds of mesh time: two commands in a row may be lost."""
+"""Interval at which a command is renewed, milliseconds of mesh time. It is less than half of HOLDS_S, since a command may be lost."""
 CHECK_INTERVAL_S = 1.0
 _OFTEN = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
 _AS_USUAL = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
@@ -51,7 +51,7 @@ class Pursuit:
         self._leg, self._settings, self._metrics = leg, settings, metrics
         self._clock: MeshClock = settings.clock
         self._commanded: dict[_PursuedWearer, int] = {}
-        """Period of the last command."""
+        """Number of the RENEW_INTERVAL_MS period in which the last command was sent."""
 
     async def run(self) -> None:
         """Sends commands until cancelled."""
@@ -84,14 +84,14 @@ class Pursuit:
         metadata: server.Metadata,
         request: ingest_pb2.SendCommandRequest,
     ) -> bool:
-        """Sends a command. Returns whether it is done for this period."""
+        """Sends a command. Returns True if no retry is needed in this period."""
         fields = {"incident_id": request.reference, "instruction": request.instruction.WhichOneof("kind")}
         try:
             await stub.SendCommand(request, metadata=metadata, timeout=server.UNARY_DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             self._metrics.pursuit_failed.labels(error.code().name).inc()
             logger().warning("pursuit_failed", code=error.code().name, **fields)
-            # A wearer without a tag won't get one within a second: retry with the next period.
+            # A wearer without a tag won't get a tag within a second, so retry in the next period.
             return error.code() is grpc.StatusCode.NOT_FOUND
         logger().info("pursuit_commanded", **fields)
         return True
@@ -102,7 +102,7 @@ def _request(
 ) -> ingest_pb2.SendCommandRequest:
     kind = instruction.WhichOneof("kind") or ""
     return ingest_pb2.SendCommandRequest(
-        # The id is derived from the cause, so that a retry or a second process of this leg commands only once.
+        # A retry, or a second process of this leg, makes the same id, so the tag gets the command only once.
         command_id=ids.hash_id("pursuit", wearer.incident_id, wearer.wearer_id, kind, period),
         subject_id=wearer.wearer_id,
         instruction=instruction,

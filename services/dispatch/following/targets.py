@@ -1,7 +1,7 @@
-"""Live positions of targets, from a stream of the evaluators for each incident and target. A broken stream is reopened.
+"""Live positions of targets. Each target of each incident has a stream from an evaluator, which is reopened if it breaks.
 
-Positions are kept in memory only. A refused request is retried: another evaluator may have the position, and by the leg's record a
-unit is on its way.
+Positions are kept in memory only. A refused request is retried, since another evaluator may have the position, and a unit is on the
+way.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from services.dispatch.settings import DispatchSettings
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
 FOLLOWING_BASES = {Leg.PROBATION: "TAG_16_2", Leg.POLICE: "TAG_DECREE_23_10"}
-"""Legal basis, by leg, on which its units follow a target during an incident. Probation: the Ministry's own use of its tags' data.
-Police: the notification of a breach or the risk of one."""
+"""Legal basis, by leg, for following a target during an incident. Probation: the Ministry's own use of its tags' data.
+Police: the notification of a breach or of the risk of a breach."""
 CALLERS = {leg: f"{SERVICE}dispatch-{leg}" for leg in FOLLOWING_BASES}
 """Identity of each leg towards other services. A leg shows no more than its desk may see."""
 SHARED_FOR_MS = 3_600_000
@@ -40,13 +40,13 @@ SHARED_FOR_MS = 3_600_000
 STREAMS_PER_CONNECTION = 256
 """Streams over one connection. A server accepts 512."""
 NEWEST_FIRST = (("grpc.http2.lookahead_bytes", 256), ("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1))
-"""Options of a gRPC channel: small buffers, so that a slow reader gets the newest positions. Connections aren't shared."""
+"""Options of a gRPC channel. Buffers are small, so that a slow reader gets the newest positions. Channels share no connection."""
 RETRY = Backoff(0.2, 5.0)
-"""Delays before a stream is reopened."""
+"""Delays before a stream is reopened, seconds of wall time."""
 
 
 class TargetKey(NamedTuple):
-    """Key of a target: the same person may be the target of several incidents."""
+    """Key of a target. It has the incident too, since the same person may be the target in several incidents."""
 
     incident_id: str
     kind: positions_pb2.SubjectKind.ValueType
@@ -60,7 +60,7 @@ class FollowedTarget:
     task: asyncio.Task[None] | None = None
     position: positions_pb2.LivePosition | None = None
     interrupted: bool = True
-    """Whether no evaluator sends its position at present."""
+    """Whether no positions arrive at present, since the target's stream is new or broken."""
     track: deque[Sighting] = field(default_factory=deque)
     """Positions of the last minute, mesh time."""
 
@@ -93,7 +93,7 @@ class Targets:
         await self._changed.wait()
 
     async def follow(self, wanted: Callable[[], Collection[TargetKey]], rescan: asyncio.Event) -> None:
-        """Keeps a stream open for each wanted target, until cancelled. Reads `wanted` again whenever `rescan` is set."""
+        """Keeps a stream open for each target that `wanted` returns, until cancelled. Calls `wanted` again when `rescan` is set."""
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             while True:
                 rescan.clear()
@@ -136,12 +136,12 @@ class Targets:
             self._metrics.streams_broken.labels(code).inc()
             if failures:
                 logger().warning("target_stream_broke", incident_id=key.incident_id, code=code)
-            # Jitter: a thousand streams break together when an evaluator stops.
+            # Add jitter: when an evaluator stops, a thousand streams break together.
             wait_s = RETRY.delay_s(failures) * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
             await asyncio.sleep(RETRY.last_s if ended else wait_s)
 
     async def _read(self, key: TargetKey, followed_target: FollowedTarget, connection: _Connection) -> bool:
-        """Reads a stream to its end. Returns whether the evaluator ended the share for a reason other than its expiry."""
+        """Reads a stream to its end. Returns True if the evaluator ended the share before it expired."""
         request = positions_pb2.WatchPositionsRequest(
             incident_id=key.incident_id,
             legal_basis=self._basis,

@@ -57,7 +57,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         return dispatch_pb2.AcknowledgeResponse(assignment=assignment)
 
     async def Receive(self, request: dispatch_pb2.ReceiveRequest, context: Context) -> dispatch_pb2.ReceiveResponse:
-        """Records that the desk's machine has an offer."""
+        """Records that the desk's machine has received an offer."""
         self._admit()
         id_ = fields.required_id("assignment_id", request.assignment_id)
         by, number = server.caller().spiffe_id, _offer_number(request.offer_number)
@@ -115,7 +115,7 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
 
 
 def admit(leg: Leg, *others: Role.ValueType) -> None:
-    """Checks the caller's role. Raises PermissionDenied unless it is the leg's desk, or has one of the roles `others`."""
+    """Checks the caller's role. Raises PermissionDenied unless the caller is the leg's desk or has one of the roles `others`."""
     role = server.caller().role
     if role not in (leg.policy.desk_role, *others):
         raise PermissionDenied(f"{Role.Name(role)} has no part in the {leg} leg")

@@ -1,4 +1,4 @@
-"""Stored form of events, and the hash chain that shows whether a stored event was changed. Pure."""
+"""Stored form of events, and the hash chain by which a changed event is detected. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ChainedEvent(NamedTuple):
     body: str
     """The event's fields, JSON with sorted keys."""
     hash: str
-    """SHA-256 over the previous hash and this content, hex."""
+    """SHA-256 over the previous link's hash and this event's fields, hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class ChainHead:
 
 
 def write(head: ChainHead, incident_id: str, event: Event) -> ChainedEvent:
-    """The link of an event that follows `head`."""
+    """The chain link of an event that is appended after `head`."""
     kind = STORED_NAMES[type(event)]
     body = json.dumps(event, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return ChainedEvent(
@@ -53,13 +53,13 @@ def write(head: ChainHead, incident_id: str, event: Event) -> ChainedEvent:
 
 
 def read(kind: str, body: str) -> Event:
-    """The event of a stored name and body."""
+    """The event with a stored name and body. Raises KeyError if the name is unknown."""
     event: Event = _RESTORERS[kind](json.loads(body))
     return event
 
 
 def _object_restorer(of: type[Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """Function that restores an object of a dataclass from its stored fields. A field that the body lacks keeps its default."""
+    """Returns a function that restores a dataclass object from its stored fields. A field that isn't stored keeps its default."""
     hints = get_type_hints(of)
     restorers = {name: restore for name, hint in hints.items() if (restore := _restorer(hint))}
 
@@ -70,7 +70,7 @@ def _object_restorer(of: type[Any]) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _restorer(hint: Any) -> Callable[[Any], Any] | None:
-    """Function that restores a value of a type from JSON; None where JSON has the type."""
+    """Returns a function that restores a value of the type `hint` from JSON; None if the JSON value needs no conversion."""
     if get_origin(hint) is tuple:
         restore_item = _restorer(get_args(hint)[0])
         return (lambda values: tuple(map(restore_item, values))) if restore_item else tuple
@@ -88,7 +88,7 @@ _RESTORERS = {names.stored_name: _object_restorer(kind) for kind, names in EVENT
 
 
 def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainHead, int | None]:
-    """Verifies `links` from `head`. Returns the new head, and the id of the first link that doesn't follow; None where all do."""
+    """Verifies that `links` continue the chain. Returns the last valid head, and the id of the first broken link or None."""
     for link in links:
         if link.id != head.id + 1 or link.hash != _hash(head.hash, link.id, link.incident_id, link.kind, link.body):
             return head, link.id
@@ -97,7 +97,7 @@ def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainH
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass. `asdict` isn't used: it copies every value, which took a sixth of a transaction."""
+    """The fields of a dataclass object. `asdict` isn't used, since its copies took a sixth of a transaction."""
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 

@@ -26,11 +26,11 @@ class IncidentCommand(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CommittedIncident:
-    """Committed state of an incident."""
+    """Committed state of an incident, with the latencies of its offers."""
 
     incident: Incident
     latency_ms: Mapping[str, float] = field(default_factory=dict)
-    """report_to_published_ms by assignment, where it is known."""
+    """Known latencies of offers (report_to_published_ms), by assignment id."""
 
 
 @dataclass(slots=True)
@@ -40,11 +40,11 @@ class Change:
     head: chain.ChainHead
     known: dict[str, CommittedIncident]
     engaged: dict[str, dict[str, str]]
-    """Open assignments of each unit, with the incident id of each."""
+    """Incident id by assignment id, for the open assignments of each unit id."""
     behind: bool = False
     """The store is ahead of this process: another process of this leg wrote, or the answer to a commit was lost."""
     missed: list[NumberedStep] = field(default_factory=list)
-    """Steps that the store is ahead by."""
+    """Steps in the store that this process doesn't know yet."""
     links: list[chain.ChainedEvent] = field(default_factory=list)
     steps: list[NumberedStep] = field(default_factory=list)
     assignments: dict[str, AssignmentRow] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Change:
         self._add_rows(before.incident, incident, latency_ms)
 
     def _add_step(self, incident: Incident, event: Event, latency_ms: dict[str, float]) -> None:
-        """Adds the last event's step, if it is one; `latency_ms` is that of offers by assignment, where it is known."""
+        """Adds the step of the last event, if the event is a step. `latency_ms` has the known latencies of offers by assignment id."""
         if not isinstance(event, Step):
             return
         if isinstance(event, Offered | Reoffered):

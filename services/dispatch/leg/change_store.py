@@ -1,6 +1,6 @@
-"""Reads and writes one change of a leg's incidents, on PostgreSQL in one round trip each, whatever the number of tables.
+"""Reads and writes one change of a leg's incidents. On PostgreSQL each takes one round trip, whatever the number of tables.
 
-Both run in one transaction that holds the writers' lock, so the read returns the last commit of any process of the leg.
+Read and write run in one transaction that holds the writers' lock. So the read returns the last commit of any process of the leg.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ _READ_BY_DIALECT = {
 
 @dataclass(slots=True)
 class CommittedState:
-    """Committed state that a change needs."""
+    """State that the transaction of a change reads from the store."""
 
     head: chain.ChainHead = field(default_factory=chain.ChainHead)
     roster_version: int = 0
     events: dict[str, list[Event]] = field(default_factory=dict)
     """Events by incident, in their order."""
     latency_ms: dict[str, float] = field(default_factory=dict)
-    """report_to_published_ms by assignment, where it is known."""
+    """Known latencies of offers (report_to_published_ms), by assignment id."""
     engaged: dict[str, dict[str, str]] | None = None
-    """Open assignments of each unit, with the incident id of each; None where they weren't requested."""
+    """Incident id by assignment id, for the open assignments of each unit id; None if they weren't requested."""
 
 
 def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> CommittedState:
-    """The end of the chain, the roster's version, the events of incidents, and with `engaged` the units' open assignments."""
+    """Reads the chain's head, the roster's version and the events of incidents; if `engaged`, also the units' open assignments."""
     dialect = connection.dialect.name
     ids = list(incident_ids) if dialect == "postgresql" else json.dumps(list(incident_ids))
     state = CommittedState(engaged={} if engaged else None)
@@ -81,7 +81,7 @@ def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) 
 
 
 def write(connection: sa.Connection, change: Change, position: StreamPosition | None) -> None:
-    """Writes events, the rows derived from them, unpublished steps, and the position of a stream up to which they were consumed."""
+    """Writes the events of a change, the rows derived from them, unpublished steps, and the stream position that they came from."""
     if not change.links and position is None:
         return
     rows.write(

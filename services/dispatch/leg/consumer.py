@@ -1,8 +1,8 @@
-"""Bus edge of a leg: consumes alerts and the other legs' steps. The stream position is committed together with its effects.
+"""Consumes alerts and the other legs' steps from NATS. A stream position is committed together with the effects of its messages.
 
-So the leg's database alone decides where reading goes on. A restored older copy consumes the entries that it lacks, and an empty
-database consumes all kept entries. The database stores the identity of entries, so that after a stream went back, reading starts
-again from the last entry that both have.
+So the leg's database alone decides where reading goes on. A restored older copy consumes the messages that it lacks, and an empty
+database consumes all kept messages. The database also stores the stream cursors of messages. After a stream went back, reading goes
+on from the last message that stream and database have in common.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService
 
 PEERS_INTERVAL_S = 0.2
-"""How long the other legs' steps are collected into one transaction, seconds. The leg's own work doesn't wait for them."""
+"""Time for which the other legs' steps are collected into one transaction, seconds. The leg's own work doesn't wait for them."""
 PASSED_INTERVAL_S = 5.0
-"""How long a stream position past other legs' alerts is kept only in memory, seconds."""
+"""Interval at which a stream position is stored while all alerts concern other legs, seconds. Until then it is only in memory."""
 
 
 async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: ReaderHealth | None = None) -> None:
-    """Applies the alerts of ALERTS until cancelled; alerts that arrived together are applied in one transaction."""
+    """Applies the alerts of ALERTS until cancelled. Alerts that arrived together are applied in one transaction."""
     stream = flow.ALERTS.name
     passed = _SkippedPosition(leg)
     trail, after = await _reading(bus, leg, stream, log_id=log_id)
@@ -57,15 +57,16 @@ async def consume_alerts(bus: Bus, leg: LegService, log_id: str, *, health: Read
 
 
 class _SkippedPosition:
-    """Stream position past alerts that concern other legs, written every 5 s so that no alert waits for such a transaction.
+    """Holds the stream position after alerts that concern only other legs.
 
-    After a crash the leg passes over the same alerts once more.
+    The position is written only every 5 s, so that no alert waits for the transaction. After a crash the leg skips the same alerts
+    once more.
     """
 
     def __init__(self, leg: LegService) -> None:
         self._leg = leg
         self.position: StreamPosition | None = None
-        """Position that isn't in the database yet."""
+        """Position that isn't in the database yet; None if there is none."""
 
     async def keep(self) -> None:
         """Writes the position every 5 s until cancelled."""
@@ -102,16 +103,16 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
 
 
 async def _apply_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:
-    """Writes the warning leg's flags of protected persons into this leg's chain, before the stream position is committed."""
+    """Writes the warning leg's flags into this leg's chain, before the stream position is committed."""
     for row in rows:
         if flag := translate.peer_flag(row):
             await retried(partial(leg.flag, row.incident_id, flag))
 
 
 async def _reading(bus: Bus, leg: LegService, stream: str, *, log_id: str) -> tuple[Trail, int]:
-    """The trail of a stream's entries in the leg's database, and the sequence of the last one.
+    """The stored trail of a stream, and the sequence of the last consumed message.
 
-    The reader checks whether the stream still has these entries. A repeated entry changes nothing.
+    The reader checks whether the stream still has the messages of the trail. A repeated message changes nothing.
     """
     known = await retried(partial(leg.store.reading, stream, log_id))
     first = (await bus.bounds_of(stream)).first

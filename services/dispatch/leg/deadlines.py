@@ -1,4 +1,4 @@
-"""Watch over a leg's deadlines, absent legs, and writes of other processes of the leg. Needs no NATS."""
+"""Watches a leg's deadlines, the absence of other legs, and the writes of other processes of the leg. Needs no NATS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
 
 STORE_AWAY_AFTER_S = 10.0
-"""How long the store may fail to answer before the leg reports that it is unable to work, seconds."""
+"""Time without an answer of the store after which the leg reports that it can't work, seconds."""
 _LONGEST_SLEEP_S = 1.0
 
 
@@ -29,11 +29,11 @@ class Pulse:
 
     head: chain.ChainHead
     due_ms: float
-    """Next deadline of an assignment, mesh time; infinite where there is none."""
+    """Next deadline of an assignment, mesh time; infinite if there is none."""
     leg_due_ms: float
-    """Next deadline of an awaited leg, mesh time; infinite where there is none."""
+    """Next deadline by which another leg must show a step, mesh time; infinite if there is none."""
     absent: Mapping[Leg, int]
-    """Number of incidents in which each leg is absent."""
+    """Number of incidents in which each other leg is absent. A leg that is absent nowhere is left out."""
 
 
 class DeadlineWatch:
@@ -44,11 +44,11 @@ class DeadlineWatch:
         self._next_ms = math.inf
         self._sooner = asyncio.Event()
         self._due_ms = math.inf
-        """Earliest unhandled deadline, mesh time. It is kept through failures of the store, so that `overdue_s` needs no store."""
+        """Earliest unhandled deadline, mesh time. The value is kept while the store fails, so that `overdue_s` needs no store."""
         self._store_answered_s = time.monotonic()
 
     def due(self, due_ms: float, leg_due_ms: float) -> None:
-        """Announces new deadlines of an assignment and of an awaited leg, mesh time; infinite where there is none."""
+        """Announces the earliest new deadlines, of an assignment and of an awaited leg, mesh time; infinite if there is none."""
         self._due_ms = min(self._due_ms, due_ms)
         sooner_ms = min(due_ms, leg_due_ms)
         if sooner_ms < self._next_ms:
@@ -58,7 +58,7 @@ class DeadlineWatch:
     async def run(
         self, read_pulse: Callable[[], Awaitable[Pulse]], act: Callable[[Pulse, int], Awaitable[None]]
     ) -> None:
-        """Reads the pulse every second and at each deadline, and calls `act` with it and the mesh time, until cancelled."""
+        """Reads the pulse every second and at each deadline, and calls `act` with the pulse and the mesh time, until cancelled."""
         while True:
             self._next_ms = math.inf  # so that an offer committed from now on shortens the wait below
             pulse = await read_pulse()
@@ -71,9 +71,10 @@ class DeadlineWatch:
             await self._wait(time.monotonic() + _LONGEST_SLEEP_S)
 
     async def _wait(self, until_s: float) -> None:
-        """Waits until a deadline, and at most until `until_s` of the monotonic clock, so that a jump of the system clock delays little.
+        """Waits until the next deadline, but at most until `until_s` of the monotonic clock.
 
-        A new deadline in the future only shortens the wait and doesn't read the store, which is busy writing the offer.
+        The limit keeps a step of the system clock from delaying a deadline for long. A new deadline in the future only shortens the
+        wait. It causes no read of the store, which is busy writing the offer.
         """
         while True:
             self._sooner.clear()
@@ -110,7 +111,7 @@ class DeadlineWatch:
         return max(0.0, self._clock.wall_s(self._clock.now_ms() - int(self._due_ms)))
 
     def unable(self) -> str:
-        """Reason why the leg can't work; empty where it can. A missing NATS is no reason: the leg still handles its own assignments."""
+        """Reason why the leg can't work; empty if it can. A missing NATS is no reason: the leg still handles its own assignments."""
         silent_s = time.monotonic() - self._store_answered_s
         return f"the store hasn't answered for {silent_s:.0f} s" if silent_s > STORE_AWAY_AFTER_S else ""
 

@@ -1,7 +1,7 @@
 """Compares a leg's record with the streams: alerts that demand its response, and its own steps.
 
-A leg consumes alerts by their position in the stream, which its database keeps. This comparison checks the content instead of the
-position. A missing alert is applied, and the chain, the log and a counter show that.
+A leg reads on in ALERTS from the position in its database. This comparison checks the content instead of the position. A missing
+alert is applied, and the chain, the log and a counter record that it was missing.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.service import LegService
 
 CHECK_INTERVAL_S = 10.0
-"""Interval of the comparisons of alerts that are new since the last one, seconds of wall time."""
+"""Interval of the comparisons, seconds of wall time. Each compares the alerts that the leg has consumed since the last comparison."""
 LOOKBACK_S = 86_400
-"""Age of the oldest alerts of a full comparison, seconds: an incident that is a day old is over or well known."""
+"""Age of the oldest alerts in a full comparison, seconds: an incident that is a day old is over or well known."""
 FULL_COMPARISON_INTERVAL_S = 3600.0
-"""Interval of full comparisons, seconds; the first is at the start."""
+"""Interval of full comparisons, seconds. The first one runs at the start."""
 COMPARE_BATCH = 256
 """Alerts that are compared in one transaction."""
 
 
 class Reconciler:
-    """Comparison of one leg's record with the streams."""
+    """Compares one leg's record with the streams, and adds what the record lacks."""
 
     def __init__(self, bus: Bus, leg: LegService, log_id: str) -> None:
         self._bus, self._leg, self._log_id = bus, leg, log_id
         self._unreadable: set[int] = set()
-        """Sequences of alerts that this leg can't parse, so that a response may be missing."""
+        """Sequences of alerts that this leg can't parse. Each may demand a response that is missing."""
 
     async def run(self) -> None:
         """Compares alerts and steps until cancelled."""
@@ -54,10 +54,10 @@ class Reconciler:
                 compared = await retried(partial(first_at, self._bus, flow.ALERTS.name, since_ms)) - 1
                 next_full_s = loop.time() + FULL_COMPARISON_INTERVAL_S
                 self._unreadable.clear()
-            # Later alerts aren't missing: the leg's reader hasn't reached them yet.
+            # Alerts after this position aren't missing: the leg's reader hasn't reached them yet.
             position = await retried(partial(self._leg.store.reading, flow.ALERTS.name, self._log_id))
             consumed = position.sequence
-            compared = min(compared, consumed)  # smaller where the stream went back
+            compared = min(compared, consumed)  # `consumed` is smaller after a stream went back
             try:
                 if consumed > compared:
                     await retried(partial(self._holds, Trail.parse(position.trail)))
@@ -68,15 +68,15 @@ class Reconciler:
                     await self._compare_steps()
                     steps_compared = True
             except StreamWentBack as error:
-                # The leg's reader notices it too and consumes the missing alerts, so a full comparison starts now.
+                # The leg's reader notices this too and consumes the missing alerts. So start a full comparison now.
                 logger().warning("comparison_begins_again", reason=error.reason)
                 next_full_s, caught_up = 0.0, (await self._bus.bounds_of(flow.ALERTS.name)).last
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _holds(self, trail: Trail) -> None:
-        """Checks that ALERTS still has the entry of the leg's position. Raises StreamWentBack, Unavailable.
+        """Checks that ALERTS still has the last alert that the leg consumed. Raises StreamWentBack, Unavailable.
 
-        If it hasn't, the stream went back, and the alerts before the position aren't missing: the reader will consume them.
+        After a stream went back, alerts before the leg's position aren't missing: the reader will consume them.
         """
         if trail.newest:
             await cursors.holds(self._bus, flow.ALERTS.name, trail.newest)
@@ -111,13 +111,13 @@ class Reconciler:
                 yield alert
 
     async def _compare_steps(self) -> None:
-        """Finds steps of this leg that its record lacks, as after the restore of an older copy."""
+        """Finds steps on INCIDENTS that the leg's record lacks, for instance because an older copy was restored."""
         mine = flow.incident_subject(self._leg.name, ">")
         newest = await retried(partial(self._bus.last_sequence_of, flow.INCIDENTS.name, mine))
         if not newest:
             return
         async for messages in pull.read(self._bus, flow.INCIDENTS.name, 1, subjects=(mine,)):
-            # No other reader reads this leg's own steps, so that the unreadable ones become dead letters here.
+            # No other reader reads this leg's own steps, so unreadable steps become dead letters here.
             reader = flow.steps_reader(self._leg.name)
             steps = await dead_letters.parse_or_keep(self._bus, reader, messages, parse=stored.step)
             await retried(partial(self._leg.compare_steps, steps))

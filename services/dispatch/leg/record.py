@@ -1,6 +1,6 @@
-"""Record of a leg's incidents, in memory and in its store. One writer decides and applies commands in one transaction.
+"""Record of a leg's incidents, in memory and in the store. It decides commands and commits their results in one transaction.
 
-No step is sent before it is committed. A committed step goes to the desks at once and to INCIDENTS through the outbox.
+A step is sent only after its commit: to the desks at once, and to INCIDENTS through the outbox.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 
 KNOWN_MAX = 10_000
-"""Maximum number of incidents whose state is kept in memory; the others are folded from their events when needed."""
+"""Maximum number of incidents in memory. Other incidents are folded from their events when needed."""
 ADOPT_AFTER_S = 2.0
-"""Interval of the search for unpublished steps of other processes, seconds. A step is published after one to two intervals."""
+"""Interval of the search for unpublished steps of other processes, seconds. Such a step is published after one to two intervals."""
 STEP_STATES = (
     *(state.name.lower() for state in AssignmentState),
     *(names.log_name for names in EVENTS.values() if names.log_name),
@@ -72,7 +72,7 @@ class LegRecord:
         self.subscriptions = Subscriptions(unanswered)
         self.outbox = StepOutbox(leg, unpublished, metrics)
         self.head = head
-        """Last event that this process knows."""
+        """Link of the last event that this process knows."""
         self._watch = watch
         self._availability = availability
         self._metrics = metrics
@@ -89,16 +89,16 @@ class LegRecord:
     ) -> Mapping[str, CommittedIncident]:
         """Decides commands in their order and commits all results. Returns the incidents after the commit.
 
-        The board of `situation` holds travel times and positions, which are looked up before the transaction; the roster is read
-        within it. `first` may change the store in the same transaction and return more commands. `position` is stored with the
-        results. Raises the error of any command, in which case nothing is changed.
+        The board of `situation` holds travel times and positions, which are looked up before the transaction. The roster is read
+        in the transaction. `first` may change the store in the same transaction and return more commands. `position` is stored with
+        the results. If a command raises an error, nothing is changed and the error is raised.
         """
         return await _complete(self._gather_decide_apply(commands, situation, position, first=first))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
     ) -> dict[str, CommittedIncident]:
-        """Incidents by id, from `remembered` or else folded from their events; an incident without events is empty."""
+        """Incidents by id, from `remembered` or else folded from their events. An incident without events is empty."""
         found = {id_: remembered[id_] for id_ in incident_ids if id_ in remembered}
         missing = [id_ for id_ in incident_ids if id_ not in found]
         if missing:
@@ -134,7 +134,7 @@ class LegRecord:
         return [committed.incident for committed in known.values()]
 
     async def mark_published(self, published: Published, log_id: str) -> None:
-        """Records published steps of one log."""
+        """Records that steps were published, under the id of the log."""
 
         async def work() -> None:
             async with self._lock:
@@ -151,13 +151,13 @@ class LegRecord:
     async def adopt_steps(self) -> None:
         """Publishes steps of other processes that stay unpublished, until cancelled.
 
-        A step stays unpublished where its process died, or where the answer to a commit of this process was lost.
+        A step stays unpublished if its process died, or if the answer to a commit of this process was lost.
         """
         previous: set[int] = set()
         while True:
             await asyncio.sleep(ADOPT_AFTER_S)
             orphans = [row for row in await retried(self.store.unpublished) if not self.outbox.holds(row.sequence)]
-            # Only steps that were unpublished at the previous search too: another process may be about to publish the others.
+            # Take only steps that the previous search found too. Another process may be about to publish the newer ones.
             self.outbox.add(numbered(row for row in orphans if row.sequence in previous))
             previous = {row.sequence for row in orphans}
 
@@ -197,10 +197,10 @@ class LegRecord:
             return change.known
 
     def _begin(self, connection: Connection, incident_ids: set[str]) -> tuple[Change, CommittedState]:
-        """Begins a change with the committed state. Where another process of this leg wrote meanwhile, the store replaces memory.
+        """Begins a change with the committed state. If another process of this leg wrote meanwhile, the store replaces the memory.
 
-        So a deadline fires once: the second process finds the result of the first. Raises FailedPrecondition where the store went
-        back.
+        So a deadline fires once: the second process finds the result of the first. Raises FailedPrecondition if the store holds an
+        older state than this process has seen.
         """
         missing = [id_ for id_ in incident_ids if id_ not in self._known]
         committed = change_store.read(connection, missing, self._availability.asks_units())
@@ -209,7 +209,7 @@ class LegRecord:
             known |= self._folded(missing, committed.events, committed.latency_ms)
             return Change(committed.head, known, {}), committed
         if committed.head.id <= self.head.id:
-            # Desks have seen steps that no longer exist, so memory must not be used any more.
+            # Desks have seen steps that no longer exist. Only a restart clears the memory of them.
             raise FailedPrecondition(
                 "the leg's database went back: an older copy was restored while the leg ran; restart the leg"
             )
@@ -226,7 +226,7 @@ class LegRecord:
             self._known.popitem(last=False)
 
     def _committed(self, change: Change) -> None:
-        """Applies a committed change to memory. It doesn't await, so readers see all of the change or nothing."""
+        """Applies a committed change to memory. The method doesn't await, so readers see all of the change or nothing."""
         if change.behind:
             self._known.clear()
             self.subscriptions.notify(change.missed)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class StepRow(NamedTuple):
-    """Row of a step: its event's id as `sequence`, and its message."""
+    """Row of a step. `sequence` is the id of the step's event."""
 
     sequence: int
     step_id: str
@@ -15,7 +15,7 @@ class StepRow(NamedTuple):
     payload: bytes
     """tandem.dispatch.v1.Step, serialised."""
     report_to_published_ms: float | None = None
-    """Latency from the assignment's row, milliseconds; None where it isn't known yet."""
+    """Latency of the offer, milliseconds, from the assignment's row; None if it isn't known yet."""
 
 
 class AssignmentRow(NamedTuple):
@@ -25,12 +25,12 @@ class AssignmentRow(NamedTuple):
     incident_id: str
     state: int
     due_ms: int | None
-    """When the assignment is escalated, mesh time; None where nothing is due."""
+    """Deadline after which the assignment is escalated, mesh time; None if it has none."""
     payload: bytes
     """tandem.dispatch.v1.Assignment, serialised."""
     report_to_published_ms: float | None
     unit_id: str | None
-    """Unit that has a part in the assignment now."""
+    """Unit that has the offer or has accepted the assignment; None if no unit has."""
 
 
 class IncidentRow(NamedTuple):
@@ -38,7 +38,7 @@ class IncidentRow(NamedTuple):
 
     incident_id: str
     opened_sequence: int
-    """Sequence in the order of opening; an update doesn't change it."""
+    """Number by which incidents are listed in the order of opening. An update doesn't change it."""
     opened_ms: int
     ended_ms: int | None
     order_ids: list[str]
@@ -52,7 +52,7 @@ class PeerRow(NamedTuple):
     assignment_id: str
     incident_id: str
     number: int
-    """Number of the step; a step with a greater number replaces it."""
+    """Number of the step. A step with a greater number replaces this row."""
     payload: bytes
     """tandem.dispatch.v1.Assignment, serialised."""
 
@@ -62,11 +62,11 @@ class StreamPosition(NamedTuple):
 
     stream: str
     log_id: str
-    """Log of the stream: sequences of a new log start at 1."""
+    """Id of the log when the stream was read. With a new log, sequences start at 1 once more."""
     sequence: int
     """Sequence of the last message whose effect is in this database."""
     trail: str = ""
-    """Serialised Trail of consumed messages; empty where their identities aren't known."""
+    """Serialised Trail of consumed messages; empty if it isn't known."""
 
 
 @dataclass(frozen=True, slots=True)

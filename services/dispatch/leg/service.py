@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class LegService:
-    """One leg of the response, over its own store."""
+    """One leg of the response, with a store of its own."""
 
     def __init__(
         self,
@@ -92,8 +92,8 @@ class LegService:
     async def compare_steps(self, steps: Sequence[dispatch_pb2.Step]) -> None:
         """Checks that the record has these steps of this leg, which INCIDENTS holds.
 
-        Where it lacks some, the chain records StepsLost, and the next step is numbered after them. Otherwise readers that have seen
-        the lost steps would ignore the next one as outdated.
+        If the record lacks some, the chain records StepsLost, and the next step is numbered after them. Otherwise readers that have
+        seen the lost steps would ignore the next step as outdated.
         """
         known = await self.store.transaction(partial(self.store.known_steps, step_ids=[step.step_id for step in steps]))
         lost: dict[str, dispatch_pb2.Step] = {}
@@ -108,7 +108,7 @@ class LegService:
     async def answer(self, command: Answering, canary: bool = False) -> dispatch_pb2.Assignment:
         """Applies the desk's answer to an assignment, or the watch's answer to a canary. A repeated answer changes nothing.
 
-        Raises NotFound, FailedPrecondition, or PermissionDenied where the desk answers a canary or the watch another assignment.
+        Raises NotFound or FailedPrecondition. Raises PermissionDenied if the desk answers a canary, or the watch anything else.
         """
         assignment_id = command.assignment_id
         row = await self.store.assignment(assignment_id)
@@ -124,7 +124,7 @@ class LegService:
     async def acknowledge(
         self, assignment_id: str, by: str, offer_number: int = 0, *, canary: bool = False
     ) -> dispatch_pb2.Assignment:
-        """Applies the acknowledgement of an offer by its number, or of the present offer for 0. Raises as `answer`."""
+        """Applies the acknowledgement of the offer `offer_number`; 0 stands for the present offer. Raises the errors of `answer`."""
         return await self.answer(Acknowledge(assignment_id, by, offer_number), canary)
 
     async def flag(self, incident_id: str, flag: Flag) -> None:
@@ -133,14 +133,14 @@ class LegService:
         await self.record.handle([IncidentCommand(incident_id, flag)], situation)
 
     async def pass_deadlines(self) -> None:
-        """Escalates a page of assignments whose deadlines have passed. The watch calls it until nothing is due."""
+        """Escalates a page of assignments whose deadlines have passed. DeadlineWatch repeats the call until nothing is due."""
         now = self._now()
         if due := await self.store.due(now.now_ms):
             commands = [IncidentCommand(row.incident_id, PassDeadline(row.assignment_id)) for row in due]
             await self.record.handle(commands, await self._with_board(now, _subjects(due)))
 
     async def check_other_legs(self) -> None:
-        """Notifies the desk of other legs that showed no step in time for an alert that demands them, and of those that returned."""
+        """Notifies the desk of each other leg that showed no step in time although it must respond, and of each that returned."""
         now = self._now()
 
         def check(connection: Connection) -> Sequence[IncidentCommand]:
@@ -150,7 +150,7 @@ class LegService:
         await self.record.handle([], now, first=check)
 
     async def follow_targets(self, updates: Sequence[TargetUpdate]) -> None:
-        """Applies updates of targets: chooses a nearer unit where a target moved far, notifies the responder, updates the race."""
+        """Applies updates of targets: if a target moved far, chooses a nearer unit or notifies the responder. Updates the races."""
         commands = [IncidentCommand(update.incident_id, Follow(update)) for update in updates]
         situation = await self._situation({update.subject_id for update in updates})
         await self.record.handle(commands, situation)
@@ -160,9 +160,9 @@ class LegService:
         await self.record.handle([IncidentCommand(incident_id, ShowTargets(by))], self._now())
 
     async def change_roster(self, work: Callable[[Connection], T], going: Sequence[str] = ()) -> T:
-        """Changes the roster with `work`, and escalates the assignments of units that are gone in the same transaction.
+        """Changes the roster with `work`. In the same transaction, escalates the assignments of units that are gone.
 
-        `going` names the units that may be gone, so that the positions of their destinations are looked up before the transaction.
+        `going` names the units that may be gone afterwards. The positions of their destinations are looked up before the transaction.
         """
         situation = self._now()
         if going:
@@ -199,7 +199,7 @@ class LegService:
     async def follow(
         self, after_sequence: int, others: bool = False, new_only: bool = False, *, canaries: bool = False
     ) -> AsyncIterator[DeskItem]:
-        """Steps after a sequence or only new ones, as Subscriptions.follow. Raises InvalidField for a sequence after the last step."""
+        """Steps after a sequence, or only new steps, as Subscriptions.follow. Raises InvalidField if the sequence doesn't exist yet."""
         if after_sequence > self.record.head.id:
             await self.catch_up()  # another process of this leg may have stored that step
         if after_sequence > self.record.head.id:
@@ -235,7 +235,7 @@ async def open_leg(
     metrics: DispatchMetrics,
     travel_times: TravelTimes | None = None,
 ) -> AsyncIterator[LegService]:
-    """Opens a leg with the state of its store, once the store answers. On exit a running transaction is finished."""
+    """Opens a leg with the state in its store, once the store answers. On exit, waits for the running transaction."""
     await retry_until_available(partial(store.claim, name))
     availability = AvailabilityView(travel_times)
     watch = DeadlineWatch(name, store, clock, metrics=metrics)
@@ -269,7 +269,7 @@ async def open_leg(
 
 
 def _gravest_of_entry_first(alert: Alert) -> tuple[int, int, int]:
-    """Sort key: by log entry, then gravest first as they are published, so that a lesser notice doesn't precede an offer."""
+    """Sort key of alerts: by log entry, then the gravest first, so that no lesser notice precedes an offer."""
     sequence, ordinal = alert.place
     return sequence, -alert.demand, ordinal
 

@@ -1,6 +1,7 @@
 """The leg's own database, an SQLite file or a schema of PostgreSQL. The table `events` is the source of truth, append-only and
-hash-chained. Steps, assignments (with deadlines) and incidents are derived from it in the same transaction. `peer_assignments` has
-the last assignments of other legs. `positions` has the consumed positions of ALERTS and INCIDENTS, so that a copy knows what it lacks.
+hash-chained. Steps, assignments (with deadlines) and incidents are derived from events in the same transaction. `peer_assignments` has
+the last assignments of other legs. `positions` has the positions up to which ALERTS and INCIDENTS were consumed, so that a restored
+copy reads the messages that it lacks.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ class Store:
         self._database = database
 
     async def transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        """Runs `work` in one transaction, atomic and durable. Raises Unavailable where the disk or the server fails."""
+        """Runs `work` in one transaction, atomic and durable. Raises Unavailable if the disk or the server fails."""
         return await self._database.visit(work)
 
     async def claim(self, leg: Leg) -> None:
         """Makes the leg the permanent owner of the database, as two legs would mix their chains.
 
-        Raises FailedPrecondition where another leg owns it.
+        Raises FailedPrecondition if another leg owns the database.
         """
 
         def work(connection: sa.Connection) -> None:
@@ -63,7 +64,7 @@ class Store:
         return ChainHead(row.id, row.hash) if row else ChainHead()
 
     async def reading(self, stream: str, log_id: str) -> StreamPosition:
-        """Consumed position of a stream, with its trail; sequence 0 where nothing was consumed."""
+        """Position up to which a stream was consumed, with its trail; sequence 0 if nothing was consumed."""
         query = sa.select(tables.positions).where(
             tables.positions.c.stream == stream, tables.positions.c.log_id == log_id
         )
@@ -73,7 +74,7 @@ class Store:
     # ── the leg's own incidents ──────────────────────────────────────────────────────────────────────────────────────
 
     def events(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, list[Event]]:
-        """Events by incident, in their order; an incident without events is omitted."""
+        """Events by incident id, in their order. An incident without events is omitted."""
         found: dict[str, list[Event]] = {}
         columns = (tables.events.c.incident_id, tables.events.c.kind, tables.events.c.body)
         for some in _paged(incident_ids):
@@ -83,7 +84,7 @@ class Store:
         return found
 
     def latencies(self, connection: sa.Connection, incident_ids: Sequence[str]) -> dict[str, float]:
-        """Latency of offers (report_to_published_ms) by assignment, where it is known."""
+        """Known latencies of offers (report_to_published_ms), milliseconds, by assignment id."""
         column = tables.assignments.c.report_to_published_ms
         found: dict[str, float] = {}
         for some in _paged(incident_ids):
@@ -101,7 +102,7 @@ class Store:
         return {id_ for (id_,) in connection.execute(query.distinct())}
 
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
-        """The row of an assignment; None where the id is unknown."""
+        """The row of an assignment; None if the id is unknown."""
         return (await self.assignments([assignment_id])).get(assignment_id)
 
     async def assignments(self, assignment_ids: Sequence[str]) -> dict[str, AssignmentRow]:
@@ -142,7 +143,7 @@ class Store:
         return await self._read_steps(query.order_by(tables.steps.c.sequence))
 
     def known_steps(self, connection: sa.Connection, step_ids: Sequence[str]) -> set[str]:
-        """Ids of those steps that the database has."""
+        """Those of the step ids that the database has."""
         query = sa.select(tables.steps.c.step_id).where(tables.steps.c.step_id.in_(step_ids))
         return set(connection.scalars(query))
 
@@ -161,21 +162,21 @@ class Store:
         return [AssignmentRow._make(row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
 
     def next_due_within(self, connection: sa.Connection) -> int | None:
-        """Next deadline of an assignment, mesh time; None where nothing is due."""
+        """Next deadline of an assignment, mesh time; None if there is none."""
         due_ms: int | None = connection.scalar(_NEXT_DUE)
         return due_ms
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
-        """Stores the step with the greatest number of each of the other legs' assignments, and the stream position."""
+        """Stores the newest step of each assignment of another leg, by step number, and the stream position."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
         await self.transaction(lambda connection: write(connection, _PEERS, (list(newest.values()), [position])))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.
 
-        With `before`, only incidents that were opened before that one. Raises InvalidField where this leg doesn't have it.
+        With `before`, only incidents that were opened before the incident `before`. Raises InvalidField if this leg doesn't have it.
         """
 
         def read(connection: sa.Connection) -> list[ListedIncident]:

@@ -21,7 +21,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 REPEAT_S = 5.0
 """Interval at which an unanswered offer is repeated to each desk, seconds of wall time."""
 WAITING_MAX = 1_000
-"""Maximum number of steps in memory for a slow desk; with more, the desk reads them from the store."""
+"""Maximum number of steps in memory for a slow desk. Beyond it, the steps for the desk are read from the store."""
 _TICK_S = 0.5
 
 
@@ -34,13 +34,13 @@ class _DeskQueue:
 
     def __init__(self, after_sequence: int, others: bool, canaries: bool) -> None:
         self.position = after_sequence
-        """Sequence of the last step that the desk got or passed over."""
+        """Sequence of the last step that was sent to the desk or skipped for it."""
         self.others = others
         self.canaries = canaries
         self.waiting: deque[DeskItem] = deque()
         self.reads_store = True
         self.sent_s: dict[str, float] = {}
-        """Monotonic time of the last step of each assignment that was sent."""
+        """Time, on the monotonic clock, at which a step of each assignment was last sent, by assignment id."""
         self.wake = asyncio.Event()
 
     def shows(self, assignment: dispatch_pb2.Assignment) -> bool:
@@ -55,7 +55,7 @@ class _DeskQueue:
         self.wake.set()
 
     def stored(self, rows: Iterable[StepRow]) -> Iterator[NumberedStep]:
-        """Stored steps that the desk gets next."""
+        """Those of the stored steps that the desk may see. They count as sent."""
         for step in numbered(rows):
             self.position = step.sequence
             if self.shows(step.step.assignment):
@@ -63,7 +63,7 @@ class _DeskQueue:
                 yield step
 
     def in_memory(self) -> Iterator[DeskItem]:
-        """Steps that were committed meanwhile, and other legs' assignments."""
+        """Steps in memory that the desk hasn't got yet, and other legs' assignments. They count as sent."""
         while self.waiting:
             match self.waiting.popleft():
                 case NumberedStep() as step:
@@ -117,7 +117,7 @@ class Subscriptions:
             desk.add(steps)
 
     def notify_others(self, rows: Iterable[PeerRow]) -> None:
-        """Sends other legs' assignments to the desks that want them. A slow desk may miss some and finds them by ListIncidents."""
+        """Sends other legs' assignments to the desks that want them. A slow desk may miss some, and gets these from ListIncidents."""
         desks = [desk for desk in self._desks if desk.others]
         if desks:
             assignments = [dispatch_pb2.Assignment.FromString(row.payload) for row in rows]
@@ -125,7 +125,7 @@ class Subscriptions:
                 desk.add(assignments)
 
     def update_latencies(self, latency_ms: Mapping[str, float]) -> None:
-        """Stores the latency of offers by assignment, milliseconds, for repeated offers."""
+        """Adds latencies to the offers that will be repeated. `latency_ms` is in milliseconds, by assignment id."""
         for assignment_id, ms in latency_ms.items():
             if assignment_id in self._unanswered:
                 step = dispatch_pb2.Step()
@@ -142,9 +142,10 @@ class Subscriptions:
     async def follow(
         self, store: Store, after_sequence: int, others: bool = False, *, canaries: bool = False
     ) -> AsyncIterator[DeskItem]:
-        """All steps after a sequence, once and in order, and unanswered offers every 5 s; with `others`, other legs' assignments too.
+        """Yields all steps after a sequence, once and in order, and unanswered offers every 5 s.
 
-        Yields either only canaries or everything else. Ends with Unavailable.
+        With `others`, yields other legs' assignments too. Yields only canaries, or if not `canaries`, everything else. Raises
+        Unavailable when the process stops.
         """
         with self._desk(after_sequence, others, canaries) as desk:
             while not self._closed:
@@ -161,11 +162,11 @@ class Subscriptions:
         raise Unavailable("the leg stops: connect again")
 
     def _repeated(self, desk: _DeskQueue) -> Iterator[NumberedStep]:
-        """Unanswered offers that the desk hasn't got for REPEAT_S."""
+        """Unanswered offers that weren't sent to the desk within the last REPEAT_S. They count as sent."""
         now_s = time.monotonic()
         desk.sent_s = {id_: at_s for id_, at_s in desk.sent_s.items() if id_ in self._unanswered}
         for id_ in [id_ for id_ in self._unanswered if now_s - desk.sent_s.get(id_, -math.inf) >= REPEAT_S]:
-            # The desk may have answered this offer while another one was sent.
+            # The desk may have answered this offer while another offer was sent.
             if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
                 desk.sent_s[id_] = now_s
                 yield NumberedStep(0, self._unanswered[id_])

@@ -52,7 +52,7 @@ incidents = sa.Table(
     sa.Column("ended_ms", sa.BigInteger),
     sa.Column("order_ids", sa.JSON, nullable=False),
     sa.Column("exercise", sa.Integer, nullable=False),
-    # Most incidents are canaries, and no list has them.
+    # Most incidents are canaries, which the list of incidents omits.
     sa.Index(
         *("incidents_but_canaries", "opened_sequence"),
         sqlite_where=sa.text("exercise <> 2"),
@@ -87,7 +87,7 @@ published_steps = sa.Table(
     sa.Index("published_steps_newest", "stream", "log_id", "recorded"),
     sa.Index("published_steps_furthest", "stream", "log_id", "stream_sequence"),
 )
-"""Stream entries as which steps were published; `recorded` is the order in which the publications were recorded."""
+"""The message in the stream for each published step. `recorded` is the order in which the publications were recorded."""
 
 disclosures = sa.Table(
     "disclosures",

@@ -30,8 +30,8 @@ _PUBLISHED = frozenset(
         *("nobody_available_at", "absent_legs", "person_flag"),
     }
 )
-"""Fields of an assignment that the other legs read. The others stay with the leg: free text, which may contain an address, and facts
-about units and targets. A unit's travel time reveals the protected person's distance, and so does a race that is being lost."""
+"""Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
+facts about units and targets. A unit's travel time reveals the protected person's distance, and so does a race that is being lost."""
 _PRIVATE = tuple(name for name in dispatch_pb2.Assignment.DESCRIPTOR.fields_by_name if name not in _PUBLISHED)
 _TIMES = tuple(
     field.name.removesuffix("_at")
@@ -45,9 +45,9 @@ _DEMANDS = frozenset(int(demand) for demand in Demand)
 
 
 def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
-    """The alert of a payload stored under `subject`, as one leg sees it; None where the alert belongs to no incident.
+    """Parses an alert that was published on `subject`, and reduces it to the fields for one leg.
 
-    Raises InvalidField where the payload can't be parsed or lacks a field that a leg needs.
+    Returns None if the alert belongs to no incident. Raises InvalidField if the payload can't be parsed or lacks a required field.
     """
     message = stored.alert(payload, subject)
     if int(message.demand) not in _DEMANDS:
@@ -76,7 +76,7 @@ def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
 
 
 def _destinations(message: alert_pb2.Alert, leg: Leg) -> tuple[tuple[str, ...], tuple[Leg, ...]]:
-    """The destinations of a leg, without duplicates, and the other legs that have one. Raises InvalidField."""
+    """The destinations of a leg, without duplicates, and the other legs that have a destination. Raises InvalidField."""
     subjects: dict[str, None] = {}
     others: set[Leg] = set()
     for number, destination in enumerate(message.destinations):
@@ -102,19 +102,19 @@ def _cause(message: alert_pb2.Alert, leg: Leg) -> Cause | None:
 
 
 def _is_live(message: alert_pb2.Alert) -> bool:
-    """Whether the other legs' steps are awaited. For canaries the watch checks all legs."""
+    """Whether this leg awaits the other legs' steps for an alert. For canaries it doesn't, since the watch checks all legs."""
     return message.demand == geometry_pb2.RESPOND and message.exercise != exercise_pb2.CANARY
 
 
 def _followed(message: alert_pb2.Alert) -> str:
-    """The wearer whom units follow; empty where there is none, and for a canary, which sends nobody and shares no position."""
+    """The wearer whom units follow. Empty without a wearer, and for a canary, which sends nobody and shares no position."""
     if not message.wearer_id or message.exercise == exercise_pb2.CANARY:
         return ""
     return fields.required_id("wearer_id", message.wearer_id)
 
 
 def _exercise(number: int) -> Exercise:
-    """The exercise of a number. An unknown kind of exercise, of a newer fold, becomes a drill and never a live alert."""
+    """The exercise with this number. An unknown number, from a newer fold, becomes a drill and never a live alert."""
     return Exercise(number) if number in {int(known) for known in Exercise} else Exercise.DRILL
 
 
@@ -125,18 +125,18 @@ def _threat(message: alert_pb2.Alert) -> str:
     """
     if message.kind in _RINGS:
         return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
-    # The target is left out: the end alert of a device that the case has given up has no target.
+    # The key leaves the target out: if the case has dropped the device, the alert that ends the threat names no target.
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
 def peer(payload: bytes, subject: str, leg: Leg) -> PeerRow:
-    """The assignment of another leg's step, published on `subject`, without fields that this leg may not see.
+    """Parses the step of another leg that was published on `subject`. Removes the fields that this leg may not see.
 
-    Raises InvalidField where the payload can't be parsed.
+    Raises InvalidField if the payload can't be parsed.
     """
     message = stored.step(payload, subject)
     assignment = message.assignment
-    # Only that leg's own desk may see which device reported, and that it was a protective one.
+    # Only the other leg's own desk may see which device reported, and whether it was a protective device.
     assignment.ClearField("cause")
     assignment.ClearField("kind")
     assignment.ClearField("stood_down_kind")
@@ -152,7 +152,7 @@ def peer(payload: bytes, subject: str, leg: Leg) -> PeerRow:
 
 
 def outward(step: dispatch_pb2.Step) -> bytes:
-    """A step without private fields, serialised for INCIDENTS, where the other agency's leg reads it."""
+    """A serialised step for INCIDENTS, without private fields, since the other agency's leg reads INCIDENTS too."""
     message = dispatch_pb2.Step()
     message.CopyFrom(step)
     _remove_private_fields(message.assignment)
@@ -160,7 +160,7 @@ def outward(step: dispatch_pb2.Step) -> bytes:
 
 
 def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
-    """Clears the fields that stay with the leg: all but _PUBLISHED, and parts of these that reveal the protected person's distance."""
+    """Clears all fields but _PUBLISHED, and those parts of the published fields that reveal the protected person's distance."""
     for name in _PRIVATE:
         assignment.ClearField(name)  # type: ignore[arg-type]  # the stubs list the names
     if not _raises_flags(assignment.leg):
@@ -173,7 +173,7 @@ def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
 
 
 def leg_of(number: alert_pb2.Leg.ValueType) -> Leg:
-    """The leg of a number in a message. Raises KeyError for a leg that is unknown to this version."""
+    """The leg with this number in a message. Raises KeyError if this version doesn't know the leg."""
     return _LEG_OF_NUMBER[number]
 
 
@@ -183,7 +183,7 @@ def _raises_flags(number: alert_pb2.Leg.ValueType) -> bool:
 
 
 def advice(step: dispatch_pb2.Step) -> bytes | None:
-    """The serialised advice of a police step for the warning leg; None where the step carries no new advice."""
+    """The serialised advice of a police step for the warning leg; None if the step carries no new advice."""
     assignment = step.assignment
     if not step.kept or assignment.race.since != step.at or not leg_of(assignment.leg).policy.advises_persons:
         return None
@@ -214,7 +214,7 @@ def step(
 
 
 def assignment_message(incident: Incident, assignment: Assignment, latency_ms: float | None) -> dispatch_pb2.Assignment:
-    """The message of an assignment, with the latency of its offer in milliseconds where it is known."""
+    """The message of an assignment. `latency_ms` is the latency of its offer, milliseconds; None if it isn't known."""
     message = dispatch_pb2.Assignment(
         assignment_id=assignment.assignment_id,
         incident_id=incident.incident_id,
@@ -265,7 +265,7 @@ def _flag(flag: Flagged) -> dispatch_pb2.PersonFlag:
 
 
 def peer_flag(row: PeerRow) -> Flag | None:
-    """The flag of another leg's assignment; None where it has none, or one that is unknown to this version."""
+    """The flag in another leg's assignment; None if the assignment has no flag, or a flag that this version doesn't know."""
     assignment = dispatch_pb2.Assignment.FromString(row.payload)
     flag = assignment.person_flag
     if not assignment.HasField("person_flag") or int(flag.flag) not in {int(known) for known in WarningFlag}:
@@ -324,7 +324,7 @@ def progress(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState:
 
 
 def seen(state: dispatch_pb2.AssignmentState.ValueType) -> AssignmentState | None:
-    """The validated state that a caller saw; None where the request has none. Raises InvalidField."""
+    """The validated state that a caller saw; None if the request has none. Raises InvalidField."""
     if not state:
         return None
     if int(state) not in {int(known) for known in AssignmentState}:
@@ -358,7 +358,7 @@ def stored_step(row: StepRow) -> dispatch_pb2.Step:
 
 
 def stored_assignment(row: AssignmentRow) -> dispatch_pb2.Assignment:
-    """The message of a stored assignment, with the latency of its offer where it is known."""
+    """The message of a stored assignment, with the latency of its offer if that is known."""
     message = dispatch_pb2.Assignment.FromString(row.payload)
     if row.report_to_published_ms is not None:
         message.report_to_published_ms = row.report_to_published_ms

@@ -1,7 +1,7 @@
 """Outbox of committed steps: publishes each step on INCIDENTS until it is stored, in order within an incident.
 
-Publications are recorded afterwards, many at a time and concurrently with the next ones. A step whose record was lost is published
-once more under its id, which the stream recognises as a duplicate.
+Publications are recorded afterwards, many at a time, while the next steps are being published. A step whose record was lost is
+published once more under the same id. The stream recognises it as a duplicate.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tandem.dispatch.v1 import dispatch_pb2
 PUBLISH_BATCH = 256
 """Steps that are published concurrently."""
 NOTE_INTERVAL_S = 0.25
-"""How long published steps are collected into one transaction that records them, seconds."""
+"""Time for which published steps are collected before one transaction records them, seconds."""
 
 Mark: TypeAlias = Callable[[Published], Awaitable[None]]
 """Records published steps."""
@@ -36,23 +36,23 @@ Settle: TypeAlias = Callable[[], Awaitable[None]]
 
 
 class StepOutbox:
-    """Committed steps that INCIDENTS may not have yet. They are in the store too, from which a restart reads them."""
+    """Committed steps that INCIDENTS may not have yet. After a restart they are read from the store."""
 
     def __init__(self, leg: Leg, unpublished: Iterable[NumberedStep], metrics: DispatchMetrics) -> None:
         self._leg, self._metrics = leg, metrics
         self._waiting = deque(unpublished)
         self._held: dict[int, float] = {}
-        """Monotonic time of arrival of each step that is waiting, being published or not recorded yet."""
+        """Arrival time, on the monotonic clock, of each step that is waiting, being published or not recorded yet."""
         self._hold(self._waiting)
         self._wake = asyncio.Event()
         self._published = Published()
         """Published steps that aren't recorded yet."""
         self._republished: set[int] = set()
-        """Steps that were published before, so that the latency of their offers is known."""
+        """Sequences of steps that were published before. The latency of their offers was measured then."""
         self._noteworthy = asyncio.Event()
 
     def add(self, steps: Iterable[NumberedStep], republished: bool = False) -> None:
-        """Adds steps that were committed just now, or with `republished` steps that a stream has lost."""
+        """Adds steps that were just committed, or if `republished`, steps that a stream has lost."""
         steps = tuple(step for step in steps if step.sequence not in self._held)
         if republished:
             self._republished.update(step.sequence for step in steps)
@@ -110,7 +110,7 @@ class StepOutbox:
             self._noteworthy.set()
 
     async def _publish_advice(self, bus: Bus, step: dispatch_pb2.Step) -> PubAck | None:
-        """Publishes the advice of a step that the leg keeps; None where it has none."""
+        """Publishes the advice in a step that isn't published itself. Returns None if the step has no advice."""
         advice = translate.advice(step)
         if advice is None:
             return None
@@ -128,7 +128,7 @@ class StepOutbox:
         )
 
     def _measure(self, step: NumberedStep) -> None:
-        """Measures the latency of a step that is the first of an offer and hasn't been published before."""
+        """Measures the latency of an offer, at the first publication of the step that made the offer."""
         assignment = step.step.assignment
         is_first = assignment.state == dispatch_pb2.OFFERED and step.step.number == assignment.offer_number
         if not is_first or step.sequence in self._republished or not assignment.HasField("cause"):

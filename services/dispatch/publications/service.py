@@ -1,7 +1,7 @@
-"""Republishing of steps and advice that a stream has lost, in order and under their ids.
+"""Republishes steps and advice that a stream has lost, in order and under the same ids.
 
-Readers ignore a step that they have seen before, by its number and id. The leg compares its records of publications with the streams
-at the start, after each reconnect before anything else is published, and every 10 s.
+Readers recognise a repeated step by its number and id, and ignore it. The leg compares its records of publications with the streams at
+the start, after each reconnect before anything else is published, and every 10 s.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class StepPublications:
         while True:
             await self.settle()
             if loop.time() >= next_comparison_s:
-                await self._compare_all()  # new steps go out meanwhile, since a change of the stream's leader is rare
+                await self._compare_all()  # new steps don't wait, since a change of the stream's leader is rare
                 next_comparison_s = loop.time() + published.CHECK_INTERVAL_S
             await asyncio.sleep(published.NOTICE_INTERVAL_S)
 
     async def settle(self) -> None:
-        """Returns once the streams are compared since the last reconnect, and lost steps are in the outbox."""
+        """Returns once the streams were compared after the last reconnect, and lost steps are in the outbox."""
         while self._reconnects != self._bus.reconnects:
             reconnects = self._bus.reconnects
             await self._compare_all()

@@ -1,4 +1,4 @@
-"""Committed steps with their sequences, as desks and INCIDENTS get them."""
+"""Committed steps with their sequences, in the form that desks and INCIDENTS get."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of the stream entries as which a leg's steps were published, in the leg's own database."""
+"""Records which stream message each published step of a leg became, in the leg's own database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PAGE = 500
 
 
 class StoredAs(NamedTuple):
-    """Entry of a stream as which a step was published."""
+    """The stream message that a published step became."""
 
     stream: str
     sequence: int
@@ -36,17 +36,17 @@ _MARK_LATENCY = (
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Steps that were published, with the latency of their offers and their stream entries."""
+    """Steps that were published, with the stream messages that they became and the latency of their offers."""
 
     steps: list[NumberedStep] = field(default_factory=list)
     latency_ms: dict[str, float] = field(default_factory=dict)
-    """Latency of offers by assignment, milliseconds."""
+    """Latency of offers, milliseconds, by assignment id."""
     stored: dict[int, StoredAs] = field(default_factory=dict)
-    """Stream entries by the steps' sequences."""
+    """Stream messages by the sequence of the step."""
 
 
 def mark(connection: sa.Connection, published: Published, log_id: str) -> None:
-    """Marks steps as published, and records their stream entries and the latency of their offers."""
+    """Marks steps as published, and records their stream messages and the latency of their offers."""
     connection.execute(_MARK_PUBLISHED, [{"which": step.sequence} for step in published.steps])
     _record(connection, log_id, published.stored)
     if published.latency_ms:
@@ -54,7 +54,7 @@ def mark(connection: sa.Connection, published: Published, log_id: str) -> None:
 
 
 def _record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs]) -> None:
-    """Records the stream entries of steps. A later publication of a step replaces an earlier one."""
+    """Records the stream messages of steps. A later publication of a step replaces an earlier one."""
     if not stored:
         return
     notes = tables.published_steps
@@ -107,7 +107,7 @@ class PublishedSteps:
         await self._store.transaction(work)
 
     async def forget_before(self, stream_sequence: int) -> None:
-        """Deletes records of entries that the stream no longer keeps, and of other logs."""
+        """Deletes records of messages that the stream no longer keeps, and records of other logs."""
         notes = tables.published_steps
         old = (notes.c.stream_sequence < stream_sequence) | (notes.c.log_id != self._log_id)
         delete = sa.delete(notes).where(notes.c.stream == self.stream, old)

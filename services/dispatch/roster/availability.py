@@ -25,10 +25,10 @@ class AvailabilityView:
         self._travel_times = travel_times or GreatCircle()
         self._roster = NO_ROSTER
         self._version: int | None = None
-        """Version of the roster that was read last; None where all of it must be read."""
+        """Version of the roster that was read last; None if the whole roster must be read."""
 
     async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
-        """Returns a board with current positions and travel times, and the roster as it was last read. Waits for the travel times."""
+        """Returns a board with current positions and travel times, and the roster that was read last. Waits for the travel times."""
         positions = self.last_known_positions.of(subject_ids, now_ms)
         board = replace(self._roster, positions=positions)
         if not positions or not board.asks_units():
@@ -39,7 +39,7 @@ class AvailabilityView:
         return replace(board, travel={key: travel for times in timed for key, travel in times.items()})
 
     def asks_units(self) -> bool:
-        """Whether the roster, as it was last read, has units that can be offered an assignment."""
+        """Whether the roster that was read last has an office, so that offers go to units."""
         return self._roster.asks_units()
 
     def load(self, connection: Connection) -> None:
@@ -55,18 +55,18 @@ class AvailabilityView:
             self._version = version
 
     def forget(self) -> None:
-        """Makes the next transaction read the whole roster again: a transaction that fails may have read rows that were rolled back.
+        """Makes the next transaction read the whole roster. A failed transaction may have read rows that were rolled back.
 
-        Until then `ahead` uses the old roster, because a choice without it would lack travel times.
+        Until then `ahead` uses the old roster, because a choice without a roster would lack travel times.
         """
         self._version = None
 
     def within(
         self, connection: Connection, ahead: Board, seen: CommittedState
     ) -> tuple[Board, dict[str, dict[str, str]]]:
-        """Returns the board inside a transaction, and its mutable map of engaged units.
+        """Returns the board inside a transaction, and the mutable map of engaged units that the board uses.
 
-        The caller updates that map with each decision.
+        The caller updates the map with each decision.
         """
         self._load(connection, seen.roster_version)
         if not self._roster.asks_units():

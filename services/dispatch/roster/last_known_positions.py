@@ -1,4 +1,4 @@
-"""Cache of the last known positions of destinations. It lives in memory only: a position that isn't repeated is soon useless."""
+"""Cache of the last known positions of destinations. It is in memory only: a position that isn't repeated is soon useless."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from services.common.geometry import LatLon
 KNOWN_FOR_MS = 180_000
 """Age from which a position counts as unknown, milliseconds of mesh time."""
 KNOWN_MAX = 100_000
-"""Maximum number of destinations; the one that was updated longest ago is dropped first."""
+"""Maximum number of destinations. The destination that was updated longest ago is dropped first."""
 
 
 class LastKnownPositions:

@@ -1,4 +1,4 @@
-"""Stores offices and units in the leg's database. They aren't events: the event of a choice holds the input of that choice."""
+"""Stores offices and units in the leg's database. Roster changes aren't events: the event of a choice holds the facts behind it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ R = TypeVar("R", Office, Unit)
 
 
 def version(connection: sa.Connection) -> int:
-    """Returns the version of the roster. It grows with each change; 0 before the first."""
+    """Returns the version of the roster, which grows with each change; 0 before the first change."""
     return connection.scalar(sa.select(_roster.c.version)) or 0
 
 

@@ -22,7 +22,7 @@ VERTICES_MAX = 1_000
 RADIUS_MAX_M = 200_000.0
 CONTACT_MAX_CHARS = 200
 AHEAD_MAX_MS = 120_000
-"""Maximum time by which a report may be ahead of the mesh clock, milliseconds; the same limit applies to devices."""
+"""Maximum time by which a report may be ahead of the mesh clock, milliseconds. Devices have the same limit."""
 M = TypeVar("M")
 R = TypeVar("R")
 
@@ -83,7 +83,7 @@ def unit(msg: roster_pb2.Unit) -> Unit:
 
 
 def report(msg: roster_pb2.ReportUnitRequest, now_ms: int) -> tuple[str, UnitReport]:
-    """Parses the report of a unit about itself: returns its id and the report."""
+    """Parses the report of a unit about itself. Returns the unit's id and the report."""
     unit_id = fields.required_id("unit_id", msg.unit_id)
     if int(msg.status) not in {int(status) for status in Status}:
         raise InvalidField("status", "is missing or unknown")
@@ -135,7 +135,7 @@ def unit_message(unit: Unit) -> roster_pb2.Unit:
 
 
 def listed_unit(unit: Unit, report: UnitReport, incident_id: str) -> roster_pb2.UnitReport:
-    """Converts a unit and its last report to a message, without its contact key."""
+    """Converts a unit and its last report to a message, without the unit's contact key."""
     message = roster_pb2.UnitReport(
         unit=unit_message(unit), status=roster_pb2.UnitStatus.ValueType(report.status), incident_id=incident_id
     )

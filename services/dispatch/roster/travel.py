@@ -1,4 +1,4 @@
-"""Travel times of units to a destination. An offer waits at most `WITHIN_S` for them."""
+"""Travel times of units to a destination. An offer waits at most `WITHIN_S` for the travel times."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEED_MPS = 12.0
 WITHIN_S = 0.3
 """Timeout of a request to the OSRM service, seconds."""
 SOURCES_MAX = 100
-"""Maximum number of points in one table request, including the destination; the default limit of an OSRM service."""
+"""Maximum number of points in one table request, including the destination. It is the default limit of an OSRM service."""
 
 
 class TravelTimes(ABC):
@@ -49,7 +49,7 @@ class GreatCircle(TravelTimes):
 
 
 class Roads(TravelTimes):
-    """Travel times from a service with OSRM's table protocol. Falls back to the great circle if it fails or finds no route."""
+    """Travel times from a service with OSRM's table protocol. If the service fails or finds no route, the great circle is used."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, failed: Counter) -> None:
         self._url = url.rstrip("/")
@@ -60,7 +60,7 @@ class Roads(TravelTimes):
     async def to(self, destination: LatLon, origins: Sequence[LatLon]) -> list[Travel]:
         """See TravelTimes."""
         travels = await self._fallback.to(destination, origins)
-        # Only the origins nearest by great circle are requested: road distance would hardly rank another origin before them.
+        # Request only the origins that are nearest by great circle: by road, another origin is hardly ever nearer.
         nearest = sorted(range(len(origins)), key=lambda n: travels[n].travel_s)[: SOURCES_MAX - 1]
         if not nearest:
             return travels
@@ -80,7 +80,7 @@ class Roads(TravelTimes):
         return travels
 
     async def _ask(self, destination: LatLon, origins: Sequence[LatLon]) -> list[float | None]:
-        """Requests the seconds from each origin; None if there is no route. Raises ValueError if the response isn't a valid table."""
+        """Requests the travel time from each origin, seconds; None without a route. Raises ValueError if the response is invalid."""
         points = ";".join(f"{point.lon_deg:.6f},{point.lat_deg:.6f}" for point in (destination, *origins))
         sources = ";".join(str(n) for n in range(1, len(origins) + 1))
         url = f"{self._url}/table/v1/driving/{points}?sources={sources}&destinations=0"

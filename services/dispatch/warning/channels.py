@@ -1,6 +1,6 @@
-"""Channels that hand messages over: gateways by a signed webhook, and devices by a command.
+"""Channels that hand messages over: to gateways by a signed webhook, and to devices by a command.
 
-Gateways are reached without NATS, and no channel needs another service.
+A gateway is reached without NATS. No channel depends on another service.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ ISSUED_BY = "dispatch-warning"
 
 
 class WarningBus:
-    """The warnings' connection to NATS, which they work without."""
+    """Holds the connection to NATS. Warnings over gateways are sent without it too."""
 
     def __init__(self) -> None:
         self.bus: Bus | None = None
-        """None without a connection."""
+        """The connection to NATS; None while there is none."""
 
 
 class Channel(Protocol):
-    """A way to hand a message over."""
+    """A means of handing a message over to a person."""
 
     async def hand_over(self, sending: Sending, message: MessageRow) -> str:
-        """Attempts to hand a message over. Returns the reason of a failure; empty on success."""
+        """Attempts to hand a message over. Returns the reason for the failure; empty on success."""
 
 
 class GatewayChannel:
@@ -73,7 +73,7 @@ class GatewayChannel:
 
 
 class DeviceChannel:
-    """All devices, by commands. Ingest hands a command to its device at once or at its next contact."""
+    """Channel to all devices, by commands. Ingest hands a command to its device at once, or at the device's next contact."""
 
     def __init__(self, mesh: WarningBus, clock: MeshClock, links: AnswerLinks | None) -> None:
         self._mesh, self._clock, self._links = mesh, clock, links
@@ -110,8 +110,8 @@ class DeviceChannel:
 
 
 class RemovedGateway:
-    """A gateway that isn't configured any more, although messages still have to be sent over it."""
+    """Stands for a gateway that was removed from the settings while messages still waited for it. Every attempt fails."""
 
     async def hand_over(self, _sending: Sending, _message: MessageRow) -> str:
-        """Returns the reason why it can't, see Channel."""
+        """Returns the reason why the message can't be sent, see Channel."""
         return "the gateway is not configured any more"

@@ -1,6 +1,6 @@
 """Turns alerts into messages, within one transaction.
 
-It decides who gets a message, which waiting messages the new one replaces, and until when a receipt is awaited.
+The transaction decides who gets a message, which waiting messages the new one replaces, and until when a receipt is awaited.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from services.dispatch.warning.translate import WarnableAlert, notified_from_jso
 RECEIPT_WITHIN_MS = 30_000
 """Time after which the police are notified of a warning without a receipt, milliseconds of mesh time."""
 TTL_MS = 600_000
-"""Lifetime of a message that no channel has accepted, milliseconds of mesh time."""
+"""Time after which a channel that hasn't accepted a message gives up, milliseconds of mesh time."""
 
 
 class _Notified(NamedTuple):
@@ -55,7 +55,7 @@ def accept(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> N
 
 
 def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> None:
-    """Stores advice and the messages that it causes: to the persons it names, or else to all persons notified of its order."""
+    """Stores advice and its messages: to the named persons, or if none is named, to all persons who were warned under its order."""
     if _is_new(connection, warnable.occurrence.alert_id, now_ms):
         for before in _notified_before(connection, warnable):
             advice = replace(warnable, partition=before.partition, drill=before.drill)
@@ -72,7 +72,7 @@ def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
 
 
 def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
-    """Returns the persons whom an alert concerns. An alert that ends a threat may not name the persons who were notified of it."""
+    """Returns the persons whom an alert concerns. If the alert ends a threat, these include all who were warned in the incident."""
     occurrence = warnable.occurrence
     if not (occurrence.ends or occurrence.demand is Demand.RECORD):
         return list(warnable.person_ids)
@@ -81,7 +81,7 @@ def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
 
 
 def _notified_before(connection: sa.Connection, warnable: WarnableAlert) -> list[_Notified]:
-    """Returns the persons whom advice is for."""
+    """Returns the persons who get a piece of advice. All of them got an earlier message in the incident."""
     columns = (messages.c.person_id, messages.c.partition, messages.c.drill)
     query = sa.select(*columns).distinct().where(messages.c.incident_id == warnable.occurrence.incident_id)
     if warnable.person_ids:
@@ -114,7 +114,7 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
 
 
 def _accept_phone_silent(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, now_ms: int) -> None:
-    """Stores the message that a person's own device isn't reporting. It belongs to no incident."""
+    """Stores the message that a person's own device isn't reporting. The message belongs to no incident."""
     if not _has_device(connection, person_id) or _is_stale(warnable, now_ms):
         return
     message = WarningMessage(Notice.PHONE_SILENT, Demand.NOTIFY, now_ms)
@@ -123,7 +123,7 @@ def _accept_phone_silent(connection: sa.Connection, warnable: WarnableAlert, per
 
 
 def _is_relevant(warnable: WarnableAlert, message: WarningMessage, now_ms: int) -> bool:
-    """Whether to send a message: after an outage or with an empty database, a person is warned of active threats, not of past ones."""
+    """Whether to send a message. A stale alert, read after an outage, warns only of a threat that may still be active."""
     return not _is_stale(warnable, now_ms) or message.notice not in (*PASSING, *NO_RECEIPT_AWAITED)
 
 
@@ -136,7 +136,7 @@ def _row(
 ) -> MessageRow:
     occurrence = warnable.occurrence
     awaited = message.notice not in NO_RECEIPT_AWAITED
-    # A later alert in the stream may replace a stale one, so the message waits until that is known.
+    # A later alert in the stream may replace a stale one. So the message waits until the later alerts have been read.
     due_ms = max(message.due_ms, now_ms + READ_MS) if _is_stale(warnable, now_ms) else message.due_ms
     return MessageRow(
         message_id=ids.hash_id("warning", occurrence.alert_id, person_id),
@@ -165,9 +165,9 @@ def _insert(connection: sa.Connection, message: MessageRow) -> None:
 
 
 def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
-    """Replaces waiting messages that are due no sooner and add nothing: the same notice, a change of distance, or an end.
+    """Replaces waiting messages that are due no sooner and add nothing: the same notice, CHANGED, or OVER.
 
-    A message that is due sooner is still sent. A replaced message is never sent, so no receipt of it is awaited.
+    A message that is due sooner is still sent. A replaced message is never sent, so no receipt is awaited.
     """
     values = {"in": newer.incident_id, "to": newer.person_id, "said": newer.notice, "from_ms": newer.due_ms}
     connection.execute(_REPLACE, values)

@@ -1,4 +1,4 @@
-"""Reads the contacts of protected persons. A contact is unsealed for the moment of its use, and stored only sealed."""
+"""Reads the contacts of protected persons. A contact is stored only sealed, and unsealed only for the moment of its use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ContactBook:
         return self.unsealed((await self._store.contacts_of([person_id]))[person_id])
 
     def unsealed(self, rows: Iterable[ContactRow]) -> contact_pb2.Contact | None:
-        """Unseals the first readable contact of a person; None if there is none. Raises an alarm for an unreadable one."""
+        """Unseals the first readable contact of a person; None if there is none. Logs an unreadable contact as critical."""
         for row in rows:
             if row.sealed:
                 try:

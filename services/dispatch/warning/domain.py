@@ -1,8 +1,8 @@
 """Decision which messages a protected person gets, and when. Pure.
 
-A new, nearer or graver threat is sent at once; other messages come no faster than a person can read. A threat is active from the
-alert that raises it to the alert that ends it, by their positions in the log and in any order of arrival. After the last active
-threat, a message says that the notice is over.
+The message of a new, nearer or graver threat is sent at once. Other messages come no faster than a person can read. A threat is
+active from the alert that raises it to the alert that ends it. The log positions of the alerts decide, not their order of arrival.
+After the last active threat, a message says that the notice is over.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.events import BEFORE_ALL, LogPosition
 
 READ_MS = 20_000
-"""Minimum time before a message that isn't urgent, milliseconds of mesh time: to read two sentences on a phone and act on them."""
+"""Minimum time between a message and the next one that isn't urgent, milliseconds of mesh time: enough to read two sentences on a phone
+and act on them."""
 
 
 class Notice(Enum):
@@ -30,13 +31,13 @@ class Notice(Enum):
     COMING = "COMING"
     """At the present movement, the wearer arrives before help."""
     UNSEEN = "UNSEEN"
-    """The wearer's position is unknown and may be near."""
+    """The wearer's position is unknown, and the wearer may be near."""
     TAMPERED = "TAMPERED"
     """The tag reports that it was opened."""
     NEUTRAL = "NEUTRAL"
-    """The subject mustn't be read over a shoulder, or is unknown to this version."""
+    """A message that doesn't say what happened: nobody else may read it, or this version doesn't know the alert kind."""
     STAY_INSIDE = "STAY_INSIDE"
-    """Help would arrive after the wearer, who is too near for her to go outside."""
+    """Help would arrive after the wearer, and the wearer is too near for her to go outside."""
     LEAVE = "LEAVE"
     """Help would arrive after the wearer, and there is time to leave."""
     OVER = "OVER"
@@ -81,7 +82,7 @@ class ChannelId(NamedTuple):
 
 
 PASSING = frozenset((Notice.CHANGED, Notice.COMING, Notice.STAY_INSIDE, Notice.LEAVE))
-"""Notices about an active or coming threat. No alert ends them separately."""
+"""Notices that raise no threat of their own, so no alert ends them."""
 NO_RECEIPT_AWAITED = frozenset((Notice.OVER, Notice.PHONE_SILENT))
 """Notices without a receipt deadline, since no life depends on them within half a minute."""
 
@@ -96,21 +97,21 @@ class Occurrence:
     notice: Notice
     demand: Demand
     threat: str
-    """Key of the threat, the same at its begin and at its end."""
+    """Key of the threat, the same when the threat begins and ends."""
     ends: bool = False
     """The alert ends the incident."""
     ring_m: float = 0.0
-    """Radius of the ring, metres; 0 where the alert concerns no ring."""
+    """Radius of the ring, metres; 0 if the alert concerns no ring."""
     of_place: bool = False
     """The ring is around a protected place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threat:
-    """A threat of which a person was warned, or that is over."""
+    """A threat to one person in one incident, active or over."""
 
     place: LogPosition
-    """Position of the last alert of the threat."""
+    """Log position of the last alert of the threat."""
     holds: bool
     demand: Demand
     ring_m: float
@@ -122,9 +123,9 @@ class NotifiedState:
 
     threats: Mapping[str, Threat] = field(default_factory=lambda: MappingProxyType({}))
     last_ms: int | None = None
-    """When the last message goes out, or went out, mesh time."""
+    """Time at which the last message went out or will go out, mesh time; None if there was no message."""
     open: bool = False
-    """The message OVER is still to be sent."""
+    """The person was warned, and the message OVER is still to be sent."""
 
     @property
     def active(self) -> tuple[Threat, ...]:
@@ -145,7 +146,7 @@ class WarningMessage:
 
 
 def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[NotifiedState, WarningMessage | None]:
-    """The state of a person's warnings after an alert, and the message that the alert leads to; None where there is none."""
+    """The state of a person's warnings after an alert, and the message that the alert leads to; None if it leads to none."""
     if occurrence.ends or occurrence.demand is Demand.RECORD:
         return _over(state, occurrence, now_ms)
     urgent = _is_urgent(state, occurrence)
@@ -172,7 +173,7 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
 
 
 def _is_urgent(state: NotifiedState, occurrence: Occurrence) -> bool:
-    """Whether an alert's message must go out at once: its threat is new, graver, or of a nearer ring than the active ones."""
+    """Whether an alert's message must go out at once: its threat is new, graver, or of a nearer ring than the active threats."""
     if occurrence.notice is Notice.CHANGED:
         return False
     if occurrence.notice is not Notice.APPROACH:
@@ -208,7 +209,10 @@ def _over(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[No
 
 
 def _when_read(state: NotifiedState, now_ms: int) -> int:
-    """Time by which the last message has been read. A message that still waits is replaced and gives its time to the new one."""
+    """Time at which a message that isn't urgent goes out, mesh time: when the last message has been read.
+
+    If the last message still waits, the new message replaces it and goes out at the same time.
+    """
     if state.last_ms is None:
         return now_ms
     return state.last_ms if state.last_ms > now_ms else max(now_ms, state.last_ms + READ_MS)

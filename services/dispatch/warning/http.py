@@ -1,8 +1,8 @@
 """HTTP endpoint for receipts: a gateway confirms the delivery of a message, and the person confirms that she has seen it.
 
 The person has three answers of one word each. The request and the page afterwards are the same for each choice and each repetition.
-One of them may be the duress choice, which means that somebody else controls the answer. It is agreed with each person and stored in
-the sealed contact.
+One of the answers may be the duress choice, which means that somebody else controls the answer. The duress choice is agreed with each
+person and stored in the sealed contact.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _BUTTON = '<button name="choice" value="{value}">{label}</button> '
 
 
 class AnswerLinks:
-    """Links by which persons answer. A link is authenticated by itself, and names nothing but the message."""
+    """Links by which persons answer. A link is signed, so it needs no login, and it names nothing but the message."""
 
     def __init__(self, key: bytes, base_url: str) -> None:
         self._links, self._base_url = Links("warning", key, base_url), base_url.rstrip("/")
@@ -64,7 +64,7 @@ class AnswerLinks:
         return self._base_url + _PATH.format(token=self._links.write(token))
 
     def read(self, text: str) -> str:
-        """Returns the id of the message of a link. Raises InvalidLink if the link is forged or has expired."""
+        """Returns the id of the message that a link answers. Raises InvalidLink if the link is forged or has expired."""
         return self._links.read(text, wall_us() // 1_000_000).assignment_id
 
 
@@ -181,7 +181,7 @@ def _language(message: MessageRow) -> Language:
 
 
 def _refused(refused: InvalidLink) -> web.Response:
-    # Nothing about desks or incidents: anybody who holds the telephone may read it.
+    # The page says nothing about desks or incidents: anybody may hold the telephone.
     return _page(refused.answer.status, Language.KOREAN, "")
 
 

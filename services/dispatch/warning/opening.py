@@ -24,7 +24,7 @@ from services.dispatch.warning.wording import DistanceTrend, Language
 from tandem.common.v1 import contact_pb2
 
 DISTANCE_TIMEOUT_S = 1.0
-"""Maximum wait for the distance of a message, seconds: it is stored after its alert. After that the text goes without it."""
+"""Maximum wait for the distance in a message, seconds. Distances are stored after their alerts. After the wait, the text has none."""
 _LANGUAGES = {contact_pb2.LANGUAGE_ENGLISH: Language.ENGLISH}
 
 
@@ -77,7 +77,7 @@ class MessageOpener:
         return OpenedMessage(message=message, text=text, language=language.value, sendings=sendings)
 
     async def _distance_and_trend(self, message: MessageRow) -> tuple[float | None, DistanceTrend]:
-        """Returns the distance of the wearer in metres and its trend since the previous alert; unknown unless the text uses them."""
+        """Returns the wearer's distance, metres, and its trend since the previous alert. Both are unknown for notices but CHANGED."""
         if Notice(message.notice) is not Notice.CHANGED or self._mesh.bus is None:
             return None, DistanceTrend.UNKNOWN
         now_m = await self._distance_m(message.partition, message.alert_id)
@@ -104,7 +104,7 @@ class MessageOpener:
 
 
 def _sending(message: MessageRow, channel: ChannelId, now_ms: int) -> Sending:
-    # Derived from the message and the channel as the database spells it, so that a second process commands only once.
+    # The id depends only on the message and the channel, so a second process can't send the command twice.
     command_id = ids.hash_id("notice", message.message_id, str(channel)) if channel.kind is ChannelKind.DEVICE else ""
     return Sending(
         message_id=message.message_id,

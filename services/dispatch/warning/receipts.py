@@ -1,4 +1,4 @@
-"""SQL of receipts, and of the updates that they cause in the leg. Each method is one transaction."""
+"""SQL of receipts, and of the updates that receipts cause in the leg. Each method is one transaction."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from services.dispatch.warning.tables import (
 )
 
 LATE_RECEIPT_MS = 3_600_000
-"""Time after a flag in which a late acknowledgement by a gateway that follows the leg's steps still counts, mesh time."""
+"""Time for which a gateway may still acknowledge an assignment after a flag, milliseconds of mesh time. Such a gateway follows the
+leg's steps."""
 UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
-"""Flags that say that nobody knows whether the person was reached."""
+"""Flags which say that nobody knows whether the person was reached."""
 
 
 class ReceiptStore:
@@ -36,8 +37,8 @@ class ReceiptStore:
     async def put(self, message: MessageRow, receipt: ReceiptKind, now_ms: int, *, duress: bool = False) -> None:
         """Stores a receipt. Only the first receipt of each kind is kept.
 
-        A receipt also counts for each earlier message to the person. `duress` is whether the answer is the agreed duress choice. It
-        must look like any other answer, and take the same work.
+        A receipt also counts for each earlier message to the person. `duress` says that the answer is the agreed duress choice. A
+        duress answer must look like any other answer, and take the same work.
         """
 
         def work(connection: sa.Connection) -> None:
@@ -64,15 +65,15 @@ class ReceiptStore:
         return [message_of(row) for row in await read_rows(self._database, _OVERDUE, {"now_ms": now_ms})]
 
     async def unreached(self, now_ms: int) -> list[MessageRow]:
-        """Returns the newest message of each person with a recent flag of UNREACHED."""
+        """Returns the newest message to each person who has a recent flag of UNREACHED."""
         rows = await read_rows(self._database, _UNREACHED, {"since_ms": now_ms - LATE_RECEIPT_MS})
         return list({(row.incident_id, row.person_id): message_of(row) for row in rows}.values())
 
     async def expire(self, message: MessageRow, now_ms: int, reached: bool) -> None:
         """Ends the wait for receipts of a message and of the earlier messages to the person.
 
-        `reached` is whether somebody else confirms that the person was reached. If not, the police are notified, once until a
-        receipt arrives.
+        `reached` says that a gateway confirms that the person was reached. If not, the police are notified, and not a second time
+        before a receipt arrives.
         """
 
         def work(connection: sa.Connection) -> None:

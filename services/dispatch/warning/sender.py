@@ -1,6 +1,7 @@
-"""Sends due messages over each gateway and to each device of the person, independently, until it is accepted or expires.
+"""Sends each due message over every gateway and to every device of the person.
 
-Each attempt looks up the contact and unseals its handle. Neither is stored.
+Each channel is retried on its own until it accepts the message or the message expires. Each attempt over a gateway unseals the
+person's contact, which is never stored unsealed.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import GIVEN_UP, HANDED_OVER, OPEN, MessageRow, Sending, TriedSending
 
 RETRY = Backoff(1.0, 10.0)
-"""Delays between attempts to hand a message over, mesh time: a message should be read within 10 s, so they stay short."""
+"""Delays between attempts to hand a message over, seconds of mesh time. They are short, as a message should be read within 10 s."""
 MAX_SLEEP_S = 1.0
 """Maximum sleep between two checks for due messages, seconds of wall time."""
 LANE_CONCURRENCY = 64
 """Concurrent attempts per lane. A hanging gateway delays only its own lane."""
 COALESCE_S = 0.01
-"""Delay in which due messages and outcomes of attempts are collected into one transaction, seconds."""
+"""Time for which due messages, or outcomes of attempts, are collected into one transaction, seconds."""
 
 
 class AttemptLane:
-    """Running attempts that wait for each other's places: at most LANE_CONCURRENCY, and one for each key."""
+    """The attempts that run now: at most LANE_CONCURRENCY, and at most one per key."""
 
     def __init__(self, woken: asyncio.Event) -> None:
         self._woken = woken
@@ -45,7 +46,7 @@ class AttemptLane:
         return bool(self._under_way)
 
     def begin(self, tasks: asyncio.TaskGroup, key: Hashable, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Begins an attempt, unless it is running already or the lane is full."""
+        """Begins an attempt. An attempt whose key is running, or that doesn't fit, isn't started: the caller tries it again."""
         if key in self._under_way or len(self._under_way) >= LANE_CONCURRENCY:
             return
         self._under_way.add(key)
@@ -61,7 +62,7 @@ class AttemptLane:
 
 
 class OutcomeWriter:
-    """Stores the outcomes of attempts that end together in one transaction."""
+    """Stores the outcomes of attempts. Attempts that end at about the same time share a transaction."""
 
     def __init__(self, store: WarningStore) -> None:
         self._store = store
@@ -69,7 +70,7 @@ class OutcomeWriter:
         self._storing: asyncio.Future[None] | None = None
 
     async def store(self, tried: TriedSending) -> None:
-        """Stores an outcome. Returns once it is on disk."""
+        """Stores an outcome. Returns once the outcome is on disk."""
         self._outcomes.append(tried)
         if self._storing is None or self._storing.done():
             self._storing = asyncio.ensure_future(self._store_outcomes())
@@ -84,7 +85,7 @@ class OutcomeWriter:
 
 @dataclass(frozen=True, slots=True)
 class _Outlet:
-    """A channel with its lane. Each gateway has a lane, and all devices share one."""
+    """A channel with its lane. Each gateway has its own lane, and all devices share one."""
 
     channel: Channel
     lane: AttemptLane
@@ -130,7 +131,7 @@ class WarningSender:
                 await asyncio.sleep(COALESCE_S)
 
     async def _open_due(self, tasks: asyncio.TaskGroup, now_ms: int) -> None:
-        """Opens due messages: those without a distance at once, all in one transaction."""
+        """Opens due messages in one transaction. A message that states a distance is opened in a task: its distance may be late."""
         due = await retried(partial(self._store.due, now_ms))
         await self._opener.open([message for message in due if Notice(message.notice) is not Notice.CHANGED])
         for message in due:

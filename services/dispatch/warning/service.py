@@ -1,7 +1,7 @@
-"""Service of the warnings of the warning leg: tasks that run without NATS, and readers of its streams.
+"""Service of the warnings: tasks that run without NATS, and readers of the streams that warnings depend on.
 
-The leg keeps the assignments and their chain. The warnings report to it that a person was reached, or that the police must be
-notified. Such an update is stored on disk with its cause, and retried until the leg has recorded it.
+The leg keeps the assignments and their chain. The warnings report to the leg that a person was reached, or that the police must be
+notified. Each update of the leg is stored on disk with its cause, and retried until the leg has recorded it.
 """
 
 from __future__ import annotations
@@ -59,18 +59,18 @@ CHECK_INTERVAL_S = 0.2
 FORGET_INTERVAL_S = 600.0
 """Interval at which outdated contacts and alert ids are deleted, seconds of wall time."""
 CONTACTS_WITHIN_S = 5.0
-"""Maximum time that alerts wait at a start for the contacts in the log, seconds of wall time."""
+"""Maximum time after a start in which the contacts in the log are read before the alerts, seconds of wall time."""
 GIVE_UP_MS = 600_000
-"""Time after which an update of an assignment that the leg doesn't have is dropped, milliseconds of mesh time."""
+"""Time after which an update is dropped if the leg still lacks its assignment, milliseconds of mesh time."""
 _BY_RECEIPT = "receipt/"
-"""Prefix of `acknowledged_by` of an assignment that was acknowledged by a receipt of a message."""
+"""Prefix of `acknowledged_by` in an assignment that was acknowledged by a receipt of a message, not by a gateway."""
 _RECEIPT_SUBJECTS = (flow.command_step_subject("*", "RECEIVED"), flow.command_step_subject("*", "REFUSED"))
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Warnings:
-    """Warnings of one leg."""
+    """The running parts of the warnings: sender, stream readers and updates of the leg."""
 
     sender: WarningSender
     streams: WarningStreams
@@ -115,7 +115,7 @@ class LegUpdates:
             try:
                 await self._send(update, message)
             except NotFound:
-                # The leg reads alerts on its own, and may accept this one later.
+                # The leg reads alerts with a reader of its own, and may apply this message's alert later.
                 if self._clock.now_ms() < update.since_ms + GIVE_UP_MS:
                     continue
                 logger().critical("warning_of_no_assignment", message_id=message.message_id, what=update.what)
@@ -125,9 +125,10 @@ class LegUpdates:
             await self._receipts.delete_leg_update(update)
 
     async def _acknowledged_by_gateways(self, messages: Sequence[MessageRow]) -> set[str]:
-        """Returns the ids of the messages' assignments that a gateway has acknowledged. Such a gateway follows the leg's steps.
+        """Returns the ids of those assignments of the messages that a gateway has acknowledged.
 
-        It has reached the person even if the wearer has left since and the assignment is over.
+        Such a gateway follows the leg's steps. Its acknowledgement means that the person was reached, even if the assignment is over
+        by now.
         """
         if not messages:
             return set()
@@ -154,18 +155,18 @@ class LegUpdates:
 
 @dataclass(frozen=True, slots=True)
 class _Source(Generic[T]):
-    """How the warnings read a stream."""
+    """A stream that the warnings read, with its parser and the function that stores the messages."""
 
     stream: str
     parse: Callable[[bytes, str], T | None]
     accept: Callable[[Sequence[T], StreamPosition], Awaitable[None]]
-    """Stores the effects of messages and the position after them. A repetition changes nothing."""
+    """Stores the effects of messages, and the stream position after the last one. A repetition changes nothing."""
     subjects: tuple[str, ...] = ()
     """Subjects to read; all if empty."""
     holds: Callable[[str], bool] | None = None
-    """Whether a subject belongs to the stream, so that foreign messages are ignored; None if `subjects` leaves none of them."""
+    """Says whether a subject belongs to the stream; other messages are ignored. None if `subjects` already excludes them."""
     keeps_dead_letters: bool = False
-    """Whether unreadable messages become dead letters; else they are only counted, because another reader keeps them."""
+    """Whether unreadable messages become dead letters. If not, they are only counted: another reader of the stream keeps them."""
     health: ReaderHealth | None = None
 
 
@@ -183,11 +184,11 @@ class WarningStreams:
     ) -> None:
         self._store, self._receipts, self._clock, self._mesh, self._wake = store, receipts, clock, mesh, wake
         self.alerts = ReaderHealth(f"{flow.ALERTS.name} for warnings")
-        """Health of the reader of alerts: nobody is warned while they aren't read."""
+        """Health of the reader of alerts. While it doesn't read, nobody is warned."""
 
     async def follow(self, bus: Bus, log_meta: LogMetadata) -> None:
         """Reads the streams until cancelled."""
-        # The leg reads alerts too, and keeps their dead letters. The evaluators keep those of cases.
+        # The leg reads alerts too, and keeps their dead letters. The evaluators keep the dead letters of cases.
         alerts = _Source(
             flow.ALERTS.name,
             translate.alert,
@@ -229,7 +230,7 @@ class WarningStreams:
         await self._store.forget(self._clock.now_ms())
 
     async def _read(self, bus: Bus, log_id: str, source: _Source[T]) -> None:
-        """Reads a stream until cancelled. The position is stored together with the effects."""
+        """Reads a stream until cancelled. The position in the stream is stored together with the effects of the messages."""
         stored_position = await retried(partial(self._store.position, source.stream, log_id))
         trail = Trail.parse(stored_position.trail)
         async for messages in trails.follow(
@@ -250,7 +251,7 @@ class WarningStreams:
     async def _await_contacts(self, bus: Bus, log_meta: LogMetadata) -> None:
         """Waits, at most CONTACTS_WITHIN_S, until all current cases of the log are read.
 
-        Otherwise an empty database would make everybody unreachable.
+        If alerts came first, an empty database would make everybody unreachable.
         """
         try:
             async with asyncio.timeout(CONTACTS_WITHIN_S):
@@ -319,13 +320,13 @@ async def open_warnings(
 
 
 def _was_acknowledged_by_gateway(row: AssignmentRow) -> bool:
-    # A receipt acknowledges the assignment too. Receipts are stored with their message.
+    # A receipt of a message acknowledges the assignment too, but it isn't a gateway's word.
     acknowledged_by = leg_translate.stored_assignment(row).acknowledged_by
     return bool(acknowledged_by) and not acknowledged_by.startswith(_BY_RECEIPT)
 
 
 async def _parsed(bus: Bus, messages: Sequence[Delivered], source: _Source[T]) -> list[T]:
-    """Parses messages. An unreadable one becomes a dead letter, or is only counted."""
+    """Parses messages. An unreadable message becomes a dead letter or is only counted, see `keeps_dead_letters`."""
     reader = flow.warning_reader(source.stream)
     if source.keeps_dead_letters:
         return await dead_letters.parse_or_keep(bus, reader, messages, parse=source.parse)

@@ -37,9 +37,9 @@ from services.dispatch.warning.tables import (
 from services.dispatch.warning.translate import CaseContacts, WarnableAlert
 
 CONTACT_RETENTION_MS = 86_400_000
-"""Time after the end of its order at which a contact is deleted, mesh time. Until then the end may still have to be sent."""
+"""Retention of a contact after the end of its order, milliseconds of mesh time. The message OVER may still have to be sent."""
 ALERT_ID_RETENTION_MS = 40 * 86_400_000
-"""Retention of the ids of accepted alerts, mesh time: longer than ALERTS keeps an alert."""
+"""Retention of the ids of accepted alerts, milliseconds of mesh time. It is longer than the retention of the stream ALERTS."""
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -59,7 +59,7 @@ class WarningStore:
     # ── incoming ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def position(self, stream: str, log_id: str) -> StreamPosition:
-        """Returns the position of a stream with its trail; the beginning if nothing was accepted."""
+        """Returns the position in a stream with its trail; the beginning if no message of the stream was accepted."""
         query = sa.select(positions).where(positions.c.stream == stream, positions.c.log_id == log_id)
         rows = await read_rows(self._database, query)
         return StreamPosition(**rows[0]._mapping) if rows else StreamPosition(stream, log_id, 0)
@@ -75,7 +75,7 @@ class WarningStore:
         await self._database.visit(work)
 
     async def accept_advice(self, advice: Sequence[WarnableAlert], now_ms: int, position: StreamPosition) -> None:
-        """Stores advice with the messages that it causes: to the persons it names, or else to all persons notified of its order."""
+        """Stores advice with its messages: to the named persons, or if none is named, to all persons warned under its order."""
 
         def work(connection: sa.Connection) -> None:
             for warnable in advice:
@@ -100,7 +100,7 @@ class WarningStore:
         await self._database.visit(work)
 
     async def put_position(self, position: StreamPosition) -> None:
-        """Stores the position of a stream without any other rows."""
+        """Stores the position in a stream without any other rows."""
         await self._database.visit(lambda connection: _put_position(connection, position))
 
     async def contacts_of(self, person_ids: Iterable[str]) -> dict[str, list[ContactRow]]:
@@ -156,7 +156,7 @@ class WarningStore:
         return [(sending_of(row[:count]), message_of(row[count:])) for row in rows]
 
     async def tried(self, tried: Sequence[TriedSending]) -> None:
-        """Stores attempts."""
+        """Stores the outcomes of attempts."""
 
         def work(connection: sa.Connection) -> None:
             for sending, outcome, next_ms in tried:

@@ -1,6 +1,7 @@
 """Tables and rows of the warning database.
 
-It is a file apart from the leg's database, so that warnings and assignments never wait for each other's transactions.
+The warning database is a separate file from the leg's database, so that warnings and assignments never wait for each other's
+transactions.
 """
 
 from __future__ import annotations
@@ -78,13 +79,13 @@ OPEN, HANDED_OVER, GIVEN_UP, OUTDATED = "", "handed over", "given up", "outdated
 
 @dataclass(frozen=True, slots=True)
 class ContactRow:
-    """Contact of a person, as one case gives it."""
+    """Contact of a person in one case. A person in several cases has several rows."""
 
     case_id: str
     person_id: str
     version: int
     sealed: bytes
-    """Sealed contact as the log holds it; empty if the case has none."""
+    """Sealed contact, copied from the log; empty if the case has none."""
     device_ids: list[str]
     valid_until_ms: int
     """End of the order, milliseconds of mesh time."""
@@ -92,7 +93,7 @@ class ContactRow:
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A message to one person. It contains nothing by which the person can be reached."""
+    """A message to one person. The row contains nothing by which the person can be reached."""
 
     message_id: str
     incident_id: str
@@ -140,7 +141,7 @@ class Sending:
 
 
 class TriedSending(NamedTuple):
-    """An attempt of a sending."""
+    """An attempt to send a message over one channel, with its outcome."""
 
     sending: Sending
     outcome: str

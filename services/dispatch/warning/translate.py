@@ -1,4 +1,4 @@
-"""Converts messages of the streams to domain objects of warnings, and the state of a notified person from and to JSON."""
+"""Converts messages of the streams to domain objects of warnings, and the state of a warned person from and to JSON."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class WarnableAlert:
     order_id: str
     partition: int
     drill: bool
-    """Whether it belongs to an exercise. The message says so."""
+    """The alert or advice belongs to an exercise. The text of the message says that it is a drill."""
     decided_ms: int | None = None
     """Time of the decision, milliseconds of mesh time; None if the alert has none."""
 
@@ -74,10 +74,10 @@ def alert(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
 
 
 def advice(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
-    """Parses advice of the police leg, to the person it names, or else to all persons notified of its order in the incident.
+    """Parses advice of the police leg. Advice about a place names no person: it is for all persons warned under the place's order.
 
-    Returns None if an earlier advice no longer holds: nobody is notified of that, as it would be understood as "safe". Raises
-    InvalidField.
+    Returns None if the message only withdraws earlier advice. Nobody is notified of that, since it would be understood as "safe".
+    Raises InvalidField.
     """
     message = stored.advice(payload, subject)
     notice = _ADVICE.get(message.advice)
@@ -123,7 +123,7 @@ def _warnable(
         threat=_threat(message),
         ends=message.incident_ends,
         ring_m=message.ring_m,
-        # The target of a place's alert is the place, not one of the persons it warns.
+        # The target of an alert about a place is the place, not one of the persons whom the alert warns.
         of_place=bool(message.ring_m and message.target_id and message.target_id not in persons),
     )
     order_id = fields.required_id("order_id", message.order_id)
@@ -144,7 +144,7 @@ def _threat(message: alert_pb2.Alert) -> str:
         return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
     if message.kind == alert_pb2.UNKNOWN_NEAR:
         return ids.hash_id("threat", message.order_id, message.kind, message.target_id)
-    # Without the target: if the case has dropped the device, the alert that ends the threat names no target.
+    # The key leaves the target out: if the case has dropped the device, the alert that ends the threat names no target.
     return ids.hash_id("threat", message.order_id, message.kind)
 
 
@@ -177,7 +177,7 @@ def case(payload: bytes, _subject: str | None = None) -> CaseContacts | None:
 
 
 def notified_to_json(state: NotifiedState) -> dict[str, Any]:
-    """Encodes the state of a notified person for the database."""
+    """Encodes the state of a warned person for the database."""
     threats = {
         key: [*threat.place, threat.holds, int(threat.demand), threat.ring_m]
         for key, threat in sorted(state.threats.items())
@@ -186,7 +186,7 @@ def notified_to_json(state: NotifiedState) -> dict[str, Any]:
 
 
 def notified_from_json(stored_state: Mapping[str, Any]) -> NotifiedState:
-    """Decodes the state of a notified person from the database."""
+    """Decodes the state of a warned person from the database."""
     threats = {
         key: Threat(place=(sequence, ordinal), holds=holds, demand=Demand(demand), ring_m=ring_m)
         for key, (sequence, ordinal, holds, demand, ring_m) in stored_state["threats"].items()

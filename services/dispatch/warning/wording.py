@@ -1,8 +1,8 @@
 """Texts of messages to protected persons, in Korean and English. Pure.
 
 A text works without sound for a person who mustn't speak. It reveals neither names nor positions to another reader. It never says
-that all is well, since positions can be wrong and another person may hold the phone. It doesn't promise that police are coming:
-this leg works when the police leg doesn't, and the holder of the phone need not know.
+that all is well, since positions can be wrong and another person may hold the phone. It doesn't promise that police are coming either:
+the warning leg works when the police leg doesn't, and somebody else may hold the phone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from services.dispatch.domain.enums import Demand
 from services.dispatch.warning.domain import Notice
 
 FIGURES_WITHIN_M = 600.0
-"""Maximum distance, metres, that a text states; within it, police practice shows her a map. Farther out a text states only rings:
-from a few distances and her own positions she could infer the wearer's address."""
+"""Maximum distance, metres, that a text states. Within it, police practice shows her a map. Farther out a text states only rings,
+since from a few distances and her own positions she could infer the wearer's address."""
 _STEP_M = 100
 
 
@@ -110,7 +110,7 @@ def text(
     change: DistanceTrend = DistanceTrend.UNKNOWN,
     drill: bool = False,
 ) -> str:
-    """The text of a message. `distance_m` is the present distance to the wearer, metres; None where unknown or not to be revealed."""
+    """The text of a message. `distance_m` is the present distance to the wearer, metres; None if unknown or not to be revealed."""
     lead = (_DRILL[language] if drill else "") + _LEAD[language]
     if notice in _WHOLE:
         return lead + _WHOLE[notice][language]
