@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
-from services.console.domain.board import LEGS, AssignmentCard, IncidentCard
+from services.console.domain.board import FAILING, LEGS, NOTHING_AWAITED, AssignmentCard, Flag, IncidentCard
 from services.console.domain.units import UnitCard
 from services.console.domain.waterfall import TraceSpan
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
@@ -16,11 +16,36 @@ from tandem.dispatch.v1 import dispatch_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
 
-FLAGS: Mapping[str, Callable[[dispatch_pb2.Assignment], bool]] = {
-    "losing": lambda message: message.race.losing,
-    "spoofing": lambda message: message.HasField("spoofing_suspected_at"),
+
+class FlagKind(NamedTuple):
+    """A kind of flag."""
+
+    holds: Callable[[dispatch_pb2.Assignment], bool]
+    """Whether an assignment has it."""
+    level: int = NOTHING_AWAITED
+    """Least urgent level of an open incident that has it."""
+
+
+def _of_person(flag: dispatch_pb2.WarningFlag.ValueType) -> Callable[[dispatch_pb2.Assignment], bool]:
+    return lambda message: message.person_flag.flag == flag
+
+
+def _absent(leg: alert_pb2.Leg.ValueType) -> Callable[[dispatch_pb2.Assignment], bool]:
+    return lambda message: leg in message.absent_legs
+
+
+FLAGS: Mapping[str, FlagKind] = {
+    "losing": FlagKind(lambda message: message.race.losing, level=FAILING),
+    "spoofing": FlagKind(lambda message: message.HasField("spoofing_suspected_at")),
+    "duress": FlagKind(_of_person(dispatch_pb2.DURESS), level=FAILING),
+    "no-receipt": FlagKind(_of_person(dispatch_pb2.NO_RECEIPT)),
+    "no-contact": FlagKind(_of_person(dispatch_pb2.NO_CONTACT)),
+    "reached": FlagKind(_of_person(dispatch_pb2.REACHED)),
+    "absent-probation": FlagKind(_absent(alert_pb2.PROBATION), level=FAILING),
+    "absent-police": FlagKind(_absent(alert_pb2.POLICE), level=FAILING),
+    "absent-warning": FlagKind(_absent(alert_pb2.WARNING), level=FAILING),
 }
-"""Flags of an assignment, each with a function that returns whether an assignment has the flag."""
+"""All flags of an assignment. The text of a flag `x` is `flag_x`."""
 
 
 def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
@@ -45,18 +70,9 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         unit_id=message.choice.unit_id,
         escalation_level=dispatch_pb2.EscalationLevel.Name(message.choice.level) if message.choice.level else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
-        flags=_flags(message),
+        flags=frozenset(Flag(name, kind.level) for name, kind in FLAGS.items() if kind.holds(message)),
         exercise=message.exercise == exercise_pb2.DRILL,
     )
-
-
-def _flags(message: dispatch_pb2.Assignment) -> frozenset[str]:
-    """Returns the flags of an assignment, as the keys of the texts `flag_*`."""
-    flags = {name for name, holds in FLAGS.items() if holds(message)}
-    flags |= {f"absent-{leg_name(leg)}" for leg in message.absent_legs}
-    if message.person_flag.flag:
-        flags.add(dispatch_pb2.WarningFlag.Name(message.person_flag.flag).lower().replace("_", "-"))
-    return frozenset(flags)
 
 
 def incident(message: dispatch_pb2.Incident) -> IncidentCard:

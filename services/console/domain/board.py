@@ -5,9 +5,9 @@ The browser gets an incident as a plain dict. Times are milliseconds since 1970 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.common.messaging.flow import LEGS as LEGS
 
@@ -25,11 +25,19 @@ _GRAVITY = (
 )
 """States by urgency, ascending."""
 _DEMANDS = ("DEMAND_UNSPECIFIED", "RECORD", "WARN", "NOTIFY", "RESPOND")
-GRAVE_FLAGS = frozenset({"duress", "losing", *(f"absent-{leg}" for leg in LEGS)})
-"""Flags that mark an incident as failing, whatever the states of its assignments."""
+FAILING, ESCALATED, WAITING, UNDER_WAY, NOTHING_AWAITED, ENDED = range(6)
+"""Levels of urgency of an incident, most urgent first."""
 FLOOD = 5
 """From this many notices of one kind on, the page shows them as one line."""
 NEVER_MS = 1 << 60
+
+
+class Flag(NamedTuple):
+    """What is unusual about an assignment, such as `losing`, `duress` or `absent-police`."""
+
+    name: str
+    level: int = NOTHING_AWAITED
+    """Least urgent level of an open incident that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +65,7 @@ class AssignmentCard:
     """Unit to which the own leg offered the assignment; empty for another leg's assignment, and if a desk was chosen."""
     escalation_level: str = ""
     close_cause: str = ""
-    flags: frozenset[str] = frozenset()
-    """Unusual circumstances of the assignment, such as `losing`, `duress` or `absent-police`: keys of the texts `flag_*`."""
+    flags: frozenset[Flag] = frozenset()
     exercise: bool = False
 
 
@@ -97,9 +104,9 @@ def is_new_alarm(incident: IncidentCard) -> bool:
     return any(assignment.state in UNANSWERED and assignment.demand == "RESPOND" for assignment in incident.assignments)
 
 
-def flags(incident: IncidentCard) -> frozenset[str]:
+def flags(incident: IncidentCard) -> frozenset[Flag]:
     """Returns the flags of all assignments of an incident."""
-    return frozenset[str]().union(*(assignment.flags for assignment in incident.assignments))
+    return frozenset[Flag]().union(*(assignment.flags for assignment in incident.assignments))
 
 
 def rank(incident: IncidentCard) -> tuple[int, int, int]:
@@ -111,19 +118,22 @@ def rank(incident: IncidentCard) -> tuple[int, int, int]:
     agencies = [assignment for assignment in assignments if assignment.leg != "warning"]
     states = {agency.state for agency in agencies}
     if incident.ended_ms is not None or (states and states <= OVER):
-        level = 5
-    elif flags(incident) & GRAVE_FLAGS or "NOBODY_AVAILABLE" in states:
-        level = 0
-    elif states & {"ESCALATED", "REJECTED"}:
-        level = 1
-    elif "OFFERED" in states:
-        level = 2
-    elif states & ON_THE_WAY:
-        level = 3
+        level = ENDED
     else:
-        level = 4
+        level = min([_level(states), *(flag.level for flag in flags(incident))])
     awaited = due_ms(agencies)
     return level, awaited if awaited is not None else NEVER_MS, -incident.opened_ms
+
+
+def _level(states: Set[str]) -> int:
+    """Returns the level of an open incident by the states of its assignments."""
+    if "NOBODY_AVAILABLE" in states:
+        return FAILING
+    if states & {"ESCALATED", "REJECTED"}:
+        return ESCALATED
+    if "OFFERED" in states:
+        return WAITING
+    return UNDER_WAY if states & ON_THE_WAY else NOTHING_AWAITED
 
 
 def cause(incident: IncidentCard) -> str:
@@ -160,7 +170,7 @@ def shown(incident: IncidentCard, group: str = "") -> dict[str, Any]:
         "alarm": is_new_alarm(incident),
         "orders": sorted({id_ for assignment in incident.assignments for id_ in assignment.order_ids}),
         "exercise": any(assignment.exercise for assignment in incident.assignments),
-        "flags": sorted(flags(incident)),
+        "flags": sorted(flag.name for flag in flags(incident)),
         "legs": {leg: [_assignment(assignment) for assignment in incident.of(leg)] for leg in LEGS},
     }
 

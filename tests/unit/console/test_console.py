@@ -49,7 +49,10 @@ def test_an_amended_account_is_shown_with_its_time_inside_in_both_languages() ->
 
 def test_failing_incidents_come_first_then_waiting_ones_then_those_under_way() -> None:
     incidents = [
-        incident("duress", replace(OFFER, state="ACKNOWLEDGED", flags=frozenset({"duress"}), due_ms=None)),
+        incident(
+            "duress",
+            replace(OFFER, state="ACKNOWLEDGED", flags=frozenset({board.Flag("duress", board.FAILING)}), due_ms=None),
+        ),
         incident("escalated", replace(OFFER, state="ESCALATED")),
         incident("soon", replace(OFFER, due_ms=4_000)),
         incident("later", OFFER),
@@ -66,11 +69,14 @@ def test_the_flags_of_all_assignments_are_shown_and_each_has_its_text() -> None:
     message = dispatch_pb2.Assignment(race=dispatch_pb2.Race(losing=True), absent_legs=[alert_pb2.POLICE])
     message.spoofing_suspected_at.FromMilliseconds(1)
     message.person_flag.flag = dispatch_pb2.NO_RECEIPT
-    shown = board.shown(incident("i", console_translate.assignment(message), replace(OFFER, flags=frozenset({"x"}))))
+    shown = board.shown(
+        incident("i", console_translate.assignment(message), replace(OFFER, flags=frozenset({board.Flag("x")})))
+    )
     assert shown["flags"] == ["absent-police", "losing", "no-receipt", "spoofing", "x"]
+    assert shown["level"] == board.FAILING
     known = {*dispatch_pb2.WarningFlag.keys()} - {"WARNING_FLAG_UNSPECIFIED"}
-    flags = {flag.lower().replace("_", "-") for flag in known} | board.GRAVE_FLAGS | console_translate.FLAGS.keys()
-    assert {flag for flag in flags if f"flag_{flag}" not in TEXTS} == set()
+    assert {flag.lower().replace("_", "-") for flag in known} <= console_translate.FLAGS.keys()
+    assert {f"flag_{name}" for name in console_translate.FLAGS} <= TEXTS.keys()
 
 
 def test_an_alarm_lasts_until_every_demand_to_respond_is_acknowledged() -> None:
