@@ -15,7 +15,6 @@ from services.dispatch.domain.events import (
     Acknowledged,
     Answer,
     Cause,
-    Choice,
     Closed,
     Escalated,
     Flagged,
@@ -39,6 +38,7 @@ from services.dispatch.domain.events import (
     StoodDown,
 )
 from services.dispatch.domain.leg import Leg
+from services.dispatch.domain.roster import Choice
 
 
 class AssignmentState(IntEnum):

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from services.dispatch.domain.enums import EscalationLevel, Estimate
-from services.dispatch.domain.events import Choice
-from services.dispatch.domain.roster import Board, Office, Status, Trip, Unit, UnitReport
+from services.dispatch.domain.roster import Board, Choice, Office, Status, Trip, Unit, UnitReport
 
 SKILL_WORTH_S = 300
 """Head start of a unit with the preferred skill, seconds. A unit without the skill is asked first only if it is nearer by more."""

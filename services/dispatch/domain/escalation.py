@@ -9,9 +9,9 @@ from typing import assert_never
 from services.dispatch.domain.assignment import UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.choosing import UnitQuery, next_choice
 from services.dispatch.domain.enums import EscalationLevel, EscalationReason
-from services.dispatch.domain.events import Choice, Escalated, Event, NobodyAvailable, Step
+from services.dispatch.domain.events import Escalated, Event, NobodyAvailable, Step
 from services.dispatch.domain.incident import Incident
-from services.dispatch.domain.roster import NO_ROSTER, Board
+from services.dispatch.domain.roster import NO_ROSTER, Board, Choice
 
 LONGEST_WAIT_MS = 3_600_000
 """Longest time between two escalations of one assignment to the same desk, milliseconds of mesh time."""

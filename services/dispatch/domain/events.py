@@ -14,13 +14,12 @@ from services.dispatch.domain.enums import (
     Advice,
     CloseCause,
     Demand,
-    EscalationLevel,
     EscalationReason,
-    Estimate,
     Exercise,
     WarningFlag,
 )
 from services.dispatch.domain.leg import Leg
+from services.dispatch.domain.roster import Choice
 
 LogPosition: TypeAlias = tuple[int, int]
 """(sequence, ordinal): the sequence of the entry that caused an alert, and the alert's ordinal among those of that entry."""
@@ -41,28 +40,6 @@ class Cause:
     report_id: str
     received_wall_us: int
     """When ingest received the report, wall clock, microseconds since 1970 UTC."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The unit or desk to which an assignment is offered, and the facts behind the choice."""
-
-    level: EscalationLevel
-    office_id: str
-    unit_id: str = ""
-    """Empty for a desk."""
-    unit_class: str = ""
-    desk: str = ""
-    """Supervisor's or national desk; empty for a unit."""
-    travel_s: int | None = None
-    """Travel time, seconds; None if it is unknown."""
-    estimate: Estimate = Estimate.UNKNOWN
-    candidates: int = 0
-    """Number of units of the office that were available for the offer."""
-    busy_in: str = ""
-    """Id of the incident in which the unit already has another assignment; empty if it has none."""
-    busy: bool = False
-    """The unit reports that it is busy."""
 
 
 @dataclass(frozen=True, slots=True)

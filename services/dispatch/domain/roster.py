@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from services.common.geometry import Area, LatLon
-from services.dispatch.domain.enums import Estimate
+from services.dispatch.domain.enums import EscalationLevel, Estimate
 
 POSITION_MAX_AGE_MS = 600_000
 """Maximum age of a unit's position for estimating its travel time, milliseconds."""
@@ -86,6 +86,28 @@ class Travel:
 
     travel_s: int
     estimate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The unit or desk to which an assignment is offered, and the facts behind the choice."""
+
+    level: EscalationLevel
+    office_id: str
+    unit_id: str = ""
+    """Empty for a desk."""
+    unit_class: str = ""
+    desk: str = ""
+    """Supervisor's or national desk; empty for a unit."""
+    travel_s: int | None = None
+    """Travel time, seconds; None if it is unknown."""
+    estimate: Estimate = Estimate.UNKNOWN
+    candidates: int = 0
+    """Number of units of the office that were available for the offer."""
+    busy_in: str = ""
+    """Id of the incident in which the unit already has another assignment; empty if it has none."""
+    busy: bool = False
+    """The unit reports that it is busy."""
 
 
 class Trip(NamedTuple):

@@ -10,10 +10,11 @@ from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.assignment import PROGRESS, Assignment, AssignmentState, step_id
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand, Exercise, WarningFlag
-from services.dispatch.domain.events import Cause, Choice, Flagged, LogPosition, Raced
+from services.dispatch.domain.events import Cause, Flagged, LogPosition, Raced
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.leg import Leg
+from services.dispatch.domain.roster import Choice
 from services.dispatch.leg.rows import AssignmentRow, ListedIncident, PeerRow, StepRow
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2

@@ -9,10 +9,10 @@ import pytest
 from services.common.geometry import LatLon, Polygon, great_circle_m
 from services.dispatch.domain.choosing import SKILL_WORTH_S, UnitQuery, next_choice, offices_for, units_in_reach
 from services.dispatch.domain.enums import EscalationLevel, Estimate
-from services.dispatch.domain.events import Choice
 from services.dispatch.domain.roster import (
     POSITION_MAX_AGE_MS,
     Board,
+    Choice,
     RosterOutcome,
     Status,
     Travel,
