@@ -14,21 +14,12 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from services.common.rpc import server
+from services.registry.records.kinds import RECORD_TYPES
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 from tests.support.registry.registry import NPA, SECRET, Client, RegistryMesh, running_registry
 
-TABLES = (
-    "wearers",
-    "tags",
-    "protected_persons",
-    "devices",
-    "orders",
-    "cases",
-    "reviews",
-    "record_digests",
-    "match_keys",
-)
+TABLES = (*(kind.table.name for kind in RECORD_TYPES), "cases", "reviews", "record_digests", "match_keys")
 Code = grpc.StatusCode
 
 

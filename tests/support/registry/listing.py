@@ -12,12 +12,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2
 
 _KINDS = {
-    "Wearer": (reconciliation_pb2.RECORD_KIND_WEARER, "wearer_id"),
-    "Tag": (reconciliation_pb2.RECORD_KIND_TAG, "device_id"),
-    "ProtectedPerson": (reconciliation_pb2.RECORD_KIND_PROTECTED_PERSON, "person_id"),
-    "Device": (reconciliation_pb2.RECORD_KIND_DEVICE, "device_id"),
-    "Order": (reconciliation_pb2.RECORD_KIND_ORDER, "order_id"),
+    kind.name.removeprefix("RECORD_KIND_").replace("_", "").lower(): kind.number
+    for kind in reconciliation_pb2.RecordKind.DESCRIPTOR.values
 }
+"""Number of each kind of record by the name of its message in lower case."""
 _UNITS = {"lat_deg": 10_000_000, "lon_deg": 10_000_000, "radius_m": 1000}
 
 
@@ -31,7 +29,7 @@ def listed(
     | None = None,
 ) -> reconciliation_pb2.ListedRecord:
     """The list entry of a record, as its agency computes it; `end` is the request that ended the record, if any."""
-    kind, id_field = _KINDS[type(message).__name__]
+    kind, id_field = _KINDS[message.DESCRIPTOR.name.lower()], message.DESCRIPTOR.fields_by_number[1].name
     lines = list(_lines(message, "", {id_field, "source_version"}))
     if isinstance(end, registry_pb2.EndOrderRequest | registry_pb2.EndWearerRequest):
         lines += _lines(end, "end.", {id_field, "source_version"})
@@ -40,7 +38,7 @@ def listed(
     version = end.source_version if end else message.source_version  # type: ignore[attr-defined]
     text = "".join(f"{path}={value}\n" for path, value in lines)
     return reconciliation_pb2.ListedRecord(
-        kind=kind,
+        kind=reconciliation_pb2.RecordKind.ValueType(kind),
         record_id=getattr(message, id_field),
         source_version=version,
         digest=hashlib.sha256(text.encode()).digest(),

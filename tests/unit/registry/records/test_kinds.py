@@ -6,6 +6,9 @@ from typing import get_args
 
 import pytest
 
+from services.common.rpc import gatekeeper
+from services.common.rpc.identity import Role
+from services.registry.api import SERVICE_NAME
 from services.registry.reconciliation.domain import Agency, ListedKind
 from services.registry.records.kinds import LISTED_BY, RECORD_TYPES, SEALED_TYPES, Record, RecordType
 
@@ -28,8 +31,13 @@ def test_a_kind_is_either_encrypted_or_stored_in_columns_of_its_fields(kind: Rec
         assert columns - {"digest"} == set(kind.cls.__dataclass_fields__)
 
 
-def test_each_agency_lists_its_own_kinds_in_the_order_of_their_numbers() -> None:
-    assert LISTED_BY == {
-        Agency.MOJ: (ListedKind.WEARER, ListedKind.TAG),
-        Agency.NPA: (ListedKind.PROTECTED_PERSON, ListedKind.DEVICE, ListedKind.ORDER),
-    }
+@pytest.mark.parametrize("kind", RECORD_TYPES, ids=lambda kind: kind.cls.__name__)
+def test_a_kind_is_listed_by_the_agency_that_may_put_it(kind: RecordType[Record]) -> None:
+    records = {Agency.MOJ: Role.ROLE_MOJ_RECORDS, Agency.NPA: Role.ROLE_NPA_RECORDS}
+    assert records[kind.agency] in gatekeeper.allowed_roles(f"/{SERVICE_NAME}/Put{kind.cls.__name__}")
+    assert [agency for agency, listed in LISTED_BY.items() if kind.listed in listed] == [kind.agency]
+
+
+def test_each_agency_lists_its_kinds_in_the_order_of_their_numbers() -> None:
+    for listed in LISTED_BY.values():
+        assert [kind.value for kind in listed] == sorted(kind.value for kind in listed)
