@@ -47,7 +47,7 @@ class Disclosure(_message.Message):
     reference: _builtins.str
     """Id of the incident or case. Empty if there is none."""
     record_kind: _builtins.str
-    """Kind of the record: WEARER, PROTECTED_PERSON or ORDER."""
+    """Kind of the record, as tandem.registry.v1.RecordKind names it without its prefix: WEARER, for example."""
     record_id: _builtins.str
     """Id of the record."""
     order_id: _builtins.str
