@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
-from services.console.domain.board import FAILING, LEGS, NOTHING_AWAITED, AssignmentCard, Flag, IncidentCard
+from services.console.domain.board import FAILING, LEGS, NOTHING_AWAITED, AssignmentCard, IncidentCard, ShownFlag
 from services.console.domain.units import UnitCard
 from services.console.domain.waterfall import TraceSpan
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
@@ -70,7 +70,7 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         unit_id=message.choice.unit_id,
         escalation_level=dispatch_pb2.EscalationLevel.Name(message.choice.level) if message.choice.level else "",
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
-        flags=frozenset(Flag(name, kind.level) for name, kind in FLAGS.items() if kind.holds(message)),
+        flags=frozenset(ShownFlag(name, kind.level) for name, kind in FLAGS.items() if kind.holds(message)),
         exercise=message.exercise == exercise_pb2.DRILL,
     )
 

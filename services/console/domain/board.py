@@ -32,7 +32,7 @@ FLOOD = 5
 NEVER_MS = 1 << 60
 
 
-class Flag(NamedTuple):
+class ShownFlag(NamedTuple):
     """What is unusual about an assignment, such as `losing`, `duress` or `absent-police`."""
 
     name: str
@@ -65,7 +65,7 @@ class AssignmentCard:
     """Unit to which the own leg offered the assignment; empty for another leg's assignment, and if a desk was chosen."""
     escalation_level: str = ""
     close_cause: str = ""
-    flags: frozenset[Flag] = frozenset()
+    flags: frozenset[ShownFlag] = frozenset()
     exercise: bool = False
 
 
@@ -104,9 +104,9 @@ def is_new_alarm(incident: IncidentCard) -> bool:
     return any(assignment.state in UNANSWERED and assignment.demand == "RESPOND" for assignment in incident.assignments)
 
 
-def flags(incident: IncidentCard) -> frozenset[Flag]:
+def flags(incident: IncidentCard) -> frozenset[ShownFlag]:
     """Returns the flags of all assignments of an incident."""
-    return frozenset[Flag]().union(*(assignment.flags for assignment in incident.assignments))
+    return frozenset[ShownFlag]().union(*(assignment.flags for assignment in incident.assignments))
 
 
 def rank(incident: IncidentCard) -> tuple[int, int, int]:

@@ -51,7 +51,9 @@ def test_failing_incidents_come_first_then_waiting_ones_then_those_under_way() -
     incidents = [
         incident(
             "duress",
-            replace(OFFER, state="ACKNOWLEDGED", flags=frozenset({board.Flag("duress", board.FAILING)}), due_ms=None),
+            replace(
+                OFFER, state="ACKNOWLEDGED", flags=frozenset({board.ShownFlag("duress", board.FAILING)}), due_ms=None
+            ),
         ),
         incident("escalated", replace(OFFER, state="ESCALATED")),
         incident("soon", replace(OFFER, due_ms=4_000)),
@@ -70,7 +72,7 @@ def test_the_flags_of_all_assignments_are_shown_and_each_has_its_text() -> None:
     message.spoofing_suspected_at.FromMilliseconds(1)
     message.person_flag.flag = dispatch_pb2.NO_RECEIPT
     shown = board.shown(
-        incident("i", console_translate.assignment(message), replace(OFFER, flags=frozenset({board.Flag("x")})))
+        incident("i", console_translate.assignment(message), replace(OFFER, flags=frozenset({board.ShownFlag("x")})))
     )
     assert shown["flags"] == ["absent-police", "losing", "no-receipt", "spoofing", "x"]
     assert shown["level"] == board.FAILING
