@@ -48,7 +48,7 @@ async def retried(
     level: int = logging.WARNING,
     **fields: object,
 ) -> T:
-    """Runs `work` until it succeeds, and returns its result. Retries only after the errors `on`; any other error is raised.
+    """Runs `work` until it succeeds, and returns its result. Retries only after errors of the types in `on`; any other error is raised.
 
     Each failure is logged as `event` with its reason and `fields`.
     """

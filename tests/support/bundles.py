@@ -68,7 +68,9 @@ def with_manifest(manifest: bytes) -> Craft:
     """Replaces the manifest by these bytes and signs them."""
 
     def craft(members: Members, _: Manifest) -> None:
-        sealed = seal._signature(manifest, KEY.sign(seal._WHAT + manifest), KEY.public_key().public_bytes_raw())
+        sealed = seal._signature(
+            manifest, KEY.sign(seal._SIGNED_PREFIX + manifest), KEY.public_key().public_bytes_raw()
+        )
         members["manifest.json"], members["signature.json"] = manifest, sealed
 
     return craft

@@ -16,7 +16,7 @@ from services.cli.evidence.tar import CorruptArchive
 from services.registry.keys.vault import read_or_make_keys
 
 CHUNK = 1024
-_WHAT = b"tandem evidence manifest\n"
+_SIGNED_PREFIX = b"tandem evidence manifest\n"
 
 
 def canonical(content: Any) -> bytes:
@@ -38,7 +38,7 @@ def seal(members: Mapping[str, bytes], about: Mapping[str, Any], key: Ed25519Pri
     return {
         **members,
         MANIFEST: manifest,
-        SIGNATURE: _signature(manifest, key.sign(_WHAT + manifest), public_key),
+        SIGNATURE: _signature(manifest, key.sign(_SIGNED_PREFIX + manifest), public_key),
     }
 
 
@@ -55,11 +55,11 @@ def unseal(members: Mapping[str, bytes], public_key: bytes | None) -> tuple[dict
     stated = parsed(SIGNATURE, members[SIGNATURE], SIGNATURE_SHAPE)
     signature, signed_by = bytes.fromhex(stated["signature"]), public_key or bytes.fromhex(stated["public_key"])
     try:
-        Ed25519PublicKey.from_public_bytes(signed_by).verify(signature, _WHAT + manifest)
+        Ed25519PublicKey.from_public_bytes(signed_by).verify(signature, _SIGNED_PREFIX + manifest)
     except (InvalidSignature, ValueError):
         _compare(MANIFEST, manifest, stated["manifest"])
         raise CorruptArchive(SIGNATURE, None, "the signature isn't that of the key over the manifest") from None
-    _same(SIGNATURE, members[SIGNATURE], _signature(manifest, signature, signed_by))
+    _require_same(SIGNATURE, members[SIGNATURE], _signature(manifest, signature, signed_by))
     content: dict[str, Any] = parsed(MANIFEST, manifest, MANIFEST_SHAPE)
     wanted: dict[str, Any] = content["members"]
     for name in sorted(wanted.keys() | members.keys() - {MANIFEST, SIGNATURE}):
@@ -94,13 +94,13 @@ def _compare(name: str, content: bytes, wanted: Mapping[str, Any]) -> None:
         return
     chunks = wanted.get("chunks")
     if actual["sha256"] == wanted.get("sha256") or not isinstance(chunks, list):
-        return  # the hashes were altered, not the member
+        return  # the stated hashes are wrong, not the member; the caller reports that
     pairs = zip(actual["chunks"], chunks, strict=False)
     first = next((i for i, (is_, was) in enumerate(pairs) if is_ != was), min(len(actual["chunks"]), len(chunks)))
     raise CorruptArchive(name, first * CHUNK, f"differs within the {CHUNK} bytes from there")
 
 
-def _same(name: str, content: bytes, wanted: bytes) -> None:
+def _require_same(name: str, content: bytes, wanted: bytes) -> None:
     if content == wanted:
         return
     at = next((i for i, (is_, was) in enumerate(zip(content, wanted, strict=False)) if is_ != was), len(wanted))

@@ -61,9 +61,11 @@ class Replayed:
 async def play(
     clients: Clients, scenario: Scenario, lines: Sequence[ReportLine], *, progress: Callable[[int], None]
 ) -> Replayed:
-    """Puts the records, then sends each line when it is due on the mesh's clock, and acknowledges as all desks.
+    """Puts the records, then sends each line when it is due on the mesh's clock.
 
-    Calls `progress` with the number of lines sent. Raises CommandFailed if the mesh doesn't answer in time.
+    Meanwhile it plays every desk and acknowledges each offer. Calls `progress` with the number of lines sent.
+
+    Raises CommandFailed if the mesh doesn't answer in time.
     """
     began_ms = clients.clock.now_ms()
     order_ids = {order.order_id for order in scenario.orders}
@@ -236,7 +238,7 @@ async def _match_ms(matches: Sequence[Matches], sender: _ReplaySender, order_ids
         for match in matches
         for order_id in order_ids
     ]
-    # An order that an earlier run matched was seen before this run put it, so its wait is negative.
+    # If an earlier run already matched an order, its match was seen before this put. The wait is then negative and counts as 0.
     return max(*waits, 0) / 1000 if waits else None
 
 

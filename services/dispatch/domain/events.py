@@ -56,7 +56,7 @@ class AlertFolded:
     ends: bool
     """The alert ends the incident."""
     kind: int = KIND_UNSPECIFIED
-    """Number of the tandem.common.v1.AlertKind, which may be newer than this leg."""
+    """Number of the tandem.common.v1.AlertKind. This version of the leg may not know the kind yet."""
     threat: str = ""
     """Key of the alert's threat, as in decisions.Alert.threat."""
     cause: Cause | None = None
@@ -70,7 +70,7 @@ class AlertFolded:
 
 @dataclass(frozen=True, slots=True)
 class AlertWasMissing:
-    """The comparison with ALERTS found an alert that this record lacked. The alert is applied now."""
+    """A comparison with the stream ALERTS found an alert that the leg's record lacked. The alert is applied now."""
 
     at_ms: int
     alert_id: str
@@ -112,7 +112,7 @@ class Reoffered:
     at_ms: int
     assignment_id: str
     alert_id: str
-    """The alert that demands the re-offer. Alerts come in any order, so a different alert may have arrived last."""
+    """The alert that demands the re-offer. Stored, because it needn't be the alert that arrived last: alerts come in any order."""
     demand: Demand
     kind: int
     cause: Cause | None
@@ -275,7 +275,8 @@ class Raced:
     responder_s: int
     """The responder's time to the destination, seconds."""
     by_ring: bool
-    """True if `wearer_s` is an upper bound: the ring's radius divided by the wearer's pace."""
+    """True if the wearer's distance is known only by the ring. `wearer_s` is then the greatest possible time: the ring's radius divided
+    by the wearer's pace."""
     supervisor_desk: str = ""
     """Supervisor's desk that is notified too; empty if there is no roster."""
     due_ms: int | None = None
@@ -284,7 +285,8 @@ class Raced:
 
 @dataclass(frozen=True, slots=True)
 class SceneShared:
-    """The rings show that the wearer came to the protected person or place, or left. While there, both legs go to one scene."""
+    """The rings show that the wearer came to the protected person or place, or left.
+    While the wearer is there, both legs go to the same scene."""
 
     at_ms: int
     assignment_id: str
@@ -326,7 +328,7 @@ class EventKind:
     stored_name: str
     """Name under which events are stored and hashed. The class may be renamed but not this name, or the chain doesn't verify."""
     log_name: str = ""
-    """Name of the step in logs and metrics; empty if the new state of the assignment names the step."""
+    """Name of the step in logs and metrics. If empty, the name of the assignment's new state is used."""
     alarms: bool = False
     """The step is logged as critical, since a person must do something that the leg can't."""
 

@@ -1,4 +1,7 @@
-"""Finds the incidents to which alerts belong, in the stream ALERTS: the first alert of each, and all alerts about the wearer."""
+"""Searches the stream ALERTS for incidents that are given by some alerts.
+
+Finds the first alert of each incident, and all alerts about its wearer.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from services.dispatch.evidence.streams import RangeReader, first_at
 from tandem.common.v1 import alert_pb2
 
 LOOK_BACK_MS = 7_200_000
-"""Time before the first alert that the evidence covers, milliseconds of mesh time. A report that caused an alert may be 2 h late."""
+"""How long before the first alert the evidence begins, milliseconds of mesh time. A report that caused an alert may be 2 h late."""
 OPENED_BEFORE_MS = 4 * LOOK_BACK_MS
-"""Time before a known alert in which an earlier alert of the same incident is searched, milliseconds of mesh time."""
+"""How far before a known alert to search for an earlier alert of the same incident, milliseconds of mesh time."""
 
 
 class DeliveredAlert(NamedTuple):
@@ -63,7 +66,7 @@ class IncidentFinder:
         self._reader, self._bus, self._log_meta = reader, reader.bus, log_meta
 
     async def find(self, alert_ids: Mapping[str, Sequence[str]]) -> list[FoundIncident]:
-        """Finds incidents. `alert_ids` has some alert ids of each incident, by a name for the incident.
+        """Finds incidents. `alert_ids` maps a name, which the caller chooses, to some alert ids of one incident.
 
         An incident is left out if ALERTS no longer holds any of its alerts. An alert with demand WARN may have opened an incident long
         before a desk was notified. The leg doesn't know such alerts, so the search goes back until it finds no earlier alert.

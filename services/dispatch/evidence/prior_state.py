@@ -18,7 +18,7 @@ from services.dispatch.evidence.streams import RangeReader, first_at
 from tandem.common.v1 import log_pb2
 
 STATE_BACK_MS = 26 * 3_600_000
-"""Time before the window in which cases and rules are searched, milliseconds of mesh time. Both are logged at least once a mesh day."""
+"""How far before the window to search for cases and rules, milliseconds of mesh time. Both are logged at least once a mesh day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class IncidentWindow:
 
     incident: FoundIncident
     entries: Window
-    """Range of log entries in the window, with the redacted entries that the evidence gets."""
+    """First and last log entry of the incident, and the redacted log that goes into the evidence."""
     from_wall_ms: int
     """Start of the window, wall clock, milliseconds since 1970 UTC; 0 for the start of the log."""
     opened: bool
