@@ -13,6 +13,7 @@ import pytest
 
 from services.cli.commands.mesh import streams
 from services.cli.failure import CommandFailed
+from services.common.retrying import Backoff
 from services.common.rpc.errors import Unavailable
 from services.common.storage import db
 from tools.kube import policies
@@ -71,7 +72,7 @@ async def test_migrations_wait_for_their_database_and_print_it(capsys: pytest.Ca
 
 
 async def test_migrations_run_once_the_database_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(streams, "RETRY", Backoff(0.01, 0.01))
     opened, tries = db.open_database, 0
 
     def refused_twice(*arguments: Any) -> AbstractAsyncContextManager[db.Database]:
