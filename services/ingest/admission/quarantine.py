@@ -16,7 +16,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import dead_letters, flow, stored
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, RetryableError
+from services.common.rpc.errors import RetryableError
 from services.ingest.domain import Reason
 from services.ingest.held import read_held
 from services.ingest.metrics import IngestMetrics
@@ -87,16 +87,10 @@ class Quarantine:
         stream = flow.QUARANTINE.name
         bounds, merged = await self._bus.bounds_of(stream), self._devices_merged
         async for messages in read_held(self._bus, stream, bounds):
-            for message in messages:
-                if not flow.QUARANTINE.holds(message.subject):
-                    continue
-                try:
-                    counts = stored.quarantine_counts(message.data)
-                except InvalidField as error:
-                    dead_letters.pass_over(
-                        self._bus, "ingest-quarantine", stream, sequence=message.sequence, error=error
-                    )
-                    continue
+            own = [message for message in messages if flow.QUARANTINE.holds(message.subject)]
+            for counts in dead_letters.parse_or_pass_over(
+                self._bus, "ingest-quarantine", own, parse=lambda data, _: stored.quarantine_counts(data)
+            ):
                 merged = merged or counts.devices_merged
                 _add_all(totals, counts.quarantined, device_id)
         _add_all(totals, list(self._counts.values()), device_id)
