@@ -284,24 +284,25 @@ async def connect(
     user = urlsplit(url.partition(",")[0]).username
     if tls:
         user = spiffe_id(tls.cert).removeprefix(SERVICE)
-    client = Client()
-    client._transport = ResettingTransport()  # type: ignore[no-untyped-call]  # the client has no option for its transport
-    await client.connect(
-        url.split(","),
-        name=name,
-        inbox_prefix=inbox(user) if user else DEFAULT_INBOX_PREFIX,
-        max_reconnect_attempts=-1,
-        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # the client also accepts fractions of a second
-        ping_interval=PING_INTERVAL_S,
-        max_outstanding_pings=2,
-        pending_size=-1,
-        error_cb=on_error,
-        disconnected_cb=on_disconnect,
-        reconnected_cb=on_reconnect,
-        tls=client_context(tls) if tls else None,
-    )
-    renewing = asyncio.create_task(_renew(client, tls)) if tls else None
+    client, transport = Client(), ResettingTransport()  # type: ignore[no-untyped-call]
+    client._transport = transport  # the client has no option for its transport
+    renewing: asyncio.Task[None] | None = None
     try:
+        await client.connect(
+            url.split(","),
+            name=name,
+            inbox_prefix=inbox(user) if user else DEFAULT_INBOX_PREFIX,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.25,  # type: ignore[arg-type]  # the client also accepts fractions of a second
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=2,
+            pending_size=-1,
+            error_cb=on_error,
+            disconnected_cb=on_disconnect,
+            reconnected_cb=on_reconnect,
+            tls=client_context(tls) if tls else None,
+        )
+        renewing = asyncio.create_task(_renew(client, tls)) if tls else None
         bus = Bus(client, user or name, metrics)
         await bus.listen()
         yield bus
@@ -310,11 +311,20 @@ async def connect(
         if renewing:
             renewing.cancel()
         try:
-            async with asyncio.timeout(2.0):
-                await client.drain()
-        except (nats.errors.Error, TimeoutError, OSError):
-            with suppress(nats.errors.Error, OSError):  # pending data can't be flushed any more
-                await client.close()
+            await _drain(client)
+        finally:
+            # The client leaves its socket open if its connecting or its draining was cancelled.
+            transport.close()  # type: ignore[no-untyped-call]
+
+
+async def _drain(client: Client) -> None:
+    """Sends what is pending and closes the connection. What can't be sent within 2 s is dropped."""
+    try:
+        async with asyncio.timeout(2.0):
+            await client.drain()
+    except (nats.errors.Error, TimeoutError, OSError):
+        with suppress(nats.errors.Error, OSError):  # pending data can't be flushed any more
+            await client.close()
 
 
 async def _renew(client: Client, tls: Files) -> None:

@@ -8,6 +8,7 @@ isn't a connection error.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import ParseResult
 
 from nats.aio.transport import TcpTransport
 
@@ -22,6 +23,11 @@ class ResettingTransport(TcpTransport):
     def __bool__(self) -> bool:
         """Always True, even before the connection is open. Otherwise the client would replace this transport with its default one."""
         return True
+
+    async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: int) -> None:
+        """Opens a connection and closes the previous one, which the client leaves open if the server didn't complete its greeting."""
+        self.close()  # type: ignore[no-untyped-call]
+        await super().connect(uri, buffer_size, connect_timeout)
 
     def write(self, payload: bytes) -> None:
         """Sends bytes. Raises ConnectionClosed if the connection is lost."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 from tests.support.common.ports import free_port
 
@@ -50,16 +50,21 @@ async def wired(url: str) -> AsyncIterator[tuple[Wire, str]]:
     wire, (whole, _, folder) = Wire(), url.partition("?host=")
     user = whole.partition("@")[0]
 
-    opened: list[asyncio.StreamWriter] = []
+    serving: set[asyncio.Task[None]] = set()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs, ours = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
-        opened.extend((ours, writer))
-        await asyncio.gather(wire.ask(reader, ours), wire.answer(theirs, writer))
+        task = asyncio.current_task()
+        assert task
+        serving.add(task)
+        with closing(writer):
+            theirs, ours = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432")
+            with closing(ours):
+                await asyncio.gather(wire.ask(reader, ours), wire.answer(theirs, writer))
 
     async with await asyncio.start_server(connect, "127.0.0.1", wire.port):
         try:
             yield wire, whole.replace(f"{user}@", f"{user}@127.0.0.1:{wire.port}") + "?ssl=disable"
         finally:
-            for connection in opened:
-                connection.close()
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
