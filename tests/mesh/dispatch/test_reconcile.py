@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -40,9 +41,11 @@ async def until_served(configured: DispatchSettings, path: str, part: str) -> No
     url = f"http://127.0.0.1:{configured.metrics_port}/{path}"
     async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
         while True:
-            async with session.get(url) as answer:
-                if part in f"{answer.status} {await answer.text()}":
-                    return
+            # The port opens after the leg's gRPC server, which `running` waits for.
+            with suppress(aiohttp.ClientConnectionError):
+                async with session.get(url) as answer:
+                    if part in f"{answer.status} {await answer.text()}":
+                        return
             await asyncio.sleep(0.05)
 
 
