@@ -1,4 +1,4 @@
-"""The kinds of records that the agencies put, in one table: how each kind is stored, listed, matched and destroyed.
+"""The kinds of records that the agencies put, in one table: how each kind is stored, listed, matched, disclosed and destroyed.
 
 Code that handles every kind of record reads this table. A new kind needs a class in domain.py, a database table, canonical lines,
 and a row here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from services.common.privacy.grounds import RecordKind
+from services.common.rpc.identity import Role
 from services.registry.disclosure import domain as disclosure
 from services.registry.domain import Device, Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.matching.similarity import Side
@@ -30,7 +31,7 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordType(Generic[R]):
-    """One kind of record: its class and table, and how its records are listed, matched and destroyed."""
+    """One kind of record: its class and table, and how its records are listed, matched, disclosed and destroyed."""
 
     cls: type[R]
     table: sa.Table
@@ -41,6 +42,8 @@ class RecordType(Generic[R]):
     """Lines of the canonical text, see reconciliation.proto."""
     disclosed: RecordKind | None = None
     """Kind in the ledger. None if the record holds no personal data: then it is stored in columns and not encrypted."""
+    shows: Mapping[Role.ValueType, frozenset[str]] = field(default_factory=dict)
+    """Fields of the disclosed record that each role sees. All other fields are omitted."""
     destroy_at_ms: Callable[[R], int | None] = lambda _: None
     """When the record is destroyed, milliseconds of mesh time; None if it has no end yet."""
     side: Side | None = None
@@ -57,6 +60,13 @@ class RecordType(Generic[R]):
     @cached_property
     def _codec(self) -> TypeAdapter[R]:
         return TypeAdapter(self.cls)
+
+    @property
+    def ledger_kind(self) -> RecordKind:
+        """Kind in the ledger. Raises LookupError if the records hold no personal data."""
+        if self.disclosed is None:
+            raise LookupError(f"{self.table.name} holds no encrypted records, so none can be disclosed or destroyed")
+        return self.disclosed
 
     def id_of(self, record: R) -> str:
         """Id of a record."""
@@ -97,6 +107,7 @@ ORDERS = RecordType(
     side=Side.ORDER,
     person=lambda order: order.respondent,
 )
+_WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
 WEARERS = RecordType(
     cls=Wearer,
     table=tables.wearers,
@@ -104,6 +115,13 @@ WEARERS = RecordType(
     agency=Agency.MOJ,
     lines=canonical.wearer_lines,
     disclosed=RecordKind.WEARER,
+    shows={
+        Role.ROLE_MOJ_RECORDS: _WHOLE,
+        Role.ROLE_MOJ_DESK: _WHOLE - {"national_id"},
+        # The police search for the person, so they don't need the address and the national number.
+        Role.ROLE_NPA_DESK: frozenset({"name", "birth_date", "sex", "phone"}),
+        Role.ROLE_REVIEWER: _WHOLE,
+    },
     destroy_at_ms=disclosure.destroy_wearer_at_ms,
     side=Side.WEARER,
     person=lambda wearer: wearer,
@@ -116,6 +134,14 @@ PERSONS = RecordType(
     agency=Agency.NPA,
     lines=canonical.protected_person_lines,
     disclosed=RecordKind.PROTECTED_PERSON,
+    shows={
+        # `places` are the protected places of the person's orders.
+        Role.ROLE_NPA_RECORDS: frozenset({"name", "relation", "places"}),
+        Role.ROLE_NPA_DESK: frozenset({"name", "relation", "places"}),
+        # Probation officers go to the wearer, so they don't need the places of the protected person.
+        Role.ROLE_MOJ_DESK: frozenset({"name", "relation"}),
+        Role.ROLE_REVIEWER: frozenset({"name", "relation"}),
+    },
     destroy_at_ms=disclosure.destroy_person_at_ms,
 )
 DEVICES = RecordType(

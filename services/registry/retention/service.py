@@ -91,9 +91,6 @@ class KeyRetention:
 
 
 def _row(destroyed: KeyOwner, now_ms: int) -> Disclosure:
-    kind = type_in(destroyed.table).disclosed
-    if kind is None:
-        raise LookupError(f"{destroyed.table} holds no encrypted records, so none can be destroyed")
     return Disclosure(
         disclosure_id=ids.hash_id("destroyed", destroyed.table, destroyed.record_id, now_ms),
         at_ms=now_ms,
@@ -102,7 +99,7 @@ def _row(destroyed: KeyOwner, now_ms: int) -> Disclosure:
         legal_basis=_LEGAL_BASIS,
         purpose=Purpose.RETENTION.value,
         reference="",
-        record_kind=kind.value,
+        record_kind=type_in(destroyed.table).ledger_kind.value,
         record_id=destroyed.record_id,
         order_id="",
         recipient="",
