@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -46,6 +46,8 @@ class RecordType(Generic[R]):
     """Fields of the disclosed record that each role sees. All other fields are omitted."""
     destroy_at_ms: Callable[[R], int | None] = lambda _: None
     """When the record is destroyed, milliseconds of mesh time; None if it has no end yet."""
+    owned_by: RecordType[Any] | None = None
+    """Kind of the record that the record belongs to; None if it belongs to none."""
     side: Side | None = None
     """Side of a match that the record stands on; None if it isn't matched."""
     person: Callable[[R], Wearer | Respondent] | None = None
@@ -56,6 +58,13 @@ class RecordType(Generic[R]):
         """Column with the id of the record."""
         (key,) = self.table.primary_key
         return key
+
+    @cached_property
+    def owner(self) -> sa.Column[Any]:
+        """Column with the id of the record's owner. Raises LookupError if it belongs to none."""
+        if self.owned_by is None:
+            raise LookupError(f"{self.table.name} holds no records that belong to others")
+        return self.table.c[self.owned_by.key.name]
 
     @cached_property
     def _codec(self) -> TypeAdapter[R]:
@@ -85,9 +94,9 @@ class RecordType(Generic[R]):
         """The record from its JSON."""
         return self._codec.validate_json(content)
 
-    def columns(self, record: R) -> Mapping[str, object]:
-        """The columns of a record that isn't encrypted, without its digest."""
-        return asdict(record)
+    def columns(self, record: R) -> dict[str, object]:
+        """The columns that are fields of the record. If it isn't encrypted, these are all columns but its digest."""
+        return {name: getattr(record, name) for name in self.cls.__dataclass_fields__ if name in self.table.c}
 
     def of_row(self, row: sa.Row[Any]) -> R:
         """The record from its columns."""
@@ -126,7 +135,14 @@ WEARERS = RecordType(
     side=Side.WEARER,
     person=lambda wearer: wearer,
 )
-TAGS = RecordType(cls=Tag, table=tables.tags, listed=ListedKind.TAG, agency=Agency.MOJ, lines=canonical.tag_lines)
+TAGS = RecordType(
+    cls=Tag,
+    table=tables.tags,
+    listed=ListedKind.TAG,
+    agency=Agency.MOJ,
+    lines=canonical.tag_lines,
+    owned_by=WEARERS,
+)
 PERSONS = RecordType(
     cls=ProtectedPerson,
     table=tables.protected_persons,
@@ -145,7 +161,12 @@ PERSONS = RecordType(
     destroy_at_ms=disclosure.destroy_person_at_ms,
 )
 DEVICES = RecordType(
-    cls=Device, table=tables.devices, listed=ListedKind.DEVICE, agency=Agency.NPA, lines=canonical.device_lines
+    cls=Device,
+    table=tables.devices,
+    listed=ListedKind.DEVICE,
+    agency=Agency.NPA,
+    lines=canonical.device_lines,
+    owned_by=PERSONS,
 )
 
 # Orders come before wearers: startup indexes the kinds in this order, and an indexed wearer is matched at once, with all orders.
