@@ -18,11 +18,11 @@ from pydantic import TypeAdapter
 from services.common.privacy.grounds import RecordKind
 from services.common.rpc.identity import Role
 from services.registry.disclosure import domain as disclosure
-from services.registry.domain import Device, Order, ProtectedPerson, Respondent, Tag, Wearer
+from services.registry.domain import Device, ListedKind, Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.matching.similarity import Side
 from services.registry.reconciliation import canonical
 from services.registry.reconciliation.canonical import Line
-from services.registry.reconciliation.domain import Agency, Listed, ListedKind
+from services.registry.reconciliation.domain import Agency, Listed
 from services.registry.records import tables
 
 Record: TypeAlias = Wearer | Tag | ProtectedPerson | Device | Order
