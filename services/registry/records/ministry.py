@@ -53,7 +53,7 @@ class MinistryService:
             wearer = replace(before, end=end, source_version=source_version)
             outcome = work.records.decide(stored, wearer)
             if outcome is PutOutcome.STORED:
-                if any(tag.removed_at_ms is None for tag in await work.records.tags_on([wearer_id])):
+                if any(tag.removed_at_ms is None for tag in await work.records.owned(TAGS, [wearer_id])):
                     raise FailedPrecondition("wearer_id: the wearer still has a tag; end the tag first")
                 await indexing.store(work, wearer)
         return outcome

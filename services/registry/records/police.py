@@ -82,7 +82,7 @@ class PoliceService:
     async def _require_unprotected(self, work: UnitOfWork, person_id: str) -> None:
         if any(order.ends_ms > self._clock.now_ms() for order in await work.records.orders_protecting(person_id)):
             raise FailedPrecondition("person_id: an order that hasn't ended protects this person; end it first")
-        if any(device.removed_at_ms is None for device in await work.records.devices_of([person_id])):
+        if any(device.removed_at_ms is None for device in await work.records.owned(DEVICES, [person_id])):
             raise FailedPrecondition("person_id: this person still has a protective device; end it first")
 
     # ── protective devices ───────────────────────────────────────────────────────────────────────────────────────────

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 from services.common.rpc.errors import InvalidField, NotFound
-from services.registry.cases.effects import owner_of
 from services.registry.domain import Device, Order, Tag, Wearer
 from services.registry.records.kinds import R
-from services.registry.records.store import StoredRecord
+from services.registry.records.store import StoredRecord, owner_of
 
 _E = TypeVar("_E", Wearer, Order)
 

@@ -11,9 +11,18 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import Action, ContactLanguage, EndReason, OrderType, Relation, Sex, WearerEndReason
+from services.registry.domain import (
+    Action,
+    ContactLanguage,
+    EndReason,
+    ListedKind,
+    OrderType,
+    Relation,
+    Sex,
+    WearerEndReason,
+)
 from services.registry.reconciliation import canonical, domain
-from services.registry.reconciliation.domain import Finding, Listed, ListedKind
+from services.registry.reconciliation.domain import Finding, Listed
 from services.registry.records import kinds, lifecycle, translate
 from tandem.common.v1 import contact_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2

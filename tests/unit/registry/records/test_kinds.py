@@ -9,7 +9,8 @@ import pytest
 from services.common.rpc import gatekeeper
 from services.common.rpc.identity import Role
 from services.registry.api import SERVICE_NAME
-from services.registry.reconciliation.domain import Agency, ListedKind
+from services.registry.domain import ListedKind
+from services.registry.reconciliation.domain import Agency
 from services.registry.records.kinds import LISTED_BY, RECORD_TYPES, SEALED_TYPES, Record, RecordType
 
 
