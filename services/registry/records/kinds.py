@@ -34,12 +34,12 @@ class RecordType(Generic[R]):
 
     cls: type[R]
     table: sa.Table
-    listed: ListedKind
+    listed_kind: ListedKind
     agency: Agency
     """Agency that puts and lists the records."""
     lines: Callable[[R], Iterable[Line]]
     """Lines of the canonical text, see reconciliation.proto."""
-    disclosed: RecordKind | None = None
+    ledger_kind: RecordKind | None = None
     """Kind in the ledger. None if the record holds no personal data: then it is stored in columns and not encrypted."""
     destroy_at_ms: Callable[[R], int | None] = lambda _: None
     """When the record is destroyed, milliseconds of mesh time; None if it has no end yet."""
@@ -89,10 +89,10 @@ class RecordType(Generic[R]):
 ORDERS = RecordType(
     cls=Order,
     table=tables.orders,
-    listed=ListedKind.ORDER,
+    listed_kind=ListedKind.ORDER,
     agency=Agency.NPA,
     lines=canonical.order_lines,
-    disclosed=RecordKind.ORDER,
+    ledger_kind=RecordKind.ORDER,
     destroy_at_ms=disclosure.destroy_order_at_ms,
     side=Side.ORDER,
     person=lambda order: order.respondent,
@@ -100,37 +100,39 @@ ORDERS = RecordType(
 WEARERS = RecordType(
     cls=Wearer,
     table=tables.wearers,
-    listed=ListedKind.WEARER,
+    listed_kind=ListedKind.WEARER,
     agency=Agency.MOJ,
     lines=canonical.wearer_lines,
-    disclosed=RecordKind.WEARER,
+    ledger_kind=RecordKind.WEARER,
     destroy_at_ms=disclosure.destroy_wearer_at_ms,
     side=Side.WEARER,
     person=lambda wearer: wearer,
 )
-TAGS = RecordType(cls=Tag, table=tables.tags, listed=ListedKind.TAG, agency=Agency.MOJ, lines=canonical.tag_lines)
+TAGS = RecordType(cls=Tag, table=tables.tags, listed_kind=ListedKind.TAG, agency=Agency.MOJ, lines=canonical.tag_lines)
 PERSONS = RecordType(
     cls=ProtectedPerson,
     table=tables.protected_persons,
-    listed=ListedKind.PROTECTED_PERSON,
+    listed_kind=ListedKind.PROTECTED_PERSON,
     agency=Agency.NPA,
     lines=canonical.protected_person_lines,
-    disclosed=RecordKind.PROTECTED_PERSON,
+    ledger_kind=RecordKind.PROTECTED_PERSON,
     destroy_at_ms=disclosure.destroy_person_at_ms,
 )
 DEVICES = RecordType(
-    cls=Device, table=tables.devices, listed=ListedKind.DEVICE, agency=Agency.NPA, lines=canonical.device_lines
+    cls=Device, table=tables.devices, listed_kind=ListedKind.DEVICE, agency=Agency.NPA, lines=canonical.device_lines
 )
 
 # Orders come before wearers: startup indexes the kinds in this order, and an indexed wearer is matched at once, with all orders.
 RECORD_TYPES: tuple[RecordType[Any], ...] = (ORDERS, WEARERS, TAGS, PERSONS, DEVICES)
-SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.disclosed is not None)
+SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.ledger_kind is not None)
 """Kinds of records that are encrypted, each record with a key of its own."""
 _BY_CLASS: Mapping[type[Record], RecordType[Any]] = {kind.cls: kind for kind in RECORD_TYPES}
 _BY_TABLE: Mapping[str, RecordType[Any]] = {kind.table.name: kind for kind in RECORD_TYPES}
 LISTED_BY: Mapping[Agency, tuple[ListedKind, ...]] = {
     agency: tuple(
-        kind.listed for kind in sorted(RECORD_TYPES, key=lambda kind: kind.listed.value) if kind.agency is agency
+        kind.listed_kind
+        for kind in sorted(RECORD_TYPES, key=lambda kind: kind.listed_kind.value)
+        if kind.agency is agency
     )
     for agency in Agency
 }
@@ -147,12 +149,12 @@ def type_in(table: str) -> RecordType[Any]:
     return _BY_TABLE[table]
 
 
-def listed(record: Record) -> Listed:
+def list_entry(record: Record) -> Listed:
     """The list entry of a record, as its agency would compute it."""
     kind = type_of(record)
     text = "".join(f"{path}={value}\n" for path, value in kind.lines(record) if value)
     return Listed(
-        kind=kind.listed,
+        kind=kind.listed_kind,
         record_id=kind.id_of(record),
         source_version=record.source_version,
         digest=hashlib.sha256(text.encode()).digest(),

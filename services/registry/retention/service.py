@@ -91,7 +91,7 @@ class KeyRetention:
 
 
 def _row(destroyed: KeyOwner, now_ms: int) -> Disclosure:
-    kind = type_in(destroyed.table).disclosed
+    kind = type_in(destroyed.table).ledger_kind
     if kind is None:
         raise LookupError(f"{destroyed.table} holds no encrypted records, so none can be destroyed")
     return Disclosure(
