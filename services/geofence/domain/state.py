@@ -274,7 +274,7 @@ class State:
         Returns None if the person has no fix.
         """
         if not target.is_person:
-            return target.shape.least(wearer.point, wearer.point), None
+            return target.shape.least_distance_mm(wearer.point, wearer.point), None
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
 

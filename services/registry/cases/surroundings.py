@@ -169,7 +169,7 @@ async def _persons(
 
 def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset[KeyOwner]:
     """Owners whose record has ended. For the record that the command puts, the new version decides."""
-    ended = {record.key_owner for record in stored if record.kind.disclosed is not None and record.has_ended}
+    ended = {record.key_owner for record in stored if record.kind.ledger_kind is not None and record.has_ended}
     if put is None:
         return frozenset(ended)
     kind = type_of(put)

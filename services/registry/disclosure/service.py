@@ -82,7 +82,7 @@ class Disclosures:
                         legal_basis=grounds.legal_basis,
                         purpose=grounds.purpose.value,
                         reference=grounds.reference,
-                        record_kind=kind.ledger_kind.value,
+                        record_kind=kind.required_ledger_kind.value,
                         record_id=record_id,
                         order_id="",
                         recipient="",

@@ -35,12 +35,12 @@ class RecordType(Generic[R]):
 
     cls: type[R]
     table: sa.Table
-    listed: ListedKind
+    listed_kind: ListedKind
     agency: Agency
     """Agency that puts and lists the records."""
     lines: Callable[[R], Iterable[Line]]
     """Lines of the canonical text, see reconciliation.proto."""
-    disclosed: RecordKind | None = None
+    ledger_kind: RecordKind | None = None
     """Kind in the ledger. None if the record holds no personal data: then it is stored in columns and not encrypted."""
     shows: Mapping[Role.ValueType, frozenset[str]] = field(default_factory=dict)
     """Fields of the disclosed record that each role sees. All other fields are omitted."""
@@ -71,11 +71,11 @@ class RecordType(Generic[R]):
         return TypeAdapter(self.cls)
 
     @property
-    def ledger_kind(self) -> RecordKind:
+    def required_ledger_kind(self) -> RecordKind:
         """Kind in the ledger. Raises LookupError if the records hold no personal data."""
-        if self.disclosed is None:
+        if self.ledger_kind is None:
             raise LookupError(f"{self.table.name} holds no encrypted records, so none can be disclosed or destroyed")
-        return self.disclosed
+        return self.ledger_kind
 
     def id_of(self, record: R) -> str:
         """Id of a record."""
@@ -108,10 +108,10 @@ class RecordType(Generic[R]):
 ORDERS = RecordType(
     cls=Order,
     table=tables.orders,
-    listed=ListedKind.ORDER,
+    listed_kind=ListedKind.ORDER,
     agency=Agency.NPA,
     lines=canonical.order_lines,
-    disclosed=RecordKind.ORDER,
+    ledger_kind=RecordKind.ORDER,
     destroy_at_ms=disclosure.destroy_order_at_ms,
     side=Side.ORDER,
     person=lambda order: order.respondent,
@@ -120,10 +120,10 @@ _WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "addres
 WEARERS = RecordType(
     cls=Wearer,
     table=tables.wearers,
-    listed=ListedKind.WEARER,
+    listed_kind=ListedKind.WEARER,
     agency=Agency.MOJ,
     lines=canonical.wearer_lines,
-    disclosed=RecordKind.WEARER,
+    ledger_kind=RecordKind.WEARER,
     shows={
         Role.ROLE_MOJ_RECORDS: _WHOLE,
         Role.ROLE_MOJ_DESK: _WHOLE - {"national_id"},
@@ -138,7 +138,7 @@ WEARERS = RecordType(
 TAGS = RecordType(
     cls=Tag,
     table=tables.tags,
-    listed=ListedKind.TAG,
+    listed_kind=ListedKind.TAG,
     agency=Agency.MOJ,
     lines=canonical.tag_lines,
     owned_by=WEARERS,
@@ -146,10 +146,10 @@ TAGS = RecordType(
 PERSONS = RecordType(
     cls=ProtectedPerson,
     table=tables.protected_persons,
-    listed=ListedKind.PROTECTED_PERSON,
+    listed_kind=ListedKind.PROTECTED_PERSON,
     agency=Agency.NPA,
     lines=canonical.protected_person_lines,
-    disclosed=RecordKind.PROTECTED_PERSON,
+    ledger_kind=RecordKind.PROTECTED_PERSON,
     shows={
         # `places` are the protected places of the person's orders.
         Role.ROLE_NPA_RECORDS: frozenset({"name", "relation", "places"}),
@@ -163,7 +163,7 @@ PERSONS = RecordType(
 DEVICES = RecordType(
     cls=Device,
     table=tables.devices,
-    listed=ListedKind.DEVICE,
+    listed_kind=ListedKind.DEVICE,
     agency=Agency.NPA,
     lines=canonical.device_lines,
     owned_by=PERSONS,
@@ -171,13 +171,15 @@ DEVICES = RecordType(
 
 # Orders come before wearers: startup indexes the kinds in this order, and an indexed wearer is matched at once, with all orders.
 RECORD_TYPES: tuple[RecordType[Any], ...] = (ORDERS, WEARERS, TAGS, PERSONS, DEVICES)
-SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.disclosed is not None)
+SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.ledger_kind is not None)
 """Kinds of records that are encrypted, each record with a key of its own."""
 _BY_CLASS: Mapping[type[Record], RecordType[Any]] = {kind.cls: kind for kind in RECORD_TYPES}
 _BY_TABLE: Mapping[str, RecordType[Any]] = {kind.table.name: kind for kind in RECORD_TYPES}
 LISTED_BY: Mapping[Agency, tuple[ListedKind, ...]] = {
     agency: tuple(
-        kind.listed for kind in sorted(RECORD_TYPES, key=lambda kind: kind.listed.value) if kind.agency is agency
+        kind.listed_kind
+        for kind in sorted(RECORD_TYPES, key=lambda kind: kind.listed_kind.value)
+        if kind.agency is agency
     )
     for agency in Agency
 }
@@ -194,12 +196,12 @@ def type_in(table: str) -> RecordType[Any]:
     return _BY_TABLE[table]
 
 
-def listed(record: Record) -> Listed:
+def list_entry(record: Record) -> Listed:
     """The list entry of a record, as its agency would compute it."""
     kind = type_of(record)
     text = "".join(f"{path}={value}\n" for path, value in kind.lines(record) if value)
     return Listed(
-        kind=kind.listed,
+        kind=kind.listed_kind,
         record_id=kind.id_of(record),
         source_version=record.source_version,
         digest=hashlib.sha256(text.encode()).digest(),

@@ -43,7 +43,7 @@ class StoredRecord(Generic[R]):
     def open(self) -> R | None:
         """The record, decrypted; None if it was destroyed."""
         row = self.row
-        if self.kind.disclosed is None:
+        if self.kind.ledger_kind is None:
             return self.kind.of_row(row)
         if row.destroyed_at_ms is not None:
             return None
@@ -128,7 +128,7 @@ class RecordRepository(Repository):
         """Store a record in its table. Replaces an older version unless the record is `new`."""
         kind, content = type_of(record), type_of(record).content(record)
         row = kind.columns(record) | {"digest": self._vault.digest(content)}
-        if kind.disclosed is not None:
+        if kind.ledger_kind is not None:
             row["sealed"] = await self._sealed(kind, record, content)
         if kind.person is not None:
             row["national_hash"] = self._vault.index(kind.national_id(record))
@@ -171,7 +171,7 @@ class RecordRepository(Repository):
 @cache
 def _select(kind: RecordType[Any]) -> sa.Select[Any]:
     """Query of a kind's rows: the id first, then the columns that `StoredRecord` needs."""
-    if kind.disclosed is None:
+    if kind.ledger_kind is None:
         return sa.select(kind.table)
     columns = (kind.key, kind.table.c.source_version, kind.table.c.digest, kind.table.c.sealed)
     owner = sa.literal(f"{kind.table.name}/").concat(kind.key)

@@ -101,7 +101,7 @@ def _row(destroyed: KeyOwner, now_ms: int) -> Disclosure:
         legal_basis=_LEGAL_BASIS,
         purpose=Purpose.RETENTION.value,
         reference="",
-        record_kind=type_in(destroyed.table).ledger_kind.value,
+        record_kind=type_in(destroyed.table).required_ledger_kind.value,
         record_id=destroyed.record_id,
         order_id="",
         recipient="",

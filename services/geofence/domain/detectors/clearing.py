@@ -50,7 +50,7 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
 def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
     """Least distance that the newest positions claim, mm."""
     positions = [rings.newest(sides) for sides in pairs(state, case_state, target)]
-    return min(target.shape.least(here, here) for here in positions)
+    return min(target.shape.least_distance_mm(here, here) for here in positions)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:

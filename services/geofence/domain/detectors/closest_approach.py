@@ -165,7 +165,7 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     start, end = (_relative(sides, at_ms) for at_ms in (before.time_ms, now.time_ms))
     if start is None or end is None:
         return None
-    nearer_mm = target.shape.least(start, start) - target.shape.least(end, end)
+    nearer_mm = target.shape.least_distance_mm(start, start) - target.shape.least_distance_mm(end, end)
     vague_mm = sum(track.fixes[-1].accuracy_mm for track in tracks)
     if not max(MIN_APPROACH_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
@@ -177,8 +177,8 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     there = between(start, end, times)
     # The error of either end grows with the factor by which the line is extended.
     off_mm = round(math.hypot(times * vague_mm, (times - 1) * before.accuracy_mm))
-    p = probability.inside(target.shape.least(there, there), ring.radius_mm, (off_mm,))
-    return target.shape.least(end, end) if p >= rules.respond_p_pct / 100 else None
+    p = probability.inside(target.shape.least_distance_mm(there, there), ring.radius_mm, (off_mm,))
+    return target.shape.least_distance_mm(end, end) if p >= rules.respond_p_pct / 100 else None
 
 
 def _before(track: Track, at_ms: int) -> Fix | None:

@@ -21,14 +21,14 @@ from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
-    """Evaluates silence and reachability in a case in force as of a moment, and returns the times of the next checks.
+    """Evaluates silence and reachability in a case that is in force. Returns the times of the next checks.
 
-    Returns no time if only a report can change anything.
+    The evaluation is as of `at_ms`. No time is returned if only a report can change anything.
     """
     state, case_state, case = context.state, context.case_state, context.case
-    quiet_ms = quiet_until_ms(state, case_state, at_ms)
-    if quiet_ms is not None:
-        return (quiet_ms,)
+    next_check_ms = quiet_until_ms(state, case_state, at_ms)
+    if next_check_ms is not None:
+        return (next_check_ms,)
     check_times_ms = [*_check_persons(context, at_ms)]
     if case.tag_device_ids:
         # Exercises don't count in outages, neither as silent nor as watched wearers.
@@ -125,8 +125,8 @@ def _emit(
 ) -> Demand:
     """Emits a detection and returns its demand.
 
-    If an outage explains why somebody last heard at `heard_ms` is silent, a NOTIFY is only recorded: the notice of the outage covers
-    it.
+    `heard_ms` is the time of the last contact before a silence. If an outage explains the silence, a NOTIFY is only recorded: the
+    notice of the outage covers it.
     """
     kind, demand = demands.DETECTIONS[detection]
     record_only = detection is Detection.IN_REACH
@@ -164,7 +164,7 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits SILENT and its end; yields the times of the next checks."""
     state, case_state = context.state, context.case_state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
-    silent_ms, long_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
+    silent_ms, long_silent_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
@@ -178,15 +178,15 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
         if heard_before and context.case.exercise is Exercise.NONE:
             outages.note_silence(context.decisions, context.case.case_id, moment_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD, moment_ms, heard_ms=since_ms)
-    if at_ms < long_ms:
-        yield long_ms
+    if at_ms < long_silent_ms:
+        yield long_silent_ms
     elif case_state.silent is Demand.RECORD:
-        moment_ms = max(long_ms, from_ms)
+        moment_ms = max(long_silent_ms, from_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD_FOR_LONG, moment_ms, heard_ms=since_ms)
 
 
 def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
-    """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks.
+    """Emits PROTECTED_DEVICE_LOST for persons who fell silent or are heard again; yields the times of the next checks.
 
     A person without a device is never heard.
     """
@@ -285,8 +285,8 @@ def _possible_ms(state: State, case_state: CaseState, last: Fix | None, *, targe
     """The first moment at which an unseen wearer can be within the ring that demands a response; None if never.
 
     The wearer may be as far from the last position as its accuracy and the speed bound allow. A person may move at the same speed
-    bound, but only for 3 minutes after the last position. A wearer without any position may be anywhere. That is emitted together with
-    the notice of the silence.
+    bound, but only for 3 minutes after the last position. A wearer without any position may be anywhere. For such a wearer, the moment
+    is that of the notice about a long silence.
     """
     if last is None:
         return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
@@ -295,12 +295,14 @@ def _possible_ms(state: State, case_state: CaseState, last: Fix | None, *, targe
 
 
 def _likely_ms(state: State, case_state: CaseState, last: Fix | None, *, target: Target) -> int:
-    """The first moment at which a presence within the ring is likely: the wearer arrives there at the own pace, or has been unseen
-    for long."""
+    """The first moment at which an unseen wearer is likely to be within the ring that demands a response.
+
+    At that moment the wearer arrives there at the pace of the last minutes, or has been unseen for long.
+    """
     rules = state.rules
     if last is None:
         return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
-    long_ms = last.time_ms + rules.silent_notify_after_ms
+    long_unseen_ms = last.time_ms + rules.silent_notify_after_ms
     tracks = [
         state.tracks[tag_device_id] for tag_device_id in case_state.case.tag_device_ids if tag_device_id in state.tracks
     ]
@@ -308,37 +310,39 @@ def _likely_ms(state: State, case_state: CaseState, last: Fix | None, *, target:
     known_paces = [pace for pace in paces if pace is not None]
     mps = min(rules.reach_mps, max(rules.foot_mps, *known_paces)) if known_paces else rules.reach_mps
     at_ms = _reached_ms(state, case_state.case, last, target=target, mps=mps)
-    return long_ms if at_ms is None else min(long_ms, at_ms)
+    return long_unseen_ms if at_ms is None else min(long_unseen_ms, at_ms)
 
 
 def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: float) -> int | None:
-    """Time at which the ring that demands a response is reached, if each side moves at a speed; None if the other side's position is
-    unknown."""
+    """Time at which a wearer who moves at `mps` comes within the ring that demands a response.
+
+    A protected person moves towards the wearer at the same speed. None if the person's position is unknown.
+    """
     apart = state.apart_mm(last, target)
     if apart is None:
         return None
-    apart_mm, there = apart
+    apart_mm, target_fix = apart
     responds = [ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND]
     gap_mm = apart_mm - (max(responds) if responds else case.rings[-1].radius_mm) - last.accuracy_mm
-    if there is None:
+    if target_fix is None:
         return _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, mps=mps)
-    return _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, mps=mps)
+    return _met_ms(gap_mm - target_fix.accuracy_mm, last.time_ms, target_fix.time_ms, mps=mps)
 
 
-def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, *, mps: float) -> int:
-    """Time at which one side has closed a gap at a speed (m/s are mm/ms) from `from_ms` on; never before `least_ms`."""
-    return max(least_ms, from_ms + math.ceil(gap_mm / mps))
+def _closed_ms(gap_mm: float, earliest_ms: int, from_ms: int, *, mps: float) -> int:
+    """Time at which one side that moves from `from_ms` on has closed a gap; never before `earliest_ms`. `mps` is also mm/ms."""
+    return max(earliest_ms, from_ms + math.ceil(gap_mm / mps))
 
 
-def _met_ms(gap_mm: float, last_ms: int, there_ms: int, *, mps: float) -> int:
+def _met_ms(gap_mm: float, last_ms: int, target_ms: int, *, mps: float) -> int:
     """Time at which both sides have closed the gap between their last positions. The person moves only for 3 minutes after the last
     position."""
-    least_ms = max(last_ms + UNKNOWN_AFTER_MS, there_ms)
-    still_ms = there_ms + UNKNOWN_AFTER_MS
-    both_ms = math.ceil((gap_mm / mps + last_ms + there_ms) / 2)
-    if both_ms <= still_ms:
-        return max(least_ms, both_ms)
-    return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps=mps)
+    earliest_ms = max(last_ms + UNKNOWN_AFTER_MS, target_ms)
+    person_stops_ms = target_ms + UNKNOWN_AFTER_MS
+    both_ms = math.ceil((gap_mm / mps + last_ms + target_ms) / 2)
+    if both_ms <= person_stops_ms:
+        return max(earliest_ms, both_ms)
+    return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, earliest_ms, last_ms, mps=mps)
 
 
 DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end)

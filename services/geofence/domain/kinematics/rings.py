@@ -137,7 +137,7 @@ def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
     """Whether any movement could come within the radius; False only if none can."""
     for pieces in ways:
         for piece in pieces:
-            if shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
+            if shape.distance_bound_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
                 return True
     return False
 
@@ -164,7 +164,7 @@ def moments_within(
         for share in shares:
             at_ms = part.from_ms + round(share * (part.to_ms - part.from_ms))
             point = part.at(at_ms)
-            yield at_ms, shape.least(point, point)
+            yield at_ms, shape.least_distance_mm(point, point)
 
 
 def measure_inside(
@@ -190,7 +190,7 @@ def measure_inside(
                 if start_ms <= end_ms:
                     add_stretch(inside, start_ms, end_ms)
             part = piece.clipped(from_ms, to_ms)
-            apart_mm = shape.least(part.start, part.end)
+            apart_mm = shape.least_distance_mm(part.start, part.end)
             if least_mm is None or apart_mm < least_mm:
                 least_mm = apart_mm
     return least_mm

@@ -109,7 +109,7 @@ def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int
     for target in case.targets:
         if not target.is_person:
             yield _Other(
-                None, target.shape.min_distance_mm(last.point) - radius_mm - presence.max_travel_mm(state.rules), None
+                None, target.shape.distance_bound_mm(last.point) - radius_mm - presence.max_travel_mm(state.rules), None
             )
         for other_id in target.device_ids:
             yield from _device(state, other_id, last.point, radius_mm=radius_mm, from_ms=from_ms)
