@@ -266,4 +266,9 @@ def _notified(ring_state: RingState) -> Iterator[Stretch]:
             yield from_ms - SAME_VISIT_MS, to_ms + SAME_VISIT_MS
 
 
-DETECTOR = Detector(on_time=amend_due)
+def has_pending(case_state: CaseState) -> bool:
+    """Whether an amended account is yet to be published."""
+    return case_state.amend_ms is not None
+
+
+DETECTOR = Detector(on_time=amend_due, awaits_report=has_pending)

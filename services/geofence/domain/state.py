@@ -156,11 +156,6 @@ class CaseState:
         holds_incident = holds_incident or Demand.RESPOND in self.near.values()
         return not holds_incident and not any(ring.open for ring in self.rings.values())
 
-    @property
-    def has_muted(self) -> bool:
-        """Whether a ring was entered under an authorised encounter. A muted ring is an entered one, so the episode is open."""
-        return bool(self.episode_id) and any(ring.muted for ring in self.rings.values())
-
     def devices(self, key: str) -> tuple[str, ...]:
         """Devices of the wearer or of a person, by key."""
         if key == WEARER:

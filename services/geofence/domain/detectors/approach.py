@@ -247,4 +247,9 @@ def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: in
     return least_mm
 
 
-DETECTOR = Detector(on_fix=check_fix)
+def range_mm(state: State, case_state: CaseState) -> float:
+    """The radius of the widest ring, plus the distance that a wearer may be away from the newest position."""
+    return case_state.case.rings[0].radius_mm + presence.max_travel_mm(state.rules)
+
+
+DETECTOR = Detector(on_fix=check_fix, range_mm=range_mm)

@@ -41,4 +41,6 @@ ON_BATCH = tuple(detector.on_batch for detector in DETECTORS if detector.on_batc
 ON_TIME = tuple(detector.on_time for detector in DETECTORS if detector.on_time)
 ON_AMEND = tuple(detector.on_amend for detector in DETECTORS if detector.on_amend)
 ON_END = tuple(detector.on_end for detector in DETECTORS if detector.on_end)
+AWAITS_REPORT = tuple(detector.awaits_report for detector in DETECTORS if detector.awaits_report)
+RANGES_MM = tuple(detector.range_mm for detector in DETECTORS if detector.range_mm)
 EPISODE_PARTS = tuple(part for detector in DETECTORS for part in detector.parts)

@@ -7,6 +7,8 @@ recorded.
 
 from __future__ import annotations
 
+import math
+
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
@@ -17,7 +19,7 @@ from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import rings
 from services.geofence.domain.kinematics.presence import PossiblePresence
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.state import AnomalyKey, PossiblePresenceState
+from services.geofence.domain.state import AnomalyKey, CaseState, PossiblePresenceState, State
 
 
 def update(context: CaseContext, target: Target, ring: Ring, *, possible: PossiblePresence | None) -> None:
@@ -85,4 +87,9 @@ def _retract(context: CaseContext, target: Target, at_ms: int) -> None:
     context.alert(AlertDraft(kind, demand, at_ms, target=target, cause=context.cause, record_only=record_only))
 
 
-DETECTOR = Detector(on_amend=amend, on_end=end)
+def range_mm(_: State, case_state: CaseState) -> float:
+    """All fixes, while the wearer is possibly within a ring."""
+    return math.inf if case_state.possible else 0
+
+
+DETECTOR = Detector(on_amend=amend, on_end=end, range_mm=range_mm)
