@@ -205,7 +205,7 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
     if allowed:
         ring_state.muted, demand = True, demands.MUTED_DEMAND
     if ring.action is Demand.RESPOND:
-        case_state.possible.pop(target.key, None)
+        possible_presence.POSSIBLE.of(case_state).pop(target.key, None)
     context.alert(
         AlertDraft(
             AlertKind.RING_ENTERED,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext
 from services.geofence.domain.entries import Case
-from services.geofence.domain.state import CaseState, EpisodePart, State
+from services.geofence.domain.state import CasePart, CaseState, State
 
 
 class Movement(NamedTuple):
@@ -58,5 +58,5 @@ class Detector:
     """Whether `on_time` is called after each report of the case, because a report may change a decision that rests on time alone."""
     range_mm: Callable[[State, CaseState], float] | None = None
     """Distance from a place within which the detector needs each fix of a tag, mm; infinite where it needs all fixes of the case."""
-    parts: tuple[EpisodePart[Any], ...] = ()
-    """The detector's memory of an episode."""
+    parts: tuple[CasePart[Any], ...] = ()
+    """The detector's memory of a case."""

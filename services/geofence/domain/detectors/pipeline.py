@@ -43,4 +43,4 @@ ON_AMEND = tuple(detector.on_amend for detector in DETECTORS if detector.on_amen
 ON_END = tuple(detector.on_end for detector in DETECTORS if detector.on_end)
 AWAITS_REPORT = tuple(detector.awaits_report for detector in DETECTORS if detector.awaits_report)
 RANGES_MM = tuple(detector.range_mm for detector in DETECTORS if detector.range_mm)
-EPISODE_PARTS = tuple(part for detector in DETECTORS for part in detector.parts)
+PARTS = tuple(part for detector in DETECTORS for part in detector.parts)

@@ -31,7 +31,7 @@ from services.geofence.domain.kinematics import plausibility, probability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
-from services.geofence.domain.state import CaseState, EpisodePart, State
+from services.geofence.domain.state import CasePart, CaseState, State
 
 
 class ClearingKey(NamedTuple):
@@ -109,10 +109,10 @@ def _way_of(text: str) -> WayKey:
     )
 
 
-WITHHELD = EpisodePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
+WITHHELD = CasePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
 """Withheld all-clears, each with the time, ms, since which positions claim a movement that no vehicle can have made. None if the
 withholding is over: the desks were notified of it in this episode."""
-WAYS = EpisodePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
+WAYS = CasePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
 """Ways that start at the last position inside a ring, or at the last position of an unseen wearer. They lead through positions that
 the tracks have dropped since."""
 
