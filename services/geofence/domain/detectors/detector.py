@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case
 from services.geofence.domain.state import CasePart, CaseState, State
 
@@ -58,5 +59,7 @@ class Detector:
     """Whether `on_time` is called after each report of the case, because a report may change a decision that rests on time alone."""
     range_mm: Callable[[State, CaseState], float] | None = None
     """Distance from a place within which the detector needs each fix of a tag, mm; infinite where it needs all fixes of the case."""
+    why: Mapping[Detection, str] = field(default_factory=dict)
+    """Sentences for people who ask why an alert was emitted, for detections whose names don't say it."""
     parts: tuple[CasePart[Any], ...] = ()
     """The detector's memory of a case."""

@@ -376,4 +376,12 @@ def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring,
     return since_ms if since_ms >= max(track.fixes[0].time_ms for track in tracks) else None
 
 
-DETECTOR = Detector(parts=(WITHHELD, WAYS))
+WHY = {
+    Detection.LEFT_BY_JUMP: (
+        "no vehicle is fast enough to get from where the ring was entered to the positions outside it: the ring stays entered"
+    ),
+    Detection.WAY_FOUND: (
+        "a vehicle can have gone that way by now, or the positions are back inside; notifies nobody, as it may be repeated"
+    ),
+}
+DETECTOR = Detector(parts=(WITHHELD, WAYS), why=WHY)
