@@ -14,7 +14,8 @@ from bench.decision.noise import PHONE, TAG, Report
 from bench.decision.placement import PLACE_RADIUS_M, Play, metres_per_e7
 from bench.silence import RINGS
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.possible_presence import POSSIBLE
 from services.geofence.domain.entries import Case, Demand, Entry, Positions, Target, Tick
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm

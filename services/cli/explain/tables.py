@@ -13,7 +13,7 @@ from services.cli.explain.refold import LoggedPosition
 from services.cli.terminal import styled
 from services.common import times
 from services.common.messaging import flow
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.pipeline import WHY
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import alert_pb2, geometry_pb2

@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import rings

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.geofence.domain import accounts, demands
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import encounters, possible_presence
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Case, Demand, Ring, Target

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import clearing, encounters, withheld_clearing
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Ring, Target

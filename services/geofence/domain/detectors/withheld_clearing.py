@@ -21,9 +21,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
-from services.geofence.domain.demands import Detection
+from services.geofence.domain.demands import AlertKind, Detection
 from services.geofence.domain.detectors import encounters
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
