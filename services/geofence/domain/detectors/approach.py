@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import encounters, possible_presence
+from services.geofence.domain.detectors import possible_presence
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, presence, probability, rings
+from services.geofence.domain.kinematics import encounters, plausibility, presence, probability, rings
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
 from services.geofence.domain.kinematics.presence import RingEntry
 from services.geofence.domain.kinematics.rings import Sides

@@ -15,10 +15,9 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import encounters
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings
+from services.geofence.domain.kinematics import encounters, plausibility, probability, rings
 from services.geofence.domain.kinematics.geometry import Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import clearing, encounters, withheld_clearing
+from services.geofence.domain.detectors import clearing, withheld_clearing
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Ring, Target
+from services.geofence.domain.kinematics import encounters
 from services.geofence.domain.kinematics.track import Fix
 from services.geofence.domain.state import CaseState
 

@@ -14,10 +14,10 @@ from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import closest_approach, encounters
+from services.geofence.domain.detectors import closest_approach
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import rings
+from services.geofence.domain.kinematics import encounters, rings
 from services.geofence.domain.kinematics.presence import PossiblePresence
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
 from services.geofence.domain.state import AnomalyKey, CaseState, State, part_by_key

@@ -23,10 +23,9 @@ from typing import Any, NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind, Detection
-from services.geofence.domain.detectors import encounters
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings, travel_feasibility
+from services.geofence.domain.kinematics import encounters, plausibility, probability, rings, travel_feasibility
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
