@@ -75,6 +75,7 @@ class Evaluator:
             self._published,
             checkpoints=self._checkpoints,
             digests=Digests(bus, store.keys, settings, partition=partition, metrics=metrics),
+            clock=log_meta.clock,
             metrics=metrics,
         )
         self._rules, self._own_entries = KeptRules(bus, partition), OwnEntries(bus, partition)

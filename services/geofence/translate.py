@@ -28,7 +28,7 @@ from services.geofence.domain.entries import (
 )
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from services.geofence.domain.rules import Rules
-from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2, sensing_pb2
 
 
 def entry_body(data: bytes) -> Body:
@@ -302,6 +302,24 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         outage_watched=alert.outage_watched,
         exercise=exercise_pb2.Exercise.ValueType(alert.exercise.value),
     )
+
+
+def sensing_request_to_proto(request: alerts.SensingRequest) -> sensing_pb2.SensingRequest:
+    """The message of a request for data of a device."""
+    message = sensing_pb2.SensingRequest(
+        request_id=request.request_id,
+        device_id=request.device_id,
+        decided_at_ms=request.decided_at_ms,
+        until_ms=request.until_ms,
+        sequence=request.sequence,
+        ordinal=request.ordinal,
+        fold_version=request.fold_version,
+    )
+    if request.interval_s is None:
+        message.locate_now.SetInParent()
+    else:
+        message.report_every.interval_s = request.interval_s
+    return message
 
 
 def measure_to_proto(alert: alerts.Alert) -> alert_pb2.Measure:

@@ -12,7 +12,7 @@ from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
 from services.geofence.domain import accounts, fold
-from services.geofence.domain.alerts import Alert, DeadLetter, Output
+from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
@@ -161,6 +161,8 @@ def _alerts(outputs: Iterable[Output]) -> Iterator[dict[str, Any]]:
                 yield alert_dict(output)
             case DeadLetter():
                 yield {"kind": "PARKED", "sequence": output.sequence, "reason": output.reason}
+            case SensingRequest():
+                pass  # a back-test has no device that could obey
             case _:
                 assert_never(output)
 

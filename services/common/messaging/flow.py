@@ -5,6 +5,7 @@ Streams are created from this table, and every publisher and reader uses its nam
     registry ─ log.{p}.case ─┐
     ingest ─── log.{p}.report ─▶ LOG_{p} ─▶ geofence ─ alert.{p}.{alert_id} ─▶ ALERTS ─▶ dispatch (each leg)
     geofence ─ log.{p}.rules, .fold, .tick ┘                                             └─ incident.{leg}.{id} ─▶ INCIDENTS
+    geofence ─ sensing.{p}.{request_id} ─▶ SENSING ─▶ ingest
     desks ─ ingest ─ command.{by}.{id} ─▶ COMMANDS ─▶ ingest ─▶ the device
 """
 
@@ -72,6 +73,9 @@ ADVICE = Stream(name="ADVICE", subjects=("advice.>",), max_age_s=30 * DAY_S, max
 DEAD_LETTERS = Stream(name="DEAD_LETTERS", subjects=("dead_letter.>",), max_age_s=365 * DAY_S, max_bytes=GIB)
 DIGESTS = Stream(name="DIGESTS", subjects=("digest.>",), max_age_s=7 * DAY_S, max_bytes=GIB)
 
+# A need ends after an hour at the latest unless it is renewed. Positions aren't in this stream, but a short interval says that a wearer
+# is near somebody.
+SENSING = Stream(name="SENSING", subjects=("sensing.>",), max_age_s=DAY_S, max_bytes=GIB)
 # A command expires after a day at the latest.
 COMMANDS = Stream(name="COMMANDS", subjects=("command.>", "command_step.>"), max_age_s=DAY_S, max_bytes=GIB)
 QUARANTINE = Stream(
@@ -93,6 +97,7 @@ STREAMS = (
     ADVICE,
     DEAD_LETTERS,
     DIGESTS,
+    SENSING,
     COMMANDS,
     QUARANTINE,
     PROBE,
@@ -207,6 +212,13 @@ FLOWS = (
         readers=("geofence",),
     ),
     Flow(
+        subject="sensing.{p}.{request_id}",
+        message_type="SensingRequest",
+        stream=SENSING.name,
+        publishers=("geofence",),
+        readers=("ingest", "explain"),
+    ),
+    Flow(
         subject="command.{by}.{command_id}",
         message_type="Command",
         stream=COMMANDS.name,
@@ -274,6 +286,11 @@ def alert_subject(partition: int, alert_id: str) -> str:
 def measure_subject(partition: int, alert_id: str) -> str:
     """Subject of an alert's measure, the figures on which the alert rests."""
     return f"measure.{partition}.{alert_id}"
+
+
+def sensing_subject(partition: int, request_id: str) -> str:
+    """Subject of a request for data of a device. Each request has its own subject, as each alert has."""
+    return f"sensing.{partition}.{request_id}"
 
 
 def incident_subject(leg: str, incident_id: str) -> str:

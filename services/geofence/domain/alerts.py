@@ -1,4 +1,4 @@
-"""Outputs of the fold: alerts with their figures, and dead letters."""
+"""Outputs of the fold: alerts with their figures, requests for data, and dead letters."""
 
 from __future__ import annotations
 
@@ -91,4 +91,24 @@ class DeadLetter:
     reason: str
 
 
-Output = Alert | DeadLetter
+@dataclass(frozen=True, slots=True)
+class SensingRequest:
+    """What the decision needs from a device. Its id is a hash of the entry and the device.
+
+    A newer interval for the same device replaces the one before. The need ends at `until_ms` unless a newer request renews it.
+    """
+
+    request_id: str
+    sequence: int
+    ordinal: int
+    device_id: str
+    interval_s: int | None
+    """The interval between reports that the device should keep, seconds; None: the position is needed now."""
+    decided_at_ms: int
+    """When the causing entry arrived, mesh time."""
+    until_ms: int
+    """When the need ends, mesh time."""
+    fold_version: int
+
+
+Output = Alert | SensingRequest | DeadLetter

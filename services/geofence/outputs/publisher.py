@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias, assert_never
 
-from services.common.clock import wall_us
+from services.common.clock import MeshClock, wall_us
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
@@ -24,7 +24,7 @@ from services.common.observability import trace_ids
 from services.common.observability.telemetry import logger
 from services.geofence import translate
 from services.geofence.checkpoints import Checkpoints
-from services.geofence.domain.alerts import Alert, DeadLetter, Output
+from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
 from services.geofence.domain.entries import Exercise
 from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.digests import Digests, StateDigest
@@ -62,7 +62,7 @@ class _AlertedCheckpoint:
 
 
 _Outgoing: TypeAlias = _Decided | _QueuedCheckpoint | StateDigest
-_Secondary: TypeAlias = Alert | DeadLetter | _AlertedCheckpoint | StateDigest
+_Secondary: TypeAlias = Alert | SensingRequest | DeadLetter | _AlertedCheckpoint | StateDigest
 
 
 class OutputPublisher:
@@ -76,9 +76,10 @@ class OutputPublisher:
         *,
         checkpoints: Checkpoints,
         digests: Digests,
+        clock: MeshClock,
         metrics: GeofenceMetrics,
     ) -> None:
-        self._bus, self._partition, self._published = bus, partition, published
+        self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
         self._secondary: asyncio.Queue[_Secondary] = asyncio.Queue()
@@ -92,7 +93,7 @@ class OutputPublisher:
             match output:
                 case Alert():
                     alerts.append(output)
-                case DeadLetter():
+                case SensingRequest() | DeadLetter():
                     self._secondary.put_nowait(output)
                 case _:
                     assert_never(output)
@@ -134,11 +135,14 @@ class OutputPublisher:
                     assert_never(unknown)
 
     async def publish_secondary(self) -> None:
-        """Publishes the secondary outputs (figures, dead letters, digests, checkpoints) after their alerts, until cancelled."""
+        """Publishes the secondary outputs (figures, requests for data, dead letters, digests, checkpoints) after their alerts, until
+        cancelled."""
         while True:
             match await self._secondary.get():
                 case Alert() as alert:
                     await self._publish_figures(alert)
+                case SensingRequest() as request:
+                    await self._publish_sensing_request(request)
                 case DeadLetter(sequence, reason):
                     stream = flow.log_stream(self._partition)
                     subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
@@ -150,6 +154,13 @@ class OutputPublisher:
                     await self._digests.compare(digest)
                 case unknown:
                     assert_never(unknown)
+
+    async def _publish_sensing_request(self, request: SensingRequest) -> None:
+        """Publishes a request, unless its need has ended: a log that is folded again holds the requests of its whole time."""
+        if request.until_ms > self._clock.now_ms():
+            message = translate.sensing_request_to_proto(request).SerializeToString()
+            subject = flow.sensing_subject(self._partition, request.request_id)
+            await self._bus.publish_until_stored(subject, message, expected_last=0)
 
     async def _publish_figures(self, alert: Alert) -> None:
         figures = translate.measure_to_proto(alert).SerializeToString()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, DeadLetter
+from services.geofence.domain.alerts import Alert, Output
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Entry, Tick
 from services.geofence.domain.rules import Rules
@@ -34,7 +34,7 @@ class Story:
     """A log that a test extends by calls, and the outputs of its fold."""
 
     state: State = field(default_factory=lambda: State(0))
-    outputs: list[Alert | DeadLetter] = field(default_factory=list)
+    outputs: list[Output] = field(default_factory=list)
     clear_after_s: int = 60
 
     def __post_init__(self) -> None:
