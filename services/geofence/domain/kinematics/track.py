@@ -109,6 +109,10 @@ class SafeRegion(NamedTuple):
     centre: Vector
     free_mm: float
     """Radius of the ball, mm."""
+    is_far: bool
+    """Whether no movement in this ball and in the other devices' far balls changes the interval that a tag should keep."""
+    needs_sensing: bool
+    """Whether each newest fix within the ball is evaluated for the interval that a tag should keep."""
 
 
 @dataclass(slots=True)
