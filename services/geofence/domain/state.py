@@ -300,6 +300,11 @@ class State:
         tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
         return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
 
+    def last_track(self, device_ids: tuple[str, ...]) -> Track | None:
+        """The track with the newest fix of several devices; None if no device has a fix."""
+        tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
+        return max((track for track in tracks if track.fixes), key=lambda track: track.fixes[-1], default=None)
+
     def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
         """Distance, mm, from a wearer's fix to a target, and the person's last fix (None for a place).
 

@@ -361,7 +361,7 @@ def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
         p, q = a[i], b[j]
         low, high = max(p.from_ms, q.from_ms), min(p.to_ms, q.to_ms)
         if low <= high:
-            yield Piece(from_ms=low, to_ms=high, start=_minus(p.at(low), q.at(low)), end=_minus(p.at(high), q.at(high)))
+            yield Piece(from_ms=low, to_ms=high, start=minus(p.at(low), q.at(low)), end=minus(p.at(high), q.at(high)))
         if p.to_ms < q.to_ms:
             i += 1
         elif q.to_ms < p.to_ms:
@@ -379,5 +379,6 @@ def _is_moment(pieces: Sequence[Piece], index: int) -> bool:
     return index < len(pieces) and pieces[index].from_ms == pieces[index].to_ms
 
 
-def _minus(a: Vector, b: Vector) -> Vector:
+def minus(a: Vector, b: Vector) -> Vector:
+    """The vector from one position to another, mm."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]
