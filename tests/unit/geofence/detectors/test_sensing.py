@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from services.geofence.domain import codec
@@ -61,7 +63,7 @@ def test_a_wearer_far_away_reports_seldom_and_the_request_is_renewed_after_half_
     requests = story.requests
     assert {request.device_id for request in requests} == {"tag"}
     assert 8 <= len(requests) <= 14
-    for request, following in zip(requests, requests[1:], strict=False):
+    for request, following in pairwise(requests):
         life_ms = request.until_ms - request.decided_at_ms
         assert 0 < life_ms <= HOUR_S * 1000
         assert following.decided_at_ms < request.until_ms
@@ -81,11 +83,13 @@ def test_an_approach_shortens_the_interval_down_to_half_a_minute() -> None:
 def test_a_wearer_at_rest_who_drives_off_within_a_safe_region_is_asked_for_more() -> None:
     """No ring can be reached within the region, but the interval rests on the pace and is evaluated."""
     story = asking(rings=[geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)])
-    stay(story, 1, 1000, north_m=3600, every_s=15)
+    for i in range(4):
+        story.at(15 * i, "tag", 3600)  # so that the pace is known once she is
+    stay(story, 60, 1000, north_m=3600, every_s=15)
     region = story.state.tracks["tag"].safe_region
     assert region is not None
     before = len(story.requests)
-    assert story.intervals()[-1] >= 130
+    assert story.intervals()[-1] >= 150
     for i in range(3):
         story.at(1006 + 15 * i, "tag", 3600, 14 * 15.0 * i)
     assert story.state.tracks["tag"].safe_region == region
@@ -96,10 +100,10 @@ def test_a_wearer_at_rest_who_drives_off_within_a_safe_region_is_asked_for_more(
 
 def test_a_wearer_who_comes_to_rest_is_asked_for_less() -> None:
     story = asking()
-    end_m = move(story, 1, 1240, north_m=20_000, mps=-14, every_s=15)
+    end_m = move(story, 1, 1280, north_m=20_000, mps=-14, every_s=15)
     assert story.intervals()[-1] < 130
-    stay(story, 1240, 2000, north_m=end_m, every_s=15)
-    assert story.intervals()[-1] >= 150
+    stay(story, 1280, 2100, north_m=end_m, every_s=15)
+    assert story.intervals()[-1] >= 130
 
 
 def test_her_own_movement_counts_but_her_device_is_never_asked() -> None:
@@ -156,10 +160,10 @@ def test_a_low_battery_lengthens_the_interval_far_from_rings_and_not_near_them()
     def intervals(north_m: float) -> list[int]:
         story = asking()
         story.says(0, "tag", "BATTERY_LOW")
-        # Every report says that the battery is low, and the wearer drives round at 14 m/s.
+        # Every report says that the battery is low, and the wearer drives to and fro at 14 m/s.
         for i in range(40):
             story.at(15 * i, "phone", 0)
-            story.at(15 * i + 1, "tag", north_m, 210.0 * i if i % 2 else 0)
+            story.at(15 * i + 1, "tag", north_m, 420.0 * (i // 2 % 2))
         return story.intervals()
 
     assert max(intervals(3500)) == 170
@@ -229,7 +233,7 @@ def test_a_position_is_asked_for_at_most_once_a_minute_however_often_reports_fai
     for i in range(20):
         story.at(320 + 25 * i, "tag", 900)  # always 15 s after it was due at first
     located_s = story.located_s()
-    assert located_s and all(after - before >= 60 for before, after in zip(located_s, located_s[1:], strict=False))
+    assert located_s and all(after - before >= 60 for before, after in pairwise(located_s))
 
 
 def test_an_outage_asks_nobody() -> None:

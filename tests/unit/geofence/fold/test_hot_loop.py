@@ -144,7 +144,7 @@ BATCHES = st.builds(
 
 
 def play(story: Story, batches: list[Batch], asks: bool = True) -> Story:
-    """Enters the batches into a story of two cases, the second of which ends during the log. The fold asks for data if `asks` is set."""
+    """Enters the batches into a story of two cases, the second of which ends during the log. With `asks` the fold asks for data."""
     at_s = 0.0
     north_m = dict(zip(DEVICES, (9_000.0, 0.0, -9_000.0, 50.0, 700.0), strict=True))
     east_m = dict.fromkeys(DEVICES, 0.0)
