@@ -223,6 +223,8 @@ class SensingState:
     """When the next request for an interval is made; None if no fix has called for one."""
     seen_ms: int | None = None
     """When the newest fix arrived, if a ring that demands a response can be reached from it; None if none can."""
+    evaluated_ms: int = 0
+    """When a fix from which a ring can be reached was last evaluated; 0 if none can be reached."""
     located_ms: int = 0
     """When the position was last asked for."""
     located: int = 0

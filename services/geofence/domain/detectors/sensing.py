@@ -34,12 +34,18 @@ UNCAUSED_ONE_IN = 14
 """One request in this many is followed by a shorter interval without any cause: some 4 a day of some 54."""
 UNCAUSED_LIFE_MS = 1_200_000
 """Lifetime of a request without any cause, 20 minutes."""
+EVALUATE_MS = 25_000
+"""Minimum time between two evaluations of a tag near rings. Tags that do as asked don't report more often."""
 LOCATE_AFTER_MS = 8_000
 """How long a report may be overdue before the position is asked for: most late reports come within 5 s."""
 LOCATE_INTERVAL_MS = 60_000
 """Minimum time between two requests for a position, and the lifetime of each."""
 MAX_LOCATED = 3
 """Maximum number of requests for a position without a position in between. A tag that can't be reached gets no more of them."""
+
+
+SMALL_SHARE = 0.1
+"""A place whose radius is at most this share of its distance counts as its circle: that is off by less than an interval is jittered."""
 
 
 class _Need(NamedTuple):
@@ -83,13 +89,16 @@ def is_quiet(state: State, device_id: str) -> bool:
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Makes the requests to a case's tags that are due at a moment, and returns the moments of the next ones."""
-    sensing_of = context.state.sensing
-    return [
-        next_ms
-        for tag_id in context.case.tag_device_ids
-        if (sensing := sensing_of.get(tag_id)) is not None
-        for next_ms in _check_time(context.decisions, tag_id, sensing, at_ms=at_ms)
-    ]
+    sensing_of, moments_ms = context.state.sensing, []
+    for tag_id in context.case_state.case.tag_device_ids:
+        sensing = sensing_of.get(tag_id)
+        if sensing is None:
+            continue
+        if sensing.change_ms is None and sensing.seen_ms is None and at_ms < sensing.renew_ms:  # nearly always
+            moments_ms.append(sensing.renew_ms)
+        else:
+            moments_ms += _check_time(context.decisions, tag_id, sensing, at_ms=at_ms)
+    return moments_ms
 
 
 def amend(context: CaseContext, amendment: Amendment) -> None:
@@ -207,10 +216,12 @@ def _known(state: State, target: Target) -> list[Track]:
 
 
 def _gap_to_place(state: State, case: Case, here: Fix, *, target: Target) -> Gap:
-    least_mm = target.shape.min_distance_mm(here.point) - radius_mm(case)
-    if least_mm - here.accuracy_mm <= report_interval.far_mm(state.rules.reach_mps):
-        least_mm = target.shape.least(here.point, here.point) - radius_mm(case)
-    return Gap(line_mm=least_mm, vague_mm=here.accuracy_mm, other_mps=0)
+    """The way to a place, from its exact edge if the place is large for its distance."""
+    away_mm = target.shape.min_distance_mm(here.point)
+    _, wide_mm = target.shape.around
+    if wide_mm > SMALL_SHARE * away_mm and away_mm - radius_mm(case) <= report_interval.far_mm(state.rules.reach_mps):
+        away_mm = target.shape.least(here.point, here.point)
+    return Gap(line_mm=away_mm - radius_mm(case), vague_mm=here.accuracy_mm, other_mps=0)
 
 
 def _gap_to_person(state: State, case: Case, here: Fix, *, other: Track) -> Gap:
@@ -233,13 +244,19 @@ def _gap_to_person(state: State, case: Case, here: Fix, *, other: Track) -> Gap:
 
 def _check_tag(state: State, tag_id: str) -> None:
     """Schedules a request if the newest fix of a tag calls for one, and notes from when on the next fix is overdue."""
+    now_ms, sensing = state.now_ms, state.sensing.get(tag_id)
+    if sensing is not None and sensing.seen_ms is not None:
+        sensing.seen_ms, sensing.located = now_ms, 0
+        if now_ms < sensing.evaluated_ms + EVALUATE_MS:
+            return
     need = _need(state, tag_id)
     if need is None:
         return
-    sensing = state.sensing.setdefault(tag_id, SensingState())
-    sensing.seen_ms, sensing.located = (state.now_ms if need.can_reach else None), 0
+    if sensing is None:
+        sensing = state.sensing[tag_id] = SensingState()
+    sensing.seen_ms, sensing.evaluated_ms = (now_ms, now_ms) if need.can_reach else (None, 0)
     if sensing.change_ms is None and (
-        state.now_ms >= sensing.renew_ms or report_interval.differs(need.interval_s, sensing.basis_s)
+        now_ms >= sensing.renew_ms or report_interval.differs(need.interval_s, sensing.basis_s)
     ):
         _schedule(state, tag_id, sensing)
     overdue_ms = _overdue_ms(state, tag_id, sensing)
@@ -250,9 +267,12 @@ def _check_tag(state: State, tag_id: str) -> None:
 def _check_person(state: State, device_id: str) -> None:
     """Schedules requests to tags that the newest fix of a protective device makes too rare.
 
-    A tag that reports each minute notices it soon by its own fixes. Whether an interval may be longer shows at a fix of the tag, too.
+    Slow movements, and all of them where the tag reports each minute, show soon enough at a fix of the tag. So does whether the
+    interval may be longer.
     """
     other = state.tracks[device_id]
+    if not _is_fast(other):
+        return
     for case_state in _cases(state, device_id):
         for tag_id in case_state.case.tag_device_ids:
             sensing, track = state.sensing.get(tag_id), state.tracks.get(tag_id)
@@ -261,9 +281,19 @@ def _check_person(state: State, device_id: str) -> None:
             if track is None or not track.fixes:
                 continue
             gap = _gap_to_person(state, case_state.case, track.fixes[-1], other=other)
+            if gap.free_mm > report_interval.far_mm(state.rules.reach_mps):
+                continue
             needed_s = _interval_s(state, case_state.case, tag_id, gap=gap)
             if needed_s < report_interval.SHORTER * sensing.basis_s:
                 _schedule(state, tag_id, sensing)
+
+
+def _is_fast(track: Track) -> bool:
+    """Whether a device covered its last step faster than somebody in a hurry on foot."""
+    if len(track.fixes) < 2:
+        return False
+    before, last = track.fixes[-2:]
+    return math.dist(before[3:6], last[3:6]) > report_interval.MIN_MPS * (last.time_ms - before.time_ms)
 
 
 def _schedule(state: State, tag_id: str, sensing: SensingState) -> None:

@@ -127,6 +127,8 @@ class Track:
     holds it to save a lookup, because nearly every report needs it."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
+    _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
+    """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 
     def add(self, fix: Fix) -> int | None:
         """Inserts a fix in its place and returns its index; None if it is already there."""
@@ -141,6 +143,7 @@ class Track:
         if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
             return None
         self.fixes.insert(index, fix)
+        self._pace = None
         return index
 
     def _holds(self, fix: Fix) -> bool:
@@ -235,15 +238,21 @@ class Track:
         Only positions at least half a minute before the newest fix count. A distance within the accuracies is no movement. None if
         there is no such position.
         """
-        last, fastest_mps = self.fixes[-1], None
+        last, count = self.fixes[-1], len(self.fixes)
+        if self._pace is not None and self._pace[0] is last and self._pace[1] == count:
+            return self._pace[2]
+        fastest_mps: float | None = None
         for fix in reversed(self.fixes):
             took_ms = last.time_ms - fix.time_ms
             if took_ms > MAX_PACE_MS:
                 break
             if took_ms >= MIN_PACE_MS:
-                moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
-                fastest_mps = max(fastest_mps or 0.0, moved_mm / took_ms)
-        return fastest_mps
+                mps = (math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm) / took_ms
+                if fastest_mps is None or mps > fastest_mps:
+                    fastest_mps = mps
+        pace_mps = None if fastest_mps is None else max(fastest_mps, 0.0)
+        self._pace = last, count, pace_mps
+        return pace_mps
 
     def kept_interval_ms(self) -> int | None:
         """Interval between reports that the device was seen to keep, ms: the median of its last gaps between fixes.

@@ -90,10 +90,10 @@ def test_a_wearer_at_rest_who_drives_off_within_a_safe_region_is_asked_for_more(
     assert region is not None
     before = len(story.requests)
     assert story.intervals()[-1] >= 150
-    for i in range(3):
-        story.at(1006 + 15 * i, "tag", 3600, 14 * 15.0 * i)
+    for i in range(4):
+        story.at(1006 + 15 * i, "tag", 3600, 9.5 * 15 * i)
     assert story.state.tracks["tag"].safe_region == region
-    story.tick(1036 + 21)
+    story.tick(1051 + 21)
     (first,) = story.requests[before:]
     assert first.interval_s is not None and first.interval_s <= 1.1 * 125
 
