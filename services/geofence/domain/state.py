@@ -246,6 +246,8 @@ class State:
     clock_anchor_ms: int = 0
     log_version: int = 0
     """Greatest fold version that the log has demanded so far."""
+    log_version_ms: int | None = None
+    """When the log last demanded a fold version, mesh time; None if it never did."""
     rules: Rules = field(default_factory=Rules)
     rules_since_ms: int | None = None
     """When the log last set the rules, mesh time; None if it never did."""
