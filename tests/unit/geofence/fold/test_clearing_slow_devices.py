@@ -10,7 +10,7 @@ import pytest
 
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
-from services.geofence.domain.kinematics import rings
+from services.geofence.domain.kinematics import reachability
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
@@ -95,7 +95,7 @@ def track(*fixes: tuple[float, float, float]) -> Track:
 
 
 def is_beyond(sides: Sides, radius_m: float, from_s: float, to_s: float, mps: int | None = MPS) -> bool:
-    return rings.is_known_beyond(
+    return reachability.is_known_beyond(
         sides, PERSON, round(radius_m * 1000), from_ms=round(from_s * 1000), to_ms=round(to_s * 1000), mps=mps
     )
 
