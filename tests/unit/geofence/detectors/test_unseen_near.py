@@ -233,7 +233,7 @@ def test_a_slow_tag_with_a_sign_of_evasion_is_unseen_after_three_minutes() -> No
     assert near(story)[-1:] == [(RESPOND, 180)]
 
 
-def test_a_tag_that_reports_more_often_again_is_unseen_sooner() -> None:
+def test_a_tag_that_returns_to_frequent_reports_is_unseen_sooner() -> None:
     story = begin()
     report(story, 500, interval_s=600, reports=6)
     for at_s in range(60, 121, 15):

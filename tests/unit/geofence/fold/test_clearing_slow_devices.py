@@ -116,9 +116,9 @@ def test_both_sides_may_have_moved_in_their_gaps() -> None:
 
 def test_an_unknown_stretch_is_no_proof() -> None:
     assert not is_beyond(Sides(track((0, 90_000, 0), (600, 90_000, 0)), None), 100, 0, 600), "longer than it keeps"
-    one = track((0, 90_000, 0))
-    assert not is_beyond(Sides(one, None), 100, 0, 60), "after the newest fix"
-    assert not is_beyond(Sides(one, None), 100, -3000, 0), "before the oldest fix"
+    single = track((0, 90_000, 0))
+    assert not is_beyond(Sides(single, None), 100, 0, 60), "after the newest fix"
+    assert not is_beyond(Sides(single, None), 100, -3000, 0), "before the oldest fix"
 
 
 def test_a_wearer_who_is_known_beyond_has_no_way_within() -> None:
