@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.entries import Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings, stationary
+from services.geofence.domain.kinematics import accuracy, plausibility, probability, rings, stationary
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import PREDICT_MS, UNKNOWN_AFTER_MS, Track
@@ -68,7 +68,10 @@ def evaluate(
     mps = state.rules.reach_mps
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
-    on_the_way = _on_the_way(state.rules, tracks, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
+    on_the_way = Presence()
+    if not _is_far_unreachable(tracks, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
+        credible = tuple(map(_credible, tracks, (side for side in sides if side)))
+        on_the_way = _on_the_way(state.rules, credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
     presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
@@ -81,8 +84,6 @@ def _on_the_way(
     rules: Rules, believed: tuple[Track, ...], target: Target, *, ring: Ring, from_ms: int, until_ms: int
 ) -> Presence:
     """The presence by the assumed movements between believed positions."""
-    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
-        return Presence()
     sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
     tracks = tuple(side for side in sides if side)
     vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
@@ -105,6 +106,14 @@ def _on_the_way(
     return Presence(possible=best)
 
 
+def _credible(believed: Track, raw: Track) -> Track:
+    """The believed fixes of a device, with the accuracies that its scatter leaves them."""
+    least_mm = accuracy.floor_mm(raw)
+    if not least_mm:
+        return believed
+    return Track([fix._replace(accuracy_mm=max(fix.accuracy_mm, least_mm)) for fix in believed.fixes])
+
+
 def max_travel_mm(rules: Rules) -> int:
     """Greatest assumed distance of a wearer from the start of a jump, mm."""
     return rules.reach_mps * UNKNOWN_AFTER_MS
@@ -121,14 +130,14 @@ def _is_far_unreachable(
     wearer = tracks[0]
     here = wearer.fixes[-1]
     away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(
-        fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :]
+        accuracy.MAX_FLOOR_MM, *(fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :])
     )
     if len(tracks) == 1:
         return target.shape.min_distance_mm(here.point) - away_mm > radius_mm
     device = tracks[1]
     point = device.fixes[-1][3:6]
     wide_mm = max(dist(fix[3:6], point) for fix in device.fixes)
-    away_mm += wide_mm + POSSIBLE_TIMES * max(fix[6] for fix in device.fixes)
+    away_mm += wide_mm + POSSIBLE_TIMES * max(accuracy.MAX_FLOOR_MM, *(fix[6] for fix in device.fixes))
     if len(device.fixes) > 1:
         took_ms = max(1, device.fixes[-1][0] - device.fixes[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.fixes[-1][0])) / took_ms
@@ -191,11 +200,12 @@ def _from_newest(
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
-    accuracies = tuple(track.fixes[-1].accuracy_mm for track in raw)
     if best is None:
         least_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
-        if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + ROUNDED_MM:
+        vague_mm = sum(max(accuracy.MAX_FLOOR_MM, track.fixes[-1].accuracy_mm) for track in raw)
+        if least_mm > ring.radius_mm + SURELY_BEYOND * vague_mm + ROUNDED_MM:
             return Presence()
+    accuracies = tuple(accuracy.credible_mm(track) for track in raw)
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
     held = any(
         believed_track.fixes[-1][:3] != raw_track.fixes[-1][:3]
@@ -203,7 +213,7 @@ def _from_newest(
     )
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
-        steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
+        steady = probability.inside(apart_mm, ring.radius_mm, tuple(accuracy.steady_mm(track) for track in raw))
         if steady >= rules.respond_p_pct / 100:
             return Presence(RingEntry(here.time_ms, apart_mm, steady))
     # Positions too vague to enter the ring even from its middle may be anywhere in their discs.

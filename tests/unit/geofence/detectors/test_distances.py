@@ -37,21 +37,34 @@ def begun(**changes: object) -> Story:
     return story
 
 
-def test_each_hundred_metres_nearer_goes_to_the_warning_leg_alone() -> None:
-    emitted = come(begun(), [2100, 1990, 1950, 1885, 1840, 1780, 1675, 1670])
-    assert figures(emitted) == [(2000, 1885), (2000, 1780), (2000, 1675)]
+def alone(**changes: object) -> Story:
+    """A case with a single ring, of 2 km: no narrower ring warns her."""
+    return begun(rings=[geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.WARN)], **changes)
+
+
+def test_half_of_the_distance_goes_to_the_warning_leg_alone() -> None:
+    emitted = come(alone(), [2100, 1990, 1500, 1000, 990, 700, 500, 490, 300, 240, 140, 118, 60, 10])
+    assert figures(emitted) == [(2000, 990), (2000, 490), (2000, 240), (2000, 118), (2000, 10)]
     for alert in emitted:
         assert alert.demand is Demand.WARN and alert.destinations == ((Leg.WARNING, "p"),)
         assert alert.incident_id and alert.episode_id
 
 
-def test_going_away_is_warned_of_more_rarely() -> None:
-    assert figures(come(begun(), [1200, 1310, 1450, 1510, 1700, 1820, 1890])) == [(2000, 1510), (2000, 1820)]
+def test_going_away_is_warned_of_once() -> None:
+    assert figures(come(alone(), [1990, 240, 600, 730, 745, 900, 240, 800, 1900])) == [
+        (2000, 240),
+        (2000, 745),
+        (2000, 240),
+    ]
+
+
+def test_no_distance_beyond_the_widest_ring_is_sent() -> None:
+    assert figures(come(alone(), [1990, 400, 2010, 2600, 5000])) == [(2000, 400)]
 
 
 def test_entering_a_ring_warns_her_by_its_own_alert() -> None:
     story = begun()
-    come(story, [1200, 990, 950, 880])
+    come(story, [1200, 990, 600, 480])
     alerts = [
         (alert.kind, alert.ring_mm // 1000) for alert in story.of(AlertKind.RING_ENTERED, AlertKind.DISTANCE_CHANGED)
     ]
@@ -62,25 +75,39 @@ def test_entering_a_ring_warns_her_by_its_own_alert() -> None:
     ]
 
 
+def test_who_lives_300_m_away_causes_one_warning_beside_the_rings() -> None:
+    story = begun()
+    way_home = [3000 - 150 * i for i in range(18)]
+    assert len(come(story, [*way_home, *[300 + 20 * (-1) ** i for i in range(100)]])) == 1
+
+
+def test_two_people_in_one_bus_who_report_in_turn_stay_near_each_other() -> None:
+    story = begun()
+    for i in range(20):
+        story.at(i * 60, "phone", 1200 * i)
+        story.at(i * 60 + 30, "tag", 1200 * i + 600)
+    assert not story.of(AlertKind.DISTANCE_CHANGED)
+
+
 def test_warnings_are_at_least_fifteen_seconds_apart() -> None:
-    emitted = come(begun(), [1990 - 60 * i for i in range(14)], every_s=3)
+    emitted = come(alone(), [1990 * 0.8**i for i in range(14)], every_s=3)
     at_s = [(alert.decided_at_ms - T0_MS) / 1000 for alert in emitted]
     assert len(at_s) > 1 and all(later - before >= 15 for before, later in pairwise(at_s))
 
 
 def test_a_buffered_batch_warns_once() -> None:
-    story = begun()
+    story = alone()
     come(story, [1990, 1980])
     for i in range(8):
-        story.at(150, "tag", 1900 - 100 * i, fix_s=40 + 10 * i)
+        story.at(150, "tag", 1900 - 240 * i, fix_s=40 + 10 * i)
     assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
 
 
 def test_an_unknown_position_gives_no_distance() -> None:
-    story = begun()
+    story = alone()
     come(story, [1990, 1980])
     for at_s in (200, 260, 320):
-        story.at(at_s, "tag", 1500 - at_s)
+        story.at(at_s, "tag", 900 - at_s)
     assert not story.of(AlertKind.DISTANCE_CHANGED)
 
 
@@ -99,22 +126,22 @@ def test_outside_all_rings_no_distance_is_sent_and_the_all_clear_reaches_her() -
 
 def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:
     ring = geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.RECORD)
-    assert not come(begun(rings=[ring]), [1990, 1800, 1600, 1400])
+    assert not come(begun(rings=[ring]), [1990, 900, 400, 150])
     nobody = [log_pb2.ProtectedTarget(person_id="p")]
     story = begun(persons=nobody, places=[circle("home", 0, 0, radius_m=20)])
-    assert not come(story, [1990, 1800, 1600, 1400]) and story.of(AlertKind.RING_ENTERED)
+    assert not come(story, [1990, 900, 400, 150]) and story.of(AlertKind.RING_ENTERED)
 
 
 def test_an_encounter_mutes_no_repeat() -> None:
     allowed = encounter_pb2.Encounter(encounter_id="e")
     getattr(allowed, "from").FromMilliseconds(T0_MS - 1000)
     allowed.until.FromMilliseconds(T0_MS + 3_600_000)
-    assert figures(come(begun(encounters=[allowed]), [1990, 1850])) == [(2000, 1850)]
+    assert figures(come(alone(encounters=[allowed]), [1990, 990])) == [(2000, 990)]
 
 
 def test_the_distance_is_in_the_measure_alone() -> None:
-    [emitted] = come(begun(), [1990, 1850])
-    assert translate.measure_to_proto(emitted).distance_m == pytest.approx(1850, abs=0.1)
+    [emitted] = come(alone(), [1990, 990])
+    assert translate.measure_to_proto(emitted).distance_m == pytest.approx(990, abs=0.1)
     assert not any("distance" in field.name for field, _ in translate.alert_to_proto(emitted, 0).ListFields())
 
 
