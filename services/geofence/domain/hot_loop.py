@@ -185,5 +185,5 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
     for case_state in map(state.cases.__getitem__, case_ids):
         if case_state.episode_id:
             withheld_clearing.keep(state, case_state, device_id, dropped=dropped)
-    del track.fixes[: len(dropped)]
+    track.drop(len(dropped))
     track.is_truncated = True

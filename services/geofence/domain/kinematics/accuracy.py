@@ -58,10 +58,13 @@ def observed_error_mm(track: Track) -> int | None:
 
 def floor_mm(track: Track) -> int:
     """The least accuracy that the fixes of a device deserve, mm; 0 unless their scatter contradicts the accuracy that they state."""
-    error_mm = observed_error_mm(track)
-    if not error_mm or error_mm <= CONTRADICTION * median(fix[6] for fix in track.fixes[-SCATTER_FIXES:]):
-        return 0
-    return min(error_mm, MAX_FLOOR_MM)
+    newest = track.fixes[-1]
+    known = track.floor
+    if known is None or known[0] is not newest:
+        error_mm = observed_error_mm(track)
+        contradicts = error_mm and error_mm > CONTRADICTION * median(fix[6] for fix in track.fixes[-SCATTER_FIXES:])
+        known = track.floor = newest, min(error_mm, MAX_FLOOR_MM) if error_mm and contradicts else 0
+    return known[1]
 
 
 def credible_mm(track: Track) -> int:

@@ -68,10 +68,8 @@ def evaluate(
     mps = state.rules.reach_mps
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
-    on_the_way = Presence()
-    if not _is_far_unreachable(tracks, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
-        credible = tuple(map(_credible, tracks, (side for side in sides if side)))
-        on_the_way = _on_the_way(state.rules, credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
+    credible = tuple(map(_credible, tracks, (side for side in sides if side)))
+    on_the_way = _on_the_way(state.rules, credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
     presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
@@ -84,6 +82,8 @@ def _on_the_way(
     rules: Rules, believed: tuple[Track, ...], target: Target, *, ring: Ring, from_ms: int, until_ms: int
 ) -> Presence:
     """The presence by the assumed movements between believed positions."""
+    if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
+        return Presence()
     sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
     tracks = tuple(side for side in sides if side)
     vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
@@ -130,14 +130,14 @@ def _is_far_unreachable(
     wearer = tracks[0]
     here = wearer.fixes[-1]
     away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(
-        accuracy.MAX_FLOOR_MM, *(fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :])
+        fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :]
     )
     if len(tracks) == 1:
         return target.shape.min_distance_mm(here.point) - away_mm > radius_mm
     device = tracks[1]
     point = device.fixes[-1][3:6]
     wide_mm = max(dist(fix[3:6], point) for fix in device.fixes)
-    away_mm += wide_mm + POSSIBLE_TIMES * max(accuracy.MAX_FLOOR_MM, *(fix[6] for fix in device.fixes))
+    away_mm += wide_mm + POSSIBLE_TIMES * max(fix[6] for fix in device.fixes)
     if len(device.fixes) > 1:
         took_ms = max(1, device.fixes[-1][0] - device.fixes[-2][0])
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.fixes[-1][0])) / took_ms
@@ -200,12 +200,11 @@ def _from_newest(
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
+    accuracies = tuple(accuracy.credible_mm(track) for track in raw)
     if best is None:
         least_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
-        vague_mm = sum(max(accuracy.MAX_FLOOR_MM, track.fixes[-1].accuracy_mm) for track in raw)
-        if least_mm > ring.radius_mm + SURELY_BEYOND * vague_mm + ROUNDED_MM:
+        if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + ROUNDED_MM:
             return Presence()
-    accuracies = tuple(accuracy.credible_mm(track) for track in raw)
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
     held = any(
         believed_track.fixes[-1][:3] != raw_track.fixes[-1][:3]

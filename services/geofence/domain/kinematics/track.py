@@ -96,6 +96,9 @@ class Track:
     safe_region: SafeRegion | None = field(default=None, compare=False)
     """Safe region round one of the fixes, if any. The region is derived from all tracks and cases, and decides nothing. The track
     holds it to save a lookup, because nearly every report needs it."""
+    floor: tuple[Fix, int] | None = field(default=None, compare=False)
+    """Floor of the accuracy (`accuracy.floor_mm`) as of a newest fix, mm. It is derived from the fixes; the track holds it because each
+    decision near a ring needs it several times."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
 
@@ -113,6 +116,7 @@ class Track:
             return None
         index = bisect_left(self.fixes, fix[:3])
         self.fixes.insert(index, fix)
+        self.floor = None
         return index
 
     def held(self, fix: Fix) -> Fix | None:
@@ -215,7 +219,12 @@ class Track:
 
     def forget_before(self, time_ms: int) -> None:
         """Drops fixes older than `time_ms`, except the last of them and the newest two."""
-        del self.fixes[: self.count_before(time_ms, 2)]
+        self.drop(self.count_before(time_ms, 2))
+
+    def drop(self, count: int) -> None:
+        """Drops the oldest fixes."""
+        del self.fixes[:count]
+        self.floor = None
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""

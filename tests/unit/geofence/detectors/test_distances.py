@@ -50,12 +50,55 @@ def test_half_of_the_distance_goes_to_the_warning_leg_alone() -> None:
         assert alert.incident_id and alert.episode_id
 
 
-def test_going_away_is_warned_of_once() -> None:
-    assert figures(come(alone(), [1990, 240, 600, 730, 745, 900, 240, 800, 1900])) == [
-        (2000, 240),
-        (2000, 745),
-        (2000, 240),
-    ]
+def stay(story: Story, north_m: float, from_s: int, to_s: int) -> None:
+    for at_s in range(from_s, to_s, 60):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", north_m)
+
+
+def test_staying_away_is_warned_of_once() -> None:
+    story = alone()
+    come(story, [1990, 240])
+    stay(story, 730, 60, 800)  # no three times as far
+    stay(story, 1000, 800, 1390)  # not for long enough
+    stay(story, 240, 1390, 1500)
+    stay(story, 1000, 1500, 3000)
+    stay(story, 100, 3000, 3100)
+    stay(story, 1000, 3100, 5000)
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(2000, 240), (2000, 1000), (2000, 100)]
+
+
+def test_beyond_the_narrowest_ring_only_its_all_clear_is_sent() -> None:
+    story = begun()
+    come(story, [1990, 900, 300])
+    stay(story, 1050, 60, 3000)  # not yet left for good
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 300)]
+
+
+def test_a_distance_that_she_knows_is_told_once_a_week() -> None:
+    day_s = 86_400
+    story = begun(valid_until_ms=T0_MS + 30 * day_s * 1000)
+    for day in range(9):
+        come(story, [3000, 1900, 900, 300, 310, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * day_s)
+    at_s = [(alert.decided_at_ms - T0_MS) // 1000 for alert in story.of(AlertKind.DISTANCE_CHANGED)]
+    assert at_s == [180, 8 * day_s + 180]
+
+
+@pytest.mark.parametrize(("usual_m", "now_m", "told"), [(300, 210, 1), (300, 190, 2), (450, 310, 1), (450, 290, 2)])
+def test_a_distance_well_below_the_known_one_is_told(usual_m: float, now_m: float, told: int) -> None:
+    story = begun()
+    come(story, [3000, 1900, 990, usual_m, 1500, 2500, *[4000] * 8], every_s=60)
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
+    come(story, [3000, 1900, 990, now_m], every_s=60, from_s=7200)
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == told
+
+
+def test_who_comes_nearer_each_day_is_told_of_all_the_same() -> None:
+    """What she wasn't told is no habit."""
+    story = begun()
+    for day, nearest_m in enumerate((480, 420, 360, 310)):
+        come(story, [3000, 1900, 990, nearest_m, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * 7200)
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 480), (1000, 310)]
 
 
 def test_no_distance_beyond_the_widest_ring_is_sent() -> None:
