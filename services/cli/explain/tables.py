@@ -89,7 +89,8 @@ def _decision(explained: Explanation) -> Table:
         from_ms, to_ms = times.from_timestamp(getattr(stretch, "from")), times.from_timestamp(stretch.to)
         view.add_row("inside", f"{_moment(from_ms)} to {_moment(to_ms)}")
     if figures.HasField("min_distance_m"):
-        view.add_row("least distance", f"{figures.min_distance_m:.3f} m")
+        assumed = ", assumed at the entry: one side didn't report then" if figures.min_distance_assumed else ""
+        view.add_row("least distance", f"{figures.min_distance_m:.3f} m{assumed}")
     view.add_row("incident", alert.incident_id or "none")
     return view
 

@@ -198,8 +198,10 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
         "probability": alert.probability,
         "late": alert.late,
     }
-    if alert.kind in (AlertKind.RING_CLEARED, AlertKind.ACCOUNT_AMENDED):
+    if alert.kind in (AlertKind.RING_CLEARED, AlertKind.ACCOUNT_AMENDED, AlertKind.LATE_EVIDENCE):
         line |= {"inside": stretches(alert.inside), "min_distance_m": _metres(alert.min_distance_mm)}
+        if alert.min_distance_assumed:
+            line["min_distance_assumed"] = True
     if alert.amends:
         line["amends"] = alert.amends
     return line

@@ -299,9 +299,15 @@ def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict
         "probability": measure.probability if measured else None,
         "late": alert.late,
     }
-    if alert.kind in (alert_pb2.AlertKind.RING_CLEARED, alert_pb2.AlertKind.ACCOUNT_AMENDED):
+    if alert.kind in (
+        alert_pb2.AlertKind.RING_CLEARED,
+        alert_pb2.AlertKind.ACCOUNT_AMENDED,
+        alert_pb2.AlertKind.LATE_EVIDENCE,
+    ):
         line["inside"] = [[moment(getattr(interval, "from")), moment(interval.to)] for interval in measure.inside]
         line["min_distance_m"] = measure.min_distance_m if measured else None
+        if measure.min_distance_assumed:
+            line["min_distance_assumed"] = True
     if alert.amends:
         line["amends"] = alert.amends
     return line

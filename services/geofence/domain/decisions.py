@@ -35,6 +35,8 @@ class AlertDraft:
     """Probability of being inside."""
     inside: tuple[tuple[int, int], ...] = ()
     min_mm: float | None = None
+    min_is_assumed: bool = False
+    """Whether the least distance is that of the entry, at a moment at which the position of one side is still unknown."""
     due_ms: int | None = None
     """The earliest moment of the decision, if it isn't `at_ms`. An alert long after that moment is marked late."""
     encounter: Encounter | None = None
@@ -127,6 +129,7 @@ class Decisions:
                 rules_id=state.rules.rules_id,
                 inside=draft.inside,
                 min_distance_mm=draft.min_mm,
+                min_distance_assumed=draft.min_is_assumed,
                 amends=amended.alert_id if amended else "",
                 encounter_id=draft.encounter.encounter_id if draft.encounter else "",
                 exercise=case.exercise,

@@ -10,9 +10,10 @@ from math import dist
 from services.geofence.domain import accounts, cases
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import anomalies, sensing, withheld_clearing
+from services.geofence.domain.detectors import anomalies, late_evidence, sensing, withheld_clearing
 from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
 from services.geofence.domain.detectors.detector import Movement
+from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.detectors.pipeline import AWAITS_REPORT, ON_BATCH, ON_FIX, RANGES_MM
 from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
@@ -32,8 +33,8 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     body isn't split into functions.
     """
     state, moves = decisions.state, BatchMoves(decisions)
-    too_late = previous_owners = overdue = 0
-    late: set[str] = set()
+    previous_owners = overdue = contradicting = 0
+    too_late: list[TooLate] = []
     tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
     now_ms, received_wall_us = state.now_ms, batch.received_wall_us
     oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
@@ -49,8 +50,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     ):
         time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
         if time_ms < oldest_ms:
-            too_late += 1
-            late.add(device_id)
+            too_late.append(TooLate(device_id, time_ms, ecef_mm(lat_e7, lon_e7), accuracy_mm))
             continue
         if owned_since and time_ms < owned_since.get(device_id, time_ms):
             previous_owners += 1
@@ -72,6 +72,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         else:
             added = track.add(fix)
             if added is None:
+                contradicting += track.contradicts(fix)
                 continue  # a resent report
             index, far = added, True
         count = len(fixes)
@@ -103,15 +104,25 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             if newest:
                 anomalies.check_track(decisions, track, case_ids, cause=cause)
     moves.finish()
-    if late:
-        anomalies.undated(decisions, late)
+    if too_late:
+        fold_too_late(decisions, too_late)
     for number, which in (
-        (too_late, "older than 2 h"),
+        (len(too_late), "older than 2 h"),
         (overdue, "from before the end of an order that is over"),
         (previous_owners, "from before their device changed hands"),
+        (contradicting, "with the id and time of an earlier report but another content"),
     ):
         if number:
             decisions.dead_letter(f"{number} positions {which}")
+
+
+def fold_too_late(decisions: Decisions, positions: list[TooLate]) -> None:
+    """Folds the positions of a batch that are older than the window. They change no track."""
+    anomalies.undated(decisions, {position.device_id for position in positions})
+    concerned = [decisions.state.cases[case_id] for case_id in late_evidence.note(decisions, positions)]
+    for case_state in concerned:
+        cases.check(decisions, case_state, decisions.state.now_ms)
+    decisions.end_all_if_quiet(concerned)
 
 
 class BatchMoves:
@@ -184,5 +195,5 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
     for case_state in map(state.cases.__getitem__, case_ids):
         if case_state.episode_id:
             withheld_clearing.keep(state, case_state, device_id, dropped=dropped)
-    del track.fixes[: len(dropped)]
+    track.drop(len(dropped))
     track.is_truncated = True

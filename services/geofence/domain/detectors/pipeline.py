@@ -1,7 +1,8 @@
 """All detectors, in the order in which the fold calls each of their hooks. The order of an entry's alerts follows from it.
 
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
-first. As time passes, silences come before the ends of muting, and amended accounts last. Requests for data follow after all alerts.
+first. As time passes, silences come before the ends of muting, and amended accounts and late evidence
+last.
 
 Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
 fix after them, and `outages` compares the silences of all wearers: none of them decides on a single case. A case that begins emits its
@@ -17,7 +18,7 @@ from services.geofence.domain.detectors import (
     closest_approach,
     distances,
     equipment,
-    muting,
+    late_evidence,
     possible_presence,
     sensing,
     silence,
@@ -34,8 +35,9 @@ DETECTORS: tuple[Detector, ...] = (
     equipment.DETECTOR,
     silence.DETECTOR,
     possible_presence.DETECTOR,
-    muting.DETECTOR,
+    clearing.END_OF_MUTING,
     accounts.DETECTOR,
+    late_evidence.DETECTOR,
     sensing.DETECTOR,
 )
 ON_FIX = tuple(detector.on_fix for detector in DETECTORS if detector.on_fix)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.entries import Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings, stationary
+from services.geofence.domain.kinematics import accuracy, plausibility, probability, rings, stationary
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import PREDICT_MS, UNKNOWN_AFTER_MS, Track
@@ -68,7 +68,8 @@ def evaluate(
     mps = state.rules.reach_mps
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
-    on_the_way = _on_the_way(state.rules, tracks, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
+    credible = tuple(map(_credible, tracks, (side for side in sides if side)))
+    on_the_way = _on_the_way(state.rules, credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
     presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
@@ -103,6 +104,14 @@ def _on_the_way(
         if best is None or p > best.p:
             best = PossiblePresence(at_ms=at_ms, distance_mm=distance_mm, p=p, anomaly=None)
     return Presence(possible=best)
+
+
+def _credible(believed: Track, raw: Track) -> Track:
+    """The believed fixes of a device, with the accuracies that its scatter leaves them."""
+    least_mm = accuracy.floor_mm(raw)
+    if not least_mm:
+        return believed
+    return Track([fix._replace(accuracy_mm=max(fix.accuracy_mm, least_mm)) for fix in believed.fixes])
 
 
 def max_travel_mm(rules: Rules) -> int:
@@ -191,7 +200,7 @@ def _from_newest(
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
-    accuracies = tuple(track.fixes[-1].accuracy_mm for track in raw)
+    accuracies = tuple(accuracy.credible_mm(track) for track in raw)
     if best is None:
         least_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_bound_mm(here.point)
         if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + BOUND_ALLOWANCE_MM:
@@ -203,7 +212,7 @@ def _from_newest(
     )
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
-        steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
+        steady = probability.inside(apart_mm, ring.radius_mm, tuple(accuracy.steady_mm(track) for track in raw))
         if steady >= rules.respond_p_pct / 100:
             return Presence(RingEntry(here.time_ms, apart_mm, steady))
     # Positions too vague to enter the ring even from its middle may be anywhere in their discs.

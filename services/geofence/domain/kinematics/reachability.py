@@ -186,7 +186,7 @@ def _is_beyond(sides: Sides, shape: Shape, radius_mm: int, *, from_ms: int, to_m
         start, end = minus(here.start, there.start), minus(here.end, there.end)
         if here.at_ms is None and there.at_ms is None:
             return not shape.within(start, end, radius_mm)
-        least_mm, speed = shape.least(start, end), mps or 0
+        least_mm, speed = shape.least_distance_mm(start, end), mps or 0
         bounds.append(
             tuple(
                 least_mm - speed * sum(abs(time_ms - side.at_ms) for side in (here, there) if side.at_ms is not None)

@@ -167,7 +167,7 @@ def _others(
         if not target.is_person:
             yield _Other(
                 device_id=None,
-                apart_mm=target.shape.min_distance_mm(last.point),
+                apart_mm=target.shape.distance_bound_mm(last.point),
                 region_mm=None,
                 is_far=False,
                 range_mm=range_mm,

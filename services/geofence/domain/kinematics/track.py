@@ -32,12 +32,6 @@ JUMP_MPS = 100
 """Speed that nothing on the ground exceeds, m/s: the KTX does 85 m/s."""
 STEADY_MS = 600_000
 """How long before the newest fix other fixes at the same place still count."""
-FROZEN_MS = 600_000
-"""Minimum duration of a frozen position: fixes that are equal to the digit for this long."""
-MIN_COPIED = 16
-"""Minimum number of fixes of a frozen position or of a copied stretch. So many different fixes don't equal earlier ones by accident."""
-
-
 MIN_PACE_MS = 30_000
 MAX_PACE_MS = 300_000
 """A pace is measured over movements of MIN_PACE_MS to MAX_PACE_MS: shorter ones are noise, and longer ones don't show how the device
@@ -122,40 +116,69 @@ class Track:
     safe_region: SafeRegion | None = field(default=None, compare=False)
     """Safe region round one of the fixes, if any. The region is derived from all tracks and cases, and decides nothing. The track
     holds it to save a lookup, because nearly every report needs it."""
+    floor: tuple[Fix, int] | None = field(default=None, compare=False)
+    """Floor of the accuracy (`accuracy.floor_mm`) as of a newest fix, mm. It is derived from the fixes; the track holds it because each
+    decision near a ring needs it several times."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
     """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 
     def add(self, fix: Fix) -> int | None:
-        """Inserts a fix in its place and returns its index; None if it is already there."""
-        if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix > self.fixes[-1]):
+        """Inserts a fix in its place and returns its index; None if the track already holds its report.
+
+        A report is known by its id and the time of its fix. The first report with both counts, whatever a later one contains.
+        """
+        if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix[:3] > self.fixes[-1][:3]):
             self.fixes.append(fix)
             return len(self.fixes) - 1
         if fix.fix_ms > fix.time_ms:
             self.ahead = True
-        if self.ahead and self._holds(fix):
+        if self.held(fix) is not None:
             return None
         index = bisect_left(self.fixes, fix[:3])
-        if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
-            return None
         self.fixes.insert(index, fix)
         self._pace = None
+        self.floor = None
         return index
 
-    def _holds(self, fix: Fix) -> bool:
-        """Whether the track already holds this report, if the device's clock is ahead. A copy that arrived earlier has another
-        `time_ms`."""
-        for other in reversed(self.fixes):
-            if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
-                return False
-            if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
-                return True
-        return False
+    def held(self, fix: Fix) -> Fix | None:
+        """The fix that the track holds of this report; None if the report is new.
+
+        If the device's clock is ahead, a copy that arrived earlier has another `time_ms`.
+        """
+        if self.ahead:
+            for other in reversed(self.fixes):
+                if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
+                    break
+                if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
+                    return other
+        index = bisect_left(self.fixes, fix[:3])
+        if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
+            return self.fixes[index]
+        return None
+
+    def contradicts(self, fix: Fix) -> bool:
+        """Whether the track holds another content, place or accuracy, of the report of this fix."""
+        other = self.held(fix)
+        return other is not None and other[3:] != fix[3:]
 
     def last(self) -> Fix | None:
         """The newest fix; None if there is none."""
         return self.fixes[-1] if self.fixes else None
+
+    def known_at(self, at_ms: int) -> Vector | None:
+        """Position at a moment: at a fix, or between two that are at most 3 minutes apart. None if it isn't known for sure."""
+        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
+        if not index:
+            return None
+        before = self.fixes[index - 1]
+        if before.time_ms == at_ms:
+            return before.point
+        if index == len(self.fixes) or self.fixes[index].time_ms - before.time_ms > UNKNOWN_AFTER_MS:
+            return None
+        after = self.fixes[index]
+        return between(before.point, after.point, (at_ms - before.time_ms) / (after.time_ms - before.time_ms))
 
     def jumps_to(self, index: int) -> bool:
         """Whether a fix is farther from the fix before it than the accuracies and any speed can explain.
@@ -183,51 +206,6 @@ class Track:
             return before.accuracy_mm
         change_mm = (after.accuracy_mm - before.accuracy_mm) * (at_ms - before.time_ms)
         return before.accuracy_mm + change_mm // (after.time_ms - before.time_ms)
-
-    def steady_accuracy_mm(self) -> int:
-        """Accuracy of the newest fix together with those of the last 10 minutes at the same place, mm.
-
-        Each fix adds its weight, as an independent measurement would. Fixes from one radio cell aren't independent, but repeated
-        positions at her door prove more than a single one. The result can only increase the probability that the newest fix is within a
-        ring.
-        """
-        last, weight = self.fixes[-1], 0.0
-        for fix in reversed(self.fixes):
-            same = math.dist(fix[3:6], last[3:6]) <= max(fix.accuracy_mm, last.accuracy_mm)
-            if not same or last.time_ms - fix.time_ms > STEADY_MS:
-                break
-            weight += 1 / max(1, fix.accuracy_mm) ** 2
-        return round(math.sqrt(1 / weight))
-
-    def is_frozen(self) -> bool:
-        """Whether the newest fixes are equal to the digit for 10 minutes, and no earlier fix equals the one before it.
-
-        The positions of a standing device jitter. A receiver that pins its position at every standstill has done so before, so its
-        positions don't count as frozen.
-        """
-        fixes = self.fixes
-        last = fixes[-1]
-        since = len(fixes) - 1
-        while since and fixes[since - 1][3:6] == last[3:6]:
-            since -= 1
-        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < MIN_COPIED or since < MIN_COPIED:
-            return False
-        return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
-
-    def is_copied(self) -> bool:
-        """Whether the newest 16 fixes, all different, equal an earlier stretch to the digit and in order."""
-        fixes = self.fixes
-        if len(fixes) < 2 * MIN_COPIED:
-            return False
-        x_mm = fixes[-1][3]
-        # Hardly any earlier fix equals the newest to the digit, so only those that do are compared.
-        ends = [i for i, fix in enumerate(fixes[MIN_COPIED - 1 : -MIN_COPIED], MIN_COPIED) if fix[3] == x_mm]
-        if not ends:
-            return False
-        newest = [fix[3:6] for fix in fixes[-MIN_COPIED:]]
-        return len(set(newest)) == MIN_COPIED and any(
-            [fix[3:6] for fix in fixes[end - MIN_COPIED : end]] == newest for end in ends
-        )
 
     def pace_mps(self) -> float | None:
         """Greatest speed at which the device moved away from a position of the last 5 minutes, m/s.
@@ -286,7 +264,12 @@ class Track:
 
     def forget_before(self, time_ms: int) -> None:
         """Drops fixes older than `time_ms`, except the last of them and the newest two."""
-        del self.fixes[: self.count_before(time_ms, 2)]
+        self.drop(self.count_before(time_ms, 2))
+
+    def drop(self, count: int) -> None:
+        """Drops the oldest fixes."""
+        del self.fixes[:count]
+        self.floor = None
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""

@@ -14,6 +14,7 @@ from services.geofence.domain import codec, hot_loop
 from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter, SensingRequest
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import anomalies
+from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.entries import Body, FoldVersion, Positions
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
@@ -26,6 +27,7 @@ from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
 TOO_LATE = "older than 2 h"
 OVERDUE = "from before the end of an order that is over"
 OF_PREVIOUS_OWNER = "from before their device changed hands"
+CONTRADICTING = "with the id and time of an earlier report but another content"
 
 
 class Report(NamedTuple):
@@ -43,39 +45,42 @@ def fold_plainly(decisions: Decisions, batch: Positions) -> None:
     """The plain path: `Track.add` puts each fix in its place, and each is fully evaluated, whatever the safe regions say."""
     state, moves = decisions.state, BatchMoves(decisions)
     set_aside: Counter[str] = Counter()
-    late: set[str] = set()
+    too_late: list[TooLate] = []
     columns = (batch.device_ids, batch.report_ids, batch.fix_times_ms, batch.lat_e7, batch.lon_e7, batch.accuracy_mm)
     for report in (Report(*row) for row in zip(*columns, strict=True)):
         time_ms = min(report.fix_time_ms, state.now_ms)
         if time_ms < state.now_ms - WINDOW_MS:
             set_aside[TOO_LATE] += 1
-            late.add(report.device_id)
+            point = ecef_mm(report.lat_e7, report.lon_e7)
+            too_late.append(TooLate(report.device_id, time_ms, point, report.accuracy_mm))
         elif time_ms < state.owned_since.get(report.device_id, time_ms):
             set_aside[OF_PREVIOUS_OWNER] += 1
-        elif not _fold_one(decisions, moves, report, received_wall_us=batch.received_wall_us):
-            set_aside[OVERDUE] += 1
+        elif reason := _fold_one(decisions, moves, report, received_wall_us=batch.received_wall_us):
+            set_aside[reason] += 1
     moves.finish()
-    if late:
-        anomalies.undated(decisions, late)
-    for reason in (TOO_LATE, OVERDUE, OF_PREVIOUS_OWNER):
+    if too_late:
+        hot_loop.fold_too_late(decisions, too_late)
+    for reason in (TOO_LATE, OVERDUE, OF_PREVIOUS_OWNER, CONTRADICTING):
         if set_aside[reason]:
             decisions.dead_letter(f"{set_aside[reason]} positions {reason}")
 
 
-def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, received_wall_us: int) -> bool:
-    """Folds one position. Returns False if no case names its device and it is from before the end of an order."""
+def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, received_wall_us: int) -> str | None:
+    """Folds one position. Returns why it is set aside, if it is: no case names its device and it is from before the end of an order,
+    or its report was there before with another content."""
     state, device_id = decisions.state, report.device_id
     track = state.tracks.setdefault(device_id, Track())
     point = ecef_mm(report.lat_e7, report.lon_e7)
     time_ms = min(report.fix_time_ms, state.now_ms)
-    index = track.add(Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm))
+    fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm)
+    index = track.add(fix)
     if index is None:
-        return True
+        return CONTRADICTING if track.contradicts(fix) else None
     state.undated_ms.pop(device_id, None)
     case_ids = state.cases_of.get(device_id)
     if not case_ids:
         track.forget_before(state.now_ms)
-        return time_ms >= state.order_ended_ms.get(device_id, 0)
+        return OVERDUE if time_ms < state.order_ended_ms.get(device_id, 0) else None
     cause = CausingReport(device_id, report.report_id, received_wall_us)
     if track.jumps_to(index):
         anomalies.jumped(decisions, track.fixes[index], case_ids, cause=cause)
@@ -86,7 +91,7 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
         hot_loop.forget_old(state, device_id, case_ids)
     if count % anomalies.FIXES_PER_CHECK == 0 and is_newest:
         anomalies.check_track(decisions, track, case_ids, cause=cause)
-    return True
+    return None
 
 
 class PlainStory(Story):
