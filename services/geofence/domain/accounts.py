@@ -47,7 +47,7 @@ def account(state: State, case_state: CaseState, target: Target, *, ring: Ring, 
     entered_mm = _assumed_mm(
         state, case_state, target, entered_mm=ring_state.entered_mm, at_ms=ring_state.since_ms or 0
     )
-    least = rings.least_distance_mm(min_mm, entered_mm, ring.radius_mm)
+    least = rings.least(min_mm, entered_mm, ring.radius_mm)
     return Account(
         episode_id=case_state.episode_id,
         incident_id=incident.incident_id if incident else "",
@@ -148,7 +148,7 @@ def _amend(context: CaseContext, target: Target, ring: Ring, *, cleared: Account
     cleared.entered_mm = _assumed_mm(
         context.state, context.case_state, target, entered_mm=cleared.entered_mm, at_ms=cleared.entered_ms
     )
-    least = rings.least_distance_mm(min_mm, cleared.entered_mm, ring.radius_mm)
+    least = rings.least(min_mm, cleared.entered_mm, ring.radius_mm)
     is_same_least = not (inside or least.is_assumed) or _rounded(least.mm) == _rounded(cleared.min_mm)
     if inside == cleared.inside and least.is_assumed == cleared.is_assumed and is_same_least:
         return
