@@ -169,8 +169,8 @@ def _due(state: State, due: Due) -> list[Any]:
 
 
 def _sensing(sensing: SensingState) -> list[Any]:
-    asked = [sensing.basis_s, sensing.until_ms, sensing.renew_ms, sensing.is_next_uncaused]
-    return [*asked, sensing.change_ms, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
+    asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.change_ms]
+    return [*asked, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
 
 
 def _to_anomaly_key(anomaly: str, *about: str) -> AnomalyKey:

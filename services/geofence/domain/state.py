@@ -213,8 +213,6 @@ class SensingState:
 
     basis_s: int = 0
     """The interval that was needed when an interval was last asked for, seconds; 0 if none was."""
-    until_ms: int = 0
-    """When the interval that was asked for ends."""
     renew_ms: int = 0
     """From when on the next fix of the tag renews the request."""
     is_next_uncaused: bool = False
