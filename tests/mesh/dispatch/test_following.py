@@ -134,7 +134,7 @@ async def test_a_chase_that_turns_to_her_second_place(mesh: RunningMesh, capsys:
 
         # The tag reports at the short interval, and at the usual one after the end.
         often = [c.instruction.report_every for c in chased.commanded if c.instruction.HasField("report_every")]
-        assert often and {(c.interval_s, c.for_s) for c in often} == {(15, 300)}
+        assert often and {c.interval_s for c in often} == {15} and all(0 < c.for_s <= 300 for c in often)
         intervals = [c for c in chased.commanded if not c.instruction.HasField("show_notice")]
         assert {c.device_id for c in intervals} == {f"tag-{chased.run_id}"}
         assert not any(c.instruction.HasField("report_as_usual") for c in chased.commanded)
