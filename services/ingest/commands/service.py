@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from functools import partial
 
 from services.common.clock import MeshClock
@@ -104,18 +105,22 @@ class Commands:
     # ── from the decision ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def store(self, command: command_pb2.Command) -> None:
-        """Stores a command of the decision, unless it is stored already. Returns once the stream has it.
+        """Stores a command of the decision, unless it is stored already. Returns once this process has read it from the stream.
 
         Raises Conflict if the stream has another command with this id.
         """
+        subject, stored_at = flow.command_subject(BY, command.command_id), list[int]()
         known = self._states.get(command.command_id)
-        if known is not None:
-            first = known.command
-        else:
-            subject = flow.command_subject(BY, command.command_id)
-            if await self._bus.publish_until_stored(subject, command.SerializeToString(), expected_last=0):
-                return
-            first = await retried(partial(self._first, subject), event="command_awaited")
+        if known is None:
+            ack = await self._bus.publish_until_stored(
+                subject, command.SerializeToString(), expected_last=0, on_refused=stored_at.append
+            )
+            # The next request may depend on it. If the reader of the stream stands still, it doesn't hold up the requests for long.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOWED_WITHIN_S):
+                    await self._stream.reached(ack.seq if ack else max(stored_at, default=0))
+            known = self._states.get(command.command_id)
+        first = known.command if known else await retried(partial(self._first, subject), event="command_awaited")
         if first != command:
             raise Conflict("request_id: another request has this id")
 
