@@ -128,12 +128,12 @@ async def test_a_device_that_refuses_an_interval_gets_the_next_one_and_is_shown(
     async with Tag(client, "choosy", least_interval_s=40).connected() as tag:
         await people.ask("choosy", "d-1", 60)
         await publish_request(client.bus, sensing("s-30", "choosy", 30))
-        await tag.until(lambda tag: tag.told == [(EVERY, 60), (EVERY, 30), (EVERY, 60)])
+        await tag.until(lambda tag: tag.instructed == [(EVERY, 60), (EVERY, 30), (EVERY, 60)])
         row = await people.row("choosy")
         assert [(ask.interval_s, ask.refused) for ask in row.asks] == [(30, True), (60, False)]
         await publish_request(client.bus, sensing("s-30-renewed", "choosy", 30))
         await publish_request(client.bus, sensing("s-50", "choosy", 50))
-        await tag.until(lambda tag: tag.told[3:] == [(EVERY, 50)])
+        await tag.until(lambda tag: tag.instructed[3:] == [(EVERY, 50)])
         await people.ask("choosy", "d-2", None)
         await publish_request(client.bus, sensing("s-30-again", "choosy", 30))
         row = await people.until("choosy", lambda row: [ask.interval_s for ask in row.asks] == [30])
@@ -146,7 +146,7 @@ async def test_a_position_now_is_sent_at_once_and_not_doubled(client: Client, pe
     await client.route("located", "absent")
     async with Tag(client, "located").connected() as tag:
         await publish_request(client.bus, sensing("l-1", "located", None, 60))
-        await tag.until(lambda tag: tag.told == [(LOCATE, 0)])
+        await tag.until(lambda tag: tag.instructed == [(LOCATE, 0)])
         await tag.report(now_ms())
         await people.until("located", lambda row: (row.locates_sent, row.locates_answered) == (1, 1))
     await publish_request(client.bus, sensing("l-over", "absent", None, 60, until_ms=now_ms() - 1, decided_at_ms=1))
@@ -171,14 +171,14 @@ async def test_the_smallest_interval_is_in_effect_and_each_asker_ends_only_its_o
     probation = "spiffe://tandem/service/dispatch-probation"
     async with Tag(client, "shared").connected() as tag:
         await publish_request(client.bus, sensing("s-60", "shared", 60))
-        await tag.until(lambda tag: tag.told == [(EVERY, 60)])
+        await tag.until(lambda tag: tag.instructed == [(EVERY, 60)])
         await people.ask("shared", "d-600", 600, for_s=3_600)
         assert await people.expired_because("shared", "d-600") == HELD
         await people.ask("shared", "p-15", 15, for_s=300, who=probation, reference="incident-1")
-        await tag.until(lambda tag: tag.told[1:] == [(EVERY, 15)])
+        await tag.until(lambda tag: tag.instructed[1:] == [(EVERY, 15)])
         await people.ask("shared", "d-usual", None)
         await people.ask("shared", "p-usual", None, who=probation, reference="incident-1")
-        await tag.until(lambda tag: tag.told[2:] == [(EVERY, 60)])
+        await tag.until(lambda tag: tag.instructed[2:] == [(EVERY, 60)])
         row = await people.row("shared")
     assert [(ask.asked_by, ask.interval_s) for ask in row.asks] == [("geofence", 60)]
 
@@ -204,9 +204,9 @@ async def test_no_device_keeps_a_wrong_interval_after_ingest_was_killed(mesh: In
         await asyncio.sleep(5)  # both needs end while nobody reads
     mesh.service.start()
     async with mesh.connected() as client:
-        for device_id, told in (("alone", (USUAL, 0)), ("others", (EVERY, 90)), ("begun", (EVERY, 45))):
+        for device_id, expected in (("alone", (USUAL, 0)), ("others", (EVERY, 90)), ("begun", (EVERY, 45))):
             async with Tag(client, device_id).connected() as tag:
-                await tag.until(lambda tag, told=told: tag.told == [told])  # type: ignore[misc]
+                await tag.until(lambda tag, expected=expected: tag.instructed == [expected])  # type: ignore[misc]
         assert await kinds(client.bus, "alone") == [(EVERY, 20), (USUAL, 0)]
         assert sorted(await kinds(client.bus, "others")) == [(EVERY, 20), (EVERY, 90), (EVERY, 90)]
 
@@ -221,11 +221,11 @@ async def test_two_processes_store_one_command_for_each_change(pair: tuple[Inges
             await publish_request(client.bus, sensing("b-locate", "both", None, 60))
             await tag.until(lambda tag: tag.interval_s == 20)
             await people.ask("both", "b-desk", 60, for_s=8)
-            await tag.until(lambda tag: (USUAL, 0) in tag.told)
+            await tag.until(lambda tag: (USUAL, 0) in tag.instructed)
         await people.until("both", lambda row: not row.asks)
         stored = await kinds(client.bus, "both")
         assert Counter(stored) == Counter([(LOCATE, 0), (EVERY, 20), (EVERY, 60), (EVERY, 60), (USUAL, 0)])
-        assert Counter(tag.told) == Counter([(LOCATE, 0), (EVERY, 20), (EVERY, 60), (USUAL, 0)])
+        assert Counter(tag.instructed) == Counter([(LOCATE, 0), (EVERY, 20), (EVERY, 60), (USUAL, 0)])
         b.service.kill()
         a.service.kill()
         a.service.start()
@@ -264,7 +264,7 @@ async def test_unusable_requests_become_dead_letters_and_end_nothing(client: Cli
         assert reason.startswith(expected), reason
     assert first.seq < other.seq
     async with Tag(client, "good").connected() as tag:
-        await tag.until(lambda tag: tag.told == [(EVERY, 60)])
+        await tag.until(lambda tag: tag.instructed == [(EVERY, 60)])
     assert await kinds(client.bus, "bad") == [(EVERY, 60)]
 
 

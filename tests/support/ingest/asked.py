@@ -104,7 +104,7 @@ class Tag:
                 await self._changed.wait()
 
     @property
-    def told(self) -> list[tuple[str, int]]:
+    def instructed(self) -> list[tuple[str, int]]:
         """Kind of each received command, with its interval."""
         return [
             (command.instruction.WhichOneof("kind") or "", command.instruction.report_every.interval_s)

@@ -106,7 +106,7 @@ class Processes:
                     self.publish(correction)
 
     @property
-    def told(self) -> list[tuple[str, int]]:
+    def instructed(self) -> list[tuple[str, int]]:
         """Kind of each command that was sent, with its interval."""
         return [
             (command.instruction.WhichOneof("kind") or "", command.instruction.report_every.interval_s)
@@ -119,13 +119,13 @@ def test_a_desk_lengthens_nothing_that_the_decision_needs_and_gets_its_interval_
     assert mesh.publish(every("fold-1", 60, 600, 0)) == ""
     assert mesh.publish(every("desk-1", 300, 3_600, 10, by=SEOUL)) == HELD
     mesh.pass_to(590)
-    assert mesh.told == [("report_every", 60)]
+    assert mesh.instructed == [("report_every", 60)]
     mesh.pass_to(605)
-    assert mesh.told == [("report_every", 60), ("report_every", 300)]
+    assert mesh.instructed == [("report_every", 60), ("report_every", 300)]
     assert mesh.sent[-1].issued_by == SEOUL and mesh.sent[-1].ask_id == "desk-1"
     assert mesh.sent[-1].instruction.report_every.for_s == pytest.approx(3_010, abs=3)
     mesh.pass_to(3_620)
-    assert mesh.told[2:] == [("report_as_usual", 0)]
+    assert mesh.instructed[2:] == [("report_as_usual", 0)]
 
 
 def test_a_smaller_interval_is_sent_at_once_and_the_larger_one_returns_when_it_is_withdrawn() -> None:
@@ -134,7 +134,7 @@ def test_a_smaller_interval_is_sent_at_once_and_the_larger_one_returns_when_it_i
     assert mesh.publish(every("pursuit-1", 15, 300, 5, by=PROBATION, reference="incident-1")) == ""
     assert mesh.publish(as_usual("pursuit-2", 60, by=PROBATION, reference="incident-1")) == HELD
     mesh.pass_to(62)
-    assert mesh.told == [("report_every", 120), ("report_every", 15), ("report_every", 120)]
+    assert mesh.instructed == [("report_every", 120), ("report_every", 15), ("report_every", 120)]
 
 
 def test_nobody_withdraws_anothers_ask() -> None:
@@ -157,7 +157,7 @@ def test_all_desks_of_an_agency_are_one_asker() -> None:
     mesh.publish(every("a", 15, 3_600, 0, by=SEOUL))
     assert mesh.publish(every("b", 300, 3_600, 1, by=BUSAN)) == ""
     assert mesh.publish(as_usual("c", 2, by=SEOUL)) == ""
-    assert mesh.told == [("report_every", 15), ("report_every", 300), ("report_as_usual", 0)]
+    assert mesh.instructed == [("report_every", 15), ("report_every", 300), ("report_as_usual", 0)]
 
 
 def test_a_newer_interval_of_the_decision_replaces_the_older_one_in_whatever_order_they_are_stored() -> None:
@@ -165,10 +165,10 @@ def test_a_newer_interval_of_the_decision_replaces_the_older_one_in_whatever_ord
     mesh.publish(every("second", 150, 3_600, 10))
     assert mesh.publish(every("first", 30, 3_600, 0)) == OUTDATED
     mesh.pass_to(60)
-    assert mesh.told == [("report_every", 150)]
+    assert mesh.instructed == [("report_every", 150)]
 
 
-def test_a_refused_interval_is_not_sent_again_within_the_hour_and_the_next_larger_one_is() -> None:
+def test_a_refused_interval_is_not_resent_within_the_hour_and_the_next_larger_one_is_sent() -> None:
     mesh = Processes()
     mesh.publish(every("desk", 60, 7_200, 0, by=SEOUL))
     fold = every("fold-1", 30, 3_600, 10)
@@ -176,12 +176,12 @@ def test_a_refused_interval_is_not_sent_again_within_the_hour_and_the_next_large
     for process in mesh.processes:
         process.refused(fold, START_MS + 12_000, "at least 40 s")
     mesh.pass_to(20)
-    assert mesh.told == [("report_every", 60), ("report_every", 30), ("report_every", 60)]
+    assert mesh.instructed == [("report_every", 60), ("report_every", 30), ("report_every", 60)]
     assert mesh.publish(every("fold-2", 30, 3_600, 1_800)) == REFUSED_BEFORE
     mesh.pass_to(1_900)
-    assert len(mesh.told) == 3
+    assert len(mesh.instructed) == 3
     mesh.pass_to(3_640)  # an hour after the refusal: the ask is still in force, so it is tried again
-    assert mesh.told[3:] == [("report_every", 30)]
+    assert mesh.instructed[3:] == [("report_every", 30)]
 
 
 def test_a_device_that_refused_all_that_is_asked_keeps_what_it_has() -> None:
@@ -191,7 +191,7 @@ def test_a_device_that_refused_all_that_is_asked_keeps_what_it_has() -> None:
     mesh.publish(second)
     mesh.processes[0].refused(second, START_MS + 101_000, "too often")
     mesh.pass_to(1_000)
-    assert mesh.told == [("report_every", 60), ("report_every", 30)]
+    assert mesh.instructed == [("report_every", 60), ("report_every", 30)]
 
 
 def test_an_ask_whose_command_expired_unsent_ends() -> None:
@@ -200,7 +200,7 @@ def test_an_ask_whose_command_expired_unsent_ends() -> None:
     mesh.publish(command)
     mesh.processes[0].expired_unsent(command)
     mesh.pass_to(5)
-    assert mesh.told == [("report_every", 60), ("report_as_usual", 0)]
+    assert mesh.instructed == [("report_every", 60), ("report_as_usual", 0)]
 
 
 def test_an_interval_without_an_end_is_sent_with_the_rest_of_a_day() -> None:
@@ -220,10 +220,10 @@ def test_a_clock_that_steps_forward_and_back_ends_with_the_interval_that_is_aske
     mesh.pass_to(10)
     mesh.skews_ms = (7_200_000,)
     mesh.pass_to(20)
-    assert mesh.told == [("report_every", 60), ("report_as_usual", 0)], "by this clock the ask is over"
+    assert mesh.instructed == [("report_every", 60), ("report_as_usual", 0)], "by this clock the ask is over"
     mesh.skews_ms = (0,)
     mesh.pass_to(60)
-    assert mesh.told[2:] == [("report_every", 60)]
+    assert mesh.instructed[2:] == [("report_every", 60)]
     assert mesh.device.interval_at(mesh.now_ms) == 60
 
 
@@ -233,7 +233,7 @@ def test_two_processes_send_one_command_for_each_change(skews_ms: tuple[int, ...
     mesh.publish(every("fold", 60, 120, 0))
     mesh.publish(every("desk", 300, 240, 1, by=SEOUL))
     mesh.pass_to(400)
-    assert mesh.told == [("report_every", 60), ("report_every", 300), ("report_as_usual", 0)]
+    assert mesh.instructed == [("report_every", 60), ("report_every", 300), ("report_as_usual", 0)]
 
 
 def test_two_processes_with_clocks_an_hour_apart_do_not_flood_the_device() -> None:
@@ -244,7 +244,7 @@ def test_two_processes_with_clocks_an_hour_apart_do_not_flood_the_device() -> No
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_whoever_asks_whatever_all_processes_agree_and_the_device_keeps_the_smallest_interval(seed: int) -> None:
+def test_all_processes_agree_on_any_asks_and_the_device_keeps_the_smallest_interval(seed: int) -> None:
     draw = random.Random(seed)
     mesh = Processes((0, draw.randrange(-2_000, 2_000)))
     now_s = 0.0
