@@ -7,7 +7,7 @@ import sys
 import grpc.aio
 import typer
 
-from services.cli.commands.data import device_token, import_, load, quarantine, send
+from services.cli.commands.data import device_token, import_, load, quarantine, reporting, send
 from services.cli.commands.decision import backtest, replay
 from services.cli.commands.mesh import certs, demo, drill, streams, up, watch
 from services.cli.commands.review import evidence, explain, export, incidents, ledger, trace
@@ -34,6 +34,7 @@ app.command()(export.export)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)
 app.command()(quarantine.quarantine)
+app.command()(reporting.reporting)
 app.command()(send.send)
 app.command()(load.load)
 app.command()(watch.watch)

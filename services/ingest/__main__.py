@@ -28,6 +28,9 @@ from services.ingest.log.partitions import LogWriters
 from services.ingest.log.republish import LastReports
 from services.ingest.log.writer import LogWriter
 from services.ingest.metrics import IngestMetrics
+from services.ingest.sensing.observed import ObservedReports
+from services.ingest.sensing.reporting import ReportingList
+from services.ingest.sensing.requests import SensingRequests
 from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
@@ -59,25 +62,40 @@ async def main() -> None:
         await last_reports.read_tail(bus)
         quarantine = Quarantine(bus, clock, metrics)
         rate_limits = RateLimits(settings.device_reports_per_s, settings.device_reports_burst)
+        observed_reports = ObservedReports()
         intake = Intake(
             Checks(routes, quarantine, rate_limits, clock=clock),
             LogWriters(writers, clock),
             last_reports,
             rate_limits=rate_limits,
             clock=clock,
+            observed=observed_reports,
             metrics=metrics,
         )
         metrics.waiting.set_function(lambda: intake.in_flight)
-        commands = Commands(bus, routes, clock, metrics=metrics, health=readiness.optional_reader(flow.COMMANDS.name))
+        commands = Commands(
+            bus,
+            routes,
+            clock,
+            metrics=metrics,
+            observed=observed_reports,
+            health=readiness.optional_reader(flow.COMMANDS.name),
+        )
         await commands.load()
-        reports = IngestApi(intake, commands, quarantine, metrics=metrics)
+        sensing = SensingRequests(bus, commands, clock, health=readiness.optional_reader(flow.SENSING.name))
+        reporting = ReportingList(commands, observed_reports, routes, clock=clock)
+        metrics.disobeying.set_function(reporting.count_disobeying)
+        reports = IngestApi(intake, commands.delivery, quarantine, metrics=metrics)
         metrics.unanswered.set_function(lambda: reports.unanswered)
 
         def add_servicers(server: grpc.aio.Server) -> None:
             ingest_pb2_grpc.add_IngestServiceServicer_to_server(reports, server)
-            ingest_pb2_grpc.add_CommandServiceServicer_to_server(CommandApi(commands, routes, clock), server)
+            api = CommandApi(commands, reporting, routes, clock=clock)
+            ingest_pb2_grpc.add_CommandServiceServicer_to_server(api, server)
 
-        phones = http.PhoneEndpoint(intake, routes, commands, quarantine=quarantine, clock=clock, metrics=metrics)
+        phones = http.PhoneEndpoint(
+            intake, routes, commands.delivery, quarantine=quarantine, clock=clock, metrics=metrics
+        )
         async with (
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
@@ -98,6 +116,7 @@ async def main() -> None:
                 last_reports.run(),
                 intake.run(),
                 commands.follow(),
+                sensing.follow(),
                 commands.watch_time(),
                 watch_streams(bus),
                 *lasting,

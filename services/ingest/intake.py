@@ -15,6 +15,7 @@ from services.ingest.domain import LIVE_MS, Endpoint, Sender
 from services.ingest.log.partitions import LogWriters
 from services.ingest.log.republish import LastReports
 from services.ingest.metrics import IngestMetrics
+from services.ingest.sensing.observed import ObservedReports
 
 FORGET_INTERVAL_S = 60.0
 MAX_BATCH_PENALTY_S = 1.0
@@ -33,9 +34,10 @@ class Intake:
         *,
         rate_limits: RateLimits,
         clock: MeshClock,
+        observed: ObservedReports,
         metrics: IngestMetrics,
     ) -> None:
-        self._checks, self._writers, self._last_reports = checks, writers, last_reports
+        self._checks, self._writers, self._last_reports, self._observed = checks, writers, last_reports, observed
         self._rate_limits, self._clock, self._metrics = rate_limits, clock, metrics
         self._limiter = InFlightLimiter()
 
@@ -88,6 +90,7 @@ class Intake:
             if all_stored:
                 self._metrics.accepted[endpoint].inc(accepted)
                 self._last_reports.stored(checked.positions.columns, checked.positions.partitions)
+                self._observed.accepted(checked.positions.columns, self._clock.now_ms())
 
         # Refusing a report costs more than accepting it, so senders of many refused reports are slowed down. Their accepted reports
         # are being written during the delay, and the delay holds no other sender's share.

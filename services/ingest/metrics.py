@@ -33,6 +33,11 @@ class IngestMetrics:
             "Receipts that match no command of the sender's devices",
             registry=registry,
         )
+        self.disobeying = Gauge(
+            "tandem_ingest_devices_disobeying",
+            "Devices heard by this process whose reports are further apart than asked, or that refused the interval",
+            registry=registry,
+        )
         self.http_answers = Counter(
             "tandem_ingest_http_answers", "Answers to phones, by status", ["status"], registry=registry
         )

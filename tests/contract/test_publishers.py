@@ -17,6 +17,7 @@ NAMES_SUBJECT = {
     "alert_id",
     "incident_id",
     "command_id",
+    "request_id",
     "disclosure_id",
     "device_id",
     "reader",

@@ -268,6 +268,7 @@ def test_the_subject_functions_match_the_flow_table() -> None:
         flow.digest_subject(0, 5, 7, replica=1): "digest.{p}.{sequence}.{stamp}.{replica}",
         flow.ledger_head_subject(5): "ledger.head.{sequence}",
         flow.disclosure_subject("police", "d"): "disclosure.{by}.{disclosure_id}",
+        flow.sensing_subject(0, "s"): "sensing.{p}.{request_id}",
         flow.command_subject("ingest", "c"): "command.{by}.{command_id}",
         flow.command_step_subject("c", "SENT"): "command_step.{command_id}.{state}",
         flow.quarantine_subject("i"): "quarantine.{ingest}",

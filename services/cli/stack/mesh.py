@@ -24,7 +24,7 @@ from services.common.rpc import client, server
 from services.common.rpc.certificates import Files, files_of
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
-from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
+from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
 from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
 from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
 from tandem.registry.v1.exercise_pb2_grpc import ExerciseServiceStub
@@ -152,6 +152,7 @@ class Clients:
         disclosures: DisclosureServiceStub,
         traces: TraceServiceStub,
         ingest: IngestServiceStub,
+        commands: CommandServiceStub,
         geofence: GeofenceServiceStub,
         dispatch: Mapping[str, DispatchServiceStub],
     ) -> None:
@@ -163,6 +164,7 @@ class Clients:
         self.disclosures = disclosures
         self.traces = traces
         self.ingest = ingest
+        self.commands = commands
         self.geofence = geofence
         """Stub of any evaluator that answers."""
         self.dispatch = dispatch
@@ -239,7 +241,7 @@ async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
             return await stack.enter_async_context(channel(mesh, *names))
 
         evaluators = sorted(name for name in mesh.addresses if name.startswith("geofence"))
-        registry = await opened("registry")
+        registry, ingest = await opened("registry"), await opened("ingest")
         yield Clients(
             mesh=mesh,
             registry=RegistryServiceStub(registry),
@@ -247,7 +249,8 @@ async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
             exercises=ExerciseServiceStub(registry),
             disclosures=DisclosureServiceStub(registry),
             traces=TraceServiceStub(registry),
-            ingest=IngestServiceStub(await opened("ingest")),
+            ingest=IngestServiceStub(ingest),
+            commands=CommandServiceStub(ingest),
             geofence=GeofenceServiceStub(await opened(*evaluators)),
             dispatch={leg: DispatchServiceStub(await opened(f"dispatch-{leg}")) for leg in flow.LEGS},
         )

@@ -201,7 +201,7 @@ FLOWS = (
         subject="dead_letter.{by}.{reader}.{stream}.{sequence}",
         message_type="DeadLetter",
         stream=DEAD_LETTERS.name,
-        publishers=("geofence", *_DISPATCH, "registry"),
+        publishers=("geofence", "ingest", *_DISPATCH, "registry"),
         readers=(*_DESKS, "evidence", "operator"),
     ),
     Flow(
@@ -336,8 +336,12 @@ def warning_reader(stream: str) -> str:
 FOLD_READER = "fold"
 """Reader name of an evaluator on the log."""
 
+SENSING_READER = "ingest-sensing"
+"""Reader name of ingest on SENSING."""
+
 DEAD_LETTER_USERS = {
     FOLD_READER: "geofence",
+    SENSING_READER: "ingest",
     DISCLOSURES_DURABLE: "registry",
     **{reader(leg): leg_user(leg) for leg in LEGS for reader in (alerts_reader, peers_reader, steps_reader)},
     **{warning_reader(stream.name): leg_user("warning") for stream in (ADVICE, COMMANDS)},

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common import fields, times
 from services.common.messaging import flow
 from services.common.rpc.errors import InvalidField
-from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2, sensing_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -24,6 +24,10 @@ MAX_SEQUENCE = (1 << 63) - 1
 """Maximum sequence that a database column can hold."""
 MAX_TIME_MS = 9_000_000_000_000
 """Latest accepted time, in the year 2255, milliseconds since 1970 UTC. Later times overflow the nanoseconds of a trace span."""
+MAX_NEED_MS = 3_600_000
+"""Maximum duration of a request for data of a device, milliseconds."""
+MAX_INTERVAL_S = 3_600
+"""Maximum interval between a device's reports that can be asked, seconds."""
 MAX_COUNT = (1 << 32) - 1
 """Maximum count of rejected reports that one process can plausibly have."""
 _M = TypeVar("_M", bound=Message)
@@ -152,6 +156,32 @@ def command_step(data: bytes, subject: str | None = None) -> command_pb2.Command
     _moment("at_ms", message.at_ms)
     state = command_pb2.CommandState.Name(message.state).removeprefix("COMMAND_STATE_")
     _check_subject(subject, "command_id", flow.command_step_subject(command_id, state))
+    return message
+
+
+def sensing_request(data: bytes, subject: str | None = None) -> sensing_pb2.SensingRequest:
+    """Parses a request for data of a device from SENSING. Raises InvalidField.
+
+    Of the subject, only the request's id is compared: readers don't need the partition.
+    """
+    message = _parsed("request", sensing_pb2.SensingRequest, data)
+    request_id = fields.required_id("request_id", message.request_id)
+    fields.required_id("device_id", message.device_id)
+    match message.WhichOneof("need"):
+        case "report_every":
+            fields.number("report_every.interval_s", message.report_every.interval_s, 1, greatest=MAX_INTERVAL_S)
+        case "locate_now":
+            pass
+        case _:
+            raise InvalidField("need", "is missing")
+    _moment("decided_at_ms", message.decided_at_ms)
+    _moment("until_ms", message.until_ms)
+    if not 0 < message.until_ms - message.decided_at_ms <= MAX_NEED_MS:
+        raise InvalidField("until_ms", f"must be after decided_at_ms, by at most {MAX_NEED_MS} ms")
+    _sequence("sequence", message.sequence)
+    if subject is not None:
+        _, partition, *_ = (*subject.split("."), "")
+        _check_subject(subject, "request_id", f"sensing.{partition}.{request_id}")
     return message
 
 

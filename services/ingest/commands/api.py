@@ -8,20 +8,26 @@ import grpc.aio
 
 from services.common import fields, ids, times
 from services.common.clock import MeshClock
-from services.common.messaging import flow
+from services.common.messaging import flow, stored
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.ingest.admission.routes import Routes
-from services.ingest.commands.service import Commands, to_device
+from services.ingest.commands.delivery import to_device
+from services.ingest.commands.service import Commands
 from services.ingest.commands.states import ActiveCommand
+from services.ingest.sensing.asks import FOLD
+from services.ingest.sensing.intervals import CORRECTION_IDS
+from services.ingest.sensing.reporting import ReportingList
+from services.ingest.sensing.requests import REQUEST_IDS
 from tandem.common.v1 import access_pb2, command_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
 DAY_S = 86_400
-MAX_INTERVAL_S = 3_600
 MAX_VIBRATE_S = 60
-RESERVED = ("command-", flow.NOTICE_IDS)
-"""Prefixes of command ids that only the mesh makes: for a subject's device (`_devices`), and for a notice (dispatch/warning/sender.py).
+MAX_PAGE, USUAL_PAGE = 1_000, 100
+RESERVED = ("command-", CORRECTION_IDS, flow.NOTICE_IDS, REQUEST_IDS)
+"""Prefixes of command ids that only the mesh makes: for a subject's device (`_devices`), for a correction of an interval
+(sensing/intervals.py), for a notice (dispatch/warning/sender.py), and for a request of the decision (sensing/requests.py).
 
 All commands share one namespace of ids, and the first command with an id keeps it. A caller who may use these prefixes could guess
 an id and so block a command for another agency's device.
@@ -36,10 +42,10 @@ _DEVICE_KINDS = {
 
 
 class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
-    """Accepts commands for devices and lists their states."""
+    """Accepts commands for devices, and lists their states and what the devices do."""
 
-    def __init__(self, commands: Commands, routes: Routes, clock: MeshClock) -> None:
-        self._commands, self._routes, self._clock = commands, routes, clock
+    def __init__(self, commands: Commands, reporting: ReportingList, routes: Routes, *, clock: MeshClock) -> None:
+        self._commands, self._reporting, self._routes, self._clock = commands, reporting, routes, clock
 
     async def SendCommand(
         self, request: ingest_pb2.SendCommandRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -62,7 +68,7 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
                 device_id=device_id,
                 instruction=request.instruction,
                 issued_at_ms=now_ms,
-                expires_at_ms=now_ms + request.valid_for_s * 1000,
+                expires_at_ms=now_ms + _valid_for_s(request) * 1000,
                 issued_by=server.caller().spiffe_id,
                 reference=request.reference,
             )
@@ -79,8 +85,25 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         self, request: ingest_pb2.ListCommandsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.ListCommandsResponse:
         self._check_device(request.device_id)
+        role = server.caller().role
         return ingest_pb2.ListCommandsResponse(
-            commands=[_status(command) for command in self._commands.of_device(request.device_id)]
+            commands=[_status(command, role) for command in self._commands.of_device(request.device_id)]
+        )
+
+    async def ListReporting(
+        self, request: ingest_pb2.ListReportingRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ingest_pb2.ListReportingResponse:
+        caller = server.caller()
+        if request.device_id:
+            self._check_device(request.device_id)
+            return ingest_pb2.ListReportingResponse(devices=[self._reporting.of_device(request.device_id, caller)])
+        if request.page_token:
+            fields.required_id("page_token", request.page_token)
+        size = int(fields.number("page_size", request.page_size, 0, greatest=MAX_PAGE)) or USUAL_PAGE
+        found = self._reporting.page(_DEVICE_KINDS[caller.role], request.page_token, size + 1)
+        return ingest_pb2.ListReportingResponse(
+            devices=[self._reporting.of_device(device_id, caller) for device_id in found[:size]],
+            next_page_token=found[size - 1] if len(found) > size else "",
         )
 
     def _devices(self, request: ingest_pb2.SendCommandRequest) -> dict[str, str]:
@@ -111,7 +134,10 @@ def _check_instruction(instruction: command_pb2.Instruction) -> None:
     match instruction.WhichOneof("kind"):
         case "report_every":
             fields.number(
-                "instruction.report_every.interval_s", instruction.report_every.interval_s, 1, greatest=MAX_INTERVAL_S
+                "instruction.report_every.interval_s",
+                instruction.report_every.interval_s,
+                1,
+                greatest=stored.MAX_INTERVAL_S,
             )
             fields.number("instruction.report_every.for_s", instruction.report_every.for_s, 0, greatest=DAY_S)
         case "vibrate":
@@ -124,13 +150,22 @@ def _check_instruction(instruction: command_pb2.Instruction) -> None:
             raise InvalidField("instruction", "is missing")
 
 
-def _status(active: ActiveCommand) -> ingest_pb2.CommandStatus:
+def _valid_for_s(request: ingest_pb2.SendCommandRequest) -> int:
+    """Returns the time during which a command is sent, seconds. An interval holds from its issue, so it isn't sent after its end."""
+    for_s = request.instruction.report_every.for_s
+    return min(request.valid_for_s, for_s) if for_s else request.valid_for_s
+
+
+def _status(active: ActiveCommand, role: access_pb2.Role.ValueType) -> ingest_pb2.CommandStatus:
     command = active.command
-    shown = to_device(command)
+    shown = to_device(command, command.issued_at_ms)
     if shown.instruction.HasField("show_notice"):
         # The text says how near a wearer is, and the link lets its holder answer as the protected person. Only she may get them.
         shown.instruction.show_notice.ClearField("text")
         shown.instruction.show_notice.ClearField("answer_url")
+    if shown.instruction.HasField("report_every") and command.issued_by == FOLD and role != access_pb2.ROLE_OPERATOR:
+        # Three of these intervals and the wearer's track reveal where she is, as three distances do.
+        shown.instruction.report_every.ClearField("interval_s")
     return ingest_pb2.CommandStatus(
         command=shown,
         state=active.state,

@@ -1,4 +1,4 @@
-"""Commands for devices, which are sent over the session on which a device was last heard.
+"""Commands for devices: from desks and from the decision into the stream COMMANDS, and from there to the devices.
 
 A command is sent again until its receipt arrives or it expires. All ingest processes follow the same stream, so any process that
 hears a device has the device's commands.
@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 
-from services.common import times
 from services.common.clock import MeshClock
-from services.common.messaging import cursors, dead_letters, flow, pull, stored
+from services.common.messaging import flow, stored
 from services.common.messaging.bus import AlreadyStored, Bus
-from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.readiness import ReaderHealth
+from services.common.retrying import retried
 from services.common.rpc.errors import Conflict, InvalidField
 from services.ingest.admission.routes import Routes
-from services.ingest.commands.states import ActiveCommand, CommandSession, CommandStates, State
+from services.ingest.commands.delivery import CommandDelivery
+from services.ingest.commands.states import ActiveCommand, CommandStates, State
 from services.ingest.commands.steps import BY, CommandSteps
-from services.ingest.domain import Sender
-from services.ingest.held import read_held
+from services.ingest.commands.stream import CommandStream
 from services.ingest.metrics import IngestMetrics
+from services.ingest.sensing.intervals import Intervals, sets_interval
+from services.ingest.sensing.observed import ObservedReports
 from tandem.common.v1 import command_pb2
-from tandem.ingest.v1 import ingest_pb2
 
 CHECK_INTERVAL_S = 1.0
 CHECKS_PER_CLEANUP = 30
@@ -32,10 +33,11 @@ CHECKS_PER_CLEANUP = 30
 FOLLOWED_WITHIN_S = 2.0
 """Time within which this process must have read its own command from the stream, seconds."""
 SUPERSEDED = "superseded by a newer interval"
+_DELIVERED = (State.COMMAND_STATE_SENT, State.COMMAND_STATE_RECEIVED)
 
 
 class Commands:
-    """Commands of all devices, their sessions and their states."""
+    """Commands of all devices, their states, and the intervals that they ask for."""
 
     def __init__(
         self,
@@ -44,17 +46,19 @@ class Commands:
         clock: MeshClock,
         *,
         metrics: IngestMetrics,
+        observed: ObservedReports | None = None,
         health: ReaderHealth | None = None,
     ) -> None:
-        self._health, self._metrics = health, metrics
-        self._bus, self._routes, self._clock = bus, routes, clock
+        self._bus, self._clock, self._observed = bus, clock, observed or ObservedReports()
         self._states = CommandStates()
         self._steps = CommandSteps(bus, clock)
-        self._sessions: dict[str, CommandSession] = {}
-        """Session on which each device was last heard."""
-        self._cursor: StreamCursor | None = None
-        """Position up to which the stream is read."""
-        self._progress = asyncio.Event()
+        self._intervals = Intervals()
+        self._is_loaded = False
+        self.delivery = CommandDelivery(
+            self._states, self._steps, routes, clock=clock, observed=self._observed, metrics=metrics
+        )
+        """The way to the devices, for the endpoints."""
+        self._stream = CommandStream(bus, self, health=health)
 
     # ── from the desks ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -68,155 +72,142 @@ class Commands:
         try:
             ack = await self._bus.publish(subject, command.SerializeToString(), expected_last=0)
         except AlreadyStored:
-            data = await self._bus.last_of(flow.COMMANDS.name, subject)
-            try:
-                first = stored.command(data or b"", subject)
-            except InvalidField as error:
-                raise Conflict(
-                    f"command_id: the message that is stored under this id is no command ({error}): choose another id"
-                ) from None
+            first = await self._first(subject)
             if (first.device_id, first.instruction) != (command.device_id, command.instruction):
                 raise Conflict("command_id: another command has this id: choose another id") from None
             return first
         async with asyncio.timeout(FOLLOWED_WITHIN_S):
-            while self._cursor is None or self._cursor.sequence < ack.seq:
-                self._progress.clear()
-                await self._progress.wait()
+            await self._stream.reached(ack.seq)
         return command
 
+    async def _first(self, subject: str) -> command_pb2.Command:
+        """Returns the command that is stored under a subject. Raises Conflict or Unavailable."""
+        try:
+            return stored.command(await self._bus.last_of(flow.COMMANDS.name, subject) or b"", subject)
+        except InvalidField as error:
+            raise Conflict(
+                f"command_id: the message that is stored under this id is no command ({error}): choose another id"
+            ) from None
+
     def of_device(self, device_id: str) -> list[ActiveCommand]:
-        """Returns a device's commands of the last day, newest first."""
+        """Returns a device's commands of the last day, newest first. The mesh's own ones are kept for 2 hours."""
         return self._states.of_device(device_id)
 
-    # ── to and from the devices ──────────────────────────────────────────────────────────────────────────────────────
+    def get(self, command_id: str) -> ActiveCommand | None:
+        """Returns the command with an id, or None if the id is unknown."""
+        return self._states.get(command_id)
 
-    def heard(self, sessions: Mapping[str, CommandSession]) -> None:
-        """Notes the session on which each device was heard. The device's commands are sent over that session now and from now on."""
-        self._sessions.update(sessions)
-        for device_id in self._states.with_open(sessions.keys()):
-            self._send_all(device_id, sessions[device_id])
+    @property
+    def intervals(self) -> Intervals:
+        """The intervals that are asked of devices."""
+        return self._intervals
 
-    def due_commands(self, device_ids: Iterable[str]) -> list[ingest_pb2.DeviceCommand]:
-        """Returns the due commands of devices that were heard without a session. The caller answers with them and calls `sent`."""
-        now_s, now_ms = time.monotonic(), self._clock.now_ms()
-        due = []
-        for device_id in dict.fromkeys(device_ids):
-            for active in self._states.unexpired(device_id, now_ms):
-                if not active.was_sent_lately(now_s):
-                    active.sent_at_s = now_s
-                    due.append(to_device(active.command))
-        return due
+    # ── from the decision ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def sent(self, commands: Iterable[ingest_pb2.DeviceCommand]) -> None:
-        """Records that commands were sent with an answer."""
-        for command in commands:
-            active = self._states.get(command.command_id)
-            if active is not None:
-                self._steps.record(active, State.COMMAND_STATE_SENT)
+    async def store(self, command: command_pb2.Command) -> None:
+        """Stores a command of the decision, unless it is stored already. Returns once this process has read it from the stream.
 
-    def accept_receipts(
-        self, sender: Sender, receipts: Sequence[ingest_pb2.CommandReceipt]
-    ) -> Sequence[asyncio.Future[None]]:
-        """Accepts receipts. Each returned future is done once its receipt is stored.
-
-        A receipt for an unknown command, or for a device of another sender, changes nothing and is counted.
+        Raises Conflict if the stream has another command with this id.
         """
-        stored = []
-        for receipt in receipts:
-            active = self._states.get(receipt.command_id)
-            if (
-                active is None
-                or active.command.device_id != receipt.device_id
-                or receipt.device_id not in self._routes.allowed(sender)
-            ):
-                self._metrics.receipts_unknown.inc()
-            elif not active.is_final:
-                state = State.COMMAND_STATE_REFUSED if receipt.refused_because else State.COMMAND_STATE_RECEIVED
-                stored.append(self._steps.record(active, state, receipt.refused_because))
-        return stored
+        subject, stored_at = flow.command_subject(BY, command.command_id), list[int]()
+        known = self._states.get(command.command_id)
+        if known is None:
+            ack = await self._bus.publish_until_stored(
+                subject, command.SerializeToString(), expected_last=0, on_refused=stored_at.append
+            )
+            # The next request may depend on it. If the reader of the stream stands still, it doesn't hold up the requests for long.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOWED_WITHIN_S):
+                    await self._stream.reached(ack.seq if ack else max(stored_at, default=0))
+            known = self._states.get(command.command_id)
+        first = known.command if known else await retried(partial(self._first, subject), event="command_awaited")
+        if first != command:
+            raise Conflict("request_id: another request has this id")
+
+    def is_locating(self, command: command_pb2.Command) -> bool:
+        """Whether another command for the same device's position was open when this one was issued, so that it isn't needed."""
+        return command.instruction.HasField("locate_now") and any(
+            active.command.instruction.HasField("locate_now")
+            and active.command.command_id != command.command_id
+            and (active.since_ms >= command.issued_at_ms if active.is_final else self._is_unexpired(active))
+            for active in self._states.of_device(command.device_id)
+        )
+
+    def _is_unexpired(self, active: ActiveCommand) -> bool:
+        return active.command.expires_at_ms > self._clock.now_ms()
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def load(self) -> None:
         """Reads the stream before any device is heard, so that no final command is sent again."""
-        stream = flow.COMMANDS.name
-        async for messages in read_held(self._bus, stream, await self._bus.bounds_of(stream)):
-            self._read(messages)
+        await self._stream.load()
+        self._states.forget(self._clock.now_ms())
+        self._is_loaded = True
+        # A step that ended a command may come long after it in the stream, so steps are recorded only now.
+        for active in self._states:
+            if active.closed_because is not None and not active.is_final:
+                self._steps.record(active, State.COMMAND_STATE_EXPIRED, active.closed_because)
 
     async def follow(self) -> None:
-        """Follows the stream until cancelled. A stream that went back is read again from its start; known commands change nothing."""
-        while True:
-            try:
-                async for messages in pull.read(self._bus, flow.COMMANDS.name, self._cursor or 1, health=self._health):
-                    self._read(messages)
-            except StreamWentBack as error:
-                cursors.alarm(self._bus, error)
-                self._cursor = None
-                self._steps.resubmit(self._states)
+        """Follows the stream until cancelled."""
+        await self._stream.follow(self._resubmit)
 
-    def _read(self, messages: Sequence[pull.Delivered]) -> None:
-        for message in messages:
-            try:
-                if message.subject.startswith("command_step."):
-                    self._states.apply(stored.command_step(message.data, message.subject))
-                else:
-                    self._add(stored.command(message.data, message.subject))
-            except InvalidField as error:
-                dead_letters.pass_over(
-                    self._bus, "ingest-commands", message.stream, sequence=message.sequence, error=error
-                )
-        self._cursor = messages[-1].cursor
-        self._progress.set()
+    def _resubmit(self) -> None:
+        is_in_force = partial(self._intervals.is_in_force, now_ms=self._clock.now_ms())
+        self._steps.resubmit(self._states, is_in_force)
 
     async def publish_steps(self) -> None:
         """Publishes the states of commands until cancelled."""
         await self._steps.publish()
 
     async def watch_time(self) -> None:
-        """Expires overdue commands until cancelled. Every process does so, and the stream keeps the first expiry of each command."""
+        """Expires overdue commands and corrects intervals until cancelled. Every process does so, and the stream keeps the first expiry
+        of each command and the first of equal corrections."""
         checks = 0
         while True:
             await asyncio.sleep(CHECK_INTERVAL_S)
             checks += 1
-            if checks % CHECKS_PER_CLEANUP == 0:
-                self._sessions = {device_id: session for device_id, session in self._sessions.items() if session.open}
             now_ms = self._clock.now_ms()
             for active in self._states.expired(now_ms):
                 self._expire(active)
-            self._states.forget(now_ms)
+            for correction in self._intervals.corrections(now_ms, time.monotonic()):
+                self._steps.issue(correction)
+            if checks % CHECKS_PER_CLEANUP == 0:
+                self.delivery.forget_closed_sessions()
+                self._states.forget(now_ms)
+                self._observed.forget(now_ms)
 
-    def _add(self, command: command_pb2.Command) -> None:
-        superseded = self._states.add(command)
-        if superseded is None:
+    def add(self, command: command_pb2.Command) -> None:
+        """Adds a command of the stream, and sends it if its device is heard. A known command changes nothing."""
+        active = self._states.add(command, self._clock.now_ms())
+        if active is None:
             return  # known: the stream is being read again
-        for other in superseded:
-            self._expire(other, SUPERSEDED)
-        session = self._sessions.get(command.device_id)
-        if session is not None:
-            self._send_all(command.device_id, session)
-
-    def _send_all(self, device_id: str, session: CommandSession) -> None:
-        if device_id not in self._routes.allowed(session.sender):
-            return  # the device moved to another sender since it was heard
-        now_s = time.monotonic()
-        for active in self._states.unexpired(device_id, self._clock.now_ms()):
-            if active.sent_over is session and active.was_sent_lately(now_s):
-                continue
-            if not session.enqueue(to_device(active.command)):
+        if sets_interval(command):
+            not_sent = self._intervals.add(command)
+            if not_sent:
+                self._expire(active, not_sent)
                 return
-            active.sent_over, active.sent_at_s = session, now_s
-            self._steps.record(active, State.COMMAND_STATE_SENT)
+            for other in self._states.open_intervals(command.device_id):
+                if other is not active:
+                    self._expire(other, SUPERSEDED)
+            self._observed.watch(command.device_id, command.expires_at_ms)
+        self.delivery.send(command.device_id)
+
+    def apply(self, step: command_pb2.CommandStep) -> None:
+        """Applies a step of the stream."""
+        active = self._states.get(step.command_id)
+        was_sent = active is not None and active.state != State.COMMAND_STATE_WAITING
+        active = self._states.apply(step)
+        if active is None or not sets_interval(active.command):
+            return
+        if step.state in _DELIVERED:
+            self._observed.delivered(active.command, step.at_ms)
+        elif step.state == State.COMMAND_STATE_REFUSED:
+            self._intervals.refused(active.command, step.at_ms, step.reason)
+        elif step.at_ms >= active.command.expires_at_ms and not was_sent:
+            self._intervals.expired_unsent(active.command)
 
     def _expire(self, active: ActiveCommand, reason: str = "") -> None:
-        self._states.close(active)
-        self._steps.record(active, State.COMMAND_STATE_EXPIRED, reason)
-
-
-def to_device(command: command_pb2.Command) -> ingest_pb2.DeviceCommand:
-    """Returns a command in the form that its device gets."""
-    return ingest_pb2.DeviceCommand(
-        command_id=command.command_id,
-        device_id=command.device_id,
-        instruction=command.instruction,
-        expires_at=times.to_timestamp(command.expires_at_ms),
-    )
+        self._states.close(active, reason)
+        if self._is_loaded:
+            self._steps.record(active, State.COMMAND_STATE_EXPIRED, reason)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.ingest.domain import Sender
+from services.ingest.sensing.asks import FOLD
+from services.ingest.sensing.intervals import CORRECTION_IDS, sets_interval
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -15,8 +17,9 @@ RETRY_AFTER_S = 15.0
 """Time after which a command without a receipt is sent again at the device's next contact, seconds of wall time."""
 KEPT_MS = 86_400_000
 """Time after its issue for which a final command is still listed, milliseconds."""
-
-_INTERVALS = ("report_every", "report_as_usual")
+MESH_KEPT_MS = 7_200_000
+"""As KEPT_MS, for commands that the decision asks for and for corrections. A wearer near a protected person causes hundreds of them a
+day, and each of them is over after an hour."""
 
 State = command_pb2.CommandState
 _FINAL_STATES = (State.COMMAND_STATE_RECEIVED, State.COMMAND_STATE_REFUSED, State.COMMAND_STATE_EXPIRED)
@@ -45,6 +48,8 @@ class ActiveCommand:
     sent_over: CommandSession | None = None
     recorded: dict[int, asyncio.Future[None]] = field(default_factory=dict)
     """States that this process has recorded; each future is done once the state is stored."""
+    closed_because: str | None = None
+    """Reason why this process closed the command, empty if its time was over. None while it is open or if its device closed it."""
 
     @property
     def is_final(self) -> bool:
@@ -52,9 +57,14 @@ class ActiveCommand:
         return self.state in _FINAL_STATES
 
     @property
-    def sets_interval(self) -> bool:
-        """Whether the command sets how often its device reports."""
-        return self.command.instruction.WhichOneof("kind") in _INTERVALS
+    def is_mesh_made(self) -> bool:
+        """Whether the mesh itself made the command: the decision asks for it, or it corrects an interval."""
+        return self.command.issued_by == FOLD or self.command.command_id.startswith(CORRECTION_IDS)
+
+    def is_over(self, now_ms: int) -> bool:
+        """Whether the command expired so long ago that it isn't listed any more."""
+        kept_ms = MESH_KEPT_MS if self.is_mesh_made else KEPT_MS
+        return max(self.command.issued_at_ms + kept_ms, self.command.expires_at_ms) < now_ms
 
     def was_sent_lately(self, now_s: float) -> bool:
         """Whether this process has sent the command in the last RETRY_AFTER_S."""
@@ -67,6 +77,8 @@ class CommandStates:
     def __init__(self) -> None:
         self._all: dict[str, ActiveCommand] = {}
         """Commands by id, in the order of the stream."""
+        self._by_device: dict[str, dict[str, ActiveCommand]] = {}
+        """Commands by device and id, in the order of the stream."""
         self._open: dict[str, list[ActiveCommand]] = {}
         """Open commands by device."""
 
@@ -79,7 +91,7 @@ class CommandStates:
 
     def of_device(self, device_id: str) -> list[ActiveCommand]:
         """Returns a device's commands, newest first."""
-        return [active for active in reversed(self._all.values()) if active.command.device_id == device_id]
+        return list(reversed(self._by_device.get(device_id, {}).values()))
 
     def unexpired(self, device_id: str, now_ms: int) -> list[ActiveCommand]:
         """Returns the open commands of a device that aren't expired, oldest first."""
@@ -94,31 +106,39 @@ class CommandStates:
         """Returns the given devices that have open commands."""
         return self._open.keys() & device_ids
 
-    def add(self, command: command_pb2.Command) -> list[ActiveCommand] | None:
-        """Adds a command and returns the open commands that it supersedes, or None if the command is known already.
+    def open_intervals(self, device_id: str) -> list[ActiveCommand]:
+        """Returns the open commands of a device that set its interval, oldest first."""
+        return [active for active in self._open.get(device_id, ()) if sets_interval(active.command)]
 
-        An interval supersedes older ones, because resending an older interval later would undo the newer one.
-        """
-        if command.command_id in self._all:
-            return None
+    def add(self, command: command_pb2.Command, now_ms: int) -> ActiveCommand | None:
+        """Adds a command. Returns None if it is known already, or over since so long that it isn't listed."""
         active = ActiveCommand(command, since_ms=command.issued_at_ms)
+        if command.command_id in self._all or active.is_over(now_ms):
+            return None
         self._all[command.command_id] = active
-        opened = self._open.setdefault(command.device_id, [])
-        superseded = [other for other in opened if other.sets_interval] if active.sets_interval else []
-        opened.append(active)
-        return superseded
+        self._by_device.setdefault(command.device_id, {})[command.command_id] = active
+        self._open.setdefault(command.device_id, []).append(active)
+        return active
 
-    def apply(self, step: command_pb2.CommandStep) -> None:
-        """Applies a step to its command. A step that doesn't advance the state, or comes after a final one, changes nothing."""
+    def apply(self, step: command_pb2.CommandStep) -> ActiveCommand | None:
+        """Applies a step to its command, and returns the command.
+
+        Returns None if the step changes nothing: its command is unknown or final, or the step doesn't advance the state.
+        """
         active = self._all.get(step.command_id)
         if active is None or active.is_final or step.state <= active.state:
-            return
+            return None
         active.state, active.since_ms, active.reason = step.state, step.at_ms, step.reason
         if step.state in _FINAL_STATES:
-            self.close(active)
+            self._remove_open(active)
+        return active
 
-    def close(self, active: ActiveCommand) -> None:
-        """Closes a command, so that it is sent no more."""
+    def close(self, active: ActiveCommand, reason: str) -> None:
+        """Closes a command for a reason, so that it is sent no more."""
+        active.closed_because = reason
+        self._remove_open(active)
+
+    def _remove_open(self, active: ActiveCommand) -> None:
         opened = self._open.get(active.command.device_id, [])
         if active in opened:
             opened.remove(active)
@@ -126,9 +146,16 @@ class CommandStates:
             self._open.pop(active.command.device_id, None)
 
     def forget(self, now_ms: int) -> None:
-        """Drops the final commands that are older than KEPT_MS."""
-        for command_id, active in list(self._all.items()):
-            if active.command.issued_at_ms >= now_ms - KEPT_MS:
-                break
-            if active.is_final:
-                del self._all[command_id]
+        """Drops the final commands that aren't listed any more."""
+        over = []
+        for active in self._all.values():
+            if active.command.issued_at_ms >= now_ms - MESH_KEPT_MS:
+                break  # the later ones are younger
+            if active.is_final and active.is_over(now_ms):
+                over.append(active)
+        for active in over:
+            del self._all[active.command.command_id]
+            of_device = self._by_device[active.command.device_id]
+            del of_device[active.command.command_id]
+            if not of_device:
+                del self._by_device[active.command.device_id]

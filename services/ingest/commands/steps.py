@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple, assert_never
 
 from services.common.clock import MeshClock
@@ -48,13 +49,20 @@ class CommandSteps:
             active.recorded[state] = self._put(step)
         return active.recorded[state]
 
-    def resubmit(self, states: CommandStates) -> None:
-        """Queues desks' open commands and the states of all commands for publishing. The server rejects those that it still has.
+    def issue(self, command: command_pb2.Command) -> None:
+        """Queues a command for publishing. If another process has published the same command, the server rejects this one."""
+        self._put(command)
+
+    def resubmit(self, states: CommandStates, is_in_force: Callable[[command_pb2.Command], bool]) -> None:
+        """Queues the commands that are open or in force, and the states of all commands, for publishing. The server rejects those that
+        it still has.
 
         The warning leg republishes its notices itself. Meanwhile this process keeps the notices and sends them to their devices.
         """
         for active in states:
-            if not active.is_final and not active.command.command_id.startswith(flow.NOTICE_IDS):
+            if active.command.command_id.startswith(flow.NOTICE_IDS):
+                pass
+            elif not active.is_final or is_in_force(active.command):
                 self._put(active.command)
             if active.state != State.COMMAND_STATE_WAITING:
                 self._put(_step(active, active.state, at_ms=active.since_ms, reason=active.reason))

@@ -13,7 +13,7 @@ from services.common.observability import tracing
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate
 from services.ingest.batch import Batch, Contexts, Reports
-from services.ingest.commands.service import Commands
+from services.ingest.commands.delivery import CommandDelivery
 from services.ingest.commands.states import CommandSession
 from services.ingest.domain import Endpoint, EquipmentEvent, Position, Sender
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
@@ -133,7 +133,7 @@ class Batches:
     requests and equipment events skip the queue. After the queue, all requests take the same path.
     """
 
-    def __init__(self, intake: Intake, commands: Commands) -> None:
+    def __init__(self, intake: Intake, commands: CommandDelivery) -> None:
         self._intake, self._commands = intake, commands
         self._waiting: dict[str, deque[_Gathered]] = {}
         """Waiting batches of small requests, by sender. A sender's key is present while the sender's worker runs."""

@@ -16,7 +16,7 @@ from services.common.rpc import server, statuses
 from services.common.rpc.errors import InvalidField, StoreFull
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.admission.quarantine import Quarantine
-from services.ingest.commands.service import Commands
+from services.ingest.commands.delivery import CommandDelivery
 from services.ingest.domain import MAX_BATCH, Endpoint, Sender
 from services.ingest.endpoints import batches
 from services.ingest.endpoints.batches import Batches, Request
@@ -44,7 +44,9 @@ STATUS_WITHIN_S = 5.0
 class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     """Accepts reports on streams and in single batches, and lists the refused ones."""
 
-    def __init__(self, intake: Intake, commands: Commands, quarantine: Quarantine, *, metrics: IngestMetrics) -> None:
+    def __init__(
+        self, intake: Intake, commands: CommandDelivery, quarantine: Quarantine, *, metrics: IngestMetrics
+    ) -> None:
         self._intake, self._commands, self._quarantine, self._metrics = intake, commands, quarantine, metrics
         self._batches = Batches(intake, commands)
         self._streams: Counter[str] = Counter()

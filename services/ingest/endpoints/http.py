@@ -18,7 +18,7 @@ from services.common.web.server import body_of, served
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.routes import Routes
 from services.ingest.batch import Reports
-from services.ingest.commands.service import Commands
+from services.ingest.commands.delivery import CommandDelivery
 from services.ingest.domain import Endpoint, Reason, Refusal, Sender
 from services.ingest.endpoints import osmand, traccar
 from services.ingest.endpoints.phones import PhoneRequest
@@ -41,7 +41,7 @@ class PhoneEndpoint:
         self,
         intake: Intake,
         routes: Routes,
-        commands: Commands,
+        commands: CommandDelivery,
         *,
         quarantine: Quarantine,
         clock: MeshClock,

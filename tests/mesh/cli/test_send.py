@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -132,7 +133,7 @@ async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMes
     desk = server.bearer(DESKS["probation"], mesh.now.dev_secret)
     command_ids = ("c-report-every", "c-vibrate", "c-locate")
     instructions = (
-        command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=5)),
+        command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=5, for_s=3_600)),
         command_pb2.Instruction(vibrate=command_pb2.Vibrate(duration_s=3)),
         command_pb2.Instruction(locate_now=command_pb2.LocateNow()),
     )
@@ -161,11 +162,10 @@ async def test_commands_are_shown_and_acknowledged_until_ctrl_c(mesh: RunningMes
         code, output = await ended(sending)
     assert code == 0
     *shown, summary = output.splitlines()
-    assert sorted(shown) == [
-        "command c-locate to tag-1: report the position now",
-        "command c-report-every to tag-1: report every 5 s",
-        "command c-vibrate to tag-1: vibrate for 3 s",
-    ]
+    locate, often, vibrate = sorted(shown)
+    assert locate == "command c-locate to tag-1: report the position now"
+    assert re.fullmatch(r"command c-report-every to tag-1: report every 5 s for 3[56]\d\d s", often)
+    assert vibrate == "command c-vibrate to tag-1: vibrate for 3 s"
     assert "; rounds: " in summary and summary.endswith("; commands acknowledged: 3")
     assert summary.startswith(f"{len(await positions(log, 'tag-1'))} of ")
 

@@ -100,7 +100,7 @@ async def test_a_head_end_in_node_reports_and_obeys(mesh: IngestMesh, program: P
             await desk.SendCommand(order, metadata=identity, timeout=WITHIN_S)
             (command,) = (await next_response(head_end))["commands"]
             assert (command["command_id"], command["device_id"]) == ("closer", "node-tag")
-            assert command["instruction"]["report_every"] == {"interval_s": 15}
+            assert command["instruction"]["report_every"]["interval_s"] == 15
 
             assert (await next_response(head_end))["batch"] == "2", "the receipt is answered"
             query = ingest_pb2.ListCommandsRequest(device_id="node-tag")

@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 
 from services.common.messaging import flow, pull
-from tandem.common.v1 import command_pb2, log_pb2
+from tandem.common.v1 import command_pb2, log_pb2, sensing_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.geofence import log
 from tests.support.ingest.ingest import VENDOR, now_ms
@@ -47,6 +47,15 @@ def step_message(name: str, subject_name: str = "") -> Message:
     state = command_pb2.COMMAND_STATE_EXPIRED
     step = command_pb2.CommandStep(command_id=name, device_id=name, state=state, at_ms=now_ms())
     return flow.command_step_subject(subject_name or name, "EXPIRED"), step.SerializeToString()
+
+
+def sensing_message(name: str, subject_name: str = "") -> Message:
+    """A request of the decision for an interval of the device with this name."""
+    request = sensing_pb2.SensingRequest(
+        request_id=name, device_id=name, decided_at_ms=now_ms(), until_ms=now_ms() + 1_800_000
+    )
+    request.report_every.interval_s = 60
+    return flow.sensing_subject(0, subject_name or name), request.SerializeToString()
 
 
 async def _listed(connection: Connection, name: str) -> list[ingest_pb2.CommandStatus] | None:
@@ -89,6 +98,18 @@ async def _steps(connection: Connection, name: str) -> int:
 
 async def _step_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
     return [*(await _route_and_command(connection, name)), step_message(name, f"{name}-x")]
+
+
+async def _route_and_request(connection: Connection, name: str) -> Sequence[Message]:
+    return [route_message(name), sensing_message(name)]
+
+
+async def _request_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    return [route_message(name), sensing_message(name, f"{name}-x")]
+
+
+async def _asked(connection: Connection, name: str) -> int:
+    return sum(status.issued_by == "geofence" for status in await _listed(connection, name) or ())
 
 
 async def _refusal(connection: Connection, name: str) -> Sequence[Message]:
@@ -151,6 +172,16 @@ READERS = (
         misplaced=_step_elsewhere,
         garbage=("command_step.junk-{name}.EXPIRED",),
         logs=("ingest", "message_passed_over"),
+    ),
+    Reader(
+        name=flow.SENSING_READER,
+        service="ingest",
+        rows=(("sensing.{p}.{request_id}", "ingest"),),
+        valid=_route_and_request,
+        effects=_asked,
+        misplaced=_request_elsewhere,
+        garbage=("sensing.0.junk-{name}",),
+        dead_letter_by=flow.SENSING_READER,
     ),
     Reader(
         name="ingest-quarantine",

@@ -27,13 +27,14 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "case": stored.case,
     "command": partial(stored.command, subject="command.ingest.c"),
     "command_step": partial(stored.command_step, subject="command_step.c.SENT"),
+    "sensing_request": partial(stored.sensing_request, subject="sensing.0.s"),
     "quarantine_counts": stored.quarantine_counts,
     "route": partial(stored.route, partitions=1),
     "disclosure": stored.disclosure,
     "dead_letter": stored.dead_letter,
     "log_meta": stored.log_meta,
 }
-NEEDS_CONTENT = ("alert", "step", "advice", "command", "command_step", "route", "log_meta")
+NEEDS_CONTENT = ("alert", "step", "advice", "command", "command_step", "sensing_request", "route", "log_meta")
 """Message types with required fields."""
 
 

@@ -22,6 +22,7 @@ from services.ingest.intake import Intake
 from services.ingest.log.partitions import LogWriters
 from services.ingest.log.writer import Origin
 from services.ingest.metrics import IngestMetrics
+from services.ingest.sensing.observed import ObservedReports
 from tandem.common.v1 import log_pb2
 
 VENDOR = Sender("spiffe://vendor/a", "a", "")
@@ -74,6 +75,7 @@ class IsolatedIntake:
             last,
             rate_limits=self.rate_limits,
             clock=clock,
+            observed=ObservedReports(),
             metrics=IngestMetrics(CollectorRegistry()),
         )
 

@@ -112,7 +112,9 @@ class ReportEvery(_message.Message):
     interval_s: _builtins.int
     """Seconds between two reports, 1 to 3,600."""
     for_s: _builtins.int
-    """Duration, seconds, at most 86,400; then the device returns to its usual interval. 0 means until the next instruction."""
+    """Duration, seconds, at most 86,400; then the device returns to its usual interval. It counts from the issue of the command, and ingest
+    sends the time that remains. In SendCommand, 0 means until the agency's next interval, a day at most.
+    """
     def __init__(
         self,
         *,
@@ -129,7 +131,7 @@ Global___ReportEvery: _TypeAlias = ReportEvery  # noqa: Y015
 
 @_typing.final
 class ReportAsUsual(_message.Message):
-    """Return to the interval from before any ReportEvery."""
+    """Return to the interval from before any ReportEvery. In SendCommand it withdraws what the caller's agency asks, and nobody else's interval."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -232,6 +234,8 @@ class Command(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     ISSUED_BY_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    ASK_ID_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
     """Id, unique forever. The commander derives it from the cause, so that a repeated command executes once."""
     device_id: _builtins.str
@@ -241,9 +245,15 @@ class Command(_message.Message):
     expires_at_ms: _builtins.int
     """When the command expires, milliseconds since 1970 UTC by the mesh's clock. It isn't sent after that."""
     issued_by: _builtins.str
-    """SPIFFE id of the commanding person's desk, or name of the commanding service."""
+    """SPIFFE id of the commanding person's desk, or name of the commanding service. "geofence" stands for the decision."""
     reference: _builtins.str
     """Id of the incident or order that it is for. Empty if there is none."""
+    ask_id: _builtins.str
+    """Only in an interval that ingest made when another ask became the smallest: id of the command that asks for it. Empty if nobody
+    asks any more.
+    """
+    replaces: _builtins.str
+    """Only in such an interval: id of the interval that the device followed before. Empty if there was none."""
     @_builtins.property
     def instruction(self) -> Global___Instruction:
         """The instruction."""
@@ -258,10 +268,12 @@ class Command(_message.Message):
         expires_at_ms: _builtins.int = ...,
         issued_by: _builtins.str = ...,
         reference: _builtins.str = ...,
+        ask_id: _builtins.str = ...,
+        replaces: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instruction", b"instruction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command_id", b"command_id", "device_id", b"device_id", "expires_at_ms", b"expires_at_ms", "instruction", b"instruction", "issued_at_ms", b"issued_at_ms", "issued_by", b"issued_by", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_id", b"ask_id", "command_id", b"command_id", "device_id", b"device_id", "expires_at_ms", b"expires_at_ms", "instruction", b"instruction", "issued_at_ms", b"issued_at_ms", "issued_by", b"issued_by", "reference", b"reference", "replaces", b"replaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -84,6 +84,36 @@ REFUSAL_CODE_TOO_OFTEN: RefusalCode.ValueType  # 6
 """The device reports more often than it may."""
 Global___RefusalCode: _TypeAlias = RefusalCode  # noqa: Y015
 
+class _Obedience:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ObedienceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Obedience.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OBEDIENCE_UNSPECIFIED: _Obedience.ValueType  # 0
+    OBEDIENCE_NOT_ASKED: _Obedience.ValueType  # 1
+    """Nothing is asked."""
+    OBEDIENCE_NOT_YET: _Obedience.ValueType  # 2
+    """The command isn't delivered yet, or fewer than 4 fixes came since."""
+    OBEDIENCE_YES: _Obedience.ValueType  # 3
+    """Its reports keep the interval, or are closer."""
+    OBEDIENCE_NO: _Obedience.ValueType  # 4
+    """Its reports are further apart, whatever its receipt says, or it refused the interval."""
+
+class Obedience(_Obedience, metaclass=_ObedienceEnumTypeWrapper):
+    """Whether a device keeps the interval that it was asked for."""
+
+OBEDIENCE_UNSPECIFIED: Obedience.ValueType  # 0
+OBEDIENCE_NOT_ASKED: Obedience.ValueType  # 1
+"""Nothing is asked."""
+OBEDIENCE_NOT_YET: Obedience.ValueType  # 2
+"""The command isn't delivered yet, or fewer than 4 fixes came since."""
+OBEDIENCE_YES: Obedience.ValueType  # 3
+"""Its reports keep the interval, or are closer."""
+OBEDIENCE_NO: Obedience.ValueType  # 4
+"""Its reports are further apart, whatever its receipt says, or it refused the interval."""
+Global___Obedience: _TypeAlias = Obedience  # noqa: Y015
+
 @_typing.final
 class Position(_message.Message):
     """A position of a device."""
@@ -601,13 +631,13 @@ class SendCommandRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     SUBJECT_ID_FIELD_NUMBER: _builtins.int
     command_id: _builtins.str
-    """The caller's id of the command, unique forever: a repeated id is the same command. It must not begin with "command-" or
-    "notice-", which the mesh uses itself.
+    """The caller's id of the command, unique forever: a repeated id is the same command. It must not begin with "command-",
+    "interval-", "notice-" or "sensing-", which the mesh uses itself.
     """
     device_id: _builtins.str
     """Id of the device. Empty with subject_id."""
     valid_for_s: _builtins.int
-    """Time during which delivery is retried, seconds, 1 to 86,400."""
+    """Time during which delivery is retried, seconds, 1 to 86,400. For an interval it is at most the interval's `for_s`."""
     reference: _builtins.str
     """Id of the incident or order that it is for. May be empty."""
     subject_id: _builtins.str
@@ -725,10 +755,14 @@ class CommandStatus(_message.Message):
     reference: _builtins.str
     """Id of the incident or order that it is for. May be empty."""
     reason: _builtins.str
-    """COMMAND_STATE_REFUSED: reason that the device's sender gave."""
+    """COMMAND_STATE_REFUSED: reason that the device's sender gave. COMMAND_STATE_EXPIRED: reason why it wasn't sent any more; empty if
+    its time was over.
+    """
     @_builtins.property
     def command(self) -> Global___DeviceCommand:
-        """The command. Text and answer_url of a notice are empty: only the warned person may read them."""
+        """The command. Text and answer_url of a notice are empty: only the warned person may read them. To desks, an interval that the
+        decision asks for is 0: it depends on how near the wearer is to a protected person.
+        """
 
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
@@ -751,3 +785,181 @@ class CommandStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CommandStatus: _TypeAlias = CommandStatus  # noqa: Y015
+
+@_typing.final
+class ListReportingRequest(_message.Message):
+    """Request of ListReporting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Id of the only device to list, which may be one of which nothing is asked. Empty for all devices of which an interval is asked."""
+    page_size: _builtins.int
+    """Maximum number of devices in the answer, 1 to 1,000. 0 means 100."""
+    page_token: _builtins.str
+    """Token of the page, from next_page_token. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportingRequest: _TypeAlias = ListReportingRequest  # noqa: Y015
+
+@_typing.final
+class ListReportingResponse(_message.Message):
+    """Answer of ListReporting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty at the end."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceReporting]:
+        """Devices, by id."""
+
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[Global___DeviceReporting] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReportingResponse: _TypeAlias = ListReportingResponse  # noqa: Y015
+
+@_typing.final
+class DeviceReporting(_message.Message):
+    """What a device was asked about its reports, and what it does. What it does is known only to the ingest process that accepts the device's
+    reports, since that process started; another process leaves these fields empty.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    OWN_ASK_IN_EFFECT_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    DELIVERY_SINCE_FIELD_NUMBER: _builtins.int
+    REFUSED_BECAUSE_FIELD_NUMBER: _builtins.int
+    OBSERVED_INTERVAL_S_FIELD_NUMBER: _builtins.int
+    OBEYS_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
+    LAST_FIX_FIELD_NUMBER: _builtins.int
+    LOCATES_SENT_FIELD_NUMBER: _builtins.int
+    LOCATES_ANSWERED_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Id of the device."""
+    own_ask_in_effect: _builtins.bool
+    """Whether the interval in effect is of an asker that the caller may see."""
+    delivery: _command_pb2.CommandState.ValueType
+    """State of the command for the interval in effect, or of the refused one if all were refused."""
+    refused_because: _builtins.str
+    """COMMAND_STATE_REFUSED: reason that the device's sender gave."""
+    observed_interval_s: _builtins.int
+    """Median of the last gaps between the fixes of its live reports, seconds. 0 if there were fewer than 4. Desks see it only with
+    own_ask_in_effect or if nothing is asked.
+    """
+    obeys: Global___Obedience.ValueType
+    """Whether the device keeps the interval in effect."""
+    slow: _builtins.bool
+    """The observed interval is 150 s or longer. Then a device's silence and the end of an incident are noticed late."""
+    locates_sent: _builtins.int
+    """Number of requests for the position now that were sent to the device."""
+    locates_answered: _builtins.int
+    """Number of these that a position answered in time."""
+    @_builtins.property
+    def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReportingAsk]:
+        """Asks in force, smallest interval first. The first one that the device didn't refuse is in effect. Desks see those of their own
+        agency and of its pursuits.
+        """
+
+    @_builtins.property
+    def delivery_since(self) -> _timestamp_pb2.Timestamp:
+        """When it reached this state, by the mesh's clock."""
+
+    @_builtins.property
+    def last_fix(self) -> _timestamp_pb2.Timestamp:
+        """Time of the newest fix of its live reports. Unset if there was none."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        asks: _abc.Iterable[Global___ReportingAsk] | None = ...,
+        own_ask_in_effect: _builtins.bool = ...,
+        delivery: _command_pb2.CommandState.ValueType = ...,
+        delivery_since: _timestamp_pb2.Timestamp | None = ...,
+        refused_because: _builtins.str = ...,
+        observed_interval_s: _builtins.int = ...,
+        obeys: Global___Obedience.ValueType = ...,
+        slow: _builtins.bool = ...,
+        last_fix: _timestamp_pb2.Timestamp | None = ...,
+        locates_sent: _builtins.int = ...,
+        locates_answered: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery_since", b"delivery_since", "last_fix", b"last_fix"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "delivery", b"delivery", "delivery_since", b"delivery_since", "device_id", b"device_id", "last_fix", b"last_fix", "locates_answered", b"locates_answered", "locates_sent", b"locates_sent", "obeys", b"obeys", "observed_interval_s", b"observed_interval_s", "own_ask_in_effect", b"own_ask_in_effect", "refused_because", b"refused_because", "slow", b"slow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceReporting: _TypeAlias = DeviceReporting  # noqa: Y015
+
+@_typing.final
+class ReportingAsk(_message.Message):
+    """An interval that somebody asks of a device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASKED_BY_FIELD_NUMBER: _builtins.int
+    INTERVAL_S_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    asked_by: _builtins.str
+    """"geofence" for the decision; SPIFFE id of the desk, or of the leg that leads a pursuit."""
+    interval_s: _builtins.int
+    """Interval between reports, seconds."""
+    refused: _builtins.bool
+    """The device refused this interval within the last hour, so it isn't sent."""
+    @_builtins.property
+    def asked_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked, by the mesh's clock."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, by the mesh's clock."""
+
+    def __init__(
+        self,
+        *,
+        asked_by: _builtins.str = ...,
+        interval_s: _builtins.int = ...,
+        asked_at: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        refused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at", b"asked_at", "asked_by", b"asked_by", "interval_s", b"interval_s", "refused", b"refused", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportingAsk: _TypeAlias = ReportingAsk  # noqa: Y015

@@ -218,6 +218,11 @@ class CommandServiceStub:
                 request_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsRequest.SerializeToString,
                 response_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsResponse.FromString,
                 _registered_method=True)
+        self.ListReporting = channel.unary_unary(
+                '/tandem.ingest.v1.CommandService/ListReporting',
+                request_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListReportingRequest.SerializeToString,
+                response_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListReportingResponse.FromString,
+                _registered_method=True)
 
 
 class CommandServiceServicer:
@@ -233,7 +238,16 @@ class CommandServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCommands(self, request, context):
-        """Lists the commands of a device in the last day with their states, newest first.
+        """Lists the commands of a device in the last day with their states, newest first. The decision's own commands are listed for 2
+        hours after their issue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReporting(self, request, context):
+        """Lists the devices of which an interval between reports is asked, with what they were asked and what they do. Desks see the devices
+        of their own side. Positions and names aren't shown.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -251,6 +265,11 @@ def add_CommandServiceServicer_to_server(servicer, server):
                     servicer.ListCommands,
                     request_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsRequest.FromString,
                     response_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsResponse.SerializeToString,
+            ),
+            'ListReporting': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReporting,
+                    request_deserializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListReportingRequest.FromString,
+                    response_serializer=tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListReportingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +327,33 @@ class CommandService:
             '/tandem.ingest.v1.CommandService/ListCommands',
             tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsRequest.SerializeToString,
             tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListCommandsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReporting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.ingest.v1.CommandService/ListReporting',
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListReportingRequest.SerializeToString,
+            tandem_dot_ingest_dot_v1_dot_ingest__pb2.ListReportingResponse.FromString,
             options,
             channel_credentials,
             insecure,

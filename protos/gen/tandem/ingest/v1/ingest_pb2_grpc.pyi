@@ -81,7 +81,13 @@ class CommandServiceStub:
     warning leg sends notices, over the stream COMMANDS.
     """
     ListCommands: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListCommandsRequest, _ingest_pb2.ListCommandsResponse]
-    """Lists the commands of a device in the last day with their states, newest first."""
+    """Lists the commands of a device in the last day with their states, newest first. The decision's own commands are listed for 2
+    hours after their issue.
+    """
+    ListReporting: _aio.UnaryUnaryMultiCallable[_ingest_pb2.ListReportingRequest, _ingest_pb2.ListReportingResponse]
+    """Lists the devices of which an interval between reports is asked, with what they were asked and what they do. Desks see the devices
+    of their own side. Positions and names aren't shown.
+    """
 
 class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
     """Commands to devices."""
@@ -102,6 +108,18 @@ class CommandServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_pb2.ListCommandsRequest,
         context: _aio.ServicerContext[_ingest_pb2.ListCommandsRequest, _abc.Awaitable[_ingest_pb2.ListCommandsResponse]],
     ) -> _abc.Awaitable[_ingest_pb2.ListCommandsResponse]:
-        """Lists the commands of a device in the last day with their states, newest first."""
+        """Lists the commands of a device in the last day with their states, newest first. The decision's own commands are listed for 2
+        hours after their issue.
+        """
+
+    @_abc_1.abstractmethod
+    def ListReporting(
+        self,
+        request: _ingest_pb2.ListReportingRequest,
+        context: _aio.ServicerContext[_ingest_pb2.ListReportingRequest, _abc.Awaitable[_ingest_pb2.ListReportingResponse]],
+    ) -> _abc.Awaitable[_ingest_pb2.ListReportingResponse]:
+        """Lists the devices of which an interval between reports is asked, with what they were asked and what they do. Desks see the devices
+        of their own side. Positions and names aren't shown.
+        """
 
 def add_CommandServiceServicer_to_server(servicer: CommandServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,70 @@
+"""Requests of the decision in the stream SENSING, which ingest stores as commands.
+
+The command's id is a hash of the request's id, so that several ingest processes store one command for a request. From then on the
+decision is one asker among others (`asks`). Requests are published one after the other, in the order of the stream.
+"""
+
+from __future__ import annotations
+
+import math
+
+from services.common import ids
+from services.common.clock import MeshClock
+from services.common.messaging import cursors, dead_letters, flow, pull, stored
+from services.common.messaging.bus import Bus
+from services.common.messaging.cursors import StreamCursor, StreamWentBack
+from services.common.observability.readiness import ReaderHealth
+from services.common.rpc.errors import Conflict, InvalidField
+from services.ingest.commands.service import Commands
+from services.ingest.sensing.asks import FOLD
+from tandem.common.v1 import command_pb2, sensing_pb2
+
+REQUEST_KIND = "sensing"
+REQUEST_IDS = f"{REQUEST_KIND}-"
+"""Prefix of the ids of the decision's commands."""
+
+
+class SensingRequests:
+    """Reader of the decision's requests. Every ingest process reads all of them, from the start of the stream."""
+
+    def __init__(self, bus: Bus, commands: Commands, clock: MeshClock, *, health: ReaderHealth | None = None) -> None:
+        self._bus, self._commands, self._clock, self._health = bus, commands, clock, health
+        self._cursor: StreamCursor | None = None
+        """Position up to which the stream is read."""
+
+    async def follow(self) -> None:
+        """Follows the stream until cancelled. A stream that went back is read again from its start; known requests change nothing."""
+        while True:
+            try:
+                async for messages in pull.read(self._bus, flow.SENSING.name, self._cursor or 1, health=self._health):
+                    for message in messages:
+                        await self._accept(message)
+                    self._cursor = messages[-1].cursor
+            except StreamWentBack as error:
+                cursors.alarm(self._bus, error)
+                self._cursor = None
+
+    async def _accept(self, message: pull.Delivered) -> None:
+        try:
+            command = _command(stored.sensing_request(message.data, message.subject))
+            if command.expires_at_ms > self._clock.now_ms() and not self._commands.is_locating(command):
+                await self._commands.store(command)
+        except (InvalidField, Conflict) as error:
+            await dead_letters.keep(self._bus, flow.SENSING_READER, message, error=error)
+
+
+def _command(request: sensing_pb2.SensingRequest) -> command_pb2.Command:
+    """Returns the command of a request. The same request gives the same command in every process."""
+    command = command_pb2.Command(
+        command_id=ids.hash_id(REQUEST_KIND, request.request_id),
+        device_id=request.device_id,
+        issued_at_ms=request.decided_at_ms,
+        expires_at_ms=request.until_ms,
+        issued_by=FOLD,
+    )
+    if request.HasField("locate_now"):
+        command.instruction.locate_now.SetInParent()
+    else:
+        command.instruction.report_every.interval_s = request.report_every.interval_s
+        command.instruction.report_every.for_s = math.ceil((request.until_ms - request.decided_at_ms) / 1000)
+    return command
