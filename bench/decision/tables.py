@@ -16,6 +16,19 @@ from bench.decision.noise import Gaps
 from bench.decision.score import MAX_RATIO, Interval, Score, Sums, ratio
 from services.geofence.domain.alerts import AlertKind
 
+MAX_NOTHING = {
+    (Gaps.SHORT.name, "60 s"): 0.5,
+    (Gaps.SHORT.name, "15 s"): 0.8,
+    (Gaps.LONG.name, "60 s"): 0.75,
+}
+"""Maximum ratio of the dispatches for nothing of a tag that is asked to those of a constant interval, by regime of gaps."""
+MAX_REPORTS = {False: 2_000, True: 700}
+"""Maximum number of reports a day of a tag that is asked, by whether the plays are far away."""
+MISSED_MORE, LATE_MORE, NOTHING_RATIO = (
+    "missed breaches, difference",
+    "notified late below 50 m, difference",
+    "all dispatches for nothing, ratio",
+)
 SWEPT_M = (50, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 3000)
 
 
@@ -42,6 +55,7 @@ def as_json(scores: Scores) -> dict[str, Any]:
             arm: {
                 "figures": figures(score),
                 "compared": {base: compared(score, arms[base]) for base in bases(arms, arm)},
+                "targets": targets(gaps, arms, arm),
             }
             for arm, score in arms.items()
         }
@@ -58,6 +72,8 @@ def tables(scores: Scores, judged: list[Judged]) -> Iterator[Table]:
         against = {f"{arm} / {base}": compared(arms[arm], arms[base]) for arm in arms for base in bases(arms, arm)}
         if against:
             yield _columns(f"in pairs, {title}", against)
+        if asked := {arm: met for arm in arms if (met := targets(gaps, arms, arm))}:
+            yield _columns(f"targets, {title}", asked)
         yield _swept(title, arms)
     yield _by_draw(judged)
     yield _causes(judged)
@@ -65,8 +81,8 @@ def tables(scores: Scores, judged: list[Judged]) -> Iterator[Table]:
 
 def bases(arms: dict[str, Score], arm: str) -> list[str]:
     """Arms with which an arm is compared: the constant intervals of each run, and for a constant interval only those of 60 s."""
-    constant = [base for base in arms if base.split(" (")[0] in CONSTANT and base != arm]
-    return [base for base in constant if arm.split(" (")[0] not in CONSTANT or base.split(" (")[0] == BASE]
+    constant = [base for base in arms if _family(base) in CONSTANT and base != arm]
+    return [base for base in constant if _family(arm) not in CONSTANT or _family(base) == BASE]
 
 
 def figures(score: Score) -> dict[str, Any]:
@@ -93,7 +109,7 @@ def figures(score: Score) -> dict[str, Any]:
         "  its missed breaches": float(sums.plain_missed[sums.equal]),
         "  its dispatches for nothing": score.interval(lambda sums: float(sums.plain_nothing[sums.equal])),
         "for nothing through the plain ones": plain,
-        f"  at most {MAX_RATIO:g}": "met" if plain.value <= MAX_RATIO else "MISSED",
+        f"  at most {MAX_RATIO:g}": _met(plain.value <= MAX_RATIO),
         "  the same without grouping on either side": score.interval(lambda sums: sums.plain_ratio_single),
         "  the same, notified by UNKNOWN_NEAR isn't missed": score.interval(lambda sums: sums.plain_ratio_unnotified),
         "plain threshold at 100 m: missed breaches": float(sums.plain_missed[hundred]),
@@ -119,15 +135,40 @@ def figures(score: Score) -> dict[str, Any]:
 def compared(score: Score, base: Score) -> dict[str, Interval]:
     """Figures of one arm less those of the base, or divided by them, with paired intervals."""
     return {
-        "missed breaches, difference": _difference(score, base, lambda sums: sums.missed),
+        MISSED_MORE: _difference(score, base, lambda sums: sums.missed),
         "  by the first report after": _difference(score, base, lambda sums: sums.missed_by_report),
-        "notified late below 50 m, difference": _difference(score, base, lambda sums: sums.late),
+        LATE_MORE: _difference(score, base, lambda sums: sums.late),
         "  by 90 s after the start": _difference(score, base, lambda sums: sums.late_by_start),
         "  by the first report after 30 s": _difference(score, base, lambda sums: sums.late_by_report),
-        "all dispatches for nothing, ratio": score.compared(
-            base, lambda own, other: ratio(own.all_nothing, other.all_nothing)
-        ),
+        NOTHING_RATIO: score.compared(base, lambda own, other: ratio(own.all_nothing, other.all_nothing)),
     }
+
+
+def targets(gaps: str, arms: dict[str, Score], arm: str) -> dict[str, str]:
+    """Whether an arm that is asked meets each target; empty for a constant interval."""
+    met: dict[str, str] = {}
+    if _family(arm) in CONSTANT:
+        return met
+    for base in bases(arms, arm):
+        figures = compared(arms[arm], arms[base])
+        if max_ratio := MAX_NOTHING.get((gaps, _family(base))):
+            met[f"for nothing at most {max_ratio:g} of {base}"] = _met(figures[NOTHING_RATIO].value <= max_ratio)
+        if _family(base) == BASE:
+            met[f"missed, interval to {base} not above 0"] = _met(figures[MISSED_MORE].low <= 0)
+            met[f"notified late, interval to {base} not above 0"] = _met(figures[LATE_MORE].low <= 0)
+    for is_far, max_reports in MAX_REPORTS.items():
+        where = "far away" if is_far else "near"
+        met[f"tag reports a day {where} at most {max_reports}"] = _met(arms[arm].per_day("sent", is_far) <= max_reports)
+    return met
+
+
+def _met(is_met: bool) -> str:
+    return "met" if is_met else "MISSED"
+
+
+def _family(arm: str) -> str:
+    """Name of an arm without that of the file that it was read from."""
+    return arm.split(" (")[0]
 
 
 def _difference(score: Score, base: Score, figure: Callable[[Sums], float]) -> Interval:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from itertools import count, pairwise
 
 import pytest
 
 from bench.decision.arms import ARMS
+from bench.decision.judge import judge
 from bench.decision.noise import TAG, Gaps, World
 from bench.decision.play import Played, perform
+from bench.decision.truth import Truth
+from services.geofence.domain import fold
 from services.geofence.domain.alerts import Output
-from services.geofence.domain.entries import Case, FoldVersion
+from services.geofence.domain.entries import Case, Entry, FoldVersion, Positions
+from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from tests.support.decision_quality import ScriptedFold, interval, play, position_now
 
@@ -117,3 +122,25 @@ def test_only_the_log_of_an_arm_that_is_asked_begins_with_the_version_of_the_fol
     assert asked.bodies[0] == FoldVersion(VERSION)
     assert asked.bodies[1:] == constant.bodies
     assert isinstance(constant.bodies[0], Case)
+
+
+def test_with_the_true_fold_a_rule_by_distance_makes_a_tag_report_often_near_her_and_seldom_far_away() -> None:
+    def asking(state: State, entry: Entry) -> list[Output]:
+        outputs = fold.step(state, entry)
+        last = state.last_fix((TAG,))
+        if not isinstance(entry.body, Positions) or last is None:
+            return outputs
+        apart = state.apart_mm(last, state.cases["case"].case.targets[0])
+        is_near = apart is not None and apart[0] < 1_500_000
+        return [*outputs, interval(entry.stamp_ms // 1000, 30 if is_near else 170, entry.stamp_ms // 1000 + 3600)]
+
+    visit = play((0, 12_000), (6_000, 12_000), (6_800, 0), (8_000, 0), (8_800, 12_000), (15_000, 12_000))
+    world = World(visit)
+    judged = judge(world, ARMS["asked"], Truth(visit), step=asking)
+    assert (judged.breaches, judged.missed, judged.late) == (1, 0, 0)
+    fixes_s = _fixes_s(perform(world, ARMS["asked"], asking))
+    near_s = [after - before for before, after in pairwise(fixes_s) if 6_900 < before < 8_000]
+    far_s = [after - before for before, after in pairwise(fixes_s) if 1_000 < before < 5_800]
+    assert statistics.median(near_s) == 30
+    assert statistics.median(far_s) == 170
+    assert judged.commands > judged.sent

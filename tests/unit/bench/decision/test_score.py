@@ -80,4 +80,16 @@ def test_each_arm_has_its_figures_and_its_comparisons() -> None:
     assert figures["all dispatches for nothing"] == (8, 8, 8)
     assert figures["  begun by UNKNOWN_NEAR"] == 8
     assert figures["tag reports a day, near"] == 1440
-    assert len(list(tables.tables(scores, judged))) == 5
+    assert tables.as_json(scores)["SHORT"]["60 s"]["targets"] == {}
+    assert tables.as_json(scores)["SHORT"]["asked"]["targets"] == {
+        "for nothing at most 0.8 of 15 s": "MISSED",
+        "for nothing at most 0.5 of 60 s": "MISSED",
+        "missed, interval to 60 s not above 0": "met",
+        "notified late, interval to 60 s not above 0": "met",
+        "for nothing at most 0.5 of 60 s (before)": "MISSED",
+        "missed, interval to 60 s (before) not above 0": "met",
+        "notified late, interval to 60 s (before) not above 0": "met",
+        "tag reports a day near at most 2000": "met",
+        "tag reports a day far away at most 700": "met",
+    }
+    assert len(list(tables.tables(scores, judged))) == 6
