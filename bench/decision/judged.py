@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,8 +125,7 @@ def merged(judged: Iterable[Judged]) -> list[Judged]:
 
 def to_json(judged: Judged) -> dict[str, Any]:
     """A judgement as JSON values, without its faults."""
-    values = asdict(judged)
-    del values["faults"]
+    values = {each.name: getattr(judged, each.name) for each in fields(judged) if each.name != "faults"}
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 

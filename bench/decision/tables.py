@@ -128,7 +128,7 @@ def figures(score: Score) -> dict[str, Any]:
             for where, is_far in (("near", False), ("far away", True))
         },
         "share of the positions that were reported": round(ratio(score.total("located"), score.total("locates")), 2),
-        "processor time, s": round(score.total("cpu_s")),
+        "processor time, s": round(score.total("cpu_s"), 1),
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from bench.decision.arms import ARMS
 from bench.decision.decided import Listener
 from bench.decision.judge import judge, judge_all
@@ -110,4 +112,7 @@ def test_judgements_are_added_up_by_group_and_survive_a_file() -> None:
         once = by_group[each.gaps, each.draw]
         assert (each.breaches, each.hours, each.sent) == (2 * once.breaches, 2 * once.hours, 2 * once.sent)
         assert (each.plain_nothing == 2 * once.plain_nothing).all()
-        assert to_json(from_json(to_json(each))) == to_json(each)
+        each.nothing["UNKNOWN_NEAR"] += 2
+        read = from_json(json.loads(json.dumps(to_json(each))))
+        assert to_json(read) == to_json(each)
+        assert (read.all_nothing, read.plain_nothing.sum()) == (each.all_nothing, each.plain_nothing.sum())
