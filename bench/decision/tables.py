@@ -14,7 +14,7 @@ from bench.decision.arms import BASE, CONSTANT
 from bench.decision.judged import THRESHOLDS_M, Judged
 from bench.decision.noise import Gaps
 from bench.decision.score import MAX_RATIO, Interval, Score, Sums, ratio
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 
 MAX_NOTHING = {
     (Gaps.SHORT.name, "60 s"): 0.5,

@@ -1,11 +1,41 @@
-"""The table of what each alert demands, and the destinations of an alert on each leg."""
+"""Kinds of alert: what each demands, and its destinations on each leg."""
 
 from __future__ import annotations
 
 import enum
 
-from services.geofence.domain.alerts import AlertKind, Leg
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Target
+
+
+class AlertKind(enum.Enum):
+    """Kinds of alert."""
+
+    RING_ENTERED = "RING_ENTERED"
+    RING_CLEARED = "RING_CLEARED"
+    TAMPERED = "TAMPERED"
+    PANIC = "PANIC"
+    LOW_BATTERY = "LOW_BATTERY"
+    JAMMED = "JAMMED"
+    DEVICE_OFF = "DEVICE_OFF"
+    PROTECTED_DEVICE_LOST = "PROTECTED_DEVICE_LOST"
+    SILENT = "SILENT"
+    HEARD_AGAIN = "HEARD_AGAIN"
+    UNKNOWN_NEAR = "UNKNOWN_NEAR"
+    CONTACT_PREDICTED = "CONTACT_PREDICTED"
+    IMPLAUSIBLE = "IMPLAUSIBLE"
+    DISTANCE_CHANGED = "DISTANCE_CHANGED"
+    OUTAGE = "OUTAGE"
+    ACCOUNT_AMENDED = "ACCOUNT_AMENDED"
+    SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
+
+
+class Leg(enum.Enum):
+    """Legs of the response."""
+
+    PROBATION = "PROBATION"
+    POLICE = "POLICE"
+    WARNING = "WARNING"
+
 
 EQUIPMENT: dict[EquipmentKind, tuple[AlertKind, Demand]] = {
     # The tag may be off its wearer, whose position is then unknown. The Decree (23-13) has the police notified at once.

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.accounts import pairs
-from services.geofence.domain.alerts import AlertKind, CausingReport
+from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target

@@ -15,10 +15,9 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import encounters
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings
+from services.geofence.domain.kinematics import encounters, plausibility, probability, rings
 from services.geofence.domain.kinematics.geometry import Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
@@ -30,7 +29,7 @@ from services.geofence.domain.kinematics.track import (
     difference,
 )
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import CaseState, EpisodePart
+from services.geofence.domain.state import CasePart, CaseState
 
 MIN_MOVEMENT_MS = 30_000
 """Minimum duration of a measured movement: shorter ones are the receiver's noise."""
@@ -73,7 +72,7 @@ def _of_json(content: dict[str, int]) -> Approaches:
     return Approaches(since_ms, {key for key, at_ms in content.items() if at_ms == _EMITTED})
 
 
-APPROACHES = EpisodePart("closing", new=Approaches, encode=_to_json, decode=_of_json)
+APPROACHES = CasePart("closing", new=Approaches, encode=_to_json, decode=_of_json)
 
 
 def is_contact_predicted(case_state: CaseState, target: Target) -> bool:

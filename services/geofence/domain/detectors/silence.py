@@ -341,4 +341,14 @@ def _met_ms(gap_mm: float, last_ms: int, there_ms: int, *, mps: float) -> int:
     return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps=mps)
 
 
-DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end)
+def is_unseen(case_state: CaseState) -> bool:
+    """Whether the wearer's position is unknown: each report may be the one that ends that."""
+    return case_state.unseen
+
+
+def range_mm(_: State, case_state: CaseState) -> float:
+    """All fixes, while the wearer's position is unknown."""
+    return math.inf if case_state.unseen else 0
+
+
+DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm)

@@ -21,17 +21,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
-from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import encounters
+from services.geofence.domain.demands import AlertKind, Detection
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings, travel_feasibility
+from services.geofence.domain.kinematics import encounters, plausibility, probability, rings, travel_feasibility
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
-from services.geofence.domain.state import CaseState, EpisodePart, State
+from services.geofence.domain.state import CasePart, CaseState, State
 
 
 class ClearingKey(NamedTuple):
@@ -109,10 +107,10 @@ def _way_of(text: str) -> WayKey:
     )
 
 
-WITHHELD = EpisodePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
+WITHHELD = CasePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
 """Withheld all-clears, each with the time, ms, since which positions claim a movement that no vehicle can have made. None if the
 withholding is over: the desks were notified of it in this episode."""
-WAYS = EpisodePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
+WAYS = CasePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
 """Ways that start at the last position inside a ring, or at the last position of an unseen wearer. They lead through positions that
 the tracks have dropped since."""
 
@@ -376,4 +374,12 @@ def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring,
     return since_ms if since_ms >= max(track.fixes[0].time_ms for track in tracks) else None
 
 
-DETECTOR = Detector(parts=(WITHHELD, WAYS))
+WHY = {
+    Detection.LEFT_BY_JUMP: (
+        "no vehicle is fast enough to get from where the ring was entered to the positions outside it: the ring stays entered"
+    ),
+    Detection.WAY_FOUND: (
+        "a vehicle can have gone that way by now, or the positions are back inside; notifies nobody, as it may be repeated"
+    ),
+}
+DETECTOR = Detector(parts=(WITHHELD, WAYS), why=WHY)

@@ -11,7 +11,7 @@ from bench.decision.judged import THRESHOLDS_M, Judged, from_json, merged, to_js
 from bench.decision.noise import Gaps, World
 from bench.decision.placement import Play
 from bench.decision.truth import Truth
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Case, Demand, Ring
 from services.geofence.domain.state import CaseState
 from tests.support.decision_quality import ScriptedFold, alert, play

@@ -9,7 +9,8 @@ from services.dispatch.domain.leg import Leg as DispatchLeg
 from services.dispatch.leg import translate as dispatch_translate
 from services.geofence import translate
 from services.geofence.domain import codec, fold
-from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, Entry, Tick
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story

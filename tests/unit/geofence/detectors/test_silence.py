@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import geometry_pb2, log_pb2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.geofence.domain.alerts import AlertKind, Leg
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import log_pb2

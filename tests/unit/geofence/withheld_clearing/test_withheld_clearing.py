@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, Leg
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.detectors.withheld_clearing import WITHHELD
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.track import WINDOW_MS
