@@ -21,10 +21,10 @@ ARM = ARMS["15 s"]
 VISIT = play((0, 1500), (1500, 0), (3000, 1500))
 
 
-def _judged(told: Play, *demands: tuple[int, AlertKind, Demand]) -> Judged:
+def _judged(played: Play, *demands: tuple[int, AlertKind, Demand]) -> Judged:
     """Judgement of a play in which the fold demands this: pairs of a time, s, and a kind of alert with its demand."""
     scripted = ScriptedFold({at_s: alert(kind, demand, at_s * 1000) for at_s, kind, demand in demands})
-    return judge(World(told), ARM, Truth(told), step=scripted.step)
+    return judge(World(played), ARM, Truth(played), step=scripted.step)
 
 
 def test_a_walk_to_the_home_is_a_breach_and_a_walk_past_is_not() -> None:
