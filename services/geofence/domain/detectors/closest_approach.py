@@ -17,7 +17,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import encounters, plausibility, probability, rings
+from services.geofence.domain.kinematics import encounters, plausibility, probability
 from services.geofence.domain.kinematics.geometry import Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
@@ -156,8 +156,7 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
         return None
     tracks = [side for side in sides if side]
     if len(tracks) > 1 and not all(
-        rings.is_fresh(track.fixes[-1].time_ms, now.time_ms) and track.fixes[0].time_ms <= before.time_ms
-        for track in tracks
+        track.is_fresh(now.time_ms) and track.fixes[0].time_ms <= before.time_ms for track in tracks
     ):
         return None
     took_ms = now.time_ms - before.time_ms

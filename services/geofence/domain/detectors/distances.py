@@ -79,9 +79,9 @@ def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, 
     """Least distance, mm, between the newest positions of the wearer's and the person's devices, and its time. Only fresh positions
     count; None if no pair has them."""
     candidates = []
-    for wearer, device in accounts.pairs(state, case_state, target):
-        here, there = wearer.last(), device.last() if device else None
-        if here and there and all(rings.is_fresh(fix.time_ms, state.now_ms) for fix in (here, there)):
+    for sides in accounts.pairs(state, case_state, target):
+        here, there = sides.wearer.last(), sides.device.last() if sides.device else None
+        if here and there and rings.are_fresh(sides, state.now_ms):
             candidates.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
     return min(candidates, default=None)
 

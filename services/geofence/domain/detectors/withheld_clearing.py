@@ -153,15 +153,15 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, *, ring: Ri
     return False
 
 
-def stays_unseen(context: CaseContext, target: Target, last: Fix) -> bool:
-    """Handles the new position of a wearer who was unseen near a target. Returns True if the wearer still counts as unseen.
+def believed_unseen(context: CaseContext, target: Target, last: Fix) -> Fix | None:
+    """Handles the new position of a wearer who was unseen near a target. Returns None if the wearer is seen.
 
-    The wearer still counts as unseen if no vehicle can have reached the new position in time and a response was demanded for the
-    target. Emits that the all-clear is withheld, or that it is no longer withheld.
+    If the desks were notified for the target and no vehicle can have reached the new position in time, the wearer still counts as
+    unseen since the last believed position, which is the result. Emits that the all-clear is withheld, or no longer withheld.
     """
     state, case_state = context.state, context.case_state
-    if case_state.near.get(target.key) is not Demand.RESPOND:
-        return False
+    if case_state.near.get(target.key, 0) < Demand.NOTIFY:
+        return None
     for device_id in context.case.tag_device_ids:
         kept = WAYS.of(case_state).get(_unseen_key(target, device_id))
         track = state.tracks.get(device_id)
@@ -170,15 +170,15 @@ def stays_unseen(context: CaseContext, target: Target, last: Fix) -> bool:
         way = _follow_from(kept[0], track.fixes)
         if way.false:
             emit_withheld(context, target, None, since_ms=way.false.since_ms, distance_mm=None)
-            return True
+            return way.last
     end_withholding(context, target, None)
     _drop_ways(case_state, ClearingKey(target.key, None))
-    return False
+    return None
 
 
 def keep_last(state: State, case_state: CaseState, target: Target, *, last: Fix | None) -> None:
-    """Keeps the last known position of an unseen wearer, if a response was demanded because the wearer may be near the target."""
-    if case_state.near.get(target.key) is not Demand.RESPOND or last is None:
+    """Keeps the last known position of an unseen wearer, if the desks were notified that the wearer may be near the target."""
+    if case_state.near.get(target.key, 0) < Demand.NOTIFY or last is None:
         return
     for device_id in case_state.case.tag_device_ids:
         track = state.tracks.get(device_id)
@@ -330,7 +330,7 @@ def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
 
 def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
     for pair in _pairs(state, case, target):
-        if rings.is_fresh(rings.known_until(pair.sides) or 0, state.now_ms):
+        if rings.are_fresh(pair.sides, state.now_ms):
             yield pair
 
 
