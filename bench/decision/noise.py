@@ -77,7 +77,9 @@ class Report(NamedTuple):
     accuracy_mm: int
 
 
-class _Period(NamedTuple):
+class Period(NamedTuple):
+    """An interval of time."""
+
     start_ms: int
     end_ms: int
     """Exclusive end."""
@@ -192,20 +194,20 @@ class Receiver:
             at_ms += max(1, round(rng.expovariate(LEVELS_PER_H) * _H_MS))
         return times_ms, levels
 
-    def _draw_jumps(self, rng: random.Random) -> tuple[list[_Period], dict[_Period, _Jump]]:
+    def _draw_jumps(self, rng: random.Random) -> tuple[list[Period], dict[Period, _Jump]]:
         jumps = {}
         at_ms = self._from_ms + round(rng.expovariate(JUMPS_PER_H) * _H_MS)
         while at_ms < self._until_ms:
-            period = _Period(at_ms, at_ms + rng.choice(JUMP_LASTS_MS))
+            period = Period(at_ms, at_ms + rng.choice(JUMP_LASTS_MS))
             off_m, bearing = rng.uniform(*JUMP_M), rng.uniform(0, 2 * math.pi)
             jumps[period] = _Jump(off_m * math.cos(bearing), off_m * math.sin(bearing), rng.random() < 0.5)
             at_ms = period.end_ms + round(rng.expovariate(JUMPS_PER_H) * _H_MS)
         return list(jumps), jumps
 
-    def _periods(self, rng: random.Random, per_h: float, length_ms: tuple[int, int]) -> Iterator[_Period]:
+    def _periods(self, rng: random.Random, per_h: float, length_ms: tuple[int, int]) -> Iterator[Period]:
         at_ms = self._from_ms + round(rng.expovariate(per_h) * _H_MS)
         while at_ms < self._until_ms:
-            period = _Period(at_ms, at_ms + rng.randint(*length_ms))
+            period = Period(at_ms, at_ms + rng.randint(*length_ms))
             yield period
             at_ms = period.end_ms + round(rng.expovariate(per_h) * _H_MS)
 
@@ -249,7 +251,7 @@ class World:
         return known_ms if known_ms < self.play.way[-1].at_ms else None
 
 
-def _period_at(periods: list[_Period], at_ms: int) -> _Period | None:
+def _period_at(periods: list[Period], at_ms: int) -> Period | None:
     """The period that holds a moment."""
     i = bisect_right(periods, at_ms, key=lambda period: period.start_ms) - 1
     return periods[i] if i >= 0 and at_ms < periods[i].end_ms else None

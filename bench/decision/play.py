@@ -70,7 +70,7 @@ class _Performance:
     def run(self) -> Played:
         if self._asks:
             self._step(self._from_ms, FoldVersion(VERSION))
-        self._step(self._from_ms, _case(self._play))
+        self._step(self._from_ms, case_of(self._play))
         while (now_ms := self._next_ms()) < self._until_ms:
             if self._tag.next_ms() == now_ms:
                 for report in self._tag.advance():
@@ -113,7 +113,8 @@ class _Performance:
         self._listener.note_state(self._state.cases.get(_CASE_ID), stamp_ms)
 
 
-def _case(play: Play) -> Case:
+def case_of(play: Play) -> Case:
+    """The case of a play: the default rings around its person or place."""
     return Case(
         case_id=_CASE_ID,
         version=1,
