@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from services.geofence.domain.alerts import Alert, Leg
+from services.geofence.domain.demands import Alert, Leg
 from services.geofence.domain.entries import Demand
 
 SAME_MOMENT_MS = 600_000
