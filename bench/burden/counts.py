@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from services.geofence.domain.demands import Alert, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import Leg
 from services.geofence.domain.entries import Demand
 
 SAME_MOMENT_MS = 600_000
