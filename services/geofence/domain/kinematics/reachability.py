@@ -219,7 +219,9 @@ def _anchors(track: Track, from_ms: int, to_ms: int, *, mps: int | None) -> list
     if gap_ms > track.unknown_after_ms():
         return []
     if gap_ms <= UNKNOWN_AFTER_MS or mps is None:
-        piece = Piece(before.time_ms, after.time_ms, before.point, after.point).clipped(from_ms, to_ms)
+        piece = Piece(from_ms=before.time_ms, to_ms=after.time_ms, start=before.point, end=after.point).clipped(
+            from_ms, to_ms
+        )
         return [_Anchor(piece.start, piece.end, None)]
     return [_Anchor(fix.point, fix.point, fix.time_ms) for fix in (before, after)]
 

@@ -273,11 +273,11 @@ class Track:
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
-        return self._pieces(from_ms, to_ms, hold=False)
+        return _pieces(self.fixes, from_ms, to_ms, hold=False)
 
     def assumed(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
-        return self._pieces(from_ms, to_ms, hold=True)
+        return _pieces(self.fixes, from_ms, to_ms, hold=True)
 
     def predicted(self, to_ms: int) -> Piece | None:
         """The last movement continued after the last fix, for up to 30 s; None if there is none."""
@@ -291,28 +291,6 @@ class Track:
             return None
         end = between(before.point, last.point, 1 + ahead_ms / took_ms)
         return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
-
-    def _pieces(self, from_ms: int, to_ms: int, hold: bool) -> Iterator[Piece]:
-        fixes = self.fixes
-        last = len(fixes) - 1
-        index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
-        for i in range(index, last):
-            fix, following = fixes[i], fixes[i + 1]
-            if fix.time_ms > to_ms:
-                return
-            if following.time_ms < from_ms or following.time_ms == fix.time_ms:
-                continue
-            if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
-                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
-                    from_ms, to_ms
-                )
-            elif hold:
-                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
-                    from_ms, to_ms
-                )
-        if hold and last >= 0 and fixes[last].time_ms <= to_ms:
-            point = fixes[last].point
-            yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
 
 
 def _kept_interval_ms(fixes: Sequence[Fix]) -> int | None:
@@ -339,6 +317,29 @@ def _unknown_after_ms(fixes: Sequence[Fix]) -> int:
     if kept_ms is None:
         return UNKNOWN_AFTER_MS
     return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
+
+
+def _pieces(fixes: Sequence[Fix], from_ms: int, to_ms: int, *, hold: bool) -> Iterator[Piece]:
+    """Lines between fixes up to 3 minutes apart. With `hold`, the device stays at a fix in a longer gap and after the newest fix."""
+    last = len(fixes) - 1
+    index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
+    for i in range(index, last):
+        fix, following = fixes[i], fixes[i + 1]
+        if fix.time_ms > to_ms:
+            return
+        if following.time_ms < from_ms or following.time_ms == fix.time_ms:
+            continue
+        if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
+            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
+                from_ms, to_ms
+            )
+        elif hold:
+            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
+                from_ms, to_ms
+            )
+    if hold and last >= 0 and fixes[last].time_ms <= to_ms:
+        point = fixes[last].point
+        yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
 
 
 def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
