@@ -104,6 +104,13 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
     context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
 
 
+def note_warning(context: CaseContext, target: Target, distance_mm: float) -> None:
+    """Notes that another alert has just warned a person, with a distance."""
+    warned = WARNED.of(context.case_state)
+    if before := warned.get(target.key):
+        warned[target.key] = before._replace(apart_mm=distance_mm, at_ms=context.state.now_ms)
+
+
 def _is_away(before: LastWarning, apart_mm: float, radius_mm: int) -> bool:
     """Whether the distance that the person was last told misleads. Beyond the narrowest entered ring, its all-clear says so."""
     return max(AWAY_TIMES * before.apart_mm, before.apart_mm + AWAY_MM) <= apart_mm <= radius_mm
@@ -141,4 +148,4 @@ def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, 
     return min(candidates, default=None)
 
 
-DETECTOR = Detector(on_batch=check, parts=(WARNED,))
+DETECTOR = Detector(on_batch=check, parts=(WARNED, HABITS))
