@@ -99,7 +99,7 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
     away = before.away_since_ms is not None and now_ms - before.away_since_ms >= AWAY_FOR_MS
     if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_near(context, target, before, apart_mm=apart_mm)):
         return
-    warned[target.key] = LastWarning(apart_mm, now_ms, len(entered), away or before.away)
+    warned[target.key] = LastWarning(apart_mm, now_ms, len(entered), away=away or before.away)
     kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
     context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
 
