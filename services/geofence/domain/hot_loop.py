@@ -50,7 +50,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     ):
         time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
         if time_ms < oldest_ms:
-            too_late.append(TooLate(device_id, time_ms, ecef_mm(lat_e7, lon_e7), accuracy_mm))
+            too_late.append(TooLate(device_id, time_ms, ecef_mm(lat_e7, lon_e7), accuracy_mm=accuracy_mm))
             continue
         if owned_since and time_ms < owned_since.get(device_id, time_ms):
             previous_owners += 1

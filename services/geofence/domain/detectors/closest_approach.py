@@ -15,6 +15,7 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
+from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
@@ -115,6 +116,7 @@ def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id
     context.alert(
         AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=context.cause, distance_mm=min(distances_mm))
     )
+    distances.note_warning(context, target, min(distances_mm))
 
 
 def _pairs(context: CaseContext, target: Target, device_id: str) -> Iterator[Sides]:

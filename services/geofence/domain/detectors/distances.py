@@ -99,9 +99,16 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
     away = before.away_since_ms is not None and now_ms - before.away_since_ms >= AWAY_FOR_MS
     if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_near(context, target, before, apart_mm=apart_mm)):
         return
-    warned[target.key] = LastWarning(apart_mm, now_ms, len(entered), away or before.away)
+    warned[target.key] = LastWarning(apart_mm, now_ms, len(entered), away=away or before.away)
     kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
     context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
+
+
+def note_warning(context: CaseContext, target: Target, distance_mm: float) -> None:
+    """Notes that another alert has just warned a person, with a distance."""
+    warned = WARNED.of(context.case_state)
+    if before := warned.get(target.key):
+        warned[target.key] = before._replace(apart_mm=distance_mm, at_ms=context.state.now_ms)
 
 
 def _is_away(before: LastWarning, apart_mm: float, radius_mm: int) -> bool:
@@ -140,4 +147,4 @@ def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, 
     return min(candidates, default=None)
 
 
-DETECTOR = Detector(on_batch=check, parts=(WARNED,))
+DETECTOR = Detector(on_batch=check, parts=(WARNED, HABITS))

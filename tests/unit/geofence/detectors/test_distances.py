@@ -42,6 +42,14 @@ def alone(**changes: object) -> Story:
     return begun(rings=[geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.WARN)], **changes)
 
 
+def unanswered(**changes: object) -> Story:
+    """A case without a ring that demands a response: no contact is predicted."""
+    wide, narrow = (
+        geometry_pb2.Ring(radius_m=m, action=a) for m, a in ((2000, geometry_pb2.WARN), (1000, geometry_pb2.NOTIFY))
+    )
+    return begun(rings=[wide, narrow], **changes)
+
+
 def test_half_of_the_distance_goes_to_the_warning_leg_alone() -> None:
     emitted = come(alone(), [2100, 1990, 1500, 1000, 990, 700, 500, 490, 300, 240, 140, 118, 60, 10])
     assert figures(emitted) == [(2000, 990), (2000, 490), (2000, 240), (2000, 118), (2000, 10)]
@@ -75,27 +83,27 @@ def test_beyond_the_narrowest_ring_only_its_all_clear_is_sent() -> None:
     assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 300)]
 
 
-def test_a_distance_that_she_knows_is_told_once_a_week() -> None:
+def test_a_distance_that_she_knows_is_repeated_after_a_week() -> None:
     day_s = 86_400
-    story = begun(valid_until_ms=T0_MS + 30 * day_s * 1000)
+    story = unanswered(valid_until_ms=T0_MS + 30 * day_s * 1000)
     for day in range(9):
         come(story, [3000, 1900, 900, 300, 310, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * day_s)
     at_s = [(alert.decided_at_ms - T0_MS) // 1000 for alert in story.of(AlertKind.DISTANCE_CHANGED)]
-    assert at_s == [180, 8 * day_s + 180]
+    assert at_s == [180, 7 * day_s + 240]  # the first report after seven days
 
 
-@pytest.mark.parametrize(("usual_m", "now_m", "told"), [(300, 210, 1), (300, 190, 2), (450, 310, 1), (450, 290, 2)])
-def test_a_distance_well_below_the_known_one_is_told(usual_m: float, now_m: float, told: int) -> None:
-    story = begun()
+@pytest.mark.parametrize(("usual_m", "now_m", "warnings"), [(300, 210, 1), (300, 190, 2), (450, 310, 1), (450, 290, 2)])
+def test_a_distance_well_below_the_known_distance_is_news(usual_m: float, now_m: float, warnings: int) -> None:
+    story = unanswered()
     come(story, [3000, 1900, 990, usual_m, 1500, 2500, *[4000] * 8], every_s=60)
     assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
     come(story, [3000, 1900, 990, now_m], every_s=60, from_s=7200)
-    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == told
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == warnings
 
 
-def test_who_comes_nearer_each_day_is_told_of_all_the_same() -> None:
+def test_a_wearer_who_comes_nearer_each_day_is_no_habit() -> None:
     """What she wasn't told is no habit."""
-    story = begun()
+    story = unanswered()
     for day, nearest_m in enumerate((480, 420, 360, 310)):
         come(story, [3000, 1900, 990, nearest_m, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * 7200)
     assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 480), (1000, 310)]
@@ -118,7 +126,14 @@ def test_entering_a_ring_warns_her_by_its_own_alert() -> None:
     ]
 
 
-def test_who_lives_300_m_away_causes_one_warning_beside_the_rings() -> None:
+def test_a_predicted_contact_warns_of_the_distance_too() -> None:
+    story = begun()
+    come(story, [990, 990, 990, 730, 480, 300, 230], every_s=30)
+    assert figures(story.of(AlertKind.CONTACT_PREDICTED)) == [(100, 480)]
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 230)]
+
+
+def test_a_home_300_m_away_gives_a_single_warning_after_those_of_the_rings() -> None:
     story = begun()
     way_home = [3000 - 150 * i for i in range(18)]
     assert len(come(story, [*way_home, *[300 + 20 * (-1) ** i for i in range(100)]])) == 1

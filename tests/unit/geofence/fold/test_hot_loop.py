@@ -52,7 +52,7 @@ def fold_plainly(decisions: Decisions, batch: Positions) -> None:
         if time_ms < state.now_ms - WINDOW_MS:
             set_aside[TOO_LATE] += 1
             point = ecef_mm(report.lat_e7, report.lon_e7)
-            too_late.append(TooLate(report.device_id, time_ms, point, report.accuracy_mm))
+            too_late.append(TooLate(report.device_id, time_ms, point, accuracy_mm=report.accuracy_mm))
         elif time_ms < state.owned_since.get(report.device_id, time_ms):
             set_aside[OF_PREVIOUS_OWNER] += 1
         elif reason := _fold_one(decisions, moves, report, received_wall_us=batch.received_wall_us):
