@@ -304,6 +304,9 @@ class State:
 
     def last_track(self, device_ids: tuple[str, ...]) -> Track | None:
         """The track with the newest fix of several devices; None if no device has a fix."""
+        if len(device_ids) == 1:  # nearly always
+            track = self.tracks.get(device_ids[0])
+            return track if track and track.fixes else None
         tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
         return max((track for track in tracks if track.fixes), key=lambda track: track.fixes[-1], default=None)
 
