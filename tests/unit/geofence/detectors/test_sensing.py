@@ -11,9 +11,8 @@ from services.geofence.domain import codec, fold
 from services.geofence.domain.entries import Body, Entry, FoldVersion, Tick
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import exercise_pb2, geometry_pb2, log_pb2
-from tests.support.geofence.asking import AskingStory, second
 from tests.support.geofence.encounters import encounter
-from tests.support.geofence.stories import T0_MS, Story, circle
+from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle, second
 
 HOUR_S = 3600
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from services.geofence.domain.alerts import SensingRequest
 from services.geofence.domain.state import State
-from tests.support.geofence.asking import AskingStory, second
+from tests.support.geofence.stories import AskingStory, second
 
 DAY_S = 86_400
 HOURS = 20
