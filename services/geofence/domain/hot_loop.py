@@ -80,9 +80,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         newest = index == count - 1
         region = track.safe_region
         clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
-        if clear and not far and count % FIXES_PER_CHECK:
-            if region and region[3]:
-                sensing.check_fix(decisions, device_id)
+        if clear and region and not region[3] and not far and count % FIXES_PER_CHECK:
             continue
         case_ids = cases_of.get(device_id)
         if not case_ids:
