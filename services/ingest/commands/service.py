@@ -188,7 +188,8 @@ class Commands:
             for other in self._states.open_intervals(command.device_id):
                 if other is not active:
                     self._expire(other, SUPERSEDED)
-            self._observed.watch(command.device_id, command.expires_at_ms)
+        # Before it is sent: the answer may come before the stream says that the command was sent.
+        self._observed.watch(command.device_id, command.expires_at_ms)
         self.delivery.send(command.device_id)
 
     def apply(self, step: command_pb2.CommandStep) -> None:
