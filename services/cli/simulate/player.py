@@ -54,6 +54,9 @@ class Replayed:
     incidents: list[outcome.IncidentOutcome]
     alerts: list[geofence_pb2.WatchAlertsResponse]
     """Alerts that the input caused, in the order of the log."""
+    from_ms: int
+    until_ms: int
+    """When the replay began, and when the last line was sent."""
     refused: list[str] = field(default_factory=list)
     """Reasons of the reports that ingest refused."""
 
@@ -95,7 +98,13 @@ async def play(
     incident_ids = {message.alert.incident_id for message in messages}
     incidents = [incident for incident in incidents if incident.incident_id in incident_ids]
     return Replayed(
-        shift_ms=sender.shift_ms, match_ms=match_ms, incidents=incidents, alerts=messages, refused=sender.refused
+        shift_ms=sender.shift_ms,
+        match_ms=match_ms,
+        incidents=incidents,
+        alerts=messages,
+        from_ms=began_ms,
+        until_ms=ended_ms,
+        refused=sender.refused,
     )
 
 

@@ -53,7 +53,7 @@ def encode(state: State) -> bytes:
             "sequence": state.sequence,
             "now_ms": state.now_ms,
             "clock": [state.clock_rate, state.clock_anchor_ms],
-            "log_version": state.log_version,
+            "log_version": [state.log_version, state.log_version_ms],
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms or 0,
             "tracks": {
@@ -117,7 +117,8 @@ def decode(data: bytes) -> State:
             now_ms=content["now_ms"],
             clock_rate=content["clock"][0],
             clock_anchor_ms=content["clock"][1],
-            log_version=content["log_version"],
+            log_version=content["log_version"][0],
+            log_version_ms=content["log_version"][1],
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks={
@@ -168,8 +169,8 @@ def _due(state: State, due: Due) -> list[Any]:
 
 
 def _sensing(sensing: SensingState) -> list[Any]:
-    asked = [sensing.basis_s, sensing.until_ms, sensing.renew_ms, sensing.is_next_uncaused]
-    return [*asked, sensing.change_ms, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
+    asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.change_ms]
+    return [*asked, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
 
 
 def _to_anomaly_key(anomaly: str, *about: str) -> AnomalyKey:

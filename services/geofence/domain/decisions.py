@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
@@ -231,26 +231,27 @@ class Decisions:
 
     def _end_incident(self, case_state: CaseState, incident: OpenIncident) -> None:
         """Marks the last alert of the incident as its end."""
-        last = self._last_alert(incident)
+        last = _last_alert(self.out, incident)
         if last is None:
             # This is a defect, but stopping here would be worse: each evaluator would stop at this entry at each start and decide
             # on nobody. The legs learn that nothing is open, and the reason is kept.
             self.dead_letter("an incident ended without an alert")
             kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
             self.alert(case_state, AlertDraft(kind, demand, self.state.now_ms))
-            last = self._last_alert(incident)
+            last = _last_alert(self.out, incident)
         del self.state.incidents[case_state.case.wearer_id]
         if last is not None:
             place, ending = last
             self.out[place] = replace(ending, incident_ends=True)
 
-    def _last_alert(self, incident: OpenIncident) -> tuple[int, Alert] | None:
-        """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output."""
-        for i in reversed(range(len(self.out))):
-            output = self.out[i]
-            if isinstance(output, Alert) and output.incident_id == incident.incident_id:
-                return i, output
-        return None
+
+def _last_alert(outputs: Sequence[Output], incident: OpenIncident) -> tuple[int, Alert] | None:
+    """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output."""
+    for i in reversed(range(len(outputs))):
+        output = outputs[i]
+        if isinstance(output, Alert) and output.incident_id == incident.incident_id:
+            return i, output
+    return None
 
 
 class CaseContext(NamedTuple):

@@ -68,13 +68,21 @@ def _apply(decisions: Decisions, body: Body) -> None:
         case FoldVersion():
             if body.version > VERSION:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
-            if body.version > state.log_version:
-                state.log_version = body.version
-                safe_region.drop_all(state)
+            _apply_version(state, body.version)
         case Tick():
             pass
         case _:
             assert_never(body)
+
+
+def _apply_version(state: State, version: int) -> None:
+    """Notes that the log demands a fold version, and begins all requests for data anew.
+
+    The log keeps its entries for days only. So evaluators that know a different past of it make the same requests from here on.
+    """
+    state.log_version, state.log_version_ms = max(version, state.log_version), state.now_ms
+    state.sensing.clear()
+    safe_region.drop_all(state)
 
 
 def _pass_time(decisions: Decisions, now_ms: int) -> None:

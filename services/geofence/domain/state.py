@@ -213,8 +213,6 @@ class SensingState:
 
     basis_s: int = 0
     """The interval that was needed when an interval was last asked for, seconds; 0 if none was."""
-    until_ms: int = 0
-    """When the interval that was asked for ends."""
     renew_ms: int = 0
     """From when on the next fix of the tag renews the request."""
     is_next_uncaused: bool = False
@@ -246,6 +244,8 @@ class State:
     clock_anchor_ms: int = 0
     log_version: int = 0
     """Greatest fold version that the log has demanded so far."""
+    log_version_ms: int | None = None
+    """When the log last demanded a fold version, mesh time; None if it never did."""
     rules: Rules = field(default_factory=Rules)
     rules_since_ms: int | None = None
     """When the log last set the rules, mesh time; None if it never did."""
@@ -304,6 +304,9 @@ class State:
 
     def last_track(self, device_ids: tuple[str, ...]) -> Track | None:
         """The track with the newest fix of several devices; None if no device has a fix."""
+        if len(device_ids) == 1:  # nearly always
+            track = self.tracks.get(device_ids[0])
+            return track if track and track.fixes else None
         tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
         return max((track for track in tracks if track.fixes), key=lambda track: track.fixes[-1], default=None)
 

@@ -12,7 +12,7 @@ from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, rings
+from services.geofence.domain.kinematics import plausibility, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.state import CaseState, RingKey, State
 
@@ -95,7 +95,7 @@ def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius
         return False
     # Other rings send nobody, so a line is enough to clear them, as it is to enter them.
     mps = state.rules.reach_mps if ring.action is Demand.RESPOND else None
-    if not rings.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
+    if not reachability.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
         return False
     if not all(plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side):
         return False

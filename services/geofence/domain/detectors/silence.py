@@ -17,8 +17,8 @@ from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
-from services.geofence.domain.kinematics import arrival, encounters, safe_region
-from services.geofence.domain.kinematics.arrival import Unseen
+from services.geofence.domain.kinematics import encounters, reachability, safe_region
+from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
 from services.geofence.domain.state import WEARER, CaseState, EventKey, GroupedKey, State
 
@@ -60,7 +60,7 @@ def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | Non
     if track is None or case.case_id not in state.watched:
         return None
     silent_ms = _last_heard_ms(heard_at_ms, case.tag_device_ids) + _silent_after_ms(state, case)
-    check_ms = _no_later(min(_unseen_ms(state, case_state, track), silent_ms), at_ms)
+    check_ms = min(_unseen_ms(state, case_state, track), silent_ms, at_ms + UNKNOWN_AFTER_MS)
     for target in case.targets:
         if target.is_person:
             lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
@@ -195,8 +195,10 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
 
 def _silent_after_ms(state: State, case: Case) -> int:
     """Time without contact after which a wearer counts as silent, ms: 3 minutes, or longer if a tag keeps a longer interval."""
-    tracks = (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
-    return max((track.unknown_after_ms() for track in tracks), default=UNKNOWN_AFTER_MS)
+    tag_ids, tracks = case.tag_device_ids, state.tracks
+    if len(tag_ids) == 1:  # nearly always
+        return tracks[tag_ids[0]].unknown_after_ms() if tag_ids[0] in tracks else UNKNOWN_AFTER_MS
+    return max((tracks[tag_id].unknown_after_ms() for tag_id in tag_ids if tag_id in tracks), default=UNKNOWN_AFTER_MS)
 
 
 def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
@@ -304,7 +306,7 @@ def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iter
         from_ms = case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
         yield _Stage(from_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.LIKELY_IN_REACH)
         return
-    possible_ms = arrival.possible_ms(state, case, unseen, target=target)
+    possible_ms = reachability.possible_ms(state, case, unseen, target=target)
     if possible_ms is None and target.key not in case_state.near:
         return
     if possible_ms is not None:
@@ -312,10 +314,10 @@ def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iter
     if _was_near(state, case, unseen.last, target=target):
         yield _Stage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
         announced = _is_announced(state, case, unseen.last)
-        from_ms = arrival.respond_ms(state, case, unseen, target=target, is_announced=announced)
+        from_ms = reachability.respond_ms(state, case, unseen, target=target, is_announced=announced)
         yield _Stage(_after_encounters_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
     else:
-        yield _Stage(arrival.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
+        yield _Stage(reachability.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
 
 
 def _unseen_ms(state: State, case_state: CaseState, track: Track) -> int:

@@ -52,13 +52,10 @@ MAX_KEPT_MS = 600_000
 OVERDUE_AFTER_MS = 30_000
 """How long a report may be overdue by the kept interval before the position is unknown. Reports are delayed by reception and by the
 network."""
+SHORT_MS = UNKNOWN_AFTER_MS - OVERDUE_AFTER_MS
+"""Longest kept interval after which a position is unknown after 3 minutes, as without one."""
 KEPT_WITHIN_MS = MIN_KEPT_GAPS * (MAX_KEPT_MS + OVERDUE_AFTER_MS)
 """Fixes older than this, before the newest one, say nothing about the kept interval: some 30 minutes, three of the longest gaps."""
-REST_WITHIN_MM = 50_000
-"""A fix shows a device at the place of another fix if they are at most this far apart beyond their accuracies, mm: a building and its
-courtyard."""
-MAX_REST_ACCURACY_MM = 100_000
-"""Greatest accuracy, mm, that explains a distance between fixes of a stationary device. A vaguer fix could be anywhere."""
 
 
 class Fix(NamedTuple):
@@ -257,46 +254,18 @@ class Track:
     def kept_interval_ms(self) -> int | None:
         """Interval between reports that the device was seen to keep, ms: the median of its last gaps between fixes.
 
-        Of two middle gaps the shorter one counts. The interval that was asked of the device plays no part. None with fewer than 4 fixes
-        of different times in some 30 minutes before the newest one.
+        The interval that was asked of the device plays no part. None with fewer than 4 fixes of different times in some 30 minutes
+        before the newest one.
         """
-        gaps_ms: list[int] = []
-        fixes = self.fixes
-        later_ms = newest_ms = fixes[-1].time_ms if fixes else 0
-        for i in range(len(fixes) - 2, -1, -1):
-            time_ms = fixes[i].time_ms
-            if len(gaps_ms) == KEPT_GAPS or newest_ms - time_ms > KEPT_WITHIN_MS:
-                break
-            if time_ms < later_ms:
-                gaps_ms.append(later_ms - time_ms)
-                later_ms = time_ms
-        return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
+        return _kept_interval_ms(self.fixes)
 
     def unknown_after_ms(self) -> int:
-        """Time after the newest fix from which on the position is unknown, ms: 3 minutes, or longer if the device keeps a longer
-        interval. At most 10 minutes and a half."""
-        kept_ms = self.kept_interval_ms()
-        if kept_ms is None:
-            return UNKNOWN_AFTER_MS
-        return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
+        """Time after the newest fix from which on the position is unknown, ms: 3 minutes, or 30 s longer than the kept interval."""
+        return _unknown_after_ms(self.fixes)
 
     def is_fresh(self, at_ms: int) -> bool:
         """Whether the newest fix still shows at a moment where the device is. The track must have a fix."""
         return at_ms - self.fixes[-1].time_ms <= self.unknown_after_ms()
-
-    def rest_ms(self) -> int:
-        """How long the device had been at the place of its newest fix, ms, without a gap in which its position was unknown.
-
-        The track must have a fix.
-        """
-        last, gap_ms = self.fixes[-1], self.unknown_after_ms()
-        since_ms = last.time_ms
-        for fix in reversed(self.fixes):
-            vague_mm = min(fix.accuracy_mm, MAX_REST_ACCURACY_MM) + min(last.accuracy_mm, MAX_REST_ACCURACY_MM)
-            if since_ms - fix.time_ms > gap_ms or math.dist(fix[3:6], last[3:6]) > REST_WITHIN_MM + vague_mm:
-                break
-            since_ms = fix.time_ms
-        return last.time_ms - since_ms
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
@@ -321,11 +290,11 @@ class Track:
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
-        return self._pieces(from_ms, to_ms, hold=False)
+        return _pieces(self.fixes, from_ms, to_ms, hold=False)
 
     def assumed(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
-        return self._pieces(from_ms, to_ms, hold=True)
+        return _pieces(self.fixes, from_ms, to_ms, hold=True)
 
     def predicted(self, to_ms: int) -> Piece | None:
         """The last movement continued after the last fix, for up to 30 s; None if there is none."""
@@ -340,27 +309,54 @@ class Track:
         end = between(before.point, last.point, 1 + ahead_ms / took_ms)
         return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
 
-    def _pieces(self, from_ms: int, to_ms: int, hold: bool) -> Iterator[Piece]:
-        fixes = self.fixes
-        last = len(fixes) - 1
-        index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
-        for i in range(index, last):
-            fix, following = fixes[i], fixes[i + 1]
-            if fix.time_ms > to_ms:
-                return
-            if following.time_ms < from_ms or following.time_ms == fix.time_ms:
-                continue
-            if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
-                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
-                    from_ms, to_ms
-                )
-            elif hold:
-                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
-                    from_ms, to_ms
-                )
-        if hold and last >= 0 and fixes[last].time_ms <= to_ms:
-            point = fixes[last].point
-            yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
+
+def _kept_interval_ms(fixes: Sequence[Fix]) -> int | None:
+    """The median of the last gaps between fixes of different times; of two middle gaps the shorter one."""
+    gaps_ms: list[int] = []
+    later_ms = newest_ms = fixes[-1].time_ms if fixes else 0
+    for i in range(len(fixes) - 2, -1, -1):
+        time_ms = fixes[i].time_ms
+        if len(gaps_ms) == KEPT_GAPS or newest_ms - time_ms > KEPT_WITHIN_MS:
+            break
+        if time_ms < later_ms:
+            gaps_ms.append(later_ms - time_ms)
+            later_ms = time_ms
+    return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
+
+
+def _unknown_after_ms(fixes: Sequence[Fix]) -> int:
+    if len(fixes) <= MIN_KEPT_GAPS:
+        return UNKNOWN_AFTER_MS
+    a_ms, b_ms, c_ms, d_ms = fixes[-4][0], fixes[-3][0], fixes[-2][0], fixes[-1][0]
+    if a_ms < b_ms < c_ms < d_ms and max(b_ms - a_ms, c_ms - b_ms, d_ms - c_ms) <= SHORT_MS:
+        return UNKNOWN_AFTER_MS  # nearly always, and the same result: a median of five gaps is no longer than three of them
+    kept_ms = _kept_interval_ms(fixes)
+    if kept_ms is None:
+        return UNKNOWN_AFTER_MS
+    return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
+
+
+def _pieces(fixes: Sequence[Fix], from_ms: int, to_ms: int, *, hold: bool) -> Iterator[Piece]:
+    """Lines between fixes up to 3 minutes apart. With `hold`, the device stays at a fix in a longer gap and after the newest fix."""
+    last = len(fixes) - 1
+    index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
+    for i in range(index, last):
+        fix, following = fixes[i], fixes[i + 1]
+        if fix.time_ms > to_ms:
+            return
+        if following.time_ms < from_ms or following.time_ms == fix.time_ms:
+            continue
+        if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
+            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
+                from_ms, to_ms
+            )
+        elif hold:
+            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
+                from_ms, to_ms
+            )
+    if hold and last >= 0 and fixes[last].time_ms <= to_ms:
+        point = fixes[last].point
+        yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
 
 
 def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:

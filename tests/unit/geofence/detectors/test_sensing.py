@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 
-from services.geofence.domain import codec
-from services.geofence.domain.entries import FoldVersion
+from services.geofence.domain import codec, fold
+from services.geofence.domain.entries import Body, Entry, FoldVersion, Tick
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import exercise_pb2, geometry_pb2, log_pb2
-from tests.support.geofence.asking import AskingStory, second
 from tests.support.geofence.encounters import encounter
-from tests.support.geofence.stories import T0_MS, Story, circle
+from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle, second
 
 HOUR_S = 3600
 
@@ -318,6 +318,43 @@ def test_a_clock_that_steps_gives_no_flood_of_requests(step_s: int) -> None:
         story.at(at_s, "phone", 0)
         story.at(at_s + 1, "tag", 900, fix_s=at_s + 1 + step_s)
     assert len(story.requests) - before <= 8
+
+
+# ── the log's version ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Ticked(AskingStory):
+    """A story that ticks every 5 s, whatever is due, so that two states fold the same entries."""
+
+    ticked_s: float = 0
+
+    def enter(self, at_s: float, body: Body) -> None:
+        while self.ticked_s + 5 < at_s:
+            self.ticked_s += 5
+            self.outputs += fold.step(
+                self.state, Entry(self.state.sequence + 1, T0_MS + round(self.ticked_s * 1000), Tick())
+            )
+        self.outputs += fold.step(self.state, Entry(self.state.sequence + 1, T0_MS + round(at_s * 1000), body))
+
+
+def test_an_evaluator_that_knows_less_of_the_log_makes_the_same_requests_after_its_next_version() -> None:
+    whole, later = Ticked(), Ticked()
+    for story in (whole, later):
+        story.case()
+        stay(story, 1, 1000, north_m=900)
+    later.state.sensing.clear()
+    later.state.log_version, later.state.log_version_ms = 0, None
+    counts = []
+    for story in (whole, later):
+        stay(story, 1000, 2000, north_m=900)
+        story.enter(2000, FoldVersion(VERSION))
+        counts.append(len(story.outputs))
+        stay(story, 2001, 9000, north_m=900)
+    after = whole.outputs[counts[0] :]
+    assert counts[0] > counts[1] and len(after) > 3
+    assert after == later.outputs[counts[1] :]
+    assert codec.encode(whole.state) == codec.encode(later.state)
 
 
 # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────────────
