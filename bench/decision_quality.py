@@ -45,10 +45,10 @@ def main() -> None:
         del selected[:: arguments.but_one_in]
     about = {"plays": [play.name for play in selected], "draws": arguments.draws}
     others = [each for path in arguments.against for each in _kept(path, about)]
-    judged = [*_played(selected, arguments), *others]
+    own = _played(selected, arguments)
     if arguments.keep:
-        kept = {"about": about, "judged": [to_json(each) for each in judged]}
-        arguments.keep.write_text(json.dumps(kept), encoding="utf-8")
+        arguments.keep.write_text(json.dumps({"about": about, "judged": [*map(to_json, own)]}), encoding="utf-8")
+    judged = [*own, *others]
     if arguments.faults:
         lines = [json.dumps(asdict(fault)) for group in judged for fault in group.faults]
         arguments.faults.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors.possible_presence import POSSIBLE
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.state import CaseState
 
@@ -93,7 +95,7 @@ class Listener:
         """Notes which UNKNOWN_NEAR are active after an entry."""
         active = [*case_state.near.values()] if case_state else []
         if case_state:
-            possible = case_state.possible.values()
+            possible = POSSIBLE.of(case_state).values()
             active += [Demand.NOTIFY if presence.emitted else Demand.RECORD for presence in possible]
         if self._unknown and Demand.RESPOND not in active:
             self._decided.sent.append(self._unknown._replace(until_ms=stamp_ms))

@@ -33,7 +33,7 @@ from bench.decision.placement import Play
 from bench.decision.play import Plain, Played, Step, perform, plain
 from bench.decision.truth import Stretch, Truth
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 
 RING_M, CLOSE_M, TOLERANCE_M = 100, 50, 10
 MIN_DURATION_MS = 30_000

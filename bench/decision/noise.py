@@ -155,8 +155,8 @@ class Receiver:
             lon_e7=observed.lon_e7,
             accuracy_mm=accuracy_mm,
         )
-        again_ms = self._again_ms[second]
-        return [report, report._replace(arrived_ms=arrived_ms + again_ms)] if again_ms else [report]
+        duplicated_ms = self._duplicated_ms[second]
+        return [report, report._replace(arrived_ms=arrived_ms + duplicated_ms)] if duplicated_ms else [report]
 
     def _second(self, at_ms: int) -> int:
         return (at_ms - self._from_ms) // 1000
@@ -223,8 +223,8 @@ class Receiver:
         )
         late_ms = rng.integers(*LATE_MS, count, endpoint=True) * (rng.random(count) < 1 / LATE_ONE_IN)
         self._delays_ms: list[int] = (np.rint(rng.exponential(1000, count)).astype(np.int64) + late_ms).tolist()
-        again_ms = rng.integers(*DUPLICATE_MS, count, endpoint=True)
-        self._again_ms: list[int] = (again_ms * (rng.random(count) < 1 / DUPLICATE_ONE_IN)).tolist()
+        duplicated_ms = rng.integers(*DUPLICATE_MS, count, endpoint=True)
+        self._duplicated_ms: list[int] = (duplicated_ms * (rng.random(count) < 1 / DUPLICATE_ONE_IN)).tolist()
         """Delay of the duplicate of a report, ms, by second; 0 where there is none."""
         self._demand: list[float] = rng.random(count).tolist()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,7 +23,7 @@ def draw(scores: Mapping[str, Score], path: Path) -> None:
     mpl.rcParams.update({"svg.hashsalt": "tandem", "svg.fonttype": "none"})
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for colour, (arm, score) in zip(_COLOURS, scores.items(), strict=False):
+    for colour, (arm, score) in zip(cycle(_COLOURS), scores.items(), strict=False):
         sums = score.sums
         missed, false = 100 * sums.plain_missed / sums.breaches, sums.plain_nothing / sums.breaches
         axes.plot(missed, false, color=colour, lw=1.5, label=f"plain threshold, {arm}")

@@ -14,7 +14,7 @@ from bench.decision.arms import BASE, CONSTANT
 from bench.decision.judged import THRESHOLDS_M, Judged
 from bench.decision.noise import Gaps
 from bench.decision.score import MAX_RATIO, Interval, Score, Sums, ratio
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 
 MAX_NOTHING = {
     (Gaps.SHORT.name, "60 s"): 0.5,
@@ -69,9 +69,8 @@ def tables(scores: Scores, judged: list[Judged]) -> Iterator[Table]:
         low_ms, high_ms = Gaps[gaps].value
         title = f"gaps of {low_ms // 1000} to {high_ms // 1000} s"
         yield _columns(title, {arm: figures(score) for arm, score in arms.items()})
-        against = {f"{arm} / {base}": compared(arms[arm], arms[base]) for arm in arms for base in bases(arms, arm)}
-        if against:
-            yield _columns(f"in pairs, {title}", against)
+        if any(bases(arms, arm) for arm in arms):
+            yield _pairs(title, arms)
         if asked := {arm: met for arm in arms if (met := targets(gaps, arms, arm))}:
             yield _columns(f"targets, {title}", asked)
         yield _swept(title, arms)
@@ -199,17 +198,25 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _pairs(title: str, arms: dict[str, Score]) -> Table:
+    """Table of the comparisons, one pair of arms a row."""
+    pairs = {f"{arm} to {base}": compared(arms[arm], arms[base]) for arm in arms for base in bases(arms, arm)}
+    table = Table(f"in pairs, {title}", *next(iter(pairs.values()), {}), box=None)
+    for pair, figures in pairs.items():
+        table.add_row(pair, *map(_text, figures.values()))
+    return table
+
+
 def _swept(title: str, arms: dict[str, Score]) -> Table:
     """Table of the results for some of the swept thresholds."""
-    columns = (f"{what}, {arm}" for arm in arms for what in ("missed", "for nothing", "ungrouped"))
-    table = Table(f"plain threshold, m; {title}", *columns, box=None)
+    table = Table(f"plain threshold, m: missed / for nothing / ungrouped; {title}", *arms, box=None)
     for i, threshold_m in enumerate(THRESHOLDS_M):
         if threshold_m in SWEPT_M:
-            all_sums = [score.sums for score in arms.values()]
-            counts = (
-                c[i] for sums in all_sums for c in (sums.plain_missed, sums.plain_nothing, sums.plain_single_nothing)
-            )
-            table.add_row(f"{threshold_m:g}", *(f"{count:g}" for count in counts))
+            counts = [
+                (sums.plain_missed[i], sums.plain_nothing[i], sums.plain_single_nothing[i])
+                for sums in (score.sums for score in arms.values())
+            ]
+            table.add_row(f"{threshold_m:g}", *(" / ".join(f"{count:g}" for count in cell) for cell in counts))
     return table
 
 

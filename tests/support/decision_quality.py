@@ -6,7 +6,8 @@ import heapq
 from collections.abc import Mapping
 
 from bench.decision.placement import Play, Spot, moved
-from services.geofence.domain.alerts import Alert, AlertKind, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, Output, SensingRequest
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Case, Demand, Entry
 from services.geofence.domain.state import Due, State
 

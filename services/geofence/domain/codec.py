@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors.pipeline import EPISODE_PARTS
+from services.geofence.domain.detectors.pipeline import PARTS
 from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentKind, Exercise, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
@@ -26,8 +26,8 @@ from services.geofence.domain.state import (
     GroupedKey,
     OpenIncident,
     Outage,
-    PossiblePresenceState,
     RingKey,
+    SensingState,
     State,
 )
 from services.geofence.domain.version import VERSION
@@ -53,6 +53,7 @@ def encode(state: State) -> bytes:
             "sequence": state.sequence,
             "now_ms": state.now_ms,
             "clock": [state.clock_rate, state.clock_anchor_ms],
+            "log_version": state.log_version,
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms or 0,
             "tracks": {
@@ -73,6 +74,7 @@ def encode(state: State) -> bytes:
                 " ".join((key.anomaly.value, *key.about)): at_ms for key, at_ms in state.anomaly_emitted_ms.items()
             },
             "undated_ms": state.undated_ms,
+            "sensing": {device_id: _sensing(sensing) for device_id, sensing in state.sensing.items()},
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {
                 wearer_id: [incident.incident_id, incident.case_ids] for wearer_id, incident in state.incidents.items()
@@ -115,6 +117,7 @@ def decode(data: bytes) -> State:
             now_ms=content["now_ms"],
             clock_rate=content["clock"][0],
             clock_anchor_ms=content["clock"][1],
+            log_version=content["log_version"],
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks={
@@ -135,6 +138,7 @@ def decode(data: bytes) -> State:
             order_ended_ms=content["over_from_ms"],
             anomaly_emitted_ms={_to_anomaly_key(*key.split(" ")): at_ms for key, at_ms in content["odd_ms"].items()},
             undated_ms=content["undated_ms"],
+            sensing={device_id: _from_values(SensingState, values) for device_id, values in content["sensing"].items()},
             cases={case_id: _to_case_state(fields) for case_id, fields in content["cases"].items()},
             incidents={
                 wearer_id: _from_values(OpenIncident, values) for wearer_id, values in content["incidents"].items()
@@ -161,6 +165,11 @@ def decode(data: bytes) -> State:
 
 def _due(state: State, due: Due) -> list[Any]:
     return [due.at_ms, due.case_id, state.cases[due.case_id].case.version if due.is_boundary else _CHECK]
+
+
+def _sensing(sensing: SensingState) -> list[Any]:
+    asked = [sensing.basis_s, sensing.until_ms, sensing.renew_ms, sensing.is_next_uncaused]
+    return [*asked, sensing.change_ms, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
 
 
 def _to_anomaly_key(anomaly: str, *about: str) -> AnomalyKey:
@@ -191,12 +200,11 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "silent": case_state.silent,
         "lost": case_state.lost,
         "near": case_state.near,
-        "possible": case_state.possible,
         "unseen": case_state.unseen,
         "grouped": [f"{key.detection.value} {key.about}" for key in case_state.grouped],
         "amend_ms": case_state.amend_ms,
         "wake_ms": case_state.next_check_ms or 0,
-        **{part.name: part.encode(case_state.of_episode.get(part.name, part.new())) for part in EPISODE_PARTS},
+        **{part.name: part.encode(part.all_in(case_state).get(part.name, part.new())) for part in PARTS},
     }
 
 
@@ -243,7 +251,7 @@ def _to_stretches(content: Iterable[Sequence[int]]) -> list[Stretch]:
 def _to_case_state(content: dict[str, Any]) -> CaseState:
     case_id, version, order_id, wearer_id, tags, targets, rings, *validity, allowed, exercise = content["case"]
     valid_from_ms, valid_until_ms = validity
-    return CaseState(
+    case_state = CaseState(
         case=Case(
             case_id=case_id,
             version=version,
@@ -278,13 +286,14 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         silent=Demand(content["silent"]) if content["silent"] is not None else None,
         lost=content["lost"],
         near={key: Demand(demand) for key, demand in content["near"].items()},
-        possible={key: PossiblePresenceState._make(values) for key, values in content["possible"].items()},
         unseen=content["unseen"],
         grouped=[_to_grouped_key(*key.split(" ")) for key in content["grouped"]],
         amend_ms=content["amend_ms"],
         next_check_ms=content["wake_ms"] or None,
-        of_episode={part.name: part.decode(content[part.name]) for part in EPISODE_PARTS},
     )
+    for part in PARTS:
+        part.all_in(case_state)[part.name] = part.decode(content[part.name])
+    return case_state
 
 
 def _to_event_key(event: str, device_id: str) -> EventKey:

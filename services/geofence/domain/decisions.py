@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, CausingReport, DeadLetter, Leg, Output
-from services.geofence.domain.demands import Detection
+from services.geofence.domain.alerts import Alert, AnomalyKind, CausingReport, DeadLetter, Output, SensingRequest
+from services.geofence.domain.demands import AlertKind, Detection, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account
@@ -54,6 +54,7 @@ class Decisions:
         self.sequence = sequence
         self._stamp_ms = stamp_ms
         self.out: list[Output] = []
+        self._requests: list[SensingRequest] = []
         self._named: Counter[tuple[str | int, ...]] = Counter()
         self._reasons: dict[str, None] = {}
         """Reasons why the entry or a part of it is set aside, in order."""
@@ -148,6 +149,26 @@ class Decisions:
 
     def _is_late(self, due_ms: int) -> bool:
         return self.state.now_ms - due_ms >= self.state.rules.late_after_ms
+
+    def request(self, device_id: str, interval_s: int | None, *, until_ms: int) -> None:
+        """Adds a request to a device for an interval between reports, or for its position now (None)."""
+        self._requests.append(
+            SensingRequest(
+                request_id=self._id("sensing", device_id, "now" if interval_s is None else "interval"),
+                sequence=self.sequence,
+                ordinal=0,
+                device_id=device_id,
+                interval_s=interval_s,
+                decided_at_ms=self.state.now_ms,
+                until_ms=until_ms,
+                fold_version=VERSION,
+            )
+        )
+
+    def finish(self) -> list[Output]:
+        """All outputs of the entry. The requests come last, so that no alert's ordinal depends on them."""
+        first = len(self.out)
+        return [*self.out, *(replace(request, ordinal=first + i) for i, request in enumerate(self._requests))]
 
     def outage_ids(self) -> tuple[str, str]:
         """Ids of a new outage, and of the incident under which the legs keep its notice."""

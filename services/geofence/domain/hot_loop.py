@@ -10,10 +10,10 @@ from math import dist
 from services.geofence.domain import accounts, cases
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import anomalies, withheld_clearing
+from services.geofence.domain.detectors import anomalies, sensing, withheld_clearing
 from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
 from services.geofence.domain.detectors.detector import Movement
-from services.geofence.domain.detectors.pipeline import ON_BATCH, ON_FIX
+from services.geofence.domain.detectors.pipeline import AWAITS_REPORT, ON_BATCH, ON_FIX, RANGES_MM
 from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
 from services.geofence.domain.kinematics.geometry import ecef_mm
@@ -80,7 +80,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         newest = index == count - 1
         region = track.safe_region
         clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
-        if clear and not far and count % FIXES_PER_CHECK:
+        if clear and region and not region[3] and not far and count % FIXES_PER_CHECK:
             continue
         case_ids = cases_of.get(device_id)
         if not case_ids:
@@ -95,6 +95,8 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             anomalies.jumped(decisions, fixes[index], case_ids, cause=cause)
         if not clear:
             moves.add(track, index, case_ids, cause=cause)
+        elif region and region[3]:
+            sensing.check_fix(decisions, device_id)
         if not count % FIXES_PER_CHECK:
             if count % FIXES_PER_CLEANUP == 0:
                 forget_old(state, device_id, case_ids)
@@ -138,10 +140,18 @@ class BatchMoves:
             if case_state.episode_id:
                 newest = cause if until_ms is None else self._moved_in.get(case_id, (cause, None))[1]
                 self._moved_in[case_id] = cause, newest
-            if case_state.unseen or case_state.amend_ms is not None or case_state.has_muted:
+            if any(awaits_report(case_state) for awaits_report in AWAITS_REPORT):
                 self._to_check[case_id] = cause
         if until_ms is None:
-            safe_region.measure(self._state, device_id, from_ms)
+            sensing.check_fix(self._decisions, device_id)
+            safe_region.measure(
+                self._state,
+                device_id,
+                from_ms,
+                ranges_mm=RANGES_MM,
+                far_mm=sensing.far_mm,
+                is_quiet=sensing.is_quiet(self._state, device_id),
+            )
         else:
             safe_region.drop(self._state, device_id)
 

@@ -1,16 +1,16 @@
 """All detectors, in the order in which the fold calls each of their hooks. The order of an entry's alerts follows from it.
 
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
-first. As time passes, silences come before the ends of muting, and amended accounts last.
+first. As time passes, silences come before the ends of muting, and amended accounts last. Requests for data follow after all alerts.
 
-Three things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, and `outages` compares the
-silences of all wearers: neither decides on a single case. A case that begins emits its active equipment events before any other
-decision (`cases.begin`), although a case that ends retracts them after its rings.
+Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
+fix after them, and `outages` compares the silences of all wearers: none of them decides on a single case. A case that begins emits its
+active equipment events before any other decision (`cases.begin`), although a case that ends retracts them after its rings.
 """
 
 from __future__ import annotations
 
-from services.geofence.domain import accounts
+from services.geofence.domain import accounts, demands
 from services.geofence.domain.detectors import (
     approach,
     clearing,
@@ -19,6 +19,7 @@ from services.geofence.domain.detectors import (
     equipment,
     muting,
     possible_presence,
+    sensing,
     silence,
     withheld_clearing,
 )
@@ -35,10 +36,15 @@ DETECTORS: tuple[Detector, ...] = (
     possible_presence.DETECTOR,
     muting.DETECTOR,
     accounts.DETECTOR,
+    sensing.DETECTOR,
 )
 ON_FIX = tuple(detector.on_fix for detector in DETECTORS if detector.on_fix)
 ON_BATCH = tuple(detector.on_batch for detector in DETECTORS if detector.on_batch)
 ON_TIME = tuple(detector.on_time for detector in DETECTORS if detector.on_time)
 ON_AMEND = tuple(detector.on_amend for detector in DETECTORS if detector.on_amend)
 ON_END = tuple(detector.on_end for detector in DETECTORS if detector.on_end)
-EPISODE_PARTS = tuple(part for detector in DETECTORS for part in detector.parts)
+AWAITS_REPORT = tuple(detector.awaits_report for detector in DETECTORS if detector.awaits_report)
+RANGES_MM = tuple(detector.range_mm for detector in DETECTORS if detector.range_mm)
+WHY = {demands.DETECTIONS[of]: why for detector in DETECTORS for of, why in detector.why.items()}
+"""Why an alert of a kind and demand was emitted."""
+PARTS = tuple(part for detector in DETECTORS for part in detector.parts)

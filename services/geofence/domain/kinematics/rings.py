@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, pairwise, product
 from typing import NamedTuple
 
 from services.geofence.domain.kinematics.geometry import Shape, Vector
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, Track, difference
+from services.geofence.domain.kinematics.track import (
+    AFTER_ALL_MS,
+    UNKNOWN_AFTER_MS,
+    Piece,
+    Track,
+    difference,
+    minus,
+)
 
 AGREEING_FIXES = 4
 """Number of each side's newest positions that must all be outside a ring that demands a response, before it is cleared."""
@@ -205,14 +213,79 @@ def known_until(sides: Sides) -> int | None:
     return min(wearer_fix.time_ms, device_fix.time_ms) if device_fix else wearer_fix.time_ms
 
 
-def clear_for(pieces: Iterable[Piece], shape: Shape, radius_mm: int, *, from_ms: int, to_ms: int) -> bool:
-    """Whether the wearer was beyond a radius all the way from `from_ms` to `to_ms`, without an unknown stretch."""
-    covered_ms = from_ms
-    for piece in pieces:
-        if piece.from_ms > covered_ms or shape.within(piece.start, piece.end, radius_mm):
-            return False
-        covered_ms = max(covered_ms, piece.to_ms)
-    return covered_ms >= to_ms
+def is_known_beyond(sides: Sides, shape: Shape, radius_mm: int, *, from_ms: int, to_ms: int, mps: int | None) -> bool:
+    """Whether the wearer was beyond a radius all the way from `from_ms` to `to_ms`, without an unknown stretch.
+
+    Fixes up to 3 minutes apart are joined by a line. If a device keeps a longer interval, it may have gone anywhere between two fixes,
+    at the speed bound `mps`, as far as it could come back in time. If `mps` is None, such fixes are joined by a line, too. A longer gap
+    is an unknown stretch.
+    """
+    times_ms = {from_ms, to_ms}
+    for side in sides:
+        if side is not None:
+            inner = side.fixes[bisect_right(side.fixes, (from_ms, AFTER_ALL_MS)) : bisect_left(side.fixes, (to_ms,))]
+            times_ms.update(fix.time_ms for fix in inner)
+    return all(
+        _is_beyond(sides, shape, radius_mm, from_ms=low_ms, to_ms=high_ms, mps=mps)
+        for low_ms, high_ms in pairwise(sorted(times_ms))
+    )
+
+
+def _is_beyond(sides: Sides, shape: Shape, radius_mm: int, *, from_ms: int, to_ms: int, mps: int | None) -> bool:
+    """Whether the wearer was beyond a radius in a stretch of time in which no side has a fix, except at its ends."""
+    wearer = _anchors(sides.wearer, from_ms, to_ms, mps=mps)
+    device = _anchors(sides.device, from_ms, to_ms, mps=mps) if sides.device else _PLACE
+    bounds = []
+    for here, there in product(wearer, device):
+        start, end = minus(here.start, there.start), minus(here.end, there.end)
+        if here.at_ms is None and there.at_ms is None:
+            return not shape.within(start, end, radius_mm)
+        least_mm, speed = shape.least(start, end), mps or 0
+        bounds.append(
+            tuple(
+                least_mm - speed * sum(abs(time_ms - side.at_ms) for side in (here, there) if side.at_ms is not None)
+                for time_ms in (from_ms, to_ms)
+            )
+        )
+    return bool(bounds) and _lowest(bounds) > radius_mm
+
+
+class _Anchor(NamedTuple):
+    """A known movement, or a known position to which a movement at the speed bound leads, or from which it comes."""
+
+    start: Vector
+    end: Vector
+    at_ms: int | None
+    """Time of the known position, outside the stretch or at its end; None for a known movement."""
+
+
+_PLACE = [_Anchor((0, 0, 0), (0, 0, 0), None)]
+
+
+def _anchors(track: Track, from_ms: int, to_ms: int, *, mps: int | None) -> list[_Anchor]:
+    """What is known of a device in a stretch without a fix inside it: its movement on a line, or the fixes before and after. Empty if
+    the gap between these fixes is an unknown stretch."""
+    index = bisect_right(track.fixes, (from_ms, AFTER_ALL_MS))
+    if not 0 < index < len(track.fixes):
+        return []
+    before, after = track.fixes[index - 1], track.fixes[index]
+    gap_ms = after.time_ms - before.time_ms
+    if gap_ms > track.unknown_after_ms():
+        return []
+    if gap_ms <= UNKNOWN_AFTER_MS or mps is None:
+        piece = Piece(before.time_ms, after.time_ms, before.point, after.point).clipped(from_ms, to_ms)
+        return [_Anchor(piece.start, piece.end, None)]
+    return [_Anchor(fix.point, fix.point, fix.time_ms) for fix in (before, after)]
+
+
+def _lowest(bounds: Sequence[Sequence[float]]) -> float:
+    """The least value, over a stretch, of the greatest of several bounds. Each bound is linear, given by its values at both ends."""
+    shares = [0.0, 1.0]
+    for (a, b), (c, d) in combinations(bounds, 2):
+        slope = (b - a) - (d - c)
+        if slope and 0 < (share := (c - a) / slope) < 1:
+            shares.append(share)
+    return min(max(start + share * (end - start) for start, end in bounds) for share in shares)
 
 
 def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int) -> int | None:
@@ -236,5 +309,10 @@ def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int)
 
 
 def is_fresh(time_ms: int, now_ms: int) -> bool:
-    """Whether a position of that time still shows where somebody is."""
+    """Whether a presence of that time still says something: it is at most 3 minutes old."""
     return now_ms - time_ms <= UNKNOWN_AFTER_MS
+
+
+def are_fresh(sides: Sides, now_ms: int) -> bool:
+    """Whether the newest fixes of both sides still show where they are, by the interval that each device keeps."""
+    return all(side.is_fresh(now_ms) for side in sides if side is not None)

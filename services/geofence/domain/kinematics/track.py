@@ -6,12 +6,14 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import NamedTuple
 
 from services.geofence.domain.kinematics.geometry import Vector, between
 
 UNKNOWN_AFTER_MS = 180_000
-"""A position older than 3 minutes is unknown: fixes farther apart aren't joined by a line."""
+"""A position older than 3 minutes is unknown, unless the device keeps a longer interval (`Track.unknown_after_ms`). Fixes farther
+apart than 3 minutes aren't joined by a line."""
 WINDOW_MS = 7_200_000
 """How long fixes are kept for late reports: 2 h."""
 AFTER_ALL_MS = 1 << 62
@@ -40,6 +42,23 @@ MIN_PACE_MS = 30_000
 MAX_PACE_MS = 300_000
 """A pace is measured over movements of MIN_PACE_MS to MAX_PACE_MS: shorter ones are noise, and longer ones don't show how the device
 goes on."""
+
+KEPT_GAPS = 5
+"""A kept interval is the median of this many of the last gaps between fixes. A change of the interval shows after three gaps, and two
+lost reports don't change the median."""
+MIN_KEPT_GAPS = 3
+MAX_KEPT_MS = 600_000
+"""Longest kept interval after which a position still counts as known, 10 minutes: a walker is 1 km away by then."""
+OVERDUE_AFTER_MS = 30_000
+"""How long a report may be overdue by the kept interval before the position is unknown. Reports are delayed by reception and by the
+network."""
+KEPT_WITHIN_MS = MIN_KEPT_GAPS * (MAX_KEPT_MS + OVERDUE_AFTER_MS)
+"""Fixes older than this, before the newest one, say nothing about the kept interval: some 30 minutes, three of the longest gaps."""
+REST_WITHIN_MM = 50_000
+"""A fix shows a device at the place of another fix if they are at most this far apart beyond their accuracies, mm: a building and its
+courtyard."""
+MAX_REST_ACCURACY_MM = 100_000
+"""Greatest accuracy, mm, that explains a distance between fixes of a stationary device. A vaguer fix could be anywhere."""
 
 
 class Fix(NamedTuple):
@@ -90,6 +109,10 @@ class SafeRegion(NamedTuple):
     centre: Vector
     free_mm: float
     """Radius of the ball, mm."""
+    is_far: bool
+    """Whether no movement in this ball and in the other devices' far balls changes the interval that a tag should keep."""
+    needs_sensing: bool
+    """Whether each newest fix within the ball is evaluated for the interval that a tag should keep."""
 
 
 @dataclass(slots=True)
@@ -104,6 +127,8 @@ class Track:
     holds it to save a lookup, because nearly every report needs it."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
+    _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
+    """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 
     def add(self, fix: Fix) -> int | None:
         """Inserts a fix in its place and returns its index; None if it is already there."""
@@ -118,6 +143,7 @@ class Track:
         if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
             return None
         self.fixes.insert(index, fix)
+        self._pace = None
         return index
 
     def _holds(self, fix: Fix) -> bool:
@@ -212,15 +238,65 @@ class Track:
         Only positions at least half a minute before the newest fix count. A distance within the accuracies is no movement. None if
         there is no such position.
         """
-        last, fastest_mps = self.fixes[-1], None
+        last, count = self.fixes[-1], len(self.fixes)
+        if self._pace is not None and self._pace[0] is last and self._pace[1] == count:
+            return self._pace[2]
+        fastest_mps: float | None = None
         for fix in reversed(self.fixes):
             took_ms = last.time_ms - fix.time_ms
             if took_ms > MAX_PACE_MS:
                 break
             if took_ms >= MIN_PACE_MS:
-                moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
-                fastest_mps = max(fastest_mps or 0.0, moved_mm / took_ms)
-        return fastest_mps
+                mps = (math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm) / took_ms
+                if fastest_mps is None or mps > fastest_mps:
+                    fastest_mps = mps
+        pace_mps = None if fastest_mps is None else max(fastest_mps, 0.0)
+        self._pace = last, count, pace_mps
+        return pace_mps
+
+    def kept_interval_ms(self) -> int | None:
+        """Interval between reports that the device was seen to keep, ms: the median of its last gaps between fixes.
+
+        Of two middle gaps the shorter one counts. The interval that was asked of the device plays no part. None with fewer than 4 fixes
+        of different times in some 30 minutes before the newest one.
+        """
+        gaps_ms: list[int] = []
+        fixes = self.fixes
+        later_ms = newest_ms = fixes[-1].time_ms if fixes else 0
+        for i in range(len(fixes) - 2, -1, -1):
+            time_ms = fixes[i].time_ms
+            if len(gaps_ms) == KEPT_GAPS or newest_ms - time_ms > KEPT_WITHIN_MS:
+                break
+            if time_ms < later_ms:
+                gaps_ms.append(later_ms - time_ms)
+                later_ms = time_ms
+        return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
+
+    def unknown_after_ms(self) -> int:
+        """Time after the newest fix from which on the position is unknown, ms: 3 minutes, or longer if the device keeps a longer
+        interval. At most 10 minutes and a half."""
+        kept_ms = self.kept_interval_ms()
+        if kept_ms is None:
+            return UNKNOWN_AFTER_MS
+        return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
+
+    def is_fresh(self, at_ms: int) -> bool:
+        """Whether the newest fix still shows at a moment where the device is. The track must have a fix."""
+        return at_ms - self.fixes[-1].time_ms <= self.unknown_after_ms()
+
+    def rest_ms(self) -> int:
+        """How long the device had been at the place of its newest fix, ms, without a gap in which its position was unknown.
+
+        The track must have a fix.
+        """
+        last, gap_ms = self.fixes[-1], self.unknown_after_ms()
+        since_ms = last.time_ms
+        for fix in reversed(self.fixes):
+            vague_mm = min(fix.accuracy_mm, MAX_REST_ACCURACY_MM) + min(last.accuracy_mm, MAX_REST_ACCURACY_MM)
+            if since_ms - fix.time_ms > gap_ms or math.dist(fix[3:6], last[3:6]) > REST_WITHIN_MM + vague_mm:
+                break
+            since_ms = fix.time_ms
+        return last.time_ms - since_ms
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
@@ -294,7 +370,7 @@ def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
         p, q = a[i], b[j]
         low, high = max(p.from_ms, q.from_ms), min(p.to_ms, q.to_ms)
         if low <= high:
-            yield Piece(from_ms=low, to_ms=high, start=_minus(p.at(low), q.at(low)), end=_minus(p.at(high), q.at(high)))
+            yield Piece(from_ms=low, to_ms=high, start=minus(p.at(low), q.at(low)), end=minus(p.at(high), q.at(high)))
         if p.to_ms < q.to_ms:
             i += 1
         elif q.to_ms < p.to_ms:
@@ -312,5 +388,6 @@ def _is_moment(pieces: Sequence[Piece], index: int) -> bool:
     return index < len(pieces) and pieces[index].from_ms == pieces[index].to_ms
 
 
-def _minus(a: Vector, b: Vector) -> Vector:
+def minus(a: Vector, b: Vector) -> Vector:
+    """The vector from one position to another, mm."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]

@@ -144,3 +144,17 @@ def test_with_the_true_fold_a_rule_by_distance_makes_a_tag_report_often_near_her
     assert statistics.median(near_s) == 30
     assert statistics.median(far_s) == 170
     assert judged.commands > judged.sent
+
+
+def test_what_the_fold_itself_requests_makes_a_tag_report_seldom_far_away_and_often_near_her() -> None:
+    visit = play((0, 12_000), (6_000, 12_000), (6_800, 0), (8_000, 0), (8_800, 12_000), (15_000, 12_000))
+    world = World(visit)
+    played = perform(world, ARMS["asked"])
+    assert played.commands > 0
+    fixes_s = _fixes_s(played)
+    far_s = [after - before for before, after in pairwise(fixes_s) if 2_000 < before < 5_800]
+    near_s = [after - before for before, after in pairwise(fixes_s) if 6_900 < before < 8_000]
+    assert statistics.median(far_s) >= 110
+    assert statistics.median(near_s) <= 60
+    constant = perform(world, ARMS["60 s"])
+    assert (constant.commands, constant.locates) == (0, 0)

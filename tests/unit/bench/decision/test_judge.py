@@ -11,7 +11,7 @@ from bench.decision.judged import THRESHOLDS_M, Judged, from_json, merged, to_js
 from bench.decision.noise import Gaps, World
 from bench.decision.placement import Play
 from bench.decision.truth import Truth
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Case, Demand, Ring
 from services.geofence.domain.state import CaseState
 from tests.support.decision_quality import ScriptedFold, alert, play
@@ -21,10 +21,10 @@ ARM = ARMS["15 s"]
 VISIT = play((0, 1500), (1500, 0), (3000, 1500))
 
 
-def _judged(told: Play, *demands: tuple[int, AlertKind, Demand]) -> Judged:
+def _judged(played: Play, *demands: tuple[int, AlertKind, Demand]) -> Judged:
     """Judgement of a play in which the fold demands this: pairs of a time, s, and a kind of alert with its demand."""
     scripted = ScriptedFold({at_s: alert(kind, demand, at_s * 1000) for at_s, kind, demand in demands})
-    return judge(World(told), ARM, Truth(told), step=scripted.step)
+    return judge(World(played), ARM, Truth(played), step=scripted.step)
 
 
 def test_a_walk_to_the_home_is_a_breach_and_a_walk_past_is_not() -> None:

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec, hot_loop
-from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter
+from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter, SensingRequest
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import anomalies
-from services.geofence.domain.entries import Body, Positions
+from services.geofence.domain.entries import Body, FoldVersion, Positions
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
 
@@ -142,11 +143,13 @@ BATCHES = st.builds(
 )
 
 
-def play(story: Story, batches: list[Batch]) -> Story:
-    """Enters the batches into a story of two cases, the second of which ends during the log."""
+def play(story: Story, batches: list[Batch], asks: bool = True) -> Story:
+    """Enters the batches into a story of two cases, the second of which ends during the log. With `asks` the fold asks for data."""
     at_s = 0.0
     north_m = dict(zip(DEVICES, (9_000.0, 0.0, -9_000.0, 50.0, 700.0), strict=True))
     east_m = dict.fromkeys(DEVICES, 0.0)
+    if asks:
+        story.enter(0, FoldVersion(VERSION))
     story.case()
     second: dict[str, object] = {
         "wearer_id": "w2",
@@ -202,10 +205,10 @@ def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None
             story.heard(at_s, "tag", "phone")
 
 
-@given(st.lists(BATCHES, min_size=1, max_size=8))
+@given(st.lists(BATCHES, min_size=1, max_size=8), st.sampled_from((True, True, False)))
 @settings(max_examples=50, deadline=None)
-def test_the_hot_loop_equals_the_plain_path(batches: list[Batch]) -> None:
-    hot, plain = play(Story(), batches), play(PlainStory(), batches)
+def test_the_hot_loop_equals_the_plain_path(batches: list[Batch], asks: bool) -> None:
+    hot, plain = play(Story(), batches, asks), play(PlainStory(), batches, asks)
     assert hot.outputs == plain.outputs
     assert codec.encode(hot.state) == codec.encode(plain.state)
 
@@ -230,6 +233,7 @@ def test_the_random_batches_reach_each_kind_of_output() -> None:
     batches += [Batch(15, "", [leg._replace(late_s=8_000)]), Batch(15, "other wearer", [leg._replace(late_s=500)])]
     batches += [Batch(15, "order ends", [phone._replace(device_id="tag2", late_s=1_500)])]
     outputs = play(Story(), batches).outputs
+    assert any(isinstance(output, SensingRequest) for output in outputs)
     kinds = {output.kind.value for output in outputs if isinstance(output, Alert)}
     reasons = "; ".join(output.reason for output in outputs if isinstance(output, DeadLetter))
     assert kinds >= {"RING_ENTERED", "IMPLAUSIBLE"}
