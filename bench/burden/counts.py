@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.geofence.domain.alerts import Alert
@@ -73,7 +73,7 @@ class Counts:
 
 def to_json(counts: Counts) -> dict[str, Any]:
     """Counts as values of JSON, for `from_json`."""
-    return asdict(counts)
+    return dict(vars(counts))  # JSON has no types of its own for counters and named tuples
 
 
 def from_json(values: dict[str, Any]) -> Counts:
