@@ -9,8 +9,8 @@ it and is warned the next day.
 
 **The protected person** is at home with her phone and goes out up to twice a day, on foot or by car.
 
-**He never violates the order**: he keeps 180 m from her home, and wherever they are, they are never within 150 m of each other; she
-doesn't go out where it would happen. So each dispatch is for nothing.
+**He never violates the order**: he keeps 190 m from her home or more, and wherever they are, they are never within 150 m of each
+other; she doesn't go out where it would happen. So each dispatch is for nothing.
 
 Everything follows from the names below. It was committed before the decision was tuned on it.
 """

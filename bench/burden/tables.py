@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bench.burden.counts import Counts
 from bench.figures import Figure, at_most
+from services.geofence.domain.entries import Demand
 
 BASE, ASKED = "60 s", "asked"
 GOAL_HOMES_M = (300, 900)
@@ -62,6 +63,11 @@ def pushes(week: Counts) -> int:
     return week.pushes.total()
 
 
+def pushes_above_record(week: Counts) -> int:
+    """Number of pushes whose alert demands more than RECORD: without all-clears, of which she gets one for each incident at most."""
+    return sum(number for key, number in week.pushes.items() if not key.endswith(f", {Demand.RECORD.name}"))
+
+
 def responds(week: Counts, kind: str | None = None) -> int:
     """Number of demands to respond of a kind, or of those kinds that have no column of their own."""
     kinds = Counter[str]()
@@ -107,7 +113,7 @@ def _weeks(counts: Iterable[Counts], home_m: int, arm: str) -> list[Counts]:
 
 
 def _burden(grouped: dict[Group, list[Counts]]) -> Table:
-    columns = ("dispatch moments", *_KINDS, "other RESPOND", "NOTIFY", "pushes to her", "tag's reports")
+    columns = ("dispatch moments", *_KINDS, "other RESPOND", "NOTIFY", "pushes to her", "above RECORD", "tag's reports")
     table = _table(
         "Burden a day: mean over weeks [least-greatest week]", *columns, "intervals", "positions now", "CPU, s a week"
     )
@@ -119,6 +125,7 @@ def _burden(grouped: dict[Group, list[Counts]]) -> Table:
             a_day(weeks, responds),
             a_day(weeks, lambda week: week.notices.total()),
             a_day(weeks, pushes),
+            a_day(weeks, pushes_above_record),
             a_day(weeks, lambda week: week.reports),
             a_day(weeks, lambda week: week.commands),
         ]

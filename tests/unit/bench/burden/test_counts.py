@@ -79,6 +79,7 @@ def test_each_alert_that_the_warning_leg_gets_is_a_push_whatever_it_demands() ->
         replace(alert(AlertKind.RING_CLEARED, Demand.RECORD, 9_000), destinations=WARNED),
     )
     assert counts.pushes == {"DISTANCE_CHANGED, WARN": 1, "UNKNOWN_NEAR, RESPOND": 1, "RING_CLEARED, RECORD": 1}
+    assert (tables.pushes(counts), tables.pushes_above_record(counts)) == (3, 2)
     assert len(counts.moments) == 1
 
 
