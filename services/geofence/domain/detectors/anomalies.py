@@ -43,7 +43,7 @@ def _departed_of(content: dict[str, Any]) -> dict[str, list[Departed]]:
 
 DEPARTED = CasePart("departed", new=dict, encode=lambda departed: departed, decode=_departed_of, outlives_episode=True)
 """Positions of each tag's earlier departures from rings, by tag, oldest first. The tracks have dropped them after 2 h, but a tag's
-departure of yesterday can be replayed today."""
+departure of yesterday can be copied today."""
 
 
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: CausingReport) -> None:
@@ -89,7 +89,7 @@ def repeated_since_ms(
 ) -> int | None:
     """Time, ms, of the first position after `from_ms` if the tag's positions since then repeat earlier ones or each other; else None.
 
-    Once the desks were notified, four positions that repeat nothing end a replay.
+    Once the desks were notified, four positions that repeat nothing end a copy.
     """
     index = bisect_left(track.fixes, (from_ms,))
     departure, before = track.fixes[index:], track.fixes[max(0, index - repetition.KNOWN_FIXES) : index]
@@ -100,8 +100,8 @@ def repeated_since_ms(
     since_ms = before[0].time_ms if before else from_ms
     departed = DEPARTED.of(case_state).get(tag_id, [])
     earlier = [position[1:] for position in departed if position.time_ms < since_ms] + [fix[3:6] for fix in before]
-    replayed = repetition.last_replayed(departure, earlier)
-    if replayed is None or (was_notified and replayed < departure[-AGREEING_FIXES]):
+    copied = repetition.last_copied(departure, earlier)
+    if copied is None or (was_notified and copied < departure[-AGREEING_FIXES]):
         return None
     return departure[0].time_ms
 

@@ -1,7 +1,7 @@
 """Repetition: positions that a receiver can't have measured, because they repeat earlier positions or each other.
 
 A receiver's error is new in each position. So a device that really left doesn't pass through the positions of an earlier way again, and
-it doesn't report a single point from the first position outside on. Both can be made by whoever feeds a receiver or a modem with
+it doesn't report a single point from the first position outside on. Both come from somebody who feeds a receiver or a modem with
 recorded positions.
 """
 
@@ -21,10 +21,10 @@ passages of a street differ by 4 m or more."""
 MIN_STEP_MM = 10_000
 """Positions nearer than this to the one before don't count as repeated: a device that stands returns to the same places."""
 MIN_REPEATED = 4
-"""Least number of repeated positions of a replay. Single ones are repeated by chance, four in the order of an earlier way are not."""
+"""Least number of repeated positions of a copied way. Single ones are repeated by chance, four in the order of an earlier way are not."""
 MAX_SKIPPED = 8
-"""Greatest distance, in positions of the earlier way, between two repeated ones: a replay may leave some out."""
-REPLAY_FIXES = 32
+"""Greatest distance, in positions of the earlier way, between two repeated ones: a copy may leave some out."""
+COMPARED_FIXES = 32
 """Number of the newest positions of a departure that are compared."""
 KNOWN_FIXES = 512
 """Number of positions before a departure that it is compared with: 2 h at a report each 15 s."""
@@ -36,12 +36,12 @@ MAX_PINNED_SHARE = 0.1
 """A receiver that repeated more than this share of its positions before pins its position at each standstill."""
 
 
-def last_replayed(departure: Sequence[Fix], earlier: Sequence[Vector]) -> Fix | None:
-    """The newest position of a departure that belongs to a replay of an earlier way; None if the departure replays nothing.
+def last_copied(departure: Sequence[Fix], earlier: Sequence[Vector]) -> Fix | None:
+    """The newest position of a departure that belongs to a copy of an earlier way; None if the departure copies nothing.
 
     The earlier way may be repeated forwards or backwards, at another pace, with positions left out or with other ones between.
     """
-    moving = _moving(departure[-REPLAY_FIXES:])
+    moving = _moving(departure[-COMPARED_FIXES:])
     if len(moving) < MIN_REPEATED:
         return None
     found = [(fix, _same(fix, earlier)) for fix in moving]
@@ -53,7 +53,7 @@ def last_replayed(departure: Sequence[Fix], earlier: Sequence[Vector]) -> Fix | 
 
 def is_pinned(departure: Sequence[Fix], before: Sequence[Fix]) -> bool:
     """Whether a departure consists of fewer than four different points, from a receiver whose positions differed until then."""
-    newest = departure[-REPLAY_FIXES:]
+    newest = departure[-COMPARED_FIXES:]
     if len(newest) < AGREEING_FIXES or len(before) < MIN_KNOWN:
         return False
     points: list[Fix] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.geofence.spoofing import replays
+from tests.support.geofence.spoofing import copies
 from tests.support.geofence.spoofing.scene import AWAY_M, WALK_MPS, Attack, Report, Scene
 
 OUTSIDE_M = 350.0
@@ -50,13 +50,13 @@ def drives_off_every_179_s(scene: Scene) -> list[Report]:
     return [scene.noisy(at_s, AWAY_M + 12 * at_s) for at_s in range(179, 1800, 179)]
 
 
-def noisy_replay(scene: Scene) -> list[Report]:
+def noisy_copy(scene: Scene) -> list[Report]:
     """His own recorded departure with a noise of 3 m, as large as a receiver's error."""
     track = [
         claim._replace(north_m=claim.north_m + scene.rng.gauss(0, 3), east_m=claim.east_m + scene.rng.gauss(0, 3))
-        for claim in replays.recorded(scene)
+        for claim in copies.recorded(scene)
     ]
-    return [*replays.again(scene, track)]
+    return [*copies.again(scene, track)]
 
 
 DRIFTS: dict[str, Attack] = {
@@ -68,6 +68,6 @@ DRIFTS: dict[str, Attack] = {
     "350 m away in 15 s": Attack(within_a_car_of_here),
     "2 km away in a minute": Attack(within_a_minute_of_here, every_s=60),
     "vague for five minutes, then away": Attack(vague_for_minutes),
-    "replay with a receiver's noise": Attack(noisy_replay, before=replays.left_an_hour_ago),
+    "copy with a receiver's noise": Attack(noisy_copy, before=copies.left_an_hour_ago),
 }
 """Deceptions that no rule about the tag's positions can find: honest tags report the same."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from services.geofence.domain import codec
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
@@ -149,8 +150,11 @@ def play(name: str, attack: Attack) -> Outcome:
     return outcome(fold(name, attack))
 
 
-def fold(name: str, attack: Attack) -> Story:
-    """Folds the history and the attack. The name seeds the receivers' errors."""
+def fold(name: str, attack: Attack, *, restart_every: int = 0) -> Story:
+    """Folds the history and the attack. The name seeds the receivers' errors.
+
+    With `restart_every`, the state goes through a checkpoint after every so many reports.
+    """
     scene = Scene(attack.every_s, random.Random(name))
     (attack.before or come_near)(scene)
     reports: list[Report] = [*scene.history, *attack.claims(scene)]
@@ -162,16 +166,18 @@ def fold(name: str, attack: Attack) -> Story:
     story = Story()
     tags = ["tag", *attack.devices]
     story.case(BEGIN_S + first_s, tag_device_ids=tags, valid_until_ms=UNTIL_MS, **TARGETS[attack.target])
-    deliver(story, [report for report in reports if report.at_s < 0])
+    deliver(story, [report for report in reports if report.at_s < 0], restart_every=restart_every)
     assert_response_is_open(story)
-    deliver(story, [report for report in reports if 0 <= report.at_s < END_S])
+    deliver(story, [report for report in reports if 0 <= report.at_s < END_S], restart_every=restart_every)
     story.tick(BEGIN_S + END_S)
     return story
 
 
-def deliver(story: Story, reports: Iterable[Report]) -> None:
+def deliver(story: Story, reports: Iterable[Report], *, restart_every: int = 0) -> None:
     """Folds reports in order of arrival."""
-    for report in sorted(reports, key=lambda report: report.at_s):
+    for number, report in enumerate(sorted(reports, key=lambda report: report.at_s)):
+        if restart_every and number % restart_every == 0:
+            story.state = codec.decode(codec.encode(story.state))
         at_s = BEGIN_S + report.at_s
         match report:
             case Claim():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.geofence.spoofing import leaps, replays
-from tests.support.geofence.spoofing.scene import Attack, both_tags_come_near, play
+from services.geofence.domain import codec
+from tests.support.geofence.spoofing import copies, leaps
+from tests.support.geofence.spoofing.scene import Attack, both_tags_come_near, fold, play
 
 ATTACKS: dict[str, Attack] = {
     "leap: 20 km": Attack(leaps.far),
@@ -27,31 +28,29 @@ ATTACKS: dict[str, Attack] = {
     "leap: with one report id": Attack(leaps.with_one_report_id),
     "leap: with the ids of true reports": Attack(leaps.with_ids_of_true_reports),
     "leap: with a rewritten past": Attack(leaps.rewritten_past),
-    "freeze: outside": Attack(replays.frozen),
-    "freeze: outside, a report a minute": Attack(replays.frozen, every_s=60),
-    "freeze: far outside": Attack(replays.frozen_far),
-    "freeze: then moved": Attack(replays.frozen_then_moved),
-    "freeze: with jitter": Attack(replays.frozen_with_jitter),
-    "freeze: two points in turn": Attack(replays.frozen_between_two),
-    "replay: departure of yesterday": Attack(replays.own_departure, before=replays.left_yesterday),
-    "replay: departure of an hour ago": Attack(replays.own_departure, before=replays.left_an_hour_ago),
-    "replay: departure of an hour ago, a report a minute": Attack(
-        replays.own_departure, before=replays.left_an_hour_ago, every_s=60
+    "freeze: outside": Attack(copies.frozen),
+    "freeze: outside, a report a minute": Attack(copies.frozen, every_s=60),
+    "freeze: far outside": Attack(copies.frozen_far),
+    "freeze: then moved": Attack(copies.frozen_then_moved),
+    "freeze: with jitter": Attack(copies.frozen_with_jitter),
+    "freeze: two points in turn": Attack(copies.frozen_between_two),
+    "copy: departure of yesterday": Attack(copies.own_departure, before=copies.left_yesterday),
+    "copy: departure of an hour ago": Attack(copies.own_departure, before=copies.left_an_hour_ago),
+    "copy: departure of an hour ago, a report a minute": Attack(
+        copies.own_departure, before=copies.left_an_hour_ago, every_s=60
     ),
-    "replay: departure of an hour ago, a report each 5 s": Attack(
-        replays.own_departure, before=replays.left_an_hour_ago, every_s=5
+    "copy: departure of an hour ago, a report each 5 s": Attack(
+        copies.own_departure, before=copies.left_an_hour_ago, every_s=5
     ),
-    "replay: departure of an hour ago, from a person": Attack(
-        replays.own_departure, before=replays.left_an_hour_ago, target="person"
+    "copy: departure of an hour ago, from a person": Attack(
+        copies.own_departure, before=copies.left_an_hour_ago, target="person"
     ),
-    "replay: faster": Attack(replays.own_departure_faster, before=replays.left_an_hour_ago),
-    "replay: every second position": Attack(replays.own_departure_in_part, before=replays.left_an_hour_ago),
-    "replay: with made-up positions between": Attack(
-        replays.own_departure_with_pauses, before=replays.left_an_hour_ago
-    ),
-    "replay: with noise": Attack(replays.own_departure_with_noise, before=replays.left_an_hour_ago),
-    "replay: the way here reversed": Attack(replays.own_way_reversed),
-    "replay: positions of yesterday at home": Attack(replays.standing_yesterday, before=replays.left_yesterday),
+    "copy: faster": Attack(copies.own_departure_faster, before=copies.left_an_hour_ago),
+    "copy: every second position": Attack(copies.own_departure_in_part, before=copies.left_an_hour_ago),
+    "copy: with made-up positions between": Attack(copies.own_departure_with_pauses, before=copies.left_an_hour_ago),
+    "copy: with noise": Attack(copies.own_departure_with_noise, before=copies.left_an_hour_ago),
+    "copy: the way here reversed": Attack(copies.own_way_reversed),
+    "copy: positions of yesterday at home": Attack(copies.standing_yesterday, before=copies.left_yesterday),
     "accuracy: told 1 m": Attack(leaps.told_one_metre),
     "accuracy: told 10 km": Attack(leaps.told_ten_kilometres),
     "accuracy: grows and shrinks": Attack(leaps.growing_accuracy),
@@ -79,6 +78,13 @@ ATTACKS: dict[str, Attack] = {
 def test_an_attack_does_not_talk_a_response_away(name: str) -> None:
     result = play(name, ATTACKS[name])
     assert not result.is_talked_away, f"{name}: cleared after {result.cleared_s} s, and no desk was notified"
+
+
+@pytest.mark.parametrize("name", ["copy: departure of yesterday", "freeze: then moved", "leap: back and forth"])
+def test_restarts_change_nothing(name: str) -> None:
+    whole, restarted = fold(name, ATTACKS[name]), fold(name, ATTACKS[name], restart_every=37)
+    assert restarted.outputs == whole.outputs
+    assert codec.encode(restarted.state) == codec.encode(whole.state)
 
 
 def test_there_are_at_least_thirty_attacks_and_every_end_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Test support: attacks by frozen positions and by replays of the tag's own track, and drifts that a single device can't reveal."""
+"""Test support: attacks by frozen positions and by copies of the tag's own track."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def frozen_between_two(scene: Scene) -> list[Report]:
     return [Claim(at_s, OUTSIDE_M + number % 2, 0) for number, at_s in enumerate(scene.times())]
 
 
-# ── replays of the tag's own track ───────────────────────────────────────────────────────────────────────────────────
+# ── copies of the tag's own track ───────────────────────────────────────────────────────────────────────────────────
 
 
 def left_yesterday(scene: Scene) -> None:
