@@ -21,7 +21,7 @@ passages of a street differ by 4 m or more."""
 MIN_STEP_MM = 10_000
 """Positions nearer than this to the one before don't count as repeated: a device that stands returns to the same places."""
 MIN_REPEATED = 4
-"""Least number of repeated positions of a copied way. Single ones are repeated by chance, four in the order of an earlier way are not."""
+"""Least number of repeated positions of a copied way: single ones are repeated by chance, four in the order of a way aren't."""
 MAX_SKIPPED = 8
 """Greatest distance, in positions of the earlier way, between two repeated ones: a copy may leave some out."""
 COMPARED_FIXES = 32
