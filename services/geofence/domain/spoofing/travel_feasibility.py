@@ -31,9 +31,8 @@ AIR_MPS = 250
 """Speed of an airliner, m/s."""
 AIR_AFTER_MS = 3_600_000
 """Least time, ms, between a passenger's position on a street and the takeoff of an airliner."""
-MAX_ERROR_MM = 150_000
-"""Greatest error, mm, beyond the stated accuracy that a departure is allowed for a receiver between high houses. With twice as much, 45
-m/s from one second to the next would pass."""
+MAX_ERROR_MM = 300_000
+"""Greatest error, mm, beyond the stated accuracy that a receiver between high houses makes without any tampering."""
 MAX_ACCURACY_MM = 1_000_000
 """Greatest accuracy, mm, that counts as an explanation of a distance. A stated accuracy of 10 km would explain every way, and is
 easy to fake."""

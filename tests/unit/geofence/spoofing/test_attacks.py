@@ -16,7 +16,7 @@ ATTACKS: dict[str, Attack] = {
     "leap: below the speed of a jump": Attack(leaps.below_the_speed_of_a_jump),
     "leap: steps at the speed of a train": Attack(leaps.steps_below_the_speed_of_a_train, every_s=5),
     "leap: steps of a receiver's error": Attack(leaps.steps_of_a_receivers_error, every_s=5),
-    "leap: road speed at once": Attack(leaps.road_speed_at_once, every_s=5),
+    "leap: the speed of a train at once": Attack(leaps.train_speed_at_once, every_s=5),
     "leap: to the sea": Attack(leaps.to_the_sea),
     "leap: back and forth": Attack(leaps.back_and_forth),
     "leap: between two far places": Attack(leaps.between_two_far_places),
