@@ -28,8 +28,8 @@ def steps_below_the_speed_of_a_train(scene: Scene) -> list[Report]:
 
 
 def steps_of_a_receivers_error(scene: Scene) -> list[Report]:
-    """250 m more at each report: less than the error that a receiver makes without saying so."""
-    return [*scene.go(250 / scene.every_s, FAR_M)]
+    """290 m more at each report: less than the error that a receiver makes without saying so."""
+    return [*scene.go(290 / scene.every_s, FAR_M)]
 
 
 def train_speed_at_once(scene: Scene) -> list[Report]:
