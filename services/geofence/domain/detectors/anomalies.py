@@ -1,20 +1,24 @@
 """Anomalies: alerts about positions that can't be accepted at face value.
 
-Each anomaly gives an alert at most once an hour, and the positions still count.
+Each anomaly gives an alert at most once an hour, and the positions still count. A departure of positions that repeat earlier ones or
+each other gives no alert of its own: the all-clear is withheld (`withheld_clearing.py`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import approach
+from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
-from services.geofence.domain.state import AnomalyKey
+from services.geofence.domain.spoofing import repetition
+from services.geofence.domain.state import AnomalyKey, CasePart, CaseState
 
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""
@@ -25,6 +29,26 @@ MIN_COPIED = 16
 UNDATED_AFTER_MS = 60_000
 """How long all reports of a device must be dated too far off before the alert is emitted. A backlog of hours reaches the present
 sooner."""
+MAX_DEPARTED = 256
+"""Number of positions of earlier departures that are kept of a tag: 3 to 15 departures."""
+
+
+class Departed(NamedTuple):
+    """A position of an earlier departure."""
+
+    time_ms: int
+    x_mm: int
+    y_mm: int
+    z_mm: int
+
+
+def _departed_of(content: dict[str, Any]) -> dict[str, list[Departed]]:
+    return {tag_id: [Departed._make(position) for position in known] for tag_id, known in content.items()}
+
+
+DEPARTED = CasePart("departed", new=dict, encode=lambda departed: departed, decode=_departed_of, outlives_episode=True)
+"""Positions of each tag's earlier departures from rings, by tag, oldest first. The tracks have dropped them after 2 h, but a tag's
+departure of yesterday can be copied today."""
 
 
 def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: CausingReport) -> None:
@@ -93,6 +117,36 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
         if case_ids and state.now_ms - since_ms >= UNDATED_AFTER_MS:
             anomaly = _Anomaly(Detection.UNDATED, AnomalyKey(AnomalyKind.CLOCK, (device_id,)), state.now_ms)
             _emit(decisions, anomaly, case_ids, device_id=device_id, cause=None)
+
+
+def repeated_since_ms(
+    case_state: CaseState, tag_id: str, track: Track, *, from_ms: int, was_notified: bool
+) -> int | None:
+    """Time, ms, of the first position after `from_ms` if the tag's positions since then repeat earlier ones or each other; else None.
+
+    Once the desks were notified, four positions that repeat nothing end a copy.
+    """
+    index = bisect_left(track.fixes, (from_ms,))
+    departure, before = track.fixes[index:], track.fixes[max(0, index - repetition.KNOWN_FIXES) : index]
+    if not departure:
+        return None
+    if repetition.is_pinned(departure, before):
+        return departure[0].time_ms
+    since_ms = before[0].time_ms if before else from_ms
+    departed = DEPARTED.of(case_state).get(tag_id, [])
+    earlier = [position[1:] for position in departed if position.time_ms < since_ms] + [fix[3:6] for fix in before]
+    copied = repetition.last_copied(departure, earlier)
+    if copied is None or (was_notified and copied < departure[-AGREEING_FIXES]):
+        return None
+    return departure[0].time_ms
+
+
+def keep_departure(case_state: CaseState, tag_id: str, track: Track, *, from_ms: int) -> None:
+    """Keeps the positions of a departure, from the last position before `from_ms` on."""
+    known = DEPARTED.of(case_state).setdefault(tag_id, [])
+    first_ms = max(from_ms, known[-1].time_ms + 1) if known else from_ms
+    known += [Departed(fix.time_ms, *fix[3:6]) for fix in track.fixes[bisect_left(track.fixes, (first_ms,)) :]]
+    del known[:-MAX_DEPARTED]
 
 
 class _Anomaly(NamedTuple):

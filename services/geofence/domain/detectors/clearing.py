@@ -48,6 +48,7 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
     if withheld_clearing.is_too_soon(state, case_state, target, ring=ring):
         return False
     withheld_clearing.end_withholding(context, target, ring)
+    withheld_clearing.keep_departure(state, case_state, target, ring=ring)
     clear_ring(context, target, ring, upto_ms=state.now_ms)
     return True
 

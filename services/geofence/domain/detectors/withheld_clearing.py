@@ -1,15 +1,16 @@
-"""Withheld all-clears: positions say that a wearer left a ring, but no vehicle can have travelled there from inside the ring.
+"""Withheld all-clears: positions say that a wearer left a ring, but no vehicle can have travelled there from inside the ring, or no
+receiver can have measured the way out.
 
 The ring stays entered. The desks are notified, once for each target, that the positions may be spoofed. Four events end the
 withholding:
 
-- A vehicle can have made the movement after all. The ring then clears as usual.
+- A vehicle can have made the movement after all, and the newest positions repeat nothing. The ring then clears as usual.
 - The positions are within the ring again. The ring's demand is then emitted once more, because a desk may have closed its
   assignment meanwhile.
 - The device is replaced.
 - The order ends.
 
-A *way* (`travel_feasibility.Way`) starts at one known position of a device and is extended position by position. It says which
+A *way* (`spoofing.travel_feasibility.Way`) starts at one known position of a device and is extended position by position. It says which
 positions a vehicle can have reached. When a track drops its oldest positions, `keep` stores the ways that are still needed.
 """
 
@@ -18,50 +19,21 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind, Detection
+from services.geofence.domain.detectors import anomalies
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import (
-    accuracy,
-    encounters,
-    plausibility,
-    probability,
-    rings,
-    travel_feasibility,
-)
+from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
-from services.geofence.domain.kinematics.travel_feasibility import Way
+from services.geofence.domain.spoofing import keys, travel_feasibility
+from services.geofence.domain.spoofing.keys import ClearingKey, DevicePair, WayKey
+from services.geofence.domain.spoofing.travel_feasibility import Way
 from services.geofence.domain.state import CasePart, CaseState, State
-
-
-class ClearingKey(NamedTuple):
-    """Key of an all-clear."""
-
-    target_key: str
-    radius_mm: int | None
-    """Radius of the ring; None for a wearer who is unseen near the target."""
-
-
-class DevicePair(NamedTuple):
-    """A tag and a device of the target."""
-
-    tag_id: str
-    device_id: str | None
-    """None for a place, which has no device."""
-
-
-class WayKey(NamedTuple):
-    """Key of the ways of one device."""
-
-    clearing: ClearingKey
-    pair: DevicePair | None
-    """The pair of devices that left a ring; None for an unseen wearer."""
-    device_id: str
 
 
 class Pair(NamedTuple):
@@ -78,61 +50,34 @@ class Pair(NamedTuple):
             yield self.devices.device_id, self.sides.device
 
 
-def _withheld_to_json(withheld: dict[ClearingKey, int | None]) -> dict[str, int]:
-    return {_clearing_to_text(key): since_ms or 0 for key, since_ms in withheld.items()}
-
-
-def _withheld_of(content: dict[str, int]) -> dict[ClearingKey, int | None]:
-    return {_clearing_of(*text.split(" ")): since_ms or None for text, since_ms in content.items()}
-
-
-def _ways_to_json(ways: dict[WayKey, list[Way]]) -> dict[str, Any]:
-    return {_way_to_text(key): [travel_feasibility.to_json(way) for way in known] for key, known in ways.items()}
-
-
-def _ways_of(content: dict[str, Any]) -> dict[WayKey, list[Way]]:
-    return {_way_of(text): [travel_feasibility.of_json(way) for way in known] for text, known in content.items()}
-
-
-def _clearing_to_text(key: ClearingKey) -> str:
-    return f"{key.target_key} {key.radius_mm or 0}"
-
-
-def _clearing_of(target_key: str, radius_mm: str) -> ClearingKey:
-    return ClearingKey(target_key, int(radius_mm) or None)
-
-
-def _way_to_text(key: WayKey) -> str:
-    pair = f"{key.pair.tag_id} {key.pair.device_id or ''} " if key.pair else ""
-    return f"{_clearing_to_text(key.clearing)} {pair}{key.device_id}"
-
-
-def _way_of(text: str) -> WayKey:
-    target_key, radius_mm, *pair, device_id = text.split(" ")
-    return WayKey(
-        _clearing_of(target_key, radius_mm), DevicePair(pair[0], pair[1] or None) if pair else None, device_id
-    )
-
-
-WITHHELD = CasePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
+WITHHELD = CasePart("withheld", new=dict, encode=keys.withheld_to_json, decode=keys.withheld_of)
 """Withheld all-clears, each with the time, ms, since which positions claim a movement that no vehicle can have made. None if the
 withholding is over: the desks were notified of it in this episode."""
-WAYS = CasePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
+WAYS = CasePart("ways", new=dict, encode=keys.ways_to_json, decode=keys.ways_of)
 """Ways that start at the last position inside a ring, or at the last position of an unseen wearer. They lead through positions that
 the tracks have dropped since."""
 
 
 def implausible_departure_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> int | None:
-    """Earliest time, ms, since which positions claim a departure that no vehicle can have made; None if there is no such departure.
+    """Earliest time, ms, since which positions claim a departure that can't be true; None if there is no such departure.
 
-    A side claims such a departure if it has ways and a vehicle can have made none of them. Only pairs with fresh positions count.
+    A side claims such a departure if it has ways and a vehicle can have made none of them. A tag also does if its positions on the way
+    repeat earlier ones or each other. Only pairs with fresh positions count.
     """
     since_times_ms = []
+    was_notified = _clearing_key(target, ring) in WITHHELD.of(case_state)
     for pair in _fresh_pairs(state, case_state.case, target):
         for ways in _ways_since_entry(state, case_state, target, ring=ring, pair=pair):
             false = [way.false.since_ms for way in ways if way.false]
             if ways and len(false) == len(ways):
                 since_times_ms.append(min(false))
+        from_ms = _from_ms(state, case_state, target, ring=ring, sides=pair.sides)
+        if from_ms is not None:
+            tag_id, track = pair.devices.tag_id, pair.sides.wearer
+            repeated_ms = anomalies.repeated_since_ms(
+                case_state, tag_id, track, from_ms=from_ms, was_notified=was_notified
+            )
+            since_times_ms += [repeated_ms] if repeated_ms is not None else []
     return min(since_times_ms, default=None)
 
 
@@ -268,6 +213,14 @@ def emit_reentry(context: CaseContext, target: Target, ring: Ring) -> None:
         return
 
 
+def keep_departure(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> None:
+    """Keeps the positions of the tags on their way out of a ring that is cleared."""
+    for pair in _fresh_pairs(state, case_state.case, target):
+        from_ms = _from_ms(state, case_state, target, ring=ring, sides=pair.sides)
+        if from_ms is not None:
+            anomalies.keep_departure(case_state, pair.devices.tag_id, pair.sides.wearer, from_ms=from_ms)
+
+
 def forget(case_state: CaseState, target: Target, ring: Ring) -> None:
     """Drops the kept ways of a ring that is cleared."""
     key = _clearing_key(target, ring)
@@ -383,10 +336,12 @@ def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring,
 
 WHY = {
     Detection.LEFT_BY_JUMP: (
-        "no vehicle is fast enough to get from where the ring was entered to the positions outside it: the ring stays entered"
+        "no vehicle is fast enough to get from where the ring was entered to the positions outside it, or these positions repeat "
+        "earlier ones or each other, which no receiver measures: the ring stays entered"
     ),
     Detection.WAY_FOUND: (
-        "a vehicle can have gone that way by now, or the positions are back inside; notifies nobody, as it may be repeated"
+        "a vehicle can have gone that way by now, the positions repeat nothing any more, or they are back inside; notifies nobody, "
+        "as it may be repeated"
     ),
 }
-DETECTOR = Detector(parts=(WITHHELD, WAYS), why=WHY)
+DETECTOR = Detector(parts=(WITHHELD, WAYS, anomalies.DEPARTED), why=WHY)

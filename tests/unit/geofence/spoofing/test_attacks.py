@@ -1,0 +1,100 @@
+"""Ways to talk a response away: none of them clears the ring that demands it within 30 minutes unless a desk has been notified."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.geofence.domain import codec
+from tests.support.geofence.spoofing import copies, leaps
+from tests.support.geofence.spoofing.scene import Attack, both_tags_come_near, fold, play
+
+ATTACKS: dict[str, Attack] = {
+    "leap: 20 km": Attack(leaps.far),
+    "leap: 20 km, a report a minute": Attack(leaps.far, every_s=60),
+    "leap: 20 km, from a person": Attack(leaps.far, target="person"),
+    "leap: 1 km in 15 s": Attack(leaps.near),
+    "leap: below the speed of a jump": Attack(leaps.below_the_speed_of_a_jump),
+    "leap: steps at the speed of a train": Attack(leaps.steps_below_the_speed_of_a_train, every_s=5),
+    "leap: steps of a receiver's error": Attack(leaps.steps_of_a_receivers_error, every_s=5),
+    "leap: the speed of a train at once": Attack(leaps.train_speed_at_once, every_s=5),
+    "leap: to the sea": Attack(leaps.to_the_sea),
+    "leap: back and forth": Attack(leaps.back_and_forth),
+    "leap: between two far places": Attack(leaps.between_two_far_places),
+    "leap: then a plausible drive": Attack(leaps.a_plausible_way_far_from_here),
+    "leap: after a gap": Attack(leaps.after_a_gap),
+    "leap: after a long gap": Attack(leaps.after_a_long_gap),
+    "leap: between gaps": Attack(leaps.after_short_gaps),
+    "leap: by delayed reports": Attack(leaps.by_delayed_reports),
+    "leap: with one report id": Attack(leaps.with_one_report_id),
+    "leap: with the ids of true reports": Attack(leaps.with_ids_of_true_reports),
+    "leap: with a rewritten past": Attack(leaps.rewritten_past),
+    "freeze: outside": Attack(copies.frozen),
+    "freeze: outside, a report a minute": Attack(copies.frozen, every_s=60),
+    "freeze: far outside": Attack(copies.frozen_far),
+    "freeze: then moved": Attack(copies.frozen_then_moved),
+    "freeze: with jitter": Attack(copies.frozen_with_jitter),
+    "freeze: two points in turn": Attack(copies.frozen_between_two),
+    "copy: departure of yesterday": Attack(copies.own_departure, before=copies.left_yesterday),
+    "copy: departure of an hour ago": Attack(copies.own_departure, before=copies.left_an_hour_ago),
+    "copy: departure of an hour ago, a report a minute": Attack(
+        copies.own_departure, before=copies.left_an_hour_ago, every_s=60
+    ),
+    "copy: departure of an hour ago, a report each 5 s": Attack(
+        copies.own_departure, before=copies.left_an_hour_ago, every_s=5
+    ),
+    "copy: departure of an hour ago, from a person": Attack(
+        copies.own_departure, before=copies.left_an_hour_ago, target="person"
+    ),
+    "copy: faster": Attack(copies.own_departure_faster, before=copies.left_an_hour_ago),
+    "copy: every second position": Attack(copies.own_departure_in_part, before=copies.left_an_hour_ago),
+    "copy: with made-up positions between": Attack(copies.own_departure_with_pauses, before=copies.left_an_hour_ago),
+    "copy: with noise": Attack(copies.own_departure_with_noise, before=copies.left_an_hour_ago),
+    "copy: the way here reversed": Attack(copies.own_way_reversed),
+    "copy: positions of yesterday at home": Attack(copies.standing_yesterday, before=copies.left_yesterday),
+    "accuracy: told 1 m": Attack(leaps.told_one_metre),
+    "accuracy: told 10 km": Attack(leaps.told_ten_kilometres),
+    "accuracy: grows and shrinks": Attack(leaps.growing_accuracy),
+    "accuracy: grows to 1 km": Attack(leaps.growing_accuracy_near),
+    "accuracy: alternates": Attack(leaps.alternating_accuracy),
+    "accuracy: vague steps": Attack(leaps.vague_steps),
+    "clock: ahead": Attack(leaps.clock_ahead),
+    "clock: behind": Attack(leaps.clock_behind),
+    "clock: steps": Attack(leaps.clock_stepping),
+    "clock: beyond use": Attack(leaps.clock_beyond_use),
+    "silence: a claim each 179 s": Attack(leaps.each_179_s),
+    "silence: a claim each 240 s": Attack(leaps.each_240_s),
+    "silence: single claims": Attack(leaps.single_claims_between_silences),
+    "equipment: charger": Attack(leaps.on_the_charger),
+    "equipment: low battery": Attack(leaps.with_a_low_battery),
+    "equipment: restart": Attack(leaps.restarted),
+    "tags: the second is far away": Attack(leaps.second_tag_far_away, before=both_tags_come_near, devices=("tag-2",)),
+    "tags: both leap": Attack(leaps.both_tags_leap, before=both_tags_come_near, devices=("tag-2",)),
+    "sides: her phone leaps": Attack(leaps.her_phone_leaps, target="person"),
+    "sides: both leap": Attack(leaps.both_sides_leap, target="person"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_does_not_talk_a_response_away(name: str) -> None:
+    result = play(name, ATTACKS[name])
+    assert not result.is_talked_away, f"{name}: cleared after {result.cleared_s} s, and no desk was notified"
+
+
+@pytest.mark.parametrize("name", ["copy: departure of yesterday", "freeze: then moved", "leap: back and forth"])
+def test_restarts_change_nothing(name: str) -> None:
+    whole, restarted = fold(name, ATTACKS[name]), fold(name, ATTACKS[name], restart_every=37)
+    assert restarted.outputs == whole.outputs
+    assert codec.encode(restarted.state) == codec.encode(whole.state)
+
+
+def test_there_are_at_least_thirty_attacks_and_every_end_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    ends = {name: play(name, attack) for name, attack in ATTACKS.items()}
+    cleared = [end for end in ends.values() if end.cleared_s is not None]
+    with capsys.disabled():
+        print()
+        for name, end in ends.items():
+            first = ", ".join(f"{kind} after {at_s:.0f} s" for kind, at_s in end.notices[:1]) or "no notice"
+            print(f"{name}: {'held' if end.cleared_s is None else f'cleared after {end.cleared_s:.0f} s'}; {first}")
+        print(f"{len(ends)} attacks: {len(ends) - len(cleared)} held, {len(cleared)} cleared after a notice")
+    assert len(ends) >= 30
+    assert not [name for name, end in ends.items() if end.is_talked_away]
