@@ -22,7 +22,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Case, Demand, Entry, Positions, Ring, Target, Tick
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.rules import Rules

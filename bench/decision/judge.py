@@ -24,7 +24,7 @@ from bench.decision.noise import TAG, Report, reports
 from bench.decision.placement import Play
 from bench.decision.play import HELP_MS, Decided, Demanded, Dispatch, Plain, decide, plain
 from bench.decision.truth import Stretch, Truth
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 
 THRESHOLDS_M = np.array([*range(20, 300, 5), *range(300, 1001, 25), *range(1100, 3001, 100)], np.float64)
 RING_M, CLOSE_M, TOLERANCE_M = 100, 50, 10

@@ -14,7 +14,9 @@ from bench.decision.noise import PHONE, TAG, Report
 from bench.decision.placement import PLACE_RADIUS_M, Play, metres_per_e7
 from bench.silence import RINGS
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors.possible_presence import POSSIBLE
 from services.geofence.domain.entries import Case, Demand, Entry, Positions, Target, Tick
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
 from services.geofence.domain.state import State
@@ -127,7 +129,7 @@ class _Folding:
             if isinstance(alert, Alert) and alert.at_ms < self.until_ms:
                 self._note(alert, stamp_ms)
         known = self._state.cases.get("case")
-        notified = [presence.emitted for presence in known.possible.values()] if known else []
+        notified = [presence.emitted for presence in POSSIBLE.of(known).values()] if known else []
         notified += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
         for only_notified in (True, False):
             is_active = any(notified) if only_notified else bool(notified)

@@ -215,6 +215,10 @@ def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
     fields.number(f"{prefix}protected_lost_after_s", msg.protected_lost_after_s, 0, greatest=86_400)
     fields.number(f"{prefix}help_after_s", msg.help_after_s, 0, greatest=3_600)
     fields.number(f"{prefix}foot_mps", msg.foot_mps, 0, greatest=60)
+    fields.number(f"{prefix}report_grace_s", msg.report_grace_s, 0, greatest=60)
+    fields.number(f"{prefix}rest_s", msg.rest_s, 0, greatest=3_600)
+    fields.number(f"{prefix}rest_respond_after_s", msg.rest_respond_after_s, 0, greatest=1_800)
+    fields.number(f"{prefix}away_respond_after_s", msg.away_respond_after_s, 0, greatest=1_800)
     fields.number(
         f"{prefix}respond_p_pct", msg.respond_p_pct, 0, greatest=45
     )  # a higher limit would miss a wearer on the edge of a small ring
@@ -234,6 +238,10 @@ def rules_of(msg: log_pb2.Rules) -> Rules:
         protected_lost_after_ms=msg.protected_lost_after_s * 1000 or default.protected_lost_after_ms,
         help_after_ms=msg.help_after_s * 1000 or default.help_after_ms,
         foot_mps=msg.foot_mps or default.foot_mps,
+        report_grace_ms=msg.report_grace_s * 1000 or default.report_grace_ms,
+        rest_ms=msg.rest_s * 1000 or default.rest_ms,
+        rest_respond_after_ms=msg.rest_respond_after_s * 1000 or default.rest_respond_after_ms,
+        away_respond_after_ms=msg.away_respond_after_s * 1000 or default.away_respond_after_ms,
         respond_p_pct=msg.respond_p_pct or default.respond_p_pct,
     )
 
@@ -252,6 +260,10 @@ def rules_entry(rules: Rules) -> log_pb2.LogEntry:
             protected_lost_after_s=rules.protected_lost_after_ms // 1000,
             help_after_s=rules.help_after_ms // 1000,
             foot_mps=rules.foot_mps,
+            report_grace_s=rules.report_grace_ms // 1000,
+            rest_s=rules.rest_ms // 1000,
+            rest_respond_after_s=rules.rest_respond_after_ms // 1000,
+            away_respond_after_s=rules.away_respond_after_ms // 1000,
             respond_p_pct=rules.respond_p_pct,
         )
     )

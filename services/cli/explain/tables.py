@@ -13,6 +13,9 @@ from services.cli.explain.refold import LoggedPosition
 from services.cli.terminal import styled
 from services.common import times
 from services.common.messaging import flow
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors.pipeline import WHY
+from services.geofence.domain.entries import Demand
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
 _ANOMALIES = {
@@ -22,11 +25,6 @@ _ANOMALIES = {
     "FROZEN": "identical positions to the digit for 10 minutes, from a device whose positions had always differed",
     "COPIED": "a run of positions that repeats an earlier run to the digit",
 }
-
-_JUMPED = "no vehicle is fast enough to get from where the ring was entered to the positions outside it: the ring stays entered"
-_JUMPED_RECORD = (
-    "a vehicle can have gone that way by now, or the positions are back inside; notifies nobody, as it may be repeated"
-)
 
 
 def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
@@ -73,8 +71,8 @@ def _decision(explained: Explanation) -> Table:
     if alert.anomaly:
         name = alert_pb2.AnomalyKind.Name(alert.anomaly)
         view.add_row("anomaly", f"{name}: {_ANOMALIES[name]}")
-    elif alert.kind == alert_pb2.SPOOFING_SUSPECTED:
-        view.add_row("why", _JUMPED if alert.demand > geometry_pb2.RECORD else _JUMPED_RECORD)
+    elif why := WHY.get((AlertKind(alert_pb2.AlertKind.Name(alert.kind)), Demand(alert.demand))):
+        view.add_row("why", why)
     elif alert.kind == alert_pb2.UNKNOWN_NEAR and alert.HasField("cause") and figures.HasField("probability"):
         view.add_row("anomaly", "the positions are good, and so near the ring's edge that the wearer may be inside")
     if alert.amends:

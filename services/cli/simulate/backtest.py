@@ -12,8 +12,9 @@ from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
 from services.geofence.domain import accounts, fold
-from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Demand, Entry, Tick
 from services.geofence.domain.state import State
 from services.ingest import translate as ingest_translate

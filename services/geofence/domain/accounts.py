@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import rings
@@ -266,4 +266,9 @@ def _notified(ring_state: RingState) -> Iterator[Stretch]:
             yield from_ms - SAME_VISIT_MS, to_ms + SAME_VISIT_MS
 
 
-DETECTOR = Detector(on_time=amend_due)
+def has_pending(case_state: CaseState) -> bool:
+    """Whether an amended account is yet to be published."""
+    return case_state.amend_ms is not None
+
+
+DETECTOR = Detector(on_time=amend_due, awaits_report=has_pending)

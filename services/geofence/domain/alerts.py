@@ -5,29 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, Exercise
-
-
-class AlertKind(enum.Enum):
-    """Kinds of alert."""
-
-    RING_ENTERED = "RING_ENTERED"
-    RING_CLEARED = "RING_CLEARED"
-    TAMPERED = "TAMPERED"
-    PANIC = "PANIC"
-    LOW_BATTERY = "LOW_BATTERY"
-    JAMMED = "JAMMED"
-    DEVICE_OFF = "DEVICE_OFF"
-    PROTECTED_DEVICE_LOST = "PROTECTED_DEVICE_LOST"
-    SILENT = "SILENT"
-    HEARD_AGAIN = "HEARD_AGAIN"
-    UNKNOWN_NEAR = "UNKNOWN_NEAR"
-    CONTACT_PREDICTED = "CONTACT_PREDICTED"
-    IMPLAUSIBLE = "IMPLAUSIBLE"
-    DISTANCE_CHANGED = "DISTANCE_CHANGED"
-    OUTAGE = "OUTAGE"
-    ACCOUNT_AMENDED = "ACCOUNT_AMENDED"
-    SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
 
 
 class AnomalyKind(enum.Enum):
@@ -43,14 +22,6 @@ class AnomalyKind(enum.Enum):
     """Positions stayed equal to the digit for long, from a device whose positions had always differed."""
     COPIED = "COPIED"
     """A stretch of different positions equals an earlier stretch to the digit."""
-
-
-class Leg(enum.Enum):
-    """Legs of the response."""
-
-    PROBATION = "PROBATION"
-    POLICE = "POLICE"
-    WARNING = "WARNING"
 
 
 @dataclass(frozen=True, slots=True)

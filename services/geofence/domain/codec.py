@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors.pipeline import EPISODE_PARTS
+from services.geofence.domain.detectors.pipeline import PARTS
 from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentKind, Exercise, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
@@ -26,7 +26,6 @@ from services.geofence.domain.state import (
     GroupedKey,
     OpenIncident,
     Outage,
-    PossiblePresenceState,
     RingKey,
     State,
 )
@@ -191,12 +190,11 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
         "silent": case_state.silent,
         "lost": case_state.lost,
         "near": case_state.near,
-        "possible": case_state.possible,
         "unseen": case_state.unseen,
         "grouped": [f"{key.detection.value} {key.about}" for key in case_state.grouped],
         "amend_ms": case_state.amend_ms,
         "wake_ms": case_state.next_check_ms or 0,
-        **{part.name: part.encode(case_state.of_episode.get(part.name, part.new())) for part in EPISODE_PARTS},
+        **{part.name: part.encode(part.all_in(case_state).get(part.name, part.new())) for part in PARTS},
     }
 
 
@@ -243,7 +241,7 @@ def _to_stretches(content: Iterable[Sequence[int]]) -> list[Stretch]:
 def _to_case_state(content: dict[str, Any]) -> CaseState:
     case_id, version, order_id, wearer_id, tags, targets, rings, *validity, allowed, exercise = content["case"]
     valid_from_ms, valid_until_ms = validity
-    return CaseState(
+    case_state = CaseState(
         case=Case(
             case_id=case_id,
             version=version,
@@ -278,13 +276,14 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
         silent=Demand(content["silent"]) if content["silent"] is not None else None,
         lost=content["lost"],
         near={key: Demand(demand) for key, demand in content["near"].items()},
-        possible={key: PossiblePresenceState._make(values) for key, values in content["possible"].items()},
         unseen=content["unseen"],
         grouped=[_to_grouped_key(*key.split(" ")) for key in content["grouped"]],
         amend_ms=content["amend_ms"],
         next_check_ms=content["wake_ms"] or None,
-        of_episode={part.name: part.decode(content[part.name]) for part in EPISODE_PARTS},
     )
+    for part in PARTS:
+        part.all_in(case_state)[part.name] = part.decode(content[part.name])
+    return case_state
 
 
 def _to_event_key(event: str, device_id: str) -> EventKey:

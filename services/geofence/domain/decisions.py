@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, CausingReport, DeadLetter, Leg, Output
-from services.geofence.domain.demands import Detection
+from services.geofence.domain.alerts import Alert, AnomalyKind, CausingReport, DeadLetter, Output
+from services.geofence.domain.demands import AlertKind, Detection, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account

@@ -1,11 +1,41 @@
-"""The table of what each alert demands, and the destinations of an alert on each leg."""
+"""Kinds of alert: what each demands, and its destinations on each leg."""
 
 from __future__ import annotations
 
 import enum
 
-from services.geofence.domain.alerts import AlertKind, Leg
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Target
+
+
+class AlertKind(enum.Enum):
+    """Kinds of alert."""
+
+    RING_ENTERED = "RING_ENTERED"
+    RING_CLEARED = "RING_CLEARED"
+    TAMPERED = "TAMPERED"
+    PANIC = "PANIC"
+    LOW_BATTERY = "LOW_BATTERY"
+    JAMMED = "JAMMED"
+    DEVICE_OFF = "DEVICE_OFF"
+    PROTECTED_DEVICE_LOST = "PROTECTED_DEVICE_LOST"
+    SILENT = "SILENT"
+    HEARD_AGAIN = "HEARD_AGAIN"
+    UNKNOWN_NEAR = "UNKNOWN_NEAR"
+    CONTACT_PREDICTED = "CONTACT_PREDICTED"
+    IMPLAUSIBLE = "IMPLAUSIBLE"
+    DISTANCE_CHANGED = "DISTANCE_CHANGED"
+    OUTAGE = "OUTAGE"
+    ACCOUNT_AMENDED = "ACCOUNT_AMENDED"
+    SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
+
+
+class Leg(enum.Enum):
+    """Legs of the response."""
+
+    PROBATION = "PROBATION"
+    POLICE = "POLICE"
+    WARNING = "WARNING"
+
 
 EQUIPMENT: dict[EquipmentKind, tuple[AlertKind, Demand]] = {
     # The tag may be off its wearer, whose position is then unknown. The Decree (23-13) has the police notified at once.
@@ -51,9 +81,13 @@ class Detection(enum.Enum):
     LIKELY_IN_REACH = "LIKELY_IN_REACH"
     """The wearer's position is unknown, and a presence within a ring that demands a response is likely. Either the ring is in reach
     at the wearer's own pace, or the position has been unknown for as long as the rules say."""
+    UNSEEN_NEAR = "UNSEEN_NEAR"
+    """The wearer's position is unknown, and the last known one was within a ring that demands NOTIFY or more."""
+    ARRIVED_UNSEEN = "ARRIVED_UNSEEN"
+    """As UNSEEN_NEAR, and by now the wearer can have arrived within the ring that demands a response, at the own pace."""
     IN_REACH_AFTER_A_SIGN = "IN_REACH_AFTER_A_SIGN"
-    """The wearer's position is unknown, and a ring that demands a response is in reach after a sign. A sign is a last known
-    position within a ring that demands NOTIFY or more, or a tag that had been opened, jammed or shut down."""
+    """The wearer's position is unknown, and a ring that demands a response is in reach after a sign of evasion: a tag had been
+    opened, jammed or shut down."""
     POSITION_REGAINED = "POSITION_REGAINED"
     PERSON_LOST = "PERSON_LOST"
     """No device of a protected person was heard for as long as the rules say, or the person has none."""
@@ -95,6 +129,10 @@ DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
     # Decree has the police notified of a risk of breach at once; nobody is sent on it alone, without a sign.
     Detection.IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
     Detection.LIKELY_IN_REACH: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    # Most tags that fall silent near a target report again within seconds or minutes. The desks check first, and a unit is sent when
+    # the wearer can be there.
+    Detection.UNSEEN_NEAR: (AlertKind.UNKNOWN_NEAR, Demand.NOTIFY),
+    Detection.ARRIVED_UNSEEN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
     Detection.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
     Detection.POSITION_REGAINED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
     Detection.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
@@ -122,10 +160,8 @@ DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
     Detection.LEFT_BY_JUMP_REPEATED: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
     Detection.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
 }
-EVASION_SIGNS = frozenset(
-    (EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED, EquipmentKind.SHUTDOWN)
-)
-"""Events of a tag after which its silence is no accident."""
+EVASION_SIGNS = frozenset((EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED))
+"""Events of a tag after which its silence is no accident. A SHUTDOWN is one, too, unless the battery was low."""
 EXPLAINS_SILENCE = frozenset((EquipmentKind.SHUTDOWN, EquipmentKind.DEVICE_REFUSED))
 """Events of a protective device that explain its silence."""
 
@@ -154,6 +190,15 @@ ENDS: dict[EquipmentKind, EquipmentKind] = {
     EquipmentKind.DEVICE_ACCEPTED: EquipmentKind.DEVICE_REFUSED,
 }
 """Each ending event, with the event that it ends."""
+ANNOUNCEMENT_ENDS: dict[EquipmentKind, EquipmentKind] = {
+    EquipmentKind.BATTERY_RECOVERED: EquipmentKind.BATTERY_LOW,
+    EquipmentKind.CHARGER_CONNECTED: EquipmentKind.BATTERY_LOW,
+    EquipmentKind.BACK_IN_COVERAGE: EquipmentKind.OUT_OF_COVERAGE,
+}
+"""Each event that ends an announcement, with the announcement."""
+ANNOUNCEMENTS = (EquipmentKind.BATTERY_LOW, EquipmentKind.OUT_OF_COVERAGE)
+"""Events by which a device announces that it may fall silent. They stay active (`State.active_events`) until they are ended; no alert
+follows from that."""
 ACTIVE_UNTIL_ENDED = frozenset(ENDS.values())
 """Events that stay active until they are ended: an order that comes later is notified of them."""
 HOLDS_INCIDENT = frozenset(event for event in ACTIVE_UNTIL_ENDED if EQUIPMENT[event][1] is Demand.RESPOND)

@@ -13,7 +13,7 @@ from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors import anomalies, withheld_clearing
 from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
 from services.geofence.domain.detectors.detector import Movement
-from services.geofence.domain.detectors.pipeline import ON_BATCH, ON_FIX
+from services.geofence.domain.detectors.pipeline import AWAITS_REPORT, ON_BATCH, ON_FIX, RANGES_MM
 from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
 from services.geofence.domain.kinematics.geometry import ecef_mm
@@ -138,10 +138,10 @@ class BatchMoves:
             if case_state.episode_id:
                 newest = cause if until_ms is None else self._moved_in.get(case_id, (cause, None))[1]
                 self._moved_in[case_id] = cause, newest
-            if case_state.unseen or case_state.amend_ms is not None or case_state.has_muted:
+            if any(awaits_report(case_state) for awaits_report in AWAITS_REPORT):
                 self._to_check[case_id] = cause
         if until_ms is None:
-            safe_region.measure(self._state, device_id, from_ms)
+            safe_region.measure(self._state, device_id, from_ms, ranges_mm=RANGES_MM)
         else:
             safe_region.drop(self._state, device_id)
 

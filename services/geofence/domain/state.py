@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -65,15 +65,6 @@ class Due(NamedTuple):
     """Whether the case begins or ends at that moment; otherwise it is only checked."""
 
 
-class PossiblePresenceState(NamedTuple):
-    """State of a possible presence of the wearer within the ring that demands a response."""
-
-    last_ms: int
-    """When positions last allowed the wearer's presence, mesh time."""
-    emitted: bool
-    """Whether the desks were notified."""
-
-
 class EndedEvent(NamedTuple):
     """The newest end of an equipment event of a device."""
 
@@ -87,8 +78,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class EpisodePart(Generic[T]):
-    """The memory of one detector about a case's episode. `Detector.parts` lists it, and the end of the episode drops it.
+class CasePart(Generic[T]):
+    """The memory of one detector about a case. `Detector.parts` lists it.
 
     `encode` and `decode` convert the memory to JSON values and back, for checkpoints.
     """
@@ -96,17 +87,36 @@ class EpisodePart(Generic[T]):
     name: str
     """Name in checkpoints."""
     new: Callable[[], T]
-    """Creates the memory of a new episode."""
+    """Creates the memory of a new case or episode."""
     encode: Callable[[T], Any]
     decode: Callable[[Any], T]
+    outlives_episode: bool = False
+    """Whether the memory is kept when the episode ends; otherwise it is dropped."""
+
+    def all_in(self, case_state: CaseState) -> dict[str, Any]:
+        """The memories of a case that are kept as long as this one, by name."""
+        return case_state.of_case if self.outlives_episode else case_state.of_episode
 
     def of(self, case_state: CaseState) -> T:
         """The detector's memory of a case."""
-        parts = case_state.of_episode
+        parts = self.all_in(case_state)
         if self.name not in parts:
             parts[self.name] = self.new()
         part: T = parts[self.name]
         return part
+
+
+def part_by_key(
+    name: str, make: Callable[[Iterable[Any]], T], *, outlives_episode: bool = False
+) -> CasePart[dict[str, T]]:
+    """A memory of one tuple for each key. `make` creates a tuple from its fields, as the `_make` of a NamedTuple does."""
+    return CasePart(
+        name,
+        new=dict,
+        encode=lambda tuples: tuples,
+        decode=lambda content: {key: make(fields) for key, fields in content.items()},
+        outlives_episode=outlives_episode,
+    )
 
 
 @dataclass(slots=True)
@@ -131,8 +141,6 @@ class CaseState:
     announced their silence."""
     near: dict[str, Demand] = field(default_factory=dict)
     """Targets that the wearer may have reached unseen, by key, and the demand that was made."""
-    possible: dict[str, PossiblePresenceState] = field(default_factory=dict)
-    """Targets for which the wearer is possibly within the ring that demands a response, by key."""
     unseen: bool = False
     """Whether the wearer's position is unknown."""
     grouped: list[GroupedKey] = field(default_factory=list)
@@ -143,7 +151,9 @@ class CaseState:
     """When the case is checked next, mesh time; None if only a report can change anything. Other checks of the case in `State.due`
     are void."""
     of_episode: dict[str, Any] = field(default_factory=dict)
-    """Memories of single detectors about the episode, by `EpisodePart.name`."""
+    """Memories of single detectors about the episode, by `CasePart.name`."""
+    of_case: dict[str, Any] = field(default_factory=dict)
+    """Memories of single detectors that outlive the episode, by `CasePart.name`."""
 
     def ring(self, target: Target, ring: Ring) -> RingState:
         """The state of one ring of one target."""
@@ -155,11 +165,6 @@ class CaseState:
         holds_incident = any(key.event in demands.HOLDS_INCIDENT for key in self.raised)
         holds_incident = holds_incident or Demand.RESPOND in self.near.values()
         return not holds_incident and not any(ring.open for ring in self.rings.values())
-
-    @property
-    def has_muted(self) -> bool:
-        """Whether a ring was entered under an authorised encounter. A muted ring is an entered one, so the episode is open."""
-        return bool(self.episode_id) and any(ring.muted for ring in self.rings.values())
 
     def devices(self, key: str) -> tuple[str, ...]:
         """Devices of the wearer or of a person, by key."""
@@ -267,6 +272,14 @@ class State:
             return track.fixes[-1] if track and track.fixes else None
         tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
         return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
+
+    def last_track(self, device_ids: tuple[str, ...]) -> Track | None:
+        """The track with the newest fix of several devices; None if no device has a fix."""
+        if len(device_ids) == 1:  # nearly always
+            track = self.tracks.get(device_ids[0])
+            return track if track and track.fixes else None
+        tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
+        return max((track for track in tracks if track.fixes), key=lambda track: track.fixes[-1], default=None)
 
     def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
         """Distance, mm, from a wearer's fix to a target, and the person's last fix (None for a place).

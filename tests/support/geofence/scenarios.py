@@ -15,7 +15,7 @@ from services.cli.simulate.files import ReportLine
 from services.cli.simulate.files import Scenario as Records
 from services.common import times
 from services.geofence.domain import codec
-from tandem.common.v1 import geometry_pb2, log_pb2
+from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 
@@ -230,7 +230,7 @@ class _Reader:
         return f"900101-1{list(self._wearers).index(wearer):06d}"
 
     def _order(self, order: dict[str, Any]) -> registry_pb2.Order:
-        _only(order, {"order", "against", "protects"}, {"places", "rings", "from_s", "until_s"})
+        _only(order, {"order", "against", "protects"}, {"places", "rings", "from_s", "until_s", "encounters"})
         name = order["against"]
         rings = order.get("rings", RINGS)
         return registry_pb2.Order(
@@ -244,6 +244,16 @@ class _Reader:
             ],
             valid_from=times.to_timestamp(self._ms(order.get("from_s", -DAY_S))),
             valid_until=times.to_timestamp(self._ms(order.get("until_s", 30 * DAY_S))),
+            encounters=[self._encounter(encounter) for encounter in order.get("encounters", ())],
+        )
+
+    def _encounter(self, encounter: dict[str, Any]) -> encounter_pb2.Encounter:
+        _only(encounter, {"encounter", "reason", "from_s", "until_s"})
+        period = {key: times.to_timestamp(self._ms(encounter[f"{key}_s"])) for key in ("from", "until")}
+        return encounter_pb2.Encounter(
+            encounter_id=encounter["encounter"],
+            reason=encounter_pb2.EncounterReason.Value(encounter["reason"]),
+            **period,  # type: ignore[arg-type]
         )
 
     def _place(self, place: dict[str, Any]) -> geometry_pb2.Place:

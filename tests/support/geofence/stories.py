@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, AlertKind, Output
+from services.geofence.domain.alerts import Alert, Output
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Entry, Tick
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State

@@ -16,7 +16,8 @@ from services.common.messaging.pull import Delivered
 from services.common.messaging.streams import LogMetadata
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, Entry
 from services.geofence.domain.state import State
 from services.ingest.domain import Position

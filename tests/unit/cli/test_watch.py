@@ -26,7 +26,7 @@ from services.cli.monitor.canary import (
 from services.cli.monitor.exercise import ACCURACY_M, INSIDE_M, OUTSIDE_M, lead_ms
 from services.cli.monitor.pager import CommandPager, PageFailed, PageMessage, pagers
 from services.cli.monitor.sender import SLOTS
-from services.geofence.domain import alerts
+from services.geofence.domain.demands import AlertKind
 from tests.support.dispatch.receivers import OLD_SECRET, Receiver, configured, receiver_entry
 from tests.support.geofence.stories import Story
 
@@ -58,7 +58,7 @@ def kinds(watched: CanaryState, moments_s: range) -> list[tuple[int, PageKind]]:
 
 @pytest.mark.parametrize("slot", range(SLOTS))
 def test_each_canary_is_decided_at_its_report_and_cleared_before_its_wearers_next_turn(slot: int) -> None:
-    story, entered, cleared = Story(), alerts.AlertKind.RING_ENTERED, alerts.AlertKind.RING_CLEARED
+    story, entered, cleared = Story(), AlertKind.RING_ENTERED, AlertKind.RING_CLEARED
     story.case()
     for at_s in (0.0, *(lead_ms() / 1000 + canary.INTERVAL_S * number for number in range(4 * SLOTS))):
         turn = round((at_s - lead_ms() / 1000) / canary.INTERVAL_S)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.geofence.domain import accounts, demands
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
-from services.geofence.domain.detectors import encounters, possible_presence
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors import possible_presence
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, presence, probability, rings
+from services.geofence.domain.kinematics import encounters, plausibility, presence, probability, rings
 from services.geofence.domain.kinematics.geometry import ROUNDED_MM
 from services.geofence.domain.kinematics.presence import RingEntry
 from services.geofence.domain.kinematics.rings import Sides
@@ -205,7 +205,7 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
     if allowed:
         ring_state.muted, demand = True, demands.MUTED_DEMAND
     if ring.action is Demand.RESPOND:
-        case_state.possible.pop(target.key, None)
+        possible_presence.POSSIBLE.of(case_state).pop(target.key, None)
     context.alert(
         AlertDraft(
             AlertKind.RING_ENTERED,
@@ -247,4 +247,9 @@ def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: in
     return least_mm
 
 
-DETECTOR = Detector(on_fix=check_fix)
+def range_mm(state: State, case_state: CaseState) -> float:
+    """The radius of the widest ring, plus the distance that a wearer may be away from the newest position."""
+    return case_state.case.rings[0].radius_mm + presence.max_travel_mm(state.rules)
+
+
+DETECTOR = Detector(on_fix=check_fix, range_mm=range_mm)

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.accounts import pairs
-from services.geofence.domain.alerts import AlertKind, CausingReport
+from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import AlertDraft, CaseContext
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, rings
+from services.geofence.domain.kinematics import plausibility, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.state import CaseState, RingKey, State
 
@@ -69,7 +70,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
         # Old positions can contradict that the ring was left, but never prove it.
         if _may_be_within(sides, target, radius_mm, from_ms=until_ms, until_ms=state.now_ms):
             return False
-        if rings.is_fresh(until_ms, state.now_ms):
+        if rings.are_fresh(sides, state.now_ms):
             fresh = True
             if not _is_proven(state, sides, target, ring=ring, radius_mm=radius_mm, since_ms=since_ms):
                 return False
@@ -92,8 +93,9 @@ def _is_proven(state: State, sides: Sides, target: Target, *, ring: Ring, radius
     from_ms = until_ms - state.rules.clear_after_ms
     if from_ms < since_ms:
         return False
-    known = rings.joined(sides, from_ms, until_ms)
-    if not rings.clear_for(known, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms):
+    # Other rings send nobody, so a line is enough to clear them, as it is to enter them.
+    mps = state.rules.reach_mps if ring.action is Demand.RESPOND else None
+    if not reachability.is_known_beyond(sides, target.shape, radius_mm, from_ms=from_ms, to_ms=until_ms, mps=mps):
         return False
     if not all(plausibility.is_newest_believed(side, state.rules.reach_mps) for side in sides if side):
         return False

@@ -15,10 +15,9 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import encounters
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings
+from services.geofence.domain.kinematics import encounters, plausibility, probability
 from services.geofence.domain.kinematics.geometry import Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
@@ -30,7 +29,7 @@ from services.geofence.domain.kinematics.track import (
     difference,
 )
 from services.geofence.domain.rules import Rules
-from services.geofence.domain.state import CaseState, EpisodePart
+from services.geofence.domain.state import CasePart, CaseState
 
 MIN_MOVEMENT_MS = 30_000
 """Minimum duration of a measured movement: shorter ones are the receiver's noise."""
@@ -73,7 +72,7 @@ def _of_json(content: dict[str, int]) -> Approaches:
     return Approaches(since_ms, {key for key, at_ms in content.items() if at_ms == _EMITTED})
 
 
-APPROACHES = EpisodePart("closing", new=Approaches, encode=_to_json, decode=_of_json)
+APPROACHES = CasePart("closing", new=Approaches, encode=_to_json, decode=_of_json)
 
 
 def is_contact_predicted(case_state: CaseState, target: Target) -> bool:
@@ -157,8 +156,7 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
         return None
     tracks = [side for side in sides if side]
     if len(tracks) > 1 and not all(
-        rings.is_fresh(track.fixes[-1].time_ms, now.time_ms) and track.fixes[0].time_ms <= before.time_ms
-        for track in tracks
+        track.is_fresh(now.time_ms) and track.fixes[0].time_ms <= before.time_ms for track in tracks
     ):
         return None
     took_ms = now.time_ms - before.time_ms

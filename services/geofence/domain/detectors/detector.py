@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext
+from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case
-from services.geofence.domain.state import EpisodePart
+from services.geofence.domain.state import CasePart, CaseState, State
 
 
 class Movement(NamedTuple):
@@ -42,8 +43,8 @@ class Detector:
     """
 
     on_fix: Callable[[CaseContext, Movement], None] | None = None
-    """A fix changes the known movement of a device of the case. The hook isn't called for a fix within a safe region, because no
-    such fix changes a decision about rings. When a case begins, the hook is called for the known position of each tag."""
+    """A fix changes the known movement of a device of the case. The hook isn't called for a fix within a safe region: `range_mm` says
+    which fixes the detector needs. When a case begins, the hook is called for the known position of each tag."""
     on_batch: Callable[[CaseContext, CausingReport | None], None] | None = None
     """All fixes of an entry are known, and a device of a case with an open episode moved. The second argument is the last report that
     was the newest of its device; None if there was none."""
@@ -54,5 +55,11 @@ class Detector:
     for."""
     on_end: Callable[[CaseContext], None] | None = None
     """The order is no longer valid. The hook closes everything as of the end of the validity."""
-    parts: tuple[EpisodePart[Any], ...] = ()
-    """The detector's memory of an episode."""
+    awaits_report: Callable[[CaseState], bool] | None = None
+    """Whether `on_time` is called after each report of the case, because a report may change a decision that rests on time alone."""
+    range_mm: Callable[[State, CaseState], float] | None = None
+    """Distance from a place within which the detector needs each fix of a tag, mm; infinite where it needs all fixes of the case."""
+    why: Mapping[Detection, str] = field(default_factory=dict)
+    """Sentences for people who ask why an alert was emitted, for detections whose names don't say it."""
+    parts: tuple[CasePart[Any], ...] = ()
+    """The detector's memory of a case."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.alerts import CausingReport
@@ -13,7 +13,7 @@ from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Demand, Target
 from services.geofence.domain.kinematics import rings
-from services.geofence.domain.state import CaseState, EpisodePart, State
+from services.geofence.domain.state import CaseState, State, part_by_key
 
 NEARER_MM = 100_000
 """Warn for each 100 m that the wearer comes nearer, as the protective app of the police does."""
@@ -33,15 +33,7 @@ class LastWarning(NamedTuple):
     """Number of rings entered at that time."""
 
 
-def _to_json(warned: dict[str, LastWarning]) -> dict[str, LastWarning]:
-    return warned
-
-
-def _from_json(content: dict[str, Any]) -> dict[str, LastWarning]:
-    return {key: LastWarning._make(fields) for key, fields in content.items()}
-
-
-WARNED = EpisodePart("warned", new=dict, encode=_to_json, decode=_from_json)
+WARNED = part_by_key("warned", LastWarning._make)
 """Last warning of each person while the wearer is within one of the person's rings, by the person's key."""
 
 
@@ -87,9 +79,9 @@ def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, 
     """Least distance, mm, between the newest positions of the wearer's and the person's devices, and its time. Only fresh positions
     count; None if no pair has them."""
     candidates = []
-    for wearer, device in accounts.pairs(state, case_state, target):
-        here, there = wearer.last(), device.last() if device else None
-        if here and there and all(rings.is_fresh(fix.time_ms, state.now_ms) for fix in (here, there)):
+    for sides in accounts.pairs(state, case_state, target):
+        here, there = sides.wearer.last(), sides.device.last() if sides.device else None
+        if here and there and rings.are_fresh(sides, state.now_ms):
             candidates.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
     return min(candidates, default=None)
 

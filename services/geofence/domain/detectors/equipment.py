@@ -31,7 +31,7 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, at_ms: i
     """
     active = state.active_events.setdefault(device_id, {})
     ended_events = state.ended_events.setdefault(device_id, {})
-    if begun := demands.ENDS.get(event):
+    if begun := demands.ENDS.get(event) or demands.ANNOUNCEMENT_ENDS.get(event):
         # An end that is older than the active event's beginning belongs to an earlier event, and has only arrived late.
         ended = active.get(begun.value, at_ms + 1) <= at_ms
         if ended:
@@ -42,11 +42,13 @@ def record_event(state: State, device_id: str, event: EquipmentKind, *, at_ms: i
                 at_ms, (ended and has_case) or (before is not None and before.emitted)
             )
         return EventChange(ended_event=begun if ended else None)
-    if event not in demands.ACTIVE_UNTIL_ENDED:
+    if event not in demands.ACTIVE_UNTIL_ENDED and event not in demands.ANNOUNCEMENTS:
         return EventChange()
     before = ended_events.get(event.value)
     if before is None or at_ms > before.at_ms:
         active[event.value] = max(at_ms, active.get(event.value, at_ms))
+        return EventChange()
+    if event in demands.ANNOUNCEMENTS:
         return EventChange()
     ended_events[event.value] = before._replace(emitted=before.emitted or has_case)
     # The desks may know already: a receiver reports jamming with each position, so don't alert again.
@@ -58,7 +60,7 @@ def emit_active(context: CaseContext, at_ms: int) -> None:
     for device_id in context.case.device_ids:
         for name in sorted(context.state.active_events.get(device_id, ())):
             key = EventKey(EquipmentKind(name), device_id)
-            if key not in context.case_state.raised:
+            if key.event in demands.ACTIVE_UNTIL_ENDED and key not in context.case_state.raised:
                 emit(context, key, at_ms)
 
 

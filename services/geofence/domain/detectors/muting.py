@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
-from services.geofence.domain.detectors import clearing, encounters, withheld_clearing
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors import clearing, withheld_clearing
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Ring, Target
+from services.geofence.domain.kinematics import encounters
 from services.geofence.domain.kinematics.track import Fix
+from services.geofence.domain.state import CaseState
 
 
 def end_muting(context: CaseContext, at_ms: int) -> Iterable[int]:
     """Emits the full demand of muted rings once no encounter is active. Returns the moment of the next check."""
     state, case_state, case = context.state, context.case_state, context.case
-    if not case_state.has_muted:  # nearly always
+    if not has_muted(case_state):  # nearly always
         return ()
     muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
     until_ms = encounters.active_until_ms(state, case, at_ms)
@@ -59,4 +61,9 @@ def _end_muting(context: CaseContext, target: Target, ring: Ring, *, last: Fix |
         withheld_clearing.emit_withheld(context, target, ring, since_ms=departed_ms, distance_mm=apart_mm)
 
 
-DETECTOR = Detector(on_time=end_muting)
+def has_muted(case_state: CaseState) -> bool:
+    """Whether a ring was entered under an authorised encounter. A muted ring is an entered one, so the episode is open."""
+    return bool(case_state.episode_id) and any(ring.muted for ring in case_state.rings.values())
+
+
+DETECTOR = Detector(on_time=end_muting, awaits_report=has_muted)

@@ -10,7 +10,7 @@ decision (`cases.begin`), although a case that ends retracts them after its ring
 
 from __future__ import annotations
 
-from services.geofence.domain import accounts
+from services.geofence.domain import accounts, demands
 from services.geofence.domain.detectors import (
     approach,
     clearing,
@@ -41,4 +41,8 @@ ON_BATCH = tuple(detector.on_batch for detector in DETECTORS if detector.on_batc
 ON_TIME = tuple(detector.on_time for detector in DETECTORS if detector.on_time)
 ON_AMEND = tuple(detector.on_amend for detector in DETECTORS if detector.on_amend)
 ON_END = tuple(detector.on_end for detector in DETECTORS if detector.on_end)
-EPISODE_PARTS = tuple(part for detector in DETECTORS for part in detector.parts)
+AWAITS_REPORT = tuple(detector.awaits_report for detector in DETECTORS if detector.awaits_report)
+RANGES_MM = tuple(detector.range_mm for detector in DETECTORS if detector.range_mm)
+WHY = {demands.DETECTIONS[of]: why for detector in DETECTORS for of, why in detector.why.items()}
+"""Why an alert of a kind and demand was emitted."""
+PARTS = tuple(part for detector in DETECTORS for part in detector.parts)

@@ -7,17 +7,33 @@ recorded.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import closest_approach, encounters
+from services.geofence.domain.detectors import closest_approach
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import rings
+from services.geofence.domain.kinematics import encounters, rings
 from services.geofence.domain.kinematics.presence import PossiblePresence
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
-from services.geofence.domain.state import AnomalyKey, PossiblePresenceState
+from services.geofence.domain.state import AnomalyKey, CaseState, State, part_by_key
+
+
+class PossiblePresenceState(NamedTuple):
+    """State of a possible presence of the wearer within the ring that demands a response."""
+
+    last_ms: int
+    """When positions last allowed the wearer's presence, mesh time."""
+    emitted: bool
+    """Whether the desks were notified."""
+
+
+POSSIBLE = part_by_key("possible", PossiblePresenceState._make, outlives_episode=True)
+"""Targets for which the wearer is possibly within the ring that demands a response, by key."""
 
 
 def update(context: CaseContext, target: Target, ring: Ring, *, possible: PossiblePresence | None) -> None:
@@ -27,7 +43,7 @@ def update(context: CaseContext, target: Target, ring: Ring, *, possible: Possib
         return
     if possible is None or not rings.is_fresh(possible.at_ms, state.now_ms):
         return end_if_expired(context, target)
-    before = case_state.possible.get(target.key)
+    before = POSSIBLE.of(case_state).get(target.key)
     emitted = before is not None and before.emitted
     sent = closest_approach.is_contact_predicted(case_state, target) or any(
         case_state.ring(target, ring).open for ring in case.rings if ring.action is Demand.RESPOND
@@ -36,7 +52,7 @@ def update(context: CaseContext, target: Target, ring: Ring, *, possible: Possib
     if not is_suppressed:
         anomaly = AnomalyKey(AnomalyKind.VAGUE, (case.case_id, target.key))
         emitted = not state.was_just_emitted(anomaly, possible.at_ms)
-    case_state.possible[target.key] = PossiblePresenceState(state.now_ms, emitted)
+    POSSIBLE.of(case_state)[target.key] = PossiblePresenceState(state.now_ms, emitted)
     if before is None or (emitted and not before.emitted):
         kind, demand = demands.DETECTIONS[Detection.POSSIBLY_INSIDE if emitted else Detection.POSSIBLY_INSIDE_RECORDED]
         context.alert(
@@ -57,7 +73,7 @@ def update(context: CaseContext, target: Target, ring: Ring, *, possible: Possib
 
 def end_if_expired(context: CaseContext, target: Target) -> None:
     """Ends a possible presence at a newest report, if no position has allowed the presence for 3 minutes."""
-    now_ms, before = context.state.now_ms, context.case_state.possible.get(target.key)
+    now_ms, before = context.state.now_ms, POSSIBLE.of(context.case_state).get(target.key)
     if before and context.cause is not None and now_ms - before.last_ms >= UNKNOWN_AFTER_MS:
         _retract(context, target, now_ms)
 
@@ -76,7 +92,7 @@ def end(context: CaseContext) -> None:
 
 
 def _retract(context: CaseContext, target: Target, at_ms: int) -> None:
-    before = context.case_state.possible.pop(target.key, None)
+    before = POSSIBLE.of(context.case_state).pop(target.key, None)
     if before is None:
         return
     kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
@@ -85,4 +101,9 @@ def _retract(context: CaseContext, target: Target, at_ms: int) -> None:
     context.alert(AlertDraft(kind, demand, at_ms, target=target, cause=context.cause, record_only=record_only))
 
 
-DETECTOR = Detector(on_amend=amend, on_end=end)
+def range_mm(_: State, case_state: CaseState) -> float:
+    """All fixes, while the wearer is possibly within a ring."""
+    return math.inf if POSSIBLE.of(case_state) else 0
+
+
+DETECTOR = Detector(on_amend=amend, on_end=end, range_mm=range_mm, parts=(POSSIBLE,))

@@ -7,17 +7,23 @@ check. Contact (`State.heard_at_ms`) ends a silence; only a position shows where
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Demand, Exercise, Target
-from services.geofence.domain.kinematics import safe_region
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
-from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
+from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
+from services.geofence.domain.kinematics import encounters, reachability, safe_region
+from services.geofence.domain.kinematics.reachability import Unseen
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.state import WEARER, CaseState, EventKey, GroupedKey, State
+
+ANNOUNCED_MS = 21_600_000
+"""How long an announcement explains a silence: 6 h. A tag with a low battery lasts for hours, not for days."""
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
@@ -50,10 +56,11 @@ def quiet_until_ms(state: State, case_state: CaseState, at_ms: int) -> int | Non
     if case_state.silent or case_state.unseen or case_state.episode_id or case_state.lost or case_state.near:
         return None
     case, heard_at_ms = case_state.case, state.heard_at_ms
-    last = state.last_fix(case.tag_device_ids)
-    if last is None or case.case_id not in state.watched:
+    track = state.last_track(case.tag_device_ids)
+    if track is None or case.case_id not in state.watched:
         return None
-    check_ms = min(last.time_ms, _last_heard_ms(heard_at_ms, case.tag_device_ids)) + UNKNOWN_AFTER_MS
+    silent_ms = _last_heard_ms(heard_at_ms, case.tag_device_ids) + _silent_after_ms(state, case)
+    check_ms = min(_unseen_ms(state, case_state, track), silent_ms, at_ms + UNKNOWN_AFTER_MS)
     for target in case.targets:
         if target.is_person:
             lost_ms = _last_heard_ms(heard_at_ms, target.device_ids) + state.rules.protected_lost_after_ms
@@ -164,13 +171,14 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits SILENT and its end; yields the times of the next checks."""
     state, case_state = context.state, context.case_state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
-    silent_ms, long_ms = since_ms + UNKNOWN_AFTER_MS, since_ms + state.rules.silent_notify_after_ms
+    silent_ms = since_ms + _silent_after_ms(state, context.case)
+    long_ms = since_ms + state.rules.silent_notify_after_ms
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
             _emit(context, Detection.HEARD_AGAIN, at_ms)
             outages.note_heard(context.decisions, case_state, at_ms)
-        yield silent_ms
+        yield _no_later(silent_ms, at_ms)
         return
     if case_state.silent is None:
         moment_ms = max(silent_ms, from_ms)
@@ -183,6 +191,14 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     elif case_state.silent is Demand.RECORD:
         moment_ms = max(long_ms, from_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD_FOR_LONG, moment_ms, heard_ms=since_ms)
+
+
+def _silent_after_ms(state: State, case: Case) -> int:
+    """Time without contact after which a wearer counts as silent, ms: 3 minutes, or longer if a tag keeps a longer interval."""
+    tag_ids, tracks = case.tag_device_ids, state.tracks
+    if len(tag_ids) == 1:  # nearly always
+        return tracks[tag_ids[0]].unknown_after_ms() if tag_ids[0] in tracks else UNKNOWN_AFTER_MS
+    return max((tracks[tag_id].unknown_after_ms() for tag_id in tag_ids if tag_id in tracks), default=UNKNOWN_AFTER_MS)
 
 
 def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
@@ -221,124 +237,148 @@ def _explained(case_state: CaseState, target: Target) -> bool:
 def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case_state, case = context.state, context.case_state, context.case
-    last = state.last_fix(case.tag_device_ids)
-    if last and at_ms < last.time_ms + UNKNOWN_AFTER_MS:
-        _end_unseen(context, last, at_ms)
-        yield last.time_ms + UNKNOWN_AFTER_MS
+    track = state.last_track(case.tag_device_ids)
+    unseen = Unseen(track, _unseen_ms(state, case_state, track)) if track else None
+    if unseen and at_ms < unseen.from_ms:
+        yield from _end_unseen(context, unseen.track, at_ms)
+        yield _no_later(unseen.from_ms, at_ms)
         return
     if not case_state.unseen:
         case_state.unseen = True
         safe_region.drop_case(state, case)
     for target in case.targets:
-        yield from _check_target(context, target, last, at_ms=at_ms)
+        yield from _check_target(context, target, unseen, at_ms=at_ms)
 
 
-def _end_unseen(context: CaseContext, last: Fix, at_ms: int) -> None:
-    """Emits that the wearer's position is known again, unless the wearer still counts as unseen near a target."""
-    case_state = context.case_state
+def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]:
+    """Emits that the wearer's position is known again, unless no vehicle can have reached it: the wearer then still counts as unseen
+    near a target since the last believed position. Yields the times of the next checks."""
+    state, case_state = context.state, context.case_state
     case_state.unseen = False
     for target in context.case.targets:
-        if withheld_clearing.stays_unseen(context, target, last):
+        believed = withheld_clearing.believed_unseen(context, target, track.fixes[-1])
+        if believed is not None:
             case_state.unseen = True  # so that the next report of the case is checked, too
+            until = Track(track.fixes[: bisect_right(track.fixes, believed)] or [believed])
+            yield from _check_target(context, target, Unseen(until, _unseen_ms(state, case_state, until)), at_ms=at_ms)
         elif case_state.near.pop(target.key, None):
             _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
 
 
-def _check_target(context: CaseContext, target: Target, last: Fix | None, *, at_ms: int) -> Iterator[int]:
-    """Emits that an unseen wearer may have reached a target; yields the time of the next check."""
-    state, case_state, case = context.state, context.case_state, context.case
-    possible_ms, detection = _possible_ms(state, case_state, last, target=target), Detection.IN_REACH
-    if possible_ms is None and target.key not in case_state.near:
-        return
-    if possible_ms is not None and at_ms < possible_ms:
-        yield possible_ms
-        return
-    if possible_ms is not None and (_shows_sign(case_state) or _was_near(state, case, last, target=target)):
-        detection = Detection.IN_REACH_AFTER_A_SIGN
-    else:
-        likely_ms = _likely_ms(state, case_state, last, target=target)
-        if at_ms < likely_ms:
-            yield likely_ms
-        else:
-            possible_ms, detection = likely_ms, Detection.LIKELY_IN_REACH
-    if possible_ms is not None and case_state.near.get(target.key, 0) < demands.DETECTIONS[detection][1]:
-        moment_ms = max(possible_ms, case_state.awaited_from_ms[WEARER])
+def _check_target(context: CaseContext, target: Target, unseen: Unseen | None, *, at_ms: int) -> Iterator[int]:
+    """Emits that an unseen wearer may have reached a target; yields the times of the next checks."""
+    state, case_state = context.state, context.case_state
+    demanded = case_state.near.get(target.key, 0)
+    now: _Stage | None = None
+    for stage in _stages(context, target, unseen):
+        if stage.demand <= demanded:
+            continue
+        if at_ms < stage.from_ms:
+            yield stage.from_ms
+        elif now is None or now.demand < stage.demand:
+            now = stage
+    if now is not None:
+        moment_ms = max(now.from_ms, case_state.awaited_from_ms[WEARER])
         # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
         heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
-        case_state.near[target.key] = _emit(context, detection, moment_ms, target=target, heard_ms=heard_ms)
-        withheld_clearing.keep_last(state, case_state, target, last=last)
+        case_state.near[target.key] = _emit(context, now.detection, moment_ms, target=target, heard_ms=heard_ms)
+        withheld_clearing.keep_last(state, case_state, target, last=unseen.last if unseen else None)
 
 
-def _shows_sign(case_state: CaseState) -> bool:
-    """Whether a sign of evasion is active: a tag was opened, jammed or shut down."""
-    return any(case_state.has_active(demands.EVASION_SIGNS, tag_id) for tag_id in case_state.case.tag_device_ids)
+class _Stage(NamedTuple):
+    """A detection about an unseen wearer and a target, and the moment from which on it holds."""
+
+    from_ms: int
+    detection: Detection
+
+    @property
+    def demand(self) -> Demand:
+        """The demand of the detection."""
+        return demands.DETECTIONS[self.detection][1]
 
 
-def _was_near(state: State, case: Case, last: Fix | None, *, target: Target) -> bool:
+def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[_Stage]:
+    """The detections about an unseen wearer and a target. A wearer without any position may be anywhere, which is emitted together
+    with the notice of the silence."""
+    state, case_state, case = context.state, context.case_state, context.case
+    has_sign = _shows_sign(state, case_state)
+    if unseen is None:
+        from_ms = case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
+        yield _Stage(from_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.LIKELY_IN_REACH)
+        return
+    possible_ms = reachability.possible_ms(state, case, unseen, target=target)
+    if possible_ms is None and target.key not in case_state.near:
+        return
+    if possible_ms is not None:
+        yield _Stage(possible_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.IN_REACH)
+    if _was_near(state, case, unseen.last, target=target):
+        yield _Stage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
+        announced = _is_announced(state, case, unseen.last)
+        from_ms = reachability.respond_ms(state, case, unseen, target=target, is_announced=announced)
+        yield _Stage(_after_encounters_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
+    else:
+        yield _Stage(reachability.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
+
+
+def _unseen_ms(state: State, case_state: CaseState, track: Track) -> int:
+    """The moment from which on the wearer's position is unknown: after 3 minutes, or later if the tag keeps a longer interval and
+    shows no sign of evasion."""
+    after_ms = UNKNOWN_AFTER_MS if _shows_sign(state, case_state) else track.unknown_after_ms()
+    return track.fixes[-1].time_ms + after_ms
+
+
+def _no_later(check_ms: int, at_ms: int) -> int:
+    """The time of the next check, at most 3 minutes from now: new reports may show a shorter kept interval meanwhile."""
+    return min(check_ms, at_ms + UNKNOWN_AFTER_MS)
+
+
+def _shows_sign(state: State, case_state: CaseState) -> bool:
+    """Whether a sign of evasion is active: a tag was opened, jammed or shut down. A tag whose battery was low before it shut down
+    shows no sign by that."""
+    if not case_state.raised:  # nearly always
+        return False
+    for tag_id in case_state.case.tag_device_ids:
+        if case_state.has_active(demands.EVASION_SIGNS, tag_id):
+            return True
+        off_ms = case_state.raised.get(EventKey(EquipmentKind.SHUTDOWN, tag_id))
+        if off_ms is not None and not _was_announced(state, tag_id, off_ms, by=(EquipmentKind.BATTERY_LOW,)):
+            return True
+    return False
+
+
+def _is_announced(state: State, case: Case, last: Fix) -> bool:
+    """Whether any tag had announced that it would fall silent: its battery is low, or it has no network."""
+    return any(_was_announced(state, tag_id, last.time_ms, by=demands.ANNOUNCEMENTS) for tag_id in case.tag_device_ids)
+
+
+def _was_announced(state: State, tag_id: str, at_ms: int, *, by: Iterable[EquipmentKind]) -> bool:
+    """Whether one of these announcements of a tag is active and not much older than a moment."""
+    active = state.active_events.get(tag_id, {})
+    return any(at_ms - active[event.value] <= ANNOUNCED_MS for event in by if event.value in active)
+
+
+def _was_near(state: State, case: Case, last: Fix, *, target: Target) -> bool:
     """Whether the last known positions of wearer and target were within a ring that demands NOTIFY or more."""
-    apart = state.apart_mm(last, target) if last else None
+    apart = state.apart_mm(last, target)
     radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
     return apart is not None and apart[0] <= radius_mm
 
 
-def _possible_ms(state: State, case_state: CaseState, last: Fix | None, *, target: Target) -> int | None:
-    """The first moment at which an unseen wearer can be within the ring that demands a response; None if never.
-
-    The wearer may be as far from the last position as its accuracy and the speed bound allow. A person may move at the same speed
-    bound, but only for 3 minutes after the last position. A wearer without any position may be anywhere. That is emitted together with
-    the notice of the silence.
-    """
-    if last is None:
-        return case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
-    at_ms = _reached_ms(state, case_state.case, last, target=target, mps=state.rules.reach_mps)
-    return at_ms if at_ms is not None and at_ms <= last.time_ms + state.rules.max_reach_ms else None
+def _after_encounters_ms(state: State, case: Case, from_ms: int) -> int:
+    """The first moment from `from_ms` on at which no authorised encounter is active: during one, nobody is sent."""
+    while (until_ms := encounters.active_until_ms(state, case, from_ms)) is not None:
+        from_ms = until_ms
+    return from_ms
 
 
-def _likely_ms(state: State, case_state: CaseState, last: Fix | None, *, target: Target) -> int:
-    """The first moment at which a presence within the ring is likely: the wearer arrives there at the own pace, or has been unseen
-    for long."""
-    rules = state.rules
-    if last is None:
-        return case_state.awaited_from_ms[WEARER] + rules.silent_notify_after_ms
-    long_ms = last.time_ms + rules.silent_notify_after_ms
-    tracks = [
-        state.tracks[tag_device_id] for tag_device_id in case_state.case.tag_device_ids if tag_device_id in state.tracks
-    ]
-    paces = [track.pace_mps() for track in tracks if track.fixes and track.fixes[-1] is last]
-    known_paces = [pace for pace in paces if pace is not None]
-    mps = min(rules.reach_mps, max(rules.foot_mps, *known_paces)) if known_paces else rules.reach_mps
-    at_ms = _reached_ms(state, case_state.case, last, target=target, mps=mps)
-    return long_ms if at_ms is None else min(long_ms, at_ms)
+def is_unseen(case_state: CaseState) -> bool:
+    """Whether the wearer's position is unknown: each report may be the one that ends that."""
+    return case_state.unseen
 
 
-def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: float) -> int | None:
-    """Time at which the ring that demands a response is reached, if each side moves at a speed; None if the other side's position is
-    unknown."""
-    apart = state.apart_mm(last, target)
-    if apart is None:
-        return None
-    apart_mm, there = apart
-    responds = [ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND]
-    gap_mm = apart_mm - (max(responds) if responds else case.rings[-1].radius_mm) - last.accuracy_mm
-    if there is None:
-        return _closed_ms(gap_mm, last.time_ms + UNKNOWN_AFTER_MS, last.time_ms, mps=mps)
-    return _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, mps=mps)
+def range_mm(_: State, case_state: CaseState) -> float:
+    """All fixes, while the wearer's position is unknown."""
+    return math.inf if case_state.unseen else 0
 
 
-def _closed_ms(gap_mm: float, least_ms: int, from_ms: int, *, mps: float) -> int:
-    """Time at which one side has closed a gap at a speed (m/s are mm/ms) from `from_ms` on; never before `least_ms`."""
-    return max(least_ms, from_ms + math.ceil(gap_mm / mps))
-
-
-def _met_ms(gap_mm: float, last_ms: int, there_ms: int, *, mps: float) -> int:
-    """Time at which both sides have closed the gap between their last positions. The person moves only for 3 minutes after the last
-    position."""
-    least_ms = max(last_ms + UNKNOWN_AFTER_MS, there_ms)
-    still_ms = there_ms + UNKNOWN_AFTER_MS
-    both_ms = math.ceil((gap_mm / mps + last_ms + there_ms) / 2)
-    if both_ms <= still_ms:
-        return max(least_ms, both_ms)
-    return _closed_ms(gap_mm - mps * UNKNOWN_AFTER_MS, least_ms, last_ms, mps=mps)
-
-
-DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end)
+DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm)

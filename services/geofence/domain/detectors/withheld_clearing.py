@@ -21,17 +21,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import AlertKind
 from services.geofence.domain.decisions import AlertDraft, CaseContext
-from services.geofence.domain.demands import Detection
-from services.geofence.domain.detectors import encounters
+from services.geofence.domain.demands import AlertKind, Detection
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings, travel_feasibility
+from services.geofence.domain.kinematics import encounters, plausibility, probability, rings, travel_feasibility
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
-from services.geofence.domain.state import CaseState, EpisodePart, State
+from services.geofence.domain.state import CasePart, CaseState, State
 
 
 class ClearingKey(NamedTuple):
@@ -109,10 +107,10 @@ def _way_of(text: str) -> WayKey:
     )
 
 
-WITHHELD = EpisodePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
+WITHHELD = CasePart("withheld", new=dict, encode=_withheld_to_json, decode=_withheld_of)
 """Withheld all-clears, each with the time, ms, since which positions claim a movement that no vehicle can have made. None if the
 withholding is over: the desks were notified of it in this episode."""
-WAYS = EpisodePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
+WAYS = CasePart("ways", new=dict, encode=_ways_to_json, decode=_ways_of)
 """Ways that start at the last position inside a ring, or at the last position of an unseen wearer. They lead through positions that
 the tracks have dropped since."""
 
@@ -155,15 +153,15 @@ def is_too_soon(state: State, case_state: CaseState, target: Target, *, ring: Ri
     return False
 
 
-def stays_unseen(context: CaseContext, target: Target, last: Fix) -> bool:
-    """Handles the new position of a wearer who was unseen near a target. Returns True if the wearer still counts as unseen.
+def believed_unseen(context: CaseContext, target: Target, last: Fix) -> Fix | None:
+    """Handles the new position of a wearer who was unseen near a target. Returns None if the wearer is seen.
 
-    The wearer still counts as unseen if no vehicle can have reached the new position in time and a response was demanded for the
-    target. Emits that the all-clear is withheld, or that it is no longer withheld.
+    If the desks were notified for the target and no vehicle can have reached the new position in time, the wearer still counts as
+    unseen since the last believed position, which is the result. Emits that the all-clear is withheld, or no longer withheld.
     """
     state, case_state = context.state, context.case_state
-    if case_state.near.get(target.key) is not Demand.RESPOND:
-        return False
+    if case_state.near.get(target.key, 0) < Demand.NOTIFY:
+        return None
     for device_id in context.case.tag_device_ids:
         kept = WAYS.of(case_state).get(_unseen_key(target, device_id))
         track = state.tracks.get(device_id)
@@ -172,15 +170,15 @@ def stays_unseen(context: CaseContext, target: Target, last: Fix) -> bool:
         way = _follow_from(kept[0], track.fixes)
         if way.false:
             emit_withheld(context, target, None, since_ms=way.false.since_ms, distance_mm=None)
-            return True
+            return way.last
     end_withholding(context, target, None)
     _drop_ways(case_state, ClearingKey(target.key, None))
-    return False
+    return None
 
 
 def keep_last(state: State, case_state: CaseState, target: Target, *, last: Fix | None) -> None:
-    """Keeps the last known position of an unseen wearer, if a response was demanded because the wearer may be near the target."""
-    if case_state.near.get(target.key) is not Demand.RESPOND or last is None:
+    """Keeps the last known position of an unseen wearer, if the desks were notified that the wearer may be near the target."""
+    if case_state.near.get(target.key, 0) < Demand.NOTIFY or last is None:
         return
     for device_id in case_state.case.tag_device_ids:
         track = state.tracks.get(device_id)
@@ -332,7 +330,7 @@ def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
 
 def _fresh_pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
     for pair in _pairs(state, case, target):
-        if rings.is_fresh(rings.known_until(pair.sides) or 0, state.now_ms):
+        if rings.are_fresh(pair.sides, state.now_ms):
             yield pair
 
 
@@ -376,4 +374,12 @@ def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring,
     return since_ms if since_ms >= max(track.fixes[0].time_ms for track in tracks) else None
 
 
-DETECTOR = Detector(parts=(WITHHELD, WAYS))
+WHY = {
+    Detection.LEFT_BY_JUMP: (
+        "no vehicle is fast enough to get from where the ring was entered to the positions outside it: the ring stays entered"
+    ),
+    Detection.WAY_FOUND: (
+        "a vehicle can have gone that way by now, or the positions are back inside; notifies nobody, as it may be repeated"
+    ),
+}
+DETECTOR = Detector(parts=(WITHHELD, WAYS), why=WHY)

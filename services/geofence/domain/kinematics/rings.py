@@ -205,16 +205,6 @@ def known_until(sides: Sides) -> int | None:
     return min(wearer_fix.time_ms, device_fix.time_ms) if device_fix else wearer_fix.time_ms
 
 
-def clear_for(pieces: Iterable[Piece], shape: Shape, radius_mm: int, *, from_ms: int, to_ms: int) -> bool:
-    """Whether the wearer was beyond a radius all the way from `from_ms` to `to_ms`, without an unknown stretch."""
-    covered_ms = from_ms
-    for piece in pieces:
-        if piece.from_ms > covered_ms or shape.within(piece.start, piece.end, radius_mm):
-            return False
-        covered_ms = max(covered_ms, piece.to_ms)
-    return covered_ms >= to_ms
-
-
 def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int) -> int | None:
     """Moment from which on all positions must agree that a ring was left; None if too few positions are newer than the ring's entry.
 
@@ -236,5 +226,10 @@ def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int)
 
 
 def is_fresh(time_ms: int, now_ms: int) -> bool:
-    """Whether a position of that time still shows where somebody is."""
+    """Whether a presence of that time still says something: it is at most 3 minutes old."""
     return now_ms - time_ms <= UNKNOWN_AFTER_MS
+
+
+def are_fresh(sides: Sides, now_ms: int) -> bool:
+    """Whether the newest fixes of both sides still show where they are, by the interval that each device keeps."""
+    return all(side.is_fresh(now_ms) for side in sides if side is not None)

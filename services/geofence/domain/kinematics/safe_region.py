@@ -10,17 +10,19 @@ Regions follow from tracks, cases and rules, so no checkpoint holds them, and a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import plausibility, presence
 from services.geofence.domain.kinematics.geometry import Vector
 from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Fix, SafeRegion
-from services.geofence.domain.state import State
+from services.geofence.domain.state import CaseState, State
 
 ACCURACY_TIMES = 3
 """A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); no decision rests on less likely errors."""
+
+RangeHook = Callable[[State, CaseState], float]
 
 
 class _Other(NamedTuple):
@@ -34,9 +36,10 @@ class _Other(NamedTuple):
     """Least distance to the other device's safe region, minus the range of any decision, mm; None if there is no region."""
 
 
-def measure(state: State, device_id: str, from_ms: int) -> None:
+def measure(state: State, device_id: str, from_ms: int, *, ranges_mm: Sequence[RangeHook]) -> None:
     """Makes the safe region round a device's newest fix, after a full evaluation from the fix before it (`from_ms`), if possible.
 
+    `ranges_mm` are the hooks that say within which distance of a place a detector needs each fix.
     Each of two devices gets half of the space between them. If no region can be made, or the last step leads out of it, the other
     devices lose their regions too. Those regions were made against this device's earlier position.
     """
@@ -48,16 +51,10 @@ def measure(state: State, device_id: str, from_ms: int) -> None:
     free_mm, narrowed = math.inf, []
     for case_id in state.cases_of[device_id]:
         case_state = state.cases[case_id]
-        if case_state.episode_id or case_state.unseen or case_state.possible:
+        range_mm = math.inf if case_state.episode_id else max(hook(state, case_state) for hook in ranges_mm)
+        if range_mm == math.inf or _has_jumped(state, case_state.case):
             return drop(state, device_id)
-        if any(
-            plausibility.has_jumped(state.tracks[device_id])
-            for device_id in case_state.case.device_ids
-            if device_id in state.tracks
-        ):
-            # For a while that device may still be at its previous position, outside its region.
-            return drop(state, device_id)
-        for other in _others(state, case_state.case, device_id, last=last, from_ms=from_ms):
+        for other in _others(state, case_state.case, device_id, last=last, from_ms=from_ms, range_mm=range_mm):
             half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
             if other.device_id is not None and other.region_mm is not None:
                 if other.region_mm < half_mm / 2:
@@ -99,8 +96,17 @@ def _remove(state: State, device_id: str) -> None:
         track.safe_region = None
 
 
-def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int) -> Iterator[_Other]:
-    """All devices and places that a device must keep away from in a case, measured from its newest fix."""
+def _has_jumped(state: State, case: Case) -> bool:
+    """Whether a device of a case may still be at its position before a jump, outside its region."""
+    tracks = (state.tracks[device_id] for device_id in case.device_ids if device_id in state.tracks)
+    return any(map(plausibility.has_jumped, tracks))
+
+
+def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int, range_mm: float) -> Iterator[_Other]:
+    """All devices and places that a device must keep away from in a case, measured from its newest fix.
+
+    `range_mm` is the range of any decision about a place.
+    """
     radius_mm = case.rings[0].radius_mm
     if device_id not in case.tag_device_ids:
         for tag_id in case.tag_device_ids:
@@ -108,9 +114,7 @@ def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int
         return
     for target in case.targets:
         if not target.is_person:
-            yield _Other(
-                None, target.shape.min_distance_mm(last.point) - radius_mm - presence.max_travel_mm(state.rules), None
-            )
+            yield _Other(None, target.shape.min_distance_mm(last.point) - range_mm, None)
         for other_id in target.device_ids:
             yield from _device(state, other_id, last.point, radius_mm=radius_mm, from_ms=from_ms)
 

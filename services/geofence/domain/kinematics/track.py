@@ -6,12 +6,14 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import NamedTuple
 
 from services.geofence.domain.kinematics.geometry import Vector, between
 
 UNKNOWN_AFTER_MS = 180_000
-"""A position older than 3 minutes is unknown: fixes farther apart aren't joined by a line."""
+"""A position older than 3 minutes is unknown, unless the device keeps a longer interval (`Track.unknown_after_ms`). Fixes farther
+apart than 3 minutes aren't joined by a line."""
 WINDOW_MS = 7_200_000
 """How long fixes are kept for late reports: 2 h."""
 AFTER_ALL_MS = 1 << 62
@@ -40,6 +42,20 @@ MIN_PACE_MS = 30_000
 MAX_PACE_MS = 300_000
 """A pace is measured over movements of MIN_PACE_MS to MAX_PACE_MS: shorter ones are noise, and longer ones don't show how the device
 goes on."""
+
+KEPT_GAPS = 5
+"""A kept interval is the median of this many of the last gaps between fixes. A change of the interval shows after three gaps, and two
+lost reports don't change the median."""
+MIN_KEPT_GAPS = 3
+MAX_KEPT_MS = 600_000
+"""Longest kept interval after which a position still counts as known, 10 minutes: a walker is 1 km away by then."""
+OVERDUE_AFTER_MS = 30_000
+"""How long a report may be overdue by the kept interval before the position is unknown. Reports are delayed by reception and by the
+network."""
+SHORT_MS = UNKNOWN_AFTER_MS - OVERDUE_AFTER_MS
+"""Longest kept interval after which a position is unknown after 3 minutes, as without one."""
+KEPT_WITHIN_MS = MIN_KEPT_GAPS * (MAX_KEPT_MS + OVERDUE_AFTER_MS)
+"""Fixes older than this, before the newest one, say nothing about the kept interval: some 30 minutes, three of the longest gaps."""
 
 
 class Fix(NamedTuple):
@@ -222,6 +238,22 @@ class Track:
                 fastest_mps = max(fastest_mps or 0.0, moved_mm / took_ms)
         return fastest_mps
 
+    def kept_interval_ms(self) -> int | None:
+        """Interval between reports that the device was seen to keep, ms: the median of its last gaps between fixes.
+
+        The interval that was asked of the device plays no part. None with fewer than 4 fixes of different times in some 30 minutes
+        before the newest one.
+        """
+        return _kept_interval_ms(self.fixes)
+
+    def unknown_after_ms(self) -> int:
+        """Time after the newest fix from which on the position is unknown, ms: 3 minutes, or 30 s longer than the kept interval."""
+        return _unknown_after_ms(self.fixes)
+
+    def is_fresh(self, at_ms: int) -> bool:
+        """Whether the newest fix still shows at a moment where the device is. The track must have a fix."""
+        return at_ms - self.fixes[-1].time_ms <= self.unknown_after_ms()
+
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
         fixes, total_mm = self.fixes, 0.0
@@ -287,6 +319,32 @@ class Track:
             yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
 
 
+def _kept_interval_ms(fixes: Sequence[Fix]) -> int | None:
+    """The median of the last gaps between fixes of different times; of two middle gaps the shorter one."""
+    gaps_ms: list[int] = []
+    later_ms = newest_ms = fixes[-1].time_ms if fixes else 0
+    for i in range(len(fixes) - 2, -1, -1):
+        time_ms = fixes[i].time_ms
+        if len(gaps_ms) == KEPT_GAPS or newest_ms - time_ms > KEPT_WITHIN_MS:
+            break
+        if time_ms < later_ms:
+            gaps_ms.append(later_ms - time_ms)
+            later_ms = time_ms
+    return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
+
+
+def _unknown_after_ms(fixes: Sequence[Fix]) -> int:
+    if len(fixes) <= MIN_KEPT_GAPS:
+        return UNKNOWN_AFTER_MS
+    a_ms, b_ms, c_ms, d_ms = fixes[-4][0], fixes[-3][0], fixes[-2][0], fixes[-1][0]
+    if a_ms < b_ms < c_ms < d_ms and max(b_ms - a_ms, c_ms - b_ms, d_ms - c_ms) <= SHORT_MS:
+        return UNKNOWN_AFTER_MS  # nearly always, and the same result: a median of five gaps is no longer than three of them
+    kept_ms = _kept_interval_ms(fixes)
+    if kept_ms is None:
+        return UNKNOWN_AFTER_MS
+    return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
+
+
 def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
     """Movement of `a` relative to `b`, in the stretches that both have; both in order of time."""
     i = j = 0
@@ -294,7 +352,7 @@ def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:
         p, q = a[i], b[j]
         low, high = max(p.from_ms, q.from_ms), min(p.to_ms, q.to_ms)
         if low <= high:
-            yield Piece(from_ms=low, to_ms=high, start=_minus(p.at(low), q.at(low)), end=_minus(p.at(high), q.at(high)))
+            yield Piece(from_ms=low, to_ms=high, start=minus(p.at(low), q.at(low)), end=minus(p.at(high), q.at(high)))
         if p.to_ms < q.to_ms:
             i += 1
         elif q.to_ms < p.to_ms:
@@ -312,5 +370,6 @@ def _is_moment(pieces: Sequence[Piece], index: int) -> bool:
     return index < len(pieces) and pieces[index].from_ms == pieces[index].to_ms
 
 
-def _minus(a: Vector, b: Vector) -> Vector:
+def minus(a: Vector, b: Vector) -> Vector:
+    """The vector from one position to another, mm."""
     return a[0] - b[0], a[1] - b[1], a[2] - b[2]

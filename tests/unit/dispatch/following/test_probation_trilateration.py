@@ -26,7 +26,8 @@ from services.dispatch.domain.race import Approach, Sighting, approach, approach
 from services.dispatch.domain.roster import NO_ROSTER, Travel
 from services.dispatch.leg import translate
 from services.geofence import translate as of_fold
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
 from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import incidents

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from services.geofence import translate
 from services.geofence.domain import accounts, codec
-from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch
 from services.ingest.domain import Position, Positions

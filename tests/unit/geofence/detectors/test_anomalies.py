@@ -7,7 +7,8 @@ import random
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, AnomalyKind
+from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story

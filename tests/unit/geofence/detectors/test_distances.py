@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from services.geofence import translate
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.detectors.distances import WARNED
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.encounters import encounter

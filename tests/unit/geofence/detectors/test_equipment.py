@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
 from services.geofence.domain import codec, demands, state
-from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind, DeadLetter, Leg
+from services.geofence.domain.alerts import Alert, AnomalyKind, DeadLetter
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, EquipmentKind
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import alert_pb2, log_pb2

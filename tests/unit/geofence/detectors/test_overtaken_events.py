@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter
+from services.geofence.domain.alerts import Alert, DeadLetter
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, EquipmentKind
 from services.geofence.domain.state import EventKey
 from tandem.common.v1 import log_pb2

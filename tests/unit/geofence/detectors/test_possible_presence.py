@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, AlertKind, AnomalyKind
+from services.geofence.domain.alerts import Alert, AnomalyKind
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.detectors.possible_presence import POSSIBLE
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story
@@ -33,7 +35,7 @@ def test_a_jump_to_her_door_notifies_at_once_and_sends_somebody_when_confirmed()
     assert emitted.incident_opens and emitted.incident_ends and not story.entered()
     story.at(75, "tag", 45)
     assert story.entered() == [100]
-    assert story.state.cases["case-1"].possible == {}
+    assert POSSIBLE.of(story.state.cases["case-1"]) == {}
 
 
 def test_a_single_wild_position_is_retracted_after_three_minutes() -> None:
@@ -92,7 +94,7 @@ def test_a_possible_presence_ends_with_the_order() -> None:
     story.at(60, "tag", 40)
     story.tick(120)
     assert [alert.demand for alert in near(story)] == [Demand.NOTIFY, Demand.RECORD]
-    assert story.state.cases["case-1"].possible == {}
+    assert POSSIBLE.of(story.state.cases["case-1"]) == {}
 
 
 def stand_at(at_m: float) -> Story:

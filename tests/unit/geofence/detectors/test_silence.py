@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -107,7 +108,11 @@ def test_the_end_of_an_order_retracts_alerts_of_silence_and_stops_the_wait() -> 
     story = apart(300, valid_until_ms=T0_MS + 2_000_000)
     story.tick(4000)
     assert (story.alerts[-1].kind, story.alerts[-1].at_ms) == (AlertKind.HEARD_AGAIN, T0_MS + 2_000_000)
-    assert emitted(story.of(AlertKind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", RESPOND, 180), ("UNKNOWN_NEAR", RECORD, 2000)]
+    assert emitted(story.of(AlertKind.UNKNOWN_NEAR)) == [
+        ("UNKNOWN_NEAR", NOTIFY, 180),
+        ("UNKNOWN_NEAR", RESPOND, 190),
+        ("UNKNOWN_NEAR", RECORD, 2000),
+    ]
     assert not story.state.incidents and not story.state.due
 
 
@@ -165,13 +170,15 @@ def test_her_movement_is_checked_when_she_reports() -> None:
     assert near.cause is not None and near.cause.device_id == "phone"
 
 
-@pytest.mark.parametrize(("metres", "demand"), [(1500, NOTIFY), (990, RESPOND), (50, RESPOND)])
-def test_a_wearer_who_vanishes_within_a_notifying_ring_demands_a_response(metres: float, demand: Demand) -> None:
+@pytest.mark.parametrize(("metres", "demanded"), [(1500, [NOTIFY]), (990, [NOTIFY, RESPOND]), (50, [NOTIFY, RESPOND])])
+def test_a_wearer_who_vanishes_within_a_notifying_ring_demands_a_response(
+    metres: float, demanded: list[Demand]
+) -> None:
     story = apart(metres)
     story.tick(200)
-    assert emitted(story.of(AlertKind.UNKNOWN_NEAR)) == [("UNKNOWN_NEAR", demand, 180)]
-    legs = {leg for leg, _ in story.of(AlertKind.UNKNOWN_NEAR)[0].destinations}
-    assert (Leg.WARNING in legs) is (demand is RESPOND)
+    near = story.of(AlertKind.UNKNOWN_NEAR)
+    assert emitted(near) == [("UNKNOWN_NEAR", demand, at_s) for demand, at_s in zip(demanded, (180, 190), strict=False)]
+    assert [Leg.WARNING in {leg for leg, _ in alert.destinations} for alert in near] == [False, True][: len(near)]
 
 
 @pytest.mark.parametrize("sign", ["SHUTDOWN", "JAMMING_SUSPECTED", "STRAP_OPEN", "CASE_OPEN"])
@@ -192,9 +199,9 @@ def test_a_later_sign_raises_the_demand() -> None:
 def test_a_response_to_an_unseen_wearer_holds_the_incident_until_a_position() -> None:
     story = apart(990)
     story.tick(2000)
-    assert story.of(AlertKind.UNKNOWN_NEAR)[0].incident_id == story.alerts[0].incident_id
+    assert {alert.incident_id for alert in story.of(AlertKind.UNKNOWN_NEAR)} == {story.alerts[0].incident_id}
     story.heard(2010, "tag")
-    assert len(story.of(AlertKind.UNKNOWN_NEAR)) == 1, "contact doesn't show where the wearer is"
+    assert len(story.of(AlertKind.UNKNOWN_NEAR)) == 2, "contact doesn't show where the wearer is"
     story.at(2020, "phone", 0)
     story.at(2020, "tag", 60)
     entered, seen = story.of(AlertKind.RING_ENTERED)[-1], story.of(AlertKind.UNKNOWN_NEAR)[-1]
@@ -239,6 +246,7 @@ def test_an_amendment_that_drops_a_target_retracts_its_alert() -> None:
     story.tick(200)
     story.case(300, version=2, persons=[NO_PHONE], places=[circle("work", 80_000, 0, radius_m=20)])
     assert [(alert.target_id, alert.demand) for alert in story.of(AlertKind.UNKNOWN_NEAR)] == [
+        ("home", NOTIFY),
         ("home", RESPOND),
         ("home", RECORD),
     ]

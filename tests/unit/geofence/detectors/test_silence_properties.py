@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec, fold
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import silence
 from services.geofence.domain.entries import Body, Entry, EquipmentKind, Tick
 from services.geofence.domain.rules import Rules

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
 from tests.support.geofence.stories import T0_MS, Story, circle
 
 

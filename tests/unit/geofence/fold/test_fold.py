@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, DeadLetter, Leg
+from services.geofence.domain.alerts import DeadLetter
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, polygon

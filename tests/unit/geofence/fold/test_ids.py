@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
 from services.geofence.domain.decisions import AlertDraft, Decisions
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.state import CaseState, State

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import Alert, AlertKind, DeadLetter
+from services.geofence.domain.alerts import Alert, DeadLetter
 from services.geofence.domain.decisions import AlertDraft, Decisions
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import log_pb2

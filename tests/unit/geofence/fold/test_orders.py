@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, DeadLetter
+from services.geofence.domain.alerts import DeadLetter
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle

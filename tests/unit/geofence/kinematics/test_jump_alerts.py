@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, AnomalyKind, Leg
+from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from tests.support.geofence.stories import T0_MS, Story
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.geofence.domain.alerts import AlertKind, Leg
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import log_pb2
@@ -118,10 +118,10 @@ def test_after_a_sign_nobody_waits_for_a_pace(sign: str) -> None:
     assert near(story) == [(RESPOND, pytest.approx((4000 - EDGE_M) / 14, abs=0.01))]
 
 
-def test_within_a_notifying_ring_nobody_waits_for_a_pace() -> None:
+def test_within_a_notifying_ring_the_desks_are_notified_at_once_and_a_response_follows_by_the_pace() -> None:
     story = last_seen(990)
-    story.tick(181)
-    assert near(story) == [(RESPOND, 180)]
+    story.tick(600)
+    assert near(story) == [(NOTIFY, 180), (RESPOND, pytest.approx((990 - EDGE_M) / 2, abs=0.01))]
 
 
 def test_the_speed_on_foot_is_a_rule() -> None:

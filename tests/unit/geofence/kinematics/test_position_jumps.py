@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, AnomalyKind
+from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.demands import AlertKind
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle
 from tests.support.geofence.travels import Whole

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, AnomalyKind
+from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import Story, circle

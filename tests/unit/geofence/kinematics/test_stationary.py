@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.kinematics import stationary
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.track import Fix, Track

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind, Leg
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.detectors.withheld_clearing import WITHHELD
 from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics.track import WINDOW_MS
@@ -202,13 +202,30 @@ def test_an_unseen_wearer_stays_unseen_where_no_vehicle_got_in_time() -> None:
     stay(story, 0, 300, 900)
     story.tick(700)
     near = story.of(AlertKind.UNKNOWN_NEAR)
-    assert [alert.demand for alert in near] == [Demand.RESPOND]
+    assert [alert.demand for alert in near] == [Demand.NOTIFY, Demand.RESPOND]
     for at_s in range(720, 1500, 15):
         story.at(at_s, "tag", 60_000)
     assert story.of(AlertKind.UNKNOWN_NEAR) == near
     assert spoofed(story)[0][:2] == (Demand.NOTIFY, 0)
     story.at(1500, "tag", 3000)
-    assert [alert.demand for alert in story.of(AlertKind.UNKNOWN_NEAR)] == [Demand.RESPOND, Demand.RECORD]
+    assert [alert.demand for alert in story.of(AlertKind.UNKNOWN_NEAR)][2:] == [Demand.RECORD]
+
+
+def test_a_jump_of_an_unseen_wearer_does_not_prevent_the_response() -> None:
+    story = Story()
+    story.case(**PLACES)
+    stay(story, 0, 300, 900)
+    left_s = 286
+    for at_s in range(left_s + 185, 1500, 15):
+        story.at(at_s, "tag", 60_000)
+    notice, response = story.of(AlertKind.UNKNOWN_NEAR)
+    assert (notice.demand, response.demand) == (Demand.NOTIFY, Demand.RESPOND)
+    assert (notice.at_ms - T0_MS) // 1000 == left_s + 180
+    assert left_s + 300 <= (response.at_ms - T0_MS) / 1000 <= left_s + 400, (
+        "on foot from where the wearer was seen last"
+    )
+    story.at(1500, "tag", 3000)
+    assert story.of(AlertKind.UNKNOWN_NEAR)[2:], "a vehicle can have gone there by now"
 
 
 def test_an_encounter_that_ends_after_a_jump_away_sends_somebody() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from bench.silence import RINGS, Row, days_of
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, AlertKind
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Case, Entry, Positions, Target, Tick
 from services.geofence.domain.kinematics.geometry import Disc, ecef_mm
 from services.geofence.domain.state import State

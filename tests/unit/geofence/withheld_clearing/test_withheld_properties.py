@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AlertKind
+from services.geofence.domain.demands import AlertKind
 from tests.support.geofence.stories import Story, circle
 
 JOURNEYS = 300

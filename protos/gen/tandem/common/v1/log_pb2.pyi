@@ -513,6 +513,10 @@ class Rules(_message.Message):
     HELP_AFTER_S_FIELD_NUMBER: _builtins.int
     FOOT_MPS_FIELD_NUMBER: _builtins.int
     RESPOND_P_PCT_FIELD_NUMBER: _builtins.int
+    REPORT_GRACE_S_FIELD_NUMBER: _builtins.int
+    REST_S_FIELD_NUMBER: _builtins.int
+    REST_RESPOND_AFTER_S_FIELD_NUMBER: _builtins.int
+    AWAY_RESPOND_AFTER_S_FIELD_NUMBER: _builtins.int
     rules_id: _builtins.str
     """Id of these rules, printed with each decision."""
     clear_margin_m: _builtins.int
@@ -535,6 +539,16 @@ class Rules(_message.Message):
     """Minimum pace, metres per second, that the decision assumes for an unseen wearer. A faster last pace is kept."""
     respond_p_pct: _builtins.int
     """Minimum probability of being inside, percent, at which a ring that demands a response is entered."""
+    report_grace_s: _builtins.int
+    """How long, seconds, a report of an unseen wearer may still come before somebody is sent."""
+    rest_s: _builtins.int
+    """Time at one place, seconds, after which a wearer counts as stationary."""
+    rest_respond_after_s: _builtins.int
+    """Nobody is sent earlier than this many seconds after the last position of a wearer who was stationary, or whose tag had announced
+    that it would fall silent.
+    """
+    away_respond_after_s: _builtins.int
+    """Nobody is sent earlier than this many seconds after the last position of a wearer who was going away from the target."""
     def __init__(
         self,
         *,
@@ -549,10 +563,14 @@ class Rules(_message.Message):
         help_after_s: _builtins.int = ...,
         foot_mps: _builtins.int = ...,
         respond_p_pct: _builtins.int = ...,
+        report_grace_s: _builtins.int = ...,
+        rest_s: _builtins.int = ...,
+        rest_respond_after_s: _builtins.int = ...,
+        away_respond_after_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "foot_mps", b"foot_mps", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "respond_p_pct", b"respond_p_pct", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away_respond_after_s", b"away_respond_after_s", "clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "foot_mps", b"foot_mps", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "report_grace_s", b"report_grace_s", "respond_p_pct", b"respond_p_pct", "rest_respond_after_s", b"rest_respond_after_s", "rest_s", b"rest_s", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,9 +5,11 @@ An encounter at a place is active only while a recent position shows the wearer 
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from services.geofence.domain.entries import Case, Encounter
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.kinematics.track import AFTER_ALL_MS, Track
 from services.geofence.domain.state import State
 
 KOREA_MS = 9 * 3_600_000
@@ -41,7 +43,7 @@ def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> i
     if not encounter.places:
         return end_ms
     known_ms = [
-        track.fixes[-1].time_ms + UNKNOWN_AFTER_MS
+        track.fixes[-1].time_ms + track.unknown_after_ms()
         for track in (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
         if (point := _point(track, at_ms)) and any(shape.least(point, point) == 0 for shape in encounter.places)
     ]
@@ -51,9 +53,12 @@ def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> i
 def _point(track: Track, at_ms: int) -> Vector | None:
     """Where a device was at a moment; None if that is unknown."""
     last = track.last()
-    if last is None or at_ms >= last.time_ms + UNKNOWN_AFTER_MS:
+    if last is None or at_ms >= last.time_ms + track.unknown_after_ms():
         return None
     if at_ms >= last.time_ms:
         return last.point
-    piece = next(track.joined(at_ms, at_ms), None)
+    index = bisect_right(track.fixes, (at_ms, AFTER_ALL_MS))
+    if not index or track.fixes[index].time_ms - track.fixes[index - 1].time_ms > track.unknown_after_ms():
+        return None
+    piece = next(track.assumed(at_ms, at_ms), None)
     return piece.at(at_ms) if piece else None
