@@ -11,7 +11,8 @@ from typing import NamedTuple
 from services.cli.feasibility.history import Coverage, History
 from services.cli.feasibility.presence import Visit
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Body, Case, Demand, Encounter, Entry, Tick
 from services.geofence.domain.state import State
 

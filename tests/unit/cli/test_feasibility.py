@@ -18,7 +18,8 @@ from services.cli.feasibility.expectation import Cause
 from services.cli.feasibility.history import DAY_MS, Coverage, History, HistoryEntry, coverage_of
 from services.cli.feasibility.presence import Visit
 from services.cli.feasibility.study import ExceptionAdded, ExceptionLeftOut, SmallerRing
-from services.geofence.domain.alerts import Alert, AlertKind, Leg
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Positions, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_R68_PER_SIGMA = 1.5095921854516636
+R68_PER_SIGMA = 1.5095921854516636
 """Radius that holds 68 % of a 2-D normal distribution, in standard deviations: sqrt(-2 ln 0.32)."""
 
 SURELY_OUTSIDE = 6.0
@@ -18,7 +18,7 @@ def inside(distance_mm: float, radius_mm: float, accuracies_mm: tuple[int, ...])
     the sum of their variances, so the distance follows a Rice distribution. The distribution function is the series of Poisson-weighted
     chi-square terms (Abramowitz and Stegun 26.4.25) while it converges fast, else the normal limit for sharp positions.
     """
-    sigma = math.sqrt(sum(accuracy * accuracy for accuracy in accuracies_mm)) / _R68_PER_SIGMA
+    sigma = math.sqrt(sum(accuracy * accuracy for accuracy in accuracies_mm)) / R68_PER_SIGMA
     if sigma == 0:
         return 1.0 if distance_mm <= radius_mm else 0.0
     x, y = radius_mm / sigma, distance_mm / sigma

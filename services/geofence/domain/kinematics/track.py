@@ -118,6 +118,9 @@ class Track:
     safe_region: SafeRegion | None = field(default=None, compare=False)
     """Safe region round one of the fixes, if any. The region is derived from all tracks and cases, and decides nothing. The track
     holds it to save a lookup, because nearly every report needs it."""
+    floor: tuple[Fix, int] | None = field(default=None, compare=False)
+    """Floor of the accuracy (`accuracy.floor_mm`) as of a newest fix, mm. It is derived from the fixes; the track holds it because each
+    decision near a ring needs it several times."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
 
