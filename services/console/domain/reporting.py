@@ -9,6 +9,8 @@ from enum import StrEnum
 
 SLOW_S = 150
 """Interval from which on the silence of a device and the end of an incident are noticed late."""
+TOLERANCE, TOLERANCE_S = 1.25, 5
+"""A device keeps an interval if its own is at most so many times as long, plus this time, as ingest judges it."""
 
 
 class Problem(StrEnum):
@@ -19,7 +21,7 @@ class Problem(StrEnum):
     ACCURACY = "accuracy"
     """Its positions scatter more than twice as far as the accuracy that it states."""
     SLOW = "slow"
-    """It reports each SLOW_S or slower."""
+    """It reports each SLOW_S or slower, and that isn't what it was asked for."""
 
 
 def asker_of(by: str) -> str:
@@ -114,9 +116,13 @@ class DeviceCard:
         holds = {
             Problem.DISOBEYS: self.asked.obeys == "NO" or self.asked.delivery == "REFUSED",
             Problem.ACCURACY: bool(self.measured and self.measured.contradicted),
-            Problem.SLOW: self.asked.slow or bool(self.measured and self.measured.slow),
+            Problem.SLOW: (self.asked.slow or bool(self.measured and self.measured.slow)) and not self._is_as_asked(),
         }
         return tuple(problem for problem in Problem if holds[problem])
+
+    def _is_as_asked(self) -> bool:
+        """Whether the device keeps a long interval because it was asked to: far from every ring the decision needs few reports."""
+        return self.ask is not None and 0 < self.kept_s <= TOLERANCE * self.ask.interval_s + TOLERANCE_S
 
 
 def joined(asked: Iterable[AskedDevice], measured: Iterable[MeasuredTag]) -> list[DeviceCard]:

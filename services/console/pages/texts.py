@@ -300,8 +300,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Its positions scatter more than twice as far as the accuracy that it states.",
     ),
     "why_slow": (
-        "보고 간격이 150초 이상입니다. 두절과 상황 종료를 늦게 알게 됩니다.",
-        "It reports each 150 s or slower: its silence and the end of an incident are noticed late.",
+        "요청하지 않았는데 보고 간격이 150초 이상입니다. 두절과 상황 종료를 늦게 알게 됩니다.",
+        "It reports each 150 s or slower without being asked to: its silence and the end of an incident are noticed late.",
     ),
     "meaning": ("뜻", "Meaning"),
     "accuracy_title": ("오차", "Accuracy"),

@@ -17,6 +17,7 @@ from tandem.ingest.v1 import ingest_pb2
 from tests.support.console.devices import asks, listed, tag
 
 ASK = AskCard("geofence", 30, 1_000, 2_000, refused=False)
+FAR = replace(ASK, interval_s=170)
 TAG = MeasuredTag("d", kept_s=30, slow=False, stated_m=8.0, observed_m=9.0, contradicted=False, last_fix_ms=None)
 
 
@@ -35,6 +36,9 @@ def disobeying(device_id: str, interval_s: int) -> DeviceCard:
         (AskedDevice("d"), replace(TAG, slow=True), (Problem.SLOW,)),
         (AskedDevice("d", slow=True), None, (Problem.SLOW,)),
         (AskedDevice("d", obeys="NO"), replace(TAG, slow=True, contradicted=True), tuple(Problem)),
+        # Far from every ring the decision asks for few reports, and a tag that does so has no problem.
+        (AskedDevice("d", asks=(FAR,), obeys="YES", slow=True), replace(TAG, kept_s=217, slow=True), ()),
+        (AskedDevice("d", asks=(FAR,), obeys="NOT_YET"), replace(TAG, kept_s=218, slow=True), (Problem.SLOW,)),
     ],
 )
 def test_the_problems_of_a_device_are_what_either_service_says(
