@@ -1,9 +1,10 @@
-"""`python -m bench.decision_quality`: missed breaches and false dispatches of the fold, compared with a plain threshold.
+"""`python -m bench.decision_quality`: missed breaches and dispatches for nothing of the fold, with tags that obey its requests.
 
-Real tracks are the truth (`bench.decision.placement`), and noisy reports are derived from them (`bench.decision.noise`). The fold and a
-plain threshold on the two last positions decide (`bench.decision.play`), and the truth judges both (`bench.decision.judge`). The
-benchmark sweeps the threshold and compares at the threshold that misses no more than the fold. Intervals are 95 % bootstrap intervals
-over wearers. With one draw of the noise the ratio depends on a few misses, so `--draws` sums several draws and also prints each.
+Real tracks are the truth (`bench.decision.placement`), and noisy reports are derived from them (`bench.decision.noise`). The fold
+decides, and the tag obeys what it requests (`bench.decision.play`, `bench.decision.arms`). The truth judges
+(`bench.decision.judge`). Every dispatch counts, UNKNOWN_NEAR included. All arms meet the same noise, so they are compared in pairs
+with the tag that reports each 60 s, and each with a plain threshold that misses no more. Intervals are 95 % bootstrap intervals
+over wearers. Misses are few, so `--draws` sums several draws of the noise and also prints each.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -19,154 +20,109 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from bench.decision.judge import THRESHOLDS_M, Judged, judge
-from bench.decision.placement import plays
-from bench.decision.score import MAX_RATIO, Interval, Score
+from bench.decision import tables
+from bench.decision.arms import ARMS, Arm
+from bench.decision.judge import judge_all
+from bench.decision.judged import Judged, from_json, merged, to_json
+from bench.decision.noise import Gaps
+from bench.decision.placement import Play, plays
 from bench.silence import folder
 
-INTERVALS_MS = (15_000, 60_000)
+USUAL_ARMS = ("15 s", "60 s", "asked")
+_CHUNK = 10
+"""Number of plays that one process judges at a time."""
 
 
 def main() -> None:
-    """Runs the study, prints the figures, and writes the plot and the faults if requested."""
+    """Runs the study, prints the figures, and writes the files that are requested."""
+    arguments = _parser().parse_args()
+    if not (folder() / "pairs.csv").is_file():
+        raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
+    selected = list(islice(plays(folder()), 0, None, arguments.one_in))
+    if arguments.but_one_in:
+        del selected[:: arguments.but_one_in]
+    about = {"plays": [play.name for play in selected], "draws": arguments.draws}
+    others = [each for path in arguments.against for each in _kept(path, about)]
+    own = _played(selected, arguments)
+    if arguments.keep:
+        arguments.keep.write_text(json.dumps({"about": about, "judged": [*map(to_json, own)]}), encoding="utf-8")
+    judged = [*own, *others]
+    if arguments.faults:
+        lines = [json.dumps(asdict(fault)) for group in judged for fault in group.faults]
+        arguments.faults.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    scores = tables.scores(judged)
+    if arguments.plot:
+        from bench.decision import plot  # matplotlib is only in requirements-bench.lock
+
+        plot.draw(next(iter(scores.values())), arguments.plot)
+    if arguments.json:
+        print(json.dumps(tables.as_json(scores), indent=1))
+        return
+    console = Console(width=200)
+    for table in tables.tables(scores, judged):
+        console.print(table)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one-in", type=int, default=1, help="play only one of N plays, for a quick overview")
     parser.add_argument("--but-one-in", type=int, help="leave out one of N plays; the decision was tuned on one in 4")
     parser.add_argument(
         "--draws", type=int, default=1, help="number of draws of the noise; the first was fixed beforehand"
     )
+    parser.add_argument(
+        "--arms", nargs="*", choices=ARMS, default=USUAL_ARMS, help="tags to play; none to show only those of --against"
+    )
+    parser.add_argument("--gaps", nargs="+", choices=[gaps.name for gaps in Gaps], default=[gaps.name for gaps in Gaps])
     parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--keep", type=Path, help="file for the counts, to be shown beside another run by --against")
     parser.add_argument(
-        "--faults", type=Path, help="file for each miss and each false dispatch, one JSON object a line"
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="files of --keep, such as those of another version of the fold; the name of each file is added to its arms",
+    )
+    parser.add_argument(
+        "--faults", type=Path, help="file for each miss and each dispatch for nothing, one JSON object a line"
     )
     parser.add_argument("--plot", type=Path, help="file for the plot, as SVG (needs matplotlib)")
-    arguments = parser.parse_args()
-    if not (folder() / "pairs.csv").is_file():
-        raise SystemExit(f"GeoLife tracks not found in {folder()}; set TANDEM_SHARED_DATA")
-    selected = list(islice(plays(folder()), 0, None, arguments.one_in))
-    if arguments.but_one_in:
-        del selected[:: arguments.but_one_in]
-    scores: dict[int, Score] = {}
+    return parser
+
+
+def _played(selected: list[Play], arguments: argparse.Namespace) -> list[Judged]:
+    """Judgements of all plays, by group."""
+    arms = [ARMS[name] for name in arguments.arms]
+    regimes = [Gaps[name] for name in arguments.gaps]
+    judge_chunk = partial(_judge_chunk, arms=arms, draws=range(1, arguments.draws + 1), regimes=regimes)
+    chunks = [selected[i : i + _CHUNK] for i in range(0, len(selected), _CHUNK)] if arms else []
+    judged: list[Judged] = []
     with ProcessPoolExecutor(arguments.workers) as pool:
-        for every_ms in INTERVALS_MS:
-            own: list[Judged] = []
-            for draw in range(1, arguments.draws + 1):
-                print(f"{len(selected)} plays, a report each {every_ms // 1000} s, draw {draw}", file=sys.stderr)
-                own += pool.map(partial(judge, every_ms=every_ms, draw=draw), selected, chunksize=20)
-            scores[every_ms] = Score(own)
-    judged = [play for score in scores.values() for play in score.judged]
-    if arguments.faults:
-        lines = [json.dumps(asdict(fault)) for play in judged for fault in play.faults]
-        arguments.faults.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    if arguments.plot:
-        from bench.decision import plot  # matplotlib is only in requirements-bench.lock
-
-        plot.draw(scores, arguments.plot)
-    if arguments.json:
-        print(json.dumps({f"{every_ms // 1000} s": _figures(score) for every_ms, score in scores.items()}, indent=1))
-        return
-    console = Console()
-    console.print(_table(scores))
-    console.print(_swept(scores))
-    if arguments.draws > 1:
-        console.print(_by_draw(judged))
-    console.print(_causes(judged))
+        for done, groups in enumerate(pool.map(judge_chunk, chunks), 1):
+            judged += groups
+            print(f"\r{min(done * _CHUNK, len(selected))} of {len(selected)} plays", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    return merged(judged)
 
 
-def _figures(score: Score) -> dict[str, Any]:
-    """Figures of one interval by name: a number, or [value, low, high]."""
-    sums, delays_s, plain_s = score.sums, score.delays_s(), score.plain_delays_s()
-    counts = Counter(fault.what for play in score.judged for fault in play.faults)
-    unnotified, unrecorded = counts["close"] + counts["close, recorded"], counts["close"]
-    ratio = score.interval(lambda sums: sums.false_ratio)
-    hundred = list(THRESHOLDS_M).index(100)
-    return {
-        "hours": round(score.total("hours"), 1),
-        "breaches": sums.breaches,
-        "missed breaches": score.interval(lambda sums: sums.missed),
-        "  of which UNKNOWN_NEAR told a person": score.total("missed_but_near"),
-        "  of which it was at least in the record": score.total("missed_but_recorded"),
-        "  share of breaches, %": score.interval(lambda sums: 100 * sums.missed_share),
-        "dispatches": score.total("dispatches"),
-        "false dispatches": score.interval(lambda sums: sums.false),
-        "UNKNOWN_NEAR that respond, apart": score.total("unknown_near"),
-        "plain threshold at equal misses, m": score.interval(lambda sums: sums.threshold_m),
-        "  its missed breaches": float(sums.plain_missed[sums.equal]),
-        "  its false dispatches": score.interval(lambda sums: float(sums.plain_false[sums.equal])),
-        "false dispatches through the plain ones": ratio,
-        f"  at most {MAX_RATIO:g}": "met" if ratio.value <= MAX_RATIO else "MISSED",
-        "  the same without grouping on either side": score.interval(lambda sums: sums.false_ratio_raw),
-        "  the same, told by UNKNOWN_NEAR isn't missed": score.interval(lambda sums: sums.false_ratio_unnotified),
-        "  the same, recorded by it isn't missed": score.interval(lambda sums: sums.false_ratio_unrecorded),
-        "plain threshold at 100 m: missed breaches": float(sums.plain_missed[hundred]),
-        "  its false dispatches, at 100 m": float(sums.plain_false[hundred]),
-        "approaches below 50 m of 30 s": score.total("close"),
-        "  no person told by the first report after": f"{unnotified}, {'met' if unnotified == 0 else 'MISSED'}",
-        "  nor UNKNOWN_NEAR for the record": unrecorded,
-        "delay, median, s": _percentile(delays_s, 50),
-        "  95 %": _percentile(delays_s, 95),
-        "  greatest": _percentile(delays_s, 100),
-        "delay of the plain threshold, median, s": _percentile(plain_s, 50),
-        "  its 95 %": _percentile(plain_s, 95),
-        "alerts that demand NOTIFY or more, an hour": round(score.total("touching") / score.total("hours"), 2),
-    }
+def _judge_chunk(chunk: list[Play], *, arms: Sequence[Arm], draws: range, regimes: Sequence[Gaps]) -> list[Judged]:
+    return merged(judged for play in chunk for judged in judge_all(play, arms, draws=draws, regimes=regimes))
 
 
-def _percentile(values: np.ndarray[Any, np.dtype[np.float64]], percent: float) -> float | None:
-    return round(float(np.percentile(values, percent)), 1) if len(values) else None
-
-
-def _table(scores: dict[int, Score]) -> Table:
-    table = Table("", *(f"a report each {every_ms // 1000} s" for every_ms in scores), box=None)
-    columns = [_figures(score) for score in scores.values()]
-    for name in columns[0]:
-        table.add_row(name, *(_text(column[name]) for column in columns))
-    return table
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Interval):
-        return f"{value.value:.4g} [{value.low:.4g} to {value.high:.4g}]".replace("[", r"\[")
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _swept(scores: dict[int, Score]) -> Table:
-    """Table of the results for some of the swept thresholds."""
-    columns = (f"{what}, {every_ms // 1000} s" for every_ms in scores for what in ("missed", "false", "ungrouped"))
-    table = Table("plain threshold, m", *columns, box=None)
-    for i, threshold_m in enumerate(THRESHOLDS_M):
-        if threshold_m in (50, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 3000):
-            all_sums = [score.sums for score in scores.values()]
-            counts = (c[i] for sums in all_sums for c in (sums.plain_missed, sums.plain_false, sums.plain_false_raw))
-            table.add_row(f"{threshold_m:g}", *(f"{count:g}" for count in counts))
-    return table
-
-
-def _by_draw(judged: list[Judged]) -> Table:
-    """Table of the results of each draw of the noise."""
-    columns = "draw", "each", "breaches", "missed", "false", "plain threshold, m", "its false", "ratio", "notified late"
-    table = Table(*columns, box=None)
-    for every_ms, draw in sorted({(play.every_ms, play.draw) for play in judged}):
-        own = [play for play in judged if (play.every_ms, play.draw) == (every_ms, draw)]
-        sums = Score(own).sums
-        late = sum(fault.what.startswith("close") for play in own for fault in play.faults)
-        counts = sums.breaches, sums.missed, sums.false, sums.threshold_m, sums.plain_false[sums.equal]
-        row = *(f"{count:g}" for count in counts), f"{sums.false_ratio:.2f}", str(late)
-        table.add_row(str(draw), f"{every_ms // 1000} s", *row)
-    return table
-
-
-def _causes(judged: list[Judged]) -> Table:
-    table = Table("what", "each", "cause", "count", box=None)
-    counted = Counter((fault.what, fault.every_ms, fault.cause) for play in judged for fault in play.faults)
-    for (what, every_ms, cause), count in sorted(counted.items(), key=lambda item: (item[0][:2], -item[1])):
-        table.add_row(what, f"{every_ms // 1000} s", cause, str(count))
-    return table
+def _kept(path: Path, about: dict[str, Any]) -> Iterator[Judged]:
+    """Judgements of a file, with the file's name after that of the arm."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    if kept["about"] != about:
+        raise SystemExit(
+            f"{path} counts other plays or draws; run both with the same --one-in, --but-one-in and --draws"
+        )
+    for values in kept["judged"]:
+        judged = from_json(values)
+        judged.arm = f"{judged.arm} ({path.stem})"
+        yield judged
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 Each person of GeoLife is a wearer. The protected place is `--home` metres from where the person stays most in the first half of the
 days, in a direction that depends only on the file's name; the order has the default rings. `tandem feasibility` folds the first half
 of the days and predicts dispatches, notices and pushes a week. The second half says what the same order would have caused. Recorders
-of that study ran only during journeys, so gaps of more than half an hour within a day are filled with the position before, each minute.
-A day without any position is a break, as in the command. Errors are printed; there is no threshold.
+of that study ran only during journeys, so gaps of more than half an hour are filled with the position before, each minute. A gap of
+more than a day is a break, as in the command. Errors are printed; there is no threshold.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import random
 import statistics
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from bench.silence import PHONE_INTERVAL_MS, Row, days_of, filled, folder
 from services.cli.feasibility.expectation import expect
-from services.cli.feasibility.history import DAY_MS, History, HistoryEntry, coverage_of
+from services.cli.feasibility.history import BREAK_MS, DAY_MS, History, HistoryEntry, coverage_of
 from services.cli.feasibility.presence import visits
 from services.cli.feasibility.stays import stays
 from services.cli.feasibility.study import response_radius_mm
@@ -52,11 +53,22 @@ class Compared(NamedTuple):
     observed: Week
 
 
+def unbroken(days: list[list[Row]]) -> Iterator[list[Row]]:
+    """The positions of several days, split at the breaks of the history."""
+    stretch: list[Row] = []
+    for row in itertools.chain.from_iterable(days):
+        if stretch and row[0] - stretch[-1][0] > BREAK_MS:
+            yield stretch
+            stretch = []
+        stretch.append(row)
+    yield stretch
+
+
 def history_of(days: list[list[Row]]) -> History:
     """The days as a tag reports them: at most one position a minute."""
     entries: list[HistoryEntry] = []
-    for day in days:
-        for at_ms, device_id, lat_e7, lon_e7 in filled(day):
+    for stretch in unbroken(days):
+        for at_ms, device_id, lat_e7, lon_e7 in filled(stretch):
             if entries and at_ms < entries[-1].stamp_ms + PHONE_INTERVAL_MS:
                 continue
             position = Positions(

@@ -24,9 +24,10 @@ from bench.mesh import machine
 from bench.mesh.crowd import REPORT_INTERVAL_MS, Crowd
 from services.geofence import gc_control, translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import Body, Entry
+from services.geofence.domain.alerts import Alert, SensingRequest
+from services.geofence.domain.entries import Body, Entry, FoldVersion
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from services.geofence.gc_control import GarbageCollector
 from tandem.common.v1 import log_pb2
 
@@ -50,6 +51,7 @@ class Rate:
     reports_per_s: float
     """Reports per second of processor time, over all turns."""
     alerts: int
+    requests: int
 
 
 class Walker:
@@ -70,12 +72,14 @@ class Walker:
 
 
 class CrowdFold:
-    """Folds the partitions of one crowd in this process."""
+    """Folds the partitions of one crowd in this process. With `sensing`, the log demands this fold version, so that tags are asked."""
 
-    def __init__(self, crowd: Crowd, partitions: int) -> None:
+    def __init__(self, crowd: Crowd, partitions: int, sensing: bool) -> None:
         self._rng = random.Random(SEED)
         self._states = [State(index, "bench") for index in range(partitions)]
-        self.alerts, self.collector = 0, GarbageCollector()
+        self.alerts, self.requests, self.collector = 0, 0, GarbageCollector()
+        for index in range(partitions if sensing else 0):
+            self._step(index, STARTS_MS, FoldVersion(VERSION))
         for wearer in range(crowd.wearers):
             partition = crowd.partition(wearer * (1 + crowd.orders), partitions)
             for case in crowd.cases(wearer, STARTS_MS - REPORT_INTERVAL_MS):
@@ -117,20 +121,21 @@ class CrowdFold:
         state = self._states[partition]
         outputs = fold.step(state, Entry(state.sequence + 1, stamp_ms, body))
         self.alerts += sum(isinstance(output, Alert) for output in outputs)
+        self.requests += sum(isinstance(output, SensingRequest) for output in outputs)
 
 
-def measure(crowd: Crowd, partitions: int, turns: int) -> Rate:
+def measure(crowd: Crowd, partitions: int, *, turns: int, sensing: bool) -> Rate:
     """Folds `turns` turns after a warm-up, one partition after another."""
-    folding = CrowdFold(crowd, partitions)
+    folding = CrowdFold(crowd, partitions, sensing)
     with gc_control.infrequent_collection() as folding.collector:  # as in the evaluator
         rates = [folding.turn(number) for number in range(WARM_UP_TURNS + turns)][WARM_UP_TURNS:]
-    return Rate(rates, statistics.harmonic_mean(rates), folding.alerts)
+    return Rate(rates, statistics.harmonic_mean(rates), folding.alerts, folding.requests)
 
 
-def memory(crowd: Crowd, partitions: int) -> float:
+def memory(crowd: Crowd, partitions: int, sensing: bool) -> float:
     """Memory of the fold for a wearer and the protected persons of their orders, KiB, once it keeps 2 h of positions."""
     before = _resident()
-    folding = CrowdFold(crowd, partitions)
+    folding = CrowdFold(crowd, partitions, sensing)
     for number in range(KEPT_TURNS):
         folding.turn(number)
     gc.collect()
@@ -154,12 +159,20 @@ def main() -> None:
     parser.add_argument(
         "--turns", type=int, default=2 * SILENCE_TURNS, help="number of reports of each device, 15 s apart"
     )
+    parser.add_argument(
+        "--sensing", action=argparse.BooleanOptionalAction, default=True, help="ask tags for reports, as a new log does"
+    )
     arguments = parser.parse_args()
     if arguments.memory:
-        kib = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions)
+        kib = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions, arguments.sensing)
         print(f"{arguments.wearers} wearers, {arguments.orders} orders each: {kib:,.0f} KiB a wearer")
         return
-    rate = measure(Crowd(arguments.wearers, arguments.orders), arguments.partitions, arguments.turns)
+    rate = measure(
+        Crowd(arguments.wearers, arguments.orders),
+        arguments.partitions,
+        turns=arguments.turns,
+        sensing=arguments.sensing,
+    )
     print(
         f"{arguments.wearers} wearers, {arguments.orders} orders each, {arguments.partitions} partitions; "
         f"{machine.describe(Path())['cpu']}"
@@ -167,7 +180,7 @@ def main() -> None:
     print(
         f"fold rate: {rate.reports_per_s:,.0f} reports a second of one core; of {len(rate.turns)} turns median "
         f"{statistics.median(rate.turns):,.0f}, least {min(rate.turns):,.0f}, greatest {max(rate.turns):,.0f}; "
-        f"{rate.alerts} alerts"
+        f"{rate.alerts} alerts, {rate.requests} requests to tags"
     )
 
 

@@ -61,7 +61,7 @@ def _say(text: str) -> None:
 
 def fold() -> Iterator[Figure]:
     """Figures of the fold alone."""
-    rate = folding.measure(Crowd(20_000), 1, 2 * folding.SILENCE_TURNS)
+    rate = folding.measure(Crowd(20_000), 1, turns=2 * folding.SILENCE_TURNS, sensing=True)
     median = statistics.median(rate.turns)
     _say(f"fold: {rate.reports_per_s:,.0f} reports/s, median turn {median:,.0f}")
     yield figures.at_least("fold: reports a core", rate.reports_per_s, "reports/s", target=FOLD_TARGET)
@@ -73,7 +73,7 @@ def growth() -> Iterator[Figure]:
     first: dict[str, float] = {}
     for unit, crowd, partitions in GROWTH:
         number = {"wearers": crowd.wearers, "orders a wearer": crowd.orders, "partitions": partitions}[unit]
-        rate = folding.measure(crowd, partitions, folding.SILENCE_TURNS)
+        rate = folding.measure(crowd, partitions, turns=folding.SILENCE_TURNS, sensing=True)
         _say(f"{number:,} {unit}: {rate.reports_per_s:,.0f} reports/s")
         cost_us = 1e6 / rate.reports_per_s
         yield Figure(f"fold, {number:,} {unit}: a report", cost_us, "us of CPU")

@@ -107,7 +107,7 @@ async def load(url: str, people: People, first: int, *, orders: int) -> list[Lis
             for record in made_up(people, n):
                 await indexing.store(work, record)
                 if kinds.type_of(record).agency is Agency.NPA:
-                    listed.append(kinds.listed(record))
+                    listed.append(kinds.list_entry(record))
             if n % BATCH == BATCH - 1 or n == orders - 1:
                 async with database.transaction() as connection:
                     await collector.flush(connection)

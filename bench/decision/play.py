@@ -1,83 +1,99 @@
-"""Decides a play of the decision-quality study, by the fold and by a plain distance threshold."""
+"""Plays a play of the decision-quality study: the tag and her phone report, the fold decides, and the tag obeys the fold's requests.
+
+The loop is closed: what the fold requests changes when the tag reports next. The plain distance threshold judges the same reports.
+"""
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.decision.noise import PHONE, TAG, Report
+from bench.decision.arms import Arm
+from bench.decision.decided import Decided, Listener
+from bench.decision.noise import PHONE, TAG, Report, World
 from bench.decision.placement import PLACE_RADIUS_M, Play, metres_per_e7
+from bench.decision.tag import Tag
 from bench.silence import RINGS
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert
-from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors.possible_presence import POSSIBLE
-from services.geofence.domain.entries import Case, Demand, Entry, Positions, Target, Tick
+from services.geofence.domain.alerts import Alert, Output, SensingRequest
+from services.geofence.domain.entries import Body, Case, Entry, FoldVersion, Positions, Target, Tick
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 
-HELP_MS = 480_000
-"""Time for which a unit counts as present, or nearly present, after a dispatch on a prediction."""
-
-
-class Demanded(NamedTuple):
-    """A demand that was active from one moment to another; sorts by its start."""
-
-    from_ms: int
-    until_ms: int
-    kind: str
+Step = Callable[[State, Entry], list[Output]]
+"""The fold's function, or a stand-in of a test."""
+_CASE_ID = "case"
 
 
-class Dispatch(NamedTuple):
-    """A dispatch of a unit."""
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What happened in a play."""
 
-    at_ms: int
-    kind: str
-    reported_m: float | None
-    """Reported distance on which the decision is based."""
-
-
-@dataclass(slots=True)
-class Decided:
-    """Decisions of the fold for a play."""
-
-    responds: list[Demanded] = field(default_factory=list)
-    """Demands to respond: a ring's until it is cleared, any other for HELP_MS."""
-    near: list[Demanded] = field(default_factory=list)
-    """UNKNOWN_NEAR with NOTIFY or more: while it is active, and for HELP_MS after each alert."""
-    recorded: list[Demanded] = field(default_factory=list)
-    """UNKNOWN_NEAR with any demand, even only RECORD, while it is active."""
-    dispatches: list[Dispatch] = field(default_factory=list)
-    """First demand to respond of each incident, without UNKNOWN_NEAR: an incident sends a unit only once."""
-    unknown_near: int = 0
-    """Number of incidents in which UNKNOWN_NEAR demanded a response."""
-    demands: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Number of alerts by kind and demand."""
-    first_known_ms: int = 0
-    """Time at which both sides had reported."""
+    received: list[Report]
+    """All reports in order of arrival."""
+    decided: Decided
+    sent: int
+    """Number of the tag's reports that arrived, without duplicates."""
+    commands: int
+    """Number of the fold's requests for an interval of the tag."""
+    locates: int
+    """Number of the fold's requests for a position now."""
+    located: int
+    """Number of positions on demand that were reported."""
 
 
-def decide(play: Play, reports: list[Report]) -> Decided:
-    """Decisions of the fold for a play, with default rules. It uses the mesh's step function, and ticks while no report arrives."""
-    folding = _Folding(until_ms=reports[-1].arrived_ms + 1)
-    case = Case(
-        case_id="case",
-        version=1,
-        order_id="order",
-        wearer_id="w",
-        tag_device_ids=(TAG,),
-        targets=(_target(play),),
-        rings=RINGS,
-        valid_from_ms=reports[0].fix_ms,
-        valid_until_ms=folding.until_ms,
-    )
-    folding.enter(reports[0].fix_ms, case)
-    for report in reports:
+def perform(world: World, arm: Arm, step: Step = fold.step) -> Played:
+    """Plays a play with default rules. It uses the mesh's step function, and ticks where time alone decides something."""
+    return _Performance(world, arm, step).run()
+
+
+class _Performance:
+    def __init__(self, world: World, arm: Arm, step: Step) -> None:
+        self._play, self._fold = world.play, step
+        self._from_ms, self._until_ms = world.play.way[0].at_ms, world.play.way[-1].at_ms
+        self._asks = arm.delivery is not None
+        self._tag = Tag(world.tag, arm, self._until_ms)
+        self._arriving = [*world.phone]
+        """Heap of the reports by arrival."""
+        heapq.heapify(self._arriving)
+        self._received: list[Report] = []
+        self._state = State(0, log_id=f"{world.play.name} {world.draw}")
+        self._listener = Listener(self._until_ms)
+
+    def run(self) -> Played:
+        if self._asks:
+            self._step(self._from_ms, FoldVersion(VERSION))
+        self._step(self._from_ms, case_of(self._play))
+        while (now_ms := self._next_ms()) < self._until_ms:
+            if self._tag.next_ms() == now_ms:
+                for report in self._tag.advance():
+                    heapq.heappush(self._arriving, report)
+            elif self._arriving and self._arriving[0].arrived_ms == now_ms:
+                self._arrive(heapq.heappop(self._arriving))
+            else:
+                self._step(now_ms, Tick())
+        tag, sent = self._tag, len({report.number for report in self._received if report.device == TAG})
+        return Played(self._received, self._listener.end(), sent, tag.commands, tag.locates, tag.located)
+
+    def _next_ms(self) -> int:
+        """When something happens next: the tag acts, a report arrives, or time alone decides something."""
+        now_ms = self._tag.next_ms()
+        if self._arriving:
+            now_ms = min(now_ms, self._arriving[0].arrived_ms)
+        due_ms = fold.next_due_ms(self._state)
+        return now_ms if due_ms is None else min(now_ms, due_ms)
+
+    def _arrive(self, report: Report) -> None:
+        self._received.append(report)
+        if report.device == TAG:
+            self._tag.answered(report.arrived_ms)
         columns = (
             [report.device],
             [str(report.number)],
@@ -86,85 +102,30 @@ def decide(play: Play, reports: list[Report]) -> Decided:
             [report.lon_e7],
             [report.accuracy_mm],
         )
-        folding.enter(report.arrived_ms, Positions(*columns, 0))
-    decided = folding.end()
-    decided.first_known_ms = first_known_ms(play, reports)
-    return decided
+        self._step(report.arrived_ms, Positions(*columns, 0))
+
+    def _step(self, stamp_ms: int, body: Body) -> None:
+        for output in self._fold(self._state, Entry(self._state.sequence + 1, stamp_ms, body)):
+            if isinstance(output, Alert):
+                self._listener.note(output, stamp_ms)
+            elif isinstance(output, SensingRequest) and output.device_id == TAG:
+                self._tag.request(output, stamp_ms)
+        self._listener.note_state(self._state.cases.get(_CASE_ID), stamp_ms)
 
 
-class _Folding:
-    """Folds the entries of a play and notes what is demanded."""
-
-    def __init__(self, until_ms: int) -> None:
-        self.until_ms = until_ms
-        """End of the play; later alerts don't count."""
-        self._decided = Decided()
-        self._state = State(0)
-        self._entered: dict[int, int] = {}
-        """Time at which each active ring with RESPOND was entered, by radius, mm."""
-        self._since: dict[bool, int] = {}
-        """Start of the active UNKNOWN_NEAR with a notified person (True), and with any demand (False)."""
-        self._sent: set[str] = set()
-        self._unknown: set[str] = set()
-
-    def enter(self, stamp_ms: int, body: Case | Positions) -> None:
-        """Folds an entry, and the ticks that are due before it."""
-        while (due_ms := fold.next_due_ms(self._state)) is not None and due_ms < stamp_ms:
-            self._step(due_ms, Tick())
-        self._step(stamp_ms, body)
-
-    def end(self) -> Decided:
-        """The decisions, where everything active ends with the play."""
-        decided = self._decided
-        for from_ms in self._entered.values():
-            decided.responds.append(Demanded(from_ms, self.until_ms, AlertKind.RING_ENTERED.value))
-        for only_notified in sorted(self._since):
-            self._end_near(only_notified, self.until_ms)
-        decided.responds.sort()
-        decided.unknown_near = len(self._unknown)
-        return decided
-
-    def _step(self, stamp_ms: int, body: Case | Positions | Tick) -> None:
-        for alert in fold.step(self._state, Entry(self._state.sequence + 1, stamp_ms, body)):
-            if isinstance(alert, Alert) and alert.at_ms < self.until_ms:
-                self._note(alert, stamp_ms)
-        known = self._state.cases.get("case")
-        notified = [presence.emitted for presence in POSSIBLE.of(known).values()] if known else []
-        notified += [demand >= Demand.NOTIFY for demand in known.near.values()] if known else []
-        for only_notified in (True, False):
-            is_active = any(notified) if only_notified else bool(notified)
-            if is_active:
-                self._since.setdefault(only_notified, stamp_ms)
-            elif only_notified in self._since:
-                self._end_near(only_notified, stamp_ms)
-
-    def _note(self, alert: Alert, stamp_ms: int) -> None:
-        decided = self._decided
-        decided.demands[alert.kind.value, alert.demand.name] += 1
-        if alert.kind is AlertKind.RING_CLEARED and alert.ring_mm in self._entered:
-            entered_ms = self._entered.pop(alert.ring_mm)
-            decided.responds.append(Demanded(entered_ms, stamp_ms, AlertKind.RING_ENTERED.value))
-        if alert.kind is AlertKind.UNKNOWN_NEAR and alert.demand >= Demand.NOTIFY:
-            decided.near.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
-        if alert.demand is Demand.RESPOND:
-            self._note_respond(alert, stamp_ms)
-
-    def _note_respond(self, alert: Alert, stamp_ms: int) -> None:
-        decided = self._decided
-        if alert.kind is AlertKind.RING_ENTERED:
-            self._entered.setdefault(alert.ring_mm, stamp_ms)
-        else:
-            decided.responds.append(Demanded(stamp_ms, stamp_ms + HELP_MS, alert.kind.value))
-        if alert.kind is AlertKind.UNKNOWN_NEAR:
-            self._unknown.add(alert.incident_id)
-        elif alert.incident_id not in self._sent:
-            self._sent.add(alert.incident_id)
-            reported_m = None if alert.distance_mm is None else alert.distance_mm / 1000
-            decided.dispatches.append(Dispatch(stamp_ms, alert.kind.value, reported_m))
-
-    def _end_near(self, only_notified: bool, until_ms: int) -> None:
-        ended = Demanded(self._since.pop(only_notified), until_ms, AlertKind.UNKNOWN_NEAR.value)
-        (self._decided.near if only_notified else self._decided.recorded).append(ended)
+def case_of(play: Play) -> Case:
+    """The case of a play: the default rings around its person or place."""
+    return Case(
+        case_id=_CASE_ID,
+        version=1,
+        order_id="order",
+        wearer_id="w",
+        tag_device_ids=(TAG,),
+        targets=(_target(play),),
+        rings=RINGS,
+        valid_from_ms=play.way[0].at_ms,
+        valid_until_ms=play.way[-1].at_ms,
+    )
 
 
 def _target(play: Play) -> Target:
@@ -177,13 +138,6 @@ def _target(play: Play) -> Target:
         device_ids=(),
         shape=Disc((float(x_mm), float(y_mm), float(z_mm)), PLACE_RADIUS_M * 1000.0),
     )
-
-
-def first_known_ms(play: Play, reports: list[Report]) -> int:
-    """Time at which both sides had reported; the end of the play where a side never did."""
-    devices = (TAG,) if play.is_place else (TAG, PHONE)
-    firsts = [next((report.arrived_ms for report in reports if report.device == device), None) for device in devices]
-    return max(play.way[-1].at_ms if first is None else first for first in firsts)
 
 
 class Plain(NamedTuple):

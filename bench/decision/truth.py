@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
+import numpy as np
+from numpy.typing import NDArray
 
-from bench.decision.placement import PLACE_RADIUS_M, Play, Spot, Way, metres_per_e7
+from bench.decision.placement import PLACE_RADIUS_M, Play, Way, metres_per_e7
 
 Stretch = tuple[int, int]
 """Start and end of an interval, ms."""
+Points = NDArray[np.float64]
+"""Points or offsets, one a row: north and east."""
+Fractions = NDArray[np.float64]
 
 
 class Truth:
@@ -17,24 +20,18 @@ class Truth:
     def __init__(self, play: Play) -> None:
         self._edge_m = PLACE_RADIUS_M if play.is_place else 0
         north, east = metres_per_e7(play.other[0].lat_e7)
-        self._times_ms = sorted({spot.at_ms for way in (play.way, play.other) for spot in way})
-        wearers, others = _at_each(play.way, self._times_ms), _at_each(play.other, self._times_ms)
-        self._apart = [((w[0] - o[0]) * north, (w[1] - o[1]) * east) for w, o in zip(wearers, others, strict=True)]
+        times_ms = sorted({spot.at_ms for way in (play.way, play.other) for spot in way})
+        wearer, other = _at_each(play.way, times_ms), _at_each(play.other, times_ms)
+        self._times_ms = np.array(times_ms, np.int64)
+        self._apart = (wearer - other) * (north, east)
         """Offset of the wearer from the other side at each time, north and east, m."""
+        self._within: dict[float, list[tuple[float, float]]] = {}
 
     def within(self, radius_m: float, from_ms: int = 0) -> list[Stretch]:
         """Intervals in which the distance was at most `radius_m`, from `from_ms` on."""
-        stretches: list[tuple[float, float]] = []
-        for (start_ms, start), (end_ms, end) in pairwise(zip(self._times_ms, self._apart, strict=True)):
-            fraction = _inside(start, end, radius_m + self._edge_m)
-            if fraction is None:
-                continue
-            enters_ms, leaves_ms = (start_ms + limit * (end_ms - start_ms) for limit in fraction)
-            if stretches and enters_ms - stretches[-1][1] < 1:
-                stretches[-1] = (stretches[-1][0], leaves_ms)
-            else:
-                stretches.append((enters_ms, leaves_ms))
-        return [(max(round(a), from_ms), round(b)) for a, b in stretches if b >= from_ms]
+        if radius_m not in self._within:
+            self._within[radius_m] = self._stretches(radius_m)
+        return [(max(round(a), from_ms), round(b)) for a, b in self._within[radius_m] if b >= from_ms]
 
     def at_m(self, at_ms: int) -> float:
         """Distance at a moment, m. A moment before or after the play counts as its start or end."""
@@ -42,58 +39,55 @@ class Truth:
 
     def min_m(self, from_ms: int, until_ms: int) -> float:
         """Minimum distance between two moments, m."""
-        first_ms, last_ms = self._times_ms[0], self._times_ms[-1]
-        from_ms, until_ms = (min(max(at_ms, first_ms), last_ms) for at_ms in (from_ms, until_ms))
-        min_m = math.inf
-        for (start_ms, start), (end_ms, end) in pairwise(zip(self._times_ms, self._apart, strict=True)):
-            if end_ms < from_ms or start_ms > until_ms:
-                continue
-            fractions = (
-                (max(start_ms, min(at, end_ms)) - start_ms) / (end_ms - start_ms) for at in (from_ms, until_ms)
-            )
-            a, b = (_between(start, end, fraction) for fraction in fractions)
-            min_m = min(min_m, _min_distance_m(a, b))
-        return max(0.0, min_m - self._edge_m)
+        times_ms = self._times_ms
+        from_ms, until_ms = np.clip((from_ms, until_ms), times_ms[0], times_ms[-1])
+        first = max(int(np.searchsorted(times_ms, from_ms, "right")) - 1, 0)
+        last = min(int(np.searchsorted(times_ms, until_ms)) + 1, len(times_ms))
+        own_ms, own = times_ms[first:last], self._apart[first:last]
+        limits = np.column_stack([np.interp((from_ms, until_ms), own_ms, own[:, axis]) for axis in (0, 1)])
+        points = np.vstack([limits[:1], own[(own_ms > from_ms) & (own_ms < until_ms)], limits[1:]])
+        return max(0.0, _min_distance_m(points[:-1], points[1:]) - self._edge_m)
+
+    def _stretches(self, radius_m: float) -> list[tuple[float, float]]:
+        """Intervals within a radius, ms, in fractions of a millisecond."""
+        movements, enters, leaves = _inside(self._apart[:-1], self._apart[1:], radius_m + self._edge_m)
+        starts_ms, long_ms = self._times_ms[movements], np.diff(self._times_ms)[movements]
+        stretches: list[tuple[float, float]] = []
+        for enters_ms, leaves_ms in zip(
+            (starts_ms + enters * long_ms).tolist(), (starts_ms + leaves * long_ms).tolist(), strict=True
+        ):
+            if stretches and enters_ms - stretches[-1][1] < 1:
+                stretches[-1] = (stretches[-1][0], leaves_ms)
+            else:
+                stretches.append((enters_ms, leaves_ms))
+        return stretches
 
 
-def _at_each(way: Way, times_ms: list[int]) -> list[tuple[float, float]]:
+def _at_each(way: Way, times_ms: list[int]) -> Points:
     """Latitude and longitude of a way at each time, 1e-7 degrees."""
-    points: list[tuple[float, float]] = []
-    i = 0
-    for at_ms in times_ms:
-        while i + 2 < len(way) and way[i + 1].at_ms < at_ms:
-            i += 1
-        before, after = way[i], way[i + 1]
-        fraction = (at_ms - before.at_ms) / (after.at_ms - before.at_ms)
-        points.append(_between(_flat(before), _flat(after), fraction))
-    return points
+    spots = np.array(way, np.float64)
+    return np.column_stack([np.interp(times_ms, spots[:, 0], spots[:, axis]) for axis in (1, 2)])
 
 
-def _flat(spot: Spot) -> tuple[float, float]:
-    return float(spot.lat_e7), float(spot.lon_e7)
+def _min_distance_m(starts: Points, ends: Points) -> float:
+    """Minimum distance from the origin to any of several movements."""
+    way = ends - starts
+    square = (way * way).sum(axis=1)
+    fraction = np.clip(-(starts * way).sum(axis=1) / np.where(square == 0, 1, square), 0, 1)
+    nearest = starts + fraction[:, np.newaxis] * way
+    return float(np.hypot(nearest[:, 0], nearest[:, 1]).min())
 
 
-def _between(start: tuple[float, float], end: tuple[float, float], fraction: float) -> tuple[float, float]:
-    return start[0] + fraction * (end[0] - start[0]), start[1] + fraction * (end[1] - start[1])
-
-
-def _min_distance_m(start: tuple[float, float], end: tuple[float, float]) -> float:
-    north, east = end[0] - start[0], end[1] - start[1]
-    square = north * north + east * east
-    fraction = 0.0 if square == 0 else min(1.0, max(0.0, -(start[0] * north + start[1] * east) / square))
-    return math.hypot(*_between(start, end, fraction))
-
-
-def _inside(start: tuple[float, float], end: tuple[float, float], radius_m: float) -> tuple[float, float] | None:
-    """First and last fraction (0 to 1) of a movement that lies within a circle around the origin; None where none does."""
-    north, east = end[0] - start[0], end[1] - start[1]
-    a = north * north + east * east
-    b = start[0] * north + start[1] * east
-    c = start[0] * start[0] + start[1] * start[1] - radius_m * radius_m
-    if a == 0:
-        return (0.0, 1.0) if c <= 0 else None
-    root = b * b - a * c
-    if root < 0:
-        return None
-    enters, leaves = max(0.0, (-b - math.sqrt(root)) / a), min(1.0, (-b + math.sqrt(root)) / a)
-    return (enters, leaves) if enters <= leaves else None
+def _inside(starts: Points, ends: Points, radius_m: float) -> tuple[NDArray[np.int64], Fractions, Fractions]:
+    """Movements that lie partly within a circle around the origin: their indices, and the first and last fraction (0 to 1) within."""
+    way = ends - starts
+    a, b = (way * way).sum(axis=1), (starts * way).sum(axis=1)
+    c = (starts * starts).sum(axis=1) - radius_m * radius_m
+    moves = a > 0
+    root = np.sqrt(np.maximum(b * b - a * c, 0))
+    divisor = np.where(moves, a, 1)
+    enters = np.where(moves, np.maximum(0, (-b - root) / divisor), 0)
+    leaves = np.where(moves, np.minimum(1, (-b + root) / divisor), 1)
+    is_inside = np.where(moves, (b * b >= a * c) & (enters <= leaves), c <= 0)
+    movements = np.flatnonzero(is_inside)
+    return movements, enters[movements], leaves[movements]

@@ -69,7 +69,7 @@ class MeshClient:
         """Returns the leg whose incidents a role sees."""
         return self.legs[role.leg]
 
-    def own(self, role: Role) -> Metadata:
+    def own_identity(self, role: Role) -> Metadata:
         """Returns the metadata of the console's own subscriptions for all users of a role."""
         return self.identity(ConsoleUser(role, SELF))
 

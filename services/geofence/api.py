@@ -19,7 +19,7 @@ from services.common.rpc.errors import InvalidField, StoreFull, Unavailable
 from services.common.rpc.identity import Role
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
-from services.geofence.devices import DeviceList
+from services.geofence.devices.listing import DeviceList
 from services.geofence.domain.state import CaseState
 from services.geofence.partition_ownership import PartitionOwnership
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2

@@ -220,5 +220,6 @@ class Evaluator:
         while True:
             await asyncio.sleep(min(TICK_CHECK_S, idle_s))
             await self._rules.keep(self.state)
+            await self._own_entries.keep_version(self.state)
             if self._last_entry_s is None or self.log_age_s() >= idle_s:
                 await self._own_entries.tick(self.state.sequence)

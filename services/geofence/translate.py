@@ -342,6 +342,7 @@ def measure_to_proto(alert: alerts.Alert) -> alert_pb2.Measure:
         probability=alert.probability,
         inside=intervals(alert.inside),
         min_distance_m=_metres(alert.min_distance_mm),
+        min_distance_assumed=alert.min_distance_assumed,
     )
 
 

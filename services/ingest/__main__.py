@@ -31,6 +31,7 @@ from services.ingest.metrics import IngestMetrics
 from services.ingest.sensing.observed import ObservedReports
 from services.ingest.sensing.reporting import ReportingList
 from services.ingest.sensing.requests import SensingRequests
+from services.ingest.sensing.sharing import FixSharing
 from services.ingest.settings import IngestSettings
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 
@@ -83,6 +84,7 @@ async def main() -> None:
         )
         await commands.load()
         sensing = SensingRequests(bus, commands, clock, health=readiness.optional_reader(flow.SENSING.name))
+        sharing = FixSharing(bus, observed_reports, health=readiness.optional_reader(flow.OBSERVED.name))
         reporting = ReportingList(commands, observed_reports, routes, clock=clock)
         metrics.disobeying.set_function(reporting.count_disobeying)
         reports = IngestApi(intake, commands.delivery, quarantine, metrics=metrics)
@@ -117,6 +119,8 @@ async def main() -> None:
                 intake.run(),
                 commands.follow(),
                 sensing.follow(),
+                sharing.publish(),
+                sharing.follow(),
                 commands.watch_time(),
                 watch_streams(bus),
                 *lasting,

@@ -35,7 +35,7 @@ class IngestMetrics:
         )
         self.disobeying = Gauge(
             "tandem_ingest_devices_disobeying",
-            "Devices heard by this process whose reports are further apart than asked, or that refused the interval",
+            "Devices whose reports are further apart than asked, or that refused the interval; the same in every process",
             registry=registry,
         )
         self.http_answers = Counter(

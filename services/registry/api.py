@@ -13,9 +13,9 @@ from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
-from services.registry.domain import Order
+from services.registry.domain import ListedKind, Order
 from services.registry.reconciliation import translate as lists
-from services.registry.reconciliation.domain import Agency, Listed, ListedKind
+from services.registry.reconciliation.domain import Agency, Listed
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.records import lifecycle, places, translate
 from services.registry.records.area import ServiceArea

@@ -143,6 +143,16 @@ class WearerEnd:
     """When the case ended, milliseconds since 1970 UTC."""
 
 
+class ListedKind(Enum):
+    """Kind of a record; its value is the number in the list of an agency."""
+
+    WEARER = 1
+    TAG = 2
+    PROTECTED_PERSON = 3
+    DEVICE = 4
+    ORDER = 5
+
+
 # Fields that were added later have a default, and stored records omit values that equal their default. So records that
 # were stored earlier keep their content and their digests.
 

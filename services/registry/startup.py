@@ -58,7 +58,7 @@ async def _complete_some(
     Returns the last id of the batch; empty if no record after the id `after` was left.
     """
     async with transactions.open() as work:
-        ids = await work.reconciliation.without_digest(kind.listed, kind.key, after=after, limit=COMPLETED_BATCH)
+        ids = await work.reconciliation.without_digest(kind.listed_kind, kind.key, after=after, limit=COMPLETED_BATCH)
         # `opened` omits destroyed records: they have an id but no content.
         for record in (await work.records.opened(kind, ids)).values():
             await indexing.index(work, record)

@@ -271,6 +271,7 @@ def test_the_subject_functions_match_the_flow_table() -> None:
         flow.sensing_subject(0, "s"): "sensing.{p}.{request_id}",
         flow.command_subject("ingest", "c"): "command.{by}.{command_id}",
         flow.command_step_subject("c", "SENT"): "command_step.{command_id}.{state}",
+        flow.observed_subject("i"): "observed.{ingest}",
         flow.quarantine_subject("i"): "quarantine.{ingest}",
         flow.probe_subject("h"): "probe.{host}",
     }

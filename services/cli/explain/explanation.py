@@ -14,7 +14,7 @@ from services.cli.explain.refold import LoggedPosition, Refold
 from services.common import times
 from services.common.messaging import flow
 from services.geofence import translate
-from services.geofence.domain.alerts import Alert
+from services.geofence.domain.alerts import Alert, SensingRequest
 from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, Tick
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from services.geofence.domain.rules import Rules
@@ -46,6 +46,15 @@ class DeviceExplanation:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainedRequest:
+    """A request of the fold for reports of the wearer's tag, and the next position of that tag."""
+
+    request: SensingRequest
+    next_position: LoggedPosition | None
+    """The first position of the tag that arrived after the request; None if the log has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Everything that `tandem explain` shows of an alert."""
 
@@ -57,6 +66,8 @@ class Explanation:
     sides: Sequence[DeviceExplanation]
     later: Sequence[LoggedPosition]
     """Positions that arrived after the decision, but whose time is before the decision."""
+    requests: Sequence[ExplainedRequest]
+    """Requests to the wearer's tags that counted at the decision or were made in the 10 min before it."""
 
     @property
     def alert(self) -> alert_pb2.Alert:
@@ -109,6 +120,7 @@ class Explanation:
                 for side in self.sides
             ],
             "came_later": [as_json(report) for report in self.later],
+            "requests": [_request_json(explained) for explained in self.requests],
         }
 
 
@@ -129,7 +141,37 @@ def explain(refold: Refold) -> Explanation:
         decisive=decisive,
         sides=_sides(refold, decisive),
         later=_later(refold, decisive),
+        requests=_requests(refold),
     )
+
+
+def _requests(refold: Refold) -> list[ExplainedRequest]:
+    """The requests of the 10 min before the decision, and each tag's last interval before that."""
+    from_ms = refold.decided_ms - LOOK_BACK_MS
+    recent = [request for request in refold.requests if request.decided_at_ms >= from_ms]
+    older = {
+        request.device_id: request
+        for request in refold.requests
+        if request.interval_s is not None and request.decided_at_ms < from_ms <= request.until_ms
+    }
+    return [ExplainedRequest(request, _next_position(refold, request)) for request in (*older.values(), *recent)]
+
+
+def _next_position(refold: Refold, request: SensingRequest) -> LoggedPosition | None:
+    reports = refold.reports.get(request.device_id, ())
+    return next((report for report in reports if report.sequence > request.sequence), None)
+
+
+def _request_json(explained: ExplainedRequest) -> dict[str, Any]:
+    request, following = explained.request, explained.next_position
+    return {
+        "request_id": request.request_id,
+        "device_id": request.device_id,
+        "interval_s": request.interval_s,
+        "decided_at": times.to_rfc3339(request.decided_at_ms),
+        "until": times.to_rfc3339(request.until_ms),
+        "next_position_at": times.to_rfc3339(following.arrived_ms) if following else None,
+    }
 
 
 def what_decided(refold: Refold) -> str:

@@ -17,7 +17,7 @@ from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import InvalidField, OutdatedFold
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, DeadLetter, Output
+from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
 from services.geofence.domain.entries import (
     Body,
     Case,
@@ -86,6 +86,8 @@ class Refold:
         """Content of the entry that decided; None if it is unreadable."""
         self.outputs: list[Output] = []
         """Outputs of the entry that decided."""
+        self.requests: list[SensingRequest] = []
+        """Requests to the tags of the alert's case up to the decision, in the order of the log."""
         self.before: Case | None = None
         """The case before the entry that decided."""
         self.window_from = first
@@ -140,6 +142,10 @@ class Refold:
             outputs = fold.step(self.state, Entry(message.sequence, message.stamp_ms, body))
             if decides:
                 self.body = body
+        tag_ids = self.case.tag_device_ids if self.case else ()
+        self.requests += [
+            output for output in outputs if isinstance(output, SensingRequest) and output.device_id in tag_ids
+        ]
         if decides:
             self.outputs = outputs
 

@@ -47,6 +47,8 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
             )
     if explained.sides:
         yield _missing(explained)
+    if explained.requests:
+        yield _requests(explained)
     for device_id, late in groupby(sorted(explained.later, key=_device_id), key=_device_id):
         yield _reports(
             explained, f"{device_id}: arrived after it, of a time before it", list(late), positions=positions
@@ -87,7 +89,8 @@ def _decision(explained: Explanation) -> Table:
         from_ms, to_ms = times.from_timestamp(getattr(stretch, "from")), times.from_timestamp(stretch.to)
         view.add_row("inside", f"{_moment(from_ms)} to {_moment(to_ms)}")
     if figures.HasField("min_distance_m"):
-        view.add_row("least distance", f"{figures.min_distance_m:.3f} m")
+        assumed = ", assumed at the entry: one side didn't report then" if figures.min_distance_assumed else ""
+        view.add_row("least distance", f"{figures.min_distance_m:.3f} m{assumed}")
     view.add_row("incident", alert.incident_id or "none")
     return view
 
@@ -138,6 +141,20 @@ def _missing(explained: Explanation) -> Table:
             continue
         newest = "none" if side.newest_ms is None else f"{_seconds(explained.decided_ms - side.newest_ms)} old"
         view.add_row(side.who, side.device_id, f"{side.contacts} times", _seconds(side.silence_ms), newest)
+    return view
+
+
+def _requests(explained: Explanation) -> Table:
+    columns = ("entry", "device", "asked at", "for", "next position")
+    view = Table(*columns, title="reports that the decision asked for before it", title_justify="left")
+    for each in explained.requests:
+        request, following = each.request, each.next_position
+        if request.interval_s is None:
+            asked = f"the position at once, until {_time(request.until_ms)}"
+        else:
+            asked = f"a report every {request.interval_s} s, until {_time(request.until_ms)}"
+        came = f"{_seconds(following.arrived_ms - request.decided_at_ms)} later" if following else "none came"
+        view.add_row(str(request.sequence), request.device_id, _time(request.decided_at_ms), asked, came)
     return view
 
 

@@ -1,4 +1,4 @@
-"""What an order would have caused on the days of a history: the fold's alerts, counted. Pure."""
+"""What an order would have caused on the days of a history: the fold's alerts, counted. No I/O, no clock."""
 
 from __future__ import annotations
 

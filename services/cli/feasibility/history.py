@@ -1,4 +1,4 @@
-"""A wearer's past days as entries of a log, and the time that they cover. Pure."""
+"""A wearer's past days as entries of a log, and the time that they cover. No I/O, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a wearer truly was near the protected persons and places of an order, by the wearer's own track. Pure."""
+"""When a wearer truly was near the protected persons and places of an order, by the wearer's own track. No I/O, no clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places where a wearer stays again and again, such as home and work: candidates for an exception of the order. Pure.
+"""Places where a wearer stays again and again, such as home and work: candidates for an exception of the order. No I/O, no clock.
 
 Stays are found as stay points (Li et al., Mining user similarity based on location history, ACM GIS 2008).
 """

@@ -1,4 +1,4 @@
-"""The feasibility of an order: what it would have caused, and which change of it removes most of that at no more misses. Pure."""
+"""The feasibility of an order: what it would have caused, and which change of it removes most of that at no more misses. No I/O, no clock."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from services.geofence.domain import accounts, fold
 from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Body, Demand, Entry, Tick
+from services.geofence.domain.entries import Body, Demand, Entry, FoldVersion, Tick
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
@@ -29,21 +30,25 @@ from tandem.registry.v1 import registry_pb2
 RING_OPEN = "RING_OPEN"
 
 
-def run(scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
+def run(
+    scenario_path: Path, reports_path: Path, rules: log_pb2.Rules | None = None, *, requests: bool = False
+) -> Iterator[dict[str, Any]]:
     """Alerts of a scenario and its reports, as `tandem backtest` prints them, by `rules` or the rules in the reports.
+
+    With `requests` also the requests for reports of the tags. The reports stay as they are: no tag obeys.
 
     Raises FileError before the first alert if a file is unusable.
     """
     scenario = load_scenario(scenario_path)
     lines = load_reports(reports_path, scenario)
-    return fold_lines(scenario, lines, rules)
+    return fold_lines(scenario, lines, rules, requests=requests)
 
 
 def fold_lines(
-    scenario: Scenario, lines: list[ReportLine], rules: log_pb2.Rules | None = None
+    scenario: Scenario, lines: list[ReportLine], rules: log_pb2.Rules | None = None, *, requests: bool = False
 ) -> Iterator[dict[str, Any]]:
     """Alerts of a scenario and of report lines that are already read, as `run` gives them."""
-    backtest = Backtest(scenario)
+    backtest = Backtest(scenario, requests=requests)
     yield from backtest.begin(lines, rules)
     for line in lines:
         if rules is None or not isinstance(line.what, log_pb2.Rules):
@@ -54,15 +59,17 @@ def fold_lines(
 class Backtest:
     """A mesh without services. `state` may be saved and restored between two arrivals, as an evaluator does."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, *, requests: bool = False) -> None:
         self.state = State(partition=0)
-        self._scenario = scenario
+        self._scenario, self._requests = scenario, requests
         self._cases = _Cases(scenario)
         self._stamp_ms = 0
 
     def begin(self, lines: list[ReportLine], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
         """Enters the rules and the agencies' records, one second before the first report line."""
         self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
+        if self._requests:
+            yield from self._enter(self._stamp_ms, FoldVersion(VERSION))
         if rules is not None:
             yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
         for order in self._scenario.orders:
@@ -162,7 +169,14 @@ def _alerts(outputs: Iterable[Output]) -> Iterator[dict[str, Any]]:
             case DeadLetter():
                 yield {"kind": "PARKED", "sequence": output.sequence, "reason": output.reason}
             case SensingRequest():
-                pass  # a back-test has no device that could obey
+                yield {
+                    "request_id": output.request_id,
+                    "kind": "SENSING_REQUEST",
+                    "device_id": output.device_id,
+                    "interval_s": output.interval_s,
+                    "decided_at": times.to_rfc3339(output.decided_at_ms),
+                    "until": times.to_rfc3339(output.until_ms),
+                }
             case _:
                 assert_never(output)
 
@@ -184,8 +198,10 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
         "probability": alert.probability,
         "late": alert.late,
     }
-    if alert.kind in (AlertKind.RING_CLEARED, AlertKind.ACCOUNT_AMENDED):
+    if alert.kind in (AlertKind.RING_CLEARED, AlertKind.ACCOUNT_AMENDED, AlertKind.LATE_EVIDENCE):
         line |= {"inside": stretches(alert.inside), "min_distance_m": _metres(alert.min_distance_mm)}
+        if alert.min_distance_assumed:
+            line["min_distance_assumed"] = True
     if alert.amends:
         line["amends"] = alert.amends
     return line

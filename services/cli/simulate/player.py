@@ -54,6 +54,9 @@ class Replayed:
     incidents: list[outcome.IncidentOutcome]
     alerts: list[geofence_pb2.WatchAlertsResponse]
     """Alerts that the input caused, in the order of the log."""
+    from_ms: int
+    until_ms: int
+    """When the replay began, and when the last line was sent."""
     refused: list[str] = field(default_factory=list)
     """Reasons of the reports that ingest refused."""
 
@@ -95,7 +98,13 @@ async def play(
     incident_ids = {message.alert.incident_id for message in messages}
     incidents = [incident for incident in incidents if incident.incident_id in incident_ids]
     return Replayed(
-        shift_ms=sender.shift_ms, match_ms=match_ms, incidents=incidents, alerts=messages, refused=sender.refused
+        shift_ms=sender.shift_ms,
+        match_ms=match_ms,
+        incidents=incidents,
+        alerts=messages,
+        from_ms=began_ms,
+        until_ms=ended_ms,
+        refused=sender.refused,
     )
 
 
@@ -290,9 +299,15 @@ def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict
         "probability": measure.probability if measured else None,
         "late": alert.late,
     }
-    if alert.kind in (alert_pb2.AlertKind.RING_CLEARED, alert_pb2.AlertKind.ACCOUNT_AMENDED):
+    if alert.kind in (
+        alert_pb2.AlertKind.RING_CLEARED,
+        alert_pb2.AlertKind.ACCOUNT_AMENDED,
+        alert_pb2.AlertKind.LATE_EVIDENCE,
+    ):
         line["inside"] = [[moment(getattr(interval, "from")), moment(interval.to)] for interval in measure.inside]
         line["min_distance_m"] = measure.min_distance_m if measured else None
+        if measure.min_distance_assumed:
+            line["min_distance_assumed"] = True
     if alert.amends:
         line["amends"] = alert.amends
     return line

@@ -113,8 +113,8 @@ def judge(state: WatchdogState, check: ServerCheck) -> Step:
 class Watchdog:
     """Checks a supervised nats-server, and restarts it when it is stuck and its disk has space."""
 
-    def __init__(self, store: Supervisor, program: str, server: NatsServer, *, folder: Path) -> None:
-        self._store, self._program = store, program
+    def __init__(self, supervisor: Supervisor, program: str, server: NatsServer, *, folder: Path) -> None:
+        self._supervisor, self._program = supervisor, program
         self._server = server
         self._folder = folder
         self._subject = flow.probe_subject(platform.node().replace(".", "-") or "localhost")
@@ -127,7 +127,7 @@ class Watchdog:
 
     async def _kill_when_silent(self) -> None:
         while True:
-            pid = self._store.pids.get(self._program)
+            pid = self._supervisor.pids.get(self._program)
             if pid is None:
                 await asyncio.sleep(liveness.CHECK_S)
                 continue
@@ -135,11 +135,11 @@ class Watchdog:
             greeted = asyncio.create_task(self._greet(silence))
             dead = asyncio.create_task(liveness.until_dead(pid, silence))
             try:
-                while self._store.pids.get(self._program) == pid and not dead.done():  # noqa: ASYNC110 - pids has no event
+                while self._supervisor.pids.get(self._program) == pid and not dead.done():  # noqa: ASYNC110 - pids has no event
                     await asyncio.sleep(liveness.CHECK_S)
-                if dead.done() and self._store.pids.get(self._program) == pid:
+                if dead.done() and self._supervisor.pids.get(self._program) == pid:
                     logger().error("store_silent", pid=pid, silent_s=round(dead.result(), 1))
-                    self._store.kill(self._program)
+                    self._supervisor.kill(self._program)
                     await asyncio.sleep(liveness.CHECK_S)  # until the supervisor has noticed that the process ended
             finally:
                 for task in (greeted, dead):
@@ -165,15 +165,16 @@ class Watchdog:
                     )
                 if restart:
                     if check.failed:
-                        await self._store.restart(self._program)
+                        await self._supervisor.restart(self._program)
                     else:
-                        self._store.kill(self._program)  # a server that answers no probe wouldn't obey SIGTERM either
+                        # A server that answers no probe wouldn't obey SIGTERM either.
+                        self._supervisor.kill(self._program)
                     logger().warning("store_restarted", streams=check.failed)
                 await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def _check(self, bus: Bus, session: aiohttp.ClientSession) -> ServerCheck:
         clock = asyncio.get_running_loop().time
-        began_s, pid, connected = clock(), self._store.pids.get(self._program), bus.client.is_connected
+        began_s, pid, connected = clock(), self._supervisor.pids.get(self._program), bus.client.is_connected
         answered, failed = await asyncio.gather(self._probe(bus), self._failed_streams(session))
         return ServerCheck(
             pid=pid,

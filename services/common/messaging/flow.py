@@ -78,6 +78,8 @@ DIGESTS = Stream(name="DIGESTS", subjects=("digest.>",), max_age_s=7 * DAY_S, ma
 SENSING = Stream(name="SENSING", subjects=("sensing.>",), max_age_s=DAY_S, max_bytes=GIB)
 # A command expires after a day at the latest.
 COMMANDS = Stream(name="COMMANDS", subjects=("command.>", "command_step.>"), max_age_s=DAY_S, max_bytes=GIB)
+# Times of fixes, without positions. After half an hour they have no use.
+OBSERVED = Stream(name="OBSERVED", subjects=("observed.>",), max_age_s=1_800, max_bytes=64 << 20, discards_oldest=True)
 QUARANTINE = Stream(
     name="QUARANTINE", subjects=("quarantine.>",), max_age_s=7 * DAY_S, max_bytes=16 << 20, discards_oldest=True
 )
@@ -99,6 +101,7 @@ STREAMS = (
     DIGESTS,
     SENSING,
     COMMANDS,
+    OBSERVED,
     QUARANTINE,
     PROBE,
     LEDGER,
@@ -130,43 +133,25 @@ geofence, because they publish the same messages."""
 
 _LOG_READERS = ("geofence", "ingest", "registry", *_DISPATCH, "explain", "evidence")
 
+
+def _log_row(kind: str, content: str, publisher: str) -> Flow:
+    """Row of a kind of log entries, which all readers of the log may read."""
+    return Flow(
+        subject=f"log.{{p}}.{kind}",
+        message_type=f"LogEntry.{content}",
+        stream=LOG.name,
+        publishers=(publisher,),
+        readers=_LOG_READERS,
+    )
+
+
 FLOWS = (
     Flow(subject="log_meta", message_type="LogMetadata", stream=LOG_META.name, publishers=("setup",), readers=USERS),
-    Flow(
-        subject="log.{p}.fold",
-        message_type="LogEntry.fold_version",
-        stream=LOG.name,
-        publishers=("geofence",),
-        readers=_LOG_READERS,
-    ),
-    Flow(
-        subject="log.{p}.report",
-        message_type="LogEntry.positions, .equipment, .heard",
-        stream=LOG.name,
-        publishers=("ingest",),
-        readers=_LOG_READERS,
-    ),
-    Flow(
-        subject="log.{p}.case",
-        message_type="LogEntry.case",
-        stream=LOG.name,
-        publishers=("registry",),
-        readers=_LOG_READERS,
-    ),
-    Flow(
-        subject="log.{p}.rules",
-        message_type="LogEntry.rules",
-        stream=LOG.name,
-        publishers=("geofence",),
-        readers=_LOG_READERS,
-    ),
-    Flow(
-        subject="log.{p}.tick",
-        message_type="LogEntry.tick",
-        stream=LOG.name,
-        publishers=("geofence",),
-        readers=_LOG_READERS,
-    ),
+    _log_row("fold", "fold_version", "geofence"),
+    _log_row("report", "positions, .equipment, .heard", "ingest"),
+    _log_row("case", "case", "registry"),
+    _log_row("rules", "rules", "geofence"),
+    _log_row("tick", "tick", "geofence"),
     Flow(
         subject="alert.{p}.{alert_id}",
         message_type="Alert",
@@ -231,6 +216,13 @@ FLOWS = (
         stream=COMMANDS.name,
         publishers=("ingest",),
         readers=("ingest", "dispatch-warning"),
+    ),
+    Flow(
+        subject="observed.{ingest}",
+        message_type="tandem.ingest.v1.ObservedFixes",
+        stream=OBSERVED.name,
+        publishers=("ingest",),
+        readers=("ingest",),
     ),
     Flow(
         subject="quarantine.{ingest}",
@@ -372,6 +364,11 @@ def command_subject(by: str, command_id: str) -> str:
 def command_step_subject(command_id: str, state: str) -> str:
     """Subject of the step with which a command reaches a state. Only the first step per command and state is stored."""
     return f"command_step.{command_id}.{state}"
+
+
+def observed_subject(ingest: str) -> str:
+    """Subject of the times of fixes that one ingest process accepted."""
+    return f"observed.{ingest}"
 
 
 def quarantine_subject(ingest: str) -> str:

@@ -185,6 +185,17 @@ def sensing_request(data: bytes, subject: str | None = None) -> sensing_pb2.Sens
     return message
 
 
+def observed_fixes(data: bytes) -> ingest_pb2.ObservedFixes:
+    """Parses times of fixes from OBSERVED. Raises InvalidField."""
+    message = _parsed("fixes", ingest_pb2.ObservedFixes, data)
+    if len(message.device_ids) != len(message.fix_times_ms):
+        raise InvalidField("fix_times_ms", "must have as many items as device_ids")
+    for device_id, fix_time_ms in zip(message.device_ids, message.fix_times_ms, strict=True):
+        fields.required_id("device_ids", device_id)
+        _moment("fix_times_ms", fix_time_ms)
+    return message
+
+
 def quarantine_counts(data: bytes) -> ingest_pb2.QuarantineCounts:
     """Parses counts of rejected reports from QUARANTINE. Raises InvalidField."""
     message = _parsed("counts", ingest_pb2.QuarantineCounts, data)

@@ -12,7 +12,7 @@ from tandem.geofence.v1 import geofence_pb2
 
 async def follow_alerts(mesh: MeshClient, role: Role, page: LivePage) -> None:
     """Adds new alerts to the page until the stream ends. Canaries aren't shown. Raises AioRpcError."""
-    alerts = mesh.geofence.WatchAlerts(geofence_pb2.WatchAlertsRequest(new_only=True), metadata=mesh.own(role))
+    alerts = mesh.geofence.WatchAlerts(geofence_pb2.WatchAlertsRequest(new_only=True), metadata=mesh.own_identity(role))
     try:
         async for message in alerts:
             if message.alert.exercise != exercise_pb2.CANARY:

@@ -47,7 +47,7 @@ class IncidentReader:
     async def follow(self) -> None:
         """Follows a desk's stream of steps."""
         request = dispatch_pb2.SubscribeRequest(others=True, new_only=True)
-        steps = self._dispatch.Subscribe(request, metadata=self._mesh.own(self._role))
+        steps = self._dispatch.Subscribe(request, metadata=self._mesh.own_identity(self._role))
         try:
             async for message in steps:
                 own = message.HasField("step")
@@ -74,4 +74,6 @@ class IncidentReader:
         self._regroup.set()
 
     async def _list(self, request: dispatch_pb2.ListIncidentsRequest) -> dispatch_pb2.ListIncidentsResponse:
-        return await self._dispatch.ListIncidents(request, metadata=self._mesh.own(self._role), timeout=DEADLINE_S)
+        return await self._dispatch.ListIncidents(
+            request, metadata=self._mesh.own_identity(self._role), timeout=DEADLINE_S
+        )

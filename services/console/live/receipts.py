@@ -44,7 +44,7 @@ class OfferReceipts:
         request = dispatch_pb2.ReceiveRequest(assignment_id=assignment_id, offer_number=number)
         dispatch = self._mesh.leg_of(self._role).dispatch
         try:
-            await dispatch.Receive(request, metadata=self._mesh.own(self._role), timeout=DEADLINE_S)
+            await dispatch.Receive(request, metadata=self._mesh.own_identity(self._role), timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             logger().info("offer_not_received", assignment_id=assignment_id, code=error.code().name)
             return error.code() in _NOT_NEEDED

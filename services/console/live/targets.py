@@ -47,7 +47,7 @@ class TargetReader:
         request = following_pb2.WatchTargetsRequest(incident_id=incident_id)
         following = self._mesh.leg_of(self._role).following
         while True:
-            targets = following.WatchTargets(request, metadata=self._mesh.own(self._role))
+            targets = following.WatchTargets(request, metadata=self._mesh.own_identity(self._role))
             try:
                 async for message in targets:
                     self._page.put_target(incident_id, translate.target(incident_id, message))

@@ -41,7 +41,7 @@ class UnitReader:
     async def _read(self) -> Mapping[str, Item]:
         state_of = units.states(self._page.assignments_of(self._role.leg))
         answer = await self._mesh.leg_of(self._role).roster.ListUnits(
-            roster_pb2.ListUnitsRequest(), metadata=self._mesh.own(self._role), timeout=DEADLINE_S
+            roster_pb2.ListUnitsRequest(), metadata=self._mesh.own_identity(self._role), timeout=DEADLINE_S
         )
         now_ms = self._mesh.clock.now_ms()
         known = (translate.unit(unit) for unit in answer.units)

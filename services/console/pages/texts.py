@@ -1,12 +1,15 @@
-"""All texts of the pages, in Korean and English. Pure."""
+"""All texts of the pages, in Korean and English. No I/O, no clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.console.pages.operator_texts import OPERATOR_TEXTS
+
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, tuple[str, str]] = {
+    **OPERATOR_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
@@ -197,6 +200,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "probability": ("구역 안 확률", "Probability inside"),
     "inside": ("구역 안에 있던 시간", "Time inside"),
     "least": ("최소 거리", "Minimum distance"),
+    "least_assumed": ("진입 시 추정값", "assumed at the entry"),
     "rests_on": ("판단에 쓰인 보고", "Reports behind the decision"),
     "entry": ("기록 번호", "Entry"),
     "device": ("단말", "Device"),
@@ -262,86 +266,6 @@ TEXTS: dict[str, tuple[str, str]] = {
     "last": ("최근", "Last"),
     "silent": ("무보고·이상 단말", "Silent and disturbed devices"),
     "silent_none": ("이 콘솔이 시작된 뒤로는 없습니다.", "None since this console started."),
-    "reporting": ("보고 상태", "Reporting"),
-    "reporting_title": ("확인이 필요한 단말", "Devices that need attention"),
-    "reporting_why": (
-        "위치와 이름은 표시하지 않습니다. 요청을 지키지 않거나 오차가 맞지 않는 단말은 공급 업체에 점검을 요청하십시오.",
-        "No position and no name is shown. Have the vendor check devices that don't obey or whose accuracy can't be true.",
-    ),
-    "reporting_none": (
-        "모든 단말이 요청대로 보고하고 있습니다.",
-        "All devices report as they were asked.",
-    ),
-    "reporting_none_found": ("조건에 맞는 단말이 없습니다.", "No device matches."),
-    "reporting_cut": ("가장 급한 200대만 보입니다.", "Only the worst 200 are shown."),
-    "reporting_asked": ("보고 주기를 요청한 단말", "Devices of which an interval is asked"),
-    "reporting_partial": (
-        "일부 구역의 단말은 이 목록에 없습니다. 다른 판단 서버가 맡고 있습니다.",
-        "Tags of other evaluators' partitions are not in this list.",
-    ),
-    "away_ingest": (
-        "수신 서버가 응답하지 않습니다. 요청과 이행 여부는 보이지 않습니다.",
-        "ingest doesn't answer: what was asked, and who obeys, is missing here.",
-    ),
-    "away_geofence": (
-        "판단 서버가 응답하지 않습니다. 요청이 없는 단말의 보고 간격과 오차는 보이지 않습니다.",
-        "The evaluator doesn't answer: accuracies, and slow devices that nobody asks, are missing here.",
-    ),
-    "problem": ("문제", "What is wrong"),
-    "problem_disobeys": ("요청 미이행", "Doesn't obey"),
-    "problem_accuracy": ("오차 신뢰 불가", "Accuracy can't be true"),
-    "problem_slow": ("보고 간격 김", "Reports too seldom"),
-    "why_disobeys": (
-        "단말이 확인 응답을 했더라도, 실제 보고가 요청보다 드뭅니다. 또는 요청을 거부했습니다.",
-        "Its reports are further apart than it was asked, whatever it confirmed; or it refused.",
-    ),
-    "why_accuracy": (
-        "위치가 흩어진 정도가 단말이 알린 오차의 두 배를 넘습니다.",
-        "Its positions scatter more than twice as far as the accuracy that it states.",
-    ),
-    "why_slow": (
-        "요청하지 않았는데 보고 간격이 150초 이상입니다. 두절과 상황 종료를 늦게 알게 됩니다.",
-        "It reports each 150 s or slower without being asked to: its silence and the end of an incident are noticed late.",
-    ),
-    "meaning": ("뜻", "Meaning"),
-    "accuracy_title": ("오차", "Accuracy"),
-    "requested": ("요청 주기", "Asked"),
-    "delivered": ("전달", "Delivery"),
-    "kept": ("실제 간격", "Reports each"),
-    "obeyed": ("이행", "Obeys"),
-    "asker": ("요청자", "Asked by"),
-    "asker_decision": ("자동 판단", "the decision"),
-    "asker_pursuit": ("추적 중인 사건", "a pursuit"),
-    "asker_desk": ("관제센터·상황실", "a desk"),
-    "asker_mesh": ("요청 종료에 따른 조정", "another ask took over"),
-    "not_asked": ("요청 없음", "nothing asked"),
-    "delivery_WAITING": ("다음 보고 대기", "Waits for its next report"),
-    "delivery_SENT": ("전송됨, 확인 없음", "Sent, not confirmed"),
-    "delivery_RECEIVED": ("단말이 확인함", "Confirmed"),
-    "delivery_REFUSED": ("단말이 거부함", "Refused"),
-    "delivery_EXPIRED": ("전달되지 않음", "Not confirmed in time"),
-    "obeys_NOT_ASKED": ("요청 없음", "Nothing asked"),
-    "obeys_NOT_YET": ("아직 판단할 수 없음", "Too early to say"),
-    "obeys_YES": ("지킴", "Yes"),
-    "obeys_NO": ("지키지 않음", "No"),
-    "stated": ("단말이 알린 오차", "Stated"),
-    "observed": ("실제로 흩어진 정도", "Observed"),
-    "last_fix": ("최근 위치 시각", "Newest position"),
-    "located": ("즉시 위치 요청에 응답", "Positions on demand"),
-    "history": ("요청 이력", "What it was asked"),
-    "history_none": ("최근 하루 동안 요청한 것이 없습니다.", "Nothing was asked in the last day."),
-    "history_cut": ("최근 30건만 보입니다.", "Only the newest 30 are shown."),
-    "all_asks": ("현재 유효한 요청", "Asks in force"),
-    "back_to_reporting": ("목록으로", "Back to the list"),
-    "command": ("요청", "Request"),
-    "command_report_every": ("보고 주기", "Report each"),
-    "command_locate_now": ("즉시 위치 보고", "Position now"),
-    "command_report_as_usual": ("평소 주기로", "Report as usual"),
-    "command_vibrate": ("진동", "Vibrate"),
-    "command_show_notice": ("알림 표시", "Show a notice"),
-    "unknown": ("알 수 없음", "unknown"),
-    "each_s": ("초", " s"),
-    "each_min": ("분", " min"),
     "attribution": ("경계: 국토지리정보원", "Boundaries: NGII of Korea"),
     "RESPOND": ("출동", "Respond"),
     "NOTIFY": ("통지", "Notify"),
@@ -375,6 +299,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "DISTANCE_CHANGED": ("거리 변화", "Distance changed"),
     "OUTAGE": ("대규모 두절", "Outage"),
     "ACCOUNT_AMENDED": ("접근 기록 정정", "Account amended"),
+    "LATE_EVIDENCE": ("지연 보고로 과거 접근 확인", "Past presence, reported late"),
     "SPOOFING_SUSPECTED": ("위치 조작 의심, 이탈로 처리하지 않음", "Possible spoofing: ring not cleared"),
     "BREACH_CONFIRMED": ("위반 확인", "Breach confirmed"),
     "FALSE_POSITION": ("위치 오류", "False position"),

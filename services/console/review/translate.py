@@ -101,6 +101,7 @@ def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
                 if measure
                 else [],
                 "least": measure.min_distance_m if measure and measure.HasField("min_distance_m") else None,
+                "least_assumed": bool(measure and measure.min_distance_assumed),
             }
         )
     return shown

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from services.common.messaging import flow, published
+from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import SoleMessage
+from services.common.messaging.lost_publications import SoleMessage
 from services.common.retrying import retried
 from services.common.rpc.errors import Unavailable
 from services.dispatch.domain.leg import Leg
@@ -52,7 +52,9 @@ class EvidenceDisclosures:
 
     async def run(self, bus: Bus) -> None:
         """Republishes disclosures that DISCLOSURES has lost, until cancelled."""
-        await retried(lambda: published.keep_restored(bus, flow.DISCLOSURES.name, self._newest_first), on=Unavailable)
+        await retried(
+            lambda: lost_publications.keep_restored(bus, flow.DISCLOSURES.name, self._newest_first), on=Unavailable
+        )
 
     async def _newest_first(self) -> list[SoleMessage]:
         query = sa.select(disclosures).order_by(disclosures.c.at_ms.desc(), disclosures.c.disclosure_id)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from services.common.messaging import flow, published
+from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import StreamComparison
+from services.common.messaging.lost_publications import StreamComparison
 from services.common.retrying import retried
 from services.dispatch.leg.service import LegService
 from services.dispatch.publications.steps import numbered
@@ -26,26 +26,28 @@ class StepPublications:
         self._compared: list[tuple[PublishedSteps, StreamComparison]] = []
         advice = (flow.ADVICE.name,) if leg.name.policy.advises_persons else ()
         for stream in (flow.INCIDENTS.name, *advice):
-            notes = PublishedSteps(store=leg.store, leg=leg.name, stream=stream, log_id=log_id)
-            comparison = StreamComparison(bus, stream, notes=notes, is_there=published.by_sequence(bus, stream))
-            self._compared.append((notes, comparison))
+            records = PublishedSteps(store=leg.store, leg=leg.name, stream=stream, log_id=log_id)
+            comparison = StreamComparison(
+                bus, stream, records=records, is_there=lost_publications.by_sequence(bus, stream)
+            )
+            self._compared.append((records, comparison))
         self._reconnects: int | None = None
         """Number of reconnects at the last full comparison; None before the first."""
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
         """Compares the streams until cancelled."""
-        for notes, _ in self._compared:
-            first = (await self._bus.bounds_of(notes.stream)).first
-            await retried(partial(notes.forget_before, first))
+        for records, _ in self._compared:
+            first = (await self._bus.bounds_of(records.stream)).first
+            await retried(partial(records.forget_before, first))
         loop = asyncio.get_running_loop()
         next_comparison_s = loop.time()
         while True:
             await self.settle()
             if loop.time() >= next_comparison_s:
                 await self._compare_all()  # new steps don't wait, since a change of the stream's leader is rare
-                next_comparison_s = loop.time() + published.CHECK_INTERVAL_S
-            await asyncio.sleep(published.NOTICE_INTERVAL_S)
+                next_comparison_s = loop.time() + lost_publications.CHECK_INTERVAL_S
+            await asyncio.sleep(lost_publications.NOTICE_INTERVAL_S)
 
     async def settle(self) -> None:
         """Returns once the streams were compared after the last reconnect, and lost steps are in the outbox."""
@@ -56,16 +58,16 @@ class StepPublications:
 
     async def _compare_all(self) -> None:
         async with self._lock:
-            for notes, comparison in self._compared:
-                await retried(partial(self._compare, notes, comparison))
+            for records, comparison in self._compared:
+                await retried(partial(self._compare, records, comparison))
 
     async def mark(self, steps: Published) -> None:
         """Records published steps in the leg's database."""
         await self._leg.record.mark_published(steps, self._log_id)
 
-    async def _compare(self, notes: PublishedSteps, comparison: StreamComparison) -> None:
+    async def _compare(self, records: PublishedSteps, comparison: StreamComparison) -> None:
         lost = await comparison.lost()
         if lost:
-            await notes.unpublish(lost)
+            await records.unpublish(lost)
             # This includes steps that another process of this leg unpublished; duplicates are recognised by their ids.
             self._leg.record.outbox.add(numbered(await self._leg.store.unpublished()), republished=True)

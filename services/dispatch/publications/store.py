@@ -9,7 +9,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from services.common.messaging import flow
-from services.common.messaging.published import Publication
+from services.common.messaging.lost_publications import Publication
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import tables
 from services.dispatch.leg.store import Store
@@ -74,19 +74,19 @@ def _record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredA
 
 
 class PublishedSteps:
-    """A leg's records of its publications on one stream of one log; implements published.PublicationRecords."""
+    """A leg's records of its publications on one stream of one log; implements lost_publications.PublicationRecords."""
 
     def __init__(self, store: Store, leg: Leg, stream: str, *, log_id: str) -> None:
         self._store, self._leg, self.stream, self._log_id = store, leg, stream, log_id
 
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
-        """The newest publications, as published.PublicationRecords.newest."""
+        """The newest publications, as lost_publications.PublicationRecords.newest."""
         notes = tables.published_steps
         query = self._query().order_by(notes.c.recorded.desc()).limit(limit)
         return await self._read(query if before is None else query.where(notes.c.recorded < before))
 
-    async def furthest(self, up_to: int) -> Publication | None:
-        """The publication with the greatest stream sequence, as published.PublicationRecords.furthest."""
+    async def highest(self, up_to: int) -> Publication | None:
+        """The publication with the greatest stream sequence, as lost_publications.PublicationRecords.highest."""
         notes = tables.published_steps
         query = self._query().where(notes.c.recorded <= up_to).order_by(notes.c.stream_sequence.desc()).limit(1)
         publications = await self._read(query)
@@ -95,11 +95,11 @@ class PublishedSteps:
     async def unpublish(self, lost: Sequence[Publication]) -> None:
         """Marks steps that the stream has lost as unpublished."""
         notes, steps = tables.published_steps, tables.steps
-        recorded = [publication.recorded for publication in lost]
+        positions = [publication.position for publication in lost]
 
         def work(connection: sa.Connection) -> None:
-            for first in range(0, len(recorded), _PAGE):
-                mine = notes.c.recorded.in_(recorded[first : first + _PAGE])
+            for first in range(0, len(positions), _PAGE):
+                mine = notes.c.recorded.in_(positions[first : first + _PAGE])
                 which = sa.select(notes.c.step_sequence).where(mine)
                 connection.execute(sa.update(steps).where(steps.c.sequence.in_(which)).values(published=False))
                 connection.execute(sa.delete(notes).where(mine))
@@ -125,8 +125,8 @@ class PublishedSteps:
     async def _read(self, query: sa.Select[int, int, str, bytes]) -> list[Publication]:
         rows = await self._store.transaction(lambda connection: connection.execute(query).all())
         return [
-            Publication(recorded=recorded, sequence=sequence, subject=self._subject(payload), message_id=step_id)
-            for recorded, sequence, step_id, payload in rows
+            Publication(position=position, sequence=sequence, subject=self._subject(payload), message_id=step_id)
+            for position, sequence, step_id, payload in rows
         ]
 
     def _subject(self, payload: bytes) -> str:

@@ -44,6 +44,10 @@ def account(state: State, case_state: CaseState, target: Target, *, ring: Ring, 
         state, case_state, target, ring=ring, spans=spans, inside=list(ring_state.inside), min_mm=ring_state.min_mm
     )
     incident = state.incidents.get(case_state.case.wearer_id)
+    entered_mm = _assumed_mm(
+        state, case_state, target, entered_mm=ring_state.entered_mm, at_ms=ring_state.since_ms or 0
+    )
+    least = rings.least(min_mm, entered_mm, ring.radius_mm)
     return Account(
         episode_id=case_state.episode_id,
         incident_id=incident.incident_id if incident else "",
@@ -51,10 +55,24 @@ def account(state: State, case_state: CaseState, target: Target, *, ring: Ring, 
         until_ms=until_ms,
         spans=list(overlaps(spans, 0, until_ms)),
         inside=inside,
-        min_mm=ring_state.entered_mm if min_mm is None else min_mm,
+        min_mm=least.mm,
+        is_assumed=least.is_assumed,
         final_inside=ring_state.inside,
         final_min_mm=ring_state.min_mm,
+        entered_mm=entered_mm,
+        entered_ms=ring_state.since_ms or 0,
     )
+
+
+def _assumed_mm(
+    state: State, case_state: CaseState, target: Target, *, entered_mm: float | None, at_ms: int
+) -> float | None:
+    """The distance that was assumed at an entry, mm; None once the movement at that moment is known."""
+    if entered_mm is not None and any(
+        rings.relative_at(sides, at_ms) is not None for sides in pairs(state, case_state, target)
+    ):
+        return None
+    return entered_mm
 
 
 def close(ring_state: RingState, account_: Account) -> None:
@@ -127,9 +145,14 @@ def _amend(context: CaseContext, target: Target, ring: Ring, *, cleared: Account
         inside=list(cleared.final_inside),
         min_mm=cleared.final_min_mm,
     )
-    if inside == cleared.inside and (not inside or _rounded(min_mm) == _rounded(cleared.min_mm)):
+    cleared.entered_mm = _assumed_mm(
+        context.state, context.case_state, target, entered_mm=cleared.entered_mm, at_ms=cleared.entered_ms
+    )
+    least = rings.least(min_mm, cleared.entered_mm, ring.radius_mm)
+    is_same_least = not (inside or least.is_assumed) or _rounded(least.mm) == _rounded(cleared.min_mm)
+    if inside == cleared.inside and least.is_assumed == cleared.is_assumed and is_same_least:
         return
-    cleared.inside, cleared.min_mm = inside, min_mm
+    cleared.inside, cleared.min_mm, cleared.is_assumed = inside, least.mm, least.is_assumed
     context.alert(
         AlertDraft(
             AlertKind.ACCOUNT_AMENDED,
@@ -139,7 +162,8 @@ def _amend(context: CaseContext, target: Target, ring: Ring, *, cleared: Account
             ring=ring,
             distance_mm=float(ring.radius_mm) if inside else None,
             inside=tuple(inside),
-            min_mm=min_mm,
+            min_mm=least.mm,
+            min_is_assumed=least.is_assumed,
             amended=cleared,
         )
     )
@@ -179,11 +203,16 @@ def _count(state: State, case_state: CaseState, target: Target, *, ring: Ring, u
     """Adds the presence that the tracks prove up to a moment to the accounts, so that the accounts no longer need these tracks."""
     ring_state = case_state.ring(target, ring)
     if ring_state.open:
+        at_ms = ring_state.since_ms or 0
+        ring_state.entered_mm = _assumed_mm(state, case_state, target, entered_mm=ring_state.entered_mm, at_ms=at_ms)
         spans = _unclaimed(case_state, ring_state, upto_ms)
         ring_state.inside, ring_state.min_mm, _ = _measure(
             state, case_state, target, ring=ring, spans=spans, inside=ring_state.inside, min_mm=ring_state.min_mm
         )
     for cleared in ring_state.closed:
+        cleared.entered_mm = _assumed_mm(
+            state, case_state, target, entered_mm=cleared.entered_mm, at_ms=cleared.entered_ms
+        )
         spans = list(overlaps(cleared.spans, 0, upto_ms))
         cleared.final_inside, cleared.final_min_mm, _ = _measure(
             state, case_state, target, ring=ring, spans=spans, inside=cleared.final_inside, min_mm=cleared.final_min_mm

@@ -68,6 +68,8 @@ class Alert:
     rules_id: str
     inside: tuple[tuple[int, int], ...] = ()
     min_distance_mm: float | None = None
+    min_distance_assumed: bool = False
+    """Whether the least distance is that of the entry, at a moment at which the position of one side is still unknown."""
     amends: str = ""
     """ACCOUNT_AMENDED: id of the RING_CLEARED alert with the account that this alert replaces."""
     encounter_id: str = ""

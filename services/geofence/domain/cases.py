@@ -7,7 +7,7 @@ import heapq
 from services.geofence.domain import accounts
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import equipment, silence
+from services.geofence.domain.detectors import equipment, sensing, silence
 from services.geofence.domain.detectors.detector import Amendment, Movement
 from services.geofence.domain.detectors.pipeline import ON_AMEND, ON_END, ON_FIX, ON_TIME
 from services.geofence.domain.entries import Case
@@ -90,6 +90,7 @@ def begin(decisions: Decisions, case_state: CaseState, at_ms: int) -> None:
     for tag_id in case_state.case.tag_device_ids:
         for on_fix in ON_FIX:
             on_fix(context, Movement(tag_id, at_ms, at_ms))
+        sensing.check_fix(decisions, tag_id)
     silence.await_reports(case_state, at_ms)
     check(decisions, case_state, at_ms)
 

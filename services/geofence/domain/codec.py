@@ -27,6 +27,7 @@ from services.geofence.domain.state import (
     OpenIncident,
     Outage,
     RingKey,
+    SensingState,
     State,
 )
 from services.geofence.domain.version import VERSION
@@ -52,6 +53,7 @@ def encode(state: State) -> bytes:
             "sequence": state.sequence,
             "now_ms": state.now_ms,
             "clock": [state.clock_rate, state.clock_anchor_ms],
+            "log_version": [state.log_version, state.log_version_ms],
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms or 0,
             "tracks": {
@@ -72,6 +74,7 @@ def encode(state: State) -> bytes:
                 " ".join((key.anomaly.value, *key.about)): at_ms for key, at_ms in state.anomaly_emitted_ms.items()
             },
             "undated_ms": state.undated_ms,
+            "sensing": {device_id: _sensing(sensing) for device_id, sensing in state.sensing.items()},
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {
                 wearer_id: [incident.incident_id, incident.case_ids] for wearer_id, incident in state.incidents.items()
@@ -114,6 +117,8 @@ def decode(data: bytes) -> State:
             now_ms=content["now_ms"],
             clock_rate=content["clock"][0],
             clock_anchor_ms=content["clock"][1],
+            log_version=content["log_version"][0],
+            log_version_ms=content["log_version"][1],
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks={
@@ -134,6 +139,7 @@ def decode(data: bytes) -> State:
             order_ended_ms=content["over_from_ms"],
             anomaly_emitted_ms={_to_anomaly_key(*key.split(" ")): at_ms for key, at_ms in content["odd_ms"].items()},
             undated_ms=content["undated_ms"],
+            sensing={device_id: _from_values(SensingState, values) for device_id, values in content["sensing"].items()},
             cases={case_id: _to_case_state(fields) for case_id, fields in content["cases"].items()},
             incidents={
                 wearer_id: _from_values(OpenIncident, values) for wearer_id, values in content["incidents"].items()
@@ -160,6 +166,11 @@ def decode(data: bytes) -> State:
 
 def _due(state: State, due: Due) -> list[Any]:
     return [due.at_ms, due.case_id, state.cases[due.case_id].case.version if due.is_boundary else _CHECK]
+
+
+def _sensing(sensing: SensingState) -> list[Any]:
+    asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.change_ms]
+    return [*asked, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
 
 
 def _to_anomaly_key(anomaly: str, *about: str) -> AnomalyKey:

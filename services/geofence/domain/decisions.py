@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, AnomalyKind, CausingReport, DeadLetter, Output
+from services.geofence.domain.alerts import Alert, AnomalyKind, CausingReport, DeadLetter, Output, SensingRequest
 from services.geofence.domain.demands import AlertKind, Detection, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
@@ -35,6 +35,8 @@ class AlertDraft:
     """Probability of being inside."""
     inside: tuple[tuple[int, int], ...] = ()
     min_mm: float | None = None
+    min_is_assumed: bool = False
+    """Whether the least distance is that of the entry, at a moment at which the position of one side is still unknown."""
     due_ms: int | None = None
     """The earliest moment of the decision, if it isn't `at_ms`. An alert long after that moment is marked late."""
     encounter: Encounter | None = None
@@ -54,6 +56,7 @@ class Decisions:
         self.sequence = sequence
         self._stamp_ms = stamp_ms
         self.out: list[Output] = []
+        self._requests: list[SensingRequest] = []
         self._named: Counter[tuple[str | int, ...]] = Counter()
         self._reasons: dict[str, None] = {}
         """Reasons why the entry or a part of it is set aside, in order."""
@@ -126,6 +129,7 @@ class Decisions:
                 rules_id=state.rules.rules_id,
                 inside=draft.inside,
                 min_distance_mm=draft.min_mm,
+                min_distance_assumed=draft.min_is_assumed,
                 amends=amended.alert_id if amended else "",
                 encounter_id=draft.encounter.encounter_id if draft.encounter else "",
                 exercise=case.exercise,
@@ -148,6 +152,26 @@ class Decisions:
 
     def _is_late(self, due_ms: int) -> bool:
         return self.state.now_ms - due_ms >= self.state.rules.late_after_ms
+
+    def request(self, device_id: str, interval_s: int | None, *, until_ms: int) -> None:
+        """Adds a request to a device for an interval between reports, or for its position now (None)."""
+        self._requests.append(
+            SensingRequest(
+                request_id=self._id("sensing", device_id, "now" if interval_s is None else "interval"),
+                sequence=self.sequence,
+                ordinal=0,
+                device_id=device_id,
+                interval_s=interval_s,
+                decided_at_ms=self.state.now_ms,
+                until_ms=until_ms,
+                fold_version=VERSION,
+            )
+        )
+
+    def finish(self) -> list[Output]:
+        """All outputs of the entry. The requests come last, so that no alert's ordinal depends on them."""
+        first = len(self.out)
+        return [*self.out, *(replace(request, ordinal=first + i) for i, request in enumerate(self._requests))]
 
     def outage_ids(self) -> tuple[str, str]:
         """Ids of a new outage, and of the incident under which the legs keep its notice."""
@@ -210,26 +234,27 @@ class Decisions:
 
     def _end_incident(self, case_state: CaseState, incident: OpenIncident) -> None:
         """Marks the last alert of the incident as its end."""
-        last = self._last_alert(incident)
+        last = _last_alert(self.out, incident)
         if last is None:
             # This is a defect, but stopping here would be worse: each evaluator would stop at this entry at each start and decide
             # on nobody. The legs learn that nothing is open, and the reason is kept.
             self.dead_letter("an incident ended without an alert")
             kind, demand = demands.DETECTIONS[Detection.POSITION_REGAINED]
             self.alert(case_state, AlertDraft(kind, demand, self.state.now_ms))
-            last = self._last_alert(incident)
+            last = _last_alert(self.out, incident)
         del self.state.incidents[case_state.case.wearer_id]
         if last is not None:
             place, ending = last
             self.out[place] = replace(ending, incident_ends=True)
 
-    def _last_alert(self, incident: OpenIncident) -> tuple[int, Alert] | None:
-        """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output."""
-        for i in reversed(range(len(self.out))):
-            output = self.out[i]
-            if isinstance(output, Alert) and output.incident_id == incident.incident_id:
-                return i, output
-        return None
+
+def _last_alert(outputs: Sequence[Output], incident: OpenIncident) -> tuple[int, Alert] | None:
+    """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output."""
+    for i in reversed(range(len(outputs))):
+        output = outputs[i]
+        if isinstance(output, Alert) and output.incident_id == incident.incident_id:
+            return i, output
+    return None
 
 
 class CaseContext(NamedTuple):

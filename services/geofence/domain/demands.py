@@ -27,6 +27,7 @@ class AlertKind(enum.Enum):
     OUTAGE = "OUTAGE"
     ACCOUNT_AMENDED = "ACCOUNT_AMENDED"
     SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
+    LATE_EVIDENCE = "LATE_EVIDENCE"
 
 
 class Leg(enum.Enum):
@@ -118,6 +119,8 @@ class Detection(enum.Enum):
     """Another departure that no vehicle makes, after the desks were notified of one in this episode."""
     WAY_FOUND = "WAY_FOUND"
     """A vehicle can have made the way to the newest position, or the position is back within the ring."""
+    WAS_INSIDE = "WAS_INSIDE"
+    """Reports older than the window show that the wearer was within the ring that demands a response."""
 
 
 DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
@@ -159,6 +162,8 @@ DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
     Detection.LEFT_BY_JUMP: (AlertKind.SPOOFING_SUSPECTED, Demand.NOTIFY),
     Detection.LEFT_BY_JUMP_REPEATED: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
     Detection.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
+    # A breach of hours ago sends nobody, but people have to know of it: the case is reviewed, and she is asked how she is.
+    Detection.WAS_INSIDE: (AlertKind.LATE_EVIDENCE, Demand.NOTIFY),
 }
 EVASION_SIGNS = frozenset((EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED))
 """Events of a tag after which its silence is no accident. A SHUTDOWN is one, too, unless the battery was low."""
@@ -246,8 +251,8 @@ def destinations(case: Case, kind: AlertKind, demand: Demand, *, target: Target 
         return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
-    if kind is AlertKind.ACCOUNT_AMENDED:
-        # The desks keep the amendment in their records; nobody is warned of a past event.
+    if kind in (AlertKind.ACCOUNT_AMENDED, AlertKind.LATE_EVIDENCE):
+        # Only the desks learn of it; nobody is warned of a past event.
         return probation + police
     if kind in _OF_DEVICES:
         return police if target else probation + police

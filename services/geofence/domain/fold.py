@@ -32,7 +32,7 @@ from services.geofence.domain.version import VERSION
 
 
 def step(state: State, entry: Entry) -> list[Output]:
-    """Applies an entry to the state in place. Returns its alerts and dead letters in order.
+    """Applies an entry to the state in place. Returns its alerts and dead letters in order, then its requests for data.
 
     Raises OutdatedFold if the log demands a newer fold version. Any other exception is a defect: the process must end and replay.
     """
@@ -41,7 +41,7 @@ def step(state: State, entry: Entry) -> list[Output]:
     _pass_time(decisions, state.clock_anchor_ms + (entry.stamp_ms - state.clock_anchor_ms) * state.clock_rate)
     _apply(decisions, entry.body)
     _emit_after_outage(decisions)
-    return decisions.out
+    return decisions.finish()
 
 
 def next_due_ms(state: State) -> int | None:
@@ -50,6 +50,7 @@ def next_due_ms(state: State) -> int | None:
 
 
 def _apply(decisions: Decisions, body: Body) -> None:
+    state = decisions.state
     match body:
         case Positions():
             _record_contact(decisions, body.device_ids)
@@ -67,10 +68,21 @@ def _apply(decisions: Decisions, body: Body) -> None:
         case FoldVersion():
             if body.version > VERSION:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
+            _apply_version(state, body.version)
         case Tick():
             pass
         case _:
             assert_never(body)
+
+
+def _apply_version(state: State, version: int) -> None:
+    """Notes that the log demands a fold version, and begins all requests for data anew.
+
+    The log keeps its entries for days only. So evaluators that know a different past of it make the same requests from here on.
+    """
+    state.log_version, state.log_version_ms = max(version, state.log_version), state.now_ms
+    state.sensing.clear()
+    safe_region.drop_all(state)
 
 
 def _pass_time(decisions: Decisions, now_ms: int) -> None:

@@ -10,9 +10,10 @@ from math import dist
 from services.geofence.domain import accounts, cases
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import anomalies, withheld_clearing
+from services.geofence.domain.detectors import anomalies, late_evidence, sensing, withheld_clearing
 from services.geofence.domain.detectors.anomalies import FIXES_PER_CHECK
 from services.geofence.domain.detectors.detector import Movement
+from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.detectors.pipeline import AWAITS_REPORT, ON_BATCH, ON_FIX, RANGES_MM
 from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
@@ -32,8 +33,8 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     body isn't split into functions.
     """
     state, moves = decisions.state, BatchMoves(decisions)
-    too_late = previous_owners = overdue = 0
-    late: set[str] = set()
+    previous_owners = overdue = contradicting = 0
+    too_late: list[TooLate] = []
     tracks, cases_of, owned_since = state.tracks, state.cases_of, state.owned_since
     now_ms, received_wall_us = state.now_ms, batch.received_wall_us
     oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
@@ -49,8 +50,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     ):
         time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
         if time_ms < oldest_ms:
-            too_late += 1
-            late.add(device_id)
+            too_late.append(TooLate(device_id, time_ms, ecef_mm(lat_e7, lon_e7), accuracy_mm=accuracy_mm))
             continue
         if owned_since and time_ms < owned_since.get(device_id, time_ms):
             previous_owners += 1
@@ -72,6 +72,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         else:
             added = track.add(fix)
             if added is None:
+                contradicting += track.contradicts(fix)
                 continue  # a resent report
             index, far = added, True
         count = len(fixes)
@@ -80,7 +81,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         newest = index == count - 1
         region = track.safe_region
         clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
-        if clear and not far and count % FIXES_PER_CHECK:
+        if clear and region and not region[3] and not far and count % FIXES_PER_CHECK:
             continue
         case_ids = cases_of.get(device_id)
         if not case_ids:
@@ -95,21 +96,33 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             anomalies.jumped(decisions, fixes[index], case_ids, cause=cause)
         if not clear:
             moves.add(track, index, case_ids, cause=cause)
+        elif region and region[3]:
+            sensing.check_fix(decisions, device_id)
         if not count % FIXES_PER_CHECK:
             if count % FIXES_PER_CLEANUP == 0:
                 forget_old(state, device_id, case_ids)
             if newest:
                 anomalies.check_track(decisions, track, case_ids, cause=cause)
     moves.finish()
-    if late:
-        anomalies.undated(decisions, late)
+    if too_late:
+        fold_too_late(decisions, too_late)
     for number, which in (
-        (too_late, "older than 2 h"),
+        (len(too_late), "older than 2 h"),
         (overdue, "from before the end of an order that is over"),
         (previous_owners, "from before their device changed hands"),
+        (contradicting, "with the id and time of an earlier report but another content"),
     ):
         if number:
             decisions.dead_letter(f"{number} positions {which}")
+
+
+def fold_too_late(decisions: Decisions, positions: list[TooLate]) -> None:
+    """Folds the positions of a batch that are older than the window. They change no track."""
+    anomalies.undated(decisions, {position.device_id for position in positions})
+    concerned = [decisions.state.cases[case_id] for case_id in late_evidence.note(decisions, positions)]
+    for case_state in concerned:
+        cases.check(decisions, case_state, decisions.state.now_ms)
+    decisions.end_all_if_quiet(concerned)
 
 
 class BatchMoves:
@@ -141,7 +154,15 @@ class BatchMoves:
             if any(awaits_report(case_state) for awaits_report in AWAITS_REPORT):
                 self._to_check[case_id] = cause
         if until_ms is None:
-            safe_region.measure(self._state, device_id, from_ms, ranges_mm=RANGES_MM)
+            sensing.check_fix(self._decisions, device_id)
+            safe_region.measure(
+                self._state,
+                device_id,
+                from_ms,
+                ranges_mm=RANGES_MM,
+                far_mm=sensing.far_mm,
+                is_quiet=sensing.is_quiet(self._state, device_id),
+            )
         else:
             safe_region.drop(self._state, device_id)
 
@@ -174,5 +195,5 @@ def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
     for case_state in map(state.cases.__getitem__, case_ids):
         if case_state.episode_id:
             withheld_clearing.keep(state, case_state, device_id, dropped=dropped)
-    del track.fixes[: len(dropped)]
+    track.drop(len(dropped))
     track.is_truncated = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -207,6 +208,28 @@ class Outage:
 
 
 @dataclass(slots=True)
+class SensingState:
+    """What the fold has asked of a tag, and when it asks next (`detectors/sensing.py`). All times are mesh time."""
+
+    basis_s: int = 0
+    """The interval that was needed when an interval was last asked for, seconds; 0 if none was."""
+    renew_ms: int = 0
+    """From when on the next fix of the tag renews the request."""
+    is_next_uncaused: bool = False
+    """Whether the next renewal asks for a shorter interval than is needed."""
+    change_ms: int | None = None
+    """When the next request for an interval is made; None if no fix has called for one."""
+    seen_ms: int | None = None
+    """When the newest fix arrived, if a ring that demands a response can be reached from it; None if none can."""
+    evaluated_ms: int = 0
+    """When a fix from which a ring can be reached was last evaluated; 0 if none can be reached."""
+    located_ms: int = 0
+    """When the position was last asked for."""
+    located: int = 0
+    """How often the position was asked for since the newest fix."""
+
+
+@dataclass(slots=True)
 class State:
     """Everything that decides about the next entry of the log."""
 
@@ -219,6 +242,10 @@ class State:
     """Greatest stamp so far, mesh time."""
     clock_rate: int = 1
     clock_anchor_ms: int = 0
+    log_version: int = 0
+    """Greatest fold version that the log has demanded so far."""
+    log_version_ms: int | None = None
+    """When the log last demanded a fold version, mesh time; None if it never did."""
     rules: Rules = field(default_factory=Rules)
     rules_since_ms: int | None = None
     """When the log last set the rules, mesh time; None if it never did."""
@@ -245,6 +272,8 @@ class State:
     """When an alert about each anomaly was last emitted."""
     undated_ms: dict[str, int] = field(default_factory=dict)
     """Since when all reports of a device have been dated too far off to be used, mesh time, by device."""
+    sensing: dict[str, SensingState] = field(default_factory=dict)
+    """What was asked of each tag, by device."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, OpenIncident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
@@ -287,9 +316,15 @@ class State:
         Returns None if the person has no fix.
         """
         if not target.is_person:
-            return target.shape.least(wearer.point, wearer.point), None
+            return target.shape.least_distance_mm(wearer.point, wearer.point), None
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
+
+    def check_by(self, case_state: CaseState, at_ms: int) -> None:
+        """Has a case checked at a moment, unless it is checked before."""
+        if case_state.next_check_ms is None or at_ms < case_state.next_check_ms:
+            case_state.next_check_ms = at_ms
+            heapq.heappush(self.due, Due(at_ms, case_state.case.case_id, is_boundary=False))
 
     def was_just_emitted(self, anomaly: AnomalyKey, at_ms: int) -> bool:
         """Whether an alert about this anomaly was emitted within the hour. If not, notes that it is emitted now."""
@@ -333,6 +368,7 @@ class State:
                     self.active_events,
                     self.ended_events,
                     self.order_ended_ms,
+                    self.sensing,
                 ):
                     by_device.pop(device_id, None)
 

@@ -35,7 +35,8 @@ class Digests:
     async def compare(self, digest: StateDigest) -> None:
         """Publishes this evaluator's keyed digest after an entry, and raises an alarm if another evaluator's digest differs.
 
-        The subject includes the entry's stamp, because a different entry with the same sequence has a different correct state.
+        The subject includes the stamp of the entry. A stream that went back gives the sequence to another entry, and the states after
+        two different entries must not be compared.
         """
         partition, entry = self._partition, digest.entry
         try:

@@ -4,9 +4,9 @@ Nobody would republish an alert that was lost after its acknowledgement, because
 evaluator looks up the newest message of each stream within a second of a reconnect, and every VERIFY_INTERVAL_S otherwise. Alerts
 don't wait for this check; checkpoints do.
 
-`services.common.messaging.published` serves publishers that have a database. It compares a record of each publication with the stream
-and publishes the lost ones again. An evaluator has no such record, because the log holds the causes of all its outputs. For an
-evaluator it is enough to notice one lost message. Its repair differs, too: it folds again from a checkpoint before the loss
+`services.common.messaging.lost_publications` serves publishers that have a database. It compares a record of each publication with
+the stream and publishes the lost ones again. An evaluator has no such record, because the log holds the causes of all its outputs.
+For an evaluator it is enough to notice one lost message. Its repair differs, too: it folds again from a checkpoint before the loss
 (`recovery`).
 """
 

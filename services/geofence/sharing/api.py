@@ -161,7 +161,7 @@ def _position(share: PositionShare, known: KnownPosition, now_ms: int) -> positi
         position.fix_time.CopyFrom(times.to_timestamp(known.fix.time_ms))
         position.age_s = (now_ms - known.fix.time_ms) / 1000
     elif known.place is not None:
-        center, radius_mm = known.place.around
+        center, radius_mm = known.place.bounding_ball
         position.lat_deg, position.lon_deg = lat_lon_deg(center)
         position.accuracy_m = radius_mm / 1000
     return positions_pb2.WatchPositionsResponse(position=position)

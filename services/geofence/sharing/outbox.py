@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from services.common.clock import MeshClock
-from services.common.messaging import flow, published
+from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
@@ -208,11 +208,11 @@ class DisclosureOutbox:
         """Republishes disclosures that the stream has lost, after each connection and every minute, until cancelled."""
         newest = sa.select(_published).order_by(_published.c.id.desc())
 
-        async def newest_first() -> list[published.SoleMessage]:
+        async def newest_first() -> list[lost_publications.SoleMessage]:
             rows = await self._database.visit(lambda connection: connection.execute(newest).all())
             return [_message_of(row) for row in rows]
 
-        await published.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
+        await lost_publications.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
 
 
 async def _persist(work: Callable[[], Awaitable[None]]) -> None:
@@ -233,8 +233,10 @@ async def _drain(work: Callable[[], Awaitable[bool]], wake: asyncio.Event) -> No
     await wake.wait()
 
 
-def _message_of(row: sa.Row[*tuple[Any, ...]]) -> published.SoleMessage:
-    return published.SoleMessage(flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id)
+def _message_of(row: sa.Row[*tuple[Any, ...]]) -> lost_publications.SoleMessage:
+    return lost_publications.SoleMessage(
+        flow.disclosure_subject(PUBLISHER, row.disclosure_id), row.payload, row.disclosure_id
+    )
 
 
 def _end(connection: Connection, disclosure_id: str, end: _ShareEnd) -> None:

@@ -85,9 +85,9 @@ class CommandApi(ingest_pb2_grpc.CommandServiceServicer):
         self, request: ingest_pb2.ListCommandsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.ListCommandsResponse:
         self._check_device(request.device_id)
-        role, now_ms = server.caller().role, self._clock.now_ms()
+        role = server.caller().role
         return ingest_pb2.ListCommandsResponse(
-            commands=[_status(command, role, now_ms) for command in self._commands.of_device(request.device_id)]
+            commands=[_status(command, role) for command in self._commands.of_device(request.device_id)]
         )
 
     async def ListReporting(
@@ -156,9 +156,9 @@ def _valid_for_s(request: ingest_pb2.SendCommandRequest) -> int:
     return min(request.valid_for_s, for_s) if for_s else request.valid_for_s
 
 
-def _status(active: ActiveCommand, role: access_pb2.Role.ValueType, now_ms: int) -> ingest_pb2.CommandStatus:
+def _status(active: ActiveCommand, role: access_pb2.Role.ValueType) -> ingest_pb2.CommandStatus:
     command = active.command
-    shown = to_device(command, now_ms)
+    shown = to_device(command, command.issued_at_ms)
     if shown.instruction.HasField("show_notice"):
         # The text says how near a wearer is, and the link lets its holder answer as the protected person. Only she may get them.
         shown.instruction.show_notice.ClearField("text")

@@ -14,7 +14,6 @@ from services.ingest.commands.steps import CommandSteps
 from services.ingest.domain import Sender
 from services.ingest.metrics import IngestMetrics
 from services.ingest.sensing.intervals import remaining
-from services.ingest.sensing.observed import ObservedReports
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 
@@ -29,11 +28,10 @@ class CommandDelivery:
         routes: Routes,
         *,
         clock: MeshClock,
-        observed: ObservedReports,
         metrics: IngestMetrics,
     ) -> None:
         self._states, self._steps, self._routes, self._clock = states, steps, routes, clock
-        self._observed, self._metrics = observed, metrics
+        self._metrics = metrics
         self._sessions: dict[str, CommandSession] = {}
         """Session on which each device was last heard."""
 
@@ -65,7 +63,6 @@ class CommandDelivery:
         for command in commands:
             active = self._states.get(command.command_id)
             if active is not None:
-                self._observed.sent(active.command)
                 self._steps.record(active, State.COMMAND_STATE_SENT)
 
     def accept_receipts(
@@ -103,7 +100,6 @@ class CommandDelivery:
             if not session.enqueue(to_device(active.command, now_ms)):
                 return
             active.sent_over, active.sent_at_s = session, now_s
-            self._observed.sent(active.command)
             self._steps.record(active, State.COMMAND_STATE_SENT)
 
 

@@ -54,9 +54,7 @@ class Commands:
         self._steps = CommandSteps(bus, clock)
         self._intervals = Intervals()
         self._is_loaded = False
-        self.delivery = CommandDelivery(
-            self._states, self._steps, routes, clock=clock, observed=self._observed, metrics=metrics
-        )
+        self.delivery = CommandDelivery(self._states, self._steps, routes, clock=clock, metrics=metrics)
         """The way to the devices, for the endpoints."""
         self._stream = CommandStream(bus, self, health=health)
 
@@ -190,7 +188,8 @@ class Commands:
             for other in self._states.open_intervals(command.device_id):
                 if other is not active:
                     self._expire(other, SUPERSEDED)
-            self._observed.watch(command.device_id, command.expires_at_ms)
+        # Before it is sent: the answer may come before the stream says that the command was sent.
+        self._observed.watch(command.device_id, command.expires_at_ms)
         self.delivery.send(command.device_id)
 
     def apply(self, step: command_pb2.CommandStep) -> None:
@@ -198,6 +197,8 @@ class Commands:
         active = self._states.get(step.command_id)
         was_sent = active is not None and active.state != State.COMMAND_STATE_WAITING
         active = self._states.apply(step)
+        if active is not None and not was_sent and step.state in _DELIVERED and self._is_loaded:
+            self._observed.sent(active.command)
         if active is None or not sets_interval(active.command):
             return
         if step.state in _DELIVERED:

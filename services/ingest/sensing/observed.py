@@ -1,14 +1,15 @@
-"""What devices do, in the reports that this process accepted: the interval that they keep, and the requests for a position they answer.
+"""What devices do, by the times of their fixes: the interval that they keep, and the requests for a position that they answer.
 
 Only devices of which something is asked are observed, so that the path of the reports costs one look-up for each position.
 """
 
 from __future__ import annotations
 
+import bisect
 import enum
 import itertools
 import statistics
-from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from services.ingest.domain import LIVE_MS, Positions
@@ -50,7 +51,7 @@ class ObservedDevice:
     """Interval that was delivered last, seconds. 0 if the device reports as usual."""
     since_ms: int = 0
     """When the first of the commands for this interval was delivered, mesh time."""
-    fixes_ms: deque[int] = field(default_factory=lambda: deque(maxlen=FIXES))
+    fixes_ms: list[int] = field(default_factory=list)
     """Times of its newest fixes, in order."""
     locating: command_pb2.Command | None = None
     """Request for its position that waits for an answer."""
@@ -58,10 +59,27 @@ class ObservedDevice:
     locates_answered: int = 0
 
     def accept(self, fix_time_ms: int) -> None:
-        """Adds a fix. One that is older than the newest says nothing about the interval."""
-        if self.fixes_ms and fix_time_ms <= self.fixes_ms[-1]:
-            return
-        self.fixes_ms.append(fix_time_ms)
+        """Adds a fix. It may be older than the newest, as another process may have accepted it."""
+        fixes_ms = self.fixes_ms
+        if not fixes_ms or fix_time_ms > fixes_ms[-1]:
+            fixes_ms.append(fix_time_ms)
+        else:
+            index = bisect.bisect_left(fixes_ms, fix_time_ms)
+            if fixes_ms[index] == fix_time_ms:
+                return
+            fixes_ms.insert(index, fix_time_ms)
+        if len(fixes_ms) > FIXES:
+            del fixes_ms[0]
+        self._answer(fix_time_ms)
+
+    def locate(self, command: command_pb2.Command) -> None:
+        """Notes a request for the position. Its answer may have come before the stream said that it was sent."""
+        self.locates_sent += 1
+        self.locating = command
+        for fix_time_ms in self.fixes_ms:
+            self._answer(fix_time_ms)
+
+    def _answer(self, fix_time_ms: int) -> None:
         if self.locating is not None and fix_time_ms >= self.locating.issued_at_ms:
             self.locates_answered += fix_time_ms <= self.locating.expires_at_ms
             self.locating = None
@@ -89,10 +107,12 @@ class ObservedDevice:
 
 
 class ObservedReports:
-    """Reports of the devices of which something is asked."""
+    """Fixes of the devices of which something is asked, as this process and the others accepted them."""
 
     def __init__(self) -> None:
         self._devices: dict[str, ObservedDevice] = {}
+        self._unshared: list[tuple[str, int]] = []
+        """Fixes that the other processes haven't been told of, by device and time."""
 
     def get(self, device_id: str) -> ObservedDevice:
         """Returns what was observed of a device."""
@@ -113,15 +133,24 @@ class ObservedReports:
             device = devices.get(device_id)
             if device is not None and fix_time_ms >= live_from_ms:
                 device.accept(fix_time_ms)
+                self._unshared.append((device_id, fix_time_ms))
+
+    def unshared(self) -> list[tuple[str, int]]:
+        """Returns the fixes that weren't returned before, by device and time."""
+        fixes, self._unshared = self._unshared, []
+        return fixes
+
+    def accepted_elsewhere(self, fixes: Iterable[tuple[str, int]]) -> None:
+        """Notes fixes that another process accepted, by device and time. That process observes the devices, so this one does, too."""
+        for device_id, fix_time_ms in fixes:
+            self.watch(device_id, fix_time_ms + OBSERVED_MS)
+            self._devices[device_id].accept(fix_time_ms)
 
     def sent(self, command: command_pb2.Command) -> None:
-        """Notes that a command was sent to its device. A request for the position counts once, however often it is sent."""
+        """Notes that a command was sent to its device, once. Of the kinds, only the request for the position counts here."""
         if command.instruction.HasField("locate_now"):
             self.watch(command.device_id, command.expires_at_ms + ASKED_ABOUT_MS)
-            device = self._devices[command.device_id]
-            if device.locating is None or device.locating.command_id != command.command_id:
-                device.locates_sent += 1
-                device.locating = command
+            self._devices[command.device_id].locate(command)
 
     def delivered(self, command: command_pb2.Command, at_ms: int) -> None:
         """Notes that the command for an interval was delivered. A renewed interval counts from its first command on."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple, assert_never
 
 from services.common.messaging import flow
@@ -16,33 +16,13 @@ from services.registry import domain
 from services.registry.cases import translate
 from services.registry.cases.domain import DecidedPair, MatchPair, PlanTerms, StoredCase, decide
 from services.registry.cases.store import CaseUpdate
+from services.registry.cases.surroundings import Surroundings
 from services.registry.device_tokens.domain import DeviceToken, valid_at
-from services.registry.domain import Contact, Device, ExerciseKind, JointCase, Tag
-from services.registry.keys.store import KeyOwner
+from services.registry.domain import Device, ExerciseKind, JointCase, Tag
 from services.registry.outbox.store import OutboxMessage
-from services.registry.records.kinds import PERSONS, WEARERS
+from services.registry.records.store import owner_of
 from services.registry.reviews.domain import Event, MatchEvent, Review
 from services.registry.routes.domain import StoredRoute, device_partitions, tag_partitions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """Stored rows that a plan needs besides the pairs."""
-
-    tags: Mapping[str, list[Tag]] = field(default_factory=dict)
-    """Tags by wearer id."""
-    devices: Mapping[str, list[Device]] = field(default_factory=dict)
-    """Protective devices by person id."""
-    ended: frozenset[KeyOwner] = frozenset()
-    """Wearers and protected persons whose record has ended or was destroyed."""
-    routes: Mapping[str, StoredRoute] = field(default_factory=dict)
-    """The last sent route by device id."""
-    tokens: Mapping[str, list[DeviceToken]] = field(default_factory=dict)
-    """Tokens by device id, oldest first, including expired tokens."""
-    kept_away: Mapping[str, set[str]] = field(default_factory=dict)
-    """Ids of the wearers who must keep away from a person, by person id. Joint cases of the plan's own pairs aren't counted."""
-    contacts: Mapping[str, Contact] = field(default_factory=dict)
-    """Contacts by person id. Empty if the registry can't seal contacts."""
 
 
 class CaseMessage(NamedTuple):
@@ -145,15 +125,12 @@ class Effects:
             return
         # Versions follow the clock, so that a database that was lost and refilled uses greater versions than the log holds.
         version = max(before.version + 1 if before else 1, now_ms)
-        devices = self._devices_of(order.protected_person_ids)
-        tags = self.found.tags.get(pair.wearer.wearer_id, [])
-        case = domain.build_case(order, pair.wearer, tags, devices=devices)
+        case = self.found.case_of(order, pair.wearer)
         if not holds:
             case = domain.withdraw(case, now_ms)
         self._update_case(pair, case, version=version, holds=holds)
         # Routes go before the case, so that reports reach the case's partition by the time the fold knows the case.
-        for device in devices:
-            self.send_route(device)
+        self.send_routes_of(order.protected_person_ids)
         self.messages.append(CaseMessage(case, version))
         # The agencies get no events about the synthetic records of a canary.
         if holds != pair.is_held and order.exercise is not ExerciseKind.CANARY:
@@ -179,15 +156,11 @@ class Effects:
         else:
             self._active.pop(case.case_id, None)
 
-    def _devices_of(self, person_ids: Iterable[str]) -> list[Device]:
-        devices = (device for person_id in person_ids for device in self.found.devices.get(person_id, ()))
-        return sorted(devices, key=lambda device: device.device_id)
-
     # ── routes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def send_routes_of(self, person_ids: Iterable[str]) -> None:
         """Send the changed routes of these persons' devices."""
-        for device in self._devices_of(person_ids):
+        for device in self.found.devices_of(person_ids):
             self.send_route(device)
 
     def send_route(self, device: Tag | Device, *, renew: bool = False) -> None:
@@ -230,14 +203,3 @@ class Effects:
             if revoked:
                 self.log(logging.INFO, "device_tokens_revoked", device_id=device_id)
         return valid
-
-
-def owner_of(device: Tag | Device) -> KeyOwner:
-    """Key owner of a device: the record of the wearer of a tag, or of the person with a protective device."""
-    match device:
-        case Tag():
-            return KeyOwner(WEARERS.table.name, device.wearer_id)
-        case Device():
-            return KeyOwner(PERSONS.table.name, device.person_id)
-        case _:
-            assert_never(device)

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from services.registry import domain
 from services.registry.cases.domain import MatchPair, StoredCase
-from services.registry.cases.effects import Surroundings, owner_of
-from services.registry.domain import Contact, Device, Order, ProtectedPerson, Tag, Wearer
+from services.registry.device_tokens.domain import DeviceToken
+from services.registry.domain import Contact, Device, JointCase, Order, ProtectedPerson, Tag, Wearer
 from services.registry.keys.store import KeyOwner
 from services.registry.matching import similarity
 from services.registry.matching.similarity import Side
-from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, Record, type_of
-from services.registry.records.store import StoredRecord
+from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS, WEARERS, R, Record, RecordType, type_of
+from services.registry.records.store import StoredRecord, owner_of
+from services.registry.routes.domain import StoredRoute
 from services.registry.unit_of_work import UnitOfWork
 
-_D = TypeVar("_D", Tag, Device)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Stored rows that a plan needs besides the pairs."""
+
+    tags: Mapping[str, list[Tag]] = field(default_factory=dict)
+    """Tags by wearer id."""
+    devices: Mapping[str, list[Device]] = field(default_factory=dict)
+    """Protective devices by person id."""
+    ended: frozenset[KeyOwner] = frozenset()
+    """Wearers and protected persons whose record has ended or was destroyed."""
+    routes: Mapping[str, StoredRoute] = field(default_factory=dict)
+    """The last sent route by device id."""
+    tokens: Mapping[str, list[DeviceToken]] = field(default_factory=dict)
+    """Tokens by device id, oldest first, including expired tokens."""
+    kept_away: Mapping[str, set[str]] = field(default_factory=dict)
+    """Ids of the wearers who must keep away from a person, by person id. Joint cases of the plan's own pairs aren't counted."""
+    contacts: Mapping[str, Contact] = field(default_factory=dict)
+    """Contacts by person id. Empty if the registry can't seal contacts."""
+
+    def devices_of(self, person_ids: Iterable[str]) -> list[Device]:
+        """Protective devices of these persons, sorted by id."""
+        devices = (device for person_id in person_ids for device in self.devices.get(person_id, ()))
+        return sorted(devices, key=lambda device: device.device_id)
+
+    def case_of(self, order: Order, wearer: Wearer) -> JointCase:
+        """Joint case of an order and a wearer with the records that belong to their people."""
+        tags = self.tags.get(wearer.wearer_id, [])
+        return domain.build_case(order, wearer, tags, devices=self.devices_of(order.protected_person_ids))
 
 
 async def pairs_of_wearer(work: UnitOfWork, wearer: Wearer, *, new: bool = False) -> list[MatchPair]:
@@ -89,15 +120,15 @@ async def around(
     routes of the devices of `also_persons` and of the tags of `also_wearers` may also change.
     """
     person_ids = {*also_persons, *(id_ for pair in pairs for id_ in pair.order.protected_person_ids)}
-    devices = await _devices(work, person_ids, put)
-    tags = await _tags(work, {*also_wearers, *(pair.wearer.wearer_id for pair in pairs)}, put)
+    devices = await _owned(work, DEVICES, person_ids, put=put)
+    tags = await _owned(work, TAGS, {*also_wearers, *(pair.wearer.wearer_id for pair in pairs)}, put=put)
     persons = await _persons(work, person_ids if devices or with_contacts else set(), known=known, put=put)
     routed_tags = [tag for tag in tags if tag is put or tag.wearer_id in also_wearers]
     routed = [*(device.device_id for device in devices), *(tag.device_id for tag in routed_tags)]
     case_ids = [pair.case.case_id for pair in pairs if pair.case]
     return Surroundings(
-        tags=_grouped(tags, lambda tag: tag.wearer_id),
-        devices=_grouped(devices, lambda device: device.person_id),
+        tags=_grouped(TAGS, tags),
+        devices=_grouped(DEVICES, devices),
         ended=_ended((*known, *persons), put),
         routes=await work.routes.of(routed),
         tokens=await work.device_tokens.of(routed),
@@ -118,15 +149,10 @@ async def around_devices(work: UnitOfWork, devices: Sequence[Tag | Device]) -> S
     )
 
 
-async def _devices(work: UnitOfWork, person_ids: Collection[str], put: Record | None) -> list[Device]:
-    new = put if isinstance(put, Device) else None
-    stored = await work.records.devices_of(person_ids, without=new.device_id if new else None)
-    return [*stored, new] if new else stored
-
-
-async def _tags(work: UnitOfWork, wearer_ids: Collection[str], put: Record | None) -> list[Tag]:
-    new = put if isinstance(put, Tag) else None
-    stored = await work.records.tags_on(wearer_ids, without=new.device_id if new else None)
+async def _owned(work: UnitOfWork, kind: RecordType[R], owner_ids: Collection[str], *, put: Record | None) -> list[R]:
+    """The records that belong to these owners, with the one that is put."""
+    new = put if isinstance(put, kind.cls) else None
+    stored = await work.records.owned(kind, owner_ids, without=kind.id_of(new) if new else None)
     return [*stored, new] if new else stored
 
 
@@ -143,7 +169,7 @@ async def _persons(
 
 def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset[KeyOwner]:
     """Owners whose record has ended. For the record that the command puts, the new version decides."""
-    ended = {record.key_owner for record in stored if record.kind.disclosed is not None and record.has_ended}
+    ended = {record.key_owner for record in stored if record.kind.ledger_kind is not None and record.has_ended}
     if put is None:
         return frozenset(ended)
     kind = type_of(put)
@@ -157,8 +183,9 @@ def _contacts(persons: Iterable[StoredRecord[ProtectedPerson]], put: Record | No
     return {person.person_id: person.contact for person in known if person and person.contact}
 
 
-def _grouped(items: Iterable[_D], owner: Callable[[_D], str]) -> dict[str, list[_D]]:
-    groups: dict[str, list[_D]] = defaultdict(list)
-    for item in items:
-        groups[owner(item)].append(item)
+def _grouped(kind: RecordType[R], records: Iterable[R]) -> dict[str, list[R]]:
+    """Records by the id of their owner."""
+    groups: dict[str, list[R]] = defaultdict(list)
+    for record in records:
+        groups[getattr(record, kind.owner.name)].append(record)
     return groups

@@ -14,10 +14,10 @@ from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
 from services.common.privacy.purposes import PURPOSES
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField
-from services.registry.disclosure import translate
-from services.registry.disclosure.domain import PERSON_SHOWS, WEARER_SHOWS
 from services.registry.disclosure.service import Disclosures
 from services.registry.records import places as translate_places
+from services.registry.records import translate
+from services.registry.records.kinds import PERSONS, WEARERS
 from tandem.registry.v1 import disclosure_pb2, disclosure_pb2_grpc
 
 SERVICE_NAME = disclosure_pb2.DESCRIPTOR.services_by_name["DisclosureService"].full_name
@@ -39,8 +39,8 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         wearer_id = fields.required_id("wearer_id", request.wearer_id)
         grounds = self._grounds(request.grounds, RecordKind.WEARER)
         who = server.caller()
-        wearer, disclosure_id = await _finish(self._disclosures.read_wearer(who, grounds, wearer_id))
-        shown = translate.wearer_to_proto(wearer, WEARER_SHOWS[who.role])
+        wearer, disclosure_id = await _finish(self._disclosures.read(who, grounds, WEARERS, record_id=wearer_id))
+        shown = translate.wearer_to_proto(wearer, WEARERS.shows[who.role])
         return disclosure_pb2.ReadWearerResponse(wearer=shown, disclosure_id=disclosure_id)
 
     async def ReadProtectedPerson(
@@ -50,7 +50,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         grounds = self._grounds(request.grounds, RecordKind.PROTECTED_PERSON)
         who = server.caller()
         person, places, disclosure_id = await _finish(self._disclosures.read_person(who, grounds, person_id))
-        visible = PERSON_SHOWS[who.role]
+        visible = PERSONS.shows[who.role]
         shown = translate.protected_person_to_proto(person, visible)
         return disclosure_pb2.ReadProtectedPersonResponse(
             protected_person=shown,

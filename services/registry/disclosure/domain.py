@@ -1,10 +1,9 @@
-"""Rules for personal data: kinds of use, fields that each role may see, and dates of destruction. Pure."""
+"""Rules for personal data: kinds of use, and dates of destruction. Pure."""
 
 from __future__ import annotations
 
 from enum import Enum
 
-from services.common.rpc.identity import Role
 from services.registry.domain import EndReason, Order, OrderType, ProtectedPerson, Wearer, WearerEndReason
 
 DAY_MS = 86_400_000
@@ -49,22 +48,3 @@ def destroy_person_at_ms(person: ProtectedPerson) -> int | None:
 def ground_fell(order: Order) -> bool:
     """Whether an order for a tag ended in a way that also requires the immediate destruction of the tag's data."""
     return order.type is OrderType.STALKING_TAG and order.end is not None and order.end.reason in _IMMEDIATE
-
-
-_WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
-WEARER_SHOWS = {
-    Role.ROLE_MOJ_RECORDS: _WHOLE,
-    Role.ROLE_MOJ_DESK: _WHOLE - {"national_id"},
-    # The police search for the person, so they don't need the address and the national number.
-    Role.ROLE_NPA_DESK: frozenset({"name", "birth_date", "sex", "phone"}),
-    Role.ROLE_REVIEWER: _WHOLE,
-}
-"""Fields of a wearer that each role sees. All other fields are omitted."""
-PERSON_SHOWS = {
-    Role.ROLE_NPA_RECORDS: frozenset({"name", "relation", "places"}),
-    Role.ROLE_NPA_DESK: frozenset({"name", "relation", "places"}),
-    # Probation officers go to the wearer, so they don't need the places of the protected person.
-    Role.ROLE_MOJ_DESK: frozenset({"name", "relation"}),
-    Role.ROLE_REVIEWER: frozenset({"name", "relation"}),
-}
-"""Fields of a protected person that each role sees. `places` are the protected places of the person's orders."""

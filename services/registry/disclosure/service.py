@@ -7,20 +7,20 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.cursors import StreamCursor
-from services.common.privacy.grounds import Grounds, RecordKind
+from services.common.privacy.grounds import Grounds
 from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller
 from services.registry.disclosure.domain import Deed
-from services.registry.domain import Place, ProtectedPerson, Wearer
+from services.registry.domain import Place, ProtectedPerson
 from services.registry.ledger.chain import Disclosure, LedgerHead
 from services.registry.ledger.signing import SignedHead, Signer
 from services.registry.outbox.store import OutboxMessage
-from services.registry.records.kinds import PERSONS, WEARERS
+from services.registry.records.kinds import PERSONS, R, RecordType
 from services.registry.transactions import Transactions
 from services.registry.unit_of_work import UnitOfWork
 from tandem.common.v1 import ledger_pb2
@@ -47,19 +47,16 @@ class Disclosures:
         self._signer = signer
         self._on_row = on_row
 
-    async def read_wearer(self, who: Caller, grounds: Grounds, wearer_id: str) -> tuple[Wearer, str]:
-        """A complete wearer and the id of the disclosure in the ledger. Raises NotFound."""
-        async with self._disclosing(who, grounds, RecordKind.WEARER, record_id=wearer_id) as (work, disclosure_id):
-            return await work.records.read(WEARERS, wearer_id), disclosure_id
+    async def read(self, who: Caller, grounds: Grounds, kind: RecordType[R], *, record_id: str) -> tuple[R, str]:
+        """A complete record and the id of the disclosure in the ledger. Raises NotFound."""
+        async with self._disclosing(who, grounds, kind, record_id=record_id) as (work, disclosure_id):
+            return await work.records.read(kind, record_id), disclosure_id
 
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
     ) -> tuple[ProtectedPerson, list[Place], str]:
         """A protected person, the places of the person's orders, and the id of the disclosure. Raises NotFound."""
-        async with self._disclosing(who, grounds, RecordKind.PROTECTED_PERSON, record_id=person_id) as (
-            work,
-            disclosure_id,
-        ):
+        async with self._disclosing(who, grounds, PERSONS, record_id=person_id) as (work, disclosure_id):
             person = await work.records.read(PERSONS, person_id)
             places = {
                 place.place_id: place
@@ -70,7 +67,7 @@ class Disclosures:
 
     @asynccontextmanager
     async def _disclosing(
-        self, who: Caller, grounds: Grounds, kind: RecordKind, *, record_id: str
+        self, who: Caller, grounds: Grounds, kind: RecordType[Any], *, record_id: str
     ) -> AsyncIterator[tuple[UnitOfWork, str]]:
         disclosure_id = f"read-{uuid.uuid4().hex}"
         async with self._transactions.open() as work:
@@ -85,7 +82,7 @@ class Disclosures:
                         legal_basis=grounds.legal_basis,
                         purpose=grounds.purpose.value,
                         reference=grounds.reference,
-                        record_kind=kind.value,
+                        record_kind=kind.required_ledger_kind.value,
                         record_id=record_id,
                         order_id="",
                         recipient="",

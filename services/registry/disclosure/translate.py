@@ -1,4 +1,4 @@
-"""Translation of disclosures from the stream to the ledger, and of disclosed records to responses. Parsers validate."""
+"""Translation of disclosures from the stream to the ledger. Parsers validate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import Role, caller_of
 from services.registry.disclosure.domain import Deed
-from services.registry.domain import ProtectedPerson, Wearer
 from services.registry.ledger.chain import Disclosure
-from tandem.registry.v1 import registry_pb2
 
 DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
     "geofence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER}),
@@ -75,29 +73,3 @@ def _spiffe_id(field: str, value: str) -> str:
         return caller_of(value).spiffe_id
     except Unauthenticated as error:
         raise InvalidField(field, error.reason) from None
-
-
-def wearer_to_proto(wearer: Wearer, names: frozenset[str]) -> registry_pb2.Wearer:
-    """A wearer with only the named fields of personal data."""
-    whole = registry_pb2.Wearer(
-        national_id=wearer.national_id,
-        name=wearer.name,
-        birth_date=wearer.birth_date.isoformat(),
-        sex=registry_pb2.Sex.Value(f"SEX_{wearer.sex.value if wearer.sex else 'UNSPECIFIED'}"),
-        phone=wearer.phone,
-        address=wearer.address,
-    )
-    shown = registry_pb2.Wearer(wearer_id=wearer.wearer_id, source_version=wearer.source_version)
-    for name in names:
-        setattr(shown, name, getattr(whole, name))
-    return shown
-
-
-def protected_person_to_proto(person: ProtectedPerson, names: frozenset[str]) -> registry_pb2.ProtectedPerson:
-    """A protected person with only the named fields of personal data."""
-    shown = registry_pb2.ProtectedPerson(person_id=person.person_id, source_version=person.source_version)
-    if "name" in names:
-        shown.name = person.name
-    if "relation" in names and person.relation:
-        shown.relation = registry_pb2.Relation.Value(f"RELATION_{person.relation.value}")
-    return shown

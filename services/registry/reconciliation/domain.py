@@ -10,18 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from services.registry.domain import ListedKind
+
 ALARM_AFTER_MS = 15 * 60_000
 """How long an agency may go without proof that both lists are equal, milliseconds of mesh time."""
-
-
-class ListedKind(Enum):
-    """Kind of a record; its value is the number in the list."""
-
-    WEARER = 1
-    TAG = 2
-    PROTECTED_PERSON = 3
-    DEVICE = 4
-    ORDER = 5
 
 
 class Agency(Enum):

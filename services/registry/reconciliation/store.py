@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.storage import db
-from services.registry.domain import EXERCISE_IDS
+from services.registry.domain import EXERCISE_IDS, ListedKind
 from services.registry.keys.vault import Vault
 from services.registry.reconciliation import tables
-from services.registry.reconciliation.domain import Agency, Listed, ListedKind
+from services.registry.reconciliation.domain import Agency, Listed
 from services.registry.repository import Repository
 
 LISTED_BATCH = 1000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.registry.reconciliation.domain import Agency, Difference, Finding, Listed, ListedKind
+from services.registry.domain import ListedKind
+from services.registry.reconciliation.domain import Agency, Difference, Finding, Listed
 from services.registry.reconciliation.store import ReconciliationStatus
 from services.registry.records.kinds import LISTED_BY
 from tandem.registry.v1 import reconciliation_pb2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.registry.matching import similarity
-from services.registry.records.kinds import Record, listed, type_of
+from services.registry.records.kinds import Record, list_entry, type_of
 from services.registry.unit_of_work import UnitOfWork
 
 
@@ -15,7 +15,7 @@ async def store(work: UnitOfWork, record: Record, *, new: bool = False) -> None:
 
 async def index(work: UnitOfWork, record: Record, *, new: bool = False) -> None:
     """Store the digest and the match keys of a record. A `new` record has no older match keys to replace."""
-    await work.reconciliation.put_digest(listed(record))
+    await work.reconciliation.put_digest(list_entry(record))
     kind = type_of(record)
     if kind.side is not None and kind.person is not None:
         keys = similarity.match_keys(kind.person(record))

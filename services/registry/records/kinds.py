@@ -1,4 +1,4 @@
-"""The kinds of records that the agencies put, in one table: how each kind is stored, listed, matched and destroyed.
+"""The kinds of records that the agencies put, in one table: how each kind is stored, listed, matched, disclosed and destroyed.
 
 Code that handles every kind of record reads this table. A new kind needs a class in domain.py, a database table, canonical lines,
 and a row here.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -16,12 +16,13 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from services.common.privacy.grounds import RecordKind
+from services.common.rpc.identity import Role
 from services.registry.disclosure import domain as disclosure
-from services.registry.domain import Device, Order, ProtectedPerson, Respondent, Tag, Wearer
+from services.registry.domain import Device, ListedKind, Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.matching.similarity import Side
 from services.registry.reconciliation import canonical
 from services.registry.reconciliation.canonical import Line
-from services.registry.reconciliation.domain import Agency, Listed, ListedKind
+from services.registry.reconciliation.domain import Agency, Listed
 from services.registry.records import tables
 
 Record: TypeAlias = Wearer | Tag | ProtectedPerson | Device | Order
@@ -30,19 +31,23 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RecordType(Generic[R]):
-    """One kind of record: its class and table, and how its records are listed, matched and destroyed."""
+    """One kind of record: its class and table, and how its records are listed, matched, disclosed and destroyed."""
 
     cls: type[R]
     table: sa.Table
-    listed: ListedKind
+    listed_kind: ListedKind
     agency: Agency
     """Agency that puts and lists the records."""
     lines: Callable[[R], Iterable[Line]]
     """Lines of the canonical text, see reconciliation.proto."""
-    disclosed: RecordKind | None = None
+    ledger_kind: RecordKind | None = None
     """Kind in the ledger. None if the record holds no personal data: then it is stored in columns and not encrypted."""
+    shows: Mapping[Role.ValueType, frozenset[str]] = field(default_factory=dict)
+    """Fields of the disclosed record that each role sees. All other fields are omitted."""
     destroy_at_ms: Callable[[R], int | None] = lambda _: None
     """When the record is destroyed, milliseconds of mesh time; None if it has no end yet."""
+    owned_by: RecordType[Any] | None = None
+    """Kind of the record that the record belongs to; None if it belongs to none."""
     side: Side | None = None
     """Side of a match that the record stands on; None if it isn't matched."""
     person: Callable[[R], Wearer | Respondent] | None = None
@@ -55,8 +60,22 @@ class RecordType(Generic[R]):
         return key
 
     @cached_property
+    def owner(self) -> sa.Column[Any]:
+        """Column with the id of the record's owner. Raises LookupError if it belongs to none."""
+        if self.owned_by is None:
+            raise LookupError(f"{self.table.name} holds no records that belong to others")
+        return self.table.c[self.owned_by.key.name]
+
+    @cached_property
     def _codec(self) -> TypeAdapter[R]:
         return TypeAdapter(self.cls)
+
+    @property
+    def required_ledger_kind(self) -> RecordKind:
+        """Kind in the ledger. Raises LookupError if the records hold no personal data."""
+        if self.ledger_kind is None:
+            raise LookupError(f"{self.table.name} holds no encrypted records, so none can be disclosed or destroyed")
+        return self.ledger_kind
 
     def id_of(self, record: R) -> str:
         """Id of a record."""
@@ -75,9 +94,9 @@ class RecordType(Generic[R]):
         """The record from its JSON."""
         return self._codec.validate_json(content)
 
-    def columns(self, record: R) -> Mapping[str, object]:
-        """The columns of a record that isn't encrypted, without its digest."""
-        return asdict(record)
+    def columns(self, record: R) -> dict[str, object]:
+        """The columns that are fields of the record. If it isn't encrypted, these are all columns but its digest."""
+        return {name: getattr(record, name) for name in self.cls.__dataclass_fields__ if name in self.table.c}
 
     def of_row(self, row: sa.Row[Any]) -> R:
         """The record from its columns."""
@@ -89,48 +108,78 @@ class RecordType(Generic[R]):
 ORDERS = RecordType(
     cls=Order,
     table=tables.orders,
-    listed=ListedKind.ORDER,
+    listed_kind=ListedKind.ORDER,
     agency=Agency.NPA,
     lines=canonical.order_lines,
-    disclosed=RecordKind.ORDER,
+    ledger_kind=RecordKind.ORDER,
     destroy_at_ms=disclosure.destroy_order_at_ms,
     side=Side.ORDER,
     person=lambda order: order.respondent,
 )
+_WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
 WEARERS = RecordType(
     cls=Wearer,
     table=tables.wearers,
-    listed=ListedKind.WEARER,
+    listed_kind=ListedKind.WEARER,
     agency=Agency.MOJ,
     lines=canonical.wearer_lines,
-    disclosed=RecordKind.WEARER,
+    ledger_kind=RecordKind.WEARER,
+    shows={
+        Role.ROLE_MOJ_RECORDS: _WHOLE,
+        Role.ROLE_MOJ_DESK: _WHOLE - {"national_id"},
+        # The police search for the person, so they don't need the address and the national number.
+        Role.ROLE_NPA_DESK: frozenset({"name", "birth_date", "sex", "phone"}),
+        Role.ROLE_REVIEWER: _WHOLE,
+    },
     destroy_at_ms=disclosure.destroy_wearer_at_ms,
     side=Side.WEARER,
     person=lambda wearer: wearer,
 )
-TAGS = RecordType(cls=Tag, table=tables.tags, listed=ListedKind.TAG, agency=Agency.MOJ, lines=canonical.tag_lines)
+TAGS = RecordType(
+    cls=Tag,
+    table=tables.tags,
+    listed_kind=ListedKind.TAG,
+    agency=Agency.MOJ,
+    lines=canonical.tag_lines,
+    owned_by=WEARERS,
+)
 PERSONS = RecordType(
     cls=ProtectedPerson,
     table=tables.protected_persons,
-    listed=ListedKind.PROTECTED_PERSON,
+    listed_kind=ListedKind.PROTECTED_PERSON,
     agency=Agency.NPA,
     lines=canonical.protected_person_lines,
-    disclosed=RecordKind.PROTECTED_PERSON,
+    ledger_kind=RecordKind.PROTECTED_PERSON,
+    shows={
+        # `places` are the protected places of the person's orders.
+        Role.ROLE_NPA_RECORDS: frozenset({"name", "relation", "places"}),
+        Role.ROLE_NPA_DESK: frozenset({"name", "relation", "places"}),
+        # Probation officers go to the wearer, so they don't need the places of the protected person.
+        Role.ROLE_MOJ_DESK: frozenset({"name", "relation"}),
+        Role.ROLE_REVIEWER: frozenset({"name", "relation"}),
+    },
     destroy_at_ms=disclosure.destroy_person_at_ms,
 )
 DEVICES = RecordType(
-    cls=Device, table=tables.devices, listed=ListedKind.DEVICE, agency=Agency.NPA, lines=canonical.device_lines
+    cls=Device,
+    table=tables.devices,
+    listed_kind=ListedKind.DEVICE,
+    agency=Agency.NPA,
+    lines=canonical.device_lines,
+    owned_by=PERSONS,
 )
 
 # Orders come before wearers: startup indexes the kinds in this order, and an indexed wearer is matched at once, with all orders.
 RECORD_TYPES: tuple[RecordType[Any], ...] = (ORDERS, WEARERS, TAGS, PERSONS, DEVICES)
-SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.disclosed is not None)
+SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.ledger_kind is not None)
 """Kinds of records that are encrypted, each record with a key of its own."""
 _BY_CLASS: Mapping[type[Record], RecordType[Any]] = {kind.cls: kind for kind in RECORD_TYPES}
 _BY_TABLE: Mapping[str, RecordType[Any]] = {kind.table.name: kind for kind in RECORD_TYPES}
 LISTED_BY: Mapping[Agency, tuple[ListedKind, ...]] = {
     agency: tuple(
-        kind.listed for kind in sorted(RECORD_TYPES, key=lambda kind: kind.listed.value) if kind.agency is agency
+        kind.listed_kind
+        for kind in sorted(RECORD_TYPES, key=lambda kind: kind.listed_kind.value)
+        if kind.agency is agency
     )
     for agency in Agency
 }
@@ -147,12 +196,12 @@ def type_in(table: str) -> RecordType[Any]:
     return _BY_TABLE[table]
 
 
-def listed(record: Record) -> Listed:
+def list_entry(record: Record) -> Listed:
     """The list entry of a record, as its agency would compute it."""
     kind = type_of(record)
     text = "".join(f"{path}={value}\n" for path, value in kind.lines(record) if value)
     return Listed(
-        kind=kind.listed,
+        kind=kind.listed_kind,
         record_id=kind.id_of(record),
         source_version=record.source_version,
         digest=hashlib.sha256(text.encode()).digest(),

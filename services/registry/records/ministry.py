@@ -12,7 +12,7 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.domain import Tag, Wearer, WearerEnd
-from services.registry.records import indexing, rules
+from services.registry.records import indexing, stored_versions
 from services.registry.records.kinds import DEVICES, TAGS, WEARERS
 from services.registry.records.store import StoredRecord
 from services.registry.records.versions import PutOutcome
@@ -33,7 +33,7 @@ class MinistryService:
             stored = await work.records.find(WEARERS, wearer.wearer_id)
             outcome = work.records.decide(stored, wearer)
             if outcome is PutOutcome.STORED:
-                rules.require_same_exercise("wearer.exercise", wearer, stored.open() if stored else None)
+                stored_versions.require_same_exercise("wearer.exercise", wearer, stored.open() if stored else None)
                 await self._store_wearer(work, wearer, new=stored is None)
         return outcome
 
@@ -49,11 +49,13 @@ class MinistryService:
     async def end_wearer(self, wearer_id: str, end: WearerEnd, source_version: int) -> PutOutcome:
         """End a wearer's case. Raises NotFound if the wearer is unknown, FailedPrecondition if the wearer still has a tag."""
         async with self._transactions.changing() as work:
-            stored, before = rules.opened(await work.records.find(WEARERS, wearer_id), "wearer_id: no such wearer")
+            stored, before = stored_versions.opened(
+                await work.records.find(WEARERS, wearer_id), "wearer_id: no such wearer"
+            )
             wearer = replace(before, end=end, source_version=source_version)
             outcome = work.records.decide(stored, wearer)
             if outcome is PutOutcome.STORED:
-                if any(tag.removed_at_ms is None for tag in await work.records.tags_on([wearer_id])):
+                if any(tag.removed_at_ms is None for tag in await work.records.owned(TAGS, [wearer_id])):
                     raise FailedPrecondition("wearer_id: the wearer still has a tag; end the tag first")
                 await indexing.store(work, wearer)
         return outcome
@@ -67,7 +69,7 @@ class MinistryService:
             stored = await work.records.find(TAGS, tag.device_id)
             outcome = work.records.decide(stored, tag)
             if outcome is PutOutcome.STORED:
-                owners = rules.owners(tag, stored)
+                owners = stored_versions.owners(tag, stored)
                 wearers = await work.records.some(WEARERS, owners)
                 if tag.wearer_id not in wearers:
                     raise NotFound("tag.wearer_id: no such wearer")
@@ -79,7 +81,7 @@ class MinistryService:
     async def end_tag(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
         """Store that a tag was taken off. Raises NotFound if the tag is unknown."""
         async with self._transactions.changing() as work:
-            stored, before = rules.opened(await work.records.find(TAGS, device_id), "device_id: no such tag")
+            stored, before = stored_versions.opened(await work.records.find(TAGS, device_id), "device_id: no such tag")
             tag = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
             outcome = work.records.decide(stored, tag)
             if outcome is PutOutcome.STORED:

@@ -16,7 +16,7 @@ from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.disclosure import domain as disclosure
 from services.registry.domain import Device, Order, OrderEnd, ProtectedPerson
-from services.registry.records import indexing, lifecycle, rules
+from services.registry.records import indexing, lifecycle, stored_versions
 from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS
 from services.registry.records.lifecycle import OrderStage
 from services.registry.records.store import StoredRecord
@@ -69,7 +69,7 @@ class PoliceService:
         Raises NotFound if the person is unknown, FailedPrecondition if an order still protects the person or the person has a device.
         """
         async with self._transactions.changing() as work:
-            stored, before = rules.opened(
+            stored, before = stored_versions.opened(
                 await work.records.find(PERSONS, person_id), "person_id: no such protected person"
             )
             person = replace(before, ended_at_ms=ended_at_ms, source_version=source_version)
@@ -82,7 +82,7 @@ class PoliceService:
     async def _require_unprotected(self, work: UnitOfWork, person_id: str) -> None:
         if any(order.ends_ms > self._clock.now_ms() for order in await work.records.orders_protecting(person_id)):
             raise FailedPrecondition("person_id: an order that hasn't ended protects this person; end it first")
-        if any(device.removed_at_ms is None for device in await work.records.devices_of([person_id])):
+        if any(device.removed_at_ms is None for device in await work.records.owned(DEVICES, [person_id])):
             raise FailedPrecondition("person_id: this person still has a protective device; end it first")
 
     # ── protective devices ───────────────────────────────────────────────────────────────────────────────────────────
@@ -96,7 +96,7 @@ class PoliceService:
             stored = await work.records.find(DEVICES, device.device_id)
             outcome = work.records.decide(stored, device)
             if outcome is PutOutcome.STORED:
-                owners = rules.owners(device, stored)
+                owners = stored_versions.owners(device, stored)
                 persons = await work.records.some(PERSONS, owners)
                 if device.person_id not in persons:
                     raise NotFound("device.person_id: no such protected person")
@@ -108,7 +108,7 @@ class PoliceService:
     async def end_device(self, device_id: str, removed_at_ms: int, source_version: int) -> PutOutcome:
         """Store that a person no longer has a protective device. Raises NotFound if the device is unknown."""
         async with self._transactions.changing() as work:
-            stored, before = rules.opened(
+            stored, before = stored_versions.opened(
                 await work.records.find(DEVICES, device_id), "device_id: no such protective device"
             )
             device = replace(before, removed_at_ms=removed_at_ms, source_version=source_version)
@@ -148,7 +148,7 @@ class PoliceService:
             if outcome is not PutOutcome.STORED:
                 return outcome, None
             before = stored.open() if stored else None
-            rules.require_same_exercise("order.exercise", order, before)
+            stored_versions.require_same_exercise("order.exercise", order, before)
             return outcome, await self._store_order(work, order, before)
 
     async def end_order(
@@ -157,7 +157,7 @@ class PoliceService:
         """End an order early. Raises NotFound if the order is unknown, InvalidField if the reason doesn't fit the order."""
         async with self._transactions.changing() as work:
             found = await work.records.some(ORDERS, {order_id, end.covering_order_id})
-            stored, before = rules.opened(found.get(order_id), "order_id: no such order")
+            stored, before = stored_versions.opened(found.get(order_id), "order_id: no such order")
             covering = found.get(end.covering_order_id)
             order = lifecycle.ended(before, end, source_version, covering=covering.open() if covering else None)
             outcome = work.records.decide(stored, order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic
+from typing import Any, Generic, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,7 +16,7 @@ from services.registry.keys.store import KeyOwner, KeyRepository
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import DataKey, Vault
 from services.registry.records import tables
-from services.registry.records.kinds import DEVICES, ORDERS, SEALED_TYPES, TAGS, R, Record, RecordType, type_of
+from services.registry.records.kinds import ORDERS, PERSONS, SEALED_TYPES, WEARERS, R, Record, RecordType, type_of
 from services.registry.records.lifecycle import OrderStage
 from services.registry.records.versions import PutOutcome, decide_put
 from services.registry.repository import Repository
@@ -43,7 +43,7 @@ class StoredRecord(Generic[R]):
     def open(self) -> R | None:
         """The record, decrypted; None if it was destroyed."""
         row = self.row
-        if self.kind.disclosed is None:
+        if self.kind.ledger_kind is None:
             return self.kind.of_row(row)
         if row.destroyed_at_ms is not None:
             return None
@@ -107,19 +107,14 @@ class RecordRepository(Repository):
         orders = [order for row in stored if (order := row.open()) is not None]
         return sorted(orders, key=ORDERS.id_of)
 
-    async def tags_on(self, wearer_ids: Collection[str], *, without: str | None = None) -> list[Tag]:
-        """Tags on these wearers, except for the tag with the id `without`."""
-        return await self._owned(TAGS, TAGS.table.c.wearer_id.in_(wearer_ids), without) if wearer_ids else []
-
-    async def devices_of(self, person_ids: Collection[str], *, without: str | None = None) -> list[Device]:
-        """Protective devices of these persons, sorted by id, except for the device with the id `without`."""
-        if not person_ids:
+    async def owned(self, kind: RecordType[R], owner_ids: Collection[str], *, without: str | None = None) -> list[R]:
+        """Records that belong to these owners, sorted by id, except for the record with the id `without`."""
+        if not owner_ids:
             return []
-        return sorted(await self._owned(DEVICES, DEVICES.table.c.person_id.in_(person_ids), without), key=DEVICES.id_of)
-
-    async def _owned(self, kind: RecordType[R], condition: sa.ColumnElement[bool], without: str | None) -> list[R]:
-        condition = condition if without is None else sa.and_(condition, kind.key != without)
-        return [kind.of_row(row) for row in await self._rows(_select(kind).where(condition))]
+        mine = kind.owner.in_(owner_ids)
+        stored = await self._stored(kind, mine if without is None else sa.and_(mine, kind.key != without))
+        records = [record for row in stored if (record := row.open()) is not None]
+        return sorted(records, key=kind.id_of)
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -132,12 +127,9 @@ class RecordRepository(Repository):
     async def put(self, record: Record, *, new: bool = False) -> None:
         """Store a record in its table. Replaces an older version unless the record is `new`."""
         kind, content = type_of(record), type_of(record).content(record)
-        row: dict[str, object] = {kind.key.name: kind.id_of(record), "source_version": record.source_version}
-        row["digest"] = self._vault.digest(content)
-        if kind.disclosed is not None:
+        row = kind.columns(record) | {"digest": self._vault.digest(content)}
+        if kind.ledger_kind is not None:
             row["sealed"] = await self._sealed(kind, record, content)
-        else:
-            row |= kind.columns(record)
         if kind.person is not None:
             row["national_hash"] = self._vault.index(kind.national_id(record))
         await self._upsert(kind.table, [row])
@@ -179,9 +171,20 @@ class RecordRepository(Repository):
 @cache
 def _select(kind: RecordType[Any]) -> sa.Select[Any]:
     """Query of a kind's rows: the id first, then the columns that `StoredRecord` needs."""
-    if kind.disclosed is None:
+    if kind.ledger_kind is None:
         return sa.select(kind.table)
     columns = (kind.key, kind.table.c.source_version, kind.table.c.digest, kind.table.c.sealed)
     owner = sa.literal(f"{kind.table.name}/").concat(kind.key)
     keys = (data_keys.c.ring, data_keys.c.wrapped, data_keys.c.destroy_at_ms, data_keys.c.destroyed_at_ms)
     return sa.select(*columns, *keys).select_from(kind.table.outerjoin(data_keys, data_keys.c.owner == owner))
+
+
+def owner_of(device: Tag | Device) -> KeyOwner:
+    """Key owner of a device: the record of the wearer of a tag, or of the person with a protective device."""
+    match device:
+        case Tag():
+            return KeyOwner(WEARERS.table.name, device.wearer_id)
+        case Device():
+            return KeyOwner(PERSONS.table.name, device.person_id)
+        case _:
+            assert_never(device)

@@ -309,6 +309,32 @@ def _ring(field: str, msg: geometry_pb2.Ring) -> OrderRing:
     return OrderRing(msg.radius_m, action)
 
 
+def wearer_to_proto(wearer: Wearer, names: frozenset[str]) -> registry_pb2.Wearer:
+    """A wearer with only the named fields of personal data."""
+    whole = registry_pb2.Wearer(
+        national_id=wearer.national_id,
+        name=wearer.name,
+        birth_date=wearer.birth_date.isoformat(),
+        sex=registry_pb2.Sex.Value(f"SEX_{wearer.sex.value if wearer.sex else 'UNSPECIFIED'}"),
+        phone=wearer.phone,
+        address=wearer.address,
+    )
+    shown = registry_pb2.Wearer(wearer_id=wearer.wearer_id, source_version=wearer.source_version)
+    for name in names:
+        setattr(shown, name, getattr(whole, name))
+    return shown
+
+
+def protected_person_to_proto(person: ProtectedPerson, names: frozenset[str]) -> registry_pb2.ProtectedPerson:
+    """A protected person with only the named fields of personal data."""
+    shown = registry_pb2.ProtectedPerson(person_id=person.person_id, source_version=person.source_version)
+    if "name" in names:
+        shown.name = person.name
+    if "relation" in names and person.relation:
+        shown.relation = registry_pb2.Relation.Value(f"RELATION_{person.relation.value}")
+    return shown
+
+
 def outcome_to_proto(outcome: PutOutcome) -> registry_pb2.PutOutcome.ValueType:
     """Result of a put for the response."""
     return _OUTCOMES[outcome]

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from services.common.messaging import flow, published
+from services.common.messaging import flow, lost_publications
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import Publication, StreamComparison
+from services.common.messaging.lost_publications import Publication, StreamComparison
 from services.common.observability.telemetry import logger
 from services.common.storage.db import Database
 from services.registry.cases.tables import cases
@@ -45,7 +45,7 @@ class _SentMessages:
         query = self._query.order_by(outbox.c.id.desc()).limit(limit)
         return await self._read(query if before is None else query.where(outbox.c.id < before))
 
-    async def furthest(self, up_to: int) -> Publication | None:
+    async def highest(self, up_to: int) -> Publication | None:
         """The sent message with the greatest sequence, among the rows up to an id. Implements PublicationRecords."""
         query = self._query.where(outbox.c.id <= up_to).order_by(outbox.c.stored_sequence.desc()).limit(1)
         publications = await self._read(query)
@@ -65,21 +65,23 @@ class Publications:
         for partition in range(partitions):
             stream = flow.log_stream(partition)
             sent = _SentMessages(database, flow.log_subject(partition, ""))
-            self._add(stream, sent, published.by_sequence(bus, stream))
+            self._add(stream, sent, lost_publications.by_sequence(bus, stream))
         stream = flow.ROUTES.stream
-        self._add(stream, _SentMessages(database, _KV_PREFIX, last_of_subject=True), published.by_subject(bus, stream))
+        self._add(
+            stream, _SentMessages(database, _KV_PREFIX, last_of_subject=True), lost_publications.by_subject(bus, stream)
+        )
         stream = flow.LEDGER.name
-        self._add(stream, _SentMessages(database, _HEAD_PREFIX), published.by_sequence(bus, stream))
+        self._add(stream, _SentMessages(database, _HEAD_PREFIX), lost_publications.by_sequence(bus, stream))
 
-    def _add(self, stream: str, sent: _SentMessages, is_there: published.IsThere) -> None:
-        self._comparisons.append((sent, StreamComparison(self._bus, stream, notes=sent, is_there=is_there)))
+    def _add(self, stream: str, sent: _SentMessages, is_there: lost_publications.IsThere) -> None:
+        self._comparisons.append((sent, StreamComparison(self._bus, stream, records=sent, is_there=is_there)))
 
     async def compare(self) -> None:
         """Compare the outbox with the streams and mark lost messages as not sent. Raises Unavailable."""
         for sent, comparison in self._comparisons:
             lost = await comparison.lost()
             if lost:
-                await self._mark_unsent([publication.recorded for publication in lost])
+                await self._mark_unsent([publication.position for publication in lost])
                 if not await sent.newest(None, 1):
                     # The stream lost all messages of the last day. So it may also have lost older ones that the outbox no longer has.
                     await self._renew_all()

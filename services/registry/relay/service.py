@@ -9,7 +9,7 @@ from prometheus_client import Gauge
 
 from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
-from services.common.messaging.published import CHECK_INTERVAL_S
+from services.common.messaging.lost_publications import CHECK_INTERVAL_S
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import Unavailable
 from services.registry.cases.renewal import Renewal

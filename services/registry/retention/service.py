@@ -9,14 +9,14 @@ from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Purpose
 from services.common.rpc.errors import Unavailable
-from services.registry.cases.effects import owner_of
 from services.registry.cases.service import CaseService
 from services.registry.disclosure.domain import Deed
 from services.registry.domain import Device, Tag
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.vault import Vault
 from services.registry.ledger.chain import Disclosure
-from services.registry.records.kinds import PERSONS, WEARERS, type_in
+from services.registry.records.kinds import DEVICES, PERSONS, TAGS, WEARERS, type_in
+from services.registry.records.store import owner_of
 from services.registry.transactions import Transactions
 from services.registry.unit_of_work import UnitOfWork
 
@@ -78,8 +78,10 @@ class KeyRetention:
         """Send the routes of the tags and devices of destroyed wearers and persons, in the order of destruction."""
         wearers = [owner.record_id for owner in destroyed if owner.table == WEARERS.table.name]
         persons = [owner.record_id for owner in destroyed if owner.table == PERSONS.table.name]
-        tags, own_devices = await work.records.tags_on(wearers), await work.records.devices_of(persons)
-        devices: list[Tag | Device] = [*tags, *own_devices]
+        devices: list[Tag | Device] = [
+            *await work.records.owned(TAGS, wearers),
+            *await work.records.owned(DEVICES, persons),
+        ]
         if not devices:
             return
         effects = await self._cases.begin_routes(work, devices)
@@ -91,9 +93,6 @@ class KeyRetention:
 
 
 def _row(destroyed: KeyOwner, now_ms: int) -> Disclosure:
-    kind = type_in(destroyed.table).disclosed
-    if kind is None:
-        raise LookupError(f"{destroyed.table} holds no encrypted records, so none can be destroyed")
     return Disclosure(
         disclosure_id=ids.hash_id("destroyed", destroyed.table, destroyed.record_id, now_ms),
         at_ms=now_ms,
@@ -102,7 +101,7 @@ def _row(destroyed: KeyOwner, now_ms: int) -> Disclosure:
         legal_basis=_LEGAL_BASIS,
         purpose=Purpose.RETENTION.value,
         reference="",
-        record_kind=kind.value,
+        record_kind=type_in(destroyed.table).required_ledger_kind.value,
         record_id=destroyed.record_id,
         order_id="",
         recipient="",

@@ -72,7 +72,7 @@ class DestructionRepository(Repository):
         events_until_ms = now_ms + TOKENS_KEPT_MS if kind.side else None
         values = {"wrapped": b"", "destroy_at_ms": events_until_ms, "destroyed_at_ms": now_ms}
         await self._connection.execute(sa.update(data_keys).where(data_keys.c.owner == destroyed.text).values(values))
-        listed = sa.and_(record_digests.c.kind == kind.listed.value, record_digests.c.record_id == record_id)
+        listed = sa.and_(record_digests.c.kind == kind.listed_kind.value, record_digests.c.record_id == record_id)
         await self._connection.execute(sa.delete(record_digests).where(listed))
         if kind.side:
             await self._drop_cases(kind, record_id)

@@ -1,4 +1,5 @@
-"""`tandem device-token` and `tandem quarantine` on a running mesh: tokens are issued and revoked, and refused reports are listed."""
+"""`tandem device-token`, `quarantine` and `reporting` on a running mesh: tokens are issued and revoked, and refused reports and asked
+intervals are listed."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from services.cli.calls import call
-from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR
+from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR
 from services.cli.stack import mesh as meshes
+from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.common.mesh import RunningMesh, running_mesh, tandem
@@ -68,3 +70,23 @@ async def test_refused_reports_are_listed(mesh: RunningMesh, folder: str) -> Non
     assert (row["sender"], row["reason"], row["count"]) == (VENDOR, "UNKNOWN_DEVICE", 3)
     shown = tandem("quarantine", "--dir", folder).stdout
     assert "stranger" in shown and "UNKNOWN_DEVICE" in shown
+
+
+async def test_asked_intervals_are_listed(mesh: RunningMesh, folder: str) -> None:
+    nothing = tandem("reporting", "--dir", folder)
+    assert (nothing.returncode, nothing.stdout) == (0, "no interval is asked of any device\n")
+    async with meshes.connect(mesh.now) as clients:
+        every = command_pb2.ReportEvery(interval_s=60, for_s=600)
+        asked = ingest_pb2.SendCommandRequest(
+            command_id="cli-1",
+            device_id="tag-1",
+            instruction=command_pb2.Instruction(report_every=every),
+            valid_for_s=600,
+        )
+        await call(clients.commands.SendCommand, asked, clients.identity(DESKS["probation"]))
+    (row,) = json.loads(tandem("reporting", "--json", "--dir", folder).stdout)["devices"]
+    (ask,) = row["asks"]
+    assert (row["device_id"], row["delivery"], row["obeys"]) == ("tag-1", "WAITING", "NOT_YET")
+    assert (ask["interval_s"], ask["by"]) == (60, DESKS["probation"])
+    shown = tandem("reporting", "--device", "tag-1", "--dir", folder).stdout
+    assert "tag-1" in shown and "NOT_YET" in shown

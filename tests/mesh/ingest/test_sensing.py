@@ -161,6 +161,33 @@ async def test_a_position_now_is_sent_at_once_and_not_doubled(client: Client, pe
     assert await people.expired_because("absent", locate.command_id) == ""
 
 
+async def test_all_processes_know_what_a_device_does(pair: tuple[IngestMesh, IngestMesh]) -> None:
+    a, b = pair
+    async with (
+        a.connected() as on_a,
+        b.connected() as on_b,
+        server.channel(a.address) as channel_to_a,
+        server.channel(b.address) as channel,
+    ):
+        people = Reporting(channel)
+        await on_a.route("roaming")
+        await publish_request(on_a.bus, sensing("o-1", "roaming", 20))
+        async with Tag(on_a, "roaming").connected() as tag, Tag(on_b, "roaming").connected() as other:
+            await tag.until(lambda tag: tag.interval_s == 20)
+            await people.until("roaming", lambda row: row.delivery in (RECEIVED, command_pb2.COMMAND_STATE_SENT))
+            now = now_ms()
+            for number in range(6):  # each process accepts every second fix only
+                await (tag, other)[number % 2].report(now + number * 20_000)
+            for shown_by in (people, Reporting(channel_to_a)):
+                row = await shown_by.until("roaming", lambda row: row.obeys == YES and row.observed_interval_s == 20)
+                assert row.last_fix.ToMilliseconds() == now + 100_000
+    b.service.kill()
+    b.service.start()
+    async with b.connected(), server.channel(b.address) as channel:
+        row = await Reporting(channel).until("roaming", lambda row: row.obeys == YES)
+        assert row.last_fix.ToMilliseconds() == now + 100_000, "a restart loses nothing"
+
+
 # ── contradictory askers ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,23 @@ WITHIN_S = 60
 
 
 class Evaluators:
-    """The first `count` of `replicas` evaluators of a log with `partitions` partitions. None ticks, so that the log stays unchanged."""
+    """The first `count` of `replicas` evaluators of a log with `partitions` partitions. None ticks, so that the log stays unchanged,
+    unless further settings `env` say so."""
 
-    def __init__(self, nats: TestServer, folder: Path, partitions: int, count: int, replicas: int) -> None:
+    def __init__(
+        self,
+        nats: TestServer,
+        folder: Path,
+        partitions: int,
+        count: int,
+        replicas: int,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.nats, self.partitions = nats, partitions
         self.addresses = [f"127.0.0.1:{free_port()}" for _ in range(count)]
         self.services = []
         for replica, address in enumerate(self.addresses):
-            env = {
+            own = {
                 "TANDEM_PORT": address.rpartition(":")[2],
                 "TANDEM_NATS_URL": nats.url_as("geofence"),
                 "TANDEM_NATS_MONITOR_URL": nats.monitor_url,
@@ -48,7 +57,9 @@ class Evaluators:
                 "TANDEM_REPLICAS": str(replicas),
                 "TANDEM_TICK_AFTER_S": "3600",
             }
-            self.services.append(Service("services.geofence", env, folder / f"geofence-{replica}.log"))
+            self.services.append(
+                Service("services.geofence", own | dict(env or {}), folder / f"geofence-{replica}.log")
+            )
 
     async def ready(self) -> None:
         """Returns once all evaluators serve."""

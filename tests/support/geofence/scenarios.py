@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,7 +32,7 @@ _A_M, _E2 = 6_378_137.0, 0.00669437999014
 """WGS84: semi-major axis in metres, and the square of the eccentricity."""
 _ITEMS = {
     "path_m": {"what", "device", "path_m", "from_s", "to_s", "every_s", "accuracy_m", "clock_ahead_s"}
-    | {"delay_s", "arrives_s", "times", "backwards"},
+    | {"delay_s", "arrives_s", "times", "backwards", "scatter_m", "report"},
     "says": {"what", "device", "says", "at_s", "arrives_s", "times"},
     "order": {"what", "at_s", "order"},
     "gives": {"what", "at_s", "gives", "to"},
@@ -248,13 +249,13 @@ class _Reader:
         )
 
     def _encounter(self, encounter: dict[str, Any]) -> encounter_pb2.Encounter:
-        _only(encounter, {"encounter", "reason", "from_s", "until_s"})
-        period = {key: times.to_timestamp(self._ms(encounter[f"{key}_s"])) for key in ("from", "until")}
-        return encounter_pb2.Encounter(
-            encounter_id=encounter["encounter"],
-            reason=encounter_pb2.EncounterReason.Value(encounter["reason"]),
-            **period,  # type: ignore[arg-type]
-        )
+        _only(encounter, {"encounter", "reason", "from_s", "until_s"}, {"places"})
+        reason = encounter_pb2.EncounterReason.Value(encounter["reason"])
+        places = [self._place(place) for place in encounter.get("places", ())]
+        allowed = encounter_pb2.Encounter(encounter_id=encounter["encounter"], reason=reason, places=places)
+        getattr(allowed, "from").CopyFrom(times.to_timestamp(self._ms(encounter["from_s"])))
+        allowed.until.CopyFrom(times.to_timestamp(self._ms(encounter["until_s"])))
+        return allowed
 
     def _place(self, place: dict[str, Any]) -> geometry_pb2.Place:
         if "corners_m" in place:
@@ -309,15 +310,16 @@ class _Reader:
             else [from_s]
         )
         arrivals = []
+        errors = random.Random(self._reports)
         for moment_s in moments:
             self._reports += 1
             part = (moment_s - from_s) / (to_s - from_s) if to_s > from_s else 0.0
             position = ingest_pb2.Position(
                 device_id=item["device"],
-                report_id=f"r{self._reports}",
+                report_id=item.get("report", f"r{self._reports}"),
                 fix_time=times.to_timestamp(self._ms(moment_s + item.get("clock_ahead_s", 0))),
                 accuracy_m=item.get("accuracy_m", ACCURACY_M),
-                **self._point(*_along(item["path_m"], part)),
+                **self._point(*_scattered(_along(item["path_m"], part), item.get("scatter_m", 0), errors)),
             )
             arrives_s = item.get("arrives_s", moment_s + item.get("delay_s", 0))
             arrivals += [(self._ms(arrives_s), position)] * item.get("times", 1)
@@ -353,6 +355,11 @@ def _along(path_m: Sequence[Sequence[float]], part: float) -> tuple[float, float
         left -= length
     east, north = path_m[-1]
     return east, north
+
+
+def _scattered(point: tuple[float, float], scatter_m: float, errors: random.Random) -> tuple[float, float]:
+    """A point with a normal error of this standard deviation along each axis, metres. It is the same in each run."""
+    return point[0] + scatter_m * errors.gauss(0, 1), point[1] + scatter_m * errors.gauss(0, 1)
 
 
 def _only(content: dict[str, Any], needed: set[str], also: Sequence[str] | set[str] = ()) -> None:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Output
+from services.geofence.domain.alerts import Alert, Output, SensingRequest
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Body, Entry, Tick
+from services.geofence.domain.entries import Body, Entry, FoldVersion, Tick
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from services.ingest.domain import EquipmentEvent, Position, Positions
 from services.ingest.translate import equipment_entry, positions_entry
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -119,6 +120,44 @@ class Story:
     def entered(self) -> list[int]:
         """Radii of the entered rings, metres, in order."""
         return [a.ring_mm // 1000 for a in self.alerts if a.kind is AlertKind.RING_ENTERED]
+
+
+@dataclass
+class AskingStory(Story):
+    """A story in which the fold asks for data, and perhaps tags that obey."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.enter(0, FoldVersion(VERSION))
+
+    @property
+    def requests(self) -> list[SensingRequest]:
+        """All requests of the story so far."""
+        return [output for output in self.outputs if isinstance(output, SensingRequest)]
+
+    def intervals(self, device_id: str = "tag") -> list[int]:
+        """The intervals that were asked of a device, in order."""
+        return [request.interval_s for request in self.of_device(device_id) if request.interval_s is not None]
+
+    def located_s(self, device_id: str = "tag") -> list[float]:
+        """When the position of a device was asked for, seconds of the story."""
+        return [second(request) for request in self.of_device(device_id) if request.interval_s is None]
+
+    def of_device(self, device_id: str) -> list[SensingRequest]:
+        """All requests to a device."""
+        return [request for request in self.requests if request.device_id == device_id]
+
+    def needed_s(self, at_s: float, device_id: str = "tag", usual_s: int = 60) -> int:
+        """The interval that an obeying device keeps at a second of the story."""
+        now_ms = T0_MS + round(at_s * 1000)
+        asked = [request for request in self.of_device(device_id) if request.interval_s is not None]
+        newest = asked[-1] if asked else None
+        return newest.interval_s if newest and newest.interval_s and newest.until_ms > now_ms else usual_s
+
+
+def second(request: SensingRequest) -> float:
+    """When a request was made, seconds of the story."""
+    return (request.decided_at_ms - T0_MS) / 1000
 
 
 def circle(place_id: str, north_m: float, east_m: float, radius_m: float) -> geometry_pb2.Place:

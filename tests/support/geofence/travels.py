@@ -6,10 +6,11 @@ import random
 from dataclasses import dataclass
 
 from services.geofence.domain import codec
-from services.geofence.domain.entries import Body, Positions
+from services.geofence.domain.entries import Body, FoldVersion, Positions
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.track import SafeRegion
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import Story, circle, polygon
 
@@ -84,6 +85,8 @@ def travels(seed: int) -> Reports:
 def deliver(story: Story, reports: Reports) -> Story:
     story.case()
     for i, (at_s, device, north_m, east_m, fix_s, accuracy_m) in enumerate(reports):
+        if i == 10:
+            story.enter(at_s, FoldVersion(VERSION))  # from here on the fold asks for data
         if i == 20:
             square = polygon("yard", (3000, 500), (3000, 900), (3400, 900), (3400, 500))
             case = {

@@ -112,6 +112,21 @@ async def _asked(connection: Connection, name: str) -> int:
     return sum(status.issued_by == "geofence" for status in await _listed(connection, name) or ())
 
 
+async def _fix_elsewhere(connection: Connection, name: str) -> Sequence[Message]:
+    fixes = ingest_pb2.ObservedFixes(device_ids=[name], fix_times_ms=[now_ms()])
+    return [route_message(name), (f"observed.{name}", fixes.SerializeToString())]
+
+
+async def _observed(connection: Connection, name: str) -> int:
+    stub: Any = ingest_pb2_grpc.CommandServiceStub(connection.channels["ingest"])
+    try:
+        request = ingest_pb2.ListReportingRequest(device_id=name)
+        answer = await stub.ListReporting(request, **connection.call(OPERATOR))
+    except grpc.aio.AioRpcError:
+        return 0
+    return sum(row.HasField("last_fix") for row in answer.devices)
+
+
 async def _refusal(connection: Connection, name: str) -> Sequence[Message]:
     quarantined = ingest_pb2.Quarantined(device_id=name, sender=VENDOR, code=ingest_pb2.REFUSAL_CODE_INVALID, count=1)
     return [(f"quarantine.{name}", ingest_pb2.QuarantineCounts(quarantined=[quarantined]).SerializeToString())]
@@ -182,6 +197,15 @@ READERS = (
         misplaced=_request_elsewhere,
         garbage=("sensing.0.junk-{name}",),
         dead_letter_by=flow.SENSING_READER,
+    ),
+    Reader(
+        name="ingest-observed",
+        service="ingest",
+        rows=(("observed.{ingest}", "ingest"),),
+        valid=_fix_elsewhere,
+        effects=_observed,
+        garbage=("observed.junk-{name}",),
+        logs=("ingest", "message_passed_over"),
     ),
     Reader(
         name="ingest-quarantine",

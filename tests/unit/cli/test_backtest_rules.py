@@ -102,10 +102,29 @@ def test_the_command_prints_and_counts_the_changed_alerts(tmp_path: Path, capsys
 
 def test_a_comparison_needs_two_valid_rules_files(tmp_path: Path) -> None:
     bad = write(tmp_path, "bad", "clear_after_s = 1\n")
-    for chosen in ({"against": bad}, {"rules": bad}, {"rules": write(tmp_path, "a", 'rules_id="a"'), "against": bad}):
+    a = write(tmp_path, "a", 'rules_id="a"')
+    misused: list[dict[str, Any]] = [{"against": bad}, {"rules": bad}, {"rules": a, "against": bad}]
+    misused += [{"rules": a, "against": a, "requests": True}]
+    for chosen in misused:
         with pytest.raises(CommandFailed) as failed:
             command.backtest(*FILES, **chosen)
         assert failed.value.exit_code == MISUSED
+
+
+def test_the_requests_of_a_back_test_leave_the_alerts_as_they_are() -> None:
+    alerts = list(backtest.run(*FILES))
+    lines = list(backtest.run(*FILES, requests=True))
+    requests = [line for line in lines if line["kind"] == "SENSING_REQUEST"]
+    for request in requests:
+        assert list(request) == ["request_id", "kind", "device_id", "interval_s", "decided_at", "until"]
+        assert request["interval_s"] is None or 30 <= request["interval_s"] <= 170
+    assert requests and len({request["request_id"] for request in requests}) == len(requests)
+
+    def without_ids(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{name: value for name, value in line.items() if not name.endswith("_id")} for line in found]
+
+    # The additional entry of the log changes the ids, which are hashes of the sequence.
+    assert without_ids([line for line in lines if line["kind"] != "SENSING_REQUEST"]) == without_ids(alerts)
 
 
 # ── comparison ───────────────────────────────────────────────────────────────────────────────────────────────────────

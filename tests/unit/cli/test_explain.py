@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
-from services.cli.explain import explanation
+from services.cli.explain import explanation, tables
 from services.cli.explain.explanation import Explanation
 from services.cli.explain.refold import Refold, StoredAlert
+from services.common import times
 from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.pull import Delivered
@@ -20,6 +23,7 @@ from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Demand, Entry
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from services.ingest.domain import Position
 from tandem.common.v1 import log_pb2
 from tests.support.geofence import log
@@ -334,3 +338,34 @@ def test_coordinates_are_shown_only_on_request() -> None:
     with_them, without = (json.dumps(explained.to_json(positions)) for positions in (True, False))
     assert "37.50" in with_them and '"lat_deg"' in with_them
     assert "37.50" not in without and "_deg" not in without
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_explanation_shows_what_was_asked_of_the_tag_and_when_the_next_position_came() -> None:
+    story = Log()
+    story.add(0, log_pb2.LogEntry(fold_version=log_pb2.FoldVersion(version=VERSION)))
+    story.add(0, case_entry())
+    for i in range(8):
+        story.at(1 + 30 * i, "d1", 0)
+        story.at(2 + 30 * i, "t1", 700)
+    for i in range(6):
+        story.at(250 + 20 * i, "d1", 0)  # the tag's report is overdue from 212 s + 38 s on
+    story.at(358, "t1", 50)
+    explained = story.explain(story.stored(respond(story)))
+    requests = explained.to_json(positions=False)["requests"]
+    intervals = [request for request in requests if request["interval_s"] is not None]
+    located = [request for request in requests if request["interval_s"] is None]
+    assert intervals and all(30 <= request["interval_s"] <= 60 for request in intervals)
+    assert {request["device_id"] for request in requests} == {"t1"}
+    assert located and located[0]["next_position_at"] == times.to_rfc3339(T0_MS + 358_000)
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(*tables.tables(explained, positions=False), sep="\n")
+    shown = console.export_text()
+    assert "the position at once" in shown and f"a report every {intervals[0]['interval_s']} s" in shown
+
+
+def test_the_explanation_of_an_alert_of_an_older_log_has_no_requests() -> None:
+    story = approach()
+    assert story.explain(story.stored(respond(story))).to_json(positions=False)["requests"] == []

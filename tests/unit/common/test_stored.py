@@ -28,6 +28,7 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "command": partial(stored.command, subject="command.ingest.c"),
     "command_step": partial(stored.command_step, subject="command_step.c.SENT"),
     "sensing_request": partial(stored.sensing_request, subject="sensing.0.s"),
+    "observed_fixes": stored.observed_fixes,
     "quarantine_counts": stored.quarantine_counts,
     "route": partial(stored.route, partitions=1),
     "disclosure": stored.disclosure,

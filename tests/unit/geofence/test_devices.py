@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from services.common.rpc.errors import InvalidField, NotFound
-from services.geofence.devices import DeviceList
-from services.geofence.domain import tag_quality
+from services.geofence.devices.listing import DeviceList
+from services.geofence.devices.quality import quality_of
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.kinematics.track import Fix, Track
@@ -124,5 +124,5 @@ def test_no_field_says_where_or_whose_a_tag_is_and_only_operators_may_ask() -> N
 def test_measuring_leaves_the_track_as_it_is() -> None:
     """The state of an evaluator must not depend on who asks."""
     measured, untouched = track(30, 5, 20), track(30, 5, 20)
-    tag_quality.quality_of(measured)
+    quality_of(measured)
     assert (measured, measured.floor) == (untouched, None)

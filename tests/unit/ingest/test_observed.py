@@ -102,13 +102,16 @@ def test_a_renewed_interval_counts_from_its_first_command(reports: Reports) -> N
 
 def test_a_request_for_the_position_is_answered_by_a_fix_in_time(reports: Reports) -> None:
     reports.observed.sent(locate("l-1", reports.now_ms))
-    reports.observed.sent(locate("l-1", reports.now_ms))  # resent
     reports.fix(1, clock_ms=-30_000)  # taken before
     reports.fix(3)
-    reports.observed.sent(locate("l-2", reports.now_ms))
+    reports.observed.sent(locate("l-2", reports.now_ms + 1))
     reports.fix(90)
     device = reports.observed.get("tag")
     assert (device.locates_sent, device.locates_answered) == (2, 1)
+    issued_ms = reports.now_ms
+    reports.fix(1)
+    reports.observed.sent(locate("l-3", issued_ms))  # the stream says it after the answer came
+    assert (device.locates_sent, device.locates_answered) == (3, 2)
 
 
 def test_only_devices_of_which_something_is_asked_are_observed(reports: Reports) -> None:

@@ -26,13 +26,19 @@ def backtest(
     against: Annotated[
         Path | None, typer.Option(help="Other decision rules: print the changed alerts instead of all alerts.")
     ] = None,
+    requests: Annotated[
+        bool,
+        typer.Option("--requests", help="Also print the reports that the fold would ask of the tags; no tag obeys."),
+    ] = False,
 ) -> None:
     """Print the alerts of a scenario and its reports, as NDJSON."""
     if against is not None and rules is None:
         raise CommandFailed("--against needs --rules to compare with", MISUSED)
+    if against is not None and requests:
+        raise CommandFailed("--requests doesn't go with --against, which compares alerts", MISUSED)
     try:
         chosen = rule_files.load(rules) if rules else None
-        alerts = backtests.run(scenario, reports, chosen)
+        alerts = backtests.run(scenario, reports, chosen, requests=requests)
         if against is None:
             for alert in alerts:
                 print(json.dumps(alert))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import uvloop
 from rich.table import Table
 
+from services.cli.calls import PATIENCE_S
 from services.cli.failure import FAILED, MISUSED, CommandFailed
-from services.cli.simulate import files, outcome, player
+from services.cli.simulate import files, outcome, player, requests
 from services.cli.simulate.player import Replayed
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole, styled
+from services.common.rpc.errors import RetryableError
+from tandem.registry.v1 import registry_pb2
 
 
 def replay(
@@ -48,15 +52,37 @@ async def _play(
             replayed = await player.play(
                 clients, scenario, lines, progress=lambda sent: status.update(f"sent {sent} of {len(lines)} lines")
             )
+    asked = await _requests(running, replayed, scenario=scenario, lines=lines)
     for refusal in replayed.refused:
         console.print(styled(("refused", "yellow"), f" {refusal}"))
     alerts = [player.alert_json(alert, replayed.shift_ms) for alert in replayed.alerts]
     if as_json:
         result = outcome.to_json(replayed.match_ms, replayed.incidents, replayed.shift_ms)
-        print(json.dumps(result | {"episodes": alerts}))
+        print(json.dumps(result | {"episodes": alerts, "requests": asked}))
     else:
         _print(console, replayed, alerts)
+        if asked:
+            tags = len({request["device_id"] for request in asked})
+            console.print(
+                f"{len(asked)} requests of the decision for reports of {tags} tags; no device of a replay obeys"
+            )
     return 0 if all(incident.answered for incident in replayed.incidents if incident.responds) else FAILED
+
+
+async def _requests(
+    running: MeshConnection, replayed: Replayed, *, scenario: files.Scenario, lines: Sequence[files.ReportLine]
+) -> list[dict[str, Any]]:
+    """The requests of the decision to the tags of the replay."""
+    tag_ids = {tag.device_id for tag in scenario.tags}
+    tag_ids |= {line.what.device_id for line in lines if isinstance(line.what, registry_pb2.Tag)}
+    try:
+        async with asyncio.timeout(PATIENCE_S), running.nats.bus_as("explain") as bus:
+            found = await requests.read(bus, tag_ids, from_ms=replayed.from_ms, until_ms=replayed.until_ms)
+    except TimeoutError:
+        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
+    except RetryableError as error:
+        raise CommandFailed(error.reason) from None
+    return [requests.to_json(request, replayed.shift_ms) for request in found]
 
 
 def _print(console: SafeConsole, replayed: Replayed, alerts: list[dict[str, object]]) -> None:

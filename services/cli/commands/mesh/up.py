@@ -84,7 +84,10 @@ def up(
     clock_rate: Annotated[int, typer.Option(help="Speed of the mesh's clock; 1 is real time.", min=1, max=1000)] = 1,
     service_area: Annotated[
         ServiceAreaOption,
-        typer.Option(help="Area of protected places; world for tracks from abroad.", envvar="TANDEM_SERVICE_AREA"),
+        typer.Option(
+            help="Area in which protected places may lie; `world` to replay tracks recorded abroad.",
+            envvar="TANDEM_SERVICE_AREA",
+        ),
     ] = ServiceAreaOption.KOREA,
     tls: Annotated[bool, typer.Option("--tls", help="Authenticate by certificate, as in production.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Run the demo once all services are ready.")] = False,
@@ -135,11 +138,11 @@ async def _run(options: Options) -> int:
         base_port = _base_port(options.base_port)
         certificates = _certificates(options)
         guard = await stack.enter_async_context(child_guard())
-        # Entered first, so stopped last: stopping services still need the NATS server.
-        store = await stack.enter_async_context(supervisor(guard, say))
-        server, watchdog = _start_nats(options, base_port, certificates, store=store)
+        # Entered before the services, so that NATS stops after them: a service that stops still needs it.
+        nats_supervisor = await stack.enter_async_context(supervisor(guard, say))
+        server, watchdog = _start_nats(options, base_port, certificates, nats_supervisor=nats_supervisor)
         log_meta = await _create_streams(server, options)
-        watched = await stack.enter_async_context(watching(watchdog)) if watchdog else asyncio.Future[None]()
+        watchdog_end = await stack.enter_async_context(watching(watchdog)) if watchdog else asyncio.Future[None]()
         services = await stack.enter_async_context(supervisor(guard, say))
         _make_keys(options.folder)
         plan = MeshPlan(
@@ -154,7 +157,7 @@ async def _run(options: Options) -> int:
         )
 
         def running() -> MeshConnection:
-            return plan.connection(store.pids | services.pids)
+            return plan.connection(nats_supervisor.pids | services.pids)
 
         for program in plan.programs():
             services.start(program)
@@ -170,18 +173,18 @@ async def _run(options: Options) -> int:
             running().save(options.folder)
 
         save()
-        store.on_change = services.on_change = save
+        nats_supervisor.on_change = services.on_change = save
         console.print(_table(plan.shown_addresses()))
         say(_watch(running(), options.folder, services))
         code = 0
         if options.demo:
-            # Entered last, so stopped first: the demo's phone and gateway answer until the mesh stops.
+            # Entered last, so that the demo's phone and gateway answer until the mesh stops, and end before the services do.
             code = await stack.enter_async_context(demos.played(running(), as_json=False))
         if options.exit:
             return code
         where = f"its console is at {plan.console_url} ." if plan.has_console else "it has no console."
         console.print(f"The mesh runs; {where} Ctrl-C stops it.")
-        await watched
+        await watchdog_end
         raise AssertionError("the watchdog ended")
 
 
@@ -218,7 +221,7 @@ def _certificates(options: Options) -> Path | None:
 
 
 def _start_nats(
-    options: Options, base_port: int, certificates: Path | None, *, store: Supervisor
+    options: Options, base_port: int, certificates: Path | None, *, nats_supervisor: Supervisor
 ) -> tuple[NatsServer, Watchdog | None]:
     """The NATS server: an external one from TANDEM_NATS_URL, else one started here, with a watchdog."""
     url = os.environ.get("TANDEM_NATS_URL")
@@ -242,8 +245,10 @@ def _start_nats(
         partitions=options.partitions,
         certificates=certificates,
     )
-    store.start(Program(name=NATS, command=command, environment=dict(os.environ), log=_log(options.folder, NATS)))
-    return server, Watchdog(store=store, program=NATS, server=server, folder=folder)
+    nats_supervisor.start(
+        Program(name=NATS, command=command, environment=dict(os.environ), log=_log(options.folder, NATS))
+    )
+    return server, Watchdog(nats_supervisor, program=NATS, server=server, folder=folder)
 
 
 async def _create_streams(server: NatsServer, options: Options) -> LogMetadata:

@@ -5,6 +5,7 @@ Each anomaly gives an alert at most once an hour, and the positions still count.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from services.geofence.domain import demands
@@ -17,6 +18,10 @@ from services.geofence.domain.state import AnomalyKey
 
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""
+FROZEN_MS = 600_000
+"""Minimum duration of a frozen position: fixes that are equal to the digit for this long."""
+MIN_COPIED = 16
+"""Minimum number of fixes of a frozen position or of a copied stretch. So many different fixes don't equal earlier ones by accident."""
 UNDATED_AFTER_MS = 60_000
 """How long all reports of a device must be dated too far off before the alert is emitted. A backlog of hours reaches the present
 sooner."""
@@ -37,13 +42,43 @@ def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: Causin
 def check_track(decisions: Decisions, track: Track, case_ids: list[str], *, cause: CausingReport) -> None:
     """Emits an alert for positions that no working receiver gives: frozen or copied ones."""
     at_ms, about = track.fixes[-1].time_ms, (cause.device_id,)
-    if track.is_frozen():
+    if _is_frozen(track.fixes):
         anomaly = _Anomaly(Detection.FROZEN, AnomalyKey(AnomalyKind.FROZEN, about), at_ms)
-    elif track.is_copied():
+    elif _is_copied(track.fixes):
         anomaly = _Anomaly(Detection.COPIED, AnomalyKey(AnomalyKind.COPIED, about), at_ms)
     else:
         return
     _emit(decisions, anomaly, case_ids, device_id=cause.device_id, cause=cause)
+
+
+def _is_frozen(fixes: Sequence[Fix]) -> bool:
+    """Whether the newest fixes are equal to the digit for 10 minutes, and no earlier fix equals the one before it.
+
+    The positions of a standing device jitter. A receiver that pins its position at every standstill has done so before, so its
+    positions don't count as frozen.
+    """
+    last = fixes[-1]
+    since = len(fixes) - 1
+    while since and fixes[since - 1][3:6] == last[3:6]:
+        since -= 1
+    if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < MIN_COPIED or since < MIN_COPIED:
+        return False
+    return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
+
+
+def _is_copied(fixes: Sequence[Fix]) -> bool:
+    """Whether the newest 16 fixes, all different, equal an earlier stretch to the digit and in order."""
+    if len(fixes) < 2 * MIN_COPIED:
+        return False
+    x_mm = fixes[-1][3]
+    # Hardly any earlier fix equals the newest to the digit, so only those that do are compared.
+    ends = [i for i, fix in enumerate(fixes[MIN_COPIED - 1 : -MIN_COPIED], MIN_COPIED) if fix[3] == x_mm]
+    if not ends:
+        return False
+    newest = [fix[3:6] for fix in fixes[-MIN_COPIED:]]
+    return len(set(newest)) == MIN_COPIED and any(
+        [fix[3:6] for fix in fixes[end - MIN_COPIED : end]] == newest for end in ends
+    )
 
 
 def undated(decisions: Decisions, device_ids: set[str]) -> None:

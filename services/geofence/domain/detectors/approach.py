@@ -14,7 +14,7 @@ from services.geofence.domain.detectors import possible_presence
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics import encounters, plausibility, presence, probability, rings
-from services.geofence.domain.kinematics.geometry import ROUNDED_MM
+from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.presence import RingEntry
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Fix, Piece
@@ -226,7 +226,7 @@ def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: in
     wearer, device = sides
     here = wearer.fixes[-1].point
     if device is None:
-        return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
+        return target.shape.distance_bound_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
     apart_mm = math.dist(here, device.fixes[-1].point)
     if apart_mm <= radius_mm + MAX_PREDICTION_MM:
         return False
@@ -238,8 +238,8 @@ def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: in
     wearer, device = sides
     here = wearer.fixes[-1].point
     if device is None:
-        return target.shape.min_distance_mm(here) - wearer.path_since_mm(from_ms) - ROUNDED_MM
-    least_mm = math.dist(here, device.fixes[-1].point) - ROUNDED_MM
+        return target.shape.distance_bound_mm(here) - wearer.path_since_mm(from_ms) - BOUND_ALLOWANCE_MM
+    least_mm = math.dist(here, device.fixes[-1].point) - BOUND_ALLOWANCE_MM
     for track in (wearer, device):
         least_mm -= track.path_since_mm(from_ms)
         if ahead := track.predicted(until_ms):

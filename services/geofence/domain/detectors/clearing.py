@@ -1,4 +1,8 @@
-"""Clearing: clears the rings that a wearer has left for good, and the rings that a case no longer asks for."""
+"""Clearing: clears the rings that a wearer has left for good, and the rings that a case no longer asks for.
+
+A ring that was entered under an authorised encounter is muted. Once no encounter is active, its full demand is emitted, or the ring is
+cleared.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import plausibility, reachability, rings
+from services.geofence.domain.kinematics import accuracy, encounters, plausibility, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.state import CaseState, RingKey, State
 
@@ -51,7 +55,7 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
 def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
     """Least distance that the newest positions claim, mm."""
     positions = [rings.newest(sides) for sides in pairs(state, case_state, target)]
-    return min(target.shape.least(here, here) for here in positions)
+    return min(target.shape.least_distance_mm(here, here) for here in positions)
 
 
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
@@ -64,7 +68,7 @@ def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring
         if until_ms is None:
             continue
         # Vague positions must be farther away by their accuracy.
-        vague_mm = sum(side.fixes[-1].accuracy_mm for side in sides if side)
+        vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
         beyond_mm = state.rules.clear_margin_of(ring.radius_mm) + vague_mm
         radius_mm = ring.radius_mm + beyond_mm
         # Old positions can contradict that the ring was left, but never prove it.
@@ -128,6 +132,7 @@ def clear_ring(context: CaseContext, target: Target, ring: Ring, *, upto_ms: int
             distance_mm=float(ring.radius_mm) if account.inside else None,
             inside=tuple(account.inside),
             min_mm=account.min_mm,
+            min_is_assumed=account.is_assumed,
             due_ms=upto_ms,
         )
     )
@@ -164,4 +169,72 @@ def _close(context: CaseContext, target: Target, rings_: Iterable[Ring], *, at_m
             clear_ring(context, target, ring, upto_ms=at_ms)
 
 
+def end_muting(context: CaseContext, at_ms: int) -> Iterable[int]:
+    """Emits the full demand of muted rings once no encounter is active. Returns the moment of the next check."""
+    state, case_state, case = context.state, context.case_state, context.case
+    if not has_muted(case_state):  # nearly always
+        return ()
+    muted = [(t, ring) for t in case.targets for ring in case.rings if case_state.ring(t, ring).muted]
+    until_ms = encounters.active_until_ms(state, case, at_ms)
+    if until_ms is not None:
+        return (until_ms,)
+    for target, ring in muted:
+        _end_muting(context, target, ring, at_ms=at_ms)
+    return ()
+
+
+def _end_muting(context: CaseContext, target: Target, ring: Ring, *, at_ms: int) -> None:
+    """Emits the full demand of one ring.
+
+    If the wearer is already beyond the ring and its margin, the ring is cleared instead, unless no vehicle can have made that
+    departure.
+    """
+    state, case_state = context.state, context.case_state
+    apart_mm, is_beyond = _apart(state, case_state, target, ring=ring)
+    departed_ms = None
+    if is_beyond:
+        departed_ms = withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring)
+        if departed_ms is None:
+            return clear_ring(context, target, ring, upto_ms=at_ms)
+    case_state.ring(target, ring).muted = False
+    context.alert(
+        AlertDraft(
+            AlertKind.RING_ENTERED,
+            demands.of_ring(ring.action, entered=True),
+            at_ms,
+            target=target,
+            ring=ring,
+            cause=context.cause,
+            distance_mm=None if is_beyond else apart_mm,
+        )
+    )
+    if departed_ms is not None:
+        withheld_clearing.emit_withheld(context, target, ring, since_ms=departed_ms, distance_mm=apart_mm)
+
+
+def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> tuple[float | None, bool]:
+    """Least distance between wearer and target, mm, and whether the wearer is surely beyond a ring and its margin.
+
+    Every assumed movement of each pair of devices has to be beyond: two people on one bus who report in turn are never far apart. If no
+    pair has fresh positions, the distance is None and nothing proves that the ring was left.
+    """
+    distances_mm, beyond = [], []
+    for sides in pairs(state, case_state, target):
+        known_ms = rings.known_until(sides)
+        if known_ms is None or not rings.is_fresh(known_ms, state.now_ms):
+            continue
+        apart_mm = min(target.shape.least_distance_mm(apart, apart) for apart in rings.assumed_now(sides))
+        vague_mm = sum(accuracy.credible_mm(side) for side in sides if side)
+        distances_mm.append(apart_mm)
+        beyond.append(apart_mm > ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm)
+    return min(distances_mm, default=None), bool(beyond) and all(beyond)
+
+
+def has_muted(case_state: CaseState) -> bool:
+    """Whether a ring was entered under an authorised encounter. A muted ring is an entered one, so the episode is open."""
+    return bool(case_state.episode_id) and any(ring.muted for ring in case_state.rings.values())
+
+
 DETECTOR = Detector(on_batch=clear_left_rings, on_amend=amend, on_end=end)
+END_OF_MUTING = Detector(on_time=end_muting, awaits_report=has_muted)
+"""A detector of its own: its place among the checks by time is after those of silences."""

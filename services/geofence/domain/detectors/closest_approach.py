@@ -15,9 +15,10 @@ from typing import NamedTuple
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
+from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
-from services.geofence.domain.kinematics import encounters, plausibility, probability
+from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
 from services.geofence.domain.kinematics.geometry import Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
@@ -26,7 +27,6 @@ from services.geofence.domain.kinematics.track import (
     UNKNOWN_AFTER_MS,
     Fix,
     Track,
-    difference,
 )
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CasePart, CaseState
@@ -116,6 +116,7 @@ def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id
     context.alert(
         AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=context.cause, distance_mm=min(distances_mm))
     )
+    distances.note_warning(context, target, min(distances_mm))
 
 
 def _pairs(context: CaseContext, target: Target, device_id: str) -> Iterator[Sides]:
@@ -163,8 +164,8 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     start, end = (_relative(sides, at_ms) for at_ms in (before.time_ms, now.time_ms))
     if start is None or end is None:
         return None
-    nearer_mm = target.shape.least(start, start) - target.shape.least(end, end)
-    vague_mm = sum(track.fixes[-1].accuracy_mm for track in tracks)
+    nearer_mm = target.shape.least_distance_mm(start, start) - target.shape.least_distance_mm(end, end)
+    vague_mm = sum(map(accuracy.credible_mm, tracks))
     if not max(MIN_APPROACH_MPS * took_ms, 2 * vague_mm) < nearer_mm <= PREDICT_UP_TO_MPS * took_ms:
         return None
     ahead = between(start, end, 1 + rules.help_after_ms / took_ms)
@@ -174,9 +175,10 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     times = 1 + sum(spans[0]) / 2 * rules.help_after_ms / took_ms
     there = between(start, end, times)
     # The error of either end grows with the factor by which the line is extended.
-    off_mm = round(math.hypot(times * vague_mm, (times - 1) * before.accuracy_mm))
-    p = probability.inside(target.shape.least(there, there), ring.radius_mm, (off_mm,))
-    return target.shape.least(end, end) if p >= rules.respond_p_pct / 100 else None
+    before_mm = max(before.accuracy_mm, accuracy.floor_mm(mover))
+    off_mm = round(math.hypot(times * vague_mm, (times - 1) * before_mm))
+    p = probability.inside(target.shape.least_distance_mm(there, there), ring.radius_mm, (off_mm,))
+    return target.shape.least_distance_mm(end, end) if p >= rules.respond_p_pct / 100 else None
 
 
 def _before(track: Track, at_ms: int) -> Fix | None:
@@ -186,10 +188,9 @@ def _before(track: Track, at_ms: int) -> Fix | None:
 
 
 def _relative(sides: Sides, at_ms: int) -> Vector | None:
-    """The wearer's position relative to the target's shape at a moment."""
-    pieces, device = list(sides.wearer.assumed(at_ms, at_ms)), sides.device
-    if device is not None:
-        pieces = list(difference(pieces, list(device.assumed(at_ms, at_ms))))
+    """The wearer's position relative to the target's shape at a moment. A side that hasn't reported since is at its last position, or
+    still in the train in which both ride."""
+    pieces = rings.assumed(sides, at_ms, at_ms)[0]
     return pieces[0].start if pieces else None
 
 

@@ -15,10 +15,22 @@ from services.geofence.domain.entries import Demand, Target
 from services.geofence.domain.kinematics import rings
 from services.geofence.domain.state import CaseState, State, part_by_key
 
+NEARER_SHARE = 0.5
+"""Warn when the wearer has come to this share of the distance that the person was last told."""
 NEARER_MM = 100_000
-"""Warn for each 100 m that the wearer comes nearer, as the protective app of the police does."""
-FARTHER_MM = 300_000
-"""Warn for each 300 m that the wearer goes away: a greater distance is no reason to look at a phone while running."""
+"""Least approach that is worth another warning, mm: below 200 m only the ring that demands a response warns again."""
+HABIT_MS = 7 * 86_400_000
+"""How long the person knows a distance that she was told. A wearer who lives 300 m away comes to that distance each evening."""
+HABIT_SHARE = 2 / 3
+"""Within that time only a distance below this share of it is news, beside the alerts of the rings."""
+HABIT_FROM_MM = 200_000
+"""Nearer than this, mm, every warning is repeated, whatever the person knows."""
+AWAY_TIMES = 3
+"""Warn once when the wearer has gone to this many times the distance that the person was last told: it misleads by then."""
+AWAY_MM = 500_000
+"""Least increase that is worth that warning, mm."""
+AWAY_FOR_MS = 600_000
+"""How long the wearer must stay away before that warning. Who leaves for good leaves the ring before, and she gets its all-clear."""
 MIN_INTERVAL_MS = 15_000
 """Minimum interval between two warnings, however many reports arrive at once."""
 
@@ -31,10 +43,24 @@ class LastWarning(NamedTuple):
     """Time of the warning, mesh time."""
     rings: int
     """Number of rings entered at that time."""
+    away: bool = False
+    """Whether the person was warned, since that number of rings is entered, that the wearer has gone away."""
+    away_since_ms: int | None = None
+    """Since when the wearer has been away, mesh time; None if the wearer isn't away."""
+
+
+class Habit(NamedTuple):
+    """The least distance to the wearer that a person was told lately."""
+
+    apart_mm: float
+    at_ms: int
+    """Time of that warning, mesh time."""
 
 
 WARNED = part_by_key("warned", LastWarning._make)
 """Last warning of each person while the wearer is within one of the person's rings, by the person's key."""
+HABITS = part_by_key("habits", Habit._make, outlives_episode=True)
+"""The habit of the wearer as far as each person was told, by the person's key."""
 
 
 def check(context: CaseContext, newest: CausingReport | None) -> None:
@@ -57,33 +83,68 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
     if nearest is None:
         return
     apart_mm, at_ms = nearest
-    before, now = warned.get(target.key), LastWarning(apart_mm, state.now_ms, len(entered))
+    before, now_ms = warned.get(target.key), state.now_ms
     if before is None or before.rings != len(entered):
         # The alert of that ring has warned her.
-        warned[target.key] = now
-        return
-    if state.now_ms - before.at_ms < MIN_INTERVAL_MS or -NEARER_MM < apart_mm - before.apart_mm < FARTHER_MM:
+        warned[target.key] = LastWarning(apart_mm, now_ms, len(entered))
         return
     ring = entered[-1]
-    if (
-        apart_mm > before.apart_mm
-        and withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None
-    ):
-        return  # not credible: no vehicle could have covered that way in the time
-    warned[target.key] = now
+    if not before.away and _is_away(before, apart_mm, ring.radius_mm):
+        if withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None:
+            return  # not credible: no vehicle could have covered that way in the time
+        before = before._replace(away_since_ms=now_ms if before.away_since_ms is None else before.away_since_ms)
+    else:
+        before = before._replace(away_since_ms=None)
+    warned[target.key] = before
+    away = before.away_since_ms is not None and now_ms - before.away_since_ms >= AWAY_FOR_MS
+    if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_near(context, target, before, apart_mm=apart_mm)):
+        return
+    warned[target.key] = LastWarning(apart_mm, now_ms, len(entered), away=away or before.away)
     kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
     context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
 
 
+def note_warning(context: CaseContext, target: Target, distance_mm: float) -> None:
+    """Notes that another alert has just warned a person, with a distance."""
+    warned = WARNED.of(context.case_state)
+    if before := warned.get(target.key):
+        warned[target.key] = before._replace(apart_mm=distance_mm, at_ms=context.state.now_ms)
+
+
+def _is_away(before: LastWarning, apart_mm: float, radius_mm: int) -> bool:
+    """Whether the distance that the person was last told misleads. Beyond the narrowest entered ring, its all-clear says so."""
+    return max(AWAY_TIMES * before.apart_mm, before.apart_mm + AWAY_MM) <= apart_mm <= radius_mm
+
+
+def _is_near(context: CaseContext, target: Target, before: LastWarning, *, apart_mm: float) -> bool:
+    """Whether the wearer has come so much nearer that it is news. The distance becomes a habit if it is."""
+    nearer_mm = min(NEARER_SHARE * before.apart_mm, before.apart_mm - NEARER_MM, context.case.rings[0].radius_mm)
+    if apart_mm > nearer_mm:
+        return False
+    habits, now_ms = HABITS.of(context.case_state), context.state.now_ms
+    habit = habits.get(target.key)
+    if habit and now_ms - habit.at_ms <= HABIT_MS and apart_mm >= max(HABIT_FROM_MM, HABIT_SHARE * habit.apart_mm):
+        return False
+    habits[target.key] = Habit(apart_mm, now_ms)
+    return True
+
+
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
-    """Least distance, mm, between the newest positions of the wearer's and the person's devices, and its time. Only fresh positions
-    count; None if no pair has them."""
+    """Least distance, mm, between the wearer's and the person's devices, and its time. Only fresh positions count; None if no pair has
+    them.
+
+    Each pair is compared by the newest positions, and at the newest moment at which both positions are known: two people in one vehicle
+    who report in turn are near each other, however far apart their newest positions are.
+    """
     candidates = []
     for sides in accounts.pairs(state, case_state, target):
         here, there = sides.wearer.last(), sides.device.last() if sides.device else None
         if here and there and rings.are_fresh(sides, state.now_ms):
             candidates.append((math.dist(here.point, there.point), max(here.time_ms, there.time_ms)))
+            known_ms = min(here.time_ms, there.time_ms)
+            if (apart := rings.relative_at(sides, known_ms)) is not None:
+                candidates.append((math.hypot(*apart), known_ms))
     return min(candidates, default=None)
 
 
-DETECTOR = Detector(on_batch=check, parts=(WARNED,))
+DETECTOR = Detector(on_batch=check, parts=(WARNED, HABITS))

@@ -1,11 +1,12 @@
 """All detectors, in the order in which the fold calls each of their hooks. The order of an entry's alerts follows from it.
 
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
-first. As time passes, silences come before the ends of muting, and amended accounts last.
+first. As time passes, silences come before the ends of muting, and amended accounts and late evidence
+last.
 
-Three things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, and `outages` compares the
-silences of all wearers: neither decides on a single case. A case that begins emits its active equipment events before any other
-decision (`cases.begin`), although a case that ends retracts them after its rings.
+Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
+fix after them, and `outages` compares the silences of all wearers: none of them decides on a single case. A case that begins emits its
+active equipment events before any other decision (`cases.begin`), although a case that ends retracts them after its rings.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from services.geofence.domain.detectors import (
     closest_approach,
     distances,
     equipment,
-    muting,
+    late_evidence,
     possible_presence,
+    sensing,
     silence,
     withheld_clearing,
 )
@@ -33,8 +35,10 @@ DETECTORS: tuple[Detector, ...] = (
     equipment.DETECTOR,
     silence.DETECTOR,
     possible_presence.DETECTOR,
-    muting.DETECTOR,
+    clearing.END_OF_MUTING,
     accounts.DETECTOR,
+    late_evidence.DETECTOR,
+    sensing.DETECTOR,
 )
 ON_FIX = tuple(detector.on_fix for detector in DETECTORS if detector.on_fix)
 ON_BATCH = tuple(detector.on_batch for detector in DETECTORS if detector.on_batch)

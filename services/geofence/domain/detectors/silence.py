@@ -27,14 +27,14 @@ ANNOUNCED_MS = 21_600_000
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
-    """Evaluates silence and reachability in a case in force as of a moment, and returns the times of the next checks.
+    """Evaluates silence and reachability in a case that is in force. Returns the times of the next checks.
 
-    Returns no time if only a report can change anything.
+    The evaluation is as of `at_ms`. No time is returned if only a report can change anything.
     """
     state, case_state, case = context.state, context.case_state, context.case
-    quiet_ms = quiet_until_ms(state, case_state, at_ms)
-    if quiet_ms is not None:
-        return (quiet_ms,)
+    next_check_ms = quiet_until_ms(state, case_state, at_ms)
+    if next_check_ms is not None:
+        return (next_check_ms,)
     check_times_ms = [*_check_persons(context, at_ms)]
     if case.tag_device_ids:
         # Exercises don't count in outages, neither as silent nor as watched wearers.
@@ -132,8 +132,8 @@ def _emit(
 ) -> Demand:
     """Emits a detection and returns its demand.
 
-    If an outage explains why somebody last heard at `heard_ms` is silent, a NOTIFY is only recorded: the notice of the outage covers
-    it.
+    `heard_ms` is the time of the last contact before a silence. If an outage explains the silence, a NOTIFY is only recorded: the
+    notice of the outage covers it.
     """
     kind, demand = demands.DETECTIONS[detection]
     record_only = detection is Detection.IN_REACH
@@ -172,7 +172,7 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     state, case_state = context.state, context.case_state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
     silent_ms = since_ms + _silent_after_ms(state, context.case)
-    long_ms = since_ms + state.rules.silent_notify_after_ms
+    long_silent_ms = since_ms + state.rules.silent_notify_after_ms
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
@@ -186,10 +186,10 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
         if heard_before and context.case.exercise is Exercise.NONE:
             outages.note_silence(context.decisions, context.case.case_id, moment_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD, moment_ms, heard_ms=since_ms)
-    if at_ms < long_ms:
-        yield long_ms
+    if at_ms < long_silent_ms:
+        yield long_silent_ms
     elif case_state.silent is Demand.RECORD:
-        moment_ms = max(long_ms, from_ms)
+        moment_ms = max(long_silent_ms, from_ms)
         case_state.silent = _emit(context, Detection.NOT_HEARD_FOR_LONG, moment_ms, heard_ms=since_ms)
 
 
@@ -202,7 +202,7 @@ def _silent_after_ms(state: State, case: Case) -> int:
 
 
 def _check_persons(context: CaseContext, at_ms: int) -> Iterator[int]:
-    """Emits PROTECTED_DEVICE_LOST by silence and its end; yields the times of the next checks.
+    """Emits PROTECTED_DEVICE_LOST for persons who fell silent or are heard again; yields the times of the next checks.
 
     A person without a device is never heard.
     """

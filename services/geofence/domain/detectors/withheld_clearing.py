@@ -25,7 +25,14 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind, Detection
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
-from services.geofence.domain.kinematics import encounters, plausibility, probability, rings, travel_feasibility
+from services.geofence.domain.kinematics import (
+    accuracy,
+    encounters,
+    plausibility,
+    probability,
+    rings,
+    travel_feasibility,
+)
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Fix, Track
 from services.geofence.domain.kinematics.travel_feasibility import Way
@@ -236,7 +243,7 @@ def emit_reentry(context: CaseContext, target: Target, ring: Ring) -> None:
         return
     for pair in _fresh_pairs(state, case, target):
         newest_position = rings.newest(pair.sides)
-        distance_mm = target.shape.least(newest_position, newest_position)
+        distance_mm = target.shape.least_distance_mm(newest_position, newest_position)
         tracks = [track for _, track in pair.tracks]
         if distance_mm > ring.radius_mm or not all(
             plausibility.is_newest_believed(track, state.rules.reach_mps) for track in tracks
@@ -362,10 +369,10 @@ def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring,
     """
     since_ms = case_state.ring(target, ring).since_ms or 0
     tracks = [side for side in sides if side]
-    vague_mm = sum(track.fixes[-1].accuracy_mm for track in tracks)
+    vague_mm = sum(map(accuracy.credible_mm, tracks))
     near_mm = ring.radius_mm + state.rules.clear_margin_of(ring.radius_mm) + vague_mm
     for piece in reversed(rings.assumed(sides, since_ms, state.now_ms)[0]):
-        if target.shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
+        if target.shape.distance_bound_mm(piece.start) - math.dist(piece.start, piece.end) > near_mm:
             continue
         spans = target.shape.within(piece.start, piece.end, near_mm)
         if spans:

@@ -32,22 +32,37 @@ def active_until_ms(state: State, case: Case, at_ms: int) -> int | None:
 
 def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> int | None:
     """End, ms, of an encounter that is active at a moment, as far as it is known; None if the encounter isn't active then."""
-    if not encounter.from_ms <= at_ms < encounter.until_ms:
-        return None
-    end_ms = encounter.until_ms
-    if encounter.daily_until_s:
-        midnight_ms = at_ms - (at_ms + KOREA_MS) % DAY_MS
-        if not midnight_ms + encounter.daily_from_s * 1000 <= at_ms < midnight_ms + encounter.daily_until_s * 1000:
-            return None
-        end_ms = min(end_ms, midnight_ms + encounter.daily_until_s * 1000)
-    if not encounter.places:
+    end_ms = _until_ms(encounter, at_ms)
+    if end_ms is None or not encounter.places:
         return end_ms
     known_ms = [
         track.fixes[-1].time_ms + track.unknown_after_ms()
         for track in (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
-        if (point := _point(track, at_ms)) and any(shape.least(point, point) == 0 for shape in encounter.places)
+        if (point := _point(track, at_ms))
+        and any(shape.least_distance_mm(point, point) == 0 for shape in encounter.places)
     ]
     return min(end_ms, max(known_ms)) if known_ms else None
+
+
+def allows(case: Case, at_ms: int, point: Vector) -> bool:
+    """Whether an encounter allowed the wearer to be at a point at a moment, even a moment long ago."""
+    return any(
+        _until_ms(encounter, at_ms) is not None
+        and (not encounter.places or any(shape.least_distance_mm(point, point) == 0 for shape in encounter.places))
+        for encounter in case.encounters
+    )
+
+
+def _until_ms(encounter: Encounter, at_ms: int) -> int | None:
+    """End, ms, of an encounter whose times cover a moment; None if they don't."""
+    if not encounter.from_ms <= at_ms < encounter.until_ms:
+        return None
+    if not encounter.daily_until_s:
+        return encounter.until_ms
+    midnight_ms = at_ms - (at_ms + KOREA_MS) % DAY_MS
+    if not midnight_ms + encounter.daily_from_s * 1000 <= at_ms < midnight_ms + encounter.daily_until_s * 1000:
+        return None
+    return min(encounter.until_ms, midnight_ms + encounter.daily_until_s * 1000)
 
 
 def _point(track: Track, at_ms: int) -> Vector | None:

@@ -16,16 +16,17 @@ from math import cos, sin, sqrt
 Vector = tuple[float, float, float]
 Span = tuple[float, float]
 """A stretch as fractions of a movement, 0 <= from <= to <= 1."""
-Corner = tuple[float, float]
-"""East and north in a plane, mm."""
+FlatPoint = tuple[float, float]
+"""A point in a plane: east and north, mm."""
 
 _A_MM = 6_378_137_000.0
 _E2 = 0.0066943799901413165  # WGS84: f (2 - f), f = 1 / 298.257223563
 _E7_RAD = math.pi / 180 / 1e7
 _LESS_E2 = 1 - _E2
 _OUTWARDS = 1 / (8 * 6_371_000_000.0**2)
-ROUNDED_MM = 1_000
-"""Allowance of the cheap bounds, mm: for rounding, and for polygons, which are measured in a plane."""
+BOUND_ALLOWANCE_MM = 1_000
+"""Allowance, mm, by which a bound of a distance stays on the safe side: for rounding, and for polygons, which are measured in a
+plane."""
 
 
 def ecef_mm(lat_e7: int, lon_e7: int) -> tuple[int, int, int]:
@@ -46,7 +47,10 @@ def lat_lon_deg(point: Vector) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Disc:
-    """The points within `radius_mm` of `centre`. A moving person is a disc of radius 0 round the origin of the difference."""
+    """The points within `radius_mm` of `centre`.
+
+    A moving person is a disc of radius 0 at the origin. Other points are then given relative to the person.
+    """
 
     centre: Vector
     radius_mm: float
@@ -56,20 +60,20 @@ class Disc:
         span = _in_ball(_minus(start, self.centre), _minus(end, self.centre), self.radius_mm + margin_mm)
         return [span] if span else []
 
-    def least(self, start: Vector, end: Vector) -> float:
+    def least_distance_mm(self, start: Vector, end: Vector) -> float:
         """Least distance to the edge on the way, millimetres; 0 inside."""
         return max(0.0, _least_norm(_minus(start, self.centre), _minus(end, self.centre)) - self.radius_mm)
 
-    def min_distance_mm(self, point: Vector) -> float:
+    def distance_bound_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.centre) - self.radius_mm
 
     def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
         """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes."""
-        return math.dist(point, self.centre) - self.radius_mm < margin_mm - ROUNDED_MM
+        return math.dist(point, self.centre) - self.radius_mm < margin_mm - BOUND_ALLOWANCE_MM
 
     @property
-    def around(self) -> tuple[Vector, float]:
+    def bounding_ball(self) -> tuple[Vector, float]:
         """Centre, and greatest distance from it, millimetres."""
         return self.centre, self.radius_mm
 
@@ -81,15 +85,16 @@ class PlanePolygon:
     `services.common.geometry.Polygon` isn't used here: the fold measures distances to moving points, in mm, and it does so for each
     position near the area.
 
-    Points are projected on the plane along its normal. That brings a point at distance d from the middle nearer by d^3 / (6 R^2), so
-    each point is moved out by d^3 / (8 R^2). Lengths are then as much too long across as too short outwards. The error is under 0.1 m
-    within 20 km of an area whose corners are within 20 km of the middle.
+    Points are projected on the plane along its normal. That brings a point at distance d from the middle nearer by d^3 / (6 R^2). If
+    each point were moved out by as much, lengths along the radius would be right, but lengths across it would be too long. So each
+    point is moved out by d^3 / (8 R^2) only. Lengths across the radius are then too long, and lengths along it too short, by the same
+    fraction. The error is under 0.1 m within 20 km of an area whose corners are within 20 km of the middle.
     """
 
     origin: Vector
     east: Vector
     north: Vector
-    sides: tuple[tuple[Corner, Corner], ...]
+    sides: tuple[tuple[FlatPoint, FlatPoint], ...]
     """Sides of the outer line and of each hole."""
     radius_mm: float
     """Distance of the farthest corner from `origin`."""
@@ -97,10 +102,10 @@ class PlanePolygon:
     def is_surely_within(self, point: Vector, margin_mm: float) -> bool:
         """Whether a point is within a margin, by a cheap bound that is never wrong when it says yes: even the farthest corner is
         nearer than the margin."""
-        return math.dist(point, self.origin) + self.radius_mm < margin_mm - ROUNDED_MM
+        return math.dist(point, self.origin) + self.radius_mm < margin_mm - BOUND_ALLOWANCE_MM
 
     @property
-    def around(self) -> tuple[Vector, float]:
+    def bounding_ball(self) -> tuple[Vector, float]:
         """A point in the middle of the corners, and greatest distance from it, millimetres."""
         return self.origin, self.radius_mm
 
@@ -113,7 +118,7 @@ class PlanePolygon:
         origin = ecef_mm(lat_e7, lon_e7)
         east = (-math.sin(lon), math.cos(lon), 0.0)
         north = (-math.sin(lat) * math.cos(lon), -math.sin(lat) * math.sin(lon), math.cos(lat))
-        sides: list[tuple[Corner, Corner]] = []
+        sides: list[tuple[FlatPoint, FlatPoint]] = []
         radius_mm = 0.0
         for line in (vertices_e7, *holes_e7):
             points = [ecef_mm(*vertex) for vertex in line]
@@ -132,21 +137,21 @@ class PlanePolygon:
                 spans.append(span)
         return _union(spans)
 
-    def least(self, start: Vector, end: Vector) -> float:
+    def least_distance_mm(self, start: Vector, end: Vector) -> float:
         """Least distance to the edge on the way, millimetres; 0 inside."""
         a, b = self._plane(start), self._plane(end)
         if self._inside(a, b):
             return 0.0
         return min(_segments_apart(a, b, side) for side in self.sides)
 
-    def min_distance_mm(self, point: Vector) -> float:
+    def distance_bound_mm(self, point: Vector) -> float:
         """A lower bound of the distance from `point`, millimetres."""
         return math.dist(point, self.origin) - self.radius_mm
 
-    def _plane(self, point: Vector) -> Corner:
+    def _plane(self, point: Vector) -> FlatPoint:
         return _flat(point, self.origin, self.east, north=self.north)
 
-    def _inside(self, a: Corner, b: Corner) -> list[Span]:
+    def _inside(self, a: FlatPoint, b: FlatPoint) -> list[Span]:
         dx, dy = b[0] - a[0], b[1] - a[1]
         cuts = {0.0, 1.0}
         for (x0, y0), (x1, y1) in self.sides:
@@ -167,8 +172,8 @@ class PlanePolygon:
 
     def _contains(self, x: float, y: float) -> bool:
         # `services.common.geometry.encloses` isn't used here: it is exact for integer corners of a single line. These corners are
-        # fractions of a millimetre, and the sides are those of the outer line and of all holes. A replay must round the division as the
-        # first fold did.
+        # fractions of a millimetre, and the sides are those of the outer line and of all holes. Keep the expression below: another one
+        # may round differently, so that a replay would differ from the first fold.
         inside = False
         for (x0, y0), (x1, y1) in self.sides:
             if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:
@@ -176,7 +181,7 @@ class PlanePolygon:
         return inside
 
 
-def _flat(point: Vector, origin: Vector, east: Vector, *, north: Vector) -> Corner:
+def _flat(point: Vector, origin: Vector, east: Vector, *, north: Vector) -> FlatPoint:
     """Where a point falls on the plane at `origin`; see PlanePolygon."""
     offset = _minus(point, origin)
     x, y = _dot(offset, east), _dot(offset, north)
@@ -220,7 +225,7 @@ def _quadratic(a: float, b: float, c: float) -> Span | None:
     discriminant = b * b - a * c
     if discriminant < 0:
         return None
-    # The root with the sum of like signs is exact. The product of the roots gives the other without cancellation.
+    # `q` adds two numbers of like sign, so the root q / a loses no digits. The other root follows from the product of both, c / a.
     q = -(b + math.copysign(math.sqrt(discriminant), b))
     root, other_root = q / a, (c / q if q else 0.0)
     low, high = max(0.0, min(root, other_root)), min(1.0, max(root, other_root))
@@ -234,7 +239,7 @@ def _least_norm(start: Vector, end: Vector) -> float:
     return math.hypot(*between(start, end, fraction))
 
 
-def _in_capsule(a: Corner, b: Corner, side: tuple[Corner, Corner], *, radius: float) -> Span | None:
+def _in_capsule(a: FlatPoint, b: FlatPoint, side: tuple[FlatPoint, FlatPoint], *, radius: float) -> Span | None:
     """When a point on its way from a to b is within `radius` of the side.
 
     The area round the side is convex, so there is at most one stretch.
@@ -267,13 +272,13 @@ def _between_bounds(start: float, step: float, low: float, *, high: float) -> Sp
     return (first, last) if first <= last else None
 
 
-def _segments_apart(a: Corner, b: Corner, side: tuple[Corner, Corner]) -> float:
+def _segments_apart(a: FlatPoint, b: FlatPoint, side: tuple[FlatPoint, FlatPoint]) -> float:
     """Distance of the segment ab from a side that it doesn't cross."""
     p, q = side
     return min(_point_apart(a, p, q), _point_apart(b, p, q), _point_apart(p, a, b), _point_apart(q, a, b))
 
 
-def _point_apart(x: Corner, p: Corner, q: Corner) -> float:
+def _point_apart(x: FlatPoint, p: FlatPoint, q: FlatPoint) -> float:
     ex, ey = q[0] - p[0], q[1] - p[1]
     square = ex * ex + ey * ey
     s = min(1.0, max(0.0, ((x[0] - p[0]) * ex + (x[1] - p[1]) * ey) / square)) if square else 0.0

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.entries import Ring, Target
-from services.geofence.domain.kinematics import plausibility, probability, rings, stationary
-from services.geofence.domain.kinematics.geometry import ROUNDED_MM
+from services.geofence.domain.kinematics import accuracy, plausibility, probability, rings, stationary
+from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import PREDICT_MS, UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.rules import Rules
@@ -68,7 +68,8 @@ def evaluate(
     mps = state.rules.reach_mps
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
-    on_the_way = _on_the_way(state.rules, tracks, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
+    credible = tuple(map(_credible, tracks, (side for side in sides if side)))
+    on_the_way = _on_the_way(state.rules, credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
     presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
@@ -105,6 +106,14 @@ def _on_the_way(
     return Presence(possible=best)
 
 
+def _credible(believed: Track, raw: Track) -> Track:
+    """The believed fixes of a device, with the accuracies that its scatter leaves them."""
+    least_mm = accuracy.floor_mm(raw)
+    if not least_mm:
+        return believed
+    return Track([fix._replace(accuracy_mm=max(fix.accuracy_mm, least_mm)) for fix in believed.fixes])
+
+
 def max_travel_mm(rules: Rules) -> int:
     """Greatest assumed distance of a wearer from the start of a jump, mm."""
     return rules.reach_mps * UNKNOWN_AFTER_MS
@@ -124,7 +133,7 @@ def _is_far_unreachable(
         fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :]
     )
     if len(tracks) == 1:
-        return target.shape.min_distance_mm(here.point) - away_mm > radius_mm
+        return target.shape.distance_bound_mm(here.point) - away_mm > radius_mm
     device = tracks[1]
     point = device.fixes[-1][3:6]
     wide_mm = max(dist(fix[3:6], point) for fix in device.fixes)
@@ -134,7 +143,7 @@ def _is_far_unreachable(
         away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.fixes[-1][0])) / took_ms
     if ahead := wearer.predicted(until_ms):
         away_mm += dist(ahead.start, ahead.end)
-    return dist(here[3:6], point) - away_mm - ROUNDED_MM > radius_mm
+    return dist(here[3:6], point) - away_mm - BOUND_ALLOWANCE_MM > radius_mm
 
 
 def _is_unreachable(
@@ -142,7 +151,7 @@ def _is_unreachable(
 ) -> bool:
     """Whether both sides surely stayed farther apart than the radius, wherever they were and would go on to. This bound is cheap."""
     here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
-    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
+    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_bound_mm(here.point)
     for track in tracks:
         apart_mm -= track.path_since_mm(from_ms)
         if there and (ahead := track.predicted(until_ms)):
@@ -167,7 +176,7 @@ def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> 
         went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
         for there in device_starts if i else device_starts[1:]:
             accuracies = (here.accuracy_mm, there.accuracy_mm) if there else (here.accuracy_mm,)
-            apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
+            apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least_distance_mm(here.point, here.point)
             if max(accuracies) < plausibility.VAGUE_FROM_MM and apart_mm <= ring.radius_mm + sum(accuracies) + went_mm:
                 return PossiblePresence(
                     at_ms=at_ms,
@@ -191,19 +200,19 @@ def _from_newest(
     raw = tuple(side for side in sides if side is not None)
     here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
-    accuracies = tuple(track.fixes[-1].accuracy_mm for track in raw)
+    accuracies = tuple(accuracy.credible_mm(track) for track in raw)
     if best is None:
-        least_mm = dist(here[3:6], there[3:6]) if there else target.shape.min_distance_mm(here.point)
-        if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + ROUNDED_MM:
+        least_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_bound_mm(here.point)
+        if least_mm > ring.radius_mm + SURELY_BEYOND * sum(accuracies) + BOUND_ALLOWANCE_MM:
             return Presence()
-    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least(here.point, here.point)
+    apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least_distance_mm(here.point, here.point)
     held = any(
         believed_track.fixes[-1][:3] != raw_track.fixes[-1][:3]
         for believed_track, raw_track in zip(believed, raw, strict=True)
     )
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)
     if not held and apart_mm <= ring.radius_mm:
-        steady = probability.inside(apart_mm, ring.radius_mm, tuple(track.steady_accuracy_mm() for track in raw))
+        steady = probability.inside(apart_mm, ring.radius_mm, tuple(accuracy.steady_mm(track) for track in raw))
         if steady >= rules.respond_p_pct / 100:
             return Presence(RingEntry(here.time_ms, apart_mm, steady))
     # Positions too vague to enter the ring even from its middle may be anywhere in their discs.

@@ -186,7 +186,7 @@ def _is_beyond(sides: Sides, shape: Shape, radius_mm: int, *, from_ms: int, to_m
         start, end = minus(here.start, there.start), minus(here.end, there.end)
         if here.at_ms is None and there.at_ms is None:
             return not shape.within(start, end, radius_mm)
-        least_mm, speed = shape.least(start, end), mps or 0
+        least_mm, speed = shape.least_distance_mm(start, end), mps or 0
         bounds.append(
             tuple(
                 least_mm - speed * sum(abs(time_ms - side.at_ms) for side in (here, there) if side.at_ms is not None)
@@ -219,7 +219,9 @@ def _anchors(track: Track, from_ms: int, to_ms: int, *, mps: int | None) -> list
     if gap_ms > track.unknown_after_ms():
         return []
     if gap_ms <= UNKNOWN_AFTER_MS or mps is None:
-        piece = Piece(before.time_ms, after.time_ms, before.point, after.point).clipped(from_ms, to_ms)
+        piece = Piece(from_ms=before.time_ms, to_ms=after.time_ms, start=before.point, end=after.point).clipped(
+            from_ms, to_ms
+        )
         return [_Anchor(piece.start, piece.end, None)]
     return [_Anchor(fix.point, fix.point, fix.time_ms) for fix in (before, after)]
 

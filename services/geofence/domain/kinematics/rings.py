@@ -14,6 +14,14 @@ from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Piece, T
 
 AGREEING_FIXES = 4
 """Number of each side's newest positions that must all be outside a ring that demands a response, before it is cleared."""
+RAIL_ONLY_MPS = 40
+"""Above this speed, m/s, a device is in a train: it is 144 km/h, and motorways allow 110 or 120 km/h (Road Traffic Act, Enforcement
+Rule 19)."""
+BRAKE_MPS2 = 1
+"""Greatest deceleration of a train, m/s2, a passenger's comfort being its limit. From 40 m/s the train needs 40 s to stop."""
+ALIKE_SHARE = 0.5
+"""Two velocities are alike if they differ by at most this share of the greater one. Trains that pass each other differ by twice their
+speed."""
 MAX_AGREE_MS = 600_000
 """The longest time in which all positions must agree. If AGREEING_FIXES positions take longer, those of this time suffice."""
 
@@ -46,6 +54,12 @@ class Account:
     """Stretches of time inside the ring that no report can change any more: those before `RingState.floor_ms`."""
     final_min_mm: float | None
     """Least distance before `RingState.floor_ms`, mm."""
+    entered_mm: float | None
+    """Distance that was assumed at the entry, mm; None once the movement at that moment is known."""
+    entered_ms: int
+    """Moment of the entry."""
+    is_assumed: bool
+    """Whether `min_mm` is the distance that was assumed at the entry."""
     due_ms: int | None = None
     """When an amended account is published, mesh time; None while no late report concerns it."""
     alert_id: str = ""
@@ -64,8 +78,8 @@ class RingState:
     """Stretches of time inside the ring in the open episode, before `floor_ms`."""
     min_mm: float | None = None
     """Least distance in `inside`, mm."""
-    entered_mm: float = 0.0
-    """Distance at the entry, mm."""
+    entered_mm: float | None = None
+    """Distance that was assumed at the entry, mm; None once the movement at that moment is known."""
     muted: bool = False
     """Whether the ring was entered under an authorised encounter, so that nobody was sent."""
     floor_ms: int = 0
@@ -82,11 +96,6 @@ class RingState:
         """Whether the ring was entered and not cleared."""
         return self.since_ms is not None
 
-    @property
-    def least_mm(self) -> float:
-        """Least distance, mm: the accounted one, else the distance at the entry."""
-        return self.entered_mm if self.min_mm is None else self.min_mm
-
     def enter(self, at_ms: int, distance_mm: float, now_ms: int) -> None:
         """Marks the ring as entered."""
         self.since_ms, self.entered_mm, self.min_mm, self.inside = at_ms, distance_mm, None, []
@@ -94,27 +103,101 @@ class RingState:
 
     def leave(self) -> None:
         """Marks the ring as left for good."""
-        self.since_ms, self.min_mm, self.inside, self.muted = None, None, [], False
+        self.since_ms, self.min_mm, self.entered_mm, self.inside, self.muted = None, None, None, [], False
+
+
+class Least(NamedTuple):
+    """The least distance of an account, mm."""
+
+    mm: float | None
+    """None if neither an entry nor any movement is known."""
+    is_assumed: bool
+    """Whether the least distance is that of the entry, at a moment at which the position of one side is still unknown."""
+
+
+def least(known_mm: float | None, entered_mm: float | None, radius_mm: int) -> Least:
+    """The least distance of an account: the least known one if it is within the ring, else the assumed one if that is less."""
+    if entered_mm is None or (known_mm is not None and known_mm <= max(radius_mm, entered_mm)):
+        return Least(known_mm, is_assumed=False)
+    return Least(entered_mm, is_assumed=True)
 
 
 def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
     """The wearer's assumed movement relative to the target's shape.
 
     One of two moving sides has reported later. The other side is assumed to have stayed (first list), and to have gone on as before
-    (further lists, if any). So a decision never waits for the other side's next report.
+    (further lists, if any). So a decision never waits for the other side's next report. Two sides that ride in the same train are the
+    exception: neither can have stayed, so they keep their distance until the train could have stopped.
     """
     wearer, device = sides
     wearer_pieces = list(wearer.assumed(from_ms, to_ms))
     if device is None:
         return [wearer_pieces]
     device_pieces = list(device.assumed(from_ms, to_ms))
-    movements = [list(difference(wearer_pieces, device_pieces))]
+    relative = list(difference(wearer_pieces, device_pieces))
+    if wearer.fixes and device.fixes and rides_along(wearer, device, to_ms):
+        return [_carried(sides, relative, from_ms, to_ms=to_ms)]
+    movements = [relative]
     wearer_ahead, device_ahead = wearer.predicted(to_ms), device.predicted(to_ms)
     if wearer_ahead and wearer_ahead.to_ms > from_ms:
         movements.append(list(difference([wearer_ahead], device_pieces)))
     if device_ahead and device_ahead.to_ms > from_ms:
         movements.append(list(difference(wearer_pieces, [device_ahead])))
     return movements
+
+
+def rides_along(wearer: Track, device: Track, at_ms: int) -> bool:
+    """Whether both sides ride in the same train and can't have left it between the older of their newest fixes and a moment.
+
+    Both last movements are faster than any car, and alike.
+    """
+    here, there = _velocity_mps(wearer), _velocity_mps(device)
+    if here is None or there is None:
+        return False
+    slower_mps, faster_mps = sorted((math.hypot(*here), math.hypot(*there)))
+    if slower_mps <= RAIL_ONLY_MPS or math.dist(here, there) > ALIKE_SHARE * faster_mps:
+        return False
+    unseen_ms = at_ms - min(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms)
+    return unseen_ms <= slower_mps / BRAKE_MPS2 * 1000
+
+
+def _velocity_mps(track: Track) -> Vector | None:
+    """Velocity between a device's newest two fixes, m/s; None unless they are at most 3 minutes apart."""
+    if len(track.fixes) < 2:
+        return None
+    before, last = track.fixes[-2], track.fixes[-1]
+    took_ms = last.time_ms - before.time_ms
+    if not 0 < took_ms <= UNKNOWN_AFTER_MS:
+        return None
+    x_mm, y_mm, z_mm = last[3] - before[3], last[4] - before[4], last[5] - before[5]
+    return x_mm / took_ms, y_mm / took_ms, z_mm / took_ms
+
+
+def _carried(sides: Sides, relative: list[Piece], from_ms: int, *, to_ms: int) -> list[Piece]:
+    """The movement of two sides in the same train: known up to the older of their newest fixes, then without any change."""
+    until_ms = known_until(sides)
+    apart = relative_at(sides, until_ms) if until_ms is not None else None
+    if until_ms is None or apart is None or until_ms >= to_ms:
+        return relative
+    known = [
+        piece.clipped(piece.from_ms, min(piece.to_ms, until_ms)) for piece in relative if piece.from_ms <= until_ms
+    ]
+    return [*known, Piece(from_ms=max(from_ms, until_ms), to_ms=to_ms, start=apart, end=apart)]
+
+
+def assumed_now(sides: Sides) -> list[Vector]:
+    """Where the wearer may be now relative to the target's shape, by each assumed movement; both sides must have a fix."""
+    times_ms = [side.fixes[-1].time_ms for side in sides if side]
+    return [pieces[-1].end for pieces in assumed(sides, min(times_ms), max(times_ms)) if pieces]
+
+
+def relative_at(sides: Sides, at_ms: int) -> Vector | None:
+    """The wearer's position relative to the target's shape at a moment; None unless both positions are known for sure then."""
+    here = sides.wearer.known_at(at_ms)
+    if here is None or sides.device is None:
+        return here
+    there = sides.device.known_at(at_ms)
+    return None if there is None else (here[0] - there[0], here[1] - there[1], here[2] - there[2])
 
 
 def newest(sides: Sides) -> Vector:
@@ -137,7 +220,7 @@ def may_reach(ways: list[list[Piece]], shape: Shape, radius_mm: float) -> bool:
     """Whether any movement could come within the radius; False only if none can."""
     for pieces in ways:
         for piece in pieces:
-            if shape.min_distance_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
+            if shape.distance_bound_mm(piece.start) - math.dist(piece.start, piece.end) <= radius_mm:
                 return True
     return False
 
@@ -164,7 +247,7 @@ def moments_within(
         for share in shares:
             at_ms = part.from_ms + round(share * (part.to_ms - part.from_ms))
             point = part.at(at_ms)
-            yield at_ms, shape.least(point, point)
+            yield at_ms, shape.least_distance_mm(point, point)
 
 
 def measure_inside(
@@ -190,7 +273,7 @@ def measure_inside(
                 if start_ms <= end_ms:
                     add_stretch(inside, start_ms, end_ms)
             part = piece.clipped(from_ms, to_ms)
-            apart_mm = shape.least(part.start, part.end)
+            apart_mm = shape.least_distance_mm(part.start, part.end)
             if least_mm is None or apart_mm < least_mm:
                 least_mm = apart_mm
     return least_mm

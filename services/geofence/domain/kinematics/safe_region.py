@@ -5,6 +5,9 @@ fix, the fix before it, and all positions between them. So a new fix within the 
 other since the last fix. That holds even if a device jumped from one end of its region to the other and was still at its previous
 position. Any event that breaks this drops the regions concerned, and the full evaluation then decides, as it would without any region.
 Regions follow from tracks, cases and rules, so no checkpoint holds them, and a restart begins without.
+
+A region is far if both devices are so far apart that no movement within their regions changes the interval that a tag should keep. In
+any other region each newest fix is evaluated for that interval, but not for rings (`detectors/sensing.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +25,11 @@ from services.geofence.domain.state import CaseState, State
 ACCURACY_TIMES = 3
 """A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); no decision rests on less likely errors."""
 
+MIN_FAR_SHARE = 0.5
+"""Least radius of a far region, as a share of the radius that any other region could have."""
+
 RangeHook = Callable[[State, CaseState], float]
+FarHook = Callable[[State, Case], float | None]
 
 
 class _Other(NamedTuple):
@@ -31,15 +38,38 @@ class _Other(NamedTuple):
     device_id: str | None
     """The other device; None for a place."""
     apart_mm: float
-    """Least distance to the positions of the other device or place since a moment, minus the range of any decision, mm."""
+    """Least distance to the positions of the other device or place since a moment, mm."""
     region_mm: float | None
-    """Least distance to the other device's safe region, minus the range of any decision, mm; None if there is no region."""
+    """Least distance to the other device's safe region, mm; None if there is no region."""
+    is_far: bool
+    """Whether the other device's safe region is far."""
+    range_mm: float
+    """Range of any decision, mm."""
+    far_mm: float
+    """Distance of far regions, mm; never below `range_mm`."""
 
 
-def measure(state: State, device_id: str, from_ms: int, *, ranges_mm: Sequence[RangeHook]) -> None:
+class _Free(NamedTuple):
+    """The space round a device."""
+
+    radius_mm: float
+    narrowed: list[str]
+    """Devices that lose their regions, because too little space was left between these and the device."""
+
+
+def measure(
+    state: State,
+    device_id: str,
+    from_ms: int,
+    *,
+    ranges_mm: Sequence[RangeHook],
+    far_mm: FarHook,
+    is_quiet: bool,
+) -> None:
     """Makes the safe region round a device's newest fix, after a full evaluation from the fix before it (`from_ms`), if possible.
 
-    `ranges_mm` are the hooks that say within which distance of a place a detector needs each fix.
+    `ranges_mm` are the hooks that say within which distance of a place a detector needs each fix. `far_mm` says beyond which distance
+    from a target the interval of a case's tags is always the same, and `is_quiet` whether no request to the device is due there.
     Each of two devices gets half of the space between them. If no region can be made, or the last step leads out of it, the other
     devices lose their regions too. Those regions were made against this device's earlier position.
     """
@@ -48,25 +78,45 @@ def measure(state: State, device_id: str, from_ms: int, *, ranges_mm: Sequence[R
     last, before = fixes[-1], fixes[-2] if len(fixes) > 1 else fixes[-1]
     if not plausibility.is_newest_believed(track, state.rules.reach_mps):
         return drop(state, device_id)  # the next fix may confirm this one, and with it the movement to it
-    free_mm, narrowed = math.inf, []
+    others: list[_Other] = []
     for case_id in state.cases_of[device_id]:
         case_state = state.cases[case_id]
         range_mm = math.inf if case_state.episode_id else max(hook(state, case_state) for hook in ranges_mm)
         if range_mm == math.inf or _has_jumped(state, case_state.case):
             return drop(state, device_id)
-        for other in _others(state, case_state.case, device_id, last=last, from_ms=from_ms, range_mm=range_mm):
-            half_mm = other.apart_mm if other.device_id is None else other.apart_mm / 2
-            if other.device_id is not None and other.region_mm is not None:
-                if other.region_mm < half_mm / 2:
+        away_mm = far_mm(state, case_state.case)
+        others += _others(
+            state, case_state.case, device_id, last=last, from_ms=from_ms, range_mm=range_mm, far_mm=away_mm or 0
+        )
+    near, far = _free(others, is_far=False), _free(others, is_far=True)
+    # A small far region is worth less than a large one in which the interval is evaluated.
+    is_far = far.radius_mm >= near.radius_mm * MIN_FAR_SHARE
+    free = far if is_far else near
+    if (
+        math.dist(last.point, before.point) + ACCURACY_TIMES * max(last.accuracy_mm, before.accuracy_mm)
+        > free.radius_mm
+    ):
+        return drop(state, device_id)
+    for other_id in free.narrowed:
+        state.tracks[other_id].safe_region = None
+    track.safe_region = SafeRegion(last.point, free.radius_mm, is_far, needs_sensing=not (is_far and is_quiet))
+
+
+def _free(others: Sequence[_Other], *, is_far: bool) -> _Free:
+    """The space round a device for a far region or for any other one."""
+    free_mm, narrowed = math.inf, []
+    for other in others:
+        half_mm = other.apart_mm - (other.far_mm if is_far else other.range_mm)
+        if other.device_id is not None:
+            half_mm /= 2
+            if other.region_mm is not None:
+                left_mm = other.region_mm - (other.far_mm if is_far or other.is_far else other.range_mm)
+                if left_mm < half_mm / 2:
                     narrowed.append(other.device_id)  # that device makes a new region from its position at its next fix
                 else:
-                    half_mm = min(half_mm, other.region_mm)
-            free_mm = min(free_mm, half_mm)
-    if math.dist(last.point, before.point) + ACCURACY_TIMES * max(last.accuracy_mm, before.accuracy_mm) > free_mm:
-        return drop(state, device_id)
-    for other_id in narrowed:
-        state.tracks[other_id].safe_region = None
-    track.safe_region = SafeRegion(last.point, free_mm)
+                    half_mm = min(half_mm, left_mm)
+        free_mm = min(free_mm, half_mm)
+    return _Free(free_mm, narrowed)
 
 
 def drop(state: State, device_id: str) -> None:
@@ -102,34 +152,45 @@ def _has_jumped(state: State, case: Case) -> bool:
     return any(map(plausibility.has_jumped, tracks))
 
 
-def _others(state: State, case: Case, device_id: str, *, last: Fix, from_ms: int, range_mm: float) -> Iterator[_Other]:
+def _others(
+    state: State, case: Case, device_id: str, *, last: Fix, from_ms: int, range_mm: float, far_mm: float
+) -> Iterator[_Other]:
     """All devices and places that a device must keep away from in a case, measured from its newest fix.
 
-    `range_mm` is the range of any decision about a place.
+    `range_mm` is the range of any decision about a place, and `far_mm` the distance of far regions.
     """
-    radius_mm = case.rings[0].radius_mm
     if device_id not in case.tag_device_ids:
         for tag_id in case.tag_device_ids:
-            yield from _device(state, tag_id, last.point, radius_mm=radius_mm, from_ms=from_ms)
+            yield from _device(state, case, tag_id, point=last.point, from_ms=from_ms, far_mm=far_mm)
         return
     for target in case.targets:
         if not target.is_person:
-            yield _Other(None, target.shape.min_distance_mm(last.point) - range_mm, None)
+            yield _Other(
+                device_id=None,
+                apart_mm=target.shape.distance_bound_mm(last.point),
+                region_mm=None,
+                is_far=False,
+                range_mm=range_mm,
+                far_mm=max(far_mm, range_mm),
+            )
         for other_id in target.device_ids:
-            yield from _device(state, other_id, last.point, radius_mm=radius_mm, from_ms=from_ms)
+            yield from _device(state, case, other_id, point=last.point, from_ms=from_ms, far_mm=far_mm)
 
 
-def _device(state: State, other_id: str, point: Vector, *, radius_mm: int, from_ms: int) -> Iterator[_Other]:
+def _device(state: State, case: Case, other_id: str, *, point: Vector, from_ms: int, far_mm: float) -> Iterator[_Other]:
     track = state.tracks.get(other_id)
     if track is None or not track.fixes:
         return  # the first fix of that device will be fully evaluated
     newest = track.fixes[-1]
     # No movement is predicted for a device that may still be at its position before a jump.
-    decision_range_mm = radius_mm + max(MAX_PREDICTION_MM, presence.max_travel_mm(state.rules))
+    range_mm = case.rings[0].radius_mm + max(MAX_PREDICTION_MM, presence.max_travel_mm(state.rules))
     since_mm = track.path_since_mm(from_ms) + ACCURACY_TIMES * newest.accuracy_mm
     region = track.safe_region
     yield _Other(
-        other_id,
-        math.dist(point, newest.point) - since_mm - decision_range_mm,
-        math.dist(point, region.centre) - region.free_mm - decision_range_mm if region else None,
+        device_id=other_id,
+        apart_mm=math.dist(point, newest.point) - since_mm,
+        region_mm=math.dist(point, region.centre) - region.free_mm if region else None,
+        is_far=region is not None and region.is_far,
+        range_mm=range_mm,
+        far_mm=max(far_mm, range_mm),
     )

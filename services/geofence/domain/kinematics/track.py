@@ -32,12 +32,6 @@ JUMP_MPS = 100
 """Speed that nothing on the ground exceeds, m/s: the KTX does 85 m/s."""
 STEADY_MS = 600_000
 """How long before the newest fix other fixes at the same place still count."""
-FROZEN_MS = 600_000
-"""Minimum duration of a frozen position: fixes that are equal to the digit for this long."""
-MIN_COPIED = 16
-"""Minimum number of fixes of a frozen position or of a copied stretch. So many different fixes don't equal earlier ones by accident."""
-
-
 MIN_PACE_MS = 30_000
 MAX_PACE_MS = 300_000
 """A pace is measured over movements of MIN_PACE_MS to MAX_PACE_MS: shorter ones are noise, and longer ones don't show how the device
@@ -106,6 +100,10 @@ class SafeRegion(NamedTuple):
     centre: Vector
     free_mm: float
     """Radius of the ball, mm."""
+    is_far: bool
+    """Whether no movement in this ball and in the other devices' far balls changes the interval that a tag should keep."""
+    needs_sensing: bool
+    """Whether each newest fix within the ball is evaluated for the interval that a tag should keep."""
 
 
 @dataclass(slots=True)
@@ -123,35 +121,64 @@ class Track:
     decision near a ring needs it several times."""
     is_truncated: bool = False
     """Whether fixes were dropped while a case named the device: the oldest known fix isn't its first."""
+    _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
+    """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 
     def add(self, fix: Fix) -> int | None:
-        """Inserts a fix in its place and returns its index; None if it is already there."""
-        if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix > self.fixes[-1]):
+        """Inserts a fix in its place and returns its index; None if the track already holds its report.
+
+        A report is known by its id and the time of its fix. The first report with both counts, whatever a later one contains.
+        """
+        if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix[:3] > self.fixes[-1][:3]):
             self.fixes.append(fix)
             return len(self.fixes) - 1
         if fix.fix_ms > fix.time_ms:
             self.ahead = True
-        if self.ahead and self._holds(fix):
+        if self.held(fix) is not None:
             return None
         index = bisect_left(self.fixes, fix[:3])
-        if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
-            return None
         self.fixes.insert(index, fix)
+        self._pace = None
+        self.floor = None
         return index
 
-    def _holds(self, fix: Fix) -> bool:
-        """Whether the track already holds this report, if the device's clock is ahead. A copy that arrived earlier has another
-        `time_ms`."""
-        for other in reversed(self.fixes):
-            if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
-                return False
-            if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
-                return True
-        return False
+    def held(self, fix: Fix) -> Fix | None:
+        """The fix that the track holds of this report; None if the report is new.
+
+        If the device's clock is ahead, a copy that arrived earlier has another `time_ms`.
+        """
+        if self.ahead:
+            for other in reversed(self.fixes):
+                if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
+                    break
+                if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
+                    return other
+        index = bisect_left(self.fixes, fix[:3])
+        if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
+            return self.fixes[index]
+        return None
+
+    def contradicts(self, fix: Fix) -> bool:
+        """Whether the track holds another content, place or accuracy, of the report of this fix."""
+        other = self.held(fix)
+        return other is not None and other[3:] != fix[3:]
 
     def last(self) -> Fix | None:
         """The newest fix; None if there is none."""
         return self.fixes[-1] if self.fixes else None
+
+    def known_at(self, at_ms: int) -> Vector | None:
+        """Position at a moment: at a fix, or between two that are at most 3 minutes apart. None if it isn't known for sure."""
+        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
+        if not index:
+            return None
+        before = self.fixes[index - 1]
+        if before.time_ms == at_ms:
+            return before.point
+        if index == len(self.fixes) or self.fixes[index].time_ms - before.time_ms > UNKNOWN_AFTER_MS:
+            return None
+        after = self.fixes[index]
+        return between(before.point, after.point, (at_ms - before.time_ms) / (after.time_ms - before.time_ms))
 
     def jumps_to(self, index: int) -> bool:
         """Whether a fix is farther from the fix before it than the accuracies and any speed can explain.
@@ -180,66 +207,27 @@ class Track:
         change_mm = (after.accuracy_mm - before.accuracy_mm) * (at_ms - before.time_ms)
         return before.accuracy_mm + change_mm // (after.time_ms - before.time_ms)
 
-    def steady_accuracy_mm(self) -> int:
-        """Accuracy of the newest fix together with those of the last 10 minutes at the same place, mm.
-
-        Each fix adds its weight, as an independent measurement would. Fixes from one radio cell aren't independent, but repeated
-        positions at her door prove more than a single one. The result can only increase the probability that the newest fix is within a
-        ring.
-        """
-        last, weight = self.fixes[-1], 0.0
-        for fix in reversed(self.fixes):
-            same = math.dist(fix[3:6], last[3:6]) <= max(fix.accuracy_mm, last.accuracy_mm)
-            if not same or last.time_ms - fix.time_ms > STEADY_MS:
-                break
-            weight += 1 / max(1, fix.accuracy_mm) ** 2
-        return round(math.sqrt(1 / weight))
-
-    def is_frozen(self) -> bool:
-        """Whether the newest fixes are equal to the digit for 10 minutes, and no earlier fix equals the one before it.
-
-        The positions of a standing device jitter. A receiver that pins its position at every standstill has done so before, so its
-        positions don't count as frozen.
-        """
-        fixes = self.fixes
-        last = fixes[-1]
-        since = len(fixes) - 1
-        while since and fixes[since - 1][3:6] == last[3:6]:
-            since -= 1
-        if last.time_ms - fixes[since].time_ms < FROZEN_MS or len(fixes) - since < MIN_COPIED or since < MIN_COPIED:
-            return False
-        return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
-
-    def is_copied(self) -> bool:
-        """Whether the newest 16 fixes, all different, equal an earlier stretch to the digit and in order."""
-        fixes = self.fixes
-        if len(fixes) < 2 * MIN_COPIED:
-            return False
-        x_mm = fixes[-1][3]
-        # Hardly any earlier fix equals the newest to the digit, so only those that do are compared.
-        ends = [i for i, fix in enumerate(fixes[MIN_COPIED - 1 : -MIN_COPIED], MIN_COPIED) if fix[3] == x_mm]
-        if not ends:
-            return False
-        newest = [fix[3:6] for fix in fixes[-MIN_COPIED:]]
-        return len(set(newest)) == MIN_COPIED and any(
-            [fix[3:6] for fix in fixes[end - MIN_COPIED : end]] == newest for end in ends
-        )
-
     def pace_mps(self) -> float | None:
         """Greatest speed at which the device moved away from a position of the last 5 minutes, m/s.
 
         Only positions at least half a minute before the newest fix count. A distance within the accuracies is no movement. None if
         there is no such position.
         """
-        last, fastest_mps = self.fixes[-1], None
+        last, count = self.fixes[-1], len(self.fixes)
+        if self._pace is not None and self._pace[0] is last and self._pace[1] == count:
+            return self._pace[2]
+        fastest_mps: float | None = None
         for fix in reversed(self.fixes):
             took_ms = last.time_ms - fix.time_ms
             if took_ms > MAX_PACE_MS:
                 break
             if took_ms >= MIN_PACE_MS:
-                moved_mm = math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm
-                fastest_mps = max(fastest_mps or 0.0, moved_mm / took_ms)
-        return fastest_mps
+                mps = (math.dist(fix[3:6], last[3:6]) - fix.accuracy_mm - last.accuracy_mm) / took_ms
+                if fastest_mps is None or mps > fastest_mps:
+                    fastest_mps = mps
+        pace_mps = None if fastest_mps is None else max(fastest_mps, 0.0)
+        self._pace = last, count, pace_mps
+        return pace_mps
 
     def kept_interval_ms(self) -> int | None:
         """Interval between reports that the device was seen to keep, ms: the median of its last gaps between fixes.
@@ -276,15 +264,20 @@ class Track:
 
     def forget_before(self, time_ms: int) -> None:
         """Drops fixes older than `time_ms`, except the last of them and the newest two."""
-        del self.fixes[: self.count_before(time_ms, 2)]
+        self.drop(self.count_before(time_ms, 2))
+
+    def drop(self, count: int) -> None:
+        """Drops the oldest fixes."""
+        del self.fixes[:count]
+        self.floor = None
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
-        return self._pieces(from_ms, to_ms, hold=False)
+        return _pieces(self.fixes, from_ms, to_ms, hold=False)
 
     def assumed(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
-        return self._pieces(from_ms, to_ms, hold=True)
+        return _pieces(self.fixes, from_ms, to_ms, hold=True)
 
     def predicted(self, to_ms: int) -> Piece | None:
         """The last movement continued after the last fix, for up to 30 s; None if there is none."""
@@ -298,28 +291,6 @@ class Track:
             return None
         end = between(before.point, last.point, 1 + ahead_ms / took_ms)
         return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
-
-    def _pieces(self, from_ms: int, to_ms: int, hold: bool) -> Iterator[Piece]:
-        fixes = self.fixes
-        last = len(fixes) - 1
-        index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
-        for i in range(index, last):
-            fix, following = fixes[i], fixes[i + 1]
-            if fix.time_ms > to_ms:
-                return
-            if following.time_ms < from_ms or following.time_ms == fix.time_ms:
-                continue
-            if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
-                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
-                    from_ms, to_ms
-                )
-            elif hold:
-                yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
-                    from_ms, to_ms
-                )
-        if hold and last >= 0 and fixes[last].time_ms <= to_ms:
-            point = fixes[last].point
-            yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
 
 
 def _kept_interval_ms(fixes: Sequence[Fix]) -> int | None:
@@ -346,6 +317,29 @@ def _unknown_after_ms(fixes: Sequence[Fix]) -> int:
     if kept_ms is None:
         return UNKNOWN_AFTER_MS
     return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
+
+
+def _pieces(fixes: Sequence[Fix], from_ms: int, to_ms: int, *, hold: bool) -> Iterator[Piece]:
+    """Lines between fixes up to 3 minutes apart. With `hold`, the device stays at a fix in a longer gap and after the newest fix."""
+    last = len(fixes) - 1
+    index = max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - 1)
+    for i in range(index, last):
+        fix, following = fixes[i], fixes[i + 1]
+        if fix.time_ms > to_ms:
+            return
+        if following.time_ms < from_ms or following.time_ms == fix.time_ms:
+            continue
+        if following.time_ms - fix.time_ms <= UNKNOWN_AFTER_MS:
+            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=following.point).clipped(
+                from_ms, to_ms
+            )
+        elif hold:
+            yield Piece(from_ms=fix.time_ms, to_ms=following.time_ms, start=fix.point, end=fix.point).clipped(
+                from_ms, to_ms
+            )
+    if hold and last >= 0 and fixes[last].time_ms <= to_ms:
+        point = fixes[last].point
+        yield Piece(from_ms=max(from_ms, fixes[last].time_ms), to_ms=to_ms, start=point, end=point)
 
 
 def difference(a: Sequence[Piece], b: Sequence[Piece]) -> Iterator[Piece]:

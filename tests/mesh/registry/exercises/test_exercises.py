@@ -13,10 +13,9 @@ from services.common.clock import MeshClock
 from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound
 from services.common.storage import db
 from services.registry.cases.tables import cases
-from services.registry.domain import ExerciseKind, Order, Wearer
+from services.registry.domain import ExerciseKind, ListedKind, Order, Wearer
 from services.registry.exercises.service import ExerciseRecords
 from services.registry.keys.vault import Vault
-from services.registry.reconciliation.domain import ListedKind
 from services.registry.records import translate
 from services.registry.records.versions import PutOutcome
 from services.registry.reviews.domain import ReviewState

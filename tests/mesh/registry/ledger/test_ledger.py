@@ -25,6 +25,7 @@ from services.registry.ledger.signing import SignedHead, Signer
 from services.registry.ledger.store import LedgerRepository, Proof, verify
 from services.registry.ledger.tables import ledger, ledger_heads
 from services.registry.records import translate
+from services.registry.records.kinds import WEARERS
 from services.registry.tables import MIGRATIONS
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
@@ -54,7 +55,7 @@ async def disclosures(database: Database) -> Disclosures:
 async def filled(database: Database, disclosures: Disclosures) -> Database:
     """A ledger of five reads with signed heads at the third and the last row."""
     for n in range(ROWS):
-        await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+        await disclosures.read(DESK, GROUNDS, WEARERS, record_id="w-1")
         if n in (2, ROWS - 1):
             await disclosures.sign()
     return database
@@ -72,7 +73,7 @@ async def broken_at(database: Database, elsewhere: list[SignedHead] | None = Non
 
 
 async def test_each_read_is_a_row_without_the_data(database: Database, disclosures: Disclosures) -> None:
-    wearer, disclosure_id = await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+    wearer, disclosure_id = await disclosures.read(DESK, GROUNDS, WEARERS, record_id="w-1")
     assert wearer.name == records.NAME
     await disclosures.read_person(DESK, GROUNDS, "p-1")
     async with database.transaction() as connection:
@@ -91,25 +92,25 @@ async def test_each_read_is_a_row_without_the_data(database: Database, disclosur
 
 async def test_a_read_of_an_unknown_record_gives_no_row(database: Database, disclosures: Disclosures) -> None:
     with pytest.raises(NotFound):
-        await disclosures.read_wearer(DESK, GROUNDS, "nobody")
+        await disclosures.read(DESK, GROUNDS, WEARERS, record_id="nobody")
     assert await proof(database) == Proof(rows=0, heads=0, unsigned=0)
 
 
 async def test_an_unchanged_ledger_is_proven(filled: Database, disclosures: Disclosures) -> None:
     assert await proof(filled) == Proof(rows=ROWS, heads=2, unsigned=0)
-    await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+    await disclosures.read(DESK, GROUNDS, WEARERS, record_id="w-1")
     assert await proof(filled) == Proof(rows=ROWS + 1, heads=2, unsigned=1)
     await disclosures.sign()
     assert (await proof(filled)).unsigned == 0
 
 
 async def test_heads_are_signed_at_intervals_in_the_background(database: Database, disclosures: Disclosures) -> None:
-    await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+    await disclosures.read(DESK, GROUNDS, WEARERS, record_id="w-1")
     await disclosures.sign()
     signing = asyncio.ensure_future(disclosures.keep_signed())
     try:
         for _ in range(SIGN_INTERVAL_ROWS):
-            await disclosures.read_wearer(DESK, GROUNDS, "w-1")
+            await disclosures.read(DESK, GROUNDS, WEARERS, record_id="w-1")
         async with asyncio.timeout(20):
             while await heads(database) < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)

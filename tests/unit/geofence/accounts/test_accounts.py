@@ -127,6 +127,53 @@ def test_a_late_report_removes_disproved_time_from_the_account() -> None:
     assert amended.inside == () and amended.min_distance_mm is not None and amended.min_distance_mm > 100_000
 
 
+def phone_off(story: Story) -> None:
+    """Her phone is off while he comes within 20 m of its last position; it is on again when he is 2 km away."""
+    play(story, [(i * 60.0, "phone", 0.0) for i in range(5)])
+    play(story, [(600 + i * 15.0, "tag", max(20.0, 3000 - 30.0 * i)) for i in range(110)])
+    play(story, [(2250 + i * 15.0, "tag", 20 + 140.0 * i) for i in range(14)])
+    play(
+        story,
+        [(2460 + i * 15.0, "tag", 2000 + 100.0 * i) for i in range(30)]
+        + [(2460 + i * 60.0, "phone", 0.0) for i in range(8)],
+    )
+
+
+def test_an_account_of_an_assumed_presence_says_so() -> None:
+    story = Story()
+    story.case()
+    phone_off(story)
+    for alert in story.of(AlertKind.RING_CLEARED)[:2]:
+        assert alert.inside == () and alert.min_distance_assumed
+        assert alert.min_distance_mm == pytest.approx(alert.ring_mm, abs=1000)
+        assert translate.measure_to_proto(alert).min_distance_assumed
+    assert [alert.ring_mm for alert in story.of(AlertKind.RING_CLEARED)[:2]] == [100_000, 1_000_000]
+
+
+def test_late_reports_of_her_phone_replace_what_was_assumed() -> None:
+    story = Story()
+    story.case()
+    phone_off(story)
+    for i in range(40):
+        story.at(2950 + i, "phone", 0, fix_s=300 + 60 * i)
+    story.tick(3100)
+    [amended] = [alert for alert in story.of(AlertKind.ACCOUNT_AMENDED) if alert.ring_mm == 100_000]
+    assert amended.inside and not amended.min_distance_assumed
+    assert amended.min_distance_mm == pytest.approx(20_000, abs=100)
+
+
+def test_a_known_movement_outside_replaces_what_was_assumed_at_the_entry() -> None:
+    story = Story()
+    story.case()
+    phone_off(story)
+    for i in range(40):
+        story.at(2950 + i, "phone", -400, fix_s=300 + 60 * i)  # she had gone for a walk
+    story.tick(3100)
+    [amended] = [alert for alert in story.of(AlertKind.ACCOUNT_AMENDED) if alert.ring_mm == 100_000]
+    assert amended.inside == () and not amended.min_distance_assumed
+    assert amended.min_distance_mm is not None and amended.min_distance_mm > 300_000
+
+
 def test_a_ring_is_not_cleared_while_a_backlog_shows_a_presence_inside() -> None:
     story = Story()
     story.case()

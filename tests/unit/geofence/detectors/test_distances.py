@@ -37,21 +37,85 @@ def begun(**changes: object) -> Story:
     return story
 
 
-def test_each_hundred_metres_nearer_goes_to_the_warning_leg_alone() -> None:
-    emitted = come(begun(), [2100, 1990, 1950, 1885, 1840, 1780, 1675, 1670])
-    assert figures(emitted) == [(2000, 1885), (2000, 1780), (2000, 1675)]
+def alone(**changes: object) -> Story:
+    """A case with a single ring, of 2 km: no narrower ring warns her."""
+    return begun(rings=[geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.WARN)], **changes)
+
+
+def unanswered(**changes: object) -> Story:
+    """A case without a ring that demands a response: no contact is predicted."""
+    wide, narrow = (
+        geometry_pb2.Ring(radius_m=m, action=a) for m, a in ((2000, geometry_pb2.WARN), (1000, geometry_pb2.NOTIFY))
+    )
+    return begun(rings=[wide, narrow], **changes)
+
+
+def test_half_of_the_distance_goes_to_the_warning_leg_alone() -> None:
+    emitted = come(alone(), [2100, 1990, 1500, 1000, 990, 700, 500, 490, 300, 240, 140, 118, 60, 10])
+    assert figures(emitted) == [(2000, 990), (2000, 490), (2000, 240), (2000, 118), (2000, 10)]
     for alert in emitted:
         assert alert.demand is Demand.WARN and alert.destinations == ((Leg.WARNING, "p"),)
         assert alert.incident_id and alert.episode_id
 
 
-def test_going_away_is_warned_of_more_rarely() -> None:
-    assert figures(come(begun(), [1200, 1310, 1450, 1510, 1700, 1820, 1890])) == [(2000, 1510), (2000, 1820)]
+def stay(story: Story, north_m: float, from_s: int, to_s: int) -> None:
+    for at_s in range(from_s, to_s, 60):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", north_m)
+
+
+def test_staying_away_is_warned_of_once() -> None:
+    story = alone()
+    come(story, [1990, 240])
+    stay(story, 730, 60, 800)  # no three times as far
+    stay(story, 1000, 800, 1390)  # not for long enough
+    stay(story, 240, 1390, 1500)
+    stay(story, 1000, 1500, 3000)
+    stay(story, 100, 3000, 3100)
+    stay(story, 1000, 3100, 5000)
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(2000, 240), (2000, 1000), (2000, 100)]
+
+
+def test_beyond_the_narrowest_ring_only_its_all_clear_is_sent() -> None:
+    story = begun()
+    come(story, [1990, 900, 300])
+    stay(story, 1050, 60, 3000)  # not yet left for good
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 300)]
+
+
+def test_a_distance_that_she_knows_is_repeated_after_a_week() -> None:
+    day_s = 86_400
+    story = unanswered(valid_until_ms=T0_MS + 30 * day_s * 1000)
+    for day in range(9):
+        come(story, [3000, 1900, 900, 300, 310, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * day_s)
+    at_s = [(alert.decided_at_ms - T0_MS) // 1000 for alert in story.of(AlertKind.DISTANCE_CHANGED)]
+    assert at_s == [180, 7 * day_s + 240]  # the first report after seven days
+
+
+@pytest.mark.parametrize(("usual_m", "now_m", "warnings"), [(300, 210, 1), (300, 190, 2), (450, 310, 1), (450, 290, 2)])
+def test_a_distance_well_below_the_known_distance_is_news(usual_m: float, now_m: float, warnings: int) -> None:
+    story = unanswered()
+    come(story, [3000, 1900, 990, usual_m, 1500, 2500, *[4000] * 8], every_s=60)
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
+    come(story, [3000, 1900, 990, now_m], every_s=60, from_s=7200)
+    assert len(story.of(AlertKind.DISTANCE_CHANGED)) == warnings
+
+
+def test_a_wearer_who_comes_nearer_each_day_is_no_habit() -> None:
+    """What she wasn't told is no habit."""
+    story = unanswered()
+    for day, nearest_m in enumerate((480, 420, 360, 310)):
+        come(story, [3000, 1900, 990, nearest_m, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * 7200)
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 480), (1000, 310)]
+
+
+def test_no_distance_beyond_the_widest_ring_is_sent() -> None:
+    assert figures(come(alone(), [1990, 400, 2010, 2600, 5000])) == [(2000, 400)]
 
 
 def test_entering_a_ring_warns_her_by_its_own_alert() -> None:
     story = begun()
-    come(story, [1200, 990, 950, 880])
+    come(story, [1200, 990, 600, 480])
     alerts = [
         (alert.kind, alert.ring_mm // 1000) for alert in story.of(AlertKind.RING_ENTERED, AlertKind.DISTANCE_CHANGED)
     ]
@@ -62,25 +126,46 @@ def test_entering_a_ring_warns_her_by_its_own_alert() -> None:
     ]
 
 
+def test_a_predicted_contact_warns_of_the_distance_too() -> None:
+    story = begun()
+    come(story, [990, 990, 990, 730, 480, 300, 230], every_s=30)
+    assert figures(story.of(AlertKind.CONTACT_PREDICTED)) == [(100, 480)]
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 230)]
+
+
+def test_a_home_300_m_away_gives_a_single_warning_after_those_of_the_rings() -> None:
+    story = begun()
+    way_home = [3000 - 150 * i for i in range(18)]
+    assert len(come(story, [*way_home, *[300 + 20 * (-1) ** i for i in range(100)]])) == 1
+
+
+def test_two_people_in_one_bus_who_report_in_turn_stay_near_each_other() -> None:
+    story = begun()
+    for i in range(20):
+        story.at(i * 60, "phone", 1200 * i)
+        story.at(i * 60 + 30, "tag", 1200 * i + 600)
+    assert not story.of(AlertKind.DISTANCE_CHANGED)
+
+
 def test_warnings_are_at_least_fifteen_seconds_apart() -> None:
-    emitted = come(begun(), [1990 - 60 * i for i in range(14)], every_s=3)
+    emitted = come(alone(), [1990 * 0.8**i for i in range(14)], every_s=3)
     at_s = [(alert.decided_at_ms - T0_MS) / 1000 for alert in emitted]
     assert len(at_s) > 1 and all(later - before >= 15 for before, later in pairwise(at_s))
 
 
 def test_a_buffered_batch_warns_once() -> None:
-    story = begun()
+    story = alone()
     come(story, [1990, 1980])
     for i in range(8):
-        story.at(150, "tag", 1900 - 100 * i, fix_s=40 + 10 * i)
+        story.at(150, "tag", 1900 - 240 * i, fix_s=40 + 10 * i)
     assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
 
 
 def test_an_unknown_position_gives_no_distance() -> None:
-    story = begun()
+    story = alone()
     come(story, [1990, 1980])
     for at_s in (200, 260, 320):
-        story.at(at_s, "tag", 1500 - at_s)
+        story.at(at_s, "tag", 900 - at_s)
     assert not story.of(AlertKind.DISTANCE_CHANGED)
 
 
@@ -99,22 +184,22 @@ def test_outside_all_rings_no_distance_is_sent_and_the_all_clear_reaches_her() -
 
 def test_a_ring_for_the_record_and_a_place_repeat_nothing() -> None:
     ring = geometry_pb2.Ring(radius_m=2000, action=geometry_pb2.RECORD)
-    assert not come(begun(rings=[ring]), [1990, 1800, 1600, 1400])
+    assert not come(begun(rings=[ring]), [1990, 900, 400, 150])
     nobody = [log_pb2.ProtectedTarget(person_id="p")]
     story = begun(persons=nobody, places=[circle("home", 0, 0, radius_m=20)])
-    assert not come(story, [1990, 1800, 1600, 1400]) and story.of(AlertKind.RING_ENTERED)
+    assert not come(story, [1990, 900, 400, 150]) and story.of(AlertKind.RING_ENTERED)
 
 
 def test_an_encounter_mutes_no_repeat() -> None:
     allowed = encounter_pb2.Encounter(encounter_id="e")
     getattr(allowed, "from").FromMilliseconds(T0_MS - 1000)
     allowed.until.FromMilliseconds(T0_MS + 3_600_000)
-    assert figures(come(begun(encounters=[allowed]), [1990, 1850])) == [(2000, 1850)]
+    assert figures(come(alone(encounters=[allowed]), [1990, 990])) == [(2000, 990)]
 
 
 def test_the_distance_is_in_the_measure_alone() -> None:
-    [emitted] = come(begun(), [1990, 1850])
-    assert translate.measure_to_proto(emitted).distance_m == pytest.approx(1850, abs=0.1)
+    [emitted] = come(alone(), [1990, 990])
+    assert translate.measure_to_proto(emitted).distance_m == pytest.approx(990, abs=0.1)
     assert not any("distance" in field.name for field, _ in translate.alert_to_proto(emitted, 0).ListFields())
 
 

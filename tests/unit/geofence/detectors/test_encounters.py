@@ -47,6 +47,41 @@ def test_during_an_encounter_she_is_warned_and_nobody_is_sent() -> None:
     assert max(alert.demand for alert in story.alerts) is WARN
 
 
+def on_a_bus(story: Story, to_s: int) -> Story:
+    """Both ride a bus at 20 m/s and report each minute in turn: by their newest positions they are 600 m apart."""
+    for at_s in range(0, to_s, 30):
+        story.at(at_s, "tag" if at_s % 60 == 0 else "phone", 20 * at_s)
+    return story
+
+
+def test_two_people_on_one_bus_are_near_when_the_encounter_ends() -> None:
+    story = Story()
+    story.case(encounters=[encounter(until_s=610)])
+    on_a_bus(story, 900)
+    assert entered(story)[-2:] == [(1000, NOTIFY, 610, ""), (100, RESPOND, 610, "")]
+    assert not story.of(AlertKind.RING_CLEARED)
+
+
+def test_a_wearer_who_left_a_moment_before_the_end_sends_nobody() -> None:
+    story = Story()
+    story.case(encounters=[encounter(until_s=610)])
+    stay(story, 0, 570, 50)
+    story.at(600, "tag", 300)
+    story.tick(620)
+    assert [ring_m for ring_m, demand, *_ in entered(story) if demand is RESPOND] == []
+    assert [alert.ring_mm for alert in story.of(AlertKind.RING_CLEARED)] == [100_000]
+
+
+def test_an_old_position_of_her_phone_proves_no_departure() -> None:
+    story = Story()
+    story.case(encounters=[encounter(until_s=910)])
+    stay(story, 0, 600, 50)
+    for at_s in range(600, 900, 60):
+        story.at(at_s, "tag", 50 + 5 * (at_s - 540))
+    story.tick(920)
+    assert (100, RESPOND) in [(ring_m, demand) for ring_m, demand, *_ in entered(story)]
+
+
 def test_a_wearer_still_there_at_the_end_sends_somebody_without_a_report() -> None:
     story = Story()
     story.case(encounters=[encounter(until_s=100)])

@@ -11,20 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec, hot_loop
-from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter
+from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter, SensingRequest
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import anomalies
-from services.geofence.domain.entries import Body, Positions
+from services.geofence.domain.detectors.late_evidence import TooLate
+from services.geofence.domain.entries import Body, FoldVersion, Positions
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
 
 TOO_LATE = "older than 2 h"
 OVERDUE = "from before the end of an order that is over"
 OF_PREVIOUS_OWNER = "from before their device changed hands"
+CONTRADICTING = "with the id and time of an earlier report but another content"
 
 
 class Report(NamedTuple):
@@ -42,39 +45,42 @@ def fold_plainly(decisions: Decisions, batch: Positions) -> None:
     """The plain path: `Track.add` puts each fix in its place, and each is fully evaluated, whatever the safe regions say."""
     state, moves = decisions.state, BatchMoves(decisions)
     set_aside: Counter[str] = Counter()
-    late: set[str] = set()
+    too_late: list[TooLate] = []
     columns = (batch.device_ids, batch.report_ids, batch.fix_times_ms, batch.lat_e7, batch.lon_e7, batch.accuracy_mm)
     for report in (Report(*row) for row in zip(*columns, strict=True)):
         time_ms = min(report.fix_time_ms, state.now_ms)
         if time_ms < state.now_ms - WINDOW_MS:
             set_aside[TOO_LATE] += 1
-            late.add(report.device_id)
+            point = ecef_mm(report.lat_e7, report.lon_e7)
+            too_late.append(TooLate(report.device_id, time_ms, point, accuracy_mm=report.accuracy_mm))
         elif time_ms < state.owned_since.get(report.device_id, time_ms):
             set_aside[OF_PREVIOUS_OWNER] += 1
-        elif not _fold_one(decisions, moves, report, received_wall_us=batch.received_wall_us):
-            set_aside[OVERDUE] += 1
+        elif reason := _fold_one(decisions, moves, report, received_wall_us=batch.received_wall_us):
+            set_aside[reason] += 1
     moves.finish()
-    if late:
-        anomalies.undated(decisions, late)
-    for reason in (TOO_LATE, OVERDUE, OF_PREVIOUS_OWNER):
+    if too_late:
+        hot_loop.fold_too_late(decisions, too_late)
+    for reason in (TOO_LATE, OVERDUE, OF_PREVIOUS_OWNER, CONTRADICTING):
         if set_aside[reason]:
             decisions.dead_letter(f"{set_aside[reason]} positions {reason}")
 
 
-def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, received_wall_us: int) -> bool:
-    """Folds one position. Returns False if no case names its device and it is from before the end of an order."""
+def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, received_wall_us: int) -> str | None:
+    """Folds one position. Returns why it is set aside, if it is: no case names its device and it is from before the end of an order,
+    or its report was there before with another content."""
     state, device_id = decisions.state, report.device_id
     track = state.tracks.setdefault(device_id, Track())
     point = ecef_mm(report.lat_e7, report.lon_e7)
     time_ms = min(report.fix_time_ms, state.now_ms)
-    index = track.add(Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm))
+    fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm)
+    index = track.add(fix)
     if index is None:
-        return True
+        return CONTRADICTING if track.contradicts(fix) else None
     state.undated_ms.pop(device_id, None)
     case_ids = state.cases_of.get(device_id)
     if not case_ids:
         track.forget_before(state.now_ms)
-        return time_ms >= state.order_ended_ms.get(device_id, 0)
+        return OVERDUE if time_ms < state.order_ended_ms.get(device_id, 0) else None
     cause = CausingReport(device_id, report.report_id, received_wall_us)
     if track.jumps_to(index):
         anomalies.jumped(decisions, track.fixes[index], case_ids, cause=cause)
@@ -85,7 +91,7 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
         hot_loop.forget_old(state, device_id, case_ids)
     if count % anomalies.FIXES_PER_CHECK == 0 and is_newest:
         anomalies.check_track(decisions, track, case_ids, cause=cause)
-    return True
+    return None
 
 
 class PlainStory(Story):
@@ -142,11 +148,13 @@ BATCHES = st.builds(
 )
 
 
-def play(story: Story, batches: list[Batch]) -> Story:
-    """Enters the batches into a story of two cases, the second of which ends during the log."""
+def play(story: Story, batches: list[Batch], asks: bool = True) -> Story:
+    """Enters the batches into a story of two cases, the second of which ends during the log. With `asks` the fold asks for data."""
     at_s = 0.0
     north_m = dict(zip(DEVICES, (9_000.0, 0.0, -9_000.0, 50.0, 700.0), strict=True))
     east_m = dict.fromkeys(DEVICES, 0.0)
+    if asks:
+        story.enter(0, FoldVersion(VERSION))
     story.case()
     second: dict[str, object] = {
         "wearer_id": "w2",
@@ -202,10 +210,10 @@ def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None
             story.heard(at_s, "tag", "phone")
 
 
-@given(st.lists(BATCHES, min_size=1, max_size=8))
+@given(st.lists(BATCHES, min_size=1, max_size=8), st.sampled_from((True, True, False)))
 @settings(max_examples=50, deadline=None)
-def test_the_hot_loop_equals_the_plain_path(batches: list[Batch]) -> None:
-    hot, plain = play(Story(), batches), play(PlainStory(), batches)
+def test_the_hot_loop_equals_the_plain_path(batches: list[Batch], asks: bool) -> None:
+    hot, plain = play(Story(), batches, asks), play(PlainStory(), batches, asks)
     assert hot.outputs == plain.outputs
     assert codec.encode(hot.state) == codec.encode(plain.state)
 
@@ -230,6 +238,7 @@ def test_the_random_batches_reach_each_kind_of_output() -> None:
     batches += [Batch(15, "", [leg._replace(late_s=8_000)]), Batch(15, "other wearer", [leg._replace(late_s=500)])]
     batches += [Batch(15, "order ends", [phone._replace(device_id="tag2", late_s=1_500)])]
     outputs = play(Story(), batches).outputs
+    assert any(isinstance(output, SensingRequest) for output in outputs)
     kinds = {output.kind.value for output in outputs if isinstance(output, Alert)}
     reasons = "; ".join(output.reason for output in outputs if isinstance(output, DeadLetter))
     assert kinds >= {"RING_ENTERED", "IMPLAUSIBLE"}

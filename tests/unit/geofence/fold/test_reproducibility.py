@@ -19,8 +19,12 @@ import pytest
 
 from services.cli.simulate.backtest import Backtest
 from services.cli.simulate.files import Scenario
-from services.geofence.domain.entries import Body, Case, Demand, Entry, Positions, Ring, Target
+from services.geofence.domain import fold
+from services.geofence.domain.alerts import Output, SensingRequest
+from services.geofence.domain.entries import Body, Case, Demand, Entry, FoldVersion, Positions, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
+from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 from tests.support.geofence import geolife, scenarios
 from tests.support.geofence.fold_digests import digest
 
@@ -78,16 +82,27 @@ def real_log(session: geolife.Session, batch: int) -> Log:
     return entries
 
 
+def asking(log: Log) -> Log:
+    """A log that demands this fold version from its start on, so that the fold asks for data."""
+    return [Entry(0, log[0].stamp_ms, FoldVersion(VERSION)), *log]
+
+
 @pytest.fixture(scope="module")
 def logs() -> list[Log]:
-    return [log_of(path) for path in scenarios.files()]
+    return [asking(log_of(path)) for path in scenarios.files()]
 
 
 @pytest.fixture(scope="module")
 def real_logs() -> list[Log]:
     geolife.require_geolife()
     sessions = sorted(geolife.load_sessions(), key=lambda session: session.t1_s - session.t0_s)[:SESSIONS]
-    return [real_log(session, batch) for session in sessions for batch in BATCHES]
+    return [asking(real_log(session, batch)) for session in sessions for batch in BATCHES]
+
+
+def folded(log: Log) -> list[Output]:
+    """All outputs of a log."""
+    state = State(0, "log")
+    return [output for entry in log for output in fold.step(state, entry)]
 
 
 def check_spacings(logs: list[Log]) -> None:
@@ -129,6 +144,16 @@ def test_another_python_gives_the_same_digest_on_real_tracks(
     real_logs: list[Log], program: str, tmp_path: Path
 ) -> None:
     check_other_python(real_logs, program, tmp_path)
+
+
+def test_the_logs_have_requests_for_data_and_the_same_alerts_without_them(logs: list[Log]) -> None:
+    requests = 0
+    for log in logs:
+        outputs = folded(log)
+        others = [output for output in outputs if not isinstance(output, SensingRequest)]
+        assert others == folded(log[1:])
+        requests += len(outputs) - len(others)
+    assert requests > 300
 
 
 def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:

@@ -94,7 +94,7 @@ def test_time_within_a_polygons_ring_equals_dense_sampling(seed: int, margin_m: 
 @settings(max_examples=40, deadline=None)
 def test_least_distance_to_a_polygon_equals_dense_sampling(seed: int) -> None:
     start, end = points(random.Random(seed), 700)
-    least_m = plane(CORNERS_M).least(start, end) / 1000
+    least_m = plane(CORNERS_M).least_distance_mm(start, end) / 1000
     sampled_m = min(apart_m(*(c / 1000 for c in between(start, end, i / 100)[:2])) for i in range(101))
     step_m = math.dist(start, end) / 1000 / 100
     assert least_m <= sampled_m + 1e-5 and sampled_m <= least_m + step_m + 0.6
@@ -107,7 +107,7 @@ def test_a_polygon_on_the_ground_has_its_true_size() -> None:
     )
     north_m = math.dist(ecef_mm(lat_e7, lon_e7), ecef_mm(lat_e7 + 10_000, lon_e7)) / 1000
     away = ecef_mm(lat_e7 - 10_000, lon_e7)
-    assert square.least(away, away) / 1000 == pytest.approx(north_m, abs=0.001)
+    assert square.least_distance_mm(away, away) / 1000 == pytest.approx(north_m, abs=0.001)
 
 
 def test_a_point_that_stays_is_inside_all_the_time_or_never() -> None:
@@ -115,7 +115,7 @@ def test_a_point_that_stays_is_inside_all_the_time_or_never() -> None:
     here = (120_000.0, 0.0, 0.0)
     assert disc.within(here, here, 70_000) == [(0.0, 1.0)]
     assert disc.within(here, here, 69_999) == []
-    assert disc.least(here, here) == 70_000
+    assert disc.least_distance_mm(here, here) == 70_000
 
 
 @pytest.mark.parametrize(

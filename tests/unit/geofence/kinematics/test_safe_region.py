@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain import codec
-from services.geofence.domain.alerts import AnomalyKind
+from services.geofence.domain.alerts import AnomalyKind, SensingRequest
 from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.entries import FoldVersion
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.version import VERSION
 from tandem.common.v1 import geometry_pb2
 from tests.support.geofence.stories import Story, circle
 from tests.support.geofence.travels import Counting, Reports, Restored, Whole, deliver, regions_of, travels
@@ -49,6 +51,8 @@ def jump(story: Story, seed: int) -> Story:
         story.at(at_s, device, north_m, east_m, accuracy_m=rng.choice((5, 5, 20)))
 
     for i in range(100):
+        if i == 5:
+            story.enter(at_s, FoldVersion(VERSION))  # from here on the fold asks for data
         step_s = rng.choice((15, 15, 60, 600 if rng.random() < 0.1 else 15))
         at_s += step_s
         heading = rng.uniform(0, math.tau) if rng.random() < 0.1 else heading
@@ -91,13 +95,14 @@ def test_the_random_jumps_are_notified_and_use_safe_regions() -> None:
 
 
 def test_the_random_travels_enter_rings_and_use_safe_regions() -> None:
-    entered = held = 0
+    entered = held = requests = 0
     for seed in range(10):
         story = Counting()
         deliver(story, travels(seed))
         entered += len(story.of(AlertKind.RING_ENTERED))
         held += story.held
-    assert entered > 20 and held > 50
+        requests += sum(isinstance(output, SensingRequest) for output in story.outputs)
+    assert entered > 20 and held > 50 and requests > 50
 
 
 def test_a_distant_device_keeps_one_safe_region_and_a_near_one_has_none() -> None:

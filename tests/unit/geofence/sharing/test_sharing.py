@@ -126,7 +126,10 @@ def test_only_the_police_see_a_protected_place_and_only_during_its_incident() ->
         assert not allowed(role, asked(home, order="o")), "nobody needs it while nobody approaches"
     (found,) = sharing.shares(here, asked(home, basis="TAG_DECREE_23_10"))
     seen = sharing.locate(here, found)
-    assert (seen.fix, seen.unknown, seen.place) == (None, False, shape) and shape.around == (shape.centre, 50_000.0)
+    assert (seen.fix, seen.unknown, seen.place) == (None, False, shape) and shape.bounding_ball == (
+        shape.centre,
+        50_000.0,
+    )
     assert sharing.end_of(here, found, NOW_MS) is None
     assert sharing.end_of(state(), found, NOW_MS) is End.WITHDRAWN
     for other in ("o/school", "o2/home", "o"):

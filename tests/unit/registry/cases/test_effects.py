@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from services.registry.cases.domain import MatchPair, PlanTerms, StoredCase, decide
-from services.registry.cases.effects import CaseMessage, Effects, Surroundings, owner_of
+from services.registry.cases.effects import CaseMessage, Effects
+from services.registry.cases.surroundings import Surroundings
 from services.registry.device_tokens.domain import DeviceToken
 from services.registry.outbox.store import OutboxMessage
 from services.registry.records import translate
+from services.registry.records.store import owner_of
 from services.registry.reviews.domain import Event
 from services.registry.routes.domain import StoredRoute
 from tests.support.registry import records

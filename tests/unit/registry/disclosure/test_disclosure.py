@@ -7,8 +7,8 @@ import pytest
 from services.common.privacy.grounds import LEGAL_BASES, Grounds, LegalBasis, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
-from services.registry.disclosure.domain import PERSON_SHOWS, WEARER_SHOWS
 from services.registry.ledger.chain import GENESIS, ChainVerifier, Disclosure, LedgerHead, append, hash_of
+from services.registry.records.kinds import PERSONS, WEARERS
 
 NOW_MS = 1_780_000_000_000
 
@@ -61,8 +61,8 @@ def test_invalid_grounds_are_rejected_at_their_field(wrong: dict[str, object], f
 
 
 def test_probation_sees_no_places_and_only_records_and_reviewers_see_numbers() -> None:
-    assert "places" not in PERSON_SHOWS[Role.ROLE_MOJ_DESK]
-    assert {role for role, names in WEARER_SHOWS.items() if "national_id" in names} == {
+    assert "places" not in PERSONS.shows[Role.ROLE_MOJ_DESK]
+    assert {role for role, names in WEARERS.shows.items() if "national_id" in names} == {
         Role.ROLE_MOJ_RECORDS,
         Role.ROLE_REVIEWER,
     }

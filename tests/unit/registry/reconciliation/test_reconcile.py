@@ -11,9 +11,18 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import Action, ContactLanguage, EndReason, OrderType, Relation, Sex, WearerEndReason
+from services.registry.domain import (
+    Action,
+    ContactLanguage,
+    EndReason,
+    ListedKind,
+    OrderType,
+    Relation,
+    Sex,
+    WearerEndReason,
+)
 from services.registry.reconciliation import canonical, domain
-from services.registry.reconciliation.domain import Finding, Listed, ListedKind
+from services.registry.reconciliation.domain import Finding, Listed
 from services.registry.records import kinds, lifecycle, translate
 from tandem.common.v1 import contact_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
@@ -58,7 +67,7 @@ def test_the_digest_equals_the_one_that_an_agency_computes() -> None:
         (translate.parse_order(records.order()), records.order()),
         (translate.parse_order(full_order()), full_order()),
     ):
-        ours_listed, theirs_listed = kinds.listed(ours), listing.listed(message)
+        ours_listed, theirs_listed = kinds.list_entry(ours), listing.listed(message)
         assert (ours_listed.kind.value, ours_listed.record_id, ours_listed.source_version, ours_listed.digest) == (
             theirs_listed.kind,
             theirs_listed.record_id,
@@ -70,7 +79,7 @@ def test_the_digest_equals_the_one_that_an_agency_computes() -> None:
 def test_a_tag_without_a_vendor_keeps_its_older_digest() -> None:
     for vendor_id, text in (("", b"wearer_id=w-1\n"), ("acme", b"wearer_id=w-1\nvendor_id=acme\n")):
         tag = translate.parse_tag(records.tag(vendor_id=vendor_id))
-        assert kinds.listed(tag).digest == hashlib.sha256(text).digest()
+        assert kinds.list_entry(tag).digest == hashlib.sha256(text).digest()
 
 
 def test_the_digest_covers_the_end_of_an_order_or_a_tag() -> None:
@@ -82,12 +91,12 @@ def test_the_digest_covers_the_end_of_an_order_or_a_tag() -> None:
     )
     _, ended, version = translate.parse_order_end(end)
     order = lifecycle.ended(translate.parse_order(full_order()), ended, version, covering=None)
-    assert kinds.listed(order).digest == listing.listed(full_order(), end).digest
-    assert kinds.listed(order).digest != listing.listed(full_order()).digest
+    assert kinds.list_entry(order).digest == listing.listed(full_order(), end).digest
+    assert kinds.list_entry(order).digest != listing.listed(full_order()).digest
 
     removal = registry_pb2.EndTagRequest(device_id="tag-1", source_version=2, removed_at=Timestamp(seconds=5))
     tag = replace(translate.parse_tag(records.tag()), removed_at_ms=5000, source_version=2)
-    assert kinds.listed(tag).digest == listing.listed(records.tag(), removal).digest
+    assert kinds.list_entry(tag).digest == listing.listed(records.tag(), removal).digest
 
 
 def test_the_digest_covers_the_end_of_a_wearer_or_a_person() -> None:
@@ -99,15 +108,15 @@ def test_the_digest_covers_the_end_of_a_wearer_or_a_person() -> None:
     )
     _, end, version = translate.parse_wearer_end(over)
     wearer = replace(translate.parse_wearer(full_wearer()), end=end, source_version=version)
-    assert kinds.listed(wearer).digest == listing.listed(full_wearer(), over).digest
-    assert kinds.listed(wearer).digest != listing.listed(full_wearer()).digest
+    assert kinds.list_entry(wearer).digest == listing.listed(full_wearer(), over).digest
+    assert kinds.list_entry(wearer).digest != listing.listed(full_wearer()).digest
 
     safe = registry_pb2.EndProtectedPersonRequest(person_id="p-1", source_version=2, ended_at=Timestamp(seconds=5))
     _, ended_at_ms, version = translate.parse_person_end(safe)
     person = translate.parse_protected_person(records.person())
     person = replace(person, ended_at_ms=ended_at_ms, source_version=version)
-    assert kinds.listed(person).digest == listing.listed(records.person(), safe).digest
-    assert kinds.listed(person).digest != listing.listed(records.person()).digest
+    assert kinds.list_entry(person).digest == listing.listed(records.person(), safe).digest
+    assert kinds.list_entry(person).digest != listing.listed(records.person()).digest
 
 
 @pytest.mark.parametrize(
@@ -178,7 +187,7 @@ def test_the_comparison_of_ten_thousand_records_names_exactly_the_differing_ones
 
 
 def test_the_root_equals_the_one_that_an_agency_computes() -> None:
-    ours = [kinds.listed(translate.parse_wearer(records.wearer(f"w-{n}"))) for n in (3, 20, 1)]
+    ours = [kinds.list_entry(translate.parse_wearer(records.wearer(f"w-{n}"))) for n in (3, 20, 1)]
     theirs = [listing.listed(records.wearer(f"w-{n}")) for n in (1, 3, 20)]
     assert domain.root(ours) == listing.root(theirs)
     assert domain.root([]) == listing.root([])

@@ -155,9 +155,9 @@ def test_the_digest_of_an_order_covers_its_encounters() -> None:
     sent.places.append(records.circle("court"))
     sent.daily_from_s, sent.daily_until_s = 1, 2
     message = order_with(records.encounter("e-0"), sent)
-    found = kinds.listed(translate.parse_order(message)).digest
+    found = kinds.list_entry(translate.parse_order(message)).digest
     assert found == listing.listed(message).digest
-    assert found != kinds.listed(translate.parse_order(order_with(records.encounter("e-0")))).digest
+    assert found != kinds.list_entry(translate.parse_order(order_with(records.encounter("e-0")))).digest
 
 
 def test_encounter_reasons_have_the_numbers_of_the_proto() -> None:

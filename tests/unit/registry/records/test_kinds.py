@@ -9,15 +9,16 @@ import pytest
 from services.common.rpc import gatekeeper
 from services.common.rpc.identity import Role
 from services.registry.api import SERVICE_NAME
-from services.registry.reconciliation.domain import Agency, ListedKind
+from services.registry.domain import ListedKind
+from services.registry.reconciliation.domain import Agency
 from services.registry.records.kinds import LISTED_BY, RECORD_TYPES, SEALED_TYPES, Record, RecordType
 
 
 def test_each_kind_of_record_stands_in_the_table_once() -> None:
     assert sorted(kind.cls.__name__ for kind in RECORD_TYPES) == sorted(cls.__name__ for cls in get_args(Record))
-    for attribute in ("table", "listed"):
+    for attribute in ("table", "listed_kind"):
         assert len({getattr(kind, attribute) for kind in RECORD_TYPES}) == len(RECORD_TYPES)
-    assert {kind.listed for kind in RECORD_TYPES} == set(ListedKind)
+    assert {kind.listed_kind for kind in RECORD_TYPES} == set(ListedKind)
 
 
 @pytest.mark.parametrize("kind", RECORD_TYPES, ids=lambda kind: kind.cls.__name__)
@@ -35,7 +36,7 @@ def test_a_kind_is_either_encrypted_or_stored_in_columns_of_its_fields(kind: Rec
 def test_a_kind_is_listed_by_the_agency_that_may_put_it(kind: RecordType[Record]) -> None:
     records = {Agency.MOJ: Role.ROLE_MOJ_RECORDS, Agency.NPA: Role.ROLE_NPA_RECORDS}
     assert records[kind.agency] in gatekeeper.allowed_roles(f"/{SERVICE_NAME}/Put{kind.cls.__name__}")
-    assert [agency for agency, listed in LISTED_BY.items() if kind.listed in listed] == [kind.agency]
+    assert [agency for agency, listed in LISTED_BY.items() if kind.listed_kind in listed] == [kind.agency]
 
 
 def test_each_agency_lists_its_kinds_in_the_order_of_their_numbers() -> None:

@@ -72,8 +72,9 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     the device is the protective device, else the tag. A position jump into the ring that demands a response demands NOTIFY.
     """
     DISTANCE_CHANGED: _AlertKind.ValueType  # 14
-    """Within a ring, the wearer came 100 m nearer or moved 300 m away since the protected person was last warned. At most every 15 s,
-    and only for the warning leg. The distance is in Measure.
+    """Within a ring, the wearer came to half of the distance that the protected person was last told, at least 100 m nearer; or once
+    moved away to three times that distance, at least 500 m farther. At most every 15 s, never beyond the widest ring, and only for
+    the warning leg. The distance is in Measure.
     """
     OUTAGE: _AlertKind.ValueType  # 15
     """So many wearers fell silent together that no single wearer caused it. With RECORD, most of them report. The alert belongs to no
@@ -92,6 +93,11 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     the positions may be spoofed. NOTIFY once for each target of an episode, at the moment of the first such position; without a
     ring, an UNKNOWN_NEAR that demands a response stays open instead. RECORD alerts follow when a possible way was found, when
     positions are back within the ring (RING_ENTERED then repeats the demand), or when the all-clear is withheld once more.
+    """
+    LATE_EVIDENCE: _AlertKind.ValueType  # 18
+    """Positions that arrived more than 2 hours late show that the wearer was within the ring that demands a response round a place.
+    NOTIFY for both desks, once an hour for each device and place, 60 s after the first such position; Alert.at is the first moment.
+    Nobody is sent or warned for the past. Accounts don't change: they end with the window of late reports.
     """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
@@ -141,8 +147,9 @@ IMPLAUSIBLE: AlertKind.ValueType  # 13
 the device is the protective device, else the tag. A position jump into the ring that demands a response demands NOTIFY.
 """
 DISTANCE_CHANGED: AlertKind.ValueType  # 14
-"""Within a ring, the wearer came 100 m nearer or moved 300 m away since the protected person was last warned. At most every 15 s,
-and only for the warning leg. The distance is in Measure.
+"""Within a ring, the wearer came to half of the distance that the protected person was last told, at least 100 m nearer; or once
+moved away to three times that distance, at least 500 m farther. At most every 15 s, never beyond the widest ring, and only for
+the warning leg. The distance is in Measure.
 """
 OUTAGE: AlertKind.ValueType  # 15
 """So many wearers fell silent together that no single wearer caused it. With RECORD, most of them report. The alert belongs to no
@@ -161,6 +168,11 @@ SPOOFING_SUSPECTED: AlertKind.ValueType  # 17
 the positions may be spoofed. NOTIFY once for each target of an episode, at the moment of the first such position; without a
 ring, an UNKNOWN_NEAR that demands a response stays open instead. RECORD alerts follow when a possible way was found, when
 positions are back within the ring (RING_ENTERED then repeats the demand), or when the all-clear is withheld once more.
+"""
+LATE_EVIDENCE: AlertKind.ValueType  # 18
+"""Positions that arrived more than 2 hours late show that the wearer was within the ring that demands a response round a place.
+NOTIFY for both desks, once an hour for each device and place, 60 s after the first such position; Alert.at is the first moment.
+Nobody is sent or warned for the past. Accounts don't change: they end with the window of late reports.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -330,7 +342,7 @@ class Alert(_message.Message):
         """Destinations of the legs. A leg without a destination has nothing to do, at any demand. JAMMED, DEVICE_OFF, IMPLAUSIBLE and
         PROTECTED_DEVICE_LOST warn nobody; about a protective device they go only to the police. SILENT and HEARD_AGAIN go only to
         probation. UNKNOWN_NEAR warns only if it demands a response, and has no destination while the wearer is only possibly near.
-        SPOOFING_SUSPECTED goes to both desks, also about a protective device, and warns nobody.
+        SPOOFING_SUSPECTED and LATE_EVIDENCE go to both desks, the first also about a protective device, and warn nobody.
         """
 
     @_builtins.property
@@ -448,17 +460,26 @@ class Measure(_message.Message):
     PROBABILITY_FIELD_NUMBER: _builtins.int
     INSIDE_FIELD_NUMBER: _builtins.int
     MIN_DISTANCE_M_FIELD_NUMBER: _builtins.int
+    MIN_DISTANCE_ASSUMED_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Id of the alert."""
     distance_m: _builtins.float
     """Distance between the wearer and the target at Alert.at, metres; for a place, from its edge. Absent if unknown."""
     probability: _builtins.float
-    """RING_ENTERED: probability that the wearer is inside the ring at Alert.at, 0 to 1."""
+    """RING_ENTERED: probability that the wearer is inside the ring at Alert.at, 0 to 1. LATE_EVIDENCE: the greatest one of the late
+    positions.
+    """
     min_distance_m: _builtins.float
-    """RING_CLEARED, ACCOUNT_AMENDED: least distance, metres."""
+    """RING_CLEARED, ACCOUNT_AMENDED, LATE_EVIDENCE: least distance, metres."""
+    min_distance_assumed: _builtins.bool
+    """RING_CLEARED, ACCOUNT_AMENDED: min_distance_m is the distance that was assumed when the ring was entered. One side didn't report
+    then, and all movements that are known since stay farther away.
+    """
     @_builtins.property
     def inside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
-        """RING_CLEARED, ACCOUNT_AMENDED: when the wearer was inside the ring, computed in continuous time from both tracks."""
+        """RING_CLEARED, ACCOUNT_AMENDED: when the wearer was inside the ring, computed in continuous time from both tracks.
+        LATE_EVIDENCE: when the late positions were inside the ring; positions at most 3 minutes apart are one interval.
+        """
 
     def __init__(
         self,
@@ -468,10 +489,11 @@ class Measure(_message.Message):
         probability: _builtins.float | None = ...,
         inside: _abc.Iterable[Global___Interval] | None = ...,
         min_distance_m: _builtins.float | None = ...,
+        min_distance_assumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "distance_m", b"distance_m", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "alert_id", b"alert_id", "distance_m", b"distance_m", "inside", b"inside", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "alert_id", b"alert_id", "distance_m", b"distance_m", "inside", b"inside", "min_distance_assumed", b"min_distance_assumed", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__distance_m: _TypeAlias = _typing.Literal["distance_m"]  # noqa: Y015
     _WhichOneofArgType__distance_m: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m"]  # noqa: Y015

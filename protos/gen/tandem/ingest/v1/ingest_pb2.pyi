@@ -846,8 +846,8 @@ Global___ListReportingResponse: _TypeAlias = ListReportingResponse  # noqa: Y015
 
 @_typing.final
 class DeviceReporting(_message.Message):
-    """What a device was asked about its reports, and what it does. What it does is known only to the ingest process that accepts the device's
-    reports, since that process started; another process leaves these fields empty.
+    """What a device was asked about its reports, and what it does. Ingest processes tell each other every 5 s when each asked device had a
+    fix. The requests for the position are counted since the start of the process that answers.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -921,6 +921,36 @@ class DeviceReporting(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeviceReporting: _TypeAlias = DeviceReporting  # noqa: Y015
+
+@_typing.final
+class ObservedFixes(_message.Message):
+    """Times of fixes of asked devices that an ingest process accepted, in the stream OBSERVED. So all processes know what each device does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    FIX_TIMES_MS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Id of the device of each fix."""
+
+    @_builtins.property
+    def fix_times_ms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Time of each fix, milliseconds since 1970 UTC."""
+
+    def __init__(
+        self,
+        *,
+        device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        fix_times_ms: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "fix_times_ms", b"fix_times_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ObservedFixes: _TypeAlias = ObservedFixes  # noqa: Y015
 
 @_typing.final
 class ReportingAsk(_message.Message):

@@ -1,8 +1,8 @@
 """Detection and repair of published messages that their stream has lost, because it went back after they were published.
 
-A publisher records the sequence of each published message (`PubAck.seq`) in its database. A stream that goes back loses its
-newest messages. So the publisher's message with the highest sequence shows whether an earlier one is lost. Messages that were recorded
-since the last comparison are checked one by one.
+A publisher records the sequence of each published message (`PubAck.seq`) in its database. A stream that goes back loses the messages
+with the highest sequences. So if it still holds the publisher's message with the highest sequence, it holds those before, too.
+Messages that were recorded since the last comparison are checked one by one.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ NOTICE_INTERVAL_S = 0.25
 RESTORE_INTERVAL_S = 60.0
 """Interval of `restore` while the connection is up, seconds of wall time. It is longer than CHECK_INTERVAL_S, because each call
 publishes messages one by one only to have most of them rejected."""
-RUN = 256
+STORED_RUN = 256
 """Number of consecutive stored messages after which the search for lost ones ends. It isn't 1, because concurrent publications may be
 recorded in any order."""
 PAGE = 64
 """Number of publications that are read from the publisher's database at a time."""
+REJECTED_RUN = 64
+"""Number of consecutive rejected messages after which `restore` ends."""
 
 
 class Publication(NamedTuple):
     """A publisher's record of a message that it has published."""
 
-    recorded: int
+    position: int
     """Position in the order in which the publisher recorded its publications."""
     sequence: int
     """Sequence of the message in the stream."""
@@ -52,7 +54,7 @@ class PublicationRecords(Protocol):
     async def newest(self, before: int | None, limit: int) -> list[Publication]:
         """The last recorded publications, newest first, at most `limit`. With `before`, only those recorded before that position."""
 
-    async def furthest(self, up_to: int) -> Publication | None:
+    async def highest(self, up_to: int) -> Publication | None:
         """The publication with the highest sequence among those recorded up to a position, or None if there is none."""
 
 
@@ -63,8 +65,8 @@ IsThere = Callable[[Publication], Awaitable[bool]]
 class StreamComparison:
     """Compares a publisher's records with a stream, to find publications that the stream has lost."""
 
-    def __init__(self, bus: Bus, stream: str, *, notes: PublicationRecords, is_there: IsThere) -> None:
-        self._bus, self._stream, self._notes, self._is_there = bus, stream, notes, is_there
+    def __init__(self, bus: Bus, stream: str, *, records: PublicationRecords, is_there: IsThere) -> None:
+        self._bus, self._stream, self._records, self._is_there = bus, stream, records, is_there
         self._compared: int | None = None
         """Position up to which the stream holds all recorded publications. None before the first comparison."""
 
@@ -73,15 +75,16 @@ class StreamComparison:
 
         The caller publishes them again and deletes their records, so that the next comparison doesn't find them.
         """
-        newest = await self._notes.newest(None, PAGE)
+        newest = await self._records.newest(None, PAGE)
         if not newest:
             return []
-        last = newest[0].recorded
-        furthest = await self._notes.furthest(last if self._compared is None else self._compared)
-        missing = furthest is not None and not await self._is_there(furthest)
-        lost = [] if missing else await self._walk(newest, self._compared, run=1)
+        last = newest[0].position
+        highest = await self._records.highest(last if self._compared is None else self._compared)
+        missing = highest is not None and not await self._is_there(highest)
+        run = 1 if self._compared is None else STORED_RUN
+        lost = [] if missing else await self._walk(newest, self._compared, run)
         if missing or lost:
-            lost = await self._walk(newest, None, RUN)
+            lost = await self._walk(newest, None, STORED_RUN)
             self._bus.metrics.publications_lost.labels(self._stream).inc(len(lost))
             logger().critical("publications_were_lost", stream=self._stream, messages=len(lost))
             self._compared = None
@@ -89,22 +92,25 @@ class StreamComparison:
             self._compared = last
         return lost[::-1]
 
-    async def _walk(self, page: list[Publication], compared: int | None, run: int) -> list[Publication]:
-        """Lost publications, newest first. The search ends after `run` consecutive stored ones, or at the position `compared`."""
+    async def _walk(self, page: list[Publication], until: int | None, run: int) -> list[Publication]:
+        """Lost publications, newest first.
+
+        The search ends at the position `until`, or after a page at whose end `run` consecutive publications were stored.
+        """
         lost: list[Publication] = []
         there = 0
         while page:
             for publication in page:
-                if compared is not None and publication.recorded <= compared:
+                if until is not None and publication.position <= until:
                     return lost
                 if await self._is_there(publication):
                     there += 1
                 else:
                     lost.append(publication)
                     there = 0
-            if there >= (run if compared is None else RUN):
+            if there >= run:
                 return lost
-            page = await self._notes.newest(page[-1].recorded, PAGE)
+            page = await self._records.newest(page[-1].position, PAGE)
         return lost
 
 
@@ -119,8 +125,8 @@ class SoleMessage(NamedTuple):
 async def restore(bus: Bus, stream: str, newest_first: Iterable[SoleMessage]) -> None:
     """Publishes again those messages that the stream has lost. Raises Unavailable.
 
-    It needs no permission to read, because the server rejects a message that the stream still holds. It ends only after 64
-    consecutive rejections: the newest messages may have been published after the loss, and the lost ones are older.
+    It needs no permission to read, because the server rejects a message that the stream still holds. It ends only after
+    REJECTED_RUN consecutive rejections: the newest messages may have been published after the loss, and the lost ones are older.
     """
     lost = there = 0
     for message in newest_first:
@@ -128,7 +134,7 @@ async def restore(bus: Bus, stream: str, newest_first: Iterable[SoleMessage]) ->
             await bus.publish(message.subject, message.payload, msg_id=message.message_id, expected_last=0)
         except AlreadyStored:
             there += 1
-            if there >= PAGE:
+            if there >= REJECTED_RUN:
                 break
         else:
             lost, there = lost + 1, 0

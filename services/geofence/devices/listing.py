@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from services.common import fields, times
 from services.common.rpc.errors import NotFound
 from services.geofence.consumer import Evaluator
-from services.geofence.domain import tag_quality
-from services.geofence.domain.tag_quality import TagQuality
+from services.geofence.devices.quality import TagQuality, quality_of, tag_ids
 from tandem.geofence.v1 import geofence_pb2
 
 MAX_PAGE, USUAL_PAGE = 5_000, 1_000
@@ -53,7 +52,7 @@ class DeviceList:
 
     def _ids(self) -> set[str]:
         """Ids of the tags of all partitions of this process."""
-        return set().union(*(tag_quality.tag_ids(evaluator.state) for evaluator in self._evaluators.values()))
+        return set().union(*(tag_ids(evaluator.state) for evaluator in self._evaluators.values()))
 
     def _missing(self) -> list[int]:
         return [p for p in range(self._partitions) if p not in self._evaluators]
@@ -63,7 +62,7 @@ class DeviceList:
         for evaluator in self._evaluators.values():
             track = evaluator.state.tracks.get(device_id)
             if track is not None and track.fixes:
-                return tag_quality.quality_of(track)
+                return quality_of(track)
         return None
 
 

@@ -1,14 +1,13 @@
-"""Rules that the commands of both agencies share."""
+"""Reads and checks of the stored version of a record that a command changes."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 from services.common.rpc.errors import InvalidField, NotFound
-from services.registry.cases.effects import owner_of
 from services.registry.domain import Device, Order, Tag, Wearer
 from services.registry.records.kinds import R
-from services.registry.records.store import StoredRecord
+from services.registry.records.store import StoredRecord, owner_of
 
 _E = TypeVar("_E", Wearer, Order)
 
@@ -30,6 +29,9 @@ def require_same_exercise(field: str, record: _E, before: _E | None) -> None:
 
 
 def owners(device: Tag | Device, stored: StoredRecord[Tag] | StoredRecord[Device] | None) -> list[str]:
-    """Ids of a device's previous and current owner. In this order, a log never has two cases that name the device at once."""
+    """Ids of a device's previous and current owner, in the order in which their joint cases must be renewed.
+
+    In this order, the cases of the previous owner drop the device before those of the current owner name it.
+    """
     before = stored.open() if stored else None
     return list(dict.fromkeys(owner_of(version).record_id for version in (before, device) if version))
