@@ -1,4 +1,4 @@
-"""The feasibility of an order: what it would have caused, and which change of it removes most of that at no more misses. No I/O, no clock."""
+"""The feasibility of an order: what it would have caused, and which change spares most at no more misses. No I/O, no clock."""
 
 from __future__ import annotations
 
@@ -163,6 +163,6 @@ def _changes(case: Case, fixes: list[Fix]) -> Iterator[Change]:
     widest_mm = case.rings[0].radius_mm
     places = [target.shape for target in case.targets if not target.is_person]
     for stay in stays(fixes):
-        nearest_mm = min((shape.least(stay.middle, stay.middle) for shape in places), default=None)
+        nearest_mm = min((shape.least_distance_mm(stay.middle, stay.middle) for shape in places), default=None)
         if nearest_mm is not None and nearest_mm <= widest_mm + STAY_MM:
             yield ExceptionAdded(stay, nearest_mm / 1000)
