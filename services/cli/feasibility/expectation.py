@@ -30,7 +30,7 @@ DATED_MS = 86_400_000
 folded as if it had held on all days of the history."""
 
 
-class Cause(NamedTuple):
+class AlertCause(NamedTuple):
     """The reason of a dispatch or a notice."""
 
     demand: str
@@ -44,9 +44,9 @@ class Expectation:
     """Counts of one order on the days of a history."""
 
     days: float
-    dispatches: Counter[Cause]
+    dispatches: Counter[AlertCause]
     """Number of dispatches by the cause of the first demand. Demands within 10 minutes after another one are one dispatch."""
-    notices: Counter[Cause]
+    notices: Counter[AlertCause]
     """Number of alerts that demand NOTIFY."""
     pushes: int
     """Number of alerts that go to the protected persons."""
@@ -131,8 +131,8 @@ def _dispatches(alerts: Sequence[Alert]) -> Iterator[Alert]:
             last_ms = alert.decided_at_ms
 
 
-def _cause(alert: Alert) -> Cause:
-    return Cause(alert.demand.name, alert.ring_mm / 1000 if alert.ring_mm else None, alert.kind.value)
+def _cause(alert: Alert) -> AlertCause:
+    return AlertCause(alert.demand.name, alert.ring_mm / 1000 if alert.ring_mm else None, alert.kind.value)
 
 
 def _is_answered(visit: Visit, alerts: Sequence[Alert]) -> bool:

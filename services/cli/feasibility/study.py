@@ -18,6 +18,8 @@ from services.geofence.domain.rules import Rules
 
 RADIUS_SHARES = (0.75, 0.5)
 """Smaller radii that are tried for each ring, as shares of the proposed one."""
+MIN_RADIUS_MM = 100_000
+"""Least radius that is tried, mm: the distance within which the Stalking Punishment Act, 9(1) item 2, forbids an approach."""
 
 
 class SmallerRing(NamedTuple):
@@ -156,7 +158,7 @@ def _changes(case: Case, fixes: list[Fix]) -> Iterator[Change]:
     for ring in case.rings:
         for share in RADIUS_SHARES:
             radius_mm = round(ring.radius_mm * share)
-            if all(radius_mm != other.radius_mm for other in case.rings):
+            if radius_mm >= MIN_RADIUS_MM and all(radius_mm != other.radius_mm for other in case.rings):
                 yield SmallerRing(ring, radius_mm)
     for encounter in case.encounters:
         yield ExceptionLeftOut(encounter.encounter_id)

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 from rich.table import Column, Table
 
-from services.cli.feasibility.expectation import Cause, Expectation
+from services.cli.feasibility.expectation import AlertCause, Expectation
 from services.cli.feasibility.stays import Stay
 from services.cli.feasibility.study import Change, ExceptionAdded, ExceptionLeftOut, Feasibility, SmallerRing
 from services.common import times
@@ -185,7 +185,7 @@ def _totals(expectation: Expectation) -> list[tuple[str, int]]:
     ]
 
 
-def _causes(expectation: Expectation) -> list[tuple[Cause, int]]:
+def _causes(expectation: Expectation) -> list[tuple[AlertCause, int]]:
     """Causes of dispatches, then of notices; the most frequent first."""
     return [*expectation.dispatches.most_common(), *expectation.notices.most_common()]
 

@@ -29,7 +29,7 @@ MAX_DEVICES = 200
 MAX_HISTORY = 30
 """Maximum number of commands on the page of a device."""
 PAGE_SIZE = 1_000
-EXAMINED_AT_ONCE = 5_000
+EXAMINED_BATCH = 5_000
 T = TypeVar("T")
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -118,7 +118,7 @@ class ReportingPages:
 
     async def _measured(self, ask: Ask) -> tuple[list[MeasuredTag], bool]:
         """Returns the slow tags and those whose accuracy can't be true, and whether some partitions are missing."""
-        request = geofence_pb2.ListDevicesRequest(only_conspicuous=True, page_size=EXAMINED_AT_ONCE)
+        request = geofence_pb2.ListDevicesRequest(only_conspicuous=True, page_size=EXAMINED_BATCH)
         tags: list[MeasuredTag] = []
         while True:
             answer = await self._mesh.geofence.ListDevices(

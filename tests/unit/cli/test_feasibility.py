@@ -14,7 +14,7 @@ import pytest
 from services.cli.commands.decision.feasibility import feasibility
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.feasibility import expectation, presence, stays, study, tables
-from services.cli.feasibility.expectation import Cause
+from services.cli.feasibility.expectation import AlertCause
 from services.cli.feasibility.history import DAY_MS, Coverage, History, HistoryEntry, coverage_of
 from services.cli.feasibility.presence import Visit
 from services.cli.feasibility.study import ExceptionAdded, ExceptionLeftOut, SmallerRing
@@ -121,10 +121,10 @@ def test_demands_to_respond_within_10_minutes_are_one_dispatch_with_the_cause_of
     ]
     counted = expectation.count(alerts, WEEK, [])
     assert counted.dispatches == {
-        Cause("RESPOND", 100.0, "CONTACT_PREDICTED"): 1,
-        Cause("RESPOND", 100.0, "RING_ENTERED"): 1,
+        AlertCause("RESPOND", 100.0, "CONTACT_PREDICTED"): 1,
+        AlertCause("RESPOND", 100.0, "RING_ENTERED"): 1,
     }
-    assert counted.notices == {Cause("NOTIFY", 1000.0, "RING_ENTERED"): 1}
+    assert counted.notices == {AlertCause("NOTIFY", 1000.0, "RING_ENTERED"): 1}
     assert counted.pushes == 3
     assert counted.a_week(counted.pushes) == 3
 
@@ -251,14 +251,15 @@ def test_the_best_change_removes_most_at_no_more_misses() -> None:
         for at_ms, east_m, _ in at_home_by_night(2, 980)
     ]
     known = study.study(case(), history(fixes), progress=lambda *_: None)
-    assert known.expectation.notices[Cause("NOTIFY", 1000.0, "RING_ENTERED")] > 10
+    assert known.expectation.notices[AlertCause("NOTIFY", 1000.0, "RING_ENTERED")] > 10
+    tried = {each.change.radius_mm for each in known.alternatives if isinstance(each.change, SmallerRing)}
+    assert tried == {1_500_000, 750_000, 500_000}  # not under 100 m, and no radius twice
     assert known.best is not None
-    assert isinstance(known.best.change, SmallerRing)
     assert known.best.change == SmallerRing(RINGS[1], 750_000)
     assert known.best.expectation.notices.total() < known.expectation.notices.total()
     assert json.loads(json.dumps(tables.to_json(known)))["best"] == 1
-    again = study.study(case(), history(fixes), progress=lambda *_: None)
-    assert tables.to_json(again) == tables.to_json(known)
+    repeated = study.study(case(), history(fixes), progress=lambda *_: None)
+    assert tables.to_json(repeated) == tables.to_json(known)
 
 
 def test_a_proposed_exception_shows_what_it_spares() -> None:
