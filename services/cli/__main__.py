@@ -8,7 +8,7 @@ import grpc.aio
 import typer
 
 from services.cli.commands.data import device_token, import_, load, quarantine, reporting, send
-from services.cli.commands.decision import backtest, replay
+from services.cli.commands.decision import backtest, feasibility, replay
 from services.cli.commands.mesh import certs, demo, drill, streams, up, watch
 from services.cli.commands.review import evidence, explain, export, incidents, ledger, trace
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
@@ -27,6 +27,7 @@ app.command()(certs.certs)
 app.command()(demo.demo)
 app.command()(replay.replay)
 app.command()(backtest.backtest)
+app.command()(feasibility.feasibility)
 app.command()(explain.explain)
 app.command()(incidents.incidents)
 app.command()(trace.trace)

@@ -20,7 +20,7 @@ from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
-from tandem.ingest.v1.ingest_pb2_grpc import IngestServiceStub
+from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
@@ -45,6 +45,7 @@ class MeshClient:
         traces: TraceServiceStub,
         *,
         ingest: IngestServiceStub,
+        commands: CommandServiceStub,
         geofence: GeofenceServiceStub,
         legs: dict[str, LegClient],
     ) -> None:
@@ -53,6 +54,7 @@ class MeshClient:
         self.registry = registry
         self.traces = traces
         self.ingest = ingest
+        self.commands = commands
         self.geofence = geofence
         self.legs = legs
         """Legs by name: probation, police."""
@@ -100,11 +102,13 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
                 following=FollowingServiceStub(leg),
                 roster=RosterServiceStub(leg),
             )
+        ingest = await channel(settings.ingest)
         yield MeshClient(
             settings=settings,
             registry=RegistryServiceStub(registry),
             traces=TraceServiceStub(registry),
-            ingest=IngestServiceStub(await channel(settings.ingest)),
+            ingest=IngestServiceStub(ingest),
+            commands=CommandServiceStub(ingest),
             geofence=GeofenceServiceStub(await channel(settings.geofence)),
             legs=legs,
         )

@@ -1,4 +1,4 @@
-"""gRPC servicer of the geofence service: cases, alerts and rules."""
+"""gRPC servicer of the geofence service: cases, alerts, rules and devices."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from services.common.rpc.errors import InvalidField, StoreFull, Unavailable
 from services.common.rpc.identity import Role
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
+from services.geofence.devices.listing import DeviceList
 from services.geofence.domain.state import CaseState
 from services.geofence.partition_ownership import PartitionOwnership
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
@@ -41,6 +42,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         self._alert_streams = 0
         """Open WatchAlerts calls."""
         self._ownership = PartitionOwnership(evaluators, partitions)
+        self._devices = DeviceList(evaluators, partitions)
 
     async def GetCase(
         self, request: geofence_pb2.GetCaseRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -142,6 +144,11 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
             for p in range(self._partitions)
         ]
         return geofence_pb2.PutRulesResponse(sequences=[ack.seq for ack in acks])
+
+    async def ListDevices(
+        self, request: geofence_pb2.ListDevicesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> geofence_pb2.ListDevicesResponse:
+        return await self._devices.page(request)
 
     def _now_sequence(self, partition: int) -> int:
         evaluator = self._evaluators.get(partition)

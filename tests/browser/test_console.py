@@ -296,6 +296,8 @@ async def test_no_page_has_a_serious_finding_and_no_request_leaves_the_machine(p
     for page, path in (
         *(("police", path) for path in ("/", "/search", "/reviews", "/devices")),
         ("operator", "/devices"),
+        ("operator", "/reporting"),
+        ("operator", f"/reporting/{played.stage.plan.id('tag')}"),
         ("stranger", "/sign-in"),
     ):
         assert await played.browser("open", page=page, url=f"{played.url}{path}", language="en") == 200

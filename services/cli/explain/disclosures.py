@@ -28,19 +28,22 @@ class Reader:
     purpose: Purpose
 
 
-def reader(name: str, legal_basis: str, purpose: Purpose, *, now_ms: int) -> Reader:
-    """A reader with checked name and grounds. Raises CommandFailed, naming the option that is missing or wrong."""
+def reader(name: str, legal_basis: str, purpose: Purpose, *, now_ms: int, needed_by: str) -> Reader:
+    """A reader with checked name and grounds. Raises CommandFailed, naming the option that is missing or wrong.
+
+    `needed_by` is the option that makes the grounds necessary.
+    """
     reader = Reader(_PREFIX + name, legal_basis, purpose)
     try:
         caller_of(reader.spiffe_id)
     except Unauthenticated:
-        raise CommandFailed("--positions needs --reviewer: a name of a-z, 0-9 and - (example: kim)", MISUSED) from None
+        raise CommandFailed(f"{needed_by} needs --reviewer: a name of a-z, 0-9 and - (example: kim)", MISUSED) from None
     for kind in (RecordKind.WEARER, RecordKind.PROTECTED_PERSON):
         try:
             check_grounds(legal_basis, purpose, "", kind=kind, now_ms=now_ms)
         except InvalidField as error:
             option = error.field.replace("_", "-")
-            raise CommandFailed(f"--positions needs --{option}: {error.reason}", MISUSED) from None
+            raise CommandFailed(f"{needed_by} needs --{option}: {error.reason}", MISUSED) from None
     return reader
 
 

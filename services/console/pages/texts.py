@@ -1,12 +1,15 @@
-"""All texts of the pages, in Korean and English. Pure."""
+"""All texts of the pages, in Korean and English. No I/O, no clock."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.console.pages.operator_texts import OPERATOR_TEXTS
+
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, tuple[str, str]] = {
+    **OPERATOR_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),

@@ -19,6 +19,7 @@ from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
 from services.console.live.feed import Feed
 from services.console.mesh import MeshClient
+from services.console.operators.views import ReportingPages
 from services.console.pages import assets
 from services.console.pages.texts import LANGUAGES
 from services.console.redirects import HOME, see_other
@@ -54,6 +55,7 @@ class Pages:
         self._signing_in = SigningIn(settings, guard)
         self._incidents = IncidentPages(settings, guard, mesh)
         self._answers = Answers(guard, mesh, self._incidents)
+        self._reporting = ReportingPages(guard, mesh)
 
     def routes(self) -> list[web.RouteDef]:
         """Makes all routes that are served, with their roles."""
@@ -70,6 +72,7 @@ class Pages:
             guard.get("/reviews", DESKS, self.reviews),
             guard.post("/reviews", DESKS, self.decide),
             guard.get("/devices", ALL_ROLES, self.devices),
+            *self._reporting.routes(),
         ]
 
     async def language(self, ask: Ask) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""`tandem explain` on a running mesh, and on a log that no longer holds the deciding entry."""
+"""`tandem explain` and `tandem feasibility` on a running mesh, and on a log that no longer holds the deciding entry."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,31 @@ def ledger(mesh: RunningMesh, who: str) -> list[tuple[object, ...]]:
             " from ledger where who = ? and recipient = who order by sequence",
             (who,),
         ).fetchall()
+
+
+def test_feasibility_of_a_stored_order_is_disclosed_before_anything_is_shown(mesh: RunningMesh, tmp_path: Path) -> None:
+    alert = next(alert for alert in asyncio.run(read_alerts(mesh)) if alert.demand == geometry_pb2.RESPOND)
+    track = tmp_path / "track.csv"
+    lines = [f"{1_783_263_600 + 120 * i},37.9,127.2,10\n" for i in range(721)]
+    track.write_text("time,lat,lon,accuracy\n" + "".join(lines))
+    given = ("--history", str(track), "--dir", str(mesh.folder), "--json")
+    grounds = ("--reviewer", "park", "--legal-basis", "STALKING_9_1_3_2", "--purpose", "COURT")
+    for lacks, named in (((), "--reviewer"), (("--reviewer", "park"), "--legal-basis")):
+        refused = tandem("feasibility", "--order", alert.order_id, *given, *lacks)
+        assert (refused.returncode, refused.stdout) == (2, "") and named in refused.stderr
+    unknown = tandem("feasibility", "--order", "O-none", *given, *grounds)
+    assert (unknown.returncode, unknown.stdout) == (1, "") and "no case of O-none" in unknown.stderr
+    assert ledger(mesh, "spiffe://tandem/reviewer/park") == []
+    outcome = tandem("feasibility", "--order", alert.order_id, *given, *grounds)
+    assert outcome.returncode == 0, outcome.stderr
+    output = json.loads(outcome.stdout)
+    assert (output["order_id"], output["history"]["days"], output["dispatches_a_week"]) == (alert.order_id, 1.0, 0)
+    give_up_at = time.monotonic() + 20
+    while len(rows := ledger(mesh, "spiffe://tandem/reviewer/park")) < 3:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    common = ("SHARED", "STALKING_9_1_3_2", "COURT", alert.order_id, alert.order_id, 0)
+    assert sorted(rows) == [(*common, kind) for kind in ("ORDER", "PROTECTED_PERSON", "WEARER")]
 
 
 def test_an_unknown_alert_is_named_in_the_error(mesh: RunningMesh) -> None:

@@ -38,7 +38,7 @@ def routes() -> list[tuple[str, str]]:
 
 
 def path_of(route: str) -> str:
-    return route.replace("{id}", INCIDENT).replace("{name}", "style.css")
+    return route.replace("{id}", INCIDENT).replace("{name}", "style.css").replace("{device}", "tag-1")
 
 
 # ── access by role ──

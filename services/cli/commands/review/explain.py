@@ -50,7 +50,12 @@ def explain(
         raise CommandFailed(str(error), MISUSED) from None
     telemetry.configure("explain", sys.stderr)
     running = mesh.load(folder)
-    to = disclosures.reader(reviewer, legal_basis, purpose, now_ms=running.clock.now_ms()) if positions else None
+    now_ms = running.clock.now_ms()
+    to = (
+        disclosures.reader(reviewer, legal_basis, purpose, now_ms=now_ms, needed_by="--positions")
+        if positions
+        else None
+    )
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("looking for the alert") as status:
         explained = uvloop.run(_explain(running, alert_id, to, status=status))

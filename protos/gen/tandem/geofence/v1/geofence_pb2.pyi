@@ -242,3 +242,121 @@ class PutRulesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutRulesResponse: _TypeAlias = PutRulesResponse  # noqa: Y015
+
+@_typing.final
+class ListDevicesRequest(_message.Message):
+    """Request of ListDevices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    ONLY_CONSPICUOUS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Id of the only device to list. NOT_FOUND if this evaluator knows no such tag. Empty for all tags."""
+    only_conspicuous: _builtins.bool
+    """Lists only tags that keep 150 s or longer, or whose accuracy is contradicted."""
+    page_size: _builtins.int
+    """Maximum number of tags to examine for the answer, 1 to 5,000. 0 means 1,000."""
+    page_token: _builtins.str
+    """Token of the page, from next_page_token. Empty for the first page."""
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        only_conspicuous: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "only_conspicuous", b"only_conspicuous", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDevicesRequest: _TypeAlias = ListDevicesRequest  # noqa: Y015
+
+@_typing.final
+class ListDevicesResponse(_message.Message):
+    """Answer of ListDevices."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MISSING_PARTITIONS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page. Empty at the end."""
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___TagQuality]:
+        """Tags, by id."""
+
+    @_builtins.property
+    def missing_partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Partitions that this evaluator doesn't fold. Their tags aren't listed."""
+
+    def __init__(
+        self,
+        *,
+        devices: _abc.Iterable[Global___TagQuality] | None = ...,
+        next_page_token: _builtins.str = ...,
+        missing_partitions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "missing_partitions", b"missing_partitions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDevicesResponse: _TypeAlias = ListDevicesResponse  # noqa: Y015
+
+@_typing.final
+class TagQuality(_message.Message):
+    """How a tag reports, by its positions of the last 2 hours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_ID_FIELD_NUMBER: _builtins.int
+    KEPT_INTERVAL_S_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
+    STATED_ACCURACY_M_FIELD_NUMBER: _builtins.int
+    OBSERVED_ACCURACY_M_FIELD_NUMBER: _builtins.int
+    ACCURACY_CONTRADICTED_FIELD_NUMBER: _builtins.int
+    LAST_FIX_FIELD_NUMBER: _builtins.int
+    device_id: _builtins.str
+    """Id of the tag."""
+    kept_interval_s: _builtins.int
+    """Interval that the tag was seen to keep: median of its last gaps between fixes, seconds. 0 if that isn't known."""
+    slow: _builtins.bool
+    """The kept interval is 150 s or longer."""
+    stated_accuracy_m: _builtins.float
+    """Median of the accuracies that the tag stated for its last 32 fixes, metres."""
+    observed_accuracy_m: _builtins.float
+    """Radius that holds 68 % of the tag's errors by the scatter of these fixes, metres. Absent if there are too few."""
+    accuracy_contradicted: _builtins.bool
+    """The scatter is more than twice the stated accuracy, so the stated one can't be true."""
+    @_builtins.property
+    def last_fix(self) -> _timestamp_pb2.Timestamp:
+        """Time of the newest fix."""
+
+    def __init__(
+        self,
+        *,
+        device_id: _builtins.str = ...,
+        kept_interval_s: _builtins.int = ...,
+        slow: _builtins.bool = ...,
+        stated_accuracy_m: _builtins.float = ...,
+        observed_accuracy_m: _builtins.float | None = ...,
+        accuracy_contradicted: _builtins.bool = ...,
+        last_fix: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m", "last_fix", b"last_fix", "observed_accuracy_m", b"observed_accuracy_m"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m", "accuracy_contradicted", b"accuracy_contradicted", "device_id", b"device_id", "kept_interval_s", b"kept_interval_s", "last_fix", b"last_fix", "observed_accuracy_m", b"observed_accuracy_m", "slow", b"slow", "stated_accuracy_m", b"stated_accuracy_m"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__observed_accuracy_m: _TypeAlias = _typing.Literal["observed_accuracy_m"]  # noqa: Y015
+    _WhichOneofArgType__observed_accuracy_m: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__observed_accuracy_m) -> _WhichOneofReturnType__observed_accuracy_m | None: ...
+
+Global___TagQuality: _TypeAlias = TagQuality  # noqa: Y015

@@ -50,6 +50,11 @@ class GeofenceServiceStub:
                 request_serializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.PutRulesRequest.SerializeToString,
                 response_deserializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.PutRulesResponse.FromString,
                 _registered_method=True)
+        self.ListDevices = channel.unary_unary(
+                '/tandem.geofence.v1.GeofenceService/ListDevices',
+                request_serializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.ListDevicesRequest.SerializeToString,
+                response_deserializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.ListDevicesResponse.FromString,
+                _registered_method=True)
 
 
 class GeofenceServiceServicer:
@@ -79,6 +84,14 @@ class GeofenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDevices(self, request, context):
+        """Lists tags of wearers: the interval that each was seen to keep, and its accuracy as stated and as observed. Only operators may call
+        it, since a short interval says that a wearer is near somebody. No position, no name and no wearer is in the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GeofenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +109,11 @@ def add_GeofenceServiceServicer_to_server(servicer, server):
                     servicer.PutRules,
                     request_deserializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.PutRulesRequest.FromString,
                     response_serializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.PutRulesResponse.SerializeToString,
+            ),
+            'ListDevices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDevices,
+                    request_deserializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.ListDevicesRequest.FromString,
+                    response_serializer=tandem_dot_geofence_dot_v1_dot_geofence__pb2.ListDevicesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +198,33 @@ class GeofenceService:
             '/tandem.geofence.v1.GeofenceService/PutRules',
             tandem_dot_geofence_dot_v1_dot_geofence__pb2.PutRulesRequest.SerializeToString,
             tandem_dot_geofence_dot_v1_dot_geofence__pb2.PutRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDevices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.geofence.v1.GeofenceService/ListDevices',
+            tandem_dot_geofence_dot_v1_dot_geofence__pb2.ListDevicesRequest.SerializeToString,
+            tandem_dot_geofence_dot_v1_dot_geofence__pb2.ListDevicesResponse.FromString,
             options,
             channel_credentials,
             insecure,

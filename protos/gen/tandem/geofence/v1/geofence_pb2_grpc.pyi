@@ -26,6 +26,10 @@ class GeofenceServiceStub:
     """
     PutRules: _aio.UnaryUnaryMultiCallable[_geofence_pb2.PutRulesRequest, _geofence_pb2.PutRulesResponse]
     """Writes rules of the decision into the log of each partition."""
+    ListDevices: _aio.UnaryUnaryMultiCallable[_geofence_pb2.ListDevicesRequest, _geofence_pb2.ListDevicesResponse]
+    """Lists tags of wearers: the interval that each was seen to keep, and its accuracy as stated and as observed. Only operators may call
+    it, since a short interval says that a wearer is near somebody. No position, no name and no wearer is in the answer.
+    """
 
 class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decisions of the evaluators, and the rules by which they decide."""
@@ -57,5 +61,15 @@ class GeofenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_geofence_pb2.PutRulesRequest, _abc.Awaitable[_geofence_pb2.PutRulesResponse]],
     ) -> _abc.Awaitable[_geofence_pb2.PutRulesResponse]:
         """Writes rules of the decision into the log of each partition."""
+
+    @_abc_1.abstractmethod
+    def ListDevices(
+        self,
+        request: _geofence_pb2.ListDevicesRequest,
+        context: _aio.ServicerContext[_geofence_pb2.ListDevicesRequest, _abc.Awaitable[_geofence_pb2.ListDevicesResponse]],
+    ) -> _abc.Awaitable[_geofence_pb2.ListDevicesResponse]:
+        """Lists tags of wearers: the interval that each was seen to keep, and its accuracy as stated and as observed. Only operators may call
+        it, since a short interval says that a wearer is near somebody. No position, no name and no wearer is in the answer.
+        """
 
 def add_GeofenceServiceServicer_to_server(servicer: GeofenceServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,68 @@
+"""Reads the stored order of a mesh for a feasibility study. The disclosure is durable before anything of the order is shown."""
+
+from __future__ import annotations
+
+import uuid
+
+from services.cli.explain.disclosures import BY, Reader
+from services.cli.failure import CommandFailed
+from services.cli.feasibility.inputs import RING_EXAMPLE
+from services.common.messaging import flow, pull, streams
+from services.common.messaging.bus import Bus
+from services.common.privacy.grounds import RecordKind
+from services.common.rpc.errors import InvalidField
+from services.geofence import translate
+from services.geofence.domain.entries import Case, Demand
+from tandem.common.v1 import ledger_pb2
+
+
+async def find(bus: Bus, order_id: str, wearer_id: str) -> Case:
+    """Returns the newest case of an order in the log. Raises CommandFailed if there is none, or several wearers to choose from."""
+    log_meta = await streams.read_log_meta(bus)
+    newest: dict[str, Case] = {}
+    for partition in range(log_meta.partitions):
+        stream = flow.log_stream(partition)
+        bounds = await bus.bounds_of(stream)
+        async for message in pull.between(bus, stream, bounds.first, last=bounds.last):
+            if message.subject != flow.log_subject(partition, "case"):
+                continue
+            try:
+                body = translate.stored_body(message.subject, message.data)
+            except InvalidField:
+                continue  # unreadable: the fold made it a dead letter
+            if isinstance(body, Case) and body.order_id == order_id and wearer_id in ("", body.wearer_id):
+                newest[body.wearer_id] = body
+    if not newest:
+        days = flow.LOG.max_age_s // flow.DAY_S
+        raise CommandFailed(
+            f"--order: the log has no case of {order_id}: entries are kept for {days} days; give the order as a file instead"
+        )
+    if len(newest) > 1:
+        raise CommandFailed(
+            f"--order: {order_id} restrains several wearers; choose one by --wearer: {', '.join(newest)}"
+        )
+    (case,) = newest.values()
+    if all(ring.action is not Demand.RESPOND for ring in case.rings):
+        raise CommandFailed(f"--order: {order_id} has no ring that demands RESPOND {RING_EXAMPLE}")
+    return case
+
+
+def disclosures(case: Case, to: Reader, now_ms: int) -> list[ledger_pb2.Disclosure]:
+    """Disclosure records for reading an order and where its persons are protected, one for each subject."""
+    subjects = [(RecordKind.ORDER, case.order_id), (RecordKind.WEARER, case.wearer_id)]
+    subjects += [(RecordKind.PROTECTED_PERSON, target.target_id) for target in case.targets if target.is_person]
+    return [
+        ledger_pb2.Disclosure(
+            disclosure_id=f"{BY}-{uuid.uuid4().hex}",
+            at_ms=now_ms,
+            who=to.spiffe_id,
+            legal_basis=to.legal_basis,
+            purpose=to.purpose.value,
+            reference=case.order_id,
+            record_kind=kind.value,
+            record_id=subject_id,
+            order_id=case.order_id,
+            recipient=to.spiffe_id,
+        )
+        for kind, subject_id in subjects
+    ]
