@@ -46,7 +46,9 @@ def _departed_of(content: dict[str, Any]) -> dict[str, list[Departed]]:
     return {tag_id: [Departed._make(position) for position in known] for tag_id, known in content.items()}
 
 
-DEPARTED = CasePart("departed", new=dict, encode=lambda departed: departed, decode=_departed_of, outlives_episode=True)
+DEPARTED: CasePart[dict[str, list[Departed]]] = CasePart(
+    "departed", new=dict, encode=lambda departed: departed, decode=_departed_of, outlives_episode=True
+)
 """Positions of each tag's earlier departures from rings, by tag, oldest first. The tracks have dropped them after 2 h, but a tag's
 departure of yesterday can be copied today."""
 
