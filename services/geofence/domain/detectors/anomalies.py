@@ -147,7 +147,10 @@ def keep_departure(case_state: CaseState, tag_id: str, track: Track, *, from_ms:
     """Keeps the positions of a departure, from the last position before `from_ms` on."""
     known = DEPARTED.of(case_state).setdefault(tag_id, [])
     first_ms = max(from_ms, known[-1].time_ms + 1) if known else from_ms
-    known += [Departed(fix.time_ms, *fix[3:6]) for fix in track.fixes[bisect_left(track.fixes, (first_ms,)) :]]
+    known += [
+        Departed(time_ms=fix.time_ms, x_mm=fix.x_mm, y_mm=fix.y_mm, z_mm=fix.z_mm)
+        for fix in track.fixes[bisect_left(track.fixes, (first_ms,)) :]
+    ]
     del known[:-MAX_DEPARTED]
 
 

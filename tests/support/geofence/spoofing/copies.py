@@ -88,7 +88,7 @@ def recorded(scene: Scene) -> list[Claim]:
     return earlier[last : last + round(900 / scene.every_s)]
 
 
-def again(scene: Scene, track: Sequence[Claim], every_s: float | None = None) -> list[Claim]:
+def repeated(scene: Scene, track: Sequence[Claim], every_s: float | None = None) -> list[Claim]:
     """A recorded track from second 0 on, equal to the digit, and then standing where it ends."""
     step_s = every_s or scene.every_s
     found = [claim._replace(at_s=number * step_s) for number, claim in enumerate(track)]
@@ -101,17 +101,17 @@ def again(scene: Scene, track: Sequence[Claim], every_s: float | None = None) ->
 
 def own_departure(scene: Scene) -> list[Report]:
     """His own recorded departure, equal to the digit."""
-    return [*again(scene, recorded(scene))]
+    return [*repeated(scene, recorded(scene))]
 
 
 def own_departure_faster(scene: Scene) -> list[Report]:
     """His own recorded departure, in two thirds of the time."""
-    return [*again(scene, recorded(scene), every_s=scene.every_s * 2 / 3)]
+    return [*repeated(scene, recorded(scene), every_s=scene.every_s * 2 / 3)]
 
 
 def own_departure_in_part(scene: Scene) -> list[Report]:
     """Every second position of his own recorded departure."""
-    return [*again(scene, recorded(scene)[::2])]
+    return [*repeated(scene, recorded(scene)[::2])]
 
 
 def own_departure_with_pauses(scene: Scene) -> list[Report]:
@@ -123,7 +123,7 @@ def own_departure_with_pauses(scene: Scene) -> list[Report]:
         else claim
         for number, claim in enumerate(track)
     ]
-    return [*again(scene, mixed)]
+    return [*repeated(scene, mixed)]
 
 
 def own_departure_with_noise(scene: Scene) -> list[Report]:
@@ -132,16 +132,16 @@ def own_departure_with_noise(scene: Scene) -> list[Report]:
         claim._replace(north_m=claim.north_m + scene.rng.gauss(0, 0.3), east_m=claim.east_m + scene.rng.gauss(0, 0.3))
         for claim in recorded(scene)
     ]
-    return [*again(scene, track)]
+    return [*repeated(scene, track)]
 
 
 def own_way_reversed(scene: Scene) -> list[Report]:
     """The way on which he came, backwards, equal to the digit."""
     way = [claim for claim in scene.history if claim.north_m > AWAY_M + 10]
-    return [*again(scene, way[::-1])]
+    return [*repeated(scene, way[::-1])]
 
 
 def standing_yesterday(scene: Scene) -> list[Report]:
     """Positions of yesterday from the place where he lives, 1,500 m away, equal to the digit."""
     there = [claim for claim in scene.history if -DAY_S + 1200 < claim.at_s < -DAY_S + 40_000]
-    return [*again(scene, there)]
+    return [*repeated(scene, there)]

@@ -56,7 +56,7 @@ def noisy_copy(scene: Scene) -> list[Report]:
         claim._replace(north_m=claim.north_m + scene.rng.gauss(0, 3), east_m=claim.east_m + scene.rng.gauss(0, 3))
         for claim in copies.recorded(scene)
     ]
-    return [*copies.again(scene, track)]
+    return [*copies.repeated(scene, track)]
 
 
 DRIFTS: dict[str, Attack] = {

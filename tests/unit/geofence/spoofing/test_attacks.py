@@ -5,29 +5,29 @@ from __future__ import annotations
 import pytest
 
 from services.geofence.domain import codec
-from tests.support.geofence.spoofing import copies, leaps
+from tests.support.geofence.spoofing import copies, jumps
 from tests.support.geofence.spoofing.scene import Attack, both_tags_come_near, fold, play
 
 ATTACKS: dict[str, Attack] = {
-    "leap: 20 km": Attack(leaps.far),
-    "leap: 20 km, a report a minute": Attack(leaps.far, every_s=60),
-    "leap: 20 km, from a person": Attack(leaps.far, target="person"),
-    "leap: 1 km in 15 s": Attack(leaps.near),
-    "leap: below the speed of a jump": Attack(leaps.below_the_speed_of_a_jump),
-    "leap: steps at the speed of a train": Attack(leaps.steps_below_the_speed_of_a_train, every_s=5),
-    "leap: steps of a receiver's error": Attack(leaps.steps_of_a_receivers_error, every_s=5),
-    "leap: the speed of a train at once": Attack(leaps.train_speed_at_once, every_s=5),
-    "leap: to the sea": Attack(leaps.to_the_sea),
-    "leap: back and forth": Attack(leaps.back_and_forth),
-    "leap: between two far places": Attack(leaps.between_two_far_places),
-    "leap: then a plausible drive": Attack(leaps.a_plausible_way_far_from_here),
-    "leap: after a gap": Attack(leaps.after_a_gap),
-    "leap: after a long gap": Attack(leaps.after_a_long_gap),
-    "leap: between gaps": Attack(leaps.after_short_gaps),
-    "leap: by delayed reports": Attack(leaps.by_delayed_reports),
-    "leap: with one report id": Attack(leaps.with_one_report_id),
-    "leap: with the ids of true reports": Attack(leaps.with_ids_of_true_reports),
-    "leap: with a rewritten past": Attack(leaps.rewritten_past),
+    "jump: 20 km": Attack(jumps.far),
+    "jump: 20 km, a report a minute": Attack(jumps.far, every_s=60),
+    "jump: 20 km, from a person": Attack(jumps.far, target="person"),
+    "jump: 1 km in 15 s": Attack(jumps.near),
+    "jump: below the speed of a jump": Attack(jumps.below_the_speed_of_a_jump),
+    "jump: steps at the speed of a train": Attack(jumps.steps_below_the_speed_of_a_train, every_s=5),
+    "jump: steps of a receiver's error": Attack(jumps.steps_of_a_receivers_error, every_s=5),
+    "jump: the speed of a train at once": Attack(jumps.train_speed_at_once, every_s=5),
+    "jump: to the sea": Attack(jumps.to_the_sea),
+    "jump: back and forth": Attack(jumps.back_and_forth),
+    "jump: between two far places": Attack(jumps.between_two_far_places),
+    "jump: then a plausible drive": Attack(jumps.a_plausible_way_far_from_here),
+    "jump: after a gap": Attack(jumps.after_a_gap),
+    "jump: after a long gap": Attack(jumps.after_a_long_gap),
+    "jump: between gaps": Attack(jumps.after_short_gaps),
+    "jump: by delayed reports": Attack(jumps.by_delayed_reports),
+    "jump: with one report id": Attack(jumps.with_one_report_id),
+    "jump: with the ids of true reports": Attack(jumps.with_ids_of_true_reports),
+    "jump: with a rewritten past": Attack(jumps.rewritten_past),
     "freeze: outside": Attack(copies.frozen),
     "freeze: outside, a report a minute": Attack(copies.frozen, every_s=60),
     "freeze: far outside": Attack(copies.frozen_far),
@@ -51,26 +51,26 @@ ATTACKS: dict[str, Attack] = {
     "copy: with noise": Attack(copies.own_departure_with_noise, before=copies.left_an_hour_ago),
     "copy: the way here reversed": Attack(copies.own_way_reversed),
     "copy: positions of yesterday at home": Attack(copies.standing_yesterday, before=copies.left_yesterday),
-    "accuracy: told 1 m": Attack(leaps.told_one_metre),
-    "accuracy: told 10 km": Attack(leaps.told_ten_kilometres),
-    "accuracy: grows and shrinks": Attack(leaps.growing_accuracy),
-    "accuracy: grows to 1 km": Attack(leaps.growing_accuracy_near),
-    "accuracy: alternates": Attack(leaps.alternating_accuracy),
-    "accuracy: vague steps": Attack(leaps.vague_steps),
-    "clock: ahead": Attack(leaps.clock_ahead),
-    "clock: behind": Attack(leaps.clock_behind),
-    "clock: steps": Attack(leaps.clock_stepping),
-    "clock: beyond use": Attack(leaps.clock_beyond_use),
-    "silence: a claim each 179 s": Attack(leaps.each_179_s),
-    "silence: a claim each 240 s": Attack(leaps.each_240_s),
-    "silence: single claims": Attack(leaps.single_claims_between_silences),
-    "equipment: charger": Attack(leaps.on_the_charger),
-    "equipment: low battery": Attack(leaps.with_a_low_battery),
-    "equipment: restart": Attack(leaps.restarted),
-    "tags: the second is far away": Attack(leaps.second_tag_far_away, before=both_tags_come_near, devices=("tag-2",)),
-    "tags: both leap": Attack(leaps.both_tags_leap, before=both_tags_come_near, devices=("tag-2",)),
-    "sides: her phone leaps": Attack(leaps.her_phone_leaps, target="person"),
-    "sides: both leap": Attack(leaps.both_sides_leap, target="person"),
+    "accuracy: stated 1 m": Attack(jumps.stated_one_metre),
+    "accuracy: stated 10 km": Attack(jumps.stated_ten_kilometres),
+    "accuracy: grows and shrinks": Attack(jumps.growing_accuracy),
+    "accuracy: grows to 1 km": Attack(jumps.growing_accuracy_near),
+    "accuracy: alternates": Attack(jumps.alternating_accuracy),
+    "accuracy: vague steps": Attack(jumps.vague_steps),
+    "clock: ahead": Attack(jumps.clock_ahead),
+    "clock: behind": Attack(jumps.clock_behind),
+    "clock: steps": Attack(jumps.clock_stepping),
+    "clock: beyond use": Attack(jumps.clock_beyond_use),
+    "silence: a claim each 179 s": Attack(jumps.each_179_s),
+    "silence: a claim each 240 s": Attack(jumps.each_240_s),
+    "silence: single claims": Attack(jumps.single_claims_between_silences),
+    "equipment: charger": Attack(jumps.on_the_charger),
+    "equipment: low battery": Attack(jumps.with_a_low_battery),
+    "equipment: restart": Attack(jumps.restarted),
+    "tags: the second is far away": Attack(jumps.second_tag_far_away, before=both_tags_come_near, devices=("tag-2",)),
+    "tags: both jump": Attack(jumps.both_tags_jump, before=both_tags_come_near, devices=("tag-2",)),
+    "sides: her phone jumps": Attack(jumps.her_phone_jumps, target="person"),
+    "sides: both jump": Attack(jumps.both_sides_jump, target="person"),
 }
 
 
@@ -80,7 +80,7 @@ def test_an_attack_does_not_talk_a_response_away(name: str) -> None:
     assert not result.is_talked_away, f"{name}: cleared after {result.cleared_s} s, and no desk was notified"
 
 
-@pytest.mark.parametrize("name", ["copy: departure of yesterday", "freeze: then moved", "leap: back and forth"])
+@pytest.mark.parametrize("name", ["copy: departure of yesterday", "freeze: then moved", "jump: back and forth"])
 def test_restarts_change_nothing(name: str) -> None:
     whole, restarted = fold(name, ATTACKS[name]), fold(name, ATTACKS[name], restart_every=37)
     assert restarted.outputs == whole.outputs

@@ -1,4 +1,4 @@
-"""Test support: attacks by leaps, by accuracies, by clocks, by silence and by other devices."""
+"""Test support: attacks by position jumps, by accuracies, by clocks, by silence and by other devices."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def rewritten_past(scene: Scene) -> list[Report]:
 # ── accuracies ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def told_one_metre(scene: Scene) -> list[Report]:
+def stated_one_metre(scene: Scene) -> list[Report]:
     """1 km away at once, with an accuracy of 1 m."""
     return [*scene.stay(1000, accuracy_m=1)]
 
 
-def told_ten_kilometres(scene: Scene) -> list[Report]:
+def stated_ten_kilometres(scene: Scene) -> list[Report]:
     """20 km away at once, each with an accuracy of 10 km."""
     return [*scene.stay(FAR_M, accuracy_m=10_000)]
 
@@ -242,16 +242,16 @@ def second_tag_far_away(scene: Scene) -> list[Report]:
     ]
 
 
-def both_tags_leap(scene: Scene) -> list[Report]:
-    """Both tags were 60 m away and leap to the same place."""
+def both_tags_jump(scene: Scene) -> list[Report]:
+    """Both tags were 60 m away and jump to the same place."""
     return [*scene.stay(FAR_M), *scene.stay(FAR_M, device_id="tag-2")]
 
 
-def her_phone_leaps(scene: Scene) -> list[Report]:
+def her_phone_jumps(scene: Scene) -> list[Report]:
     """He stays; her phone is 20 km away at once."""
     return [*scene.stay(AWAY_M), *scene.stay(FAR_M, device_id="phone")]
 
 
-def both_sides_leap(scene: Scene) -> list[Report]:
+def both_sides_jump(scene: Scene) -> list[Report]:
     """Near her home, receivers of both sides are moved: his 20 km north, hers 20 km south."""
     return [*scene.stay(FAR_M), *scene.stay(-FAR_M, device_id="phone")]
