@@ -80,7 +80,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         newest = index == count - 1
         region = track.safe_region
         clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
-        if clear and region and not region[3] and not far and count % FIXES_PER_CHECK:
+        if clear and not far and count % FIXES_PER_CHECK:
             continue
         case_ids = cases_of.get(device_id)
         if not case_ids:
@@ -94,9 +94,10 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         if far and track.jumps_to(index):
             anomalies.jumped(decisions, fixes[index], case_ids, cause=cause)
         if not clear:
-            moves.add(track, index, case_ids, cause=cause)
-        elif region and region[3]:
-            sensing.check_fix(decisions, device_id)
+            if newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region.free_mm:
+                sensing.check_fix(decisions, device_id)
+            else:
+                moves.add(track, index, case_ids, cause=cause)
         if not count % FIXES_PER_CHECK:
             if count % FIXES_PER_CLEANUP == 0:
                 forget_old(state, device_id, case_ids)

@@ -32,8 +32,6 @@ UNCAUSED_ONE_IN = 14
 """One request in this many is followed by a shorter interval without any cause: some 4 a day of some 54."""
 UNCAUSED_LIFE_MS = 1_200_000
 """Lifetime of a request without any cause, 20 minutes."""
-EVALUATE_MS = 25_000
-"""Minimum time between two evaluations of a tag near rings. Tags that do as asked don't report more often."""
 LOCATE_AFTER_MS = 8_000
 """How long a report may be overdue before the position is asked for: most late reports come within 5 s."""
 LOCATE_INTERVAL_MS = 60_000
@@ -117,8 +115,8 @@ def _check_tag(state: State, tag_id: str) -> None:
     now_ms, sensing = state.now_ms, state.sensing.get(tag_id)
     if sensing is not None and sensing.seen_ms is not None:
         sensing.seen_ms, sensing.located = now_ms, 0
-        if now_ms < sensing.evaluated_ms + EVALUATE_MS:
-            return
+        if now_ms < sensing.evaluated_ms + 1000 * sensing.basis_s // 2:
+            return  # a tag that does as asked doesn't report so often
     need = report_interval.need_of(state, tag_id)
     if need is None:
         return

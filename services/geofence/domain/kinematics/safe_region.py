@@ -99,7 +99,8 @@ def measure(
         return drop(state, device_id)
     for other_id in free.narrowed:
         state.tracks[other_id].safe_region = None
-    track.safe_region = SafeRegion(last.point, free.radius_mm, is_far, needs_sensing=not (is_far and is_quiet))
+    skip_mm = free.radius_mm if is_far and is_quiet else -1.0
+    track.safe_region = SafeRegion(last.point, skip_mm, free.radius_mm, is_far)
 
 
 def _free(others: Sequence[_Other], *, is_far: bool) -> _Free:
