@@ -75,6 +75,7 @@ def encode(state: State) -> bytes:
             },
             "undated_ms": state.undated_ms,
             "sensing": {device_id: _sensing(sensing) for device_id, sensing in state.sensing.items()},
+            "sensing_due": sorted(state.sensing_due),
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {
                 wearer_id: [incident.incident_id, incident.case_ids] for wearer_id, incident in state.incidents.items()
@@ -169,7 +170,7 @@ def _due(state: State, due: Due) -> list[Any]:
 
 
 def _sensing(sensing: SensingState) -> list[Any]:
-    asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.change_ms]
+    asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.due_ms, sensing.change_ms]
     return [*asked, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
 
 

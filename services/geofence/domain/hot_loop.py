@@ -151,7 +151,7 @@ class BatchMoves:
                 from_ms,
                 ranges_mm=RANGES_MM,
                 far_mm=sensing.far_mm,
-                is_quiet=sensing.is_quiet(self._state, device_id),
+                is_quiet=sensing.is_quiet,
             )
         else:
             safe_region.drop(self._state, device_id)
