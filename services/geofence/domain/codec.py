@@ -141,6 +141,7 @@ def decode(data: bytes) -> State:
             anomaly_emitted_ms={_to_anomaly_key(*key.split(" ")): at_ms for key, at_ms in content["odd_ms"].items()},
             undated_ms=content["undated_ms"],
             sensing={device_id: _from_values(SensingState, values) for device_id, values in content["sensing"].items()},
+            sensing_due=[(at_ms, device_id) for at_ms, device_id in content["sensing_due"]],
             cases={case_id: _to_case_state(fields) for case_id, fields in content["cases"].items()},
             incidents={
                 wearer_id: _from_values(OpenIncident, values) for wearer_id, values in content["incidents"].items()

@@ -367,3 +367,4 @@ def test_what_was_asked_is_in_the_checkpoint() -> None:
     assert story.state.sensing["tag"].basis_s and story.state.log_version == VERSION
     restored = codec.decode(codec.encode(story.state))
     assert restored.sensing == story.state.sensing and restored.log_version == VERSION
+    assert restored.sensing_due == sorted(story.state.sensing_due) != []
