@@ -75,6 +75,7 @@ def encode(state: State) -> bytes:
             },
             "undated_ms": state.undated_ms,
             "sensing": {device_id: _sensing(sensing) for device_id, sensing in state.sensing.items()},
+            "sensing_due": sorted(state.sensing_due),
             "cases": {case_id: _case_state(case_state) for case_id, case_state in state.cases.items()},
             "incidents": {
                 wearer_id: [incident.incident_id, incident.case_ids] for wearer_id, incident in state.incidents.items()
@@ -140,6 +141,7 @@ def decode(data: bytes) -> State:
             anomaly_emitted_ms={_to_anomaly_key(*key.split(" ")): at_ms for key, at_ms in content["odd_ms"].items()},
             undated_ms=content["undated_ms"],
             sensing={device_id: _from_values(SensingState, values) for device_id, values in content["sensing"].items()},
+            sensing_due=[(at_ms, device_id) for at_ms, device_id in content["sensing_due"]],
             cases={case_id: _to_case_state(fields) for case_id, fields in content["cases"].items()},
             incidents={
                 wearer_id: _from_values(OpenIncident, values) for wearer_id, values in content["incidents"].items()
@@ -169,7 +171,7 @@ def _due(state: State, due: Due) -> list[Any]:
 
 
 def _sensing(sensing: SensingState) -> list[Any]:
-    asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.change_ms]
+    asked = [sensing.basis_s, sensing.renew_ms, sensing.is_next_uncaused, sensing.due_ms, sensing.change_ms]
     return [*asked, sensing.seen_ms, sensing.evaluated_ms, sensing.located_ms, sensing.located]
 
 

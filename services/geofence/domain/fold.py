@@ -14,7 +14,7 @@ from services.common.rpc.errors import OutdatedFold
 from services.geofence.domain import cases, hot_loop
 from services.geofence.domain.alerts import CausingReport, Output
 from services.geofence.domain.decisions import CaseContext, Decisions
-from services.geofence.domain.detectors import anomalies, equipment, outages
+from services.geofence.domain.detectors import anomalies, equipment, outages, sensing
 from services.geofence.domain.entries import (
     Body,
     Case,
@@ -46,7 +46,8 @@ def step(state: State, entry: Entry) -> list[Output]:
 
 def next_due_ms(state: State) -> int | None:
     """The next moment at which time alone decides something: a tick must follow that moment. None if there is no such moment."""
-    return state.due[0].at_ms if state.due else None
+    moments_ms = [heap[0][0] for heap in (state.due, state.sensing_due) if heap]
+    return min(moments_ms, default=None)
 
 
 def _apply(decisions: Decisions, body: Body) -> None:
@@ -82,6 +83,7 @@ def _apply_version(state: State, version: int) -> None:
     """
     state.log_version, state.log_version_ms = max(version, state.log_version), state.now_ms
     state.sensing.clear()
+    state.sensing_due.clear()
     safe_region.drop_all(state)
 
 
@@ -91,14 +93,15 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
     arrived_ms = max(state.now_ms, now_ms)
     before_ms, state.now_ms = state.now_ms, arrived_ms
     outages.note_gap(decisions, before_ms, arrived_ms)
-    while state.due and state.due[0].at_ms <= arrived_ms:
-        due_ms, at_once = state.due[0].at_ms, []
+    while (due_ms := next_due_ms(state)) is not None and due_ms <= arrived_ms:
+        at_once = []
         while state.due and state.due[0].at_ms == due_ms:
             due = heapq.heappop(state.due)
             case_state = state.cases.get(due.case_id)
             if case_state is not None and _apply_due(decisions, case_state, due):
                 at_once.append(case_state)
         decisions.end_all_if_quiet(at_once)
+        sensing.pass_time(decisions, due_ms)
 
 
 def _apply_due(decisions: Decisions, case_state: CaseState, due: Due) -> bool:

@@ -81,7 +81,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         newest = index == count - 1
         region = track.safe_region
         clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
-        if clear and region and not region[3] and not far and count % FIXES_PER_CHECK:
+        if clear and not far and count % FIXES_PER_CHECK:
             continue
         case_ids = cases_of.get(device_id)
         if not case_ids:
@@ -95,9 +95,10 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         if far and track.jumps_to(index):
             anomalies.jumped(decisions, fixes[index], case_ids, cause=cause)
         if not clear:
-            moves.add(track, index, case_ids, cause=cause)
-        elif region and region[3]:
-            sensing.check_fix(decisions, device_id)
+            if newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region.free_mm:
+                sensing.check_fix(decisions, device_id)
+            else:
+                moves.add(track, index, case_ids, cause=cause)
         if not count % FIXES_PER_CHECK:
             if count % FIXES_PER_CLEANUP == 0:
                 forget_old(state, device_id, case_ids)
@@ -161,7 +162,7 @@ class BatchMoves:
                 from_ms,
                 ranges_mm=RANGES_MM,
                 far_mm=sensing.far_mm,
-                is_quiet=sensing.is_quiet(self._state, device_id),
+                is_quiet=sensing.is_quiet,
             )
         else:
             safe_region.drop(self._state, device_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -217,6 +216,8 @@ class SensingState:
     """From when on the next fix of the tag renews the request."""
     is_next_uncaused: bool = False
     """Whether the next renewal asks for a shorter interval than is needed."""
+    due_ms: int | None = None
+    """When time may call for a request next; None if only a fix can."""
     change_ms: int | None = None
     """When the next request for an interval is made; None if no fix has called for one."""
     seen_ms: int | None = None
@@ -274,6 +275,8 @@ class State:
     """Since when all reports of a device have been dated too far off to be used, mesh time, by device."""
     sensing: dict[str, SensingState] = field(default_factory=dict)
     """What was asked of each tag, by device."""
+    sensing_due: list[tuple[int, str]] = field(default_factory=list)
+    """Heap of the moments at which time may call for a request, each with its tag; void unless it is the tag's `due_ms`."""
     cases: dict[str, CaseState] = field(default_factory=dict)
     incidents: dict[str, OpenIncident] = field(default_factory=dict)
     """Open incident of each wearer who has one."""
@@ -319,12 +322,6 @@ class State:
             return target.shape.least_distance_mm(wearer.point, wearer.point), None
         there = self.last_fix(target.device_ids)
         return (math.dist(wearer.point, there.point), there) if there else None
-
-    def check_by(self, case_state: CaseState, at_ms: int) -> None:
-        """Has a case checked at a moment, unless it is checked before."""
-        if case_state.next_check_ms is None or at_ms < case_state.next_check_ms:
-            case_state.next_check_ms = at_ms
-            heapq.heappush(self.due, Due(at_ms, case_state.case.case_id, is_boundary=False))
 
     def was_just_emitted(self, anomaly: AnomalyKey, at_ms: int) -> bool:
         """Whether an alert about this anomaly was emitted within the hour. If not, notes that it is emitted now."""

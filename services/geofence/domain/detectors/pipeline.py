@@ -5,8 +5,9 @@ first. As time passes, silences come before the ends of muting, and amended acco
 last.
 
 Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
-fix after them, and `outages` compares the silences of all wearers: none of them decides on a single case. A case that begins emits its
-active equipment events before any other decision (`cases.begin`), although a case that ends retracts them after its rings.
+fix after them and has moments of its own, and `outages` compares the silences of all wearers: none of them decides on a single case. A
+case that begins emits its active equipment events before any other decision (`cases.begin`), although a case that ends retracts them
+after its rings.
 """
 
 from __future__ import annotations

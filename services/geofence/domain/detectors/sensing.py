@@ -5,13 +5,13 @@ changed only after a report of the tag, or if the protected person comes nearer 
 report and by a random amount, and sometimes without any cause: so a change doesn't tell the wearer that the protected person is near.
 The random numbers are hashes, because the same log must give the same requests (ADR 54).
 
-The requests of a device aren't about a single case: `hot_loop` and `cases` call `check_fix` once for each device.
+The requests of a device aren't about a single case: the fold calls `check_fix` and `pass_time` once for each device.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterable, Iterator
 
 from services.common.ids import hash_id
 from services.geofence.domain.decisions import CaseContext, Decisions
@@ -32,8 +32,8 @@ UNCAUSED_ONE_IN = 14
 """One request in this many is followed by a shorter interval without any cause: some 4 a day of some 54."""
 UNCAUSED_LIFE_MS = 1_200_000
 """Lifetime of a request without any cause, 20 minutes."""
-EVALUATE_MS = 25_000
-"""Minimum time between two evaluations of a tag near rings. Tags that do as asked don't report more often."""
+EVALUATE_MS_PER_S = 800
+"""Near rings a tag is evaluated once in 80 % of its interval, ms per second of it: a jittered interval is up to 10 % shorter."""
 LOCATE_AFTER_MS = 8_000
 """How long a report may be overdue before the position is asked for: most late reports come within 5 s."""
 LOCATE_INTERVAL_MS = 60_000
@@ -47,7 +47,7 @@ def check_fix(decisions: Decisions, device_id: str) -> None:
     state = decisions.state
     if state.log_version < FIRST_VERSION:
         return
-    if report_interval.is_tag(state, device_id):
+    if device_id in state.sensing or report_interval.is_tag(state, device_id):
         _check_tag(state, device_id)
     else:
         _check_person(state, device_id)
@@ -76,18 +76,15 @@ def is_quiet(state: State, device_id: str) -> bool:
     return state.now_ms < sensing.renew_ms and not report_interval.differs(MAX_INTERVAL_S, sensing.basis_s)
 
 
-def check(context: CaseContext, at_ms: int) -> Iterable[int]:
-    """Makes the requests to a case's tags that are due at a moment, and returns the moments of the next ones."""
-    sensing_of, moments_ms = context.state.sensing, []
-    for tag_id in context.case_state.case.tag_device_ids:
-        sensing = sensing_of.get(tag_id)
-        if sensing is None:
-            continue
-        if sensing.change_ms is None and sensing.seen_ms is None and at_ms < sensing.renew_ms:  # nearly always
-            moments_ms.append(sensing.renew_ms)
-        else:
-            moments_ms += _check_time(context.decisions, tag_id, sensing, at_ms=at_ms)
-    return moments_ms
+def pass_time(decisions: Decisions, at_ms: int) -> None:
+    """Makes the requests that are due up to a moment."""
+    state = decisions.state
+    while state.sensing_due and state.sensing_due[0][0] <= at_ms:
+        due_ms, tag_id = heapq.heappop(state.sensing_due)
+        sensing = state.sensing.get(tag_id)
+        if sensing is not None and sensing.due_ms == due_ms:
+            sensing.due_ms = None
+            _check_time(decisions, tag_id, sensing, at_ms=at_ms)
 
 
 def amend(context: CaseContext, amendment: Amendment) -> None:
@@ -117,8 +114,8 @@ def _check_tag(state: State, tag_id: str) -> None:
     now_ms, sensing = state.now_ms, state.sensing.get(tag_id)
     if sensing is not None and sensing.seen_ms is not None:
         sensing.seen_ms, sensing.located = now_ms, 0
-        if now_ms < sensing.evaluated_ms + EVALUATE_MS:
-            return
+        if now_ms < sensing.evaluated_ms + EVALUATE_MS_PER_S * sensing.basis_s:
+            return  # a tag that does as asked doesn't report so often
     need = report_interval.need_of(state, tag_id)
     if need is None:
         return
@@ -131,7 +128,7 @@ def _check_tag(state: State, tag_id: str) -> None:
         _schedule(state, tag_id, sensing)
     overdue_ms = _overdue_ms(state, tag_id, sensing)
     if overdue_ms is not None:
-        _check_by(state, tag_id, overdue_ms)
+        _check_by(state, tag_id, sensing, at_ms=overdue_ms)
 
 
 def _check_person(state: State, device_id: str) -> None:
@@ -167,34 +164,35 @@ def _is_fast(track: Track) -> bool:
 
 
 def _schedule(state: State, tag_id: str, sensing: SensingState) -> None:
-    sensing.change_ms = state.now_ms + _draw(state, tag_id, "moment", below=JITTER_MS)
-    _check_by(state, tag_id, sensing.change_ms)
+    sensing.change_ms = state.now_ms + _draw(state, tag_id, "moment") % JITTER_MS
+    _check_by(state, tag_id, sensing, at_ms=sensing.change_ms)
 
 
-def _check_by(state: State, tag_id: str, at_ms: int) -> None:
-    for case_state in report_interval.cases_of(state, tag_id):
-        state.check_by(case_state, at_ms)
+def _check_by(state: State, tag_id: str, sensing: SensingState, *, at_ms: int) -> None:
+    """Has time considered for a tag at a moment, unless it is considered before."""
+    if sensing.due_ms is None or at_ms < sensing.due_ms:
+        sensing.due_ms = at_ms
+        heapq.heappush(state.sensing_due, (at_ms, tag_id))
 
 
-def _draw(state: State, tag_id: str, what: str, *, below: int) -> int:
-    """A number from 0 to `below` - 1 that nobody outside can foresee, and that each evaluator draws alike."""
-    drawn = hash_id("draw", state.log_id, tag_id, state.sequence, what)
-    return int(drawn.removeprefix("draw-"), 16) % below
+def _draw(state: State, tag_id: str, what: str) -> int:
+    """A number of 80 bits that nobody outside can foresee, and that each evaluator draws alike."""
+    return int(hash_id("draw", state.log_id, tag_id, state.sequence, what).removeprefix("draw-"), 16)
 
 
 # ── by time ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_time(decisions: Decisions, tag_id: str, sensing: SensingState, *, at_ms: int) -> Iterator[int]:
-    """Makes the requests that are due, and yields the moments of the next ones."""
+def _check_time(decisions: Decisions, tag_id: str, sensing: SensingState, *, at_ms: int) -> None:
+    """Makes the requests to a tag that are due, and schedules the next ones."""
     state = decisions.state
     if sensing.change_ms is not None and sensing.change_ms <= at_ms:
         sensing.change_ms = None
         _ask_for_interval(decisions, tag_id, sensing)
     if sensing.change_ms is not None:
-        yield sensing.change_ms
+        _check_by(state, tag_id, sensing, at_ms=sensing.change_ms)
     elif at_ms < sensing.renew_ms:
-        yield sensing.renew_ms
+        _check_by(state, tag_id, sensing, at_ms=sensing.renew_ms)
     else:
         state.tracks[tag_id].safe_region = None  # so that the next fix is evaluated, and renews the request
     overdue_ms = _overdue_ms(state, tag_id, sensing)
@@ -202,7 +200,7 @@ def _check_time(decisions: Decisions, tag_id: str, sensing: SensingState, *, at_
         _ask_for_position(decisions, tag_id, sensing)
         overdue_ms = _overdue_ms(state, tag_id, sensing)
     if overdue_ms is not None:
-        yield overdue_ms
+        _check_by(state, tag_id, sensing, at_ms=overdue_ms)
 
 
 def _ask_for_interval(decisions: Decisions, tag_id: str, sensing: SensingState) -> None:
@@ -214,21 +212,19 @@ def _ask_for_interval(decisions: Decisions, tag_id: str, sensing: SensingState) 
     is_renewal = now_ms >= sensing.renew_ms
     if not is_renewal and not report_interval.differs(need.interval_s, sensing.basis_s):
         return
-    permille, is_uncaused = _draw(state, tag_id, "interval", below=1001), is_renewal and sensing.is_next_uncaused
+    numbers = _draw(state, tag_id, "interval")
+    numbers, permille = divmod(numbers, 1001)
+    numbers, more_life_ms = divmod(numbers, MAX_LIFE_MS - MIN_LIFE_MS)
+    numbers, none_follows = divmod(numbers, UNCAUSED_ONE_IN)
+    is_uncaused = is_renewal and sensing.is_next_uncaused
     if is_uncaused:
-        interval_s = report_interval.shortened_s(need.interval_s, permille)
-        life_ms = UNCAUSED_LIFE_MS
+        interval_s, life_ms = report_interval.shortened_s(need.interval_s, permille), UNCAUSED_LIFE_MS
     else:
-        interval_s = report_interval.jittered_s(need.interval_s, permille)
-        life_ms = MIN_LIFE_MS + _draw(state, tag_id, "life", below=MAX_LIFE_MS - MIN_LIFE_MS)
+        interval_s, life_ms = report_interval.jittered_s(need.interval_s, permille), MIN_LIFE_MS + more_life_ms
     sensing.basis_s, sensing.renew_ms = round(need.interval_s), now_ms + life_ms // 2
-    sensing.is_next_uncaused = (
-        not is_uncaused
-        and not report_interval.is_battery_low(state, tag_id)
-        and _draw(state, tag_id, "uncaused", below=UNCAUSED_ONE_IN) == 0
-    )
+    sensing.is_next_uncaused = not (is_uncaused or none_follows or report_interval.is_battery_low(state, tag_id))
     if sensing.is_next_uncaused:
-        sensing.renew_ms = now_ms + _draw(state, tag_id, "renewal", below=life_ms // 2)
+        sensing.renew_ms = now_ms + numbers % (life_ms // 2)
     decisions.request(tag_id, interval_s, until_ms=now_ms + life_ms)
 
 
@@ -254,4 +250,4 @@ def _ask_for_position(decisions: Decisions, tag_id: str, sensing: SensingState) 
     decisions.request(tag_id, None, until_ms=sensing.located_ms + LOCATE_INTERVAL_MS)
 
 
-DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end)
+DETECTOR = Detector(on_amend=amend, on_end=end)

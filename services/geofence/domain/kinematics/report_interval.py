@@ -128,12 +128,13 @@ def need_of(state: State, tag_id: str) -> Need | None:
     track = state.tracks.get(tag_id)
     if track is None or not track.fixes:
         return None
-    intervals_s, free_mm = [], []
+    least_s, free_mm = None, math.inf
     for case_state in cases_of(state, tag_id):
         for gap in _gaps(state, case_state, track):
-            free_mm.append(gap.free_mm)
-            intervals_s.append(interval_for(state, case_state.case, tag_id, gap=gap))
-    return Need(min(intervals_s), min(free_mm) <= reach_mm(state.rules)) if intervals_s else None
+            free_mm = min(free_mm, gap.free_mm)
+            needed_s = interval_for(state, case_state.case, tag_id, gap=gap)
+            least_s = needed_s if least_s is None else min(least_s, needed_s)
+    return None if least_s is None else Need(least_s, free_mm <= reach_mm(state.rules))
 
 
 def interval_for(state: State, case: Case, tag_id: str, *, gap: Gap) -> float:

@@ -30,6 +30,7 @@ MIN_FAR_SHARE = 0.5
 
 RangeHook = Callable[[State, CaseState], float]
 FarHook = Callable[[State, Case], float | None]
+QuietHook = Callable[[State, str], bool]
 
 
 class _Other(NamedTuple):
@@ -64,7 +65,7 @@ def measure(
     *,
     ranges_mm: Sequence[RangeHook],
     far_mm: FarHook,
-    is_quiet: bool,
+    is_quiet: QuietHook,
 ) -> None:
     """Makes the safe region round a device's newest fix, after a full evaluation from the fix before it (`from_ms`), if possible.
 
@@ -99,7 +100,8 @@ def measure(
         return drop(state, device_id)
     for other_id in free.narrowed:
         state.tracks[other_id].safe_region = None
-    track.safe_region = SafeRegion(last.point, free.radius_mm, is_far, needs_sensing=not (is_far and is_quiet))
+    skip_mm = free.radius_mm if is_far and is_quiet(state, device_id) else -1.0
+    track.safe_region = SafeRegion(last.point, skip_mm, free.radius_mm, is_far)
 
 
 def _free(others: Sequence[_Other], *, is_far: bool) -> _Free:

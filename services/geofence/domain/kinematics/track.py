@@ -98,12 +98,13 @@ class SafeRegion(NamedTuple):
     """A ball in which a device may move before any ring can matter (`safe_region.py`)."""
 
     centre: Vector
+    skip_mm: float
+    """Radius within which a newest fix needs no evaluation at all, mm. Negative if each one is evaluated for the interval that a tag
+    should keep."""
     free_mm: float
     """Radius of the ball, mm."""
     is_far: bool
     """Whether no movement in this ball and in the other devices' far balls changes the interval that a tag should keep."""
-    needs_sensing: bool
-    """Whether each newest fix within the ball is evaluated for the interval that a tag should keep."""
 
 
 @dataclass(slots=True)
