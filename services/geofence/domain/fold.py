@@ -77,7 +77,7 @@ def _apply(decisions: Decisions, body: Body) -> None:
 
 
 def _apply_version(state: State, version: int) -> None:
-    """Notes that the log demands a fold version, and begins all requests for data anew.
+    """Notes that the log demands a fold version, and lets all requests for data begin from nothing.
 
     The log keeps its entries for days only. So evaluators that know a different past of it make the same requests from here on.
     """

@@ -36,9 +36,9 @@ class Rules:
     rest_ms: int = 400_000
     """Time at one place after which a wearer counts as stationary. In the study of real tracks this was longer than stops on the
     way."""
-    rest_respond_after_ms: int = 300_000
+    rest_respond_after_ms: int = 450_000
     """Nobody is sent earlier than this after the last position of a wearer who was stationary, or whose tag had announced its silence.
-    Most such gaps are rooms without reception, and end before."""
+    Most such gaps are rooms without reception, and end before. The desks are notified after 3 minutes."""
     away_respond_after_ms: int = 360_000
     """Nobody is sent earlier than this after the last position of a wearer who was going away from the target, who would have to turn
     round first."""

@@ -28,7 +28,7 @@ def kept(state: State) -> list[tuple[str, int, str]]:
     return published
 
 
-def test_the_version_is_written_again_a_day_after_the_log_last_demanded_one() -> None:
+def test_the_version_is_written_a_day_after_the_log_last_demanded_a_version() -> None:
     assert kept(State(3, now_ms=DAY_MS + 7)) == []
     assert kept(State(3, now_ms=DAY_MS + 6, log_version=VERSION, log_version_ms=7)) == []
     due = State(3, now_ms=DAY_MS + 7, log_version=VERSION, log_version_ms=7)

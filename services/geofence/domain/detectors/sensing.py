@@ -19,7 +19,7 @@ from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Exercise
 from services.geofence.domain.kinematics import report_interval
 from services.geofence.domain.kinematics.report_interval import MAX_INTERVAL_S, MAX_NEAR_INTERVAL_S
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track, longer_gap_ms
 from services.geofence.domain.state import SensingState, State
 
 FIRST_VERSION = 12
@@ -231,12 +231,12 @@ def _ask_for_interval(decisions: Decisions, tag_id: str, sensing: SensingState) 
 def _overdue_ms(state: State, tag_id: str, sensing: SensingState) -> int | None:
     """When the next position of a tag is asked for, unless one comes before; None if none is.
 
-    A report counts as overdue by the interval that the tag was seen to keep, and only where a ring can be reached. During an outage no
-    tag can be reached.
+    A report counts as overdue by the longer of the gaps that the tag was seen to keep, and only where a ring can be reached. During an
+    outage no tag can be reached.
     """
     if sensing.seen_ms is None or sensing.located >= MAX_LOCATED or state.outage is not None:
         return None
-    kept_ms = state.tracks[tag_id].kept_interval_ms()
+    kept_ms = longer_gap_ms(state.tracks[tag_id].fixes)
     if kept_ms is None:
         return None
     at_ms = max(sensing.seen_ms + kept_ms + LOCATE_AFTER_MS, sensing.located_ms + LOCATE_INTERVAL_MS)

@@ -23,6 +23,13 @@ SURELY_BEYOND = probability.SURELY_OUTSIDE / 1.5
 deviations."""
 
 
+DENSE_INTERVAL_MS = 45_000
+"""A tag that keeps this interval or a shorter one reports densely: its next report comes before help has left."""
+DENSE_P_PCT = 35
+"""Least probability of being inside, in percent, at which the newest report of such a tag enters a ring. In the study of real tracks a
+fifth of the rings entered for nothing are no longer entered, and breaches are missed as rarely as with a report a minute (ADR 54)."""
+
+
 class PossiblePresence(NamedTuple):
     """A possible presence of the wearer within the ring."""
 
@@ -69,7 +76,8 @@ def evaluate(
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
     credible = tuple(map(_credible, tracks, (side for side in sides if side)))
-    on_the_way = _on_the_way(state.rules, credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms)
+    p_pct = max(state.rules.respond_p_pct, DENSE_P_PCT if newest and _is_dense(sides.wearer) else 0)
+    on_the_way = _on_the_way(credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms, p_pct=p_pct)
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
     presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
@@ -78,10 +86,16 @@ def evaluate(
     return Presence(possible=_before_jumps(state.rules, sides, target, ring=ring))
 
 
+def _is_dense(wearer: Track) -> bool:
+    """Whether a tag reports so densely that its next report can decide."""
+    kept_ms = wearer.kept_interval_ms()
+    return kept_ms is not None and kept_ms <= DENSE_INTERVAL_MS
+
+
 def _on_the_way(
-    rules: Rules, believed: tuple[Track, ...], target: Target, *, ring: Ring, from_ms: int, until_ms: int
+    believed: tuple[Track, ...], target: Target, *, ring: Ring, from_ms: int, until_ms: int, p_pct: int
 ) -> Presence:
-    """The presence by the assumed movements between believed positions."""
+    """The presence by the assumed movements between believed positions. A ring is entered at `p_pct` percent."""
     if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
         return Presence()
     sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
@@ -99,7 +113,7 @@ def _on_the_way(
         if any(track.is_on_jump(at_ms) for track in tracks):
             continue
         p = probability.inside(distance_mm, ring.radius_mm, tuple(track.accuracy_at(at_ms) for track in tracks))
-        if p >= rules.respond_p_pct / 100:
+        if p >= p_pct / 100:
             return Presence(RingEntry(at_ms, distance_mm, p))
         if best is None or p > best.p:
             best = PossiblePresence(at_ms=at_ms, distance_mm=distance_mm, p=p, anomaly=None)

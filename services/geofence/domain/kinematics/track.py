@@ -294,8 +294,23 @@ class Track:
         return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
 
 
+def longer_gap_ms(fixes: Sequence[Fix]) -> int | None:
+    """The upper quartile of the last gaps between fixes, ms; None where the kept interval is None.
+
+    A position that was asked for splits one gap in two. So a single such position leaves the upper quartile as it is.
+    """
+    gaps_ms = _last_gaps_ms(fixes)
+    return sorted(gaps_ms)[len(gaps_ms) * 3 // 4] if len(gaps_ms) >= MIN_KEPT_GAPS else None
+
+
 def _kept_interval_ms(fixes: Sequence[Fix]) -> int | None:
     """The median of the last gaps between fixes of different times; of two middle gaps the shorter one."""
+    gaps_ms = _last_gaps_ms(fixes)
+    return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
+
+
+def _last_gaps_ms(fixes: Sequence[Fix]) -> list[int]:
+    """The last gaps between fixes of different times, newest first, ms."""
     gaps_ms: list[int] = []
     later_ms = newest_ms = fixes[-1].time_ms if fixes else 0
     for i in range(len(fixes) - 2, -1, -1):
@@ -305,7 +320,7 @@ def _kept_interval_ms(fixes: Sequence[Fix]) -> int | None:
         if time_ms < later_ms:
             gaps_ms.append(later_ms - time_ms)
             later_ms = time_ms
-    return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
+    return gaps_ms
 
 
 def _unknown_after_ms(fixes: Sequence[Fix]) -> int:

@@ -252,7 +252,7 @@ def test_an_outage_asks_nobody() -> None:
     assert all(second(request) <= began_s + 1 for request in story.requests)
 
 
-def test_a_silent_tag_gets_no_more_requests_and_is_asked_again_at_its_next_report() -> None:
+def test_a_silent_tag_gets_no_more_requests_and_is_asked_at_its_next_report() -> None:
     story = asking()
     stay(story, 1, 1000, north_m=900)
     for at_s in range(1000, 3 * HOUR_S, 300):

@@ -98,7 +98,7 @@ def test_no_renewal_comes_at_a_regular_time() -> None:
 
 def test_another_log_draws_other_numbers() -> None:
     first, _ = obey("one", north_m=30_000, hours=3)
-    again, _ = obey("one", north_m=30_000, hours=3)
+    same, _ = obey("one", north_m=30_000, hours=3)
     other, _ = obey("other", north_m=30_000, hours=3)
-    assert first.outputs == again.outputs
+    assert first.outputs == same.outputs
     assert [second(request) for request in first.requests] != [second(request) for request in other.requests]
