@@ -46,8 +46,11 @@ def step(state: State, entry: Entry) -> list[Output]:
 
 def next_due_ms(state: State) -> int | None:
     """The next moment at which time alone decides something: a tick must follow that moment. None if there is no such moment."""
-    moments_ms = [heap[0][0] for heap in (state.due, state.sensing_due) if heap]
-    return min(moments_ms, default=None)
+    due_ms = state.due[0].at_ms if state.due else None
+    if not state.sensing_due:
+        return due_ms
+    request_ms = state.sensing_due[0][0]
+    return request_ms if due_ms is None or request_ms < due_ms else due_ms
 
 
 def _apply(decisions: Decisions, body: Body) -> None:
@@ -101,7 +104,8 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
             if case_state is not None and _apply_due(decisions, case_state, due):
                 at_once.append(case_state)
         decisions.end_all_if_quiet(at_once)
-        sensing.pass_time(decisions, due_ms)
+        if state.sensing_due and state.sensing_due[0][0] <= due_ms:
+            sensing.pass_time(decisions, due_ms)
 
 
 def _apply_due(decisions: Decisions, case_state: CaseState, due: Due) -> bool:
