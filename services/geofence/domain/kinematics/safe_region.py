@@ -101,7 +101,7 @@ def measure(
     for other_id in free.narrowed:
         state.tracks[other_id].safe_region = None
     skip_mm = free.radius_mm if is_far and is_quiet(state, device_id) else -1.0
-    track.safe_region = SafeRegion(last.point, skip_mm, free_mm=free.radius_mm, is_far=is_far)
+    track.safe_region = SafeRegion(centre=last.point, skip_mm=skip_mm, free_mm=free.radius_mm, is_far=is_far)
 
 
 def _free(others: Sequence[_Other], *, is_far: bool) -> _Free:

@@ -75,8 +75,9 @@ def test_an_approach_shortens_the_interval_down_to_half_a_minute() -> None:
     story = asking()
     move(story, 1, 1400, north_m=20_000, mps=-14, every_s=15)
     intervals = story.intervals()
-    assert intervals[0] >= 150 and intervals[-1] <= 33
-    near = [request.interval_s for request in story.requests if 20_000 - 14 * second(request) < 1000]
+    assert intervals[0] >= 150
+    assert intervals[-1] <= 30 / 0.75, "an interval that is a quarter too long stays, so that noise changes nothing"
+    near = [request.interval_s for request in story.requests if 20_000 - 14 * second(request) < 1500]
     assert near and all(interval_s is not None and 30 <= interval_s <= 60 for interval_s in near)
 
 
@@ -84,14 +85,14 @@ def test_a_wearer_at_rest_who_drives_off_within_a_safe_region_is_asked_for_more(
     """No ring can be reached within the region, but the interval rests on the pace and is evaluated."""
     story = asking(rings=[geometry_pb2.Ring(radius_m=100, action=geometry_pb2.RESPOND)])
     for i in range(4):
-        story.at(15 * i, "tag", 3600)  # so that the pace is known once she is
-    stay(story, 60, 1000, north_m=3600, every_s=15)
+        story.at(15 * i, "tag", 3050)  # so that the pace is known once she is
+    stay(story, 60, 1000, north_m=3050, every_s=15)
     region = story.state.tracks["tag"].safe_region
     assert region is not None
     before = len(story.requests)
     assert story.intervals()[-1] >= 150
     for i in range(20):  # to and fro, as fast as a car
-        story.at(1006 + 15 * i, "tag", 3600, 9.5 * 15 * min(i % 6, 6 - i % 6))
+        story.at(1006 + 15 * i, "tag", 3050, 9.5 * 15 * min(i % 6, 6 - i % 6))
     assert story.state.tracks["tag"].safe_region == region
     story.tick(1300)
     (first,) = story.requests[before:]

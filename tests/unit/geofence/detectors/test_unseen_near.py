@@ -80,7 +80,7 @@ def test_a_wearer_on_the_way_is_assumed_to_go_on(mps: float) -> None:
     assert arrival_s <= at_s <= 1.1 * arrival_s, "the accuracies reduce the measured pace a little"
 
 
-@pytest.mark.parametrize(("metres", "at_s"), [(300, 300), (600, 300), (900, (900 - EDGE_M) / 2)])
+@pytest.mark.parametrize(("metres", "at_s"), [(300, 450), (600, 450), (900, 450)])
 def test_a_stationary_wearer_can_start_on_foot(metres: float, at_s: float) -> None:
     story = begin()
     report(story, metres)
@@ -165,7 +165,7 @@ def test_an_announced_silence_near_her_sends_somebody_later(event: str) -> None:
     report(story, 500, mps=2, reports=20)
     story.says(5, "tag", event)
     story.tick(1000)
-    assert near(story) == [(NOTIFY, 180), (RESPOND, 300)]
+    assert near(story) == [(NOTIFY, 180), (RESPOND, 450)]
 
 
 def test_a_tag_that_is_back_in_coverage_announces_nothing() -> None:
@@ -203,7 +203,7 @@ def test_an_encounter_at_a_place_ends_where_the_wearer_is_unseen() -> None:
     story = begin(encounters=[encounter(-1000, 1500, places=[place])])
     report(story, 300)
     story.tick(1000)
-    assert near(story) == [(NOTIFY, 180), (RESPOND, 300)]
+    assert near(story) == [(NOTIFY, 180), (RESPOND, 450)]
 
 
 # ── devices that report rarely ───────────────────────────────────────────────────────────────────────────────────────
@@ -221,7 +221,7 @@ def test_a_slow_tag_is_unseen_by_the_interval_that_it_keeps(interval_s: int, unk
     story.tick(left_s + 2000)
     assert near(story)[-2:] == [
         (NOTIFY, about(left_s + unknown_s, 3)),
-        (RESPOND, about(left_s + max(300, unknown_s + 10), 3)),
+        (RESPOND, about(left_s + max(450, unknown_s + 10), 3)),
     ]
 
 
@@ -276,7 +276,7 @@ def test_a_wearer_who_goes_on_to_her_unseen_is_met(
     is_rest = rest_s + interval_s >= 400 or mps * (400 - rest_s) < 60
     # The pace is measured between reports of the last 5 minutes, less the accuracies.
     pace_mps = max(2, 0 if is_rest else mps * (300 - rest_s - interval_s) / 300 - 0.1)
-    bound_s = max(unknown_s + 30, 300 if is_rest else 0, (metres - 100) / pace_mps)
+    bound_s = max(unknown_s + 30, 450 if is_rest else 0, (metres - 100) / pace_mps)
     assert min(notified) <= (unknown_s + 1) * 1000
     assert min(responded) <= (bound_s + 1) * 1000
     if rest_s == 0 and mps >= 2 and interval_s <= 100:
