@@ -201,7 +201,7 @@ FLOWS = (
         message_type="SensingRequest",
         stream=SENSING.name,
         publishers=("geofence",),
-        readers=("ingest",),
+        readers=("ingest", "explain"),
     ),
     Flow(
         subject="command.{by}.{command_id}",

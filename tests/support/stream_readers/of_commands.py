@@ -28,9 +28,10 @@ from tests.support.stream_readers.of_registry import step_message
 from tests.support.stream_readers.reader import Message, Reader
 
 RUNBOOK = Path(__file__).parents[3] / "docs" / "runbook.md"
-ALERT, MEASURE, DEAD_LETTERS = (
+ALERT, MEASURE, SENSING, DEAD_LETTERS = (
     "alert.{p}.{alert_id}",
     "measure.{p}.{alert_id}",
+    "sensing.{p}.{request_id}",
     "dead_letter.{by}.{reader}.{stream}.{sequence}",
 )
 STEPS_SHOWN = 10
@@ -180,12 +181,12 @@ async def _same_log_meta(connection: Connection, name: str) -> int:
 READERS = (
     Reader(
         name="explain",
-        rows=tuple((subject, "explain") for subject in (*LOG_ROWS, ALERT, MEASURE)),
+        rows=tuple((subject, "explain") for subject in (*LOG_ROWS, ALERT, MEASURE, SENSING)),
         prepare=_approach,
         prepared=_is_decided,
         valid=_nothing,
         effects=_explained,
-        garbage=("log.0.report", "alert.0.junk-{name}", "measure.0.junk-{name}"),
+        garbage=("log.0.report", "alert.0.junk-{name}", "measure.0.junk-{name}", "sensing.0.junk-{name}"),
         dead_letter_by="fold",
         at_reuse=False,
     ),

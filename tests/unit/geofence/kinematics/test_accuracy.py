@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from statistics import median
 
 import pytest
 from hypothesis import given, settings
@@ -33,12 +34,17 @@ def track(
     return found
 
 
-@given(st.integers(0, 10_000), st.sampled_from([5, 40, 60]), st.sampled_from([5, 60]))
-@settings(max_examples=60, deadline=None)
-def test_the_scatter_at_rest_is_measured(seed: int, sigma_m: float, every_s: int) -> None:
-    observed = accuracy.observed_error_mm(track(seed, sigma_m=sigma_m, every_s=every_s))
-    assert observed is not None
-    assert 0.3 < observed / (R68_PER_SIGMA * sigma_m * 1000) < 2
+@pytest.mark.parametrize("every_s", [5, 60])
+@pytest.mark.parametrize("sigma_m", [5, 40, 60])
+def test_the_scatter_at_rest_is_measured(sigma_m: float, every_s: int) -> None:
+    shares = []
+    for seed in range(60):
+        observed = accuracy.observed_error_mm(track(seed, sigma_m=sigma_m, every_s=every_s))
+        assert observed is not None
+        shares.append(observed / (R68_PER_SIGMA * sigma_m * 1000))
+    assert 0.6 < median(shares) < 1.5
+    # A few fixes can look like a movement, and then no scatter is seen.
+    assert sum(0.3 < share < 2 for share in shares) >= 54
 
 
 @given(st.integers(0, 10_000), st.floats(0, 85), st.sampled_from([0.0, 0.1, 0.5]))
