@@ -26,11 +26,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.decision.arms import Arm
+from bench.decision.closed_loop import Step
 from bench.decision.decided import HELP_MS, SAME_DISPATCH_MS, Demanded, Sent
 from bench.decision.judged import THRESHOLDS_M, Fault, Judged
 from bench.decision.noise import TAG, Gaps, Report, World
 from bench.decision.placement import Play
-from bench.decision.play import Plain, Played, Step, perform, plain
+from bench.decision.play import Plain, Played, perform, plain
 from bench.decision.truth import Stretch, Truth
 from services.geofence.domain import fold
 from services.geofence.domain.demands import AlertKind

@@ -5,9 +5,7 @@ The loop is closed: what the fold requests changes when the tag reports next. Th
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,20 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.decision.arms import Arm
+from bench.decision.closed_loop import ClosedLoop, Step
 from bench.decision.decided import Decided, Listener
 from bench.decision.noise import PHONE, TAG, Report, World
 from bench.decision.placement import PLACE_RADIUS_M, Play, metres_per_e7
-from bench.decision.tag import Tag
 from bench.silence import RINGS
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Output, SensingRequest
-from services.geofence.domain.entries import Body, Case, Entry, FoldVersion, Positions, Target, Tick
+from services.geofence.domain.alerts import Alert
+from services.geofence.domain.entries import Case, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, ecef_mm
-from services.geofence.domain.state import State
-from services.geofence.domain.version import VERSION
 
-Step = Callable[[State, Entry], list[Output]]
-"""The fold's function, or a stand-in of a test."""
 _CASE_ID = "case"
 
 
@@ -54,62 +48,26 @@ def perform(world: World, arm: Arm, step: Step = fold.step) -> Played:
     return _Performance(world, arm, step).run()
 
 
-class _Performance:
+class _Performance(ClosedLoop):
     def __init__(self, world: World, arm: Arm, step: Step) -> None:
-        self._play, self._fold = world.play, step
-        self._from_ms, self._until_ms = world.play.way[0].at_ms, world.play.way[-1].at_ms
-        self._asks = arm.delivery is not None
-        self._tag = Tag(world.tag, arm, self._until_ms)
-        self._arriving = [*world.phone]
-        """Heap of the reports by arrival."""
-        heapq.heapify(self._arriving)
+        self._play, until_ms = world.play, world.play.way[-1].at_ms
+        log_id = f"{world.play.name} {world.draw}"
+        super().__init__(world.tag, arm, world.phone, log_id=log_id, until_ms=until_ms, step=step)
         self._received: list[Report] = []
-        self._state = State(0, log_id=f"{world.play.name} {world.draw}")
-        self._listener = Listener(self._until_ms)
+        self._listener = Listener(until_ms)
 
     def run(self) -> Played:
-        if self._asks:
-            self._step(self._from_ms, FoldVersion(VERSION))
-        self._step(self._from_ms, case_of(self._play))
-        while (now_ms := self._next_ms()) < self._until_ms:
-            if self._tag.next_ms() == now_ms:
-                for report in self._tag.advance():
-                    heapq.heappush(self._arriving, report)
-            elif self._arriving and self._arriving[0].arrived_ms == now_ms:
-                self._arrive(heapq.heappop(self._arriving))
-            else:
-                self._step(now_ms, Tick())
+        self.play(case_of(self._play), self._play.way[0].at_ms)
         tag, sent = self._tag, len({report.number for report in self._received if report.device == TAG})
         return Played(self._received, self._listener.end(), sent, tag.commands, tag.locates, tag.located)
 
-    def _next_ms(self) -> int:
-        """When something happens next: the tag acts, a report arrives, or time alone decides something."""
-        now_ms = self._tag.next_ms()
-        if self._arriving:
-            now_ms = min(now_ms, self._arriving[0].arrived_ms)
-        due_ms = fold.next_due_ms(self._state)
-        return now_ms if due_ms is None else min(now_ms, due_ms)
-
-    def _arrive(self, report: Report) -> None:
+    def _note_report(self, report: Report) -> None:
         self._received.append(report)
-        if report.device == TAG:
-            self._tag.answered(report.arrived_ms)
-        columns = (
-            [report.device],
-            [str(report.number)],
-            [report.fix_ms],
-            [report.lat_e7],
-            [report.lon_e7],
-            [report.accuracy_mm],
-        )
-        self._step(report.arrived_ms, Positions(*columns, 0))
 
-    def _step(self, stamp_ms: int, body: Body) -> None:
-        for output in self._fold(self._state, Entry(self._state.sequence + 1, stamp_ms, body)):
-            if isinstance(output, Alert):
-                self._listener.note(output, stamp_ms)
-            elif isinstance(output, SensingRequest) and output.device_id == TAG:
-                self._tag.request(output, stamp_ms)
+    def _note_alert(self, alert: Alert, stamp_ms: int) -> None:
+        self._listener.note(alert, stamp_ms)
+
+    def _note_step(self, stamp_ms: int) -> None:
         self._listener.note_state(self._state.cases.get(_CASE_ID), stamp_ms)
 
 
