@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from services.cli.simulate import backtest
+
 WEARER_DEVICE_ID = "tag-wearer"
 PROTECTED_DEVICE_ID = "dev-protected"
 ORDER_ID = "order-geolife"
@@ -78,6 +80,16 @@ def data_root() -> Path:
 def geolife_dir() -> Path:
     """Folder of the tracks and of pairs.csv; it may not exist."""
     return data_root() / "geolife"
+
+
+def shared_story(name: str, folder: Path) -> list[dict[str, Any]]:
+    """Alerts of a shared story. Its reports are unpacked into `folder`. Skips the test if the story is absent."""
+    story = data_root() / "cases" / name
+    if not story.is_dir():
+        pytest.skip(f"no stories in {story.parent}; set TANDEM_SHARED_DATA to the folder that holds cases/")
+    reports = folder / "reports.ndjson"
+    reports.write_bytes(gzip.decompress((story / "reports.ndjson.gz").read_bytes()))
+    return list(backtest.run(story / "scenario.json", reports))
 
 
 def require_geolife() -> Path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.cli.simulate import backtest
-from tests.support.geofence.geolife import data_root, parse_rfc3339
+from tests.support.geofence.geolife import parse_rfc3339, shared_story
 
 Alerts = list[dict[str, Any]]
 SECOND_0 = parse_rfc3339("2026-03-02T10:00:00Z")
@@ -73,9 +71,4 @@ CHECKS: dict[str, Callable[[Alerts], object]] = {
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_shared_story_stays_within_its_limit(name: str, tmp_path: Path) -> None:
-    folder = data_root() / "cases" / name
-    if not folder.is_dir():
-        pytest.skip(f"no stories in {folder.parent}; set TANDEM_SHARED_DATA to the folder that holds cases/")
-    reports = tmp_path / "reports.ndjson"
-    reports.write_bytes(gzip.decompress((folder / "reports.ndjson.gz").read_bytes()))
-    print(f"{name}: {CHECKS[name](list(backtest.run(folder / 'scenario.json', reports)))}")
+    print(f"{name}: {CHECKS[name](shared_story(name, tmp_path))}")

@@ -3,15 +3,11 @@ are cleared by devices that report rarely."""
 
 from __future__ import annotations
 
-import gzip
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from services.cli.simulate import backtest
-from tests.support.geofence.geolife import data_root, parse_rfc3339
+from tests.support.geofence.geolife import parse_rfc3339, shared_story
 
 BEGIN_S = parse_rfc3339("2026-03-02T10:00:00Z")
 """Second 0 of the stories."""
@@ -19,12 +15,7 @@ BEGIN_S = parse_rfc3339("2026-03-02T10:00:00Z")
 
 def alerts(name: str, tmp_path: Path) -> list[dict[str, Any]]:
     """Alerts of a story; prints how many demand what."""
-    folder = data_root() / "cases" / name
-    if not folder.is_dir():
-        pytest.skip(f"no stories in {folder.parent}; set TANDEM_SHARED_DATA to the folder that holds cases/")
-    reports = tmp_path / "reports.ndjson"
-    reports.write_bytes(gzip.decompress((folder / "reports.ndjson.gz").read_bytes()))
-    found = list(backtest.run(folder / "scenario.json", reports))
+    found = shared_story(name, tmp_path)
     print(f"{name}: {dict(Counter(alert['demand'] for alert in found))}")
     return found
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import pytest
 
-from services.cli.simulate import backtest
-from tests.support.geofence.geolife import data_root, parse_rfc3339
+from tests.support.geofence.geolife import parse_rfc3339, shared_story
 
 LIMITS_S = {
     "00b_inside_5h_47s": 17_690,
@@ -22,15 +20,8 @@ LIMITS_S = {
 
 @pytest.mark.parametrize("name", LIMITS_S)
 def test_an_account_of_the_nearest_ring_holds_the_time_inside(name: str, tmp_path: Path) -> None:
-    folder = data_root() / "cases" / name
-    if not folder.is_dir():
-        pytest.skip(f"no stories in {folder.parent}; set TANDEM_SHARED_DATA to the folder that holds cases/")
-    reports = tmp_path / "reports.ndjson"
-    reports.write_bytes(gzip.decompress((folder / "reports.ndjson.gz").read_bytes()))
     accounts = [
-        alert
-        for alert in backtest.run(folder / "scenario.json", reports)
-        if alert["ring_m"] == 100 and alert.get("inside") is not None
+        alert for alert in shared_story(name, tmp_path) if alert["ring_m"] == 100 and alert.get("inside") is not None
     ]
     inside_s = [
         sum(parse_rfc3339(to) - parse_rfc3339(from_) for from_, to in account["inside"]) for account in accounts
