@@ -63,21 +63,29 @@ def disclosures(shown: Refold, to: Reader, now_ms: int) -> list[ledger_pb2.Discl
         for kind, subject_id, device_ids in sides:
             if any(shown.reports.get(device_id) for device_id in device_ids):
                 order_ids[kind, subject_id] = case.order_id
+    reference = alert.incident_id or alert.case_id
     return [
-        ledger_pb2.Disclosure(
-            disclosure_id=f"{BY}-{uuid.uuid4().hex}",
-            at_ms=now_ms,
-            who=to.spiffe_id,
-            legal_basis=to.legal_basis,
-            purpose=to.purpose.value,
-            reference=alert.incident_id or alert.case_id,
-            record_kind=kind.value,
-            record_id=subject_id,
-            order_id=order_id,
-            recipient=to.spiffe_id,
-        )
+        disclosure(kind, subject_id, to, order_id=order_id, reference=reference, now_ms=now_ms)
         for (kind, subject_id), order_id in sorted(order_ids.items(), key=lambda item: (item[0][0].value, item[0][1]))
     ]
+
+
+def disclosure(
+    kind: RecordKind, record_id: str, to: Reader, *, order_id: str, reference: str, now_ms: int
+) -> ledger_pb2.Disclosure:
+    """Disclosure record for one subject that a person at the command line reads about."""
+    return ledger_pb2.Disclosure(
+        disclosure_id=f"{BY}-{uuid.uuid4().hex}",
+        at_ms=now_ms,
+        who=to.spiffe_id,
+        legal_basis=to.legal_basis,
+        purpose=to.purpose.value,
+        reference=reference,
+        record_kind=kind.value,
+        record_id=record_id,
+        order_id=order_id,
+        recipient=to.spiffe_id,
+    )
 
 
 async def record(bus: Bus, disclosures: Sequence[ledger_pb2.Disclosure]) -> None:

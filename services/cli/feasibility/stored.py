@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-
-from services.cli.explain.disclosures import BY, Reader
+from services.cli.explain.disclosures import Reader, disclosure
 from services.cli.failure import CommandFailed
 from services.cli.feasibility.inputs import RING_EXAMPLE
 from services.common.messaging import flow, pull, streams
@@ -52,17 +50,6 @@ def disclosures(case: Case, to: Reader, now_ms: int) -> list[ledger_pb2.Disclosu
     subjects = [(RecordKind.ORDER, case.order_id), (RecordKind.WEARER, case.wearer_id)]
     subjects += [(RecordKind.PROTECTED_PERSON, target.target_id) for target in case.targets if target.is_person]
     return [
-        ledger_pb2.Disclosure(
-            disclosure_id=f"{BY}-{uuid.uuid4().hex}",
-            at_ms=now_ms,
-            who=to.spiffe_id,
-            legal_basis=to.legal_basis,
-            purpose=to.purpose.value,
-            reference=case.order_id,
-            record_kind=kind.value,
-            record_id=subject_id,
-            order_id=case.order_id,
-            recipient=to.spiffe_id,
-        )
+        disclosure(kind, subject_id, to, order_id=case.order_id, reference=case.order_id, now_ms=now_ms)
         for kind, subject_id in subjects
     ]
