@@ -76,8 +76,15 @@ def evaluate(
     judged_until_ms = None if newest else until_ms
     tracks = tuple(plausibility.believed(side, from_ms, judged_until_ms, bound_mps=mps) for side in sides if side)
     credible = tuple(map(_credible, tracks, (side for side in sides if side)))
-    p_pct = max(state.rules.respond_p_pct, DENSE_P_PCT if newest and _is_dense(sides.wearer) else 0)
-    on_the_way = _on_the_way(credible, target, ring=ring, from_ms=from_ms, until_ms=until_ms, p_pct=p_pct)
+    on_the_way = _on_the_way(
+        state.rules,
+        credible,
+        target,
+        ring=ring,
+        from_ms=from_ms,
+        until_ms=until_ms,
+        reporting=sides.wearer if newest else None,
+    )
     if on_the_way.entered or not newest:
         return Presence(on_the_way.entered)
     presence = _from_newest(state.rules, sides, tracks, target=target, ring=ring, best=on_the_way.possible)
@@ -93,9 +100,17 @@ def _is_dense(wearer: Track) -> bool:
 
 
 def _on_the_way(
-    believed: tuple[Track, ...], target: Target, *, ring: Ring, from_ms: int, until_ms: int, p_pct: int
+    rules: Rules,
+    believed: tuple[Track, ...],
+    target: Target,
+    *,
+    ring: Ring,
+    from_ms: int,
+    until_ms: int,
+    reporting: Track | None,
 ) -> Presence:
-    """The presence by the assumed movements between believed positions. A ring is entered at `p_pct` percent."""
+    """The presence by the assumed movements between believed positions. `reporting` is the wearer's track if its next report can still
+    decide; None for a late report."""
     if _is_far_unreachable(believed, target, ring.radius_mm, from_ms=from_ms, until_ms=until_ms):
         return Presence()
     sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
@@ -104,6 +119,7 @@ def _on_the_way(
     beyond_mm = POSSIBLE_TIMES * vague_mm
     if _is_unreachable(tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms):
         return Presence()
+    p_pct = max(rules.respond_p_pct, DENSE_P_PCT if reporting is not None and _is_dense(reporting) else 0)
     best: PossiblePresence | None = None
     for at_ms, distance_mm in (
         moment
