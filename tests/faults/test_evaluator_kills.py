@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,15 @@ def mesh(tmp_path: Path) -> Iterator[EvaluatorMesh]:
         yield running
 
 
-def checkpoints(mesh: EvaluatorMesh) -> dict[Path, int]:
-    """Checkpoint files of both evaluators, and the sequence of each."""
-    matches = {path: re.search(r"-s(\d+)-", path.name) for path in mesh.folder.glob("geofence-*/checkpoint-*.json")}
-    return {path: int(match[1]) for path, match in matches.items() if match}
+def checkpoints(mesh: EvaluatorMesh) -> list[tuple[int, bytes]]:
+    """Sequence and content of the checkpoint files of both evaluators. They are read at once: a running evaluator deletes old ones."""
+    found = []
+    for path in mesh.folder.glob("geofence-*/checkpoint-*.json"):
+        match = re.search(r"-s(\d+)-", path.name)
+        with suppress(FileNotFoundError):  # deleted since it was listed
+            if match:
+                found.append((int(match[1]), path.read_bytes()))
+    return found
 
 
 async def survive_kills(mesh: EvaluatorMesh, each: int, seed: int) -> list[float]:
@@ -66,10 +72,11 @@ async def survive_kills(mesh: EvaluatorMesh, each: int, seed: int) -> list[float
         last = (await bus.bounds_of(flow.log_stream(0))).last
         assert min(await mesh.applied(last, "case-0")) >= last
         written = checkpoints(mesh)
-        expected, replayed = await offline(bus, last, written.values())
+        assert written
+        expected, replayed = await offline(bus, last, [sequence for sequence, _ in written])
         assert await stored_alerts(bus, len(expected), last) == expected
-        for path, sequence in written.items():
-            assert path.read_bytes() == replayed[sequence], "the recovered state equals full replay"
+        for sequence, content in written:
+            assert content == replayed[sequence], "the recovered state equals full replay"
     for replica in range(2):
         started = [int(str(record["sequence"])) for record in mesh.logged(replica, "evaluator_started")]
         assert started == sorted(started) and started[-1], "entries that were applied before a checkpoint stay applied"
