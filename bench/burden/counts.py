@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.demands import Leg
 from services.geofence.domain.entries import Demand
 
 SAME_MOMENT_MS = 600_000
@@ -43,7 +42,7 @@ class Counts:
     notices: Counter[str] = field(default_factory=Counter)
     """Number of alerts that demand NOTIFY, by kind."""
     pushes: Counter[str] = field(default_factory=Counter)
-    """Number of alerts with a destination on the warning leg, by kind and demand."""
+    """Number of messages to her telephone, by notice and by the alert that caused them; all-clears included."""
     reports: int = 0
     """Number of the tag's reports that arrived, without duplicates."""
     commands: int = 0
@@ -58,8 +57,6 @@ class Counts:
     def note(self, alert: Alert, stamp_ms: int, causes: tuple[str, str]) -> None:
         """Counts an alert of an entry with a stamp. `causes`: what the wearer does, and the noise shortly before."""
         kind = alert.kind.value
-        if any(leg is Leg.WARNING for leg, _ in alert.destinations):
-            self.pushes[f"{kind}, {alert.demand.name}"] += 1
         if alert.demand is Demand.NOTIFY:
             self.notices[kind] += 1
         if alert.demand is not Demand.RESPOND:

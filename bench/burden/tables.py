@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.burden.counts import Counts
 from bench.figures import Figure, at_most
-from services.geofence.domain.entries import Demand
+from services.dispatch.warning.domain import Notice
 
 BASE, ASKED = "60 s", "asked"
 GOAL_HOMES_M = (300, 900)
@@ -59,13 +59,13 @@ def moments(week: Counts) -> int:
 
 
 def pushes(week: Counts) -> int:
-    """Number of alerts that the warning leg brings to her."""
+    """Number of messages to her telephone."""
     return week.pushes.total()
 
 
-def pushes_above_record(week: Counts) -> int:
-    """Number of pushes whose alert demands more than RECORD: without all-clears, of which she gets one for each incident at most."""
-    return sum(number for key, number in week.pushes.items() if not key.endswith(f", {Demand.RECORD.name}"))
+def warnings(week: Counts) -> int:
+    """Number of pushes that are no all-clear."""
+    return sum(number for key, number in week.pushes.items() if not key.startswith(Notice.OVER.value))
 
 
 def responds(week: Counts, kind: str | None = None) -> int:
@@ -113,7 +113,15 @@ def _weeks(counts: Iterable[Counts], home_m: int, arm: str) -> list[Counts]:
 
 
 def _burden(grouped: dict[Group, list[Counts]]) -> Table:
-    columns = ("dispatch moments", *_KINDS, "other RESPOND", "NOTIFY", "pushes to her", "above RECORD", "tag's reports")
+    columns = (
+        "dispatch moments",
+        *_KINDS,
+        "other RESPOND",
+        "NOTIFY",
+        "pushes to her",
+        "all-clears left out",
+        "tag's reports",
+    )
     table = _table(
         "Burden a day: mean over weeks [least-greatest week]", *columns, "intervals", "positions now", "CPU, s a week"
     )
@@ -125,7 +133,7 @@ def _burden(grouped: dict[Group, list[Counts]]) -> Table:
             a_day(weeks, responds),
             a_day(weeks, lambda week: week.notices.total()),
             a_day(weeks, pushes),
-            a_day(weeks, pushes_above_record),
+            a_day(weeks, warnings),
             a_day(weeks, lambda week: week.reports),
             a_day(weeks, lambda week: week.commands),
         ]

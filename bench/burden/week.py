@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from bench.burden.counts import Counts
 from bench.burden.lives import DAYS, START_MS
+from bench.burden.pushes import Pushes
 from bench.burden.world import LifeWorld
 from bench.decision.arms import Arm
 from bench.decision.closed_loop import ClosedLoop, Step
@@ -44,6 +45,7 @@ class _Week(ClosedLoop):
         heapq.heapify(self._events)
         self._numbers: set[int] = set()
         """Numbers of the tag's reports that arrived."""
+        self._pushes = Pushes()
         self._counts = Counts(
             home_m=life.home_m, seed=life.seed, protects="place" if is_place else "person", arm=arm.name, days=DAYS
         )
@@ -51,6 +53,7 @@ class _Week(ClosedLoop):
     def run(self) -> Counts:
         self.play(case_of(self._world.life.play(is_place=self._is_place)), START_MS)
         counts, tag = self._counts, self._tag
+        counts.pushes = self._pushes.sent()
         counts.reports, counts.commands = len(self._numbers), tag.commands
         counts.locates, counts.located = tag.locates, tag.located
         return counts
@@ -61,6 +64,7 @@ class _Week(ClosedLoop):
 
     def _note_alert(self, alert: Alert, stamp_ms: int) -> None:
         self._counts.note(alert, stamp_ms, self._causes(stamp_ms))
+        self._pushes.note(alert, stamp_ms)
 
     def _next_happening_ms(self) -> int | None:
         return self._events[0][0] if self._events else None

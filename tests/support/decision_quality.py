@@ -23,7 +23,7 @@ def play(*north_m: tuple[int, int], is_place: bool = True, kind: str = "beside-0
 def alert(kind: AlertKind, demand: Demand, at_ms: int) -> Alert:
     """An alert of the play's case, of the ring of 100 m."""
     return Alert(
-        alert_id=f"{kind.value} {at_ms}",
+        alert_id=f"{kind.value}-{at_ms}",
         sequence=1,
         ordinal=0,
         kind=kind,

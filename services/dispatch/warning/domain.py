@@ -97,7 +97,8 @@ class Occurrence:
     notice: Notice
     demand: Demand
     threat: str
-    """Key of the threat, the same when the threat begins and ends."""
+    """Key of the threat, the same when the threat begins and ends. CHANGED has the key of its ring, of which the person needn't have
+    been warned."""
     ends: bool = False
     """The alert ends the incident."""
     ring_m: float = 0.0
@@ -149,12 +150,11 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
     """The state of a person's warnings after an alert, and the message that the alert leads to; None if it leads to none."""
     if occurrence.ends or occurrence.demand is Demand.RECORD:
         return _over(state, occurrence, now_ms)
-    urgent = _is_urgent(state, occurrence)
+    urgent, known = _is_urgent(state, occurrence), state.threats.get(occurrence.threat)
     if occurrence.notice in PASSING:
-        if occurrence.notice is Notice.CHANGED and not state.active:
+        if occurrence.notice is Notice.CHANGED and known and not known.holds and known.place > occurrence.place:
             return state, None  # the clearing of the ring came first
     else:
-        known = state.threats.get(occurrence.threat)
         if known and occurrence.place <= known.place:
             return state, None
         threat = Threat(place=occurrence.place, holds=True, demand=occurrence.demand, ring_m=occurrence.ring_m)
@@ -162,7 +162,7 @@ def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[N
     due_ms = now_ms if urgent else _when_read(state, now_ms)
     # A changed distance is as grave as the gravest active threat.
     demand = (
-        max(occurrence.demand, *(threat.demand for threat in state.active))
+        max((occurrence.demand, *(threat.demand for threat in state.active)))
         if occurrence.notice is Notice.CHANGED
         else occurrence.demand
     )

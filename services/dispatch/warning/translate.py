@@ -140,7 +140,7 @@ def _warnable(
 
 
 def _threat(message: alert_pb2.Alert) -> str:
-    if message.kind in (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED):
+    if message.kind in (alert_pb2.RING_ENTERED, alert_pb2.RING_CLEARED, alert_pb2.DISTANCE_CHANGED):
         return ids.hash_id("threat", message.order_id, message.target_id, str(message.ring_m))
     if message.kind == alert_pb2.UNKNOWN_NEAR:
         return ids.hash_id("threat", message.order_id, message.kind, message.target_id)

@@ -44,6 +44,8 @@ class AlertDraft:
     """Whether the alert is stored without destinations, because a leg would read its RECORD as the end of a threat."""
     anomaly: AnomalyKind | None = None
     outage_id: str = ""
+    is_known_stay: bool = False
+    """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
     amended: Account | None = None
     """The account that the alert amends. The alert takes the account's episode and incident, which may be over."""
 
@@ -101,6 +103,8 @@ class Decisions:
         target_key = target.key if target else ""
         alert_id = self._id("alert", case.case_id, draft.kind.value, draft.demand.value, target_key, ring_mm)
         to = () if draft.record_only else demands.destinations(case, draft.kind, draft.demand, target=target)
+        if draft.is_known_stay:
+            to = tuple(destination for destination in to if destination[0] is not demands.Leg.WARNING)
         self.out.append(
             Alert(
                 alert_id=alert_id,

@@ -36,7 +36,7 @@ class Rules:
     rest_ms: int = 400_000
     """Time at one place after which a wearer counts as stationary. In the study of real tracks this was longer than stops on the
     way."""
-    rest_respond_after_ms: int = 450_000
+    rest_respond_after_ms: int = 540_000
     """Nobody is sent earlier than this after the last position of a wearer who was stationary, or whose tag had announced its silence.
     Most such gaps are rooms without reception, and end before. The desks are notified after 3 minutes."""
     away_respond_after_ms: int = 360_000

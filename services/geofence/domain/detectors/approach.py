@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import possible_presence
+from services.geofence.domain.detectors import distances, possible_presence
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics import encounters, plausibility, presence, probability, rings
@@ -217,6 +217,7 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
             distance_mm=entry.distance_mm,
             p=entry.p,
             encounter=allowed,
+            is_known_stay=distances.is_known_stay(context, target, ring),
         )
     )
 

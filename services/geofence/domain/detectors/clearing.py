@@ -13,7 +13,7 @@ from services.geofence.domain.accounts import pairs
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.detectors import withheld_clearing
+from services.geofence.domain.detectors import distances, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, reachability, rings
@@ -122,6 +122,7 @@ def clear_ring(context: CaseContext, target: Target, ring: Ring, *, upto_ms: int
     account = accounts.account(state, case_state, target, ring=ring, upto_ms=upto_ms)
     accounts.close(case_state.ring(target, ring), account)
     withheld_clearing.forget(case_state, target, ring)
+    distances.note_left(context, target, ring, inside=account.inside)
     account.alert_id = context.alert(
         AlertDraft(
             AlertKind.RING_CLEARED,

@@ -1,8 +1,10 @@
-"""Repeated warnings: while a ring is entered, the protected person is warned again as the wearer comes nearer or goes away."""
+"""Warnings of what is news. While a ring is entered, the protected person is warned again as the wearer comes nearer or goes away.
+A wide ring in which the wearer is known to stay isn't warned of at each return."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from services.geofence.domain import accounts, demands
@@ -11,7 +13,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import withheld_clearing
 from services.geofence.domain.detectors.detector import Detector
-from services.geofence.domain.entries import Demand, Target
+from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import rings
 from services.geofence.domain.state import CaseState, State, part_by_key
 
@@ -21,6 +23,8 @@ NEARER_MM = 100_000
 """Least approach that is worth another warning, mm: below 200 m only the ring that demands a response warns again."""
 HABIT_MS = 7 * 86_400_000
 """How long the person knows a distance that she was told. A wearer who lives 300 m away comes to that distance each evening."""
+HABIT_AGE_MS = 3_600_000
+"""Least age of a habit, ms. What the person was told within the hour belongs to the same approach."""
 HABIT_SHARE = 2 / 3
 """Within that time only a distance below this share of it is news, beside the alerts of the rings."""
 HABIT_FROM_MM = 200_000
@@ -35,6 +39,13 @@ MIN_INTERVAL_MS = 15_000
 """Minimum interval between two warnings, however many reports arrive at once."""
 
 
+STAY_MS = 21_600_000
+"""Time within a ring without leaving it, ms, from which on it is a stay: 6 h. A night at home is longer, and a visit is shorter."""
+STAY_KNOWN_MS = 36 * 3_600_000
+"""How long a stay explains the next entry, ms: a day and a half, so that the way home after a night shift is explained, and a return
+after a weekend elsewhere isn't."""
+
+
 class LastWarning(NamedTuple):
     """The last warning of a protected person about the distance to the wearer."""
 
@@ -47,6 +58,8 @@ class LastWarning(NamedTuple):
     """Whether the person was warned, since that number of rings is entered, that the wearer has gone away."""
     away_since_ms: int | None = None
     """Since when the wearer has been away, mesh time; None if the wearer isn't away."""
+    near_at_ms: int | None = None
+    """Time of the positions that put the wearer at a distance that would be news; None if the newest positions don't."""
 
 
 class Habit(NamedTuple):
@@ -57,10 +70,48 @@ class Habit(NamedTuple):
     """Time of that warning, mesh time."""
 
 
+class Stay(NamedTuple):
+    """What a protected person knows of the wearer's stays within a wide ring."""
+
+    warned_ms: int
+    """When the person was last warned of an entry of the ring, mesh time."""
+    left_ms: int
+    """When the wearer last left the ring after a stay, mesh time; 0 if the wearer never did."""
+
+
 WARNED = part_by_key("warned", LastWarning._make)
 """Last warning of each person while the wearer is within one of the person's rings, by the person's key."""
 HABITS = part_by_key("habits", Habit._make, outlives_episode=True)
 """The habit of the wearer as far as each person was told, by the person's key."""
+
+STAYS = part_by_key("stays", Stay._make, outlives_episode=True)
+"""Stays of the wearer, by target and ring."""
+
+
+def is_known_stay(context: CaseContext, target: Target, ring: Ring) -> bool:
+    """Whether the entry of a ring is no news, as the wearer has lately stayed within it and the persons were warned of that.
+
+    Notes the warning if it is news. A ring that demands a response is always warned of.
+    """
+    if ring.action >= Demand.RESPOND:
+        return False
+    stays, key, now_ms = STAYS.of(context.case_state), _stay_key(target, ring), context.state.now_ms
+    stay = stays.get(key)
+    if stay and now_ms - stay.warned_ms <= HABIT_MS and now_ms - stay.left_ms <= STAY_KNOWN_MS:
+        return True
+    stays[key] = Stay(now_ms, stay.left_ms if stay else 0)
+    return False
+
+
+def note_left(context: CaseContext, target: Target, ring: Ring, *, inside: Sequence[tuple[int, int]]) -> None:
+    """Notes a stay when a ring is cleared. `inside`: the stretches of its account, ms, in order."""
+    stays, key = STAYS.of(context.case_state), _stay_key(target, ring)
+    if key in stays and sum(to_ms - from_ms for from_ms, to_ms in inside) >= STAY_MS:
+        stays[key] = stays[key]._replace(left_ms=inside[-1][1])
+
+
+def _stay_key(target: Target, ring: Ring) -> str:
+    return f"{target.key}/{ring.radius_mm}"
 
 
 def check(context: CaseContext, newest: CausingReport | None) -> None:
@@ -95,10 +146,16 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
         before = before._replace(away_since_ms=now_ms if before.away_since_ms is None else before.away_since_ms)
     else:
         before = before._replace(away_since_ms=None)
+    if not _is_nearer(context, target, before, apart_mm=apart_mm):
+        before = before._replace(near_at_ms=None)
+    elif before.near_at_ms is None:
+        before = before._replace(near_at_ms=at_ms)
     warned[target.key] = before
     away = before.away_since_ms is not None and now_ms - before.away_since_ms >= AWAY_FOR_MS
-    if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_near(context, target, before, apart_mm=apart_mm)):
+    if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_near(context, target, before, at_ms=at_ms)):
         return
+    if not away:
+        HABITS.of(case_state)[target.key] = Habit(apart_mm, now_ms)
     warned[target.key] = LastWarning(apart_mm, now_ms, len(entered), away=away or before.away)
     kind, demand = demands.DETECTIONS[Detection.DISTANCE_CHANGED]
     context.alert(AlertDraft(kind, demand, at_ms, target=target, ring=ring, cause=newest, distance_mm=apart_mm))
@@ -116,17 +173,30 @@ def _is_away(before: LastWarning, apart_mm: float, radius_mm: int) -> bool:
     return max(AWAY_TIMES * before.apart_mm, before.apart_mm + AWAY_MM) <= apart_mm <= radius_mm
 
 
-def _is_near(context: CaseContext, target: Target, before: LastWarning, *, apart_mm: float) -> bool:
-    """Whether the wearer has come so much nearer that it is news. The distance becomes a habit if it is."""
+def _is_nearer(context: CaseContext, target: Target, before: LastWarning, *, apart_mm: float) -> bool:
+    """Whether a distance is so much less than the person was told, now or as a habit, that it would be news."""
     nearer_mm = min(NEARER_SHARE * before.apart_mm, before.apart_mm - NEARER_MM, context.case.rings[0].radius_mm)
-    if apart_mm > nearer_mm:
+    habit = _habit(context, target)
+    return apart_mm <= nearer_mm and (habit is None or apart_mm < max(HABIT_FROM_MM, HABIT_SHARE * habit.apart_mm))
+
+
+def _is_near(context: CaseContext, target: Target, before: LastWarning, *, at_ms: int) -> bool:
+    """Whether the wearer has come so much nearer that the person is warned.
+
+    If the person has known a habit for an hour, later positions have to confirm it: the receiver of a device that rests in a flat
+    jumps by 100 m.
+    """
+    if before.near_at_ms is None:
         return False
-    habits, now_ms = HABITS.of(context.case_state), context.state.now_ms
-    habit = habits.get(target.key)
-    if habit and now_ms - habit.at_ms <= HABIT_MS and apart_mm >= max(HABIT_FROM_MM, HABIT_SHARE * habit.apart_mm):
-        return False
-    habits[target.key] = Habit(apart_mm, now_ms)
-    return True
+    habit = _habit(context, target)
+    is_old = habit is not None and context.state.now_ms - habit.at_ms >= HABIT_AGE_MS
+    return not is_old or at_ms - before.near_at_ms >= MIN_INTERVAL_MS
+
+
+def _habit(context: CaseContext, target: Target) -> Habit | None:
+    """The habit that a person knows; None if the person was told no distance lately."""
+    habit = HABITS.of(context.case_state).get(target.key)
+    return habit if habit and context.state.now_ms - habit.at_ms <= HABIT_MS else None
 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
@@ -147,4 +217,4 @@ def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, 
     return min(candidates, default=None)
 
 
-DETECTOR = Detector(on_batch=check, parts=(WARNED, HABITS))
+DETECTOR = Detector(on_batch=check, parts=(WARNED, HABITS, STAYS))

@@ -70,19 +70,6 @@ def test_a_notice_is_neither_a_dispatch_nor_a_push() -> None:
     assert (counts.moments, counts.notices, counts.pushes) == ([], {"UNKNOWN_NEAR": 1}, {})
 
 
-def test_each_alert_that_the_warning_leg_gets_is_a_push_whatever_it_demands() -> None:
-    warning = alert(AlertKind.DISTANCE_CHANGED, Demand.WARN, 0)
-    counts = _noted(
-        warning,
-        replace(warning, destinations=WARNED),
-        replace(_respond(5), destinations=WARNED),
-        replace(alert(AlertKind.RING_CLEARED, Demand.RECORD, 9_000), destinations=WARNED),
-    )
-    assert counts.pushes == {"DISTANCE_CHANGED, WARN": 1, "UNKNOWN_NEAR, RESPOND": 1, "RING_CLEARED, RECORD": 1}
-    assert (tables.pushes(counts), tables.pushes_above_record(counts)) == (3, 2)
-    assert len(counts.moments) == 1
-
-
 def test_counts_survive_a_file() -> None:
     counts = _noted(_respond(0), alert(AlertKind.UNKNOWN_NEAR, Demand.NOTIFY, 0))
     assert from_json(json.loads(json.dumps(to_json(counts)))) == counts
@@ -146,7 +133,7 @@ def _week(arm: str, home_m: int, moments: int, **values: object) -> Counts:
 
 @pytest.mark.parametrize(("moments", "met"), [(9, True), (10, False)])
 def test_the_goals_compare_with_a_report_each_minute_of_the_run_before(moments: int, met: bool) -> None:
-    pushes = Counter({"DISTANCE_CHANGED, WARN": 22})
+    pushes = Counter({"CHANGED (DISTANCE_CHANGED, WARN)": 22})
     now = [_week("asked", 300, moments, reports=7 * 1_600, pushes=pushes), _week("60 s", 300, 1)]
     goals = tables.goals(now, [_week("60 s", 300, 31), _week("60 s", 900, 1)])
     assert [(goal.name.split(",")[0], goal.met) for goal in goals] == [

@@ -49,6 +49,9 @@ class Person:
     def sees(self, notice: Notice, demand: Demand = RESPOND, **more: Any) -> WarningMessage | None:
         return self._see(notice, demand, notice.value, None, **more)
 
+    def hears_distance(self, ring_m: float, sequence: int | None = None) -> WarningMessage | None:
+        return self._see(Notice.CHANGED, WARN, f"p1-{ring_m}", sequence, ring_m=ring_m)
+
 
 def test_a_nearer_ring_is_sent_at_once_and_another_ring_after_the_last_message_was_read() -> None:
     her = Person()
@@ -99,12 +102,25 @@ def test_an_entry_that_arrives_after_its_clearing_sends_no_message() -> None:
     assert her.leaves(100.0, sequence=7) is None
     assert her.enters(100.0, sequence=5) is None
     assert her.enters(100.0, sequence=9)
-    assert her.sees(Notice.CHANGED, WARN, ring_m=100.0)
+    assert her.hears_distance(100.0, sequence=10)
     assert her.leaves(100.0, sequence=8) is None and her.state.active
 
 
-def test_a_changed_distance_without_an_active_ring_sends_no_message() -> None:
-    assert Person().sees(Notice.CHANGED, WARN, ring_m=2000.0) is None
+def test_a_distance_that_arrives_after_the_clearing_of_its_ring_sends_no_message() -> None:
+    her = Person()
+    assert her.enters(2000.0, sequence=5)
+    assert her.leaves(2000.0, sequence=8)
+    assert her.hears_distance(2000.0, sequence=7) is None
+    assert her.hears_distance(2000.0, sequence=9), "within the ring once more, of which she wasn't warned"
+
+
+def test_a_distance_within_a_ring_that_she_was_not_warned_of_is_sent_and_ends_with_the_incident() -> None:
+    her = Person()
+    told = her.hears_distance(1000.0)
+    assert told and told.demand is WARN
+    assert her.leaves(1000.0) is None
+    over = her.leaves(2000.0, ends=True)
+    assert over and over.notice is Notice.OVER
 
 
 @pytest.mark.parametrize("notice", [Notice.COMING, Notice.UNSEEN, Notice.TAMPERED, Notice.NEUTRAL, Notice.LEAVE])

@@ -97,7 +97,7 @@ def test_a_distance_well_below_the_known_distance_is_news(usual_m: float, now_m:
     story = unanswered()
     come(story, [3000, 1900, 990, usual_m, 1500, 2500, *[4000] * 8], every_s=60)
     assert len(story.of(AlertKind.DISTANCE_CHANGED)) == 1
-    come(story, [3000, 1900, 990, now_m], every_s=60, from_s=7200)
+    come(story, [3000, 1900, 990, now_m, now_m], every_s=60, from_s=7200)
     assert len(story.of(AlertKind.DISTANCE_CHANGED)) == warnings
 
 
@@ -105,7 +105,7 @@ def test_a_wearer_who_comes_nearer_each_day_is_no_habit() -> None:
     """What she wasn't told is no habit."""
     story = unanswered()
     for day, nearest_m in enumerate((480, 420, 360, 310)):
-        come(story, [3000, 1900, 990, nearest_m, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * 7200)
+        come(story, [3000, 1900, 990, nearest_m, nearest_m, 1500, 2500, *[4000] * 8], every_s=60, from_s=day * 7200)
     assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 480), (1000, 310)]
 
 
@@ -213,3 +213,81 @@ def test_restarts_between_warnings_change_nothing(metres: list[float], every: in
             story.state = codec.decode(codec.encode(story.state))
         come(story, [north_m], from_s=i * 15)
     assert story.outputs == whole.outputs and codec.encode(story.state) == codec.encode(whole.state)
+
+
+# ── known stays ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+HOUR_S = 3_600
+
+
+def live(story: Story, north_m: float, from_h: float, to_h: float, every_s: int = 170) -> None:
+    """Both sides report for some hours; the wearer is at a distance north of her."""
+    for at_s in range(round(from_h * HOUR_S), round(to_h * HOUR_S), every_s):
+        story.at(at_s, "phone", 0)
+        story.at(at_s, "tag", north_m)
+
+
+def warned_entries(story: Story, ring_m: int) -> list[bool]:
+    """Whether she was warned of each entry of a ring."""
+    entries = [alert for alert in story.of(AlertKind.RING_ENTERED) if alert.ring_mm == ring_m * 1000]
+    assert all((Leg.PROBATION, alert.wearer_id) in alert.destinations for alert in entries)
+    return [(Leg.WARNING, "p") in alert.destinations for alert in entries]
+
+
+@pytest.mark.parametrize(
+    ("stay_h", "away_h", "warned"),
+    [(7, 9, [True, False]), (5, 9, [True, True]), (7, 35, [True, False]), (7, 37, [True, True])],
+)
+def test_a_return_to_a_known_stay_warns_the_desks_alone(stay_h: float, away_h: float, warned: list[bool]) -> None:
+    story = begun(valid_until_ms=T0_MS + 20 * 24 * HOUR_S * 1000)
+    live(story, 600, 0, stay_h)
+    live(story, 5000, stay_h, stay_h + away_h)
+    live(story, 600, stay_h + away_h, stay_h + away_h + 1)
+    assert warned_entries(story, 1000) == warned
+    assert warned_entries(story, 2000) == warned
+
+
+def test_a_known_stay_is_told_anew_after_a_week() -> None:
+    story = begun(valid_until_ms=T0_MS + 20 * 24 * HOUR_S * 1000)
+    for day in range(9):
+        live(story, 600, 24 * day, 24 * day + 12, every_s=600)
+        live(story, 5000, 24 * day + 12, 24 * day + 24, every_s=600)
+    assert warned_entries(story, 1000) == [True, *[False] * 7, True]
+
+
+def test_the_ring_that_demands_a_response_always_warns() -> None:
+    story = begun(valid_until_ms=T0_MS + 20 * 24 * HOUR_S * 1000)
+    live(story, 50, 0, 7)
+    live(story, 5000, 7, 16)
+    live(story, 50, 16, 17)
+    assert warned_entries(story, 100) == [True, True]
+    assert warned_entries(story, 1000) == [True, False]
+
+
+def test_from_a_known_stay_an_approach_is_told_by_its_distance() -> None:
+    story = unanswered()
+    live(story, 600, 0, 7)
+    live(story, 5000, 7, 16)
+    live(story, 600, 16, 17)
+    come(story, [600, 500, 400, 290, 200, 100], every_s=60, from_s=17 * HOUR_S)
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 290), (1000, 100)]
+
+
+def test_stays_survive_a_checkpoint() -> None:
+    story = begun(valid_until_ms=T0_MS + 20 * 24 * HOUR_S * 1000)
+    live(story, 600, 0, 7)
+    live(story, 5000, 7, 16)
+    story.state = codec.decode(codec.encode(story.state))
+    live(story, 600, 16, 17)
+    assert warned_entries(story, 1000) == [True, False]
+
+
+def test_a_jump_at_a_known_distance_is_no_news() -> None:
+    story = unanswered()
+    live(story, 600, 0, 1)
+    come(story, [600, 290, 290, 290], every_s=60, from_s=HOUR_S)
+    live(story, 290, 1.1, 3)
+    come(story, [290, 110, 290, 290], every_s=60, from_s=3 * HOUR_S)
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 290)]
+    come(story, [110, 110], every_s=60, from_s=4 * HOUR_S)
+    assert figures(story.of(AlertKind.DISTANCE_CHANGED)) == [(1000, 290), (1000, 110)]

@@ -80,7 +80,7 @@ def test_a_wearer_on_the_way_is_assumed_to_go_on(mps: float) -> None:
     assert arrival_s <= at_s <= 1.1 * arrival_s, "the accuracies reduce the measured pace a little"
 
 
-@pytest.mark.parametrize(("metres", "at_s"), [(300, 450), (600, 450), (900, 450)])
+@pytest.mark.parametrize(("metres", "at_s"), [(300, 540), (600, 540), (900, 540)])
 def test_a_stationary_wearer_can_start_on_foot(metres: float, at_s: float) -> None:
     story = begin()
     report(story, metres)
@@ -165,7 +165,7 @@ def test_an_announced_silence_near_her_sends_somebody_later(event: str) -> None:
     report(story, 500, mps=2, reports=20)
     story.says(5, "tag", event)
     story.tick(1000)
-    assert near(story) == [(NOTIFY, 180), (RESPOND, 450)]
+    assert near(story) == [(NOTIFY, 180), (RESPOND, 540)]
 
 
 def test_a_tag_that_is_back_in_coverage_announces_nothing() -> None:
@@ -203,7 +203,7 @@ def test_an_encounter_at_a_place_ends_where_the_wearer_is_unseen() -> None:
     story = begin(encounters=[encounter(-1000, 1500, places=[place])])
     report(story, 300)
     story.tick(1000)
-    assert near(story) == [(NOTIFY, 180), (RESPOND, 450)]
+    assert near(story) == [(NOTIFY, 180), (RESPOND, 540)]
 
 
 # ── devices that report rarely ───────────────────────────────────────────────────────────────────────────────────────
