@@ -52,7 +52,7 @@ SHAPES = (
 BACKGROUND_CASES = 1_000
 TRIGGERS_PER_S = 10
 WARM_UP_S = 3.0
-UP_WITHIN_S = 60.0
+UP_WITHIN_S = 180.0
 ARRIVED_WITHIN_S = 120.0
 """Maximum time from the last answer to the offers of a trigger; then it counts as lost. Ample, so that late offers still count."""
 TARGET_MS = 1000.0

@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import grpc.aio
 import typer
@@ -204,14 +204,14 @@ def columns(all_figures: Sequence[Figure]) -> dict[str, dict[str, float]]:
     return by_series
 
 
-def compare(before: Path, pairs: int, arguments: Sequence[str]) -> None:
-    """Runs this version and the one in another worktree in turn, and prints both with their ratios."""
+def compare(before: Path, tree: Path, pairs: int, *, arguments: Sequence[str]) -> None:
+    """Runs the versions in two worktrees in turn, and prints both with their ratios."""
     runs: dict[str, list[dict[str, float]]] = {"before": [], "after": []}
     units: dict[str, str] = {}
     for order in trees.in_pairs(pairs):
         for version in order:
             say(f"[bold]{version}[/]")
-            printed = trees.run(before if version == "before" else trees.HERE, "bench.incident", arguments)
+            printed = trees.run(before if version == "before" else tree, "bench.incident", arguments)
             runs[version].append(trees.values(printed))
             units |= {figure["name"]: figure["unit"] for figure in printed["figures"]}
     out = Console(highlight=False, width=140)
@@ -234,6 +234,7 @@ def main(
     unanswered: Annotated[bool, typer.Option(help="Measure incidents that nobody answers.")] = True,
     open_: Annotated[list[int], typer.Option("--open", help="Also the idle mesh with so many open incidents.")] = [],  # noqa: B006
     before: Annotated[Path | None, typer.Option(help="Worktree of another version, measured in turn.")] = None,
+    tree: Annotated[Path, typer.Option(help="Worktree of the version to measure.")] = trees.HERE,
     pairs: Annotated[int, typer.Option(help="Pairs of runs with --before.", min=1)] = 3,
 ) -> None:
     """Measure the processor time of an incident by process, and of an idle second with open incidents."""
@@ -251,7 +252,10 @@ def main(
     )
     try:
         if before is not None:
-            compare(before.resolve(), pairs, _arguments(options))
+            compare(before.resolve(), tree.resolve(), pairs, arguments=_arguments(options))
+            return
+        if tree.resolve() != trees.HERE:
+            show(trees.run(tree.resolve(), "bench.incident", _arguments(options)), as_json=as_json)
             return
         with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
             folder = Path(temporary) / "mesh"
@@ -271,11 +275,17 @@ def main(
         Figure("calibration loop, at the end", machine.calibration_ms(), "ms"),
         *all_figures,
     ]
+    show(figures.to_json(about, versions, all_figures), as_json=as_json)
+
+
+def show(measured: Mapping[str, Any], *, as_json: bool) -> None:
+    """Prints the figures of a run: processor time by process, and the others in a list."""
     if as_json:
-        print(json.dumps(figures.to_json(about, versions, all_figures)))
+        print(json.dumps(measured))
         return
     out = Console(highlight=False, width=140)
-    out.print(", ".join(f"{name} {value}" for name, value in {**about, **versions}.items()))
+    out.print(", ".join(f"{name} {value}" for name, value in {**measured["machine"], **measured["versions"]}.items()))
+    all_figures = [Figure(**figure) for figure in measured["figures"]]
     out.print(budget.table(columns(all_figures)))
     shown = [figure for figure in all_figures if figure.unit not in (MILLISECONDS, RATE) or "above idle" in figure.name]
     out.print(figures.table(shown))

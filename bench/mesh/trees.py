@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.cli.failure import CommandFailed
+from services.cli.failure import MISUSED, CommandFailed
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -22,15 +23,19 @@ def in_pairs(pairs: int) -> Iterator[tuple[str, ...]]:
 
 
 def run(tree: Path, module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The JSON object that a benchmark prints in a worktree, run by the worktree's own Python and services.
+    """The JSON object that a benchmark prints when it runs over a worktree's services, by the worktree's Python if it has a `.venv`.
 
     The worktree's own copy of the benchmark is run, if it has one, and otherwise this copy. Raises CommandFailed if it prints none.
     """
+    if not (tree / "services").is_dir():
+        raise CommandFailed(f"{tree} isn't a worktree of this repository: it has no folder `services`", MISUSED)
+    python = tree / ".venv/bin/python"
     own = (tree / f"{module.replace('.', '/')}.py").exists()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
         (Path(folder) / "bench").symlink_to((tree if own else HERE) / "bench")
-        environment = {**os.environ, "PYTHONPATH": f"{folder}:{tree}", "PYTHONSAFEPATH": "1"}
-        command = (str(tree / ".venv/bin/python"), "-m", module, "--json", *arguments)
+        path = os.pathsep.join((folder, str(tree), str(tree / "protos/gen")))
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+        command = (str(python) if python.exists() else sys.executable, "-m", module, "--json", *arguments)
         ended = subprocess.run(command, stdout=subprocess.PIPE, cwd=tree, env=environment, text=True, check=False)
     try:
         printed = json.loads(ended.stdout)

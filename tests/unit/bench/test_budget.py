@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from bench import incident
 from bench.figures import Figure
 from bench.mesh import budget, trees
 from bench.mesh.budget import Interval
+from services.cli.failure import CommandFailed
 
 
 def test_an_incident_costs_the_time_above_the_idle_mesh() -> None:
@@ -69,3 +71,26 @@ def test_a_series_is_a_column_of_the_table() -> None:
         ]
     )
     assert shown == {"idle (ms/s)": {"nats": 20.0}, "answered (ms/incident)": {"nats": 4.0, "total": 40.0}}
+
+
+def test_a_folder_without_services_is_no_worktree(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="has no folder `services`"):
+        trees.run(tmp_path, "bench.incident", [])
+
+
+def test_a_benchmark_without_a_copy_in_the_worktree_is_run_over_its_services(tmp_path: Path) -> None:
+    (tmp_path / "services").mkdir()
+    (tmp_path / "services" / "__init__.py").write_text("")
+    with pytest.raises(CommandFailed, match=r"bench\.incident ended with 1"):  # its services lack everything
+        trees.run(tmp_path, "bench.incident", [])
+
+
+def test_the_worktree_s_own_copy_of_a_benchmark_comes_first(tmp_path: Path) -> None:
+    for folder in ("services", "bench"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("")
+    (tmp_path / "bench" / "incident.py").write_text(
+        "import json, sys\n"
+        "print(json.dumps({'figures': [{'name': sys.argv[2], 'value': 1.0}, {'name': 'lost', 'value': None}]}))\n"
+    )
+    assert trees.values(trees.run(tmp_path, "bench.incident", ["--incidents=5"])) == {"--incidents=5": 1.0}
