@@ -29,7 +29,6 @@ import uvloop
 from rich.console import Console
 
 from bench import figures
-from bench.chain import populate, running_mesh
 from bench.figures import Figure
 from bench.mesh import budget, desks, devices, machine, population, trees
 from bench.mesh.budget import Interval
@@ -37,6 +36,7 @@ from bench.mesh.desks import Answering, Desks
 from bench.mesh.devices import Devices
 from bench.mesh.machine import Usage
 from bench.mesh.population import Party
+from bench.mesh.running import populate, running_mesh
 from services.cli.failure import FAILED, CommandFailed, of_rpc
 from services.cli.stack import mesh
 from services.cli.stack.mesh import MeshConnection

@@ -12,6 +12,7 @@ from typing import Any
 import grpc.aio
 
 from bench.mesh.load import Trigger
+from bench.mesh.offers import AGENCIES, Arrivals
 from services.cli.calls import call, follow
 from services.cli.failure import CommandFailed
 from services.cli.simulate.actors import BASIS, DESKS, UNANSWERED
@@ -22,7 +23,6 @@ from tandem.registry.v1 import disclosure_pb2
 
 PAUSE_S = 1.0
 """Time from an offer to its acceptance, and from each state of the unit to the next, seconds. Short, so that a run is short."""
-AGENCIES = ("probation", "police")
 PROGRESS = (dispatch_pb2.DISPATCHED, dispatch_pb2.EN_ROUTE, dispatch_pb2.ON_SCENE)
 """States that an agency's unit reports before the desk closes the assignment."""
 _CHECK_S = 0.1
@@ -46,14 +46,14 @@ class Desks:
         self._triggers: dict[str, Trigger] = {}
         self._answers: dict[str, asyncio.Task[None]] = {}
         self.answering = Answering.NOTHING
-        self.offered_at: dict[str, dict[Trigger, float]] = {leg: {} for leg in flow.LEGS}
-        """When the first offer for each report reached the leg's desk, as time.monotonic gives it."""
+        self.arrivals = Arrivals()
+        """First offers that reached the desks."""
         self.accepted: set[tuple[str, Trigger]] = set()
         self.closed: set[tuple[str, Trigger]] = set()
 
     async def until_offered(self, triggers: Collection[Trigger], within_s: float) -> None:
         """Returns when each leg has offered each incident. Raises CommandFailed after `within_s` seconds."""
-        await self._until("offered", triggers, lambda leg, trigger: trigger in self.offered_at[leg], within_s=within_s)
+        await self._until("offered", triggers, self.arrivals.has, within_s=within_s)
 
     async def until_accepted(self, triggers: Collection[Trigger], within_s: float) -> None:
         """Returns when each desk has accepted each incident. Raises CommandFailed after `within_s` seconds."""
@@ -80,7 +80,7 @@ class Desks:
         try:
             async for message in follow(lambda: self._open(leg)):
                 self._last[leg] = max(self._last[leg], message.sequence)
-                self._note(leg, message.step.assignment, time.monotonic())
+                self._note(leg, message.step.assignment)
         finally:
             for answer in self._answers.values():
                 answer.cancel()
@@ -91,11 +91,11 @@ class Desks:
         request = dispatch_pb2.SubscribeRequest(after_sequence=self._last[leg])
         return self._clients.dispatch[leg].Subscribe(request, metadata=self._clients.identity(DESKS[leg]))
 
-    def _note(self, leg: str, assignment: dispatch_pb2.Assignment, at: float) -> None:
+    def _note(self, leg: str, assignment: dispatch_pb2.Assignment) -> None:
         id_ = assignment.assignment_id
         if assignment.state in UNANSWERED:
-            trigger = self._triggers.setdefault(id_, (assignment.cause.device_id, assignment.cause.report_id))
-            self.offered_at[leg].setdefault(trigger, at)
+            self.arrivals.note(leg, assignment)
+            self._triggers.setdefault(id_, (assignment.cause.device_id, assignment.cause.report_id))
             if self.answering is not Answering.NOTHING and id_ not in self._answers:
                 self._answers[id_] = asyncio.create_task(self._answer(leg, assignment))
         elif id_ in self._triggers:

@@ -95,6 +95,27 @@ def prepare(
     return Plan(starts_at_ms, requests, triggers)
 
 
+def prepare_quiet(name: str, triggered: Sequence[Party], *, interval_s: float, seed: int) -> Plan:
+    """Plans triggers alone, each a request of its own, one in each interval at a random moment of its first half."""
+    rng = random.Random(seed)
+    starts_at_ms = load_generator.starts_at_ms(len(triggered))
+    requests, triggers = [], {}
+    for n, party in enumerate(triggered):
+        due_s = (n + rng.uniform(0, 0.5)) * interval_s
+        position = ingest_pb2.Position(
+            device_id=party.tag_id,
+            report_id=f"{name}-{n}",
+            fix_time=times.to_timestamp(starts_at_ms + int(due_s * 1000)),
+            lat_deg=party.home[0] + NEAR_DEG,
+            lon_deg=party.home[1],
+            accuracy_m=10.0,
+        )
+        triggers[position.device_id, position.report_id] = due_s
+        message = ingest_pb2.ReportRequest(batch=n, positions=[position]).SerializeToString()
+        requests.append(DueRequest(due_s, 1, message))
+    return Plan(starts_at_ms, requests, triggers)
+
+
 async def send(address: str, identity: Metadata, plan: Plan, *, streams: int) -> LoadOutcome:
     """Sends each request when it is due, and returns when all are answered. Raises CommandFailed where an answer is missing."""
     sent = await load_generator.send(

@@ -8,8 +8,10 @@ import platform
 import sqlite3
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from services.cli.stack import nats_server
 _PROC = Path("/proc")
 _FSYNCS = 200
 _BLOCK = bytes(4096)
+_BUSY_LOOP = (
+    "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1_000_000):\n        pass\n"
+)
 _CALIBRATIONS, _CALIBRATION_STEPS = 9, 500_000
 _PACKAGES = ("grpcio", "protobuf", "nats-py", "uvloop", "sqlalchemy")
 
@@ -68,6 +73,18 @@ def calibration_ms() -> float:
             total += n & 7
         durations_s.append(time.process_time() - began)
     return statistics.median(durations_s) * 1000
+
+
+@contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """Keeps this many cores busy by other processes, which end with this one."""
+    loops = [subprocess.Popen((sys.executable, "-c", _BUSY_LOOP)) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 @dataclass(frozen=True, slots=True)
