@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ from services.cli.failure import FAILED, CommandFailed, of_rpc
 from services.cli.simulate.actors import VENDOR
 from services.cli.simulate.load_generator import LoadOutcome
 from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients, MeshConnection
+from services.cli.stack.mesh import Clients
 from services.common.observability import telemetry
 
 
@@ -76,6 +77,8 @@ QUIET_INTERVAL_S = 3.0
 """Time between two triggers of the quiet load, seconds. The desks have accepted by then."""
 QUIET_TRIGGERS = 30
 HISTORY_READERS = 19
+DISTURBED_LEAD_S = 8.0
+"""Additional time to prepare a load while others take the cores, seconds; clients that read history are started within it."""
 BACKGROUND_CASES = 1_000
 WARM_UP_S = 3.0
 TARGETS_MS: Mapping[str, Mapping[str, float]] = {
@@ -129,11 +132,19 @@ class Chain:
     """A mesh with cases, and the loads on it."""
 
     def __init__(
-        self, clients: Clients, offers: Offers, desks: Desks, *, cases: Sequence[Party], pids: Mapping[str, int]
+        self,
+        clients: Clients,
+        offers: Offers,
+        desks: Desks,
+        *,
+        cases: Sequence[Party],
+        pids: Mapping[str, int],
+        folder: Path,
+        disturbed: bool,
     ) -> None:
         self._clients, self._offers, self._desks = clients, offers, desks
         self._background, self._unused = cases[:BACKGROUND_CASES], iter(cases[BACKGROUND_CASES:])
-        self._pids = pids
+        self._pids, self._folder, self._disturbed = pids, folder, disturbed
 
     async def warmed_up(self, load: Load) -> Measured:
         """Runs a load for some seconds first, and then for its whole length."""
@@ -145,18 +156,15 @@ class Chain:
         label = f"{run.shape.name}-{label}"
         say(f"{label}: {run.shape.reports_per_s} reports/s for {run.seconds:.0f} s")
         triggered = [next(self._unused) for _ in range(run.triggers)]
-        async with history.readers(self._clients, run.readers) as reading:
-            with machine.busy_loops(run.busy_loops):
-                # In a thread, so that the tasks that read the offers aren't delayed.
-                plan = await asyncio.to_thread(self._plan, run, label, triggered)
-                before = machine.usage(self._pids)
-                sent = await load.send(
-                    self._clients.mesh.addresses["ingest"],
-                    self._clients.identity(VENDOR),
-                    plan,
-                    streams=run.shape.streams,
-                )
-                used = machine.usage(self._pids).since(before)
+        # In a thread, so that the tasks that read the offers aren't delayed.
+        plan = await asyncio.to_thread(self._plan, run, label, triggered)
+        with history.readers(self._folder, run.readers) as reading, machine.busy_loops(run.busy_loops):
+            await asyncio.sleep(max(plan.starts_at_ms / 1000 - time.time() - 0.5, 0.0))
+            before = machine.usage(self._pids)
+            sent = await load.send(
+                self._clients.mesh.addresses["ingest"], self._clients.identity(VENDOR), plan, streams=run.shape.streams
+            )
+            used = machine.usage(self._pids).since(before)
         await self._offers.until_all(plan.triggers)
         await self._desks.arrivals.until_all(plan.triggers)
         name, at_desks = run.shape.name, self._desks.arrivals
@@ -189,6 +197,7 @@ class Chain:
             background=self._background,
             triggered=triggered,
             seed=run.shape.batch,
+            lead_s=DISTURBED_LEAD_S if run.readers or self._disturbed else 0.0,
         )
 
 
@@ -198,11 +207,12 @@ def warm_up_s(load: Load) -> float:
 
 
 async def measure(
-    running: MeshConnection, up_pid: int, chosen: Sequence[Load], *, busy_loops: int
+    folder: Path, up_pid: int, chosen: Sequence[Load], *, busy_loops: int
 ) -> tuple[float, list[Measured], CaughtUp]:
     """Time of registering the cases, seconds, the results of each load, and what the mesh did afterwards."""
     count = BACKGROUND_CASES + sum(run.triggers + round(warm_up_s(run) * run.triggers_per_s) for run in chosen)
     cases = population.actors(count)
+    running = mesh.load(folder)
     pids = {**running.pids, "tandem up": up_pid, "bench": os.getpid()}
     async with (
         mesh.connect(running) as clients,
@@ -213,7 +223,7 @@ async def measure(
         say(f"registering {len(cases)} joint cases")
         took_s = await populate(clients, bus, cases)
         say(f"  took {took_s:.1f} s, {5 * len(cases) / took_s:.0f} records/s")
-        chain = Chain(clients, offers, working, cases=cases, pids=pids)
+        chain = Chain(clients, offers, working, cases=cases, pids=pids, folder=folder, disturbed=busy_loops > 0)
         with machine.busy_loops(busy_loops):
             results = [await chain.warmed_up(run) for run in chosen]
         say(f"watching the mesh for {putting_off.WATCHED_S} s: is what was put off caught up?")
@@ -286,11 +296,11 @@ def main(
     try:
         with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
             folder = Path(temporary) / "mesh"
-            with running_mesh(folder) as (running, up_pid):
+            with running_mesh(folder) as (_, up_pid):
                 about, versions = machine.describe(folder), machine.versions()
                 fsync_ms, calibration_ms = machine.fsync_ms(folder / "nats"), machine.calibration_ms()
                 chosen = [run for name, run in loads(seconds).items() if name in only]
-                took_s, results, caught_up = uvloop.run(measure(running, up_pid, chosen, busy_loops=busy_loops))
+                took_s, results, caught_up = uvloop.run(measure(folder, up_pid, chosen, busy_loops=busy_loops))
     except CommandFailed as failed:
         say(failed.message)
         raise typer.Exit(failed.exit_code) from None

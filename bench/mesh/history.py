@@ -1,21 +1,30 @@
-"""Clients of a benchmark that read a mesh's history without pause: incidents, traces, evidence, and all steps from the first."""
+"""Clients of a benchmark that read a mesh's history without pause: incidents, traces, evidence, and all steps from the first.
+
+They run in a process of their own (`python -m bench.mesh.history FOLDER COUNT`), so that they don't delay what the benchmark measures.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import signal
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
 
 from bench.mesh.desks import running
 from bench.mesh.offers import AGENCIES
+from services.cli.failure import CommandFailed
 from services.cli.simulate.actors import BASIS, DESKS
 from services.cli.stack import mesh
-from services.cli.stack.mesh import Clients
+from services.cli.stack.mesh import Clients, MeshConnection
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.dispatch.v1.evidence_pb2_grpc import EvidenceServiceStub
 from tandem.registry.v1 import disclosure_pb2, trace_pb2
@@ -101,16 +110,50 @@ class History:
             stream.cancel()
 
 
-@asynccontextmanager
-async def readers(clients: Clients, count: int) -> AsyncIterator[History]:
-    """This many clients that read history in the background, in turn of each kind and leg."""
+async def read_until_stopped(connection: MeshConnection, count: int) -> Counter[str]:
+    """Runs this many clients, in turn of each kind and leg, until SIGTERM; returns the numbers of calls."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with AsyncExitStack() as stack:
+        clients = await stack.enter_async_context(mesh.connect(connection))
         evidence = {
-            leg: EvidenceServiceStub(await stack.enter_async_context(mesh.channel(clients.mesh, f"dispatch-{leg}")))
+            leg: EvidenceServiceStub(await stack.enter_async_context(mesh.channel(connection, f"dispatch-{leg}")))
             for leg in AGENCIES
         }
         history = History(clients, evidence)
-        if count:
-            await history.learn()
-        await stack.enter_async_context(running(*(history.read(number) for number in range(count))))
-        yield history
+        await history.learn()
+        async with running(*(history.read(number) for number in range(count))):
+            await stop.wait()
+    return history.calls
+
+
+class Readers:
+    """A process of clients that read history; `calls` is filled when it has ended."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+
+@contextmanager
+def readers(folder: Path, count: int) -> Iterator[Readers]:
+    """This many clients that read the history of the mesh on `folder`. Raises CommandFailed if they end by themselves."""
+    found = Readers()
+    if not count:
+        yield found
+        return
+    command = (sys.executable, "-m", "bench.mesh.history", str(folder), str(count))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield found
+        if process.poll() is not None:
+            raise CommandFailed(f"the clients that read history ended early, with {process.returncode}")
+        process.terminate()
+        printed, _ = process.communicate(timeout=WITHIN_S)
+        found.calls.update(json.loads(printed))
+    finally:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(read_until_stopped(mesh.load(Path(sys.argv[1])), int(sys.argv[2])))))

@@ -52,11 +52,19 @@ class Plan:
 
 
 def prepare(
-    name: str, shape: Shape, seconds: float, *, background: Sequence[Party], triggered: Sequence[Party], seed: int
+    name: str,
+    shape: Shape,
+    seconds: float,
+    *,
+    background: Sequence[Party],
+    triggered: Sequence[Party],
+    seed: int,
+    lead_s: float = 0.0,
 ) -> Plan:
     """Plans a load: draws the due times of the requests, and places the triggers at random among the reports.
 
-    The other reports come from both parties of the background cases in turn, who stay far apart.
+    The other reports come from both parties of the background cases in turn, who stay far apart. The load begins `lead_s` seconds
+    later than it is surely prepared.
     """
     rng = random.Random(seed)
     count = round(seconds * shape.reports_per_s / shape.batch)
@@ -66,7 +74,7 @@ def prepare(
         (party.device_id, party.home, 0.0) for party in background
     ]
     rng.shuffle(devices)
-    starts_at_ms = load_generator.starts_at_ms(count * shape.batch)
+    starts_at_ms = load_generator.starts_at_ms(count * shape.batch) + round(lead_s * 1000)
     requests, triggers = [], {}
     for i, due_s in enumerate(dues_s):
         fix_time = times.to_timestamp(starts_at_ms + int(due_s * 1000))
