@@ -78,7 +78,7 @@ QUIET_INTERVAL_S = 3.0
 QUIET_TRIGGERS = 30
 HISTORY_READERS = 19
 DISTURBED_LEAD_S = 8.0
-"""Additional time to prepare a load while others take the cores, seconds; clients that read history are started within it."""
+"""Additional time to prepare a load while others take the cores, seconds."""
 BACKGROUND_CASES = 1_000
 WARM_UP_S = 3.0
 TARGETS_MS: Mapping[str, Mapping[str, float]] = {
@@ -156,9 +156,9 @@ class Chain:
         label = f"{run.shape.name}-{label}"
         say(f"{label}: {run.shape.reports_per_s} reports/s for {run.seconds:.0f} s")
         triggered = [next(self._unused) for _ in range(run.triggers)]
-        # In a thread, so that the tasks that read the offers aren't delayed.
-        plan = await asyncio.to_thread(self._plan, run, label, triggered)
         with history.readers(self._folder, run.readers) as reading, machine.busy_loops(run.busy_loops):
+            # In a thread, so that the tasks that read the offers aren't delayed.
+            plan = await asyncio.to_thread(self._plan, run, label, triggered)
             await asyncio.sleep(max(plan.starts_at_ms / 1000 - time.time() - 0.5, 0.0))
             before = machine.usage(self._pids)
             sent = await load.send(

@@ -35,6 +35,7 @@ REFUSED_PAUSE_S = 0.1
 """Pause of a client whose call was refused or failed, seconds."""
 STEPS_READ = 5_000
 """Steps after which a subscriber begins from the first step again."""
+_READY = "reading"
 SERVED, REFUSED = "served", "refused"
 
 
@@ -123,6 +124,7 @@ async def read_until_stopped(connection: MeshConnection, count: int) -> Counter[
         history = History(clients, evidence)
         await history.learn()
         async with running(*(history.read(number) for number in range(count))):
+            print(_READY, flush=True)
             await stop.wait()
     return history.calls
 
@@ -144,11 +146,13 @@ def readers(folder: Path, count: int) -> Iterator[Readers]:
     command = (sys.executable, "-m", "bench.mesh.history", str(folder), str(count))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
+        if not process.stdout or process.stdout.readline().strip() != _READY:
+            raise CommandFailed("the clients that read history didn't start")
         yield found
-        if process.poll() is not None:
-            raise CommandFailed(f"the clients that read history ended early, with {process.returncode}")
         process.terminate()
         printed, _ = process.communicate(timeout=WITHIN_S)
+        if process.returncode:
+            raise CommandFailed(f"the clients that read history ended with {process.returncode}")
         found.calls.update(json.loads(printed))
     finally:
         process.kill()

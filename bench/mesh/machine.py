@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +132,16 @@ def resident_mib(pid: int | str = "self") -> float | None:
     if not status.exists():
         return None
     return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def disk_mib(folder: Path) -> float:
+    """Space that the files in a folder take on the disk, MiB. Files that vanish meanwhile don't count."""
+    blocks = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                blocks += (Path(path) / name).stat(follow_symlinks=False).st_blocks
+    return blocks * 512 / (1 << 20)
 
 
 def _cpu_model() -> str:

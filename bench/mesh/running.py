@@ -28,10 +28,21 @@ _ANNOUNCED_BATCH = 500
 
 
 @contextmanager
-def running_mesh(folder: Path) -> Iterator[tuple[MeshConnection, int]]:
+def running_mesh(folder: Path, partitions: int = 1) -> Iterator[tuple[MeshConnection, int]]:
     """A separate, healthy mesh, and the process id of its `tandem up`."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
-    command = (sys.executable, "-m", "services.cli", "up", "--dir", str(folder), "--base-port", "0")
+    command = (
+        sys.executable,
+        "-m",
+        "services.cli",
+        "up",
+        "--dir",
+        str(folder),
+        "--base-port",
+        "0",
+        "--partitions",
+        str(partitions),
+    )
     with (folder.parent / "up.out").open("w+") as output:
         up = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         try:
@@ -75,10 +86,17 @@ async def populate(clients: Clients, bus: Bus, cases: list[Party]) -> float:
             )
             if refused:
                 raise CommandFailed(f"{len(refused)} reports refused: {refused[0].field} {refused[0].reason}")
-    subject = flow.log_subject(0, "case")
     async with asyncio.timeout(UP_WITHIN_S):
-        while True:
-            state = (await bus.api(f"STREAM.INFO.{flow.log_stream(0)}", {"subjects_filter": subject}))["state"]
-            if state.get("subjects", {}).get(subject, 0) >= len(cases):
-                return took_s
+        while await _cases_in_log(bus, clients.mesh.partitions) < len(cases):  # noqa: ASYNC110  # another process's log
             await asyncio.sleep(0.2)
+    return took_s
+
+
+async def _cases_in_log(bus: Bus, partitions: int) -> int:
+    """Number of case entries in all partitions of the log."""
+    count = 0
+    for partition in range(partitions):
+        subject = flow.log_subject(partition, "case")
+        state = (await bus.api(f"STREAM.INFO.{flow.log_stream(partition)}", {"subjects_filter": subject}))["state"]
+        count += state.get("subjects", {}).get(subject, 0)
+    return count
