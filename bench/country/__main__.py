@@ -23,6 +23,7 @@ from rich.console import Console
 from bench import figures
 from bench.country import minutes, run
 from bench.country.run import Country
+from bench.country.traffic import ALERTS_A_DAY
 from bench.figures import Figure
 from bench.mesh import machine
 from bench.mesh.running import running_mesh
@@ -57,9 +58,10 @@ def figures_of(name: str, country: Country, wearers: int) -> list[Figure]:
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    minutes_: Annotated[int, typer.Option("--minutes", help="Minutes of each mesh.", min=1)] = 30,
+    minutes_: Annotated[int, typer.Option("--minutes", help="Minutes of each mesh.", min=3)] = 30,
     wearers: Annotated[int, typer.Option(help="Number of wearers, and of protected persons.", min=10)] = 20_000,
     *,
+    alerts_a_day: Annotated[float, typer.Option(help="Incidents of a wearer in a day.", min=0.001)] = ALERTS_A_DAY,
     partitions: Annotated[list[int], typer.Option(help="Partitions of each mesh, one mesh after another.")] = [1, 4],  # noqa: B006
 ) -> None:
     """Measure a country's load on a whole mesh, with one partition and with four."""
@@ -75,7 +77,9 @@ def main(
                 folder, name = Path(temporary) / "mesh", f"P = {count}"
                 with running_mesh(folder, count) as (running, up_pid):
                     fsync_ms = machine.fsync_ms(folder / "nats")
-                    country = uvloop.run(run.run(folder, running, up_pid, wearers=wearers, minutes=minutes_))
+                    country = uvloop.run(
+                        run.run(folder, running, up_pid, wearers=wearers, minutes=minutes_, alerts_a_day=alerts_a_day)
+                    )
             all_figures.append(Figure(f"{name}: fsync of 4 KiB, median", fsync_ms, "ms"))
             all_figures += figures_of(name, country, wearers)
             failed |= bool(country.lost) or bool(country.compared and not country.compared.same)

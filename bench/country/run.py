@@ -97,10 +97,12 @@ class Side:
         self.renewed_s = await population.renew(self._clients, self._cases)
 
 
-async def run(folder: Path, running: MeshConnection, up_pid: int, *, wearers: int, minutes: int) -> Country:
+async def run(
+    folder: Path, running: MeshConnection, up_pid: int, *, wearers: int, minutes: int, alerts_a_day: float
+) -> Country:
     """Runs a country on a mesh. Raises CommandFailed if a report is refused."""
     cases = population.actors(wearers)
-    traffic = await asyncio.to_thread(Traffic, cases, minutes * MINUTE_S)
+    traffic = await asyncio.to_thread(Traffic, cases, minutes * MINUTE_S, alerts_a_day=alerts_a_day)
     async with AsyncExitStack() as stack:
         clients = await stack.enter_async_context(mesh.connect(running))
         bus = await stack.enter_async_context(running.nats.bus_as("dispatch-probation"))

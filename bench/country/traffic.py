@@ -22,14 +22,14 @@ STEPS = (0, 1, 2, 1)
 """Places of a device in turn, metres to the north."""
 
 
-def incidents_per_s(wearers: int) -> float:
+def incidents_per_s(wearers: int, alerts_a_day: float = ALERTS_A_DAY) -> float:
     """Incidents that begin each second, as if each alert of a country were one."""
-    return wearers * ALERTS_A_DAY / DAY_S
+    return wearers * alerts_a_day / DAY_S
 
 
-def reserved(wearers: int, seconds: float) -> int:
+def reserved(wearers: int, incidents_per_s: float, seconds: float) -> int:
     """Number of wearers who are kept for incidents: four standard deviations more than the expected number."""
-    expected = incidents_per_s(wearers) * seconds
+    expected = incidents_per_s * seconds
     return min(round(expected + 4 * math.sqrt(expected) + 4), wearers)
 
 
@@ -40,10 +40,12 @@ class Traffic:
     all others from the next minute on.
     """
 
-    def __init__(self, cases: Sequence[Party], seconds: float, seed: int = 1) -> None:
+    def __init__(
+        self, cases: Sequence[Party], seconds: float, *, alerts_a_day: float = ALERTS_A_DAY, seed: int = 1
+    ) -> None:
         self._rng = random.Random(seed)
-        self._rate_per_s = incidents_per_s(len(cases))
-        kept = reserved(len(cases), seconds)
+        self._rate_per_s = incidents_per_s(len(cases), alerts_a_day)
+        kept = reserved(len(cases), self._rate_per_s, seconds)
         self._unused = iter(cases[:kept])
         self.devices = len(cases) * 2
         """Number of devices, of which the reserved wearers' tags are still silent."""

@@ -17,15 +17,17 @@ STARTS_MS = 1_790_000_000_000
 
 def test_incidents_are_as_frequent_as_the_alerts_of_a_country() -> None:
     assert traffic.incidents_per_s(20_000) == pytest.approx(0.2106, abs=1e-4)
-    assert traffic.reserved(20_000, 1800) == 461  # 379 are expected, plus 4 x 19.5, plus 4
-    assert traffic.reserved(10, 1800) == 6
+    assert (
+        traffic.reserved(20_000, traffic.incidents_per_s(20_000), 1800) == 461
+    )  # 379 are expected, plus 4 x 19.5, plus 4
+    assert traffic.reserved(10, 1.0, 1800) == 10  # no more than there are
 
 
 def test_every_device_reports_four_times_a_minute_and_each_trigger_once() -> None:
     cases = population.actors(WEARERS)
     source = Traffic(cases, SECONDS)
     triggers: dict[tuple[str, str], float] = {}
-    kept = {case.tag_id for case in cases[: traffic.reserved(WEARERS, SECONDS)]}
+    kept = {case.tag_id for case in cases[: traffic.reserved(WEARERS, traffic.incidents_per_s(WEARERS), SECONDS)]}
     seen: set[tuple[str, str]] = set()
     for minute in range(5):
         plan = source.minute(STARTS_MS + minute * 60_000)
@@ -52,7 +54,7 @@ def test_every_device_reports_four_times_a_minute_and_each_trigger_once() -> Non
 def test_a_triggered_wearer_reports_on_from_the_place_of_the_trigger() -> None:
     cases = population.actors(WEARERS)
     homes = {case.tag_id: case.home for case in cases}
-    source = Traffic(cases, 100_000, seed=3)
+    source = Traffic(cases, 1200, alerts_a_day=5.0, seed=3)
     triggered: set[str] = set()
     for minute in range(20):
         plan = source.minute(STARTS_MS + minute * 60_000)
