@@ -89,6 +89,14 @@ fuzz: setup ## throw garbage at parsers, links, hosts and bundles, FUZZ_SECONDS 
 bench: setup ## measure the chain from position to alert
 	@$(BIN)/python -m bench.chain
 
+.PHONY: bench-incident
+bench-incident: setup ## measure the processor time of an incident, by process
+	@$(BIN)/python -m bench.incident
+
+.PHONY: bench-country
+bench-country: setup ## measure a country's load for half an hour with one partition, and with four (over an hour)
+	@$(BIN)/python -m bench.country
+
 .PHONY: bench-ingest
 bench-ingest: setup ## measure ingest alone: reports a second, latency, memory, beside its peers
 	@$(BIN)/python -m bench.ingest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from bench.mesh import load
 from bench.mesh.load import Shape
 from services.cli.failure import CommandFailed
 from services.cli.simulate.load_generator import METHOD, LoadOutcome
+from services.cli.stack.mesh import Metadata
 from services.common import times
 from services.common.rpc import server
 from tandem.ingest.v1 import ingest_pb2
@@ -49,7 +50,11 @@ class Burst:
 
 async def run(ingest: IngestEndpoint, singles: Reports) -> Burst:
     """Sends live reports one by one, and the burst among them."""
-    hours = [_hour_of(device, time.time_ns() // 1_000_000) for device in range(BURST_DEVICES)]
+    now_ms = time.time_ns() // 1_000_000
+    hours = [
+        hour_of(device, burst_device_id(device), reports.place(device), now_ms=now_ms)
+        for device in range(BURST_DEVICES)
+    ]
     plan = reports.plan(singles, LIVE, LIVE_FOR_S, seed=1)
     live = asyncio.create_task(load.send(ingest.address, ingest.identity, plan, streams=LIVE.streams))
     began_s = BEGINS_AFTER_S
@@ -58,7 +63,7 @@ async def run(ingest: IngestEndpoint, singles: Reports) -> Burst:
         if live.done():
             live.result()  # raises the error that ended it early
         began = time.monotonic()
-        stored = await _send(ingest, hours)
+        stored = await send(ingest.address, ingest.identity, hours)
         drained_s = time.monotonic() - began
         print(f"burst: {stored} reports stored in {drained_s:.1f} s", file=sys.stderr)
         sent = await live
@@ -74,11 +79,12 @@ async def run(ingest: IngestEndpoint, singles: Reports) -> Burst:
     )
 
 
-async def _send(ingest: IngestEndpoint, hours: list[bytes]) -> int:
+async def send(address: str, identity: Metadata, hours: Sequence[bytes]) -> int:
+    """Sends the requests over some streams; returns the number of stored reports. Raises CommandFailed if one is refused."""
     left = iter(hours)
-    async with server.channel(ingest.address) as channel:
+    async with server.channel(address) as channel:
         method: Any = channel.stream_stream(METHOD, None, ingest_pb2.ReportResponse.FromString)
-        return sum(await asyncio.gather(*(_stream(method(metadata=ingest.identity), left) for _ in range(STREAMS))))
+        return sum(await asyncio.gather(*(_stream(method(metadata=identity), left) for _ in range(STREAMS))))
 
 
 async def _stream(call: Any, left: Iterator[bytes]) -> int:
@@ -104,15 +110,15 @@ def _accepted(answer: ingest_pb2.ReportResponse) -> int:
     return len(answer.outcomes)
 
 
-def _hour_of(device: int, now_ms: int) -> bytes:
-    """Request with all reports that a device kept while offline."""
-    lat_deg, lon_deg = reports.place(device)
+def hour_of(number: int, device_id: str, place: tuple[float, float], *, now_ms: int) -> bytes:
+    """Request with all reports that a device kept in an hour offline, with this batch number."""
+    lat_deg, lon_deg = place
     return ingest_pb2.ReportRequest(
-        batch=device,
+        batch=number,
         backfill=True,
         positions=[
             ingest_pb2.Position(
-                device_id=burst_device_id(device),
+                device_id=device_id,
                 report_id=f"kept-{n:03d}",
                 fix_time=times.to_timestamp(now_ms - (REPORTS_EACH - n) * REPORT_INTERVAL_S * 1000),
                 lat_deg=lat_deg + n * 1e-5,

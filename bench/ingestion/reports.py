@@ -61,7 +61,7 @@ class Reports:
         self._names = [[device_id(device) for device in group] for group, _ in groups]
         together = kind is ingest_pb2.ReportRequest and size == 1
         self._head = ingest_pb2.ReportRequest(together=True).SerializeToString() if together else b""
-        placeholder = _shared_fields(report_id(0), int(time.time()))
+        placeholder = shared_fields(report_id(0), int(time.time()))
         self._pieces = [
             kind(positions=[_position(device, where(device), placeholder) for device in group])
             .SerializeToString()
@@ -76,11 +76,11 @@ class Reports:
     def next_numbered(self) -> tuple[int, bytes]:
         """The next request for a stream and its batch number, with the present second as fix time."""
         number = next(self._numbers)
-        return number, _batch(number) + self._message(number, int(time.time()))
+        return number, batch_field(number) + self._message(number, int(time.time()))
 
     def next_of(self, fix_time_s: int, batch: int) -> bytes:
         """The next request for a stream, with this fix time and batch number."""
-        return _batch(batch) + self._message(next(self._numbers), fix_time_s)
+        return batch_field(batch) + self._message(next(self._numbers), fix_time_s)
 
     def next_columns(self) -> Columns:
         """The next batch as columns for a database."""
@@ -96,7 +96,7 @@ class Reports:
         )
 
     def _message(self, number: int, fix_time_s: int) -> bytes:
-        return self._head + _shared_fields(report_id(number), fix_time_s).join(self._pieces[number % len(self._pieces)])
+        return self._head + shared_fields(report_id(number), fix_time_s).join(self._pieces[number % len(self._pieces)])
 
 
 def device_id(device: int) -> str:
@@ -131,7 +131,7 @@ def plan(reports: Reports, shape: Shape, seconds: float, *, seed: int) -> Plan:
     return Plan(starts_at_ms, requests, {})
 
 
-def _batch(number: int) -> bytes:
+def batch_field(number: int) -> bytes:
     """Serialized batch number. Protobuf merges concatenated messages, so a request may follow these bytes."""
     return ingest_pb2.ReportRequest(batch=number).SerializeToString()
 
@@ -143,6 +143,6 @@ def _position(device: int, where: tuple[float, float], shared: bytes) -> ingest_
     return position
 
 
-def _shared_fields(report: str, fix_time_s: int) -> bytes:
+def shared_fields(report: str, fix_time_s: int) -> bytes:
     """Serialized fields of a position that differ from batch to batch. They are adjacent, because fields are written in order."""
     return ingest_pb2.Position(report_id=report, fix_time=times.to_timestamp(fix_time_s * 1000)).SerializeToString()

@@ -52,11 +52,19 @@ class Plan:
 
 
 def prepare(
-    name: str, shape: Shape, seconds: float, *, background: Sequence[Party], triggered: Sequence[Party], seed: int
+    name: str,
+    shape: Shape,
+    seconds: float,
+    *,
+    background: Sequence[Party],
+    triggered: Sequence[Party],
+    seed: int,
+    lead_s: float = 0.0,
 ) -> Plan:
     """Plans a load: draws the due times of the requests, and places the triggers at random among the reports.
 
-    The other reports come from both parties of the background cases in turn, who stay far apart.
+    The other reports come from both parties of the background cases in turn, who stay far apart. The load begins `lead_s` seconds
+    later than it is surely prepared.
     """
     rng = random.Random(seed)
     count = round(seconds * shape.reports_per_s / shape.batch)
@@ -66,7 +74,7 @@ def prepare(
         (party.device_id, party.home, 0.0) for party in background
     ]
     rng.shuffle(devices)
-    starts_at_ms = load_generator.starts_at_ms(count * shape.batch)
+    starts_at_ms = load_generator.starts_at_ms(count * shape.batch) + round(lead_s * 1000)
     requests, triggers = [], {}
     for i, due_s in enumerate(dues_s):
         fix_time = times.to_timestamp(starts_at_ms + int(due_s * 1000))
@@ -92,6 +100,27 @@ def prepare(
             )
         message = ingest_pb2.ReportRequest(batch=i, positions=positions).SerializeToString()
         requests.append(DueRequest(due_s, shape.batch, message))
+    return Plan(starts_at_ms, requests, triggers)
+
+
+def prepare_quiet(name: str, triggered: Sequence[Party], *, interval_s: float, seed: int) -> Plan:
+    """Plans triggers alone, each a request of its own, one in each interval at a random moment of its first half."""
+    rng = random.Random(seed)
+    starts_at_ms = load_generator.starts_at_ms(len(triggered))
+    requests, triggers = [], {}
+    for n, party in enumerate(triggered):
+        due_s = (n + rng.uniform(0, 0.5)) * interval_s
+        position = ingest_pb2.Position(
+            device_id=party.tag_id,
+            report_id=f"{name}-{n}",
+            fix_time=times.to_timestamp(starts_at_ms + int(due_s * 1000)),
+            lat_deg=party.home[0] + NEAR_DEG,
+            lon_deg=party.home[1],
+            accuracy_m=10.0,
+        )
+        triggers[position.device_id, position.report_id] = due_s
+        message = ingest_pb2.ReportRequest(batch=n, positions=[position]).SerializeToString()
+        requests.append(DueRequest(due_s, 1, message))
     return Plan(starts_at_ms, requests, triggers)
 
 

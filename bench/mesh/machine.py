@@ -8,8 +8,10 @@ import platform
 import sqlite3
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,10 @@ from services.cli.stack import nats_server
 _PROC = Path("/proc")
 _FSYNCS = 200
 _BLOCK = bytes(4096)
+_BUSY_LOOP = (
+    "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(1_000_000):\n        pass\n"
+)
+_CALIBRATIONS, _CALIBRATION_STEPS = 9, 500_000
 _PACKAGES = ("grpcio", "protobuf", "nats-py", "uvloop", "sqlalchemy")
 
 
@@ -54,6 +60,33 @@ def fsync_ms(folder: Path) -> float:
     return statistics.median(durations_s) * 1000
 
 
+def calibration_ms() -> float:
+    """Processor time of a fixed loop on this machine, milliseconds: the median of 9 turns.
+
+    Figures of two runs are comparable only where this is alike: other work on the same cores makes each instruction slower.
+    """
+    durations_s = []
+    for _ in range(_CALIBRATIONS):
+        began = time.process_time()
+        total = 0
+        for n in range(_CALIBRATION_STEPS):
+            total += n & 7
+        durations_s.append(time.process_time() - began)
+    return statistics.median(durations_s) * 1000
+
+
+@contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """Keeps this many cores busy by other processes, which end with this one."""
+    loops = [subprocess.Popen((sys.executable, "-c", _BUSY_LOOP)) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Processor time since an unspecified moment; the difference of two readings is a measurement."""
@@ -77,7 +110,10 @@ class Usage:
 
 
 def usage(pids: Mapping[str, int]) -> Usage:
-    """Processor time of these processes and of the machine; empty where the system has no /proc."""
+    """Processor time of these processes and of the machine; empty where the system has no /proc.
+
+    A process's time includes that of its children that have ended, such as the writers of checkpoints.
+    """
     if not (_PROC / "stat").exists():
         return Usage({}, 0.0, 0.0)
     tick_s = 1 / os.sysconf("SC_CLK_TCK")
@@ -86,7 +122,7 @@ def usage(pids: Mapping[str, int]) -> Usage:
     for name, pid in pids.items():
         # Split after the last ")", which ends the command's name; the name itself may hold any character. Field 0 is the state.
         fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        by_process[name] = (int(fields[11]) + int(fields[12])) * tick_s
+        by_process[name] = sum(map(int, fields[11:15])) * tick_s
     return Usage(by_process, (ticks[3] + ticks[4]) * tick_s, sum(ticks) * tick_s)
 
 
@@ -96,6 +132,16 @@ def resident_mib(pid: int | str = "self") -> float | None:
     if not status.exists():
         return None
     return int(status.read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def disk_mib(folder: Path) -> float:
+    """Space that the files in a folder take on the disk, MiB. Files that vanish meanwhile don't count."""
+    blocks = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                blocks += (Path(path) / name).stat(follow_symlinks=False).st_blocks
+    return blocks * 512 / (1 << 20)
 
 
 def _cpu_model() -> str:

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import grpc.aio
 
-from bench.chain import Offers
 from bench.ingestion import endpoint, reports, saturated
 from bench.ingestion.endpoint import IngestEndpoint
 from bench.ingestion.reports import BATCH, Reports
@@ -28,6 +27,7 @@ from bench.mesh import load, machine
 from bench.mesh.crowd import WALK, Crowd
 from bench.mesh.load import Plan, Shape, Trigger
 from bench.mesh.machine import Usage
+from bench.mesh.offers import Offers
 from services.cli.failure import CommandFailed
 from services.cli.simulate import load_generator
 from services.cli.simulate.load_generator import DueRequest, LoadOutcome

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import chain
 from bench.figures import percentile
 from bench.mesh import load, population
 from bench.mesh.load import Plan, Shape
+from bench.mesh.offers import following
+from bench.mesh.running import populate
 from services.cli.commands.mesh.up import NATS
 from services.cli.simulate.actors import VENDOR
 from services.cli.stack import mesh as meshes
@@ -80,9 +81,9 @@ async def test_offers_come_through_kills_and_stops(tmp_path: Path, seed: int) ->
         async with (
             meshes.connect(mesh.now) as clients,
             mesh.now.nats.bus_as("dispatch-probation") as bus,
-            chain.following(bus) as offers,
+            following(bus) as offers,
         ):
-            await chain.populate(clients, bus, cases)
+            await populate(clients, bus, cases)
             plan: Plan = await asyncio.to_thread(
                 load.prepare, "chaos", SHAPE, SECONDS, background=background, triggered=triggered, seed=seed
             )

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import chain, figures, tracing
+from bench import figures, tracing
 from bench.mesh import load, machine, population
 from bench.mesh.load import Shape
+from bench.mesh.offers import Arrivals
 from services.common.messaging import flow
 from tandem.ingest.v1 import ingest_pb2
 
@@ -98,7 +99,7 @@ def test_loads_of_the_same_seed_differ_only_in_their_start_times() -> None:
 
 
 def test_a_latency_ends_with_the_first_offer_and_a_missing_leg_is_a_loss() -> None:
-    offers = chain.Offers()
+    offers = Arrivals()
     triggers = {("tag", "one"): 1.0, ("tag", "two"): 2.0}
     for n, leg in enumerate(flow.LEGS):
         offers.offered(leg, ("tag", "one"), 101.25 + n)
@@ -113,6 +114,22 @@ def test_a_latency_ends_with_the_first_offer_and_a_missing_leg_is_a_loss() -> No
         "both": [1250.0, math.inf],
     }
     assert offers.lost(triggers) == 1
+
+
+def test_an_offer_counts_from_the_receipt_of_its_report_too() -> None:
+    arrivals = Arrivals()
+    for leg, ms in (("probation", 4.0), ("police", 7.0), ("warning", 9.0)):
+        arrivals.offered(leg, ("tag", "one"), 100.0, after_receipt_ms=ms)
+    after_ms = arrivals.after_receipt_ms([("tag", "one"), ("tag", "two")])
+    assert after_ms["both"] == [7.0, math.inf] and after_ms["warning"] == [9.0, math.inf]
+
+
+def test_the_quiet_load_is_triggers_alone_one_in_each_interval() -> None:
+    plan = load.prepare_quiet("q", population.actors(5), interval_s=3.0, seed=1)
+    dues_s = [request.due_s for request in plan.requests]
+    assert [int(due_s // 3) for due_s in dues_s] == [0, 1, 2, 3, 4]
+    assert list(plan.triggers.values()) == dues_s
+    assert all(request.reports == 1 for request in plan.requests)
 
 
 def test_usage_of_a_process_is_counted_in_cpu_seconds() -> None:
