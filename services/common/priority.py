@@ -35,7 +35,9 @@ class WorkClass(enum.Enum):
     SHARING = "sharing"
     """Positions to desks, and the console's pages."""
     RECORD = "record"
-    """Traces, evidence, figures, digests, and reading the history."""
+    """Traces, evidence, figures and digests."""
+    HISTORY = "history"
+    """Pages of the history for callers (services/common/rpc/history.py). It waits as records do, but a caller waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ SHARING = Limits(quiet_s=0.0, max_delay_s=1.0, slots=16)
 RECORD = Limits(quiet_s=0.02, max_delay_s=10.0, slots=4)
 """20 ms are longer than the steps of an incident are apart. After 10 s of uninterrupted response work a page of records goes beside
 it, so that a backlog stays bounded."""
+HISTORY = Limits(quiet_s=0.02, max_delay_s=2.0, slots=4)
+"""As for records, within the deadline of a unary call."""
 
 
 @dataclass(eq=False, slots=True)
@@ -127,12 +131,16 @@ class _Lane:
 class PriorityGate:
     """Admission of sharing and record work beside the response work of a process. It belongs to one event loop."""
 
-    def __init__(self, sharing: Limits = SHARING, record: Limits = RECORD) -> None:
+    def __init__(self, sharing: Limits = SHARING, record: Limits = RECORD, history: Limits = HISTORY) -> None:
         self._pending = 0
         """Number of blocks of response work that run."""
         self._idle_since_s = float("-inf")
         """Time at which the last response work ended, by the event loop's clock, seconds."""
-        self._sharing, self._record = _Lane(self, sharing), _Lane(self, record)
+        self._lanes = {
+            WorkClass.SHARING: _Lane(self, sharing),
+            WorkClass.RECORD: _Lane(self, record),
+            WorkClass.HISTORY: _Lane(self, history),
+        }
 
     @contextmanager
     def response(self) -> Iterator[None]:
@@ -149,40 +157,49 @@ class PriorityGate:
     @asynccontextmanager
     async def sharing(self) -> AsyncIterator[None]:
         """Waits until no response work is pending, at most a second, and then for a slot."""
-        async with self._sharing.admitted():
+        async with self._lanes[WorkClass.SHARING].admitted():
             yield
 
     @asynccontextmanager
     async def record(self) -> AsyncIterator[None]:
         """Waits until neither response work nor sharing was pending for 20 ms, at most 10 s, and then for a slot."""
-        async with self._record.admitted():
+        async with self._lanes[WorkClass.RECORD].admitted():
             yield
+
+    @asynccontextmanager
+    async def history(self) -> AsyncIterator[None]:
+        """Waits as `record`, but at most 2 s, and then for a slot. HistoryBudget calls it for each page."""
+        async with self._lanes[WorkClass.HISTORY].admitted():
+            yield
+
+    def idle_s(self) -> float:
+        """Time since the last response work, seconds. 0 while some is pending, infinite before the first."""
+        return 0.0 if self._pending else asyncio.get_running_loop().time() - self._idle_since_s
 
     def waiting(self, work: WorkClass) -> int:
         """Number of callers that wait for admission in a class."""
-        return 0 if work is WorkClass.RESPONSE else len(self._lane(work).waiting)
+        lane = self._lanes.get(work)
+        return len(lane.waiting) if lane else 0
 
     def oldest_s(self, work: WorkClass) -> float:
         """Longest time that a caller has waited for admission in a class, seconds. 0 if none waits."""
-        if not self.waiting(work):
-            return 0.0
-        return asyncio.get_running_loop().time() - self._lane(work).waiting[0].since_s
+        lane = self._lanes.get(work)
+        return asyncio.get_running_loop().time() - lane.waiting[0].since_s if lane and lane.waiting else 0.0
 
     def overdue(self, work: WorkClass) -> int:
         """Number of blocks of a class that were admitted beside response work after the maximum delay, since the start."""
-        return 0 if work is WorkClass.RESPONSE else self._lane(work).overdue
+        lane = self._lanes.get(work)
+        return lane.overdue if lane else 0
 
     def quiet_at_s(self, lane: _Lane) -> float:
         """Time from which it is quiet enough for a class, by the event loop's clock, seconds. Infinite while other work is pending."""
-        if self._pending or (lane is self._record and (self._sharing.waiting or self._sharing.running)):
+        sharing = self._lanes[WorkClass.SHARING]
+        if self._pending or (lane is not sharing and (sharing.waiting or sharing.running)):
             return float("inf")
         return self._idle_since_s + lane.limits.quiet_s
 
     def readmit(self) -> None:
         """Admits the callers that may go now, after response work or an admitted block has ended."""
-        for lane in (self._sharing, self._record):
+        for lane in self._lanes.values():
             if lane.waiting:
                 lane.admit()
-
-    def _lane(self, work: WorkClass) -> _Lane:
-        return self._sharing if work is WorkClass.SHARING else self._record

@@ -14,9 +14,11 @@ from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
-from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
+from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
+from services.common.rpc.history import HistoryBudget
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.metrics import GeofenceMetrics
@@ -47,6 +49,8 @@ async def main() -> None:
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
     metrics = ProcessMetrics(process_registry())
+    gate = PriorityGate()
+    GateMetrics(gate, metrics.registry)
     async with buses.connect(settings.nats_url, name, settings.nats_tls, metrics=metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
@@ -73,7 +77,7 @@ async def main() -> None:
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate)) as server,
             observed(
                 settings.host,
                 settings.metrics_port,

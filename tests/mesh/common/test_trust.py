@@ -15,10 +15,12 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from services.common.priority import PriorityGate
 from services.common.rpc import client as mutual
 from services.common.rpc import gatekeeper
 from services.common.rpc import server as rpc
 from services.common.rpc.errors import Unauthenticated
+from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Caller, caller_of, console_user, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from tandem.common.v1 import access_pb2
@@ -66,7 +68,10 @@ def add(server: grpc.aio.Server) -> None:
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a plaintext server on loopback."""
     settings = CommonSettings(port=0, dev_secret=SECRET)
-    async with rpc.serve(settings, add, SERVICE) as server, rpc.channel(f"127.0.0.1:{server.port}") as opened:
+    async with (
+        rpc.serve(settings, add, SERVICE, history=HistoryBudget(PriorityGate())) as server,
+        rpc.channel(f"127.0.0.1:{server.port}") as opened,
+    ):
         yield opened
 
 
@@ -214,7 +219,7 @@ async def serving(folder: Path, authority: Authority) -> AsyncIterator[int]:
     cert, key = authority.server().write(folder, "server")
     (folder / "ca.pem").write_bytes(authority.cert)
     settings = CommonSettings(port=0, tls_cert=cert, tls_key=key, tls_ca=folder / "ca.pem")
-    async with rpc.serve(settings, add, SERVICE) as server:
+    async with rpc.serve(settings, add, SERVICE, history=HistoryBudget(PriorityGate())) as server:
         yield server.port
 
 

@@ -186,7 +186,6 @@ async def test_invalid_requests_are_refused(bus: Bus, police: DispatchSettings) 
     async with running(police) as leg:
         await refused(leg.desk.acknowledge("assign-none"), grpc.StatusCode.NOT_FOUND)
         await refused(leg.desk.acknowledge(""), grpc.StatusCode.INVALID_ARGUMENT, "assignment_id")
-        await refused(leg.desk.list(page_size=1_001), grpc.StatusCode.INVALID_ARGUMENT, "page_size")
         await refused(leg.desk.list(page_token="incident-9"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
         await refused(leg.desk.list(page_token="\n"), grpc.StatusCode.INVALID_ARGUMENT, "page_token")
         await refused(leg.desk.list(incident_id="a b"), grpc.StatusCode.INVALID_ARGUMENT, "incident_id")
@@ -219,6 +218,9 @@ async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings)
         await publish(bus, *(alert(n, incident=name) for n, name in enumerate(names, 1)))
         for _ in names:
             await steps.next(OFFERED)
+        assert (
+            len((await leg.desk.list(page_size=1_000_000)).incidents) == 5
+        )  # a larger page than allowed is a page of the maximum
         seen: list[str] = []
         token = ""
         for size in (2, 2, 1):
