@@ -56,11 +56,11 @@ async def main() -> None:
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
         evaluator_metrics = GeofenceMetrics(metrics.registry)
         evaluators = {
-            p: Evaluator(bus, store, settings, log_meta=log_meta, partition=p, metrics=evaluator_metrics)
+            p: Evaluator(bus, store, settings, log_meta=log_meta, partition=p, metrics=evaluator_metrics, gate=gate)
             for p in settings.partitions(log_meta.partitions)
         }
         for p, evaluator in evaluators.items():
-            evaluator_metrics.watch(p, evaluator.log_age_s)
+            evaluator_metrics.watch(p, evaluator.log_age_s, records_waiting=evaluator.records_waiting)
             await evaluator.restore()
         watch_disk(settings.data_dir, metrics)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)

@@ -30,13 +30,21 @@ class GeofenceMetrics:
             registry=registry,
         )
 
-    def watch(self, partition: int, log_age_s: Callable[[], float]) -> None:
-        """Registers a function that gives the time since a partition's last log entry, s, and begins the partition's count of
-        differences.
+        self._records_waiting = Gauge(
+            "tandem_geofence_records_waiting",
+            "Figures of entries and digests that are put off until no response work is pending",
+            ["partition"],
+            registry=registry,
+        )
+
+    def watch(self, partition: int, log_age_s: Callable[[], float], *, records_waiting: Callable[[], float]) -> None:
+        """Registers functions that give the time since a partition's last log entry, s, and its records that wait, and begins the
+        partition's count of differences.
 
         The count begins at 0: a series that first appears at 1 shows no increase, so no alert would fire.
         """
         self._log_age_s.labels(str(partition)).set_function(log_age_s)
+        self._records_waiting.labels(str(partition)).set_function(records_waiting)
         self._differ.labels(str(partition))
 
     def differs(self, partition: int) -> None:

@@ -15,9 +15,10 @@ from services.cli.stack.supervisor import Program
 EVALUATORS = 2
 NATS_OFFSET = 22
 NATS_MONITOR_OFFSET = 23
-SHARING_NICENESS, RECORD_NICENESS = 5, 10
+SHARING_NICENESS, RECORD_NICENESS = 3, 5
 """Niceness of the processes that show incidents, and of those that record them. nats-server, ingest, evaluators and legs have 0. A
-process needs a right for less than 0, so the others give way. 5 is a third and 10 a tenth of the weight of 0."""
+process needs a right for less than 0, so the others give way. 3 is half and 5 a third of the weight of 0: with less, a busy machine
+would hardly start them."""
 
 
 @dataclass(frozen=True, slots=True)
