@@ -59,6 +59,8 @@ RECORD = Limits(quiet_s=0.02, max_delay_s=10.0, slots=4)
 it, so that a backlog stays bounded."""
 HISTORY = Limits(quiet_s=0.02, max_delay_s=2.0, slots=4)
 """As for records, within the deadline of a unary call."""
+PUT_OFF_S = 3.0
+"""Wait from which work counts as put off in a process's readiness, seconds."""
 
 
 @dataclass(eq=False, slots=True)
@@ -105,7 +107,7 @@ class _Lane:
         except asyncio.CancelledError:
             if waiter in self.waiting:
                 self.waiting.remove(waiter)
-            else:  # it was admitted in the same turn of the event loop
+            elif not waiter.admitted.cancelled():  # it was admitted in the same turn of the event loop
                 self.running -= 1
             self._gate.readmit()
             raise
@@ -117,6 +119,9 @@ class _Lane:
             self._timer = None
         while self.waiting and self.running < self.limits.slots:
             head, loop = self.waiting[0], asyncio.get_running_loop()
+            if head.admitted.cancelled():
+                self.waiting.popleft()
+                continue
             overdue_at_s, quiet_at_s = head.since_s + self.limits.max_delay_s, self._gate.quiet_at_s(self)
             if min(overdue_at_s, quiet_at_s) > loop.time():
                 self._timer = loop.call_at(min(overdue_at_s, quiet_at_s), self.admit)
@@ -190,6 +195,14 @@ class PriorityGate:
         """Number of blocks of a class that were admitted beside response work after the maximum delay, since the start."""
         lane = self._lanes.get(work)
         return lane.overdue if lane else 0
+
+    def put_off(self) -> str:
+        """Work that has waited for PUT_OFF_S or longer, for people. Empty if there is none."""
+        late = [work for work in self._lanes if self.waiting(work) and self.oldest_s(work) >= PUT_OFF_S]
+        return ", ".join(
+            f"{self.waiting(work)} {work.value} tasks have waited for up to {self.oldest_s(work):.0f} s"
+            for work in late
+        )
 
     def quiet_at_s(self, lane: _Lane) -> float:
         """Time from which it is quiet enough for a class, by the event loop's clock, seconds. Infinite while other work is pending."""

@@ -99,6 +99,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
+        readiness.want(leg.record.gate.put_off)
         alerts, peers = readiness.reader(flow.ALERTS.name), readiness.optional_reader(flow.INCIDENTS.name)
         async with (
             rpc.serve(

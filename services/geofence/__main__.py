@@ -18,7 +18,7 @@ from services.common.observability.metrics import GateMetrics, ProcessMetrics, p
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
-from services.common.rpc.history import HistoryBudget
+from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.metrics import GeofenceMetrics
@@ -77,7 +77,7 @@ async def main() -> None:
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate)) as server,
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate, BUSY_SHARE)) as server,
             observed(
                 settings.host,
                 settings.metrics_port,
@@ -86,13 +86,14 @@ async def main() -> None:
                 degraded=lambda: server.degraded,
             ),
         ):
-            await running.until_stopped(_evaluate(evaluators, server, bus), *lasting)
+            await running.until_stopped(_evaluate(evaluators, server, bus, gate=gate), *lasting)
 
 
-async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:
+async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus, *, gate: PriorityGate) -> None:
     """Folds all partitions. Reports SERVING once each has caught up with the log, and only while all can decide."""
     behind = set(evaluators)
     readiness = Readiness()
+    readiness.want(gate.put_off)
     for evaluator in evaluators.values():
         readiness.need(evaluator.unable)
     async with asyncio.TaskGroup() as tasks:

@@ -16,7 +16,7 @@ from services.common.observability.metrics import GateMetrics, ProcessMetrics, p
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
-from services.common.rpc.history import HistoryBudget
+from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.ingest.admission.checks import Checks
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
@@ -51,6 +51,7 @@ async def main() -> None:
         log_meta = await streams.pass_gate(bus, settings)
         clock = log_meta.clock
         readiness = Readiness()
+        readiness.want(gate.put_off)
         routes = Routes(bus=bus, clock=clock, partitions=log_meta.partitions, health=readiness.reader("devices"))
         await routes.load()
         gc.freeze()  # registrations live as long as the process: scanning them for garbage would cost 5 % of its time
@@ -106,7 +107,7 @@ async def main() -> None:
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate)) as server,
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate, BUSY_SHARE)) as server,
             http.serve(settings, phones, shared_metrics.http_closed),
             observed(
                 settings.host,

@@ -127,6 +127,7 @@ async def main(settings: RegistrySettings) -> None:
             partitions=log_meta.partitions,
         )
         readiness.need(relay.unable)
+        readiness.want(gate.put_off)
         disclosure_reader = readiness.optional_reader(flow.DISCLOSURES.name)
         with closing(exporter):
             async with (

@@ -24,7 +24,9 @@ MAX_PAGES = 64
 """Maximum number of pages that are read or wait, for all callers of a process together."""
 MAX_PAGES_OF_IDENTITY = 8
 """Maximum number of pages that are read or wait for the same identity."""
-PAGES_AT_ONCE = 4
+PAGES_AT_ONCE = 2
+MAX_PAUSE_S = 1.0
+"""Maximum pause after a page, seconds, so that a lone caller whose pages are dear is slow, but isn't refused."""
 MAX_WAIT_S = 2.0
 """Maximum wait of a call for its turn, seconds. It leaves time to answer within the deadline of unary calls, 5 s."""
 BUSY_S = 1.0
@@ -78,8 +80,10 @@ class _Cost:
 class HistoryBudget:
     """Budget of a process for the pages of its history. It belongs to one event loop."""
 
-    def __init__(self, gate: PriorityGate) -> None:
-        self._gate = gate
+    def __init__(self, gate: PriorityGate, quiet_share: float = QUIET_SHARE) -> None:
+        """`quiet_share` is the part of a core for all pages while there is no response work. A process whose response work is too short
+        to be marked at the gate passes BUSY_SHARE."""
+        self._gate, self._quiet_share = gate, quiet_share
         self._readers: dict[str, _Reader] = {}
         self._level_s = 0.0
         """Processor time that the last admitted reader had used, seconds: the level at which a new reader begins."""
@@ -139,7 +143,7 @@ class HistoryBudget:
         except asyncio.CancelledError:
             if turn in reader.waiting:
                 reader.waiting.remove(turn)
-            else:  # it was admitted in the same turn of the event loop
+            elif not turn.cancelled():  # it was admitted in the same turn of the event loop
                 self._running -= 1
             raise
 
@@ -154,14 +158,16 @@ class HistoryBudget:
                 self._timer = loop.call_at(self._next_at_s, self._admit)
                 return
             reader = min(waiting, key=lambda waiting: waiting.used_s)
-            self._level_s = max(self._level_s, reader.used_s)
-            self._running += 1
-            reader.waiting.popleft().set_result(None)
+            turn = reader.waiting.popleft()
+            if not turn.cancelled():
+                self._level_s = max(self._level_s, reader.used_s)
+                self._running += 1
+                turn.set_result(None)
 
     def _charge(self, reader: _Reader, cost_s: float) -> None:
         reader.used_s += cost_s
-        share = BUSY_SHARE if self._gate.idle_s() < BUSY_S else QUIET_SHARE
-        self._next_at_s = max(self._next_at_s, asyncio.get_running_loop().time()) + cost_s / share
+        share = BUSY_SHARE if self._gate.idle_s() < BUSY_S else self._quiet_share
+        self._next_at_s = max(self._next_at_s, asyncio.get_running_loop().time()) + min(cost_s / share, MAX_PAUSE_S)
 
     def _forget_idle(self) -> None:
         """Forgets the readers without pages that begin at the level of the others anyway."""

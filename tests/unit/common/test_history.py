@@ -17,9 +17,9 @@ from services.common.rpc.history import HistoryBudget
 OPEN = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=100)
 
 
-def budget() -> tuple[PriorityGate, HistoryBudget]:
+def budget(quiet_share: float = history.QUIET_SHARE) -> tuple[PriorityGate, HistoryBudget]:
     gate = PriorityGate(history=OPEN)
-    return gate, HistoryBudget(gate)
+    return gate, HistoryBudget(gate, quiet_share)
 
 
 def burn(seconds: float) -> None:
@@ -83,7 +83,9 @@ async def test_pages_wait_for_response_work() -> None:
 async def test_an_identity_reads_a_bounded_number_of_pages_at_once() -> None:
     _, reads = budget()
     pages = Pages()
-    readings = [asyncio.create_task(reads.read("greedy", pages.of("greedy"))) for _ in range(8)]
+    readings = [
+        asyncio.create_task(reads.read("greedy", pages.of("greedy"))) for _ in range(history.MAX_PAGES_OF_IDENTITY)
+    ]
     await until(lambda: reads.pages == history.MAX_PAGES_OF_IDENTITY)
     with pytest.raises(BudgetSpent) as refused:
         await reads.read("greedy", pages.of("greedy"))
@@ -128,9 +130,8 @@ async def test_a_page_that_waits_too_long_for_its_turn_is_refused(monkeypatch: p
 
 
 async def test_pages_are_spread_by_their_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "QUIET_SHARE", 1e9)  # without pauses, so that the test is fast
     monkeypatch.setattr(history, "PAGES_AT_ONCE", 1)
-    _, reads = budget()
+    _, reads = budget(quiet_share=1e9)  # without pauses, so that the test is fast
     pages: Counter[str] = Counter()
     stop = asyncio.Event()
 
@@ -173,4 +174,20 @@ async def test_a_cancelled_page_ends() -> None:
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
+    assert reads.pages == 0
+
+
+async def test_a_page_that_is_cancelled_in_the_turn_of_its_admission_leaves_nothing_behind() -> None:
+    _, reads = budget()
+    pages = Pages()
+    running = [asyncio.create_task(reads.read(f"{n}", pages.of(f"{n}"))) for n in range(history.PAGES_AT_ONCE)]
+    await until(lambda: len(pages.began) == history.PAGES_AT_ONCE)
+    waiting = asyncio.create_task(reads.read("waiting", pages.of("waiting")))
+    await until(lambda: reads.pages == history.PAGES_AT_ONCE + 1)
+    waiting.cancel()
+    for page in running:
+        page.cancel()  # their ends look for the next page in the same turn
+    await asyncio.gather(waiting, *running, return_exceptions=True)
+    pages.may_end.set()
+    assert await reads.read("next", pages.of("next")) == "next"
     assert reads.pages == 0
