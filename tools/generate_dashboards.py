@@ -173,7 +173,7 @@ HEALTH = Dashboard(
                     "Oldest work that is put off, by class",
                     (("max by (class) (tandem_work_oldest_seconds)", "{{class}}"),),
                     "s",
-                    red_from=10,
+                    red_from=5,
                 ),
                 Panel(
                     "Work that is put off, by class",

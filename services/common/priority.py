@@ -54,12 +54,12 @@ class Limits:
 
 SHARING = Limits(quiet_s=0.0, max_delay_s=1.0, slots=16)
 """A position that is a second late is still useful to a unit."""
-RECORD = Limits(quiet_s=0.02, max_delay_s=10.0, slots=4)
-"""20 ms are longer than the steps of an incident are apart. After 10 s of uninterrupted response work a page of records goes beside
-it, so that a backlog stays bounded."""
+RECORD = Limits(quiet_s=0.02, max_delay_s=3.0, slots=4)
+"""20 ms are longer than the steps of an incident are apart. After 3 s of uninterrupted response work a batch of records goes beside it,
+so that a backlog stays bounded, and the figures of an alert are stored before its evidence is copied (after 5 s)."""
 HISTORY = Limits(quiet_s=0.02, max_delay_s=2.0, slots=4)
 """As for records, within the deadline of a unary call."""
-PUT_OFF_S = 3.0
+PUT_OFF_S = 2.0
 """Wait from which work counts as put off in a process's readiness, seconds."""
 
 
@@ -167,7 +167,7 @@ class PriorityGate:
 
     @asynccontextmanager
     async def record(self) -> AsyncIterator[None]:
-        """Waits until neither response work nor sharing was pending for 20 ms, at most 10 s, and then for a slot."""
+        """Waits until neither response work nor sharing was pending for 20 ms, at most 3 s, and then for a slot."""
         async with self._lanes[WorkClass.RECORD].admitted():
             yield
 
