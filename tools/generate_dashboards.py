@@ -179,7 +179,7 @@ HEALTH = Dashboard(
                     "Work that is put off, by class",
                     (
                         ("sum by (class) (tandem_work_waiting)", "{{class}}"),
-                        ("sum(tandem_geofence_records_waiting)", "figures and digests"),
+                        ("sum(tandem_geofence_secondary_waiting)", "figures and digests"),
                     ),
                 ),
                 Panel(

@@ -5,7 +5,7 @@ A process has one `PriorityGate`. Response work (report, alert, offer, warning, 
     with gate.response():
         await offer(incident)
 
-Sharing (positions to desks and consoles) and record work (traces, evidence, figures, digests) ask for admission:
+Sharing (positions and figures for desks) and record work (traces, evidence) ask for admission:
 
     async with gate.record():
         await write_page(rows)
@@ -33,9 +33,9 @@ class WorkClass(enum.Enum):
     RESPONSE = "response"
     """Report, alert, offer, warning and deadlines. It is never delayed."""
     SHARING = "sharing"
-    """Positions to desks, and the console's pages."""
+    """Positions and figures for desks, and the console's pages."""
     RECORD = "record"
-    """Traces, evidence, figures and digests."""
+    """Traces, evidence and the ledger."""
     HISTORY = "history"
     """Pages of the history for callers (services/common/rpc/history.py). It waits as records do, but a caller waits for it."""
 
@@ -56,7 +56,7 @@ SHARING = Limits(quiet_s=0.0, max_delay_s=1.0, slots=16)
 """A position that is a second late is still useful to a unit."""
 RECORD = Limits(quiet_s=0.02, max_delay_s=3.0, slots=4)
 """20 ms are longer than the steps of an incident are apart. After 3 s of uninterrupted response work a batch of records goes beside it,
-so that a backlog stays bounded, and the figures of an alert are stored before its evidence is copied (after 5 s)."""
+so that a backlog stays bounded."""
 HISTORY = Limits(quiet_s=0.02, max_delay_s=2.0, slots=4)
 """As for records, within the deadline of a unary call."""
 PUT_OFF_S = 2.0

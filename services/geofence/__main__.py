@@ -51,6 +51,7 @@ async def main() -> None:
     metrics = ProcessMetrics(process_registry())
     gate = PriorityGate()
     GateMetrics(gate, metrics.registry)
+    history = HistoryBudget(gate, BUSY_SHARE)
     async with buses.connect(settings.nats_url, name, settings.nats_tls, metrics=metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
@@ -60,11 +61,11 @@ async def main() -> None:
             for p in settings.partitions(log_meta.partitions)
         }
         for p, evaluator in evaluators.items():
-            evaluator_metrics.watch(p, evaluator.log_age_s, records_waiting=evaluator.records_waiting)
+            evaluator_metrics.watch(p, evaluator.log_age_s, secondary_waiting=evaluator.secondary_waiting)
             await evaluator.restore()
         watch_disk(settings.data_dir, metrics)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)
-        api = GeofenceApi(bus, evaluators, log_meta.partitions)
+        api = GeofenceApi(bus, evaluators, log_meta.partitions, history=history)
         what_if = WhatIfServicer(bus=bus, evaluators=evaluators, partitions=log_meta.partitions, clock=log_meta.clock)
         positions = PositionServicer(
             evaluators=evaluators.values(), outbox=outbox, clock=log_meta.clock, interval_s=settings.share_every_s
@@ -77,7 +78,7 @@ async def main() -> None:
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate, BUSY_SHARE)) as server,
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=history) as server,
             observed(
                 settings.host,
                 settings.metrics_port,

@@ -106,9 +106,9 @@ class Evaluator:
         """Time since the last log entry, ticks included; before the first entry, time since the start."""
         return time.monotonic() - (self._began_s if self._last_entry_s is None else self._last_entry_s)
 
-    def records_waiting(self) -> int:
-        """Number of record outputs that wait for a quiet moment."""
-        return self._outputs.records_waiting
+    def secondary_waiting(self) -> int:
+        """Number of secondary outputs that wait until no alert is being published."""
+        return self._outputs.secondary_waiting
 
     def unable(self) -> str:
         """Why this evaluator can't decide, or "". Ticks come each second, so a log without entries can't be read or written."""
@@ -163,7 +163,7 @@ class Evaluator:
             tasks.create_task(self._fold(collector))
             tasks.create_task(self._outputs.publish_alerts())
             tasks.create_task(self._outputs.publish_requests())
-            tasks.create_task(self._outputs.publish_records())
+            tasks.create_task(self._outputs.publish_secondary())
             tasks.create_task(self._checkpoints.run())
             tasks.create_task(self._tick())
             tasks.create_task(self._published.watch())
@@ -182,7 +182,7 @@ class Evaluator:
             # The checkpoint is at the log's end, or the whole log aged out. Without a tick from here, perhaps no entry ever follows.
             self._caught_up.set()
         async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_BATCH, health=self._reader):
-            # Records wait while the log has a backlog. Without one, an entry is over before anything else runs.
+            # Sharing and records wait while the log has a backlog. Without one, an entry is over before anything else runs.
             with self._gate.response() if messages[-1].pending else nullcontext():
                 await self._apply_all(messages)
             collector.count(len(messages))

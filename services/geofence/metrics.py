@@ -30,21 +30,21 @@ class GeofenceMetrics:
             registry=registry,
         )
 
-        self._records_waiting = Gauge(
-            "tandem_geofence_records_waiting",
-            "Figures of entries and digests that are put off until no response work is pending",
+        self._secondary_waiting = Gauge(
+            "tandem_geofence_secondary_waiting",
+            "Figures of entries and digests that are put off while alerts are published",
             ["partition"],
             registry=registry,
         )
 
-    def watch(self, partition: int, log_age_s: Callable[[], float], *, records_waiting: Callable[[], float]) -> None:
-        """Registers functions that give the time since a partition's last log entry, s, and its records that wait, and begins the
-        partition's count of differences.
+    def watch(self, partition: int, log_age_s: Callable[[], float], *, secondary_waiting: Callable[[], float]) -> None:
+        """Registers functions that give the time since a partition's last log entry, s, and the number of its waiting secondary outputs.
+        Begins the partition's count of differences.
 
         The count begins at 0: a series that first appears at 1 shows no increase, so no alert would fire.
         """
         self._log_age_s.labels(str(partition)).set_function(log_age_s)
-        self._records_waiting.labels(str(partition)).set_function(records_waiting)
+        self._secondary_waiting.labels(str(partition)).set_function(secondary_waiting)
         self._differ.labels(str(partition))
 
     def differs(self, partition: int) -> None:

@@ -4,8 +4,9 @@ Entries are published in order. The alerts of one entry go out together, the gra
 before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
 slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
 
-There are three queues: alerts, requests for data, and records (figures and digests). None delays the one before it, and records
-wait for a quiet moment. A checkpoint passes all three, so it gets its footing only once all earlier outputs are acknowledged.
+There are three queues: alerts, requests for data, and secondary outputs (figures and digests). None delays the one before it.
+Secondary outputs are sharing, because desks see an alert with its figures: they wait while alerts are being published, at most 1 s. A
+checkpoint passes all three queues, so it gets its footing only once all earlier outputs are acknowledged.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class _Figures:
 
 
 _Outgoing: TypeAlias = _Decided | _QueuedCheckpoint | StateDigest
-_Record: TypeAlias = _Figures | _AlertedCheckpoint | StateDigest
+_Secondary: TypeAlias = _Figures | _AlertedCheckpoint | StateDigest
 _Request: TypeAlias = SensingRequest | DeadLetter | _AlertedCheckpoint
 
 
@@ -94,12 +95,12 @@ class OutputPublisher:
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
         self._requests: asyncio.Queue[_Request] = asyncio.Queue()
-        self._records: asyncio.Queue[_Record] = asyncio.Queue()
+        self._secondary: asyncio.Queue[_Secondary] = asyncio.Queue()
 
     @property
-    def records_waiting(self) -> int:
+    def secondary_waiting(self) -> int:
         """Number of figures of entries, digests and checkpoints that wait to be published."""
-        return self._records.qsize()
+        return self._secondary.qsize()
 
     # ── from the fold ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +129,7 @@ class OutputPublisher:
 
     def drop(self) -> None:
         """Drops everything in the queues, because the state that it follows from is dropped."""
-        self._outgoing, self._requests, self._records = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
+        self._outgoing, self._requests, self._secondary = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
 
     # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -137,7 +138,7 @@ class OutputPublisher:
         while True:
             match await self._outgoing.get():
                 case StateDigest() as digest:
-                    self._records.put_nowait(digest)
+                    self._secondary.put_nowait(digest)
                 case _QueuedCheckpoint(pending, entry):
                     newest = self._published.newest(flow.ALERTS.name)
                     self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
@@ -147,7 +148,7 @@ class OutputPublisher:
                         batch = gravest_first[first : first + ALERT_CONCURRENCY]
                         with self._gate.response():
                             await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in batch))
-                        self._records.put_nowait(_Figures(batch))
+                        self._secondary.put_nowait(_Figures(batch))
                 case unknown:
                     assert_never(unknown)
 
@@ -162,19 +163,19 @@ class OutputPublisher:
                     subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
                     await self._bus.store_dead_letter(subject, stream, sequence, by=flow.FOLD_READER, reason=reason)
                 case _AlertedCheckpoint() as checkpoint:
-                    self._records.put_nowait(checkpoint)
+                    self._secondary.put_nowait(checkpoint)
                 case unknown:
                     assert_never(unknown)
 
-    async def publish_records(self) -> None:
-        """Publishes figures and digests in quiet moments, until cancelled. A checkpoint follows them."""
+    async def publish_secondary(self) -> None:
+        """Publishes figures and digests while no alert is being published, until cancelled. A checkpoint follows them."""
         while True:
-            match await self._records.get():
+            match await self._secondary.get():
                 case _Figures(alerts):
-                    async with self._gate.record():
+                    async with self._gate.sharing():
                         await asyncio.gather(*(self._publish_figures(alert) for alert in alerts))
                 case StateDigest() as digest:
-                    async with self._gate.record():
+                    async with self._gate.sharing():
                         await self._digests.compare(digest)
                 case _AlertedCheckpoint(pending, entry, newest):
                     footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))

@@ -212,6 +212,20 @@ async def test_the_end_stands_down_and_ends_the_incident_in_any_order(bus: Bus, 
     assert all(incident.HasField("ended_at") for incident in listed)
 
 
+async def test_a_desk_that_reads_nothing_delays_no_other_desk(bus: Bus, police: DispatchSettings) -> None:
+    names = [f"incident-{n}" for n in range(30)]
+    async with (
+        running(police) as leg,
+        leg.desk.subscription() as steps,
+        leg.caller("spiffe://npa/desk/busan").subscription() as unread,
+    ):
+        await publish(bus, *(alert(n, incident=name) for n, name in enumerate(names, 1)))
+        offered = {(await steps.next(OFFERED)).step.assignment.incident_id for _ in names}
+        assert offered == set(names)
+        late = {(await unread.next(OFFERED)).step.assignment.incident_id for _ in names}
+        assert late == set(names)
+
+
 async def test_incidents_are_listed_in_pages(bus: Bus, police: DispatchSettings) -> None:
     names = [f"incident-{n}" for n in range(5)]
     async with running(police) as leg, leg.desk.subscription() as steps:

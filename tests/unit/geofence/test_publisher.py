@@ -1,4 +1,4 @@
-"""An evaluator's record outputs wait for its response work, and its requests for data don't wait for records."""
+"""An evaluator's figures wait for its alerts, and its requests for data don't wait for figures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
 from tests.support.decision_quality import alert
 
-RECORD = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=1)
+SHARING = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=1)
 FAR_MS = 1 << 50
 
 
@@ -50,7 +50,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_figures_wait_for_response_work_and_delay_no_request_for_data() -> None:
-    fake, gate = Bus(), PriorityGate(record=RECORD)
+    fake, gate = Bus(), PriorityGate(sharing=SHARING)
     bus: Any = fake
     unused: Any = None
     outputs = OutputPublisher(
@@ -65,7 +65,7 @@ async def test_figures_wait_for_response_work_and_delay_no_request_for_data() ->
     )
     tasks = [
         asyncio.create_task(work)
-        for work in (outputs.publish_alerts(), outputs.publish_requests(), outputs.publish_records())
+        for work in (outputs.publish_alerts(), outputs.publish_requests(), outputs.publish_secondary())
     ]
     with gate.response():
         assert outputs.put(
@@ -78,7 +78,7 @@ async def test_figures_wait_for_response_work_and_delay_no_request_for_data() ->
             await asyncio.sleep(0)
         assert fake.kinds == ["alert", "alert", "sensing"]
     await until(lambda: len(fake.kinds) == 5)
-    assert fake.kinds[3:] == ["measure", "measure"] and outputs.records_waiting == 0
+    assert fake.kinds[3:] == ["measure", "measure"] and outputs.secondary_waiting == 0
     for task in tasks:
         task.cancel()
         with suppress(asyncio.CancelledError):
