@@ -72,7 +72,7 @@ class _Waiter:
     """Time of its arrival, by the event loop's clock, seconds."""
 
 
-class _Lane:
+class _Admission:
     """Admission of one class, in order of arrival."""
 
     def __init__(self, gate: PriorityGate, limits: Limits) -> None:
@@ -142,9 +142,9 @@ class PriorityGate:
         self._idle_since_s = float("-inf")
         """Time at which the last response work ended, by the event loop's clock, seconds."""
         self._lanes = {
-            WorkClass.SHARING: _Lane(self, sharing),
-            WorkClass.RECORD: _Lane(self, record),
-            WorkClass.HISTORY: _Lane(self, history),
+            WorkClass.SHARING: _Admission(self, sharing),
+            WorkClass.RECORD: _Admission(self, record),
+            WorkClass.HISTORY: _Admission(self, history),
         }
 
     @contextmanager
@@ -204,7 +204,7 @@ class PriorityGate:
             for work in late
         )
 
-    def quiet_at_s(self, lane: _Lane) -> float:
+    def quiet_at_s(self, lane: _Admission) -> float:
         """Time from which it is quiet enough for a class, by the event loop's clock, seconds. Infinite while other work is pending."""
         sharing = self._lanes[WorkClass.SHARING]
         if self._pending or (lane is not sharing and (sharing.waiting or sharing.running)):

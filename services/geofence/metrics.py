@@ -38,7 +38,7 @@ class GeofenceMetrics:
         )
 
     def watch(self, partition: int, log_age_s: Callable[[], float], *, secondary_waiting: Callable[[], float]) -> None:
-        """Registers functions that give the time since a partition's last log entry, s, and the number of its waiting secondary outputs.
+        """Registers functions that give the time since a partition's last log entry, s, and of its waiting secondary outputs.
         Begins the partition's count of differences.
 
         The count begins at 0: a series that first appears at 1 shows no increase, so no alert would fire.

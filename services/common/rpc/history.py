@@ -24,7 +24,7 @@ MAX_PAGES = 64
 """Maximum number of pages that are read or wait, for all callers of a process together."""
 MAX_PAGES_OF_IDENTITY = 8
 """Maximum number of pages that are read or wait for the same identity."""
-PAGES_AT_ONCE = 2
+PAGE_CONCURRENCY = 2
 MAX_PAUSE_S = 1.0
 """Maximum pause after a page, seconds, so that a lone caller whose pages are dear is slow, but isn't refused."""
 MAX_WAIT_S = 2.0
@@ -153,7 +153,7 @@ class HistoryBudget:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        while self._running < PAGES_AT_ONCE and (waiting := [r for r in self._readers.values() if r.waiting]):
+        while self._running < PAGE_CONCURRENCY and (waiting := [r for r in self._readers.values() if r.waiting]):
             if self._next_at_s > loop.time():
                 self._timer = loop.call_at(self._next_at_s, self._admit)
                 return

@@ -116,7 +116,7 @@ class SlowReviews(Registry):
         return review_pb2.ListReviewsResponse()
 
 
-async def test_a_reader_beyond_its_budget_is_told_when_to_retry_and_delays_no_other_call() -> None:
+async def test_a_reader_beyond_its_budget_gets_the_time_of_a_retry_and_delays_no_other_call() -> None:
     servicer, budget = SlowReviews(), HistoryBudget(PriorityGate())  # type: ignore[abstract]
 
     def add_slow(server: grpc.aio.Server) -> None:

@@ -108,7 +108,7 @@ async def test_all_identities_together_read_a_bounded_number_of_pages_at_once() 
     await until(lambda: reads.pages == history.MAX_PAGES)
     with pytest.raises(BudgetSpent):
         await reads.read("late", pages.of("late"))
-    assert len(pages.began) <= history.PAGES_AT_ONCE
+    assert len(pages.began) <= history.PAGE_CONCURRENCY
     for reading in readings:
         reading.cancel()
     await asyncio.gather(*readings, return_exceptions=True)
@@ -120,8 +120,8 @@ async def test_a_page_that_waits_too_long_for_its_turn_is_refused(monkeypatch: p
     monkeypatch.setattr(history, "MAX_WAIT_S", 0.01)
     _, reads = budget()
     pages = Pages()
-    slow = [asyncio.create_task(reads.read(f"{n}", pages.of(f"{n}"))) for n in range(history.PAGES_AT_ONCE)]
-    await until(lambda: len(pages.began) == history.PAGES_AT_ONCE)
+    slow = [asyncio.create_task(reads.read(f"{n}", pages.of(f"{n}"))) for n in range(history.PAGE_CONCURRENCY)]
+    await until(lambda: len(pages.began) == history.PAGE_CONCURRENCY)
     with pytest.raises(BudgetSpent):
         await reads.read("late", pages.of("late"))
     pages.may_end.set()
@@ -130,7 +130,7 @@ async def test_a_page_that_waits_too_long_for_its_turn_is_refused(monkeypatch: p
 
 
 async def test_pages_are_spread_by_their_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "PAGES_AT_ONCE", 1)
+    monkeypatch.setattr(history, "PAGE_CONCURRENCY", 1)
     _, reads = budget(quiet_share=1e9)  # without pauses, so that the test is fast
     pages: Counter[str] = Counter()
     stop = asyncio.Event()
@@ -180,10 +180,10 @@ async def test_a_cancelled_page_ends() -> None:
 async def test_a_page_that_is_cancelled_in_the_turn_of_its_admission_leaves_nothing_behind() -> None:
     _, reads = budget()
     pages = Pages()
-    running = [asyncio.create_task(reads.read(f"{n}", pages.of(f"{n}"))) for n in range(history.PAGES_AT_ONCE)]
-    await until(lambda: len(pages.began) == history.PAGES_AT_ONCE)
+    running = [asyncio.create_task(reads.read(f"{n}", pages.of(f"{n}"))) for n in range(history.PAGE_CONCURRENCY)]
+    await until(lambda: len(pages.began) == history.PAGE_CONCURRENCY)
     waiting = asyncio.create_task(reads.read("waiting", pages.of("waiting")))
-    await until(lambda: reads.pages == history.PAGES_AT_ONCE + 1)
+    await until(lambda: reads.pages == history.PAGE_CONCURRENCY + 1)
     waiting.cancel()
     for page in running:
         page.cancel()  # their ends look for the next page in the same turn

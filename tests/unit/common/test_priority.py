@@ -93,7 +93,7 @@ async def test_records_wait_for_sharing() -> None:
 
 
 @pytest.mark.parametrize("work", [WorkClass.SHARING, WorkClass.RECORD])
-async def test_work_that_has_waited_for_the_maximum_delay_goes_beside_response_work(work: WorkClass) -> None:
+async def test_work_that_has_waited_for_the_maximum_delay_runs_with_response_work(work: WorkClass) -> None:
     gate = PriorityGate(HASTY, HASTY)
     with gate.response():
         async with gate.sharing() if work is WorkClass.SHARING else gate.record():
