@@ -30,7 +30,9 @@ from bench.figures import Figure
 from bench.mesh import machine
 from services.cli.failure import FAILED
 from services.common import times
+from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
+from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc, following_pb2, following_pb2_grpc
@@ -175,7 +177,9 @@ async def _console(folder: Path) -> AsyncIterator[str]:
         following_pb2_grpc.add_FollowingServiceServicer_to_server(MovingSubjects(rng), server)
 
     async with AsyncExitStack() as stack:
-        served = await stack.enter_async_context(rpc.serve(CommonSettings(port=0, dev_secret=SECRET), add))
+        served = await stack.enter_async_context(
+            rpc.serve(CommonSettings(port=0, dev_secret=SECRET), add, history=HistoryBudget(PriorityGate()))
+        )
         unused_address = f"ipv4:127.0.0.1:{free_port()}"
         env = {f"TANDEM_{name}": unused_address for name in ("REGISTRY", "INGEST", "GEOFENCE", "DISPATCH_PROBATION")}
         env |= {"TANDEM_DISPATCH_POLICE": f"ipv4:127.0.0.1:{served.port}", "TANDEM_PORT": str(port)}

@@ -167,6 +167,28 @@ HEALTH = Dashboard(
             ),
         ),
         (
+            "Who goes first",
+            (
+                Panel(
+                    "Oldest work that is put off, by class",
+                    (("max by (class) (tandem_work_oldest_seconds)", "{{class}}"),),
+                    "s",
+                    red_from=5,
+                ),
+                Panel(
+                    "Work that is put off, by class",
+                    (
+                        ("sum by (class) (tandem_work_waiting)", "{{class}}"),
+                        ("sum(tandem_geofence_secondary_waiting)", "figures and digests"),
+                    ),
+                ),
+                Panel(
+                    "Work beside the response after the maximum delay, per minute",
+                    (("sum by (class) (increase(tandem_work_overdue_total[1m]))", "{{class}}"),),
+                ),
+            ),
+        ),
+        (
             "Capacity",
             (
                 Panel(

@@ -18,7 +18,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
-from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import ReaderHealth, Readiness
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
@@ -89,6 +89,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
             travel_times=travel_times,
         ) as leg,
     ):
+        GateMetrics(leg.record.gate, registry)
         policy, following_metrics = leg.name.policy, FollowingMetrics(registry)
         follower = _follower(settings, leg, following_metrics)
         files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
@@ -98,12 +99,14 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
         readiness.need(leg.watch.unable)
+        readiness.want(leg.record.gate.put_off)
         alerts, peers = readiness.reader(flow.ALERTS.name), readiness.optional_reader(flow.INCIDENTS.name)
         async with (
             rpc.serve(
                 settings,
                 partial(_add_servicers, leg=leg, follower=follower, evidence_api=evidence_api, clock=settings.clock),
                 *SERVICES,
+                history=leg.history,
             ) as server,
             observed(
                 settings.host,

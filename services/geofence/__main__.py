@@ -14,9 +14,11 @@ from services.common.messaging import streams
 from services.common.messaging.bus import Bus
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
-from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
+from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
+from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.geofence.api import GeofenceApi
 from services.geofence.consumer import Evaluator
 from services.geofence.metrics import GeofenceMetrics
@@ -47,20 +49,23 @@ async def main() -> None:
     name = f"geofence-{settings.replica}"
     telemetry.configure(name)
     metrics = ProcessMetrics(process_registry())
+    gate = PriorityGate()
+    GateMetrics(gate, metrics.registry)
+    history = HistoryBudget(gate, BUSY_SHARE)
     async with buses.connect(settings.nats_url, name, settings.nats_tls, metrics=metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         store = CheckpointStore(settings.data_dir / f"geofence-{settings.replica}", settings.state_keys)
         evaluator_metrics = GeofenceMetrics(metrics.registry)
         evaluators = {
-            p: Evaluator(bus, store, settings, log_meta=log_meta, partition=p, metrics=evaluator_metrics)
+            p: Evaluator(bus, store, settings, log_meta=log_meta, partition=p, metrics=evaluator_metrics, gate=gate)
             for p in settings.partitions(log_meta.partitions)
         }
         for p, evaluator in evaluators.items():
-            evaluator_metrics.watch(p, evaluator.log_age_s)
+            evaluator_metrics.watch(p, evaluator.log_age_s, secondary_waiting=evaluator.secondary_waiting)
             await evaluator.restore()
         watch_disk(settings.data_dir, metrics)
         outbox = DisclosureOutbox(settings.data_dir / name, log_meta.clock)
-        api = GeofenceApi(bus, evaluators, log_meta.partitions)
+        api = GeofenceApi(bus, evaluators, log_meta.partitions, history=history)
         what_if = WhatIfServicer(bus=bus, evaluators=evaluators, partitions=log_meta.partitions, clock=log_meta.clock)
         positions = PositionServicer(
             evaluators=evaluators.values(), outbox=outbox, clock=log_meta.clock, interval_s=settings.share_every_s
@@ -73,7 +78,7 @@ async def main() -> None:
 
         async with (
             running.outlasting(outbox.run(bus)) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=history) as server,
             observed(
                 settings.host,
                 settings.metrics_port,
@@ -82,13 +87,14 @@ async def main() -> None:
                 degraded=lambda: server.degraded,
             ),
         ):
-            await running.until_stopped(_evaluate(evaluators, server, bus), *lasting)
+            await running.until_stopped(_evaluate(evaluators, server, bus, gate=gate), *lasting)
 
 
-async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus) -> None:
+async def _evaluate(evaluators: dict[int, Evaluator], server: rpc.Server, bus: Bus, *, gate: PriorityGate) -> None:
     """Folds all partitions. Reports SERVING once each has caught up with the log, and only while all can decide."""
     behind = set(evaluators)
     readiness = Readiness()
+    readiness.want(gate.put_off)
     for evaluator in evaluators.values():
         readiness.need(evaluator.unable)
     async with asyncio.TaskGroup() as tasks:

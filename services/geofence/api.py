@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -14,8 +15,10 @@ from services.common.messaging import cursors, dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.observability.telemetry import logger
+from services.common.retrying import Backoff
 from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, StoreFull, Unavailable
+from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Role
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
@@ -25,6 +28,9 @@ from services.geofence.partition_ownership import PartitionOwnership
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
+ALERTS_PAGE = 64
+"""Alerts that are read together: a page of the history's budget."""
+MEASURE_RETRY = Backoff(0.01, 0.1)
 MEASURE_AWAITED_S = 5.0
 MAX_ALERT_STREAMS = 50
 """Concurrent WatchAlerts calls per evaluator. Each call uses one stream consumer, and all evaluators together may have
@@ -37,7 +43,10 @@ protected address."""
 class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     """Serves GeofenceService from the evaluators of this process."""
 
-    def __init__(self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int) -> None:
+    def __init__(
+        self, bus: Bus, evaluators: Mapping[int, Evaluator], partitions: int, *, history: HistoryBudget
+    ) -> None:
+        self._history = history
         self._bus, self._evaluators, self._partitions = bus, evaluators, partitions
         self._alert_streams = 0
         """Open WatchAlerts calls."""
@@ -70,13 +79,45 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         self, request: geofence_pb2.WatchAlertsRequest
     ) -> AsyncIterator[geofence_pb2.WatchAlertsResponse]:
         only_canaries = server.caller().role == Role.ROLE_WATCH
-        async for messages in pull.read(self._bus, flow.ALERTS.name, await self._start(request)):
+        who = server.caller().spiffe_id
+        async for messages in pull.read(self._bus, flow.ALERTS.name, await self._start(request), batch=ALERTS_PAGE):
+            if messages[-1].pending:  # earlier alerts are history
+                page: list[geofence_pb2.WatchAlertsResponse] = []
+                failure = await self._history.read_in_stream(
+                    who, partial(self._read_page, messages, page, only_canaries=only_canaries)
+                )
+                for response in page:
+                    yield response
+                if failure:
+                    raise failure
+            else:
+                for message in messages:
+                    if (live := await self._response(message, only_canaries)) is not None:
+                        yield live
+
+    async def _read_page(
+        self,
+        messages: Sequence[pull.Delivered],
+        page: list[geofence_pb2.WatchAlertsResponse],
+        *,
+        only_canaries: bool,
+    ) -> Unavailable | None:
+        """Appends the responses for messages of ALERTS to a page. Returns the error at which it ended early, or None."""
+        try:
             for message in messages:
-                alert = self._readable(message)
-                if alert is None or (only_canaries and alert.exercise != exercise_pb2.CANARY):
-                    continue
-                measure = None if only_canaries else await self._measure(alert)
-                yield geofence_pb2.WatchAlertsResponse(stream_sequence=message.sequence, alert=alert, measure=measure)
+                if (response := await self._response(message, only_canaries)) is not None:
+                    page.append(response)
+        except Unavailable as error:
+            return error
+        return None
+
+    async def _response(self, message: pull.Delivered, only_canaries: bool) -> geofence_pb2.WatchAlertsResponse | None:
+        """The response for a message of ALERTS; None if the caller doesn't get it."""
+        alert = self._readable(message)
+        if alert is None or (only_canaries and alert.exercise != exercise_pb2.CANARY):
+            return None
+        measure = None if only_canaries else await self._measure(alert)
+        return geofence_pb2.WatchAlertsResponse(stream_sequence=message.sequence, alert=alert, measure=measure)
 
     def _readable(self, message: pull.Delivered) -> alert_pb2.Alert | None:
         """Alert of a message of ALERTS; None for another message, and for one that can't be read."""
@@ -119,7 +160,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
         Raises Unavailable if they aren't published within MEASURE_AWAITED_S.
         """
         subject = flow.measure_subject(alert.partition, alert.alert_id)
-        deadline = asyncio.get_running_loop().time() + MEASURE_AWAITED_S
+        deadline, retries = asyncio.get_running_loop().time() + MEASURE_AWAITED_S, 0
         while True:
             data = await self._bus.last_of(flow.MEASURES.name, subject)
             if data is not None:
@@ -130,7 +171,8 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
                     return None
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable("the figures of an alert aren't published yet")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(MEASURE_RETRY.delay_s(retries))
+            retries += 1
 
     async def PutRules(
         self, request: geofence_pb2.PutRulesRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from services.common.clock import wall_us
 from services.common.messaging import cursors, flow, pull
@@ -19,6 +20,7 @@ from services.common.messaging.cursors import StreamCursor, StreamWentBack
 from services.common.messaging.streams import LogMetadata
 from services.common.observability.readiness import ReaderHealth
 from services.common.observability.telemetry import logger
+from services.common.priority import PriorityGate
 from services.common.rpc.errors import InvalidField
 from services.geofence import gc_control, recovery, translate
 from services.geofence.checkpoints import Checkpoints
@@ -61,8 +63,9 @@ class Evaluator:
         log_meta: LogMetadata,
         partition: int,
         metrics: GeofenceMetrics,
+        gate: PriorityGate,
     ) -> None:
-        self.partition = partition
+        self.partition, self._gate = partition, gate
         self.applied = asyncio.Condition()
         self._bus, self._store, self._settings, self._clock = bus, store, settings, log_meta.clock
         self._log_id = log_meta.log_id
@@ -77,6 +80,7 @@ class Evaluator:
             digests=Digests(bus, store.keys, settings, partition=partition, metrics=metrics),
             clock=log_meta.clock,
             metrics=metrics,
+            gate=gate,
         )
         self._rules, self._own_entries = KeptRules(bus, partition), OwnEntries(bus, partition)
         self._entry: StreamCursor | None = None
@@ -101,6 +105,10 @@ class Evaluator:
     def log_age_s(self) -> float:
         """Time since the last log entry, ticks included; before the first entry, time since the start."""
         return time.monotonic() - (self._began_s if self._last_entry_s is None else self._last_entry_s)
+
+    def secondary_waiting(self) -> int:
+        """Number of secondary outputs that wait until no alert is being published."""
+        return self._outputs.secondary_waiting
 
     def unable(self) -> str:
         """Why this evaluator can't decide, or "". Ticks come each second, so a log without entries can't be read or written."""
@@ -154,6 +162,7 @@ class Evaluator:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._fold(collector))
             tasks.create_task(self._outputs.publish_alerts())
+            tasks.create_task(self._outputs.publish_requests())
             tasks.create_task(self._outputs.publish_secondary())
             tasks.create_task(self._checkpoints.run())
             tasks.create_task(self._tick())
@@ -173,20 +182,25 @@ class Evaluator:
             # The checkpoint is at the log's end, or the whole log aged out. Without a tick from here, perhaps no entry ever follows.
             self._caught_up.set()
         async for messages in pull.read(self._bus, stream, self._entry or 1, batch=READ_BATCH, health=self._reader):
-            unyielded = 0
-            for message in messages:
-                decided = self._apply(message)
-                unyielded += len(message.data)
-                # A backlog must not delay the alerts that follow from it, nor their acknowledgements.
-                for _ in range(TURNS_TO_SEND if decided else 1 if unyielded >= YIELD_BYTES else 0):
-                    unyielded = 0
-                    await asyncio.sleep(0)
+            # Sharing and records wait while the log has a backlog. Without one, an entry is over before anything else runs.
+            with self._gate.response() if messages[-1].pending else nullcontext():
+                await self._apply_all(messages)
             collector.count(len(messages))
             self._last_entry_s = time.monotonic()
             async with self.applied:
                 self.applied.notify_all()
             if messages[-1].pending == 0:
                 self._caught_up.set()
+
+    async def _apply_all(self, messages: Sequence[pull.Delivered]) -> None:
+        unyielded = 0
+        for message in messages:
+            decided = self._apply(message)
+            unyielded += len(message.data)
+            # A backlog must not delay the alerts that follow from it, nor their acknowledgements.
+            for _ in range(TURNS_TO_SEND if decided else 1 if unyielded >= YIELD_BYTES else 0):
+                unyielded = 0
+                await asyncio.sleep(0)
 
     def _apply(self, message: pull.Delivered) -> bool:
         """Folds an entry and queues its outputs. Returns whether alerts are among them."""

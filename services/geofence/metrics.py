@@ -30,13 +30,21 @@ class GeofenceMetrics:
             registry=registry,
         )
 
-    def watch(self, partition: int, log_age_s: Callable[[], float]) -> None:
-        """Registers a function that gives the time since a partition's last log entry, s, and begins the partition's count of
-        differences.
+        self._secondary_waiting = Gauge(
+            "tandem_geofence_secondary_waiting",
+            "Figures of entries and digests that are put off while alerts are published",
+            ["partition"],
+            registry=registry,
+        )
+
+    def watch(self, partition: int, log_age_s: Callable[[], float], *, secondary_waiting: Callable[[], float]) -> None:
+        """Registers functions that give the time since a partition's last log entry, s, and of its waiting secondary outputs.
+        Begins the partition's count of differences.
 
         The count begins at 0: a series that first appears at 1 shows no increase, so no alert would fire.
         """
         self._log_age_s.labels(str(partition)).set_function(log_age_s)
+        self._secondary_waiting.labels(str(partition)).set_function(secondary_waiting)
         self._differ.labels(str(partition))
 
     def differs(self, partition: int) -> None:

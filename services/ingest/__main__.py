@@ -12,9 +12,11 @@ from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_streams
-from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
+from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
+from services.common.rpc.history import BUSY_SHARE, HistoryBudget
 from services.ingest.admission.checks import Checks
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
@@ -43,10 +45,13 @@ async def main() -> None:
     settings = IngestSettings()
     telemetry.configure("ingest")
     shared_metrics = ProcessMetrics(process_registry())
+    gate = PriorityGate()
+    GateMetrics(gate, shared_metrics.registry)
     async with buses.connect(settings.nats_url, "ingest", settings.nats_tls, metrics=shared_metrics) as bus:
         log_meta = await streams.pass_gate(bus, settings)
         clock = log_meta.clock
         readiness = Readiness()
+        readiness.want(gate.put_off)
         routes = Routes(bus=bus, clock=clock, partitions=log_meta.partitions, health=readiness.reader("devices"))
         await routes.load()
         gc.freeze()  # registrations live as long as the process: scanning them for garbage would cost 5 % of its time
@@ -102,7 +107,7 @@ async def main() -> None:
             running.outlasting(
                 quarantine.run(), commands.publish_steps(), *(writer.run() for writer in writers.values())
             ) as lasting,
-            rpc.serve(settings, add_servicers, *SERVICE_NAMES) as server,
+            rpc.serve(settings, add_servicers, *SERVICE_NAMES, history=HistoryBudget(gate, BUSY_SHARE)) as server,
             http.serve(settings, phones, shared_metrics.http_closed),
             observed(
                 settings.host,

@@ -13,10 +13,12 @@ from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
-from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
+from services.common.priority import PriorityGate
 from services.common.privacy import sealing
 from services.common.rpc import server as rpc
+from services.common.rpc.history import HistoryBudget
 from services.common.storage import db
 from services.registry import startup
 from services.registry.api import SERVICE_NAME, RegistryServicer
@@ -63,6 +65,8 @@ async def main(settings: RegistrySettings) -> None:
     """Run the service until a stop signal."""
     collector = process_registry()
     process_metrics, metrics = ProcessMetrics(collector), RegistryMetrics(collector)
+    gate = PriorityGate()
+    GateMetrics(gate, collector)
     vault = Vault(settings.keys())
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
@@ -123,10 +127,11 @@ async def main(settings: RegistrySettings) -> None:
             partitions=log_meta.partitions,
         )
         readiness.need(relay.unable)
+        readiness.want(gate.put_off)
         disclosure_reader = readiness.optional_reader(flow.DISCLOSURES.name)
         with closing(exporter):
             async with (
-                rpc.serve(settings, add_servicers, *names) as server,
+                rpc.serve(settings, add_servicers, *names, history=HistoryBudget(gate)) as server,
                 observed(
                     settings.host,
                     settings.metrics_port,

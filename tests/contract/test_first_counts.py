@@ -33,7 +33,7 @@ def exposed() -> Iterator[tuple[str, dict[str, str]]]:
     ProcessMetrics(registry)
     RegistryMetrics(registry)
     IngestMetrics(registry)
-    GeofenceMetrics(registry).watch(PARTITION, lambda: 0.0)
+    GeofenceMetrics(registry).watch(PARTITION, lambda: 0.0, secondary_waiting=lambda: 0)
     EvidenceMetrics(registry)
     legs = DispatchMetrics(registry)
     for leg in Leg:

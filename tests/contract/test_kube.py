@@ -193,6 +193,24 @@ FAULTS: dict[str, Fault] = {
         "dashboards/tandem-reviews.json",
         "tandem-reviews.json",
     ),
+    "a pod without a priority": (
+        "base/dispatch.yaml",
+        "      priorityClassName: tandem-response\n",
+        "",
+        "has no priority",
+    ),
+    "a priority that is declared nowhere": (
+        "base/registry.yaml",
+        "priorityClassName: tandem-record",
+        "priorityClassName: tandem-records",
+        "PriorityClass tandem-records",
+    ),
+    "records as heavy as the response": (
+        "base/registry.yaml",
+        "requests: {cpu: 100m",
+        "requests: {cpu: 300m",
+        "requests 300m of cpu, as much as",
+    ),
     "a port that differs from its setting": ("base/registry.yaml", 'value: "7401"', 'value: "7402"', "TANDEM_PORT"),
 }
 

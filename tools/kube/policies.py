@@ -17,6 +17,8 @@ REPLACED_WITHIN_S = 5
 """Maximum time until a hanging process is killed, seconds."""
 SILENT_S = 3
 """Minimum silence before a process is killed, seconds, since a busy process may answer late."""
+RESPONSE_CLASS = "tandem-response"
+"""PriorityClass of the pods on the way from a report to the offers and the warning."""
 DRAIN_S = 10
 """Time that a service may take from SIGTERM to its end, seconds."""
 
@@ -31,6 +33,7 @@ def findings(objects: list[Object]) -> list[str]:
 
 
 def _cluster_findings(objects: list[Object]) -> Iterator[str]:
+    yield from _weights(objects)
     closed = {
         direction
         for obj in objects
@@ -48,6 +51,31 @@ def _cluster_findings(objects: list[Object]) -> Iterator[str]:
             labels = obj["spec"]["template"]["metadata"]["labels"]
             if several and not any(budget.items() <= labels.items() for budget in budgets):
                 yield f"{obj['kind']}/{obj['metadata']['name']}: no PodDisruptionBudget"
+
+
+def _weights(objects: list[Object]) -> Iterator[str]:
+    """Pods of a lower class that get as large a share of a busy node's processor as the pods on the way to the offers.
+
+    Jobs end, so their share doesn't matter.
+    """
+    requests: dict[str, dict[str, int]] = {}
+    for obj in objects:
+        pod = pod_of(obj)
+        if pod and obj["kind"] != "Job":
+            cpu_m = sum(milli_cpus(part.get("resources", {})) for part in containers(obj))
+            requests.setdefault(pod["spec"].get("priorityClassName", ""), {})[obj["metadata"]["name"]] = cpu_m
+    least_m = min(requests.pop(RESPONSE_CLASS, {}).values(), default=None)
+    for by_name in requests.values():
+        for name, cpu_m in by_name.items():
+            if least_m is not None and cpu_m >= least_m:
+                yield f"{name}: requests {cpu_m}m of cpu, as much as a pod on the way to the offers ({least_m}m)"
+
+
+def milli_cpus(resources: Object) -> int:
+    """CPU request in thousandths of a core; 0 without one or if it is malformed."""
+    asked = str(resources.get("requests", {}).get("cpu", "0"))
+    number = asked.removesuffix("m")
+    return (int(number) if asked.endswith("m") else 1000 * int(number)) if number.isdigit() else 0
 
 
 def _data(obj: Object) -> Iterator[str]:
@@ -97,6 +125,8 @@ def _pod(obj: Object) -> Iterator[str]:
     if _keeps(obj, spec) and security.get("fsGroupChangePolicy") != "OnRootMismatch":
         # By default the kubelet widens the rights of all files at each start, and PostgreSQL refuses a folder writable by its group.
         yield "changes the file rights on its volume at each start: set fsGroupChangePolicy: OnRootMismatch"
+    if "priorityClassName" not in spec:
+        yield "has no priority: set priorityClassName, so that what saves lives goes first"
     yield from _shared_with_node(spec)
     for container in containers(obj):
         for line in _container(

@@ -81,11 +81,12 @@ class _Checker:
             yield "its selector doesn't match its own pods"
         if obj["kind"] == "StatefulSet" and f"Service/{obj['spec']['serviceName']}" not in self._objects:
             yield f"serviceName: no Service {obj['spec']['serviceName']}"
-        if f"ServiceAccount/{spec.get('serviceAccountName')}" not in self._objects:
-            yield f"no ServiceAccount {spec.get('serviceAccountName')}"
-        for limit in spec.get("topologySpreadConstraints", ()):
-            if not limit["labelSelector"]["matchLabels"].items() <= labels.items():
-                yield "topologySpreadConstraints select other pods than its own"
+        for kind, named in (("ServiceAccount", "serviceAccountName"), ("PriorityClass", "priorityClassName")):
+            if f"{kind}/{spec.get(named)}" not in self._objects:
+                yield f"no {kind} {spec.get(named)}"
+        spread = (limit["labelSelector"]["matchLabels"] for limit in spec.get("topologySpreadConstraints", ()))
+        if not all(selected.items() <= labels.items() for selected in spread):
+            yield "topologySpreadConstraints select other pods than its own"
         volumes = {volume["name"] for volume in spec.get("volumes", ())}
         volumes |= {claim["metadata"]["name"] for claim in obj["spec"].get("volumeClaimTemplates", ())}
         for volume in spec.get("volumes", ()):

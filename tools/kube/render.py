@@ -15,7 +15,7 @@ import yaml
 
 Object = dict[str, Any]
 KNOWN = {"apiVersion", "kind", "namespace", "resources", "configMapGenerator", "patches", "images"}
-CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PersistentVolume", "ClusterIssuer"}
+CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PersistentVolume", "ClusterIssuer", "PriorityClass"}
 MERGED_BY = {
     "containers": "name",
     "initContainers": "name",

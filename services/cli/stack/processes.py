@@ -15,6 +15,10 @@ from services.cli.stack.supervisor import Program
 EVALUATORS = 2
 NATS_OFFSET = 22
 NATS_MONITOR_OFFSET = 23
+SHARING_NICENESS, RECORD_NICENESS = 3, 5
+"""Niceness of the processes that show incidents, and of those that record them. nats-server, ingest, evaluators and legs have 0. A
+process needs a right for less than 0, so the others give way. 3 is half and 5 a third of the weight of 0: with less, a busy machine
+would hardly start them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,18 @@ class Service:
     """Environment variables that differ between processes of one package."""
     more_ports: Mapping[str, int] = field(default_factory=dict)
     """Offsets of further ports, by the environment variable that sets each."""
+    niceness: int = 0
+    """See Program.niceness. 0 on the way from a report to the offers and the warning."""
 
 
 SERVICES = (
     Service(
-        name="registry", package="registry", nats_user="registry", offset=1, more_ports={"TANDEM_METRICS_PORT": 41}
+        name="registry",
+        package="registry",
+        nats_user="registry",
+        offset=1,
+        more_ports={"TANDEM_METRICS_PORT": 41},
+        niceness=RECORD_NICENESS,
     ),
     Service(
         name="ingest",
@@ -89,7 +100,14 @@ SERVICES = (
     ),
 )
 
-CONSOLE = Service(name="console", package="console", nats_user="", offset=8, more_ports={"TANDEM_METRICS_PORT": 48})
+CONSOLE = Service(
+    name="console",
+    package="console",
+    nats_user="",
+    offset=8,
+    more_ports={"TANDEM_METRICS_PORT": 48},
+    niceness=SHARING_NICENESS,
+)
 """The console: serves pages by HTTP, and is a client of all other services."""
 
 _OFFSETS = (
@@ -144,6 +162,7 @@ def program(service: Service, folder: Path, base_port: int, *, given: Mapping[st
         command=(sys.executable, "-m", f"services.{service.package}", *service.arguments),
         environment={**os.environ, **given, **service.settings, **settings},
         log=folder / "logs" / f"{service.name}.log",
+        niceness=service.niceness,
         beats=True,
     )
 

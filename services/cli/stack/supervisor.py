@@ -20,6 +20,8 @@ from services.common.retrying import Backoff
 RESTART = Backoff(0.1, 2.0)
 HEALTHY_AFTER_S = 10.0
 """After this uptime, seconds, the restart delay of a process is back at its minimum."""
+AUTOGROUP_TRIES, AUTOGROUP_RETRY_S = 20, 0.1
+"""Linux accepts a change of an autogroup ten times a second, from all users together."""
 STOP_S = 8.0
 """Time for a process to end after SIGTERM before it is killed, seconds; the services' own grace period is shorter."""
 
@@ -34,6 +36,8 @@ class Program:
     """The whole environment of the process."""
     log: Path
     """File to which the process's output is appended."""
+    niceness: int = 0
+    """Added to the niceness of `tandem up`, 0 to 19. What saves lives goes first: only less urgent processes have one."""
     beats: bool = False
     """Whether the process writes heartbeats (services/common/observability/heartbeat.py) and is killed when they cease."""
 
@@ -169,7 +173,7 @@ class Supervisor:
                 stack.enter_context(beats.listening())
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *program.command,
+                    *_nice(program),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -183,6 +187,8 @@ class Supervisor:
             return await self._until_ended(program, process, beats)
 
     async def _until_ended(self, program: Program, process: asyncio.subprocess.Process, beats: Beats | None) -> str:
+        if program.niceness:
+            await _nice_session(process.pid, program.niceness)
         self._child_guard.started(process.pid)
         self._processes[program.name] = process
         self.pids[program.name] = process.pid
@@ -207,6 +213,33 @@ class Supervisor:
         logger().error("process_silent", name=name, pid=pid, silent_s=round(silent_s, 1))
         self._say(f"{name} has sent no heartbeat for {silent_s:.0f} s; killing it")
         self.kill(name)
+
+
+def _nice(program: Program) -> tuple[str, ...]:
+    """The command of a program under its niceness. `nice` replaces itself, so that the process id is the program's."""
+    return ("nice", "-n", str(program.niceness), *program.command) if program.niceness else program.command
+
+
+async def _nice_session(pid: int, niceness: int) -> None:
+    """Lowers the priority of a process's session, where Linux shares the processor between sessions (autogroup).
+
+    Each program has a session of its own, and a process's niceness has no effect on processes of other sessions then.
+    """
+    for _ in range(AUTOGROUP_TRIES):
+        if _niced_session(pid, niceness):
+            return
+        await asyncio.sleep(AUTOGROUP_RETRY_S)
+
+
+def _niced_session(pid: int, niceness: int) -> bool:
+    """Whether the session needs no further attempt."""
+    try:
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # no autogroup in this kernel or container, or the process has ended
+    return True
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -77,3 +77,7 @@ class StoreFull(RetryableError):
 
 class Unavailable(RetryableError):
     """A part of the mesh doesn't answer. The outcome of a publish is then unknown: retry it with the same id."""
+
+
+class BudgetSpent(RetryableError):
+    """The caller, or all callers together, read more of the history than their budget allows. Retry later."""

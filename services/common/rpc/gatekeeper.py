@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import DecodeError
 
 from services.common.observability import tracing
 from services.common.observability.telemetry import logger
 from services.common.rpc import errors
+from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Caller, caller_of, console_user, verify_dev_token
 from services.common.rpc.statuses import abort
 from tandem.common.v1 import access_pb2
@@ -36,13 +39,24 @@ def caller() -> Caller:
 
 def allowed_roles(method: str) -> frozenset[int]:
     """Roles that may call a method such as /tandem.ingest.v1.IngestService/Report, according to the protos. Empty if they name none."""
+    options = _options(method)
+    return frozenset(options.Extensions[access_pb2.allowed_roles]) if options else frozenset()
+
+
+def reads_history(method: str) -> bool:
+    """Whether the protos say that the calls of a method are read within the history's budget."""
+    options = _options(method)
+    return bool(options and options.Extensions[access_pb2.reads_history])
+
+
+def _options(method: str) -> MethodOptions | None:
     service_name, _, method_name = method.lstrip("/").partition("/")
     try:
         service = descriptor_pool.Default().FindServiceByName(service_name)
-        options = service.methods_by_name[method_name].GetOptions()
+        options: MethodOptions = service.methods_by_name[method_name].GetOptions()
     except KeyError:
-        return frozenset()
-    return frozenset(options.Extensions[access_pb2.allowed_roles])
+        return None
+    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +142,39 @@ def _parsed(handler: grpc.RpcMethodHandler[Any, Any], request: Any, context: grp
     return _all_readable(context) if handler.request_streaming else _readable(request)
 
 
+def _budgeted(handler: grpc.RpcMethodHandler[Any, Any], history: HistoryBudget) -> grpc.RpcMethodHandler[Any, Any]:
+    """Wraps a method so that each of its pages is read within the budget: an answer, or a message of a stream."""
+    if handler.response_streaming:
+        streaming: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            async with aclosing(streaming(request, context)) as pages:
+                end = object()
+                page = await history.read(caller().spiffe_id, lambda: anext(pages, end))
+                while page is not end:
+                    yield page
+                    page = await history.read_in_stream(caller().spiffe_id, lambda: anext(pages, end))
+
+        make = (
+            grpc.stream_stream_rpc_method_handler if handler.request_streaming else grpc.unary_stream_rpc_method_handler
+        )
+        return make(stream, handler.request_deserializer, handler.response_serializer)
+    single: Any = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        return await history.read(caller().spiffe_id, lambda: single(request, context))
+
+    make_single = (
+        grpc.stream_unary_rpc_method_handler if handler.request_streaming else grpc.unary_unary_rpc_method_handler
+    )
+    return make_single(answer, handler.request_deserializer, handler.response_serializer)
+
+
 class Gatekeeper(grpc.aio.ServerInterceptor):
     """Interceptor that admits a call only if its caller is authenticated and the protos allow the caller's role."""
 
-    def __init__(self, dev_secret: str) -> None:
-        self._dev_secret = dev_secret
+    def __init__(self, dev_secret: str, history: HistoryBudget) -> None:
+        self._dev_secret, self._history = dev_secret, history
         self._roles: dict[str, frozenset[int]] = {}
         self._open_streams = 0
         self._traces = tracing.is_on()
@@ -192,6 +234,8 @@ class Gatekeeper(grpc.aio.ServerInterceptor):
             if self._traces:
                 tracing.carry_from(context.invocation_metadata() or ())
 
+        if reads_history(method):
+            handler = _budgeted(handler, self._history)
         if handler.response_streaming:
             return _admitted_stream(handler, admit, _reader(handler, method))
         return _admitted_unary(handler, admit, _reader(handler, method))

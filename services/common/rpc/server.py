@@ -18,6 +18,7 @@ from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
 from services.common.rpc.gatekeeper import PERSON, Gatekeeper
 from services.common.rpc.gatekeeper import caller as caller
+from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import sign_dev_token
 from services.common.settings import CommonSettings
 
@@ -96,11 +97,19 @@ class Server:
 
 @asynccontextmanager
 async def serve(
-    settings: CommonSettings, add_servicer: Callable[[grpc.aio.Server], None], *service_names: str
+    settings: CommonSettings,
+    add_servicer: Callable[[grpc.aio.Server], None],
+    *service_names: str,
+    history: HistoryBudget,
 ) -> AsyncIterator[Server]:
-    """Starts a gRPC server and stops it at the end of the block: it says NOT_SERVING, gives calls 5 s to finish, and stops."""
+    """Starts a gRPC server and stops it at the end of the block: it says NOT_SERVING, gives calls 5 s to finish, and stops.
+
+    `history` is the budget of the methods that read the history.
+    """
     server = grpc.aio.server(
-        interceptors=[Gatekeeper(settings.dev_secret)], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=MAX_CALLS
+        interceptors=[Gatekeeper(settings.dev_secret, history)],
+        options=_SERVER_OPTIONS,
+        maximum_concurrent_rpcs=MAX_CALLS,
     )
     add_servicer(server)
     health_servicer = health.aio.HealthServicer()

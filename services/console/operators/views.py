@@ -31,7 +31,11 @@ MAX_HISTORY = 30
 PAGE_SIZE = 1_000
 EXAMINED_BATCH = 5_000
 T = TypeVar("T")
-_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_AWAY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
+)
 
 
 class ReportingPages:

@@ -27,7 +27,12 @@ from services.console.settings import ConsoleSettings
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
 from tandem.registry.v1 import disclosure_pb2, trace_pb2
 
-_NO_TRACE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_NO_TRACE = (
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
+)
 PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, assert_never
 
@@ -18,8 +19,11 @@ from services.dispatch.leg.service import LegService
 from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
 
-PAGE_SIZE = 100
-MAX_PAGE_SIZE = 1_000
+PAGE_SIZE = 50
+MAX_PAGE_SIZE = 100
+"""Maximum number of incidents in a page. A page is a unit of the history's budget, so it must cost little."""
+YIELD_INCIDENTS = 10
+"""Incidents after which the building of a page yields to the event loop."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -35,7 +39,11 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
         """Streams steps to the leg's desk, and steps of canaries to the watch."""
         self._admit(Role.ROLE_WATCH)
         async for item in self._leg.follow(
-            request.after_sequence, request.others, request.new_only, canaries=_is_watch()
+            request.after_sequence,
+            request.others,
+            request.new_only,
+            canaries=_is_watch(),
+            desk=server.caller().spiffe_id,
         ):
             match item:
                 case NumberedStep():
@@ -94,21 +102,24 @@ class DispatchApi(dispatch_pb2_grpc.DispatchServiceServicer):
     async def ListIncidents(
         self, request: dispatch_pb2.ListIncidentsRequest, context: Context
     ) -> dispatch_pb2.ListIncidentsResponse:
-        """Lists incidents, newest first. The token of a page is the id of its last incident."""
+        """Lists incidents, newest first, at most MAX_PAGE_SIZE. The token of a page is the id of its last incident."""
         self._admit(Role.ROLE_REVIEWER)
-        if request.page_size > MAX_PAGE_SIZE:
-            raise InvalidField("page_size", f"must be at most {MAX_PAGE_SIZE}")
         if request.incident_id:
             fields.required_id("incident_id", request.incident_id)
         if request.page_token:
             fields.required_id("page_token", request.page_token)
-        size = request.page_size or PAGE_SIZE
+        size = min(request.page_size or PAGE_SIZE, MAX_PAGE_SIZE)
         incidents = await self._leg.store.incidents(request.incident_id, size + 1, request.page_token)
         page = incidents[:size]
-        return dispatch_pb2.ListIncidentsResponse(
-            incidents=[translate.listed_incident(incident) for incident in page],
-            next_page_token=page[-1].row.incident_id if len(incidents) > size else "",
+        answer = dispatch_pb2.ListIncidentsResponse(
+            next_page_token=page[-1].row.incident_id if len(incidents) > size else ""
         )
+        for first in range(0, len(page), YIELD_INCIDENTS):
+            answer.incidents.extend(
+                translate.listed_incident(incident) for incident in page[first : first + YIELD_INCIDENTS]
+            )
+            await asyncio.sleep(0)
+        return answer
 
     def _admit(self, *others: Role.ValueType) -> None:
         admit(self._leg.name, *others)

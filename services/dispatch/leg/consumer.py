@@ -97,7 +97,8 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
         if leg.name.policy.answers_flags:
             await _apply_flags(leg, rows)
         position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
-        await retried(partial(leg.store.put_peers, rows, position))
+        async with leg.record.gate.sharing():
+            await retried(partial(leg.store.put_peers, rows, position))
         leg.record.subscriptions.notify_others(rows)
         await asyncio.sleep(PEERS_INTERVAL_S)
 

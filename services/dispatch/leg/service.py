@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from services.common.clock import MeshClock
 from services.common.retrying import retried
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
+from services.common.rpc.history import HistoryBudget
 from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
 from services.dispatch.domain.answers import Acknowledge, Answering
@@ -25,7 +26,7 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
 from services.dispatch.leg.record import STEP_STATES, LegRecord
-from services.dispatch.leg.rows import AssignmentRow, StreamPosition
+from services.dispatch.leg.rows import AssignmentRow, StepRow, StreamPosition
 from services.dispatch.leg.store import Store
 from services.dispatch.leg.subscriptions import DeskItem
 from services.dispatch.metrics import DispatchMetrics
@@ -57,6 +58,8 @@ class LegService:
         self.store = record.store
         self.watch = watch
         self.metrics = metrics
+        self.history = HistoryBudget(record.gate)
+        """Budget of the readers of this leg's history."""
         self.last_known_positions = availability.last_known_positions
         self._availability = availability
         self._clock = clock
@@ -197,9 +200,16 @@ class LegService:
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def follow(
-        self, after_sequence: int, others: bool = False, new_only: bool = False, *, canaries: bool = False
+        self,
+        after_sequence: int,
+        others: bool = False,
+        new_only: bool = False,
+        *,
+        canaries: bool = False,
+        desk: str = "",
     ) -> AsyncIterator[DeskItem]:
-        """Steps after a sequence, or only new steps, as Subscriptions.follow. Raises InvalidField if the sequence doesn't exist yet."""
+        """Steps after a sequence, or only new steps, as Subscriptions.follow. Earlier steps are read within the budget of `desk`, a
+        SPIFFE id. Raises InvalidField if the sequence doesn't exist yet."""
         if after_sequence > self.record.head.id:
             await self.catch_up()  # another process of this leg may have stored that step
         if after_sequence > self.record.head.id:
@@ -207,7 +217,11 @@ class LegService:
         if after_sequence and new_only:
             raise InvalidField("new_only", "doesn't go with after_sequence: set one of the two")
         after_sequence = self.record.head.id if new_only else after_sequence
-        async for item in self.record.subscriptions.follow(self.store, after_sequence, others, canaries=canaries):
+
+        async def page_after(sequence: int) -> list[StepRow]:
+            return await self.history.read_in_stream(desk, partial(self.store.steps_after, sequence))
+
+        async for item in self.record.subscriptions.follow(page_after, after_sequence, others, canaries=canaries):
             yield item
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from services.dispatch.leg.rows import AssignmentRow, IncidentRow, ListedInciden
 
 POSITIONS = RowTarget(tables.positions, ("log_id", "sequence", "trail"))
 _PEERS = (RowTarget(tables.peers, ("number", "payload"), newer="number"), POSITIONS)
-_PAGE = 500
+_PAGE = 100
 T = TypeVar("T")
 
 
@@ -36,6 +36,11 @@ class Store:
     async def transaction(self, work: Callable[[sa.Connection], T]) -> T:
         """Runs `work` in one transaction, atomic and durable. Raises Unavailable if the disk or the server fails."""
         return await self._database.visit(work)
+
+    async def reading_history(self, work: Callable[[sa.Connection], T]) -> T:
+        """Runs `work` on a snapshot, beside the leg's transactions. It neither waits for them nor delays them."""
+        async with self._database.reading() as connection:
+            return await connection.run_sync(work)
 
     async def claim(self, leg: Leg) -> None:
         """Makes the leg the permanent owner of the database, as two legs would mix their chains.
@@ -121,7 +126,9 @@ class Store:
 
     async def steps_after(self, sequence: int) -> list[StepRow]:
         """A page of steps after a sequence, in their order; empty at the end."""
-        return await self._read_steps(_next_steps(sequence).limit(_PAGE))
+        query = _joined(_next_steps(sequence).limit(_PAGE))
+        rows = await self.reading_history(lambda connection: connection.execute(query).all())
+        return [StepRow._make(row) for row in rows]
 
     def steps_within(self, connection: sa.Connection, after_sequence: int) -> list[StepRow]:
         """All steps after a sequence, read within a transaction."""
@@ -188,7 +195,7 @@ class Store:
             own, peers = _assignments_by_incident(connection, ids), _peers_by_incident(connection, ids)
             return [ListedIncident(row, own[row.incident_id], peers[row.incident_id]) for row in rows]
 
-        return await self.transaction(read)
+        return await self.reading_history(read)
 
 
 def _newest(connection: sa.Connection, incident_id: str, limit: int, *, before: str) -> sa.Select[*tuple[Any, ...]]:

@@ -6,20 +6,21 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeAlias, assert_never
 
 from services.common.rpc.errors import Unavailable
 from services.dispatch.domain.assignment import UNANSWERED, AssignmentState
 from services.dispatch.leg.rows import PeerRow, StepRow
-from services.dispatch.leg.store import Store
 from services.dispatch.publications.steps import NumberedStep, numbered
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 REPEAT_S = 5.0
 """Interval at which an unanswered offer is repeated to each desk, seconds of wall time."""
+OFFERS_AFTER_S = 0.5
+"""Time after which a desk that waits for earlier steps gets the unanswered offers, seconds, although their own steps come later."""
 WAITING_MAX = 1_000
 """Maximum number of steps in memory for a slow desk. Beyond it, the steps for the desk are read from the store."""
 _TICK_S = 0.5
@@ -140,26 +141,56 @@ class Subscriptions:
             desk.wake.set()
 
     async def follow(
-        self, store: Store, after_sequence: int, others: bool = False, *, canaries: bool = False
+        self,
+        page_after: Callable[[int], Awaitable[Sequence[StepRow]]],
+        after_sequence: int,
+        others: bool = False,
+        *,
+        canaries: bool = False,
     ) -> AsyncIterator[DeskItem]:
         """Yields all steps after a sequence, once and in order, and unanswered offers every 5 s.
 
-        With `others`, yields other legs' assignments too. Yields only canaries, or if not `canaries`, everything else. Raises
-        Unavailable when the process stops.
+        `page_after` reads a page of stored steps after a sequence, empty at the end. It may wait for other readers, so unanswered
+        offers are yielded before each page. With `others`, yields other legs' assignments too. Yields only canaries, or if not
+        `canaries`, everything else. Raises Unavailable when the process stops.
         """
         with self._desk(after_sequence, others, canaries) as desk:
             while not self._closed:
                 if desk.reads_store:
                     desk.reads_store = False  # set before reading, so that steps committed meanwhile wait in memory
-                    while rows := await store.steps_after(desk.position):
-                        for step in desk.stored(rows):
-                            yield step
+                    async for step in self._catch_up(desk, page_after):
+                        yield step
                 for item in desk.in_memory():
                     yield item
                 for step in self._repeated(desk):
                     yield step
                 await desk.wait()
         raise Unavailable("the leg stops: connect again")
+
+    async def _catch_up(
+        self, desk: _DeskQueue, page_after: Callable[[int], Awaitable[Sequence[StepRow]]]
+    ) -> AsyncIterator[NumberedStep]:
+        """The stored steps after the desk's position. While a page isn't read within OFFERS_AFTER_S, unanswered offers go first."""
+        while True:
+            reading = asyncio.ensure_future(page_after(desk.position))
+            try:
+                await asyncio.wait({reading}, timeout=OFFERS_AFTER_S)
+                while not reading.done() and not self._closed:
+                    desk.wake.clear()
+                    for step in self._repeated(desk):
+                        yield step
+                    woken = asyncio.ensure_future(desk.wake.wait())
+                    await asyncio.wait({reading, woken}, timeout=REPEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                    woken.cancel()
+                if self._closed:
+                    return
+            finally:
+                reading.cancel()
+            rows = reading.result()
+            if not rows:
+                return
+            for step in desk.stored(rows):
+                yield step
 
     def _repeated(self, desk: _DeskQueue) -> Iterator[NumberedStep]:
         """Unanswered offers that weren't sent to the desk within the last REPEAT_S. They count as sent."""

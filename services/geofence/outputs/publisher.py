@@ -4,8 +4,9 @@ Entries are published in order. The alerts of one entry go out together, the gra
 before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
 slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
 
-There are two queues. The secondary outputs follow their alerts in a queue of their own, so that they don't delay the next alerts. A
-checkpoint passes both, so it gets its footing only once every earlier alert and its figures are acknowledged.
+There are three queues: alerts, requests for data, and secondary outputs (figures and digests). None delays the one before it.
+Secondary outputs are sharing, because desks see an alert with its figures: they wait while alerts are being published, at most 1 s. A
+checkpoint passes all three queues, so it gets its footing only once all earlier outputs are acknowledged.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
 from services.common.observability import trace_ids
 from services.common.observability.telemetry import logger
+from services.common.priority import PriorityGate
 from services.geofence import translate
 from services.geofence.checkpoints import Checkpoints
 from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
@@ -61,8 +63,16 @@ class _AlertedCheckpoint:
     """The newest stored alert."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """The figures of alerts that are stored."""
+
+    alerts: Sequence[Alert]
+
+
 _Outgoing: TypeAlias = _Decided | _QueuedCheckpoint | StateDigest
-_Secondary: TypeAlias = Alert | SensingRequest | DeadLetter | _AlertedCheckpoint | StateDigest
+_Secondary: TypeAlias = _Figures | _AlertedCheckpoint | StateDigest
+_Request: TypeAlias = SensingRequest | DeadLetter | _AlertedCheckpoint
 
 
 class OutputPublisher:
@@ -78,11 +88,19 @@ class OutputPublisher:
         digests: Digests,
         clock: MeshClock,
         metrics: GeofenceMetrics,
+        gate: PriorityGate,
     ) -> None:
+        self._gate = gate
         self._bus, self._partition, self._published, self._clock = bus, partition, published, clock
         self._checkpoints, self._digests, self._metrics = checkpoints, digests, metrics
         self._outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
+        self._requests: asyncio.Queue[_Request] = asyncio.Queue()
         self._secondary: asyncio.Queue[_Secondary] = asyncio.Queue()
+
+    @property
+    def secondary_waiting(self) -> int:
+        """Number of figures of entries, digests and checkpoints that wait to be published."""
+        return self._secondary.qsize()
 
     # ── from the fold ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,7 +112,7 @@ class OutputPublisher:
                 case Alert():
                     alerts.append(output)
                 case SensingRequest() | DeadLetter():
-                    self._secondary.put_nowait(output)
+                    self._requests.put_nowait(output)
                 case _:
                     assert_never(output)
         if alerts:
@@ -111,7 +129,7 @@ class OutputPublisher:
 
     def drop(self) -> None:
         """Drops everything in the queues, because the state that it follows from is dropped."""
-        self._outgoing, self._secondary = asyncio.Queue(), asyncio.Queue()
+        self._outgoing, self._requests, self._secondary = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
 
     # ── to the streams ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,35 +141,45 @@ class OutputPublisher:
                     self._secondary.put_nowait(digest)
                 case _QueuedCheckpoint(pending, entry):
                     newest = self._published.newest(flow.ALERTS.name)
-                    self._secondary.put_nowait(_AlertedCheckpoint(pending, entry, newest))
+                    self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
                 case _Decided(alerts, at_wall_us):
                     gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
                     for first in range(0, len(alerts), ALERT_CONCURRENCY):
                         batch = gravest_first[first : first + ALERT_CONCURRENCY]
-                        await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in batch))
-                        for alert in batch:
-                            self._secondary.put_nowait(alert)
+                        with self._gate.response():
+                            await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in batch))
+                        self._secondary.put_nowait(_Figures(batch))
                 case unknown:
                     assert_never(unknown)
 
-    async def publish_secondary(self) -> None:
-        """Publishes the secondary outputs (figures, requests for data, dead letters, digests, checkpoints) after their alerts, until
-        cancelled."""
+    async def publish_requests(self) -> None:
+        """Publishes requests for data and dead letters, until cancelled. A checkpoint follows them."""
         while True:
-            match await self._secondary.get():
-                case Alert() as alert:
-                    await self._publish_figures(alert)
+            match await self._requests.get():
                 case SensingRequest() as request:
                     await self._publish_sensing_request(request)
                 case DeadLetter(sequence, reason):
                     stream = flow.log_stream(self._partition)
                     subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
                     await self._bus.store_dead_letter(subject, stream, sequence, by=flow.FOLD_READER, reason=reason)
+                case _AlertedCheckpoint() as checkpoint:
+                    self._secondary.put_nowait(checkpoint)
+                case unknown:
+                    assert_never(unknown)
+
+    async def publish_secondary(self) -> None:
+        """Publishes figures and digests while no alert is being published, until cancelled. A checkpoint follows them."""
+        while True:
+            match await self._secondary.get():
+                case _Figures(alerts):
+                    async with self._gate.sharing():
+                        await asyncio.gather(*(self._publish_figures(alert) for alert in alerts))
+                case StateDigest() as digest:
+                    async with self._gate.sharing():
+                        await self._digests.compare(digest)
                 case _AlertedCheckpoint(pending, entry, newest):
                     footing = Footing(entry, newest, self._published.newest(flow.MEASURES.name))
                     self._checkpoints.support(pending, footing)
-                case StateDigest() as digest:
-                    await self._digests.compare(digest)
                 case unknown:
                     assert_never(unknown)
 

@@ -110,3 +110,23 @@ async def test_a_process_without_heartbeats_is_killed_and_reported(tmp_path: Pat
         os.kill(pid, signal.SIGSTOP)
         await until(lambda: supervised.pids.get("beater", pid) != pid)
     assert "no heartbeat" in lines[0] and lines[1:] == ["beater ended by SIGKILL; restarting it"]
+
+
+def session_niceness(pid: int) -> str:
+    """Niceness of a process's session as Linux shows it; empty where it has none."""
+    shown = Path(f"/proc/{pid}/autogroup")
+    return shown.read_text().strip().partition(" ")[2] if shown.exists() else ""
+
+
+async def test_a_less_urgent_process_and_its_session_give_way(tmp_path: Path) -> None:
+    async with child_guard() as guard, supervisor(guard, lambda line: None) as supervised:
+        for name, niceness in (("urgent", 0), ("recorder", 7)):
+            program = Program(name, SLEEPER, environment(), log=tmp_path / "log", niceness=niceness)
+            supervised.start(program)
+        await until(lambda: len(supervised.pids) == 2)
+        urgent, recorder = supervised.pids["urgent"], supervised.pids["recorder"]
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        await until(lambda: os.getpriority(os.PRIO_PROCESS, recorder) == min(own + 7, 19))
+        assert os.getpriority(os.PRIO_PROCESS, urgent) == own
+        await until(lambda: session_niceness(recorder) in ("", "nice 7"))
+        assert session_niceness(urgent) in ("", "nice 0")

@@ -20,10 +20,12 @@ from services.common.clock import MeshClock
 from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.messaging.permissions import SERVICE
+from services.common.priority import PriorityGate
 from services.common.rpc import client
 from services.common.rpc import server as rpc
 from services.common.rpc.certificates import Files, files_of, spiffe_id
 from services.common.rpc.errors import FailedPrecondition, Unavailable
+from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
 from tests.support.common.certificates import Authority, Identity
@@ -56,7 +58,7 @@ def put_into(folder: Path, spiffe_id: str, identity: Identity, trusted: bytes) -
 async def serving(folder: Path, authority: Authority, trusted: bytes = b"") -> AsyncIterator[int]:
     files = put_into(folder, REGISTRY, authority.service(REGISTRY), trusted or authority.cert)
     settings = CommonSettings(port=0, tls_cert=files.cert, tls_key=files.key, tls_ca=files.authority)
-    async with rpc.serve(settings, add, NAME) as server:
+    async with rpc.serve(settings, add, NAME, history=HistoryBudget(PriorityGate())) as server:
         yield server.port
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,17 +13,20 @@ import grpc.aio
 import pytest
 from google.protobuf import descriptor_pool, empty_pb2
 from google.protobuf.descriptor import MethodDescriptor
+from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from services.common.priority import PriorityGate
 from services.common.rpc import client as mutual
 from services.common.rpc import gatekeeper
 from services.common.rpc import server as rpc
 from services.common.rpc.errors import Unauthenticated
+from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Caller, caller_of, console_user, sign_dev_token, verify_dev_token
 from services.common.settings import CommonSettings
 from tandem.common.v1 import access_pb2
-from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
+from tandem.registry.v1 import registry_pb2, registry_pb2_grpc, review_pb2
 from tests.support.common.certificates import Authority, Identity
 from tests.support.common.methods import methods
 
@@ -66,7 +70,10 @@ def add(server: grpc.aio.Server) -> None:
 async def channel() -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a plaintext server on loopback."""
     settings = CommonSettings(port=0, dev_secret=SECRET)
-    async with rpc.serve(settings, add, SERVICE) as server, rpc.channel(f"127.0.0.1:{server.port}") as opened:
+    async with (
+        rpc.serve(settings, add, SERVICE, history=HistoryBudget(PriorityGate())) as server,
+        rpc.channel(f"127.0.0.1:{server.port}") as opened,
+    ):
         yield opened
 
 
@@ -93,6 +100,61 @@ async def watch(channel: grpc.aio.Channel, metadata: Any = None) -> grpc.StatusC
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
+
+
+# ── readers of the history ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class SlowReviews(Registry):
+    """A registry whose reviews are listed when the test allows it."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+
+    async def ListReviews(self, request: review_pb2.ListReviewsRequest, context: Any) -> review_pb2.ListReviewsResponse:
+        await self.may_answer.wait()
+        return review_pb2.ListReviewsResponse()
+
+
+async def test_a_reader_beyond_its_budget_gets_the_time_of_a_retry_and_delays_no_other_call() -> None:
+    servicer, budget = SlowReviews(), HistoryBudget(PriorityGate())  # type: ignore[abstract]
+
+    def add_slow(server: grpc.aio.Server) -> None:
+        registry_pb2_grpc.add_RegistryServiceServicer_to_server(servicer, server)
+
+    settings, moj = CommonSettings(port=0, dev_secret=SECRET), rpc.bearer(MOJ, SECRET)
+    async with (
+        rpc.serve(settings, add_slow, SERVICE, history=budget) as server,
+        rpc.channel(f"127.0.0.1:{server.port}") as opened,
+    ):
+        stub = registry_pb2_grpc.RegistryServiceStub(opened)
+        calls = [stub.ListReviews(review_pb2.ListReviewsRequest(), metadata=moj) for _ in range(9)]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            async with asyncio.timeout(60):
+                await asyncio.gather(*calls)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        sent = dict(refused.value.trailing_metadata())["grpc-status-details-bin"]
+        assert isinstance(sent, bytes)
+        retry = error_details_pb2.RetryInfo()
+        assert status_pb2.Status.FromString(sent).details[0].Unpack(retry) and retry.retry_delay.seconds >= 1
+        assert await put(opened, moj) is grpc.StatusCode.OK
+        servicer.may_answer.set()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert await stub.ListReviews(review_pb2.ListReviewsRequest(), metadata=moj, timeout=CALL_S) is not None
+
+
+def test_the_methods_that_read_the_history_say_so() -> None:
+    paths = [f"/{method.containing_service.full_name}/{method.name}" for method in methods()]
+    reading = {path for path in paths if gatekeeper.reads_history(path)}
+    assert {
+        "/tandem.dispatch.v1.DispatchService/ListIncidents",
+        "/tandem.dispatch.v1.EvidenceService/ReadEvidence",
+        "/tandem.dispatch.v1.EvidenceService/DownloadEvidence",
+        "/tandem.registry.v1.TraceService/GetTrace",
+    } <= reading
+    assert not gatekeeper.reads_history(MADE_UP)
+    names = ("Report", "Acknowledge", "Subscribe", "Receive", "Progress", "WatchAlerts", "SendCommand")
+    assert not [method for method in reading if method.rpartition("/")[2] in names]
 
 
 # ── tokens and roles ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,7 +276,7 @@ async def serving(folder: Path, authority: Authority) -> AsyncIterator[int]:
     cert, key = authority.server().write(folder, "server")
     (folder / "ca.pem").write_bytes(authority.cert)
     settings = CommonSettings(port=0, tls_cert=cert, tls_key=key, tls_ca=folder / "ca.pem")
-    async with rpc.serve(settings, add, SERVICE) as server:
+    async with rpc.serve(settings, add, SERVICE, history=HistoryBudget(PriorityGate())) as server:
         yield server.port
 
 

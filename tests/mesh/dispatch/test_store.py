@@ -23,7 +23,7 @@ from services.dispatch.domain.escalation import Deadlines, Situation
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import record, subscriptions, tables, translate
 from services.dispatch.leg.change import IncidentCommand
-from services.dispatch.leg.rows import PeerRow, StreamPosition
+from services.dispatch.leg.rows import PeerRow, StepRow, StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
 from services.dispatch.leg.store import Store
 from services.dispatch.publications.steps import NumberedStep
@@ -103,6 +103,8 @@ async def test_a_slow_desk_misses_nothing_and_sees_nothing_twice(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "WAITING_MAX", 3)
+    monkeypatch.setattr(subscriptions, "OFFERS_AFTER_S", 300.0)
+    monkeypatch.setattr(subscriptions, "REPEAT_S", 300.0)
     async with opened(database) as leg:
         steps = leg.follow(0)
         await fold(leg, 1)
@@ -208,3 +210,56 @@ async def test_a_starting_leg_waits_for_a_store_that_goes_away(
     async with opened(database) as leg:
         await fold(leg, 1)
     assert next(refusals, None) is None
+
+
+async def test_an_offer_doesnt_wait_for_the_earlier_steps_that_a_desk_reads(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "OFFERS_AFTER_S", 0.01)
+    monkeypatch.setattr(subscriptions, "REPEAT_S", 300.0)
+    async with opened(database) as leg:
+        await fold(leg, 1)
+        asked, may_read = asyncio.Event(), asyncio.Event()
+
+        async def page_after(sequence: int) -> list[StepRow]:
+            asked.set()
+            await may_read.wait()
+            return await leg.store.steps_after(sequence)
+
+        steps = leg.record.subscriptions.follow(page_after, 0)
+        offered = asyncio.ensure_future(numbered_steps(steps, 2))
+        await asked.wait()
+        await fold(leg, 2)
+        offers = await offered
+        assert [(offer.step.assignment.incident_id, offer.sequence) for offer in offers] == [
+            ("incident-1", 0),
+            ("incident-2", 0),
+        ]
+        may_read.set()
+        later = await numbered_steps(steps, 2)
+        assert [step.step.assignment.incident_id for step in later] == ["incident-1", "incident-2"]
+        assert all(step.sequence for step in later)
+
+
+async def test_a_leg_that_stops_ends_a_stream_that_waits_for_earlier_steps(database: Database) -> None:
+    async with opened(database) as leg:
+        asked = asyncio.Event()
+
+        async def page_after(sequence: int) -> list[StepRow]:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        waiting = asyncio.ensure_future(numbered_steps(leg.record.subscriptions.follow(page_after, 0), 1))
+        await asked.wait()
+        leg.record.subscriptions.close()
+        with pytest.raises(Unavailable):
+            await waiting
+
+
+async def test_readers_of_the_history_dont_wait_for_a_transaction_of_the_leg(database: Database) -> None:
+    async with opened(database) as leg:
+        await fold(leg, 1)
+        async with asyncio.timeout(60), database.transaction():  # a transaction that is slow to commit
+            assert [listed.row.incident_id for listed in await leg.store.incidents("", 10, "")] == ["incident-1"]
+            assert len(await leg.store.steps_after(0)) >= 1

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from services.common.messaging import cursors, flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
+from services.common.priority import PriorityGate
 from services.common.rpc.errors import Unavailable
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
@@ -52,6 +53,7 @@ async def make_evaluator(bus: Bus, folder: Path, checkpoint_every: int = 1_000) 
         log_meta=await streams.read_log_meta(bus),
         partition=0,
         metrics=GeofenceMetrics(CollectorRegistry()),
+        gate=PriorityGate(),
     )
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import aiohttp
 import grpc.aio
 
+from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
+from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.common.v1 import alert_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
@@ -215,7 +217,7 @@ async def console_bench(
             def add(server: grpc.aio.Server, fake_leg: FakeLeg = fake_leg) -> None:
                 dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(fake_leg, server)
 
-            served = await stack.enter_async_context(rpc.serve(settings, add))
+            served = await stack.enter_async_context(rpc.serve(settings, add, history=HistoryBudget(PriorityGate())))
             env[f"TANDEM_DISPATCH_{leg.upper()}"] = f"ipv4:127.0.0.1:{served.port}"
         for name in ("REGISTRY", "INGEST", "GEOFENCE"):
             env[f"TANDEM_{name}"] = f"ipv4:127.0.0.1:{free_port()}"

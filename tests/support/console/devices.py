@@ -12,8 +12,10 @@ from typing import Any
 import grpc.aio
 
 from services.common import times
+from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
 from services.common.rpc.errors import NotFound
+from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from tandem.common.v1 import command_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
@@ -220,7 +222,9 @@ async def operators_bench(folder: Path, devices: FakeDevices, *, without: str = 
         ingest_pb2_grpc.add_CommandServiceServicer_to_server(devices, server)
         geofence_pb2_grpc.add_GeofenceServiceServicer_to_server(devices, server)
 
-    async with rpc.serve(CommonSettings(port=0, dev_secret=SECRET), add) as served:
+    async with rpc.serve(
+        CommonSettings(port=0, dev_secret=SECRET), add, history=HistoryBudget(PriorityGate())
+    ) as served:
         more = {f"TANDEM_{name}": f"ipv4:127.0.0.1:{served.port}" for name in ("INGEST", "GEOFENCE")}
         if without:
             more[f"TANDEM_{without}"] = f"ipv4:127.0.0.1:{free_port()}"

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from services.common.messaging import pull, streams
 from services.common.messaging.bus import Bus
+from services.common.priority import PriorityGate
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import fold
@@ -38,6 +39,7 @@ async def make_evaluator(
         log_meta=await streams.read_log_meta(bus),
         partition=0,
         metrics=GeofenceMetrics(CollectorRegistry()),
+        gate=PriorityGate(),
     )
 
 

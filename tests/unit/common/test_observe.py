@@ -13,7 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common.observability.health import observed
 from services.common.observability.heartbeat import LOOP_HUNG_AFTER_S, Heart
 from services.common.observability.metrics import unexposed
+from services.common.priority import PriorityGate
 from services.common.rpc import server as rpc
+from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 
 
@@ -24,7 +26,7 @@ async def get(port: int, path: str) -> tuple[int, str]:
 
 async def test_readyz_agrees_with_grpc_health_and_healthz_answers_while_the_loop_runs() -> None:
     async with (
-        rpc.serve(CommonSettings(port=0), lambda server: None) as server,
+        rpc.serve(CommonSettings(port=0), lambda server: None, history=HistoryBudget(PriorityGate())) as server,
         observed("127.0.0.1", 0, lambda: server.unready, metrics=unexposed()) as port,
         rpc.channel(f"127.0.0.1:{server.port}") as channel,
     ):

@@ -13,6 +13,7 @@ from services.cli.evidence import bundle
 from services.cli.evidence.replay import replay
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
+from services.common.priority import PriorityGate
 from services.dispatch.evidence.collector import EvidenceCollector, collect
 from services.dispatch.evidence.incidents import LOOK_BACK_MS
 from services.dispatch.evidence.model import MARK_SUBJECT, of_bytes
@@ -67,6 +68,7 @@ async def evaluated(bus: Bus, folder: Path) -> list[alert_pb2.Alert]:
         log_meta=log_meta,
         partition=0,
         metrics=GeofenceMetrics(CollectorRegistry()),
+        gate=PriorityGate(),
     )
     task = asyncio.create_task(evaluator.run(lambda: None))
     try:

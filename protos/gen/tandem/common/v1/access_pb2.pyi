@@ -80,5 +80,10 @@ allows this role; a call is refused and logged.
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 ALLOWED_ROLES_FIELD_NUMBER: _builtins.int
+READS_HISTORY_FIELD_NUMBER: _builtins.int
 allowed_roles: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]]
 """The roles that may call the method. A method without this option can't be called by anybody."""
+reads_history: _extension_dict._ExtensionFieldDescriptor[_descriptor_pb2.MethodOptions, _builtins.bool]
+"""Whether the method reads what is stored, or computes from it. Such calls share a budget of processor time in each process and wait
+for the response to incidents. A call beyond the budget gets RESOURCE_EXHAUSTED with the time of a retry (RetryInfo).
+"""

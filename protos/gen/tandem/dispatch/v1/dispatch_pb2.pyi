@@ -1025,7 +1025,7 @@ class ListIncidentsRequest(_message.Message):
     incident_id: _builtins.str
     """Id of the only incident to list. Empty for all."""
     page_size: _builtins.int
-    """Maximum number of incidents in the answer, newest first. 0 means 100; at most 1,000."""
+    """Maximum number of incidents in the answer, newest first. 0 means 50. An answer has at most 100."""
     page_token: _builtins.str
     """Token of the page, from next_page_token. Empty for the newest incidents."""
     def __init__(

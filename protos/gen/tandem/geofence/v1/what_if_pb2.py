@@ -30,7 +30,7 @@ from tandem.common.v1 import log_pb2 as tandem_dot_common_dot_v1_dot_log__pb2
 from tandem.registry.v1 import disclosure_pb2 as tandem_dot_registry_dot_v1_dot_disclosure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tandem/geofence/v1/what_if.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1atandem/common/v1/log.proto\x1a#tandem/registry/v1/disclosure.proto\"\xbc\x01\n\x0f\x45valuateRequest\x12\x11\n\x07\x63\x61se_id\x18\x01 \x01(\tH\x00\x12.\n\x04\x63\x61se\x18\x02 \x01(\x0b\x32\x1e.tandem.common.v1.CaseSnapshotH\x00\x12,\n\x07grounds\x18\x03 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\x12-\n\x05steps\x18\x04 \x03(\x0b\x32\x1e.tandem.geofence.v1.WhatIfStepB\t\n\x07subject\"\xbc\x01\n\nWhatIfStep\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x36\n\x08position\x18\x03 \x01(\x0b\x32\".tandem.geofence.v1.WhatIfPositionH\x00\x12\x30\n\x05\x65vent\x18\x04 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKindH\x00\x42\x08\n\x06report\"L\n\x0eWhatIfPosition\x12&\n\x05point\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12\x12\n\naccuracy_m\x18\x02 \x01(\x01\"\x81\x01\n\x10\x45valuateResponse\x12\x14\n\x0c\x63\x61se_version\x18\x01 \x01(\x03\x12\x10\n\x08rules_id\x18\x02 \x01(\t\x12/\n\x06\x61lerts\x18\x03 \x03(\x0b\x32\x1f.tandem.geofence.v1.WhatIfAlert\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x04 \x03(\t\"a\n\x0bWhatIfAlert\x12&\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Alert\x12*\n\x07measure\x18\x02 \x01(\x0b\x32\x19.tandem.common.v1.Measure2o\n\rWhatIfService\x12^\n\x08\x45valuate\x12#.tandem.geofence.v1.EvaluateRequest\x1a$.tandem.geofence.v1.EvaluateResponse\"\x07\x8a\xb5\x18\x03\x04\x07\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tandem/geofence/v1/what_if.proto\x12\x12tandem.geofence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1atandem/common/v1/log.proto\x1a#tandem/registry/v1/disclosure.proto\"\xbc\x01\n\x0f\x45valuateRequest\x12\x11\n\x07\x63\x61se_id\x18\x01 \x01(\tH\x00\x12.\n\x04\x63\x61se\x18\x02 \x01(\x0b\x32\x1e.tandem.common.v1.CaseSnapshotH\x00\x12,\n\x07grounds\x18\x03 \x01(\x0b\x32\x1b.tandem.registry.v1.Grounds\x12-\n\x05steps\x18\x04 \x03(\x0b\x32\x1e.tandem.geofence.v1.WhatIfStepB\t\n\x07subject\"\xbc\x01\n\nWhatIfStep\x12&\n\x02\x61t\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsubject_id\x18\x02 \x01(\t\x12\x36\n\x08position\x18\x03 \x01(\x0b\x32\".tandem.geofence.v1.WhatIfPositionH\x00\x12\x30\n\x05\x65vent\x18\x04 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKindH\x00\x42\x08\n\x06report\"L\n\x0eWhatIfPosition\x12&\n\x05point\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Point\x12\x12\n\naccuracy_m\x18\x02 \x01(\x01\"\x81\x01\n\x10\x45valuateResponse\x12\x14\n\x0c\x63\x61se_version\x18\x01 \x01(\x03\x12\x10\n\x08rules_id\x18\x02 \x01(\t\x12/\n\x06\x61lerts\x18\x03 \x03(\x0b\x32\x1f.tandem.geofence.v1.WhatIfAlert\x12\x14\n\x0c\x64\x65\x61\x64_letters\x18\x04 \x03(\t\"a\n\x0bWhatIfAlert\x12&\n\x05\x61lert\x18\x01 \x01(\x0b\x32\x17.tandem.common.v1.Alert\x12*\n\x07measure\x18\x02 \x01(\x0b\x32\x19.tandem.common.v1.Measure2s\n\rWhatIfService\x12\x62\n\x08\x45valuate\x12#.tandem.geofence.v1.EvaluateRequest\x1a$.tandem.geofence.v1.EvaluateResponse\"\x0b\x8a\xb5\x18\x03\x04\x07\x08\x90\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.geofence.v1.what_if_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WHATIFSERVICE'].methods_by_name['Evaluate']._loaded_options = None
-  _globals['_WHATIFSERVICE'].methods_by_name['Evaluate']._serialized_options = b'\212\265\030\003\004\007\010'
+  _globals['_WHATIFSERVICE'].methods_by_name['Evaluate']._serialized_options = b'\212\265\030\003\004\007\010\220\265\030\001'
   _globals['_EVALUATEREQUEST']._serialized_start=249
   _globals['_EVALUATEREQUEST']._serialized_end=437
   _globals['_WHATIFSTEP']._serialized_start=440
@@ -50,5 +50,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WHATIFALERT']._serialized_start=840
   _globals['_WHATIFALERT']._serialized_end=937
   _globals['_WHATIFSERVICE']._serialized_start=939
-  _globals['_WHATIFSERVICE']._serialized_end=1050
+  _globals['_WHATIFSERVICE']._serialized_end=1054
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,85 @@
+"""An evaluator's figures wait for its alerts, and its requests for data don't wait for figures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from services.common.clock import MeshClock
+from services.common.messaging.bus import PubAck
+from services.common.priority import Limits, PriorityGate
+from services.geofence.domain.alerts import SensingRequest
+from services.geofence.domain.demands import AlertKind
+from services.geofence.domain.entries import Demand
+from services.geofence.metrics import GeofenceMetrics
+from services.geofence.outputs.published import PublishedOutputs
+from services.geofence.outputs.publisher import OutputPublisher
+from tests.support.decision_quality import alert
+
+SHARING = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=1)
+FAR_MS = 1 << 50
+
+
+class Bus:
+    """A bus that stores each message and notes the kind of its subject."""
+
+    reconnects = 0
+
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    async def publish_until_stored(self, subject: str, payload: bytes, **options: Any) -> PubAck:
+        self.kinds.append(subject.partition(".")[0])
+        return PubAck("STREAM", len(self.kinds), False)
+
+
+def request() -> SensingRequest:
+    return SensingRequest(
+        request_id="r", sequence=2, ordinal=0, device_id="d", interval_s=5, decided_at_ms=1, until_ms=FAR_MS, fold_version=1
+    )  # fmt: skip
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  # nothing announces the change
+            await asyncio.sleep(0)
+
+
+async def test_figures_wait_for_response_work_and_delay_no_request_for_data() -> None:
+    fake, gate = Bus(), PriorityGate(sharing=SHARING)
+    bus: Any = fake
+    unused: Any = None
+    outputs = OutputPublisher(
+        bus,
+        0,
+        PublishedOutputs(bus, 0),
+        checkpoints=unused,
+        digests=unused,
+        clock=MeshClock(),
+        metrics=GeofenceMetrics(CollectorRegistry()),
+        gate=gate,
+    )
+    tasks = [
+        asyncio.create_task(work)
+        for work in (outputs.publish_alerts(), outputs.publish_requests(), outputs.publish_secondary())
+    ]
+    with gate.response():
+        assert outputs.put(
+            [alert(AlertKind.RING_ENTERED, Demand.RESPOND, 1), alert(AlertKind.RING_ENTERED, Demand.WARN, 1)]
+        )
+        await until(lambda: fake.kinds == ["alert", "alert"])
+        assert not outputs.put([request()])
+        await until(lambda: len(fake.kinds) == 3)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert fake.kinds == ["alert", "alert", "sensing"]
+    await until(lambda: len(fake.kinds) == 5)
+    assert fake.kinds[3:] == ["measure", "measure"] and outputs.secondary_waiting == 0
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
