@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.common.priority import PriorityGate, WorkClass
 
 
 def process_registry() -> CollectorRegistry:
@@ -60,6 +66,31 @@ class ProcessMetrics:
             ["stream"],
             registry=registry,
         )
+
+
+class GateMetrics(Collector):
+    """Work that a process has put off in favour of response work, by class. Read from its gate at each scrape."""
+
+    def __init__(self, gate: PriorityGate, registry: CollectorRegistry) -> None:
+        self._gate = gate
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics."""
+        waiting = GaugeMetricFamily("tandem_work_waiting", "Blocks of work that wait for admission", labels=["class"])
+        oldest_s = GaugeMetricFamily(
+            "tandem_work_oldest_seconds", "Longest time that such a block has waited, seconds", labels=["class"]
+        )
+        overdue = CounterMetricFamily(
+            "tandem_work_overdue",
+            "Blocks of work that had waited for the maximum delay, so that they ran beside response work",
+            labels=["class"],
+        )
+        for work in (WorkClass.SHARING, WorkClass.RECORD):
+            waiting.add_metric([work.value], self._gate.waiting(work))
+            oldest_s.add_metric([work.value], self._gate.oldest_s(work))
+            overdue.add_metric([work.value], self._gate.overdue(work))
+        yield from (waiting, oldest_s, overdue)
 
 
 def unexposed() -> ProcessMetrics:
