@@ -15,6 +15,7 @@ from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
 from services.common.observability.metrics import ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
+from services.common.priority import PriorityGate
 from services.common.privacy import sealing
 from services.common.rpc import server as rpc
 from services.common.storage import db
@@ -63,7 +64,7 @@ async def main(settings: RegistrySettings) -> None:
     """Run the service until a stop signal."""
     collector = process_registry()
     process_metrics, metrics = ProcessMetrics(collector), RegistryMetrics(collector)
-    vault = Vault(settings.keys())
+    gate, vault = PriorityGate(), Vault(settings.keys())
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (
@@ -142,12 +143,20 @@ async def main(settings: RegistrySettings) -> None:
                     retention.run(),
                     reviews.run(),
                     reconciliation.run(),
-                    consume_disclosures(bus, disclosures, log_meta.log_id, health=disclosure_reader),
+                    consume_disclosures(
+                        bus,
+                        disclosures,
+                        log_meta.log_id,
+                        gate=gate,
+                        put_off=metrics.put_off(flow.DISCLOSURES.name, "ledger"),
+                        health=disclosure_reader,
+                    ),
                     TraceReader(
                         transactions=transactions,
                         bus=bus,
                         log_meta=log_meta,
                         on_stored=exporter.notify,
+                        gate=gate,
                         metrics=metrics,
                         readiness=readiness,
                     ).run(),

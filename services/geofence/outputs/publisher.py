@@ -20,6 +20,7 @@ from services.common.clock import MeshClock, wall_us
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
+from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids
 from services.common.observability.telemetry import logger
 from services.geofence import translate
@@ -30,6 +31,7 @@ from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.digests import Digests, StateDigest
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
+from tandem.common.v1 import log_pb2
 
 ALERT_CONCURRENCY = 64
 """Alerts published concurrently."""
@@ -41,6 +43,7 @@ class _Decided:
 
     alerts: Sequence[Alert]
     at_wall_us: int
+    entry: Delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,23 @@ class _AlertedCheckpoint:
     entry: StreamCursor
     alert: PublishedAlert | None
     """The newest stored alert."""
+
+
+class _EntryTraces:
+    """What the traces of an entry's alerts show of the entry. With it, nobody has to read the entry again for a trace."""
+
+    def __init__(self, entry: Delivered) -> None:
+        batch = log_pb2.LogEntry.FromString(entry.data).positions  # the fold has read these bytes, so they parse
+        self._reports = list(zip(batch.device_id, batch.report_id, strict=False))
+        self._stored_us = entry.stamp_us
+        self._senders = (entry.headers or {}).get(trace_ids.SENDERS, "")
+
+    def header_for(self, alert: Alert) -> str:
+        """Value of the header ENTRY of an alert."""
+        cause = (alert.cause.device_id, alert.cause.report_id) if alert.cause else None
+        index = self._reports.index(cause) if cause in self._reports else 0
+        sender = trace_ids.sender_of(self._senders, index)
+        return trace_ids.entry_header(trace_ids.EntryTrace(self._stored_us, max(len(self._reports), 1), sender))
 
 
 _Outgoing: TypeAlias = _Decided | _QueuedCheckpoint | StateDigest
@@ -86,7 +106,7 @@ class OutputPublisher:
 
     # ── from the fold ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def put(self, outputs: Sequence[Output]) -> bool:
+    def put(self, outputs: Sequence[Output], entry: Delivered) -> bool:
         """Queues the outputs of an entry. Returns whether alerts are among them."""
         alerts: list[Alert] = []
         for output in outputs:
@@ -98,7 +118,7 @@ class OutputPublisher:
                 case _:
                     assert_never(output)
         if alerts:
-            self._outgoing.put_nowait(_Decided(alerts, wall_us()))
+            self._outgoing.put_nowait(_Decided(alerts, wall_us(), entry))
         return bool(alerts)
 
     def put_digest(self, digest: StateDigest) -> None:
@@ -124,11 +144,12 @@ class OutputPublisher:
                 case _QueuedCheckpoint(pending, entry):
                     newest = self._published.newest(flow.ALERTS.name)
                     self._secondary.put_nowait(_AlertedCheckpoint(pending, entry, newest))
-                case _Decided(alerts, at_wall_us):
+                case _Decided(alerts, at_wall_us, entry):
+                    entry_trace = _EntryTraces(entry)
                     gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
                     for first in range(0, len(alerts), ALERT_CONCURRENCY):
                         batch = gravest_first[first : first + ALERT_CONCURRENCY]
-                        await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in batch))
+                        await asyncio.gather(*(self._publish_alert(alert, at_wall_us, entry_trace) for alert in batch))
                         for alert in batch:
                             self._secondary.put_nowait(alert)
                 case unknown:
@@ -171,11 +192,12 @@ class OutputPublisher:
         if ack:
             record(ack.seq)
 
-    async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:
+    async def _publish_alert(self, alert: Alert, decided_wall_us: int, entry: _EntryTraces) -> None:
         message = translate.alert_to_proto(alert, self._partition).SerializeToString()
         # In headers, because the message must be byte for byte the same from every evaluator.
         headers = {trace_ids.DECIDED_US: str(decided_wall_us)}
         if alert.incident_id:
+            headers[trace_ids.ENTRY] = entry.header_for(alert)
             headers[trace_ids.TRACEPARENT] = trace_ids.traceparent(alert.incident_id, "alert", alert.alert_id)
         record = partial(self._published.note_stored, flow.ALERTS.name, alert.alert_id)
         subject = flow.alert_subject(self._partition, alert.alert_id)
