@@ -80,7 +80,7 @@ async def main(settings: RegistrySettings) -> None:
         )
         watch_disk(settings.data_dir, process_metrics)
         traces = Traces(transactions, log_meta)
-        exporter = Exporter(traces, metrics)
+        exporter = Exporter(traces, gate, metrics)
         await db.retry_until_available(exporter.prepare)
         ministry = MinistryService(transactions, cases)
         police = PoliceService(transactions, cases, log_meta.clock)

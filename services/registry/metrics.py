@@ -68,6 +68,9 @@ class RegistryMetrics:
             ["stream"],
             registry=registry,
         )
+        self.exports_put_off = Gauge(
+            "tandem_registry_exports_put_off", "Incidents with new spans that wait for their export", registry=registry
+        )
         self.spans_exported = Counter(
             "tandem_registry_spans_exported", "Spans that were given to the OTLP exporter", registry=registry
         )
