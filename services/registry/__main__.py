@@ -13,7 +13,7 @@ from services.common.messaging import bus as buses
 from services.common.messaging import flow, streams
 from services.common.observability import heartbeat, telemetry
 from services.common.observability.health import observed, watch_disk
-from services.common.observability.metrics import ProcessMetrics, process_registry
+from services.common.observability.metrics import GateMetrics, ProcessMetrics, process_registry
 from services.common.observability.readiness import Readiness
 from services.common.priority import PriorityGate
 from services.common.privacy import sealing
@@ -64,7 +64,9 @@ async def main(settings: RegistrySettings) -> None:
     """Run the service until a stop signal."""
     collector = process_registry()
     process_metrics, metrics = ProcessMetrics(collector), RegistryMetrics(collector)
-    gate, vault = PriorityGate(), Vault(settings.keys())
+    gate = PriorityGate()
+    GateMetrics(gate, collector)
+    vault = Vault(settings.keys())
     signer = open_signer(settings.ledger_key_file)
     warning_key = sealing.read_public_key(settings.warning_public_key) if settings.warning_public_key else None
     async with (

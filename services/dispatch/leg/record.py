@@ -17,6 +17,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from services.common.observability.telemetry import logger
+from services.common.priority import PriorityGate
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain.assignment import AssignmentState
@@ -71,6 +72,8 @@ class LegRecord:
         self.store = store
         self.subscriptions = Subscriptions(unanswered)
         self.outbox = StepOutbox(leg, unpublished, metrics)
+        self.gate = PriorityGate()
+        """Who goes first in this process. Each command is response work."""
         self.head = head
         """Link of the last event that this process knows."""
         self._watch = watch
@@ -93,7 +96,8 @@ class LegRecord:
         in the transaction. `first` may change the store in the same transaction and return more commands. `position` is stored with
         the results. If a command raises an error, nothing is changed and the error is raised.
         """
-        return await _complete(self._gather_decide_apply(commands, situation, position, first=first))
+        with self.gate.response():
+            return await _complete(self._gather_decide_apply(commands, situation, position, first=first))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]

@@ -57,13 +57,13 @@ def append(connection: sa.Connection, disclosures: Iterable[Disclosure]) -> None
 def last(connection: sa.Connection) -> LedgerHead | None:
     """Head at the last row; None if the ledger is empty."""
     row = connection.exec_driver_sql(_LAST).first()
-    return LedgerHead(*row) if row else None
+    return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
 
 
 def last_signed(connection: sa.Connection) -> LedgerHead | None:
     """The last head that was signed; None if no head was signed."""
     row = connection.exec_driver_sql(_LAST_SIGNED).first()
-    return LedgerHead(*row) if row else None
+    return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
 
 
 class LedgerRepository(Repository):

@@ -22,6 +22,9 @@ _BATCH = (RowTarget(trace_facts, changing=()), RowTarget(trace_positions, changi
 MAX_FACTS = 5_000
 """Maximum number of facts per trace; later facts are omitted. Several days with a warning every 15 s exceed this number."""
 
+MAX_USES = 5_000
+"""Maximum number of uses of personal data per trace; later ones are omitted. The ledger has all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TraceBatch:
@@ -89,8 +92,9 @@ class TraceRepository(Repository):
         return versions
 
     async def uses(self, incident_id: str, clock: MeshClock) -> list[DataUse]:
-        """Rows of the ledger that refer to an incident."""
-        rows = await self._rows(sa.select(ledger).where(ledger.c.reference == incident_id).order_by(ledger.c.sequence))
+        """Rows of the ledger that refer to an incident, earliest first, at most MAX_USES + 1."""
+        mine = sa.select(ledger).where(ledger.c.reference == incident_id)
+        rows = await self._rows(mine.order_by(ledger.c.sequence).limit(MAX_USES + 1))
         return [
             DataUse(
                 sequence=row.sequence,
