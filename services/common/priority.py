@@ -5,7 +5,7 @@ A process has one `PriorityGate`. Response work (report, alert, offer, warning, 
     with gate.response():
         await offer(incident)
 
-Sharing (positions to desks and consoles) and record work (traces, evidence, figures, digests) ask for admission:
+Sharing (positions and figures for desks) and record work (traces, evidence) ask for admission:
 
     async with gate.record():
         await write_page(rows)
@@ -33,9 +33,11 @@ class WorkClass(enum.Enum):
     RESPONSE = "response"
     """Report, alert, offer, warning and deadlines. It is never delayed."""
     SHARING = "sharing"
-    """Positions to desks, and the console's pages."""
+    """Positions and figures for desks, and the console's pages."""
     RECORD = "record"
-    """Traces, evidence, figures, digests, and reading the history."""
+    """Traces, evidence and the ledger."""
+    HISTORY = "history"
+    """Pages of the history for callers (services/common/rpc/history.py). It waits as records do, but a caller waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,13 @@ class Limits:
 
 SHARING = Limits(quiet_s=0.0, max_delay_s=1.0, slots=16)
 """A position that is a second late is still useful to a unit."""
-RECORD = Limits(quiet_s=0.02, max_delay_s=10.0, slots=4)
-"""20 ms are longer than the steps of an incident are apart. After 10 s of uninterrupted response work a page of records goes beside
-it, so that a backlog stays bounded."""
+RECORD = Limits(quiet_s=0.02, max_delay_s=3.0, slots=4)
+"""20 ms are longer than the steps of an incident are apart. After 3 s of uninterrupted response work a batch of records goes beside it,
+so that a backlog stays bounded."""
+HISTORY = Limits(quiet_s=0.02, max_delay_s=2.0, slots=4)
+"""As for records, within the deadline of a unary call."""
+PUT_OFF_S = 2.0
+"""Wait from which work counts as put off in a process's readiness, seconds."""
 
 
 @dataclass(eq=False, slots=True)
@@ -101,7 +107,7 @@ class _Lane:
         except asyncio.CancelledError:
             if waiter in self.waiting:
                 self.waiting.remove(waiter)
-            else:  # it was admitted in the same turn of the event loop
+            elif not waiter.admitted.cancelled():  # it was admitted in the same turn of the event loop
                 self.running -= 1
             self._gate.readmit()
             raise
@@ -113,6 +119,9 @@ class _Lane:
             self._timer = None
         while self.waiting and self.running < self.limits.slots:
             head, loop = self.waiting[0], asyncio.get_running_loop()
+            if head.admitted.cancelled():
+                self.waiting.popleft()
+                continue
             overdue_at_s, quiet_at_s = head.since_s + self.limits.max_delay_s, self._gate.quiet_at_s(self)
             if min(overdue_at_s, quiet_at_s) > loop.time():
                 self._timer = loop.call_at(min(overdue_at_s, quiet_at_s), self.admit)
@@ -127,12 +136,16 @@ class _Lane:
 class PriorityGate:
     """Admission of sharing and record work beside the response work of a process. It belongs to one event loop."""
 
-    def __init__(self, sharing: Limits = SHARING, record: Limits = RECORD) -> None:
+    def __init__(self, sharing: Limits = SHARING, record: Limits = RECORD, history: Limits = HISTORY) -> None:
         self._pending = 0
         """Number of blocks of response work that run."""
         self._idle_since_s = float("-inf")
         """Time at which the last response work ended, by the event loop's clock, seconds."""
-        self._sharing, self._record = _Lane(self, sharing), _Lane(self, record)
+        self._lanes = {
+            WorkClass.SHARING: _Lane(self, sharing),
+            WorkClass.RECORD: _Lane(self, record),
+            WorkClass.HISTORY: _Lane(self, history),
+        }
 
     @contextmanager
     def response(self) -> Iterator[None]:
@@ -149,40 +162,57 @@ class PriorityGate:
     @asynccontextmanager
     async def sharing(self) -> AsyncIterator[None]:
         """Waits until no response work is pending, at most a second, and then for a slot."""
-        async with self._sharing.admitted():
+        async with self._lanes[WorkClass.SHARING].admitted():
             yield
 
     @asynccontextmanager
     async def record(self) -> AsyncIterator[None]:
-        """Waits until neither response work nor sharing was pending for 20 ms, at most 10 s, and then for a slot."""
-        async with self._record.admitted():
+        """Waits until neither response work nor sharing was pending for 20 ms, at most 3 s, and then for a slot."""
+        async with self._lanes[WorkClass.RECORD].admitted():
             yield
+
+    @asynccontextmanager
+    async def history(self) -> AsyncIterator[None]:
+        """Waits as `record`, but at most 2 s, and then for a slot. HistoryBudget calls it for each page."""
+        async with self._lanes[WorkClass.HISTORY].admitted():
+            yield
+
+    def idle_s(self) -> float:
+        """Time since the last response work, seconds. 0 while some is pending, infinite before the first."""
+        return 0.0 if self._pending else asyncio.get_running_loop().time() - self._idle_since_s
 
     def waiting(self, work: WorkClass) -> int:
         """Number of callers that wait for admission in a class."""
-        return 0 if work is WorkClass.RESPONSE else len(self._lane(work).waiting)
+        lane = self._lanes.get(work)
+        return len(lane.waiting) if lane else 0
 
     def oldest_s(self, work: WorkClass) -> float:
         """Longest time that a caller has waited for admission in a class, seconds. 0 if none waits."""
-        if not self.waiting(work):
-            return 0.0
-        return asyncio.get_running_loop().time() - self._lane(work).waiting[0].since_s
+        lane = self._lanes.get(work)
+        return asyncio.get_running_loop().time() - lane.waiting[0].since_s if lane and lane.waiting else 0.0
 
     def overdue(self, work: WorkClass) -> int:
         """Number of blocks of a class that were admitted beside response work after the maximum delay, since the start."""
-        return 0 if work is WorkClass.RESPONSE else self._lane(work).overdue
+        lane = self._lanes.get(work)
+        return lane.overdue if lane else 0
+
+    def put_off(self) -> str:
+        """Work that has waited for PUT_OFF_S or longer, for people. Empty if there is none."""
+        late = [work for work in self._lanes if self.waiting(work) and self.oldest_s(work) >= PUT_OFF_S]
+        return ", ".join(
+            f"{self.waiting(work)} {work.value} tasks have waited for up to {self.oldest_s(work):.0f} s"
+            for work in late
+        )
 
     def quiet_at_s(self, lane: _Lane) -> float:
         """Time from which it is quiet enough for a class, by the event loop's clock, seconds. Infinite while other work is pending."""
-        if self._pending or (lane is self._record and (self._sharing.waiting or self._sharing.running)):
+        sharing = self._lanes[WorkClass.SHARING]
+        if self._pending or (lane is not sharing and (sharing.waiting or sharing.running)):
             return float("inf")
         return self._idle_since_s + lane.limits.quiet_s
 
     def readmit(self) -> None:
         """Admits the callers that may go now, after response work or an admitted block has ended."""
-        for lane in (self._sharing, self._record):
+        for lane in self._lanes.values():
             if lane.waiting:
                 lane.admit()
-
-    def _lane(self, work: WorkClass) -> _Lane:
-        return self._sharing if work is WorkClass.SHARING else self._record

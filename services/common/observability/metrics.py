@@ -86,7 +86,7 @@ class GateMetrics(Collector):
             "Blocks of work that had waited for the maximum delay, so that they ran beside response work",
             labels=["class"],
         )
-        for work in (WorkClass.SHARING, WorkClass.RECORD):
+        for work in (WorkClass.SHARING, WorkClass.RECORD, WorkClass.HISTORY):
             waiting.add_metric([work.value], self._gate.waiting(work))
             oldest_s.add_metric([work.value], self._gate.oldest_s(work))
             overdue.add_metric([work.value], self._gate.overdue(work))

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.common import priority
 from services.common.observability.metrics import GateMetrics
 from services.common.priority import Limits, PriorityGate, WorkClass
 
@@ -130,7 +131,15 @@ def cancelled_when_admitted(gate: PriorityGate, task: asyncio.Task[None]) -> Non
     task.cancel()
 
 
-@pytest.mark.parametrize("cancel", [cancelled_while_waiting, cancelled_when_admitted])
+def cancelled_before_the_end_of_response_work(gate: PriorityGate, task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with gate.response():
+        pass  # its end finds a caller that was cancelled in the same turn of the event loop
+
+
+@pytest.mark.parametrize(
+    "cancel", [cancelled_while_waiting, cancelled_when_admitted, cancelled_before_the_end_of_response_work]
+)
 async def test_a_cancelled_caller_keeps_no_slot(cancel: Callable[[PriorityGate, asyncio.Task[None]], None]) -> None:
     gate, log = PriorityGate(PATIENT, PATIENT), Log()
     with ExitStack() as response:
@@ -140,6 +149,7 @@ async def test_a_cancelled_caller_keeps_no_slot(cancel: Callable[[PriorityGate, 
         if cancel is cancelled_when_admitted:
             response.close()
         cancel(gate, task)
+        response.close()
         with pytest.raises(asyncio.CancelledError):
             await task
     assert gate.waiting(WorkClass.RECORD) == 0
@@ -152,6 +162,20 @@ async def test_response_work_never_waits_and_has_no_queue() -> None:
     async with gate.record(), gate.sharing():
         with gate.response(), gate.response():
             assert gate.waiting(WorkClass.RESPONSE) == gate.overdue(WorkClass.RESPONSE) == 0
+
+
+async def test_the_gate_says_what_it_has_put_off_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, log = PriorityGate(PATIENT, PATIENT), Log()
+    with gate.response():
+        waiting = log.start("late", gate.record())
+        await turns()
+        assert gate.put_off() == ""
+        monkeypatch.setattr(priority, "PUT_OFF_S", 0.0)
+        assert gate.put_off() == "1 record tasks have waited for up to 0 s"
+    log.may_end.set()
+    await waiting
+    monkeypatch.undo()
+    assert gate.put_off() == ""
 
 
 async def test_the_metrics_show_the_work_that_is_put_off() -> None:
