@@ -28,10 +28,10 @@ from services.geofence.checkpoints import Checkpoints
 from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
 from services.geofence.domain.entries import Exercise
 from services.geofence.metrics import GeofenceMetrics
+from services.geofence.outputs.alert_traces import AlertTraces
 from services.geofence.outputs.digests import Digests, StateDigest
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
-from tandem.common.v1 import log_pb2
 
 ALERT_CONCURRENCY = 64
 """Alerts published concurrently."""
@@ -62,23 +62,6 @@ class _AlertedCheckpoint:
     entry: StreamCursor
     alert: PublishedAlert | None
     """The newest stored alert."""
-
-
-class _EntryTraces:
-    """What the traces of an entry's alerts show of the entry. With it, nobody has to read the entry again for a trace."""
-
-    def __init__(self, entry: Delivered) -> None:
-        batch = log_pb2.LogEntry.FromString(entry.data).positions  # the fold has read these bytes, so they parse
-        self._reports = list(zip(batch.device_id, batch.report_id, strict=False))
-        self._stored_us = entry.stamp_us
-        self._senders = (entry.headers or {}).get(trace_ids.SENDERS, "")
-
-    def header_for(self, alert: Alert) -> str:
-        """Value of the header ENTRY of an alert."""
-        cause = (alert.cause.device_id, alert.cause.report_id) if alert.cause else None
-        index = self._reports.index(cause) if cause in self._reports else 0
-        sender = trace_ids.sender_of(self._senders, index)
-        return trace_ids.entry_header(trace_ids.EntryTrace(self._stored_us, max(len(self._reports), 1), sender))
 
 
 _Outgoing: TypeAlias = _Decided | _QueuedCheckpoint | StateDigest
@@ -145,7 +128,7 @@ class OutputPublisher:
                     newest = self._published.newest(flow.ALERTS.name)
                     self._secondary.put_nowait(_AlertedCheckpoint(pending, entry, newest))
                 case _Decided(alerts, at_wall_us, entry):
-                    entry_trace = _EntryTraces(entry)
+                    entry_trace = AlertTraces(entry)
                     gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
                     for first in range(0, len(alerts), ALERT_CONCURRENCY):
                         batch = gravest_first[first : first + ALERT_CONCURRENCY]
@@ -192,7 +175,7 @@ class OutputPublisher:
         if ack:
             record(ack.seq)
 
-    async def _publish_alert(self, alert: Alert, decided_wall_us: int, entry: _EntryTraces) -> None:
+    async def _publish_alert(self, alert: Alert, decided_wall_us: int, entry: AlertTraces) -> None:
         message = translate.alert_to_proto(alert, self._partition).SerializeToString()
         # In headers, because the message must be byte for byte the same from every evaluator.
         headers = {trace_ids.DECIDED_US: str(decided_wall_us)}

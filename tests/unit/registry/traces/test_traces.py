@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -12,6 +13,8 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids, tracing
+from services.geofence.domain.alerts import Alert
+from services.geofence.outputs.alert_traces import AlertTraces
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Sender
@@ -23,6 +26,7 @@ from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUs
 from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, TraceSpan, shown_to, spans_of
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.dispatch import dispatch
+from tests.support.geofence import log
 
 INCIDENT = "incident-1"
 ROOT = trace_ids.span_id_of(INCIDENT)
@@ -320,3 +324,19 @@ def test_an_alert_brings_the_data_of_its_log_entry_along(header: str, fact: tupl
     made = translate.alert_fact(alert, delivered, clock=MeshClock())
     assert (made.entry_us, made.together, made.sender) == fact
     assert facts.of_json(facts.to_json(made)) == made
+
+
+def test_the_header_of_an_alert_names_the_sender_of_its_report() -> None:
+    entry = log.positions_entry(log.position("t1", 1_000, 0), log.position("t2", 1_000, 0))
+    first, second = trace_ids.traceparent("first"), trace_ids.traceparent("second")
+    senders = trace_ids.senders_header([(1, first), (1, second)])
+    data = entry.SerializeToString()
+    delivered = Delivered("log.0.report", data, "LOG_0", 1, 1_000, 0, "", headers={trace_ids.SENDERS: senders})
+    batch = entry.positions
+    for index, sender in enumerate((first, second)):
+        cause = SimpleNamespace(device_id=batch.device_id[index], report_id=batch.report_id[index])
+        header = AlertTraces(delivered).header_for(cast(Alert, SimpleNamespace(cause=cause)))
+        assert trace_ids.parsed_entry(header) == trace_ids.EntryTrace(1_000_000, 2, sender)
+    of_time = AlertTraces(Delivered("log.0.tick", b"", "LOG_0", 2, 1_000, 0, ""))
+    header = of_time.header_for(cast(Alert, SimpleNamespace(cause=None)))
+    assert trace_ids.parsed_entry(header) == trace_ids.EntryTrace(1_000_000, 1, "")
