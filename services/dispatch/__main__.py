@@ -28,6 +28,7 @@ from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.files import EvidenceFiles
 from services.dispatch.evidence.metrics import EvidenceMetrics
+from services.dispatch.evidence.reading import EvidenceReading
 from services.dispatch.evidence.retention import EvidenceRetention
 from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
 from services.dispatch.exchange.metrics import WebhookMetrics
@@ -94,7 +95,7 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
         follower = _follower(settings, leg, following_metrics)
         files, evidence_metrics = EvidenceFiles(settings.evidence), EvidenceMetrics(registry)
         evidence_api = EvidenceApi(
-            leg=leg.name, files=files, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
+            leg=leg.name, clock=settings.clock, disclosures=EvidenceDisclosures(leg.name, leg.store)
         )
         watch_disk(settings.data_dir, process_metrics)
         readiness = Readiness()
@@ -209,7 +210,19 @@ async def mesh(
     """Connects the leg to the mesh: consumes alerts and the other legs' steps, and publishes the leg's steps."""
     async with buses.connect(settings.nats_url, f"dispatch-{leg.name}", settings.nats_tls, metrics=metrics) as bus:
         log_meta = await retried(partial(streams.pass_gate, bus, settings))
-        evidence_api.connected(bus)
+        retention = reading = None
+        if leg.name.policy.keeps_evidence:
+            retention = EvidenceRetention(
+                leg.name,
+                leg.store,
+                bus,
+                log_meta=log_meta,
+                files=files,
+                gate=leg.record.gate,
+                metrics=evidence_metrics,
+            )
+            reading = EvidenceReading(leg.name, bus, log_meta, files=files, retention=retention)
+        evidence_api.connected(bus, reading)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(consume_alerts(bus, leg, log_meta.log_id, health=alerts))
             tasks.create_task(consume_peers(bus, leg, log_meta.log_id, health=peers))
@@ -220,12 +233,8 @@ async def mesh(
             tasks.create_task(Reconciler(bus, leg, log_meta.log_id).run())
             if warnings:
                 tasks.create_task(warnings.streams.follow(bus, log_meta))
-            if leg.name.policy.keeps_evidence:
-                tasks.create_task(
-                    EvidenceRetention(
-                        leg.name, leg.store, bus, log_meta=log_meta, files=files, metrics=evidence_metrics
-                    ).run()
-                )
+            if retention:
+                tasks.create_task(retention.run())
                 tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 
 

@@ -216,7 +216,7 @@ class Evaluator:
             ahead_ms = message.stamp_ms - wall_us() // 1000
             if ahead_ms > STAMP_AHEAD_MS:
                 logger().critical("log_clock_ahead", partition=self.partition, sequence=message.sequence, ms=ahead_ms)
-        has_alerts = self._outputs.put(outputs)
+        has_alerts = self._outputs.put(outputs, message)
         every = self._settings.checkpoint_every
         if message.sequence % every == 0:
             self._outputs.put_digest(StateDigest(message.cursor, codec.state_digest(state)))

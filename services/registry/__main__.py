@@ -83,7 +83,7 @@ async def main(settings: RegistrySettings) -> None:
         )
         watch_disk(settings.data_dir, process_metrics)
         traces = Traces(transactions, log_meta)
-        exporter = Exporter(traces, metrics)
+        exporter = Exporter(traces, gate, metrics)
         await db.retry_until_available(exporter.prepare)
         ministry = MinistryService(transactions, cases)
         police = PoliceService(transactions, cases, log_meta.clock)
@@ -147,12 +147,20 @@ async def main(settings: RegistrySettings) -> None:
                     retention.run(),
                     reviews.run(),
                     reconciliation.run(),
-                    consume_disclosures(bus, disclosures, log_meta.log_id, health=disclosure_reader),
+                    consume_disclosures(
+                        bus,
+                        disclosures,
+                        log_meta.log_id,
+                        gate=gate,
+                        put_off=metrics.put_off(flow.DISCLOSURES.name, "ledger"),
+                        health=disclosure_reader,
+                    ),
                     TraceReader(
                         transactions=transactions,
                         bus=bus,
                         log_meta=log_meta,
                         on_stored=exporter.notify,
+                        gate=gate,
                         metrics=metrics,
                         readiness=readiness,
                     ).run(),

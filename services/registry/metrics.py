@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from services.common.clock import wall_us
+
+
+class PutOff:
+    """Record work of one stream that was put off: the number of messages that wait, and the age of the oldest."""
+
+    def __init__(self, messages: Gauge, age_s: Gauge) -> None:
+        self._messages = messages
+        self._oldest_ms: int | None = None
+        age_s.set_function(self._age_s)
+
+    def note(self, messages: int, oldest_ms: int) -> None:
+        """Set the number of messages that wait, and when the stream stored the oldest of them, milliseconds since 1970 UTC."""
+        self._messages.set(messages)
+        self._oldest_ms = oldest_ms if messages else None
+
+    def _age_s(self) -> float:
+        return 0.0 if self._oldest_ms is None else max(wall_us() / 1e6 - self._oldest_ms / 1000, 0.0)
+
 
 class RegistryMetrics:
     """All metrics of the registry, created on one collector registry."""
@@ -18,6 +37,18 @@ class RegistryMetrics:
             "tandem_registry_unproven_seconds",
             "Mesh time since an agency's full list last equalled the stored records, or since the registry first expected a list",
             ["agency"],
+            registry=registry,
+        )
+        self._put_off_messages = Gauge(
+            "tandem_registry_put_off_messages",
+            "Messages that wait for record work, by stream and work",
+            ["stream", "work"],
+            registry=registry,
+        )
+        self._put_off_age_s = Gauge(
+            "tandem_registry_put_off_age_seconds",
+            "Age of the oldest message that waits for record work, by stream and work, seconds; 0 if none waits",
+            ["stream", "work"],
             registry=registry,
         )
         self.trace_facts = Counter(
@@ -37,9 +68,19 @@ class RegistryMetrics:
             ["stream"],
             registry=registry,
         )
+        self.exports_put_off = Gauge(
+            "tandem_registry_exports_put_off", "Incidents with new spans that wait for their export", registry=registry
+        )
         self.spans_exported = Counter(
             "tandem_registry_spans_exported", "Spans that were given to the OTLP exporter", registry=registry
         )
         self.spans_lost = Counter(
             "tandem_registry_spans_lost", "Times that an update of an incident was not exported", registry=registry
+        )
+
+    def put_off(self, stream: str, work: str) -> PutOff:
+        """Metrics of a reader of a stream that does record work, `ledger` or `traces`."""
+        return PutOff(
+            self._put_off_messages.labels(stream, work),
+            self._put_off_age_s.labels(stream, work),
         )

@@ -10,7 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.storage import db
+from services.common.storage import rows as storage
+from services.common.storage.rows import RowTarget
 from services.registry.tables import meta
+
+_META = RowTarget(meta, changing=("value",))
+_SELECT_META = sa.select(meta.c.value).where(meta.c.name == sa.bindparam("name"))
 
 
 class Repository:
@@ -43,14 +48,24 @@ def _upserts(table: sa.Table) -> Mapping[str, Any]:
     return db.insert_by_dialect(table, upsert)
 
 
+def read_meta(connection: sa.Connection, name: str) -> bytes | None:
+    """A single value of the database; None if it isn't set."""
+    value = connection.execute(_SELECT_META, {"name": name}).scalar()
+    return None if value is None else bytes(value)
+
+
+def write_meta(connection: sa.Connection, name: str, value: bytes) -> None:
+    """Set a single value of the database."""
+    storage.write(connection, [_META], [[(name, value)]])
+
+
 class MetaRepository(Repository):
     """Single values of the database, by name."""
 
     async def get(self, name: str) -> bytes | None:
         """A value; None if it isn't set."""
-        rows = await self._rows(sa.select(meta.c.value).where(meta.c.name == name))
-        return bytes(rows[0].value) if rows else None
+        return await self._connection.run_sync(read_meta, name)
 
     async def set(self, name: str, value: bytes) -> None:
         """Set a value."""
-        await self._upsert(meta, [{"name": name, "value": value}])
+        await self._connection.run_sync(write_meta, name, value)

@@ -40,13 +40,13 @@ class Transactions:
     def __init__(self, database: Database, vault: Vault) -> None:
         self.database = database
         self.signal = CommitSignal()
-        self._vault = vault
+        self.vault = vault
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[UnitOfWork]:
         """A read-write transaction. After its commit, the callbacks in `after_commit` run."""
         async with self.database.transaction() as connection:
-            work = UnitOfWork(connection, self._vault)
+            work = UnitOfWork(connection, self.vault)
             yield work
         for callback in work.after_commit:
             callback()
@@ -62,4 +62,4 @@ class Transactions:
     async def reading(self) -> AsyncIterator[UnitOfWork]:
         """A read-only snapshot, for long reads that mustn't block a put."""
         async with self.database.reading() as connection:
-            yield UnitOfWork(connection, self._vault)
+            yield UnitOfWork(connection, self.vault)

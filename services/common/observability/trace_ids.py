@@ -8,16 +8,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 TRACEPARENT = "traceparent"
 """Name of the W3C trace context in HTTP headers, call metadata and message headers: https://www.w3.org/TR/trace-context/."""
 DECIDED_US = "Tandem-Decided-Us"
 """Header of an alert with the wall time at which its evaluator decided it, microseconds since 1970 UTC."""
+ENTRY = "Tandem-Entry"
+"""Header of an alert about the log entry that caused it, see `entry_header`."""
 SENDERS = "Tandem-Senders"
 """Header of a log entry with the trace contexts of its senders, see `senders_header`."""
 MAX_SENDERS = 32
 """Maximum number of contexts in the header SENDERS. An entry with more senders has no such header."""
 
+_ENTRY_FORM = re.compile(r"([0-9]{1,16}) ([0-9]{1,9}) (\S+)")
 _FORM = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NO_CONTEXT = "-"
 
@@ -77,3 +81,27 @@ def sender_of(header: str, place: int) -> str:
         if place < 0:
             return context if parsed(context) else ""
     return ""
+
+
+class EntryTrace(NamedTuple):
+    """The parts of a log entry that the trace of its alert shows."""
+
+    stored_us: int
+    """When the entry was durable, wall time, microseconds since 1970 UTC."""
+    together: int
+    """Number of reports in the entry, at least 1."""
+    sender: str
+    """Trace context of the sender of the report that caused the alert. Empty if it gave none."""
+
+
+def entry_header(entry: EntryTrace) -> str:
+    """Value of the header ENTRY: `<stored_us> <together> <traceparent>`, with `-` for a sender without a context."""
+    return f"{entry.stored_us} {entry.together} {entry.sender or _NO_CONTEXT}"
+
+
+def parsed_entry(header: str) -> EntryTrace | None:
+    """Parses the header ENTRY. None if it is missing or malformed."""
+    if not (found := _ENTRY_FORM.fullmatch(header)):
+        return None
+    stored_us, together, sender = found.groups()
+    return EntryTrace(int(stored_us), max(int(together), 1), sender if parsed(sender) else "")

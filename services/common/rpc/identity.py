@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from services.common.rpc.errors import Unauthenticated
 from tandem.common.v1 import access_pb2
@@ -50,6 +51,7 @@ class Caller:
     """The single role of this id."""
 
 
+@lru_cache(maxsize=4_096)
 def caller_of(spiffe_id: str) -> Caller:
     """Caller with a SPIFFE id. Raises Unauthenticated if the id has no role."""
     for pattern, role in _ROLES:

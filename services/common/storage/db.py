@@ -224,13 +224,7 @@ async def insert_once(connection: AsyncConnection, table: sa.Table, values: Mapp
     return result.rowcount > 0
 
 
-def insert_new(connection: Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
-    """Inserts those rows whose unique key doesn't exist yet, within a visit."""
-    if rows:
-        connection.execute(_insert(connection, table).on_conflict_do_nothing(), [dict(row) for row in rows])
-
-
-def _insert(connection: AsyncConnection | Connection, table: sa.Table) -> Any:
+def _insert(connection: AsyncConnection, table: sa.Table) -> Any:
     """Insert of the connection's dialect. Both dialects support ON CONFLICT with the same syntax."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 

@@ -18,10 +18,10 @@ from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied, Unavailable
 from services.common.rpc.identity import Role
 from services.dispatch.domain.leg import Leg
-from services.dispatch.evidence import model, view
+from services.dispatch.evidence import model, reading, view
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
-from services.dispatch.evidence.files import EvidenceFiles
 from services.dispatch.evidence.model import Evidence
+from services.dispatch.evidence.reading import EvidenceReading
 from services.dispatch.leg.api import admit
 from tandem.common.v1 import ledger_pb2
 from tandem.dispatch.v1 import evidence_pb2, evidence_pb2_grpc
@@ -30,39 +30,51 @@ from tandem.registry.v1 import disclosure_pb2
 RECORDED_WITHIN_S = 4.0
 """Time limit for storing the disclosure of one call, seconds."""
 PART_BYTES = 64 << 10
-"""Size of one part of a download, bytes."""
+"""Size of a part of a download, bytes. A part ends with the line that reaches this size."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
     """EvidenceService of one leg."""
 
-    def __init__(self, leg: Leg, files: EvidenceFiles, clock: MeshClock, *, disclosures: EvidenceDisclosures) -> None:
-        self._leg, self._files, self._clock, self._disclosures = leg, files, clock, disclosures
+    def __init__(self, leg: Leg, clock: MeshClock, *, disclosures: EvidenceDisclosures) -> None:
+        self._leg, self._clock, self._disclosures = leg, clock, disclosures
         self._bus: Bus | None = None
+        self._reading: EvidenceReading | None = None
 
-    def connected(self, bus: Bus) -> None:
-        """Sets the bus on which disclosures are published."""
-        self._bus = bus
+    def connected(self, bus: Bus, source: EvidenceReading | None) -> None:
+        """Sets the bus on which disclosures are published, and the source of evidence; None if the leg keeps none."""
+        self._bus, self._reading = bus, source
 
     async def ReadEvidence(
         self, request: evidence_pb2.ReadEvidenceRequest, context: Context
     ) -> evidence_pb2.ReadEvidenceResponse:
-        """Returns the evidence of an incident, after the disclosure is stored."""
-        evidence = await self._disclosed("read", request.incident_id, request.grounds)
+        """Returns the evidence of an incident as far as it is known now, after the disclosure is stored."""
+        evidence = await self._disclosed(
+            "read", request.incident_id, request.grounds, within_s=reading.COLLECTED_WITHIN_S
+        )
         return await asyncio.to_thread(view.view, evidence, self._clock)
 
     async def DownloadEvidence(
         self, request: evidence_pb2.DownloadEvidenceRequest, context: Context
     ) -> AsyncIterator[evidence_pb2.DownloadEvidenceResponse]:
-        """Streams the copy of an incident's evidence, after the disclosure is stored."""
-        evidence = await self._disclosed("download", request.incident_id, request.grounds)
-        data = await asyncio.to_thread(evidence.to_bytes)
-        for first in range(0, len(data), PART_BYTES):
-            yield evidence_pb2.DownloadEvidenceResponse(data=data[first : first + PART_BYTES])
+        """Streams the evidence of an incident in parts, after the disclosure is stored."""
+        evidence = await self._disclosed(
+            "download", request.incident_id, request.grounds, within_s=reading.DOWNLOAD_COLLECTED_WITHIN_S
+        )
+        part = bytearray()
+        for line in evidence.to_lines():
+            part += line
+            if len(part) >= PART_BYTES:
+                yield evidence_pb2.DownloadEvidenceResponse(data=bytes(part))
+                part.clear()
+        if part:
+            yield evidence_pb2.DownloadEvidenceResponse(data=bytes(part))
 
-    async def _disclosed(self, action: str, incident_id: str, requested: disclosure_pb2.Grounds) -> Evidence:
-        """Returns the copy of an incident's evidence, after the disclosure is on disk in DISCLOSURES.
+    async def _disclosed(
+        self, action: str, incident_id: str, requested: disclosure_pb2.Grounds, *, within_s: float
+    ) -> Evidence:
+        """Returns the evidence of an incident, after the disclosure is on disk in DISCLOSURES.
 
         Raises NotFound, InvalidField, PermissionDenied or Unavailable.
         """
@@ -72,9 +84,11 @@ class EvidenceApi(evidence_pb2_grpc.EvidenceServiceServicer):
         fields.required_id("incident_id", incident_id)
         now_ms = self._clock.now_ms()
         grounds = self._grounds(requested, incident_id, now_ms)
-        copies = await asyncio.to_thread(self._files.load, incident_id)
+        if self._reading is None:
+            raise Unavailable("the evidence can't be read: no connection to NATS")
+        copies = await self._reading.read(incident_id, within_s)
         if not copies:
-            raise NotFound("this leg has no copy of the incident's evidence yet; check incident_id or retry later")
+            raise NotFound("this leg knows no such incident; check incident_id")
         evidence = model.merged(copies)
         await self._record(action, evidence, grounds, now_ms=now_ms)
         return evidence

@@ -8,6 +8,7 @@ from dataclasses import replace
 from services.common.messaging import dead_letters, flow, pull, stored
 from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.streams import LogMetadata
+from services.common.priority import PriorityGate
 from services.common.rpc.errors import InvalidField, NotFound
 from services.dispatch.domain.leg import Leg
 from services.dispatch.evidence.incidents import LOOK_BACK_MS, FoundIncident, IncidentFinder
@@ -33,16 +34,20 @@ async def collect(
 
 
 class EvidenceCollector:
-    """Collects evidence in one pass through the streams.
-
-    `sleep_ratio` is the number of seconds of sleep per second of work. The sleep leaves time for the leg's other tasks.
-    """
+    """Collects evidence in one pass through the streams. `sleep_ratio` and `gate` are those of `RangeReader`."""
 
     def __init__(
-        self, bus: Bus, log_meta: LogMetadata, leg: str, *, back_ms: int | None = LOOK_BACK_MS, sleep_ratio: float = 0.0
+        self,
+        bus: Bus,
+        log_meta: LogMetadata,
+        leg: str,
+        *,
+        back_ms: int | None = LOOK_BACK_MS,
+        sleep_ratio: float = 0.0,
+        gate: PriorityGate | None = None,
     ) -> None:
         self._bus, self._log_meta, self._leg, self._back_ms = bus, log_meta, Leg(leg), back_ms
-        self._reader = RangeReader(bus, sleep_ratio)
+        self._reader = RangeReader(bus, sleep_ratio, gate)
 
     async def of(self, alert_ids: Mapping[str, Sequence[str]]) -> dict[str, Evidence]:
         """Returns the evidence of incidents by name. `alert_ids` has some alert ids of each incident, by the same name.

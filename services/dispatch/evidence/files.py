@@ -16,6 +16,7 @@ class CopyMoment(StrEnum):
     """Moments at which the evidence of an incident is copied, the earliest first."""
 
     OPENED = "opened"
+    """The incident is open. The copy is renewed while it stays open."""
     CLOSED = "closed"
     AMENDED = "amended"
     """Late reports amended an account after the end of the incident."""
@@ -43,7 +44,12 @@ class EvidenceFiles:
         return any(record.subject.endswith(f".{alert_id}") for record in alerts)
 
     def save(self, moment: CopyMoment, evidence: Evidence) -> None:
-        """Writes the copy of an incident at a moment durably. Raises OSError."""
+        """Writes the copy of an incident at a moment durably. Raises OSError.
+
+        An earlier copy at this moment is merged in, because the streams may have lost some of its records since.
+        """
+        if self.has(evidence.incident_id, moment):
+            evidence = model.merged([self._read(evidence.incident_id, moment), evidence])
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.write(self._path(evidence.incident_id, moment), gzip.compress(evidence.to_bytes(), mtime=0))
 

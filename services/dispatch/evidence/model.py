@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -89,11 +89,16 @@ class Evidence:
         """Returns the records of one stream, in the order of the stream."""
         return [record for record in self.records if record.stream == stream]
 
-    def to_bytes(self) -> bytes:
-        """Encodes the evidence as a file: a header line, then one line for each record."""
+    def to_lines(self) -> Iterator[bytes]:
+        """Encodes the evidence as the lines of a file: a header line, then a line for each record."""
         head = {name: value for name, value in asdict(replace(self, records=())).items() if name != "records"}
-        lines = [json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"]
-        return b"".join(lines + [record.to_line() for record in self.records])
+        yield json.dumps(head, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+        for record in self.records:
+            yield record.to_line()
+
+    def to_bytes(self) -> bytes:
+        """Encodes the evidence as a file."""
+        return b"".join(self.to_lines())
 
 
 def of_bytes(data: bytes) -> Evidence:

@@ -1,8 +1,11 @@
-"""Background task of a leg that copies the evidence of its incidents to files, because the log keeps entries only for days.
+"""Background task of a leg that copies the evidence of its incidents to files, because the log keeps entries only for 7 days.
 
-An incident is copied when it opens, when it closes, and when late reports amend an account after that. The task reads committed rows
-of the leg and writes its own files, so no offer waits for it. All copies that are due share one pass through the streams. The pass
-sleeps most of the time. A failed copy is logged as an error and retried.
+An incident is copied when it is over, and when late reports amend an account after that. An incident that stays open is copied too,
+and the copy is renewed. The copies wait for a common pass through the streams, because a pass costs the same for one incident as for
+many, and the first moment of an incident belongs to its offers. The task reads committed rows of the leg and writes its own files. A
+failed copy is logged as an error and retried.
+
+A reader who asks for an incident that isn't copied yet doesn't wait for the pass: `EvidenceReading` collects it at once.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.observability.telemetry import logger
+from services.common.priority import PriorityGate
 from services.common.retrying import Backoff, retried
 from services.common.rpc.errors import NotFound, RetryableError, TandemError
 from services.dispatch.domain.events import AlertFolded
@@ -25,11 +30,19 @@ from services.dispatch.evidence.collector import EvidenceCollector
 from services.dispatch.evidence.files import CopyMoment, EvidenceFiles
 from services.dispatch.evidence.metrics import EvidenceMetrics
 from services.dispatch.evidence.model import Evidence
+from services.dispatch.evidence.store import FoldedAlert
 from services.dispatch.leg.store import Store
 
-CHECK_INTERVAL_S = 2.0
-COPY_DELAY_S = 5.0
-"""Delay before a copy, seconds of wall time. Measures and dead letters are stored some time after their alerts."""
+CHECK_INTERVAL_S = 10.0
+"""Interval at which new events of the leg are read and due copies are made, seconds."""
+QUIET_S = 5.0
+"""Minimum delay before a copy, seconds of wall time. Measures and dead letters are stored some time after their alerts."""
+COPY_WITHIN_MS = 600_000
+"""Delay of the copy of an incident that is over, milliseconds of mesh time. All such copies then share a pass."""
+OPEN_COPY_WITHIN_MS = 3_600_000
+"""Delay of the first copy of an incident that stays open, milliseconds of mesh time. The log keeps its entries 7 days."""
+OPEN_COPY_INTERVAL_MS = 86_400_000
+"""Interval at which the copy of an open incident is renewed, milliseconds of mesh time."""
 RETRY = Backoff(5.0, 300.0)
 """Delays after failed copies, seconds of wall time."""
 SLEEP_RATIO = 19.0
@@ -47,10 +60,14 @@ class _CopyKey(NamedTuple):
 
 @dataclass(slots=True)
 class _DueCopy:
-    """A copy that is due."""
+    """A copy that is put off. Times are on the clock of the event loop, seconds."""
 
+    since_s: float
+    """When the copy was scheduled."""
+    ready_at_s: float
+    """Time from which the copy may join a pass that another copy needs."""
     at_s: float
-    """Time of the next attempt, seconds on the clock of the event loop."""
+    """Time at which the copy needs a pass."""
     failures: int = 0
     alone: bool = False
     """Whether the copy gets a pass of its own. It failed in a batch, where another copy may be the reason."""
@@ -67,75 +84,116 @@ class EvidenceRetention:
         *,
         log_meta: LogMetadata,
         files: EvidenceFiles,
+        gate: PriorityGate,
         metrics: EvidenceMetrics,
     ) -> None:
         self._store, self._files, self._metrics = store, files, metrics
-        self._collector = EvidenceCollector(bus, log_meta, leg, sleep_ratio=SLEEP_RATIO)
+        self._clock: MeshClock = log_meta.clock
+        self._collector = EvidenceCollector(bus, log_meta, leg, sleep_ratio=SLEEP_RATIO, gate=gate)
         self._open: set[str] = set()
-        """Ids of incidents without a copy at their end."""
-        self._last_opened = 0
-        """Opening sequence of the newest incident that was read."""
+        """Ids of incidents that aren't over."""
         self._due: dict[_CopyKey, _DueCopy] = {}
-        self._last_event = 0
-        """Id of the last event of the leg that was searched for amended accounts."""
+        self._last_event: int | None = None
+        """Id of the last event of the leg that was read. None before the store was read once."""
+        self._scheduling = asyncio.Lock()
 
     async def run(self) -> None:
         """Copies evidence until cancelled."""
+        self._metrics.put_off_age_s.set_function(self._oldest_s)
         while True:
-            await retried(self._schedule)
-            now_s = asyncio.get_running_loop().time()
-            due = [key for key, copy in self._due.items() if copy.at_s <= now_s]
-            batched = [key for key in due if not self._due[key].alone]
-            for first in range(0, len(batched), COPY_BATCH):
-                await self._copy(batched[first : first + COPY_BATCH])
-            for key in due:
-                if key not in batched:
-                    await self._copy([key])
+            await retried(self.schedule)
+            await self._copy_due()
             await asyncio.sleep(CHECK_INTERVAL_S)
+
+    def lacks(self, incident_id: str) -> bool:
+        """Whether the files lack something that the leg knows about an incident. Call `schedule` first."""
+        return incident_id in self._open or any(_CopyKey(incident_id, moment) in self._due for moment in CopyMoment)
 
     # ── scheduling ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _schedule(self) -> None:
-        """Schedules a copy for each incident that has opened, ended, or has an amended account."""
-        await self._schedule_opened()
-        if self._open:
-            incident_ids = sorted(self._open)
-            ended = await self._store.transaction(partial(store_evidence.ended_of, incident_ids=incident_ids))
-            for incident_id in ended:
-                self._add_due(incident_id, CopyMoment.CLOSED)
-        await self._schedule_amended()
+    async def schedule(self) -> None:
+        """Schedules the copies that follow from the leg's new events. Raises Unavailable."""
+        async with self._scheduling:
+            if self._last_event is None:
+                self._last_event = await self._schedule_stored()
+            while last := await self._schedule_next(self._last_event):
+                self._last_event = last
+        self._metrics.put_off.set(len(self._due))
 
-    async def _schedule_opened(self) -> None:
-        while opened := await self._store.transaction(
-            partial(store_evidence.opened_after, opened_sequence=self._last_opened)
+    async def _schedule_next(self, after: int) -> int | None:
+        """Schedules the copies that follow from a page of events, and returns the id of the page's last; None if no event follows."""
+        read = partial(store_evidence.folded_after, event_id=after)
+        last, alerts = await self._store.transaction(read)
+        for alert in alerts:
+            self._schedule_alert(alert)
+        return last
+
+    async def _schedule_stored(self) -> int:
+        """Schedules the copies that the files lack, and returns the id of the leg's newest event."""
+        last_event, amended = await self._store.transaction(store_evidence.amended)
+        opened_sequence = 0
+        while incidents := await self._store.transaction(
+            partial(store_evidence.incidents_after, opened_sequence=opened_sequence)
         ):
-            for self._last_opened, incident_id in opened:
-                if not self._files.has(incident_id, CopyMoment.CLOSED):
-                    self._open.add(incident_id)
-                    if not self._files.has(incident_id, CopyMoment.OPENED):
-                        self._add_due(incident_id, CopyMoment.OPENED)
+            for incident in incidents:
+                if not incident.ended:
+                    self._open.add(incident.incident_id)
+                    self._put_off(incident.incident_id, CopyMoment.OPENED)
+                elif not self._files.has(incident.incident_id, CopyMoment.CLOSED):
+                    self._put_off(incident.incident_id, CopyMoment.CLOSED)
+            opened_sequence = incidents[-1].opened_sequence
+        for alert in amended:
+            # Most amended accounts are copied already.
+            if not await asyncio.to_thread(
+                self._files.has_alert, alert.incident_id, CopyMoment.AMENDED, alert.alert_id
+            ):
+                self._put_off(alert.incident_id, CopyMoment.AMENDED)
+        return last_event
 
-    async def _schedule_amended(self) -> None:
-        last_event, amended = await self._store.transaction(
-            partial(store_evidence.amended_after, event_id=self._last_event)
-        )
-        for incident_id, alert_id in amended:
-            # After a restart the query finds all amended accounts, and most of them are copied already.
-            if not await asyncio.to_thread(self._files.has_alert, incident_id, CopyMoment.AMENDED, alert_id):
-                self._add_due(incident_id, CopyMoment.AMENDED)
-        self._last_event = last_event
+    def _schedule_alert(self, alert: FoldedAlert) -> None:
+        if alert.amends:
+            self._put_off(alert.incident_id, CopyMoment.AMENDED)
+        elif alert.ends:
+            self._open.discard(alert.incident_id)
+            self._due.pop(_CopyKey(alert.incident_id, CopyMoment.OPENED), None)
+            self._put_off(alert.incident_id, CopyMoment.CLOSED)
+        else:
+            self._open.add(alert.incident_id)
+            self._put_off(alert.incident_id, CopyMoment.OPENED)
 
-    def _add_due(self, incident_id: str, moment: CopyMoment) -> None:
-        at_s = asyncio.get_running_loop().time() + COPY_DELAY_S
-        self._due.setdefault(_CopyKey(incident_id, moment), _DueCopy(at_s))
+    def _put_off(self, incident_id: str, moment: CopyMoment, delay_ms: int | None = None) -> None:
+        is_open = moment is CopyMoment.OPENED
+        delay_s = self._clock.wall_s(delay_ms or (OPEN_COPY_WITHIN_MS if is_open else COPY_WITHIN_MS))
+        now_s = asyncio.get_running_loop().time()
+        copy = _DueCopy(since_s=now_s, ready_at_s=now_s + (delay_s if is_open else QUIET_S), at_s=now_s + delay_s)
+        self._due.setdefault(_CopyKey(incident_id, moment), copy)
+
+    def _oldest_s(self) -> float:
+        """Longest time that a copy has been put off, seconds. Copies of open incidents don't count before they are due."""
+        now_s = asyncio.get_running_loop().time()
+        pending = (copy.since_s for key, copy in list(self._due.items()) if key.moment is not CopyMoment.OPENED)
+        return now_s - min(pending, default=now_s)
 
     # ── copying ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _copy_due(self) -> None:
+        """Makes all copies that are ready, if one of them needs a pass."""
+        now_s = asyncio.get_running_loop().time()
+        if not any(copy.at_s <= now_s for copy in self._due.values()):
+            return
+        ready = [key for key, copy in self._due.items() if copy.ready_at_s <= now_s]
+        batched = [key for key in ready if not self._due[key].alone]
+        for first in range(0, len(batched), COPY_BATCH):
+            await self._copy(batched[first : first + COPY_BATCH])
+        for key in ready:
+            if key not in batched:
+                await self._copy([key])
 
     async def _copy(self, keys: Sequence[_CopyKey]) -> None:
         if not keys:
             return
         try:
-            collected = await self._collect([key.incident_id for key in keys])
+            collected = await self.collect([key.incident_id for key in keys], self._collector)
         except Exception as error:  # no failure of a copy may stop the leg's offers; the copy is retried
             for key in keys:
                 self._note_failure(key, error, alone=len(keys) > 1 and not isinstance(error, RetryableError))
@@ -143,9 +201,10 @@ class EvidenceRetention:
         for key in keys:
             await self._save(key, collected.get(key.incident_id))
 
-    async def _collect(self, incident_ids: Sequence[str]) -> Mapping[str, Evidence]:
+    async def collect(self, incident_ids: Sequence[str], collector: EvidenceCollector) -> Mapping[str, Evidence]:
+        """Collects the evidence of incidents from the streams. Incidents without a stored alert are left out. Raises Unavailable."""
         events = await self._store.transaction(partial(self._store.events, incident_ids=incident_ids))
-        return await self._collector.of(
+        return await collector.of(
             {
                 id_: [event.alert_id for event in events.get(id_, ()) if isinstance(event, AlertFolded)]
                 for id_ in incident_ids
@@ -166,15 +225,16 @@ class EvidenceRetention:
         self._metrics.failed.inc()
         reason = error.reason if isinstance(error, TandemError) else type(error).__name__
         logger().error("evidence_not_kept", incident_id=key.incident_id, moment=key.moment, reason=reason)
-        due = self._due[key]
-        due.at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
-        due.failures += 1
-        due.alone = due.alone or alone
+        if due := self._due.get(key):  # None if the incident ended during the copy
+            due.ready_at_s = due.at_s = asyncio.get_running_loop().time() + RETRY.delay_s(due.failures)
+            due.failures += 1
+            due.alone = due.alone or alone
 
     def _note_success(self, key: _CopyKey, evidence: Evidence) -> None:
-        del self._due[key]
-        if key.moment is CopyMoment.CLOSED:
-            self._open.discard(key.incident_id)
+        self._due.pop(key, None)
+        if key.moment is CopyMoment.OPENED and key.incident_id in self._open:
+            self._put_off(key.incident_id, CopyMoment.OPENED, OPEN_COPY_INTERVAL_MS)
+        self._metrics.put_off.set(len(self._due))
         self._metrics.kept.labels(key.moment).inc()
         fields = {"incident_id": key.incident_id, "moment": key.moment}
         logger().info("evidence_kept", **fields, records=len(evidence.records))

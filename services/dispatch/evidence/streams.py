@@ -6,27 +6,30 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 from services.common.messaging import pull
 from services.common.messaging.bus import Bus
+from services.common.priority import PriorityGate
 from services.common.rpc.errors import NotFound
 from services.dispatch.evidence.model import StoredMessage
 
 _READ_BATCH = 64
-_SLEEP_EVERY = 16
-"""Messages between two sleeps of a throttled reader."""
+_PAGE = 16
+"""Messages that are read without a pause. The leg makes its offers on the same event loop."""
 
 
 class RangeReader:
     """Reads ranges of streams.
 
-    `sleep_ratio` is the number of seconds of sleep per second of work. The sleep leaves time for the leg's other tasks.
+    With a gate, each page is record work, so it waits while the leg has response work. `sleep_ratio` is the number of seconds of sleep
+    per second of work. The sleep leaves time for other processes, too.
     """
 
-    def __init__(self, bus: Bus, sleep_ratio: float = 0.0) -> None:
+    def __init__(self, bus: Bus, sleep_ratio: float = 0.0, gate: PriorityGate | None = None) -> None:
         self.bus = bus
-        self._sleep_ratio = sleep_ratio
+        self._sleep_ratio, self._gate = sleep_ratio, gate
 
     async def between(
         self, stream: str, first: int, last: int, *, subject: str | None = None
@@ -37,18 +40,16 @@ class RangeReader:
             last = min(last, newest.sequence if newest else 0)
         if first > last:
             return
-        count = 0
-        began_s = time.monotonic()
         subjects = (subject,) if subject else ()
         async for messages in pull.read(self.bus, stream, first, subjects=subjects, batch=_READ_BATCH):
-            for message in messages:
-                if message.sequence <= last:
-                    yield message
-                count += 1
-                if count % _SLEEP_EVERY == 0:
-                    # The leg makes its offers on the same event loop.
-                    await asyncio.sleep((time.monotonic() - began_s) * self._sleep_ratio)
+            for start in range(0, len(messages), _PAGE):
+                async with self._gate.record() if self._gate else nullcontext():
                     began_s = time.monotonic()
+                    for message in messages[start : start + _PAGE]:
+                        if message.sequence <= last:
+                            yield message
+                    worked_s = time.monotonic() - began_s
+                await asyncio.sleep(worked_s * self._sleep_ratio)
             if messages[-1].sequence >= last:
                 return
 

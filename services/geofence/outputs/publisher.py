@@ -21,6 +21,7 @@ from services.common.clock import MeshClock, wall_us
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.messaging.cursors import StreamCursor
+from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
@@ -29,6 +30,7 @@ from services.geofence.checkpoints import Checkpoints
 from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
 from services.geofence.domain.entries import Exercise
 from services.geofence.metrics import GeofenceMetrics
+from services.geofence.outputs.alert_traces import AlertTraces
 from services.geofence.outputs.digests import Digests, StateDigest
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.store import Footing, PendingCheckpoint, PublishedAlert
@@ -43,6 +45,7 @@ class _Decided:
 
     alerts: Sequence[Alert]
     at_wall_us: int
+    entry: Delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class OutputPublisher:
 
     # ── from the fold ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def put(self, outputs: Sequence[Output]) -> bool:
+    def put(self, outputs: Sequence[Output], entry: Delivered) -> bool:
         """Queues the outputs of an entry. Returns whether alerts are among them."""
         alerts: list[Alert] = []
         for output in outputs:
@@ -116,7 +119,7 @@ class OutputPublisher:
                 case _:
                     assert_never(output)
         if alerts:
-            self._outgoing.put_nowait(_Decided(alerts, wall_us()))
+            self._outgoing.put_nowait(_Decided(alerts, wall_us(), entry))
         return bool(alerts)
 
     def put_digest(self, digest: StateDigest) -> None:
@@ -142,12 +145,14 @@ class OutputPublisher:
                 case _QueuedCheckpoint(pending, entry):
                     newest = self._published.newest(flow.ALERTS.name)
                     self._requests.put_nowait(_AlertedCheckpoint(pending, entry, newest))
-                case _Decided(alerts, at_wall_us):
+                case _Decided(alerts, at_wall_us, entry):
+                    entry_trace = AlertTraces(entry)
                     gravest_first = sorted(alerts, key=lambda alert: -alert.demand)
                     for first in range(0, len(alerts), ALERT_CONCURRENCY):
                         batch = gravest_first[first : first + ALERT_CONCURRENCY]
+                        publishing = (self._publish_alert(alert, at_wall_us, entry_trace) for alert in batch)
                         with self._gate.response():
-                            await asyncio.gather(*(self._publish_alert(alert, at_wall_us) for alert in batch))
+                            await asyncio.gather(*publishing)
                         self._secondary.put_nowait(_Figures(batch))
                 case unknown:
                     assert_never(unknown)
@@ -199,11 +204,12 @@ class OutputPublisher:
         if ack:
             record(ack.seq)
 
-    async def _publish_alert(self, alert: Alert, decided_wall_us: int) -> None:
+    async def _publish_alert(self, alert: Alert, decided_wall_us: int, entry: AlertTraces) -> None:
         message = translate.alert_to_proto(alert, self._partition).SerializeToString()
         # In headers, because the message must be byte for byte the same from every evaluator.
         headers = {trace_ids.DECIDED_US: str(decided_wall_us)}
         if alert.incident_id:
+            headers[trace_ids.ENTRY] = entry.header_for(alert)
             headers[trace_ids.TRACEPARENT] = trace_ids.traceparent(alert.incident_id, "alert", alert.alert_id)
         record = partial(self._published.note_stored, flow.ALERTS.name, alert.alert_id)
         subject = flow.alert_subject(self._partition, alert.alert_id)

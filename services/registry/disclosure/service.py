@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import sqlalchemy as sa
 
 from services.common.clock import MeshClock
 from services.common.messaging import flow
@@ -17,21 +19,28 @@ from services.common.rpc.errors import Unavailable
 from services.common.rpc.identity import Caller
 from services.registry.disclosure.domain import Deed
 from services.registry.domain import Place, ProtectedPerson
+from services.registry.ledger import store as ledger
 from services.registry.ledger.chain import Disclosure, LedgerHead
 from services.registry.ledger.signing import SignedHead, Signer
 from services.registry.outbox.store import OutboxMessage
+from services.registry.records import store as records
 from services.registry.records.kinds import PERSONS, R, RecordType
+from services.registry.repository import read_meta, write_meta
 from services.registry.transactions import Transactions
-from services.registry.unit_of_work import UnitOfWork
 from tandem.common.v1 import ledger_pb2
 
 SIGN_INTERVAL_ROWS = 100
 SIGN_INTERVAL_MS = 60_000
+"""Maximum age of an unsigned row, milliseconds of mesh time."""
+SIGN_INTERVAL_S = 60.0
+"""Interval of the check for rows that another process has appended, seconds."""
 POLL_S = 1.0
+"""Minimum interval of two checks for a due head, seconds."""
 HEADS_BATCH = 100
 _NEWEST = "disclosures"
 """Name of the value in the table `meta` that holds the cursor of the last accepted entry of DISCLOSURES."""
 
+T = TypeVar("T")
 OnRow: TypeAlias = Callable[[str], None]
 """Callback after the commit of a ledger row, with the row's reference."""
 
@@ -46,57 +55,69 @@ class Disclosures:
         self._clock = clock
         self._signer = signer
         self._on_row = on_row
+        self._appended = asyncio.Event()
+        """Set when this process has appended rows since the last check for a due head."""
 
     async def read(self, who: Caller, grounds: Grounds, kind: RecordType[R], *, record_id: str) -> tuple[R, str]:
         """A complete record and the id of the disclosure in the ledger. Raises NotFound."""
-        async with self._disclosing(who, grounds, kind, record_id=record_id) as (work, disclosure_id):
-            return await work.records.read(kind, record_id), disclosure_id
+        reading = partial(records.read, vault=self._transactions.vault, kind=kind, record_id=record_id)
+        return await self._disclosed(reading, who, grounds, kind=kind, record_id=record_id)
 
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
     ) -> tuple[ProtectedPerson, list[Place], str]:
         """A protected person, the places of the person's orders, and the id of the disclosure. Raises NotFound."""
-        async with self._disclosing(who, grounds, PERSONS, record_id=person_id) as (work, disclosure_id):
-            person = await work.records.read(PERSONS, person_id)
-            places = {
-                place.place_id: place
-                for order in await work.records.orders_protecting(person_id)
-                for place in order.places
-            }
-            return person, [places[place_id] for place_id in sorted(places)], disclosure_id
+        vault = self._transactions.vault
 
-    @asynccontextmanager
-    async def _disclosing(
-        self, who: Caller, grounds: Grounds, kind: RecordType[Any], *, record_id: str
-    ) -> AsyncIterator[tuple[UnitOfWork, str]]:
-        disclosure_id = f"read-{uuid.uuid4().hex}"
-        async with self._transactions.open() as work:
-            yield work, disclosure_id
-            await work.ledger.append(
-                [
-                    Disclosure(
-                        disclosure_id=disclosure_id,
-                        at_ms=self._clock.now_ms(),
-                        deed=Deed.READ.value,
-                        who=who.spiffe_id,
-                        legal_basis=grounds.legal_basis,
-                        purpose=grounds.purpose.value,
-                        reference=grounds.reference,
-                        record_kind=kind.required_ledger_kind.value,
-                        record_id=record_id,
-                        order_id="",
-                        recipient="",
-                        expires_at_ms=0,
-                        positions=None,
-                    )
-                ]
-            )
-        self._on_row(grounds.reference)
+        def reading(connection: sa.Connection) -> tuple[ProtectedPerson, list[Place]]:
+            person = records.read(connection, vault, PERSONS, record_id=person_id)
+            orders = records.orders_protecting(connection, vault, person_id)
+            places = {place.place_id: place for order in orders for place in order.places}
+            return person, [places[place_id] for place_id in sorted(places)]
+
+        (person, places), disclosure_id = await self._disclosed(
+            reading, who, grounds, kind=PERSONS, record_id=person_id
+        )
+        return person, places, disclosure_id
+
+    async def _disclosed(
+        self,
+        reading: Callable[[sa.Connection], T],
+        who: Caller,
+        grounds: Grounds,
+        *,
+        kind: RecordType[Any],
+        record_id: str,
+    ) -> tuple[T, str]:
+        """Result of a reading, and the id of its row in the ledger. Both are of one transaction."""
+        disclosure = Disclosure(
+            disclosure_id=f"read-{uuid.uuid4().hex}",
+            at_ms=self._clock.now_ms(),
+            deed=Deed.READ.value,
+            who=who.spiffe_id,
+            legal_basis=grounds.legal_basis,
+            purpose=grounds.purpose.value,
+            reference=grounds.reference,
+            record_kind=kind.required_ledger_kind.value,
+            record_id=record_id,
+            order_id="",
+            recipient="",
+            expires_at_ms=0,
+            positions=None,
+        )
+
+        def work(connection: sa.Connection) -> T:
+            result = reading(connection)
+            ledger.append(connection, [disclosure])
+            return result
+
+        result = await self._transactions.database.visit(work)
+        self._note_appended([disclosure])
+        return result, disclosure.disclosure_id
 
     async def newest(self, log_id: str) -> StreamCursor | None:
         """Cursor of the last accepted entry of DISCLOSURES for this log; None if there is none."""
-        async with self._transactions.open() as work:
-            stored = await work.meta.get(_NEWEST)
+        stored = await self._transactions.database.visit(partial(read_meta, name=_NEWEST))
         known_log, _, cursor = (stored or b"").decode().partition(" ")
         return StreamCursor.parse(cursor) if cursor and known_log == log_id else None
 
@@ -104,11 +125,18 @@ class Disclosures:
         self, made_elsewhere: Sequence[Disclosure], log_id: str = "", newest: StreamCursor | None = None
     ) -> None:
         """Append disclosures of other services, and store the cursor of their newest entry. Known ids are ignored."""
-        async with self._transactions.open() as work:
-            await work.ledger.append(made_elsewhere)
+
+        def work(connection: sa.Connection) -> None:
+            ledger.append(connection, made_elsewhere)
             if newest:
-                await work.meta.set(_NEWEST, f"{log_id} {newest}".encode())
-        for disclosure in made_elsewhere:
+                write_meta(connection, _NEWEST, f"{log_id} {newest}".encode())
+
+        await self._transactions.database.visit(work)
+        self._note_appended(made_elsewhere)
+
+    def _note_appended(self, disclosures: Sequence[Disclosure]) -> None:
+        self._appended.set()
+        for disclosure in disclosures:
             self._on_row(disclosure.reference)
 
     # ── heads ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -153,22 +181,45 @@ class Disclosures:
         )
 
     async def keep_signed(self) -> None:
-        """Sign heads as they become due, until cancelled."""
-        while True:
-            with contextlib.suppress(Unavailable):  # the database layer has logged the reason
-                if await self._is_due():
-                    await self.sign()
-            await asyncio.sleep(POLL_S)
+        """Sign heads as they become due, until cancelled.
 
-    async def _is_due(self) -> bool:
-        """Whether a head is due: for the first rows, for SIGN_INTERVAL_ROWS unsigned rows, or for any after SIGN_INTERVAL_MS.
-
-        The time is mesh time since the last head.
+        Rows of this process wake the check, at most once in POLL_S. Rows of another process on the same database are found within
+        SIGN_INTERVAL_S of wall time.
         """
-        async with self._transactions.open() as work:
-            last, signed = await work.ledger.last(), await work.ledger.last_signed()
-        if last is None or signed is None:
-            return last is not None
-        unsigned = last.sequence - signed.head.sequence
-        waited_ms = self._clock.now_ms() - signed.head.at_ms
-        return unsigned >= SIGN_INTERVAL_ROWS or (unsigned > 0 and waited_ms >= SIGN_INTERVAL_MS)
+        while True:
+            wait_s = SIGN_INTERVAL_S
+            self._appended.clear()
+            try:
+                wait_s = await self._until_due_s()
+                if not wait_s:
+                    await self.sign()
+            except Unavailable:  # the database layer has logged the reason
+                wait_s = POLL_S
+            await asyncio.sleep(POLL_S)
+            if wait_s > POLL_S:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s - POLL_S):
+                        await self._appended.wait()
+
+    async def _until_due_s(self) -> float:
+        """Wall time until a head is due, seconds; 0 if it is due, and at most SIGN_INTERVAL_S.
+
+        A head is due for the first rows, for SIGN_INTERVAL_ROWS unsigned rows, and for any SIGN_INTERVAL_MS after the last head,
+        mesh time.
+        """
+        last, signed = await self._transactions.database.visit(
+            lambda connection: (ledger.last(connection), ledger.last_signed(connection))
+        )
+        if last is None:
+            return SIGN_INTERVAL_S
+        if signed is None:
+            return 0.0
+        unsigned = last.sequence - signed.sequence
+        left_ms = signed.at_ms + SIGN_INTERVAL_MS - self._clock.now_ms()
+        if not unsigned:
+            return SIGN_INTERVAL_S
+        return (
+            0.0
+            if unsigned >= SIGN_INTERVAL_ROWS or left_ms <= 0
+            else min(left_ms / 1000 / self._clock.rate, SIGN_INTERVAL_S)
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 GENESIS = bytes(32)
 """Hash that the first row has as its previous hash."""
@@ -37,6 +38,9 @@ class Disclosure:
     """For the end of a share: upper bound of the number of positions that were sent. None in every other row."""
 
 
+_values = attrgetter(*(field.name for field in fields(Disclosure)))
+
+
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
     """A row of the ledger: a disclosure with its sequence and hashes."""
@@ -63,7 +67,7 @@ def hash_of(sequence: int, disclosure: Disclosure, previous: bytes) -> bytes:
     The field `positions` was added later, so the hash omits it if it is None. Older rows keep their hashes that way.
     """
     digest = hashlib.sha256(previous)
-    *parts, positions = astuple(disclosure)
+    *parts, positions = _values(disclosure)
     for part in (sequence, *parts, *(() if positions is None else (positions,))):
         text = str(part).encode()
         digest.update(len(text).to_bytes(4, "big") + text)

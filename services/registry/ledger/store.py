@@ -1,13 +1,20 @@
-"""The ledger in the database: append rows in the transaction that they record, store signed heads, and verify the chain."""
+"""The ledger in the database: append rows in the transaction that they record, store signed heads, and verify the chain.
+
+Every share and every read appends a row, so the statements of `append` go to the driver, which keeps them prepared.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
 
+from services.common.storage import rows as storage
+from services.common.storage.rows import RowTarget
 from services.registry.ledger import chain
 from services.registry.ledger.chain import BrokenChain, Disclosure, LedgerHead, LedgerRow
 from services.registry.ledger.signing import SignedHead, Signer
@@ -16,6 +23,47 @@ from services.registry.repository import Repository
 
 PAGE = 1000
 _FIELDS = tuple(field.name for field in fields(Disclosure))
+_LEDGER = RowTarget(ledger)
+_LAST = "SELECT sequence, hash, at_ms FROM ledger ORDER BY sequence DESC LIMIT 1"
+_LAST_SIGNED = "SELECT sequence, hash, at_ms FROM ledger_heads ORDER BY sequence DESC LIMIT 1"
+_KNOWN = {
+    "sqlite": "SELECT disclosure_id FROM ledger WHERE disclosure_id IN (SELECT value FROM json_each(?))",
+    "postgresql": "SELECT disclosure_id FROM ledger WHERE disclosure_id = ANY($1::varchar[])",
+}
+_values = attrgetter(*_FIELDS)
+
+
+def append(connection: sa.Connection, disclosures: Iterable[Disclosure]) -> None:
+    """Append rows in their order, with three statements however many they are. A disclosure whose id is known is ignored."""
+    new: dict[str, Disclosure] = {}
+    for disclosure in disclosures:
+        new.setdefault(disclosure.disclosure_id, disclosure)
+    if not new:
+        return
+    dialect = connection.dialect.name
+    ids = json.dumps(list(new)) if dialect == "sqlite" else list(new)
+    for (disclosure_id,) in connection.exec_driver_sql(_KNOWN[dialect], (ids,)):
+        del new[disclosure_id]
+    head = last(connection)
+    rows = []
+    for disclosure in new.values():
+        row = chain.append(head, disclosure)
+        head = LedgerHead(row.sequence, row.hash, disclosure.at_ms)
+        rows.append((row.sequence, *_values(disclosure), row.previous, row.hash))
+    if rows:
+        storage.write(connection, [_LEDGER], [rows])
+
+
+def last(connection: sa.Connection) -> LedgerHead | None:
+    """Head at the last row; None if the ledger is empty."""
+    row = connection.exec_driver_sql(_LAST).first()
+    return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
+
+
+def last_signed(connection: sa.Connection) -> LedgerHead | None:
+    """The last head that was signed; None if no head was signed."""
+    row = connection.exec_driver_sql(_LAST_SIGNED).first()
+    return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
 
 
 class LedgerRepository(Repository):
@@ -26,25 +74,11 @@ class LedgerRepository(Repository):
 
     async def last(self) -> LedgerHead | None:
         """Head at the last row; None if the ledger is empty."""
-        row = await self._first(sa.select(ledger).order_by(ledger.c.sequence.desc()))
-        return LedgerHead(row.sequence, row.hash, row.at_ms) if row else None
+        return await self._connection.run_sync(last)
 
     async def append(self, disclosures: Iterable[Disclosure]) -> None:
         """Append rows in their order. A disclosure whose id the ledger already has is ignored."""
-        new: dict[str, Disclosure] = {}
-        for disclosure in disclosures:
-            new.setdefault(disclosure.disclosure_id, disclosure)
-        if not new:
-            return
-        known = sa.select(ledger.c.disclosure_id).where(ledger.c.disclosure_id.in_(new))
-        for (disclosure_id,) in await self._rows(known):
-            del new[disclosure_id]
-        last, rows = await self.last(), []
-        for disclosure in new.values():
-            row = chain.append(last, disclosure)
-            last = LedgerHead(row.sequence, row.hash, disclosure.at_ms)
-            rows.append({"sequence": row.sequence, "previous": row.previous, "hash": row.hash, **asdict(disclosure)})
-        await self._write(sa.insert(ledger), rows)
+        await self._connection.run_sync(append, disclosures)
 
     async def last_signed(self) -> SignedHead | None:
         """The last signed head; None if no head was signed."""

@@ -81,11 +81,7 @@ class RecordRepository(Repository):
 
     async def read(self, kind: RecordType[R], record_id: str) -> R:
         """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
-        stored = await self.find(kind, record_id)
-        record = stored.open() if stored else None
-        if record is None:
-            raise NotFound("no such record")
-        return record
+        return await self._connection.run_sync(read, self._vault, kind, record_id=record_id)
 
     async def candidates(self, kind: RecordType[R], ids: Collection[str], national_id: str) -> list[R]:
         """The records with this national number or one of these ids: first those with the number, each group sorted by id.
@@ -101,11 +97,7 @@ class RecordRepository(Repository):
 
     async def orders_protecting(self, person_id: str) -> list[Order]:
         """Orders that protect a person, sorted by id."""
-        named = tables.order_persons
-        ids = sa.select(named.c.order_id).where(named.c.person_id == person_id)
-        stored = await self._stored(ORDERS, ORDERS.key.in_(ids))
-        orders = [order for row in stored if (order := row.open()) is not None]
-        return sorted(orders, key=ORDERS.id_of)
+        return await self._connection.run_sync(orders_protecting, self._vault, person_id)
 
     async def owned(self, kind: RecordType[R], owner_ids: Collection[str], *, without: str | None = None) -> list[R]:
         """Records that belong to these owners, sorted by id, except for the record with the id `without`."""
@@ -177,6 +169,37 @@ def _select(kind: RecordType[Any]) -> sa.Select[Any]:
     owner = sa.literal(f"{kind.table.name}/").concat(kind.key)
     keys = (data_keys.c.ring, data_keys.c.wrapped, data_keys.c.destroy_at_ms, data_keys.c.destroyed_at_ms)
     return sa.select(*columns, *keys).select_from(kind.table.outerjoin(data_keys, data_keys.c.owner == owner))
+
+
+# ── reading within a visit ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read(connection: sa.Connection, vault: Vault, kind: RecordType[R], *, record_id: str) -> R:
+    """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
+    row = connection.execute(_by_id(kind), {"id": record_id}).first()
+    record = StoredRecord(kind, row, vault).open() if row else None
+    if record is None:
+        raise NotFound("no such record")
+    return record
+
+
+def orders_protecting(connection: sa.Connection, vault: Vault, person_id: str) -> list[Order]:
+    """Orders that protect a person, sorted by id."""
+    rows = connection.execute(_of_protected_person(), {"id": person_id})
+    orders = [order for row in rows if (order := StoredRecord(ORDERS, row, vault).open()) is not None]
+    return sorted(orders, key=ORDERS.id_of)
+
+
+@cache
+def _by_id(kind: RecordType[Any]) -> sa.Select[Any]:
+    return _select(kind).where(kind.key == sa.bindparam("id"))
+
+
+@cache
+def _of_protected_person() -> sa.Select[Any]:
+    named = tables.order_persons
+    ids = sa.select(named.c.order_id).where(named.c.person_id == sa.bindparam("id"))
+    return _select(ORDERS).where(ORDERS.key.in_(ids))
 
 
 def owner_of(device: Tag | Device) -> KeyOwner:

@@ -1,11 +1,12 @@
 """Bus consumer of ALERTS and INCIDENTS for the traces. Reading resumes at the sequence in the database, so nothing is skipped.
 
-No other work waits for the traces. While the registry is down, the streams keep the messages.
+No other work waits for the traces. While the registry is down, the streams keep the messages. A fact is made from its message alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -18,13 +19,13 @@ from services.common.messaging.trails import Trail
 from services.common.observability import tracing
 from services.common.observability.readiness import Readiness
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import InvalidField, NotFound, TandemError
+from services.common.priority import PriorityGate
+from services.common.rpc.errors import InvalidField, TandemError
 from services.registry.metrics import RegistryMetrics
 from services.registry.traces import store, translate
 from services.registry.traces.domain.facts import Fact
 from services.registry.traces.service import STREAMS
 from services.registry.traces.store import TraceBatch
-from services.registry.traces.translate import EntryRead
 from services.registry.transactions import Transactions
 from tandem.common.v1 import alert_pb2, exercise_pb2
 
@@ -33,6 +34,8 @@ KEPT_US = 3 * 365 * 86_400_000_000
 SUBJECTS = {flow.ALERTS.name: (), flow.INCIDENTS.name: tuple(flow.incident_subject(leg, ">") for leg in flow.LEGS)}
 """Subjects that are read from each stream; empty means all. Advice of the police to the warning leg is omitted, because it
 isn't a step."""
+COALESCE_S = 1.0
+"""Pause after a batch while no more messages wait, seconds. The facts of that time then come in one batch and one transaction."""
 FORGET_INTERVAL_S = 3_600.0
 RETRY_DELAY_S = 2.0
 
@@ -50,12 +53,13 @@ class TraceReader:
         log_meta: LogMetadata,
         *,
         on_stored: OnStored,
+        gate: PriorityGate,
         metrics: RegistryMetrics,
         readiness: Readiness | None = None,
     ) -> None:
         self._transactions, self._bus, self._on_stored = transactions, bus, on_stored
         self._log_id, self._clock, self._partitions = log_meta.log_id, log_meta.clock, log_meta.partitions
-        self._metrics = metrics
+        self._gate, self._metrics = gate, metrics
         readiness = readiness or Readiness()
         self._health = {stream: readiness.optional_reader(f"{stream} for traces") for stream in STREAMS}
 
@@ -83,18 +87,31 @@ class TraceReader:
 
     async def _follow(self, stream: str, still_alone: Callable[[], Awaitable[None]]) -> None:
         trail, after = await self._progress(stream)
+        put_off = self._metrics.put_off(stream, "traces")
         async for messages in trails.follow(
             self._bus, stream, trail, subjects=SUBJECTS[stream], after=after, health=self._health[stream]
         ):
-            facts = await self._read(messages)
-            await still_alone()
-            batch = TraceBatch(
-                stream=stream, log_id=self._log_id, sequence=messages[-1].sequence, facts=facts, trail=str(trail)
-            )
-            await self._transactions.database.visit(partial(store.add_batch, batch=batch))
-            for incident_id, fact in facts:
-                self._metrics.trace_facts.labels(fact.kind).inc()
-                self._on_stored(incident_id)
+            newest = messages[-1]
+            put_off.note(len(messages) + newest.pending, messages[0].stamp_ms)
+            async with self._gate.record():
+                await self._store(stream, messages, trail, still_alone=still_alone)
+            put_off.note(newest.pending, newest.stamp_ms)
+            if not newest.pending:
+                await asyncio.sleep(COALESCE_S)
+
+    async def _store(
+        self, stream: str, messages: Sequence[Delivered], trail: Trail, *, still_alone: Callable[[], Awaitable[None]]
+    ) -> None:
+        facts = self._read(messages)
+        await still_alone()
+        batch = TraceBatch(
+            stream=stream, log_id=self._log_id, sequence=messages[-1].sequence, facts=facts, trail=str(trail)
+        )
+        await self._transactions.database.visit(partial(store.add_batch, batch=batch))
+        for kind, count in Counter(fact.kind for _, fact in facts).items():
+            self._metrics.trace_facts.labels(kind).inc(count)
+        for incident_id in {incident_id for incident_id, _ in facts}:
+            self._on_stored(incident_id)
 
     async def _progress(self, stream: str) -> tuple[Trail, int]:
         """Stored progress in a stream: the trail of the read entries, and the sequence of the last one."""
@@ -105,20 +122,15 @@ class TraceReader:
             logger().error("traces_incomplete", stream=stream, missing_from=last + 1, to=first)
         return Trail.parse(trail), last
 
-    async def _read(self, messages: Sequence[Delivered]) -> list[tuple[str, Fact]]:
+    def _read(self, messages: Sequence[Delivered]) -> list[tuple[str, Fact]]:
         facts: list[tuple[str, Fact]] = []
-        entries: dict[tuple[int, int], EntryRead | None] = {}
         for message in messages:
             try:
                 if message.stream == flow.INCIDENTS.name:
                     if step := translate.step_fact(message, self._clock):
                         facts.append(step)
                 elif (alert := self._alert(message)).incident_id and alert.exercise != exercise_pb2.CANARY:
-                    entry_key = (alert.partition, alert.sequence)
-                    if entry_key not in entries:
-                        entries[entry_key] = await self._entry(*entry_key)
-                    fact = translate.alert_fact(alert, message, entries[entry_key], clock=self._clock)
-                    facts.append((alert.incident_id, fact))
+                    facts.append((alert.incident_id, translate.alert_fact(alert, message, clock=self._clock)))
             except InvalidField as error:
                 # The legs keep this message as a dead letter with its reason; here only the trace lacks it.
                 self._metrics.trace_unreadable.labels(message.stream).inc()
@@ -136,14 +148,6 @@ class TraceReader:
         if alert.partition >= self._partitions:
             raise InvalidField("partition", f"must be below {self._partitions}")
         return alert
-
-    async def _entry(self, partition: int, sequence: int) -> EntryRead | None:
-        """The log entry that caused an alert; None if the log no longer has it."""
-        try:
-            answer = await self._bus.api(f"STREAM.MSG.GET.{flow.log_stream(partition)}", {"seq": sequence})
-        except NotFound:
-            return None
-        return translate.entry_read(answer["message"])
 
     async def _forget(self) -> None:
         while True:

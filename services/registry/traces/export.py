@@ -1,4 +1,8 @@
-"""Export of spans to an OTLP back end, if one is configured. No other work waits for it, and stored traces stay complete."""
+"""Export of spans to an OTLP back end, if one is configured. No other work waits for it, and stored traces stay complete.
+
+The spans of an incident are built when it has been quiet for QUIET_S, at the latest EXPORT_WITHIN_S after its first new fact. So an
+incident costs few builds, however many steps it has, and an export never competes with the crowd of its first moment.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from services.common.observability import trace_ids, tracing
 from services.common.observability.telemetry import logger
+from services.common.priority import PriorityGate
 from services.registry.metrics import RegistryMetrics
 from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.service import ReadProgress, Traces
@@ -25,19 +30,24 @@ MAX_WAITING = 10_000
 """Maximum number of incidents that wait for export. Updates of further incidents aren't exported."""
 MAX_REMEMBERED = 1_000
 """Number of traces whose exported spans are remembered. In any other trace, a new span exports all spans since the start."""
-EXPORT_DELAY_S = 1.0
-"""Delay before an export, seconds. Alerts and steps come from two streams, and an exported step can't be linked to its alert later."""
+QUIET_S = 5.0
+"""Time without a new fact of an incident before its export, seconds. Alerts and steps come from two streams, and an exported step can't
+be linked to its alert later."""
+EXPORT_WITHIN_S = 60.0
+"""Maximum delay of an export after the first fact that wasn't exported, seconds."""
 FLUSH_WITHIN_MS = 2_000
 
 
 class Exporter:
     """Exports each span once, soon after its facts are stored. Without a configured endpoint it does nothing."""
 
-    def __init__(self, traces: Traces, metrics: RegistryMetrics) -> None:
-        self._traces = traces
+    def __init__(self, traces: Traces, gate: PriorityGate, metrics: RegistryMetrics) -> None:
+        self._traces, self._gate = traces, gate
         self._metrics = metrics
-        self._waiting: dict[str, None] = {}
-        """Ids of incidents with new facts, in order of arrival."""
+        self._first_s: dict[str, float] = {}
+        """Time of the first fact that wasn't exported, by incident id, earliest first. By the event loop's clock, seconds."""
+        self._last_s: OrderedDict[str, float] = OrderedDict()
+        """Time of the last fact by incident id, earliest first."""
         self._wake = asyncio.Event()
         self._sent: OrderedDict[str, set[str]] = OrderedDict()
         """Ids of the exported spans, by trace id."""
@@ -54,28 +64,43 @@ class Exporter:
         """Schedule an incident with new facts for export."""
         if self._processor is None or not incident_id:
             return
-        if len(self._waiting) >= MAX_WAITING and incident_id not in self._waiting:
+        if len(self._first_s) >= MAX_WAITING and incident_id not in self._first_s:
             self._metrics.spans_lost.inc()
             return
-        self._waiting[incident_id] = None
+        now_s = asyncio.get_running_loop().time()
+        self._first_s.setdefault(incident_id, now_s)
+        self._last_s[incident_id] = now_s
+        self._last_s.move_to_end(incident_id)
+        self._metrics.exports_put_off.set(len(self._first_s))
         self._wake.set()
 
     async def run(self) -> None:
         """Export until cancelled."""
         while True:
-            while not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
-                await asyncio.sleep(EXPORT_DELAY_S)
-            incident_id = next(iter(self._waiting))
-            del self._waiting[incident_id]
+            incident_id = await self._next_due()
+            del self._first_s[incident_id], self._last_s[incident_id]
+            self._metrics.exports_put_off.set(len(self._first_s))
             try:
-                spans = await self._new(incident_id)
+                async with self._gate.record():
+                    spans = await self._new(incident_id)
             except Exception as error:  # any error, because only the export fails and the stored trace stays complete
                 self._metrics.spans_lost.inc()
                 logger().error("spans_not_exported", incident_id=incident_id, reason=type(error).__name__)
                 continue
             self._send(spans)
+
+    async def _next_due(self) -> str:
+        """Waits until an incident is due, and returns its id."""
+        while True:
+            if not self._first_s:
+                self._wake.clear()
+                await self._wake.wait()
+            quietest, oldest = next(iter(self._last_s)), next(iter(self._first_s))
+            quiet_at_s, at_latest_s = self._last_s[quietest] + QUIET_S, self._first_s[oldest] + EXPORT_WITHIN_S
+            left_s = min(quiet_at_s, at_latest_s) - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return quietest if quiet_at_s <= at_latest_s else oldest
+            await asyncio.sleep(left_s)
 
     async def _new(self, incident_id: str) -> list[TraceSpan]:
         """Spans of an incident that weren't exported yet."""

@@ -10,7 +10,7 @@ from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import NotFound
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, Fact, StepFact
 from services.registry.traces.domain.spans import TraceSpan, spans_of
-from services.registry.traces.store import MAX_FACTS
+from services.registry.traces.store import MAX_FACTS, MAX_USES
 from services.registry.transactions import Transactions
 
 STREAMS = (flow.ALERTS.name, flow.INCIDENTS.name)
@@ -58,14 +58,14 @@ class Traces:
         self._transactions, self._clock, self._log_id = transactions, log_meta.clock, log_meta.log_id
 
     async def read(self, incident_id: str) -> tuple[list[TraceSpan], bool]:
-        """Spans of an incident, and whether facts beyond MAX_FACTS were omitted. Raises NotFound."""
+        """Spans of an incident, and whether facts beyond MAX_FACTS or uses beyond MAX_USES were omitted. Raises NotFound."""
         incident = await self.facts_of(incident_id)
         spans = incident.spans()
         if not spans:
             raise NotFound(
                 "incident_id: no alert of this incident is known yet; check the id, or retry in a few seconds"
             )
-        return spans, len(incident.facts) > MAX_FACTS
+        return spans, len(incident.facts) > MAX_FACTS or len(incident.uses) > MAX_USES
 
     async def facts_of(self, incident_id: str) -> IncidentFacts:
         """Stored facts of an incident; empty if the incident is unknown."""

@@ -10,15 +10,20 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
-from services.common.storage import db
+from services.common.storage import rows as storage
+from services.common.storage.rows import RowTarget
 from services.registry.ledger.tables import ledger
 from services.registry.repository import Repository
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import CaseVersion, DataUse, Fact
 from services.registry.traces.tables import case_versions, trace_facts, trace_positions
 
+_BATCH = (RowTarget(trace_facts, changing=()), RowTarget(trace_positions, changing=("log_id", "sequence", "trail")))
 MAX_FACTS = 5_000
 """Maximum number of facts per trace; later facts are omitted. Several days with a warning every 15 s exceed this number."""
+
+MAX_USES = 5_000
+"""Maximum number of uses of personal data per trace; later ones are omitted. The ledger has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +42,9 @@ class TraceBatch:
 
 def add_batch(connection: Connection, batch: TraceBatch) -> None:
     """Store the facts of a batch and the progress in its stream. Facts that are stored already stay unchanged."""
-    rows = [
-        {"incident_id": incident_id, "fact_id": fact.fact_id, "at_us": fact.at_us, "fact": facts.to_json(fact)}
-        for incident_id, fact in batch.facts
-    ]
-    db.insert_new(connection, trace_facts, rows)
-    same_stream = trace_positions.c.stream == batch.stream
-    values = {"log_id": batch.log_id, "sequence": batch.sequence, "trail": batch.trail}
-    if not connection.execute(sa.update(trace_positions).where(same_stream).values(values)).rowcount:
-        connection.execute(sa.insert(trace_positions).values(stream=batch.stream, **values))
+    rows = [(incident_id, fact.fact_id, fact.at_us, facts.to_json(fact)) for incident_id, fact in batch.facts]
+    position = (batch.stream, batch.log_id, batch.sequence, batch.trail)
+    storage.write(connection, _BATCH, [rows, [position]])
 
 
 class StoredVersion(NamedTuple):
@@ -93,8 +92,9 @@ class TraceRepository(Repository):
         return versions
 
     async def uses(self, incident_id: str, clock: MeshClock) -> list[DataUse]:
-        """Rows of the ledger that refer to an incident."""
-        rows = await self._rows(sa.select(ledger).where(ledger.c.reference == incident_id).order_by(ledger.c.sequence))
+        """Rows of the ledger that refer to an incident, earliest first, at most MAX_USES + 1."""
+        mine = sa.select(ledger).where(ledger.c.reference == incident_id)
+        rows = await self._rows(mine.order_by(ledger.c.sequence).limit(MAX_USES + 1))
         return [
             DataUse(
                 sequence=row.sequence,

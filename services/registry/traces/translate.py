@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable
 from typing import Any
 
 from services.common import times
@@ -13,10 +10,9 @@ from services.common.clock import MeshClock
 from services.common.messaging import stored
 from services.common.messaging.pull import Delivered
 from services.common.observability import trace_ids
-from services.common.rpc.errors import InvalidField
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2
 
@@ -24,24 +20,11 @@ _DECIDED_DIGITS_MAX = 16
 """Maximum number of digits of a time in microseconds, enough until the year 2286. No evaluator sends a longer header."""
 
 
-@dataclass(frozen=True, slots=True)
-class EntryRead:
-    """The parts of a log entry that a trace needs."""
-
-    stored_us: int
-    senders: str
-    """Value of the header with the senders' trace contexts; empty if there is none."""
-    reports: tuple[tuple[str, str], ...]
-    """Device id and report id of each report in the entry."""
-
-
-def alert_fact(
-    message: alert_pb2.Alert, delivered: Delivered, entry: EntryRead | None, *, clock: MeshClock
-) -> AlertFact:
-    """Fact about an alert, with data of the log entry that caused it if the log still has the entry."""
-    cause = (message.cause.device_id, message.cause.report_id)
-    index = entry.reports.index(cause) if entry and cause in entry.reports else 0
-    decided = (delivered.headers or {}).get(trace_ids.DECIDED_US, "")
+def alert_fact(message: alert_pb2.Alert, delivered: Delivered, *, clock: MeshClock) -> AlertFact:
+    """Fact about an alert, with the data of its log entry that the alert's headers carry."""
+    headers = delivered.headers or {}
+    entry = trace_ids.parsed_entry(headers.get(trace_ids.ENTRY, ""))
+    decided = headers.get(trace_ids.DECIDED_US, "")
     return AlertFact(
         alert_id=message.alert_id,
         partition=message.partition,
@@ -57,8 +40,8 @@ def alert_fact(
         entry_us=entry.stored_us if entry else clock.to_wall_us(times.from_timestamp(message.decided_at)),
         decided_us=int(decided) if decided.isdecimal() and len(decided) <= _DECIDED_DIGITS_MAX else None,
         published_us=delivered.stamp_us,
-        sender=trace_ids.sender_of(entry.senders, index) if entry else "",
-        together=max(len(entry.reports), 1) if entry else 1,
+        sender=entry.sender if entry else "",
+        together=entry.together if entry else 1,
         exercise=_name(exercise_pb2.Exercise, message.exercise) if message.exercise else "",
     )
 
@@ -91,36 +74,10 @@ def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | 
     return assignment.incident_id, fact
 
 
-def entry_read(message: Mapping[str, Any]) -> EntryRead:
-    """Parse a log entry from JetStream's API. An unreadable entry gives only its time and senders."""
-    try:
-        entry = stored.entry(base64.b64decode(message.get("data", "")))
-    except InvalidField:
-        entry = log_pb2.LogEntry()  # the fold has kept this entry as a dead letter
-    batch = entry.positions
-    return EntryRead(
-        _moment_us(message["time"]),
-        _headers(base64.b64decode(message.get("hdrs", "")).decode(errors="replace")).get(trace_ids.SENDERS, ""),
-        tuple(zip(batch.device_id, batch.report_id, strict=False)),
-    )
-
-
-def _headers(text: str) -> dict[str, str]:
-    lines = (line.partition(":") for line in text.split("\r\n")[1:])
-    return {name.strip(): value.strip() for name, colon, value in lines if colon}
-
-
-def _moment_us(text: str) -> int:
-    """Microseconds since 1970 UTC from JetStream's RFC 3339 time, which has up to nine fractional digits."""
-    whole, _, fraction = text.removesuffix("Z").partition(".")
-    seconds = datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp()
-    return int(seconds) * 1_000_000 + int(fraction[:6].ljust(6, "0"))
-
-
 def _name(enum: Any, value: int) -> str:
     """Name of an enum value; the number as text if a newer proto added the value."""
-    name: str = enum.Name(value) if value in enum.values() else str(value)
-    return name
+    known = enum.DESCRIPTOR.values_by_number.get(value)
+    return str(known.name if known else value)
 
 
 def spans_to_proto(spans: Iterable[TraceSpan]) -> list[trace_pb2.Span]:

@@ -9,7 +9,7 @@ from services.common.clock import wall_us
 from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, ledger_pb2
 from tandem.dispatch.v1 import dispatch_pb2
-from tests.support.stream_readers.alerts import LOG_ROWS, alert_messages
+from tests.support.stream_readers.alerts import alert_messages
 from tests.support.stream_readers.mesh import Connection
 from tests.support.stream_readers.reader import Message, Reader
 
@@ -105,11 +105,11 @@ READERS = (
     Reader(
         name="registry-trace-alerts",
         service="registry",
-        rows=(("alert.{p}.{alert_id}", "registry"), *((subject, "registry") for subject in LOG_ROWS)),
+        rows=(("alert.{p}.{alert_id}", "registry"),),
         valid=_alert,
         effects=_alert_facts,
         garbage=("alert.0.junk-{name}",),
         logs=("registry", "trace_message_skipped"),
     ),
 )
-"""Readers in the registry. The traces look the log up by the sequence in an alert, and entry 1 of the log is garbage (phases.py)."""
+"""Readers in the registry."""

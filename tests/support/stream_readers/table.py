@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.common.messaging import flow
 from tests.support.stream_readers import of_commands, of_geofence, of_ingest, of_legs, of_registry
+from tests.support.stream_readers.alerts import LOG_ROWS
 from tests.support.stream_readers.reader import Reader, Row
 
 READERS: tuple[Reader, ...] = (
@@ -19,6 +20,7 @@ UNPARSED: dict[Row, str] = {
     ("ledger.head.{sequence}", "registry"): _OWN,
     (flow.ROUTES.subject, "registry"): _OWN,
     ("advice.{incident_id}", "dispatch-police"): _OWN,
+    **{(subject, "registry"): _OWN for subject in LOG_ROWS},
 }
 """Read permissions under which no code parses the messages, each with its reason."""
 

@@ -6,7 +6,7 @@ A fact is derived from one stored message and names it, so reading the message a
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 
@@ -118,6 +118,7 @@ class StepFact:
 
 Fact = AlertFact | StepFact
 _KINDS: dict[str, type[AlertFact] | type[StepFact]] = {fact_type.kind: fact_type for fact_type in (AlertFact, StepFact)}
+_FIELDS = {fact_type: tuple(field.name for field in fields(fact_type)) for fact_type in _KINDS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,8 @@ class DataUse:
 
 def to_json(fact: Fact) -> str:
     """Serialise a fact for the database."""
-    return json.dumps({"kind": fact.kind, **asdict(fact)}, separators=(",", ":"))
+    values = {name: getattr(fact, name) for name in _FIELDS[type(fact)]}
+    return json.dumps({"kind": fact.kind, **values}, separators=(",", ":"))
 
 
 def of_json(text: str) -> Fact:

@@ -22,7 +22,9 @@ from tests.support.geofence import log
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "CHECK_INTERVAL_S", 0.1)
-    monkeypatch.setattr(retention, "COPY_DELAY_S", 0.2)
+    monkeypatch.setattr(retention, "QUIET_S", 0.2)
+    monkeypatch.setattr(retention, "COPY_WITHIN_MS", 300)
+    monkeypatch.setattr(retention, "OPEN_COPY_WITHIN_MS", 300)
     monkeypatch.setattr(retention, "RETRY", Backoff(0.2, 300.0))
 
 

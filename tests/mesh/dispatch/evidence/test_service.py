@@ -57,14 +57,15 @@ class EvidenceClient:
             return b"".join([part.data async for part in stub.DownloadEvidence(request, metadata=self._metadata)])
 
     async def whole(self, incident_id: str) -> evidence_pb2.ReadEvidenceResponse:
-        """Waits until the end of the incident is copied, and reads the evidence."""
+        """Waits until the leg knows the end of the incident, and reads the evidence."""
         async with asyncio.timeout(40):
             while True:
                 try:
                     if (evidence := await self.read(incident_id)).ended:
                         return evidence
                 except grpc.aio.AioRpcError as error:
-                    assert error.code() is grpc.StatusCode.NOT_FOUND
+                    # UNAVAILABLE: the log is long for a loaded machine, and collecting goes on.
+                    assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
                 await asyncio.sleep(0.5)
 
 
@@ -145,7 +146,7 @@ async def test_a_caller_without_permission_or_grounds_reads_nothing(
     assert caught.value.code() is code
 
 
-async def test_an_incident_without_a_copy_is_refused(mesh: RunningMesh) -> None:
+async def test_an_unknown_incident_is_refused(mesh: RunningMesh) -> None:
     for incident_id, code in (
         ("incident-of-nobody", grpc.StatusCode.NOT_FOUND),
         ("../../dev_secret", grpc.StatusCode.INVALID_ARGUMENT),

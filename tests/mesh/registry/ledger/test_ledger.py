@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from services.common.rpc.errors import NotFound
 from services.common.rpc.identity import caller_of
 from services.common.storage import db
 from services.common.storage.db import Database
+from services.registry.disclosure import service
 from services.registry.disclosure.service import SIGN_INTERVAL_ROWS, Disclosures
 from services.registry.keys.vault import Vault
 from services.registry.ledger import chain
@@ -117,6 +119,31 @@ async def test_heads_are_signed_at_intervals_in_the_background(database: Databas
     finally:
         signing.cancel()
     assert (await proof(database)).unsigned < SIGN_INTERVAL_ROWS
+
+
+async def test_a_signed_ledger_is_not_polled(
+    database: Database, disclosures: Disclosures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "POLL_S", 0.01)
+    visits, visit = 0, database.visit
+
+    async def counted(work: Any) -> Any:
+        nonlocal visits
+        visits += 1
+        return await visit(work)
+
+    await disclosures.read(DESK, GROUNDS, WEARERS, record_id="w-1")
+    await disclosures.sign()
+    monkeypatch.setattr(database, "visit", counted)
+    signing = asyncio.ensure_future(disclosures.keep_signed())
+    try:
+        async with asyncio.timeout(20):
+            while not visits:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        assert visits <= 2
+    finally:
+        signing.cancel()
 
 
 async def heads(database: Database) -> int:

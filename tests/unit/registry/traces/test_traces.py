@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.messaging.delivered import Delivered
 from services.common.observability import trace_ids, tracing
+from services.geofence.domain.alerts import Alert
+from services.geofence.outputs.alert_traces import AlertTraces
 from services.ingest.admission.limiter import InFlightLimiter
 from services.ingest.batch import Batch, Reports
 from services.ingest.domain import Endpoint, Sender
 from services.ingest.endpoints.batches import Batches
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
+from services.registry.traces import translate
 from services.registry.traces.domain import facts
 from services.registry.traces.domain.facts import AlertFact, CaseVersion, DataUse, StepFact
 from services.registry.traces.domain.spans import EVERYBODY, OPERATOR, REVIEWER, TraceSpan, shown_to, spans_of
 from tandem.ingest.v1 import ingest_pb2
+from tests.support.dispatch import dispatch
+from tests.support.geofence import log
 
 INCIDENT = "incident-1"
 ROOT = trace_ids.span_id_of(INCIDENT)
@@ -290,3 +299,44 @@ async def test_coalesced_batches_keep_their_trace_contexts() -> None:
     assert admitted.pop() == (["5"], [], SENT_IN)  # admitted alone, with its own context
     await send(("6", ""), ("7", ""), ("8", ""), ("9", ""))
     assert admitted.pop() == (["6", "7", "8", "9"], [], "")
+
+
+ENTRY = trace_ids.EntryTrace(1_000_400, 3, SENT_IN)
+
+
+@pytest.mark.parametrize(
+    ("header", "fact"),
+    [
+        (trace_ids.entry_header(ENTRY), (1_000_400, 3, SENT_IN)),
+        (trace_ids.entry_header(ENTRY._replace(sender="")), (1_000_400, 3, "")),
+        ("1000400 0 -", (1_000_400, 1, "")),
+        ("1000400 3 not-a-context", (1_000_400, 3, "")),
+        *((malformed, (2_000_000, 1, "")) for malformed in ("", "1000400", "x 3 -", f"{10**17} 1 -", "1 1 - -")),
+    ],
+)
+def test_an_alert_brings_the_data_of_its_log_entry_along(header: str, fact: tuple[int, int, str]) -> None:
+    alert = dispatch.alert(10, incident=INCIDENT)
+    alert.decided_at.FromMilliseconds(2_000)
+    subject = flow.alert_subject(0, alert.alert_id)
+    delivered = Delivered(
+        subject, alert.SerializeToString(), "ALERTS", 1, 2_500, 0, "", headers={trace_ids.ENTRY: header}
+    )
+    made = translate.alert_fact(alert, delivered, clock=MeshClock())
+    assert (made.entry_us, made.together, made.sender) == fact
+    assert facts.of_json(facts.to_json(made)) == made
+
+
+def test_the_header_of_an_alert_names_the_sender_of_its_report() -> None:
+    entry = log.positions_entry(log.position("t1", 1_000, 0), log.position("t2", 1_000, 0))
+    first, second = trace_ids.traceparent("first"), trace_ids.traceparent("second")
+    senders = trace_ids.senders_header([(1, first), (1, second)])
+    data = entry.SerializeToString()
+    delivered = Delivered("log.0.report", data, "LOG_0", 1, 1_000, 0, "", headers={trace_ids.SENDERS: senders})
+    batch = entry.positions
+    for index, sender in enumerate((first, second)):
+        cause = SimpleNamespace(device_id=batch.device_id[index], report_id=batch.report_id[index])
+        header = AlertTraces(delivered).header_for(cast(Alert, SimpleNamespace(cause=cause)))
+        assert trace_ids.parsed_entry(header) == trace_ids.EntryTrace(1_000_000, 2, sender)
+    of_time = AlertTraces(Delivered("log.0.tick", b"", "LOG_0", 2, 1_000, 0, ""))
+    header = of_time.header_for(cast(Alert, SimpleNamespace(cause=None)))
+    assert trace_ids.parsed_entry(header) == trace_ids.EntryTrace(1_000_000, 1, "")

@@ -52,7 +52,7 @@ class GetTraceResponse(_message.Message):
     trace_id: _builtins.str
     """W3C id of the incident's trace, 32 hex digits, the same in an OTLP back end and in the services' log lines."""
     is_cut: _builtins.bool
-    """The incident has more than 5,000 facts; only the earliest are shown."""
+    """The incident has more than 5,000 facts or 5,000 uses of personal data; only the earliest are shown."""
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """Spans, the root first, then by start time. Includes the linked traces of how the orders came into force."""
