@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from sqlalchemy import Connection
 
 from services.common.storage.db import Database
 from services.registry.keys.vault import Vault
 from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set import writing
+from services.registry.working_set.working_set import WorkingSet
+
+T = TypeVar("T")
 
 
 class CommitSignal:
@@ -57,6 +64,21 @@ class Transactions:
         async with self.open() as work:
             yield work
         self.signal.notify()
+
+    async def change(self, command: Callable[[WorkingSet], T]) -> T:
+        """Run a command on the records as one transaction, and wake the tasks that wait for a change."""
+
+        def visit(connection: Connection) -> tuple[T, WorkingSet]:
+            working = WorkingSet(connection, self.vault)
+            result = command(working)
+            writing.write(connection, working)
+            return result, working
+
+        result, working = await self.database.visit(visit)
+        for callback in working.after_commit:
+            callback()
+        self.signal.notify()
+        return result
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[UnitOfWork]:

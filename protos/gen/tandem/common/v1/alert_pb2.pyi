@@ -342,6 +342,7 @@ class Alert(_message.Message):
         """Destinations of the legs. A leg without a destination has nothing to do, at any demand. JAMMED, DEVICE_OFF, IMPLAUSIBLE and
         PROTECTED_DEVICE_LOST warn nobody; about a protective device they go only to the police. SILENT and HEARD_AGAIN go only to
         probation. UNKNOWN_NEAR warns only if it demands a response, and has no destination while the wearer is only possibly near.
+        RING_ENTERED of a ring that demands no response warns nobody if the persons know that the wearer stays within the ring.
         SPOOFING_SUSPECTED and LATE_EVIDENCE go to both desks, the first also about a protective device, and warn nobody.
         """
 
