@@ -221,7 +221,7 @@ def test_a_slow_tag_is_unseen_by_the_interval_that_it_keeps(interval_s: int, unk
     story.tick(left_s + 2000)
     assert near(story)[-2:] == [
         (NOTIFY, about(left_s + unknown_s, 3)),
-        (RESPOND, about(left_s + max(450, unknown_s + 10), 3)),
+        (RESPOND, about(left_s + max(540, unknown_s + 10), 3)),
     ]
 
 
@@ -276,7 +276,7 @@ def test_a_wearer_who_goes_on_to_her_unseen_is_met(
     is_rest = rest_s + interval_s >= 400 or mps * (400 - rest_s) < 60
     # The pace is measured between reports of the last 5 minutes, less the accuracies.
     pace_mps = max(2, 0 if is_rest else mps * (300 - rest_s - interval_s) / 300 - 0.1)
-    bound_s = max(unknown_s + 30, 450 if is_rest else 0, (metres - 100) / pace_mps)
+    bound_s = max(unknown_s + 30, 540 if is_rest else 0, (metres - 100) / pace_mps)
     assert min(notified) <= (unknown_s + 1) * 1000
     assert min(responded) <= (bound_s + 1) * 1000
     if rest_s == 0 and mps >= 2 and interval_s <= 100:
