@@ -102,7 +102,9 @@ class DeskStream:
             self._refused.clear()
             if events:
                 yield following_pb2.FollowTargetsResponse(events=events)
-            elif not self._changed:
+            elif self._changed:
+                await asyncio.sleep(0)  # marks without changes must not hold up the leg
+            else:
                 await self._wait()
         if self._failure is not None:
             raise self._failure

@@ -52,8 +52,6 @@ class TargetFollower:
         """When time alone requires a check of each incident."""
         self._wake = asyncio.Event()
         self._watchers: list[Callable[[str], None]] = []
-        self.is_ready = asyncio.Event()
-        """Set once the open incidents are known."""
         targets.on_changed(self._note)
 
     async def run(self) -> None:
@@ -81,7 +79,6 @@ class TargetFollower:
 
     async def _follow_record(self) -> None:
         async with self._leg.record.changes() as changes:
-            self.is_ready.set()
             while True:
                 incidents, units = await changes.next()
                 for incident in incidents.values():

@@ -105,7 +105,9 @@ class ShareStream:
             events = [*self._events(shares), *self._refused()]
             if events:
                 yield positions_pb2.FollowPositionsResponse(events=events)
-            elif not self._changed:
+            elif self._changed:
+                await asyncio.sleep(0)  # marks without changes must not hold up the fold
+            else:
                 await self._wait()
         if self._failure is not None:
             raise self._failure
