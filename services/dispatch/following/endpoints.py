@@ -10,7 +10,7 @@ from typing import NamedTuple
 from services.common.settings import addresses_of
 
 
-class Endpoint(NamedTuple):
+class EvaluatorEndpoint(NamedTuple):
     """An evaluator."""
 
     address: str
@@ -19,21 +19,21 @@ class Endpoint(NamedTuple):
     """Host name in the evaluator's certificate; empty if the settings give an IP address."""
 
 
-async def resolve(target: str) -> set[Endpoint]:
+async def resolve(target: str) -> set[EvaluatorEndpoint]:
     """The evaluators behind a gRPC target such as dns:///geofence:7403 or ipv4:127.0.0.1:7403,127.0.0.1:7413.
 
     Raises OSError if a name can't be resolved.
     """
-    found: set[Endpoint] = set()
+    found: set[EvaluatorEndpoint] = set()
     for address in addresses_of(target):
         host, _, port = address.rpartition(":")
         if _is_ip(host.strip("[]")):
-            found.add(Endpoint(address, ""))
+            found.add(EvaluatorEndpoint(address, ""))
             continue
         loop = asyncio.get_running_loop()
         for *_, where in await loop.getaddrinfo(host, int(port), type=socket.SOCK_STREAM):
             ip = str(where[0])
-            found.add(Endpoint(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", host))
+            found.add(EvaluatorEndpoint(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", host))
     return found
 
 

@@ -15,7 +15,7 @@ import grpc.aio
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.common.rpc import client, server
-from services.dispatch.following.endpoints import Endpoint
+from services.dispatch.following.endpoints import EvaluatorEndpoint
 from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.settings import DispatchSettings
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
@@ -56,7 +56,7 @@ class EvaluatorStream:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: EvaluatorEndpoint,
         settings: DispatchSettings,
         caller: str,
         *,

@@ -13,7 +13,7 @@ from services.common import times
 from services.common.geometry import LatLon
 from services.common.retrying import Backoff
 from services.dispatch.domain.race import PACE_OVER_MS, Sighting
-from services.dispatch.following.endpoints import Endpoint
+from services.dispatch.following.endpoints import EvaluatorEndpoint
 from services.dispatch.following.evaluator_stream import EvaluatorStream
 from tandem.geofence.v1 import positions_pb2
 
@@ -41,7 +41,7 @@ class FollowedTarget:
     """Stream to the evaluator that the share was requested from."""
     number: int = 0
     """Number of the share."""
-    refused_by: set[Endpoint] = field(default_factory=set)
+    refused_by: set[EvaluatorEndpoint] = field(default_factory=set)
     """Evaluators that refused the share in this round."""
     is_unavailable: bool = False
     """Whether an evaluator refused it as UNAVAILABLE in this round."""

@@ -7,7 +7,7 @@ share ended, it is retried after growing delays, and at once when there is news 
 from __future__ import annotations
 
 import asyncio
-import zlib
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
@@ -21,7 +21,7 @@ from services.common.messaging.permissions import SERVICE
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff
 from services.dispatch.domain.leg import Leg
-from services.dispatch.following.endpoints import Endpoint, resolve
+from services.dispatch.following.endpoints import EvaluatorEndpoint, resolve
 from services.dispatch.following.evaluator_stream import EvaluatorStream
 from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.target import FollowedTarget, TargetKey
@@ -60,7 +60,7 @@ class Targets:
         self._basis, self._caller = FOLLOWING_BASES[settings.leg], CALLERS[settings.leg]
         self._targets: dict[str, dict[TargetKey, FollowedTarget]] = {}
         self._by_number: dict[int, TargetKey] = {}
-        self._streams: dict[Endpoint, EvaluatorStream] = {}
+        self._streams: dict[EvaluatorEndpoint, EvaluatorStream] = {}
         self._numbers = count(1)
         self._on_changed: list[Callable[[str], None]] = []
 
@@ -95,7 +95,7 @@ class Targets:
 
     async def run(self) -> None:
         """Keeps a stream open to each evaluator, until cancelled."""
-        running: dict[Endpoint, asyncio.Task[None]] = {}
+        running: dict[EvaluatorEndpoint, asyncio.Task[None]] = {}
         changed = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -114,7 +114,7 @@ class Targets:
                         await changed.wait()
                 await asyncio.sleep(1.0)  # streams that keep breaking must not cause a look-up each
 
-    async def _endpoints(self) -> set[Endpoint]:
+    async def _endpoints(self) -> set[EvaluatorEndpoint]:
         try:
             return await resolve(self._settings.geofence)
         except OSError as error:
@@ -245,6 +245,6 @@ class Targets:
             listener(incident_id)
 
 
-def _rank(incident_id: str, endpoint: Endpoint) -> int:
+def _rank(incident_id: str, endpoint: EvaluatorEndpoint) -> bytes:
     """Rank of an evaluator for an incident, so that the incidents spread evenly over the evaluators."""
-    return zlib.crc32(f"{incident_id} {endpoint.address}".encode())
+    return hashlib.blake2b(f"{incident_id} {endpoint.address}".encode(), digest_size=8).digest()

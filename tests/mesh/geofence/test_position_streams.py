@@ -103,10 +103,10 @@ async def test_a_hundred_orders_on_one_wearer_are_a_hundred_shares(mesh: Sharing
         assert {row[3] for row in rows if row[1] == "PROTECTED_PERSON"} == {f"order-of{n}" for n in range(100)}
 
 
-async def test_a_stream_that_breaks_and_comes_again_continues_its_share(mesh: SharingMesh) -> None:
+async def test_a_stream_that_breaks_and_is_reopened_continues_its_share(mesh: SharingMesh) -> None:
     async with mesh.connected() as client:
-        incident = await client.approach("again")
-        request = share(wearer("again"), incident=incident)
+        incident = await client.approach("reopened")
+        request = share(wearer("reopened"), incident=incident)
         ids = []
         for _ in range(2):
             stream = client.stream(NPA_DESK)
@@ -118,7 +118,7 @@ async def test_a_stream_that_breaks_and_comes_again_continues_its_share(mesh: Sh
             stream.cancel()
         assert ids[0] == ids[1]
         other = client.stream(MOJ_DESK)  # another recipient has a share of its own
-        other.add(share(wearer("again"), incident=incident))
+        other.add(share(wearer("reopened"), incident=incident))
         opened = await other.event()
         assert opened is not None and opened.message.opened.disclosure_id != ids[0]
         other.cancel()

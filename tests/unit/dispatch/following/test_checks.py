@@ -14,7 +14,7 @@ from services.dispatch.following.checks import RACE_INTERVAL_MS, Check, Scene, c
 from services.dispatch.following.target import FollowedTarget
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.geofence.v1 import positions_pb2
-from tests.unit.dispatch.following.test_following import HOME, PER_M, ring, set_travel, update, with_travel
+from tests.support.dispatch.races import HOME, PER_M, ring, set_travel, update, with_travel
 
 NOW_MS = 1_000
 
@@ -96,7 +96,7 @@ def test_a_unit_that_moves_is_checked_at_most_each_race_interval() -> None:
     assert checked(silent).next_ms == NOW_MS + 51, "then the unit's travel time is unknown"
 
 
-def test_a_target_that_moved_far_is_told_once_and_later_if_that_was_too_early() -> None:
+def test_a_move_far_away_is_notified_once_and_later_if_that_was_too_early() -> None:
     before = checked(scene())
     moved = replace(scene(NOW_MS + 10), point=north(-400), target=at(-400, NOW_MS + 5))
     after, needed = check(moved, before)

@@ -11,24 +11,43 @@ import pytest
 from google.rpc import code_pb2
 
 from services.common.clock import MeshClock, wall_us
+from services.common.privacy.grounds import RecordKind
 from services.common.rpc.errors import Unavailable
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import sharing
-from services.geofence.domain.entries import Body, Heard, Positions, Tick
-from services.geofence.domain.kinematics.geometry import ecef_mm
+from services.geofence.domain.entries import Body, Case, Demand, Heard, Positions, Ring, Target, Tick
+from services.geofence.domain.kinematics.geometry import PERSON, ecef_mm
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
-from services.geofence.domain.sharing import PositionShare
+from services.geofence.domain.sharing import PositionShare, Subject
 from services.geofence.domain.state import CaseState, OpenIncident, State
 from services.geofence.sharing import stream as streams
 from services.geofence.sharing.outbox import ALLOWED_BATCH, DisclosureOutbox, OpenShare
 from services.geofence.sharing.stream import ShareStream
 from services.geofence.sharing.watched import LiveShare, WatchedShares
 from tandem.geofence.v1 import positions_pb2
-from tests.unit.geofence.sharing.test_sharing import HER, HIM, case, share
 
 PATIENCE_S = 60.0
 NOW_MS = wall_us() // 1000
+HIM, HER = Subject(RecordKind.WEARER, "w"), Subject(RecordKind.PROTECTED_PERSON, "p")
+CASE = Case(
+    case_id="case-o",
+    version=1,
+    order_id="o",
+    wearer_id="w",
+    tag_device_ids=("t",),
+    targets=(Target("p", True, ("d",), PERSON),),
+    rings=(Ring(100_000, Demand.RESPOND),),
+    valid_from_ms=NOW_MS - 1_000_000,
+    valid_until_ms=NOW_MS + 100_000_000,
+)
 Events = list[positions_pb2.ShareEvent]
+
+
+def share(subject: Subject) -> PositionShare:
+    """A share during the incident of the case."""
+    return PositionShare(
+        subject=subject, case_id="case-o", order_id="o", wearer_id="w", incident_id="i", expires_at_ms=0
+    )
 
 
 class FakeEvaluator:
@@ -37,8 +56,7 @@ class FakeEvaluator:
     def __init__(self) -> None:
         self.watched = WatchedShares()
         self.is_current = True
-        valid = dataclasses.replace(case(), valid_from_ms=NOW_MS - 1_000_000, valid_until_ms=NOW_MS + 100_000_000)
-        self.state = State(0, now_ms=NOW_MS, cases={"case-o": CaseState(valid)})
+        self.state = State(0, now_ms=NOW_MS, cases={"case-o": CaseState(CASE)})
         self.state.incidents["w"] = OpenIncident("i", ["case-o"])
 
     def see(self, device_id: str, north_m: int, at_ms: int | None = None) -> None:
