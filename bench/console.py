@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import math
 import random
@@ -42,6 +43,8 @@ from tests.support.common.processes import Service
 
 INCIDENTS = 500
 SUBJECTS_EACH = 100
+STEPS_EACH = 10
+"""Messages in which one subject of each incident is sent, so that subjects report evenly in time."""
 REPORTS_INTERVAL_S = 15.0
 LONG_TASK_P95_MS = 200.0
 MAX_HEAP_GROWTH_MB = 10.0
@@ -107,25 +110,47 @@ class MovingSubjects(following_pb2_grpc.FollowingServiceServicer):
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
-    async def WatchTargets(
-        self, request: following_pb2.WatchTargetsRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[following_pb2.WatchTargetsResponse]:
-        """Sends the subjects of one incident in turn, until cancelled."""
-        lat, lon = self._rng.uniform(35.0, 38.0), self._rng.uniform(126.5, 129.0)
-        first = True
-        while True:
-            for n in range(SUBJECTS_EACH):
-                yield following_pb2.WatchTargetsResponse(
-                    subject_id=f"subject-{n}",
-                    is_wearer=n % 2 == 0,
-                    lat_deg=lat + self._rng.uniform(-0.01, 0.01),
-                    lon_deg=lon + self._rng.uniform(-0.01, 0.01),
-                    accuracy_m=self._rng.uniform(5, 50),
-                    fix_time=times.to_timestamp(time.time_ns() // 1_000_000),
-                )
-                if not first:
-                    await asyncio.sleep(REPORTS_INTERVAL_S / SUBJECTS_EACH)
-            first = False
+    async def FollowTargets(
+        self,
+        requests: AsyncIterator[following_pb2.FollowTargetsRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[following_pb2.FollowTargetsResponse]:
+        """Sends the subjects of the followed incidents in turn, until cancelled."""
+        places: dict[str, tuple[float, float]] = {}
+        unseen: list[str] = []
+
+        async def read() -> None:
+            async for request in requests:
+                for incident_id in request.add_incident_ids:
+                    places[incident_id] = self._rng.uniform(35.0, 38.0), self._rng.uniform(126.5, 129.0)
+                    unseen.append(incident_id)
+                for incident_id in request.remove_incident_ids:
+                    places.pop(incident_id, None)
+
+        reading = asyncio.create_task(read())
+        try:
+            for n in itertools.cycle(range(SUBJECTS_EACH)):
+                for step in range(STEPS_EACH):
+                    new = [(id_, place) for id_ in unseen if (place := places.get(id_))]
+                    unseen.clear()
+                    events = [self._event(id_, m, place) for id_, place in new for m in range(SUBJECTS_EACH)]
+                    turn = list(places.items())[step::STEPS_EACH]
+                    events += [self._event(id_, n, place) for id_, place in turn]
+                    yield following_pb2.FollowTargetsResponse(events=events)
+                    await asyncio.sleep(REPORTS_INTERVAL_S / SUBJECTS_EACH / STEPS_EACH)
+        finally:
+            reading.cancel()
+
+    def _event(self, incident_id: str, n: int, place: tuple[float, float]) -> following_pb2.TargetEvent:
+        target = following_pb2.TargetPosition(
+            subject_id=f"subject-{n}",
+            is_wearer=n % 2 == 0,
+            lat_deg=place[0] + self._rng.uniform(-0.01, 0.01),
+            lon_deg=place[1] + self._rng.uniform(-0.01, 0.01),
+            accuracy_m=self._rng.uniform(5, 50),
+            fix_time=times.to_timestamp(time.time_ns() // 1_000_000),
+        )
+        return following_pb2.TargetEvent(incident_id=incident_id, target=target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
     }
 
 
-def target(incident_id: str, message: following_pb2.WatchTargetsResponse) -> dict[str, Any]:
+def target(incident_id: str, message: following_pb2.TargetPosition) -> dict[str, Any]:
     """Returns a target's current position as the browser gets it.
 
     There may be thousands of targets, so positions are rounded to 0.1 m and hold no more than the map shows.

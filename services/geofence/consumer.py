@@ -36,6 +36,7 @@ from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
 from services.geofence.own_entries import OwnEntries
 from services.geofence.settings import GeofenceSettings
+from services.geofence.sharing.watched import WatchedShares
 from services.geofence.store import CheckpointStore
 
 TICK_CHECK_S = 0.2
@@ -67,6 +68,8 @@ class Evaluator:
     ) -> None:
         self.partition, self._gate = partition, gate
         self.applied = asyncio.Condition()
+        self.watched = WatchedShares()
+        """Shares of live positions that rest on `state`."""
         self._bus, self._store, self._settings, self._clock = bus, store, settings, log_meta.clock
         self._log_id = log_meta.log_id
         self.state = self._empty()
@@ -124,6 +127,7 @@ class Evaluator:
         self._outputs.drop()
         self._caught_up.clear()
         self._rules.note_dropped(self.state)
+        self.watched.drop()
         restored = await recovery.newest(
             self._bus,
             self._store,
@@ -213,6 +217,7 @@ class Evaluator:
             outputs: list[Output] = [DeadLetter(message.sequence, str(error))]
         else:
             outputs = fold.step(state, entry)
+            self.watched.note(entry.body, outputs)
             ahead_ms = message.stamp_ms - wall_us() // 1000
             if ahead_ms > STAMP_AHEAD_MS:
                 logger().critical("log_clock_ahead", partition=self.partition, sequence=message.sequence, ms=ahead_ms)

@@ -132,15 +132,16 @@ async def channel(
 
 @asynccontextmanager
 async def connection(
-    settings: CommonSettings, target: str, spiffe_id: str, *options: tuple[str, int]
+    settings: CommonSettings, target: str, spiffe_id: str, *options: tuple[str, int], server_name: str = ""
 ) -> AsyncIterator[tuple[grpc.aio.Channel, Metadata]]:
     """Opens a channel from one service to another, and yields it with the metadata that each call needs.
 
-    The calls use this process's certificate or, without certificates on loopback, a development token for `spiffe_id`.
+    The calls use this process's certificate or, without certificates on loopback, a development token for `spiffe_id`. `server_name`
+    is the host name in the server's certificate, for a target that is an IP address.
     """
     if settings.tls:
         # Certificates on loopback name localhost, while the target has IP addresses.
-        name = "localhost" if all(is_loopback(address) for address in addresses_of(target)) else ""
+        name = "localhost" if all(is_loopback(address) for address in addresses_of(target)) else server_name
         async with channel(
             target, lambda _: settings.tls_files(), spiffe_id, server_name=name, options=options
         ) as secure:

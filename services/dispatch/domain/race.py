@@ -31,6 +31,7 @@ SOON_S = 30
 """Assumed remaining time of a unit that has been on the way for longer than its travel time, seconds."""
 MARGIN_S = 60
 """Lead of the responder, seconds, that ends a lost race. It keeps the result from alternating."""
+DAY_MS = 86_400_000
 LEAVE_FROM_S = 300
 """Minimum time, seconds, for the advice to leave: with less time, a person who goes outside may meet the wearer."""
 
@@ -98,6 +99,17 @@ def is_lost(assignment: Assignment, wearer_s: int | None, theirs_s: int) -> bool
     if wearer_s is None:
         return False
     return wearer_s < theirs_s + (MARGIN_S if assignment.losing else 0)
+
+
+def won_at_ms(assignment: Assignment, wearer_s: int | None) -> int | None:
+    """When a race that is being lost counts as won although nobody moved, mesh time: the rest of the responder's estimated travel time
+    shrinks. None if that doesn't happen, or isn't known."""
+    if not assignment.losing or wearer_s is None or assignment.asked_ms is None or assignment.state not in ACCEPTED:
+        return None
+    allowed_s = wearer_s - MARGIN_S
+    if allowed_s < responder_s(assignment, None, assignment.asked_ms + DAY_MS):
+        return None
+    return assignment.asked_ms + max(0, responder_s(assignment, None, assignment.asked_ms) - allowed_s) * 1000
 
 
 def advise(wearer_s: int | None) -> Advice:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc.aio
 
-from services.common import fields, times
+from services.common import fields
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.rpc import server
-from services.common.rpc.errors import Unavailable
+from services.common.rpc.errors import InvalidField, Unavailable
+from services.dispatch.following.desk_stream import DeskStream
 from services.dispatch.following.follower import TargetFollower
-from services.dispatch.following.targets import FollowedTarget, TargetKey
 from services.dispatch.leg.api import admit
 from services.dispatch.leg.service import LegService
-from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.dispatch.v1 import following_pb2, following_pb2_grpc
-from tandem.geofence.v1 import positions_pb2
 
-AGE_INTERVAL_S = 3.0
-"""Interval at which the age of an unchanged position is sent to a desk, seconds."""
+MAX_INCIDENTS = 10_000
+"""Maximum number of incidents that one stream follows."""
 
-
-class _SentState(NamedTuple):
-    """State of a target that was last sent to the desk."""
-
-    position: positions_pb2.LivePosition | None
-    interrupted: bool
+Requests = AsyncIterator[following_pb2.FollowTargetsRequest]
 
 
 class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
@@ -40,46 +33,48 @@ class FollowingApi(following_pb2_grpc.FollowingServiceServicer):
         self._follower = follower
         self._clock = clock
 
-    async def WatchTargets(
-        self, request: following_pb2.WatchTargetsRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[following_pb2.WatchTargetsResponse]:
-        """Streams the positions of an incident's targets to the leg's desk."""
+    async def FollowTargets(
+        self, requests: Requests, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[following_pb2.FollowTargetsResponse]:
+        """Streams the positions of incidents' targets to the leg's desk."""
         admit(self._leg.name)
-        incident_id = fields.required_id("incident_id", request.incident_id)
         if self._follower is None:
             raise Unavailable(
                 "this leg has no target positions: TANDEM_GEOFENCE isn't set (example: dns:///geofence:7403)",
                 retry_after_s=60.0,
             )
-        logger().info("targets_shown", incident_id=incident_id)
-        sent: dict[TargetKey, _SentState] = {}
-        sent_s: dict[TargetKey, float] = {}
-        async for targets in self._follower.shown(incident_id, server.caller().spiffe_id):
-            now_s = time.monotonic()
-            for key, target in targets:
-                state = _SentState(target.position, target.interrupted)
-                if sent.get(key) != state or now_s - sent_s[key] >= AGE_INTERVAL_S:
-                    sent[key], sent_s[key] = state, now_s
-                    yield self._message(key, target)
+        stream = DeskStream(self._follower, self._clock)
+        with stream.watching():
+            reading = asyncio.create_task(self._read(requests, stream))
+            try:
+                async for response in stream.responses():
+                    yield response
+            finally:
+                reading.cancel()
 
-    def _message(self, key: TargetKey, followed_target: FollowedTarget) -> following_pb2.WatchTargetsResponse:
-        message = following_pb2.WatchTargetsResponse(
-            subject_id=key.subject_id,
-            is_wearer=key.kind == positions_pb2.WEARER,
-            interrupted=followed_target.interrupted,
-        )
-        position = followed_target.position
-        message.unknown = position is None or position.unknown
-        if position is not None and position.HasField("lat_deg"):
-            message.lat_deg, message.lon_deg, message.accuracy_m = (
-                position.lat_deg,
-                position.lon_deg,
-                position.accuracy_m,
-            )
-            if position.HasField("fix_time"):
-                message.fix_time.CopyFrom(position.fix_time)
-                age_ms = max(0, self._clock.now_ms() - times.from_timestamp(position.fix_time))
-                message.age_s = age_ms / 1000
-                # `unknown` is only as recent as the evaluator's last message. A position that was known then may be outdated now.
-                message.unknown |= age_ms > KNOWN_FOR_MS
-        return message
+    async def _read(self, requests: Requests, stream: DeskStream) -> None:
+        failure: Exception | None = None
+        try:
+            async for request in requests:
+                for incident_id in request.remove_incident_ids:
+                    stream.remove(incident_id)
+                await self._add(request, stream)
+        except Exception as error:  # `responses` raises it in the call
+            failure = error
+        stream.finish(failure)
+
+    async def _add(self, request: following_pb2.FollowTargetsRequest, stream: DeskStream) -> None:
+        for i, incident_id in enumerate(request.add_incident_ids):
+            fields.required_id(f"add_incident_ids[{i}]", incident_id)
+        new = [incident_id for incident_id in dict.fromkeys(request.add_incident_ids) if incident_id not in stream]
+        if not new:
+            return
+        if len(stream) + len(new) > MAX_INCIDENTS:
+            raise InvalidField("add_incident_ids", f"a stream follows at most {MAX_INCIDENTS} incidents")
+        shown = await self._leg.show_targets(new, server.caller().spiffe_id)
+        for incident_id in new:
+            if incident_id in shown:
+                logger().info("targets_shown", incident_id=incident_id)
+                stream.add(incident_id)
+            else:
+                stream.refuse(incident_id)

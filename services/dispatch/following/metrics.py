@@ -11,7 +11,13 @@ class FollowingMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.streams_broken = Counter(
             "tandem_dispatch_target_streams_broken",
-            "Streams of a target's positions that broke",
+            "Streams of positions from an evaluator that broke or couldn't be opened",
+            ["code"],
+            registry=registry,
+        )
+        self.shares_refused = Counter(
+            "tandem_dispatch_target_shares_refused",
+            "Positions of a target that an evaluator refused",
             ["code"],
             registry=registry,
         )

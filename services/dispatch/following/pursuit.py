@@ -7,14 +7,16 @@ the command that ends the pursuit doesn't reach the device.
 from __future__ import annotations
 
 import asyncio
+import zlib
+from contextlib import suppress
 from typing import NamedTuple
 
 import grpc.aio
 
 from services.common import ids
 from services.common.clock import MeshClock
+from services.common.moments import Moments
 from services.common.observability.telemetry import logger
-from services.common.retrying import retried
 from services.common.rpc import client, server
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED
 from services.dispatch.domain.enums import Demand
@@ -32,7 +34,10 @@ HOLDS_S = 300
 """Time until a command expires on the device, seconds."""
 RENEW_INTERVAL_MS = 120_000
 """Interval at which a command is renewed, milliseconds of mesh time. It is less than half of HOLDS_S, since a command may be lost."""
-CHECK_INTERVAL_S = 1.0
+RETRY_DELAY_S = 1.0
+"""Delay before a command that failed is sent again, seconds of wall time."""
+LONGEST_SLEEP_S = 1.0
+"""Maximum time until the moments are compared with the clock, seconds, since the system clock may be set."""
 _OFTEN = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
 _AS_USUAL = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
 
@@ -50,33 +55,76 @@ class Pursuit:
     def __init__(self, leg: LegService, settings: DispatchSettings, metrics: FollowingMetrics) -> None:
         self._leg, self._settings, self._metrics = leg, settings, metrics
         self._clock: MeshClock = settings.clock
+        self._pursued: dict[str, _PursuedWearer] = {}
+        """Pursuits by incident id."""
         self._commanded: dict[_PursuedWearer, int] = {}
         """Number of the RENEW_INTERVAL_MS period in which the last command was sent."""
+        self._due: Moments[_PursuedWearer] = Moments()
+        """When each wearer's tag has to be commanded next."""
+        self._wake = asyncio.Event()
 
     async def run(self) -> None:
         """Sends commands until cancelled."""
-        async with client.connection(self._settings, self._settings.ingest, CALLERS[self._leg.name]) as (
-            channel,
-            metadata,
-        ):
+        connection = client.connection(self._settings, self._settings.ingest, CALLERS[self._leg.name])
+        async with connection as (channel, metadata), asyncio.TaskGroup() as tasks:
             stub = ingest_pb2_grpc.CommandServiceStub(channel)
+            tasks.create_task(self._follow_record())
             while True:
-                await self._command_tags(stub, metadata)
-                await asyncio.sleep(CHECK_INTERVAL_S)
+                await self._wait()
+                for wearer in self._due.pop_due(self._clock.now_ms()):
+                    await self._command_tag(stub, metadata, wearer)
 
-    async def _command_tags(self, stub: ingest_pb2_grpc.CommandServiceStub, metadata: server.Metadata) -> None:
-        incidents = await retried(self._leg.record.open_incidents)
-        pursued = {
-            _PursuedWearer(incident.incident_id, incident.wearer_id) for incident in incidents if _is_pursued(incident)
-        }
-        period = self._clock.now_ms() // RENEW_INTERVAL_MS
-        for wearer in pursued:
-            request = _request(wearer, _OFTEN, period)
-            if self._commanded.get(wearer) != period and await self._command(stub, metadata, request):
+    async def _follow_record(self) -> None:
+        async with self._leg.record.changes() as changes:
+            while True:
+                for incident in (await changes.next()).incidents.values():
+                    self._apply(incident)
+                self._wake.set()
+
+    def _apply(self, incident: Incident) -> None:
+        before = self._pursued.pop(incident.incident_id, None)
+        wearer = _PursuedWearer(incident.incident_id, incident.wearer_id) if _is_pursued(incident) else None
+        if wearer:
+            self._pursued[incident.incident_id] = wearer
+        for changed in (before, wearer) if before != wearer else ():
+            if changed is not None:
+                self._due.set(changed, self._clock.now_ms())
+
+    async def _wait(self) -> None:
+        """Returns when a command is due."""
+        while True:
+            self._wake.clear()
+            wait_s, next_ms = None, self._due.next_ms()
+            if next_ms is not None:
+                wait_s = min(LONGEST_SLEEP_S, self._clock.wall_s(next_ms - self._clock.now_ms()))
+                if wait_s <= 0:
+                    return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+
+    async def _command_tag(
+        self, stub: ingest_pb2_grpc.CommandServiceStub, metadata: server.Metadata, wearer: _PursuedWearer
+    ) -> None:
+        """Begins, renews or ends a pursuit, and sets the moment of the next command or retry."""
+        now_ms = self._clock.now_ms()
+        # The wearers' periods begin at different times, so that not all of them are commanded together.
+        offset_ms = zlib.crc32(wearer.incident_id.encode()) % RENEW_INTERVAL_MS
+        period = (now_ms + offset_ms) // RENEW_INTERVAL_MS
+        if self._pursued.get(wearer.incident_id) == wearer:
+            is_done = self._commanded.get(wearer) == period
+            if is_done or await self._command(stub, metadata, _request(wearer, _OFTEN, period)):
                 self._commanded[wearer] = period
-        for wearer in self._commanded.keys() - pursued:
-            if await self._command(stub, metadata, _request(wearer, _AS_USUAL, self._commanded[wearer])):
+                self._due.set(wearer, (period + 1) * RENEW_INTERVAL_MS - offset_ms)
+                return
+        elif wearer in self._commanded:
+            request = _request(wearer, _AS_USUAL, self._commanded[wearer])
+            if await self._command(stub, metadata, request):
                 del self._commanded[wearer]
+                return
+        else:
+            return
+        self._due.set(wearer, now_ms + round(RETRY_DELAY_S * 1000 * self._clock.rate))
 
     async def _command(
         self,

@@ -10,6 +10,7 @@ import logging
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -34,6 +35,7 @@ from services.dispatch.leg.store import Store
 from services.dispatch.leg.subscriptions import Subscriptions
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications import store as publications
+from services.dispatch.publications.changes import ChangedIncidents, ChangeReaders
 from services.dispatch.publications.outbox import StepOutbox
 from services.dispatch.publications.steps import NumberedStep, numbered
 from services.dispatch.publications.store import Published
@@ -79,6 +81,7 @@ class LegRecord:
         self._watch = watch
         self._availability = availability
         self._metrics = metrics
+        self._readers = ChangeReaders()
         self._known: OrderedDict[str, CommittedIncident] = OrderedDict()
         self._lock = asyncio.Lock()
 
@@ -136,6 +139,10 @@ class LegRecord:
             if up_to_date:
                 self._remember(known)
         return [committed.incident for committed in known.values()]
+
+    def changes(self) -> AbstractAsyncContextManager[ChangedIncidents]:
+        """All open incidents, and then each change, also of other processes of this leg."""
+        return self._readers.reading(partial(retried, self.open_incidents))
 
     async def mark_published(self, published: Published, log_id: str) -> None:
         """Records that steps were published, under the id of the log."""
@@ -218,8 +225,14 @@ class LegRecord:
                 "the leg's database went back: an older copy was restored while the leg ran; restart the leg"
             )
         missed = list(numbered(self.store.steps_within(connection, self.head.id)))
+        # The readers of changes get the incidents that the other process changed, too.
+        changed = self.store.incidents_changed(connection, self.head.id)
         return Change(
-            head=committed.head, known=self.gather(connection, incident_ids, {}), engaged={}, behind=True, missed=missed
+            head=committed.head,
+            known=self.gather(connection, incident_ids | changed, {}),
+            engaged={},
+            behind=True,
+            missed=missed,
         ), committed
 
     def _remember(self, known: Mapping[str, CommittedIncident]) -> None:
@@ -238,6 +251,8 @@ class LegRecord:
         self._remember(change.known)
         self.subscriptions.notify(change.steps)
         self.outbox.add(change.steps)
+        changed = change.known if change.behind else {link.incident_id for link in change.links}
+        self._readers.notify((change.known[id_].incident for id_ in changed), self._availability.take_moved())
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))
         _log(self.leg, change, self._metrics)

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
 from services.common.retrying import retried
-from services.common.rpc.errors import InvalidField, NotFound, PermissionDenied
+from services.common.rpc.errors import FailedPrecondition, InvalidField, NotFound, PermissionDenied
 from services.common.rpc.history import HistoryBudget
 from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
@@ -22,6 +22,7 @@ from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadlin
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.leg import Leg
+from services.dispatch.domain.roster import UnitReport
 from services.dispatch.leg import translate
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
@@ -158,9 +159,16 @@ class LegService:
         situation = await self._situation({update.subject_id for update in updates})
         await self.record.handle(commands, situation)
 
-    async def show_targets(self, incident_id: str, by: str) -> None:
-        """Records that a desk receives live positions of an incident's targets from now on. Raises FailedPrecondition."""
-        await self.record.handle([IncidentCommand(incident_id, ShowTargets(by))], self._now())
+    async def show_targets(self, incident_ids: Sequence[str], by: str) -> list[str]:
+        """Records that a desk receives live positions of these incidents' targets from now on. Returns those that are open."""
+        commands = [IncidentCommand(incident_id, ShowTargets(by)) for incident_id in incident_ids]
+        try:
+            await self.record.handle(commands, self._now())
+        except FailedPrecondition:
+            if len(commands) == 1:
+                return []
+            return [shown for incident_id in incident_ids for shown in await self.show_targets([incident_id], by)]
+        return list(incident_ids)
 
     async def change_roster(self, work: Callable[[Connection], T], going: Sequence[str] = ()) -> T:
         """Changes the roster with `work`. In the same transaction, escalates the assignments of units that are gone.
@@ -223,6 +231,10 @@ class LegService:
 
         async for item in self.record.subscriptions.follow(page_after, after_sequence, others, canaries=canaries):
             yield item
+
+    def unit_report(self, unit_id: str) -> UnitReport | None:
+        """The last report of a unit that this process knows; None if the unit is unknown."""
+        return self._availability.report_of(unit_id)
 
     # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

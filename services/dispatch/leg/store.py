@@ -106,6 +106,11 @@ class Store:
         )
         return {id_ for (id_,) in connection.execute(query.distinct())}
 
+    def incidents_changed(self, connection: sa.Connection, after_id: int) -> set[str]:
+        """Ids of incidents with an event after a link of the chain."""
+        query = sa.select(tables.events.c.incident_id).where(tables.events.c.id > after_id)
+        return set(connection.scalars(query.distinct()))
+
     async def assignment(self, assignment_id: str) -> AssignmentRow | None:
         """The row of an assignment; None if the id is unknown."""
         return (await self.assignments([assignment_id])).get(assignment_id)

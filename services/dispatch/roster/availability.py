@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from services.common.geometry import LatLon
 from services.dispatch.domain.choosing import units_in_reach
-from services.dispatch.domain.roster import NO_ROSTER, Board, Travel, Trip
+from services.dispatch.domain.roster import NO_ROSTER, Board, Travel, Trip, UnitReport
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.roster import store
 from services.dispatch.roster.last_known_positions import LastKnownPositions
@@ -26,6 +26,8 @@ class AvailabilityView:
         self._roster = NO_ROSTER
         self._version: int | None = None
         """Version of the roster that was read last; None if the whole roster must be read."""
+        self._moved: set[str] = set()
+        """Units of the roster that were read since `take_moved`."""
 
     async def ahead(self, subject_ids: Iterable[str], now_ms: int) -> Board:
         """Returns a board with current positions and travel times, and the roster that was read last. Waits for the travel times."""
@@ -50,9 +52,20 @@ class AvailabilityView:
         if version != self._version:
             since = self._version or 0
             offices, units = store.offices(connection, since), store.units(connection, since)
+            self._moved |= units.keys()
             loaded = NO_ROSTER if self._version is None else self._roster
             self._roster = Board({**loaded.offices, **offices}, {**loaded.units, **units})
             self._version = version
+
+    def take_moved(self) -> set[str]:
+        """Returns the units that reported or changed since the last call, as far as the roster was read since."""
+        moved, self._moved = self._moved, set()
+        return moved
+
+    def report_of(self, unit_id: str) -> UnitReport | None:
+        """Returns the last report of a unit in the roster that was read last; None if the unit is unknown."""
+        entry = self._roster.units.get(unit_id)
+        return entry[1] if entry else None
 
     def forget(self) -> None:
         """Makes the next transaction read the whole roster. A failed transaction may have read rows that were rolled back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, check_grounds
@@ -14,7 +15,6 @@ from services.geofence.domain.state import CaseState, OpenIncident, State
 
 MAX_SHARE_MS = 86_400_000
 """Maximum duration of a share: a day."""
-MAX_SUBJECTS = 20
 SHOWN = {
     # This desk sees no protected person: her position shows her address, as three distances with a track would.
     Role.ROLE_MOJ_DESK: frozenset({RecordKind.WEARER}),
@@ -73,12 +73,12 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class PositionQuery:
-    """A caller's request for positions. Exactly one of incident_id and order_id is given."""
+    """A caller's request for the positions of one subject. Exactly one of incident_id and order_id is given."""
 
     incident_id: str
     order_id: str
     legal_basis: str
-    subjects: tuple[Subject, ...]
+    subject: Subject
     expires_at_ms: int
 
 
@@ -108,54 +108,47 @@ class KnownPosition:
 
 def check(query: PositionQuery, role: Role.ValueType, now_ms: int) -> None:
     """Checks that a role may make a request at all, whatever the state holds. Raises InvalidField or PermissionDenied."""
-    if not query.subjects:
-        raise InvalidField("subjects", f"is empty; name 1 to {MAX_SUBJECTS} subjects")
-    if len(query.subjects) > MAX_SUBJECTS or len(set(query.subjects)) < len(query.subjects):
-        raise InvalidField("subjects", f"name at most {MAX_SUBJECTS}, each once")
     if not now_ms < query.expires_at_ms <= now_ms + MAX_SHARE_MS:
         raise InvalidField("expires_at", "must be in the future, at most 24 hours ahead")
+    kind = query.subject.kind
+    if kind not in SHOWN.get(role, ()):
+        raise PermissionDenied(f"{Role.Name(role)} may not see a position of the kind {kind.value}")
     allowed = DURING_AN_INCIDENT if query.incident_id else UNDER_AN_ORDER
-    for subject in query.subjects:
-        if subject.kind not in SHOWN.get(role, ()):
-            raise PermissionDenied(f"{Role.Name(role)} may not see a position of the kind {subject.kind.value}")
-        if query.legal_basis in _LISTED and query.legal_basis not in allowed[subject.kind]:
-            under = "an incident" if query.incident_id else "an order"
-            raise PermissionDenied(
-                f"{query.legal_basis} doesn't allow a live position of the kind {subject.kind.value} under {under}"
-            )
-        check_grounds(
-            query.legal_basis,
-            Purpose.ENFORCEMENT,
-            query.incident_id or query.order_id,
-            kind=subject.kind,
-            now_ms=now_ms,
+    if query.legal_basis in _LISTED and query.legal_basis not in allowed[kind]:
+        under = "an incident" if query.incident_id else "an order"
+        raise PermissionDenied(
+            f"{query.legal_basis} doesn't allow a live position of the kind {kind.value} under {under}"
         )
+    reference = query.incident_id or query.order_id
+    check_grounds(query.legal_basis, Purpose.ENFORCEMENT, reference, kind=kind, now_ms=now_ms)
 
 
-def shares(state: State, query: PositionQuery) -> tuple[PositionShare, ...]:
-    """The shares that the state allows for a request; empty if it knows neither the incident nor the order.
+def incidents_by_id(state: State) -> Mapping[str, OpenIncident]:
+    """The open incidents by id. Build it once for many requests."""
+    return {incident.incident_id: incident for incident in state.incidents.values()}
 
-    Raises FailedPrecondition if the state knows them and doesn't allow the shares.
+
+def share_of(state: State, query: PositionQuery, incidents: Mapping[str, OpenIncident]) -> PositionShare | None:
+    """The share that the state allows for a request; None if it knows neither the incident nor the order.
+
+    `incidents` is `incidents_by_id(state)`. Raises FailedPrecondition if the state knows the incident or order, and doesn't allow the
+    share.
     """
-    cases = _cases(state, query)
+    cases = _cases(state, query, incidents)
     if not cases:
-        return ()
-    granted = []
-    for subject in query.subjects:
-        possible = [_share(case, query, subject) for case in cases if _names(case, subject)]
-        if not possible:
-            raise FailedPrecondition(
-                f"the incident or order doesn't concern a subject of the kind {subject.kind.value}"
-            )
-        reasons = {share: end_of(state, share, state.now_ms) for share in possible}
-        allowed = [share for share, reason in reasons.items() if reason is None]
-        if not allowed:
-            why = ", ".join(sorted({reason.name for reason in reasons.values() if reason}))
-            raise FailedPrecondition(
-                f"the incident or order doesn't allow the position of a subject of the kind {subject.kind.value}: {why}"
-            )
-        granted.append(allowed[0])
-    return tuple(granted)
+        return None
+    subject = query.subject
+    possible = [_share(case, query) for case in cases if _names(case, subject)]
+    if not possible:
+        raise FailedPrecondition(f"the incident or order doesn't concern a subject of the kind {subject.kind.value}")
+    reasons = {share: end_of(state, share, state.now_ms) for share in possible}
+    allowed = [share for share, reason in reasons.items() if reason is None]
+    if not allowed:
+        why = ", ".join(sorted({reason.name for reason in reasons.values() if reason}))
+        raise FailedPrecondition(
+            f"the incident or order doesn't allow the position of a subject of the kind {subject.kind.value}: {why}"
+        )
+    return allowed[0]
 
 
 def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:
@@ -169,7 +162,7 @@ def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:
     if share.subject.kind is RecordKind.ORDER:
         if _place(case_state, share.subject) is None:
             return End.WITHDRAWN
-    elif not _devices(case_state, share.subject):
+    elif not _devices_in(case_state, share.subject):
         return End.WITHDRAWN
     if share.incident_id and not _concerns(state.incidents.get(share.wearer_id), share):
         return End.INCIDENT_ENDED
@@ -180,26 +173,38 @@ def locate(state: State, share: PositionShare) -> KnownPosition:
     """The position of a share's subject. Call it only while the share lasts."""
     if share.subject.kind is RecordKind.ORDER:
         return KnownPosition(None, False, _place(state.cases[share.case_id], share.subject))
-    fix = state.last_fix(_devices(state.cases[share.case_id], share.subject))
+    fix = state.last_fix(devices(state, share))
     return KnownPosition(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
 
 
-def _cases(state: State, query: PositionQuery) -> list[CaseState]:
+def next_change_ms(state: State, share: PositionShare, known: KnownPosition) -> int:
+    """The next moment, mesh time, at which time alone ends the share or makes its position unknown. Call it only while the share
+    lasts."""
+    ends_ms = min(share.expires_at_ms, state.cases[share.case_id].case.valid_until_ms)
+    if known.unknown or known.fix is None:
+        return ends_ms
+    return min(ends_ms, known.fix.time_ms + UNKNOWN_AFTER_MS + 1)
+
+
+def devices(state: State, share: PositionShare) -> tuple[str, ...]:
+    """The devices that locate a share's subject; none for a place, or if the case is gone."""
+    case_state = state.cases.get(share.case_id)
+    return _devices_in(case_state, share.subject) if case_state else ()
+
+
+def _cases(state: State, query: PositionQuery, incidents: Mapping[str, OpenIncident]) -> list[CaseState]:
     """Cases of the order, or cases with an open episode in the incident."""
     if query.order_id:
-        return [
-            case_state for _, case_state in sorted(state.cases.items()) if case_state.case.order_id == query.order_id
-        ]
-    incident = next(
-        (incident for incident in state.incidents.values() if incident.incident_id == query.incident_id), None
-    )
+        of_order = (case_state for case_state in state.cases.values() if case_state.case.order_id == query.order_id)
+        return sorted(of_order, key=lambda case_state: case_state.case.case_id)
+    incident = incidents.get(query.incident_id)
     return [state.cases[case_id] for case_id in incident.case_ids] if incident else []
 
 
-def _share(case_state: CaseState, query: PositionQuery, subject: Subject) -> PositionShare:
+def _share(case_state: CaseState, query: PositionQuery) -> PositionShare:
     case = case_state.case
     return PositionShare(
-        subject=subject,
+        subject=query.subject,
         case_id=case.case_id,
         order_id=case.order_id,
         wearer_id=case.wearer_id,
@@ -228,9 +233,11 @@ def _place(case_state: CaseState, subject: Subject) -> Shape | None:
     return next(named, None)
 
 
-def _devices(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
-    """Devices of a person; empty if the case doesn't name the person."""
+def _devices_in(case_state: CaseState, subject: Subject) -> tuple[str, ...]:
+    """Devices of a person; empty for a place, or if the case doesn't name the person."""
     case = case_state.case
+    if subject.kind is RecordKind.ORDER:
+        return ()
     if subject.kind is RecordKind.WEARER:
         return case.tag_device_ids
     persons = (target for target in case.targets if target.is_person and target.target_id == subject.subject_id)

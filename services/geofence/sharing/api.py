@@ -4,36 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import grpc.aio
 
-from services.common import fields, times
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.privacy.grounds import Purpose, RecordKind
 from services.common.rpc import server
-from services.common.rpc.errors import FailedPrecondition, InvalidField, TandemError, Unavailable
+from services.common.rpc.errors import FailedPrecondition, InvalidField, StoreFull, TandemError, Unavailable
 from services.common.rpc.identity import Role
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import sharing
-from services.geofence.domain.kinematics.geometry import lat_lon_deg
-from services.geofence.domain.sharing import End, KnownPosition, PositionQuery, PositionShare, Subject
+from services.geofence.domain.sharing import PositionShare
+from services.geofence.domain.state import OpenIncident
+from services.geofence.sharing import translate
 from services.geofence.sharing.outbox import DisclosureOutbox, OpenShare
+from services.geofence.sharing.stream import ShareStream
+from services.geofence.sharing.watched import LiveShare
 from tandem.common.v1 import ledger_pb2
 from tandem.geofence.v1 import positions_pb2, positions_pb2_grpc
 
-CHECK_INTERVAL_S = 0.2
-"""Interval of the check of each share. Shares aren't checked at each log entry, so that a thousand readers don't delay an alert."""
-_KINDS = {
-    positions_pb2.WEARER: RecordKind.WEARER,
-    positions_pb2.PROTECTED_PERSON: RecordKind.PROTECTED_PERSON,
-    positions_pb2.PROTECTED_PLACE: RecordKind.ORDER,
-}
-_OF_KINDS = {kind: number for number, kind in _KINDS.items()}
+MAX_ADDS = 1_000
+"""Maximum number of shares that one request adds."""
+ADDS_PER_STEP = 100
+"""Shares that are admitted at a time, some 2 ms, and then written in one transaction."""
+MAX_SHARES = 50_000
+"""Maximum number of shares of one stream."""
 
-Responses = AsyncIterator[positions_pb2.WatchPositionsResponse]
+Requests = AsyncIterator[positions_pb2.FollowPositionsRequest]
+Responses = AsyncIterator[positions_pb2.FollowPositionsResponse]
+
+
+class _Admitted(NamedTuple):
+    """A share that the caller may have."""
+
+    number: int
+    legal_basis: str
+    right: PositionShare
+    evaluator: Evaluator
+
+
+class _ShareKey(NamedTuple):
+    """Identifies a share across streams."""
+
+    recipient: str
+    legal_basis: str
+    right: PositionShare
 
 
 class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
@@ -47,126 +66,123 @@ class PositionServicer(positions_pb2_grpc.PositionServiceServicer):
         self._clock = clock
         self._interval_s = interval_s
 
-    async def WatchPositions(
-        self, request: positions_pb2.WatchPositionsRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> Responses:
-        role = Role.Name(server.caller().role)
+    async def FollowPositions(self, requests: Requests, context: grpc.aio.ServicerContext[Any, Any]) -> Responses:
+        """Opens, follows and ends shares as the caller adds and removes them."""
+        # The caller waits for these headers to know that the evaluator answers, since it may have nothing to add yet.
+        await context.send_initial_metadata(())
+        stream = ShareStream(self._evaluators, self._outbox, self._clock, interval_s=self._interval_s)
+        reading = asyncio.create_task(self._read(requests, stream))
         try:
-            evaluator, query, shares = self._admit(request)
-            opened = await self._outbox.begin([self._disclosure(query.legal_basis, share) for share in shares])
-        except TandemError as error:
-            logger().warning("sharing_refused", role=role, reason=str(error))
-            raise
-        logger().info("sharing_began", role=role, under=query.incident_id or query.order_id, subjects=len(shares))
-        open_shares = dict(zip(shares, opened, strict=True))
-        try:
-            async for response in self._follow(evaluator, open_shares):
+            async for response in stream.responses():
                 yield response
         finally:
-            for share in open_shares.values():
-                self._outbox.end(share)
+            reading.cancel()
+            recipient = server.caller().spiffe_id
+            for share in stream.close():
+                self._outbox.suspend(_ShareKey(recipient, share.legal_basis, share.right), share.opened)
+
+    async def _read(self, requests: Requests, stream: ShareStream) -> None:
+        failure: Exception | None = None
+        try:
+            async for request in requests:
+                for number in request.removes:
+                    stream.remove(number)
+                _require_new_numbers(request, stream)
+                for first in range(0, len(request.adds), ADDS_PER_STEP):
+                    await self._add(request.adds[first : first + ADDS_PER_STEP], stream)
+        except Exception as error:  # `responses` raises it in the call
+            failure = error
+        stream.finish(failure)
+
+    async def _add(self, requests: Sequence[positions_pb2.ShareRequest], stream: ShareStream) -> None:
+        """Opens shares, all in one transaction, or refuses each."""
+        incidents = {evaluator: sharing.incidents_by_id(evaluator.state) for evaluator in self._evaluators}
+        admitted: list[_Admitted] = []
+        for request in requests:
+            try:
+                if len(stream) + len(admitted) >= MAX_SHARES:
+                    raise StoreFull(f"a stream has at most {MAX_SHARES} shares", retry_after_s=60.0)
+                admitted.append(self._admit(request, incidents))
+            except TandemError as error:
+                role = Role.Name(server.caller().role)
+                logger().warning("sharing_refused", role=role, reason=str(error))
+                stream.refuse(request.number, error)
+        recipient = server.caller().spiffe_id
+        opened: dict[_Admitted, OpenShare] = {}
+        for share in admitted:
+            suspended = self._outbox.resume(_ShareKey(recipient, share.legal_basis, share.right))
+            if suspended is not None:
+                opened[share] = suspended
+        new = [share for share in admitted if share not in opened]
+        for share, open_share in opened.items():
+            stream.add(_live(share, open_share, stream))
+        if new:
+            await self._begin(new, stream)
+        await asyncio.sleep(0)  # a long request must not delay the fold
+
+    async def _begin(self, new: Sequence[_Admitted], stream: ShareStream) -> None:
+        try:
+            opened = await self._outbox.begin([self._disclosure(share) for share in new])
+        except Unavailable as error:
+            for share in new:
+                stream.refuse(share.number, error)
+            logger().warning("sharing_refused", role=Role.Name(server.caller().role), reason=error.reason)
+            return
+        for share, open_share in zip(new, opened, strict=True):
+            stream.add(_live(share, open_share, stream))
+        role = Role.Name(server.caller().role)
+        for under, count in Counter(share.right.incident_id or share.right.order_id for share in new).items():
+            logger().info("sharing_began", role=role, under=under, subjects=count)
 
     def _admit(
-        self, request: positions_pb2.WatchPositionsRequest
-    ) -> tuple[Evaluator, PositionQuery, tuple[PositionShare, ...]]:
-        query = _parse(request)
+        self, request: positions_pb2.ShareRequest, incidents: Mapping[Evaluator, Mapping[str, OpenIncident]]
+    ) -> _Admitted:
+        query = translate.query_of(request)
         sharing.check(query, server.caller().role, self._clock.now_ms())
         for evaluator in self._evaluators:
             if not evaluator.is_current:
                 raise Unavailable("this evaluator is behind the log")
-            shares = sharing.shares(evaluator.state, query)
-            if shares:
-                return evaluator, query, shares
+            right = sharing.share_of(evaluator.state, query, incidents[evaluator])
+            if right is not None:
+                return _Admitted(number=request.number, legal_basis=query.legal_basis, right=right, evaluator=evaluator)
         missing = "incident is open" if query.incident_id else "order is in force"
         raise FailedPrecondition(f"no such {missing} in the partitions of this evaluator: call another evaluator")
 
-    async def _follow(self, evaluator: Evaluator, open_shares: dict[PositionShare, OpenShare]) -> Responses:
-        """Streams the newest position of each subject until every share ends. A slow reader skips positions; none are queued."""
-        loop = asyncio.get_running_loop()
-        sent: dict[PositionShare, KnownPosition] = {}
-        next_s = dict.fromkeys(open_shares, 0.0)
-        while open_shares:
-            for share in tuple(open_shares):
-                # Check before each share, because a slow reader may have delayed the previous one.
-                if not evaluator.is_current:
-                    raise Unavailable("this evaluator is behind the log")
-                reason = sharing.end_of(evaluator.state, share, max(evaluator.state.now_ms, self._clock.now_ms()))
-                if reason is not None:
-                    self._outbox.end(open_shares.pop(share))
-                    logger().info("sharing_ended", reason=reason.name, under=share.incident_id or share.order_id)
-                    yield _end(share, reason)
-                    continue
-                known = sharing.locate(evaluator.state, share)
-                if loop.time() < next_s[share] or known == sent.get(share):
-                    continue
-                await open_shares[share].count()
-                sent[share], next_s[share] = known, loop.time() + self._interval_s
-                yield _position(share, known, evaluator.state.now_ms)
-            if open_shares:
-                await asyncio.sleep(min(CHECK_INTERVAL_S, self._interval_s))
-
-    def _disclosure(self, legal_basis: str, share: PositionShare) -> ledger_pb2.Disclosure:
-        who = server.caller().spiffe_id
+    def _disclosure(self, share: _Admitted) -> ledger_pb2.Disclosure:
+        who, right = server.caller().spiffe_id, share.right
         return ledger_pb2.Disclosure(
             disclosure_id=f"share-{uuid.uuid4().hex}",
             at_ms=self._clock.now_ms(),
             who=who,
-            legal_basis=legal_basis,
+            legal_basis=share.legal_basis,
             purpose=Purpose.ENFORCEMENT.value,
-            reference=share.incident_id or share.case_id,
-            record_kind=share.subject.kind.value,
-            record_id=share.order_id if share.subject.kind is RecordKind.ORDER else share.subject.subject_id,
-            order_id=share.order_id,
+            reference=right.incident_id or right.case_id,
+            record_kind=right.subject.kind.value,
+            record_id=right.order_id if right.subject.kind is RecordKind.ORDER else right.subject.subject_id,
+            order_id=right.order_id,
             recipient=who,
-            expires_at_ms=share.expires_at_ms,
+            expires_at_ms=right.expires_at_ms,
         )
 
 
-def _parse(request: positions_pb2.WatchPositionsRequest) -> PositionQuery:
-    under = request.WhichOneof("under")
-    if under is None:
-        raise InvalidField("under", "is missing: set incident_id or order_id")
-    fields.required_id(under, getattr(request, under))
-    subjects = []
-    for i, subject in enumerate(request.subjects):
-        if subject.kind not in _KINDS:
-            raise InvalidField(
-                f"subjects[{i}].kind", "is no known kind (known: WEARER, PROTECTED_PERSON, PROTECTED_PLACE)"
-            )
-        parts = (
-            subject.subject_id.split("/", 1) if subject.kind == positions_pb2.PROTECTED_PLACE else (subject.subject_id,)
-        )
-        for part in parts:
-            fields.required_id(f"subjects[{i}].subject_id", part)
-        subjects.append(Subject(_KINDS[subject.kind], subject.subject_id))
-    expires_at_ms = fields.moment("expires_at", request.expires_at, request.HasField("expires_at"))
-    return PositionQuery(
-        incident_id=request.incident_id,
-        order_id=request.order_id,
-        legal_basis=request.legal_basis,
-        subjects=tuple(subjects),
-        expires_at_ms=expires_at_ms,
+def _live(share: _Admitted, opened: OpenShare, stream: ShareStream) -> LiveShare:
+    return LiveShare(
+        number=share.number,
+        right=share.right,
+        legal_basis=share.legal_basis,
+        opened=opened,
+        watched=share.evaluator.watched,
+        mark=stream.mark,
     )
 
 
-def _subject(share: PositionShare) -> positions_pb2.Subject:
-    return positions_pb2.Subject(kind=_OF_KINDS[share.subject.kind], subject_id=share.subject.subject_id)
-
-
-def _position(share: PositionShare, known: KnownPosition, now_ms: int) -> positions_pb2.WatchPositionsResponse:
-    position = positions_pb2.LivePosition(subject=_subject(share), unknown=known.unknown)
-    if known.fix is not None:
-        position.lat_deg, position.lon_deg = lat_lon_deg(known.fix.point)
-        position.accuracy_m = known.fix.accuracy_mm / 1000
-        position.fix_time.CopyFrom(times.to_timestamp(known.fix.time_ms))
-        position.age_s = (now_ms - known.fix.time_ms) / 1000
-    elif known.place is not None:
-        center, radius_mm = known.place.bounding_ball
-        position.lat_deg, position.lon_deg = lat_lon_deg(center)
-        position.accuracy_m = radius_mm / 1000
-    return positions_pb2.WatchPositionsResponse(position=position)
-
-
-def _end(share: PositionShare, reason: End) -> positions_pb2.WatchPositionsResponse:
-    end = positions_pb2.ShareEnd(subject=_subject(share), reason=positions_pb2.ShareEndReason.Value(reason.name))
-    return positions_pb2.WatchPositionsResponse(end=end)
+def _require_new_numbers(request: positions_pb2.FollowPositionsRequest, stream: ShareStream) -> None:
+    """Raises InvalidField unless each added share has a number of its own."""
+    if len(request.adds) > MAX_ADDS:
+        raise InvalidField("adds", f"name at most {MAX_ADDS} shares in a request")
+    numbers = Counter(share.number for share in request.adds)
+    for i, share in enumerate(request.adds):
+        if not share.number:
+            raise InvalidField(f"adds[{i}].number", "is missing: number the shares from 1")
+        if share.number in stream or numbers[share.number] > 1:
+            raise InvalidField(f"adds[{i}].number", f"{share.number} is in use in this stream")

@@ -4,13 +4,16 @@ A share is one subject's live positions for one recipient. The ledger gets two d
 the number of positions sent. The beginning is on disk before the first position is sent. Positions are counted on disk in blocks of
 ALLOWED_BATCH: the count is raised by a whole block before the block's first position is sent. So after a kill the end counts too
 many positions rather than too few. The registry may be down for any time, because the stream keeps the disclosures.
+
+Beginnings, counts and ends of all shares that come while a transaction runs are written together in the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +34,12 @@ PUBLISHER = "geofence"
 ALLOWED_BATCH = 60
 """Positions of a share that may leave between two writes to disk: one minute at one position a second."""
 PUBLISH_BATCH = 64
+PUBLISH_DELAY_S = 0.1
+"""Delay from a written disclosure to its publication, seconds, so that the disclosures of a moment share their transactions."""
+END_DELAY_S = 0.2
+"""Delay from the end of a share until it is written, seconds, for the same reason."""
+RESUME_S = 3.0
+"""Time, seconds, within which the same recipient may continue a share whose stream broke."""
 RETRY_DELAY_S = 2.0
 END_SUFFIX = "-end"
 PUBLISHED_KEPT_MS = 86_400_000
@@ -73,20 +82,43 @@ class _ShareEnd(NamedTuple):
 class OpenShare:
     """A share of positions whose beginning is on disk."""
 
-    def __init__(self, outbox: DisclosureOutbox, disclosure_id: str) -> None:
-        self._outbox = outbox
-        self._allowed = 0
+    def __init__(self, disclosure_id: str) -> None:
         self.disclosure_id = disclosure_id
+        self.allowed = ALLOWED_BATCH
+        """Number of positions that may leave, as it is on disk."""
         self.positions = 0
         """Number of positions that have left."""
 
-    async def count(self) -> None:
-        """Counts a position before it leaves. Raises Unavailable if the disk refuses or the outbox isn't open; then the position
-        must not leave."""
-        if self.positions == self._allowed:
-            await self._outbox.allow(self.disclosure_id, self._allowed + ALLOWED_BATCH)
-            self._allowed += ALLOWED_BATCH
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether no position may leave before `DisclosureOutbox.allow`."""
+        return self.positions >= self.allowed
+
+    def count(self) -> None:
+        """Counts a position before it leaves. Raises ValueError if `allow` must come first."""
+        if self.is_exhausted:
+            raise ValueError("a position would leave uncounted")
         self.positions += 1
+
+
+@dataclass(slots=True)
+class _Write:
+    """Rows that wait for the next transaction, and the future of their callers."""
+
+    done: asyncio.Future[None]
+    beginnings: Sequence[tuple[str, bytes]] = ()
+    """Disclosure id and payload of each beginning."""
+    allowed: Sequence[tuple[int, str]] = ()
+    """Number of positions that may leave, and disclosure id."""
+
+
+@dataclass(slots=True)
+class _Unwritten:
+    """What the next transaction writes."""
+
+    writes: list[_Write] = field(default_factory=list)
+    ends: dict[str, _ShareEnd] = field(default_factory=dict)
+    """Ends by disclosure id."""
 
 
 class DisclosureOutbox:
@@ -96,47 +128,71 @@ class DisclosureOutbox:
         self._path = folder / "disclosures.sqlite3"
         self._clock = clock
         self._opened: Database | None = None
-        self._ended: dict[str, _ShareEnd] = {}
-        """Ended shares whose end isn't on disk yet."""
-        self._ends_waiting, self._rows_waiting = asyncio.Event(), asyncio.Event()
+        self._unwritten = _Unwritten()
+        self._suspended: dict[Hashable, tuple[OpenShare, asyncio.TimerHandle]] = {}
+        self._to_write, self._to_publish = asyncio.Event(), asyncio.Event()
 
     @property
     def _database(self) -> Database:
         if self._opened is None:
-            raise Unavailable("the outbox of disclosures isn't open", retry_after_s=RETRY_DELAY_S)
+            raise _not_open()
         return self._opened
 
     async def begin(self, disclosures: Sequence[ledger_pb2.Disclosure]) -> list[OpenShare]:
         """Writes the beginnings of shares, all or none. Raises Unavailable if the disk refuses or the outbox isn't open; then no
         position may leave."""
-        shares = [OpenShare(self, disclosure.disclosure_id) for disclosure in disclosures]
-
-        def write(connection: Connection) -> None:
-            for disclosure in disclosures:
-                payload = disclosure.SerializeToString()
-                opened = {"disclosure_id": disclosure.disclosure_id, "payload": payload, "positions": 0}
-                connection.execute(sa.insert(_waiting).values(disclosure_id=disclosure.disclosure_id, payload=payload))
-                connection.execute(sa.insert(_open_shares).values(opened))
-
+        rows = [(disclosure.disclosure_id, disclosure.SerializeToString()) for disclosure in disclosures]
+        shares = [OpenShare(disclosure_id) for disclosure_id, _ in rows]
         try:
-            await self._database.visit(write)
+            await self._written(beginnings=rows)
         except asyncio.CancelledError:
             for share in shares:  # the recipient disconnected during the write
                 self.end(share)
             raise
-        self._rows_waiting.set()
         return shares
 
-    async def allow(self, disclosure_id: str, positions: int) -> None:
-        """Increases the number of positions that a share may send. Raises Unavailable if the disk refuses or the outbox isn't open."""
-        where = _open_shares.c.disclosure_id == disclosure_id
-        allowed = sa.update(_open_shares).where(where).values(positions=positions)
-        await self._database.visit(lambda connection: connection.execute(allowed))
+    async def allow(self, shares: Collection[OpenShare]) -> None:
+        """Lets each share send another ALLOWED_BATCH of positions. Raises Unavailable if the disk refuses or the outbox isn't open."""
+        await self._written(allowed=[(share.allowed + ALLOWED_BATCH, share.disclosure_id) for share in shares])
+        for share in shares:
+            share.allowed += ALLOWED_BATCH
+
+    async def _written(
+        self, beginnings: Sequence[tuple[str, bytes]] = (), allowed: Sequence[tuple[int, str]] = ()
+    ) -> None:
+        """Returns once the next transaction has written these rows."""
+        if self._opened is None:
+            raise _not_open()
+        write = _Write(asyncio.get_running_loop().create_future(), beginnings, allowed)
+        self._unwritten.writes.append(write)
+        self._to_write.set()
+        await write.done
 
     def end(self, share: OpenShare) -> None:
         """Ends a share. The end is written soon, at the latest when this evaluator restarts."""
-        self._ended[share.disclosure_id] = _ShareEnd(share.positions, self._clock.now_ms())
-        self._ends_waiting.set()
+        self._unwritten.ends[share.disclosure_id] = _ShareEnd(share.positions, self._clock.now_ms())
+        asyncio.get_running_loop().call_later(END_DELAY_S, self._to_write.set)
+
+    def suspend(self, key: Hashable, share: OpenShare) -> None:
+        """Ends a share whose stream broke, unless `resume` continues it within RESUME_S. The key says whose share of what it is."""
+        if (earlier := self._suspended.pop(key, None)) is not None:
+            self._end_suspended(*earlier)
+        timer = asyncio.get_running_loop().call_later(RESUME_S, self._let_lapse, key)
+        self._suspended[key] = share, timer
+
+    def resume(self, key: Hashable) -> OpenShare | None:
+        """The suspended share of a key, which goes on; None if there is none."""
+        share, timer = self._suspended.pop(key, (None, None))
+        if timer is not None:
+            timer.cancel()
+        return share
+
+    def _let_lapse(self, key: Hashable) -> None:
+        self._end_suspended(*self._suspended.pop(key))
+
+    def _end_suspended(self, share: OpenShare, timer: asyncio.TimerHandle) -> None:
+        timer.cancel()
+        self.end(share)
 
     async def run(self, bus: Bus) -> None:
         """Opens the outbox, writes ends and publishes waiting disclosures, until cancelled."""
@@ -155,27 +211,37 @@ class DisclosureOutbox:
     async def _work(self, bus: Bus) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                # Separate tasks, so that ends are written even while NATS is down.
-                tasks.create_task(_persist(lambda: _drain(self._write_ends, self._ends_waiting)))
-                tasks.create_task(_persist(lambda: _drain(lambda: self._publish_some(bus), self._rows_waiting)))
+                # Separate tasks, so that disclosures are written even while NATS is down.
+                tasks.create_task(_persist(lambda: _drain(self._write_some, self._to_write)))
+                tasks.create_task(_persist(lambda: _drain(lambda: self._publish_some(bus), self._to_publish)))
                 tasks.create_task(_persist(lambda: self._keep_published(bus)))
         finally:
+            for suspended in self._suspended.values():
+                self._end_suspended(*suspended)
+            self._suspended.clear()
             with suppress(Unavailable, DBAPIError):  # the next start ends these shares, with the counts on disk
-                await self._write_ends()
+                await self._write_some()
 
-    async def _write_ends(self) -> bool:
-        ended = dict(self._ended)
-        if not ended:
+    async def _write_some(self) -> bool:
+        """Writes what waits, in one transaction. If the disk refuses, the callers get the error, and the ends wait."""
+        batch, self._unwritten = self._unwritten, _Unwritten()
+        # A recipient that disconnected before its share was written has no share.
+        writes = [write for write in batch.writes if not write.done.done()]
+        if not writes and not batch.ends:
             return False
-
-        def write(connection: Connection) -> None:
-            for disclosure_id, end in ended.items():
-                _end(connection, disclosure_id, end)
-
-        await self._database.visit(write)
-        for disclosure_id in ended:
-            del self._ended[disclosure_id]
-        self._rows_waiting.set()
+        try:
+            await self._database.visit(lambda connection: _write(connection, writes, batch.ends))
+        except BaseException as error:
+            self._unwritten.ends = {**batch.ends, **self._unwritten.ends}
+            reason = error.reason if isinstance(error, Unavailable) else type(error).__name__
+            for write in writes:
+                if not write.done.done():
+                    write.done.set_exception(Unavailable(reason, retry_after_s=RETRY_DELAY_S))
+            raise
+        for write in writes:
+            if not write.done.done():
+                write.done.set_result(None)
+        asyncio.get_running_loop().call_later(PUBLISH_DELAY_S, self._to_publish.set)
         return True
 
     def _end_interrupted_shares(self, connection: Connection) -> None:
@@ -187,11 +253,19 @@ class DisclosureOutbox:
     async def _publish_some(self, bus: Bus) -> bool:
         oldest = sa.select(_waiting).order_by(_waiting.c.id).limit(PUBLISH_BATCH)
         rows = await self._database.visit(lambda connection: connection.execute(oldest).all())
-        for row in rows:
-            # Each disclosure has a unique subject. After a kill it may be published twice: the server then rejects the second one,
-            # and the rejection counts as success.
-            subject = flow.disclosure_subject(PUBLISHER, row.disclosure_id)
-            await bus.publish_until_stored(subject, row.payload, msg_id=row.disclosure_id, expected_last=0)
+        # Each disclosure has a unique subject. After a kill it may be published twice: the server then rejects the second one, and the
+        # rejection counts as success.
+        await asyncio.gather(
+            *(
+                bus.publish_until_stored(
+                    flow.disclosure_subject(PUBLISHER, row.disclosure_id),
+                    row.payload,
+                    msg_id=row.disclosure_id,
+                    expected_last=0,
+                )
+                for row in rows
+            )
+        )
         if rows:
             at_ms = self._clock.now_ms()
 
@@ -213,6 +287,10 @@ class DisclosureOutbox:
             return [_message_of(row) for row in rows]
 
         await lost_publications.keep_restored(bus, flow.DISCLOSURES.name, newest_first)
+
+
+def _not_open() -> Unavailable:
+    return Unavailable("the outbox of disclosures isn't open", retry_after_s=RETRY_DELAY_S)
 
 
 async def _persist(work: Callable[[], Awaitable[None]]) -> None:
@@ -239,15 +317,29 @@ def _message_of(row: sa.Row[*tuple[Any, ...]]) -> lost_publications.SoleMessage:
     )
 
 
+def _write(connection: Connection, writes: Sequence[_Write], ends: Mapping[str, _ShareEnd]) -> None:
+    """Writes beginnings, counts and ends. The driver's own statements: each share of the mesh passes here three times."""
+    beginnings = [row for write in writes for row in write.beginnings]
+    if beginnings:
+        connection.exec_driver_sql("insert into waiting (disclosure_id, payload) values (?, ?)", beginnings)
+        opened = [(*row, ALLOWED_BATCH) for row in beginnings]
+        connection.exec_driver_sql(
+            "insert into open_shares (disclosure_id, payload, positions) values (?, ?, ?)", opened
+        )
+    if allowed := [row for write in writes for row in write.allowed]:
+        connection.exec_driver_sql("update open_shares set positions = ? where disclosure_id = ?", allowed)
+    for disclosure_id, end in ends.items():
+        _end(connection, disclosure_id, end)
+
+
 def _end(connection: Connection, disclosure_id: str, end: _ShareEnd) -> None:
     """Writes the end of a share. Does nothing if the beginning of the share was never written."""
-    where = _open_shares.c.disclosure_id == disclosure_id
-    row = connection.execute(sa.select(_open_shares).where(where)).first()
+    query = "delete from open_shares where disclosure_id = ? returning payload"
+    row = connection.exec_driver_sql(query, (disclosure_id,)).first()
     if row is None:
         return
     ended = ledger_pb2.Disclosure.FromString(row.payload)
     ended.disclosure_id += END_SUFFIX
     ended.at_ms, ended.positions = end.at_ms, end.positions
-    row_values = {"disclosure_id": ended.disclosure_id, "payload": ended.SerializeToString()}
-    connection.execute(sa.insert(_waiting).values(row_values))
-    connection.execute(sa.delete(_open_shares).where(where))
+    values = (ended.disclosure_id, ended.SerializeToString())
+    connection.exec_driver_sql("insert into waiting (disclosure_id, payload) values (?, ?)", values)

@@ -31,30 +31,45 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 class Watched:
     """Live positions of an incident's targets at a leg's desk, the newest of each."""
 
-    def __init__(self, call: Any) -> None:
-        self.seen: dict[str, following_pb2.WatchTargetsResponse] = {}
-        self._call = call
+    def __init__(self, call: Any, incident_id: str) -> None:
+        self.seen: dict[str, following_pb2.TargetPosition] = {}
+        self.call = call
+        self.incident_id = incident_id
+        self.is_followed = True
+
+    async def read(self) -> None:
+        """Reads the next events."""
+        response = await self.call.read()
+        assert response is not grpc.aio.EOF, "the stream ended"
+        for event in response.events:
+            assert event.incident_id == self.incident_id
+            if event.HasField("not_followed"):
+                self.is_followed = False
+            else:
+                self.seen[event.target.subject_id] = event.target
 
     async def until(self, good: Any) -> None:
         async with asyncio.timeout(PATIENCE_S):
             while not good(self.seen):
-                response = await self._call.read()
-                assert response is not grpc.aio.EOF, "the stream ended"
-                self.seen[response.subject_id] = response
+                await self.read()
 
     async def to_the_end(self) -> None:
+        """Reads until the leg no longer follows the incident, and until the stream ends with its last incident."""
         async with asyncio.timeout(PATIENCE_S):
-            while await self._call.read() is not grpc.aio.EOF:
-                pass
+            while self.is_followed:
+                await self.read()
+            await self.call.done_writing()
+            assert await self.call.read() is grpc.aio.EOF
 
 
 async def watch(chased: Chase, leg: str, incident_id: str) -> Watched:
     stub = await chased.following(leg)
-    request = following_pb2.WatchTargetsRequest(incident_id=incident_id)
-    return Watched(stub.WatchTargets(request, metadata=chased.identity(leg), timeout=PATIENCE_S * 3))
+    call: Any = stub.FollowTargets(metadata=chased.identity(leg), timeout=PATIENCE_S * 3)
+    await call.write(following_pb2.FollowTargetsRequest(add_incident_ids=[incident_id]))
+    return Watched(call, incident_id)
 
 
-def at(seen: following_pb2.WatchTargetsResponse) -> tuple[float, float]:
+def at(seen: following_pb2.TargetPosition) -> tuple[float, float]:
     return round(seen.lat_deg, 6), round(seen.lon_deg, 6)
 
 
@@ -125,10 +140,12 @@ async def test_a_chase_that_turns_to_her_second_place(mesh: RunningMesh, capsys:
         assert at(police.seen[second]) == tuple(round(x, 6) for x in SECOND)
         assert set(theirs.seen) == {chased.wearer_id}
 
-        # Both evaluators die: the desks get the age of the position, and that its updates are interrupted.
+        # Both evaluators die: the desks learn that the updates are interrupted, with the last known position and its time.
         killed = mesh.kill("geofence-0", "geofence-1")
         for desk in (theirs, police):
-            await desk.until(lambda seen: seen[chased.wearer_id].interrupted and seen[chased.wearer_id].age_s > 0)
+            await desk.until(
+                lambda seen: seen[chased.wearer_id].interrupted and seen[chased.wearer_id].HasField("fix_time")
+            )
         await mesh.wait_until_returned(killed)
         for desk in (theirs, police):
             await desk.until(lambda seen: not seen[chased.wearer_id].interrupted)
@@ -160,9 +177,9 @@ async def test_a_chase_that_turns_to_her_second_place(mesh: RunningMesh, capsys:
             # The tag returns to what the decision still needs, or to its usual interval.
             while is_pursuit([c for c in chased.commanded if sets_interval(c)][-1]):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await (await watch(chased, "police", incident_id)).to_the_end()
-        assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        after = await watch(chased, "police", incident_id)
+        await after.to_the_end()
+        assert not after.seen
         assert his.demand == geometry_pb2.RESPOND
 
 
@@ -179,19 +196,18 @@ async def test_only_the_desk_of_police_or_probation_may_watch_targets(mesh: Runn
         for leg in ("probation", "police", "warning"):
             stub = await chased.following(leg)
             for who in DESKS.values():
-                stream: Any = stub.WatchTargets(
-                    following_pb2.WatchTargetsRequest(incident_id="incident-none"),
-                    metadata=chased.clients.identity(who),
-                    timeout=20,
-                )
-                with pytest.raises(grpc.aio.AioRpcError) as refused:
-                    await stream.read()
+                call: Any = stub.FollowTargets(metadata=chased.clients.identity(who), timeout=20)
+                try:
+                    await call.write(following_pb2.FollowTargetsRequest(add_incident_ids=["incident-none"]))
+                    (event,) = (await call.read()).events
+                    answer = event.WhichOneof("what")
+                except grpc.aio.AioRpcError as refused:
+                    answer = refused.code().name
                 mine = who == DESKS[leg] and leg != "warning"
-                expected = grpc.StatusCode.FAILED_PRECONDITION if mine else grpc.StatusCode.PERMISSION_DENIED
-                assert refused.value.code() is expected, (leg, who)
-        empty: Any = (await chased.following("police")).WatchTargets(
-            following_pb2.WatchTargetsRequest(), metadata=chased.identity("police"), timeout=20
-        )
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
+                assert answer == ("not_followed" if mine else "PERMISSION_DENIED"), (leg, who)
+                call.cancel()
+        empty: Any = (await chased.following("police")).FollowTargets(metadata=chased.identity("police"), timeout=20)
+        await empty.write(following_pb2.FollowTargetsRequest(add_incident_ids=[""]))
+        with pytest.raises(grpc.aio.AioRpcError) as invalid:
             await empty.read()
-        assert "incident_id" in str(refused.value.details())
+        assert "add_incident_ids[0]" in str(invalid.value.details())

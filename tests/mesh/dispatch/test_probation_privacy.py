@@ -209,6 +209,7 @@ async def known_ids(chased: Chase) -> dict[str, list[str]]:
     case_ids = [a.alert.case_id for a in chased.alerts.seen]
     return {
         "incident_id": [his.incident_id],
+        "add_incident_ids": [his.incident_id],
         "assignment_id": [his.assignment_id, hers.assignment_id],
         "order_id": [chased.order_id],
         "wearer_id": [chased.wearer_id],
@@ -271,16 +272,16 @@ async def test_no_method_reveals_her_position_to_probation(traced: tuple[Running
         # The search finds the markers that the police get.
         with_markers = found_in(seen[DESKS["police"]].heard)
         assert {
-            "/tandem.geofence.v1.PositionService/WatchPositions",
-            "/tandem.dispatch.v1.FollowingService/WatchTargets",
+            "/tandem.geofence.v1.PositionService/FollowPositions",
+            "/tandem.dispatch.v1.FollowingService/FollowTargets",
             "/tandem.dispatch.v1.DispatchService/Subscribe",
             "/tandem.dispatch.v1.RosterService/ListUnits",
             "/tandem.registry.v1.DisclosureService/ReadProtectedPerson",
         } <= with_markers
         answered = seen[DESKS["probation"]].answered
         assert {
-            "/tandem.geofence.v1.PositionService/WatchPositions",
-            "/tandem.dispatch.v1.FollowingService/WatchTargets",
+            "/tandem.geofence.v1.PositionService/FollowPositions",
+            "/tandem.dispatch.v1.FollowingService/FollowTargets",
             "/tandem.dispatch.v1.DispatchService/Subscribe",
             "/tandem.dispatch.v1.DispatchService/ListIncidents",
             "/tandem.dispatch.v1.RosterService/ListUnits",

@@ -102,6 +102,32 @@ async def test_a_deadline_fires_once_with_several_processes_on_one_store(where: 
         assert await first_broken_event(legs[2].store) is None
 
 
+async def test_a_reader_gets_the_open_incidents_then_each_change_of_any_process(where: Path | str) -> None:
+    async with opened(where) as first_leg, opened(where) as second_leg:
+        await put(first_leg, "a1", "b1")
+        await fold(first_leg, 1, 2)
+        await second_leg.catch_up()
+        async with second_leg.record.changes() as changes:
+            assert set((await changes.next()).incidents) == {"incident-1", "incident-2"}
+            await fold(first_leg, 3)
+            (offer,) = (a for a in await assignments(first_leg) if a.incident_id == "incident-2")
+            await first_leg.acknowledge(offer.assignment_id, "b")
+            await second_leg.catch_up()
+            incidents, _ = await changes.next()
+            assert set(incidents) == {"incident-2", "incident-3"}, "what didn't change isn't read"
+            assert incidents["incident-2"].assignments[offer.assignment_id].acknowledged_ms
+            # A unit's report changes no incident, and is news all the same.
+            report = UnitReport(Status.AVAILABLE, second_leg._clock.now_ms(), LatLon(37.5, 127.0), 1)
+            await second_leg.change_roster(partial(store.report_unit, unit_id="a1", given=report))
+            assert (await changes.next()).units >= {"a1"}
+            for _ in range(3):
+                await second_leg.record.handle([], second_leg._now())
+            next_changes = asyncio.create_task(changes.next())
+            await asyncio.sleep(0)
+            assert not next_changes.done(), "a transaction without a change is no news"
+            next_changes.cancel()
+
+
 async def test_each_process_continues_from_the_others_writes_and_notifies_its_desk(where: Path | str) -> None:
     async with opened(where) as first_leg, opened(where) as second_leg:
         steps = second_leg.follow(0)

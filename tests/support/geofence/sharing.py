@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2
 
 from services.common.messaging import bus as buses
 from services.common.messaging.bus import Bus
@@ -29,7 +32,97 @@ BASIS = "STALKING_9_1_3_2"
 INTERVALS_S = (0.02, 0.5)
 """Minimum time between two positions of a subject, by evaluator, seconds. The second checks more often than it sends."""
 
-Stream = grpc.aio.UnaryStreamCall[positions_pb2.WatchPositionsRequest, positions_pb2.WatchPositionsResponse]
+Call = grpc.aio.StreamStreamCall[positions_pb2.FollowPositionsRequest, positions_pb2.FollowPositionsResponse]
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event of one share."""
+
+    subject: positions_pb2.Subject
+    message: positions_pb2.ShareEvent
+
+    @property
+    def position(self) -> positions_pb2.LivePosition:
+        """The position; empty if the event has none."""
+        return self.message.position
+
+    @property
+    def end(self) -> positions_pb2.ShareEnd:
+        """The end; empty if the share goes on."""
+        return self.message.end
+
+    @property
+    def is_position(self) -> bool:
+        """Whether the event is a position."""
+        return self.message.HasField("position")
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the event is the end of the share."""
+        return self.message.HasField("end")
+
+
+class Refused(Exception):
+    """A share was refused."""
+
+    def __init__(self, refusal: positions_pb2.ShareRefused) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+        self.code = code_pb2.Code.Name(refusal.code)
+
+
+class Stream:
+    """A stream of shares. Subjects are numbered in the order in which they are added."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self._subjects: dict[int, positions_pb2.Subject] = {}
+        self._events: deque[Event] = deque()
+        self._unsent: list[positions_pb2.FollowPositionsRequest] = []
+
+    def add(self, *requests: positions_pb2.ShareRequest) -> list[int]:
+        """Adds shares with the next read. Returns their numbers."""
+        for request in requests:
+            request.number = len(self._subjects) + 1
+            self._subjects[request.number] = request.subject
+        self._unsent.append(positions_pb2.FollowPositionsRequest(adds=requests))
+        return [request.number for request in requests]
+
+    async def send(self, request: positions_pb2.FollowPositionsRequest | None = None) -> None:
+        """Sends what was added, then a request."""
+        while self._unsent:
+            await self.call.write(self._unsent.pop(0))
+        if request is not None:
+            await self.call.write(request)
+
+    async def finish(self) -> None:
+        """Sends what was added, and nothing more."""
+        await self.send()
+        await self.call.done_writing()
+
+    async def event(self) -> Event | None:
+        """The next event, whatever it is; None at the end of the stream."""
+        await self.send()
+        while not self._events:
+            response = await self.call.read()
+            if not isinstance(response, positions_pb2.FollowPositionsResponse):
+                return None
+            self._events += (Event(self._subjects[event.number], event) for event in response.events)
+        return self._events.popleft()
+
+    async def next(self) -> Event | None:
+        """The next position or end; None at the end of the stream. Raises Refused."""
+        while (event := await self.event()) is not None:
+            if event.message.HasField("refused"):
+                raise Refused(event.message.refused)
+            if not event.message.HasField("opened"):
+                return event
+        return None
+
+    def cancel(self) -> None:
+        """Ends the stream as a caller that is gone."""
+        self.call.cancel()
 
 
 def wearer(case: str) -> positions_pb2.Subject:
@@ -141,6 +234,10 @@ class Client:
             positions = (log.position(f"d{case}", at_ms, 0), log.position(f"t{case}", at_ms, 6_000))
             await self.publish(log.positions_entry(*positions))
 
+    def stream(self, who: str) -> Stream:
+        """Opens a stream without shares."""
+        return Stream(self._stub.FollowPositions(metadata=server.bearer(who, SECRET)))
+
     def watch(
         self,
         who: str,
@@ -150,52 +247,66 @@ class Client:
         basis: str = BASIS,
         for_s: float = 600,
     ) -> Stream:
-        """Opens a stream of positions."""
-        request = positions_pb2.WatchPositionsRequest(legal_basis=basis, subjects=subjects)
-        if incident:
-            request.incident_id = incident
-        if order:
-            request.order_id = order
-        request.expires_at.CopyFrom(moment(for_s))
-        return self._stub.WatchPositions(request, metadata=server.bearer(who, SECRET))
+        """Opens a stream with a share of each subject."""
+        stream = self.stream(who)
+        stream.add(*(share(each, incident=incident, order=order, basis=basis, for_s=for_s) for each in subjects))
+        return stream
 
-    async def read(self, stream: Stream) -> positions_pb2.WatchPositionsResponse:
-        """The next message of a stream."""
+    async def read(self, stream: Stream) -> Event:
+        """The next position or end of a stream. Raises Refused."""
         async with asyncio.timeout(WITHIN_S):
-            message = await stream.read()
-        assert isinstance(message, positions_pb2.WatchPositionsResponse), await stream.code()
-        return message
+            event = await stream.next()
+        assert event is not None, await stream.call.code()
+        return event
 
     async def first(
         self, who: str, subject: positions_pb2.Subject, order: str, basis: str
     ) -> tuple[Stream, positions_pb2.LivePosition]:
-        """Opens a stream of positions under an order, once the evaluator has applied the order; returns its first position, too."""
+        """Opens a share under an order, once the evaluator has applied the order; returns its first position, too."""
         async with asyncio.timeout(WITHIN_S):
             while True:
                 stream = self.watch(who, subject, order=order, basis=basis)
                 try:
                     return stream, (await self.read(stream)).position
-                except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                except Refused as error:
+                    if error.code != "FAILED_PRECONDITION":
                         raise
+                    stream.cancel()
                     await asyncio.sleep(0.05)
 
     async def refusal(self, stream: Stream) -> str:
-        """Status code of a stream that ends before its first message."""
+        """Status code of the refusal of a stream or of its first share."""
         try:
             async with asyncio.timeout(WITHIN_S):
-                message = await stream.read()
+                event = await stream.next()
         except grpc.aio.AioRpcError as error:
             return error.code().name
-        raise AssertionError(f"got {type(message)}")
+        except Refused as error:
+            return error.code
+        finally:
+            stream.cancel()
+        raise AssertionError(f"got {event}")
 
-    async def until_end(self, stream: Stream) -> list[positions_pb2.WatchPositionsResponse]:
-        """All messages until the evaluator ends the stream."""
-        messages = []
+    async def until_end(self, stream: Stream) -> list[Event]:
+        """All positions and ends of a stream until its last share ends."""
+        events = []
         async with asyncio.timeout(WITHIN_S):
-            while isinstance(message := await stream.read(), positions_pb2.WatchPositionsResponse):
-                messages.append(message)
-        return messages
+            await stream.finish()
+            while (event := await stream.next()) is not None:
+                events.append(event)
+        return events
+
+
+def share(
+    subject: positions_pb2.Subject, *, incident: str = "", order: str = "", basis: str = BASIS, for_s: float = 600
+) -> positions_pb2.ShareRequest:
+    """A request of a share."""
+    request = positions_pb2.ShareRequest(legal_basis=basis, subject=subject, expires_at=moment(for_s))
+    if incident:
+        request.incident_id = incident
+    if order:
+        request.order_id = order
+    return request
 
 
 def now_ms() -> int:

@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
 from services.common.geometry import LatLon
 from services.common.rpc.errors import FailedPrecondition
 from services.dispatch.domain import race
 from services.dispatch.domain.assignment import AssignmentState
-from services.dispatch.domain.decisions import Alert
-from services.dispatch.domain.enums import Advice, Demand, EscalationReason, Estimate
-from services.dispatch.domain.events import Escalated, Event, Offered, Raced, Retargeted, SceneShared, TargetsShown
+from services.dispatch.domain.enums import Advice, EscalationReason
+from services.dispatch.domain.events import Escalated, Offered, Raced, Retargeted, SceneShared, TargetsShown
 from services.dispatch.domain.following import RETARGET_MS, Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
-from services.dispatch.domain.roster import Travel
 from services.dispatch.leg import chain, translate
-from tandem.common.v1 import alert_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tests.support.dispatch.incidents import Story
-from tests.support.dispatch.roster import TWO_OFFICES, board, unit
-
-HOME = LatLon(37.5, 127.0)
-PER_M = 1 / 111_195
-"""Degrees of latitude per metre."""
-FAR = Approach(None)
-
-
-def ring(
-    sequence: int, subject: str, *, target: str, ring_m: float = 100.0, entered: bool = True, ends: bool = False
-) -> Alert:
-    demand = Demand.RESPOND if entered else Demand.RECORD
-    kind = alert_pb2.RING_ENTERED if entered else alert_pb2.RING_CLEARED
-    threat = f"{target}-{ring_m}"
-    fields = (f"alert-{sequence}", "incident-1", (sequence, 0), kind, demand, "order-1", threat, (subject,))
-    return Alert(*fields, ends, None, wearer_id="w1", ring_m=ring_m)
-
-
-def with_travel(**travel_s: int) -> Story:
-    """A police leg with cars a1, a2 and b1, whose travel times to p1 are `travel_s`, seconds."""
-    story = Story("police")
-    set_travel(story, travel_s)
-    return story
-
-
-def set_travel(story: Story, travel_s: Mapping[str, int]) -> None:
-    """Sets the cars' travel times to p1, seconds."""
-    units = [unit("a1", "a"), unit("a2", "a"), unit("b1", "b")]
-    travel = {(id_, "p1"): Travel(s, Estimate.ROAD) for id_, s in travel_s.items()}
-    story.board = board(TWO_OFFICES, units, travel=travel)
-
-
-def update(story: Story, how: Approach = FAR, *, moved: bool = False, subject: str = "p1") -> tuple[Event, ...]:
-    target = TargetUpdate("incident-1", story.id_of(subject), subject, how, 400 if moved else 0)
-    return story.do(Follow(target))
+from tests.support.dispatch.races import FAR, HOME, PER_M, ring, set_travel, update, with_travel
 
 
 def accept(story: Story, *states: AssignmentState) -> None:

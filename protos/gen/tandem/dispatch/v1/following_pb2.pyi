@@ -21,30 +21,115 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
-class WatchTargetsRequest(_message.Message):
-    """Request of WatchTargets."""
+class FollowTargetsRequest(_message.Message):
+    """Request of FollowTargets. Removals take effect before additions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVE_INCIDENT_IDS_FIELD_NUMBER: _builtins.int
+    ADD_INCIDENT_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def remove_incident_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of incidents that are no longer followed. Others are ignored."""
+
+    @_builtins.property
+    def add_incident_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of incidents to follow. An incident that is followed already is ignored."""
+
+    def __init__(
+        self,
+        *,
+        remove_incident_ids: _abc.Iterable[_builtins.str] | None = ...,
+        add_incident_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_incident_ids", b"add_incident_ids", "remove_incident_ids", b"remove_incident_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowTargetsRequest: _TypeAlias = FollowTargetsRequest  # noqa: Y015
+
+@_typing.final
+class FollowTargetsResponse(_message.Message):
+    """Answer of FollowTargets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetEvent]:
+        """Events of incidents."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___TargetEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowTargetsResponse: _TypeAlias = FollowTargetsResponse  # noqa: Y015
+
+@_typing.final
+class TargetEvent(_message.Message):
+    """An event of one followed incident."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    NOT_FOLLOWED_FIELD_NUMBER: _builtins.int
     incident_id: _builtins.str
     """Id of the incident."""
+    @_builtins.property
+    def target(self) -> Global___TargetPosition:
+        """A target, as it is now."""
+
+    @_builtins.property
+    def not_followed(self) -> Global___NotFollowed:
+        """The leg doesn't follow the incident, or no longer: it isn't open in this leg."""
+
     def __init__(
         self,
         *,
         incident_id: _builtins.str = ...,
+        target: Global___TargetPosition | None = ...,
+        not_followed: Global___NotFollowed | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_followed", b"not_followed", "target", b"target", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id", "not_followed", b"not_followed", "target", b"target", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["target", "not_followed"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___TargetEvent: _TypeAlias = TargetEvent  # noqa: Y015
+
+@_typing.final
+class NotFollowed(_message.Message):
+    """The leg doesn't follow an incident."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incident_id", b"incident_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___WatchTargetsRequest: _TypeAlias = WatchTargetsRequest  # noqa: Y015
+Global___NotFollowed: _TypeAlias = NotFollowed  # noqa: Y015
 
 @_typing.final
-class WatchTargetsResponse(_message.Message):
-    """Answer of WatchTargets."""
+class TargetPosition(_message.Message):
+    """Position of a target."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -70,7 +155,7 @@ class WatchTargetsResponse(_message.Message):
     accuracy_m: _builtins.float
     """Accuracy of the position, metres. For a place, its radius."""
     age_s: _builtins.float
-    """Age of the position by the mesh's clock, seconds. Absent for a place."""
+    """Age of the position when it was sent, by the mesh's clock, seconds. Absent for a place."""
     interrupted: _builtins.bool
     """The leg gets no positions from an evaluator at present, so newer positions may exist."""
     @_builtins.property
@@ -111,7 +196,7 @@ class WatchTargetsResponse(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lon_deg) -> _WhichOneofReturnType__lon_deg | None: ...
 
-Global___WatchTargetsResponse: _TypeAlias = WatchTargetsResponse  # noqa: Y015
+Global___TargetPosition: _TypeAlias = TargetPosition  # noqa: Y015
 
 @_typing.final
 class AdviceGiven(_message.Message):

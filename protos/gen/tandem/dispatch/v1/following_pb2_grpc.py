@@ -35,10 +35,10 @@ class FollowingServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.WatchTargets = channel.unary_stream(
-                '/tandem.dispatch.v1.FollowingService/WatchTargets',
-                request_serializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.WatchTargetsRequest.SerializeToString,
-                response_deserializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.WatchTargetsResponse.FromString,
+        self.FollowTargets = channel.stream_stream(
+                '/tandem.dispatch.v1.FollowingService/FollowTargets',
+                request_serializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.FollowTargetsRequest.SerializeToString,
+                response_deserializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.FollowTargetsResponse.FromString,
                 _registered_method=True)
 
 
@@ -46,12 +46,13 @@ class FollowingServiceServicer:
     """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused.
     """
 
-    def WatchTargets(self, request, context):
-        """Streams each target's newest position, and every few seconds its age. The stream ends with the incident's last assignment.
-        Probation's only target is the wearer; the police's targets are the wearer and the threatened protected persons and places.
+    def FollowTargets(self, request_iterator, context):
+        """Follows the targets of incidents over one stream. The desk adds and removes incidents; the leg sends each target's newest position
+        when it changes, becomes unknown or is interrupted, and says when it no longer follows an incident. Probation's only target is the
+        wearer; the police's targets are the wearer and the threatened protected persons and places. The server ends streams after at most
+        five minutes: call again and add the same incidents.
 
-        FAILED_PRECONDITION: this leg has no such open incident. UNAVAILABLE: the leg follows nobody, because no evaluator is
-        configured.
+        UNAVAILABLE: the leg follows nobody, because no evaluator is configured.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,10 +61,10 @@ class FollowingServiceServicer:
 
 def add_FollowingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'WatchTargets': grpc.unary_stream_rpc_method_handler(
-                    servicer.WatchTargets,
-                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.WatchTargetsRequest.FromString,
-                    response_serializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.WatchTargetsResponse.SerializeToString,
+            'FollowTargets': grpc.stream_stream_rpc_method_handler(
+                    servicer.FollowTargets,
+                    request_deserializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.FollowTargetsRequest.FromString,
+                    response_serializer=tandem_dot_dispatch_dot_v1_dot_following__pb2.FollowTargetsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -78,7 +79,7 @@ class FollowingService:
     """
 
     @staticmethod
-    def WatchTargets(request,
+    def FollowTargets(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -88,12 +89,12 @@ class FollowingService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/tandem.dispatch.v1.FollowingService/WatchTargets',
-            tandem_dot_dispatch_dot_v1_dot_following__pb2.WatchTargetsRequest.SerializeToString,
-            tandem_dot_dispatch_dot_v1_dot_following__pb2.WatchTargetsResponse.FromString,
+            '/tandem.dispatch.v1.FollowingService/FollowTargets',
+            tandem_dot_dispatch_dot_v1_dot_following__pb2.FollowTargetsRequest.SerializeToString,
+            tandem_dot_dispatch_dot_v1_dot_following__pb2.FollowTargetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -16,28 +16,30 @@ class FollowingServiceStub:
     """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    WatchTargets: _aio.UnaryStreamMultiCallable[_following_pb2.WatchTargetsRequest, _following_pb2.WatchTargetsResponse]
-    """Streams each target's newest position, and every few seconds its age. The stream ends with the incident's last assignment.
-    Probation's only target is the wearer; the police's targets are the wearer and the threatened protected persons and places.
+    FollowTargets: _aio.StreamStreamMultiCallable[_following_pb2.FollowTargetsRequest, _following_pb2.FollowTargetsResponse]
+    """Follows the targets of incidents over one stream. The desk adds and removes incidents; the leg sends each target's newest position
+    when it changes, becomes unknown or is interrupted, and says when it no longer follows an incident. Probation's only target is the
+    wearer; the police's targets are the wearer and the threatened protected persons and places. The server ends streams after at most
+    five minutes: call again and add the same incidents.
 
-    FAILED_PRECONDITION: this leg has no such open incident. UNAVAILABLE: the leg follows nobody, because no evaluator is
-    configured.
+    UNAVAILABLE: the leg follows nobody, because no evaluator is configured.
     """
 
 class FollowingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Live positions of a leg's targets while an incident is open. A desk of the other agency is refused."""
 
     @_abc_1.abstractmethod
-    def WatchTargets(
+    def FollowTargets(
         self,
-        request: _following_pb2.WatchTargetsRequest,
-        context: _aio.ServicerContext[_following_pb2.WatchTargetsRequest, _abc.AsyncIterator[_following_pb2.WatchTargetsResponse]],
-    ) -> _abc.AsyncIterator[_following_pb2.WatchTargetsResponse]:
-        """Streams each target's newest position, and every few seconds its age. The stream ends with the incident's last assignment.
-        Probation's only target is the wearer; the police's targets are the wearer and the threatened protected persons and places.
+        request_iterator: _abc.AsyncIterator[_following_pb2.FollowTargetsRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_following_pb2.FollowTargetsRequest], _abc.AsyncIterator[_following_pb2.FollowTargetsResponse]],
+    ) -> _abc.AsyncIterator[_following_pb2.FollowTargetsResponse]:
+        """Follows the targets of incidents over one stream. The desk adds and removes incidents; the leg sends each target's newest position
+        when it changes, becomes unknown or is interrupted, and says when it no longer follows an incident. Probation's only target is the
+        wearer; the police's targets are the wearer and the threatened protected persons and places. The server ends streams after at most
+        five minutes: call again and add the same incidents.
 
-        FAILED_PRECONDITION: this leg has no such open incident. UNAVAILABLE: the leg follows nobody, because no evaluator is
-        configured.
+        UNAVAILABLE: the leg follows nobody, because no evaluator is configured.
         """
 
 def add_FollowingServiceServicer_to_server(servicer: FollowingServiceServicer, server: _aio.Server) -> None: ...

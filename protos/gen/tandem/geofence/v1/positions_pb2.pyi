@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -103,16 +104,49 @@ class Subject(_message.Message):
 Global___Subject: _TypeAlias = Subject  # noqa: Y015
 
 @_typing.final
-class WatchPositionsRequest(_message.Message):
-    """Request of WatchPositions."""
+class FollowPositionsRequest(_message.Message):
+    """Request of FollowPositions. Removals take effect before additions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REMOVES_FIELD_NUMBER: _builtins.int
+    ADDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def removes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers of shares that end now. Numbers that aren't in use are ignored."""
+
+    @_builtins.property
+    def adds(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShareRequest]:
+        """Shares to open, at most 1,000 in a request and 50,000 in a stream."""
+
+    def __init__(
+        self,
+        *,
+        removes: _abc.Iterable[_builtins.int] | None = ...,
+        adds: _abc.Iterable[Global___ShareRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adds", b"adds", "removes", b"removes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowPositionsRequest: _TypeAlias = FollowPositionsRequest  # noqa: Y015
+
+@_typing.final
+class ShareRequest(_message.Message):
+    """A share to open: the live positions of one subject, for one recipient, under one legal basis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
     INCIDENT_ID_FIELD_NUMBER: _builtins.int
     ORDER_ID_FIELD_NUMBER: _builtins.int
     LEGAL_BASIS_FIELD_NUMBER: _builtins.int
-    SUBJECTS_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Number by which the caller recognises the share's answers. It must not be in use in this stream. Required, at least 1."""
     incident_id: _builtins.str
     """Id of an open incident: all its subjects, until it ends."""
     order_id: _builtins.str
@@ -120,8 +154,8 @@ class WatchPositionsRequest(_message.Message):
     legal_basis: _builtins.str
     """Code of the article that allows the share, such as STALKING_9_1_3_2. Required."""
     @_builtins.property
-    def subjects(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subject]:
-        """Subjects, 1 to 20. Required."""
+    def subject(self) -> Global___Subject:
+        """The subject. Required."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
@@ -130,53 +164,152 @@ class WatchPositionsRequest(_message.Message):
     def __init__(
         self,
         *,
+        number: _builtins.int = ...,
         incident_id: _builtins.str = ...,
         order_id: _builtins.str = ...,
         legal_basis: _builtins.str = ...,
-        subjects: _abc.Iterable[Global___Subject] | None = ...,
+        subject: Global___Subject | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "incident_id", b"incident_id", "order_id", b"order_id", "under", b"under"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "incident_id", b"incident_id", "order_id", b"order_id", "subject", b"subject", "under", b"under"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "incident_id", b"incident_id", "legal_basis", b"legal_basis", "order_id", b"order_id", "subjects", b"subjects", "under", b"under"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "incident_id", b"incident_id", "legal_basis", b"legal_basis", "number", b"number", "order_id", b"order_id", "subject", b"subject", "under", b"under"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_under: _TypeAlias = _typing.Literal["incident_id", "order_id"]  # noqa: Y015
     _WhichOneofArgType_under: _TypeAlias = _typing.Literal["under", b"under"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_under) -> _WhichOneofReturnType_under | None: ...
 
-Global___WatchPositionsRequest: _TypeAlias = WatchPositionsRequest  # noqa: Y015
+Global___ShareRequest: _TypeAlias = ShareRequest  # noqa: Y015
 
 @_typing.final
-class WatchPositionsResponse(_message.Message):
-    """Answer of WatchPositions."""
+class FollowPositionsResponse(_message.Message):
+    """Answer of FollowPositions. Each event replaces what a reader had no time to read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    POSITION_FIELD_NUMBER: _builtins.int
-    END_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def position(self) -> Global___LivePosition:
-        """Present position of a subject. A newer position replaces unread ones."""
-
-    @_builtins.property
-    def end(self) -> Global___ShareEnd:
-        """The share of a subject ended. The stream ends after the last share."""
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShareEvent]:
+        """Events of different shares, or of one share in their order."""
 
     def __init__(
         self,
         *,
+        events: _abc.Iterable[Global___ShareEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowPositionsResponse: _TypeAlias = FollowPositionsResponse  # noqa: Y015
+
+@_typing.final
+class ShareEvent(_message.Message):
+    """An event of one share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The caller's number of the share."""
+    @_builtins.property
+    def opened(self) -> Global___ShareOpened:
+        """The share is open, and its beginning is in the durable outbox."""
+
+    @_builtins.property
+    def refused(self) -> Global___ShareRefused:
+        """The share wasn't opened, or the evaluator can no longer serve it. The number is free."""
+
+    @_builtins.property
+    def position(self) -> Global___LivePosition:
+        """Present position of the subject."""
+
+    @_builtins.property
+    def end(self) -> Global___ShareEnd:
+        """The share ended. The number is free."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        opened: Global___ShareOpened | None = ...,
+        refused: Global___ShareRefused | None = ...,
         position: Global___LivePosition | None = ...,
         end: Global___ShareEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "position", b"position", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "opened", b"opened", "position", b"position", "refused", b"refused", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "position", b"position", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "number", b"number", "opened", b"opened", "position", b"position", "refused", b"refused", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["position", "end"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["opened", "refused", "position", "end"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
-Global___WatchPositionsResponse: _TypeAlias = WatchPositionsResponse  # noqa: Y015
+Global___ShareEvent: _TypeAlias = ShareEvent  # noqa: Y015
+
+@_typing.final
+class ShareOpened(_message.Message):
+    """The beginning of a share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISCLOSURE_ID_FIELD_NUMBER: _builtins.int
+    disclosure_id: _builtins.str
+    """Id of the share's row in the ledger."""
+    def __init__(
+        self,
+        *,
+        disclosure_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disclosure_id", b"disclosure_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareOpened: _TypeAlias = ShareOpened  # noqa: Y015
+
+@_typing.final
+class ShareRefused(_message.Message):
+    """Why a share isn't served, as the status of a call with google.rpc details would say it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """Number of a google.rpc.Code, such as 7 for PERMISSION_DENIED."""
+    reason: _builtins.str
+    """The reason, for people."""
+    field: _builtins.str
+    """INVALID_ARGUMENT: the faulty field of the ShareRequest."""
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """UNAVAILABLE: time after which to add the share again."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        field: _builtins.str = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_delay", b"retry_delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field", b"field", "reason", b"reason", "retry_delay", b"retry_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareRefused: _TypeAlias = ShareRefused  # noqa: Y015
 
 @_typing.final
 class LivePosition(_message.Message):
@@ -184,7 +317,6 @@ class LivePosition(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SUBJECT_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
     LAT_DEG_FIELD_NUMBER: _builtins.int
     LON_DEG_FIELD_NUMBER: _builtins.int
@@ -202,17 +334,12 @@ class LivePosition(_message.Message):
     age_s: _builtins.float
     """Age of the position when it was sent, by the log's time, seconds. Absent for a place."""
     @_builtins.property
-    def subject(self) -> Global___Subject:
-        """The subject."""
-
-    @_builtins.property
     def fix_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the fix. Absent for a place."""
 
     def __init__(
         self,
         *,
-        subject: Global___Subject | None = ...,
         unknown: _builtins.bool = ...,
         lat_deg: _builtins.float | None = ...,
         lon_deg: _builtins.float | None = ...,
@@ -220,9 +347,9 @@ class LivePosition(_message.Message):
         fix_time: _timestamp_pb2.Timestamp | None = ...,
         age_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "subject", b"subject", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy_m: _TypeAlias = _typing.Literal["accuracy_m"]  # noqa: Y015
     _WhichOneofArgType__accuracy_m: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m"]  # noqa: Y015
@@ -249,23 +376,17 @@ class ShareEnd(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    SUBJECT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: Global___ShareEndReason.ValueType
     """The reason."""
-    @_builtins.property
-    def subject(self) -> Global___Subject:
-        """The subject."""
-
     def __init__(
         self,
         *,
-        subject: Global___Subject | None = ...,
         reason: Global___ShareEndReason.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

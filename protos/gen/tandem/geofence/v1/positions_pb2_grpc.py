@@ -36,10 +36,10 @@ class PositionServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.WatchPositions = channel.unary_stream(
-                '/tandem.geofence.v1.PositionService/WatchPositions',
-                request_serializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.WatchPositionsRequest.SerializeToString,
-                response_deserializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.WatchPositionsResponse.FromString,
+        self.FollowPositions = channel.stream_stream(
+                '/tandem.geofence.v1.PositionService/FollowPositions',
+                request_serializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.FollowPositionsRequest.SerializeToString,
+                response_deserializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.FollowPositionsResponse.FromString,
                 _registered_method=True)
 
 
@@ -48,17 +48,22 @@ class PositionServiceServicer:
     sent, its row for the registry's ledger is in a durable outbox.
     """
 
-    def WatchPositions(self, request, context):
-        """Streams positions of subjects until each share ends, and then the reason of the end. Probation gets the wearer only; the police
-        also get the persons whom the order protects and, during an incident, its places. No other role may call it. The answers never
-        contain rings or distances.
+    def FollowPositions(self, request_iterator, context):
+        """Follows positions over one stream. The caller adds and removes shares; the server answers each added share with `opened` or
+        `refused`, then sends the subject's newest position whenever it changes, and at last the reason of the share's end. One stream may
+        hold thousands of shares. Probation gets wearers only; the police also get the persons whom an order protects and, during an
+        incident, its places. No other role may call it. The answers never contain rings or distances.
 
-        PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: the incident isn't open, the order isn't
-        in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; call the other
-        evaluator. The server ends streams after at most five minutes: repeat the same request.
+        A refusal concerns one share; the others go on. PERMISSION_DENIED: the role or the legal basis doesn't allow it.
+        FAILED_PRECONDITION: the incident isn't open, the order isn't in force, or it doesn't name the subject. UNAVAILABLE: this evaluator
+        is behind the log or can't write its outbox; add the share at the other evaluator. An open share may be refused later, with
+        UNAVAILABLE. Errors of a whole request, such as a number that is in use, end the stream.
 
-        The server queues nothing for a slow reader, but the reader's HTTP/2 window may hold 64 KiB of older positions. To read the
-        newest first, open the channel with `grpc.http2.lookahead_bytes` 256.
+        The server ends streams after at most five minutes: call again and add the same shares. A share that the same caller adds with the
+        same fields within 3 seconds at the same evaluator continues, with the same row in the ledger.
+
+        The server queues nothing for a slow reader: it sends the newest position of each share only. The reader's HTTP/2 window may hold
+        64 KiB of older positions. To read the newest first, open the channel with `grpc.http2.lookahead_bytes` 256.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,10 +72,10 @@ class PositionServiceServicer:
 
 def add_PositionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'WatchPositions': grpc.unary_stream_rpc_method_handler(
-                    servicer.WatchPositions,
-                    request_deserializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.WatchPositionsRequest.FromString,
-                    response_serializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.WatchPositionsResponse.SerializeToString,
+            'FollowPositions': grpc.stream_stream_rpc_method_handler(
+                    servicer.FollowPositions,
+                    request_deserializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.FollowPositionsRequest.FromString,
+                    response_serializer=tandem_dot_geofence_dot_v1_dot_positions__pb2.FollowPositionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,7 +91,7 @@ class PositionService:
     """
 
     @staticmethod
-    def WatchPositions(request,
+    def FollowPositions(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -96,12 +101,12 @@ class PositionService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
-            '/tandem.geofence.v1.PositionService/WatchPositions',
-            tandem_dot_geofence_dot_v1_dot_positions__pb2.WatchPositionsRequest.SerializeToString,
-            tandem_dot_geofence_dot_v1_dot_positions__pb2.WatchPositionsResponse.FromString,
+            '/tandem.geofence.v1.PositionService/FollowPositions',
+            tandem_dot_geofence_dot_v1_dot_positions__pb2.FollowPositionsRequest.SerializeToString,
+            tandem_dot_geofence_dot_v1_dot_positions__pb2.FollowPositionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

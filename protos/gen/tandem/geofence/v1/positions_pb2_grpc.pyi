@@ -18,17 +18,22 @@ class PositionServiceStub:
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    WatchPositions: _aio.UnaryStreamMultiCallable[_positions_pb2.WatchPositionsRequest, _positions_pb2.WatchPositionsResponse]
-    """Streams positions of subjects until each share ends, and then the reason of the end. Probation gets the wearer only; the police
-    also get the persons whom the order protects and, during an incident, its places. No other role may call it. The answers never
-    contain rings or distances.
+    FollowPositions: _aio.StreamStreamMultiCallable[_positions_pb2.FollowPositionsRequest, _positions_pb2.FollowPositionsResponse]
+    """Follows positions over one stream. The caller adds and removes shares; the server answers each added share with `opened` or
+    `refused`, then sends the subject's newest position whenever it changes, and at last the reason of the share's end. One stream may
+    hold thousands of shares. Probation gets wearers only; the police also get the persons whom an order protects and, during an
+    incident, its places. No other role may call it. The answers never contain rings or distances.
 
-    PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: the incident isn't open, the order isn't
-    in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; call the other
-    evaluator. The server ends streams after at most five minutes: repeat the same request.
+    A refusal concerns one share; the others go on. PERMISSION_DENIED: the role or the legal basis doesn't allow it.
+    FAILED_PRECONDITION: the incident isn't open, the order isn't in force, or it doesn't name the subject. UNAVAILABLE: this evaluator
+    is behind the log or can't write its outbox; add the share at the other evaluator. An open share may be refused later, with
+    UNAVAILABLE. Errors of a whole request, such as a number that is in use, end the stream.
 
-    The server queues nothing for a slow reader, but the reader's HTTP/2 window may hold 64 KiB of older positions. To read the
-    newest first, open the channel with `grpc.http2.lookahead_bytes` 256.
+    The server ends streams after at most five minutes: call again and add the same shares. A share that the same caller adds with the
+    same fields within 3 seconds at the same evaluator continues, with the same row in the ledger.
+
+    The server queues nothing for a slow reader: it sends the newest position of each share only. The reader's HTTP/2 window may hold
+    64 KiB of older positions. To read the newest first, open the channel with `grpc.http2.lookahead_bytes` 256.
     """
 
 class PositionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -37,21 +42,26 @@ class PositionServiceServicer(metaclass=_abc_1.ABCMeta):
     """
 
     @_abc_1.abstractmethod
-    def WatchPositions(
+    def FollowPositions(
         self,
-        request: _positions_pb2.WatchPositionsRequest,
-        context: _aio.ServicerContext[_positions_pb2.WatchPositionsRequest, _abc.AsyncIterator[_positions_pb2.WatchPositionsResponse]],
-    ) -> _abc.AsyncIterator[_positions_pb2.WatchPositionsResponse]:
-        """Streams positions of subjects until each share ends, and then the reason of the end. Probation gets the wearer only; the police
-        also get the persons whom the order protects and, during an incident, its places. No other role may call it. The answers never
-        contain rings or distances.
+        request_iterator: _abc.AsyncIterator[_positions_pb2.FollowPositionsRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_positions_pb2.FollowPositionsRequest], _abc.AsyncIterator[_positions_pb2.FollowPositionsResponse]],
+    ) -> _abc.AsyncIterator[_positions_pb2.FollowPositionsResponse]:
+        """Follows positions over one stream. The caller adds and removes shares; the server answers each added share with `opened` or
+        `refused`, then sends the subject's newest position whenever it changes, and at last the reason of the share's end. One stream may
+        hold thousands of shares. Probation gets wearers only; the police also get the persons whom an order protects and, during an
+        incident, its places. No other role may call it. The answers never contain rings or distances.
 
-        PERMISSION_DENIED: the role or the legal basis doesn't allow it. FAILED_PRECONDITION: the incident isn't open, the order isn't
-        in force, or it doesn't name a subject. UNAVAILABLE: this evaluator is behind the log or can't write its outbox; call the other
-        evaluator. The server ends streams after at most five minutes: repeat the same request.
+        A refusal concerns one share; the others go on. PERMISSION_DENIED: the role or the legal basis doesn't allow it.
+        FAILED_PRECONDITION: the incident isn't open, the order isn't in force, or it doesn't name the subject. UNAVAILABLE: this evaluator
+        is behind the log or can't write its outbox; add the share at the other evaluator. An open share may be refused later, with
+        UNAVAILABLE. Errors of a whole request, such as a number that is in use, end the stream.
 
-        The server queues nothing for a slow reader, but the reader's HTTP/2 window may hold 64 KiB of older positions. To read the
-        newest first, open the channel with `grpc.http2.lookahead_bytes` 256.
+        The server ends streams after at most five minutes: call again and add the same shares. A share that the same caller adds with the
+        same fields within 3 seconds at the same evaluator continues, with the same row in the ledger.
+
+        The server queues nothing for a slow reader: it sends the newest position of each share only. The reader's HTTP/2 window may hold
+        64 KiB of older positions. To read the newest first, open the channel with `grpc.http2.lookahead_bytes` 256.
         """
 
 def add_PositionServiceServicer_to_server(servicer: PositionServiceServicer, server: _aio.Server) -> None: ...
