@@ -1,9 +1,10 @@
-"""`python -m bench.registry [--json] [--at 1000 10000 100000]`: time until a new order or tag is matched and in the log.
+"""`python -m bench.registry [--json] [--at 1000 10000 100000] [--bulk 100000]`: time until a new order or tag is matched and in the
+log, and the rate of records put in bulk.
 
 The registry runs as a process on PostgreSQL with fsync and is called over gRPC. The time runs from the call until the case can be read
 from the log. Before that, the database is filled with `--at` random orders, and a fifth as many wearers with tags. Each size is
-measured twice: without other load, and while the police repeatedly send their full list for comparison. Exit code 1 where the target
-isn't met at the largest size.
+measured twice: without other load, and while the police repeatedly send their full list for comparison. With `--bulk` only the bulk
+load of so many orders is measured, on SQLite and on PostgreSQL. Exit code 1 where a target isn't met at the largest size.
 """
 
 from __future__ import annotations
@@ -17,27 +18,16 @@ import platform
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
-
+from bench.linkage import bulk
 from bench.mesh.population import People
 from services.common.messaging import flow, pull
 from services.common.rpc import server
-from services.common.storage import db
-from services.registry.domain import Order, ProtectedPerson, Respondent, Tag, Wearer
-from services.registry.keys.vault import Vault
 from services.registry.reconciliation import translate
-from services.registry.reconciliation.domain import Agency, Listed
-from services.registry.records import indexing, kinds
-from services.registry.tables import MIGRATIONS, metadata
-from services.registry.unit_of_work import UnitOfWork
+from services.registry.reconciliation.domain import Listed
 from tandem.common.v1 import log_pb2
 from tandem.registry.v1 import reconciliation_pb2
 from tests.support.common.postgres import running_postgres
@@ -50,8 +40,6 @@ WARM_UP = 20
 """Number of uncounted first samples, because the registry has just started and scans its keys once."""
 TARGET_P99_S = 1.0
 KEY = bytes(range(32))
-ORDERS_PER_WEARER = 5
-BATCH = 5_000
 LISTED_BATCH = 1_000
 IN_LOG_WITHIN_S = 30.0
 
@@ -67,71 +55,6 @@ class Figure:
     p99_s: float
     target_p99_s: float | None = None
     met: bool | None = None
-
-
-# ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Collector:
-    """Stand-in for a database connection that collects inserted rows, so that they are inserted in bulk."""
-
-    dialect = SimpleNamespace(name="postgresql")
-
-    def __init__(self) -> None:
-        self.rows: dict[sa.Table, list[dict[str, Any]]] = defaultdict(list)
-
-    async def execute(self, statement: Any, rows: Sequence[dict[str, Any]] | None = None) -> Any:
-        """Collects the rows of an insert; queries and deletions return nothing, because the database is empty."""
-        if isinstance(statement, sa.Insert):
-            table = cast(sa.Table, statement.table)
-            self.rows[table] += rows or []
-        return SimpleNamespace(all=list, rowcount=0)
-
-    async def flush(self, connection: AsyncConnection) -> None:
-        """Inserts all collected rows, referenced tables first."""
-        for table in sorted(self.rows, key=metadata.sorted_tables.index):
-            await connection.execute(sa.insert(table), self.rows[table])
-        self.rows.clear()
-
-
-async def load(url: str, people: People, first: int, *, orders: int) -> list[Listed]:
-    """Fills a database with the orders numbered from `first` to `orders` - 1, and a fifth as many wearers with tags.
-
-    Returns the new part of the list that the police would send.
-    """
-    listed = []
-    collector = Collector()
-    work = UnitOfWork(cast(AsyncConnection, collector), Vault([KEY]))
-    async with db.open_database(url, MIGRATIONS) as database:
-        for n in range(first, orders):
-            for record in made_up(people, n):
-                await indexing.store(work, record)
-                if kinds.type_of(record).agency is Agency.NPA:
-                    listed.append(kinds.list_entry(record))
-            if n % BATCH == BATCH - 1 or n == orders - 1:
-                async with database.transaction() as connection:
-                    await collector.flush(connection)
-        async with database.transaction() as connection:
-            await connection.execute(sa.text("analyze"))
-    return listed
-
-
-def made_up(people: People, n: int) -> Iterable[Wearer | Tag | ProtectedPerson | Order]:
-    """Records that belong to the order with this number."""
-    if n % ORDERS_PER_WEARER == 0:
-        yield Wearer(wearer_id=f"w-{n}", source_version=1, **people.next())
-        yield Tag(f"t-{n}", f"w-{n}", 1)
-    yield ProtectedPerson(f"p-{n}", str(people.next()["name"]), 1)
-    yield Order(
-        order_id=f"o-{n}",
-        respondent=Respondent(**people.next()),
-        protected_person_ids=(f"p-{n}",),
-        places=(),
-        rings=(),
-        valid_from_ms=1_700_000_000_000,
-        valid_until_ms=2_000_000_000_000,
-        source_version=1,
-    )
 
 
 # ── measuring ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,15 +147,15 @@ def run(sizes: Sequence[int]) -> list[Figure]:
         url, listed = postgres.new_database(), list[Listed]()
         loaded = 0
         for size in sizes:
-            began_s = time.perf_counter()
-            listed += asyncio.run(load(url, people, loaded, orders=size))
-            print(f"{size} orders loaded in {time.perf_counter() - began_s:.0f} s", file=sys.stderr)
-            loaded = size
             # A separate log for each size, so that it holds no cases of the previous size.
             with (
                 tempfile.TemporaryDirectory() as folder,
                 running_registry(Path(folder), 1, url, env={"TANDEM_REGISTRY_KEY": KEY.hex()}) as mesh,
             ):
+                loading = asyncio.run(bulk.load(mesh, bulk.records(people, range(loaded, size))))
+                print(f"{size} orders loaded: {loading.text()}", file=sys.stderr)
+                listed += loading.listed
+                loaded = size
                 size_figures = asyncio.run(at_size(mesh, people, size, listed=listed))
             for figure in size_figures:
                 print(_line(figure), file=sys.stderr)
@@ -254,7 +177,10 @@ def main() -> int:
     parser.add_argument(
         "--at", type=int, nargs="+", default=SIZES, metavar="ORDERS", help="numbers of orders to measure at"
     )
+    parser.add_argument("--bulk", type=int, metavar="ORDERS", help="only load so many orders, on SQLite and PostgreSQL")
     arguments = parser.parse_args()
+    if arguments.bulk:
+        return 0 if bulk.run(arguments.bulk) else 1
     figures = run(sorted(arguments.at))
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, PostgreSQL with fsync"
     if arguments.json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import random
 import time
@@ -11,15 +10,14 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from services.cli.calls import call
+from services.cli.bulk import AnyRecord, put_records
+from services.cli.failure import CommandFailed
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID
 from services.cli.stack.mesh import Clients
 from services.common import times
 from services.registry.domain import Sex
 from tandem.registry.v1 import registry_pb2
 
-CASE_CONCURRENCY = 8
-"""Cases that are registered concurrently."""
 _DAY_MS = 86_400_000
 
 _SURNAMES = tuple("김이박최정강조윤장임한오서신권황안송류홍")
@@ -77,39 +75,21 @@ def actors(count: int) -> list[Party]:
 
 
 async def register(clients: Clients, cases: Sequence[Party]) -> float:
-    """Registers all records of these cases; returns the time that it took, seconds.
+    """Registers all records of these cases in bulk; returns the time that it took, seconds.
 
     Each order has the three default rings: 2 km, 1 km and 100 m.
     """
     began = time.monotonic()
     now_ms = clients.clock.now_ms()
     people = People()
-    left = iter([(party, people.next()) for party in cases])
-
-    async def work() -> None:
-        for party, person in left:
-            await _put_case(clients, party, person, now_ms=now_ms)
-
-    await asyncio.gather(*(work() for _ in range(CASE_CONCURRENCY)))
+    ministry: list[AnyRecord] = []
+    police: list[AnyRecord] = []
+    for party in cases:
+        _add_case(party, people.next(), now_ms=now_ms, ministry=ministry, police=police)
+    # The orders come last, so that the registry publishes each case to the log once, complete.
+    await _put(clients, MOJ_RECORDS, ministry)
+    await _put(clients, NPA_RECORDS, police)
     return time.monotonic() - began
-
-
-async def _put_case(clients: Clients, party: Party, person_data: Mapping[str, Any], *, now_ms: int) -> None:
-    registry, moj, npa = clients.registry, clients.identity(MOJ_RECORDS), clients.identity(NPA_RECORDS)
-    n, identity = party.number, _identity(person_data)
-    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **identity)
-    tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1, vendor_id=VENDOR_ID)
-    person = registry_pb2.ProtectedPerson(person_id=f"person-{n}", name="-", source_version=1)
-    device = registry_pb2.Device(
-        device_id=party.device_id, person_id=person.person_id, source_version=1, vendor_id=VENDOR_ID
-    )
-    order = _order(party, person_data, now_ms=now_ms, version=1)
-    await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), moj)
-    await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
-    await call(registry.PutProtectedPerson, registry_pb2.PutProtectedPersonRequest(protected_person=person), npa)
-    await call(registry.PutDevice, registry_pb2.PutDeviceRequest(device=device), npa)
-    # The order comes last, so that the registry publishes each case to the log once, complete.
-    await call(registry.PutOrder, registry_pb2.PutOrderRequest(order=order), npa)
 
 
 async def renew(clients: Clients, cases: Sequence[Party]) -> float:
@@ -120,16 +100,34 @@ async def renew(clients: Clients, cases: Sequence[Party]) -> float:
     began = time.monotonic()
     now_ms = clients.clock.now_ms()
     people = People()
-    left = iter([(party, people.next()) for party in cases])
-
-    async def work() -> None:
-        for party, person in left:
-            order = _order(party, person, now_ms=now_ms + _DAY_MS, version=2)
-            request = registry_pb2.PutOrderRequest(order=order)
-            await call(clients.registry.PutOrder, request, clients.identity(NPA_RECORDS))
-
-    await asyncio.gather(*(work() for _ in range(CASE_CONCURRENCY)))
+    orders = [_order(party, people.next(), now_ms=now_ms + _DAY_MS, version=2) for party in cases]
+    await _put(clients, NPA_RECORDS, orders)
     return time.monotonic() - began
+
+
+async def _put(clients: Clients, agency: str, records: Sequence[AnyRecord]) -> None:
+    for result in await put_records(clients.registry, records, clients.identity(agency)):
+        if result.HasField("refusal"):
+            raise CommandFailed(f"the registry refused a record: {result.refusal.message}")
+
+
+def _add_case(
+    party: Party,
+    person_data: Mapping[str, Any],
+    *,
+    now_ms: int,
+    ministry: list[AnyRecord],
+    police: list[AnyRecord],
+) -> None:
+    n, identity = party.number, _identity(person_data)
+    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **identity)
+    tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1, vendor_id=VENDOR_ID)
+    person = registry_pb2.ProtectedPerson(person_id=f"person-{n}", name="-", source_version=1)
+    device = registry_pb2.Device(
+        device_id=party.device_id, person_id=person.person_id, source_version=1, vendor_id=VENDOR_ID
+    )
+    ministry += (wearer, tag)
+    police += (person, device, _order(party, person_data, now_ms=now_ms, version=1))
 
 
 def _identity(person_data: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf.message import Message
-
+from services.cli.bulk import AnyRecord
 from services.cli.failure import MISUSED, CommandFailed
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
@@ -43,7 +42,7 @@ class CsvLine:
     """One CSV line: its records in the order in which they must be put, or its fault."""
 
     number: int
-    records: tuple[Message, ...]
+    records: tuple[AnyRecord, ...]
     fault: Fault | None = None
 
 
@@ -73,7 +72,7 @@ def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[CsvLine]:
     raise CommandFailed(f"{path}: the first line must name the columns, wearer_id or order_id among them", MISUSED)
 
 
-def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[Message, ...]]) -> CsvLine:
+def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[AnyRecord, ...]]) -> CsvLine:
     if None in row or None in row.values():
         return CsvLine(number, (), Fault(number, "", "has another number of columns than the header"))
     try:
@@ -87,7 +86,7 @@ def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[Message
 _WEARER_COLUMNS = {*_WEARERS, "source_version", "sex", "phone", "address", "tag_device_ids", "vendor_id"}
 
 
-def _wearer(row: Row) -> tuple[Message, ...]:
+def _wearer(row: Row) -> tuple[AnyRecord, ...]:
     version = _whole("source_version", row.get("source_version", ""))
     wearer = registry_pb2.Wearer(
         wearer_id=row["wearer_id"],
@@ -131,7 +130,7 @@ _ORDER_COLUMNS = {
 }
 
 
-def _order(row: Row) -> tuple[Message, ...]:
+def _order(row: Row) -> tuple[AnyRecord, ...]:
     version = _whole("source_version", row.get("source_version", ""))
     order = registry_pb2.Order(
         order_id=row["order_id"],
@@ -159,7 +158,7 @@ def _order(row: Row) -> tuple[Message, ...]:
     return (*_persons(order, row, version), order)
 
 
-def _persons(order: registry_pb2.Order, row: Row, version: int) -> list[Message]:
+def _persons(order: registry_pb2.Order, row: Row, version: int) -> list[AnyRecord]:
     names = _list(row.get("protected_person_names", ""))
     if not names:
         return []  # the registry knows these persons already
@@ -221,7 +220,7 @@ def _type(text: str) -> registry_pb2.OrderType.ValueType:
         raise InvalidField("type", f"must be one of {known}, or empty") from None
 
 
-def _checked(parse: Callable[..., object], message: Message, column: str) -> None:
+def _checked(parse: Callable[..., object], message: AnyRecord, column: str) -> None:
     try:
         parse(message)
     except InvalidField as error:

@@ -20,6 +20,7 @@ from services.common.rpc import server as rpc
 from services.common.storage import db
 from services.registry import startup
 from services.registry.api import SERVICE_NAME, RegistryServicer
+from services.registry.bulk.service import BulkService
 from services.registry.cases.renewal import Renewal
 from services.registry.cases.service import CaseService
 from services.registry.device_tokens.api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
@@ -95,6 +96,7 @@ async def main(settings: RegistrySettings) -> None:
                 ministry,
                 police,
                 reviews,
+                bulk=BulkService(transactions, ministry, police),
                 reconciliation=reconciliation,
                 signal=transactions.signal,
                 area=AREAS[settings.service_area],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -13,11 +14,13 @@ from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.common.rpc.identity import Role
 from services.common.rpc.server import caller
+from services.registry.bulk import translate as batches
+from services.registry.bulk.service import BulkService
 from services.registry.domain import ListedKind, Order
 from services.registry.reconciliation import translate as lists
 from services.registry.reconciliation.domain import Agency, Listed
 from services.registry.reconciliation.service import ReconciliationService
-from services.registry.records import lifecycle, places, translate
+from services.registry.records import places, translate
 from services.registry.records.area import ServiceArea
 from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
@@ -47,6 +50,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         police: PoliceService,
         reviews: ReviewService,
         *,
+        bulk: BulkService,
         reconciliation: ReconciliationService,
         signal: CommitSignal,
         area: ServiceArea,
@@ -54,6 +58,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         self._ministry = ministry
         self._police = police
         self._reviews = reviews
+        self._bulk = bulk
         self._reconciliation = reconciliation
         self._signal = signal
         self._area = area
@@ -63,8 +68,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     ) -> registry_pb2.PutWearerResponse:
         wearer = _parse(request, "wearer", translate.parse_wearer)
         outcome = translate.outcome_to_proto(await _finish(self._ministry.put_wearer(wearer)))
-        warned = lifecycle.number_warnings("national_id", wearer.national_id)
-        return registry_pb2.PutWearerResponse(outcome=outcome, warnings=translate.warnings_to_proto("wearer", warned))
+        warnings = translate.warnings_to_proto("wearer", batches.warnings_of(wearer))
+        return registry_pb2.PutWearerResponse(outcome=outcome, warnings=warnings)
 
     async def EndWearer(
         self, request: registry_pb2.EndWearerRequest, context: _Context
@@ -110,13 +115,9 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def PutOrder(self, request: registry_pb2.PutOrderRequest, context: _Context) -> registry_pb2.PutOrderResponse:
         order = _parse(request, "order", self._parse_order)
         outcome, stage = await _finish(self._police.put_order(order))
-        warned = (
-            *lifecycle.number_warnings("respondent.national_id", order.respondent.national_id),
-            *lifecycle.duration_warnings(order),
-        )
         return registry_pb2.PutOrderResponse(
             outcome=translate.outcome_to_proto(outcome),
-            warnings=translate.warnings_to_proto("order", warned),
+            warnings=translate.warnings_to_proto("order", batches.warnings_of(order)),
             stage=translate.stage_to_proto(stage),
         )
 
@@ -124,6 +125,17 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         order = translate.parse_order(msg)
         places.check_area(order, self._area)
         return order
+
+    async def PutRecords(
+        self, request_iterator: AsyncIterator[registry_pb2.PutRecordsRequest], context: _Context
+    ) -> AsyncIterator[registry_pb2.PutRecordsResponse]:
+        parse = partial(batches.parse_batch, role=caller().role, area=self._area, vault=self._bulk.vault)
+        # A request is read only after the answer to the previous one, so that flow control slows a fast sender down.
+        async for request in request_iterator:
+            # In a thread, because parsing and hashing of hundreds of records would block other calls.
+            parsed = await asyncio.to_thread(parse, request)
+            batch = [record.prepared for record in parsed if isinstance(record, batches.ParsedRecord)]
+            yield batches.results_to_proto(parsed, await _finish(self._bulk.put(batch)))
 
     async def EndOrder(self, request: registry_pb2.EndOrderRequest, context: _Context) -> registry_pb2.EndOrderResponse:
         outcome, stage = await _finish(self._police.end_order(*translate.parse_order_end(request)))

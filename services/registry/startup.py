@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from functools import partial
 
 from services.common.rpc.errors import FailedPrecondition
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.domain import Wearer
 from services.registry.keys.vault import Vault
-from services.registry.records import indexing
 from services.registry.records.kinds import RECORD_TYPES, Record, RecordType
+from services.registry.records.prepared import prepare as prepare_record
 from services.registry.transactions import Transactions
 from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set.working_set import WorkingSet
 
 COMPLETED_BATCH = 200
 
@@ -59,10 +62,16 @@ async def _complete_some(
     """
     async with transactions.open() as work:
         ids = await work.reconciliation.without_digest(kind.listed_kind, kind.key, after=after, limit=COMPLETED_BATCH)
-        # `opened` omits destroyed records: they have an id but no content.
-        for record in (await work.records.opened(kind, ids)).values():
-            await indexing.index(work, record)
-            if isinstance(record, Wearer):
-                pairs = await surroundings.pairs_of_wearer(work, record)
-                await cases.write(work, await cases.match(work, pairs, put=record))
+        await work.change(partial(_complete, cases=cases, kind=kind, ids=ids))
     return ids[-1] if ids else ""
+
+
+def _complete(working: WorkingSet, *, cases: CaseService, kind: RecordType[Record], ids: Sequence[str]) -> None:
+    # `opened` omits destroyed records: they have an id but no content.
+    for record in working.records.opened(kind, ids).values():
+        if isinstance(record, Wearer):
+            wearer = prepare_record(record, working.vault)
+            pairs = surroundings.pairs_of_wearer(working, wearer)
+            cases.apply(working, cases.match(working, pairs, put=record), put=wearer)
+        else:
+            working.put(prepare_record(record, working.vault))

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from sqlalchemy import Connection
 
 from services.common.storage.db import Database
 from services.registry.keys.vault import Vault
 from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set import writing
+from services.registry.working_set.working_set import WorkingSet
+
+T = TypeVar("T")
 
 
 class CommitSignal:
@@ -40,13 +47,13 @@ class Transactions:
     def __init__(self, database: Database, vault: Vault) -> None:
         self.database = database
         self.signal = CommitSignal()
-        self._vault = vault
+        self.vault = vault
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[UnitOfWork]:
         """A read-write transaction. After its commit, the callbacks in `after_commit` run."""
         async with self.database.transaction() as connection:
-            work = UnitOfWork(connection, self._vault)
+            work = UnitOfWork(connection, self.vault)
             yield work
         for callback in work.after_commit:
             callback()
@@ -58,8 +65,23 @@ class Transactions:
             yield work
         self.signal.notify()
 
+    async def change(self, command: Callable[[WorkingSet], T]) -> T:
+        """Run a command on the records as one transaction, and wake the tasks that wait for a change."""
+
+        def visit(connection: Connection) -> tuple[T, WorkingSet]:
+            working = WorkingSet(connection, self.vault)
+            result = command(working)
+            writing.write(connection, working)
+            return result, working
+
+        result, working = await self.database.visit(visit)
+        for callback in working.after_commit:
+            callback()
+        self.signal.notify()
+        return result
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[UnitOfWork]:
         """A read-only snapshot, for long reads that mustn't block a put."""
         async with self.database.reading() as connection:
-            yield UnitOfWork(connection, self._vault)
+            yield UnitOfWork(connection, self.vault)

@@ -23,11 +23,20 @@ class RowTarget:
     new."""
     newer: str = ""
     """Column that must be greater in the new row to replace an existing one. If empty, the default, the new row always replaces."""
+    generated: str = ""
+    """Column that the database counts up, so that rows have no value for it. Empty, the default, if there is none."""
+    unique: str = ""
+    """Column whose value identifies an existing row. If empty, the default, the primary key identifies it."""
+
+    @property
+    def stored(self) -> tuple[sa.Column[Any], ...]:
+        """The table's columns for which a row has a value, in the order of the values."""
+        return tuple(column for column in self.table.columns if column.name != self.generated)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the table's columns, in the order of the values of a row."""
-        return tuple(column.name for column in self.table.columns)
+        """Names of the columns for which a row has a value, in the order of the values."""
+        return tuple(column.name for column in self.stored)
 
     def insert(self, source: str) -> str:
         """SQL statement that inserts the rows of `source`, a VALUES or SELECT clause."""
@@ -39,7 +48,7 @@ class RowTarget:
             return ""
         if not self.changing:
             return " ON CONFLICT DO NOTHING"
-        key = ", ".join(column.name for column in self.table.primary_key)
+        key = self.unique or ", ".join(column.name for column in self.table.primary_key)
         replaced = ", ".join(f"{name} = excluded.{name}" for name in self.changing)
         where = f" WHERE {self.table.name}.{self.newer} < excluded.{self.newer}" if self.newer else ""
         return f" ON CONFLICT ({key}) DO UPDATE SET {replaced}{where}"
@@ -54,7 +63,7 @@ def write(connection: sa.Connection, tables: Sequence[RowTarget], rows: Sequence
         by_column = [
             column
             for into, table_rows in zip(tables, rows, strict=True)
-            for column in _columns(len(into.table.columns), table_rows)
+            for column in _columns(len(into.columns), table_rows)
         ]
         connection.exec_driver_sql(_together(tuple(tables)), tuple(by_column))
         return
@@ -79,7 +88,7 @@ def _together(tables: tuple[RowTarget, ...]) -> str:
     inserts, number = [], 0
     for into in tables:
         arrays = []
-        for column in into.table.columns:
+        for column in into.stored:
             number += 1
             arrays.append(f"${number}::{column.type.compile(_POSTGRESQL)}[]")
         source = f"SELECT * FROM unnest({', '.join(arrays)})"  # noqa: S608  # names of the code's own tables

@@ -1,6 +1,6 @@
 """Plan what follows from changed records, in memory: reviews, match events, joint cases, routes, tokens and messages.
 
-Nothing is read or written here. `surroundings.py` reads all rows that a plan needs, and `CaseService.write` writes the plan.
+Nothing is read or written here. `surroundings.py` gathers all rows that a plan needs, and `CaseService.apply` applies the plan.
 """
 
 from __future__ import annotations

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from services.common.clock import MeshClock
 from services.registry.cases.service import DAY_MS, CaseService
 from services.registry.domain import Device, Tag
 from services.registry.outbox.store import OutboxMessage
 from services.registry.records.kinds import DEVICES, TAGS
 from services.registry.transactions import Transactions
-from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set.working_set import WorkingSet
 
 RENEWED_BATCH = 50
 
@@ -29,7 +31,7 @@ class Renewal:
         async with self._transactions.open() as work:
             device_ids = await work.routes.not_sent_on(day, RENEWED_BATCH)
             if device_ids:
-                await self._renew_routes(work, device_ids)
+                await work.change(partial(self._renew_routes, device_ids=device_ids))
                 return True
             snapshots = await work.cases.not_sent_on(day, now_ms - DAY_MS, RENEWED_BATCH)
             await work.cases.mark_sent([snapshot.case_id for snapshot in snapshots], day)
@@ -44,11 +46,11 @@ class Renewal:
             await work.outbox.drop_sent_before(now_ms - DAY_MS)
         return bool(snapshots)
 
-    async def _renew_routes(self, work: UnitOfWork, device_ids: list[str]) -> None:
-        tags = await work.records.opened(TAGS, device_ids)
-        devices = await work.records.opened(DEVICES, [id_ for id_ in device_ids if id_ not in tags])
+    def _renew_routes(self, working: WorkingSet, device_ids: list[str]) -> None:
+        tags = working.records.opened(TAGS, device_ids)
+        devices = working.records.opened(DEVICES, [id_ for id_ in device_ids if id_ not in tags])
         found: dict[str, Tag | Device] = {**devices, **tags}
-        effects = await self._cases.begin_routes(work, list(found.values()))
+        effects = self._cases.begin_routes(working, list(found.values()))
         for device_id in device_ids:
             effects.send_route(found[device_id], renew=True)
-        await self._cases.write(work, effects)
+        self._cases.apply(working, effects)

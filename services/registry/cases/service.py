@@ -1,4 +1,4 @@
-"""Joint cases and device routes that follow from the records: gather, plan and write them in the transaction of a command."""
+"""Joint cases and device routes that follow from the records: gather, plan and apply them in the transaction of a command."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from services.registry.cases.domain import MatchPair, PlanTerms, decide
 from services.registry.cases.effects import CaseMessage, Effects
 from services.registry.domain import Contact, Device, Tag
 from services.registry.keys.vault import Vault
-from services.registry.outbox.store import OutboxMessage
+from services.registry.outbox.store import OutboxMessage, check_size
 from services.registry.records.kinds import Record
-from services.registry.records.store import StoredRecord
+from services.registry.records.prepared import PreparedRecord
 from services.registry.routes.domain import tag_partitions
-from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set.working_set import WorkingSet
 from tandem.common.v1 import log_pb2
 
 DAY_MS = 86_400_000
 
 
 class CaseService:
-    """Plans and writes joint cases and routes inside the transaction that changes a record."""
+    """Plans joint cases and routes inside the transaction that changes a record."""
 
     def __init__(
         self, clock: MeshClock, vault: Vault, partitions: int, *, warning_key: X25519PublicKey | None = None
@@ -52,13 +52,12 @@ class CaseService:
 
     # ── gather and plan ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def match(
+    def match(
         self,
-        work: UnitOfWork,
+        working: WorkingSet,
         pairs: Sequence[MatchPair],
         *,
         put: Record,
-        known: Sequence[StoredRecord[Any]] = (),
         also_persons: Iterable[str] = (),
         also_wearers: Collection[str] = (),
     ) -> Effects:
@@ -66,11 +65,10 @@ class CaseService:
         terms = self.terms()
         decided = [decide(pair, terms) for pair in pairs]
         touched = [result.pair for result in decided if result.touches_case]
-        found = await surroundings.around(
-            work,
+        found = surroundings.around(
+            working,
             touched,
             put=put,
-            known=known,
             also_persons=also_persons,
             also_wearers=also_wearers,
             with_contacts=self.seals_contacts,
@@ -80,38 +78,44 @@ class CaseService:
             effects.settle(result)
         return effects
 
-    async def begin(
+    def begin(
         self,
-        work: UnitOfWork,
+        working: WorkingSet,
         pairs: Sequence[MatchPair],
         *,
         put: Record | None = None,
-        known: Sequence[StoredRecord[Any]] = (),
         also_persons: Iterable[str] = (),
     ) -> Effects:
         """A plan without effects yet, for pairs with joint cases. The arguments are those of `surroundings.around`."""
-        found = await surroundings.around(
-            work, pairs, put=put, known=known, also_persons=also_persons, with_contacts=self.seals_contacts
+        found = surroundings.around(
+            working, pairs, put=put, also_persons=also_persons, with_contacts=self.seals_contacts
         )
         return Effects(self.terms(), found, pairs)
 
-    async def begin_routes(self, work: UnitOfWork, devices: Sequence[Tag | Device]) -> Effects:
+    def begin_routes(self, working: WorkingSet, devices: Sequence[Tag | Device]) -> Effects:
         """A plan without effects yet, for the routes of these devices."""
-        return Effects(self.terms(), await surroundings.around_devices(work, devices))
+        return Effects(self.terms(), surroundings.around_devices(working, devices))
 
-    # ── write ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── apply ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def write(self, work: UnitOfWork, effects: Effects) -> None:
-        """Write a plan. Raises FailedPrecondition if a message is larger than the log accepts."""
+    def apply(self, working: WorkingSet, effects: Effects, *, put: PreparedRecord[Any] | None = None) -> None:
+        """Change the working set as planned, and put the record that the command puts.
+
+        Raises FailedPrecondition if a message is larger than the log accepts. Then nothing is changed.
+        """
         day = effects.terms.now_ms // DAY_MS
         messages, entries = self._encoded(effects)
-        await work.reviews.put(effects.reviews.values())
-        await work.cases.put(effects.cases.values(), entries, day)
-        await work.reviews.add_events(effects.events)
-        await work.device_tokens.put(effects.tokens)
-        await work.routes.put(effects.routes, day)
-        await work.outbox.enqueue(messages)
-        work.after_commit += [line.write for line in effects.logs]
+        for message in messages:
+            check_size(message)
+        if put is not None:
+            working.put(put)
+        working.reviews.put(effects.reviews.values())
+        working.cases.put(effects.cases.values(), entries, day)
+        working.events += effects.events
+        working.tokens.put(effects.tokens)
+        working.routes.put(effects.routes, day)
+        working.messages += messages
+        working.after_commit += [line.write for line in effects.logs]
 
     def _encoded(self, effects: Effects) -> tuple[list[OutboxMessage], dict[str, bytes]]:
         """The messages for the outbox in their order, and the last snapshot of each case by case id."""

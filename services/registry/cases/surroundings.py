@@ -1,4 +1,4 @@
-"""Read the rows that a plan needs: each table with one statement for all requested ids, and no row twice."""
+"""Gather the rows that a plan needs from a working set."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from services.registry.cases.domain import MatchPair, StoredCase
 from services.registry.device_tokens.domain import DeviceToken
 from services.registry.domain import Contact, Device, JointCase, Order, ProtectedPerson, Tag, Wearer
 from services.registry.keys.store import KeyOwner
-from services.registry.matching import similarity
 from services.registry.matching.similarity import Side
 from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS, WEARERS, R, Record, RecordType, type_of
-from services.registry.records.store import StoredRecord, owner_of
+from services.registry.records.prepared import PreparedRecord
+from services.registry.records.store import StoredRecord
 from services.registry.routes.domain import StoredRoute
-from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set.working_set import WorkingSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,53 +50,52 @@ class Surroundings:
         return domain.build_case(order, wearer, tags, devices=self.devices_of(order.protected_person_ids))
 
 
-async def pairs_of_wearer(work: UnitOfWork, wearer: Wearer, *, new: bool = False) -> list[MatchPair]:
+def pairs_of_wearer(working: WorkingSet, prepared: PreparedRecord[Wearer], *, new: bool = False) -> list[MatchPair]:
     """Pairs of a wearer and each order that may be against this wearer, or was before this version of the record.
 
     A `new` wearer has no cases and reviews yet.
     """
-    wearer_id = wearer.wearer_id
-    cases = {} if new else {case.order_id: case for case in await work.cases.of_wearers([wearer_id])}
-    reviews = {} if new else {review.order_id: review for review in await work.reviews.of_wearer(wearer_id)}
-    alike = await work.match_keys.sharing(Side.ORDER, similarity.match_keys(wearer))
-    orders = await work.records.candidates(ORDERS, alike | cases.keys() | reviews.keys(), wearer.national_id)
+    wearer = prepared.record
+    cases = {} if new else {case.order_id: case for case in working.cases.of_wearers([wearer.wearer_id])}
+    reviews = {} if new else {review.order_id: review for review in working.reviews.of_wearer(wearer.wearer_id)}
+    alike = working.match_keys.sharing(Side.ORDER, prepared.match_keys)
+    orders = working.records.opened(ORDERS, alike | cases.keys() | reviews.keys())
     return [
         MatchPair(order=order, wearer=wearer, review=reviews.get(order.order_id), case=cases.get(order.order_id))
-        for order in orders
+        for order in _by_number(ORDERS, orders, wearer.national_id)
     ]
 
 
-async def pairs_of_order(work: UnitOfWork, order: Order, *, new: bool) -> list[MatchPair]:
+def pairs_of_order(working: WorkingSet, prepared: PreparedRecord[Order], *, new: bool) -> list[MatchPair]:
     """Pairs of an order and each wearer whom the order may be against, or was before this version of the record.
 
     A `new` order has no cases and reviews yet.
     """
-    order_id, respondent = order.order_id, order.respondent
-    cases = {} if new else {case.wearer_id: case for case in await work.cases.of_order(order_id)}
-    reviews = {} if new else {review.wearer_id: review for review in await work.reviews.of_order(order_id)}
-    alike = await work.match_keys.sharing(Side.WEARER, similarity.match_keys(respondent))
-    wearers = await work.records.candidates(WEARERS, alike | cases.keys() | reviews.keys(), respondent.national_id)
+    order = prepared.record
+    cases = {} if new else {case.wearer_id: case for case in working.cases.of_orders([order.order_id])}
+    reviews = {} if new else {review.wearer_id: review for review in working.reviews.of_order(order.order_id)}
+    alike = working.match_keys.sharing(Side.WEARER, prepared.match_keys)
+    wearers = working.records.opened(WEARERS, alike | cases.keys() | reviews.keys())
     return [
         MatchPair(order=order, wearer=wearer, review=reviews.get(wearer.wearer_id), case=cases.get(wearer.wearer_id))
-        for wearer in wearers
+        for wearer in _by_number(WEARERS, wearers, order.respondent.national_id)
     ]
 
 
-async def pairs_of_cases(
-    work: UnitOfWork, cases: Sequence[StoredCase], wearers: Mapping[str, StoredRecord[Wearer]] | None = None
-) -> list[MatchPair]:
-    """The pairs of joint cases, in their order. `wearers` are the wearers of the cases if they were read before."""
-    if not cases:
-        return []
-    wearer_ids = {case.wearer_id for case in cases}
-    orders = await work.records.opened(ORDERS, {case.order_id for case in cases})
-    stored = await work.records.some(WEARERS, wearer_ids) if wearers is None else wearers
-    opened = {id_: wearer for id_ in wearer_ids if (wearer := stored[id_].open())}
-    reviews = await work.reviews.some({case.case_id for case in cases})
+def _by_number(kind: RecordType[R], records: Mapping[str, R], national_id: str) -> list[R]:
+    """First the records with this national number, then the others, each group sorted by id. An empty number matches no record."""
+    return sorted(records.values(), key=lambda record: (kind.national_id(record) != national_id, kind.id_of(record)))
+
+
+def pairs_of_cases(working: WorkingSet, cases: Sequence[StoredCase]) -> list[MatchPair]:
+    """The pairs of joint cases, in their order."""
+    orders = working.records.opened(ORDERS, {case.order_id for case in cases})
+    wearers = working.records.opened(WEARERS, {case.wearer_id for case in cases})
+    reviews = working.reviews.some({case.case_id for case in cases})
     return [
         MatchPair(
             order=orders[case.order_id],
-            wearer=opened[case.wearer_id],
+            wearer=wearers[case.wearer_id],
             review=reviews.get(case.case_id),
             case=case,
         )
@@ -104,67 +103,65 @@ async def pairs_of_cases(
     ]
 
 
-async def around(
-    work: UnitOfWork,
+def around(
+    working: WorkingSet,
     pairs: Sequence[MatchPair],
     *,
     put: Record | None = None,
-    known: Sequence[StoredRecord[Any]] = (),
     also_persons: Iterable[str] = (),
     also_wearers: Collection[str] = (),
     with_contacts: bool = False,
 ) -> Surroundings:
-    """Read the surroundings of pairs whose joint cases may change.
+    """Gather the surroundings of pairs whose joint cases may change.
 
-    `put` is the record that the command puts, which replaces its stored version. `known` are records that were read before. The
-    routes of the devices of `also_persons` and of the tags of `also_wearers` may also change.
+    `put` is the record that the command puts, which replaces its stored version. The routes of the devices of `also_persons` and
+    of the tags of `also_wearers` may also change.
     """
     person_ids = {*also_persons, *(id_ for pair in pairs for id_ in pair.order.protected_person_ids)}
-    devices = await _owned(work, DEVICES, person_ids, put=put)
-    tags = await _owned(work, TAGS, {*also_wearers, *(pair.wearer.wearer_id for pair in pairs)}, put=put)
-    persons = await _persons(work, person_ids if devices or with_contacts else set(), known=known, put=put)
+    devices = _owned(working, DEVICES, person_ids, put=put)
+    tags = _owned(working, TAGS, {*also_wearers, *(pair.wearer.wearer_id for pair in pairs)}, put=put)
+    persons = _persons(working, person_ids if devices or with_contacts else set(), put=put)
     routed_tags = [tag for tag in tags if tag is put or tag.wearer_id in also_wearers]
+    wearers = working.records.some(WEARERS, {tag.wearer_id for tag in routed_tags})
     routed = [*(device.device_id for device in devices), *(tag.device_id for tag in routed_tags)]
     case_ids = [pair.case.case_id for pair in pairs if pair.case]
     return Surroundings(
         tags=_grouped(TAGS, tags),
         devices=_grouped(DEVICES, devices),
-        ended=_ended((*known, *persons), put),
-        routes=await work.routes.of(routed),
-        tokens=await work.device_tokens.of(routed),
-        kept_away=await work.cases.kept_away({device.person_id for device in devices}, without=case_ids),
+        ended=_ended([*wearers.values(), *persons], put),
+        routes=working.routes.of(routed),
+        tokens=working.tokens.of(routed),
+        kept_away=working.cases.kept_away({device.person_id for device in devices}, without=case_ids),
         contacts=_contacts(persons, put) if with_contacts and pairs else {},
     )
 
 
-async def around_devices(work: UnitOfWork, devices: Sequence[Tag | Device]) -> Surroundings:
-    """Read the rows that the routes of these devices depend on."""
+def around_devices(working: WorkingSet, devices: Sequence[Tag | Device]) -> Surroundings:
+    """Gather the rows that the routes of these devices depend on."""
     ids = [device.device_id for device in devices]
     person_ids = {device.person_id for device in devices if isinstance(device, Device)}
+    wearer_ids = {device.wearer_id for device in devices if isinstance(device, Tag)}
+    persons, wearers = working.records.some(PERSONS, person_ids), working.records.some(WEARERS, wearer_ids)
     return Surroundings(
-        ended=await work.keys.ended({owner_of(device) for device in devices}),
-        routes=await work.routes.of(ids),
-        tokens=await work.device_tokens.of(ids),
-        kept_away=await work.cases.kept_away(person_ids, without=()),
+        ended=_ended([*persons.values(), *wearers.values()], None),
+        routes=working.routes.of(ids),
+        tokens=working.tokens.of(ids),
+        kept_away=working.cases.kept_away(person_ids, without=()),
     )
 
 
-async def _owned(work: UnitOfWork, kind: RecordType[R], owner_ids: Collection[str], *, put: Record | None) -> list[R]:
+def _owned(working: WorkingSet, kind: RecordType[R], owner_ids: Collection[str], *, put: Record | None) -> list[R]:
     """The records that belong to these owners, with the one that is put."""
-    new = put if isinstance(put, kind.cls) else None
-    stored = await work.records.owned(kind, owner_ids, without=kind.id_of(new) if new else None)
-    return [*stored, new] if new else stored
+    stored = working.records.owned(kind, owner_ids)
+    if not isinstance(put, kind.cls):
+        return stored
+    return [*(record for record in stored if kind.id_of(record) != kind.id_of(put)), put]
 
 
-async def _persons(
-    work: UnitOfWork, person_ids: set[str], *, known: Iterable[StoredRecord[Any]], put: Record | None
-) -> list[StoredRecord[ProtectedPerson]]:
-    """Rows of these persons: known rows, and the others from the database. A person that the command puts isn't read."""
-    before = [stored for stored in known if stored.kind is PERSONS]
-    unknown = person_ids - {stored.key_owner.record_id for stored in before}
-    if isinstance(put, ProtectedPerson):
-        unknown -= {put.person_id}
-    return [*before, *(await work.records.some(PERSONS, unknown)).values()]
+def _persons(working: WorkingSet, person_ids: set[str], *, put: Record | None) -> list[StoredRecord[ProtectedPerson]]:
+    """Rows of these persons, except for a person that the command puts."""
+    others = person_ids - {put.person_id} if isinstance(put, ProtectedPerson) else person_ids
+    return list(working.records.some(PERSONS, others).values())
 
 
 def _ended(stored: Iterable[StoredRecord[Any]], put: Record | None) -> frozenset[KeyOwner]:

@@ -15,7 +15,7 @@ from services.registry.domain import Device, Tag
 from services.registry.reconciliation.domain import Agency
 from services.registry.records.kinds import DEVICES, TAGS
 from services.registry.transactions import Transactions
-from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set.working_set import WorkingSet
 
 TOKEN_BYTES = 32
 
@@ -35,36 +35,42 @@ class DeviceTokens:
         """
         token = secrets.token_urlsafe(TOKEN_BYTES)
         hashed = hashlib.sha256(token.encode()).digest()
-        async with self._transactions.changing() as work:
-            device = await _device_of(work, agency, device_id)
-            effects = await self._cases.begin_routes(work, [device])
+
+        def apply(working: WorkingSet) -> None:
+            device = _device_of(working, agency, device_id)
+            effects = self._cases.begin_routes(working, [device])
             if effects.is_revoked(device):
                 raise FailedPrecondition("device_id: this device is out of service, so it can't get a token")
             older = effects.found.tokens.get(device_id, [])
             tokens = rotated(older, hashed, self._clock.now_ms(), keep_older_for_s=keep_older_for_s)
-            await self._write(work, effects, device, tokens=tokens, event="device_token_issued")
+            self._apply(working, effects, device, tokens=tokens, event="device_token_issued")
+
+        await self._transactions.change(apply)
         return token
 
     async def revoke(self, agency: Agency, device_id: str) -> int:
         """Revoke all tokens of a device; returns how many were valid. Raises NotFound, PermissionDenied."""
-        async with self._transactions.changing() as work:
-            device = await _device_of(work, agency, device_id)
-            effects = await self._cases.begin_routes(work, [device])
-            valid = valid_at(effects.found.tokens.get(device_id, []), self._clock.now_ms())
-            await self._write(work, effects, device, tokens=[], event="device_tokens_revoked")
-        return len(valid)
 
-    async def _write(
-        self, work: UnitOfWork, effects: Effects, device: Tag | Device, *, tokens: list[DeviceToken], event: str
+        def apply(working: WorkingSet) -> int:
+            device = _device_of(working, agency, device_id)
+            effects = self._cases.begin_routes(working, [device])
+            valid = valid_at(effects.found.tokens.get(device_id, []), self._clock.now_ms())
+            self._apply(working, effects, device, tokens=[], event="device_tokens_revoked")
+            return len(valid)
+
+        return await self._transactions.change(apply)
+
+    def _apply(
+        self, working: WorkingSet, effects: Effects, device: Tag | Device, *, tokens: list[DeviceToken], event: str
     ) -> None:
         effects.tokens[device.device_id] = tokens
         effects.send_route(device)
         effects.log(logging.INFO, event, device_id=device.device_id)
-        await self._cases.write(work, effects)
+        self._cases.apply(working, effects)
 
 
-async def _device_of(work: UnitOfWork, agency: Agency, device_id: str) -> Tag | Device:
-    tag, device = await work.records.find(TAGS, device_id), await work.records.find(DEVICES, device_id)
+def _device_of(working: WorkingSet, agency: Agency, device_id: str) -> Tag | Device:
+    tag, device = working.records.find(TAGS, device_id), working.records.find(DEVICES, device_id)
     mine, other = (tag, device) if agency is Agency.MOJ else (device, tag)
     record = mine.open() if mine else None
     if record is None:

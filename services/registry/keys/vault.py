@@ -91,6 +91,11 @@ class Vault:
         """
         return _encrypt(self._cipher(owner, key), owner, plain)
 
+    def seal_with_new_key(self, owner: str, plain: bytes) -> tuple[DataKey, bytes]:
+        """Encrypt as `seal` does, with a new key. Returns the wrapped key and the encrypted value."""
+        key = os.urandom(KEY_BYTES)
+        return self._wrap(owner, key), _encrypt(AESGCM(key), owner, plain)
+
     def unseal(self, owner: str, sealed: bytes, key: DataKey | None = None) -> bytes:
         """Decrypt a value that was sealed for this owner with this key.
 

@@ -36,19 +36,24 @@ class OutboxRow:
     payload: bytes
 
 
+def check_size(message: OutboxMessage) -> None:
+    """Check that the log accepts a message of this size. Raises FailedPrecondition."""
+    if len(message.payload) > PAYLOAD_MAX_BYTES:
+        raise FailedPrecondition(
+            f"the message for this record would be {len(message.payload)} bytes, and at most {PAYLOAD_MAX_BYTES} "
+            "fit: shorten its places, persons or encounters"
+        )
+
+
 class OutboxRepository(Repository):
     """The outbox as one transaction sees it."""
 
     async def enqueue(self, messages: Iterable[OutboxMessage]) -> None:
         """Add messages in their order. Raises FailedPrecondition if a payload is larger than PAYLOAD_MAX_BYTES."""
-        rows = [message._asdict() for message in messages]
-        for row in rows:
-            if len(row["payload"]) > PAYLOAD_MAX_BYTES:
-                raise FailedPrecondition(
-                    f"the message for this record would be {len(row['payload'])} bytes, and at most {PAYLOAD_MAX_BYTES} "
-                    "fit: shorten its places, persons or encounters"
-                )
-        await self._write(sa.insert(outbox), rows)
+        rows = list(messages)
+        for message in rows:
+            check_size(message)
+        await self._write(sa.insert(outbox), [message._asdict() for message in rows])
 
     async def unsent(self, limit: int) -> list[OutboxRow]:
         """The first messages that aren't sent yet, in order."""

@@ -41,11 +41,6 @@ class ReconciliationRepository(Repository):
         super().__init__(connection)
         self._vault = vault
 
-    async def put_digest(self, listed: Listed) -> None:
-        """Store the digest of a record for the comparison with its agency's list."""
-        row = {"kind": listed.kind.value, "record_id": listed.record_id, "source_version": listed.source_version}
-        await self._upsert(tables.record_digests, [{**row, "masked": self._masked(listed)}])
-
     async def listed(self, kinds: Iterable[ListedKind]) -> list[Listed]:
         """Live records of some kinds, as their agency would list them. Reads page by page, so that other tasks get a turn."""
         digests, records = tables.record_digests, list[Listed]()
@@ -64,15 +59,10 @@ class ReconciliationRepository(Repository):
         return records
 
     def _unmasked(self, row: sa.Row[Any]) -> Listed:
-        masked = Listed(
+        row_entry = Listed(
             kind=ListedKind(row.kind), record_id=row.record_id, source_version=row.source_version, digest=row.masked
         )
-        return replace(masked, digest=self._masked(masked))
-
-    def _masked(self, listed: Listed) -> bytes:
-        """Mask a digest with a one-time pad, or unmask a masked digest. A version has one content, so no pad is reused."""
-        pad = self._vault.index(f"record digest {listed.kind.value} {listed.record_id} {listed.source_version}")
-        return (int.from_bytes(listed.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))
+        return replace(row_entry, digest=masked(self._vault, row_entry))
 
     async def without_digest(self, kind: ListedKind, key: sa.Column[Any], after: str, *, limit: int) -> list[str]:
         """Ids of records that have no digest yet, in order, after the id `after`."""
@@ -109,3 +99,9 @@ class ReconciliationRepository(Repository):
         due = sa.and_(table.c.agency == agency.value, table.c.alarmed_at_ms.is_(None))
         marked = await self._connection.execute(sa.update(table).where(due).values(alarmed_at_ms=at_ms))
         return marked.rowcount > 0
+
+
+def masked(vault: Vault, listed: Listed) -> bytes:
+    """Mask a digest with a one-time pad, or unmask a masked digest. A version has one content, so no pad is reused."""
+    pad = vault.index(f"record digest {listed.kind.value} {listed.record_id} {listed.source_version}")
+    return (int.from_bytes(listed.digest) ^ int.from_bytes(pad)).to_bytes(len(pad))

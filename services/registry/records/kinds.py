@@ -7,7 +7,7 @@ and a row here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -98,11 +98,11 @@ class RecordType(Generic[R]):
         """The columns that are fields of the record. If it isn't encrypted, these are all columns but its digest."""
         return {name: getattr(record, name) for name in self.cls.__dataclass_fields__ if name in self.table.c}
 
-    def of_row(self, row: sa.Row[Any]) -> R:
-        """The record from its columns."""
-        values = dict(row._mapping)
-        del values["digest"]
-        return self.cls(**values)
+    def of_values(self, values: Sequence[Any]) -> R:
+        """The record from the values of all columns of its table, if it isn't encrypted."""
+        named = dict(zip(self.table.c.keys(), values, strict=True))
+        del named["digest"]
+        return self.cls(**named)
 
 
 ORDERS = RecordType(

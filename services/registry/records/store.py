@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, assert_never
@@ -12,71 +12,78 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.rpc.errors import NotFound
 from services.registry.domain import Device, Order, Tag
-from services.registry.keys.store import KeyOwner, KeyRepository
+from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import DataKey, Vault
 from services.registry.records import tables
-from services.registry.records.kinds import ORDERS, PERSONS, SEALED_TYPES, WEARERS, R, Record, RecordType, type_of
-from services.registry.records.lifecycle import OrderStage
-from services.registry.records.versions import PutOutcome, decide_put
+from services.registry.records.kinds import ORDERS, PERSONS, SEALED_TYPES, WEARERS, R, Record, RecordType
 from services.registry.repository import Repository
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredRecord(Generic[R]):
-    """A stored record, as its row. The row stays when the record is destroyed."""
+    """A stored record, decrypted when it is opened. The row stays when the record is destroyed."""
 
     kind: RecordType[R]
-    row: sa.Row[Any]
-    vault: Vault
+    record_id: str
+    source_version: int
+    digest: bytes
+    has_ended: bool
+    """Whether an encrypted record has ended or was destroyed."""
+    unseal: Callable[[], bytes | None] | None = None
+    """Decrypts the content of the record; None if it was destroyed. None if `record` is given."""
+    record: R | None = None
+    """The record, if it is known."""
 
     @property
     def key_owner(self) -> KeyOwner:
         """Owner of the key that encrypts the record."""
-        return KeyOwner(self.kind.table.name, self.row[0])
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether an encrypted record has ended or was destroyed."""
-        return self.row.destroy_at_ms is not None or self.row.destroyed_at_ms is not None
+        return KeyOwner(self.kind.table.name, self.record_id)
 
     def open(self) -> R | None:
-        """The record, decrypted; None if it was destroyed."""
-        row = self.row
-        if self.kind.ledger_kind is None:
-            return self.kind.of_row(row)
-        if row.destroyed_at_ms is not None:
+        """The record, decrypted at the first call; None if it was destroyed."""
+        if self.unseal is not None:
+            content, self.unseal = self.unseal(), None
+            self.record = None if content is None else self.kind.parse(content)
+        return self.record
+
+
+def stored_record(kind: RecordType[R], row: Sequence[Any], vault: Vault) -> StoredRecord[R]:
+    """The stored record of a row with the columns of `_select`."""
+    if kind.ledger_kind is None:
+        record_id, source_version, digest, *_ = row
+        record = kind.of_values(row)
+        return StoredRecord(kind, record_id, source_version, digest=digest, has_ended=False, record=record)
+    record_id, source_version, digest, sealed, ring, wrapped, destroy_at_ms, destroyed_at_ms = row
+
+    def unseal() -> bytes | None:
+        if destroyed_at_ms is not None:
             return None
-        data_key = DataKey(row.ring, row.wrapped) if row.ring else None  # None: stored before records had keys
-        return self.kind.parse(self.vault.unseal(self.key_owner.text, row.sealed, data_key))
+        data_key = DataKey(ring, wrapped) if ring else None  # None: stored before records had keys
+        return vault.unseal(f"{kind.table.name}/{record_id}", sealed, data_key)
+
+    has_ended = destroy_at_ms is not None or destroyed_at_ms is not None
+    return StoredRecord(kind, record_id, source_version, digest=digest, has_ended=has_ended, unseal=unseal)
 
 
 class RecordRepository(Repository):
-    """The records of the agencies as one transaction sees them."""
+    """The stored records as one transaction sees them. Commands read and change them through a working set."""
 
-    def __init__(self, connection: AsyncConnection, vault: Vault, keys: KeyRepository) -> None:
+    def __init__(self, connection: AsyncConnection, vault: Vault) -> None:
         super().__init__(connection)
         self._vault = vault
-        self._keys = keys
-
-    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _stored(self, kind: RecordType[R], condition: sa.ColumnElement[bool]) -> list[StoredRecord[R]]:
-        return [StoredRecord(kind, row, self._vault) for row in await self._rows(_select(kind).where(condition))]
-
-    async def some(self, kind: RecordType[R], ids: Collection[str]) -> dict[str, StoredRecord[R]]:
-        """The rows with these ids, by id. Ids without a row are omitted."""
-        if not ids:
-            return {}
-        return {stored.row[0]: stored for stored in await self._stored(kind, kind.key.in_(ids))}
+        rows = await self._rows(_select(kind).where(condition))
+        return [stored_record(kind, row, self._vault) for row in rows]
 
     async def find(self, kind: RecordType[R], record_id: str) -> StoredRecord[R] | None:
-        """The row with this id; None if there is none."""
+        """The stored record with this id; None if there is none."""
         return next(iter(await self._stored(kind, kind.key == record_id)), None)
 
     async def opened(self, kind: RecordType[R], ids: Collection[str]) -> dict[str, R]:
         """The records with these ids, by id. Ids without a row and destroyed records are omitted."""
-        found = await self.some(kind, ids)
+        found = {stored.record_id: stored for stored in await self._stored(kind, kind.key.in_(ids))} if ids else {}
         return {id_: record for id_ in sorted(found) if (record := found[id_].open()) is not None}
 
     async def read(self, kind: RecordType[R], record_id: str) -> R:
@@ -87,18 +94,6 @@ class RecordRepository(Repository):
             raise NotFound("no such record")
         return record
 
-    async def candidates(self, kind: RecordType[R], ids: Collection[str], national_id: str) -> list[R]:
-        """The records with this national number or one of these ids: first those with the number, each group sorted by id.
-
-        An empty number matches no record.
-        """
-        with_number = kind.table.c.national_hash == self._vault.index(national_id) if national_id else sa.false()
-        if not ids and not national_id:
-            return []
-        stored = await self._stored(kind, sa.or_(kind.key.in_(ids), with_number) if ids else with_number)
-        records = [record for row in stored if (record := row.open()) is not None]
-        return sorted(records, key=lambda record: (kind.national_id(record) != national_id, kind.id_of(record)))
-
     async def orders_protecting(self, person_id: str) -> list[Order]:
         """Orders that protect a person, sorted by id."""
         named = tables.order_persons
@@ -107,70 +102,30 @@ class RecordRepository(Repository):
         orders = [order for row in stored if (order := row.open()) is not None]
         return sorted(orders, key=ORDERS.id_of)
 
-    async def owned(self, kind: RecordType[R], owner_ids: Collection[str], *, without: str | None = None) -> list[R]:
-        """Records that belong to these owners, sorted by id, except for the record with the id `without`."""
-        if not owner_ids:
-            return []
-        mine = kind.owner.in_(owner_ids)
-        stored = await self._stored(kind, mine if without is None else sa.and_(mine, kind.key != without))
-        records = [record for row in stored if (record := row.open()) is not None]
-        return sorted(records, key=kind.id_of)
-
-    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def decide(self, stored: StoredRecord[Any] | None, record: Record) -> PutOutcome:
-        """Outcome of putting a record over the stored one. Raises Conflict if the same version is stored with different content."""
-        digest = self._vault.digest(type_of(record).content(record))
-        version, stored_digest = (stored.row.source_version, stored.row.digest) if stored else (None, None)
-        return decide_put(version, stored_digest, version=record.source_version, digest=digest)
-
-    async def put(self, record: Record, *, new: bool = False) -> None:
-        """Store a record in its table. Replaces an older version unless the record is `new`."""
-        kind, content = type_of(record), type_of(record).content(record)
-        row = kind.columns(record) | {"digest": self._vault.digest(content)}
-        if kind.ledger_kind is not None:
-            row["sealed"] = await self._sealed(kind, record, content)
-        if kind.person is not None:
-            row["national_hash"] = self._vault.index(kind.national_id(record))
-        await self._upsert(kind.table, [row])
-        if isinstance(record, Order):
-            await self._put_order_persons(record, new)
-
-    async def _sealed(self, kind: RecordType[Any], record: Record, content: bytes) -> bytes:
-        """The record, encrypted with a new key that only this record uses."""
-        owner = KeyOwner(kind.table.name, kind.id_of(record))
-        return self._vault.seal(owner.text, content, await self._keys.make(owner, kind.destroy_at_ms(record)))
-
-    async def _put_order_persons(self, order: Order, new: bool) -> None:
-        named = tables.order_persons
-        if not new:
-            await self._connection.execute(sa.delete(named).where(named.c.order_id == order.order_id))
-        rows = [{"order_id": order.order_id, "person_id": person_id} for person_id in order.protected_person_ids]
-        await self._write(sa.insert(named), rows)
-
-    async def add_stage(self, order: Order, stage: OrderStage, at_ms: int) -> None:
-        """Store a stage of an order's life cycle. The stages are deleted together with the order."""
-        reason = order.end.reason.value if order.end else ""
-        row = {"order_id": order.order_id, "source_version": order.source_version, "stage": stage.value}
-        await self._upsert(tables.order_stages, [{**row, "end_reason": reason, "at_ms": at_ms}])
-
     async def complete_keys(self, limit: int) -> bool:
         """Encrypt a batch of older records with a separate key each; false if every record has its key."""
         for kind in SEALED_TYPES:
             keyless = _select(kind).where(data_keys.c.owner.is_(None)).limit(limit)
-            stored = [StoredRecord(kind, row, self._vault) for row in await self._rows(keyless)]
+            stored = [stored_record(kind, row, self._vault) for row in await self._rows(keyless)]
             for record in filter(None, (row.open() for row in stored)):
-                sealed = await self._sealed(kind, record, kind.content(record))
-                mine = kind.key == kind.id_of(record)
-                await self._connection.execute(sa.update(kind.table).where(mine).values(sealed=sealed))
+                await self._seal(kind, record)
             if stored:
                 return True
         return False
 
+    async def _seal(self, kind: RecordType[Any], record: Record) -> None:
+        """Encrypt a stored record with a new key that only this record uses."""
+        owner = KeyOwner(kind.table.name, kind.id_of(record))
+        key, sealed = self._vault.seal_with_new_key(owner.text, kind.content(record))
+        row = {"owner": owner.text, "ring": key.ring, "wrapped": key.wrapped}
+        await self._upsert(data_keys, [{**row, "destroy_at_ms": kind.destroy_at_ms(record), "destroyed_at_ms": None}])
+        mine = kind.key == owner.record_id
+        await self._connection.execute(sa.update(kind.table).where(mine).values(sealed=sealed))
+
 
 @cache
 def _select(kind: RecordType[Any]) -> sa.Select[Any]:
-    """Query of a kind's rows: the id first, then the columns that `StoredRecord` needs."""
+    """Query of a kind's rows: the id first, then the columns that `stored_record` needs."""
     if kind.ledger_kind is None:
         return sa.select(kind.table)
     columns = (kind.key, kind.table.c.source_version, kind.table.c.digest, kind.table.c.sealed)

@@ -25,16 +25,12 @@ def _sealed() -> sa.Column[Any]:
     return sa.Column("sealed", sa.LargeBinary, nullable=False)
 
 
-def _national_hash() -> sa.Column[Any]:
-    return sa.Column("national_hash", sa.LargeBinary, nullable=False, index=True)
-
-
 def _vendor_id() -> sa.Column[Any]:
     # Records that were stored before this column existed get the default.
     return sa.Column("vendor_id", sa.String(64), nullable=False, server_default="")
 
 
-wearers = _record("wearers", "wearer_id", _national_hash(), _sealed())
+wearers = _record("wearers", "wearer_id", _sealed())
 tags = _record(
     "tags",
     "device_id",
@@ -50,7 +46,7 @@ devices = _record(
     sa.Column("removed_at_ms", sa.BigInteger),
     _vendor_id(),
 )
-orders = _record("orders", "order_id", _national_hash(), _sealed())
+orders = _record("orders", "order_id", _sealed())
 order_persons = sa.Table(
     "order_persons",
     metadata,

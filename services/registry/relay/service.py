@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from functools import partial
 
 from prometheus_client import Gauge
 
 from services.common.clock import MeshClock
-from services.common.messaging.bus import Bus
+from services.common.messaging.bus import PUBLISH_RETRY, Bus, PubAck
 from services.common.messaging.lost_publications import CHECK_INTERVAL_S
 from services.common.observability.telemetry import logger
-from services.common.rpc.errors import Unavailable
+from services.common.retrying import retried
+from services.common.rpc.errors import RetryableError, Unavailable
 from services.registry.cases.renewal import Renewal
+from services.registry.outbox.store import OutboxRow
+from services.registry.relay.flights import flights
 from services.registry.relay.publications import Publications
 from services.registry.traces.store import StoredVersion
 from services.registry.transactions import Transactions
 
-BATCH = 64
+BATCH = 256
 """Maximum number of messages that are published before they are marked as sent. After a crash at most this many are resent;
 nats-server drops duplicates for ten minutes."""
 RENEW_INTERVAL_S = 1.0
@@ -31,7 +36,7 @@ UNABLE_AFTER_S = 10.0
 
 
 class Relay:
-    """Publishes outbox rows one after the other, and marks them as sent after the server's acknowledgement.
+    """Publishes outbox rows in flights, and marks them as sent after the server's acknowledgement.
 
     If the process dies before it marks a row, the row is published again with the same message id. After a start, the first
     batch is one message, the next two, then four and so on. So even a process that crashes repeatedly makes progress. Of several
@@ -108,14 +113,13 @@ class Relay:
             self._waiting_since_s = time.monotonic()
         versions: list[StoredVersion] = []
         stored: dict[int, int] = {}
-        for row in rows:
-            ack = await self._bus.publish_until_stored(row.subject, row.payload, msg_id=row.msg_id)
-            if ack:
+        for flight in flights(rows):
+            for row, ack in zip(flight, await self._publish(flight), strict=True):
                 stored[row.id] = ack.seq
-            case_id, _, version = row.msg_id.partition(":")
-            # A daily renewal has a day in its message id and isn't recorded: its version was stored in the log before.
-            if ack and row.subject.endswith(".case") and version.isdecimal():
-                versions.append(StoredVersion(case_id, int(version), ack.seq))
+                case_id, _, version = row.msg_id.partition(":")
+                # A daily renewal has a day in its message id and isn't recorded: its version was stored in the log before.
+                if row.subject.endswith(".case") and version.isdecimal():
+                    versions.append(StoredVersion(case_id, int(version), ack.seq))
         async with self._transactions.open() as work:
             now_ms = self._clock.now_ms()
             await work.outbox.mark_sent([row.id for row in rows], now_ms, stored)
@@ -123,6 +127,20 @@ class Relay:
         self._batch = min(2 * self._batch, BATCH)
         logger().info("outbox_published", messages=len(rows))
         return True
+
+    async def _publish(self, flight: Sequence[OutboxRow]) -> list[PubAck]:
+        """Publish messages together, in their order. What fails is published again, each message after the one before."""
+        publications = [partial(self._bus.publish, row.subject, row.payload, msg_id=row.msg_id) for row in flight]
+        outcomes = await asyncio.gather(*(publish() for publish in publications), return_exceptions=True)
+        acks = []
+        for publish, outcome in zip(publications, outcomes, strict=True):
+            if isinstance(outcome, RetryableError):
+                acks.append(await retried(publish, PUBLISH_RETRY, event="publish_retried"))
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                acks.append(outcome)
+        return acks
 
     async def _renew_some(self) -> bool:
         now_s = asyncio.get_running_loop().time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from services.common import ids
 from services.common.clock import MeshClock
@@ -18,7 +19,7 @@ from services.registry.ledger.chain import Disclosure
 from services.registry.records.kinds import DEVICES, PERSONS, TAGS, WEARERS, type_in
 from services.registry.records.store import owner_of
 from services.registry.transactions import Transactions
-from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set.working_set import WorkingSet
 
 KEYS_BATCH = 50
 POLL_S = 60.0
@@ -69,27 +70,27 @@ class KeyRetention:
         async with self._transactions.open() as work:
             destroyed = await work.destruction.destroy_due(now_ms, KEYS_BATCH)
             await work.ledger.append(_row(record, now_ms) for record in destroyed)
-            await self._revoke_routes(work, destroyed)
+            await work.change(partial(self._revoke_routes, destroyed=destroyed))
         for record in destroyed:
             logger().info("record_destroyed", kind=record.table, record_id=record.record_id)
         return bool(destroyed)
 
-    async def _revoke_routes(self, work: UnitOfWork, destroyed: list[KeyOwner]) -> None:
+    def _revoke_routes(self, working: WorkingSet, destroyed: list[KeyOwner]) -> None:
         """Send the routes of the tags and devices of destroyed wearers and persons, in the order of destruction."""
         wearers = [owner.record_id for owner in destroyed if owner.table == WEARERS.table.name]
         persons = [owner.record_id for owner in destroyed if owner.table == PERSONS.table.name]
         devices: list[Tag | Device] = [
-            *await work.records.owned(TAGS, wearers),
-            *await work.records.owned(DEVICES, persons),
+            *working.records.owned(TAGS, wearers),
+            *working.records.owned(DEVICES, persons),
         ]
         if not devices:
             return
-        effects = await self._cases.begin_routes(work, devices)
+        effects = self._cases.begin_routes(working, devices)
         for owner in destroyed:
             for device in devices:
                 if owner_of(device) == owner:
                     effects.send_route(device)
-        await self._cases.write(work, effects)
+        self._cases.apply(working, effects)
 
 
 def _row(destroyed: KeyOwner, now_ms: int) -> Disclosure:

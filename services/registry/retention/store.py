@@ -67,7 +67,7 @@ class DestructionRepository(Repository):
 
     async def _destroy(self, destroyed: KeyOwner, now_ms: int) -> None:
         kind, record_id = type_in(destroyed.table), destroyed.record_id
-        emptied = {name: b"" for name in ("sealed", "digest", "national_hash") if name in kind.table.c}
+        emptied = {name: b"" for name in ("sealed", "digest") if name in kind.table.c}
         await self._connection.execute(sa.update(kind.table).where(kind.key == record_id).values(emptied))
         events_until_ms = now_ms + TOKENS_KEPT_MS if kind.side else None
         values = {"wrapped": b"", "destroy_at_ms": events_until_ms, "destroyed_at_ms": now_ms}

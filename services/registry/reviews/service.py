@@ -18,7 +18,7 @@ from services.registry.reviews import domain as review
 from services.registry.reviews.domain import Decision, Event, MatchEvent, Review, ReviewState
 from services.registry.reviews.store import StoredEvent
 from services.registry.transactions import Transactions
-from services.registry.unit_of_work import UnitOfWork
+from services.registry.working_set.working_set import WorkingSet
 
 CHECK_INTERVAL_S = 1.0
 """How often overdue reviews are checked, seconds of wall time."""
@@ -43,9 +43,10 @@ class ReviewService:
 
     async def decide(self, case_id: str, decision: Decision, reason: str, *, seen_digest: bytes, by: str) -> Review:
         """Apply a person's decision on a review. Raises NotFound, FailedPrecondition (the evidence has changed)."""
-        async with self._transactions.changing() as work:
-            pair, before = await _pair(work, case_id)
-            effects = await self._cases.begin(work, [pair])
+
+        def apply(working: WorkingSet) -> Review:
+            pair, before = _pair(working, case_id)
+            effects = self._cases.begin(working, [pair])
             level, _ = compare(pair, effects.terms)
             now_ms = effects.terms.now_ms
             after = review.decided(before, decision, level, seen_digest=seen_digest, by=by, now_ms=now_ms)
@@ -53,9 +54,13 @@ class ReviewService:
             effects.add_event(pair, _EVENTS[decision])
             effects.set_case(pair, after.enforced)
             effects.log(logging.INFO, "review_decided", case_id=case_id, decision=decision.value, by=by)
-            await work.reviews.add_decision(after, decision, by=by, reason=reason, at_ms=now_ms)
-            await self._cases.write(work, effects)
-        return after
+            self._cases.apply(working, effects)
+            return after
+
+        async with self._transactions.changing() as work:
+            decided = await work.change(apply)
+            await work.reviews.add_decision(decided, decision, by=by, reason=reason, at_ms=decided.since_ms)
+        return decided
 
     async def events_after(self, sequence: int, limit: int, *, only_matches: bool) -> list[StoredEvent]:
         """Match events with a greater sequence, in order."""
@@ -105,11 +110,13 @@ class ReviewService:
             ]
 
 
-async def _pair(work: UnitOfWork, case_id: str) -> tuple[MatchPair, Review]:
-    """The pair of a review, and the review."""
-    stored = await work.reviews.find(case_id)
+def _pair(working: WorkingSet, case_id: str) -> tuple[MatchPair, Review]:
+    """The pair of a review, and the review. Raises NotFound."""
+    stored = working.reviews.some((case_id,)).get(case_id)
     if stored is None:
         raise NotFound("case_id: no such review")
-    order = await work.records.read(ORDERS, stored.order_id)
-    wearer = await work.records.read(WEARERS, stored.wearer_id)
-    return MatchPair(order=order, wearer=wearer, review=stored, case=await work.cases.find(case_id)), stored
+    order = working.records.opened(ORDERS, (stored.order_id,)).get(stored.order_id)
+    wearer = working.records.opened(WEARERS, (stored.wearer_id,)).get(stored.wearer_id)
+    if order is None or wearer is None:
+        raise NotFound("no such record")
+    return MatchPair(order=order, wearer=wearer, review=stored, case=working.cases.find(case_id)), stored

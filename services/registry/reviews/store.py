@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -56,23 +56,6 @@ class ReviewRepository(Repository):
             for row in await self._rows(statement)
         ]
 
-    async def find(self, case_id: str) -> Review | None:
-        """The review of a pair of order and wearer, by case id; None if there is none."""
-        return next(iter(await self._reviews(reviews.c.case_id == case_id)), None)
-
-    async def some(self, case_ids: Collection[str]) -> dict[str, Review]:
-        """Reviews by case id. Cases without a review are omitted."""
-        found = await self._reviews(reviews.c.case_id.in_(case_ids)) if case_ids else []
-        return {review.case_id: review for review in found}
-
-    async def of_wearer(self, wearer_id: str) -> list[Review]:
-        """Reviews of a wearer."""
-        return await self._reviews(reviews.c.wearer_id == wearer_id)
-
-    async def of_order(self, order_id: str) -> list[Review]:
-        """Reviews of an order."""
-        return await self._reviews(reviews.c.order_id == order_id)
-
     async def in_states(self, states: Iterable[ReviewState], after_case_id: str, limit: int) -> list[Review]:
         """Reviews in some states, sorted by case id, after the case id `after_case_id`."""
         wanted = reviews.c.state.in_([state.value for state in states])
@@ -84,28 +67,6 @@ class ReviewRepository(Repository):
             reviews.c.state == ReviewState.OPEN.value, reviews.c.paged_at_ms.is_(None), reviews.c.since_ms <= since_ms
         )
         return await self._reviews(due, limit)
-
-    async def put(self, changed: Iterable[Review]) -> None:
-        """Store reviews. A review replaces the stored review of the same case."""
-        await self._upsert(
-            reviews,
-            [
-                {
-                    "case_id": review.case_id,
-                    "order_id": review.order_id,
-                    "wearer_id": review.wearer_id,
-                    "state": review.state.value,
-                    "enforced": review.enforced,
-                    "evidence": review.evidence.digest,
-                    "weight_bits": review.evidence.weight_bits,
-                    "reasons": json.dumps(review.evidence.reasons),
-                    "since_ms": review.since_ms,
-                    "decided_by": review.decided_by,
-                    "paged_at_ms": review.paged_at_ms,
-                }
-                for review in changed
-            ],
-        )
 
     async def mark_paged(self, review: Review, at_ms: int) -> bool:
         """Store that both agencies are paged for a review; false if the review changed or was paged meanwhile."""

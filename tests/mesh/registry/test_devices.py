@@ -47,7 +47,8 @@ async def route(registry: RegistryCore, device_id: str) -> log_pb2.DeviceRoute:
     """The last route of a device in the outbox."""
     async with registry.transactions.open() as view:
         sent = [row for row in await view.outbox.unsent(1000) if row.subject == f"$KV.devices.{device_id}"]
-        assert (await view.routes.of([device_id]))[device_id] == (int(sent[-1].msg_id.split(":")[-1]), sent[-1].payload)
+    routes = await registry.transactions.change(lambda working: working.routes.of([device_id]))
+    assert routes[device_id] == (int(sent[-1].msg_id.split(":")[-1]), sent[-1].payload)
     return log_pb2.DeviceRoute.FromString(sent[-1].payload)
 
 

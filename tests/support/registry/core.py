@@ -9,6 +9,7 @@ from services.common.clock import MeshClock
 from services.common.messaging.bus import Bus
 from services.common.storage.db import Database
 from services.registry import startup
+from services.registry.bulk.service import BulkService
 from services.registry.cases.renewal import Renewal
 from services.registry.cases.service import CaseService
 from services.registry.device_tokens.service import DeviceTokens
@@ -44,6 +45,7 @@ class RegistryCore:
         self.cases = CaseService(clock, vault, partitions, warning_key=warning_key)
         self.ministry = MinistryService(self.transactions, self.cases)
         self.police = PoliceService(self.transactions, self.cases, clock)
+        self.bulk = BulkService(self.transactions, self.ministry, self.police)
         self.reviews = ReviewService(self.transactions, self.cases, clock)
         self.reconciliation = ReconciliationService(self.transactions, clock, self.metrics.unproven_s)
         self.renewal = Renewal(self.transactions, self.cases, clock)

@@ -22,9 +22,9 @@ PLAN = "MORTAL_REGISTRY_PLAN"
 
 def arm(number: int, moment: str) -> None:
     """Kill the process at the publication of this number; `moment` is `before` or `after`."""
-    publish, publications = Bus.publish_until_stored, 0
+    publish, publications = Bus.publish, 0
 
-    async def publish_and_die(self: Bus, *args: Any, **kwargs: Any) -> PubAck | None:
+    async def publish_and_die(self: Bus, *args: Any, **kwargs: Any) -> PubAck:
         nonlocal publications
         publications += 1
         if publications == number and moment == "before":
@@ -34,7 +34,7 @@ def arm(number: int, moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return ack
 
-    Bus.publish_until_stored = publish_and_die  # type: ignore[method-assign]
+    Bus.publish = publish_and_die  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""Counts the SQL statements of a block by kind, and the rows that its repositories read by their key."""
+"""Counts the SQL statements of a block by kind, and the values that its working sets look up."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from services.registry.cases.tables import cases
-from services.registry.repository import Repository
+from services.registry.working_set import cached_rows, devices, match_keys
 
 _TARGET = re.compile(
     r"\A\s*(INSERT) INTO (\w+)|\A\s*(UPDATE) (\w+)|\A\s*(DELETE) FROM (\w+)|\A\s*(SELECT)\b.*?\bFROM (\w+)", re.DOTALL
@@ -20,13 +19,13 @@ _TARGET = re.compile(
 
 
 class Statements:
-    """Statements and rows that were counted."""
+    """Statements that were counted, and values that were looked up."""
 
     def __init__(self) -> None:
         self.by_kind: Counter[str] = Counter()
         """Number of statements by verb and table. A statement with many rows of parameters counts once."""
-        self.rows: Counter[tuple[str, tuple[object, ...]]] = Counter()
-        """How often each row was read, by table and key. Only rows whose key was selected are counted."""
+        self.looked_up: Counter[tuple[str, str, object]] = Counter()
+        """How often the working set asked the database for a value, by its query and column."""
 
     @property
     def reads(self) -> dict[str, int]:
@@ -40,7 +39,7 @@ class Statements:
 
 @contextmanager
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Statements]:
-    """Count the statements and rows within the block."""
+    """Count the statements and look-ups within the block."""
     statements = Statements()
 
     def count(*args: Any) -> None:
@@ -48,21 +47,19 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Statements]:
             verb, table = filter(None, found.groups())
             statements.by_kind[f"{verb} {table}"] += 1
 
-    async def rows_of(self: Repository, statement: Any) -> Sequence[sa.Row[Any]]:
-        rows = await read(self, statement)
-        columns = list(statement.selected_columns)
-        for table in {column.table for column in columns if isinstance(column, sa.Column)}:
-            key = [cases.c.case_id] if table is cases else list(table.primary_key)
-            if all(column in columns for column in key):
-                places = [columns.index(column) for column in key]
-                statements.rows.update((table.name, tuple(row[place] for place in places)) for row in rows)
-        return rows
+    def look_up(
+        connection: sa.Connection, select: str, lookup: cached_rows.Lookup, *, values: Collection[Any]
+    ) -> list[Sequence[Any]]:
+        statements.looked_up.update((select, lookup.column, value) for value in values)
+        return read(connection, select, lookup, values=values)
 
-    read = Repository._rows
-    monkeypatch.setattr(Repository, "_rows", rows_of)
+    read = cached_rows.read_rows
+    for module in (cached_rows, devices, match_keys):
+        monkeypatch.setattr(module, "read_rows", look_up)
     sa.event.listen(sa.Engine, "before_cursor_execute", count)
     try:
         yield statements
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", count)
-        monkeypatch.setattr(Repository, "_rows", read)
+        for module in (cached_rows, devices, match_keys):
+            monkeypatch.setattr(module, "read_rows", read)

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import grpc.aio
 import typer
 import uvloop
-from google.protobuf.message import Message
 
-from services.cli import csv_records, progress
-from services.cli.calls import call, may_succeed_later
+from services.cli import bulk, csv_records, progress
 from services.cli.csv_records import CsvLine, Fault
-from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
+from services.cli.failure import MISUSED
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS
 from services.cli.stack import mesh
-from services.cli.stack.mesh import DEFAULT_FOLDER, Clients, MeshConnection
+from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
 from services.cli.terminal import SafeConsole
 from tandem.registry.v1 import registry_pb2
 
-CONCURRENCY = 8
-"""Number of lines that are put concurrently."""
+_OWNERS = (registry_pb2.Wearer, registry_pb2.ProtectedPerson)
+"""Records that other records of their line refer to."""
+_MINISTRY = (registry_pb2.Wearer, registry_pb2.Tag)
+"""Records of the Ministry; the others are records of the police."""
 
 
 def import_(
@@ -38,83 +37,74 @@ def import_(
     """
     lines = csv_records.read(table)
     faults = [line.fault for line in lines if line.fault]
-    outcomes: Counter[str] = Counter()
-    warnings: list[Fault] = []
+    imported = _Imported()
     if not dry_run:
-        refused, outcomes, warnings = uvloop.run(_put(mesh.load(folder), [line for line in lines if not line.fault]))
-        faults += refused
+        imported = uvloop.run(_put(mesh.load(folder), [line for line in lines if not line.fault]))
+        faults += imported.faults.values()
     console = SafeConsole(highlight=False, soft_wrap=True)
-    for warning in sorted(warnings, key=lambda warning: warning.line):
+    for warning in sorted(imported.warnings, key=lambda warning: warning.line):
         console.print("warning", str(warning), style="yellow")
     for fault in sorted(faults, key=lambda fault: fault.line):
         console.print(str(fault), style="red")
     good = len(lines) - len({fault.line for fault in faults})
     done = "would be imported" if dry_run else "imported"
-    counts = ", ".join(f"{count} {name.lower()}" for name, count in sorted(outcomes.items()))
+    counts = ", ".join(f"{count} {name.lower()}" for name, count in sorted(imported.outcomes.items()))
     console.print(f"{good} of {len(lines)} lines {done}{f': {counts}' if counts else ''}")
     raise typer.Exit(MISUSED if faults else 0)
 
 
-async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> tuple[list[Fault], Counter[str], list[Fault]]:
-    """Puts all lines. Returns faults of refused lines, counts of the outcomes, and warnings."""
-    faults: list[Fault] = []
-    warnings: list[Fault] = []
-    outcomes: Counter[str] = Counter()
-    waiting = iter(lines)
+@dataclass
+class _Imported:
+    """Answers of the registry."""
 
+    faults: dict[int, Fault] = field(default_factory=dict)
+    """First refusal of each refused line, by line number."""
+    warnings: list[Fault] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Number of records by outcome."""
+
+    def add(self, line: int, result: registry_pb2.RecordResult) -> None:
+        """Count the result for a record of a line."""
+        if result.HasField("refusal"):
+            self.faults.setdefault(line, _fault(line, result.refusal))
+            return
+        self.outcomes[registry_pb2.PutOutcome.Name(result.outcome)] += 1
+        self.warnings += [Fault(line, warning.field, warning.reason) for warning in result.warnings]
+
+
+async def _put(running: MeshConnection, lines: Sequence[CsvLine]) -> _Imported:
+    """Puts all lines, first the wearers and persons. What refers to them follows only if no record of its line was refused."""
+    imported = _Imported()
     async with mesh.connect(running) as clients:
         with progress.bar() as shown:
-            task = shown.add_task("importing", total=len(lines))
-
-            async def work() -> None:
-                for line in waiting:
-                    try:
-                        warnings.extend(await _put_line(clients, line, outcomes))
-                    except grpc.aio.AioRpcError as error:
-                        if may_succeed_later(error):
-                            raise
-                        faults.append(_fault(line.number, error))
-                    shown.advance(task)
-
-            workers = [asyncio.create_task(work()) for _ in range(CONCURRENCY)]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
-    return faults, outcomes, warnings
+            task = shown.add_task("importing", total=sum(len(line.records) for line in lines))
+            for owners in (True, False):
+                records = [
+                    (line.number, record)
+                    for line in lines
+                    if line.number not in imported.faults
+                    for record in line.records
+                    if isinstance(record, _OWNERS) is owners
+                ]
+                results = await bulk.put_records(
+                    clients.registry,
+                    [record for _, record in records],
+                    clients.identity(_identity(records[0][1] if records else None)),
+                    on_answered=lambda count: shown.advance(task, count),
+                )
+                for (number, _), result in zip(records, results, strict=True):
+                    imported.add(number, result)
+    return imported
 
 
-def _fault(line: int, error: grpc.aio.AioRpcError) -> Fault:
-    """The registry's refusal of a line, as a fault. The refusal's text begins with the field, if a field is wrong."""
-    refusal = of_rpc(error)
-    if refusal.exit_code == FAILED:
-        raise error
-    text = error.details() or refusal.message
-    field, separator, reason = text.partition(": ")
-    return Fault(line, field, reason) if separator and " " not in field else Fault(line, "", text)
+def _identity(record: bulk.AnyRecord | None) -> str:
+    """Agency that puts the records of a file. Each file has records of one agency."""
+    return MOJ_RECORDS if isinstance(record, _MINISTRY) else NPA_RECORDS
 
 
-async def _put_line(clients: Clients, line: CsvLine, outcomes: Counter[str]) -> list[Fault]:
-    warnings = []
-    for record in line.records:
-        method, request, identity = _request(clients, record)
-        answer: Any = await call(method, request, clients.identity(identity))
-        outcomes[registry_pb2.PutOutcome.Name(answer.outcome)] += 1
-        warnings += [Fault(line.number, warning.field, warning.reason) for warning in getattr(answer, "warnings", ())]
-    return warnings
-
-
-def _request(clients: Clients, record: Message) -> tuple[Any, Message, str]:
-    match record:
-        case registry_pb2.Wearer():
-            return clients.registry.PutWearer, registry_pb2.PutWearerRequest(wearer=record), MOJ_RECORDS
-        case registry_pb2.Tag():
-            return clients.registry.PutTag, registry_pb2.PutTagRequest(tag=record), MOJ_RECORDS
-        case registry_pb2.ProtectedPerson():
-            sent = registry_pb2.PutProtectedPersonRequest(protected_person=record)
-            return clients.registry.PutProtectedPerson, sent, NPA_RECORDS
-        case registry_pb2.Order():
-            return clients.registry.PutOrder, registry_pb2.PutOrderRequest(order=record), NPA_RECORDS
-    raise CommandFailed(f"{type(record).__name__} can't be put")
+def _fault(line: int, refusal: registry_pb2.Refusal) -> Fault:
+    """The registry's refusal of a record, as a fault. The refusal's text begins with the field, if a field is wrong."""
+    if refusal.field_violations:
+        return Fault(line, refusal.field_violations[0].field, refusal.field_violations[0].description)
+    field_path, separator, reason = refusal.message.partition(": ")
+    return Fault(line, field_path, reason) if separator and " " not in field_path else Fault(line, "", refusal.message)

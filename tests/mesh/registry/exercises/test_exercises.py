@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from services.registry.exercises.service import ExerciseRecords
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
 from services.registry.records.versions import PutOutcome
-from services.registry.reviews.domain import ReviewState
+from services.registry.reviews.domain import Review, ReviewState
 from services.registry.reviews.tables import match_events
 from services.registry.tables import MIGRATIONS
+from services.registry.working_set.working_set import WorkingSet
 from tandem.common.v1 import exercise_pb2, log_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
@@ -50,6 +52,10 @@ def order(kind: ExerciseKind | None, version: int = 1) -> Order:
     msg = records.order(f"o-{kind}", version=version)
     msg.exercise = number_of(kind)
     return translate.parse_order(msg)
+
+
+def reviews_of(working: WorkingSet, wearer_id: str) -> list[Review]:
+    return working.reviews.of_wearer(wearer_id)
 
 
 async def snapshots(registry: RegistryCore) -> list[log_pb2.CaseSnapshot]:
@@ -122,7 +128,11 @@ async def test_synthetic_records_start_are_prolonged_and_end(where: Path | str) 
         async with registry.transactions.open() as stored:
             # Synthetic records aren't part of reconciliation, and a canary's match gives no event.
             assert await stored.reconciliation.listed(list(ListedKind)) == []
-            reviews = [review for n in range(6) for review in await stored.reviews.of_wearer(canary.wearer_id(n))]
+        reviews = [
+            review
+            for n in range(6)
+            for review in await registry.transactions.change(partial(reviews_of, wearer_id=canary.wearer_id(n)))
+        ]
         assert len(reviews) == 6 and all(review.state is not ReviewState.OPEN for review in reviews)
         async with registry.database.transaction() as connection:
             events = (await connection.execute(sa.select(match_events.c.order_id))).scalars().all()

@@ -18,11 +18,13 @@ from services.registry.domain import EndReason, Order, OrderEnd, WearerEnd, Wear
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
+from services.registry.records.prepared import prepare
 from services.registry.records.versions import PutOutcome
 from services.registry.retention.service import KeyRetention
 from services.registry.reviews.domain import Decision, ReviewState
 from services.registry.reviews.tables import match_events
 from services.registry.tables import MIGRATIONS, metadata
+from services.registry.working_set.working_set import WorkingSet
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
@@ -197,13 +199,16 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
 
 async def test_a_match_is_logged_only_after_the_commit(where: Path | str) -> None:
     async with opened(where) as (registry, _):
+
+        def fail(working: WorkingSet) -> None:
+            registry.police.apply_order(working, prepare(tag_order(), working.vault))
+            raise RuntimeError
+
         await registry.police.put_protected_person(translate.parse_protected_person(records.person()))
         await registry.ministry.put_wearer(translate.parse_wearer(records.wearer()))
         with capture_logs() as logs:
             with pytest.raises(RuntimeError):
-                async with registry.transactions.changing() as view:
-                    await registry.police._store_order(view, tag_order(), None)
-                    raise RuntimeError
+                await registry.transactions.change(fail)
             assert logs == []
             await registry.police.put_order(tag_order())
         assert [log["event"] for log in logs] == ["order_matched", "order_stored"]

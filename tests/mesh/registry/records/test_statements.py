@@ -64,10 +64,12 @@ class Counts:
         self.of: dict[str, Statements] = {}
 
     async def count(self, name: str, put: Awaitable[None]) -> None:
-        """Count the statements of a put. No row may be read twice in it."""
+        """Count the statements of a put. No value may be looked up twice in it."""
         with counted(self._monkeypatch) as statements:
             await put
-        assert [row for row, times in statements.rows.items() if times > 1] == [], f"{name} reads rows twice"
+        assert [value for value, times in statements.looked_up.items() if times > 1] == [], (
+            f"{name} looks up values twice"
+        )
         self.of[name] = statements
 
 

@@ -855,6 +855,192 @@ class PutOrderResponse(_message.Message):
 Global___PutOrderResponse: _TypeAlias = PutOrderResponse  # noqa: Y015
 
 @_typing.final
+class PutRecordsRequest(_message.Message):
+    """Request of PutRecords: one batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___Record]:
+        """Records, at most 500, and at most 1 MiB in all. A larger batch ends the stream (INVALID_ARGUMENT or RESOURCE_EXHAUSTED), and
+        nothing of it is stored. 200 records are a good size: calls of others wait for one batch at most.
+        """
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___Record] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRecordsRequest: _TypeAlias = PutRecordsRequest  # noqa: Y015
+
+@_typing.final
+class Record(_message.Message):
+    """A record of any kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEARER_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    PROTECTED_PERSON_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def wearer(self) -> Global___Wearer: ...
+    @_builtins.property
+    def tag(self) -> Global___Tag: ...
+    @_builtins.property
+    def protected_person(self) -> Global___ProtectedPerson: ...
+    @_builtins.property
+    def device(self) -> Global___Device: ...
+    @_builtins.property
+    def order(self) -> Global___Order: ...
+    def __init__(
+        self,
+        *,
+        wearer: Global___Wearer | None = ...,
+        tag: Global___Tag | None = ...,
+        protected_person: Global___ProtectedPerson | None = ...,
+        device: Global___Device | None = ...,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "order", b"order", "protected_person", b"protected_person", "record", b"record", "tag", b"tag", "wearer", b"wearer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "order", b"order", "protected_person", b"protected_person", "record", b"record", "tag", b"tag", "wearer", b"wearer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["wearer", "tag", "protected_person", "device", "order"]  # noqa: Y015
+    _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
+
+Global___Record: _TypeAlias = Record  # noqa: Y015
+
+@_typing.final
+class PutRecordsResponse(_message.Message):
+    """Answer of PutRecords for one batch, which is on disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordResult]:
+        """Result for each record of the request, in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RecordResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutRecordsResponse: _TypeAlias = PutRecordsResponse  # noqa: Y015
+
+@_typing.final
+class RecordResult(_message.Message):
+    """Result for a record of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    outcome: Global___PutOutcome.ValueType
+    """Outcome for the record. Unspecified if it was refused."""
+    stage: Global___OrderStage.ValueType
+    """Stage of an order. Unspecified for other records, and if nothing was stored."""
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
+        """Possible mistakes in the record."""
+
+    @_builtins.property
+    def refusal(self) -> Global___Refusal:
+        """Why the record was refused. Absent if it wasn't."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___PutOutcome.ValueType = ...,
+        warnings: _abc.Iterable[Global___Warning] | None = ...,
+        stage: Global___OrderStage.ValueType = ...,
+        refusal: Global___Refusal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "refusal", b"refusal", "stage", b"stage", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordResult: _TypeAlias = RecordResult  # noqa: Y015
+
+@_typing.final
+class Refusal(_message.Message):
+    """Why a record of a batch was refused: the status with which the call for the single record ends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FIELD_VIOLATIONS_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """Code of the status, a number of google.rpc.Code."""
+    message: _builtins.str
+    """Message of the status."""
+    @_builtins.property
+    def field_violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:
+        """Invalid fields, as in google.rpc.BadRequest. Empty if another reason led to the refusal."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        field_violations: _abc.Iterable[Global___FieldViolation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "field_violations", b"field_violations", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
+
+@_typing.final
+class FieldViolation(_message.Message):
+    """An invalid field of a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Path of the field, such as `order.valid_until`."""
+    description: _builtins.str
+    """What is wrong with its value, in many cases with an example of a valid value."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldViolation: _TypeAlias = FieldViolation  # noqa: Y015
+
+@_typing.final
 class EndOrderRequest(_message.Message):
     """Request of EndOrder."""
 

@@ -64,6 +64,11 @@ class RegistryServiceStub:
                 request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderRequest.SerializeToString,
                 response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderResponse.FromString,
                 _registered_method=True)
+        self.PutRecords = channel.stream_stream(
+                '/tandem.registry.v1.RegistryService/PutRecords',
+                request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutRecordsRequest.SerializeToString,
+                response_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutRecordsResponse.FromString,
+                _registered_method=True)
         self.EndOrder = channel.unary_unary(
                 '/tandem.registry.v1.RegistryService/EndOrder',
                 request_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.EndOrderRequest.SerializeToString,
@@ -152,6 +157,17 @@ class RegistryServiceServicer:
 
     def PutOrder(self, request, context):
         """Stores a restraining order and matches its respondent against all wearers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutRecords(self, request_iterator, context):
+        """Stores records in bulk, exactly as the calls above store them one by one. Each request is a batch, stored in one transaction and
+        answered by one response with a result for each record, in order. A record sees the records before it, in the same batch too. A
+        refused record harms no other. If the stream breaks, the answered batches are stored; send the others again, which changes nothing
+        for records that are stored already. The registry reads a request after it has answered the previous one, so flow control slows a
+        sender down.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -259,6 +275,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.PutOrder,
                     request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderRequest.FromString,
                     response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderResponse.SerializeToString,
+            ),
+            'PutRecords': grpc.stream_stream_rpc_method_handler(
+                    servicer.PutRecords,
+                    request_deserializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutRecordsRequest.FromString,
+                    response_serializer=tandem_dot_registry_dot_v1_dot_registry__pb2.PutRecordsResponse.SerializeToString,
             ),
             'EndOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.EndOrder,
@@ -449,6 +470,33 @@ class RegistryService:
             '/tandem.registry.v1.RegistryService/PutOrder',
             tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderRequest.SerializeToString,
             tandem_dot_registry_dot_v1_dot_registry__pb2.PutOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRecords(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tandem.registry.v1.RegistryService/PutRecords',
+            tandem_dot_registry_dot_v1_dot_registry__pb2.PutRecordsRequest.SerializeToString,
+            tandem_dot_registry_dot_v1_dot_registry__pb2.PutRecordsResponse.FromString,
             options,
             channel_credentials,
             insecure,

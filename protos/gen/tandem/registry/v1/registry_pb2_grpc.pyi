@@ -31,6 +31,13 @@ class RegistryServiceStub:
     """Stores a protective device and its owner."""
     PutOrder: _aio.UnaryUnaryMultiCallable[_registry_pb2.PutOrderRequest, _registry_pb2.PutOrderResponse]
     """Stores a restraining order and matches its respondent against all wearers."""
+    PutRecords: _aio.StreamStreamMultiCallable[_registry_pb2.PutRecordsRequest, _registry_pb2.PutRecordsResponse]
+    """Stores records in bulk, exactly as the calls above store them one by one. Each request is a batch, stored in one transaction and
+    answered by one response with a result for each record, in order. A record sees the records before it, in the same batch too. A
+    refused record harms no other. If the stream breaks, the answered batches are stored; send the others again, which changes nothing
+    for records that are stored already. The registry reads a request after it has answered the previous one, so flow control slows a
+    sender down.
+    """
     EndOrder: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndOrderRequest, _registry_pb2.EndOrderResponse]
     """Ends an order early, because it was cancelled or lapsed. A later PutOrder with a greater version puts it in force again."""
     EndWearer: _aio.UnaryUnaryMultiCallable[_registry_pb2.EndWearerRequest, _registry_pb2.EndWearerResponse]
@@ -106,6 +113,19 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_registry_pb2.PutOrderRequest, _abc.Awaitable[_registry_pb2.PutOrderResponse]],
     ) -> _abc.Awaitable[_registry_pb2.PutOrderResponse]:
         """Stores a restraining order and matches its respondent against all wearers."""
+
+    @_abc_1.abstractmethod
+    def PutRecords(
+        self,
+        request_iterator: _abc.AsyncIterator[_registry_pb2.PutRecordsRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_registry_pb2.PutRecordsRequest], _abc.AsyncIterator[_registry_pb2.PutRecordsResponse]],
+    ) -> _abc.AsyncIterator[_registry_pb2.PutRecordsResponse]:
+        """Stores records in bulk, exactly as the calls above store them one by one. Each request is a batch, stored in one transaction and
+        answered by one response with a result for each record, in order. A record sees the records before it, in the same batch too. A
+        refused record harms no other. If the stream breaks, the answered batches are stored; send the others again, which changes nothing
+        for records that are stored already. The registry reads a request after it has answered the previous one, so flow control slows a
+        sender down.
+        """
 
     @_abc_1.abstractmethod
     def EndOrder(

@@ -1,0 +1,39 @@
+"""Decide which messages of the outbox may be published at the same time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.common.messaging import flow
+from services.registry.outbox.store import OutboxRow
+
+MAX_FLIGHT_BYTES = 1 << 20
+"""Size of the messages in flight after which the next message waits, bytes."""
+_ROUTES = flow.ROUTES.subject.partition("{")[0]
+
+
+def flights(rows: Iterable[OutboxRow]) -> list[list[OutboxRow]]:
+    """Groups of messages in the order in which the groups are published. The messages of a group are in flight together.
+
+    No group holds two messages of one device or one case, so that an older route or case never follows a newer one, even if the
+    server refuses the older message at first. Routes come before all other messages, so that reports reach a case's partition by the
+    time the fold knows the case.
+    """
+    ordered = sorted(rows, key=lambda row: not row.subject.startswith(_ROUTES))
+    groups: list[list[OutboxRow]] = []
+    keys: set[str] = set()
+    size, routes = 0, True
+    for row in ordered:
+        key, is_route = _key(row), row.subject.startswith(_ROUTES)
+        if not groups or key in keys or size + len(row.payload) > MAX_FLIGHT_BYTES or is_route is not routes:
+            groups.append([])
+            keys, size, routes = set(), 0, is_route
+        groups[-1].append(row)
+        keys.add(key)
+        size += len(row.payload)
+    return groups
+
+
+def _key(row: OutboxRow) -> str:
+    """The case of a case's snapshot, and the subject of any other message."""
+    return row.msg_id.partition(":")[0] if row.subject.endswith(".case") else row.subject
