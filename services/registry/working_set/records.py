@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from services.registry.domain import Device, ListedKind, Order, Tag
+from services.registry.domain import Device, Order, Tag
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
-from services.registry.records.kinds import ORDERS, RECORD_TYPES, R, RecordType
+from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, RECORD_TYPES, TAGS, WEARERS, R, RecordType
 from services.registry.records.lifecycle import OrderStage
 from services.registry.records.prepared import PreparedRecord
 from services.registry.records.store import StoredRecord, owner_of, stored_record
@@ -40,23 +40,25 @@ class RecordRows:
     """The records as one transaction sees them."""
 
     def __init__(self, connection: Connection, vault: Vault) -> None:
-        self._rows = {kind.listed_kind: _rows_of(kind, connection, vault) for kind in RECORD_TYPES}
+        self._rows: dict[RecordType[Any], CachedRows[str, StoredRecord[Any]]] = {
+            kind: _rows_of(kind, connection, vault) for kind in RECORD_TYPES
+        }
         self.persons = CachedRows[OrderPerson, OrderPerson](
             connection,
             "SELECT order_id, person_id FROM order_persons WHERE",
             key=Lookup("order_id"),
             key_of=lambda row: row,
-            parse=lambda row: OrderPerson(*row),
+            parse=OrderPerson._make,
             lookups={
                 "order_id": (Lookup("order_id"), lambda row: row.order_id),
                 "person_id": (Lookup("person_id"), lambda row: row.person_id),
             },
         )
         """Persons whom the orders name."""
-        self.dependents: dict[ListedKind, list[tuple[CachedRows[Any, Any], str]]] = {
-            ListedKind.WEARER: [(self._rows[ListedKind.TAG], "owner")],
-            ListedKind.PROTECTED_PERSON: [(self._rows[ListedKind.DEVICE], "owner"), (self.persons, "person_id")],
-            ListedKind.ORDER: [(self.persons, "order_id")],
+        self.dependents: dict[RecordType[Any], list[tuple[CachedRows[Any, Any], str]]] = {
+            WEARERS: [(self._rows[TAGS], "owner")],
+            PERSONS: [(self._rows[DEVICES], "owner"), (self.persons, "person_id")],
+            ORDERS: [(self.persons, "order_id")],
         }
         """Rows that refer to the records of a kind, each with the name of the lookup. A record that isn't stored has none."""
         self.put_records: dict[KeyOwner, PreparedRecord[Any]] = {}
@@ -71,9 +73,9 @@ class RecordRows:
     def some(self, kind: RecordType[R], ids: Iterable[str]) -> dict[str, StoredRecord[R]]:
         """The stored records with these ids, by id. Ids without a record are omitted."""
         wanted = tuple(ids)
-        found = self._rows[kind.listed_kind].get(wanted)
+        found = self._rows[kind].get(wanted)
         if len(found) < len(wanted):
-            for rows, name in self.dependents.get(kind.listed_kind, ()):
+            for rows, name in self.dependents.get(kind, ()):
                 rows.know_none(name, (record_id for record_id in wanted if record_id not in found))
         return found
 
@@ -88,7 +90,7 @@ class RecordRows:
 
     def owned(self, kind: RecordType[R], owner_ids: Collection[str]) -> list[R]:
         """Records that belong to these owners, sorted by id."""
-        stored = self._rows[kind.listed_kind].by("owner", owner_ids) if owner_ids else []
+        stored = self._rows[kind].by("owner", owner_ids) if owner_ids else []
         return [record for row in sorted(stored, key=_by_id) if (record := row.open()) is not None]
 
     def orders_protecting(self, person_id: str) -> list[Order]:
@@ -110,7 +112,7 @@ class RecordRows:
         if owner not in self.put_records and self.find(kind, prepared.record_id) is not None:
             self.replaced.add(owner)
         self.put_records[owner] = prepared
-        self._rows[kind.listed_kind].put(
+        self._rows[kind].put(
             StoredRecord(
                 kind,
                 prepared.record_id,

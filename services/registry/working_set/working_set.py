@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from services.registry.domain import ListedKind
 from services.registry.keys.vault import Vault
 from services.registry.outbox.store import OutboxMessage
+from services.registry.records.kinds import ORDERS, WEARERS
 from services.registry.records.prepared import PreparedRecord
 from services.registry.reviews.domain import MatchEvent
 from services.registry.working_set.cases import CaseRows, ReviewRows
@@ -32,7 +32,7 @@ class WorkingSet:
         self.match_keys = MatchKeyRows(connection)
         self.cases = CaseRows(connection, self.records)
         self.reviews = ReviewRows(connection)
-        for kind, name in ((ListedKind.ORDER, "order_id"), (ListedKind.WEARER, "wearer_id")):
+        for kind, name in ((ORDERS, "order_id"), (WEARERS, "wearer_id")):
             self.records.dependents[kind] += [(self.cases.rows, name), (self.reviews.rows, name)]
         self.routes = RouteRows(connection)
         self.tokens = TokenRows(connection)

@@ -12,9 +12,9 @@ from services.cli import bulk
 from services.cli.bulk import AnyRecord, put_records
 from services.common.rpc import server
 from services.registry.bulk.translate import MAX_BATCH
-from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1 import reconciliation_pb2, registry_pb2
 from tests.conftest import ENGINES
-from tests.support.registry import records
+from tests.support.registry import listing, records
 from tests.support.registry.registry import MOJ, NPA, SECRET, Client, RegistryMesh, running_registry
 
 Code = grpc.StatusCode
@@ -162,3 +162,21 @@ async def test_a_client_that_leaves_in_the_middle_leaves_whole_batches(client: C
         "select substr(wearer_id, 1, 6), count(*) from wearers where wearer_id like 'left-_-%' group by 1"
     )
     assert counts and {count for _, count in counts} == {20}
+
+
+async def test_the_records_that_reconcile_names_are_repaired_in_bulk(client: Client) -> None:
+    theirs = [records.person(f"repaired-{n}", version=2) for n in range(30)]
+    await put(client, NPA, [*(records.person(f"repaired-{n}") for n in range(10)), *theirs[10:20]])
+    by_id = {person.person_id: person for person in theirs}
+    named = await differing(client, theirs)
+    assert len(named) == 20
+    await put(client, NPA, [by_id[person_id] for person_id in named])
+    assert await differing(client, theirs) == []
+
+
+async def differing(client: Client, theirs: Sequence[registry_pb2.ProtectedPerson]) -> list[str]:
+    """Ids of these persons that the registry lacks or stores otherwise."""
+    request = reconciliation_pb2.ReconcileRequest(records=map(listing.listed, theirs))
+    answers = client.stub.Reconcile(iter([request]), metadata=server.bearer(NPA, SECRET))
+    found = [difference.record_id async for answer in answers for difference in answer.differences]
+    return [record_id for record_id in found if record_id.startswith("repaired-")]

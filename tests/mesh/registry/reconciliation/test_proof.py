@@ -20,6 +20,7 @@ from services.registry.reconciliation.domain import ALARM_AFTER_MS, Agency, Find
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.reconciliation.tables import record_digests
 from services.registry.records import translate
+from services.registry.records.prepared import prepare
 from services.registry.reviews.domain import ReviewState
 from services.registry.reviews.tables import match_keys, reviews
 from services.registry.tables import MIGRATIONS
@@ -54,10 +55,8 @@ async def put_all(registry: RegistryCore) -> list[Message]:
     """Put persons and their devices; returns the agency's records."""
     persons = [records.person(f"p-{n}") for n in range(COUNT // 2)]
     devices = [records.device(f"d-{n}", f"p-{n}") for n in range(COUNT // 2)]
-    for person in persons:
-        await registry.police.put_protected_person(translate.parse_protected_person(person))
-    for device in devices:
-        await registry.police.put_device(translate.parse_device(device))
+    parsed = [*map(translate.parse_protected_person, persons), *map(translate.parse_device, devices)]
+    await registry.bulk.put([prepare(record, registry.transactions.vault) for record in parsed])
     return [*persons, *devices]
 
 
