@@ -45,7 +45,7 @@ from services.common.observability import telemetry
 WARM_UP = 5
 """Incidents before the first measurement, which are answered."""
 ENDED_WITHIN_S = 120.0
-OPEN_CONCURRENCY = 20
+OPEN_CONCURRENCY = 50
 """Incidents that are opened at the same time for `--open`."""
 MILLISECONDS, RATE = "ms/incident", "ms/s"
 """Units: processor time of an incident, and of an idle second."""

@@ -44,7 +44,8 @@ class Desks:
         self._clients = clients
         self._last = dict.fromkeys(flow.LEGS, 0)
         self._triggers: dict[str, Trigger] = {}
-        self._answers: dict[str, asyncio.Task[None]] = {}
+        self._answered: set[str] = set()
+        self._answers: set[asyncio.Task[None]] = set()
         self.answering = Answering.NOTHING
         self.arrivals = Arrivals()
         """First offers that reached the desks."""
@@ -68,9 +69,10 @@ class Desks:
     ) -> None:
         deadline = time.monotonic() + within_s
         while missing := [(leg, t) for leg in flow.LEGS for t in triggers if not done(leg, t)]:
-            for answer in self._answers.values():
-                if answer.done():
-                    answer.result()
+            ended = {answer for answer in self._answers if answer.done()}
+            self._answers -= ended
+            for answer in ended:
+                answer.result()
             if time.monotonic() > deadline:
                 raise CommandFailed(f"{len(missing)} assignments weren't {what} within {within_s:.0f} s: {missing[:3]}")
             await asyncio.sleep(_CHECK_S)
@@ -82,7 +84,7 @@ class Desks:
                 self._last[leg] = max(self._last[leg], message.sequence)
                 self._note(leg, message.step.assignment)
         finally:
-            for answer in self._answers.values():
+            for answer in self._answers:
                 answer.cancel()
 
     def _open(
@@ -96,8 +98,9 @@ class Desks:
         if assignment.state in UNANSWERED:
             self.arrivals.note(leg, assignment)
             self._triggers.setdefault(id_, (assignment.cause.device_id, assignment.cause.report_id))
-            if self.answering is not Answering.NOTHING and id_ not in self._answers:
-                self._answers[id_] = asyncio.create_task(self._answer(leg, assignment))
+            if self.answering is not Answering.NOTHING and id_ not in self._answered:
+                self._answered.add(id_)
+                self._answers.add(asyncio.create_task(self._answer(leg, assignment)))
         elif id_ in self._triggers:
             self.accepted.add((leg, self._triggers[id_]))
             if assignment.state == dispatch_pb2.CLOSED:

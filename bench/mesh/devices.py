@@ -17,6 +17,8 @@ from services.cli.stack.mesh import Clients
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
+BATCH = 100
+"""Maximum number of reports in a request."""
 INTERVAL_S = 15
 """Time between two reports of a device, seconds."""
 
@@ -71,9 +73,10 @@ class Devices:
         )
 
     async def _send(self, positions: Sequence[Report]) -> None:
-        refused = await self._head_end.carry(positions)
-        if refused:
-            raise CommandFailed(f"{len(refused)} reports refused: {refused[0].field} {refused[0].reason}")
+        for first in range(0, len(positions), BATCH):
+            refused = await self._head_end.carry(positions[first : first + BATCH])
+            if refused:
+                raise CommandFailed(f"{len(refused)} reports refused: {refused[0].field} {refused[0].reason}")
 
 
 @asynccontextmanager
