@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,8 +24,6 @@ from tests.support.registry.registry import MOJ, NPA, SECRET, RegistryMesh, runn
 ORDERS_PER_WEARER = 5
 TARGET_PER_S = 1_000
 _VALID_MS = 1_700_000_000_000, 2_000_000_000_000
-_CALIBRATIONS = 5
-_CALIBRATION_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +132,10 @@ def run(orders: int) -> bool:
             if engine == "PostgreSQL":
                 url = stack.enter_context(running_postgres(fsync=True)).new_database()
             mesh = stack.enter_context(running_registry(Path(folder), 1, url))
-            print(f"fsync {machine.fsync_ms(Path(folder)):.2f} ms, calibration loop {calibration_ms():.0f} ms")
+            print(f"fsync {machine.fsync_ms(Path(folder)):.2f} ms, calibration loop {machine.calibration_ms():.0f} ms")
             loading = asyncio.run(load(mesh, records(People(), range(orders))))
             rate = loading.records / loading.took_s
             met = met and rate >= TARGET_PER_S
             verdict = "met" if rate >= TARGET_PER_S else "MISSED"
             print(f"{engine}: {orders} orders, {loading.text()}; target {TARGET_PER_S}/s: {verdict}")
     return met
-
-
-def calibration_ms() -> float:
-    """Median time of a loop of 1,000,000 additions in Python, milliseconds. It tells how fast the machine is."""
-    durations_s = []
-    for _ in range(_CALIBRATIONS):
-        began_s, total = time.perf_counter(), 0
-        for n in range(_CALIBRATION_STEPS):
-            total += n
-        durations_s.append(time.perf_counter() - began_s)
-    return statistics.median(durations_s) * 1000

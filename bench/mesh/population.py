@@ -98,9 +98,10 @@ async def renew(clients: Clients, cases: Sequence[Party]) -> float:
     The cases must be those that were registered, from the first one on, in their order.
     """
     began = time.monotonic()
-    now_ms = clients.clock.now_ms() + _DAY_MS
+    now_ms = clients.clock.now_ms()
     people = People()
-    await _put(clients, NPA_RECORDS, [_order(party, people.next(), now_ms=now_ms, version=2) for party in cases])
+    orders = [_order(party, people.next(), now_ms=now_ms + _DAY_MS, version=2) for party in cases]
+    await _put(clients, NPA_RECORDS, orders)
     return time.monotonic() - began
 
 
@@ -118,8 +119,8 @@ def _add_case(
     ministry: list[AnyRecord],
     police: list[AnyRecord],
 ) -> None:
-    n = party.number
-    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **_identity(person_data))
+    n, identity = party.number, _identity(person_data)
+    wearer = registry_pb2.Wearer(wearer_id=f"wearer-{n}", source_version=1, **identity)
     tag = registry_pb2.Tag(device_id=party.tag_id, wearer_id=wearer.wearer_id, source_version=1, vendor_id=VENDOR_ID)
     person = registry_pb2.ProtectedPerson(person_id=f"person-{n}", name="-", source_version=1)
     device = registry_pb2.Device(

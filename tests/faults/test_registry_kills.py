@@ -44,17 +44,16 @@ class Agencies:
         self.tag_version = 1
         self._unanswered: registry_pb2.Order | registry_pb2.Tag | None = None
 
-    async def put_until_it_dies(self, client: Client) -> bool:
-        """Puts one change after the other; True when the registry was killed during a put."""
+    async def put_until_it_dies(self, client: Client) -> None:
+        """Puts one change after the other, until the registry is killed during a put, or its relay has enough to publish."""
         for _ in range(MAX_PUTS):
             change = self._unanswered = self._unanswered or self._next()
             try:
                 await client.put(change, wait_for_ready=False)
             except grpc.aio.AioRpcError as error:
                 assert error.code() is grpc.StatusCode.UNAVAILABLE, error
-                return True
+                return
             self._unanswered = None
-        return False
 
     async def settle(self, client: Client) -> None:
         """Repeats an unanswered put."""
@@ -121,10 +120,11 @@ async def run_until_killed(mesh: RegistryMesh, agencies: Agencies) -> None:
     """Puts changes from a start to the planned kill, which may come while the registry is still starting."""
     try:
         async with mesh.connected() as client:
-            died = await agencies.put_until_it_dies(client)
+            await agencies.put_until_it_dies(client)
     except AssertionError:
-        died = True  # the registry died before it was ready, because publications of the previous run were waiting
-    assert died and mesh.service.exit_code() == -9
+        pass  # the registry died before it was ready, because publications of the previous run were waiting
+    # The puts may be answered before the relay has published the planned number.
+    assert mesh.service.exit_code() == -9
 
 
 @pytest.mark.timeout(300)

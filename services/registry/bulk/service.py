@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 from services.common.rpc.errors import PermanentError
-from services.registry.bulk.gathering import gather
+from services.registry.bulk.prefetch import prefetch
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
+from services.registry.records.kinds import Record
 from services.registry.records.lifecycle import OrderStage
 from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
@@ -47,14 +48,15 @@ class BulkService:
         """
 
         def apply(working: WorkingSet) -> list[Result]:
-            gather(working, batch)
+            prefetch(working, batch)
             return [self._apply(working, prepared) for prepared in batch]
 
         return await self._transactions.change(apply) if batch else []
 
     def _apply(self, working: WorkingSet, prepared: PreparedRecord[Any]) -> Result:
+        record: Record = prepared.record
         try:
-            match prepared.record:
+            match record:
                 case Wearer():
                     return PutResult(self._ministry.apply_wearer(working, prepared))
                 case Tag():
@@ -64,8 +66,9 @@ class BulkService:
                 case Device():
                     return PutResult(self._police.apply_device(working, prepared))
                 case Order():
-                    return PutResult(*self._police.apply_order(working, prepared))
-                case record:
-                    raise LookupError(f"{type(record).__name__} isn't a record")
+                    outcome, stage = self._police.apply_order(working, prepared)
+                    return PutResult(outcome, stage)
+                case _:
+                    assert_never(record)
         except PermanentError as error:
             return error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 from services.common.rpc.errors import InvalidField, PermanentError, PermissionDenied
 from services.common.rpc.identity import Role
 from services.common.rpc.statuses import status_of
 from services.registry.bulk.service import PutResult, Result
-from services.registry.domain import Order, Wearer
+from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.keys.vault import Vault
 from services.registry.reconciliation.domain import Agency
 from services.registry.records import lifecycle, places, translate
@@ -86,8 +86,10 @@ def warnings_of(record: Record) -> tuple[RecordWarning, ...]:
                 *lifecycle.number_warnings("respondent.national_id", record.respondent.national_id),
                 *lifecycle.duration_warnings(record),
             )
-        case _:
+        case Tag() | ProtectedPerson() | Device():
             return ()
+        case _:
+            assert_never(record)
 
 
 def results_to_proto(

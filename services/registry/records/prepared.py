@@ -1,4 +1,4 @@
-"""A record with the values that its storage needs and that don't depend on the database: digests, hashes and match keys. Pure."""
+"""A record with the values that its storage needs and that don't depend on the database: digests, hashes and match keys."""
 
 from __future__ import annotations
 

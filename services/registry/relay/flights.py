@@ -1,4 +1,4 @@
-"""Decide which messages of the outbox may be published at the same time. Pure."""
+"""Decide which messages of the outbox may be published at the same time."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class CaseRows:
             "SELECT sequence, case_id, order_id, wearer_id, version, matched_at_ms, withdrawn_at_ms FROM cases WHERE",
             key=Lookup("case_id"),
             key_of=lambda case: case.case_id,
-            parse=lambda row: StoredCase(*row),
+            parse=_stored_case,
             lookups={
                 "order_id": (Lookup("order_id"), lambda case: case.order_id),
                 "wearer_id": (Lookup("wearer_id"), lambda case: case.wearer_id),
@@ -126,6 +126,19 @@ class ReviewRows:
         """Put reviews. A review replaces the review of the same case."""
         for review in changed:
             self.rows.put(review)
+
+
+def _stored_case(row: Sequence[Any]) -> StoredCase:
+    sequence, case_id, order_id, wearer_id, version, matched_at_ms, withdrawn_at_ms = row
+    return StoredCase(
+        sequence=sequence,
+        case_id=case_id,
+        order_id=order_id,
+        wearer_id=wearer_id,
+        version=version,
+        matched_at_ms=matched_at_ms,
+        withdrawn_at_ms=withdrawn_at_ms,
+    )
 
 
 def _review(row: Sequence[Any]) -> Review:

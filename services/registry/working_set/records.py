@@ -48,7 +48,7 @@ class RecordRows:
             "SELECT order_id, person_id FROM order_persons WHERE",
             key=Lookup("order_id"),
             key_of=lambda row: row,
-            parse=lambda row: OrderPerson(*row),
+            parse=OrderPerson._make,
             lookups={
                 "order_id": (Lookup("order_id"), lambda row: row.order_id),
                 "person_id": (Lookup("person_id"), lambda row: row.person_id),

@@ -62,7 +62,7 @@ def test_loads_are_judged_from_the_due_moment_to_incidents() -> None:
     assert met(Name.HISTORY, 999.0) == {"history: both p99": True}
 
 
-def test_a_core_taken_by_other_programs_has_one_target_of_its_own() -> None:
+def test_busy_loops_leave_a_target_for_the_batched_load_only() -> None:
     assert met(Name.BATCHED, 999.0, busy_loops=1) == {"batched: both p99": True}
     assert met(Name.SINGLE, 999.0, busy_loops=1) == {}
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.matching.similarity import Side
-from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS, WEARERS, R, RecordType
+from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS, WEARERS, R, Record, RecordType
 from services.registry.records.prepared import PreparedRecord
 from services.registry.working_set.working_set import WorkingSet
 
@@ -31,7 +31,7 @@ class _Needs:
     """Ids of the protected persons whose joint cases may change."""
 
 
-def gather(working: WorkingSet, batch: Sequence[PreparedRecord[Any]]) -> None:
+def prefetch(working: WorkingSet, batch: Sequence[PreparedRecord[Any]]) -> None:
     """Read the rows that the records of a batch need."""
     if len(batch) < 2:
         return  # the command itself reads fewer rows
@@ -60,7 +60,8 @@ def gather(working: WorkingSet, batch: Sequence[PreparedRecord[Any]]) -> None:
 def _needs_of(batch: Iterable[PreparedRecord[Any]]) -> _Needs:
     needs = _Needs()
     for prepared in batch:
-        match prepared.record:
+        record: Record = prepared.record
+        match record:
             case Wearer(wearer_id=wearer_id):
                 needs.wearers.add(wearer_id)
             case Tag(device_id=device_id, wearer_id=wearer_id):
@@ -74,6 +75,8 @@ def _needs_of(batch: Iterable[PreparedRecord[Any]]) -> _Needs:
             case Order(order_id=order_id, protected_person_ids=person_ids):
                 needs.orders.add(order_id)
                 needs.persons.update(person_ids)
+            case _:
+                assert_never(record)
     return needs
 
 
