@@ -168,10 +168,10 @@ class Store:
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, and the stream position."""
+    def put_peers(self, connection: sa.Connection, rows: Sequence[PeerRow], position: StreamPosition) -> None:
+        """Stores the newest step of each assignment of another leg, by step number, and the stream position, within a transaction."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
-        await self.transaction(lambda connection: write(connection, _PEERS, (list(newest.values()), [position])))
+        write(connection, _PEERS, (list(newest.values()), [position]))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.

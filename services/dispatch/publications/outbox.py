@@ -26,8 +26,6 @@ from tandem.dispatch.v1 import dispatch_pb2
 
 PUBLISH_BATCH = 256
 """Steps that are published concurrently."""
-NOTE_INTERVAL_S = 0.25
-"""Time for which published steps are collected before one transaction records them, seconds."""
 
 Mark: TypeAlias = Callable[[Published], Awaitable[None]]
 """Records published steps."""
@@ -89,7 +87,6 @@ class StepOutbox:
         """Records published steps with `mark` until cancelled."""
         while True:
             await self._noteworthy.wait()
-            await asyncio.sleep(NOTE_INTERVAL_S)
             published, self._published = self._published, Published()
             self._noteworthy.clear()
             await mark(published)
