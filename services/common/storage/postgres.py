@@ -252,7 +252,9 @@ def refusals() -> Iterator[None]:
         # be stored, and a caller that retries must find out.
         if isinstance(error, TimeoutError):
             reason = "no answer in time"
+        elif isinstance(error, exc.DBAPIError):
+            reason = str(error.orig)
         else:
-            reason = str(error.orig if isinstance(error, exc.DBAPIError) else error)
+            reason = str(error.args[0])  # without the driver's details, which may hold stored values
         logger().error("database_refused", reason=reason)
         raise Unavailable(f"the database refused: {reason}", retry_after_s=5.0) from error

@@ -6,15 +6,16 @@ PostgreSQL `$1`. Each function runs within a visit of `Database`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.util import await_only
 
-from services.common.storage import postgres
-
 T = TypeVar("T")
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 def is_postgresql(connection: sa.Connection) -> bool:
@@ -55,6 +56,49 @@ def _driver(connection: sa.Connection) -> Any:
 
 
 def _awaited(answer: Awaitable[T]) -> T:
-    """Waits for the driver's answer, as SQLAlchemy does within `run_sync`. Raises Unavailable if the server refuses."""
-    with postgres.refusals():
-        return await_only(answer)
+    """Waits for the driver's answer, as SQLAlchemy does within `run_sync`. The visit turns refusals of the server into Unavailable."""
+    return await_only(answer)
+
+
+class Prepared:
+    """A statement of SQLAlchemy that is compiled once for each dialect and then executed by the driver.
+
+    Values go to the driver and come back as they are stored: JSON as text, and in SQLite a boolean as 0 or 1.
+    """
+
+    def __init__(self, statement: sa.Select[*tuple[Any, ...]] | sa.Insert | sa.Update | sa.Delete) -> None:
+        self._statement = statement
+        self._by_dialect: dict[str, _Compiled] = {}
+
+    def fetch(self, connection: sa.Connection, values: Mapping[str, object] = _NOTHING) -> Sequence[tuple[Any, ...]]:
+        """Executes the statement with the values of its named parameters, and returns its rows."""
+        compiled = self._compiled(connection)
+        return fetch(connection, compiled.sql, compiled.parameters(values))
+
+    def execute(self, connection: sa.Connection, values: Mapping[str, object] = _NOTHING) -> int:
+        """Executes the statement, which returns no rows. Returns the number of rows that it changed."""
+        compiled = self._compiled(connection)
+        return execute(connection, compiled.sql, compiled.parameters(values))
+
+    def _compiled(self, connection: sa.Connection) -> _Compiled:
+        compiled = self._by_dialect.get(connection.dialect.name)
+        if compiled is None:
+            made = self._statement.compile(dialect=connection.dialect)
+            given = {name: None for name, parameter in made.binds.items() if parameter.required}
+            written = made.construct_expanded_state(given)
+            constants = {name: value for name, value in written.parameters.items() if name not in given}
+            compiled = _Compiled(written.statement, tuple(written.positiontup or ()), constants)
+            self._by_dialect[connection.dialect.name] = compiled
+        return compiled
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    sql: str
+    names: tuple[str, ...]
+    """Names of the parameters, in their order."""
+    constants: Mapping[str, Any]
+    """Values of the parameters that are part of the statement. Each execution gives the others."""
+
+    def parameters(self, values: Mapping[str, object]) -> list[object]:
+        return [values[name] if name in values else self.constants[name] for name in self.names]

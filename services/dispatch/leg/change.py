@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from services.dispatch.absence.store import AwaitedRow
-from services.dispatch.domain.assignment import Assignment
+from services.dispatch.domain.assignment import OVER, Assignment
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Event, Offered, PrivateStep, Reoffered, Step
@@ -20,6 +20,8 @@ from services.dispatch.leg.rows import AssignmentRow, IncidentRow, StreamPositio
 from services.dispatch.publications.steps import NumberedStep
 from tandem.dispatch.v1 import dispatch_pb2
 
+KNOWN_MAX = 10_000
+"""Maximum number of incidents in memory. Other incidents are folded from their events when needed."""
 TOGETHER_MAX = 32
 """Maximum number of requests that one transaction commits."""
 
@@ -38,6 +40,57 @@ class CommittedIncident:
     incident: Incident
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     """Known latencies of offers (report_to_published_ms), by assignment id."""
+
+
+class IncidentMemory:
+    """The incidents that a leg keeps in memory, as they were last committed."""
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[str, CommittedIncident] = OrderedDict()
+        """The incidents that were used last, at most KNOWN_MAX, by id."""
+        self.open: dict[str, Incident] | None = None
+        """All incidents with an open assignment; None if they must be read from the store."""
+        self._incident_of: dict[str, str] = {}
+        """Incident id by assignment id, for the known incidents."""
+
+    def remember(self, committed: Mapping[str, CommittedIncident]) -> None:
+        for incident_id, known in committed.items():
+            self.known[incident_id] = known
+            self.known.move_to_end(incident_id)
+            self._incident_of.update(dict.fromkeys(known.incident.assignments, incident_id))
+        while len(self.known) > KNOWN_MAX:
+            _, dropped = self.known.popitem(last=False)
+            for assignment_id in dropped.incident.assignments:
+                self._incident_of.pop(assignment_id, None)
+
+    def changed(self, committed: Mapping[str, CommittedIncident]) -> None:
+        """Remembers incidents after a commit."""
+        self.remember(committed)
+        if self.open is None:
+            return
+        for incident_id, known in committed.items():
+            if any(assignment.state not in OVER for assignment in known.incident.assignments.values()):
+                self.open[incident_id] = known.incident
+            else:
+                self.open.pop(incident_id, None)
+
+    def forget(self) -> None:
+        """Drops everything, because another process has written."""
+        self.known.clear()
+        self._incident_of.clear()
+        self.open = None
+
+    def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
+        known = self.known.get(self._incident_of.get(assignment_id, ""))
+        return (known.incident, known.incident.assignments[assignment_id]) if known else None
+
+    def measured(self, steps: Iterable[NumberedStep], latency_ms: Mapping[str, float]) -> None:
+        """Adds the latencies of published offers, milliseconds, by assignment id."""
+        for assignment in (step.step.assignment for step in steps):
+            id_, known = assignment.assignment_id, self.known.get(assignment.incident_id)
+            if known and id_ in latency_ms:
+                latencies = {**known.latency_ms, id_: latency_ms[id_]}
+                self.known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
 
 
 @dataclass(slots=True)

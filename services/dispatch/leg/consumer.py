@@ -95,7 +95,7 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
         if leg.name.policy.answers_flags:
             await _apply_flags(leg, rows)
         position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
-        await retried(partial(leg.record.put_peers, rows, position))
+        await retried(partial(leg.record.secondary.put_peers, rows, position))
         leg.record.subscriptions.notify_others(rows)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,14 +18,21 @@ from sqlalchemy import Connection
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, Unavailable
-from services.dispatch.domain.assignment import OVER, Assignment, AssignmentState
+from services.dispatch.domain.assignment import Assignment, AssignmentState
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import EVENTS, Event
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import NO_ROSTER
 from services.dispatch.leg import chain, change_store
-from services.dispatch.leg.change import Change, CommittedIncident, IncidentCommand, Request, RequestQueue
+from services.dispatch.leg.change import (
+    Change,
+    CommittedIncident,
+    IncidentCommand,
+    IncidentMemory,
+    Request,
+    RequestQueue,
+)
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.deadlines import DeadlineWatch
 from services.dispatch.leg.rows import PeerRow, StreamPosition
@@ -41,8 +47,6 @@ from services.dispatch.publications.store import Published
 from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 
-KNOWN_MAX = 10_000
-"""Maximum number of incidents in memory. Other incidents are folded from their events when needed."""
 ADOPT_AFTER_S = 2.0
 """Interval of the search for unpublished steps of other processes, seconds. Such a step is published after one to two intervals."""
 STEP_STATES = (
@@ -54,55 +58,48 @@ _NAMES = {names.stored_name: names for names in EVENTS.values()}
 T = TypeVar("T")
 
 
-class _Memory:
-    """The incidents that a leg keeps in memory, as they were last committed."""
+class SecondaryRecords:
+    """Records of a leg that no offer waits for. They share transactions, see SecondaryWrites."""
 
-    def __init__(self) -> None:
-        self.known: OrderedDict[str, CommittedIncident] = OrderedDict()
-        """The incidents that were used last, at most KNOWN_MAX, by id."""
-        self.open: dict[str, Incident] | None = None
-        """All incidents with an open assignment; None if they must be read from the store."""
-        self._incident_of: dict[str, str] = {}
-        """Incident id by assignment id, for the known incidents."""
+    def __init__(
+        self, store: Store, memory: IncidentMemory, subscriptions: Subscriptions, *, lock: asyncio.Lock
+    ) -> None:
+        self._store, self._memory, self._subscriptions, self._lock = store, memory, subscriptions, lock
+        self._writes = SecondaryWrites(self._commit)
 
-    def remember(self, committed: Mapping[str, CommittedIncident]) -> None:
-        for incident_id, known in committed.items():
-            self.known[incident_id] = known
-            self.known.move_to_end(incident_id)
-            self._incident_of.update(dict.fromkeys(known.incident.assignments, incident_id))
-        while len(self.known) > KNOWN_MAX:
-            _, dropped = self.known.popitem(last=False)
-            for assignment_id in dropped.incident.assignments:
-                self._incident_of.pop(assignment_id, None)
+    async def close(self) -> None:
+        """Ends the work, as SecondaryWrites.close."""
+        await self._writes.close()
 
-    def changed(self, committed: Mapping[str, CommittedIncident]) -> None:
-        """Remembers incidents after a commit."""
-        self.remember(committed)
-        if self.open is None:
-            return
-        for incident_id, known in committed.items():
-            if any(assignment.state not in OVER for assignment in known.incident.assignments.values()):
-                self.open[incident_id] = known.incident
-            else:
-                self.open.pop(incident_id, None)
+    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
+        """Stores the newest step of each assignment of another leg, by step number, and the stream position."""
+        await self._writes.add(partial(self._store.put_peers, rows=rows, position=position))
 
-    def forget(self) -> None:
-        """Drops everything, because another process has written."""
-        self.known.clear()
-        self._incident_of.clear()
-        self.open = None
+    async def mark_published(self, published: Published, log_id: str) -> None:
+        """Records that steps were published, under the id of the log."""
 
-    def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
-        known = self.known.get(self._incident_of.get(assignment_id, ""))
-        return (known.incident, known.incident.assignments[assignment_id]) if known else None
+        def remember() -> None:
+            self._memory.measured(published.steps, published.latency_ms)
+            self._subscriptions.update_latencies(published.latency_ms)
 
-    def measured(self, published: Published) -> None:
-        """Adds the latencies of published offers."""
-        for assignment in (step.step.assignment for step in published.steps):
-            id_, known = assignment.assignment_id, self.known.get(assignment.incident_id)
-            if known and id_ in published.latency_ms:
-                latencies = {**known.latency_ms, id_: published.latency_ms[id_]}
-                self.known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
+        await retried(
+            lambda: self._writes.add(partial(publications.mark, published=published, log_id=log_id), remember)
+        )
+
+    async def _commit(self, writes: Sequence[SecondaryWrite]) -> None:
+        """Commits secondary writes between two transactions of commands, whose rows hold the known latencies of offers."""
+
+        def work(connection: Connection) -> None:
+            for write in writes:
+                write.work(connection)
+
+        async def commit() -> None:
+            async with self._lock:
+                await self._store.transaction(work)
+                for write in writes:
+                    write.then()
+
+        await _complete(commit())
 
 
 class LegRecord:
@@ -129,10 +126,12 @@ class LegRecord:
         self._watch = watch
         self._availability = availability
         self._metrics = metrics
-        self._memory = _Memory()
+        self._memory = IncidentMemory()
+        self._moved_on = asyncio.Event()
+        """Set, and replaced, when the head has changed."""
         self._requests = RequestQueue()
-        self._secondary = SecondaryWrites(self._commit_secondary)
         self._lock = asyncio.Lock()
+        self.secondary = SecondaryRecords(store, self._memory, self.subscriptions, lock=self._lock)
 
     async def handle(
         self,
@@ -160,19 +159,7 @@ class LegRecord:
         if missing:
             events = self.store.events(connection, missing)
             latencies = self.store.latencies(connection, list(events)) if events else {}
-            found |= self._folded(missing, events, latencies)
-        return found
-
-    def _folded(
-        self, ids: Iterable[str], events: Mapping[str, Sequence[Event]], latency_ms: Mapping[str, float]
-    ) -> dict[str, CommittedIncident]:
-        found: dict[str, CommittedIncident] = {}
-        for incident_id in ids:
-            incident = Incident(incident_id, self.leg)
-            for event in events.get(incident_id, ()):
-                incident = evolve(incident, event)
-            mine = {id_: latency_ms[id_] for id_ in incident.assignments if id_ in latency_ms}
-            found[incident_id] = CommittedIncident(incident, mine)
+            found |= _folded(self.leg, missing, events, latency_ms=latencies)
         return found
 
     def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
@@ -197,35 +184,10 @@ class LegRecord:
                 self._memory.open = incidents
         return list(incidents.values())
 
-    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, and the stream position."""
-        await self._secondary.add(partial(self.store.put_peers, rows=rows, position=position))
-
-    async def mark_published(self, published: Published, log_id: str) -> None:
-        """Records that steps were published, under the id of the log."""
-
-        def remember() -> None:
-            self._memory.measured(published)
-            self.subscriptions.update_latencies(published.latency_ms)
-
-        await retried(
-            lambda: self._secondary.add(partial(publications.mark, published=published, log_id=log_id), remember)
-        )
-
-    async def _commit_secondary(self, writes: Sequence[SecondaryWrite]) -> None:
-        """Commits secondary writes between two transactions of commands, whose rows hold the known latencies of offers."""
-
-        def work(connection: Connection) -> None:
-            for write in writes:
-                write.work(connection)
-
-        async def commit() -> None:
-            async with self._lock:
-                await self.store.transaction(work)
-                for write in writes:
-                    write.then()
-
-        await _complete(commit())
+    async def changed(self, since: chain.ChainHead) -> None:
+        """Returns once the leg has events after `since`."""
+        while self.head == since:
+            await self._moved_on.wait()
 
     async def adopt_steps(self) -> None:
         """Publishes steps of other processes that stay unpublished, until cancelled.
@@ -235,14 +197,17 @@ class LegRecord:
         previous: set[int] = set()
         while True:
             await asyncio.sleep(ADOPT_AFTER_S)
-            orphans = [row for row in await retried(self.store.unpublished) if not self.outbox.holds(row.sequence)]
+            waiting = await retried(self.store.unpublished_sequences)
+            orphans = {sequence for sequence in waiting if not self.outbox.holds(sequence)}
             # Take only steps that the previous search found too. Another process may be about to publish the newer ones.
-            self.outbox.add(numbered(row for row in orphans if row.sequence in previous))
-            previous = {row.sequence for row in orphans}
+            if orphans & previous:
+                rows = await retried(self.store.unpublished)
+                self.outbox.add(numbered(row for row in rows if row.sequence in orphans & previous))
+            previous = orphans
 
     async def finish(self) -> None:
         """Returns when a running transaction is over."""
-        await self._secondary.close()
+        await self.secondary.close()
         async with self._lock:
             pass
 
@@ -315,7 +280,7 @@ class LegRecord:
         committed = change_store.read(connection, missing, self._availability.asks_units())
         if committed.head == self.head:
             known = {id_: self._memory.known[id_] for id_ in incident_ids if id_ in self._memory.known}
-            known |= self._folded(missing, committed.events, committed.latency_ms)
+            known |= _folded(self.leg, missing, committed.events, latency_ms=committed.latency_ms)
             return Change(committed.head, known, {}), committed
         if committed.head.id <= self.head.id:
             # Desks have seen steps that no longer exist. Only a restart clears the memory of them.
@@ -337,9 +302,24 @@ class LegRecord:
         self.subscriptions.notify(change.steps)
         self.outbox.add(change.steps)
         self._memory.changed(change.known)
+        self._moved_on.set()
+        self._moved_on = asyncio.Event()
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))
         _log(self.leg, change, self._metrics)
+
+
+def _folded(
+    leg: Leg, ids: Iterable[str], events: Mapping[str, Sequence[Event]], *, latency_ms: Mapping[str, float]
+) -> dict[str, CommittedIncident]:
+    found: dict[str, CommittedIncident] = {}
+    for incident_id in ids:
+        incident = Incident(incident_id, leg)
+        for event in events.get(incident_id, ()):
+            incident = evolve(incident, event)
+        mine = {id_: latency_ms[id_] for id_ in incident.assignments if id_ in latency_ms}
+        found[incident_id] = CommittedIncident(incident, mine)
+    return found
 
 
 def _log(leg: Leg, change: Change, metrics: DispatchMetrics) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.storage import statements
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write
 from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentState
@@ -127,6 +128,14 @@ class Store:
         """All steps after a sequence, read within a transaction."""
         return [StepRow._make(row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
 
+    async def unpublished_sequences(self) -> list[int]:
+        """Sequences of the steps that INCIDENTS may not have yet."""
+
+        def read(connection: sa.Connection) -> list[int]:
+            return [sequence for (sequence,) in statements.fetch(connection, _UNPUBLISHED[connection.dialect.name])]
+
+        return await self.transaction(read)
+
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""
         return await self._read_steps(
@@ -160,11 +169,6 @@ class Store:
     async def due(self, now_ms: int) -> list[AssignmentRow]:
         """A page of assignments whose deadlines have passed, oldest first."""
         return [AssignmentRow._make(row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
-
-    def next_due_within(self, connection: sa.Connection) -> int | None:
-        """Next deadline of an assignment, mesh time; None if there is none."""
-        due_ms: int | None = connection.scalar(_NEXT_DUE)
-        return due_ms
 
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,6 +228,10 @@ def _peers_by_incident(connection: sa.Connection, incident_ids: Sequence[str]) -
     return found
 
 
+_UNPUBLISHED = {  # in the words of the partial index
+    "postgresql": "SELECT sequence FROM steps WHERE NOT published ORDER BY sequence",
+    "sqlite": "SELECT sequence FROM steps WHERE published = 0 ORDER BY sequence",
+}
 _HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
 _DUE = (
     sa.select(tables.assignments)
@@ -231,7 +239,6 @@ _DUE = (
     .order_by(tables.assignments.c.due_ms)
     .limit(_PAGE)
 )
-_NEXT_DUE = sa.select(sa.func.min(tables.assignments.c.due_ms))
 _STEP = (
     tables.steps.c.sequence,
     tables.steps.c.step_id,

@@ -76,9 +76,9 @@ async def test_the_steps_of_other_legs_are_stored_in_three_round_trips(postgres:
         leg_over(database) as leg,
     ):
         rows = [PeerRow(f"assignment-{n}", "incident-1", 1, b"") for n in range(20)]
-        await leg.record.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 1))
+        await leg.record.secondary.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 1))
         before = wire.round_trips
-        await leg.record.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 2))
+        await leg.record.secondary.put_peers(rows, StreamPosition(flow.INCIDENTS.name, "log", 2))
         assert wire.round_trips - before == TRANSACTION + WRITTEN
 
 
