@@ -176,7 +176,7 @@ async def exchange(
             endpoint = LinkEndpoint(leg, store, links)
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
-        webhooks = Webhooks(leg.name, leg.store, store, receivers=receivers, links=links, metrics=metrics)
+        webhooks = Webhooks(leg.name, leg.record, store, receivers=receivers, links=links, metrics=metrics)
         await webhooks.run()
         await asyncio.Event().wait()  # without webhooks, keep serving the links
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from email import message_from_bytes
 from typing import Any, NamedTuple, Protocol
 
 from nats.js.api import Header
@@ -34,6 +33,9 @@ PAGE = 64
 """Number of publications that are read from the publisher's database at a time."""
 REJECTED_RUN = 64
 """Number of consecutive rejected messages after which `restore` ends."""
+
+
+_MSG_ID = Header.MSG_ID.value.encode()
 
 
 class Publication(NamedTuple):
@@ -182,8 +184,12 @@ def by_subject(bus: Bus, stream: str) -> IsThere:
 
 def message_id(stored: Mapping[str, Any]) -> str:
     """Msg-Id of a stored message, given as STREAM.MSG.GET returns it. Empty if the message has none."""
-    _version, _, headers = base64.b64decode(stored.get("hdrs", "")).partition(b"\r\n")
-    return str(message_from_bytes(headers).get(Header.MSG_ID.value, ""))
+    # Not by the parser of e-mail, which takes longer than the request for the message.
+    for line in base64.b64decode(stored.get("hdrs", "")).split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name == _MSG_ID:
+            return value.strip().decode()
+    return ""
 
 
 async def _get(bus: Bus, stream: str, request: Mapping[str, object]) -> Mapping[str, Any]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
+import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from alembic.config import Config
@@ -72,10 +74,52 @@ class Database(ABC):
         """
 
 
+class _Visits:
+    """The connection of an SQLite file's visits, opened by the first one, which runs in the thread of the visits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> _Visits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def driver(self) -> sqlite3.Connection:
+        """The driver's connection."""
+        return cast(sqlite3.Connection, self._opened().connection.driver_connection)
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` as one transaction. The driver begins and commits it: SQLAlchemy's layers cost more than most statements."""
+        try:
+            driver = self.driver()
+            driver.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(self._opened())
+                driver.execute("COMMIT")
+            finally:
+                self._opened().rollback()  # tells SQLAlchemy that a committed transaction is over
+                if driver.in_transaction:
+                    driver.rollback()
+            return result
+        except OperationalError as error:
+            raise _refused(error.orig) from error
+        except sqlite3.OperationalError as error:
+            raise _refused(error) from error
+
+    def _opened(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+
 class SqliteDatabase(Database):
     """An SQLite file that this process owns."""
 
-    def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: Engine, *, thread: Executor) -> None:
+    def __init__(self, engine: AsyncEngine, readers: AsyncEngine, visits: _Visits, *, thread: Executor) -> None:
         self._engine = engine
         self._readers = readers
         self._visits = visits
@@ -90,7 +134,7 @@ class SqliteDatabase(Database):
                 async with self._engine.begin() as connection:
                     yield connection
             except OperationalError as error:
-                raise _refused(error) from error
+                raise _refused(error.orig) from error
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -99,22 +143,15 @@ class SqliteDatabase(Database):
             async with self._readers.begin() as connection:
                 yield connection
         except OperationalError as error:
-            raise _refused(error) from error
+            raise _refused(error.orig) from error
 
     async def visit(self, work: Callable[[Connection], T]) -> T:
         """See `Database.visit`. An awaited statement switches threads four times, a visit only once."""
         async with self._one_at_a_time:
             visit = asyncio.get_running_loop().run_in_executor(
-                self._thread, contextvars.copy_context().run, self._visit, work
+                self._thread, contextvars.copy_context().run, self._visits.run, work
             )
             return await _awaited(visit)
-
-    def _visit(self, work: Callable[[Connection], T]) -> T:
-        try:
-            with self._visits.begin() as connection:
-                return work(connection)
-        except OperationalError as error:
-            raise _refused(error) from error
 
     @asynccontextmanager
     async def alone(self, task: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:  # noqa: ARG002  # as Database names it
@@ -153,7 +190,8 @@ class PostgresDatabase(Database):
         """See `Database.visit`."""
 
         async def visit() -> T:
-            async with self.transaction() as connection:
+            first = _lock_statement("pg_advisory_xact_lock", "write")
+            async with self._one_at_a_time, postgres.visit(self._engine, first) as connection:
                 return await connection.run_sync(work)
 
         return await _awaited(asyncio.ensure_future(visit()))
@@ -191,18 +229,23 @@ async def _awaited(visit: asyncio.Future[T]) -> T:
 
 
 def _lock(function: str, name: str) -> sa.TextClause:
+    return sa.text(_lock_statement(function, name))
+
+
+@cache
+def _lock_statement(function: str, name: str) -> str:
     """Statement for an advisory lock of the current schema. Services with their own schemas in one database don't block each other."""
     number = int.from_bytes(hashlib.sha256(f"tandem {name}".encode()).digest()[:8], "big", signed=True)
-    return sa.text(f"select {function}(hashtextextended(current_schema(), {number}))")
+    return f"select {function}(hashtextextended(current_schema(), {number}))"
 
 
-def _refused(error: OperationalError) -> Unavailable:
+def _refused(error: BaseException | None) -> Unavailable:
     """Logs a refusal of the database, such as a full disk, and returns it as Unavailable.
 
     Nothing of the transaction is stored, and a retry may succeed.
     """
-    logger().error("database_refused", reason=str(error.orig))
-    return Unavailable(f"the database refused: {error.orig}", retry_after_s=5.0)
+    logger().error("database_refused", reason=str(error))
+    return Unavailable(f"the database refused: {error}", retry_after_s=5.0)
 
 
 async def upsert(
@@ -272,12 +315,15 @@ async def _open_file(path: Path, migrations: Path, revision: str) -> AsyncIterat
     )
     _prepare(engine.sync_engine)
     _prepare(readers.sync_engine, "BEGIN", (*_PRAGMAS, "query_only=ON"))
-    _prepare(visits)
+    _prepare(visits, begin=None)  # a visit begins its transaction itself
     try:
         async with engine.begin() as connection:
             await connection.run_sync(_upgrade, migrations, revision)
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="database") as thread:
-            yield SqliteDatabase(engine=engine, readers=readers, visits=visits, thread=thread)
+        with (
+            _Visits(visits) as visited,
+            ThreadPoolExecutor(max_workers=1, thread_name_prefix="database") as thread,
+        ):
+            yield SqliteDatabase(engine=engine, readers=readers, visits=visited, thread=thread)
     finally:
         visits.dispose()
         await readers.dispose()
@@ -300,7 +346,7 @@ async def _open_url(url: str, migrations: Path, revision: str) -> AsyncIterator[
         await engine.dispose()
 
 
-def _prepare(engine: Engine, begin: str = "BEGIN IMMEDIATE", pragmas: Sequence[str] = _PRAGMAS) -> None:
+def _prepare(engine: Engine, begin: str | None = "BEGIN IMMEDIATE", pragmas: Sequence[str] = _PRAGMAS) -> None:
     @event.listens_for(engine, "connect")
     def configure(dbapi_connection: Any, _record: object) -> None:
         # The driver must not open transactions by itself. BEGIN IMMEDIATE gets the write lock at once, so that a transaction can't fail
@@ -310,6 +356,9 @@ def _prepare(engine: Engine, begin: str = "BEGIN IMMEDIATE", pragmas: Sequence[s
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+    if begin is None:
+        return
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
+import asyncpg
 import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -41,8 +42,17 @@ PEER_SILENT_MS = 1000 * (PEER_IDLE_S + PEER_INTERVAL_S)
 """Maximum time that sent data may stay unacknowledged by the peer's TCP, milliseconds."""
 _USED = "tandem_used"
 """Key in a connection's info that marks connections on which a statement has been executed."""
-_DEFECTS = (exc.IntegrityError, exc.ProgrammingError, exc.DataError)
-"""Errors of statements that are wrong in themselves. All other refusals of PostgreSQL may succeed later."""
+_DEFECTS = (
+    exc.IntegrityError,
+    exc.ProgrammingError,
+    exc.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.DataError,
+)
+"""Errors of statements that are wrong in themselves, from SQLAlchemy and from the driver. All other refusals of PostgreSQL may succeed
+later."""
+_REFUSALS = (exc.DBAPIError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError)
 
 
 def engine(url: str, answer_within_s: float | None = ANSWER_WITHIN_S) -> AsyncEngine:
@@ -110,6 +120,24 @@ def _notice_a_silent_server(connection: Any, _record: object) -> None:
 
 
 @asynccontextmanager
+async def visit(where: AsyncEngine, first: str) -> AsyncIterator[AsyncConnection]:
+    """A transaction for statements of the driver, which begins with the statement `first`: one round trip begins it, one commits it.
+
+    SQLAlchemy may execute statements in it as well. It believes that each commits by itself. Raises the errors of `transaction`.
+    """
+    with refusals():
+        connection = await begin(where, f"BEGIN; {first}", isolation_level="AUTOCOMMIT")
+        try:
+            yield connection
+            await (await _driver(connection)).execute("COMMIT")
+        except BaseException as error:
+            await _undo(connection, error)
+            raise
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
 async def transaction(where: AsyncEngine, first: sa.Executable, **options: Any) -> AsyncIterator[AsyncConnection]:
     """A transaction that begins with the statement `first`. It is committed at the end of the block and rolled back if the block
     raises.
@@ -128,8 +156,10 @@ async def transaction(where: AsyncEngine, first: sa.Executable, **options: Any) 
             await connection.close()
 
 
-async def begin(where: AsyncEngine, first: sa.Executable, **options: Any) -> AsyncConnection:
+async def begin(where: AsyncEngine, first: sa.Executable | str, **options: Any) -> AsyncConnection:
     """Begins a transaction with the statement `first` and returns its connection, which the caller must end and close.
+
+    A text is executed by the driver, so it may hold several statements.
 
     A stale pooled connection fails on this first statement. Nothing has run yet, so `begin` retries on a fresh connection. That
     saves the round trip of a separate ping. Raises the driver's errors, and Unavailable if no connection can be had.
@@ -142,15 +172,18 @@ async def begin(where: AsyncEngine, first: sa.Executable, **options: Any) -> Asy
             if options:
                 await connection.execution_options(**options)
             async with asyncio.timeout(BEGUN_WITHIN_S):
-                await connection.execute(first)
+                if isinstance(first, str):
+                    await (await _driver(connection)).execute(first)
+                else:
+                    await connection.execute(first)
             info[_USED] = True
             return connection
         except BaseException as error:
+            gone = await _is_gone(connection, error)
             try:
                 await _undo(connection, error)
             finally:
                 await connection.close()
-            gone = isinstance(error, exc.DBAPIError) and error.connection_invalidated
             if not gone or was_fresh:
                 raise
             logger().info("database_connected_again")
@@ -160,8 +193,7 @@ async def end(connection: AsyncConnection) -> None:
     """Ends a connection at once, without a message to the server. Its transaction and locks end with it."""
     if not connection.invalidated:
         # By default the driver waits until the server has answered its cancel request, which a hanging server never does.
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        driver.terminate()
+        (await _driver(connection)).terminate()
         await connection.invalidate()
 
 
@@ -172,8 +204,27 @@ async def _undo(connection: AsyncConnection, error: BaseException) -> None:
         else:
             async with asyncio.timeout(UNDONE_WITHIN_S):
                 await connection.rollback()
-    except (exc.DBAPIError, TimeoutError):
+                if connection.invalidated:
+                    return
+                driver = await _driver(connection)
+                if driver.is_closed():
+                    await end(connection)  # SQLAlchemy doesn't see the errors of the driver's own statements
+                elif driver.is_in_transaction():
+                    await driver.execute("ROLLBACK")
+    except _REFUSALS:
         await end(connection)
+
+
+async def _is_gone(connection: AsyncConnection, error: BaseException) -> bool:
+    """Whether an error says that the server ended the connection."""
+    if isinstance(error, exc.DBAPIError):
+        return error.connection_invalidated
+    return isinstance(error, Exception) and bool((await _driver(connection)).is_closed())
+
+
+async def _driver(connection: AsyncConnection) -> Any:
+    """The driver's connection."""
+    return (await connection.get_raw_connection()).driver_connection
 
 
 async def _connection(where: AsyncEngine) -> AsyncConnection:
@@ -194,11 +245,16 @@ def refusals() -> Iterator[None]:
     """Turns refusals and timeouts of the server into Unavailable. Errors of statements that are wrong in themselves pass through."""
     try:
         yield
-    except (exc.DBAPIError, TimeoutError) as error:
+    except _REFUSALS as error:
         if isinstance(error, _DEFECTS):
             raise
         # Nothing of the transaction is stored, and a retry may succeed. The exception is a lost answer to a commit: the transaction may
         # be stored, and a caller that retries must find out.
-        reason = str(error.orig) if isinstance(error, exc.DBAPIError) else "no answer in time"
+        if isinstance(error, TimeoutError):
+            reason = "no answer in time"
+        elif isinstance(error, exc.DBAPIError):
+            reason = str(error.orig)
+        else:
+            reason = str(error.args[0])  # without the driver's details, which may hold stored values
         logger().error("database_refused", reason=reason)
         raise Unavailable(f"the database refused: {reason}", retry_after_s=5.0) from error

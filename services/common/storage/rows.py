@@ -10,6 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from services.common.storage import statements
+
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -59,17 +61,17 @@ def write(connection: sa.Connection, tables: Sequence[RowTarget], rows: Sequence
 
     The rows of a table must have distinct keys.
     """
-    if connection.dialect.name == "postgresql":
+    if statements.is_postgresql(connection):
         by_column = [
             column
             for into, table_rows in zip(tables, rows, strict=True)
             for column in _columns(len(into.columns), table_rows)
         ]
-        connection.exec_driver_sql(_together(tuple(tables)), tuple(by_column))
+        statements.execute(connection, _together(tuple(tables)), by_column)
         return
     for into, table_rows in zip(tables, rows, strict=True):
         if table_rows:
-            connection.exec_driver_sql(_one_by_one(into), list(table_rows))
+            statements.execute_many(connection, _one_by_one(into), table_rows)
 
 
 def _columns(count: int, rows: Sequence[tuple[object, ...]]) -> list[list[Any]]:

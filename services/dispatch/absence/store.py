@@ -19,12 +19,12 @@ awaited_legs = sa.Table(
     sa.Column("incident_id", sa.String, primary_key=True),
     sa.Column("leg", sa.String, primary_key=True),
     sa.Column("due_ms", sa.BigInteger, nullable=False, index=True),
-    sa.Column("absent", sa.Boolean, nullable=False, index=True),
+    sa.Column("absent", sa.Boolean, nullable=False),
+    sa.Index("awaited_legs_next", "absent", "due_ms"),
 )
 _peers = metadata.tables["peer_assignments"]
 _BATCH = 500
 _THIS = (awaited_legs.c.incident_id == sa.bindparam("incident")) & (awaited_legs.c.leg == sa.bindparam("which"))
-_NEXT_DUE = sa.select(sa.func.min(awaited_legs.c.due_ms)).where(sa.not_(awaited_legs.c.absent))
 _ABSENT = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
 
 
@@ -47,12 +47,6 @@ class AbsenceChange:
     leg: Leg
     returned: bool
     """True if the leg was absent and shows steps now; False if it showed no step by its deadline."""
-
-
-def next_due_ms(connection: sa.Connection) -> int | None:
-    """Next deadline of an awaited leg, mesh time; None if no leg is awaited."""
-    due_ms: int | None = connection.scalar(_NEXT_DUE)
-    return due_ms
 
 
 def absent(connection: sa.Connection) -> dict[Leg, int]:

@@ -20,11 +20,10 @@ from services.dispatch.exchange.posting import open_session, post
 from services.dispatch.exchange.receivers import BodyForm, Receiver
 from services.dispatch.exchange.store import DELIVERED, GIVEN_UP, WAITING, Delivery, ExchangeStore
 from services.dispatch.leg import translate
+from services.dispatch.leg.record import LegRecord
 from services.dispatch.leg.rows import StepRow
-from services.dispatch.leg.store import Store
 from tandem.common.v1 import exercise_pb2
 
-CHECK_INTERVAL_S = 0.2
 RETRY = Backoff(1.0, 300.0)
 """Delays between attempts to deliver a step, seconds of wall time."""
 MAX_BODY_BYTES = 64 << 10
@@ -36,14 +35,14 @@ class Webhooks:
     def __init__(
         self,
         leg: str,
-        steps: Store,
+        record: LegRecord,
         store: ExchangeStore,
         *,
         receivers: Sequence[Receiver],
         links: Links | None,
         metrics: WebhookMetrics,
     ) -> None:
-        self._leg, self._steps, self._store, self._links = leg, steps, store, links
+        self._leg, self._record, self._store, self._links = leg, record, store, links
         self._receivers, self._metrics = receivers, metrics
 
     async def run(self) -> None:
@@ -56,11 +55,12 @@ class Webhooks:
         waiting = self._metrics.waiting.labels(receiver.name)
         failures = 0
         while True:
+            head = self._record.head
             await retried(lambda: self._queue_steps(receiver))
             delivery = await retried(lambda: self._store.waiting(receiver.name))
             if delivery is None:
                 waiting.set(0)
-                await asyncio.sleep(CHECK_INTERVAL_S)
+                await self._record.changed(head)
                 continue
             if await self._deliver(session, receiver, delivery):
                 failures = 0
@@ -74,10 +74,10 @@ class Webhooks:
         """Queues the steps that were committed since the last call. For a new receiver, only later steps are queued."""
         last = await self._store.queued_up_to(receiver.name)
         if last is None:
-            head = await self._steps.head()
+            head = await self._record.store.head()
             await self._store.queue(receiver.name, head.id, ())
             return
-        rows = await self._steps.steps_after(last)
+        rows = await self._record.store.steps_after(last)
         if rows:
             await self._store.queue(receiver.name, rows[-1].sequence, await self._deliveries(receiver, rows))
 

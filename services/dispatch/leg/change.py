@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sqlalchemy import Connection
+
 from services.dispatch.absence.store import AwaitedRow
-from services.dispatch.domain.assignment import Assignment
+from services.dispatch.domain.assignment import OVER, Assignment
 from services.dispatch.domain.decisions import Command, FoldAlert, decide
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import Event, Offered, PrivateStep, Reoffered, Step
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.leg import chain, translate
-from services.dispatch.leg.rows import AssignmentRow, IncidentRow
+from services.dispatch.leg.rows import AssignmentRow, IncidentRow, StreamPosition
 from services.dispatch.publications.steps import NumberedStep
+from tandem.dispatch.v1 import dispatch_pb2
+
+KNOWN_MAX = 10_000
+"""Maximum number of incidents in memory. Other incidents are folded from their events when needed."""
+TOGETHER_MAX = 32
+"""Maximum number of requests that one transaction commits."""
 
 
 class IncidentCommand(NamedTuple):
@@ -31,6 +40,112 @@ class CommittedIncident:
     incident: Incident
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     """Known latencies of offers (report_to_published_ms), by assignment id."""
+
+
+class IncidentMemory:
+    """The incidents that a leg keeps in memory, as they were last committed."""
+
+    def __init__(self) -> None:
+        self.known: OrderedDict[str, CommittedIncident] = OrderedDict()
+        """The incidents that were used last, at most KNOWN_MAX, by id."""
+        self.open: dict[str, Incident] | None = None
+        """All incidents with an open assignment; None if they must be read from the store."""
+        self._incident_of: dict[str, str] = {}
+        """Incident id by assignment id, for the known incidents."""
+
+    def remember(self, committed: Mapping[str, CommittedIncident]) -> None:
+        for incident_id, known in committed.items():
+            self.known[incident_id] = known
+            self.known.move_to_end(incident_id)
+            self._incident_of.update(dict.fromkeys(known.incident.assignments, incident_id))
+        while len(self.known) > KNOWN_MAX:
+            _, dropped = self.known.popitem(last=False)
+            for assignment_id in dropped.incident.assignments:
+                self._incident_of.pop(assignment_id, None)
+
+    def changed(self, committed: Mapping[str, CommittedIncident]) -> None:
+        """Remembers incidents after a commit."""
+        self.remember(committed)
+        if self.open is None:
+            return
+        for incident_id, known in committed.items():
+            if any(assignment.state not in OVER for assignment in known.incident.assignments.values()):
+                self.open[incident_id] = known.incident
+            else:
+                self.open.pop(incident_id, None)
+
+    def forget(self) -> None:
+        """Drops everything, because another process has written."""
+        self.known.clear()
+        self._incident_of.clear()
+        self.open = None
+
+    def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
+        known = self.known.get(self._incident_of.get(assignment_id, ""))
+        return (known.incident, known.incident.assignments[assignment_id]) if known else None
+
+    def measured(self, steps: Iterable[NumberedStep], latency_ms: Mapping[str, float]) -> None:
+        """Adds the latencies of published offers, milliseconds, by assignment id."""
+        for assignment in (step.step.assignment for step in steps):
+            id_, known = assignment.assignment_id, self.known.get(assignment.incident_id)
+            if known and id_ in latency_ms:
+                latencies = {**known.latency_ms, id_: latency_ms[id_]}
+                self.known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
+
+
+@dataclass(slots=True)
+class Request:
+    """A call of `LegRecord.handle`, with its outcome."""
+
+    commands: Sequence[IncidentCommand]
+    situation: Situation
+    position: StreamPosition | None
+    first: Callable[[Connection], Sequence[IncidentCommand]] | None
+    decided: Mapping[str, CommittedIncident] | None = None
+    """The incidents after these commands, once they are decided."""
+    error: Exception | None = None
+    over: bool = False
+    """The transaction of the request is over."""
+
+    def outcome(self) -> Mapping[str, CommittedIncident]:
+        """The incidents after the commit. Raises the error of the request."""
+        if self.error is not None:
+            raise self.error
+        return self.decided or {}
+
+
+class RequestQueue:
+    """Requests that wait for a transaction, in their order."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Request] = deque()
+
+    def add(self, request: Request) -> None:
+        """Adds a request."""
+        self._waiting.append(request)
+
+    def next(self) -> list[Request]:
+        """Removes the requests of the next transaction. A request that changes the store itself has a transaction of its own."""
+        requests = [self._waiting.popleft()]
+        while self._waiting and len(requests) < TOGETHER_MAX and not (requests[0].first or self._waiting[0].first):
+            requests.append(self._waiting.popleft())
+        return requests
+
+
+class _Message(NamedTuple):
+    """An assignment's message, with the domain objects that it shows."""
+
+    incident: Incident
+    assignment: Assignment
+    message: dispatch_pb2.Assignment
+
+    def shows(self, incident: Incident, assignment: Assignment) -> bool:
+        """Whether a message of this incident and assignment would be the same."""
+        return (
+            assignment is self.assignment
+            and incident.order_ids == self.incident.order_ids
+            and incident.exercise == self.incident.exercise
+        )
 
 
 @dataclass(slots=True)
@@ -50,9 +165,16 @@ class Change:
     assignments: dict[str, AssignmentRow] = field(default_factory=dict)
     incidents: dict[str, IncidentRow] = field(default_factory=dict)
     awaited: list[AwaitedRow] = field(default_factory=list)
+    _messages: dict[str, _Message] = field(default_factory=dict)
+    """Message in the last step of each assignment, by assignment id."""
 
-    def decide(self, incident_id: str, command: Command, situation: Situation) -> None:
-        """Adds the results of a command. Raises NotFound or FailedPrecondition."""
+    def decide_all(self, commands: Sequence[IncidentCommand], situation: Situation) -> Mapping[str, CommittedIncident]:
+        """Adds the results of commands, in their order, and returns the incidents after them. Raises NotFound or FailedPrecondition."""
+        for incident_id, command in commands:
+            self._decide(incident_id, command, situation)
+        return {incident_id: self.known[incident_id] for incident_id, _ in commands}
+
+    def _decide(self, incident_id: str, command: Command, situation: Situation) -> None:
         before = self.known[incident_id]
         incident, latency_ms = before.incident, dict(before.latency_ms)
         for event in decide(incident, command, situation):
@@ -76,14 +198,28 @@ class Change:
             return
         if isinstance(event, Offered | Reoffered):
             latency_ms.pop(event.assignment_id, None)  # the known latency belongs to an earlier offer
+        assignment = incident.assignments[event.assignment_id]
         step = translate.step(
             incident,
-            incident.assignments[event.assignment_id],
+            assignment,
             event.at_ms,
             latency_ms=latency_ms.get(event.assignment_id),
             kept=isinstance(event, PrivateStep),
         )
         self.steps.append(NumberedStep(self.head.id, step))
+        self._messages[event.assignment_id] = _Message(incident, assignment, step.assignment)
+
+    def _payload(self, incident: Incident, assignment: Assignment) -> bytes:
+        """The serialised assignment without its latency. If a step has just shown the assignment, its message is used."""
+        last = self._messages.get(assignment.assignment_id)
+        if last is None or not last.shows(incident, assignment):
+            return translate.assignment_message(incident, assignment, None).SerializeToString()
+        if not last.message.HasField("report_to_published_ms"):
+            return last.message.SerializeToString()
+        message = dispatch_pb2.Assignment()
+        message.CopyFrom(last.message)
+        message.ClearField("report_to_published_ms")
+        return message.SerializeToString()
 
     def _add_rows(self, before: Incident, incident: Incident, latency_ms: Mapping[str, float]) -> None:
         incident_id = incident.incident_id
@@ -95,7 +231,7 @@ class Change:
                     incident_id=incident_id,
                     state=int(assignment.state),
                     due_ms=assignment.due_ms,
-                    payload=translate.assignment_message(incident, assignment, None).SerializeToString(),
+                    payload=self._payload(incident, assignment),
                     report_to_published_ms=latency_ms.get(id_),
                     unit_id=assignment.unit_id or None,
                 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from services.common.storage import rows
+from services.common.storage import rows, statements
 from services.common.storage.rows import RowTarget
 from services.dispatch.absence import store
 from services.dispatch.domain.events import Event
@@ -62,10 +62,10 @@ class CommittedState:
 
 def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) -> CommittedState:
     """Reads the chain's head, the roster's version and the events of incidents; if `engaged`, also the units' open assignments."""
-    dialect = connection.dialect.name
-    ids = list(incident_ids) if dialect == "postgresql" else json.dumps(list(incident_ids))
+    sql = _READ_BY_DIALECT[connection.dialect.name]
+    ids = list(incident_ids) if statements.is_postgresql(connection) else json.dumps(list(incident_ids))
     state = CommittedState(engaged={} if engaged else None)
-    for what, number, text1, text2, text3, ms in connection.exec_driver_sql(_READ_BY_DIALECT[dialect], (ids, engaged)):
+    for what, number, text1, text2, text3, ms in statements.fetch(connection, sql, (ids, engaged)):
         match what:
             case "head":
                 state.head = chain.ChainHead(number, text1)
@@ -80,9 +80,9 @@ def read(connection: sa.Connection, incident_ids: Sequence[str], engaged: bool) 
     return state
 
 
-def write(connection: sa.Connection, change: Change, position: StreamPosition | None) -> None:
-    """Writes the events of a change, the rows derived from them, unpublished steps, and the stream position that they came from."""
-    if not change.links and position is None:
+def write(connection: sa.Connection, change: Change, positions: Sequence[StreamPosition]) -> None:
+    """Writes the events of a change, the rows derived from them, unpublished steps, and the stream positions that they came from."""
+    if not change.links and not positions:
         return
     rows.write(
         connection,
@@ -93,7 +93,7 @@ def write(connection: sa.Connection, change: Change, position: StreamPosition | 
             list(change.assignments.values()),
             [(*row[:4], json.dumps(row.order_ids), row.exercise) for row in change.incidents.values()],
             change.awaited,
-            [position] if position else [],
+            positions,
         ),
     )
 

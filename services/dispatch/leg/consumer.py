@@ -25,8 +25,6 @@ from services.dispatch.leg import translate
 from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.service import LegService
 
-PEERS_INTERVAL_S = 0.2
-"""Time for which the other legs' steps are collected into one transaction, seconds. The leg's own work doesn't wait for them."""
 PASSED_INTERVAL_S = 5.0
 """Interval at which a stream position is stored while all alerts concern other legs, seconds. Until then it is only in memory."""
 
@@ -98,9 +96,8 @@ async def consume_peers(bus: Bus, leg: LegService, log_id: str, *, health: Reade
             await _apply_flags(leg, rows)
         position = StreamPosition(stream=stream, log_id=log_id, sequence=messages[-1].sequence, trail=str(trail))
         async with leg.record.gate.sharing():
-            await retried(partial(leg.store.put_peers, rows, position))
+            await retried(partial(leg.record.secondary.put_peers, rows, position))
         leg.record.subscriptions.notify_others(rows)
-        await asyncio.sleep(PEERS_INTERVAL_S)
 
 
 async def _apply_flags(leg: LegService, rows: Sequence[PeerRow]) -> None:

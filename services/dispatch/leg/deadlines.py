@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from services.common.clock import MeshClock
+from services.common.storage import statements
 from services.dispatch.absence import store as absence
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain
@@ -21,6 +22,15 @@ from services.dispatch.metrics import DispatchMetrics
 STORE_AWAY_AFTER_S = 10.0
 """Time without an answer of the store after which the leg reports that it can't work, seconds."""
 _LONGEST_SLEEP_S = 1.0
+_PULSE = """
+    SELECT last.id, (SELECT hash FROM events WHERE events.id = last.id),
+        (SELECT min(due_ms) FROM assignments),
+        (SELECT min(due_ms) FROM awaited_legs WHERE absent = {no}),
+        EXISTS (SELECT 1 FROM awaited_legs WHERE absent = {yes})
+    FROM (SELECT max(id) AS id FROM events) AS last
+"""
+"""One statement, which indices answer: the pulse is read each second, however many incidents are open."""
+_PULSE_BY_DIALECT = {"postgresql": _PULSE.format(no="false", yes="true"), "sqlite": _PULSE.format(no=0, yes=1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +101,13 @@ class DeadlineWatch:
         """The present pulse of the store. Raises Unavailable."""
 
         def read(connection: Connection) -> Pulse:
+            [found] = statements.fetch(connection, _PULSE_BY_DIALECT[connection.dialect.name])
+            id_, hash_, due_ms, leg_due_ms, is_absent = found
             return Pulse(
-                head=self._store.head_within(connection),
-                due_ms=_or_never(self._store.next_due_within(connection)),
-                leg_due_ms=_or_never(absence.next_due_ms(connection)),
-                absent=absence.absent(connection),
+                head=chain.ChainHead(id_, hash_) if id_ else chain.ChainHead(),
+                due_ms=_or_never(due_ms),
+                leg_due_ms=_or_never(leg_due_ms),
+                absent=absence.absent(connection) if is_absent else {},
             )
 
         pulse = await self._store.transaction(read)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -20,30 +19,37 @@ from sqlalchemy import Connection
 from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.retrying import retried
-from services.common.rpc.errors import FailedPrecondition
-from services.dispatch.domain.assignment import AssignmentState
+from services.common.rpc.errors import FailedPrecondition, Unavailable
+from services.dispatch.domain.assignment import Assignment, AssignmentState
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import EVENTS, Event
 from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
+from services.dispatch.domain.roster import NO_ROSTER
 from services.dispatch.leg import chain, change_store
-from services.dispatch.leg.change import Change, CommittedIncident, IncidentCommand
+from services.dispatch.leg.change import (
+    Change,
+    CommittedIncident,
+    IncidentCommand,
+    IncidentMemory,
+    Request,
+    RequestQueue,
+)
 from services.dispatch.leg.change_store import CommittedState
 from services.dispatch.leg.deadlines import DeadlineWatch
-from services.dispatch.leg.rows import StreamPosition
+from services.dispatch.leg.rows import PeerRow, StreamPosition
 from services.dispatch.leg.store import Store
 from services.dispatch.leg.subscriptions import Subscriptions
 from services.dispatch.metrics import DispatchMetrics
 from services.dispatch.publications import store as publications
 from services.dispatch.publications.changes import ChangedIncidents, ChangeReaders
 from services.dispatch.publications.outbox import StepOutbox
+from services.dispatch.publications.secondary import SecondaryWrite, SecondaryWrites
 from services.dispatch.publications.steps import NumberedStep, numbered
 from services.dispatch.publications.store import Published
 from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 
-KNOWN_MAX = 10_000
-"""Maximum number of incidents in memory. Other incidents are folded from their events when needed."""
 ADOPT_AFTER_S = 2.0
 """Interval of the search for unpublished steps of other processes, seconds. Such a step is published after one to two intervals."""
 STEP_STATES = (
@@ -53,6 +59,50 @@ STEP_STATES = (
 """All log names of steps."""
 _NAMES = {names.stored_name: names for names in EVENTS.values()}
 T = TypeVar("T")
+
+
+class SecondaryRecords:
+    """Records of a leg that no offer waits for. They share transactions, see SecondaryWrites."""
+
+    def __init__(
+        self, store: Store, memory: IncidentMemory, subscriptions: Subscriptions, *, lock: asyncio.Lock
+    ) -> None:
+        self._store, self._memory, self._subscriptions, self._lock = store, memory, subscriptions, lock
+        self._writes = SecondaryWrites(self._commit)
+
+    async def close(self) -> None:
+        """Ends the work, as SecondaryWrites.close."""
+        await self._writes.close()
+
+    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
+        """Stores the newest step of each assignment of another leg, by step number, and the stream position."""
+        await self._writes.add(partial(self._store.put_peers, rows=rows, position=position))
+
+    async def mark_published(self, published: Published, log_id: str) -> None:
+        """Records that steps were published, under the id of the log."""
+
+        def remember() -> None:
+            self._memory.measured(published.steps, published.latency_ms)
+            self._subscriptions.update_latencies(published.latency_ms)
+
+        await retried(
+            lambda: self._writes.add(partial(publications.mark, published=published, log_id=log_id), remember)
+        )
+
+    async def _commit(self, writes: Sequence[SecondaryWrite]) -> None:
+        """Commits secondary writes between two transactions of commands, whose rows hold the known latencies of offers."""
+
+        def work(connection: Connection) -> None:
+            for write in writes:
+                write.work(connection)
+
+        async def commit() -> None:
+            async with self._lock:
+                await self._store.transaction(work)
+                for write in writes:
+                    write.then()
+
+        await _complete(commit())
 
 
 class LegRecord:
@@ -82,8 +132,12 @@ class LegRecord:
         self._availability = availability
         self._metrics = metrics
         self._readers = ChangeReaders()
-        self._known: OrderedDict[str, CommittedIncident] = OrderedDict()
+        self._memory = IncidentMemory()
+        self._moved_on = asyncio.Event()
+        """Set, and replaced, when the head has changed."""
+        self._requests = RequestQueue()
         self._lock = asyncio.Lock()
+        self.secondary = SecondaryRecords(store, self._memory, self.subscriptions, lock=self._lock)
 
     async def handle(
         self,
@@ -95,12 +149,13 @@ class LegRecord:
     ) -> Mapping[str, CommittedIncident]:
         """Decides commands in their order and commits all results. Returns the incidents after the commit.
 
-        The board of `situation` holds travel times and positions, which are looked up before the transaction. The roster is read
+        Requests that arrive while a transaction runs share the next one. The board of `situation` holds travel times and positions,
+        which are looked up before the transaction. The roster is read
         in the transaction. `first` may change the store in the same transaction and return more commands. `position` is stored with
         the results. If a command raises an error, nothing is changed and the error is raised.
         """
         with self.gate.response():
-            return await _complete(self._gather_decide_apply(commands, situation, position, first=first))
+            return await _complete(self._commit(Request(commands, situation, position, first)))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
@@ -111,53 +166,39 @@ class LegRecord:
         if missing:
             events = self.store.events(connection, missing)
             latencies = self.store.latencies(connection, list(events)) if events else {}
-            found |= self._folded(missing, events, latencies)
+            found |= _folded(self.leg, missing, events, latency_ms=latencies)
         return found
 
-    def _folded(
-        self, ids: Iterable[str], events: Mapping[str, Sequence[Event]], latency_ms: Mapping[str, float]
-    ) -> dict[str, CommittedIncident]:
-        found: dict[str, CommittedIncident] = {}
-        for incident_id in ids:
-            incident = Incident(incident_id, self.leg)
-            for event in events.get(incident_id, ()):
-                incident = evolve(incident, event)
-            mine = {id_: latency_ms[id_] for id_ in incident.assignments if id_ in latency_ms}
-            found[incident_id] = CommittedIncident(incident, mine)
-        return found
+    def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
+        """An assignment in memory, with its incident; None if its incident isn't in memory."""
+        return self._memory.assignment(assignment_id)
 
     async def open_incidents(self) -> list[Incident]:
-        """Incidents with an open assignment."""
+        """Incidents with an open assignment. Commits of other processes of this leg show once this process has caught up with them."""
 
         def read(connection: Connection) -> tuple[dict[str, CommittedIncident], bool]:
             up_to_date = self.store.head_within(connection) == self.head
             ids = self.store.open_incidents(connection)
-            return self.gather(connection, ids, self._known if up_to_date else {}), up_to_date
+            return self.gather(connection, ids, self._memory.known if up_to_date else {}), up_to_date
 
+        if self._memory.open is not None:
+            return list(self._memory.open.values())
         async with self._lock:
             known, up_to_date = await self.store.transaction(read)
+            incidents = {id_: committed.incident for id_, committed in known.items()}
             if up_to_date:
-                self._remember(known)
-        return [committed.incident for committed in known.values()]
+                self._memory.remember(known)
+                self._memory.open = incidents
+        return list(incidents.values())
 
     def changes(self) -> AbstractAsyncContextManager[ChangedIncidents]:
         """All open incidents, and then each change, also of other processes of this leg."""
         return self._readers.reading(partial(retried, self.open_incidents))
 
-    async def mark_published(self, published: Published, log_id: str) -> None:
-        """Records that steps were published, under the id of the log."""
-
-        async def work() -> None:
-            async with self._lock:
-                await self.store.transaction(partial(publications.mark, published=published, log_id=log_id))
-                for assignment in (step.step.assignment for step in published.steps):
-                    id_, known = assignment.assignment_id, self._known.get(assignment.incident_id)
-                    if known and id_ in published.latency_ms:
-                        latencies = {**known.latency_ms, id_: published.latency_ms[id_]}
-                        self._known[assignment.incident_id] = CommittedIncident(known.incident, latencies)
-                self.subscriptions.update_latencies(published.latency_ms)
-
-        await retried(lambda: _complete(work()))
+    async def changed(self, since: chain.ChainHead) -> None:
+        """Returns once the leg has events after `since`."""
+        while self.head == since:
+            await self._moved_on.wait()
 
     async def adopt_steps(self) -> None:
         """Publishes steps of other processes that stay unpublished, until cancelled.
@@ -167,45 +208,78 @@ class LegRecord:
         previous: set[int] = set()
         while True:
             await asyncio.sleep(ADOPT_AFTER_S)
-            orphans = [row for row in await retried(self.store.unpublished) if not self.outbox.holds(row.sequence)]
+            waiting = await retried(self.store.unpublished_sequences)
+            orphans = {sequence for sequence in waiting if not self.outbox.holds(sequence)}
             # Take only steps that the previous search found too. Another process may be about to publish the newer ones.
-            self.outbox.add(numbered(row for row in orphans if row.sequence in previous))
-            previous = {row.sequence for row in orphans}
+            if orphans & previous:
+                rows = await retried(self.store.unpublished)
+                self.outbox.add(numbered(row for row in rows if row.sequence in orphans & previous))
+            previous = orphans
 
     async def finish(self) -> None:
         """Returns when a running transaction is over."""
+        await self.secondary.close()
         async with self._lock:
             pass
 
     # ── one transaction ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _gather_decide_apply(
-        self,
-        commands: Sequence[IncidentCommand],
-        situation: Situation,
-        position: StreamPosition | None,
-        *,
-        first: Callable[[Connection], Sequence[IncidentCommand]] | None,
-    ) -> Mapping[str, CommittedIncident]:
+    async def _commit(self, request: Request) -> Mapping[str, CommittedIncident]:
+        self._requests.add(request)
         async with self._lock:
+            while not request.over:  # unless another request's transaction included this one
+                await self._commit_together(self._requests.next())
+        return request.outcome()
 
-            def work(connection: Connection) -> Change:
-                all_commands = [*commands, *first(connection)] if first else commands
-                change, committed = self._begin(connection, {command.incident_id for command in all_commands})
-                board, change.engaged = self._availability.within(connection, situation.board, committed)
-                present = replace(situation, board=board)
-                for incident_id, command in all_commands:
-                    change.decide(incident_id, command, present)
-                change_store.write(connection, change, position)
-                return change
+    async def _commit_together(self, requests: Sequence[Request]) -> None:
+        """Commits the results of requests in one transaction. Each of them is over then, and has its outcome."""
 
-            try:
-                change = await self.store.transaction(work)
-            except BaseException:
-                self._availability.forget()
+        def work(connection: Connection) -> Change:
+            change = self._decide(connection, requests)
+            positions = {request.position.stream: request.position for request in requests if request.position}
+            change_store.write(connection, change, list(positions.values()))
+            return change
+
+        try:
+            change = await self.store.transaction(work)
+        except BaseException as error:
+            self._availability.forget()
+            for request in requests:
+                request.error = request.error or (
+                    error if isinstance(error, Exception) else Unavailable("the leg stops")
+                )
+            if not isinstance(error, Exception):
                 raise
+        else:
             self._committed(change)
-            return change.known
+        finally:
+            for request in requests:
+                request.over = True
+
+    def _decide(self, connection: Connection, requests: Sequence[Request]) -> Change:
+        """Decides the commands of requests, in their order. A request that raises an error is left out, and the others are decided
+        afresh without it. The error of a single request ends the transaction, as `first` may have changed the store."""
+        while True:
+            going = [request for request in requests if request.error is None]
+            commands = [
+                [*request.commands, *request.first(connection)] if request.first else request.commands
+                for request in going
+            ]
+            ids = {command.incident_id for request_commands in commands for command in request_commands}
+            change, committed = self._begin(connection, ids)
+            board, change.engaged = self._availability.within(connection, NO_ROSTER, committed)
+            for request, request_commands in zip(going, commands, strict=True):
+                ahead = request.situation.board
+                present = replace(board, positions=ahead.positions, travel=ahead.travel)
+                try:
+                    request.decided = change.decide_all(request_commands, replace(request.situation, board=present))
+                except Exception as error:
+                    if len(requests) == 1:
+                        raise
+                    request.error = error
+                    break
+            else:
+                return change
 
     def _begin(self, connection: Connection, incident_ids: set[str]) -> tuple[Change, CommittedState]:
         """Begins a change with the committed state. If another process of this leg wrote meanwhile, the store replaces the memory.
@@ -213,11 +287,11 @@ class LegRecord:
         So a deadline fires once: the second process finds the result of the first. Raises FailedPrecondition if the store holds an
         older state than this process has seen.
         """
-        missing = [id_ for id_ in incident_ids if id_ not in self._known]
+        missing = [id_ for id_ in incident_ids if id_ not in self._memory.known]
         committed = change_store.read(connection, missing, self._availability.asks_units())
         if committed.head == self.head:
-            known = {id_: self._known[id_] for id_ in incident_ids if id_ in self._known}
-            known |= self._folded(missing, committed.events, committed.latency_ms)
+            known = {id_: self._memory.known[id_] for id_ in incident_ids if id_ in self._memory.known}
+            known |= _folded(self.leg, missing, committed.events, latency_ms=committed.latency_ms)
             return Change(committed.head, known, {}), committed
         if committed.head.id <= self.head.id:
             # Desks have seen steps that no longer exist. Only a restart clears the memory of them.
@@ -235,27 +309,36 @@ class LegRecord:
             missed=missed,
         ), committed
 
-    def _remember(self, known: Mapping[str, CommittedIncident]) -> None:
-        for incident_id, committed in known.items():
-            self._known[incident_id] = committed
-            self._known.move_to_end(incident_id)
-        while len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
-
     def _committed(self, change: Change) -> None:
         """Applies a committed change to memory. The method doesn't await, so readers see all of the change or nothing."""
         if change.behind:
-            self._known.clear()
+            self._memory.forget()
             self.subscriptions.notify(change.missed)
         self.head = change.head
-        self._remember(change.known)
+        # The desks and INCIDENTS come first. Whatever else follows from a step waits for the next turn of the event loop.
         self.subscriptions.notify(change.steps)
         self.outbox.add(change.steps)
+        self._memory.changed(change.known)
+        self._moved_on.set()
+        self._moved_on = asyncio.Event()
         changed = change.known if change.behind else {link.incident_id for link in change.links}
         self._readers.notify((change.known[id_].incident for id_ in changed), self._availability.take_moved())
         dues_ms = (row.due_ms for row in change.assignments.values() if row.due_ms is not None)
         self._watch.due(min(dues_ms, default=math.inf), min((row.due_ms for row in change.awaited), default=math.inf))
         _log(self.leg, change, self._metrics)
+
+
+def _folded(
+    leg: Leg, ids: Iterable[str], events: Mapping[str, Sequence[Event]], *, latency_ms: Mapping[str, float]
+) -> dict[str, CommittedIncident]:
+    found: dict[str, CommittedIncident] = {}
+    for incident_id in ids:
+        incident = Incident(incident_id, leg)
+        for event in events.get(incident_id, ()):
+            incident = evolve(incident, event)
+        mine = {id_: latency_ms[id_] for id_ in incident.assignments if id_ in latency_ms}
+        found[incident_id] = CommittedIncident(incident, mine)
+    return found
 
 
 def _log(leg: Leg, change: Change, metrics: DispatchMetrics) -> None:

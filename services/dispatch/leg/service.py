@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
@@ -18,6 +18,7 @@ from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
 from services.dispatch.domain.answers import Acknowledge, Answering
 from services.dispatch.domain.decisions import Alert, CompareSteps, FoldAlert, ReportLeg, concerns
+from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate
@@ -39,6 +40,14 @@ from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 T = TypeVar("T")
+
+
+class _Destination(NamedTuple):
+    """Facts about an assignment that never change."""
+
+    incident_id: str
+    subject_id: str
+    is_canary: bool
 
 
 class LegService:
@@ -115,13 +124,26 @@ class LegService:
         Raises NotFound or FailedPrecondition. Raises PermissionDenied if the desk answers a canary, or the watch anything else.
         """
         assignment_id = command.assignment_id
+        known = self.record.assignment(assignment_id)
+        if known is None:
+            return await self._answer(command, await self._stored_destination(assignment_id), canary)
+        incident, assignment = known
+        destination = _Destination(incident.incident_id, assignment.subject_id, incident.exercise is Exercise.CANARY)
+        return await self._answer(command, destination, canary)
+
+    async def _stored_destination(self, assignment_id: str) -> _Destination:
         row = await self.store.assignment(assignment_id)
         if row is None:
             raise NotFound(f"no assignment {assignment_id} in the {self.name} leg")
-        if (translate.stored_assignment(row).exercise == exercise_pb2.CANARY) is not canary:
+        stored = translate.stored_assignment(row)
+        return _Destination(row.incident_id, stored.subject_id, stored.exercise == exercise_pb2.CANARY)
+
+    async def _answer(self, command: Answering, destination: _Destination, canary: bool) -> dispatch_pb2.Assignment:
+        if destination.is_canary is not canary:
             raise PermissionDenied("only the watch answers canaries, and it answers nothing else")
-        situation = await self._situation(_subjects([row]))
-        committed = (await self.record.handle([IncidentCommand(row.incident_id, command)], situation))[row.incident_id]
+        situation, assignment_id = await self._situation({destination.subject_id}), command.assignment_id
+        incident_id = destination.incident_id
+        committed = (await self.record.handle([IncidentCommand(incident_id, command)], situation))[incident_id]
         assignment, latency_ms = committed.incident.assignments[assignment_id], committed.latency_ms.get(assignment_id)
         return translate.assignment_message(committed.incident, assignment, latency_ms)
 

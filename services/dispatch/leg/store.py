@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
+from services.common.storage import statements
 from services.common.storage.db import Database
 from services.common.storage.rows import RowTarget, write
 from services.dispatch.domain.assignment import OVER, UNANSWERED, AssignmentState
@@ -139,6 +140,14 @@ class Store:
         """All steps after a sequence, read within a transaction."""
         return [StepRow._make(row) for row in connection.execute(_joined(_next_steps(after_sequence)))]
 
+    async def unpublished_sequences(self) -> list[int]:
+        """Sequences of the steps that INCIDENTS may not have yet."""
+
+        def read(connection: sa.Connection) -> list[int]:
+            return [sequence for (sequence,) in statements.fetch(connection, _UNPUBLISHED[connection.dialect.name])]
+
+        return await self.transaction(read)
+
     async def unpublished(self) -> list[StepRow]:
         """Steps that INCIDENTS may not have yet."""
         return await self._read_steps(
@@ -173,17 +182,12 @@ class Store:
         """A page of assignments whose deadlines have passed, oldest first."""
         return [AssignmentRow._make(row) for row in await self._rows(_DUE, {"now_ms": now_ms})]
 
-    def next_due_within(self, connection: sa.Connection) -> int | None:
-        """Next deadline of an assignment, mesh time; None if there is none."""
-        due_ms: int | None = connection.scalar(_NEXT_DUE)
-        return due_ms
-
     # ── all legs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def put_peers(self, rows: Sequence[PeerRow], position: StreamPosition) -> None:
-        """Stores the newest step of each assignment of another leg, by step number, and the stream position."""
+    def put_peers(self, connection: sa.Connection, rows: Sequence[PeerRow], position: StreamPosition) -> None:
+        """Stores the newest step of each assignment of another leg, by step number, and the stream position, within a transaction."""
         newest = {row.assignment_id: row for row in sorted(rows, key=lambda row: row.number)}
-        await self.transaction(lambda connection: write(connection, _PEERS, (list(newest.values()), [position])))
+        write(connection, _PEERS, (list(newest.values()), [position]))
 
     async def incidents(self, incident_id: str, limit: int, before: str) -> list[ListedIncident]:
         """Up to `limit` incidents, newest first: all but canaries, or only `incident_id` if it isn't empty.
@@ -236,6 +240,10 @@ def _peers_by_incident(connection: sa.Connection, incident_ids: Sequence[str]) -
     return found
 
 
+_UNPUBLISHED = {  # in the words of the partial index
+    "postgresql": "SELECT sequence FROM steps WHERE NOT published ORDER BY sequence",
+    "sqlite": "SELECT sequence FROM steps WHERE published = 0 ORDER BY sequence",
+}
 _HEAD = sa.select(tables.events.c.id, tables.events.c.hash).order_by(tables.events.c.id.desc()).limit(1)
 _DUE = (
     sa.select(tables.assignments)
@@ -243,7 +251,6 @@ _DUE = (
     .order_by(tables.assignments.c.due_ms)
     .limit(_PAGE)
 )
-_NEXT_DUE = sa.select(sa.func.min(tables.assignments.c.due_ms))
 _STEP = (
     tables.steps.c.sequence,
     tables.steps.c.step_id,

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from typing import TypeAlias, assert_never
 
 from services.common.rpc.errors import Unavailable
@@ -23,7 +24,6 @@ OFFERS_AFTER_S = 0.5
 """Time after which a desk that waits for earlier steps gets the unanswered offers, seconds, although their own steps come later."""
 WAITING_MAX = 1_000
 """Maximum number of steps in memory for a slow desk. Beyond it, the steps for the desk are read from the store."""
-_TICK_S = 0.5
 
 
 DeskItem: TypeAlias = NumberedStep | dispatch_pb2.Assignment
@@ -41,11 +41,15 @@ class _DeskQueue:
         self.waiting: deque[DeskItem] = deque()
         self.reads_store = True
         self.sent_s: dict[str, float] = {}
-        """Time, on the monotonic clock, at which a step of each assignment was last sent, by assignment id."""
+        """Time, on the monotonic clock, at which a step of each assignment was last sent, by assignment id, the earliest first."""
         self.wake = asyncio.Event()
 
     def shows(self, assignment: dispatch_pb2.Assignment) -> bool:
         return (assignment.exercise == exercise_pb2.CANARY) is self.canaries
+
+    def note_sent(self, assignment_id: str, at_s: float) -> None:
+        self.sent_s.pop(assignment_id, None)
+        self.sent_s[assignment_id] = at_s
 
     def add(self, items: Iterable[DeskItem]) -> None:
         if not self.reads_store:
@@ -60,7 +64,7 @@ class _DeskQueue:
         for step in numbered(rows):
             self.position = step.sequence
             if self.shows(step.step.assignment):
-                self.sent_s[step.step.assignment.assignment_id] = time.monotonic()
+                self.note_sent(step.step.assignment.assignment_id, time.monotonic())
                 yield step
 
     def in_memory(self) -> Iterator[DeskItem]:
@@ -70,7 +74,7 @@ class _DeskQueue:
                 case NumberedStep() as step:
                     if step.sequence > self.position:
                         self.position = step.sequence
-                        self.sent_s[step.step.assignment.assignment_id] = time.monotonic()
+                        self.note_sent(step.step.assignment.assignment_id, time.monotonic())
                         yield step
                 case dispatch_pb2.Assignment() as other:
                     yield other
@@ -78,12 +82,12 @@ class _DeskQueue:
                     assert_never(never)
 
     async def wait(self) -> None:
-        """Returns when there may be something to send, and after _TICK_S at the latest."""
+        """Returns when there may be something to send: new steps, or an offer to repeat."""
         if self.reads_store or self.waiting:
             return
-        self.wake.clear()
-        with suppress(TimeoutError):  # on timeout the caller checks for offers to repeat
-            async with asyncio.timeout(_TICK_S):
+        earliest_s = next(iter(self.sent_s.values()), None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if earliest_s is None else earliest_s + REPEAT_S - time.monotonic()):
                 await self.wake.wait()
 
 
@@ -156,6 +160,7 @@ class Subscriptions:
         """
         with self._desk(after_sequence, others, canaries) as desk:
             while not self._closed:
+                desk.wake.clear()  # before anything is sent, so that no change meanwhile is missed
                 if desk.reads_store:
                     desk.reads_store = False  # set before reading, so that steps committed meanwhile wait in memory
                     async for step in self._catch_up(desk, page_after):
@@ -195,16 +200,18 @@ class Subscriptions:
     def _repeated(self, desk: _DeskQueue) -> Iterator[NumberedStep]:
         """Unanswered offers that weren't sent to the desk within the last REPEAT_S. They count as sent."""
         now_s = time.monotonic()
-        desk.sent_s = {id_: at_s for id_, at_s in desk.sent_s.items() if id_ in self._unanswered}
-        for id_ in [id_ for id_ in self._unanswered if now_s - desk.sent_s.get(id_, -math.inf) >= REPEAT_S]:
+        for id_ in list(takewhile(lambda id_: now_s - desk.sent_s[id_] >= REPEAT_S, desk.sent_s)):
             # The desk may have answered this offer while another offer was sent.
             if id_ in self._unanswered and desk.shows(self._unanswered[id_].assignment):
-                desk.sent_s[id_] = now_s
+                desk.note_sent(id_, now_s)
                 yield NumberedStep(0, self._unanswered[id_])
+            else:
+                desk.sent_s.pop(id_, None)
 
     @contextmanager
     def _desk(self, after_sequence: int, others: bool, canaries: bool) -> Iterator[_DeskQueue]:
         desk = _DeskQueue(after_sequence, others, canaries)
+        desk.sent_s = dict.fromkeys(self._unanswered, -math.inf)
         self._desks.add(desk)
         try:
             yield desk

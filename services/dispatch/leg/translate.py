@@ -33,7 +33,6 @@ _PUBLISHED = frozenset(
 )
 """Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
 facts about units and targets. A unit's travel time reveals the protected person's distance, and so does a race that is being lost."""
-_PRIVATE = tuple(name for name in dispatch_pb2.Assignment.DESCRIPTOR.fields_by_name if name not in _PUBLISHED)
 _TIMES = tuple(
     field.name.removesuffix("_at")
     for field in dispatch_pb2.Assignment.DESCRIPTOR.fields
@@ -162,8 +161,9 @@ def outward(step: dispatch_pb2.Step) -> bytes:
 
 def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
     """Clears all fields but _PUBLISHED, and those parts of the published fields that reveal the protected person's distance."""
-    for name in _PRIVATE:
-        assignment.ClearField(name)  # type: ignore[arg-type]  # the stubs list the names
+    for field, _ in assignment.ListFields():
+        if field.name not in _PUBLISHED:
+            assignment.ClearField(field.name)  # type: ignore[arg-type]  # the stubs list the names
     if not _raises_flags(assignment.leg):
         assignment.ClearField("person_flag")
     if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):

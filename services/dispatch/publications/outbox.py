@@ -24,10 +24,8 @@ from services.dispatch.publications.store import Published, StoredAs
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
-PUBLISH_BATCH = 256
-"""Steps that are published concurrently."""
-NOTE_INTERVAL_S = 0.25
-"""Time for which published steps are collected before one transaction records them, seconds."""
+PUBLISH_CONCURRENCY = 256
+"""Incidents whose steps are published concurrently."""
 
 Mark: TypeAlias = Callable[[Published], Awaitable[None]]
 """Records published steps."""
@@ -45,6 +43,8 @@ class StepOutbox:
         """Arrival time, on the monotonic clock, of each step that is waiting, being published or not recorded yet."""
         self._hold(self._waiting)
         self._wake = asyncio.Event()
+        self._publishing: dict[str, deque[NumberedStep]] = {}
+        """Steps that follow the one that is being published, by incident."""
         self._published = Published()
         """Published steps that aren't recorded yet."""
         self._republished: set[int] = set()
@@ -73,23 +73,26 @@ class StepOutbox:
         self._held.update((step.sequence, now_s) for step in steps)
 
     async def run(self, bus: Bus, settle: Settle) -> None:
-        """Publishes committed steps until cancelled, each batch after `settle`."""
-        while True:
-            while not self._waiting:
-                self._wake.clear()
-                await self._wake.wait()
-            await settle()
-            batch = [self._waiting.popleft() for _ in range(min(PUBLISH_BATCH, len(self._waiting)))]
-            by_incident: dict[str, list[NumberedStep]] = {}
-            for step in batch:
-                by_incident.setdefault(step.step.assignment.incident_id, []).append(step)
-            await asyncio.gather(*(self._publish_in_order(bus, steps) for steps in by_incident.values()))
+        """Publishes committed steps until cancelled, each after `settle`. The steps of an incident follow each other, and no incident
+        waits for another."""
+        places = asyncio.Semaphore(PUBLISH_CONCURRENCY)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                while not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                incident_id = self._waiting[0].step.assignment.incident_id
+                if incident_id not in self._publishing:
+                    await places.acquire()
+                    self._publishing[incident_id] = deque()
+                    publishing = tasks.create_task(self._publish_in_order(bus, incident_id, settle))
+                    publishing.add_done_callback(lambda _: places.release())
+                self._publishing[incident_id].append(self._waiting.popleft())
 
     async def note(self, mark: Mark) -> None:
         """Records published steps with `mark` until cancelled."""
         while True:
             await self._noteworthy.wait()
-            await asyncio.sleep(NOTE_INTERVAL_S)
             published, self._published = self._published, Published()
             self._noteworthy.clear()
             await mark(published)
@@ -97,17 +100,26 @@ class StepOutbox:
                 self._held.pop(step.sequence, None)
                 self._republished.discard(step.sequence)
 
-    async def _publish_in_order(self, bus: Bus, steps: Iterable[NumberedStep]) -> None:
-        for step in steps:
-            if step.step.kept:
-                ack = await self._publish_advice(bus, step.step)
-            else:
-                ack = await self._publish(bus, step.step)
-                self._measure(step)
-            if ack is not None:
-                self._published.stored[step.sequence] = StoredAs(ack.stream, ack.seq)
-            self._published.steps.append(step)
-            self._noteworthy.set()
+    async def _publish_in_order(self, bus: Bus, incident_id: str, settle: Settle) -> None:
+        """Publishes the steps of an incident until none is left."""
+        steps = self._publishing[incident_id]
+        try:
+            while steps:
+                await settle()
+                await self._publish_step(bus, steps.popleft())
+        finally:
+            del self._publishing[incident_id]
+
+    async def _publish_step(self, bus: Bus, step: NumberedStep) -> None:
+        if step.step.kept:
+            ack = await self._publish_advice(bus, step.step)
+        else:
+            ack = await self._publish(bus, step.step)
+            self._measure(step)
+        if ack is not None:
+            self._published.stored[step.sequence] = StoredAs(ack.stream, ack.seq)
+        self._published.steps.append(step)
+        self._noteworthy.set()
 
     async def _publish_advice(self, bus: Bus, step: dispatch_pb2.Step) -> PubAck | None:
         """Publishes the advice in a step that isn't published itself. Returns None if the step has no advice."""

@@ -33,7 +33,7 @@ class StepPublications:
             self._compared.append((records, comparison))
         self._reconnects: int | None = None
         """Number of reconnects at the last full comparison; None before the first."""
-        self._lock = asyncio.Lock()
+        self._lock, self._settling = asyncio.Lock(), asyncio.Lock()
 
     async def run(self) -> None:
         """Compares the streams until cancelled."""
@@ -51,10 +51,13 @@ class StepPublications:
 
     async def settle(self) -> None:
         """Returns once the streams were compared after the last reconnect, and lost steps are in the outbox."""
-        while self._reconnects != self._bus.reconnects:
-            reconnects = self._bus.reconnects
-            await self._compare_all()
-            self._reconnects = reconnects
+        if self._reconnects == self._bus.reconnects:
+            return
+        async with self._settling:  # many publications may wait here, and one comparison is enough for all
+            while self._reconnects != self._bus.reconnects:
+                reconnects = self._bus.reconnects
+                await self._compare_all()
+                self._reconnects = reconnects
 
     async def _compare_all(self) -> None:
         async with self._lock:
@@ -63,7 +66,7 @@ class StepPublications:
 
     async def mark(self, steps: Published) -> None:
         """Records published steps in the leg's database."""
-        await self._leg.record.mark_published(steps, self._log_id)
+        await self._leg.record.secondary.mark_published(steps, self._log_id)
 
     async def _compare(self, records: PublishedSteps, comparison: StreamComparison) -> None:
         lost = await comparison.lost()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import sqlalchemy as sa
 
 from services.common.messaging import flow
 from services.common.messaging.lost_publications import Publication
+from services.common.storage import rows, statements
+from services.common.storage.rows import RowTarget
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import tables
 from services.dispatch.leg.store import Store
@@ -26,14 +29,6 @@ class StoredAs(NamedTuple):
     sequence: int
 
 
-_MARK_PUBLISHED = sa.update(tables.steps).where(tables.steps.c.sequence == sa.bindparam("which")).values(published=True)
-_MARK_LATENCY = (
-    sa.update(tables.assignments)
-    .where(tables.assignments.c.assignment_id == sa.bindparam("which"))
-    .values(report_to_published_ms=sa.bindparam("ms"))
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Published:
     """Steps that were published, with the stream messages that they became and the latency of their offers."""
@@ -47,30 +42,47 @@ class Published:
 
 def mark(connection: sa.Connection, published: Published, log_id: str) -> None:
     """Marks steps as published, and records their stream messages and the latency of their offers."""
-    connection.execute(_MARK_PUBLISHED, [{"which": step.sequence} for step in published.steps])
-    _record(connection, log_id, published.stored)
+    dialect = connection.dialect.name
+    sequences = [step.sequence for step in published.steps]
+    statements.execute(connection, _MARK_PUBLISHED[dialect], [_list(connection, sequences)])
+    if published.stored:
+        # A later publication of a step replaces an earlier one.
+        statements.execute(connection, _FORGET[dialect], [_list(connection, list(published.stored))])
+        [(last,)] = statements.fetch(connection, _LAST_RECORDED)
+        notes = [
+            (step_sequence, last + offset, entry.stream, log_id, entry.sequence)
+            for offset, (step_sequence, entry) in enumerate(published.stored.items(), 1)
+        ]
+        rows.write(connection, _NOTES, [notes])
     if published.latency_ms:
-        connection.execute(_MARK_LATENCY, [{"which": id_, "ms": ms} for id_, ms in published.latency_ms.items()])
+        ids, latencies_ms = list(published.latency_ms), list(published.latency_ms.values())
+        if statements.is_postgresql(connection):
+            statements.execute(connection, _MARK_LATENCY[dialect], (ids, latencies_ms))
+        else:
+            statements.execute_many(connection, _MARK_LATENCY[dialect], list(zip(latencies_ms, ids, strict=True)))
 
 
-def _record(connection: sa.Connection, log_id: str, stored: Mapping[int, StoredAs]) -> None:
-    """Records the stream messages of steps. A later publication of a step replaces an earlier one."""
-    if not stored:
-        return
-    notes = tables.published_steps
-    connection.execute(sa.delete(notes).where(notes.c.step_sequence.in_(list(stored))))
-    last = connection.scalar(sa.select(sa.func.max(notes.c.recorded))) or 0
-    rows = [
-        {
-            "step_sequence": step_sequence,
-            "recorded": last + offset,
-            "stream": entry.stream,
-            "log_id": log_id,
-            "stream_sequence": entry.sequence,
-        }
-        for offset, (step_sequence, entry) in enumerate(stored.items(), 1)
-    ]
-    connection.execute(sa.insert(notes), rows)
+def _list(connection: sa.Connection, numbers: list[int]) -> object:
+    return numbers if statements.is_postgresql(connection) else json.dumps(numbers)
+
+
+_NOTES = (RowTarget(tables.published_steps),)
+_MARK_PUBLISHED = {
+    "postgresql": "UPDATE steps SET published = true WHERE sequence = ANY($1::BIGINT[])",
+    "sqlite": "UPDATE steps SET published = 1 WHERE sequence IN (SELECT value FROM json_each(?1))",
+}
+_FORGET = {
+    "postgresql": "DELETE FROM published_steps WHERE step_sequence = ANY($1::BIGINT[])",
+    "sqlite": "DELETE FROM published_steps WHERE step_sequence IN (SELECT value FROM json_each(?1))",
+}
+_LAST_RECORDED = "SELECT coalesce(max(recorded), 0) FROM published_steps"
+_MARK_LATENCY = {
+    "postgresql": """
+        UPDATE assignments SET report_to_published_ms = offers.ms
+            FROM unnest($1::VARCHAR[], $2::DOUBLE PRECISION[]) AS offers (id, ms) WHERE assignment_id = offers.id
+    """,
+    "sqlite": "UPDATE assignments SET report_to_published_ms = ? WHERE assignment_id = ?",
+}
 
 
 class PublishedSteps:
@@ -123,10 +135,10 @@ class PublishedSteps:
         )
 
     async def _read(self, query: sa.Select[int, int, str, bytes]) -> list[Publication]:
-        rows = await self._store.transaction(lambda connection: connection.execute(query).all())
+        found = await self._store.transaction(lambda connection: connection.execute(query).all())
         return [
             Publication(position=position, sequence=sequence, subject=self._subject(payload), message_id=step_id)
-            for position, sequence, step_id, payload in rows
+            for position, sequence, step_id, payload in found
         ]
 
     def _subject(self, payload: bytes) -> str:

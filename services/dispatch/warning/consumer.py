@@ -5,6 +5,7 @@ The transaction decides who gets a message, which waiting messages the new one r
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from services.common import ids
+from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import Demand
 from services.dispatch.warning.domain import (
     NO_RECEIPT_AWAITED,
@@ -68,7 +70,7 @@ def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
 
 
 def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
-    return bool(connection.execute(_ACCEPT, {"alert_id": alert_id, "at_ms": now_ms}).rowcount)
+    return bool(_ACCEPT.execute(connection, {"alert_id": alert_id, "at_ms": now_ms}))
 
 
 def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
@@ -76,8 +78,8 @@ def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
     occurrence = warnable.occurrence
     if not (occurrence.ends or occurrence.demand is Demand.RECORD):
         return list(warnable.person_ids)
-    notified = connection.scalars(_PERSONS_IN, {"incident_id": occurrence.incident_id})
-    return list(dict.fromkeys((*warnable.person_ids, *notified)))
+    notified = _PERSONS_IN.fetch(connection, {"incident_id": occurrence.incident_id})
+    return list(dict.fromkeys((*warnable.person_ids, *(person_id for (person_id,) in notified))))
 
 
 def _notified_before(connection: sa.Connection, warnable: WarnableAlert) -> list[_Notified]:
@@ -97,9 +99,9 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
         _accept_phone_silent(connection, warnable, person_id, now_ms=now_ms)
         return
     key = {"incident_id": occurrence.incident_id, "person_id": person_id}
-    row = connection.execute(_STATE_OF, key).first()
-    before = notified_from_json(row.state) if row else NotifiedState()
-    distance_alert_id = row.figure_alert_id if row else ""
+    rows = _STATE_OF.fetch(connection, key)
+    known_state, distance_alert_id = rows[0] if rows else (None, "")
+    before = notified_from_json(json.loads(known_state)) if known_state else NotifiedState()
     after, message = decide(before, occurrence, now_ms)
     if message:
         new_row = _row(warnable, person_id, message, before_alert_id=distance_alert_id, now_ms=now_ms)
@@ -108,9 +110,9 @@ def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, 
             _insert(connection, new_row)
         if not occurrence.of_place and occurrence.ring_m:
             distance_alert_id = occurrence.alert_id
-    if row or after != before:
-        state = {"state": notified_to_json(after), "figure_alert_id": distance_alert_id}
-        connection.execute(_UPSERT_STATE, {**key, **state, "flag": 0, "flag_ms": 0, "duress": False})
+    if rows or after != before:
+        state = {"state": json.dumps(notified_to_json(after)), "figure_alert_id": distance_alert_id}
+        _UPSERT_STATE.execute(connection, {**key, **state, "flag": 0, "flag_ms": 0, "duress": False})
 
 
 def _accept_phone_silent(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, now_ms: int) -> None:
@@ -161,7 +163,7 @@ def _row(
 
 
 def _insert(connection: sa.Connection, message: MessageRow) -> None:
-    connection.execute(_INSERT, asdict(message))
+    _INSERT.execute(connection, asdict(message))
 
 
 def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
@@ -170,29 +172,32 @@ def _replace_waiting(connection: sa.Connection, newer: MessageRow) -> None:
     A message that is due sooner is still sent. A replaced message is never sent, so no receipt is awaited.
     """
     values = {"in": newer.incident_id, "to": newer.person_id, "said": newer.notice, "from_ms": newer.due_ms}
-    connection.execute(_REPLACE, values)
+    _REPLACE.execute(connection, values)
 
 
 def _has_device(connection: sa.Connection, person_id: str) -> bool:
     return any(connection.scalars(_DEVICES, {"person_id": person_id}))
 
 
-# Built once: building such a statement takes several times as long as executing it.
-_ACCEPT = insert(accepted_alerts).on_conflict_do_nothing()
-_INSERT = insert(messages).on_conflict_do_nothing()
-_PERSONS_IN = sa.select(notified_persons.c.person_id).where(
-    notified_persons.c.incident_id == sa.bindparam("incident_id")
+_ACCEPT = Prepared(insert(accepted_alerts).on_conflict_do_nothing())
+_INSERT = Prepared(insert(messages).on_conflict_do_nothing())
+_PERSONS_IN = Prepared(
+    sa.select(notified_persons.c.person_id).where(notified_persons.c.incident_id == sa.bindparam("incident_id"))
 )
-_STATE_OF = sa.select(notified_persons).where(
-    notified_persons.c.incident_id == sa.bindparam("incident_id"),
-    notified_persons.c.person_id == sa.bindparam("person_id"),
+_STATE_OF = Prepared(
+    sa.select(notified_persons.c.state, notified_persons.c.figure_alert_id).where(
+        notified_persons.c.incident_id == sa.bindparam("incident_id"),
+        notified_persons.c.person_id == sa.bindparam("person_id"),
+    )
 )
 _NEW_STATE = insert(notified_persons)
-_UPSERT_STATE = _NEW_STATE.on_conflict_do_update(
-    index_elements=["incident_id", "person_id"],
-    set_={"state": _NEW_STATE.excluded.state, "figure_alert_id": _NEW_STATE.excluded.figure_alert_id},
+_UPSERT_STATE = Prepared(
+    _NEW_STATE.on_conflict_do_update(
+        index_elements=["incident_id", "person_id"],
+        set_={"state": _NEW_STATE.excluded.state, "figure_alert_id": _NEW_STATE.excluded.figure_alert_id},
+    )
 )
-_REPLACE = (
+_REPLACE = Prepared(
     sa.update(messages)
     .where(
         messages.c.incident_id == sa.bindparam("in"),

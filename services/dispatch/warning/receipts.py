@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
+
 import sqlalchemy as sa
 
 from services.common.storage.db import Database
+from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import WarningFlag
 from services.dispatch.warning.consumer import of_person
 from services.dispatch.warning.domain import ReceiptKind
-from services.dispatch.warning.store import read_rows
+from services.dispatch.warning.store import fetch_rows, read_rows
 from services.dispatch.warning.tables import (
     NO_WAY,
     MessageRow,
@@ -28,11 +32,25 @@ UNREACHED = (int(WarningFlag.NO_RECEIPT), int(WarningFlag.NO_CONTACT))
 """Flags which say that nobody knows whether the person was reached."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReceiptWork:
+    """Work that receipts cause. Most of the time there is none, and this answer is all that is read."""
+
+    due_ms: int | None
+    """Time at which the next receipt is overdue, mesh time; None if none is awaited."""
+    is_pending: bool
+    """An update of the leg is pending."""
+    may_be_reached: bool
+    """A person has a recent flag of UNREACHED, so a gateway may still acknowledge."""
+
+
 class ReceiptStore:
     """Receipts in the database of the warnings. All methods raise Unavailable if the database refuses."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.changed = asyncio.Event()
+        """Set when a receipt was stored, which may have caused an update of the leg."""
 
     async def put(self, message: MessageRow, receipt: ReceiptKind, now_ms: int, *, duress: bool = False) -> None:
         """Stores a receipt. Only the first receipt of each kind is kept.
@@ -59,6 +77,14 @@ class ReceiptStore:
                 connection.execute(sa.update(notified_persons).where(_notified_person(message)).values(duress=True))
 
         await self._database.visit(work)
+        self.changed.set()
+
+    async def work(self, now_ms: int) -> ReceiptWork:
+        """Returns the work that receipts cause now, and when a receipt will be overdue next."""
+        [(due_ms, is_pending, may_be_reached)] = await fetch_rows(
+            self._database, _WORK, {"since_ms": now_ms - LATE_RECEIPT_MS}
+        )
+        return ReceiptWork(due_ms, is_pending=bool(is_pending), may_be_reached=bool(may_be_reached))
 
     async def overdue(self, now_ms: int) -> list[MessageRow]:
         """Returns the messages whose receipt is overdue, at most 500."""
@@ -128,6 +154,17 @@ def _add_leg_update(connection: sa.Connection, message: MessageRow, flag: Warnin
 
 # ── frequent statements, built once: building one takes several times as long as executing it ────────────────────────
 
+_WORK = Prepared(
+    sa.select(
+        sa.select(sa.func.min(messages.c.receipt_due_ms)).scalar_subquery(),
+        sa.exists(sa.select(to_leg.c.id)),
+        sa.exists(
+            sa.select(notified_persons.c.person_id).where(
+                notified_persons.c.flag.in_(UNREACHED), notified_persons.c.flag_ms > sa.bindparam("since_ms")
+            )
+        ),
+    )
+)
 _OVERDUE = (
     sa.select(messages)
     .where(messages.c.receipt_due_ms <= sa.bindparam("now_ms"))

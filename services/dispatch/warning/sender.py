@@ -122,12 +122,15 @@ class WarningSender:
             while True:
                 self._woken.clear()
                 now_ms = self._clock.now_ms()
-                await self._open_due(tasks, now_ms)
-                for sending, message in await retried(partial(self._store.to_try, now_ms)):
-                    outlet = self._outlet(sending.channel)
-                    work = partial(self._try, outlet.channel, sending, message)
-                    outlet.lane.begin(tasks, (sending.message_id, sending.channel), work)
-                await self._sleep(now_ms)
+                next_ms = await retried(self._store.next_ms)
+                if next_ms is not None and next_ms <= now_ms:
+                    await self._open_due(tasks, now_ms)
+                    for sending, message in await retried(partial(self._store.to_try, now_ms)):
+                        outlet = self._outlet(sending.channel)
+                        work = partial(self._try, outlet.channel, sending, message)
+                        outlet.lane.begin(tasks, (sending.message_id, sending.channel), work)
+                    next_ms = await retried(self._store.next_ms)
+                await self._sleep(now_ms, next_ms)
                 await asyncio.sleep(COALESCE_S)
 
     async def _open_due(self, tasks: asyncio.TaskGroup, now_ms: int) -> None:
@@ -147,8 +150,7 @@ class WarningSender:
             case _:
                 assert_never(channel.kind)
 
-    async def _sleep(self, now_ms: int) -> None:
-        next_ms = await retried(self._store.next_ms)
+    async def _sleep(self, now_ms: int, next_ms: int | None) -> None:
         sleep_s = MAX_SLEEP_S if next_ms is None else self._clock.wall_s(max(0, next_ms - now_ms))
         outlets = (*self._gateways.values(), self._devices, self._removed)
         if self._opening.busy or any(outlet.lane.busy for outlet in outlets):

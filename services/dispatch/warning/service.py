@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from services.dispatch.warning.domain import ReceiptKind
 from services.dispatch.warning.http import AnswerEndpoint, AnswerLinks
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.opening import MessageOpener
-from services.dispatch.warning.receipts import ReceiptStore
+from services.dispatch.warning.receipts import ReceiptStore, ReceiptWork
 from services.dispatch.warning.sender import WarningSender
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import MessageRow, PendingLegUpdate
@@ -54,8 +54,10 @@ from services.dispatch.warning.translate import WarnableAlert
 from tandem.common.v1 import command_pb2
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-CHECK_INTERVAL_S = 0.2
-"""Interval at which deadlines and pending updates of the leg are checked, seconds of wall time."""
+MAX_SLEEP_S = 1.0
+"""Maximum time between two checks of receipts, seconds of wall time: a step of the system clock mustn't delay a deadline for long."""
+RETRY_INTERVAL_S = 0.2
+"""Interval at which pending updates of the leg are retried, seconds of wall time."""
 FORGET_INTERVAL_S = 600.0
 """Interval at which outdated contacts and alert ids are deleted, seconds of wall time."""
 CONTACTS_WITHIN_S = 5.0
@@ -80,8 +82,7 @@ class Warnings:
         """Sends messages, checks receipts and updates the leg, until cancelled. Needs no NATS."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.sender.run())
-            tasks.create_task(_repeat(CHECK_INTERVAL_S, self.updates.expire_receipts))
-            tasks.create_task(_repeat(CHECK_INTERVAL_S, self.updates.send))
+            tasks.create_task(self.updates.run())
             tasks.create_task(_repeat(FORGET_INTERVAL_S, self.streams.forget))
 
 
@@ -93,21 +94,51 @@ class LegUpdates:
         self._checked_head: ChainHead | None = None
         """Head of the leg's chain at the last check for late acknowledgements by gateways."""
 
-    async def expire_receipts(self) -> None:
-        """Ends the wait for overdue receipts. Raises Unavailable."""
+    async def run(self) -> None:
+        """Updates the leg until cancelled: after each receipt, and when a receipt is overdue. Needs no NATS."""
+        while True:
+            self._receipts.changed.clear()
+            work = await retried(self._update)
+            left_s = MAX_SLEEP_S
+            if work.is_pending:
+                left_s = RETRY_INTERVAL_S
+            elif work.due_ms is not None:
+                left_s = min(left_s, max(0.0, self._clock.wall_s(work.due_ms - self._clock.now_ms())))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._receipts.changed.wait()
+
+    async def _update(self) -> ReceiptWork:
+        """Does the work that receipts cause now, and returns the work that is left. Raises Unavailable."""
         now_ms, head = self._clock.now_ms(), self._leg.record.head
+        work = await self._receipts.work(now_ms)
+        is_overdue = work.due_ms is not None and work.due_ms <= now_ms
+        # An acknowledgement by a gateway would have extended the leg's chain.
+        may_be_reached = work.may_be_reached and head != self._checked_head
+        if is_overdue:
+            await self._expire_overdue(now_ms)
+        if is_overdue or may_be_reached:
+            await self._note_reached(now_ms)
+        self._checked_head = head
+        if is_overdue or may_be_reached or work.is_pending:
+            await self.send()
+            work = await self._receipts.work(now_ms)
+        return work
+
+    async def _expire_overdue(self, now_ms: int) -> None:
+        """Ends the wait for overdue receipts."""
         overdue = await self._receipts.overdue(now_ms)
         acknowledged = await self._acknowledged_by_gateways(overdue)
         for message in overdue:
             await self._receipts.expire(message, now_ms, _assignment_id(message) in acknowledged)
-        if head == self._checked_head:
-            return  # an acknowledgement by a gateway would have extended the leg's chain
+
+    async def _note_reached(self, now_ms: int) -> None:
+        """Notes the persons whom a gateway has reached after a flag."""
         unreached = await self._receipts.unreached(now_ms)
         acknowledged = await self._acknowledged_by_gateways(unreached)
         for message in unreached:
             if _assignment_id(message) in acknowledged:
                 await self._receipts.expire(message, now_ms, True)
-        self._checked_head = head
 
     async def send(self) -> None:
         """Sends the pending updates to the leg. Raises Unavailable."""

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from services.common.storage.db import Database
+from services.common.storage.statements import Prepared
 from services.dispatch.leg.rows import StreamPosition
 from services.dispatch.warning.consumer import accept, accept_advice
 from services.dispatch.warning.domain import ChannelId
@@ -48,6 +49,13 @@ async def read_rows(
 ) -> Sequence[sa.Row[*tuple[Any, ...]]]:
     """Returns all rows of a query, read in a transaction of its own."""
     return await database.visit(lambda connection: connection.execute(query, values).all())
+
+
+async def fetch_rows(
+    database: Database, query: Prepared, values: Mapping[str, object] = _NOTHING
+) -> Sequence[tuple[Any, ...]]:
+    """Returns all rows of a frequent query, read in a transaction of its own."""
+    return await database.visit(lambda connection: query.fetch(connection, values))
 
 
 class WarningStore:
@@ -130,13 +138,13 @@ class WarningStore:
 
     async def due(self, now_ms: int) -> list[MessageRow]:
         """Returns the waiting messages that are due, at most 500."""
-        return [message_of(row) for row in await read_rows(self._database, _DUE, {"now_ms": now_ms})]
+        return [message_of(row) for row in await fetch_rows(self._database, _DUE, {"now_ms": now_ms})]
 
     async def next_ms(self) -> int | None:
         """Returns the time at which the next message or sending is due, mesh time; None if there is none."""
 
         def work(connection: sa.Connection) -> int | None:
-            times_ms = [connection.scalar(query) for query in (_NEXT_WAITING, _NEXT_SENDING)]
+            [times_ms] = _NEXT.fetch(connection)
             return min((time_ms for time_ms in times_ms if time_ms is not None), default=None)
 
         return await self._database.visit(work)
@@ -152,7 +160,7 @@ class WarningStore:
 
     async def to_try(self, now_ms: int) -> list[tuple[Sending, MessageRow]]:
         """Returns the sendings that are due, with their messages."""
-        count, rows = len(sendings.c), await read_rows(self._database, _TO_TRY, {"now_ms": now_ms})
+        count, rows = len(sendings.c), await fetch_rows(self._database, _TO_TRY, {"now_ms": now_ms})
         return [(sending_of(row[:count]), message_of(row[count:])) for row in rows]
 
     async def tried(self, tried: Sequence[TriedSending]) -> None:
@@ -160,9 +168,9 @@ class WarningStore:
 
         def work(connection: sa.Connection) -> None:
             for sending, outcome, next_ms in tried:
-                this = (sendings.c.message_id == sending.message_id) & (sendings.c.way == str(sending.channel))
-                values = {"tries": sending.tries + 1, "outcome": outcome, "next_ms": next_ms}
-                connection.execute(sa.update(sendings).where(this, sendings.c.outcome == OPEN).values(values))
+                key = {"which": sending.message_id, "over": str(sending.channel)}
+                new = {"new_tries": sending.tries + 1, "new_outcome": outcome, "new_next_ms": next_ms}
+                _TRIED.execute(connection, key | new)
 
         await self._database.visit(work)
 
@@ -178,7 +186,7 @@ class WarningStore:
 
     async def message_of_command(self, command_id: str) -> MessageRow | None:
         """Returns the message that a device command carries; None for a command of another service."""
-        rows = await read_rows(self._database, _OF_COMMAND, {"command_id": command_id})
+        rows = await fetch_rows(self._database, _OF_COMMAND, {"command_id": command_id})
         return message_of(rows[0]) if rows else None
 
 
@@ -189,35 +197,43 @@ def _open(connection: sa.Connection, opened: OpenedMessage) -> None:
     message = opened.message
     state = SENDING if opened.sendings else NO_WAY
     values = {"which": message.message_id, "state": state, "text": opened.text, "language": opened.language}
-    if not connection.execute(_OPEN, values).rowcount:
+    if not _OPEN.execute(connection, values):
         return  # replaced by a newer message
     before = {"in": message.incident_id, "to": message.person_id, "until_ms": message.due_ms}
-    connection.execute(_OUTDATE, before)
-    if opened.sendings:
-        connection.execute(sa.insert(sendings), [sending_values(sending) for sending in opened.sendings])
+    _OUTDATE.execute(connection, before)
+    for sending in opened.sendings:
+        _INSERT_SENDING.execute(connection, sending_values(sending))
 
 
 def _put_position(connection: sa.Connection, position: StreamPosition) -> None:
-    connection.execute(_PUT_POSITION, position._asdict())
+    _PUT_POSITION.execute(connection, position._asdict())
 
 
 # ── frequent statements, built once: building one takes several times as long as executing it ────────────────────────
 
 _NOW_MS: sa.BindParameter[int] = sa.bindparam("now_ms")
 _NEW_POSITION = insert(positions)
-_PUT_POSITION = _NEW_POSITION.on_conflict_do_update(
-    index_elements=["stream"],
-    set_={name: _NEW_POSITION.excluded[name] for name in ("log_id", "sequence", "trail")},
+_PUT_POSITION = Prepared(
+    _NEW_POSITION.on_conflict_do_update(
+        index_elements=["stream"],
+        set_={name: _NEW_POSITION.excluded[name] for name in ("log_id", "sequence", "trail")},
+    )
 )
 _CONTACTS = (
     sa.select(contacts).where(contacts.c.person_id == sa.bindparam("person_id")).order_by(contacts.c.version.desc())
 )
 # The indices are partial (waiting messages, open sendings). SQLite uses them only if the statement repeats their condition literally.
 _IS_WAITING, _IS_OPEN = sa.text("state = 'waiting'"), sa.text("outcome = ''")
-_DUE = sa.select(messages).where(_IS_WAITING, messages.c.due_ms <= _NOW_MS).order_by(messages.c.due_ms).limit(500)
-_NEXT_WAITING = sa.select(sa.func.min(messages.c.due_ms)).where(_IS_WAITING)
-_NEXT_SENDING = sa.select(sa.func.min(sendings.c.next_ms)).where(_IS_OPEN)
-_OPEN = (
+_DUE = Prepared(
+    sa.select(messages).where(_IS_WAITING, messages.c.due_ms <= _NOW_MS).order_by(messages.c.due_ms).limit(500)
+)
+_NEXT = Prepared(
+    sa.select(
+        sa.select(sa.func.min(messages.c.due_ms)).where(_IS_WAITING).scalar_subquery(),
+        sa.select(sa.func.min(sendings.c.next_ms)).where(_IS_OPEN).scalar_subquery(),
+    )
+)
+_OPEN = Prepared(
     sa.update(messages)
     .where(messages.c.message_id == sa.bindparam("which"), messages.c.state == WAITING)
     .values(state=sa.bindparam("state"), text=sa.bindparam("text"), language=sa.bindparam("language"))
@@ -228,17 +244,27 @@ _BEFORE = sa.select(messages.c.message_id).where(
     messages.c.state == SENDING,
     messages.c.due_ms < sa.bindparam("until_ms"),
 )
-_OUTDATE = (
+_OUTDATE = Prepared(
     sa.update(sendings).where(sendings.c.message_id.in_(_BEFORE), sendings.c.outcome == OPEN).values(outcome=OUTDATED)
 )
-_TO_TRY = (
+_TO_TRY = Prepared(
     sa.select(*sendings.c, *messages.c)
     .select_from(sendings.join(messages, sendings.c.message_id == messages.c.message_id))
     .where(_IS_OPEN, sendings.c.next_ms <= _NOW_MS)
     .order_by(sendings.c.next_ms)
     .limit(5_000)
 )
-_OF_COMMAND = (
+_INSERT_SENDING = Prepared(sa.insert(sendings))
+_TRIED = Prepared(
+    sa.update(sendings)
+    .where(
+        sendings.c.message_id == sa.bindparam("which"),
+        sendings.c.way == sa.bindparam("over"),
+        sendings.c.outcome == OPEN,
+    )
+    .values(tries=sa.bindparam("new_tries"), outcome=sa.bindparam("new_outcome"), next_ms=sa.bindparam("new_next_ms"))
+)
+_OF_COMMAND = Prepared(
     sa.select(*messages.c)
     .select_from(sendings.join(messages, sendings.c.message_id == messages.c.message_id))
     .where(sendings.c.command_id == sa.bindparam("command_id"))

@@ -183,9 +183,13 @@ def name_of_update(flag: WarningFlag | None) -> str:
 # ── rows: a row has the values of its table's columns, in their order ────────────────────────────────────────────────
 
 
+_MESSAGE_COLUMNS = tuple(messages.c.keys())
+
+
 def message_of(row: Sequence[Any]) -> MessageRow:
-    """Converts a row of `messages`."""
-    return MessageRow(**dict(zip(messages.c.keys(), row, strict=True)))
+    """Converts a row of `messages`, in which a boolean may be 0 or 1."""
+    values = dict(zip(_MESSAGE_COLUMNS, row, strict=True))
+    return MessageRow(**values | {"of_place": bool(values["of_place"]), "drill": bool(values["drill"])})
 
 
 def sending_of(row: Sequence[Any]) -> Sending:

@@ -21,7 +21,7 @@ from services.dispatch.__main__ import MIGRATIONS
 from services.dispatch.domain.answers import Acknowledge
 from services.dispatch.domain.escalation import Deadlines, Situation
 from services.dispatch.domain.leg import Leg
-from services.dispatch.leg import record, subscriptions, tables, translate
+from services.dispatch.leg import change, subscriptions, tables, translate
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.rows import PeerRow, StepRow, StreamPosition
 from services.dispatch.leg.service import LegService, open_leg
@@ -132,12 +132,12 @@ async def test_a_stopping_leg_ends_the_streams_of_its_desks(database: Database) 
 async def test_an_incident_that_is_no_longer_in_memory_is_folded_from_the_store(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "KNOWN_MAX", 1)
+    monkeypatch.setattr(change, "KNOWN_MAX", 1)
     async with opened(database) as leg:
         await fold(leg, 1, 2)
         (step,) = await numbered_steps(leg.follow(0), 1)
         first = step.step.assignment
-        await leg.record.mark_published(Published([step], {first.assignment_id: 2.5}), "log")
+        await leg.record.secondary.mark_published(Published([step], {first.assignment_id: 2.5}), "log")
         acknowledged = await leg.acknowledge(first.assignment_id, "spiffe://npa/desk/a")
         assert acknowledged.report_to_published_ms == 2.5 and acknowledged.order_ids == first.order_ids
         with pytest.raises(NotFound):
@@ -187,11 +187,11 @@ async def test_a_restarted_leg_passes_overdue_deadlines(database: Database) -> N
 async def test_a_peers_older_step_does_not_replace_its_newer_one(database: Database) -> None:
     async with opened(database) as leg:
         await fold(leg, 1)
-        await leg.store.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")], HERE)
-        await leg.store.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")], HERE)
+        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 2, b"second")], HERE)
+        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 1, b"first")], HERE)
         (listed,) = await leg.store.incidents("", 10, "")
         assert listed.peers == [b"second"]
-        await leg.store.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")], HERE)
+        await leg.record.secondary.put_peers([PeerRow("assign-1", "incident-1", 3, b"third")], HERE)
         (listed,) = await leg.store.incidents("", 10, "")
         assert listed.peers == [b"third"]
 
