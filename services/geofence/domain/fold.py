@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from services.common.rpc.errors import OutdatedFold
-from services.geofence.domain import cases, hot_loop
+from services.geofence.domain import cases, hot_loop, retention
 from services.geofence.domain.alerts import CausingReport, Output
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors import anomalies, equipment, outages, sensing
@@ -106,6 +106,7 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
         decisions.end_all_if_quiet(at_once)
         if state.sensing_due and state.sensing_due[0][0] <= due_ms:
             sensing.pass_time(decisions, due_ms)
+    retention.pass_time(state, before_ms, arrived_ms)
 
 
 def _apply_due(decisions: Decisions, case_state: CaseState, due: Due) -> bool:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.geofence.domain.kinematics import plausibility
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
 from tests.support.geofence.stories import place_e7
 
 BOUND_MPS = 14

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from services.geofence.domain.kinematics.track import Fix
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.spoofing import travel_feasibility
 from services.geofence.domain.spoofing.travel_feasibility import Way
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import Fix
 from services.geofence.domain.spoofing import repetition
 
 WALKS = 20_000
