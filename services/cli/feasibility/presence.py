@@ -9,10 +9,10 @@ from typing import NamedTuple
 from services.cli.feasibility.history import BREAK_MS, DAY_MS
 from services.geofence.domain.entries import Case, Encounter, Target
 from services.geofence.domain.kinematics import rings
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps, without
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.tracks.fixes import Fix
 
 SAME_VISIT_MS = 600_000
 """Stays within a ring that are at most this far apart are one visit: the wearer walks along its edge."""

@@ -13,7 +13,6 @@ from services.geofence.domain.detectors.pipeline import PARTS
 from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentKind, Exercise, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
-from services.geofence.domain.kinematics.packed_fixes import PackedFixes
 from services.geofence.domain.kinematics.rings import Account, RingState
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.rules import Rules
@@ -31,6 +30,7 @@ from services.geofence.domain.state import (
     SensingState,
     State,
 )
+from services.geofence.domain.tracks.packed_fixes import PackedFixes
 from services.geofence.domain.version import VERSION
 
 _MAGIC = b"TANDEM STATE 2\n"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from services.common.rpc.errors import OutdatedFold
-from services.geofence.domain import cases, hot_loop, retention
+from services.geofence.domain import cases, hot_loop
 from services.geofence.domain.alerts import CausingReport, Output
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors import anomalies, equipment, outages, sensing
@@ -28,6 +28,7 @@ from services.geofence.domain.entries import (
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CaseState, Due, EventKey, State
+from services.geofence.domain.tracks import retention
 from services.geofence.domain.version import VERSION
 
 

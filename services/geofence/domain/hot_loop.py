@@ -17,11 +17,11 @@ from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.detectors.pipeline import AWAITS_REPORT, ON_BATCH, ON_FIX, RANGES_MM
 from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
 from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump
 from services.geofence.domain.state import State
+from services.geofence.domain.tracks.fixes import Fix
 
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 """Number of fixes of a device after which the fold drops those that no late report can need any more."""

@@ -12,10 +12,10 @@ from services.geofence.domain import demands
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.tracks.fixes import Fix
 
 MAX_EQUIPMENT_REPORTS = 1_000
 """Maximum number of equipment reports per device that are recognised when resent. A batch holds at most as many, so a resent batch

@@ -14,11 +14,11 @@ from services.geofence.domain.alerts import AnomalyKind, CausingReport
 from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import approach
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.spoofing import repetition
 from services.geofence.domain.state import AnomalyKey, CasePart, CaseState
+from services.geofence.domain.tracks.fixes import Fix
 
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""

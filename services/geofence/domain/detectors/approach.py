@@ -14,12 +14,12 @@ from services.geofence.domain.detectors import distances, possible_presence
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics import encounters, plausibility, presence, probability, rings
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.presence import RingEntry
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Piece
 from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 
 def is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -> bool:

@@ -18,7 +18,6 @@ from services.geofence.domain.detectors import distances
 from services.geofence.domain.detectors.detector import Detector, Movement
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.geometry import Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
@@ -28,6 +27,7 @@ from services.geofence.domain.kinematics.track import (
 )
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CasePart, CaseState
+from services.geofence.domain.tracks.fixes import Fix
 
 MIN_MOVEMENT_MS = 30_000
 """Minimum duration of a measured movement: shorter ones are the receiver's noise."""

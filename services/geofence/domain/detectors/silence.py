@@ -18,10 +18,10 @@ from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
 from services.geofence.domain.kinematics import encounters, reachability, safe_region
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import WEARER, CaseState, EventKey, GroupedKey, State
+from services.geofence.domain.tracks.fixes import Fix
 
 ANNOUNCED_MS = 21_600_000
 """How long an announcement explains a silence: 6 h. A tag with a low battery lasts for hours, not for days."""

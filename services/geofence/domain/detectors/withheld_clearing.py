@@ -28,13 +28,13 @@ from services.geofence.domain.detectors import anomalies
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.spoofing import keys, travel_feasibility
 from services.geofence.domain.spoofing.keys import ClearingKey, DevicePair, WayKey
 from services.geofence.domain.spoofing.travel_feasibility import Way
 from services.geofence.domain.state import CasePart, CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 
 class Pair(NamedTuple):

@@ -10,9 +10,9 @@ import math
 from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
-from services.geofence.domain.kinematics.fixes import AFTER_ALL_MS, Fix
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
 from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.tracks.fixes import AFTER_ALL_MS, Fix
 
 MIN_KNOWN = 3
 """With fewer known fixes, a device is believed unless its movement is impossible on the ground."""

@@ -13,7 +13,6 @@ from itertools import combinations, pairwise, product
 from typing import NamedTuple
 
 from services.geofence.domain.entries import Case, Demand, Target
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.geometry import Shape, Vector
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
@@ -25,6 +24,7 @@ from services.geofence.domain.kinematics.track import (
     minus,
 )
 from services.geofence.domain.state import State
+from services.geofence.domain.tracks.fixes import Fix
 
 SOON_MS = 20_000
 """A report that is due this soon after the position became unknown is waited for before somebody is sent."""

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
 from services.geofence.domain.kinematics import encounters, plausibility
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 MIN_INTERVAL_S = 30
 """Shortest interval. Positions 5 s apart share their errors and don't make fewer rings falsely entered, seconds."""

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import plausibility, presence
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.geometry import Vector
 from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, SafeRegion
 from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 ACCURACY_TIMES = 3
 """A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); no decision rests on less likely errors."""

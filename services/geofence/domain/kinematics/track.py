@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import NamedTuple
 
-from services.geofence.domain.kinematics.fixes import AFTER_ALL_MS, Fix, Fixes, Neighbours
 from services.geofence.domain.kinematics.geometry import Vector, between
+from services.geofence.domain.tracks.fixes import AFTER_ALL_MS, Fix, Fixes, Neighbours
 
 UNKNOWN_AFTER_MS = 180_000
 """A position older than 3 minutes is unknown, unless the device keeps a longer interval (`Track.unknown_after_ms`). Fixes farther

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.geofence.domain.kinematics import packed_fixes
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.packed_fixes import PackedFixes
+from services.geofence.domain.tracks import packed_fixes
+from services.geofence.domain.tracks.packed_fixes import PackedFixes
 
 AFTER_ALL_MS = 1 << 62
 MIN_RECENT = 16

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from services.geofence.domain import codec, retention
+from services.geofence.domain import codec
 from services.geofence.domain.detectors.anomalies import DEPARTED, Departed
 from services.geofence.domain.kinematics import plausibility
-from services.geofence.domain.kinematics.fixes import Fix
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, WINDOW_MS, Track
 from services.geofence.domain.state import State
+from services.geofence.domain.tracks import retention
+from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import T0_MS, Story
 
 HOUR_S = 3_600

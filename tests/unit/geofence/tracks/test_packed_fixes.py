@@ -7,10 +7,10 @@ from bisect import bisect_left
 
 import pytest
 
-from services.geofence.domain.kinematics import packed_fixes
-from services.geofence.domain.kinematics.fixes import MIN_RECENT, Fix
-from services.geofence.domain.kinematics.packed_fixes import PackedFixes
 from services.geofence.domain.kinematics.track import Track
+from services.geofence.domain.tracks import packed_fixes
+from services.geofence.domain.tracks.fixes import MIN_RECENT, Fix
+from services.geofence.domain.tracks.packed_fixes import PackedFixes
 
 WORD = 1 << 32
 EDGES = (0, 1, -1, WORD - 1, WORD, -WORD, -WORD - 1, (1 << 63) - 1, -(1 << 63))
