@@ -23,6 +23,8 @@ from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS
 from services.geofence.domain.state import State
 from services.geofence.domain.tracks.fixes import Fix
 
+FIXES_PER_PACK = FIXES_PER_CHECK // 2
+"""Number of fixes of a device after which the fold packs the older ones."""
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 """Number of fixes of a device after which the fold drops those that no late report can need any more."""
 
@@ -82,7 +84,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         newest = after is None
         region = track.safe_region
         clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
-        if clear and not far and count % FIXES_PER_CHECK:
+        if clear and not far and count % FIXES_PER_PACK:
             continue
         case_ids = cases_of.get(device_id)
         if not case_ids:
@@ -100,12 +102,13 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
                 sensing.check_fix(decisions, device_id)
             else:
                 moves.add(Movement(device_id, (before or fix)[0], after[0] if after else None), case_ids, cause=cause)
-        if not count % FIXES_PER_CHECK:
-            if count % FIXES_PER_CLEANUP == 0:
-                forget_old(state, device_id, case_ids)
-            if newest:
-                anomalies.check_track(decisions, track, case_ids, cause=cause)
-            track.pack()
+        if count % FIXES_PER_PACK:
+            continue
+        if count % FIXES_PER_CLEANUP == 0:
+            forget_old(state, device_id, case_ids)
+        if newest and count % FIXES_PER_CHECK == 0:
+            anomalies.check_track(decisions, track, case_ids, cause=cause)
+        track.pack()
     moves.finish()
     if too_late:
         fold_too_late(decisions, too_late)

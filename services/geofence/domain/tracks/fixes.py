@@ -12,8 +12,8 @@ from services.geofence.domain.tracks import packed_fixes
 from services.geofence.domain.tracks.packed_fixes import PackedFixes
 
 AFTER_ALL_MS = 1 << 62
-MIN_RECENT = 16
-"""A packed track keeps at least this many of its newest fixes as objects: most decisions need no older ones."""
+MIN_RECENT = 10
+"""A packed track keeps at least this many of its newest fixes as objects: most decisions need no older ones. `plausibility` needs 9."""
 MIN_PACKED = 16
 """Least number of fixes that are packed together."""
 MAX_UNPACKED = 64
@@ -129,7 +129,7 @@ class Fixes:
                 stop = start
 
     def may_hold_x(self, x_mm: int, but_newest: int) -> bool:
-        """Whether any fix but some newest ones, at most MIN_RECENT, may have this x coordinate; False only if none has."""
+        """Whether any fix but some newest ones may have this x coordinate; False only if none has."""
         if self.older is not None and self.older.may_hold_x(x_mm):
             return True
         return any(fix[3] == x_mm for fix in self.recent[:-but_newest])
