@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import os
 import random
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from services.geofence.domain.entries import Body, Entry, FoldVersion
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
 from services.geofence.gc_control import GarbageCollector
+from services.geofence.store import CheckpointStore
 from tandem.common.v1 import log_pb2
 
 STARTS_MS = 1_790_000_000_000
@@ -76,7 +79,7 @@ class CrowdFold:
 
     def __init__(self, crowd: Crowd, partitions: int, sensing: bool) -> None:
         self._rng = random.Random(SEED)
-        self._states = [State(index, "bench") for index in range(partitions)]
+        self.states = [State(index, "bench") for index in range(partitions)]
         self.alerts, self.requests, self.collector = 0, 0, GarbageCollector()
         for index in range(partitions if sensing else 0):
             self._step(index, STARTS_MS, FoldVersion(VERSION))
@@ -118,7 +121,7 @@ class CrowdFold:
                 yield stamp_ms, partition, log_pb2.LogEntry(positions=batch).SerializeToString()
 
     def _step(self, partition: int, stamp_ms: int, body: Body) -> None:
-        state = self._states[partition]
+        state = self.states[partition]
         outputs = fold.step(state, Entry(state.sequence + 1, stamp_ms, body))
         self.alerts += sum(isinstance(output, Alert) for output in outputs)
         self.requests += sum(isinstance(output, SensingRequest) for output in outputs)
@@ -132,14 +135,42 @@ def measure(crowd: Crowd, partitions: int, *, turns: int, sensing: bool) -> Rate
     return Rate(rates, statistics.harmonic_mean(rates), folding.alerts, folding.requests)
 
 
-def memory(crowd: Crowd, partitions: int, sensing: bool) -> float:
-    """Memory of the fold for a wearer and the protected persons of their orders, KiB, once it keeps 2 h of positions."""
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """What the state of a crowd costs, once it keeps 2 h of positions."""
+
+    wearer_kib: float
+    """Memory for a wearer and the protected persons of their orders, KiB."""
+    pause_s: float
+    """Longest pause of the evaluator for the fork that writes a checkpoint, seconds."""
+    encoded_s: float
+    """Processor time to encode all checkpoints, seconds."""
+    checkpoint_bytes: int
+    """Size of all checkpoints."""
+
+
+def memory(crowd: Crowd, partitions: int, sensing: bool) -> KeptState:
+    """Folds 2 h 20 min of a crowd, and measures its state and checkpoints."""
     before = _resident()
     folding = CrowdFold(crowd, partitions, sensing)
     for number in range(KEPT_TURNS):
         folding.turn(number)
     gc.collect()
-    return (_resident() - before) / crowd.wearers / 1024
+    wearer_kib = (_resident() - before) / crowd.wearers / 1024
+    gc.freeze()  # as in the evaluator
+    pauses_s, size, encoded_s = [], 0, 0.0
+    for state in folding.states:
+        with tempfile.TemporaryDirectory() as folder:
+            store = CheckpointStore(Path(folder))
+            began_s = time.perf_counter()
+            pending = store.begin(state)
+            pauses_s.append(time.perf_counter() - began_s)
+            _, status, usage = os.wait4(pending.pid, 0)
+            if status:
+                raise SystemExit(f"the child that writes a checkpoint ended with status {status}")
+            size += sum(path.stat().st_size for path in Path(folder).iterdir())
+            encoded_s += usage.ru_utime + usage.ru_stime
+    return KeptState(wearer_kib, max(pauses_s), encoded_s, size)
 
 
 def _resident() -> int:
@@ -155,7 +186,9 @@ def main() -> None:
         "--orders", type=int, default=1, help="orders of each wearer, each with a person, a phone and a home"
     )
     parser.add_argument("--partitions", type=int, default=1)
-    parser.add_argument("--memory", action="store_true", help="measure the memory of a wearer after 2 h 20 min")
+    parser.add_argument(
+        "--memory", action="store_true", help="measure the memory of a wearer and a checkpoint after 2 h 20 min"
+    )
     parser.add_argument(
         "--turns", type=int, default=2 * SILENCE_TURNS, help="number of reports of each device, 15 s apart"
     )
@@ -164,8 +197,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.memory:
-        kib = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions, arguments.sensing)
-        print(f"{arguments.wearers} wearers, {arguments.orders} orders each: {kib:,.0f} KiB a wearer")
+        kept = memory(Crowd(arguments.wearers, arguments.orders), arguments.partitions, arguments.sensing)
+        print(f"{arguments.wearers} wearers, {arguments.orders} orders each: {kept.wearer_kib:,.0f} KiB a wearer")
+        print(
+            f"checkpoint: {kept.checkpoint_bytes / 1e6:,.0f} MB, {kept.encoded_s:.1f} s of processor time in the child, "
+            f"pause of the evaluator {kept.pause_s * 1000:.0f} ms"
+        )
         return
     rate = measure(
         Crowd(arguments.wearers, arguments.orders),

@@ -9,7 +9,8 @@ from itertools import pairwise
 from services.geofence.domain.entries import Body, Positions
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.intervals import Stretch
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
+from services.geofence.domain.tracks.fixes import Fix
 
 DAY_MS = 86_400_000
 BREAK_MS = DAY_MS

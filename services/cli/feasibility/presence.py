@@ -11,7 +11,8 @@ from services.geofence.domain.entries import Case, Encounter, Target
 from services.geofence.domain.kinematics import rings
 from services.geofence.domain.kinematics.intervals import Stretch, add_stretch, overlaps, without
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.tracks.fixes import Fix
 
 SAME_VISIT_MS = 600_000
 """Stays within a ring that are at most this far apart are one visit: the wearer walks along its edge."""

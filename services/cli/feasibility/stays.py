@@ -13,7 +13,7 @@ from services.cli.feasibility.history import BREAK_MS, DAY_MS
 from services.cli.feasibility.presence import KOREA_MS
 from services.geofence.domain.kinematics.geometry import Vector
 from services.geofence.domain.kinematics.intervals import Stretch
-from services.geofence.domain.kinematics.track import Fix
+from services.geofence.domain.tracks.fixes import Fix
 
 STAY_MM = 100_000
 """Greatest distance from the first position of a stay, mm."""

@@ -13,8 +13,8 @@ from services.cli.feasibility.presence import Visit
 from services.cli.feasibility.stays import STAY_MM, Stay, stays
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring
 from services.geofence.domain.kinematics.geometry import Disc
-from services.geofence.domain.kinematics.track import Fix
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.tracks.fixes import Fix
 
 RADIUS_SHARES = (0.75, 0.5)
 """Smaller radii that are tried for each ring, as shares of the proposed one."""

@@ -61,7 +61,7 @@ class DeviceList:
         """Measures of a tag; None if its track was dropped meanwhile."""
         for evaluator in self._evaluators.values():
             track = evaluator.state.tracks.get(device_id)
-            if track is not None and track.fixes:
+            if track is not None and track.recent:
                 return quality_of(track)
         return None
 

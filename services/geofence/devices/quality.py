@@ -39,14 +39,14 @@ class TagQuality:
 def tag_ids(state: State) -> set[str]:
     """Ids of the tags of all cases that have reported a position."""
     tags = {id_ for case_state in state.cases.values() for id_ in case_state.case.tag_device_ids}
-    return {id_ for id_ in tags if id_ in state.tracks and state.tracks[id_].fixes}
+    return {id_ for id_ in tags if id_ in state.tracks and state.tracks[id_].recent}
 
 
 def quality_of(track: Track) -> TagQuality:
     """Measures a tag by its track, which must have a fix."""
     return TagQuality(
         kept_interval_ms=track.kept_interval_ms(),
-        stated_mm=median(fix.accuracy_mm for fix in track.fixes[-SCATTER_FIXES:]),
+        stated_mm=median(fix.accuracy_mm for fix in track.newest(SCATTER_FIXES)),
         observed_mm=observed_error_mm(track),
-        last_fix_ms=track.fixes[-1].time_ms,
+        last_fix_ms=track.recent[-1].time_ms,
     )

@@ -7,7 +7,6 @@ time that it proves and removes the time that it disproves. A changed account of
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 
 from services.geofence.domain.decisions import AlertDraft, CaseContext
@@ -235,9 +234,9 @@ def _final_ms(state: State, case_state: CaseState, target: Target, *, horizon_ms
     final_ms = horizon_ms
     for pair in pairs(state, case_state, target):
         for track in pair:
-            index = bisect_left(track.fixes, (horizon_ms,)) if track else 0
-            if track and index and track.fixes[index - 1].time_ms >= horizon_ms - UNKNOWN_AFTER_MS:
-                final_ms = min(final_ms, track.fixes[index - 1].time_ms)
+            last = track.last_before(horizon_ms) if track else None
+            if last is not None and last.time_ms >= horizon_ms - UNKNOWN_AFTER_MS:
+                final_ms = min(final_ms, last.time_ms)
     return final_ms
 
 

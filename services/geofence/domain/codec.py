@@ -14,7 +14,7 @@ from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentK
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import (
     WEARER,
@@ -30,8 +30,12 @@ from services.geofence.domain.state import (
     SensingState,
     State,
 )
+from services.geofence.domain.tracks.packed_fixes import PackedFixes
 from services.geofence.domain.version import VERSION
 
+_MAGIC = b"TANDEM STATE 2\n"
+"""First bytes of an encoded state: the format. A state of another format is unreadable."""
+_LENGTH_BYTES = 8
 _CHECK = -1
 """Value in `due` instead of a case version: at that moment the case is only checked; it neither begins nor ends."""
 
@@ -44,8 +48,10 @@ class UnreadableState(Exception):
 
 
 def encode(state: State) -> bytes:
-    """Encodes a state as canonical JSON."""
-    return json.dumps(
+    """Encodes a state: the format, the length of what follows as canonical JSON, the JSON, and the packed fixes of each device in the
+    order of the device ids."""
+    packed = {device_id: track.all_packed() for device_id, track in sorted(state.tracks.items())}
+    content = json.dumps(
         {
             "fold_version": VERSION,
             "partition": state.partition,
@@ -57,7 +63,8 @@ def encode(state: State) -> bytes:
             "rules": list(astuple(state.rules)),
             "rules_since_ms": state.rules_since_ms or 0,
             "tracks": {
-                device_id: [track.ahead, track.fixes, track.is_truncated] for device_id, track in state.tracks.items()
+                device_id: [track.ahead, track.is_truncated, _fixes(packed[device_id])]
+                for device_id, track in state.tracks.items()
             },
             "heard_at_ms": state.heard_at_ms,
             # Pairs keep the order of arrival; keys would be sorted.
@@ -88,6 +95,8 @@ def encode(state: State) -> bytes:
         separators=(",", ":"),
         sort_keys=True,
     ).encode()
+    words = (part for fixes in packed.values() if fixes for part in (fixes.low_words, fixes.high_words))
+    return b"".join((_MAGIC, len(content).to_bytes(_LENGTH_BYTES, "little"), content, *words))
 
 
 def state_digest(state: State) -> bytes:
@@ -99,7 +108,7 @@ def state_digest(state: State) -> bytes:
             {case_id: _case_state(case) for case_id, case in state.cases.items() if case.episode_id},
             {wearer_id: incident.incident_id for wearer_id, incident in state.incidents.items()},
             len(state.cases),
-            sum(len(track.fixes) for track in state.tracks.values()),
+            sum(track.count for track in state.tracks.values()),
         ],
         sort_keys=True,
     ).encode()
@@ -108,7 +117,11 @@ def state_digest(state: State) -> bytes:
 def decode(data: bytes) -> State:
     """Decodes a state of `encode`. Raises UnreadableState if the bytes are damaged or of another fold version."""
     try:
-        content = json.loads(data)
+        if not data.startswith(_MAGIC):
+            raise UnreadableState("the state has another format")
+        first = len(_MAGIC) + _LENGTH_BYTES
+        end = first + int.from_bytes(data[len(_MAGIC) : first], "little")
+        content = json.loads(data[first:end])
         if content["fold_version"] != VERSION:
             raise UnreadableState(f"the state has fold version {content['fold_version']}, this process needs {VERSION}")
         state = State(
@@ -122,10 +135,7 @@ def decode(data: bytes) -> State:
             log_version_ms=content["log_version"][1],
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
-            tracks={
-                device_id: Track([Fix._make(fix) for fix in fixes], ahead, is_truncated=is_truncated)
-                for device_id, (ahead, fixes, is_truncated) in content["tracks"].items()
-            },
+            tracks=_to_tracks(content["tracks"], memoryview(data)[end:]),
             heard_at_ms=content["heard_at_ms"],
             equipment_reports={
                 device_id: dict(equipment_reports) for device_id, equipment_reports in content["said"].items()
@@ -164,6 +174,26 @@ def decode(data: bytes) -> State:
             for key in (*([WEARER] if case_state.silent else []), *case_state.lost):
                 state.silent_devices.update(case_state.devices(key))
     return state
+
+
+def _fixes(packed: PackedFixes | None) -> list[Any] | None:
+    """The part of packed fixes that is JSON: the sizes of the others, and the report ids."""
+    return [len(packed.low_words), len(packed.high_words), packed.report_ids] if packed else None
+
+
+def _to_tracks(content: dict[str, Any], words: memoryview) -> dict[str, Track]:
+    tracks, at = {}, 0
+    for device_id, (ahead, is_truncated, fixes) in content.items():  # sorted by device id, as the words are
+        track = tracks[device_id] = Track(ahead=ahead, is_truncated=is_truncated)
+        if fixes is not None:
+            low, high, ids = fixes
+            middle, end = at + low, at + low + high
+            report_ids = ids if isinstance(ids, str) else tuple(ids)
+            track.hold(PackedFixes(bytes(words[at:middle]), bytes(words[middle:end]), report_ids))
+            at = end
+    if at != len(words):
+        raise ValueError("the packed fixes don't have the length that the state says")
+    return tracks
 
 
 def _due(state: State, due: Due) -> list[Any]:

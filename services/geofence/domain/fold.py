@@ -28,6 +28,7 @@ from services.geofence.domain.entries import (
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CaseState, Due, EventKey, State
+from services.geofence.domain.tracks import retention
 from services.geofence.domain.version import VERSION
 
 
@@ -106,6 +107,7 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
         decisions.end_all_if_quiet(at_once)
         if state.sensing_due and state.sensing_due[0][0] <= due_ms:
             sensing.pass_time(decisions, due_ms)
+    retention.pass_time(state, before_ms, arrived_ms)
 
 
 def _apply_due(decisions: Decisions, case_state: CaseState, due: Due) -> bool:

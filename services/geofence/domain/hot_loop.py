@@ -19,9 +19,12 @@ from services.geofence.domain.entries import Positions
 from services.geofence.domain.kinematics import plausibility, safe_region
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
-from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Fix, Track
+from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump
 from services.geofence.domain.state import State
+from services.geofence.domain.tracks.fixes import Fix
 
+FIXES_PER_PACK = FIXES_PER_CHECK // 2
+"""Number of fixes of a device after which the fold packs the older ones."""
 FIXES_PER_CLEANUP = 2 * FIXES_PER_CHECK
 """Number of fixes of a device after which the fold drops those that no late report can need any more."""
 
@@ -61,11 +64,11 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             track = tracks[device_id] = Track()
         point = x_mm, y_mm, z_mm = ecef_mm(lat_e7, lon_e7)
         fix = new(Fix, (time_ms, fix_time_ms, report_id, x_mm, y_mm, z_mm, accuracy_mm))
-        fixes = track.fixes
-        before = fixes[-1] if fixes else None
+        recent = track.recent
+        before = recent[-1] if recent else None
         if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:
-            index = len(fixes)  # the same result as `Track.add`, with fewer checks
-            fixes.append(fix)
+            recent.append(fix)  # the same result as `Track.add`, with fewer checks
+            after = None
             took_ms = time_ms - before[0]
             # The sum is never shorter than the straight line, so a smaller sum can't be a jump.
             far = abs(x_mm - before[3]) + abs(y_mm - before[4]) + abs(z_mm - before[5]) >= JUMP_MPS * took_ms
@@ -74,14 +77,14 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
             if added is None:
                 contradicting += track.contradicts(fix)
                 continue  # a resent report
-            index, far = added, True
-        count = len(fixes)
+            (before, after), far = added, True
+        count = track.older_count + len(recent)
         if undated and device_id in undated:
             del undated[device_id]
-        newest = index == count - 1
+        newest = after is None
         region = track.safe_region
         clear = newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region[1]
-        if clear and not far and count % FIXES_PER_CHECK:
+        if clear and not far and count % FIXES_PER_PACK:
             continue
         case_ids = cases_of.get(device_id)
         if not case_ids:
@@ -92,18 +95,20 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
                 track.forget_before(now_ms)
             continue
         cause = CausingReport(device_id, report_id, received_wall_us)
-        if far and track.jumps_to(index):
-            anomalies.jumped(decisions, fixes[index], case_ids, cause=cause)
+        if far and before and is_jump(before, fix):
+            anomalies.jumped(decisions, fix, case_ids, cause=cause)
         if not clear:
             if newest and region and dist(point, region[0]) + ACCURACY_TIMES * accuracy_mm <= region.free_mm:
                 sensing.check_fix(decisions, device_id)
             else:
-                moves.add(track, index, case_ids, cause=cause)
-        if not count % FIXES_PER_CHECK:
-            if count % FIXES_PER_CLEANUP == 0:
-                forget_old(state, device_id, case_ids)
-            if newest:
-                anomalies.check_track(decisions, track, case_ids, cause=cause)
+                moves.add(Movement(device_id, (before or fix)[0], after[0] if after else None), case_ids, cause=cause)
+        if count % FIXES_PER_PACK:
+            continue
+        if count % FIXES_PER_CLEANUP == 0:
+            forget_old(state, device_id, case_ids)
+        if newest and count % FIXES_PER_CHECK == 0:
+            anomalies.check_track(decisions, track, case_ids, cause=cause)
+        track.pack()
     moves.finish()
     if too_late:
         fold_too_late(decisions, too_late)
@@ -138,12 +143,9 @@ class BatchMoves:
         """Cases with an open episode in which a device moved. Each has its last report, and the last one that was the newest of its
         device (None if there was none)."""
 
-    def add(self, track: Track, index: int, case_ids: list[str], *, cause: CausingReport) -> None:
+    def add(self, movement: Movement, case_ids: list[str], *, cause: CausingReport) -> None:
         """Evaluates the stretch of time in which a new fix changes the known movement of a device."""
-        fixes, device_id = track.fixes, cause.device_id
-        from_ms = fixes[index - 1].time_ms if index else fixes[0].time_ms
-        until_ms = fixes[index + 1].time_ms if index + 1 < len(fixes) else None
-        movement = Movement(device_id, from_ms, until_ms)
+        device_id, from_ms, until_ms = movement
         for case_id in case_ids:
             case_state = self._state.cases[case_id]
             context = CaseContext(self._decisions, case_state, cause)
@@ -185,16 +187,16 @@ class BatchMoves:
 def forget_old(state: State, device_id: str, case_ids: list[str]) -> None:
     """Drops fixes that no late report can need. The accounts and ways of these cases first take over the content of the fixes."""
     track = state.tracks[device_id]
-    if track.fixes[0].time_ms >= state.now_ms - WINDOW_MS:
+    if track.first_ms >= state.now_ms - WINDOW_MS:
         return
     for case_state in map(state.cases.__getitem__, case_ids):
         accounts.finalize(state, case_state)
     horizon_ms = state.now_ms - WINDOW_MS - UNKNOWN_AFTER_MS
-    dropped = track.fixes[: track.count_before(horizon_ms, plausibility.JUDGED_FIXES)]
-    if not dropped:
+    count = track.count_before(horizon_ms, plausibility.JUDGED_FIXES)
+    if not count:
         return
     for case_state in map(state.cases.__getitem__, case_ids):
         if case_state.episode_id:
-            withheld_clearing.keep(state, case_state, device_id, dropped=dropped)
-    track.drop(len(dropped))
+            withheld_clearing.keep(state, case_state, device_id, dropped=track.oldest(count))
+    track.drop(count)
     track.is_truncated = True

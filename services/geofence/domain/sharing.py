@@ -10,8 +10,9 @@ from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, ch
 from services.common.rpc.errors import FailedPrecondition, InvalidField, PermissionDenied
 from services.common.rpc.identity import Role
 from services.geofence.domain.kinematics.geometry import Shape
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
 from services.geofence.domain.state import CaseState, OpenIncident, State
+from services.geofence.domain.tracks.fixes import Fix
 
 MAX_SHARE_MS = 86_400_000
 """Maximum duration of a share: a day."""

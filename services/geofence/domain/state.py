@@ -13,8 +13,9 @@ from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
 from services.geofence.domain.kinematics.rings import RingState
-from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
+from services.geofence.domain.kinematics.track import WINDOW_MS, Track
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.tracks.fixes import Fix
 
 MAX_EQUIPMENT_REPORTS = 1_000
 """Maximum number of equipment reports per device that are recognised when resent. A batch holds at most as many, so a resent batch
@@ -301,17 +302,17 @@ class State:
         """The newest fix of several devices; None if no device has a fix."""
         if len(device_ids) == 1:  # nearly always
             track = self.tracks.get(device_ids[0])
-            return track.fixes[-1] if track and track.fixes else None
+            return track.recent[-1] if track and track.recent else None
         tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
-        return max((track.fixes[-1] for track in tracks if track.fixes), default=None)
+        return max((track.recent[-1] for track in tracks if track.recent), default=None)
 
     def last_track(self, device_ids: tuple[str, ...]) -> Track | None:
         """The track with the newest fix of several devices; None if no device has a fix."""
         if len(device_ids) == 1:  # nearly always
             track = self.tracks.get(device_ids[0])
-            return track if track and track.fixes else None
+            return track if track and track.recent else None
         tracks = [self.tracks[device_id] for device_id in device_ids if device_id in self.tracks]
-        return max((track for track in tracks if track.fixes), key=lambda track: track.fixes[-1], default=None)
+        return max((track for track in tracks if track.recent), key=lambda track: track.recent[-1], default=None)
 
     def apart_mm(self, wearer: Fix, target: Target) -> tuple[float, Fix | None] | None:
         """Distance, mm, from a wearer's fix to a target, and the person's last fix (None for a place).

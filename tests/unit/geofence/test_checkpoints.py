@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
+
+import pytest
 
 from services.common.messaging.cursors import StreamCursor
 from services.geofence.domain import codec
 from services.geofence.domain.state import State
 from services.geofence.store import CheckpointStore, Footing
+from tests.support.geofence.stories import Story
 
 
 def test_a_checkpoint_named_by_its_plain_hash_is_skipped(tmp_path: Path) -> None:
@@ -23,3 +27,33 @@ def test_a_checkpoint_named_by_its_plain_hash_is_skipped(tmp_path: Path) -> None
     (tmp_path / f"{head}-{hashlib.sha256(forged).hexdigest()}.json").write_bytes(forged)
     (named_by_plain_hash,) = store.found(0)
     assert store.read(named_by_plain_hash, "") is None
+
+
+def _story() -> Story:
+    story = Story()
+    story.case()
+    for at_s in range(0, 4_000, 60):
+        story.at(at_s, "tag", 30_000 + at_s)
+    return story
+
+
+def test_a_state_of_the_format_before_is_refused() -> None:
+    with pytest.raises(codec.UnreadableState, match="another format"):
+        codec.decode(json.dumps({"fold_version": 12, "tracks": {}}).encode())
+
+
+@pytest.mark.parametrize("cut", [1, 24, 500])
+def test_a_state_whose_fixes_were_cut_is_refused(cut: int) -> None:
+    encoded = codec.encode(_story().state)
+    assert codec.encode(codec.decode(encoded)) == encoded
+    for damaged in (encoded[:-cut], encoded + bytes(cut)):
+        with pytest.raises(codec.UnreadableState):
+            codec.decode(damaged)
+
+
+def test_packing_changes_no_byte_of_a_checkpoint() -> None:
+    story = _story()
+    track, encoded = story.state.tracks["tag"], codec.encode(story.state)
+    assert track.older_count
+    assert len(track.fixes) == track.count and not track.older_count
+    assert codec.encode(story.state) == encoded

@@ -14,8 +14,9 @@ from services.geofence.devices.listing import DeviceList
 from services.geofence.devices.quality import quality_of
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 from tandem.common.v1 import access_pb2
 from tandem.geofence.v1 import geofence_pb2
 

@@ -7,7 +7,6 @@ each other gives no alert of its own: the all-clear is withheld (`withheld_clear
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from services.geofence.domain import demands
@@ -16,9 +15,10 @@ from services.geofence.domain.decisions import AlertDraft, Decisions
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import approach
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.spoofing import repetition
 from services.geofence.domain.state import AnomalyKey, CasePart, CaseState
+from services.geofence.domain.tracks.fixes import Fix
 
 FIXES_PER_CHECK = 32
 """Number of fixes of a device between two checks of its whole track."""
@@ -67,22 +67,26 @@ def jumped(decisions: Decisions, fix: Fix, case_ids: list[str], *, cause: Causin
 
 def check_track(decisions: Decisions, track: Track, case_ids: list[str], *, cause: CausingReport) -> None:
     """Emits an alert for positions that no working receiver gives: frozen or copied ones."""
-    at_ms, about = track.fixes[-1].time_ms, (cause.device_id,)
-    if _is_frozen(track.fixes):
+    at_ms, about = track.recent[-1].time_ms, (cause.device_id,)
+    if _is_frozen(track):
         anomaly = _Anomaly(Detection.FROZEN, AnomalyKey(AnomalyKind.FROZEN, about), at_ms)
-    elif _is_copied(track.fixes):
+    elif _is_copied(track):
         anomaly = _Anomaly(Detection.COPIED, AnomalyKey(AnomalyKind.COPIED, about), at_ms)
     else:
         return
     _emit(decisions, anomaly, case_ids, device_id=cause.device_id, cause=cause)
 
 
-def _is_frozen(fixes: Sequence[Fix]) -> bool:
+def _is_frozen(track: Track) -> bool:
     """Whether the newest fixes are equal to the digit for 10 minutes, and no earlier fix equals the one before it.
 
     The positions of a standing device jitter. A receiver that pins its position at every standstill has done so before, so its
     positions don't count as frozen.
     """
+    newest = track.recent[-2:]
+    if len(newest) < 2 or newest[0][3:6] != newest[1][3:6]:
+        return False  # nearly always
+    fixes = track.fixes
     last = fixes[-1]
     since = len(fixes) - 1
     while since and fixes[since - 1][3:6] == last[3:6]:
@@ -92,12 +96,15 @@ def _is_frozen(fixes: Sequence[Fix]) -> bool:
     return all(fixes[i][3:6] != fixes[i - 1][3:6] for i in range(1, since))
 
 
-def _is_copied(fixes: Sequence[Fix]) -> bool:
+def _is_copied(track: Track) -> bool:
     """Whether the newest 16 fixes, all different, equal an earlier stretch to the digit and in order."""
-    if len(fixes) < 2 * MIN_COPIED:
+    if track.count < 2 * MIN_COPIED:
         return False
-    x_mm = fixes[-1][3]
+    x_mm = track.recent[-1][3]
     # Hardly any earlier fix equals the newest to the digit, so only those that do are compared.
+    if not track.may_hold_x(x_mm, MIN_COPIED):
+        return False
+    fixes = track.fixes
     ends = [i for i, fix in enumerate(fixes[MIN_COPIED - 1 : -MIN_COPIED], MIN_COPIED) if fix[3] == x_mm]
     if not ends:
         return False
@@ -112,7 +119,7 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
     state = decisions.state
     for device_id in sorted(device_ids):
         track = state.tracks.get(device_id)
-        if track and track.fixes and state.now_ms - track.fixes[-1].time_ms <= UNKNOWN_AFTER_MS:
+        if track and track.recent and state.now_ms - track.recent[-1].time_ms <= UNKNOWN_AFTER_MS:
             continue
         since_ms = state.undated_ms.setdefault(device_id, state.now_ms)
         case_ids = state.cases_of.get(device_id)
@@ -149,7 +156,8 @@ def keep_departure(case_state: CaseState, tag_id: str, track: Track, *, from_ms:
     first_ms = max(from_ms, known[-1].time_ms + 1) if known else from_ms
     known += [
         Departed(time_ms=fix.time_ms, x_mm=fix.x_mm, y_mm=fix.y_mm, z_mm=fix.z_mm)
-        for fix in track.fixes[bisect_left(track.fixes, (first_ms,)) :]
+        for fix in track.since(first_ms)
+        if fix.time_ms >= first_ms
     ]
     del known[:-MAX_DEPARTED]
 

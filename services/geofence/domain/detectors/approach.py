@@ -17,8 +17,9 @@ from services.geofence.domain.kinematics import encounters, plausibility, presen
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.presence import RingEntry
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Fix, Piece
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Piece
 from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 
 def is_near(state: State, case_state: CaseState, device_id: str, *, fix: Fix) -> bool:
@@ -80,7 +81,7 @@ def check_fix(context: CaseContext, movement: Movement) -> None:
     for target, tag_id, device_id in _pairs(context.case, movement.device_id):
         wearer = tracks.get(tag_id)
         device = None if device_id is None else tracks.get(device_id)
-        if wearer and wearer.fixes and (device_id is None or (device and device.fixes)):
+        if wearer and wearer.recent and (device_id is None or (device and device.recent)):
             _check_target(context, target, Sides(wearer, device), movement=movement)
 
 
@@ -107,7 +108,7 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
         if newest:
             possible_presence.end_if_expired(context, target)
         return
-    known_ms = max(side.fixes[-1].time_ms for side in sides if side)
+    known_ms = max(side.recent[-1].time_ms for side in sides if side)
     until_ms = known_ms if movement.until_ms is None else movement.until_ms
     evaluation = _Evaluation(
         target=target,
@@ -225,10 +226,10 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
 def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: int) -> bool:
     """Whether both sides were surely farther apart than a radius since `from_ms`. This cheap bound says yes for nearly all reports."""
     wearer, device = sides
-    here = wearer.fixes[-1].point
+    here = wearer.recent[-1].point
     if device is None:
         return target.shape.distance_bound_mm(here) - wearer.path_since_mm(from_ms) > radius_mm
-    apart_mm = math.dist(here, device.fixes[-1].point)
+    apart_mm = math.dist(here, device.recent[-1].point)
     if apart_mm <= radius_mm + MAX_PREDICTION_MM:
         return False
     return apart_mm - wearer.path_since_mm(from_ms) - device.path_since_mm(from_ms) - MAX_PREDICTION_MM > radius_mm
@@ -237,10 +238,10 @@ def _is_unreachable(sides: Sides, target: Target, radius_mm: int, *, from_ms: in
 def _min_distance_mm(sides: Sides, target: Target, from_ms: int, *, until_ms: int) -> float:
     """A lower bound, mm, of the distance between both sides on all their assumed movements since a moment."""
     wearer, device = sides
-    here = wearer.fixes[-1].point
+    here = wearer.recent[-1].point
     if device is None:
         return target.shape.distance_bound_mm(here) - wearer.path_since_mm(from_ms) - BOUND_ALLOWANCE_MM
-    least_mm = math.dist(here, device.fixes[-1].point) - BOUND_ALLOWANCE_MM
+    least_mm = math.dist(here, device.recent[-1].point) - BOUND_ALLOWANCE_MM
     for track in (wearer, device):
         least_mm -= track.path_since_mm(from_ms)
         if ahead := track.predicted(until_ms):

@@ -7,7 +7,6 @@ response before help can arrive.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,14 +21,13 @@ from services.geofence.domain.kinematics import accuracy, encounters, plausibili
 from services.geofence.domain.kinematics.geometry import Vector, between
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
-    AFTER_ALL_MS,
     PREDICT_UP_TO_MPS,
     UNKNOWN_AFTER_MS,
-    Fix,
     Track,
 )
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CasePart, CaseState
+from services.geofence.domain.tracks.fixes import Fix
 
 MIN_MOVEMENT_MS = 30_000
 """Minimum duration of a measured movement: shorter ones are the receiver's noise."""
@@ -96,7 +94,7 @@ def _check_target(context: CaseContext, target: Target, ring: Ring, *, device_id
         return
     if not plausibility.is_newest_believed(mover, state.rules.reach_mps):
         return
-    at_ms = mover.fixes[-1].time_ms
+    at_ms = mover.recent[-1].time_ms
     distances_mm = [
         distance_mm
         for sides in _pairs(context, target, device_id)
@@ -151,13 +149,13 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
     errors of the positions. A line through two points says little far beyond them. The other side moves along its fixes and stays at
     its last one. A movement within the accuracies doesn't count, nor does a movement that only a jump of the receiver can explain.
     """
-    now = mover.fixes[-1]
+    now = mover.recent[-1]
     before = _before(mover, now.time_ms - MIN_MOVEMENT_MS)
     if before is None or now.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
         return None
     tracks = [side for side in sides if side]
     if len(tracks) > 1 and not all(
-        track.is_fresh(now.time_ms) and track.fixes[0].time_ms <= before.time_ms for track in tracks
+        track.is_fresh(now.time_ms) and track.first_ms <= before.time_ms for track in tracks
     ):
         return None
     took_ms = now.time_ms - before.time_ms
@@ -183,8 +181,7 @@ def _approach_distance_mm(mover: Track, sides: Sides, target: Target, *, ring: R
 
 def _before(track: Track, at_ms: int) -> Fix | None:
     """The newest fix at a moment or before."""
-    index = bisect_right(track.fixes, (at_ms, AFTER_ALL_MS))
-    return track.fixes[index - 1] if index else None
+    return track.last_before(at_ms + 1)
 
 
 def _relative(sides: Sides, at_ms: int) -> Vector | None:

@@ -19,7 +19,7 @@ from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Exercise
 from services.geofence.domain.kinematics import report_interval
 from services.geofence.domain.kinematics.report_interval import MAX_INTERVAL_S, MAX_NEAR_INTERVAL_S
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track, longer_gap_ms
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import SensingState, State
 
 FIRST_VERSION = 12
@@ -145,9 +145,9 @@ def _check_person(state: State, device_id: str) -> None:
             sensing, track = state.sensing.get(tag_id), state.tracks.get(tag_id)
             if sensing is None or sensing.change_ms is not None or sensing.basis_s <= MAX_NEAR_INTERVAL_S:
                 continue
-            if track is None or not track.fixes:
+            if track is None or not track.recent:
                 continue
-            gap = report_interval.gap_to_person(state, case_state.case, track.fixes[-1], other=other)
+            gap = report_interval.gap_to_person(state, case_state.case, track.recent[-1], other=other)
             if gap.free_mm > report_interval.far_mm(state.rules.reach_mps):
                 continue
             needed_s = report_interval.interval_for(state, case_state.case, tag_id, gap=gap)
@@ -157,9 +157,9 @@ def _check_person(state: State, device_id: str) -> None:
 
 def _is_fast(track: Track) -> bool:
     """Whether a device covered its last step faster than somebody in a hurry on foot."""
-    if len(track.fixes) < 2:
+    if len(track.recent) < 2:
         return False
-    before, last = track.fixes[-2:]
+    before, last = track.recent[-2:]
     return math.dist(before[3:6], last[3:6]) > report_interval.MIN_MPS * (last.time_ms - before.time_ms)
 
 
@@ -236,7 +236,7 @@ def _overdue_ms(state: State, tag_id: str, sensing: SensingState) -> int | None:
     """
     if sensing.seen_ms is None or sensing.located >= MAX_LOCATED or state.outage is not None:
         return None
-    kept_ms = longer_gap_ms(state.tracks[tag_id].fixes)
+    kept_ms = state.tracks[tag_id].longer_gap_ms()
     if kept_ms is None:
         return None
     at_ms = max(sensing.seen_ms + kept_ms + LOCATE_AFTER_MS, sensing.located_ms + LOCATE_INTERVAL_MS)

@@ -19,8 +19,9 @@ from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
 from services.geofence.domain.kinematics import encounters, reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import WEARER, CaseState, EventKey, GroupedKey, State
+from services.geofence.domain.tracks.fixes import Fix
 
 ANNOUNCED_MS = 21_600_000
 """How long an announcement explains a silence: 6 h. A tag with a low battery lasts for hours, not for days."""
@@ -256,7 +257,7 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
     state, case_state = context.state, context.case_state
     case_state.unseen = False
     for target in context.case.targets:
-        believed = withheld_clearing.believed_unseen(context, target, track.fixes[-1])
+        believed = withheld_clearing.believed_unseen(context, target, track.recent[-1])
         if believed is not None:
             case_state.unseen = True  # so that the next report of the case is checked, too
             until = Track(track.fixes[: bisect_right(track.fixes, believed)] or [believed])
@@ -324,7 +325,7 @@ def _unseen_ms(state: State, case_state: CaseState, track: Track) -> int:
     """The moment from which on the wearer's position is unknown: after 3 minutes, or later if the tag keeps a longer interval and
     shows no sign of evasion."""
     after_ms = UNKNOWN_AFTER_MS if _shows_sign(state, case_state) else track.unknown_after_ms()
-    return track.fixes[-1].time_ms + after_ms
+    return track.recent[-1].time_ms + after_ms
 
 
 def _no_later(check_ms: int, at_ms: int) -> int:

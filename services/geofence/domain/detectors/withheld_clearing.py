@@ -29,11 +29,12 @@ from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Case, Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, probability, rings
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.spoofing import keys, travel_feasibility
 from services.geofence.domain.spoofing.keys import ClearingKey, DevicePair, WayKey
 from services.geofence.domain.spoofing.travel_feasibility import Way
 from services.geofence.domain.state import CasePart, CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 
 class Pair(NamedTuple):
@@ -117,7 +118,7 @@ def believed_unseen(context: CaseContext, target: Target, last: Fix) -> Fix | No
     for device_id in context.case.tag_device_ids:
         kept = WAYS.of(case_state).get(_unseen_key(target, device_id))
         track = state.tracks.get(device_id)
-        if kept is None or track is None or not track.fixes or track.fixes[-1] is not last:
+        if kept is None or track is None or not track.recent or track.recent[-1] is not last:
             continue
         way = _follow_from(kept[0], track.fixes)
         if way.false:
@@ -134,7 +135,7 @@ def keep_last(state: State, case_state: CaseState, target: Target, *, last: Fix 
         return
     for device_id in case_state.case.tag_device_ids:
         track = state.tracks.get(device_id)
-        if track and track.fixes and track.fixes[-1] is last:
+        if track and track.recent and track.recent[-1] is last:
             WAYS.of(case_state)[_unseen_key(target, device_id)] = [
                 travel_feasibility.own_way(track.fixes, len(track.fixes) - 1)
             ]
@@ -195,9 +196,9 @@ def emit_reentry(context: CaseContext, target: Target, ring: Ring) -> None:
         ):
             continue
         end_withholding(context, target, ring)
-        at_ms = max(track.fixes[-1].time_ms for track in tracks)
+        at_ms = max(track.recent[-1].time_ms for track in tracks)
         if encounters.active_at(state, case, at_ms) is None:
-            accuracies = tuple(track.fixes[-1].accuracy_mm for track in tracks)
+            accuracies = tuple(track.recent[-1].accuracy_mm for track in tracks)
             context.alert(
                 AlertDraft(
                     AlertKind.RING_ENTERED,
@@ -278,13 +279,13 @@ def _unseen_key(target: Target, device_id: str) -> WayKey:
 def _pairs(state: State, case: Case, target: Target) -> Iterator[Pair]:
     for tag_id in case.tag_device_ids:
         wearer = state.tracks.get(tag_id)
-        if wearer is None or not wearer.fixes:
+        if wearer is None or not wearer.recent:
             continue
         if not target.is_person:
             yield Pair(DevicePair(tag_id, None), Sides(wearer, None))
         for device_id in target.device_ids:
             device = state.tracks.get(device_id)
-            if device is not None and device.fixes:
+            if device is not None and device.recent:
                 yield Pair(DevicePair(tag_id, device_id), Sides(wearer, device))
 
 
@@ -331,7 +332,7 @@ def _from_ms(state: State, case_state: CaseState, target: Target, *, ring: Ring,
         if spans:
             return piece.from_ms + round(spans[-1][1] * (piece.to_ms - piece.from_ms))
     # No piece was near enough, because the ring was entered on the probability of being inside, or on a predicted approach.
-    return since_ms if since_ms >= max(track.fixes[0].time_ms for track in tracks) else None
+    return since_ms if since_ms >= max(track.first_ms for track in tracks) else None
 
 
 WHY = {

@@ -35,7 +35,7 @@ def observed_error_mm(track: Track) -> int | None:
 
     0 if no scatter shows. Errors that change slowly don't show either.
     """
-    fixes = track.fixes[-SCATTER_FIXES:]
+    fixes = track.newest(SCATTER_FIXES)
     if len(fixes) < MIN_SCATTER_FIXES:
         return None
     turns: list[int] = []
@@ -58,18 +58,18 @@ def observed_error_mm(track: Track) -> int | None:
 
 def floor_mm(track: Track) -> int:
     """The least accuracy that the fixes of a device deserve, mm; 0 unless their scatter contradicts the accuracy that they state."""
-    newest = track.fixes[-1]
+    newest = track.recent[-1]
     known = track.floor
     if known is None or known[0] is not newest:
         error_mm = observed_error_mm(track)
-        contradicts = error_mm and error_mm > CONTRADICTION * median(fix[6] for fix in track.fixes[-SCATTER_FIXES:])
+        contradicts = error_mm and error_mm > CONTRADICTION * median(fix[6] for fix in track.newest(SCATTER_FIXES))
         known = track.floor = newest, min(error_mm, MAX_FLOOR_MM) if error_mm and contradicts else 0
     return known[1]
 
 
 def credible_mm(track: Track) -> int:
     """Accuracy of the newest fix, mm: the stated one, or the floor if that is greater."""
-    return max(track.fixes[-1].accuracy_mm, floor_mm(track))
+    return max(track.recent[-1].accuracy_mm, floor_mm(track))
 
 
 def steady_mm(track: Track) -> int:
@@ -79,8 +79,8 @@ def steady_mm(track: Track) -> int:
     at her door prove more than a single one. The result can only increase the probability that the newest fix is within a ring. A
     device whose scatter contradicts its accuracies gets its floor at least.
     """
-    last, weight = track.fixes[-1], 0.0
-    for fix in reversed(track.fixes):
+    last, weight = track.recent[-1], 0.0
+    for fix in track.backwards():
         same = math.dist(fix[3:6], last[3:6]) <= max(fix.accuracy_mm, last.accuracy_mm)
         if not same or last.time_ms - fix.time_ms > STEADY_MS:
             break

@@ -5,11 +5,9 @@ An encounter at a place is active only while a recent position shows the wearer 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-
 from services.geofence.domain.entries import Case, Encounter
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import AFTER_ALL_MS, Track
+from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.state import State
 
 KOREA_MS = 9 * 3_600_000
@@ -36,7 +34,7 @@ def _ends_ms(state: State, case: Case, encounter: Encounter, *, at_ms: int) -> i
     if end_ms is None or not encounter.places:
         return end_ms
     known_ms = [
-        track.fixes[-1].time_ms + track.unknown_after_ms()
+        track.recent[-1].time_ms + track.unknown_after_ms()
         for track in (state.tracks[tag_id] for tag_id in case.tag_device_ids if tag_id in state.tracks)
         if (point := _point(track, at_ms))
         and any(shape.least_distance_mm(point, point) == 0 for shape in encounter.places)
@@ -72,8 +70,8 @@ def _point(track: Track, at_ms: int) -> Vector | None:
         return None
     if at_ms >= last.time_ms:
         return last.point
-    index = bisect_right(track.fixes, (at_ms, AFTER_ALL_MS))
-    if not index or track.fixes[index].time_ms - track.fixes[index - 1].time_ms > track.unknown_after_ms():
+    before, after = track.round(at_ms)
+    if before is None or after is None or after.time_ms - before.time_ms > track.unknown_after_ms():
         return None
     piece = next(track.assumed(at_ms, at_ms), None)
     return piece.at(at_ms) if piece else None

@@ -11,7 +11,8 @@ from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
-from services.geofence.domain.kinematics.track import AFTER_ALL_MS, JUMP_MPS, UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.tracks.fixes import AFTER_ALL_MS, Fix
 
 MIN_KNOWN = 3
 """With fewer known fixes, a device is believed unless its movement is impossible on the ground."""
@@ -42,7 +43,7 @@ def believed(track: Track, from_ms: int, until_ms: int | None, *, bound_mps: int
 
     If `until_ms` is None, the stretch ends at the newest fix. A track with a fix has at least one believed fix.
     """
-    fixes = track.fixes
+    fixes = track.since(from_ms, LOOKBACK_FIXES)
     first = max(0, bisect_left(fixes, (from_ms,)) - LOOKBACK_FIXES)
     stop = len(fixes) if until_ms is None else bisect_right(fixes, (until_ms, AFTER_ALL_MS)) + 2
     return Track(_judge(fixes[first:stop], bound_mps))
@@ -53,17 +54,18 @@ def lookback_ms(tracks: tuple[Track | None, ...], from_ms: int) -> int:
     start_ms = from_ms
     for track in tracks:
         if track is not None:
-            before = track.fixes[max(0, bisect_right(track.fixes, (from_ms, AFTER_ALL_MS)) - MAX_HELD)]
+            fixes = track.since(from_ms, MAX_HELD)
+            before = fixes[max(0, bisect_right(fixes, (from_ms, AFTER_ALL_MS)) - MAX_HELD)]
             start_ms = min(start_ms, max(before.time_ms, from_ms - UNKNOWN_AFTER_MS))
     return start_ms
 
 
 def is_newest_believed(track: Track, bound_mps: int) -> bool:
     """Whether the newest fix of a device is believed. The check is cheap if nothing about the fix is odd."""
-    fixes = track.fixes
+    fixes = track.recent
     if len(fixes) < 2 or not _is_odd(fixes[-2], fixes[-1], bound_mps):
         return True
-    return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).fixes[-1] is fixes[-1]
+    return believed(track, fixes[-1].time_ms, None, bound_mps=bound_mps).recent[-1] is fixes[-1]
 
 
 def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
@@ -73,7 +75,7 @@ def left_by_jump(track: Track) -> list[tuple[Fix, float]]:
     pace don't explain. It needn't be fast: for somebody who stood still, a car's movement is a jump. A vague position is never the
     start of a jump.
     """
-    fixes, starts = track.fixes, []
+    fixes, starts = track.recent, []
     for i in range(len(fixes) - 1, max(1, len(fixes) - AGREEING_FIXES), -1):
         before, fix = fixes[i - 1], fixes[i]
         if fixes[-1].time_ms - fix.time_ms > UNKNOWN_AFTER_MS:

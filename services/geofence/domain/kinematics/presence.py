@@ -115,7 +115,7 @@ def _on_the_way(
         return Presence()
     sides = Sides(believed[0], stationary.averaged(believed[1]) if len(believed) > 1 else None)
     tracks = tuple(side for side in sides if side)
-    vague_mm = sum(max(fix.accuracy_mm for fix in track.fixes[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
+    vague_mm = sum(max(fix.accuracy_mm for fix in track.recent[-plausibility.LOOKBACK_FIXES :]) for track in tracks)
     beyond_mm = POSSIBLE_TIMES * vague_mm
     if _is_unreachable(tracks, target, ring.radius_mm + beyond_mm, from_ms=from_ms, until_ms=until_ms):
         return Presence()
@@ -141,7 +141,7 @@ def _credible(believed: Track, raw: Track) -> Track:
     least_mm = accuracy.floor_mm(raw)
     if not least_mm:
         return believed
-    return Track([fix._replace(accuracy_mm=max(fix.accuracy_mm, least_mm)) for fix in believed.fixes])
+    return Track([fix._replace(accuracy_mm=max(fix.accuracy_mm, least_mm)) for fix in believed.recent])
 
 
 def max_travel_mm(rules: Rules) -> int:
@@ -158,19 +158,19 @@ def _is_far_unreachable(
     is longer than twice that distance.
     """
     wearer = tracks[0]
-    here = wearer.fixes[-1]
+    here = wearer.recent[-1]
     away_mm = wearer.path_since_mm(from_ms) + POSSIBLE_TIMES * max(
-        fix[6] for fix in wearer.fixes[-plausibility.LOOKBACK_FIXES :]
+        fix[6] for fix in wearer.recent[-plausibility.LOOKBACK_FIXES :]
     )
     if len(tracks) == 1:
         return target.shape.distance_bound_mm(here.point) - away_mm > radius_mm
     device = tracks[1]
-    point = device.fixes[-1][3:6]
-    wide_mm = max(dist(fix[3:6], point) for fix in device.fixes)
-    away_mm += wide_mm + POSSIBLE_TIMES * max(fix[6] for fix in device.fixes)
-    if len(device.fixes) > 1:
-        took_ms = max(1, device.fixes[-1][0] - device.fixes[-2][0])
-        away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.fixes[-1][0])) / took_ms
+    point = device.recent[-1][3:6]
+    wide_mm = max(dist(fix[3:6], point) for fix in device.recent)
+    away_mm += wide_mm + POSSIBLE_TIMES * max(fix[6] for fix in device.recent)
+    if len(device.recent) > 1:
+        took_ms = max(1, device.recent[-1][0] - device.recent[-2][0])
+        away_mm += 2 * wide_mm * min(PREDICT_MS, max(0, until_ms - device.recent[-1][0])) / took_ms
     if ahead := wearer.predicted(until_ms):
         away_mm += dist(ahead.start, ahead.end)
     return dist(here[3:6], point) - away_mm - BOUND_ALLOWANCE_MM > radius_mm
@@ -180,7 +180,7 @@ def _is_unreachable(
     tracks: tuple[Track, ...], target: Target, radius_mm: float, *, from_ms: int, until_ms: int
 ) -> bool:
     """Whether both sides surely stayed farther apart than the radius, wherever they were and would go on to. This bound is cheap."""
-    here, there = tracks[0].fixes[-1], tracks[1].fixes[-1] if len(tracks) > 1 else None
+    here, there = tracks[0].recent[-1], tracks[1].recent[-1] if len(tracks) > 1 else None
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.distance_bound_mm(here.point)
     for track in tracks:
         apart_mm -= track.path_since_mm(from_ms)
@@ -198,9 +198,9 @@ def _before_jumps(rules: Rules, sides: Sides, target: Target, *, ring: Ring) -> 
     wearer_left, device_left = plausibility.left_by_jump(wearer), plausibility.left_by_jump(device) if device else []
     if not wearer_left and not device_left:
         return None
-    at_ms = max(side.fixes[-1].time_ms for side in sides if side)
-    wearer_starts = [(wearer.fixes[-1], 0.0), *wearer_left]
-    device_starts = [device.fixes[-1], *(fix for fix, _ in device_left)] if device else [None]
+    at_ms = max(side.recent[-1].time_ms for side in sides if side)
+    wearer_starts = [(wearer.recent[-1], 0.0), *wearer_left]
+    device_starts = [device.recent[-1], *(fix for fix, _ in device_left)] if device else [None]
     for i, (here, pace_mps) in enumerate(wearer_starts):
         mps = min(rules.reach_mps, max(rules.foot_mps, pace_mps))
         went_mm = mps * min(UNKNOWN_AFTER_MS, at_ms - here.time_ms) if i else 0.0
@@ -228,7 +228,7 @@ def _from_newest(
 ) -> Presence:
     """The presence by the newest positions alone, even unbelieved ones. Earlier positions at the same place can make it more likely."""
     raw = tuple(side for side in sides if side is not None)
-    here, there = raw[0].fixes[-1], raw[1].fixes[-1] if len(raw) > 1 else None
+    here, there = raw[0].recent[-1], raw[1].recent[-1] if len(raw) > 1 else None
     at_ms = max(here.time_ms, there.time_ms if there else 0)
     accuracies = tuple(accuracy.credible_mm(track) for track in raw)
     if best is None:
@@ -237,7 +237,7 @@ def _from_newest(
             return Presence()
     apart_mm = dist(here[3:6], there[3:6]) if there else target.shape.least_distance_mm(here.point, here.point)
     held = any(
-        believed_track.fixes[-1][:3] != raw_track.fixes[-1][:3]
+        believed_track.recent[-1][:3] != raw_track.recent[-1][:3]
         for believed_track, raw_track in zip(believed, raw, strict=True)
     )
     p = probability.inside(apart_mm, ring.radius_mm, accuracies)

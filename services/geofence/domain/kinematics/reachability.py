@@ -8,7 +8,6 @@ bound, and what is likely from the wearer's own pace. All moments follow from th
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import combinations, pairwise, product
 from typing import NamedTuple
@@ -17,16 +16,15 @@ from services.geofence.domain.entries import Case, Demand, Target
 from services.geofence.domain.kinematics.geometry import Shape, Vector
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.kinematics.track import (
-    AFTER_ALL_MS,
     MAX_PACE_MS,
     MIN_PACE_MS,
     UNKNOWN_AFTER_MS,
-    Fix,
     Piece,
     Track,
     minus,
 )
 from services.geofence.domain.state import State
+from services.geofence.domain.tracks.fixes import Fix
 
 SOON_MS = 20_000
 """A report that is due this soon after the position became unknown is waited for before somebody is sent."""
@@ -50,7 +48,7 @@ class Unseen(NamedTuple):
     @property
     def last(self) -> Fix:
         """The last known position."""
-        return self.track.fixes[-1]
+        return self.track.recent[-1]
 
 
 def possible_ms(state: State, case: Case, unseen: Unseen, *, target: Target) -> int | None:
@@ -105,9 +103,9 @@ def _pace_mps(state: State, track: Track) -> float:
 
 def rest_ms(track: Track) -> int:
     """How long a device had been at the place of its newest fix, ms, without a gap in which its position was unknown."""
-    last, gap_ms = track.fixes[-1], track.unknown_after_ms()
+    last, gap_ms = track.recent[-1], track.unknown_after_ms()
     since_ms = last.time_ms
-    for fix in reversed(track.fixes):
+    for fix in track.backwards():
         vague_mm = min(fix.accuracy_mm, MAX_REST_ACCURACY_MM) + min(last.accuracy_mm, MAX_REST_ACCURACY_MM)
         if since_ms - fix.time_ms > gap_ms or math.dist(fix[3:6], last[3:6]) > REST_WITHIN_MM + vague_mm:
             break
@@ -120,8 +118,8 @@ def _goes_away(state: State, track: Track, target: Target) -> bool:
 
     The target counts as stationary.
     """
-    last = track.fixes[-1]
-    for fix in reversed(track.fixes):
+    last = track.recent[-1]
+    for fix in track.backwards():
         took_ms = last.time_ms - fix.time_ms
         if took_ms > MAX_PACE_MS:
             return False
@@ -169,8 +167,7 @@ def is_known_beyond(sides: Sides, shape: Shape, radius_mm: int, *, from_ms: int,
     times_ms = {from_ms, to_ms}
     for side in sides:
         if side is not None:
-            inner = side.fixes[bisect_right(side.fixes, (from_ms, AFTER_ALL_MS)) : bisect_left(side.fixes, (to_ms,))]
-            times_ms.update(fix.time_ms for fix in inner)
+            times_ms.update(fix.time_ms for fix in side.since(from_ms) if from_ms < fix.time_ms < to_ms)
     return all(
         _is_beyond(sides, shape, radius_mm, from_ms=low_ms, to_ms=high_ms, mps=mps)
         for low_ms, high_ms in pairwise(sorted(times_ms))
@@ -211,10 +208,9 @@ _PLACE = [_Anchor((0, 0, 0), (0, 0, 0), None)]
 def _anchors(track: Track, from_ms: int, to_ms: int, *, mps: int | None) -> list[_Anchor]:
     """What is known of a device in a stretch without a fix inside it: its movement on a line, or the fixes before and after. Empty if
     the gap between these fixes is an unknown stretch."""
-    index = bisect_right(track.fixes, (from_ms, AFTER_ALL_MS))
-    if not 0 < index < len(track.fixes):
+    before, after = track.round(from_ms)
+    if before is None or after is None:
         return []
-    before, after = track.fixes[index - 1], track.fixes[index]
     gap_ms = after.time_ms - before.time_ms
     if gap_ms > track.unknown_after_ms():
         return []

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
 from services.geofence.domain.kinematics import encounters, plausibility
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 MIN_INTERVAL_S = 30
 """Shortest interval. Positions 5 s apart share their errors and don't make fewer rings falsely entered, seconds."""
@@ -127,7 +128,7 @@ def reach_mm(rules: Rules) -> int:
 def need_of(state: State, tag_id: str) -> Need | None:
     """What all orders need from a tag by the newest positions; None if no position of the tag or of any target is known."""
     track = state.tracks.get(tag_id)
-    if track is None or not track.fixes:
+    if track is None or not track.recent:
         return None
     least_s, free_mm = None, math.inf
     for case_state in cases_of(state, tag_id):
@@ -185,15 +186,15 @@ def _is_entered(case_state: CaseState, target: Target) -> bool:
 
 def _starts(track: Track) -> list[Fix]:
     """The newest fix of a device, and the fixes at which it may still be because it jumped away from them."""
-    return [track.fixes[-1], *(fix for fix, _ in plausibility.left_by_jump(track))]
+    return [track.recent[-1], *(fix for fix, _ in plausibility.left_by_jump(track))]
 
 
 def _known(state: State, target: Target) -> list[Track]:
     """Tracks of a person's devices that were located lately; if none was, the one with the newest fix."""
-    tracks = [track for device_id in target.device_ids if (track := state.tracks.get(device_id)) and track.fixes]
-    newest_ms = max((track.fixes[-1].time_ms for track in tracks), default=0)
+    tracks = [track for device_id in target.device_ids if (track := state.tracks.get(device_id)) and track.recent]
+    newest_ms = max((track.recent[-1].time_ms for track in tracks), default=0)
     since_ms = min(newest_ms, state.now_ms - state.rules.protected_lost_after_ms)
-    return [track for track in tracks if track.fixes[-1].time_ms >= since_ms]
+    return [track for track in tracks if track.recent[-1].time_ms >= since_ms]
 
 
 def _gap_to_place(state: State, case: Case, here: Fix, *, target: Target) -> Gap:

@@ -135,7 +135,7 @@ def assumed(sides: Sides, from_ms: int, to_ms: int) -> list[list[Piece]]:
         return [wearer_pieces]
     device_pieces = list(device.assumed(from_ms, to_ms))
     relative = list(difference(wearer_pieces, device_pieces))
-    if wearer.fixes and device.fixes and rides_along(wearer, device, to_ms):
+    if wearer.recent and device.recent and rides_along(wearer, device, to_ms):
         return [_carried(sides, relative, from_ms, to_ms=to_ms)]
     movements = [relative]
     wearer_ahead, device_ahead = wearer.predicted(to_ms), device.predicted(to_ms)
@@ -157,15 +157,15 @@ def rides_along(wearer: Track, device: Track, at_ms: int) -> bool:
     slower_mps, faster_mps = sorted((math.hypot(*here), math.hypot(*there)))
     if slower_mps <= RAIL_ONLY_MPS or math.dist(here, there) > ALIKE_SHARE * faster_mps:
         return False
-    unseen_ms = at_ms - min(wearer.fixes[-1].time_ms, device.fixes[-1].time_ms)
+    unseen_ms = at_ms - min(wearer.recent[-1].time_ms, device.recent[-1].time_ms)
     return unseen_ms <= slower_mps / BRAKE_MPS2 * 1000
 
 
 def _velocity_mps(track: Track) -> Vector | None:
     """Velocity between a device's newest two fixes, m/s; None unless they are at most 3 minutes apart."""
-    if len(track.fixes) < 2:
+    if len(track.recent) < 2:
         return None
-    before, last = track.fixes[-2], track.fixes[-1]
+    before, last = track.recent[-2], track.recent[-1]
     took_ms = last.time_ms - before.time_ms
     if not 0 < took_ms <= UNKNOWN_AFTER_MS:
         return None
@@ -187,7 +187,7 @@ def _carried(sides: Sides, relative: list[Piece], from_ms: int, *, to_ms: int) -
 
 def assumed_now(sides: Sides) -> list[Vector]:
     """Where the wearer may be now relative to the target's shape, by each assumed movement; both sides must have a fix."""
-    times_ms = [side.fixes[-1].time_ms for side in sides if side]
+    times_ms = [side.recent[-1].time_ms for side in sides if side]
     return [pieces[-1].end for pieces in assumed(sides, min(times_ms), max(times_ms)) if pieces]
 
 
@@ -203,7 +203,7 @@ def relative_at(sides: Sides, at_ms: int) -> Vector | None:
 def newest(sides: Sides) -> Vector:
     """The wearer's newest fix relative to the target's shape; both sides must have a fix."""
     wearer, device = sides
-    here, there = wearer.fixes[-1], device.fixes[-1] if device else None
+    here, there = wearer.recent[-1], device.recent[-1] if device else None
     return (here[3] - there[3], here[4] - there[4], here[5] - there[5]) if there else here.point
 
 
@@ -298,10 +298,11 @@ def agree_from_ms(sides: tuple[Track | None, ...], since_ms: int, until_ms: int)
     for side in sides:
         if side is None:
             continue
-        fixes = side.fixes
+        fixes = side.recent
         if len(fixes) >= AGREEING_FIXES and fixes[-AGREEING_FIXES].time_ms >= max(since_ms, until_ms - MAX_AGREE_MS):
             from_ms = min(from_ms, fixes[-AGREEING_FIXES].time_ms)
         elif since_ms <= until_ms - MAX_AGREE_MS:
+            fixes = side.since(until_ms - MAX_AGREE_MS)
             from_ms = min(from_ms, fixes[bisect_left(fixes, (until_ms - MAX_AGREE_MS,))].time_ms)
         else:
             return None

@@ -19,8 +19,9 @@ from typing import NamedTuple
 from services.geofence.domain.entries import Case
 from services.geofence.domain.kinematics import plausibility, presence
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Fix, SafeRegion
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, SafeRegion
 from services.geofence.domain.state import CaseState, State
+from services.geofence.domain.tracks.fixes import Fix
 
 ACCURACY_TIMES = 3
 """A position may be wrong by three times its 68 % accuracy (4.5 standard deviations); no decision rests on less likely errors."""
@@ -75,7 +76,7 @@ def measure(
     devices lose their regions too. Those regions were made against this device's earlier position.
     """
     track = state.tracks[device_id]
-    fixes = track.fixes
+    fixes = track.recent
     last, before = fixes[-1], fixes[-2] if len(fixes) > 1 else fixes[-1]
     if not plausibility.is_newest_believed(track, state.rules.reach_mps):
         return drop(state, device_id)  # the next fix may confirm this one, and with it the movement to it
@@ -181,9 +182,9 @@ def _others(
 
 def _device(state: State, case: Case, other_id: str, *, point: Vector, from_ms: int, far_mm: float) -> Iterator[_Other]:
     track = state.tracks.get(other_id)
-    if track is None or not track.fixes:
+    if track is None or not track.recent:
         return  # the first fix of that device will be fully evaluated
-    newest = track.fixes[-1]
+    newest = track.recent[-1]
     # No movement is predicted for a device that may still be at its position before a jump.
     range_mm = case.rings[0].radius_mm + max(MAX_PREDICTION_MM, presence.max_travel_mm(state.rules))
     since_mm = track.path_since_mm(from_ms) + ACCURACY_TIMES * newest.accuracy_mm

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
+from services.geofence.domain.tracks.fixes import Fix
 
 SAME_TIMES = 1.5
 """A fix agrees with the mean if their distance is at most this many times the fix's accuracy, plus the mean's accuracy. A walker is

@@ -10,13 +10,13 @@ from statistics import median_low
 from typing import NamedTuple
 
 from services.geofence.domain.kinematics.geometry import Vector, between
+from services.geofence.domain.tracks.fixes import AFTER_ALL_MS, Fix, Fixes, Neighbours
 
 UNKNOWN_AFTER_MS = 180_000
 """A position older than 3 minutes is unknown, unless the device keeps a longer interval (`Track.unknown_after_ms`). Fixes farther
 apart than 3 minutes aren't joined by a line."""
 WINDOW_MS = 7_200_000
 """How long fixes are kept for late reports: 2 h."""
-AFTER_ALL_MS = 1 << 62
 MAX_AHEAD_MS = 120_000
 """Ingest rejects clocks that are farther ahead than this."""
 PREDICT_MS = 30_000
@@ -50,25 +50,6 @@ SHORT_MS = UNKNOWN_AFTER_MS - OVERDUE_AFTER_MS
 """Longest kept interval after which a position is unknown after 3 minutes, as without one."""
 KEPT_WITHIN_MS = MIN_KEPT_GAPS * (MAX_KEPT_MS + OVERDUE_AFTER_MS)
 """Fixes older than this, before the newest one, say nothing about the kept interval: some 30 minutes, three of the longest gaps."""
-
-
-class Fix(NamedTuple):
-    """One position. Fixes sort by time, then by report, so that the order of arrival doesn't matter."""
-
-    time_ms: int
-    """Time of the position: the time of the fix, but not later than its arrival."""
-    fix_ms: int
-    """Time of the fix by the device's clock."""
-    report_id: str
-    x_mm: int
-    y_mm: int
-    z_mm: int
-    accuracy_mm: int
-
-    @property
-    def point(self) -> Vector:
-        """Earth-centred coordinates, mm."""
-        return self.x_mm, self.y_mm, self.z_mm
 
 
 class Piece(NamedTuple):
@@ -108,10 +89,9 @@ class SafeRegion(NamedTuple):
 
 
 @dataclass(slots=True)
-class Track:
-    """Fixes of one device, oldest first."""
+class Track(Fixes):
+    """Fixes of one device, oldest first, and the movement between them."""
 
-    fixes: list[Fix] = field(default_factory=list)
     ahead: bool = False
     """Whether the device's clock has been ahead of the log's."""
     safe_region: SafeRegion | None = field(default=None, compare=False)
@@ -125,23 +105,25 @@ class Track:
     _pace: tuple[Fix, int, float | None] | None = field(default=None, init=False, compare=False, repr=False)
     """The last result of `pace_mps`, with the newest fix and the number of fixes for which it holds."""
 
-    def add(self, fix: Fix) -> int | None:
-        """Inserts a fix in its place and returns its index; None if the track already holds its report.
+    def add(self, fix: Fix) -> Neighbours | None:
+        """Inserts a fix in its place and returns its neighbours; None if the track already holds its report.
 
         A report is known by its id and the time of its fix. The first report with both counts, whatever a later one contains.
         """
-        if not self.ahead and fix.fix_ms == fix.time_ms and (not self.fixes or fix[:3] > self.fixes[-1][:3]):
-            self.fixes.append(fix)
-            return len(self.fixes) - 1
+        recent = self.recent
+        if not self.ahead and fix.fix_ms == fix.time_ms and (not recent or fix[:3] > recent[-1][:3]):
+            recent.append(fix)
+            return Neighbours(recent[-2] if len(recent) > 1 else None, None)
         if fix.fix_ms > fix.time_ms:
             self.ahead = True
         if self.held(fix) is not None:
             return None
-        index = bisect_left(self.fixes, fix[:3])
-        self.fixes.insert(index, fix)
+        fixes = self._list_for(fix)
+        index = bisect_left(fixes, fix[:3])
+        fixes.insert(index, fix)
         self._pace = None
         self.floor = None
-        return index
+        return Neighbours(fixes[index - 1] if index else None, fixes[index + 1] if index + 1 < len(fixes) else None)
 
     def held(self, fix: Fix) -> Fix | None:
         """The fix that the track holds of this report; None if the report is new.
@@ -149,14 +131,15 @@ class Track:
         If the device's clock is ahead, a copy that arrived earlier has another `time_ms`.
         """
         if self.ahead:
-            for other in reversed(self.fixes):
+            for other in self.backwards():
                 if other.time_ms < fix.fix_ms - MAX_AHEAD_MS:
                     break
                 if (other.fix_ms, other.report_id) == (fix.fix_ms, fix.report_id):
                     return other
-        index = bisect_left(self.fixes, fix[:3])
-        if index < len(self.fixes) and self.fixes[index][:3] == fix[:3]:
-            return self.fixes[index]
+        fixes = self._list_for(fix)
+        index = bisect_left(fixes, fix[:3])
+        if index < len(fixes) and fixes[index][:3] == fix[:3]:
+            return fixes[index]
         return None
 
     def contradicts(self, fix: Fix) -> bool:
@@ -164,45 +147,27 @@ class Track:
         other = self.held(fix)
         return other is not None and other[3:] != fix[3:]
 
-    def last(self) -> Fix | None:
-        """The newest fix; None if there is none."""
-        return self.fixes[-1] if self.fixes else None
-
     def known_at(self, at_ms: int) -> Vector | None:
         """Position at a moment: at a fix, or between two that are at most 3 minutes apart. None if it isn't known for sure."""
-        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
-        if not index:
+        before, after = self.round(at_ms)
+        if before is None:
             return None
-        before = self.fixes[index - 1]
         if before.time_ms == at_ms:
             return before.point
-        if index == len(self.fixes) or self.fixes[index].time_ms - before.time_ms > UNKNOWN_AFTER_MS:
+        if after is None or after.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
             return None
-        after = self.fixes[index]
         return between(before.point, after.point, (at_ms - before.time_ms) / (after.time_ms - before.time_ms))
-
-    def jumps_to(self, index: int) -> bool:
-        """Whether a fix is farther from the fix before it than the accuracies and any speed can explain.
-
-        The first fix is believed, because nothing contradicts it.
-        """
-        if not 0 < index < len(self.fixes):
-            return False
-        before, fix = self.fixes[index - 1], self.fixes[index]
-        apart_mm = math.dist(before[3:6], fix[3:6]) - JUMP_MPS * (fix[0] - before[0])
-        return apart_mm > 0 and apart_mm > before.accuracy_mm + fix.accuracy_mm
 
     def is_on_jump(self, at_ms: int) -> bool:
         """Whether a moment lies between the two fixes of a jump. The device never was on the line between them."""
-        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
-        return index > 0 and at_ms > self.fixes[index - 1].time_ms and self.jumps_to(index)
+        before, after = self.round(at_ms)
+        return before is not None and after is not None and at_ms > before.time_ms and is_jump(before, after)
 
     def accuracy_at(self, at_ms: int) -> int:
         """Accuracy of the position at a moment, mm, interpolated between two fixes."""
-        index = bisect_right(self.fixes, (at_ms, AFTER_ALL_MS))
-        if not 0 < index < len(self.fixes):
-            return self.fixes[max(0, index - 1)].accuracy_mm
-        before, after = self.fixes[index - 1], self.fixes[index]
+        before, after = self.round(at_ms)
+        if before is None or after is None:
+            return (before or after or self.recent[0]).accuracy_mm
         if after.time_ms - before.time_ms > UNKNOWN_AFTER_MS:
             return before.accuracy_mm
         change_mm = (after.accuracy_mm - before.accuracy_mm) * (at_ms - before.time_ms)
@@ -214,11 +179,11 @@ class Track:
         Only positions at least half a minute before the newest fix count. A distance within the accuracies is no movement. None if
         there is no such position.
         """
-        last, count = self.fixes[-1], len(self.fixes)
+        last, count = self.recent[-1], self.count
         if self._pace is not None and self._pace[0] is last and self._pace[1] == count:
             return self._pace[2]
         fastest_mps: float | None = None
-        for fix in reversed(self.fixes):
+        for fix in self.backwards():
             took_ms = last.time_ms - fix.time_ms
             if took_ms > MAX_PACE_MS:
                 break
@@ -236,19 +201,44 @@ class Track:
         The interval that was asked of the device plays no part. None with fewer than 4 fixes of different times in some 30 minutes
         before the newest one.
         """
-        return _kept_interval_ms(self.fixes)
+        gaps_ms = self._last_gaps_ms()
+        return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
+
+    def longer_gap_ms(self) -> int | None:
+        """The upper quartile of the last gaps between fixes, ms; None where the kept interval is None.
+
+        A position that was asked for splits one gap in two. So a single such position leaves the upper quartile as it is.
+        """
+        gaps_ms = self._last_gaps_ms()
+        return sorted(gaps_ms)[len(gaps_ms) * 3 // 4] if len(gaps_ms) >= MIN_KEPT_GAPS else None
+
+    def _last_gaps_ms(self) -> list[int]:
+        """The last gaps between fixes of different times, newest first, ms."""
+        gaps_ms = _gaps_ms(self.recent)
+        if self.older is None or len(gaps_ms) == KEPT_GAPS:
+            return gaps_ms
+        return _gaps_ms(self.since(self.recent[-1].time_ms - KEPT_WITHIN_MS))
 
     def unknown_after_ms(self) -> int:
         """Time after the newest fix from which on the position is unknown, ms: 3 minutes, or 30 s longer than the kept interval."""
-        return _unknown_after_ms(self.fixes)
+        fixes = self.recent
+        if len(fixes) <= MIN_KEPT_GAPS:
+            return UNKNOWN_AFTER_MS
+        a_ms, b_ms, c_ms, d_ms = fixes[-4][0], fixes[-3][0], fixes[-2][0], fixes[-1][0]
+        if a_ms < b_ms < c_ms < d_ms and max(b_ms - a_ms, c_ms - b_ms, d_ms - c_ms) <= SHORT_MS:
+            return UNKNOWN_AFTER_MS  # nearly always, and the same result: a median of five gaps is no longer than three of them
+        kept_ms = self.kept_interval_ms()
+        if kept_ms is None:
+            return UNKNOWN_AFTER_MS
+        return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
 
     def is_fresh(self, at_ms: int) -> bool:
         """Whether the newest fix still shows at a moment where the device is. The track must have a fix."""
-        return at_ms - self.fixes[-1].time_ms <= self.unknown_after_ms()
+        return at_ms - self.recent[-1].time_ms <= self.unknown_after_ms()
 
     def path_since_mm(self, from_ms: int) -> float:
         """Length of the way through the fixes since a moment, mm: no position since then is farther from the last one."""
-        fixes, total_mm = self.fixes, 0.0
+        fixes, total_mm = self.since(from_ms), 0.0
         for i in range(len(fixes) - 1, 0, -1):
             fix, before = fixes[i], fixes[i - 1]
             if fix.time_ms <= from_ms:
@@ -261,7 +251,7 @@ class Track:
 
         The last one is needed because the line that leads past `time_ms` begins there.
         """
-        return max(0, min(bisect_left(self.fixes, (time_ms,)) - 1, len(self.fixes) - newest))
+        return max(0, min(self._index_at(time_ms) - 1, self.count - newest))
 
     def forget_before(self, time_ms: int) -> None:
         """Drops fixes older than `time_ms`, except the last of them and the newest two."""
@@ -269,22 +259,27 @@ class Track:
 
     def drop(self, count: int) -> None:
         """Drops the oldest fixes."""
-        del self.fixes[:count]
+        if self.older is not None and count < self.older_count:
+            self.older = self.older.without_oldest(count) if count else self.older
+            self.older_count -= count
+        else:
+            del self.recent[: count - self.older_count]
+            self.older, self.older_count = None, 0
         self.floor = None
 
     def joined(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Movement known for sure: the lines between neighbouring fixes, none across a gap of more than 3 minutes."""
-        return _pieces(self.fixes, from_ms, to_ms, hold=False)
+        return _pieces(self.since(from_ms), from_ms, to_ms, hold=False)
 
     def assumed(self, from_ms: int, to_ms: int) -> Iterator[Piece]:
         """Assumed movement: as `joined`, but in a gap and after the newest fix the device stays at the last fix before."""
-        return _pieces(self.fixes, from_ms, to_ms, hold=True)
+        return _pieces(self.since(from_ms), from_ms, to_ms, hold=True)
 
     def predicted(self, to_ms: int) -> Piece | None:
         """The last movement continued after the last fix, for up to 30 s; None if there is none."""
-        if len(self.fixes) < 2:
+        if len(self.recent) < 2:
             return None
-        before, last = self.fixes[-2], self.fixes[-1]
+        before, last = self.recent[-2], self.recent[-1]
         took_ms, ahead_ms = last.time_ms - before.time_ms, min(to_ms - last.time_ms, PREDICT_MS)
         if ahead_ms <= 0 or not 0 < took_ms <= UNKNOWN_AFTER_MS:
             return None
@@ -294,22 +289,13 @@ class Track:
         return Piece(from_ms=last.time_ms, to_ms=last.time_ms + ahead_ms, start=last.point, end=end)
 
 
-def longer_gap_ms(fixes: Sequence[Fix]) -> int | None:
-    """The upper quartile of the last gaps between fixes, ms; None where the kept interval is None.
-
-    A position that was asked for splits one gap in two. So a single such position leaves the upper quartile as it is.
-    """
-    gaps_ms = _last_gaps_ms(fixes)
-    return sorted(gaps_ms)[len(gaps_ms) * 3 // 4] if len(gaps_ms) >= MIN_KEPT_GAPS else None
+def is_jump(before: Fix, fix: Fix) -> bool:
+    """Whether a fix is farther from the fix before it than the accuracies and any speed can explain."""
+    apart_mm = math.dist(before[3:6], fix[3:6]) - JUMP_MPS * (fix[0] - before[0])
+    return apart_mm > 0 and apart_mm > before.accuracy_mm + fix.accuracy_mm
 
 
-def _kept_interval_ms(fixes: Sequence[Fix]) -> int | None:
-    """The median of the last gaps between fixes of different times; of two middle gaps the shorter one."""
-    gaps_ms = _last_gaps_ms(fixes)
-    return median_low(gaps_ms) if len(gaps_ms) >= MIN_KEPT_GAPS else None
-
-
-def _last_gaps_ms(fixes: Sequence[Fix]) -> list[int]:
+def _gaps_ms(fixes: Sequence[Fix]) -> list[int]:
     """The last gaps between fixes of different times, newest first, ms."""
     gaps_ms: list[int] = []
     later_ms = newest_ms = fixes[-1].time_ms if fixes else 0
@@ -321,18 +307,6 @@ def _last_gaps_ms(fixes: Sequence[Fix]) -> list[int]:
             gaps_ms.append(later_ms - time_ms)
             later_ms = time_ms
     return gaps_ms
-
-
-def _unknown_after_ms(fixes: Sequence[Fix]) -> int:
-    if len(fixes) <= MIN_KEPT_GAPS:
-        return UNKNOWN_AFTER_MS
-    a_ms, b_ms, c_ms, d_ms = fixes[-4][0], fixes[-3][0], fixes[-2][0], fixes[-1][0]
-    if a_ms < b_ms < c_ms < d_ms and max(b_ms - a_ms, c_ms - b_ms, d_ms - c_ms) <= SHORT_MS:
-        return UNKNOWN_AFTER_MS  # nearly always, and the same result: a median of five gaps is no longer than three of them
-    kept_ms = _kept_interval_ms(fixes)
-    if kept_ms is None:
-        return UNKNOWN_AFTER_MS
-    return max(UNKNOWN_AFTER_MS, min(kept_ms, MAX_KEPT_MS) + OVERDUE_AFTER_MS)
 
 
 def _pieces(fixes: Sequence[Fix], from_ms: int, to_ms: int, *, hold: bool) -> Iterator[Piece]:

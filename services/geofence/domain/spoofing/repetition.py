@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from services.geofence.domain.kinematics.geometry import Vector
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
-from services.geofence.domain.kinematics.track import Fix
+from services.geofence.domain.tracks.fixes import Fix
 
 SAME_MM = 1000
 """Greatest distance, mm, at which a position repeats an earlier one. A receiver errs by 3 m or more along each axis, so that two

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from services.geofence.domain.kinematics.rings import AGREEING_FIXES
-from services.geofence.domain.kinematics.track import STEADY_MS, Fix
+from services.geofence.domain.kinematics.track import STEADY_MS
+from services.geofence.domain.tracks.fixes import Fix
 
 ROAD_MPS = 50
 """Top speed of a road vehicle, m/s. No car in Korea goes faster for long: this is 180 km/h, and motorways allow 110 or 120 km/h

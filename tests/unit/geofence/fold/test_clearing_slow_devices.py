@@ -13,7 +13,8 @@ from services.geofence.domain.entries import Demand
 from services.geofence.domain.kinematics import reachability
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
+from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import Story, circle
 
 PLACES: dict[str, Any] = {"places": [circle("home", 0, 0, radius_m=1)]}

@@ -14,12 +14,14 @@ from services.geofence.domain import codec, hot_loop
 from services.geofence.domain.alerts import Alert, CausingReport, DeadLetter, SensingRequest
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import anomalies
+from services.geofence.domain.detectors.detector import Movement
 from services.geofence.domain.detectors.late_evidence import TooLate
 from services.geofence.domain.entries import Body, FoldVersion, Positions
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.kinematics.track import WINDOW_MS, Fix, Track
+from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import log_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
@@ -73,8 +75,8 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
     point = ecef_mm(report.lat_e7, report.lon_e7)
     time_ms = min(report.fix_time_ms, state.now_ms)
     fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm)
-    index = track.add(fix)
-    if index is None:
+    neighbours = track.add(fix)
+    if neighbours is None:
         return CONTRADICTING if track.contradicts(fix) else None
     state.undated_ms.pop(device_id, None)
     case_ids = state.cases_of.get(device_id)
@@ -82,14 +84,15 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
         track.forget_before(state.now_ms)
         return OVERDUE if time_ms < state.order_ended_ms.get(device_id, 0) else None
     cause = CausingReport(device_id, report.report_id, received_wall_us)
-    if track.jumps_to(index):
-        anomalies.jumped(decisions, track.fixes[index], case_ids, cause=cause)
-    moves.add(track, index, case_ids, cause=cause)
+    before, after = neighbours
+    if before and is_jump(before, fix):
+        anomalies.jumped(decisions, fix, case_ids, cause=cause)
+    movement = Movement(device_id, (before or fix).time_ms, after.time_ms if after else None)
+    moves.add(movement, case_ids, cause=cause)
     count = len(track.fixes)
-    is_newest = index == count - 1
     if count % FIXES_PER_CLEANUP == 0:
         hot_loop.forget_old(state, device_id, case_ids)
-    if count % anomalies.FIXES_PER_CHECK == 0 and is_newest:
+    if count % anomalies.FIXES_PER_CHECK == 0 and after is None:
         anomalies.check_track(decisions, track, case_ids, cause=cause)
     return None
 

@@ -14,7 +14,8 @@ from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.kinematics import accuracy
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.probability import R68_PER_SIGMA
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
+from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import Story, place_e7
 
 

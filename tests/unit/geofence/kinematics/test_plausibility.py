@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from services.geofence.domain.kinematics import plausibility
 from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
+from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import place_e7
 
 BOUND_MPS = 14

@@ -10,7 +10,8 @@ import pytest
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.kinematics import stationary
 from services.geofence.domain.kinematics.geometry import ecef_mm
-from services.geofence.domain.kinematics.track import Fix, Track
+from services.geofence.domain.kinematics.track import Track
+from services.geofence.domain.tracks.fixes import Fix
 from tests.support.geofence.stories import T0_MS, Story, place_e7
 
 HOME = ecef_mm(*place_e7(0))

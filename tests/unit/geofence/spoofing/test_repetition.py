@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 
 from services.geofence.domain.kinematics.geometry import Vector
-from services.geofence.domain.kinematics.track import Fix
 from services.geofence.domain.spoofing import repetition
+from services.geofence.domain.tracks.fixes import Fix
 
 WALKS = 20_000
 ERROR_MM = 3000

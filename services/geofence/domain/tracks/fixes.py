@@ -1,0 +1,172 @@
+"""The fixes of one device: the newest ones as objects, the older ones packed (`packed_fixes.py`)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from services.geofence.domain.kinematics.geometry import Vector
+from services.geofence.domain.tracks import packed_fixes
+from services.geofence.domain.tracks.packed_fixes import PackedFixes
+
+AFTER_ALL_MS = 1 << 62
+MIN_RECENT = 10
+"""A packed track keeps at least this many of its newest fixes as objects: most decisions need no older ones. `plausibility` needs 9."""
+MIN_PACKED = 16
+"""Least number of fixes that are packed together."""
+MAX_UNPACKED = 64
+"""A decision that needs more of the older fixes than this unpacks the track until it is packed again."""
+_new = tuple.__new__
+
+
+class Fix(NamedTuple):
+    """One position. Fixes sort by time, then by report, so that the order of arrival doesn't matter."""
+
+    time_ms: int
+    """Time of the position: the time of the fix, but not later than its arrival."""
+    fix_ms: int
+    """Time of the fix by the device's clock."""
+    report_id: str
+    x_mm: int
+    y_mm: int
+    z_mm: int
+    accuracy_mm: int
+
+    @property
+    def point(self) -> Vector:
+        """Earth-centred coordinates, mm."""
+        return self.x_mm, self.y_mm, self.z_mm
+
+
+class Neighbours(NamedTuple):
+    """The fixes before and after a fix; None if there is none."""
+
+    before: Fix | None
+    after: Fix | None
+
+
+@dataclass(slots=True)
+class Fixes:
+    """Fixes in order of time. Whether older ones are packed changes no result."""
+
+    recent: list[Fix] = field(default_factory=list)
+    """The newest fixes: at least MIN_RECENT, or all."""
+    older: PackedFixes | None = field(default=None, init=False, compare=False)
+    """The fixes before the recent ones; None if no fix is packed."""
+    older_count: int = field(default=0, init=False, compare=False)
+    """Number of packed fixes."""
+
+    @property
+    def fixes(self) -> list[Fix]:
+        """All fixes. They stay unpacked until the track is packed again, so ask for all only where no other method serves."""
+        if self.older is not None:
+            self.recent[:0] = self._older_fixes(0)
+            self.older, self.older_count = None, 0
+        return self.recent
+
+    @property
+    def count(self) -> int:
+        """Number of fixes."""
+        return self.older_count + len(self.recent)
+
+    @property
+    def first_ms(self) -> int:
+        """Time of the oldest fix. The track must have a fix."""
+        return self.recent[0].time_ms if self.older is None else self.older.time_ms(0)
+
+    def pack(self) -> None:
+        """Packs all fixes but the recent ones, if enough have gathered."""
+        count = len(self.recent) - MIN_RECENT
+        if count >= MIN_PACKED:
+            packed = packed_fixes.of_rows(self.recent[:count])
+            self.older = packed if self.older is None else self.older + packed
+            self.older_count += count
+            del self.recent[:count]
+
+    def all_packed(self) -> PackedFixes | None:
+        """All fixes in packed form, the same for equal fixes; None if there is none."""
+        if self.older is None:
+            return packed_fixes.of_rows(self.recent) if self.recent else None
+        return (self.older + packed_fixes.of_rows(self.recent)).normalised()
+
+    def hold(self, packed: PackedFixes) -> None:
+        """Holds these fixes in place of all others. Raises ValueError if their parts don't fit each other."""
+        if not packed.is_whole():
+            raise ValueError("packed fixes whose parts don't fit each other")
+        self.recent, self.older, self.older_count = [], packed, len(packed)
+        index = max(0, len(packed) - MIN_RECENT)
+        self.recent = self._older_fixes(index)
+        self.older, self.older_count = (packed.without_newest(len(packed) - index), index) if index else (None, 0)
+
+    def since(self, time_ms: int, before: int = 1) -> list[Fix]:
+        """All fixes from a moment on, and at least `before` fixes before it, as far as there are so many; perhaps more."""
+        recent = self.recent
+        if self.older is None or (len(recent) >= before and recent[before - 1].time_ms < time_ms):
+            return recent
+        first = self._index_at(time_ms) - before
+        return recent if first >= self.older_count else self._from(max(0, first))
+
+    def newest(self, count: int) -> list[Fix]:
+        """The newest fixes, `count` or all."""
+        if self.older is None or count <= len(self.recent):
+            return self.recent[-count:]
+        return self._from(max(0, self.count - count))[-count:]
+
+    def oldest(self, count: int) -> list[Fix]:
+        """The oldest fixes, `count` or all."""
+        return self.fixes[:count]
+
+    def backwards(self) -> Iterator[Fix]:
+        """The fixes, newest first. Older ones are unpacked only if they are asked for."""
+        yield from reversed(self.recent)
+        if self.older is not None:
+            older, stop = self.older, self.older_count
+            while stop:
+                start = max(0, stop - MIN_PACKED)
+                yield from reversed([_new(Fix, row) for row in older.rows(start, stop)])
+                stop = start
+
+    def may_hold_x(self, x_mm: int, but_newest: int) -> bool:
+        """Whether any fix but some newest ones may have this x coordinate; False only if none has."""
+        if self.older is not None and self.older.may_hold_x(x_mm):
+            return True
+        return any(fix[3] == x_mm for fix in self.recent[:-but_newest])
+
+    def last_before(self, time_ms: int) -> Fix | None:
+        """The newest fix older than a moment; None if there is none."""
+        index = self._index_at(time_ms) - 1
+        if index >= self.older_count:
+            return self.recent[index - self.older_count]
+        return None if index < 0 or self.older is None else _new(Fix, next(self.older.rows(index, index + 1)))
+
+    def _index_at(self, time_ms: int) -> int:
+        """Index, among all fixes, of the first one at a moment or later."""
+        if self.older is None or self.recent[0].time_ms < time_ms:
+            return self.older_count + bisect_left(self.recent, (time_ms,))
+        return self.older.index_at(time_ms)
+
+    def _from(self, index: int) -> list[Fix]:
+        """The fixes from an index on, among all."""
+        if self.older_count - index > MAX_UNPACKED:
+            return self.fixes[index:]
+        return self._older_fixes(index) + self.recent
+
+    def _older_fixes(self, index: int) -> list[Fix]:
+        """The packed fixes from an index on."""
+        return [] if self.older is None else [_new(Fix, row) for row in self.older.rows(index, self.older_count)]
+
+    def last(self) -> Fix | None:
+        """The newest fix; None if there is none."""
+        return self.recent[-1] if self.recent else None
+
+    def round(self, at_ms: int) -> Neighbours:
+        """The last fix at a moment or before, and the fix after it."""
+        fixes = self.since(at_ms)
+        index = bisect_right(fixes, (at_ms, AFTER_ALL_MS))
+        return Neighbours(fixes[index - 1] if index else None, fixes[index] if index < len(fixes) else None)
+
+    def _list_for(self, fix: Fix) -> list[Fix]:
+        """The list of fixes that a fix belongs to: the recent ones, unless it is older than these."""
+        return self.recent if self.older is None or fix[:3] >= self.recent[0][:3] else self.fixes

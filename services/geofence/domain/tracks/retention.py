@@ -1,0 +1,35 @@
+"""Retention: the fold destroys the positions that no decision needs any more.
+
+Most fixes leave a track as newer ones arrive (`hot_loop.forget_old`). Once an hour the fold also drops the positions that no report
+pushes out: those of devices that no case names, of ended cases, and of devices that fell silent. The next checkpoint holds none of
+them.
+"""
+
+from __future__ import annotations
+
+from services.geofence.domain import hot_loop
+from services.geofence.domain.detectors.anomalies import DEPARTED
+from services.geofence.domain.kinematics.track import WINDOW_MS
+from services.geofence.domain.state import State
+
+INTERVAL_MS = 3_600_000
+"""Interval between two sweeps over all devices, 1 h."""
+
+
+def pass_time(state: State, before_ms: int, now_ms: int) -> None:
+    """Destroys old positions if a full hour of mesh time lies between two moments."""
+    if now_ms // INTERVAL_MS == before_ms // INTERVAL_MS:
+        return
+    horizon_ms = now_ms - WINDOW_MS
+    for device_id, track in list(state.tracks.items()):
+        newest = track.last()
+        case_ids = state.cases_of.get(device_id)
+        if newest is None or newest.time_ms >= horizon_ms:
+            continue  # the next reports push out the older fixes
+        if case_ids:
+            hot_loop.forget_old(state, device_id, case_ids)
+        else:
+            del state.tracks[device_id]
+    for case_state in state.cases.values():
+        if case_state.ended:
+            case_state.of_case.pop(DEPARTED.name, None)
