@@ -132,7 +132,7 @@ def _select(kind: RecordType[Any]) -> sa.Select[Any]:
 def read(connection: sa.Connection, vault: Vault, kind: RecordType[R], *, record_id: str) -> R:
     """The record with this id. Raises NotFound if it isn't stored or was destroyed."""
     row = connection.execute(_by_id(kind), {"id": record_id}).first()
-    record = StoredRecord(kind, row, vault).open() if row else None
+    record = stored_record(kind, row, vault).open() if row else None
     if record is None:
         raise NotFound("no such record")
     return record
@@ -141,7 +141,7 @@ def read(connection: sa.Connection, vault: Vault, kind: RecordType[R], *, record
 def orders_protecting(connection: sa.Connection, vault: Vault, person_id: str) -> list[Order]:
     """Orders that protect a person, sorted by id."""
     rows = connection.execute(_of_protected_person(), {"id": person_id})
-    orders = [order for row in rows if (order := StoredRecord(ORDERS, row, vault).open()) is not None]
+    orders = [order for row in rows if (order := stored_record(ORDERS, row, vault).open()) is not None]
     return sorted(orders, key=ORDERS.id_of)
 
 

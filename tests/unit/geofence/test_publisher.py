@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.common.clock import MeshClock
 from services.common.messaging.bus import PubAck
+from services.common.messaging.delivered import Delivered
 from services.common.priority import Limits, PriorityGate
 from services.geofence.domain.alerts import SensingRequest
 from services.geofence.domain.demands import AlertKind
@@ -22,6 +23,7 @@ from tests.support.decision_quality import alert
 
 SHARING = Limits(quiet_s=0.0, max_delay_s=3_600.0, slots=1)
 FAR_MS = 1 << 50
+ENTRY = Delivered("log.0.report", b"", "LOG_0", 1, 1_000, 0, "")
 
 
 class Bus:
@@ -68,11 +70,10 @@ async def test_figures_wait_for_response_work_and_delay_no_request_for_data() ->
         for work in (outputs.publish_alerts(), outputs.publish_requests(), outputs.publish_secondary())
     ]
     with gate.response():
-        assert outputs.put(
-            [alert(AlertKind.RING_ENTERED, Demand.RESPOND, 1), alert(AlertKind.RING_ENTERED, Demand.WARN, 1)]
-        )
+        alerts = [alert(AlertKind.RING_ENTERED, demand, 1) for demand in (Demand.RESPOND, Demand.WARN)]
+        assert outputs.put(alerts, ENTRY)
         await until(lambda: fake.kinds == ["alert", "alert"])
-        assert not outputs.put([request()])
+        assert not outputs.put([request()], ENTRY)
         await until(lambda: len(fake.kinds) == 3)
         for _ in range(20):
             await asyncio.sleep(0)

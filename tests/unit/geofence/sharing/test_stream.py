@@ -17,9 +17,10 @@ from services.geofence.consumer import Evaluator
 from services.geofence.domain import sharing
 from services.geofence.domain.entries import Body, Case, Demand, Heard, Positions, Ring, Target, Tick
 from services.geofence.domain.kinematics.geometry import PERSON, ecef_mm
-from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Fix, Track
+from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.sharing import PositionShare, Subject
 from services.geofence.domain.state import CaseState, OpenIncident, State
+from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.sharing import stream as streams
 from services.geofence.sharing.outbox import ALLOWED_BATCH, DisclosureOutbox, OpenShare
 from services.geofence.sharing.stream import ShareStream
