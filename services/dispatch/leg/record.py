@@ -20,7 +20,7 @@ from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.common.retrying import retried
 from services.common.rpc.errors import FailedPrecondition, Unavailable
-from services.dispatch.domain.assignment import Assignment, AssignmentState
+from services.dispatch.domain.assignment import AssignmentState
 from services.dispatch.domain.escalation import Situation
 from services.dispatch.domain.events import EVENTS, Event
 from services.dispatch.domain.incident import Incident, evolve
@@ -132,12 +132,11 @@ class LegRecord:
         self._availability = availability
         self._metrics = metrics
         self._readers = ChangeReaders()
-        self._memory = IncidentMemory()
-        self._moved_on = asyncio.Event()
-        """Set, and replaced, when the head has changed."""
+        self.memory = IncidentMemory()
+        self._moved_on = asyncio.Event()  # set, and replaced, when the head has changed
         self._requests = RequestQueue()
         self._lock = asyncio.Lock()
-        self.secondary = SecondaryRecords(store, self._memory, self.subscriptions, lock=self._lock)
+        self.secondary = SecondaryRecords(store, self.memory, self.subscriptions, lock=self._lock)
 
     async def handle(
         self,
@@ -155,7 +154,7 @@ class LegRecord:
         the results. If a command raises an error, nothing is changed and the error is raised.
         """
         with self.gate.response():
-            return await _complete(self._commit(Request(commands, situation, position, first)))
+            return await _complete(self._commit(Request(commands, situation, position=position, first=first)))
 
     def gather(
         self, connection: Connection, incident_ids: set[str], remembered: Mapping[str, CommittedIncident]
@@ -169,26 +168,22 @@ class LegRecord:
             found |= _folded(self.leg, missing, events, latency_ms=latencies)
         return found
 
-    def assignment(self, assignment_id: str) -> tuple[Incident, Assignment] | None:
-        """An assignment in memory, with its incident; None if its incident isn't in memory."""
-        return self._memory.assignment(assignment_id)
-
     async def open_incidents(self) -> list[Incident]:
         """Incidents with an open assignment. Commits of other processes of this leg show once this process has caught up with them."""
 
         def read(connection: Connection) -> tuple[dict[str, CommittedIncident], bool]:
             up_to_date = self.store.head_within(connection) == self.head
             ids = self.store.open_incidents(connection)
-            return self.gather(connection, ids, self._memory.known if up_to_date else {}), up_to_date
+            return self.gather(connection, ids, self.memory.known if up_to_date else {}), up_to_date
 
-        if self._memory.open is not None:
-            return list(self._memory.open.values())
+        if self.memory.open is not None:
+            return list(self.memory.open.values())
         async with self._lock:
             known, up_to_date = await self.store.transaction(read)
             incidents = {id_: committed.incident for id_, committed in known.items()}
             if up_to_date:
-                self._memory.remember(known)
-                self._memory.open = incidents
+                self.memory.remember(known)
+                self.memory.open = incidents
         return list(incidents.values())
 
     def changes(self) -> AbstractAsyncContextManager[ChangedIncidents]:
@@ -287,10 +282,10 @@ class LegRecord:
         So a deadline fires once: the second process finds the result of the first. Raises FailedPrecondition if the store holds an
         older state than this process has seen.
         """
-        missing = [id_ for id_ in incident_ids if id_ not in self._memory.known]
+        missing = [id_ for id_ in incident_ids if id_ not in self.memory.known]
         committed = change_store.read(connection, missing, self._availability.asks_units())
         if committed.head == self.head:
-            known = {id_: self._memory.known[id_] for id_ in incident_ids if id_ in self._memory.known}
+            known = {id_: self.memory.known[id_] for id_ in incident_ids if id_ in self.memory.known}
             known |= _folded(self.leg, missing, committed.events, latency_ms=committed.latency_ms)
             return Change(committed.head, known, {}), committed
         if committed.head.id <= self.head.id:
@@ -312,13 +307,13 @@ class LegRecord:
     def _committed(self, change: Change) -> None:
         """Applies a committed change to memory. The method doesn't await, so readers see all of the change or nothing."""
         if change.behind:
-            self._memory.forget()
+            self.memory.forget()
             self.subscriptions.notify(change.missed)
         self.head = change.head
-        # The desks and INCIDENTS come first. Whatever else follows from a step waits for the next turn of the event loop.
+        # The desks and INCIDENTS come first.
         self.subscriptions.notify(change.steps)
         self.outbox.add(change.steps)
-        self._memory.changed(change.known)
+        self.memory.changed(change.known)
         self._moved_on.set()
         self._moved_on = asyncio.Event()
         changed = change.known if change.behind else {link.incident_id for link in change.links}

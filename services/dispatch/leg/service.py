@@ -124,7 +124,7 @@ class LegService:
         Raises NotFound or FailedPrecondition. Raises PermissionDenied if the desk answers a canary, or the watch anything else.
         """
         assignment_id = command.assignment_id
-        known = self.record.assignment(assignment_id)
+        known = self.record.memory.assignment(assignment_id)
         if known is None:
             return await self._answer(command, await self._stored_destination(assignment_id), canary)
         incident, assignment = known
