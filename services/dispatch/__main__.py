@@ -43,9 +43,10 @@ from services.dispatch.following.targets import Targets
 from services.dispatch.leg.api import DispatchApi
 from services.dispatch.leg.consumer import consume_alerts, consume_peers
 from services.dispatch.leg.reconcile import Reconciler
-from services.dispatch.leg.service import LegService, open_leg
+from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
 from services.dispatch.metrics import DispatchMetrics
+from services.dispatch.publications.adoption import adopt_steps
 from services.dispatch.publications.service import StepPublications
 from services.dispatch.roster.api import RosterApi
 from services.dispatch.roster.travel import open_travel_times
@@ -127,8 +128,8 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 readiness.need(warnings.streams.alerts.unable)
             works = [
                 rpc.keep_health(server, readiness),
-                leg.watch_deadlines(),
-                leg.record.adopt_steps(),
+                watch_deadlines(leg),
+                adopt_steps(leg.store, leg.record.outbox),
                 mesh(
                     settings,
                     leg,

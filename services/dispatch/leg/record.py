@@ -50,8 +50,6 @@ from services.dispatch.publications.store import Published
 from services.dispatch.roster.availability import AvailabilityView
 from tandem.common.v1 import exercise_pb2
 
-ADOPT_AFTER_S = 2.0
-"""Interval of the search for unpublished steps of other processes, seconds. Such a step is published after one to two intervals."""
 STEP_STATES = (
     *(state.name.lower() for state in AssignmentState),
     *(names.log_name for names in EVENTS.values() if names.log_name),
@@ -149,9 +147,9 @@ class LegRecord:
         """Decides commands in their order and commits all results. Returns the incidents after the commit.
 
         Requests that arrive while a transaction runs share the next one. The board of `situation` holds travel times and positions,
-        which are looked up before the transaction. The roster is read
-        in the transaction. `first` may change the store in the same transaction and return more commands. `position` is stored with
-        the results. If a command raises an error, nothing is changed and the error is raised.
+        which are looked up before the transaction. The roster is read in the transaction. `first` may change the store in the same
+        transaction and return more commands. `position` is stored with the results. If a command raises an error, nothing is changed
+        and the error is raised.
         """
         with self.gate.response():
             return await _complete(self._commit(Request(commands, situation, position=position, first=first)))
@@ -194,22 +192,6 @@ class LegRecord:
         """Returns once the leg has events after `since`."""
         while self.head == since:
             await self._moved_on.wait()
-
-    async def adopt_steps(self) -> None:
-        """Publishes steps of other processes that stay unpublished, until cancelled.
-
-        A step stays unpublished if its process died, or if the answer to a commit of this process was lost.
-        """
-        previous: set[int] = set()
-        while True:
-            await asyncio.sleep(ADOPT_AFTER_S)
-            waiting = await retried(self.store.unpublished_sequences)
-            orphans = {sequence for sequence in waiting if not self.outbox.holds(sequence)}
-            # Take only steps that the previous search found too. Another process may be about to publish the newer ones.
-            if orphans & previous:
-                rows = await retried(self.store.unpublished)
-                self.outbox.add(numbered(row for row in rows if row.sequence in orphans & previous))
-            previous = orphans
 
     async def finish(self) -> None:
         """Returns when a running transaction is over."""

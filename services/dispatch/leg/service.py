@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,6 @@ from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadlin
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.leg import Leg
-from services.dispatch.domain.roster import UnitReport
 from services.dispatch.leg import translate
 from services.dispatch.leg.change import IncidentCommand
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
@@ -68,15 +67,13 @@ class LegService:
         self.store = record.store
         self.watch = watch
         self.metrics = metrics
-        self.history = HistoryBudget(record.gate)
-        """Budget of the readers of this leg's history."""
+        self.history = HistoryBudget(record.gate)  # of the readers of this leg's history
         self.last_known_positions = availability.last_known_positions
+        self.unit_report = availability.report_of
         self._availability = availability
         self._clock = clock
         self._deadlines = deadlines
         metrics.watch(self.name, watch.overdue_s, record.outbox.age_s, states=STEP_STATES)
-
-    # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def fold(self, alerts: Sequence[Alert], position: StreamPosition) -> None:
         """Applies alerts up to a stream position in one transaction, durable on return. A repeated alert changes nothing."""
@@ -163,7 +160,7 @@ class LegService:
         now = self._now()
         if due := await self.store.due(now.now_ms):
             commands = [IncidentCommand(row.incident_id, PassDeadline(row.assignment_id)) for row in due]
-            await self.record.handle(commands, await self._with_board(now, _subjects(due)))
+            await self.record.handle(commands, await self._situation(_subjects(due), now))
 
     async def check_other_legs(self) -> None:
         """Notifies the desk of each other leg that showed no step in time although it must respond, and of each that returned."""
@@ -200,7 +197,7 @@ class LegService:
         situation = self._now()
         if going:
             to = await self.store.transaction(partial(roster.destinations, unit_ids=going))
-            situation = await self._with_board(situation, to)
+            situation = await self._situation(to, situation)
         results: list[T] = []
 
         def change(connection: Connection) -> Sequence[IncidentCommand]:
@@ -220,14 +217,10 @@ class LegService:
         """The present situation, without a board."""
         return Situation(self._clock.now_ms(), self._deadlines)
 
-    async def _situation(self, subject_ids: Iterable[str]) -> Situation:
+    async def _situation(self, subject_ids: Iterable[str], now: Situation | None = None) -> Situation:
         """The present situation, with the travel times to destinations."""
-        return await self._with_board(self._now(), subject_ids)
-
-    async def _with_board(self, now: Situation, subject_ids: Iterable[str]) -> Situation:
+        now = now or self._now()
         return replace(now, board=await self._availability.ahead(subject_ids, now.now_ms))
-
-    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def follow(
         self,
@@ -248,29 +241,25 @@ class LegService:
             raise InvalidField("new_only", "doesn't go with after_sequence: set one of the two")
         after_sequence = self.record.head.id if new_only else after_sequence
 
-        async def page_after(sequence: int) -> list[StepRow]:
-            return await self.history.read_in_stream(desk, partial(self.store.steps_after, sequence))
+        def page_after(sequence: int) -> Awaitable[list[StepRow]]:
+            return self.history.read_in_stream(desk, partial(self.store.steps_after, sequence))
 
         async for item in self.record.subscriptions.follow(page_after, after_sequence, others, canaries=canaries):
             yield item
 
-    def unit_report(self, unit_id: str) -> UnitReport | None:
-        """The last report of a unit that this process knows; None if the unit is unknown."""
-        return self._availability.report_of(unit_id)
 
-    # ── work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+async def watch_deadlines(leg: LegService) -> None:
+    """Handles a leg's deadlines, then absent legs, until cancelled. Needs only the leg's own store."""
 
-    async def watch_deadlines(self) -> None:
-        """Handles deadlines, then absent legs, until cancelled. Needs only the leg's own store."""
-        await self.watch.run(partial(retried, self.watch.pulse), self._act)
-
-    async def _act(self, pulse: Pulse, now_ms: int) -> None:
-        if pulse.head != self.record.head:
-            await retried(self.catch_up)
+    async def act(pulse: Pulse, now_ms: int) -> None:
+        if pulse.head != leg.record.head:
+            await retried(leg.catch_up)
         if pulse.due_ms <= now_ms:
-            await retried(self.pass_deadlines)
+            await retried(leg.pass_deadlines)
         if pulse.absent or pulse.leg_due_ms <= now_ms:
-            await retried(self.check_other_legs)
+            await retried(leg.check_other_legs)
+
+    await leg.watch.run(partial(retried, leg.watch.pulse), act)
 
 
 @asynccontextmanager

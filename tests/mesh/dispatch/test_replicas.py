@@ -27,10 +27,12 @@ from services.dispatch.domain.enums import Demand
 from services.dispatch.domain.escalation import Deadlines
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Office, Status, UnitReport
-from services.dispatch.leg import chain, record, subscriptions, translate
+from services.dispatch.leg import chain, subscriptions, translate
 from services.dispatch.leg.rows import StreamPosition
-from services.dispatch.leg.service import LegService, open_leg
+from services.dispatch.leg.service import LegService, open_leg, watch_deadlines
 from services.dispatch.leg.store import Store
+from services.dispatch.publications import adoption
+from services.dispatch.publications.adoption import adopt_steps
 from services.dispatch.publications.steps import NumberedStep
 from services.dispatch.roster import store
 from tandem.dispatch.v1 import dispatch_pb2
@@ -165,7 +167,7 @@ async def test_an_alert_that_another_process_folded_without_a_step_is_not_folded
 
 async def test_a_desk_that_moves_to_another_process_gets_the_steps_of_the_first(where: Path | str) -> None:
     async with opened(where) as first_leg, opened(where) as second_leg:
-        watching = asyncio.create_task(second_leg.watch_deadlines())
+        watching = asyncio.create_task(watch_deadlines(second_leg))
         try:
             await fold(first_leg, 1)
             steps = second_leg.follow((await first_leg.store.head()).id)
@@ -181,11 +183,11 @@ async def test_a_desk_that_moves_to_another_process_gets_the_steps_of_the_first(
 async def test_steps_of_a_process_that_died_are_published_by_another(
     where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "ADOPT_AFTER_S", 0.05)
+    monkeypatch.setattr(adoption, "ADOPT_AFTER_S", 0.05)
     async with opened(where) as second_leg:
         async with opened(where) as dying:
             await fold(dying, 1)  # committed, but never published
-        adopting = asyncio.create_task(second_leg.record.adopt_steps())
+        adopting = asyncio.create_task(adopt_steps(second_leg.store, second_leg.record.outbox))
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while not second_leg.record.outbox.holds(2):  # noqa: ASYNC110  # another task adopts them
@@ -216,7 +218,7 @@ async def test_a_database_that_is_rolled_back_under_a_running_leg_stops_it(where
         for statement in ("delete from steps where sequence > 2", "delete from events where id > 2"):
             await leg.store.transaction(partial(sa.Connection.execute, statement=sa.text(statement)))
         with pytest.raises(FailedPrecondition, match="went back"):
-            await asyncio.wait_for(leg.watch_deadlines(), PATIENCE_S)
+            await asyncio.wait_for(watch_deadlines(leg), PATIENCE_S)
 
 
 async def test_a_restarted_leg_knows_which_units_are_free(where: Path | str) -> None:

@@ -116,8 +116,8 @@ def test_a_distance_that_arrives_after_the_clearing_of_its_ring_sends_no_message
 
 def test_a_distance_within_a_ring_that_she_was_not_warned_of_is_sent_and_ends_with_the_incident() -> None:
     her = Person()
-    told = her.hears_distance(1000.0)
-    assert told and told.demand is WARN
+    message = her.hears_distance(1000.0)
+    assert message and message.demand is WARN
     assert her.leaves(1000.0) is None
     over = her.leaves(2000.0, ends=True)
     assert over and over.notice is Notice.OVER

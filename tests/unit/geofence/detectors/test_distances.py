@@ -247,7 +247,7 @@ def test_a_return_to_a_known_stay_warns_the_desks_alone(stay_h: float, away_h: f
     assert warned_entries(story, 2000) == warned
 
 
-def test_a_known_stay_is_told_once_a_week() -> None:
+def test_a_known_stay_is_warned_of_each_week() -> None:
     story = begun(valid_until_ms=T0_MS + 20 * 24 * HOUR_S * 1000)
     for day in range(9):
         live(story, 600, 24 * day, 24 * day + 12)
@@ -264,7 +264,7 @@ def test_the_ring_that_demands_a_response_always_warns() -> None:
     assert warned_entries(story, 1000) == [True, False]
 
 
-def test_from_a_known_stay_an_approach_is_told_by_its_distance() -> None:
+def test_an_approach_from_a_known_stay_is_warned_of() -> None:
     story = unanswered()
     live(story, 600, 0, 7)
     live(story, 5000, 7, 16)
