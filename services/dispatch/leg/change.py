@@ -132,7 +132,7 @@ class RequestQueue:
         return requests
 
 
-class _Message(NamedTuple):
+class _AssignmentMessage(NamedTuple):
     """An assignment's message, with the domain objects that it shows."""
 
     incident: Incident
@@ -165,7 +165,7 @@ class Change:
     assignments: dict[str, AssignmentRow] = field(default_factory=dict)
     incidents: dict[str, IncidentRow] = field(default_factory=dict)
     awaited: list[AwaitedRow] = field(default_factory=list)
-    _messages: dict[str, _Message] = field(default_factory=dict)
+    _messages: dict[str, _AssignmentMessage] = field(default_factory=dict)
     """Message in the last step of each assignment, by assignment id."""
 
     def decide_all(self, commands: Sequence[IncidentCommand], situation: Situation) -> Mapping[str, CommittedIncident]:
@@ -207,7 +207,7 @@ class Change:
             kept=isinstance(event, PrivateStep),
         )
         self.steps.append(NumberedStep(self.head.id, step))
-        self._messages[event.assignment_id] = _Message(incident, assignment, step.assignment)
+        self._messages[event.assignment_id] = _AssignmentMessage(incident, assignment, step.assignment)
 
     def _payload(self, incident: Incident, assignment: Assignment) -> bytes:
         """The serialised assignment without its latency. If a step has just shown the assignment, its message is used."""

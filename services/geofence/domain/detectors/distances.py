@@ -70,7 +70,7 @@ class Habit(NamedTuple):
     """Time of that warning, mesh time."""
 
 
-class Stay(NamedTuple):
+class KnownStay(NamedTuple):
     """What a protected person knows of the wearer's stays within a wide ring."""
 
     warned_ms: int
@@ -84,7 +84,7 @@ WARNED = part_by_key("warned", LastWarning._make)
 HABITS = part_by_key("habits", Habit._make, outlives_episode=True)
 """The habit of the wearer as far as each person was told, by the person's key."""
 
-STAYS = part_by_key("stays", Stay._make, outlives_episode=True)
+STAYS = part_by_key("stays", KnownStay._make, outlives_episode=True)
 """Stays of the wearer, by target and ring."""
 
 
@@ -99,7 +99,7 @@ def is_known_stay(context: CaseContext, target: Target, ring: Ring) -> bool:
     stay = stays.get(key)
     if stay and now_ms - stay.warned_ms <= HABIT_MS and now_ms - stay.left_ms <= STAY_KNOWN_MS:
         return True
-    stays[key] = Stay(now_ms, stay.left_ms if stay else 0)
+    stays[key] = KnownStay(now_ms, stay.left_ms if stay else 0)
     return False
 
 
