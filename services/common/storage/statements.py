@@ -25,34 +25,44 @@ def is_postgresql(connection: sa.Connection) -> bool:
 
 def fetch(connection: sa.Connection, sql: str, parameters: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
     """Executes a statement and returns its rows."""
-    driver = _driver(connection)
     if is_postgresql(connection):
-        rows: Sequence[tuple[Any, ...]] = _awaited(driver.fetch(sql, *parameters))
+        rows: Sequence[tuple[Any, ...]] = _awaited(_server(connection).fetch(sql, *parameters))
         return rows
-    found: list[tuple[Any, ...]] = driver.execute(sql, parameters).fetchall()
+    found: list[tuple[Any, ...]] = _executed(connection, sql, parameters).fetchall()
     return found
 
 
 def execute(connection: sa.Connection, sql: str, parameters: Sequence[object] = ()) -> int:
     """Executes a statement that returns no rows. Returns the number of rows that it changed."""
-    driver = _driver(connection)
     if is_postgresql(connection):
-        status: str = _awaited(driver.execute(sql, *parameters))
+        status: str = _awaited(_server(connection).execute(sql, *parameters))
         return int(status.rpartition(" ")[2])
-    changed: int = driver.execute(sql, parameters).rowcount
+    changed: int = _executed(connection, sql, parameters).rowcount
     return changed
 
 
 def execute_many(connection: sa.Connection, sql: str, rows: Sequence[Sequence[object]]) -> None:
     """Executes an SQLite statement once for each row of parameters. PostgreSQL gets all rows in one statement, see `rows.write`."""
     if len(rows) == 1:
-        _driver(connection).execute(sql, rows[0])
+        _executed(connection, sql, rows[0])
     elif rows:
-        _driver(connection).executemany(sql, rows)
+        _cursor(connection).executemany(sql, rows)
 
 
-def _driver(connection: sa.Connection) -> Any:
+def _server(connection: sa.Connection) -> Any:
+    """The asyncpg connection."""
     return connection.connection.driver_connection
+
+
+def _cursor(connection: sa.Connection) -> Any:
+    """A cursor of sqlite3, or SQLAlchemy's cursor of aiosqlite that is used like it within `run_sync`."""
+    return connection.connection.cursor()
+
+
+def _executed(connection: sa.Connection, sql: str, parameters: Sequence[object]) -> Any:
+    cursor = _cursor(connection)
+    cursor.execute(sql, parameters)
+    return cursor
 
 
 def _awaited(answer: Awaitable[T]) -> T:
