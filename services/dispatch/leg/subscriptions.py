@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import takewhile
+from operator import itemgetter
 from typing import TypeAlias, assert_never
 
 from services.common.rpc.errors import Unavailable
@@ -182,6 +183,9 @@ class Subscriptions:
                 await asyncio.wait({reading}, timeout=OFFERS_AFTER_S)
                 while not reading.done() and not self._closed:
                     desk.wake.clear()
+                    # Offers that were committed meanwhile wait in memory behind the page. They are as urgent as the earlier ones.
+                    unsent = dict.fromkeys(self._unanswered, -math.inf) | desk.sent_s
+                    desk.sent_s = dict(sorted(unsent.items(), key=itemgetter(1)))
                     for step in self._repeated(desk):
                         yield step
                     woken = asyncio.ensure_future(desk.wake.wait())

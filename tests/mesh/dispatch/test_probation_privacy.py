@@ -25,6 +25,7 @@ from services.cli.simulate.actors import DESKS, MOJ_RECORDS
 from services.common import times
 from services.common.rpc import server
 from tandem.dispatch.v1 import dispatch_pb2, dispatch_pb2_grpc
+from tandem.registry.v1 import trace_pb2, trace_pb2_grpc
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
 from tests.support.common.methods import methods
 from tests.support.common.otlp import Collector, collecting
@@ -37,6 +38,7 @@ VARIANTS = 4
 """Number of requests per method, with different choices of fields."""
 LISTENS_S = 1.5
 """Time for which a stream is read, seconds."""
+REPEATS = 40
 CALL_CONCURRENCY = 80
 PLACES = (HOME, SECOND, *UNITS["police"].values())
 """Her places, and the positions of the police units: with their travel times, her place could be computed."""
@@ -97,6 +99,16 @@ class Walk:
                                     tasks.create_task(self._call(channel, method, variant))
 
     async def _call(self, channel: grpc.aio.Channel, method: MethodDescriptor, variant: int) -> None:
+        """Calls a method. The budget of readers of the history refuses some of so many calls at once: these are repeated."""
+        for _ in range(REPEATS):
+            if await self._call_once(channel, method, variant) is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return
+            await asyncio.sleep(0.5)
+
+    async def _call_once(
+        self, channel: grpc.aio.Channel, method: MethodDescriptor, variant: int
+    ) -> grpc.StatusCode | None:
+        """Calls a method and keeps what it returned. Returns the status of an error."""
         path = f"/{method.containing_service.full_name}/{method.name}"
         request = self._filled(method.input_type, variant)
         answer_of = message_factory.GetMessageClass(method.output_type)
@@ -128,8 +140,10 @@ class Walk:
                 assert error.code() not in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN), (path, error)
                 trailing = [f"{key}={value!r}" for key, value in error.trailing_metadata() or ()]
                 heard.append(f"{error.code()} {error.details()} {trailing}".encode())
+                return error.code()
             finally:
                 going.cancel()
+        return None
 
     def _keep(self, path: str, message: Message) -> None:
         self.answered.add(path)
@@ -226,6 +240,22 @@ async def known_ids(chased: Chase) -> dict[str, list[str]]:
     }
 
 
+async def traced_incident(chased: Chase, incident_id: str) -> None:
+    """Waits until the registry has the trace of an incident: it stores the facts in idle time."""
+    stub = trace_pb2_grpc.TraceServiceStub(await chased.channel("registry"))
+    request = trace_pb2.GetTraceRequest(incident_id=incident_id)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            try:
+                await call(stub.GetTrace, request, chased.identity("probation"))
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                    raise
+                await asyncio.sleep(0.2)
+            else:
+                return
+
+
 async def heard_by_console(mesh: RunningMesh, role: str, incident_id: str) -> dict[str, list[bytes]]:
     """Returns all data that a desk's browser gets: the live stream until it has targets and units, and the incident page."""
     async with visiting(mesh.now.console_url) as visitor:
@@ -261,6 +291,7 @@ async def test_no_method_reveals_her_position_to_probation(traced: tuple[Running
         close = dispatch_pb2.CloseRequest(assignment_id=ids["assignment_id"][1], cause=dispatch_pb2.OTHER, note=NOTE)
         await call(stub.Close, close, police)
         await asyncio.sleep(1)  # until the other legs have read it
+        await traced_incident(chased, ids["incident_id"][0])
 
         console = {role: await heard_by_console(mesh, role, ids["incident_id"][0]) for role in ("police", "probation")}
 
