@@ -27,10 +27,11 @@ def arm(number: int, moment: str) -> None:
     async def publish_and_die(self: Bus, *args: Any, **kwargs: Any) -> PubAck:
         nonlocal publications
         publications += 1
-        if publications == number and moment == "before":
+        is_planned = publications == number  # others may begin before this one is acknowledged
+        if is_planned and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         ack = await publish(self, *args, **kwargs)
-        if publications == number:
+        if is_planned:
             os.kill(os.getpid(), signal.SIGKILL)
         return ack
 
