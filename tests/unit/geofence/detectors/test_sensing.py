@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from services.geofence.domain import codec, fold
+from services.geofence.domain.detectors import sensing
 from services.geofence.domain.entries import Body, Entry, FoldVersion, Tick
 from services.geofence.domain.version import VERSION
 from tandem.common.v1 import exercise_pb2, geometry_pb2, log_pb2
@@ -51,7 +52,7 @@ def test_an_old_log_asks_for_nothing() -> None:
     assert [a.kind for a in old.alerts] == [a.kind for a in new.alerts]
     assert [a.ordinal for a in old.alerts] == [a.ordinal for a in new.alerts]
     older = Story()
-    older.enter(0, FoldVersion(VERSION - 1))
+    older.enter(0, FoldVersion(sensing.FIRST_VERSION - 1))
     older.case()
     move(older, 1, 900, north_m=6000, mps=-6)
     assert older.outputs == older.alerts
