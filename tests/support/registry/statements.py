@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from services.common.storage import statements as driver
 from services.registry.working_set import cached_rows, devices, match_keys
 
 _TARGET = re.compile(
@@ -27,6 +28,21 @@ class Statements:
         self.looked_up: Counter[tuple[str, str, object]] = Counter()
         """How often the working set asked the database for a value, by its query and column."""
 
+    def count(self, sql: str) -> None:
+        """Counts a statement, if it reads or changes a table."""
+        if found := _TARGET.match(sql):
+            verb, table = filter(None, found.groups())
+            self.by_kind[f"{verb} {table}"] += 1
+
+    def counting(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of `services.common.storage.statements` that counts what it executes. SQLAlchemy has no event of it."""
+
+        def counted_run(connection: sa.Connection, sql: str, *arguments: Any) -> Any:
+            self.count(sql)
+            return run(connection, sql, *arguments)
+
+        return counted_run
+
     @property
     def reads(self) -> dict[str, int]:
         """Number of SELECT statements by their first table."""
@@ -42,10 +58,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Statements]:
     """Count the statements and look-ups within the block."""
     statements = Statements()
 
-    def count(*args: Any) -> None:
-        if found := _TARGET.match(args[2]):
-            verb, table = filter(None, found.groups())
-            statements.by_kind[f"{verb} {table}"] += 1
+    def count_event(*args: Any) -> None:
+        statements.count(args[2])
 
     def look_up(
         connection: sa.Connection, select: str, lookup: cached_rows.Lookup, *, values: Collection[Any]
@@ -54,12 +68,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Statements]:
         return read(connection, select, lookup, values=values)
 
     read = cached_rows.read_rows
-    for module in (cached_rows, devices, match_keys):
-        monkeypatch.setattr(module, "read_rows", look_up)
-    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    sa.event.listen(sa.Engine, "before_cursor_execute", count_event)
     try:
-        yield statements
+        with monkeypatch.context() as patch:
+            for module in (cached_rows, devices, match_keys):
+                patch.setattr(module, "read_rows", look_up)
+            for name in ("fetch", "execute", "execute_many"):
+                patch.setattr(driver, name, statements.counting(getattr(driver, name)))
+            yield statements
     finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", count)
-        for module in (cached_rows, devices, match_keys):
-            monkeypatch.setattr(module, "read_rows", read)
+        sa.event.remove(sa.Engine, "before_cursor_execute", count_event)
