@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc.aio
@@ -191,14 +191,20 @@ def is_pursuit(command: ingest_pb2.DeviceCommand) -> bool:
     return command.instruction.report_every.interval_s == 15
 
 
+async def lasting(request: following_pb2.FollowTargetsRequest) -> AsyncIterator[following_pb2.FollowTargetsRequest]:
+    """One request of a stream that stays open. A write of one's own to a call that was refused meanwhile fails as INTERNAL."""
+    yield request
+    await asyncio.Event().wait()
+
+
 async def test_only_the_desk_of_police_or_probation_may_watch_targets(mesh: RunningMesh) -> None:
     async with chase(mesh) as chased:
         for leg in ("probation", "police", "warning"):
             stub = await chased.following(leg)
             for who in DESKS.values():
-                call: Any = stub.FollowTargets(metadata=chased.clients.identity(who), timeout=20)
+                request = following_pb2.FollowTargetsRequest(add_incident_ids=["incident-none"])
+                call: Any = stub.FollowTargets(lasting(request), metadata=chased.clients.identity(who), timeout=20)
                 try:
-                    await call.write(following_pb2.FollowTargetsRequest(add_incident_ids=["incident-none"]))
                     (event,) = (await call.read()).events
                     answer = event.WhichOneof("what")
                 except grpc.aio.AioRpcError as refused:
