@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import grpc.aio
@@ -14,21 +14,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc import server
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2, review_pb2
-from tests.conftest import ENGINES
 from tests.support.registry import listing, records
-from tests.support.registry.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh, running_registry
+from tests.support.registry.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh
 
 MOJ_DESK, NPA_DESK = "spiffe://moj/desk/test", "spiffe://npa/desk/test"
 Listed = reconciliation_pb2.ListedRecord
 PutOutcome = registry_pb2.PutOutcome
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry per database engine for the tests of this file. Each test uses different ids and numbers."""
-    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
-    with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
-        yield running
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 import grpc.aio
@@ -13,20 +13,11 @@ from services.cli.bulk import AnyRecord, put_records
 from services.common.rpc import server
 from services.registry.bulk.translate import MAX_BATCH
 from tandem.registry.v1 import reconciliation_pb2, registry_pb2
-from tests.conftest import ENGINES
 from tests.support.registry import listing, records
-from tests.support.registry.registry import MOJ, NPA, SECRET, Client, RegistryMesh, running_registry
+from tests.support.registry.registry import MOJ, NPA, SECRET, Client, RegistryMesh
 
 Code = grpc.StatusCode
 OUTCOMES = registry_pb2.PutOutcome
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry per database engine for the tests of this file. Each test uses different ids and numbers."""
-    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
-    with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
-        yield running
 
 
 @pytest.fixture

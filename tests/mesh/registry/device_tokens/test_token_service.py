@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -14,20 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common.rpc import server
 from tandem.registry.v1 import registry_pb2
 from tandem.registry.v1.device_token_pb2 import IssueDeviceTokenRequest, RevokeDeviceTokensRequest
-from tests.conftest import ENGINES
 from tests.support.registry import records
-from tests.support.registry.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh, running_registry
+from tests.support.registry.registry import MOJ, NPA, SECRET, WITHIN_S, Client, RegistryMesh
 
 Code = grpc.StatusCode
 MAX_S = 7 * 86_400
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry per database engine for the tests of this file."""
-    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
-    with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
-        yield running
 
 
 @pytest.fixture

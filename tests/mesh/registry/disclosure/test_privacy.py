@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -16,10 +16,9 @@ from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import ledger_pb2
 from tandem.registry.v1 import disclosure_pb2, registry_pb2
-from tests.conftest import ENGINES
 from tests.support.common.mesh import tandem
 from tests.support.registry import records
-from tests.support.registry.registry import MOJ, NPA, SECRET, Client, RegistryMesh, running_registry
+from tests.support.registry.registry import MOJ, NPA, SECRET, Client, RegistryMesh
 
 MOJ_DESK, NPA_DESK = "spiffe://moj/desk/seoul", "spiffe://npa/desk/seoul"
 REVIEWER = "spiffe://tandem/reviewer/one"
@@ -28,14 +27,6 @@ GROUNDS = disclosure_pb2.Grounds(
 )
 NUMBER, PHONE, ADDRESS = "770717-1234567", "010-9876-5432", "서울특별시 비밀구 숨은로 17"
 WEARER_NAME, PERSON_NAME, BIRTH_DATE = "남궁비밀", "황보비밀", "1977-07-17"
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
-    """One registry per database engine."""
-    url = request.getfixturevalue("postgres").new_database() if request.param == "postgres" else ""
-    with running_registry(tmp_path_factory.mktemp("registry"), 1, url) as running:
-        yield running
 
 
 @pytest.fixture
