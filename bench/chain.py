@@ -22,7 +22,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import grpc.aio
 import typer
 import uvloop
 from rich.console import Console
@@ -36,8 +35,8 @@ from bench.mesh.machine import Usage
 from bench.mesh.offers import Offers, following
 from bench.mesh.population import Party
 from bench.mesh.putting_off import CaughtUp
-from bench.mesh.running import populate, running_mesh
-from services.cli.failure import FAILED, CommandFailed, of_rpc
+from bench.mesh.running import populate, running_mesh, said_failures, say
+from services.cli.failure import FAILED
 from services.cli.simulate.actors import VENDOR
 from services.cli.simulate.load_generator import LoadOutcome
 from services.cli.stack import mesh
@@ -91,8 +90,6 @@ TARGETS_MS: Mapping[str, Mapping[str, float]] = {
 BUSY_TARGET_MS = 1_000.0
 """Target for p99 of both legs in `batched` where other programs take a core."""
 CAUGHT_UP_TARGET_S = 60.0
-
-say = Console(stderr=True, highlight=False).print
 
 
 def loads(seconds: float) -> dict[Name, Load]:
@@ -293,20 +290,13 @@ def main(
     telemetry.configure("bench")
     # SIGTERM acts like Ctrl-C: it stops the mesh and removes its folder.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    try:
-        with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
-            folder = Path(temporary) / "mesh"
-            with running_mesh(folder) as (_, up_pid):
-                about, versions = machine.describe(folder), machine.versions()
-                fsync_ms, calibration_ms = machine.fsync_ms(folder / "nats"), machine.calibration_ms()
-                chosen = [run for name, run in loads(seconds).items() if name in only]
-                took_s, results, caught_up = uvloop.run(measure(folder, up_pid, chosen, busy_loops=busy_loops))
-    except CommandFailed as failed:
-        say(failed.message)
-        raise typer.Exit(failed.exit_code) from None
-    except grpc.aio.AioRpcError as error:
-        say(of_rpc(error).message)
-        raise typer.Exit(FAILED) from None
+    with said_failures(), tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
+        folder = Path(temporary) / "mesh"
+        with running_mesh(folder) as (_, up_pid):
+            about, versions = machine.describe(folder), machine.versions()
+            fsync_ms, calibration_ms = machine.fsync_ms(folder / "nats"), machine.calibration_ms()
+            chosen = [run for name, run in loads(seconds).items() if name in only]
+            took_s, results, caught_up = uvloop.run(measure(folder, up_pid, chosen, busy_loops=busy_loops))
     all_figures = [
         Figure("fsync of 4 KiB, median", fsync_ms, "ms"),
         Figure("calibration loop", calibration_ms, "ms"),

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import grpc.aio
 import typer
 import uvloop
 from rich.console import Console
@@ -36,8 +35,7 @@ from bench.mesh.desks import Answering, Desks
 from bench.mesh.devices import Devices
 from bench.mesh.machine import Usage
 from bench.mesh.population import Party
-from bench.mesh.running import populate, running_mesh
-from services.cli.failure import FAILED, CommandFailed, of_rpc
+from bench.mesh.running import populate, running_mesh, said_failures, say
 from services.cli.stack import mesh
 from services.cli.stack.mesh import MeshConnection
 from services.common.observability import telemetry
@@ -49,8 +47,6 @@ OPEN_CONCURRENCY = 50
 """Incidents that are opened at the same time for `--open`."""
 MILLISECONDS, RATE = "ms/incident", "ms/s"
 """Units: processor time of an incident, and of an idle second."""
-
-say = Console(stderr=True, highlight=False).print
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +246,7 @@ def main(
         unanswered=unanswered,
         open=tuple(sorted(open_)),
     )
-    try:
+    with said_failures():
         if before is not None:
             compare(before.resolve(), tree.resolve(), pairs, arguments=_arguments(options))
             return
@@ -263,12 +259,6 @@ def main(
                 about, versions = machine.describe(folder), machine.versions()
                 fsync_ms, calibration_ms = machine.fsync_ms(folder / "nats"), machine.calibration_ms()
                 all_figures = uvloop.run(measure(running, up_pid, options))
-    except CommandFailed as failed:
-        say(failed.message)
-        raise typer.Exit(failed.exit_code) from None
-    except grpc.aio.AioRpcError as error:
-        say(of_rpc(error).message)
-        raise typer.Exit(FAILED) from None
     all_figures = [
         Figure("fsync of 4 KiB, median", fsync_ms, "ms"),
         Figure("calibration loop", calibration_ms, "ms"),

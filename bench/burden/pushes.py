@@ -6,12 +6,9 @@ from collections import Counter
 from typing import NamedTuple
 
 from services.dispatch.warning import translate as warnings
-from services.dispatch.warning.domain import Notice, NotifiedState, decide
+from services.dispatch.warning.domain import REPLACED_BY_ANY, Notice, NotifiedState, decide
 from services.geofence import translate
 from services.geofence.domain.alerts import Alert
-
-_REPLACED = frozenset((Notice.CHANGED, Notice.OVER))
-"""Waiting messages that any newer message to the same person replaces, as `services.dispatch.warning.consumer` does."""
 
 
 class _Warned(NamedTuple):
@@ -42,9 +39,10 @@ class Pushes:
         if warnable is None:
             return
         occurrence, incident_id = warnable.occurrence, warnable.occurrence.incident_id
-        is_end = alert.demand.name == "RECORD" or occurrence.ends
-        earlier = [warned.person_id for warned in self._states if warned.incident_id == incident_id] if is_end else []
-        for person_id in dict.fromkeys((*warnable.person_ids, *earlier)):
+        person_ids = list(warnable.person_ids)
+        if occurrence.clears:
+            person_ids += [warned.person_id for warned in self._states if warned.incident_id == incident_id]
+        for person_id in dict.fromkeys(person_ids):
             warned = _Warned(incident_id, person_id)
             self._states[warned], message = decide(self._states.get(warned, NotifiedState()), occurrence, now_ms)
             if message is not None:
@@ -62,6 +60,6 @@ class Pushes:
             if message.warned != newer.warned
             or message.due_ms <= now_ms
             or message.due_ms < newer.due_ms
-            or message.notice not in _REPLACED | {newer.notice}
+            or message.notice not in REPLACED_BY_ANY | {newer.notice}
         ]
         self._messages.append(newer)

@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import grpc.aio
 import typer
 import uvloop
 from rich.console import Console
@@ -26,8 +25,8 @@ from bench.country.run import Country
 from bench.country.traffic import ALERTS_A_DAY
 from bench.figures import Figure
 from bench.mesh import machine
-from bench.mesh.running import running_mesh
-from services.cli.failure import FAILED, CommandFailed, of_rpc
+from bench.mesh.running import running_mesh, said_failures, say
+from services.cli.failure import FAILED
 from services.common.observability import telemetry
 
 
@@ -71,7 +70,7 @@ def main(
     out = Console(highlight=False, width=140)
     all_figures = [Figure("calibration loop", machine.calibration_ms(), "ms")]
     about, versions, failed = machine.describe(Path(tempfile.gettempdir())), machine.versions(), False
-    try:
+    with said_failures():
         for count in partitions:
             with tempfile.TemporaryDirectory(prefix="tandem-bench-") as temporary:
                 folder, name = Path(temporary) / "mesh", f"P = {count}"
@@ -89,13 +88,7 @@ def main(
             for example in (
                 (*country.compared.only_whole[:3], *country.compared.only_split[:3]) if country.compared else ()
             ):
-                run.say(f"[bold red]DIFFERS:[/] {example}")
-    except CommandFailed as error:
-        run.say(error.message)
-        raise typer.Exit(error.exit_code) from None
-    except grpc.aio.AioRpcError as error:
-        run.say(of_rpc(error).message)
-        raise typer.Exit(FAILED) from None
+                say(f"[bold red]DIFFERS:[/] {example}")
     if as_json:
         print(json.dumps(figures.to_json(about, versions, all_figures)))
     else:

@@ -10,8 +10,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.country import split
 from bench.country.minutes import Minute, idle_percent
 from bench.country.split import Comparison
@@ -23,7 +21,7 @@ from bench.mesh.load import Plan, Trigger
 from bench.mesh.machine import Usage
 from bench.mesh.offers import Arrivals, Offers, following
 from bench.mesh.population import Party
-from bench.mesh.running import populate
+from bench.mesh.running import populate, say
 from services.cli.failure import CommandFailed
 from services.cli.simulate.actors import VENDOR
 from services.cli.simulate.load_generator import LoadOutcome
@@ -37,8 +35,6 @@ BURST_DEVICES = 2_000
 PREPARED_S = 5.0
 """Time before a minute in which its requests are prepared, seconds."""
 SPLIT_PARTITIONS = 4
-
-say = Console(stderr=True, highlight=False).print
 
 
 @dataclass(frozen=True, slots=True)

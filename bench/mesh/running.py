@@ -12,9 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc.aio
+import typer
+from rich.console import Console
+
 from bench.mesh import population
 from bench.mesh.population import Party
-from services.cli.failure import CommandFailed
+from services.cli.failure import FAILED, CommandFailed, of_rpc
 from services.cli.simulate.actors import HeadEnd
 from services.cli.stack import mesh
 from services.cli.stack.mesh import Clients, MeshConnection
@@ -23,8 +27,22 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from tandem.ingest.v1 import ingest_pb2
 
+say = Console(stderr=True, highlight=False).print
 UP_WITHIN_S = 180.0
 _ANNOUNCED_BATCH = 500
+
+
+@contextmanager
+def said_failures() -> Iterator[None]:
+    """Ends the program with a message if the mesh refuses something or doesn't answer."""
+    try:
+        yield
+    except CommandFailed as failed:
+        say(failed.message)
+        raise typer.Exit(failed.exit_code) from None
+    except grpc.aio.AioRpcError as error:
+        say(of_rpc(error).message)
+        raise typer.Exit(FAILED) from None
 
 
 @contextmanager

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TypeAlias, assert_never
 
 import grpc
 import grpc.aio
 
-from services.cli.calls import PATIENCE_S, RETRY, may_succeed_later
-from services.cli.failure import CommandFailed
+from services.cli.calls import Retries
 from services.cli.stack.mesh import Metadata
 from services.common.rpc.server import MAX_MESSAGE_BYTES
 from tandem.registry.v1 import registry_pb2, registry_pb2_grpc
@@ -42,7 +39,7 @@ async def put_records(
     """
     results = [_refused(record) for record in records]
     batches = list(_batches([n for n, result in enumerate(results) if result is None], records))
-    answered, retries, give_up_at = 0, 0, time.monotonic() + PATIENCE_S
+    answered, retries = 0, Retries()
     while answered < len(batches):
         stream = registry.PutRecords(_requests(batches[answered:], records), metadata=identity)
         try:
@@ -50,16 +47,10 @@ async def put_records(
                 for n, result in zip(batches[answered], response.results, strict=True):
                     results[n] = result
                 on_answered(len(response.results))
-                answered, retries, give_up_at = answered + 1, 0, time.monotonic() + PATIENCE_S
+                answered += 1
+                retries.answered()
         except grpc.aio.AioRpcError as error:
-            if not may_succeed_later(error):
-                raise
-            if time.monotonic() > give_up_at:
-                raise CommandFailed(
-                    f"no answer for {PATIENCE_S:.0f} s: {error.code().name}: {error.details()}"
-                ) from error
-            await asyncio.sleep(RETRY.delay_s(retries))
-            retries += 1
+            await retries.wait(error)
         finally:
             stream.cancel()
     return [result for result in results if result is not None]

@@ -40,24 +40,36 @@ def may_succeed_later(error: grpc.aio.AioRpcError) -> bool:
     return error.code() in _LATER or error.details() == "Internal error from Core"
 
 
+class Retries:
+    """Retries of a call, until PATIENCE_S after it began or was last answered."""
+
+    def __init__(self) -> None:
+        self.answered()
+
+    def answered(self) -> None:
+        """Notes an answer: patience and delays begin afresh."""
+        self._number, self._give_up_at = 0, time.monotonic() + PATIENCE_S
+
+    async def wait(self, error: grpc.aio.AioRpcError) -> None:
+        """Waits before the next attempt. Raises the error if a retry can't succeed, and CommandFailed once the time is over."""
+        if not may_succeed_later(error):
+            raise error
+        if time.monotonic() > self._give_up_at:
+            raise CommandFailed(f"no answer for {PATIENCE_S:.0f} s: {error.code().name}: {error.details()}") from error
+        await asyncio.sleep(RETRY.delay_s(self._number))
+        self._number += 1
+
+
 async def call(
     method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, identity: Metadata
 ) -> Response:
     """Make a unary call, with retries. Raises AioRpcError if it is refused, CommandFailed after 60 s without an answer."""
-    give_up_at = time.monotonic() + PATIENCE_S
-    retries = 0
+    retries = Retries()
     while True:
         try:
             return await method(request, timeout=UNARY_DEADLINE_S, metadata=identity)
         except grpc.aio.AioRpcError as error:
-            if not may_succeed_later(error):
-                raise
-            if time.monotonic() > give_up_at:
-                raise CommandFailed(
-                    f"no answer for {PATIENCE_S:.0f} s: {error.code().name}: {error.details()}"
-                ) from error
-        await asyncio.sleep(RETRY.delay_s(retries))
-        retries += 1
+            await retries.wait(error)
 
 
 async def follow(open_stream: Callable[[], grpc.aio.UnaryStreamCall[Request, Response]]) -> AsyncIterator[Response]:

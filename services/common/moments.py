@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Hashable
+from contextlib import suppress
 from itertools import count
 from typing import Generic, TypeVar
+
+from services.common.clock import MeshClock
 
 K = TypeVar("K", bound=Hashable)
 SPARE = 64
 """Superseded entries that the heap may hold besides as many as there are keys."""
+LONGEST_SLEEP_S = 1.0
+"""Maximum time until the moments are compared with the clock, seconds, since the system clock may be set."""
 
 
 class Moments(Generic[K]):
@@ -51,3 +57,19 @@ class Moments(Generic[K]):
             del self._at_ms[key]
             due.append(key)
         return due
+
+    async def sleep(self, wake: asyncio.Event, clock: MeshClock, *, within_s: float | None = None) -> bool:
+        """Waits until `wake` is set, or for a while: until the earliest moment, LONGEST_SLEEP_S if there is a moment, or `within_s`.
+
+        Returns False without waiting if a moment has come or `within_s` isn't above 0. Doesn't clear `wake`.
+        """
+        waits_s = [] if within_s is None else [within_s]
+        if (next_ms := self.next_ms()) is not None:
+            waits_s += [LONGEST_SLEEP_S, clock.wall_s(next_ms - clock.now_ms())]
+        wait_s = min(waits_s, default=None)
+        if wait_s is not None and wait_s <= 0:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await wake.wait()
+        return True

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from services.common import times
 from services.common.clock import MeshClock
 from services.common.moments import Moments
-from services.dispatch.following.follower import LONGEST_SLEEP_S, TargetFollower
+from services.dispatch.following.follower import TargetFollower
 from services.dispatch.following.target import FollowedTarget, TargetKey
 from services.dispatch.roster.last_known_positions import KNOWN_FOR_MS
 from tandem.dispatch.v1 import following_pb2
@@ -135,15 +135,8 @@ class DeskStream:
             self._moments.drop(incident_id)
 
     async def _wait(self) -> None:
-        wait_s, next_ms = None, self._moments.next_ms()
-        if next_ms is not None:
-            wait_s = min(LONGEST_SLEEP_S, self._clock.wall_s(next_ms - self._clock.now_ms()))
-            if wait_s <= 0:
-                return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
-        self._wake.clear()
+        if await self._moments.sleep(self._wake, self._clock):
+            self._wake.clear()
 
 
 def _age_ms(target: FollowedTarget, now_ms: int) -> int | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 
 from services.common.clock import MeshClock
@@ -30,8 +29,6 @@ from tandem.geofence.v1 import positions_pb2
 
 UPDATE_COALESCE_S = 0.25
 """Delay between a new position and the next check, seconds of wall time, so that several positions share one check."""
-LONGEST_SLEEP_S = 1.0
-"""Maximum time until the moments are compared with the clock, seconds, since the system clock may be set."""
 
 
 class TargetFollower:
@@ -147,14 +144,8 @@ class TargetFollower:
         """Returns when an incident is due."""
         while not self._due:
             self._wake.clear()
-            wait_s, next_ms = None, self._moments.next_ms()
-            if next_ms is not None:
-                wait_s = min(LONGEST_SLEEP_S, self._clock.wall_s(next_ms - self._clock.now_ms()))
-                if wait_s <= 0:
-                    return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
+            if not await self._moments.sleep(self._wake, self._clock):
+                return
 
     def _updates(self, incident: Incident, now_ms: int) -> list[TargetUpdate]:
         """Returns the updates for the destinations of an incident, and sets the moment of its next check."""

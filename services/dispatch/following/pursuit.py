@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from contextlib import suppress
 from typing import NamedTuple
 
 import grpc.aio
@@ -36,8 +35,6 @@ RENEW_INTERVAL_MS = 120_000
 """Interval at which a command is renewed, milliseconds of mesh time. It is less than half of HOLDS_S, since a command may be lost."""
 RETRY_DELAY_S = 1.0
 """Delay before a command that failed is sent again, seconds of wall time."""
-LONGEST_SLEEP_S = 1.0
-"""Maximum time until the moments are compared with the clock, seconds, since the system clock may be set."""
 _OFTEN = command_pb2.Instruction(report_every=command_pb2.ReportEvery(interval_s=INTERVAL_S, for_s=HOLDS_S))
 _AS_USUAL = command_pb2.Instruction(report_as_usual=command_pb2.ReportAsUsual())
 
@@ -92,16 +89,9 @@ class Pursuit:
 
     async def _wait(self) -> None:
         """Returns when a command is due."""
-        while True:
+        self._wake.clear()
+        while await self._due.sleep(self._wake, self._clock):
             self._wake.clear()
-            wait_s, next_ms = None, self._due.next_ms()
-            if next_ms is not None:
-                wait_s = min(LONGEST_SLEEP_S, self._clock.wall_s(next_ms - self._clock.now_ms()))
-                if wait_s <= 0:
-                    return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
 
     async def _command_tag(
         self, stub: ingest_pb2_grpc.CommandServiceStub, metadata: server.Metadata, wearer: _PursuedWearer

@@ -19,6 +19,7 @@ from services.dispatch.warning.domain import (
     NO_RECEIPT_AWAITED,
     PASSING,
     READ_MS,
+    REPLACED_BY_ANY,
     Notice,
     NotifiedState,
     WarningMessage,
@@ -76,7 +77,7 @@ def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:
 def _concerned(connection: sa.Connection, warnable: WarnableAlert) -> list[str]:
     """Returns the persons whom an alert concerns. If the alert ends a threat, these include all who were warned in the incident."""
     occurrence = warnable.occurrence
-    if not (occurrence.ends or occurrence.demand is Demand.RECORD):
+    if not occurrence.clears:
         return list(warnable.person_ids)
     notified = _PERSONS_IN.fetch(connection, {"incident_id": occurrence.incident_id})
     return list(dict.fromkeys((*warnable.person_ids, *(person_id for (person_id,) in notified))))
@@ -204,7 +205,7 @@ _REPLACE = Prepared(
         messages.c.person_id == sa.bindparam("to"),
         messages.c.state == WAITING,
         messages.c.due_ms >= sa.bindparam("from_ms"),
-        messages.c.notice.in_([sa.bindparam("said"), Notice.CHANGED.value, Notice.OVER.value]),
+        messages.c.notice.in_([sa.bindparam("said"), *sorted(notice.value for notice in REPLACED_BY_ANY)]),
     )
     .values(state=REPLACED, receipt_due_ms=None)
 )

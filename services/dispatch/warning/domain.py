@@ -83,6 +83,8 @@ class ChannelId(NamedTuple):
 
 PASSING = frozenset((Notice.CHANGED, Notice.COMING, Notice.STAY_INSIDE, Notice.LEAVE))
 """Notices that raise no threat of their own, so no alert ends them."""
+REPLACED_BY_ANY = frozenset((Notice.CHANGED, Notice.OVER))
+"""Waiting notices that any newer message to the same person replaces. Another notice is replaced by the same notice only."""
 NO_RECEIPT_AWAITED = frozenset((Notice.OVER, Notice.PHONE_SILENT))
 """Notices without a receipt deadline, since no life depends on them within half a minute."""
 
@@ -105,6 +107,11 @@ class Occurrence:
     """Radius of the ring, metres; 0 if the alert concerns no ring."""
     of_place: bool = False
     """The ring is around a protected place."""
+
+    @property
+    def clears(self) -> bool:
+        """Whether the alert says that a threat is over. It concerns all who were warned in the incident."""
+        return self.ends or self.demand is Demand.RECORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +155,7 @@ class WarningMessage:
 
 def decide(state: NotifiedState, occurrence: Occurrence, now_ms: int) -> tuple[NotifiedState, WarningMessage | None]:
     """The state of a person's warnings after an alert, and the message that the alert leads to; None if it leads to none."""
-    if occurrence.ends or occurrence.demand is Demand.RECORD:
+    if occurrence.clears:
         return _over(state, occurrence, now_ms)
     urgent, known = _is_urgent(state, occurrence), state.threats.get(occurrence.threat)
     if occurrence.notice in PASSING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
 
 from services.common.clock import MeshClock
 from services.common.moments import Moments
@@ -198,14 +197,8 @@ class ShareStream:
 
     async def _wait(self) -> None:
         """Waits for a mark, but at most until the next moment."""
-        wait_s = LONGEST_SLEEP_S
+        within_s = LONGEST_SLEEP_S
         if self._limited:
-            wait_s = min(wait_s, self._limited[0].next_s - asyncio.get_running_loop().time())
-        if (next_ms := self._moments.next_ms()) is not None:
-            wait_s = min(wait_s, self._clock.wall_s(next_ms - self._clock.now_ms()))
-        if wait_s <= 0:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._wake.wait()
-        self._wake.clear()
+            within_s = min(within_s, self._limited[0].next_s - asyncio.get_running_loop().time())
+        if await self._moments.sleep(self._wake, self._clock, within_s=within_s):
+            self._wake.clear()

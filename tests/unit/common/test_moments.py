@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
+from services.common.clock import MeshClock
 from services.common.moments import SPARE, Moments
 
 
@@ -35,3 +37,19 @@ def test_superseded_moments_take_no_room() -> None:
         expected[key] = at_ms
         assert len(moments._heap) <= 2 * len(expected) + SPARE + 1
     assert moments.pop_due(1_000_000) == sorted(expected, key=lambda key: expected[key])
+
+
+async def test_sleep_ends_with_the_wake_up_the_moment_or_the_given_time() -> None:
+    clock, wake = MeshClock(), asyncio.Event()
+    moments: Moments[str] = Moments()
+    assert await moments.sleep(wake, clock, within_s=0.01), "nobody has a moment"
+    assert not await moments.sleep(wake, clock, within_s=0.0)
+    wake.set()
+    assert await moments.sleep(wake, clock) and wake.is_set()
+    moments.set("later", clock.now_ms() + 3_600_000)
+    assert await moments.sleep(wake, clock)
+    wake.clear()
+    async with asyncio.timeout(60):
+        assert await moments.sleep(wake, clock), "the clock is looked at from time to time"
+    moments.set("due", clock.now_ms())
+    assert not await moments.sleep(wake, clock)

@@ -146,13 +146,14 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
         before = before._replace(away_since_ms=now_ms if before.away_since_ms is None else before.away_since_ms)
     else:
         before = before._replace(away_since_ms=None)
-    if not _is_nearer(context, target, before, apart_mm=apart_mm):
+    habit = _habit(context, target)
+    if not _is_nearer(before, habit, apart_mm, widest_mm=rings_[0].radius_mm):
         before = before._replace(near_at_ms=None)
     elif before.near_at_ms is None:
         before = before._replace(near_at_ms=at_ms)
     warned[target.key] = before
     away = before.away_since_ms is not None and now_ms - before.away_since_ms >= AWAY_FOR_MS
-    if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_near(context, target, before, at_ms=at_ms)):
+    if now_ms - before.at_ms < MIN_INTERVAL_MS or not (away or _is_confirmed(before, habit, at_ms, now_ms=now_ms)):
         return
     if not away:
         HABITS.of(case_state)[target.key] = Habit(apart_mm, now_ms)
@@ -173,30 +174,28 @@ def _is_away(before: LastWarning, apart_mm: float, radius_mm: int) -> bool:
     return max(AWAY_TIMES * before.apart_mm, before.apart_mm + AWAY_MM) <= apart_mm <= radius_mm
 
 
-def _is_nearer(context: CaseContext, target: Target, before: LastWarning, *, apart_mm: float) -> bool:
+def _habit(context: CaseContext, target: Target) -> Habit | None:
+    """The habit that a person knows; None if the person was told no distance lately."""
+    habit = HABITS.of(context.case_state).get(target.key)
+    return habit if habit and context.state.now_ms - habit.at_ms <= HABIT_MS else None
+
+
+def _is_nearer(before: LastWarning, habit: Habit | None, apart_mm: float, *, widest_mm: int) -> bool:
     """Whether a distance is so much less than the person was told, now or as a habit, that it would be news."""
-    nearer_mm = min(NEARER_SHARE * before.apart_mm, before.apart_mm - NEARER_MM, context.case.rings[0].radius_mm)
-    habit = _habit(context, target)
+    nearer_mm = min(NEARER_SHARE * before.apart_mm, before.apart_mm - NEARER_MM, widest_mm)
     return apart_mm <= nearer_mm and (habit is None or apart_mm < max(HABIT_FROM_MM, HABIT_SHARE * habit.apart_mm))
 
 
-def _is_near(context: CaseContext, target: Target, before: LastWarning, *, at_ms: int) -> bool:
-    """Whether the wearer has come so much nearer that the person is warned.
+def _is_confirmed(before: LastWarning, habit: Habit | None, at_ms: int, *, now_ms: int) -> bool:
+    """Whether the positions at `at_ms` warn the person of a nearer distance.
 
     If the person has known a habit for an hour, later positions have to confirm it: the receiver of a device that rests in a flat
     jumps by 100 m.
     """
     if before.near_at_ms is None:
         return False
-    habit = _habit(context, target)
-    is_old = habit is not None and context.state.now_ms - habit.at_ms >= HABIT_AGE_MS
+    is_old = habit is not None and now_ms - habit.at_ms >= HABIT_AGE_MS
     return not is_old or at_ms - before.near_at_ms >= MIN_INTERVAL_MS
-
-
-def _habit(context: CaseContext, target: Target) -> Habit | None:
-    """The habit that a person knows; None if the person was told no distance lately."""
-    habit = HABITS.of(context.case_state).get(target.key)
-    return habit if habit and context.state.now_ms - habit.at_ms <= HABIT_MS else None
 
 
 def _apart(state: State, case_state: CaseState, target: Target) -> tuple[float, int] | None:
