@@ -30,6 +30,8 @@ LANE_CONCURRENCY = 64
 """Concurrent attempts per lane. A hanging gateway delays only its own lane."""
 COALESCE_S = 0.01
 """Time for which due messages, or outcomes of attempts, are collected into one transaction, seconds."""
+CLOSE_S = 2.0
+"""Time for which the outcomes of the last attempts may still be stored when the leg stops, seconds."""
 
 
 class AttemptLane:
@@ -67,15 +69,25 @@ class OutcomeWriter:
     def __init__(self, store: WarningStore) -> None:
         self._store = store
         self._outcomes: list[TriedSending] = []
-        self._storing: asyncio.Future[None] | None = None
+        self._storing: asyncio.Task[None] | None = None
+        """The transaction that collects outcomes; None if none does."""
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def store(self, tried: TriedSending) -> None:
         """Stores an outcome. Returns once the outcome is on disk."""
         self._outcomes.append(tried)
         if self._storing is None or self._storing.done():
-            self._storing = asyncio.ensure_future(self._store_outcomes())
-        storing = self._storing
-        await asyncio.shield(storing)
+            self._storing = asyncio.create_task(self._store_outcomes())
+            self._under_way.add(self._storing)
+            self._storing.add_done_callback(self._under_way.discard)
+        await asyncio.shield(self._storing)
+
+    async def close(self) -> None:
+        """Waits for the outcomes that are being stored, at most CLOSE_S. A message whose outcome is lost is sent a second time."""
+        if self._under_way:
+            _, late = await asyncio.wait(self._under_way, timeout=CLOSE_S)
+            for storing in late:
+                storing.cancel()
 
     async def _store_outcomes(self) -> None:
         await asyncio.sleep(COALESCE_S)
@@ -118,6 +130,12 @@ class WarningSender:
 
     async def run(self) -> None:
         """Sends messages until cancelled."""
+        try:
+            await self._send()
+        finally:
+            await self._outcomes.close()
+
+    async def _send(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._woken.clear()

@@ -134,8 +134,8 @@ async def test_an_unanswered_offer_is_repeated_to_each_desk(
     async with running(police) as leg:
         async with leg.desk.subscription() as first_desk, leg.desk.subscription() as second_desk:
             await publish(bus, alert(5))
-            first = await first_desk.next(OFFERED)
-            assert first.sequence > 0 and await second_desk.next(OFFERED) == first
+            first, second = await first_desk.next(OFFERED), await second_desk.next(OFFERED)
+            assert first.sequence == second.sequence > 0 and first.step.step_id == second.step.step_id
             for steps in (first_desk, second_desk):
                 for _ in range(2):
                     repeated = await steps.next(OFFERED)
