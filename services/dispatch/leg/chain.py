@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -98,7 +99,12 @@ def first_broken(head: ChainHead, links: Iterable[ChainedEvent]) -> tuple[ChainH
 
 def _fields(value: Any) -> dict[str, Any]:
     """The fields of a dataclass object. `asdict` isn't used, since its copies took a sixth of a transaction."""
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in _field_names(type(value))}
+
+
+@cache
+def _field_names(of: type[Any]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(of))
 
 
 def _hash(previous: str, *content: str | int) -> str:
