@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from services.common.storage.statements import Prepared
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
 from services.dispatch.leg.tables import metadata
@@ -26,6 +27,31 @@ _peers = metadata.tables["peer_assignments"]
 _BATCH = 500
 _THIS = (awaited_legs.c.incident_id == sa.bindparam("incident")) & (awaited_legs.c.leg == sa.bindparam("which"))
 _ABSENT = sa.select(awaited_legs.c.leg, sa.func.count()).where(awaited_legs.c.absent).group_by(awaited_legs.c.leg)
+_IS_DUE = sa.not_(awaited_legs.c.absent) & (awaited_legs.c.due_ms <= sa.bindparam("now_ms", required=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page of awaited legs, and the assignments that other legs have shown in their incidents."""
+
+    rows: Prepared
+    peers: Prepared
+
+
+def _page(which: sa.ColumnElement[bool], order: sa.UnaryExpression[int] | sa.Column[int]) -> _Page:
+    chosen = sa.select(awaited_legs).where(which).order_by(order).limit(_BATCH).subquery()
+    return _Page(
+        rows=Prepared(sa.select(chosen.c.incident_id, chosen.c.leg, chosen.c.due_ms, chosen.c.absent)),
+        peers=Prepared(
+            sa.select(_peers.c.incident_id, _peers.c.payload).where(
+                _peers.c.incident_id.in_(sa.select(chosen.c.incident_id))
+            )
+        ),
+    )
+
+
+_DUE = _page(_IS_DUE, awaited_legs.c.due_ms)
+_MISSING = _page(awaited_legs.c.absent, awaited_legs.c.due_ms.desc())
 
 
 class AwaitedRow(NamedTuple):
@@ -56,17 +82,21 @@ def absent(connection: sa.Connection) -> dict[Leg, int]:
 
 def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
     """Finds legs that became absent or came back. Each change is returned once. A leg that came in time is no longer awaited."""
-    is_due = sa.not_(awaited_legs.c.absent) & (awaited_legs.c.due_ms <= now_ms)
-    due = sa.select(awaited_legs).where(is_due).order_by(awaited_legs.c.due_ms).limit(_BATCH)
-    missing = sa.select(awaited_legs).where(awaited_legs.c.absent).order_by(awaited_legs.c.due_ms.desc()).limit(_BATCH)
-    rows = [
-        AwaitedRow(incident_id=row.incident_id, leg=Leg(row.leg), due_ms=row.due_ms, absent=row.absent)
-        for query in (due, missing)
-        for row in connection.execute(query)
-    ]
+    rows: list[AwaitedRow] = []
+    shown: set[tuple[str, Leg]] = set()
+    for page, values in ((_DUE, {"now_ms": now_ms}), (_MISSING, {})):
+        found = [
+            AwaitedRow(incident_id=incident_id, leg=Leg(leg), due_ms=due_ms, absent=bool(is_absent))
+            for incident_id, leg, due_ms, is_absent in page.rows.fetch(connection, values)
+        ]
+        if found:
+            rows += found
+            shown |= {
+                (incident_id, translate.leg_of(dispatch_pb2.Assignment.FromString(payload).leg))
+                for incident_id, payload in page.peers.fetch(connection, values)
+            }
     if not rows:
         return []
-    shown = _shown(connection, {row.incident_id for row in rows})
     present = [row for row in rows if (row.incident_id, row.leg) in shown]
     late = [row for row in rows if not row.absent and (row.incident_id, row.leg) not in shown]
     if present:
@@ -75,15 +105,6 @@ def check(connection: sa.Connection, now_ms: int) -> list[AbsenceChange]:
         connection.execute(sa.update(awaited_legs).where(_THIS).values(absent=True), _keys(late))
     returned = [AbsenceChange(row.incident_id, row.leg, True) for row in present if row.absent]
     return [*(AbsenceChange(row.incident_id, row.leg, False) for row in late), *returned]
-
-
-def _shown(connection: sa.Connection, incident_ids: set[str]) -> set[tuple[str, Leg]]:
-    """(incident id, leg) of each other leg that has shown an assignment in one of the incidents."""
-    query = sa.select(_peers.c.incident_id, _peers.c.payload).where(_peers.c.incident_id.in_(incident_ids))
-    return {
-        (incident_id, translate.leg_of(dispatch_pb2.Assignment.FromString(payload).leg))
-        for incident_id, payload in connection.execute(query)
-    }
 
 
 def _keys(rows: Sequence[AwaitedRow]) -> list[dict[str, str]]:
