@@ -10,7 +10,7 @@ import typer
 from services.cli.commands.data import device_token, import_, load, quarantine, reporting, send
 from services.cli.commands.decision import backtest, feasibility, replay
 from services.cli.commands.mesh import certs, demo, drill, streams, up, watch
-from services.cli.commands.review import evidence, explain, export, incidents, ledger, trace
+from services.cli.commands.review import evidence, explain, export, incidents, ledger, report, trace
 from services.cli.failure import FAILED, MISUSED, CommandFailed, of_rpc
 from services.cli.terminal import LINE_BREAKS, printable
 from services.common.messaging.cursors import WENT_BACK, StreamWentBack
@@ -31,6 +31,7 @@ app.command()(feasibility.feasibility)
 app.command()(explain.explain)
 app.command()(incidents.incidents)
 app.command()(trace.trace)
+app.command()(report.report)
 app.command()(export.export)
 app.command("import")(import_.import_)
 app.command("device-token")(device_token.device_token)

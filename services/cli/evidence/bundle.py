@@ -49,6 +49,8 @@ class Verified:
     """Result of the refold; None for probation's bundle, which lacks the protected persons' positions and can't be refolded."""
     events: Sequence[Shown]
     """Verified events of all enclosed chains."""
+    records: Sequence[StoredMessage]
+    """Verified records of the streams: log entries, alerts, figures and dead letters."""
 
     @property
     def differences(self) -> list[str]:
@@ -121,7 +123,7 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
     log, clock = manifest["log"], manifest["clock"]
     records = reading.records(members, log["partition"])
     if manifest["for"] != "police":
-        return Verified(manifest=manifest, public_key=signed_by, replay=None, events=events)
+        return Verified(manifest=manifest, public_key=signed_by, replay=None, events=events, records=records)
     _check_that_alerts_are_enclosed(records, events)
     ground = Ground(
         incident_id=manifest["incident_id"],
@@ -137,7 +139,7 @@ def verify(data: bytes, public_key: bytes | None) -> Verified:
         replayed = replace(replayed, results={**replayed.results, "fold": versions})
     elif members[REPLAY] != canonical(replayed.to_json()):
         raise CorruptArchive(REPLAY, None, "isn't what the fold gives")
-    return Verified(manifest=manifest, public_key=signed_by, replay=replayed, events=events)
+    return Verified(manifest=manifest, public_key=signed_by, replay=replayed, events=events, records=records)
 
 
 def _events(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> list[Shown]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from pypdf import PdfReader
 
 from services.cli.evidence import bundle, collection, format, seal, tar
 from services.cli.evidence import chains as evidence_chains
@@ -323,3 +324,46 @@ async def test_equal_contents_give_equal_bytes(made: Made, tmp_path: Path) -> No
         ground = bundle.ground_of(found, log_meta)
         bundles.add(bundle.make(found, ground, [], about={"made_at_ms": 1, "software": "x"}, key=key))
     assert len(bundles) == 1
+
+
+# ── reports ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_report_of_a_mesh_is_that_of_a_bundle(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "incident.pdf"
+    outcome = tandem("report", made.incident_id, "--dir", str(made.mesh.folder), *BASIS, "--out", str(out))
+    assert outcome.returncode == 0, outcome.stderr
+    text = "".join(page.extract_text() for page in PdfReader(out).pages)
+    assert made.incident_id in text and "접근금지 위반 사건 보고서" in text and "바이트 단위로 같음" in text
+
+
+def test_the_report_on_an_order_lists_its_incidents_and_is_a_disclosure(made: Made, tmp_path: Path) -> None:
+    order = next(iter(json.loads(members(made.police)["manifest.json"])["order_ids"]))
+    period = ("--order", order, "--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z")
+    mesh = ("--dir", str(made.mesh.folder))
+    out = tmp_path / "order.pdf"
+    outcome = tandem("report", *period, *mesh, *BASIS, "--language", "en", "--out", str(out))
+    assert outcome.returncode == 0, outcome.stderr
+    text = "".join(page.extract_text() for page in PdfReader(out).pages).replace("\u200b", "")
+    assert order in text and made.incident_id in text and "have aged out" not in text
+    deadline = time.monotonic() + PATIENCE_S
+    while order not in (references := ledger_references(made)):
+        assert time.monotonic() < deadline, references
+        time.sleep(0.2)
+    empty = tandem(
+        *("report", "--order", order, "--from", "2020-01-01T00:00:00Z", "--to", "2020-02-01T00:00:00Z"),
+        *(*mesh, *BASIS, "--language", "en", "--out", str(tmp_path / "empty.pdf")),
+    )
+    assert empty.returncode == 0, empty.stderr
+    nothing = "".join(page.extract_text() for page in PdfReader(tmp_path / "empty.pdf").pages)
+    assert "0 incidents and 0 entries" in nothing
+    refused = tandem("report", *period, *mesh, "--recipient", "spiffe://npa/desk/seoul", "--out", str(tmp_path / "x"))
+    assert refused.returncode == 2 and "legal_basis" in refused.stderr and not (tmp_path / "x").exists()
+    unknown = tandem("report", "--order", "order-none", *period[2:], *mesh, *BASIS, "--out", str(tmp_path / "x"))
+    assert unknown.returncode == 2 and "knows no order-none" in unknown.stderr
+
+
+def ledger_references(made: Made) -> list[str]:
+    """What the rows of the mesh's ledger refer to."""
+    with closing(sqlite3.connect(made.mesh.folder / "data" / "registry" / "registry.sqlite3")) as connection:
+        return [reference for (reference,) in connection.execute("SELECT reference FROM ledger")]

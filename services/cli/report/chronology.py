@@ -1,0 +1,127 @@
+"""The course of an incident, minute by minute: alerts, equipment events and the steps of all legs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from services.cli.report import formats
+from services.cli.report.facts import AlertFact, IncidentFacts, StepFact
+from services.cli.report.words import Words
+from services.common.messaging import flow
+from tandem.common.v1 import alert_pb2, geometry_pb2
+
+LOOK_BACK_MS = 600_000
+"""Equipment events are listed from this time before the incident on, milliseconds."""
+
+
+class Moment(NamedTuple):
+    """A line of the course."""
+
+    at_ms: int
+    who: str
+    what: str
+    is_grave: bool = False
+    """The line is emphasised: a response was demanded, or something was late or missing."""
+
+
+def course(facts: IncidentFacts, words: Words) -> list[dict[str, Any]]:
+    """The course as minutes, each with its lines, as the template needs them."""
+    moments = sorted(
+        [*_alerts(facts, words), *_equipment(facts, words), *_steps(facts, words)], key=lambda moment: moment.at_ms
+    )
+    return [
+        {
+            "minute": minute,
+            "lines": [
+                {
+                    "time": formats.clock_time(moment.at_ms),
+                    "who": moment.who,
+                    "what": moment.what,
+                    "grave": moment.is_grave,
+                }
+                for moment in lines
+            ],
+        }
+        for minute, lines in groupby(moments, key=lambda moment: formats.minute(moment.at_ms))
+    ]
+
+
+def alert_text(fact: AlertFact, words: Words) -> str:
+    """An alert in words: its kind, ring, target, distance and demand."""
+    alert, measure = fact.alert, fact.measure
+    parts = [words.alert(alert_pb2.AlertKind.Name(alert.kind))]
+    if alert.ring_m:
+        parts.append(words.text(f"{formats.metres(alert.ring_m)} 기준", f"ring of {formats.metres(alert.ring_m)}"))
+    if alert.target_id:
+        parts.append(alert.target_id)
+    if measure is not None and measure.HasField("distance_m"):
+        distance = formats.metres(measure.distance_m)
+        parts.append(words.text(f"거리 {distance}", f"distance {distance}"))
+    if alert.late:
+        parts.append(words.text("늦게 판단됨", "decided late"))
+    demand = words(geometry_pb2.Demand.Name(alert.demand)) if alert.demand else "-"
+    return f"{', '.join(parts)} → {demand}"
+
+
+def _alerts(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
+    for fact in facts.alerts:
+        text = alert_text(fact, words)
+        if fact.at_ms != fact.decided_ms:
+            moment = formats.clock_time(fact.at_ms)
+            text += words.text(f" (해당 시각 {moment})", f" (of {moment})")
+        is_grave = fact.alert.demand == geometry_pb2.RESPOND
+        yield Moment(fact.decided_ms, words("fold"), text, is_grave=is_grave)
+
+
+def _equipment(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
+    from_ms = facts.began_ms - LOOK_BACK_MS
+    for device in facts.devices:
+        owner = words("wearer" if device.of_wearer else "protected")
+        for event in device.equipment:
+            if from_ms <= event.at_ms <= facts.last_ms:
+                yield Moment(event.at_ms, words("device"), f"{owner}, {device.device_id}: {words(event.kind)}")
+
+
+def _steps(facts: IncidentFacts, words: Words) -> Iterator[Moment]:
+    for step in facts.steps:
+        is_grave = step.kind in ("LegAbsent", "StepsLost", "NobodyAvailable", "Escalated", "Rejected")
+        yield Moment(step.at_ms, words(step.leg), step_text(step, words), is_grave=is_grave)
+
+
+def step_text(step: StepFact, words: Words) -> str:
+    """A step in words: what happened, about whom, by whom, and the details that its leg may show."""
+    parts = [words.step_of(step.leg, step.kind)]
+    if step.subject_id:
+        parts.append(step.subject_id)
+    parts += _details(step, words)
+    if step.by:
+        parts.append(words.text(f"처리자 {step.by}", f"by {step.by}"))
+    return ", ".join(parts)
+
+
+def _details(step: StepFact, words: Words) -> Iterator[str]:
+    body: Mapping[str, Any] = step.body
+    for kind, name in (("Progressed", "state"), ("Closed", "cause"), ("Flagged", "flag")):
+        if step.kind == kind:
+            yield _named(f"{name}_{body.get(name)}", words)
+    if step.kind == "Raced":
+        losing = body.get("losing")
+        yield words.text(
+            "피부착자가 먼저 도착할 수 있음" if losing else "출동 인원이 먼저 도착할 전망",
+            "the wearer may arrive first" if losing else "the responder is expected to arrive first",
+        )
+    if step.kind in ("LegAbsent", "LegReturned") and body.get("leg") in flow.LEGS:
+        yield words(body["leg"])
+    if step.kind == "SceneShared" and not body.get("one_scene"):
+        yield words.text("해제", "no longer")
+    if step.kind == "Rejected" and body.get("reason"):
+        yield words.text(f"사유: {body['reason']}", f"reason: {body['reason']}")
+
+
+def _named(name: str, words: Words) -> str:
+    try:
+        return words(name)
+    except KeyError:
+        return name

@@ -1,0 +1,259 @@
+"""Facts of one incident from a verified evidence bundle: order, alerts, steps of the legs, tracks and equipment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from services.cli.evidence.bundle import Verified
+from services.common import times
+from services.common.clock import MeshClock
+from services.common.messaging import flow
+from services.common.rpc.errors import InvalidField
+from services.dispatch.evidence.model import MARK_SUBJECT, StoredMessage
+from services.geofence import translate
+from services.geofence.domain.entries import EquipmentReport, Positions
+from tandem.common.v1 import alert_pb2, log_pb2
+
+MS_PER_M = 1000
+"""Millimetres per metre, for accuracies of the log."""
+
+
+class Fix(NamedTuple):
+    """A position that a device reported."""
+
+    time_ms: int
+    """Time of the fix, but not later than its arrival; mesh time."""
+    arrived_ms: int
+    """When the position came into the log, mesh time."""
+    lat_deg: float
+    lon_deg: float
+    accuracy_m: float
+    sequence: int
+    """Entry of the log that holds the position."""
+    report_id: str
+
+
+class EquipmentFact(NamedTuple):
+    """An equipment event of a device."""
+
+    at_ms: int
+    """Time by the device's clock, but not later than its arrival; mesh time."""
+    device_id: str
+    kind: str
+    """Name in tandem.common.v1.EquipmentKind."""
+
+
+class AlertFact(NamedTuple):
+    """An alert of the incident with its figures."""
+
+    alert: alert_pb2.Alert
+    measure: alert_pb2.Measure | None
+    """None if the bundle holds no figures, as probation's doesn't."""
+
+    @property
+    def at_ms(self) -> int:
+        """The moment that the alert is about, mesh time."""
+        return times.from_timestamp(self.alert.at)
+
+    @property
+    def decided_ms(self) -> int:
+        """When the alert was decided, mesh time."""
+        return times.from_timestamp(self.alert.decided_at)
+
+
+class StepFact(NamedTuple):
+    """A step in the record of one leg."""
+
+    leg: str
+    at_ms: int
+    kind: str
+    """Stored name of the event."""
+    subject_id: str
+    """Who or what the assignment is about; empty if the chain doesn't show it."""
+    by: str
+    """SPIFFE id of the person or device that answered; empty if nobody did."""
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the wearer or of a protected person, and its reports in the bundle."""
+
+    device_id: str
+    subject_id: str
+    of_wearer: bool
+    fixes: Sequence[Fix]
+    """Positions by time."""
+    equipment: Sequence[EquipmentFact]
+    """Equipment events by time."""
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentFacts:
+    """All that a report states about an incident."""
+
+    manifest: Mapping[str, Any]
+    replayed: str
+    """Result of the refold: SAME, DIFFERENT, or NOT_IN_BUNDLE if the bundle lacks the protected persons' positions."""
+    differences: Sequence[str]
+    public_key: str
+    """Public key of the signature, hex."""
+    cases: Sequence[log_pb2.CaseSnapshot]
+    """Newest snapshot of each joint case of the incident, by order."""
+    alerts: Sequence[AlertFact]
+    """Alerts of the incident, in the order of the log."""
+    steps: Sequence[StepFact]
+    """Steps of all legs, by time."""
+    devices: Sequence[Device]
+    """Devices of the wearer, then those of the protected persons."""
+    entries: int
+    """Number of log entries in the bundle."""
+
+    @property
+    def began_ms(self) -> int:
+        """The first moment of the incident, mesh time."""
+        moments = [min(fact.at_ms, fact.decided_ms) for fact in self.alerts] + [step.at_ms for step in self.steps]
+        return min(moments, default=self.manifest["made_at_ms"])
+
+    @property
+    def last_ms(self) -> int:
+        """The last moment of the incident, mesh time."""
+        moments = [fact.decided_ms for fact in self.alerts] + [step.at_ms for step in self.steps]
+        return max(moments, default=self.manifest["made_at_ms"])
+
+    @property
+    def decisive(self) -> AlertFact | None:
+        """The first alert that demanded a response; None if none did."""
+        return next((fact for fact in self.alerts if fact.alert.demand == RESPOND), None)
+
+
+RESPOND = 4
+"""Number of RESPOND in tandem.common.v1.Demand."""
+
+
+@dataclass(slots=True)
+class _Log:
+    """Content of the log entries, collected in their order."""
+
+    clock: MeshClock
+    cases: dict[str, log_pb2.CaseSnapshot] = field(default_factory=dict)
+    fixes: dict[str, dict[str, Fix]] = field(default_factory=dict)
+    equipment: dict[str, list[EquipmentFact]] = field(default_factory=dict)
+
+    def add(self, record: StoredMessage) -> None:
+        """Adds an entry. An unreadable entry adds nothing: every reader of the log skips it."""
+        if record.subject == MARK_SUBJECT:
+            return
+        try:
+            body = translate.stored_body(record.subject, record.data)
+        except InvalidField:
+            return
+        arrived_ms = self.clock.to_mesh_ms(record.stamp_ms)
+        if isinstance(body, Positions):
+            self._add_positions(record.sequence, arrived_ms, body)
+        elif isinstance(body, EquipmentReport):
+            event = EquipmentFact(min(body.event_time_ms, arrived_ms), body.device_id, body.event.value)
+            self.equipment.setdefault(body.device_id, []).append(event)
+        elif record.subject.endswith(".case"):
+            case = log_pb2.LogEntry.FromString(record.data).case
+            known = self.cases.get(case.case_id)
+            if known is None or case.version >= known.version:
+                self.cases[case.case_id] = case
+
+    def _add_positions(self, sequence: int, arrived_ms: int, batch: Positions) -> None:
+        for i, device_id in enumerate(batch.device_ids):
+            fix = Fix(
+                time_ms=min(batch.fix_times_ms[i], arrived_ms),
+                arrived_ms=arrived_ms,
+                lat_deg=batch.lat_e7[i] / 1e7,
+                lon_deg=batch.lon_e7[i] / 1e7,
+                accuracy_m=batch.accuracy_mm[i] / MS_PER_M,
+                sequence=sequence,
+                report_id=batch.report_ids[i],
+            )
+            self.fixes.setdefault(device_id, {}).setdefault(fix.report_id, fix)
+
+
+def of_bundle(verified: Verified) -> IncidentFacts:
+    """The facts of the incident in a verified bundle."""
+    manifest = verified.manifest
+    clock = MeshClock(manifest["clock"]["rate"], manifest["clock"]["anchor_ms"])
+    log = _Log(clock)
+    entries = [record for record in verified.records if record.stream == flow.log_stream(manifest["log"]["partition"])]
+    for record in entries:
+        log.add(record)
+    alerts = _alerts(verified.records, manifest["incident_id"])
+    order_ids = {fact.alert.order_id for fact in alerts} | set(manifest["order_ids"])
+    cases = sorted((case for case in log.cases.values() if case.order_id in order_ids), key=lambda case: case.order_id)
+    return IncidentFacts(
+        manifest=manifest,
+        replayed=_replayed(verified),
+        differences=verified.differences,
+        public_key=verified.public_key.hex(),
+        cases=cases,
+        alerts=alerts,
+        steps=_steps(verified),
+        devices=list(_devices(cases, log)),
+        entries=len(entries),
+    )
+
+
+def _replayed(verified: Verified) -> str:
+    if verified.replay is None:
+        return "NOT_IN_BUNDLE"
+    return "DIFFERENT" if verified.differences else "SAME"
+
+
+def _alerts(records: Sequence[StoredMessage], incident_id: str) -> list[AlertFact]:
+    measures = {
+        measure.alert_id: measure
+        for record in records
+        if record.stream == flow.MEASURES.name
+        for measure in (alert_pb2.Measure.FromString(record.data),)
+    }
+    alerts = (alert_pb2.Alert.FromString(record.data) for record in records if record.stream == flow.ALERTS.name)
+    return sorted(
+        (AlertFact(alert, measures.get(alert.alert_id)) for alert in alerts if alert.incident_id == incident_id),
+        key=lambda fact: (fact.alert.sequence, fact.alert.ordinal),
+    )
+
+
+def _steps(verified: Verified) -> list[StepFact]:
+    """Steps of all legs by time. The subject of an assignment stands in the event that opened it."""
+    subjects = {
+        (event.leg, event.body["assignment_id"]): event.body["subject_id"]
+        for event in verified.events
+        if isinstance(event.body.get("subject_id"), str) and isinstance(event.body.get("assignment_id"), str)
+    }
+    steps = [
+        StepFact(
+            leg=event.leg,
+            at_ms=event.body["at_ms"],
+            kind=event.kind,
+            subject_id=subjects.get((event.leg, str(event.body.get("assignment_id", ""))), ""),
+            by=str(event.body.get("by", "")),
+            body=event.body,
+        )
+        for event in verified.events
+        if event.kind not in ("AlertFolded", "AlertWasMissing")
+    ]
+    return sorted(steps, key=lambda step: (step.at_ms, step.leg))
+
+
+def _devices(cases: Sequence[log_pb2.CaseSnapshot], log: _Log) -> Iterator[Device]:
+    owners: dict[str, tuple[str, bool]] = {}
+    for case in cases:
+        owners |= {device_id: (case.wearer_id, True) for device_id in case.tag_device_ids}
+    for case in cases:
+        for person in case.persons:
+            owners |= {device_id: (person.person_id, False) for device_id in person.device_ids}
+    for device_id, (subject_id, of_wearer) in owners.items():
+        yield Device(
+            device_id=device_id,
+            subject_id=subject_id,
+            of_wearer=of_wearer,
+            fixes=sorted(log.fixes.get(device_id, {}).values()),
+            equipment=sorted(log.equipment.get(device_id, ())),
+        )

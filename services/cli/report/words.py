@@ -1,0 +1,206 @@
+"""Words of a report in Korean and English: the practice's words for alerts, steps, devices and grounds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+LANGUAGES = ("ko", "en")
+"""Languages of a report."""
+
+WORDS: Mapping[str, tuple[str, str]] = {
+    # ── sections ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    "title": ("접근금지 위반 사건 보고서", "Report on an incident under a restraining order"),
+    "summary": ("요약", "Summary"),
+    "order": ("명령과 근거", "Order and ground"),
+    "course": ("시간 순 경과", "Minute by minute"),
+    "maps": ("지도", "Maps"),
+    "decision": ("판단과 그 불확실성", "The decision, with its uncertainties"),
+    "devices": ("장비", "What each device did"),
+    "answers": ("양 기관의 접수", "Acknowledgements"),
+    "authenticity": ("기록의 진정성과 검증 방법", "Authenticity of the record, and how to verify it"),
+    "page": ("쪽", "page"),
+    "times": ("모든 시각은 한국 표준시(UTC+9)입니다.", "All times are Korean standard time (UTC+9)."),
+    "exercise": ("훈련: 실제 사건이 아닙니다.", "EXERCISE: this was not a live incident."),
+    # ── the head ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    "incident": ("사건", "Incident"),
+    "for": ("제출 기관", "For"),
+    "police": ("경찰", "police"),
+    "probation": ("보호관찰소", "probation"),
+    "warning": ("피해자 알림", "warnings"),
+    "fold": ("판단", "decision"),
+    "device": ("장비", "device"),
+    "bundle_made": ("증거 묶음 작성", "Evidence bundle made"),
+    "made_by": ("작성자", "Made by"),
+    "made_for": ("수령자", "Recipient"),
+    "legal_basis": ("근거 조문", "Legal basis"),
+    "whole": ("기록의 완전성", "Completeness"),
+    "is_whole": (
+        "사건 전 2시간의 기록이 모두 있습니다.",
+        "All entries of the two hours before the incident are enclosed.",
+    ),
+    "not_whole": (
+        "주의: 사건 전 기록의 일부가 이미 보존기간이 지나 없습니다.",
+        "ATTENTION: the log had already lost earlier entries.",
+    ),
+    "not_ended": (
+        "주의: 이 묶음을 만들 때 사건이 끝나지 않았습니다.",
+        "ATTENTION: the incident had not ended when the bundle was made.",
+    ),
+    # ── order ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    "order_id": ("명령 번호", "Order"),
+    "wearer": ("피부착자", "Wearer"),
+    "protected": ("피해자", "Protected person"),
+    "place": ("보호장소", "Protected place"),
+    "validity": ("유효기간", "Validity"),
+    "no_end": ("본안 결정 시까지", "until the decision"),
+    "rings": ("거리 기준", "Rings"),
+    "case": ("연계 사건(판)", "Joint case (version)"),
+    "encounters": ("허가된 대면", "Authorised encounters"),
+    "no_case": (
+        "이 묶음에는 명령의 기록이 없습니다.",
+        "The bundle holds no record of an order.",
+    ),
+    "ids_only": (
+        "이 문서에는 이름이 없습니다. 번호의 주인은 각 기관의 기록에 있습니다.",
+        "This document holds no name. Each agency's records say whose the ids are.",
+    ),
+    # ── demands ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    "RECORD": ("기록", "recorded"),
+    "WARN": ("피해자 알림", "warn the protected person"),
+    "NOTIFY": ("양 기관 통보", "notify both desks"),
+    "RESPOND": ("양 기관 출동", "both agencies respond"),
+    # ── alerts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    "RING_ENTERED": ("거리 안 진입", "ring entered"),
+    "RING_CLEARED": ("거리 밖 이탈 확인", "ring cleared"),
+    "TAMPERED": ("전자장치 훼손", "tag tampered with"),
+    "PANIC": ("피해자 긴급호출", "panic call of the protected person"),
+    "LOW_BATTERY": ("배터리 부족", "low battery"),
+    "JAMMED": ("전파 방해 의심", "jamming suspected"),
+    "DEVICE_OFF": ("전원 꺼짐", "device switched off"),
+    "PROTECTED_DEVICE_LOST": ("피해자 단말 신호 없음", "no device of the protected person reports"),
+    "SILENT": ("전자장치 신호 없음", "tag silent"),
+    "HEARD_AGAIN": ("전자장치 신호 재개", "tag reports again"),
+    "UNKNOWN_NEAR": ("위치 불명, 접근 가능성", "position unknown, possibly near"),
+    "CONTACT_PREDICTED": ("접촉 예상", "contact predicted"),
+    "IMPLAUSIBLE": ("위치 신뢰 불가", "implausible positions"),
+    "DISTANCE_CHANGED": ("거리 변동", "distance changed"),
+    "OUTAGE": ("통신 장애", "outage"),
+    "ACCOUNT_AMENDED": ("경위 보정", "account amended"),
+    "SPOOFING_SUSPECTED": ("위치 조작 의심", "spoofing suspected"),
+    "LATE_EVIDENCE": ("늦게 도착한 증거", "late evidence"),
+    "other_alert": ("그 밖의 경보", "other alert"),
+    # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
+    "Notified": ("통보", "notified"),
+    "Offered": ("출동 지령", "offered"),
+    "Reoffered": ("다시 출동 지령", "offered once more"),
+    "NobodyAvailable": ("출동 가능 인원 없음", "nobody available"),
+    "Escalated": ("다음 순번으로 지령", "escalated"),
+    "Received": ("지령 수신", "offer received"),
+    "Acknowledged": ("접수", "acknowledged"),
+    "Rejected": ("거절", "refused"),
+    "Progressed": ("진행", "progress"),
+    "Closed": ("종결", "closed"),
+    "StoodDown": ("상황 해제", "stood down"),
+    "LegAbsent": ("상대 기관 조치 없음", "another leg showed no step in time"),
+    "LegReturned": ("상대 기관 조치 재개", "the absent leg shows steps again"),
+    "StepsLost": ("조치 기록 유실 확인", "steps were lost from this record"),
+    "Flagged": ("피해자 상태 통보", "state of the protected person flagged"),
+    "Retargeted": ("대상 이동 통보", "responder told that the target moved"),
+    "Raced": ("도착 예상 변동", "arrival forecast changed"),
+    "SceneShared": ("양 기관 같은 현장", "both legs at one scene"),
+    "SpoofingSuspected": ("위치 조작 의심 통보", "spoofing suspected, desk notified"),
+    "TargetsShown": ("실시간 위치 열람", "live positions shown to a desk"),
+    "warning:Offered": ("알림 발송", "warning sent to the gateways"),
+    "warning:Reoffered": ("새 알림 발송", "another warning sent to the gateways"),
+    "warning:Escalated": ("알림 재발송", "warning sent once more"),
+    "warning:Acknowledged": ("알림 전달됨", "warning delivered"),
+    "warning:StoodDown": ("해제 알림 발송", "all-clear sent"),
+    "other_step": ("그 밖의 조치", "other step"),
+    "state_6": ("출동", "dispatched"),
+    "state_7": ("이동 중", "en route"),
+    "state_8": ("현장 도착", "on scene"),
+    "state_9": ("신병 확보", "apprehended"),
+    "cause_1": ("위반 확인", "breach confirmed"),
+    "cause_2": ("위치 오류", "false position"),
+    "cause_3": ("장비 문제", "equipment"),
+    "cause_4": ("허가된 대면", "authorised encounter"),
+    "cause_5": ("훈련", "exercise"),
+    "cause_6": ("기타", "other"),
+    "cause_7": ("현장에 아무도 없음", "nobody found"),
+    "flag_1": ("알림 수신 확인 없음", "no receipt of a warning"),
+    "flag_2": ("연락 수단 없음", "no way to reach her"),
+    "flag_3": ("강요 상황 신호", "sign of duress"),
+    "flag_4": ("연락됨", "reached"),
+    # ── equipment ────────────────────────────────────────────────────────────────────────────────────────────────────
+    "STRAP_OPEN": ("스트랩 열림 또는 절단", "strap opened or cut"),
+    "STRAP_CLOSED": ("스트랩 닫힘", "strap closed"),
+    "CASE_OPEN": ("본체 열림", "case opened"),
+    "CASE_CLOSED": ("본체 닫힘", "case closed"),
+    "BATTERY_LOW": ("배터리 부족", "battery low"),
+    "PANIC_BUTTON": ("긴급호출 누름", "panic button pressed"),
+    "PANIC_CANCELLED": ("긴급호출 취소", "panic call cancelled"),
+    "JAMMING_SUSPECTED": ("전파 방해 의심", "jamming suspected"),
+    "JAMMING_OVER": ("전파 방해 해소", "jamming over"),
+    "CHARGER_CONNECTED": ("충전 시작", "charger connected"),
+    "CHARGER_REMOVED": ("충전 끝", "charger removed"),
+    "BATTERY_RECOVERED": ("배터리 회복", "battery recovered"),
+    "SHUTDOWN": ("전원 끔", "switched off"),
+    "STARTED": ("전원 켬", "switched on"),
+    "OUT_OF_COVERAGE": ("통신권 이탈", "out of coverage"),
+    "BACK_IN_COVERAGE": ("통신권 복귀", "back in coverage"),
+    "DEVICE_REFUSED": ("단말 거부", "device refused"),
+    "DEVICE_ACCEPTED": ("단말 수령", "device accepted"),
+    "reports": ("보고", "reports"),
+    "first_last": ("처음과 마지막 보고", "First and last report"),
+    "longest_gap": ("가장 긴 공백", "Longest gap"),
+    "accuracy": ("정확도 중앙값", "Median accuracy"),
+    "events": ("장비 신호", "Equipment events"),
+    "none": ("없음", "none"),
+    "no_reports": ("이 묶음에 위치 보고 없음", "no position in the bundle"),
+    "speaks_for_fault": ("고장이나 환경을 가리키는 기록", "Speaks for a fault or the surroundings"),
+    "speaks_for_intent": ("고의를 가리키는 기록", "Speaks for intent"),
+    "no_conclusion": (
+        "이 문서는 고장인지 고의인지 결론짓지 않습니다. 두 방향의 기록을 모두 싣습니다.",
+        "This document concludes neither fault nor intent. It lists what speaks for each.",
+    ),
+}
+"""Each word in the order of LANGUAGES."""
+
+
+class Words:
+    """The words of one language."""
+
+    def __init__(self, language: str) -> None:
+        self.language = language
+        self._column = LANGUAGES.index(language)
+
+    def __call__(self, name: str) -> str:
+        """The word with a name. Raises KeyError if there is none."""
+        return WORDS[name][self._column]
+
+    def alert(self, kind: str) -> str:
+        """Word for a kind of alert. A kind that a newer version knows is an other alert."""
+        return self(kind) if kind in WORDS else f"{self('other_alert')} ({kind})"
+
+    def step(self, kind: str) -> str:
+        """Word for a kind of step. A kind that a newer version knows is an other step."""
+        return self(kind) if kind in WORDS else f"{self('other_step')} ({kind})"
+
+    def step_of(self, leg: str, kind: str) -> str:
+        """Word for a kind of step of a leg: a warning is sent and delivered, while a unit is offered and accepts an assignment."""
+        name = f"{leg}:{kind}"
+        return self(name) if name in WORDS else self.step(kind)
+
+    def duration(self, ms: int) -> str:
+        """A duration: seconds with one digit below 2 minutes, then minutes and seconds, and hours and minutes from 2 hours on."""
+        if abs(ms) < 120_000:
+            return self.text(f"{ms / 1000:.1f}초", f"{ms / 1000:.1f} s")
+        whole_s = round(ms / 1000)
+        if whole_s < 7_200:
+            return self.text(f"{whole_s // 60}분 {whole_s % 60}초", f"{whole_s // 60} min {whole_s % 60} s")
+        hours, minutes = whole_s // 3600, whole_s % 3600 // 60
+        return self.text(f"{hours}시간 {minutes}분", f"{hours} h {minutes} min")
+
+    def text(self, korean: str, english: str) -> str:
+        """The sentence of the report's language."""
+        return (korean, english)[self._column]

@@ -1,0 +1,148 @@
+"""`tandem report` on an incident: what the document says, that it is the same each time, and that a damaged bundle is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pypdf import PdfReader
+
+from services.cli.__main__ import main
+from services.cli.evidence import bundle as evidence_bundle
+from services.cli.report import equipment, facts, incident, maps
+from services.cli.report.words import Words
+from tests.support.approach import approach_bundle
+from tests.support.bundles import bundle
+
+Report = Callable[..., tuple[int, str, str]]
+KOREAN, ENGLISH = Words("ko"), Words("en")
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
+    """Runs the command: exit code, standard output, standard error. The document is `report.pdf` in the test's folder."""
+
+    def run(content: bytes, *options: str) -> tuple[int, str, str]:
+        path = tmp_path / "bundle.tar"
+        path.write_bytes(content)
+        command = ["tandem", "report", "--bundle", str(path), "--out", str(tmp_path / "report.pdf"), *options]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def text_of(document: bytes) -> str:
+    """The text of a PDF, without line breaks and the spaces of no width at which long ids may break."""
+    pages = PdfReader(io.BytesIO(document)).pages
+    return " ".join(" ".join(page.extract_text() for page in pages).replace("\u200b", "").split())
+
+
+def test_a_judge_reads_who_when_where_and_why_in_korean() -> None:
+    text = text_of(incident.of_bundle(approach_bundle(), None, KOREAN))
+    for words in (
+        "접근금지 위반 사건 보고서",
+        "order-1",
+        "w1",
+        "p1",
+        "100 m (양 기관 출동)",
+        "기준 안에 있을 확률",
+        "출동 지령",
+        "8.0초 뒤 접수",
+        "현장 도착",
+        "위반 확인",
+        "바이트 단위로 같음을 확인했습니다",
+    ):
+        assert words in text, words
+
+
+def test_the_same_report_in_english() -> None:
+    text = text_of(incident.of_bundle(approach_bundle(), None, ENGLISH))
+    assert "acknowledged 8.0 s later" in text and "breach confirmed" in text and "Probability of being inside" in text
+    assert not any("\uac00" <= char <= "\ud7a3" for char in text)
+
+
+def test_the_same_bundle_gives_the_same_bytes_on_each_python() -> None:
+    made = incident.of_bundle(approach_bundle(), None, KOREAN)
+    assert made == incident.of_bundle(approach_bundle(), None, KOREAN)
+    assert hashlib.sha256(made).hexdigest() == GOLDEN
+
+
+GOLDEN = "8dbd129790c83113954ef200cb703b4e508782fd3128e3dd363c99e0bb333344"
+"""SHA-256 of the document. Both Pythons of the suite give it. A change of the report, of the fold's version or of the typesetter
+changes it, and then the new one is put here."""
+
+
+def test_each_altered_byte_of_a_bundle_is_refused_with_its_place(report: Report, tmp_path: Path) -> None:
+    whole = approach_bundle()
+    for offset in range(600, len(whole), len(whole) // 40):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1
+        code, out, error = report(bytes(damaged))
+        assert (code, out) == (1, "") and error.startswith("BROKEN ") and error.endswith("no report is made of it\n")
+        assert not (tmp_path / "report.pdf").exists()
+
+
+def test_a_foreign_key_is_refused(report: Report, tmp_path: Path) -> None:
+    key = tmp_path / "evidence.pub"
+    key.write_text("00" * 32)
+    code, _, error = report(approach_bundle(), "--public-key", str(key))
+    assert code == 1 and "signature.json" in error
+
+
+def test_a_document_is_never_overwritten(report: Report) -> None:
+    assert report(approach_bundle())[0] == 0
+    code, _, error = report(approach_bundle())
+    assert code == 1 and error.endswith("report.pdf: File exists\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--language", "jp"), "--language: must be one of ko, en (example: ko)"),
+        (("--order", "order-1"), "name one of these: INCIDENT, --bundle FILE, or --order ID with --from and --to"),
+    ],
+)
+def test_a_wrong_option_is_named(report: Report, options: tuple[str, ...], said: str) -> None:
+    assert report(bundle(), *options) == (2, "", said + "\n")
+
+
+def test_an_incident_without_alerts_and_order_says_so() -> None:
+    text = text_of(incident.of_bundle(bundle(), None, ENGLISH))
+    assert "No decision demanded a response." in text and "The bundle holds no record of an order." in text
+    assert "the incident had not ended when the bundle was made" in text
+
+
+def test_probation_reads_no_position_of_the_protected_person() -> None:
+    verified = evidence_bundle.verify(approach_bundle("probation"), None)
+    text = text_of(incident.of_bundle(approach_bundle("probation"), None, ENGLISH))
+    assert verified.replay is None and "use the bundle for the police" in text
+    assert "Least distance" not in text and "Probability of being inside" not in text
+
+
+def test_what_speaks_for_a_fault_and_for_intent_are_both_listed() -> None:
+    events = ((20, "BATTERY_LOW"), (30, "SHUTDOWN"), (40, "STRAP_OPEN"))
+    found = facts.of_bundle(evidence_bundle.verify(approach_bundle(equipment=events), None))
+    tag = next(section for section in equipment.sections(found, ENGLISH) if section["name"] == "t1")
+    assert any("battery low" in line for line in tag["fault"])
+    assert any("strap opened" in line for line in tag["intent"])
+    assert not any("switched off" in line for line in tag["intent"])  # the battery was low before
+    charged = facts.of_bundle(evidence_bundle.verify(approach_bundle(equipment=((30, "SHUTDOWN"),)), None))
+    tag = next(section for section in equipment.sections(charged, ENGLISH) if section["name"] == "t1")
+    assert any("switched off without a low battery" in line for line in tag["intent"])
+
+
+def test_the_maps_show_each_position_of_the_incident() -> None:
+    found = facts.of_bundle(evidence_bundle.verify(approach_bundle(), None))
+    overview, decided = maps.maps(found, ENGLISH)
+    tag = next(device for device in found.devices if device.of_wearer)
+    assert overview.svg.count('r="1.8"') == sum(len(device.fixes) for device in found.devices)
+    assert found.decisive is not None and tag.fixes
+    assert "When the response was decided" in decided.caption and "100 m" in decided.svg
