@@ -10,7 +10,7 @@ from typing import Any, assert_never
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from services.cli.explain.refold import LoggedPosition, Refold
+from services.cli.explain.refold import EarlierReport, LoggedPosition, Refold
 from services.common import times
 from services.common.messaging import flow
 from services.geofence import translate
@@ -121,6 +121,7 @@ class Explanation:
             ],
             "came_later": [as_json(report) for report in self.later],
             "requests": [_request_json(explained) for explained in self.requests],
+            "earlier": [_earlier_json(earlier) for earlier in refolded.earlier],
         }
 
 
@@ -143,6 +144,18 @@ def explain(refold: Refold) -> Explanation:
         later=_later(refold, decisive),
         requests=_requests(refold),
     )
+
+
+def _earlier_json(earlier: EarlierReport) -> dict[str, Any]:
+    held_back_by, distance_mm, p = earlier.evaluation
+    return {
+        "sequence": earlier.sequence,
+        "arrived": times.to_rfc3339(earlier.arrived_ms),
+        "device_id": earlier.device_id,
+        "held_back_by": held_back_by.name if held_back_by else None,
+        "distance_m": None if distance_mm is None else round(distance_mm / 1000, 3),
+        "probability": None if p is None else round(p, 6),
+    }
 
 
 def _requests(refold: Refold) -> list[ExplainedRequest]:

@@ -8,6 +8,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import assert_never
 
+from services.cli.explain import why_not
+from services.cli.explain.why_not import EarlierEvaluation
 from services.cli.failure import CommandFailed
 from services.common import times
 from services.common.messaging import flow, pull, streams
@@ -21,6 +23,7 @@ from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRe
 from services.geofence.domain.entries import (
     Body,
     Case,
+    Demand,
     Entry,
     EquipmentReport,
     FoldVersion,
@@ -35,6 +38,8 @@ from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2
 
 PROGRESS_EVERY = 1_000
+EARLIER_MS = 600_000
+"""Reports from this time before the decision on are evaluated for why they didn't decide, milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,17 @@ class LoggedPosition:
     accuracy_mm: int
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierReport:
+    """A report before the decision, with the evaluation of the decision's ring right after it."""
+
+    sequence: int
+    arrived_ms: int
+    """Time of arrival, mesh time."""
+    device_id: str
+    evaluation: EarlierEvaluation
+
+
 class Refold:
     """A refold of the log from entry `first` up to one alert. It also holds the devices' reports from 2 h before the decision on."""
 
@@ -88,6 +104,8 @@ class Refold:
         """Outputs of the entry that decided."""
         self.requests: list[SensingRequest] = []
         """Requests to the tags of the alert's case up to the decision, in the order of the log."""
+        self.earlier: list[EarlierReport] = []
+        """Reports of both sides in the 10 min before the decision, if the alert is the entry of a ring that demands a response."""
         self.before: Case | None = None
         """The case before the entry that decided."""
         self.window_from = first
@@ -142,12 +160,31 @@ class Refold:
             outputs = fold.step(self.state, Entry(message.sequence, message.stamp_ms, body))
             if decides:
                 self.body = body
+            elif arrived_ms >= self.decided_ms - EARLIER_MS:
+                self.earlier += self._earlier(message.sequence, arrived_ms, body)
         tag_ids = self.case.tag_device_ids if self.case else ()
         self.requests += [
             output for output in outputs if isinstance(output, SensingRequest) and output.device_id in tag_ids
         ]
         if decides:
             self.outputs = outputs
+
+    def _earlier(self, sequence: int, arrived_ms: int, body: Body) -> Iterator[EarlierReport]:
+        """The positions of both sides in an entry that was just folded, each evaluated for the ring of the alert."""
+        alert, target = self.stored.alert, self.target
+        case_state = self.state.cases.get(alert.case_id)
+        if alert.kind != alert_pb2.RING_ENTERED or not isinstance(body, Positions) or not case_state or not target:
+            return
+        radius_mm = round(alert.ring_m * 1000)
+        rings = (ring for ring in case_state.case.rings if ring.radius_mm == radius_mm)
+        ring = next((ring for ring in rings if ring.action is Demand.RESPOND), None)
+        if ring is None:
+            return
+        sides = {*case_state.case.tag_device_ids, *target.device_ids}
+        for device_id in dict.fromkeys(body.device_ids):
+            if device_id in sides:
+                evaluation = why_not.evaluate(self.state, case_state, target, ring=ring, device_id=device_id)
+                yield EarlierReport(sequence, arrived_ms, device_id, evaluation)
 
     def collect(self, message: pull.Delivered, device_ids: AbstractSet[str]) -> None:
         """Collects the reports of these devices from an entry of the log.

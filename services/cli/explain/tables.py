@@ -18,6 +18,8 @@ from services.geofence.domain.detectors.pipeline import WHY
 from services.geofence.domain.entries import Demand
 from tandem.common.v1 import alert_pb2, geometry_pb2
 
+EARLIER_SHOWN = 12
+"""Number of earlier reports shown: the last ones before the decision."""
 _ANOMALIES = {
     "JUMP": "the device's recent movement doesn't lead there, and no second position agrees",
     "VAGUE": "the accuracy is too poor to tell whether the wearer is inside",
@@ -45,6 +47,8 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
             yield _reports(
                 explained, f"{side.who}, {side.device_id}: last reports before it", side.reports, positions=positions
             )
+    if explained.refold.earlier:
+        yield _earlier(explained)
     if explained.sides:
         yield _missing(explained)
     if explained.requests:
@@ -128,6 +132,22 @@ def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPositio
             _seconds(explained.decided_ms - report.time_ms),
             f"{report.accuracy_mm / 1000:g} m",
             *coordinates,
+        )
+    return view
+
+
+def _earlier(explained: Explanation) -> Table:
+    """The last reports before the decision, each with the rule that held the entry of the ring back."""
+    columns = ("entry", "arrived", "device", "probability", "held back, because")
+    view = Table(*columns, title="why not earlier: the ring after each report before it", title_justify="left")
+    for earlier in explained.refold.earlier[-EARLIER_SHOWN:]:
+        held_back_by, _, p = earlier.evaluation
+        view.add_row(
+            str(earlier.sequence),
+            _time(earlier.arrived_ms),
+            earlier.device_id,
+            "" if p is None else f"{p:.6f}",
+            "entered" if held_back_by is None else held_back_by.value,
         )
     return view
 

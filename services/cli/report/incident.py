@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from services.cli.evidence import bundle as evidence_bundle
-from services.cli.report import chronology, document, equipment, sections
+from services.cli.report import chronology, document, earlier, equipment, sections
 from services.cli.report import facts as report_facts
 from services.cli.report.maps import maps
 from services.cli.report.words import Words
@@ -15,7 +15,8 @@ _TITLES = ("summary", "order", "course", "maps", "decision", "devices", "answers
 
 def of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
     """The PDF of the incident in a bundle. Raises CorruptArchive, with the place, if a byte of the bundle was altered."""
-    facts = report_facts.of_bundle(evidence_bundle.verify(data, public_key))
+    verified = evidence_bundle.verify(data, public_key)
+    facts = report_facts.of_bundle(verified)
     content = {
         "title": words("title"),
         "exercise": words("exercise") if sections.is_exercise(facts) else "",
@@ -28,6 +29,8 @@ def of_bundle(data: bytes, public_key: bytes | None, words: Words) -> bytes:
         "course": chronology.course(facts, words),
         "maps": [map_._asdict() for map_ in maps(facts, words)],
         "decisions": sections.decisions(facts, words),
+        "earlier": earlier.rows(earlier.reports(verified, facts.decisive), words),
+        "earlier_titles": [words(name) for name in ("why_not_earlier", "at", "device", "probability", "held_back_by")],
         "devices": equipment.sections(facts, words),
         "no_conclusion": words("no_conclusion"),
         "device_titles": [words("speaks_for_fault"), words("speaks_for_intent"), words("events")],
