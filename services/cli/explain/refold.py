@@ -184,7 +184,7 @@ class Refold:
         for device_id in dict.fromkeys(body.device_ids):
             if device_id in sides:
                 evaluation = why_not.evaluate(self.state, case_state, target, ring=ring, device_id=device_id)
-                yield EarlierReport(sequence, arrived_ms, device_id, evaluation)
+                yield EarlierReport(sequence, arrived_ms, device_id, evaluation=evaluation)
 
     def collect(self, message: pull.Delivered, device_ids: AbstractSet[str]) -> None:
         """Collects the reports of these devices from an entry of the log.
