@@ -9,11 +9,20 @@ from typing import NamedTuple
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, AnomalyKind, CausingReport, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import (
+    Alert,
+    AnomalyKind,
+    CausingReport,
+    DeadLetter,
+    MinistryNotice,
+    Output,
+    SensingRequest,
+)
 from services.geofence.domain.demands import AlertKind, Detection, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account
+from services.geofence.domain.notices import notice
 from services.geofence.domain.state import CaseState, OpenIncident, Outage, State
 from services.geofence.domain.version import VERSION
 
@@ -46,6 +55,8 @@ class AlertDraft:
     outage_id: str = ""
     is_known_stay: bool = False
     """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
+    ended_notice: MinistryNotice | None = None
+    """NOTICE_ENDED: the notice that has ended. The alert's destinations are its persons."""
     amended: Account | None = None
     """The account that the alert amends. The alert takes the account's episode and incident, which may be over."""
 
@@ -105,6 +116,13 @@ class Decisions:
         to = () if draft.record_only else demands.destinations(case, draft.kind, draft.demand, target=target)
         if draft.is_known_stay:
             to = tuple(destination for destination in to if destination[0] is not demands.Leg.WARNING)
+        demanded = notice.NoticeDemand(draft.ended_notice)
+        if draft.ended_notice is not None:
+            to = tuple((Leg.WARNING, person_id) for person_id in draft.ended_notice.person_ids)
+        elif draft.demand > Demand.RECORD:
+            warned_ids = [subject_id for leg, subject_id in to if leg is Leg.WARNING]
+            about = notice.Cause(draft.kind, draft.demand, target, draft.ring)
+            demanded = notice.demanded(state, case_state, about, warned_ids=warned_ids)
         self.out.append(
             Alert(
                 alert_id=alert_id,
@@ -139,6 +157,8 @@ class Decisions:
                 exercise=case.exercise,
                 anomaly=draft.anomaly,
                 outage_id=draft.outage_id,
+                notice=demanded.notice,
+                checks=demanded.checks,
             )
         )
         return alert_id
@@ -228,7 +248,12 @@ class Decisions:
         Every decision about a case calls this in the same entry, so that some alert of the entry can announce the end of the
         incident.
         """
-        if not case_state.episode_id or not case_state.is_quiet:
+        if not case_state.episode_id:
+            return
+        if over := notice.ended(case_state):
+            at_ms = min(self.state.now_ms, case_state.case.valid_until_ms) if case_state.ended else self.state.now_ms
+            self.alert(case_state, AlertDraft(AlertKind.NOTICE_ENDED, Demand.RECORD, at_ms, ended_notice=over))
+        if not case_state.is_quiet:
             return
         incident = self.state.incidents[case_state.case.wearer_id]
         incident.case_ids.remove(case_state.case.case_id)
