@@ -153,7 +153,7 @@ def check_grounds(
 
 
 def check_notice(legal_basis: str, reference: str, *, now_ms: int) -> LegalBasis:
-    """Checks that an article allows a notice to a protected person, or a location with it, and returns the article. Raises InvalidField.
+    """Checks that an article allows a notice to a protected person, or a location with it, and returns it. Raises InvalidField.
 
     `reference` is the id of the incident, which a notice always has.
     """

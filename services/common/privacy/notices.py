@@ -1,7 +1,7 @@
-"""Notices of the Ministry to a protected person: the articles that allow them, and the ground that a wearer's tag and an order give. Pure.
+"""Notices of the Ministry to a protected person: the articles that allow them, and the ground that a tag and an order give. Pure.
 
-Two articles allow such a notice. Which of them applies depends on why the wearer wears the tag and on the order that is breached. Without
-one of them the Ministry gives no notice and no location; the police's own warning needs neither.
+Two articles allow such a notice. Which of them applies depends on why the wearer wears the tag and on the order that is breached.
+Without one of them the Ministry gives no notice and no location; the police's own warning needs neither.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ def act_of(kind: AlertKind, demand: Demand, *, target: Target | None, ring: Ring
     return act
 
 
-def checks(case: Case, act: Act, notifies_persons: bool) -> tuple[Leg, ...]:
+def checks(case: Case, notifies_persons: bool) -> tuple[Leg, ...]:
     """Legs that must look into an act at once, with the wearer as their destination."""
     by = CHECKED_BY[case.notice_ground] if case.notice_ground and notifies_persons else None
     return tuple(leg for leg in (by, Leg.POLICE if case.police_must_check else None) if leg)

@@ -57,7 +57,7 @@ def demanded(state: State, case_state: CaseState, cause: Cause, *, warned_ids: S
     if act is None or is_known_stay:
         return NoticeDemand()
     notice = _notice(state, case_state, warned_ids, act=act, target=cause.target)
-    return NoticeDemand(notice, demands.checks(case, act, notice is not None))
+    return NoticeDemand(notice, demands.checks(case, notice is not None))
 
 
 def ended(case_state: CaseState) -> MinistryNotice | None:

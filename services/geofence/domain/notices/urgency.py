@@ -1,8 +1,8 @@
 """The Ministry's rule of urgency: when a location may be given to a protected person together with a notice.
 
-The law asks for urgency by distance and danger (Tag Act Decree 13-3, 23-17(1)). The Ministry's rule measures it by the distance to her,
-the speed at which the wearer comes nearer, and the distance to a protected place. The limits are rules of the log, so that a replay gives
-the same answer.
+The law asks for urgency by distance and danger (Tag Act Decree 13-3, 23-17(1)). The Ministry's rule measures it by the distance to
+her, the speed at which the wearer comes nearer, and the distance to a protected place. The limits are rules of the log, so that a
+replay gives the same answer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def closing_mps(state: State, case: Case, target: Target) -> float | None:
 
 
 def _apart_mm(state: State, case: Case, target: Target, *, before_ms: int) -> float | None:
-    """Distance between the wearer and a target by their newest positions before a moment, mm; None if one side has none or it is old."""
+    """Distance between the wearer and a target by their newest positions before a moment, mm; None if a side has none or old ones."""
     as_of_ms = min(before_ms, state.now_ms)
     wearer = state.last_track(case.tag_device_ids)
     here = wearer.last_before(before_ms) if wearer else None
