@@ -92,11 +92,11 @@ _WHOLE = {
 }
 _BREACH = {
     _KO: "법무부 통지: 접근금지를 어겼거나 어길 우려가 큽니다.",
-    _EN: "Ministry of Justice: the no-approach order is breached, or there is a marked risk of it.",
+    _EN: "Ministry of Justice: a breach of the no-approach order, or a marked risk of one.",
 }
 _CONFIDENTIAL = {
     _KO: "이 위치 정보를 남에게 알리거나 다른 목적에 쓰면 처벌받을 수 있습니다.",
-    _EN: "Passing this location on, or using it for anything else, is punishable.",
+    _EN: "Passing this on, or using it otherwise, is punishable.",
 }
 """Tag Act 36(4)."""
 _CHANGE = {
@@ -142,8 +142,7 @@ def text(
 def _ministry(language: Language, distance_m: float | None) -> str:
     if distance_m is None:
         return " ".join((_BREACH[language], _END[language]))
-    where = f"{_about(language, distance_m)}."
-    return " ".join((_BREACH[language], where, _END[language], _CONFIDENTIAL[language]))
+    return " ".join((_BREACH[language], f"{_about(language, distance_m)}.".capitalize(), _CONFIDENTIAL[language]))
 
 
 def _within(language: Language, ring_m: float, of_place: bool) -> str:
