@@ -278,12 +278,18 @@ class Decisions:
 
 
 def _last_alert(outputs: Sequence[Output], incident: OpenIncident) -> tuple[int, Alert] | None:
-    """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output."""
+    """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output.
+
+    The end of a notice comes last, and doesn't say why the incident ends. It is returned only if there is no other alert.
+    """
+    notice_ended = None
     for i in reversed(range(len(outputs))):
         output = outputs[i]
         if isinstance(output, Alert) and output.incident_id == incident.incident_id:
-            return i, output
-    return None
+            if output.kind is not AlertKind.NOTICE_ENDED:
+                return i, output
+            notice_ended = notice_ended or (i, output)
+    return notice_ended
 
 
 class CaseContext(NamedTuple):
