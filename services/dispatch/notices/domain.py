@@ -12,7 +12,7 @@ from services.common.privacy.notices import NoticeGround
 from services.dispatch.domain.events import BEFORE_ALL, LogPosition
 
 
-class Refusal(Enum):
+class NoticeRefusal(Enum):
     """Why a notice of the Ministry isn't given. The police's own warning of the same alert is sent all the same."""
 
     NO_GROUND = "NO_GROUND"

@@ -9,7 +9,7 @@ from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.dispatch.domain.enums import Demand
-from services.dispatch.notices.domain import Refusal
+from services.dispatch.notices.domain import NoticeRefusal
 from services.dispatch.notices.ledger import NoticeLedger, disclosures_of
 from services.dispatch.notices.store import log_refusal
 from services.dispatch.warning import wording
@@ -68,9 +68,9 @@ class NoticeOpener:
         logger().info("warning_opened", **fields)
 
 
-def _refusal(message: MessageRow, rows: list[ContactRow], now_ms: int) -> Refusal | None:
+def _refusal(message: MessageRow, rows: list[ContactRow], now_ms: int) -> NoticeRefusal | None:
     """Why a notice may not be given now; None if it may. `rows` are the person's contacts, one for each case that names the person."""
     if now_ms >= message.due_ms + TTL_MS:
-        return Refusal.OUTDATED
+        return NoticeRefusal.OUTDATED
     valid = (row for row in rows if row.case_id == message.case_id and now_ms < row.valid_until_ms)
-    return None if any(valid) else Refusal.ORDER_OVER
+    return None if any(valid) else NoticeRefusal.ORDER_OVER

@@ -11,7 +11,7 @@ from services.common import ids
 from services.common.observability.telemetry import logger
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import Demand
-from services.dispatch.notices.domain import NoticeAlert, NoticeMessage, NoticeState, Refusal, decide
+from services.dispatch.notices.domain import NoticeAlert, NoticeMessage, NoticeState, NoticeRefusal, decide
 from services.dispatch.warning.domain import Notice
 from services.dispatch.warning.tables import REPLACED, WAITING, MessageRow, messages, ministry_notices
 from services.dispatch.warning.translate import WarnableAlert
@@ -33,19 +33,19 @@ def accept(connection: sa.Connection, warnable: WarnableAlert, now_ms: int, *, i
             _accept(connection, warnable, person_id, ended=True, now_ms=now_ms)
 
 
-def log_refusal(refusal: Refusal, alert_id: str) -> None:
+def log_refusal(refusal: NoticeRefusal, alert_id: str) -> None:
     """Logs that a notice isn't given, and why."""
     logger().warning("notice_refused", reason=refusal.value, alert_id=alert_id)
 
 
-def _refusal(warnable: WarnableAlert, alert: NoticeAlert, *, is_stale: bool) -> Refusal | None:
+def _refusal(warnable: WarnableAlert, alert: NoticeAlert, *, is_stale: bool) -> NoticeRefusal | None:
     if alert.ended:
-        return None  # whoever was notified learns of the end
+        return None  # a person who was notified learns of the end
     if alert.ground is None:
-        return Refusal.NO_GROUND
+        return NoticeRefusal.NO_GROUND
     if warnable.drill:
-        return Refusal.EXERCISE
-    return Refusal.OUTDATED if is_stale else None
+        return NoticeRefusal.EXERCISE
+    return NoticeRefusal.OUTDATED if is_stale else None
 
 
 def _accept(connection: sa.Connection, warnable: WarnableAlert, person_id: str, *, ended: bool, now_ms: int) -> None:

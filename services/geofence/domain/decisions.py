@@ -121,7 +121,7 @@ class Decisions:
             to = tuple((Leg.WARNING, person_id) for person_id in draft.ended_notice.person_ids)
         elif draft.demand > Demand.RECORD:
             warned_ids = [subject_id for leg, subject_id in to if leg is Leg.WARNING]
-            about = notice.Cause(draft.kind, draft.demand, target, draft.ring)
+            about = notice.NoticeCause(draft.kind, draft.demand, target, draft.ring)
             demanded = notice.demanded(state, case_state, about, warned_ids=warned_ids)
         self.out.append(
             Alert(

@@ -25,7 +25,7 @@ OPEN_NOTICES: CasePart[dict[str, str]] = CasePart(
 """Code of the ground of each person's open notice, by person id."""
 
 
-class Cause(NamedTuple):
+class NoticeCause(NamedTuple):
     """The part of an alert on which a notice rests."""
 
     kind: AlertKind
@@ -41,7 +41,7 @@ class NoticeDemand(NamedTuple):
     checks: tuple[Leg, ...] = ()
 
 
-def demanded(state: State, case_state: CaseState, cause: Cause, *, warned_ids: Sequence[str]) -> NoticeDemand:
+def demanded(state: State, case_state: CaseState, cause: NoticeCause, *, warned_ids: Sequence[str]) -> NoticeDemand:
     """The notice and the checks that an alert of a case demands. Opens the notices of the persons.
 
     `warned_ids` are the persons whom the alert warns: a person who knows of a stay gets no notice of it either.

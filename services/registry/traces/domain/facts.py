@@ -150,11 +150,11 @@ class DataUse:
     deed: str
     who: str
     """SPIFFE id of the recipient, or of the reader if nothing was shared."""
-    giver: str
-    """SPIFFE id of the giver of a notice; empty for any other use."""
     legal_basis: str
     purpose: str
     record_kind: str
+    giver: str = ""
+    """SPIFFE id of the giver of a notice; empty for any other use."""
 
 
 def to_json(fact: Fact) -> str:
