@@ -92,7 +92,13 @@ _OF_ITEM_3_2 = frozenset({"STALKING_APPROACH", "STALKING_TAG"})
 def terms(ground: NoticeGround, needs: str, *, gives_location: bool = False) -> NoticeTerms:
     """The terms of an article that belongs to a ground."""
     needed = _GROUNDS[ground]
-    return NoticeTerms(ground, needed.order_type, needed.tag_basis, needs, gives_location)
+    return NoticeTerms(
+        ground=ground,
+        order_type=needed.order_type,
+        tag_basis=needed.tag_basis,
+        needs=needs,
+        gives_location=gives_location,
+    )
 
 
 def ground_of(tag_bases: Iterable[str], order_type: str) -> NoticeGround | None:

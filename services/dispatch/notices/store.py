@@ -11,7 +11,7 @@ from services.common import ids
 from services.common.observability.telemetry import logger
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import Demand
-from services.dispatch.notices.domain import NoticeAlert, NoticeMessage, NoticeState, NoticeRefusal, decide
+from services.dispatch.notices.domain import NoticeAlert, NoticeMessage, NoticeRefusal, NoticeState, decide
 from services.dispatch.warning.domain import Notice
 from services.dispatch.warning.tables import REPLACED, WAITING, MessageRow, messages, ministry_notices
 from services.dispatch.warning.translate import WarnableAlert
