@@ -100,12 +100,8 @@ def _is_active(case_state: CaseState, person_id: str) -> bool:
     case = case_state.case
     if case_state.ended or case.notice_ground is None:
         return False
-    persons = [target for target in case.targets if target.is_person and target.target_id == person_id]
-    if not persons:
+    if not any(target.is_person and target.target_id == person_id for target in case.targets):
         return False
-    targets = [*persons, *(target for target in case.targets if not target.is_person)]
-    return any(
-        case_state.near.get(target.key) is Demand.RESPOND
-        or any(case_state.ring(target, ring).open for ring in case.rings)
-        for target in targets
-    )
+    keys = {target.key for target in case.targets if not target.is_person or target.target_id == person_id}
+    is_entered = any(ring_state.open for key, ring_state in case_state.rings.items() if key.target_key in keys)
+    return is_entered or any(case_state.near.get(key) is Demand.RESPOND for key in keys)
