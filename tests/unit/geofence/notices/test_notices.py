@@ -6,17 +6,21 @@ from dataclasses import replace
 
 import pytest
 
+from services.common.privacy.grounds import RecordKind
 from services.common.privacy.notices import NoticeGround
+from services.common.rpc.errors import InvalidField, PermissionDenied
+from services.common.rpc.identity import Role
 from services.geofence import translate
-from services.geofence.domain import codec, demands
+from services.geofence.domain import codec, demands, sharing
 from services.geofence.domain.alerts import Alert
 from services.geofence.domain.demands import ACTS, CHECKED_BY, NOTIFIES_PERSONS, Act, AlertKind, Leg
 from services.geofence.domain.entries import Demand, FoldVersion
 from services.geofence.domain.notices.notice import FIRST_VERSION, OPEN_NOTICES
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.sharing import PositionQuery, Subject
 from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
-from tests.support.geofence.stories import AskingStory, Story, circle
+from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle
 
 JUDGMENT, STALKING = notice_pb2.TAG_15_2, notice_pb2.TAG_31_6_4
 
@@ -181,6 +185,29 @@ def test_each_update_of_a_location_is_a_new_notice_and_demands_no_new_check() ->
 def test_the_limits_of_the_rule_go_through_the_log_and_back() -> None:
     rules = Rules("r", urgent_within_mm=700_000, urgent_closing_mps=7, urgent_place_within_mm=90_000)
     assert translate.rules_of(translate.rules_entry(rules).rules) == rules
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("urgent_within_m", 2_001), ("urgent_closing_mps", 61), ("urgent_place_within_m", 2_001)]
+)
+def test_a_limit_out_of_range_is_refused_with_its_field(field: str, value: int) -> None:
+    with pytest.raises(InvalidField) as refused:
+        translate.check_rules("rules.", log_pb2.Rules(rules_id="r", **{field: value}))
+    assert refused.value.field == f"rules.{field}"
+
+
+@pytest.mark.parametrize("role", [Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK])
+@pytest.mark.parametrize("code", ["TAG_15_2", "TAG_16_2_5", "TAG_DECREE_13_3", "TAG_31_8_2_5", "TAG_DECREE_23_17"])
+def test_no_desk_gets_live_positions_under_an_article_of_a_notice(role: Role.ValueType, code: str) -> None:
+    query = PositionQuery(
+        incident_id="incident-1",
+        order_id="",
+        legal_basis=code,
+        subject=Subject(RecordKind.WEARER, "w"),
+        expires_at_ms=T0_MS + 1_000,
+    )
+    with pytest.raises(PermissionDenied):
+        sharing.check(query, role, T0_MS)
 
 
 def test_urgency_is_in_the_figures_and_never_in_the_alert_that_probation_reads() -> None:
