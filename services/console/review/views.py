@@ -35,6 +35,7 @@ _NO_TRACE = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
 )
+_NO_GROUNDS = (*_NO_TRACE, grpc.StatusCode.UNIMPLEMENTED)
 PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
 
 
@@ -178,7 +179,7 @@ class IncidentPages:
                     timeout=UNARY_DEADLINE_S,
                 )
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _NO_TRACE:
+                if error.code() not in _NO_GROUNDS:
                     raise
                 logger().info("no_grounds", order_id=order_id, code=error.code().name)
                 continue

@@ -22,6 +22,7 @@ from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import notice_pb2 as registry_notice_pb2
 from tandem.registry.v1 import notice_pb2_grpc, registry_pb2, trace_pb2
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
+from tests.support.console.console import visiting
 from tests.support.dispatch.chase import Chase, chase
 
 NOTICE, ENDED = "법무부 통지", "법무부의 앞선 통지가 끝났습니다"
@@ -106,6 +107,14 @@ async def spans(chased: Chase, incident_id: str, name: str) -> list[trace_pb2.Sp
     return await until(name, read)
 
 
+async def console_page(mesh: RunningMesh, role: str, incident_id: str) -> str:
+    """The console's page of an incident, as a desk sees it."""
+    async with visiting(mesh.now.console_url) as visitor:
+        await visitor.read("/sign-in")
+        assert (await visitor.post("/sign-in", role=role, name="duty-1"))[0] == 303
+        return await visitor.read(f"/incidents/{incident_id}")
+
+
 async def checked(chased: Chase, leg: str) -> dispatch_pb2.Assignment:
     """Waits until a desk has accepted its check of the wearer."""
     return await chased.until(
@@ -170,6 +179,8 @@ async def test_tag_act_15_2_she_is_notified_and_probation_must_check_by_decree_1
             each for each in json.loads(listed.stdout)["incidents"] if each["incident_id"] == seen.alert.incident_id
         ]
         assert [leg["task"] for leg in incident["legs"] if "task" in leg] == ["CHECK"]
+        page = await console_page(mesh, "probation", seen.alert.incident_id)
+        assert "전자장치부착법 제15조의2" in page and "통지에 따른 확인" in page
         await chased.end_order()
         await sent_text(chased, ENDED)
         assert not [
@@ -251,6 +262,9 @@ async def test_core_case_an_earlier_tag_and_a_bare_police_order_give_no_ground(m
         assert not [each for each in chased.alerts.seen if each.alert.HasField("ministry_notice") or each.alert.checks]
         assert not [text for text in texts(chased) if "법무부" in text]
         assert ledger(mesh, chased) == [] and not checks(chased, "probation") and not checks(chased, "police")
+        assert "없음: 피해자에게 통지·위치 제공 불가" in await console_page(
+            mesh, "police", responding.alert.incident_id
+        )
         explained = tandem("explain", responding.alert.alert_id, "--dir", str(mesh.folder))
         assert "none: no notice of the Ministry and no location for her" in explained.stdout
 
