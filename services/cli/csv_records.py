@@ -83,7 +83,7 @@ def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[AnyReco
 
 # ── wearers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_WEARER_COLUMNS = {*_WEARERS, "source_version", "sex", "phone", "address", "tag_device_ids", "vendor_id"}
+_WEARER_COLUMNS = {*_WEARERS, "source_version", "sex", "phone", "address", "tag_device_ids", "vendor_id", "tag_basis"}
 
 
 def _wearer(row: Row) -> tuple[AnyRecord, ...]:
@@ -100,8 +100,15 @@ def _wearer(row: Row) -> tuple[AnyRecord, ...]:
     )
     translate.parse_wearer(wearer)
     vendor_id = fields.vendor_id("vendor_id", row.get("vendor_id", ""))
+    basis = _basis(row.get("tag_basis", ""))
     tags = [
-        registry_pb2.Tag(device_id=device_id, wearer_id=wearer.wearer_id, source_version=version, vendor_id=vendor_id)
+        registry_pb2.Tag(
+            device_id=device_id,
+            wearer_id=wearer.wearer_id,
+            source_version=version,
+            vendor_id=vendor_id,
+            basis=basis,
+        )
         for device_id in _list(row.get("tag_device_ids", ""))
     ]
     for n, tag in enumerate(tags):
@@ -210,6 +217,14 @@ def _sex(column: str, text: str) -> registry_pb2.Sex.ValueType:
     if text not in _SEXES:
         raise InvalidField(column, "must be F, M or empty")
     return registry_pb2.Sex.Value(f"SEX_{_SEXES[text]}")
+
+
+def _basis(text: str) -> registry_pb2.TagBasis.ValueType:
+    try:
+        return registry_pb2.TagBasis.Value(f"TAG_BASIS_{text or 'UNSPECIFIED'}")
+    except ValueError:
+        known = ", ".join(basis.name for basis in translate.TAG_BASES.values())
+        raise InvalidField("tag_basis", f"must be one of {known}, or empty") from None
 
 
 def _type(text: str) -> registry_pb2.OrderType.ValueType:

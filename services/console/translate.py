@@ -11,7 +11,7 @@ from services.common import times
 from services.console.domain.board import FAILING, LEGS, NOTHING_AWAITED, AssignmentCard, IncidentCard, ShownFlag
 from services.console.domain.units import UnitCard
 from services.console.domain.waterfall import TraceSpan
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
@@ -44,6 +44,7 @@ FLAGS: Mapping[str, FlagKind] = {
     "absent-probation": FlagKind(_absent(alert_pb2.PROBATION), level=FAILING),
     "absent-police": FlagKind(_absent(alert_pb2.POLICE), level=FAILING),
     "absent-warning": FlagKind(_absent(alert_pb2.WARNING), level=FAILING),
+    "check": FlagKind(lambda message: message.task == notice_pb2.CHECK),
 }
 """All flags of an assignment. The text of a flag `x` is `flag_x`."""
 
@@ -72,6 +73,7 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         close_cause=dispatch_pb2.CloseCause.Name(message.close_cause) if message.close_cause else "",
         flags=frozenset(ShownFlag(name, kind.level) for name, kind in FLAGS.items() if kind.holds(message)),
         exercise=message.exercise == exercise_pb2.DRILL,
+        is_check=message.task == notice_pb2.CHECK,
     )
 
 

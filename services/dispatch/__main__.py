@@ -236,7 +236,7 @@ async def mesh(
                 tasks.create_task(warnings.streams.follow(bus, log_meta))
             if retention:
                 tasks.create_task(retention.run())
-                tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
+            tasks.create_task(EvidenceDisclosures(leg.name, leg.store).run(bus))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from services.common import fields, geometry, times
 from services.common.messaging import stored
+from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField
 from services.geofence.domain import alerts
 from services.geofence.domain.entries import (
@@ -28,7 +29,7 @@ from services.geofence.domain.entries import (
 )
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from services.geofence.domain.rules import Rules
-from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2, sensing_pb2
+from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2, notice_pb2, sensing_pb2
 
 
 def entry_body(data: bytes) -> Body:
@@ -141,7 +142,17 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         valid_until_ms=msg.valid_until_ms,
         encounters=tuple(map(_encounter, msg.encounters)),
         exercise=_exercise(msg.exercise),
+        notice_ground=_notice_ground(msg.notice_ground),
+        police_must_check=msg.police_must_check,
     )
+
+
+def _notice_ground(number: int) -> NoticeGround | None:
+    """The ground with this number. A number that this version doesn't know gives none: the order is enforced, and nobody is notified
+    by the Ministry."""
+    if not number or number not in notice_pb2.NoticeGround.values():
+        return None
+    return NoticeGround(notice_pb2.NoticeGround.Name(notice_pb2.NoticeGround.ValueType(number)))
 
 
 def _exercise(number: int) -> Exercise:
@@ -219,6 +230,9 @@ def check_rules(prefix: str, msg: log_pb2.Rules) -> None:
     fields.number(f"{prefix}rest_s", msg.rest_s, 0, greatest=3_600)
     fields.number(f"{prefix}rest_respond_after_s", msg.rest_respond_after_s, 0, greatest=1_800)
     fields.number(f"{prefix}away_respond_after_s", msg.away_respond_after_s, 0, greatest=1_800)
+    fields.number(f"{prefix}urgent_within_m", msg.urgent_within_m, 0, greatest=2_000)
+    fields.number(f"{prefix}urgent_closing_mps", msg.urgent_closing_mps, 0, greatest=60)
+    fields.number(f"{prefix}urgent_place_within_m", msg.urgent_place_within_m, 0, greatest=2_000)
     fields.number(
         f"{prefix}respond_p_pct", msg.respond_p_pct, 0, greatest=45
     )  # a higher limit would miss a wearer on the edge of a small ring
@@ -243,6 +257,9 @@ def rules_of(msg: log_pb2.Rules) -> Rules:
         rest_respond_after_ms=msg.rest_respond_after_s * 1000 or default.rest_respond_after_ms,
         away_respond_after_ms=msg.away_respond_after_s * 1000 or default.away_respond_after_ms,
         respond_p_pct=msg.respond_p_pct or default.respond_p_pct,
+        urgent_within_mm=msg.urgent_within_m * 1000 or default.urgent_within_mm,
+        urgent_closing_mps=msg.urgent_closing_mps or default.urgent_closing_mps,
+        urgent_place_within_mm=msg.urgent_place_within_m * 1000 or default.urgent_place_within_mm,
     )
 
 
@@ -265,6 +282,9 @@ def rules_entry(rules: Rules) -> log_pb2.LogEntry:
             rest_respond_after_s=rules.rest_respond_after_ms // 1000,
             away_respond_after_s=rules.away_respond_after_ms // 1000,
             respond_p_pct=rules.respond_p_pct,
+            urgent_within_m=rules.urgent_within_mm // 1000,
+            urgent_closing_mps=rules.urgent_closing_mps,
+            urgent_place_within_m=rules.urgent_place_within_mm // 1000,
         )
     )
 
@@ -313,6 +333,17 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
         outage_silent=alert.outage_silent,
         outage_watched=alert.outage_watched,
         exercise=exercise_pb2.Exercise.ValueType(alert.exercise.value),
+        ministry_notice=notice_pb2.MinistryNotice(
+            ground=notice_pb2.NoticeGround.Value(alert.notice.ground.value),
+            person_ids=alert.notice.person_ids,
+            ended=alert.notice.ended,
+        )
+        if alert.notice
+        else None,
+        checks=[
+            alert_pb2.Destination(leg=alert_pb2.Leg.Value(leg.value), subject_id=alert.wearer_id)
+            for leg in alert.checks
+        ],
     )
 
 
@@ -343,6 +374,7 @@ def measure_to_proto(alert: alerts.Alert) -> alert_pb2.Measure:
         inside=intervals(alert.inside),
         min_distance_m=_metres(alert.min_distance_mm),
         min_distance_assumed=alert.min_distance_assumed,
+        location_allowed=alert.notice is not None and alert.notice.gives_location,
     )
 
 

@@ -38,6 +38,9 @@ from services.registry.exercises.service import Exercises
 from services.registry.keys.vault import Vault
 from services.registry.ledger.signing import open_signer
 from services.registry.metrics import RegistryMetrics
+from services.registry.notices.api import SERVICE_NAME as NOTICE_SERVICE_NAME
+from services.registry.notices.api import NoticeServicer
+from services.registry.notices.service import NoticeGrounds
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.records.area import AREAS
 from services.registry.records.ministry import MinistryService
@@ -57,6 +60,7 @@ from tandem.registry.v1 import (
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
     exercise_pb2_grpc,
+    notice_pb2_grpc,
     registry_pb2_grpc,
     trace_pb2_grpc,
 )
@@ -93,6 +97,7 @@ async def main(settings: RegistrySettings) -> None:
         disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
         retention = KeyRetention(transactions, cases, vault, clock=log_meta.clock)
         tokens = DeviceTokens(transactions, cases, log_meta.clock)
+        grounds = NoticeGrounds(transactions, log_meta.clock)
         exercises = Exercises(transactions, ministry, police, clock=log_meta.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
@@ -111,6 +116,7 @@ async def main(settings: RegistrySettings) -> None:
             device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
+            notice_pb2_grpc.add_NoticeServiceServicer_to_server(NoticeServicer(grounds), server)
 
         names = (
             SERVICE_NAME,
@@ -118,6 +124,7 @@ async def main(settings: RegistrySettings) -> None:
             DEVICE_TOKEN_SERVICE_NAME,
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,
+            NOTICE_SERVICE_NAME,
         )
         readiness = Readiness()
         relay = Relay(

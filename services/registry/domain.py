@@ -9,6 +9,8 @@ from enum import Enum
 
 from services.common import ids
 from services.common.geometry import Area
+from services.common.privacy import notices
+from services.common.privacy.notices import NoticeGround, TagBasis
 
 
 class Action(Enum):
@@ -187,6 +189,11 @@ class Tag:
     """When the tag was taken off, milliseconds since 1970 UTC; None while the wearer has it on."""
     vendor_id: str = ""
     """Vendor that may report for the tag; empty if no vendor may."""
+    basis: TagBasis = TagBasis.UNKNOWN
+    """Why the wearer wears the tag."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "basis", TagBasis(self.basis))  # the database returns the text
 
 
 class ContactLanguage(Enum):
@@ -313,6 +320,10 @@ class JointCase:
     """Encounters as the order allows them, including those after an early end of the order."""
     exercise: ExerciseKind | None
     """Exercise that the case belongs to; None for a live case."""
+    notice_ground: NoticeGround | None
+    """Ground on which the Ministry may notify the persons; None if there is none."""
+    police_must_check: bool
+    """Whether the police must look into each notice about the wearer's acts (Tag Act 31-6(5))."""
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
@@ -327,13 +338,13 @@ def case_id_of(order_id: str, wearer_id: str) -> str:
 
 def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Sequence[Device]) -> JointCase:
     """Joint case of an order and the wearer whom it restrains. Tags and devices of other people are ignored."""
+    worn = [tag for tag in tags if tag.wearer_id == wearer.wearer_id and tag.removed_at_ms is None]
+    tag_bases, order_type = [tag.basis for tag in worn], order.type.value if order.type else ""
     return JointCase(
         case_id=case_id_of(order.order_id, wearer.wearer_id),
         order_id=order.order_id,
         wearer_id=wearer.wearer_id,
-        tag_device_ids=tuple(
-            sorted(tag.device_id for tag in tags if tag.wearer_id == wearer.wearer_id and tag.removed_at_ms is None)
-        ),
+        tag_device_ids=tuple(sorted(tag.device_id for tag in worn)),
         persons=tuple(
             ProtectedTarget(
                 person_id,
@@ -353,6 +364,8 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Se
         valid_until_ms=order.ends_ms,
         encounters=order.encounters,
         exercise=order.exercise,
+        notice_ground=notices.ground_of(tag_bases, order_type),
+        police_must_check=notices.police_must_check(tag_bases, order_type),
     )
 
 

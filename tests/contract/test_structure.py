@@ -27,6 +27,7 @@ PURE_MODULES = {
         "observability.spans",
         "observability.trace_ids",
         "privacy.grounds",
+        "privacy.notices",
         "rpc.errors",
         "rpc.identity",
     ),

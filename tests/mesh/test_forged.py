@@ -64,7 +64,7 @@ async def dead_letter_reason(bus: Bus, sequence: int) -> str:
     raise AssertionError("the stream ended")
 
 
-@pytest.mark.parametrize("user", ["dispatch-police", "dispatch-probation", "explain", "evidence"])
+@pytest.mark.parametrize("user", ["dispatch-police", "dispatch-probation", "dispatch-warning", "explain", "evidence"])
 async def test_no_user_can_disclose_under_anothers_subject(registry: RegistryMesh, user: str) -> None:
     forged = disclosure(f"forged-by-{user}")
     async with registry.connected() as client:
@@ -78,7 +78,32 @@ async def test_no_user_can_disclose_under_anothers_subject(registry: RegistryMes
         assert forged.disclosure_id not in chained(registry)
 
 
+NOTICE = {
+    "who": "spiffe://moj/desk/tracking-centre",
+    "recipient": "spiffe://tandem/protected-person/p-1",
+    "legal_basis": "TAG_15_2",
+    "purpose": "VICTIM_CONTACT",
+}
 FORGED = {
+    "a notice without a ground": ("dispatch-warning", disclosure("f-6", **NOTICE | {"legal_basis": ""}), "legal_basis"),
+    "a notice under another article": (
+        "dispatch-warning",
+        disclosure("f-7", **NOTICE | {"legal_basis": "TAG_16_2"}),
+        "legal_basis",
+    ),
+    "a notice without an incident": ("dispatch-warning", disclosure("f-8", **NOTICE, reference=""), "reference"),
+    "a notice by the police": ("dispatch-warning", disclosure("f-9", **NOTICE | {"who": POLICE}), "who"),
+    "a notice to a desk": ("dispatch-warning", disclosure("f-10", **NOTICE | {"recipient": PROBATION}), "recipient"),
+    "a notice for enforcement": (
+        "dispatch-warning",
+        disclosure("f-11", **NOTICE | {"purpose": "ENFORCEMENT"}),
+        "purpose",
+    ),
+    "a share under the article of a notice": (
+        "dispatch-police",
+        disclosure("f-12", legal_basis="TAG_31_8_2_5"),
+        "legal_basis",
+    ),
     "of the other agency": ("dispatch-police", disclosure("f-1", PROBATION), "who"),
     "to a role that explain does not serve": ("explain", disclosure("f-2", POLICE), "who"),
     "to another recipient": ("geofence", disclosure("f-3", recipient=PROBATION), "recipient"),

@@ -250,6 +250,8 @@ def case_json(case: Case) -> dict[str, Any]:
         "persons": {target.target_id: list(target.device_ids) for target in case.targets if target.is_person},
         "places": [target.target_id for target in case.targets if not target.is_person],
         "rings": [{"radius_m": ring.radius_mm / 1000, "action": ring.action.name} for ring in case.rings],
+        "notice_ground": case.notice_ground.value if case.notice_ground else None,
+        "police_must_check": case.police_must_check,
         "valid_from": times.to_rfc3339(case.valid_from_ms),
         "valid_until": times.to_rfc3339(case.valid_until_ms),
     }

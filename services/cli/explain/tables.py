@@ -13,10 +13,12 @@ from services.cli.explain.refold import LoggedPosition
 from services.cli.terminal import styled
 from services.common import times
 from services.common.messaging import flow
+from services.common.privacy import notices
+from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors.pipeline import WHY
 from services.geofence.domain.entries import Demand
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 
 EARLIER_SHOWN = 12
 """Number of earlier reports shown: the last ones before the decision."""
@@ -74,6 +76,7 @@ def _decision(explained: Explanation) -> Table:
     view.add_row("what", what)
     view.add_row("demands", geometry_pb2.Demand.Name(alert.demand))
     view.add_row("goes to", ", ".join(f"{alert_pb2.Leg.Name(to.leg)} {to.subject_id}" for to in alert.destinations))
+    _add_notice(view, alert, figures)
     if alert.anomaly:
         name = alert_pb2.AnomalyKind.Name(alert.anomaly)
         view.add_row("anomaly", f"{name}: {_ANOMALIES[name]}")
@@ -99,6 +102,25 @@ def _decision(explained: Explanation) -> Table:
     return view
 
 
+def _add_notice(view: Table, alert: alert_pb2.Alert, figures: alert_pb2.Measure) -> None:
+    if alert.HasField("ministry_notice"):
+        view.add_row("Ministry's notice", _notice(alert, figures))
+    if alert.checks:
+        view.add_row("must check", ", ".join(f"{alert_pb2.Leg.Name(to.leg)} {to.subject_id}" for to in alert.checks))
+
+
+def _notice(alert: alert_pb2.Alert, figures: alert_pb2.Measure) -> str:
+    """A notice of the Ministry in words, with its articles."""
+    ground = NoticeGround(notice_pb2.NoticeGround.Name(alert.ministry_notice.ground))
+    to = ", ".join(alert.ministry_notice.person_ids)
+    if alert.ministry_notice.ended:
+        return f"{ground.value} has ended for {to}"
+    location = (
+        f"with a location ({notices.location_basis(ground)})" if figures.location_allowed else "without a location"
+    )
+    return f"{ground.value} to {to}, {location}"
+
+
 def _log_meta(explained: Explanation) -> Table:
     refold, alert = explained.refold, explained.alert
     view = _pairs("rests on")
@@ -113,6 +135,9 @@ def _log_meta(explained: Explanation) -> Table:
         case = case_json(refold.case)
         view.add_row("case", f"{case['case_id']}, version {case['version']}, order {case['order_id']}")
         view.add_row("valid", f"{case['valid_from']} until {case['valid_until']}")
+        view.add_row(
+            "notice ground", case["notice_ground"] or "none: no notice of the Ministry and no location for her"
+        )
         view.add_row("rings", ", ".join(f"{ring['radius_m']:g} m {ring['action']}" for ring in case["rings"]))
     else:
         view.add_row("case", "the remaining log doesn't contain it")

@@ -15,6 +15,7 @@ from services.cli.failure import CommandFailed
 from services.cli.stack.mesh import Clients, Metadata
 from services.common.clock import wall_us
 from services.common.observability import trace_ids
+from tandem.common.v1 import notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -188,7 +189,7 @@ class Desk(Actor):
                 reference=assignment.incident_id,
             )
             try:
-                if self.leg == "probation":
+                if self.leg == "probation" or assignment.task == notice_pb2.CHECK:
                     wearer = disclosure_pb2.ReadWearerRequest(wearer_id=subject_id, grounds=grounds)
                     await call(self._disclosures.ReadWearer, wearer, identity)
                 elif self.leg == "police" and "/" not in subject_id:

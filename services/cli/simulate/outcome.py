@@ -13,7 +13,7 @@ from services.cli.simulate.actors import REVIEWER
 from services.cli.stack.mesh import Clients
 from services.common import times
 from services.common.messaging import flow
-from tandem.common.v1 import alert_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 AGENCIES = ("probation", "police")
@@ -36,6 +36,8 @@ class AssignmentOutcome:
     """Time of the acknowledgement, mesh time, milliseconds since 1970 UTC."""
     absent: tuple[str, ...] = ()
     """Other legs whose part in the incident this leg hasn't seen."""
+    task: str = ""
+    """Task beside the response, such as CHECK; empty for the response."""
 
     def to_json(self, shift_ms: int) -> dict[str, Any]:
         """The printed JSON object, with all times moved back by `shift_ms`. Entries of the warning leg don't name a leg."""
@@ -46,6 +48,7 @@ class AssignmentOutcome:
             "report_to_published_ms": self.report_to_published_ms,
             "acknowledged_at": _moment(self.acknowledged_ms, shift_ms),
             **({"absent_legs": list(self.absent)} if self.absent else {}),
+            **({"task": self.task} if self.task else {}),
         }
 
 
@@ -140,6 +143,7 @@ def _answer(leg: str, assignment: dispatch_pb2.Assignment) -> AssignmentOutcome:
         if assignment.HasField("acknowledged_at")
         else None,
         absent=tuple(alert_pb2.Leg.Name(other).lower() for other in assignment.absent_legs),
+        task=notice_pb2.Task.Name(assignment.task) if assignment.task else "",
     )
 
 
@@ -172,7 +176,7 @@ def tables(incidents: Iterable[IncidentOutcome], shift_ms: int = 0) -> Iterator[
             latency_ms = answer.report_to_published_ms
             view.add_row(
                 answer.leg,
-                answer.destination,
+                f"{answer.destination} ({answer.task})" if answer.task else answer.destination,
                 ", ".join((answer.state, *(f"{other} is absent" for other in answer.absent))),
                 "" if latency_ms is None else f"{latency_ms:.0f} ms",
                 (_moment(answer.acknowledged_ms, shift_ms) or "")[11:],

@@ -29,7 +29,7 @@ from services.common import times
 from services.common.clock import wall_us
 from services.common.ids import hash_id
 from services.common.messaging import flow
-from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
@@ -310,4 +310,13 @@ def alert_json(message: geofence_pb2.WatchAlertsResponse, shift_ms: int) -> dict
             line["min_distance_assumed"] = True
     if alert.amends:
         line["amends"] = alert.amends
+    if alert.HasField("ministry_notice"):
+        line["notice"] = {
+            "ground": notice_pb2.NoticeGround.Name(alert.ministry_notice.ground),
+            "person_ids": list(alert.ministry_notice.person_ids),
+            "gives_location": measure.location_allowed,
+            "ended": alert.ministry_notice.ended,
+        }
+    if alert.checks:
+        line["checks"] = [alert_pb2.Leg.Name(check.leg) for check in alert.checks]
     return line

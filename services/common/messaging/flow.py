@@ -244,7 +244,7 @@ FLOWS = (
         subject="disclosure.{by}.{disclosure_id}",
         message_type="Disclosure",
         stream=DISCLOSURES.name,
-        publishers=("geofence", *_DESKS, "explain", "evidence"),
+        publishers=("geofence", *_DISPATCH, "explain", "evidence"),
         readers=("registry",),
         durable=DISCLOSURES_DURABLE,
     ),

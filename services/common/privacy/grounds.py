@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from services.common import fields
+from services.common.privacy import notices
+from services.common.privacy.notices import NoticeGround, NoticeTerms
 from services.common.rpc.errors import InvalidField
 
 
@@ -41,10 +43,13 @@ class LegalBasis:
     """Kinds of records that the article allows to disclose."""
     in_force_from_ms: int = 0
     """Time at which the article comes into force, milliseconds since 1970 UTC. If 0, the default, it always has been in force."""
+    notice: NoticeTerms | None = None
+    """Terms of an article under which the Ministry notifies a protected person; None for an article that allows reading a record."""
 
 
 _ALL = frozenset(RecordKind)
 _WEARER = frozenset({RecordKind.WEARER})
+_NONE = frozenset[RecordKind]()
 
 LEGAL_BASES = (
     LegalBasis("STALKING_9_1_2", "Stalking Punishment Act 9(1) item 2: no approach within 100 m", _ALL),
@@ -64,6 +69,46 @@ LEGAL_BASES = (
     LegalBasis("TAG_16_2", "Tag Act 16(2): closed list of uses of a wearer's data", _WEARER),
     LegalBasis("TAG_31_8_2", "Tag Act 31-8(2): use of the data of a wearer under item 3-2", _WEARER),
     LegalBasis("TAG_DECREE_23_10", "Tag Act Decree 23-10 to 23-19: police told of a breach or its risk", _ALL),
+    # Act 21229 and Decree 36387, in force since 2026-06-24, also for tags that were worn before. They allow no caller to read a record:
+    # the recipient is the protected person.
+    LegalBasis(
+        "TAG_15_2",
+        "Tag Act 15-2: notice to the person whom a condition 9-2(1)3 names",
+        _NONE,
+        notice=notices.terms(NoticeGround.JUDGMENT, "a breach of the condition, or a marked risk of one"),
+    ),
+    LegalBasis(
+        "TAG_16_2_5",
+        "Tag Act 16(2) item 5: location together with a notice under 15-2",
+        _NONE,
+        notice=notices.terms(NoticeGround.JUDGMENT, "a notice under 15-2 and urgency", gives_location=True),
+    ),
+    LegalBasis(
+        "TAG_DECREE_13_3",
+        "Tag Act Decree 13-3: how a location is given together with a notice under 15-2",
+        _NONE,
+        notice=notices.terms(NoticeGround.JUDGMENT, "a distance and a danger that make it urgent", gives_location=True),
+    ),
+    LegalBasis(
+        "TAG_31_6_4",
+        "Tag Act 31-6(4), proviso: notice to the persons whom a no-approach order protects",
+        _NONE,
+        notice=notices.terms(NoticeGround.STALKING_ORDER, "item 2: a breach of that order, or a risk of one"),
+    ),
+    LegalBasis(
+        "TAG_31_8_2_5",
+        "Tag Act 31-8(2) item 5: location together with a notice under 31-6(4)",
+        _NONE,
+        notice=notices.terms(NoticeGround.STALKING_ORDER, "a notice under 31-6(4) and urgency", gives_location=True),
+    ),
+    LegalBasis(
+        "TAG_DECREE_23_17",
+        "Tag Act Decree 23-17(1): how a location is given together with a notice under 31-6(4)",
+        _NONE,
+        notice=notices.terms(
+            NoticeGround.STALKING_ORDER, "a distance and a danger that make it urgent", gives_location=True
+        ),
+    ),
 )
 """Closed list of the articles that allow a disclosure. An article that isn't in it allows none."""
 
@@ -105,3 +150,21 @@ def check_grounds(
         if _LOOKS_PERSONAL.fullmatch(reference):
             raise InvalidField("reference", "must be the id of a record, not a person's number")
     return Grounds(legal_basis, purpose, reference)
+
+
+def check_notice(legal_basis: str, reference: str, *, now_ms: int) -> LegalBasis:
+    """Checks that an article allows a notice to a protected person, or a location with it, and returns it. Raises InvalidField.
+
+    `reference` is the id of the incident, which a notice always has.
+    """
+    if not legal_basis:
+        raise InvalidField("legal_basis", "is missing: without one there is no notice (example: TAG_15_2)")
+    basis = _BY_CODE.get(legal_basis)
+    if basis is None:
+        raise InvalidField("legal_basis", "isn't in the list of articles")
+    if basis.notice is None:
+        raise InvalidField("legal_basis", "allows no notice to a protected person (example: TAG_15_2)")
+    if now_ms < basis.in_force_from_ms:
+        raise InvalidField("legal_basis", "isn't in force yet")
+    fields.required_id("reference", reference)
+    return basis

@@ -67,6 +67,8 @@ class AssignmentCard:
     close_cause: str = ""
     flags: frozenset[ShownFlag] = frozenset()
     exercise: bool = False
+    is_check: bool = False
+    """Whether the task is to look into the wearer's act after a notice of the Ministry."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,6 +299,15 @@ TEXTS: dict[str, tuple[str, str]] = {
     "DISTANCE_CHANGED": ("거리 변화", "Distance changed"),
     "OUTAGE": ("대규모 두절", "Outage"),
     "ACCOUNT_AMENDED": ("접근 기록 정정", "Account amended"),
+    "NOTICE_ENDED": ("법무부 통지 종료", "Ministry's notice ended"),
+    "check": ("통지에 따른 확인", "Check after a notice"),
+    "notice": ("법무부 통지", "Ministry's notice"),
+    "notice_location": ("위치 제공 가능", "a location may go with it"),
+    "notice_ground": ("법무부 통지 근거", "Ground of the Ministry's notices"),
+    "notice_none": ("없음: 피해자에게 통지·위치 제공 불가", "None: no notice and no location for her"),
+    "ground_TAG_15_2": ("전자장치부착법 제15조의2", "Tag Act 15-2"),
+    "ground_TAG_31_6_4": ("전자장치부착법 제31조의6제4항", "Tag Act 31-6(4)"),
+    "order_over": ("명령 종료", "order over"),
     "LATE_EVIDENCE": ("지연 보고로 과거 접근 확인", "Past presence, reported late"),
     "SPOOFING_SUSPECTED": ("위치 조작 의심, 이탈로 처리하지 않음", "Possible spoofing: ring not cleared"),
     "BREACH_CONFIRMED": ("위반 확인", "Breach confirmed"),
@@ -319,6 +328,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "flag_reached": ("피해자 연락됨", "Reached"),
     "flag_absent-probation": ("보호관찰 무응답: 전화하십시오", "Probation silent: telephone"),
     "flag_absent-police": ("경찰 무응답: 전화하십시오", "Police silent: telephone"),
+    "flag_check": ("통지에 따른 현장 확인 의무", "Check demanded by a notice"),
     "flag_absent-warning": ("피해자 알림 무응답", "Warning leg silent"),
 }
 

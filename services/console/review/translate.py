@@ -7,7 +7,7 @@ from typing import Any
 from services.common import times
 from services.console.domain.explaining import DeviceTrack, TrackPoint
 from services.console.translate import leg_name
-from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
 from tandem.dispatch.v1 import evidence_pb2
 
 
@@ -92,6 +92,11 @@ def alerts(copy: evidence_pb2.ReadEvidenceResponse) -> list[dict[str, Any]]:
                 "fold": alert.fold_version,
                 "rules": alert.rules_id,
                 "to": [(leg_name(to.leg), to.subject_id) for to in alert.destinations],
+                "notice": notice_pb2.NoticeGround.Name(alert.ministry_notice.ground)
+                if alert.HasField("ministry_notice")
+                else "",
+                "location": bool(measure and measure.location_allowed),
+                "checks": [leg_name(check.leg) for check in alert.checks],
                 "distance": measure.distance_m if measure and measure.HasField("distance_m") else None,
                 "probability": measure.probability if measure and measure.HasField("probability") else None,
                 "inside": [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -24,8 +25,9 @@ from services.console.pages import assets
 from services.console.review import translate as translate_evidence
 from services.console.review.refusals import AnswerRefusal
 from services.console.settings import ConsoleSettings
+from tandem.common.v1 import notice_pb2 as common_notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, evidence_pb2
-from tandem.registry.v1 import disclosure_pb2, trace_pb2
+from tandem.registry.v1 import disclosure_pb2, notice_pb2, trace_pb2
 
 _NO_TRACE = (
     grpc.StatusCode.NOT_FOUND,
@@ -33,7 +35,17 @@ _NO_TRACE = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,  # the budget of the history is spent
 )
+_NO_GROUNDS = (*_NO_TRACE, grpc.StatusCode.UNIMPLEMENTED)
 PURPOSES = ("ENFORCEMENT", "AUDIT", "COURT")
+
+
+class ShownGround(NamedTuple):
+    """The ground of the Ministry's notices under an order, for one wearer."""
+
+    article: str
+    """Code of the article; empty if there is no ground."""
+    is_over: bool
+    """Whether the order is over."""
 
 
 class IncidentPages:
@@ -122,6 +134,7 @@ class IncidentPages:
             subjects={to.assignment_id: to.subject_id for to in card.assignments},
             is_cut=trace.is_cut if trace else False,
             uses=waterfall.uses(spans),
+            grounds=await self._read_grounds(ask, board.shown(card)["orders"]),
             evidence=copy,
             rules=translate_evidence.rules(copy) if copy is not None else {},
             decisions=decisions,
@@ -154,6 +167,26 @@ class IncidentPages:
                 raise
             logger().info("no_trace", incident_id=incident_id, code=error.code().name)
             return None
+
+    async def _read_grounds(self, ask: Ask, order_ids: Sequence[str]) -> list[tuple[str, ShownGround]]:
+        """Returns the grounds of the orders; none for an order that the registry doesn't know, or while it is unavailable."""
+        grounds = []
+        for order_id in order_ids:
+            try:
+                answer = await self._mesh.notices.ListNoticeGrounds(
+                    notice_pb2.ListNoticeGroundsRequest(order_id=order_id),
+                    metadata=self._mesh.identity(ask.user),
+                    timeout=UNARY_DEADLINE_S,
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in _NO_GROUNDS:
+                    raise
+                logger().info("no_grounds", order_id=order_id, code=error.code().name)
+                continue
+            for found in answer.grounds:
+                article = common_notice_pb2.NoticeGround.Name(found.ground) if found.ground else ""
+                grounds.append((order_id, ShownGround(article, found.order_over)))
+        return grounds
 
     async def _read_incident(self, ask: Ask, incident_id: str) -> IncidentCard:
         request = dispatch_pb2.ListIncidentsRequest(incident_id=incident_id)

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import TypeAlias, assert_never
 
 from services.common import ids
-from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, WarningFlag
+from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, Task, WarningFlag
 from services.dispatch.domain.events import (
     BEFORE_ALL,
     BEYOND_ALL,
@@ -135,6 +135,7 @@ class Assignment:
     """Time since which both legs go to one scene, since the wearer is at the protected person or place, mesh time; else None."""
     spoofing_suspected_ms: int | None = None
     """When the desk was last notified that positions may be spoofed, mesh time."""
+    task: Task = Task.RESPOND
 
     @property
     def unit_id(self) -> str:
@@ -171,7 +172,8 @@ def begun(step: FirstStep, before: Assignment | None) -> Assignment:
         case Notified():
             return new
         case Offered():
-            return _asking(replace(new, state=AssignmentState.OFFERED, offered_ms=step.at_ms), step)
+            offered = replace(new, state=AssignmentState.OFFERED, offered_ms=step.at_ms, task=step.task)
+            return _asking(offered, step)
         case _:
             assert_never(step)
 
@@ -297,9 +299,10 @@ def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
             assert_never(step)
 
 
-def assignment_id(incident_id: str, leg: Leg, subject_id: str) -> str:
-    """Id of the assignment of an incident, a leg and a destination."""
-    return ids.hash_id("assign", incident_id, leg, subject_id)
+def assignment_id(incident_id: str, leg: Leg, subject_id: str, *, task: Task = Task.RESPOND) -> str:
+    """Id of the assignment of an incident, a leg, a destination and a task."""
+    others = () if task is Task.RESPOND else (task.name,)
+    return ids.hash_id("assign", incident_id, leg, subject_id, *others)
 
 
 def step_id(assignment: Assignment) -> str:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
 from services.dispatch.domain import answers, escalation, flags, following
 from services.dispatch.domain.answers import Acknowledge, Answering, Close, Progress, Receive, Reject
 from services.dispatch.domain.assignment import ACCEPTED, OVER, Assignment, AssignmentState, assignment_id
-from services.dispatch.domain.enums import Demand, Exercise
+from services.dispatch.domain.enums import Demand, Exercise, Task
 from services.dispatch.domain.escalation import LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import (
     SPOOFING_SUSPECTED,
@@ -60,6 +60,8 @@ class Alert:
     ring_m: float = 0.0
     """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
+    check_ids: tuple[str, ...] = ()
+    """Wearers whose act this leg must look into, whatever the demand is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ Command: TypeAlias = (
 def concerns(leg: Leg, alert: Alert) -> bool:
     """Whether a leg must apply an alert: it demands something of the leg, says that a threat is over, or ends the incident."""
     matters = alert.demand in leg.policy.offers | leg.policy.notifies or alert.demand is Demand.RECORD
-    return alert.ends or (matters and bool(alert.subject_ids))
+    return alert.ends or bool(alert.check_ids) or (matters and bool(alert.subject_ids))
 
 
 def decide(incident: Incident, command: Command, situation: Situation) -> tuple[Event, ...]:
@@ -155,12 +157,18 @@ def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Itera
         assignment_id(incident.incident_id, leg, subject_id): subject_id
         for subject_id in (alert.subject_ids if matters else ())
     }
+    checks = {
+        assignment_id(incident.incident_id, leg, subject_id, task=Task.CHECK): subject_id
+        for subject_id in alert.check_ids
+    }
     graver = _graver(incident, alert, subjects)
     decided = Decided(incident)
     if command.was_missing:
         decided.add(AlertWasMissing(situation.now_ms, alert.alert_id))
-    decided.add(_folded(alert, tuple(subjects), alert.legs if matters else (), now_ms=situation.now_ms))
-    _begin(decided, alert, subjects, situation=situation)
+    folded = _folded(alert, tuple(subjects), alert.legs if matters else (), now_ms=situation.now_ms)
+    decided.add(replace(folded, check_ids=tuple(checks)))
+    _begin(decided, alert, subjects, task=Task.RESPOND, situation=situation)
+    _begin(decided, alert, checks, task=Task.CHECK, situation=situation)
     _reoffer(decided, graver, situation)
     if alert.kind == SPOOFING_SUSPECTED and alert.demand in leg.policy.notifies:
         _suspect_spoofing(decided, alert, situation.now_ms)
@@ -196,9 +204,12 @@ def _folded(alert: Alert, assignment_ids: tuple[str, ...], legs: tuple[Leg, ...]
     )
 
 
-def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, situation: Situation) -> None:
-    """Adds an offer or a notice for each assignment that the alert begins. `subjects` is the destination by assignment id."""
-    offers = alert.demand in decided.incident.leg.policy.offers
+def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, task: Task, situation: Situation) -> None:
+    """Adds an offer or a notice for each assignment that the alert begins. `subjects` is the destination by assignment id.
+
+    A check is always offered: the law wants it at once, whatever the demand of the alert.
+    """
+    offers = task is Task.CHECK or alert.demand in decided.incident.leg.policy.offers
     for id_, subject_id in subjects.items():
         present = decided.incident.assignments.get(id_)
         if present and not _begins_once_more(present, alert.place, decided.incident.end, offers=offers):
@@ -227,6 +238,7 @@ def _begin(decided: Decided, alert: Alert, subjects: Mapping[str, str], *, situa
             due_ms=first.due_ms,
             kind=alert.kind,
             choice=first.choice,
+            task=task,
         )
         decided.add(offered, *first.then)
 
@@ -263,8 +275,11 @@ def _begins_once_more(assignment: Assignment, place: LogPosition, end: LogPositi
 
 def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation) -> None:
     # Only accepted assignments are re-offered: an unanswered offer, escalated or not, already asks somebody.
+    # Nor is a check re-offered: nobody turns back from it when the threat is over.
     for id_, assignment in decided.incident.assignments.items():
-        if assignment.state not in ACCEPTED or not (id_ in graver or decided.incident.needs_reoffer(id_)):
+        if assignment.state not in ACCEPTED or assignment.task is Task.CHECK:
+            continue
+        if not (id_ in graver or decided.incident.needs_reoffer(id_)):
             continue
         asking = graver.get(id_) or decided.incident.asked[id_].last
         first = escalation.first(decided.incident, id_, assignment.subject_id, kind=asking.kind, situation=situation)
@@ -291,5 +306,7 @@ def _suspect_spoofing(decided: Decided, alert: Alert, now_ms: int) -> None:
 def _stand_down(decided: Decided, now_ms: int) -> None:
     end, end_kind = decided.incident.end, decided.incident.end_kind
     for id_, assignment in decided.incident.assignments.items():
-        if assignment.state not in OVER and assignment.demanded <= end:
+        # The duty to look into an act outlives the threat.
+        is_over = assignment.state in OVER or assignment.task is Task.CHECK
+        if not is_over and assignment.demanded <= end:
             decided.add(StoodDown(now_ms, id_, end_kind))

@@ -22,6 +22,16 @@ class Exercise(IntEnum):
     CANARY = 2
 
 
+class Task(IntEnum):
+    """Task of an assignment; numbers of tandem.common.v1.Task."""
+
+    RESPOND = 0
+    """The response to the incident. It is over when the incident is."""
+    CHECK = 1
+    """Look into the wearer's act at once, after a notice of the Ministry (Tag Act Decree 13-2(2), Tag Act 31-6(5)). The end of the
+    incident doesn't end this duty: only the desk does."""
+
+
 class EscalationLevel(IntEnum):
     """Level to which an assignment is offered, from first to last; numbers of tandem.dispatch.v1.EscalationLevel."""
 

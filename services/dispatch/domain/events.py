@@ -16,6 +16,7 @@ from services.dispatch.domain.enums import (
     Demand,
     EscalationReason,
     Exercise,
+    Task,
     WarningFlag,
 )
 from services.dispatch.domain.leg import Leg
@@ -66,6 +67,8 @@ class AlertFolded:
     ring_m: float = 0.0
     """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
+    check_ids: tuple[str, ...] = ()
+    """Assignments of the task CHECK that the alert demands, whatever its demand is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ class Offered:
     kind: int = KIND_UNSPECIFIED
     choice: Choice | None = None
     """None if the offer goes to the desk itself, without the roster."""
+    task: Task = Task.RESPOND
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ def _with_step(incident: Incident, before: Assignment, step: LaterStep) -> Incid
 def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
     assignments, asked = dict(incident.assignments), dict(incident.asked)
     asks = event.demand in incident.leg.policy.offers
-    for id_ in event.assignment_ids:
+    for id_ in (*event.assignment_ids, *event.check_ids):
         if id_ in assignments:
             old = assignments[id_]
             assignments[id_] = replace(
@@ -169,14 +169,14 @@ def _with_alert(incident: Incident, event: AlertFolded) -> Incident:
                 demanded=max(old.demanded, event.place),
                 offer_demand=max(old.offer_demand, event.demand),
             )
-        if asks:
+        if asks or id_ in event.check_ids:
             before = asked.get(id_) or DemandingAlerts(event, frozenset())
             last = event if event.place > before.last.place else before.last
             asked[id_] = replace(before, last=last, threats=before.threats | {event.threat})
     later_end = event.ends and event.place > incident.end
     clears = event.demand is Demand.RECORD and event.threat
     # Add the order only if the alert concerns this leg. A threat that demanded nothing of this leg may be cleared too.
-    of_order = event.assignment_ids or event.ends
+    of_order = event.assignment_ids or event.check_ids or event.ends
     return replace(
         incident,
         alert_ids=incident.alert_ids | {event.alert_id},

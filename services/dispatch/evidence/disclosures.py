@@ -1,4 +1,4 @@
-"""Keeps disclosures of evidence for a day in the leg's database, and republishes those that DISCLOSURES loses.
+"""Keeps the leg's disclosures, of evidence and of notices, for a day in its database, and republishes those that DISCLOSURES loses.
 
 The registry copies each disclosure into the ledger within moments. A stream that went back may have lost a disclosure before that.
 """

@@ -53,7 +53,9 @@ def _add_info(alert: ET.Element, leg: str, last: Fact, *, over: bool, link: str)
     _add(info, "language", "en-US")
     _add(info, "category", "Security")
     _add(info, "event", EVENT)
-    _add(info, "responseType", "AllClear" if over else "Execute" if last.demand == "RESPOND" else "Monitor")
+    _add(
+        info, "responseType", "AllClear" if over else "Execute" if last.demand == "RESPOND" or last.task else "Monitor"
+    )
     _add(info, "urgency", "Past" if over else urgency)
     _add(info, "severity", severity)
     _add(info, "certainty", certainty)
@@ -63,7 +65,9 @@ def _add_info(alert: ET.Element, leg: str, last: Fact, *, over: bool, link: str)
         _add(info, "web", link)
     parameters = [("assignment", last.assignment_id), ("destination", last.subject_id), ("state", last.state)]
     parameters += [("order", order_id) for order_id in last.order_ids]
-    parameters += [(name, value) for name, value in (("alertKind", last.kind), ("unit", last.unit)) if value]
+    parameters += [
+        (name, value) for name, value in (("alertKind", last.kind), ("task", last.task), ("unit", last.unit)) if value
+    ]
     for name, value in parameters:
         parameter = ET.SubElement(info, f"{{{NAMESPACE}}}parameter")
         _add(parameter, "valueName", name)

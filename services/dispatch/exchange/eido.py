@@ -71,6 +71,7 @@ def _call(agency: str, all_facts: Sequence[Fact], now: Fact) -> dict[str, Any]:
         "priority": now.demand,
         "destinationId": now.subject_id,
         "alertKind": now.kind or None,
+        "task": now.task or None,
         "createdAt": times.to_rfc3339(began.at_ms),
         "changedAt": times.to_rfc3339(now.at_ms),
     }

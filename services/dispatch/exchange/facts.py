@@ -42,6 +42,8 @@ class Fact:
     unit: str
     """Unit that was offered the assignment or has acknowledged it; empty for the desk."""
     exercise: bool
+    task: str
+    """Task beside the response, such as CHECK; empty for the response."""
 
 
 def facts(steps: Sequence[dispatch_pb2.Step]) -> list[Fact]:
@@ -65,6 +67,7 @@ def _fact(step: dispatch_pb2.Step) -> Fact:
         kind=str(assignment.get("kind", "")),
         unit=str(choice.get("unit_id", "") or assignment.get("acknowledged_by", "")),
         exercise=bool(assignment.get("exercise")),
+        task=str(assignment.get("task", "")),
     )
 
 

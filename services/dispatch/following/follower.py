@@ -19,6 +19,7 @@ from services.common.ids import PlaceId
 from services.common.moments import Moments
 from services.common.retrying import retried
 from services.dispatch.domain.assignment import ACCEPTED, OVER, UNANSWERED, Assignment
+from services.dispatch.domain.enums import Task
 from services.dispatch.domain.following import TargetUpdate
 from services.dispatch.domain.incident import Incident
 from services.dispatch.following.checks import Check, Scene, check
@@ -167,7 +168,8 @@ class TargetFollower:
     def _scene(self, incident: Incident, assignment: Assignment, now_ms: int) -> Scene:
         policy = self._leg.name.policy
         wearer = self._targets.get(_wearer_key(incident))
-        target = wearer if policy.goes_to_wearer else self._targets.get(_key(incident, assignment))
+        to_wearer = policy.goes_to_wearer or assignment.task is Task.CHECK
+        target = wearer if to_wearer else self._targets.get(_key(incident, assignment))
         points = self._leg.last_known_positions.of([assignment.subject_id], now_ms)
         return Scene(
             incident=incident,
@@ -176,7 +178,8 @@ class TargetFollower:
             target=target,
             point=points.get(assignment.subject_id),
             unit=self._leg.unit_report(assignment.unit_id),
-            may_locate_person=policy.may_locate_person,
+            # A unit that goes to the wearer runs no race against the wearer.
+            may_locate_person=policy.may_locate_person and assignment.task is not Task.CHECK,
             now_ms=now_ms,
         )
 
@@ -192,6 +195,8 @@ def _wearer_key(incident: Incident) -> TargetKey:
 
 
 def _key(incident: Incident, assignment: Assignment) -> TargetKey:
+    if assignment.task is Task.CHECK:
+        return _wearer_key(incident)
     is_place = PlaceId.parse(assignment.subject_id) is not None
     kind = positions_pb2.PROTECTED_PLACE if is_place else positions_pb2.PROTECTED_PERSON
     return TargetKey(incident.incident_id, kind, assignment.subject_id)

@@ -18,7 +18,7 @@ from services.common.moments import Moments
 from services.common.observability.telemetry import logger
 from services.common.rpc import client, server
 from services.dispatch.domain.assignment import ACCEPTED, UNANSWERED
-from services.dispatch.domain.enums import Demand
+from services.dispatch.domain.enums import Demand, Task
 from services.dispatch.domain.incident import Incident
 from services.dispatch.following.metrics import FollowingMetrics
 from services.dispatch.following.targets import CALLERS
@@ -151,5 +151,9 @@ def _request(
 
 def _is_pursued(incident: Incident) -> bool:
     """Whether a unit has to go to the wearer."""
-    waiting = (assignment for assignment in incident.assignments.values() if assignment.demand is Demand.RESPOND)
+    waiting = (
+        assignment
+        for assignment in incident.assignments.values()
+        if assignment.demand is Demand.RESPOND or assignment.task is Task.CHECK
+    )
     return bool(incident.wearer_id) and any(assignment.state in UNANSWERED | ACCEPTED for assignment in waiting)

@@ -16,7 +16,7 @@ from services.dispatch.domain.incident import Incident
 from services.dispatch.domain.leg import Leg
 from services.dispatch.domain.roster import Choice
 from services.dispatch.leg.rows import AssignmentRow, ListedIncident, PeerRow, StepRow
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 
 LEGS = {leg: alert_pb2.Leg.Value(leg.name) for leg in Leg}
@@ -28,7 +28,7 @@ _PUBLISHED = frozenset(
         *("assignment_id", "incident_id", "leg", "subject_id", "order_ids", "state", "demand", "exercise"),
         *("offered_at", "received_at", "acknowledged_at", "acknowledged_by", "due_at", "report_to_published_ms"),
         *("cause", "kind", "choice", "offer_number", "escalation_reason", "stood_down_kind", "close_cause"),
-        *("nobody_available_at", "absent_legs", "person_flag"),
+        *("nobody_available_at", "absent_legs", "person_flag", "task"),
     }
 )
 """Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
@@ -72,7 +72,15 @@ def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
         wearer_id=_followed(message),
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
         exercise=_exercise(message.exercise),
+        check_ids=_check_ids(message, leg),
     )
+
+
+def _check_ids(message: alert_pb2.Alert, leg: Leg) -> tuple[str, ...]:
+    """Wearers whose act this leg must look into, without duplicates. Raises InvalidField."""
+    checks = [fields.required_id(f"checks[{n}].subject_id", each.subject_id) for n, each in enumerate(message.checks)]
+    named = (subject_id for subject_id, each in zip(checks, message.checks, strict=True) if each.leg == LEGS[leg])
+    return tuple(dict.fromkeys(named))
 
 
 def _destinations(message: alert_pb2.Alert, leg: Leg) -> tuple[tuple[str, ...], tuple[Leg, ...]]:
@@ -234,6 +242,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         close_note=assignment.close_note,
         absent_legs=[LEGS[leg] for leg in sorted(assignment.absent_legs)],
         exercise=exercise_pb2.Exercise.ValueType(incident.exercise),
+        task=notice_pb2.Task.ValueType(assignment.task),
     )
     for name in _TIMES:
         ms: int | None = getattr(assignment, f"{name}_ms")

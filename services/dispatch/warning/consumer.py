@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite import insert
 from services.common import ids
 from services.common.storage.statements import Prepared
 from services.dispatch.domain.enums import Demand
+from services.dispatch.notices import store as notices
 from services.dispatch.warning.domain import (
     NO_RECEIPT_AWAITED,
     PASSING,
@@ -55,6 +56,7 @@ def accept(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> N
     if _is_new(connection, warnable.occurrence.alert_id, now_ms):
         for person_id in _concerned(connection, warnable):
             _accept(connection, warnable, person_id, now_ms=now_ms)
+        notices.accept(connection, warnable, now_ms, is_stale=_is_stale(warnable, now_ms))
 
 
 def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: int) -> None:
@@ -66,8 +68,9 @@ def accept_advice(connection: sa.Connection, warnable: WarnableAlert, now_ms: in
 
 
 def of_person(message: MessageRow) -> sa.ColumnElement[bool]:
-    """Returns the condition for all messages to the same person in the same incident."""
-    return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id)
+    """Returns the condition for all messages to the same person in the same incident, by the same giver: the police or the Ministry."""
+    same_giver = messages.c.ground != "" if message.ground else messages.c.ground == ""
+    return (messages.c.incident_id == message.incident_id) & (messages.c.person_id == message.person_id) & same_giver
 
 
 def _is_new(connection: sa.Connection, alert_id: str, now_ms: int) -> bool:

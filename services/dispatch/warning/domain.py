@@ -44,6 +44,10 @@ class Notice(Enum):
     """The earlier messages no longer apply."""
     PHONE_SILENT = "PHONE_SILENT"
     """Her own device isn't reporting."""
+    MINISTRY = "MINISTRY"
+    """A notice of the Ministry: the wearer breaches the order, or there is a marked risk of it."""
+    MINISTRY_OVER = "MINISTRY_OVER"
+    """The Ministry's notice has ended."""
 
 
 class ReceiptKind(Enum):

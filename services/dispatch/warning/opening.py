@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from services.common import ids
@@ -21,7 +21,7 @@ from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
 from services.dispatch.warning.store import WarningStore
 from services.dispatch.warning.tables import OPEN, ContactRow, MessageRow, OpenedMessage, Sending
 from services.dispatch.warning.wording import DistanceTrend, Language
-from tandem.common.v1 import contact_pb2
+from tandem.common.v1 import alert_pb2, contact_pb2
 
 DISTANCE_TIMEOUT_S = 1.0
 """Maximum wait for the distance in a message, seconds. Distances are stored after their alerts. After the wait, the text has none."""
@@ -56,19 +56,26 @@ class MessageOpener:
             logger().info("warning_opened", **fields)
 
     async def _opened(self, message: MessageRow, rows: Sequence[ContactRow]) -> OpenedMessage:
-        contact = self._contacts.unsealed(rows)
-        language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
         distance_m, change = await self._distance_and_trend(message)
-        text = wording.text(
+        text = partial(
+            wording.text,
             Notice(message.notice),
             Demand(message.demand),
-            language,
             ring_m=message.ring_m,
             of_place=message.of_place,
             distance_m=distance_m,
             change=change,
             drill=message.drill,
         )
+        return self.prepared(message, rows, text)
+
+    def prepared(
+        self, message: MessageRow, rows: Sequence[ContactRow], text_in: Callable[[Language], str]
+    ) -> OpenedMessage:
+        """Returns a message with its text in the person's language, and a sending for each channel. `rows` are her contacts."""
+        contact = self._contacts.unsealed(rows)
+        language = _LANGUAGES.get(contact.language, Language.KOREAN) if contact else Language.KOREAN
+        text = text_in(language)
         device_ids = dict.fromkeys(id_ for row in rows for id_ in row.device_ids)
         channels = [*self._gateways] if contact else []
         channels += [ChannelId(ChannelKind.DEVICE, id_) for id_ in device_ids]
@@ -89,14 +96,18 @@ class MessageOpener:
         return now_m, DistanceTrend.NEARER if now_m < before_m else DistanceTrend.FARTHER
 
     async def _distance_m(self, partition: int, alert_id: str) -> float | None:
+        measure = await self.measure(partition, alert_id)
+        return measure.distance_m if measure is not None and measure.HasField("distance_m") else None
+
+    async def measure(self, partition: int, alert_id: str) -> alert_pb2.Measure | None:
+        """Returns the figures of an alert; None if they aren't stored within DISTANCE_TIMEOUT_S, or can't be read."""
         bus, subject = self._mesh.bus, flow.measure_subject(partition, alert_id)
         try:
             async with asyncio.timeout(DISTANCE_TIMEOUT_S):
                 while bus is not None:
                     data = await bus.last_of(flow.MEASURES.name, subject)
                     if data is not None:
-                        measure = stored.measure(data)
-                        return measure.distance_m if measure.HasField("distance_m") else None
+                        return stored.measure(data)
                     await asyncio.sleep(0.1)
         except (TimeoutError, RetryableError, InvalidField):
             logger().warning("warning_without_figure", alert_id=alert_id)

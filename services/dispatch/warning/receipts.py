@@ -68,7 +68,7 @@ class ReceiptStore:
             if not message.incident_id:
                 return
             [row] = connection.execute(sa.select(notified_persons).where(_notified_person(message)))
-            if is_first:
+            if is_first and not message.ground:  # the leg's assignment is the police's own warning
                 _add_leg_update(connection, message, None, now_ms=now_ms)
             if row.flag in UNREACHED and _is_newest(connection, message, now_ms):
                 _flag(connection, message, WarningFlag.REACHED, now_ms=now_ms)

@@ -15,6 +15,7 @@ from typing import assert_never
 from services.common.clock import MeshClock
 from services.common.observability.telemetry import logger
 from services.common.retrying import Backoff, retried
+from services.dispatch.notices.opening import NoticeOpener
 from services.dispatch.warning.channels import Channel, RemovedGateway
 from services.dispatch.warning.domain import ChannelId, ChannelKind, Notice
 from services.dispatch.warning.metrics import WarningMetrics
@@ -112,13 +113,15 @@ class WarningSender:
         clock: MeshClock,
         opener: MessageOpener,
         *,
+        notices: NoticeOpener,
         gateways: Mapping[str, Channel],
         devices: Channel,
         metrics: WarningMetrics,
     ) -> None:
         self._store, self._clock, self._opener, self._metrics = store, clock, opener, metrics
+        self._notices = notices
         self._woken = asyncio.Event()
-        self._opening = AttemptLane(self._woken)
+        self._opening, self._opening_notices = AttemptLane(self._woken), AttemptLane(self._woken)
         self._gateways = {name: _Outlet(gateway, AttemptLane(self._woken)) for name, gateway in gateways.items()}
         self._devices = _Outlet(devices, AttemptLane(self._woken))
         self._removed = _Outlet(RemovedGateway(), AttemptLane(self._woken))
@@ -152,11 +155,15 @@ class WarningSender:
                 await asyncio.sleep(COALESCE_S)
 
     async def _open_due(self, tasks: asyncio.TaskGroup, now_ms: int) -> None:
-        """Opens due messages in one transaction. A message that states a distance is opened in a task: its distance may be late."""
+        """Opens due messages in one transaction. A message that states a distance is opened in a task: its distance may be late. So is
+        a notice of the Ministry, which waits for its row in the ledger."""
         due = await retried(partial(self._store.due, now_ms))
-        await self._opener.open([message for message in due if Notice(message.notice) is not Notice.CHANGED])
+        at_once = (message for message in due if not message.ground and Notice(message.notice) is not Notice.CHANGED)
+        await self._opener.open(list(at_once))
         for message in due:
-            if Notice(message.notice) is Notice.CHANGED:
+            if message.ground:
+                self._opening_notices.begin(tasks, message.message_id, partial(self._notices.open, message))
+            elif Notice(message.notice) is Notice.CHANGED:
                 self._opening.begin(tasks, message.message_id, partial(self._opener.open, [message]))
 
     def _outlet(self, channel: ChannelId) -> _Outlet:
@@ -171,7 +178,7 @@ class WarningSender:
     async def _sleep(self, now_ms: int, next_ms: int | None) -> None:
         sleep_s = MAX_SLEEP_S if next_ms is None else self._clock.wall_s(max(0, next_ms - now_ms))
         outlets = (*self._gateways.values(), self._devices, self._removed)
-        if self._opening.busy or any(outlet.lane.busy for outlet in outlets):
+        if self._opening.busy or self._opening_notices.busy or any(outlet.lane.busy for outlet in outlets):
             sleep_s = MAX_SLEEP_S  # each running attempt wakes this loop when it ends
         try:
             async with asyncio.timeout(min(max(sleep_s, 0.01), MAX_SLEEP_S)):

@@ -31,6 +31,7 @@ from services.common.storage.db import open_database
 from services.dispatch.domain.assignment import ACCEPTED, OVER, AssignmentState, assignment_id
 from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.leg import Leg
+from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.exchange.links import open_key
 from services.dispatch.exchange.posting import open_session
 from services.dispatch.exchange.receivers import read as read_receivers
@@ -38,6 +39,8 @@ from services.dispatch.leg import translate as leg_translate
 from services.dispatch.leg.chain import ChainHead
 from services.dispatch.leg.rows import AssignmentRow, StreamPosition
 from services.dispatch.leg.service import LegService
+from services.dispatch.notices.ledger import NoticeLedger
+from services.dispatch.notices.opening import NoticeOpener
 from services.dispatch.settings import DispatchSettings
 from services.dispatch.warning import translate
 from services.dispatch.warning.channels import DeviceChannel, GatewayChannel, WarningBus
@@ -332,10 +335,13 @@ async def open_warnings(
         for gateway in gateways:
             session = await stack.enter_async_context(open_session())
             channels[gateway.name] = GatewayChannel(gateway, session, contacts, links=links)
+        opener = MessageOpener(store, clock, contacts, gateways=tuple(channels), mesh=mesh)
+        ledger = NoticeLedger(EvidenceDisclosures(leg.name, leg.store))
         sender = WarningSender(
             store,
             clock,
-            MessageOpener(store, clock, contacts, gateways=tuple(channels), mesh=mesh),
+            opener,
+            notices=NoticeOpener(store, clock, opener, ledger=ledger, mesh=mesh),
             gateways=channels,
             devices=DeviceChannel(mesh, clock, links),
             metrics=metrics,

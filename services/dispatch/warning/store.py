@@ -19,6 +19,7 @@ from services.dispatch.warning.tables import (
     NO_WAY,
     OPEN,
     OUTDATED,
+    REFUSED,
     SENDING,
     WAITING,
     ContactRow,
@@ -158,6 +159,12 @@ class WarningStore:
 
         await self._database.visit(work)
 
+    async def refuse(self, message_id: str) -> None:
+        """Stores that a waiting notice of the Ministry isn't given."""
+        waiting = (messages.c.message_id == message_id) & (messages.c.state == WAITING)
+        update = sa.update(messages).where(waiting).values(state=REFUSED)
+        await self._database.visit(lambda connection: connection.execute(update))
+
     async def to_try(self, now_ms: int) -> list[tuple[Sending, MessageRow]]:
         """Returns the sendings that are due, with their messages."""
         count, rows = len(sendings.c), await fetch_rows(self._database, _TO_TRY, {"now_ms": now_ms})
@@ -200,7 +207,8 @@ def _open(connection: sa.Connection, opened: OpenedMessage) -> None:
     if not _OPEN.execute(connection, values):
         return  # replaced by a newer message
     before = {"in": message.incident_id, "to": message.person_id, "until_ms": message.due_ms}
-    _OUTDATE.execute(connection, before)
+    outdate = _OUTDATE_NOTICE if message.ground else _OUTDATE_WARNING
+    outdate.execute(connection, before)
     for sending in opened.sendings:
         _INSERT_SENDING.execute(connection, sending_values(sending))
 
@@ -244,9 +252,15 @@ _BEFORE = sa.select(messages.c.message_id).where(
     messages.c.state == SENDING,
     messages.c.due_ms < sa.bindparam("until_ms"),
 )
-_OUTDATE = Prepared(
-    sa.update(sendings).where(sendings.c.message_id.in_(_BEFORE), sendings.c.outcome == OPEN).values(outcome=OUTDATED)
-)
+
+
+def _outdate(giver: sa.ColumnElement[bool]) -> Prepared:
+    """The statement that outdates the open sendings of the earlier messages of a giver: no notice of the Ministry stops a warning."""
+    earlier = sendings.c.message_id.in_(_BEFORE.where(giver))
+    return Prepared(sa.update(sendings).where(earlier, sendings.c.outcome == OPEN).values(outcome=OUTDATED))
+
+
+_OUTDATE_WARNING, _OUTDATE_NOTICE = _outdate(messages.c.ground == ""), _outdate(messages.c.ground != "")
 _TO_TRY = Prepared(
     sa.select(*sendings.c, *messages.c)
     .select_from(sendings.join(messages, sendings.c.message_id == messages.c.message_id))

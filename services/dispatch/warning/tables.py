@@ -59,6 +59,12 @@ messages = sa.Table(
     sa.Column("drill", sa.Boolean),
     *(sa.Column(name) for name in ("made_ms", "due_ms", "receipt_due_ms", "state", "language", "text")),
     *(sa.Column(name) for name in ("delivered_ms", "displayed_ms", "acknowledged_ms")),
+    *(sa.Column(name) for name in ("ground", "wearer_id", "case_id")),
+)
+ministry_notices = _table(
+    "ministry_notices",
+    "incident_id person_id",
+    "ground wearer_id case_id due_sequence due_ordinal ended_sequence ended_ordinal",
 )
 sendings = _table("sendings", "message_id way", "command_id tries next_ms expires_ms outcome")
 to_leg = sa.Table(
@@ -70,8 +76,9 @@ to_leg = sa.Table(
     sa.Column("since_ms"),
 )
 
-WAITING, SENDING, REPLACED, NO_WAY = "waiting", "sending", "replaced", "no way"
-"""States of a message: not due or not yet worded; being sent; replaced by a newer message; without any channel."""
+WAITING, SENDING, REPLACED, NO_WAY, REFUSED = "waiting", "sending", "replaced", "no way", "refused"
+"""States of a message: not due or not yet worded; being sent; replaced by a newer message; without any channel; a notice of the
+Ministry that may not be given."""
 _RECEIPT = "receipt"
 OPEN, HANDED_OVER, GIVEN_UP, OUTDATED = "", "handed over", "given up", "outdated"
 """Outcomes of a sending: open, accepted by the channel, expired after failed attempts, or replaced by a newer message."""
@@ -122,6 +129,12 @@ class MessageRow:
     delivered_ms: int | None = None
     displayed_ms: int | None = None
     acknowledged_ms: int | None = None
+    ground: str = ""
+    """Code of the article of a notice of the Ministry; empty for the police's own warning."""
+    wearer_id: str = ""
+    """The wearer whom a notice of the Ministry is about; empty for any other message."""
+    case_id: str = ""
+    """The case under which a notice of the Ministry is given; empty for any other message."""
 
 
 @dataclass(frozen=True, slots=True)

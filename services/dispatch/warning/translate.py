@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 from services.common import fields, ids, times
 from services.common.ids import PlaceId
 from services.common.messaging import stored
+from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField
 from services.dispatch.domain.enums import Demand
+from services.dispatch.notices.domain import NoticeAlert
 from services.dispatch.warning.domain import Notice, NotifiedState, Occurrence, Threat
 from services.dispatch.warning.tables import ContactRow
-from tandem.common.v1 import alert_pb2, exercise_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
 NOTICES: Mapping[int, Notice] = {
@@ -47,6 +49,8 @@ class WarnableAlert:
     """The alert or advice belongs to an exercise. The text of the message says that it is a drill."""
     decided_ms: int | None = None
     """Time of the decision, milliseconds of mesh time; None if the alert has none."""
+    notice: NoticeAlert | None = None
+    """Notice of the Ministry that is due with the alert, or has ended with it; None if there is none."""
 
 
 def alert(payload: bytes, subject: str | None = None) -> WarnableAlert | None:
@@ -136,6 +140,20 @@ def _warnable(
         partition=message.partition,
         drill=drill,
         decided_ms=decided_ms,
+        notice=_notice(message, persons) if message.HasField("ministry_notice") else None,
+    )
+
+
+def _notice(message: alert_pb2.Alert, warned_ids: Sequence[str]) -> NoticeAlert:
+    """The Ministry's notice in an alert. Persons whom the alert doesn't warn get none. An unknown ground is no ground."""
+    known, ground = notice_pb2.NoticeGround, message.ministry_notice.ground
+    is_known = bool(ground and ground in known.values() and message.wearer_id and message.case_id)
+    return NoticeAlert(
+        ground=NoticeGround(known.Name(ground)) if is_known else None,
+        person_ids=tuple(dict.fromkeys(id_ for id_ in message.ministry_notice.person_ids if id_ in warned_ids)),
+        ended=message.ministry_notice.ended,
+        wearer_id=message.wearer_id,
+        case_id=message.case_id,
     )
 
 

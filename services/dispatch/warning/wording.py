@@ -80,12 +80,25 @@ _WHOLE = {
         _KO: "앞선 알림이 끝났습니다. 위치는 틀릴 수 있으니 계속 주의하십시오.",
         _EN: "the earlier notice has ended. Positions can be wrong: stay attentive.",
     },
+    Notice.MINISTRY_OVER: {
+        _KO: "법무부의 앞선 통지가 끝났습니다. 위치는 틀릴 수 있으니 계속 주의하십시오.",
+        _EN: "the earlier notice of the Ministry of Justice has ended. Positions can be wrong: stay attentive.",
+    },
     Notice.PHONE_SILENT: {
         _KO: "휴대전화에서 위치가 오지 않습니다. 전원과 위치, 통신을 확인하십시오. 그동안 알림이 오지 않을 수 있습니다.",
         _EN: "your phone isn't reporting its position. Check that it is on and has location and network. "
         "Until then you may not be warned.",
     },
 }
+_BREACH = {
+    _KO: "법무부 통지: 접근금지를 어겼거나 어길 우려가 큽니다.",
+    _EN: "Ministry of Justice: a breach of the no-approach order, or a marked risk of one.",
+}
+_CONFIDENTIAL = {
+    _KO: "이 위치 정보를 남에게 알리거나 다른 목적에 쓰면 처벌받을 수 있습니다.",
+    _EN: "Passing this on, or using it otherwise, is punishable.",
+}
+"""Tag Act 36(4)."""
 _CHANGE = {
     DistanceTrend.NEARER: {_KO: "가까워졌습니다", _EN: "nearer"},
     DistanceTrend.FARTHER: {_KO: "멀어졌습니다", _EN: "farther away"},
@@ -114,6 +127,8 @@ def text(
     lead = (_DRILL[language] if drill else "") + _LEAD[language]
     if notice in _WHOLE:
         return lead + _WHOLE[notice][language]
+    if notice is Notice.MINISTRY:
+        return lead + _ministry(language, distance_m)
     if notice is Notice.APPROACH:
         statement = _within(language, ring_m, of_place)
     elif notice is Notice.CHANGED:
@@ -122,6 +137,12 @@ def text(
         statement = _STATEMENTS[notice][language]
     act = _AT_PLACE[language] if of_place else _ACT[demand][language]
     return lead + " ".join((statement, act, _END[language]))
+
+
+def _ministry(language: Language, distance_m: float | None) -> str:
+    if distance_m is None:
+        return " ".join((_BREACH[language], _END[language]))
+    return " ".join((_BREACH[language], f"{_about(language, distance_m)}.".capitalize(), _CONFIDENTIAL[language]))
 
 
 def _within(language: Language, ring_m: float, of_place: bool) -> str:
@@ -134,13 +155,17 @@ def _changed(language: Language, ring_m: float, distance_m: float | None, *, cha
     statement = _CHANGE[change][language]
     if distance_m is None or distance_m >= FIGURES_WITHIN_M:
         where = f"{_metres(ring_m)} 이내" if language is _KO else f"within {_metres(ring_m)}"
-    elif distance_m < _STEP_M:
-        where = f"{_STEP_M} m 미만" if language is _KO else f"less than {_STEP_M} m"
     else:
-        # Rounded down, so that the wearer never seems farther than he is.
-        step_m = int(distance_m // _STEP_M) * _STEP_M
-        where = f"약 {step_m} m" if language is _KO else f"about {step_m} m"
+        where = _about(language, distance_m)
     return f"{statement}: {where}." if language is _KO else f"{statement}, {where}."
+
+
+def _about(language: Language, distance_m: float) -> str:
+    if distance_m < _STEP_M:
+        return f"{_STEP_M} m 미만" if language is _KO else f"less than {_STEP_M} m"
+    # Rounded down, so that the wearer never seems farther than he is.
+    step_m = int(distance_m // _STEP_M) * _STEP_M
+    return f"약 {step_m} m" if language is _KO else f"about {step_m} m"
 
 
 def _metres(ring_m: float) -> str:

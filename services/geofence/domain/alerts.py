@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, Exercise
 
@@ -31,6 +32,18 @@ class CausingReport:
     device_id: str
     report_id: str
     received_wall_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class MinistryNotice:
+    """A notice of the Ministry to protected persons, which is due with an alert or has ended with it."""
+
+    ground: NoticeGround
+    person_ids: tuple[str, ...]
+    """Persons who get the notice."""
+    gives_location: bool = False
+    """Whether the Ministry's rule of urgency holds, so that a location may go with the notice. Probation never learns of it."""
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,10 @@ class Alert:
     """OUTAGE: number of watched wearers."""
     anomaly: AnomalyKind | None = None
     """Why the positions behind the alert can't be accepted at face value."""
+    notice: MinistryNotice | None = None
+    """Notice of the Ministry that is due or has ended; None if there is none."""
+    checks: tuple[Leg, ...] = ()
+    """Legs that must look into the wearer's act at once, whatever the demand."""
 
 
 @dataclass(frozen=True, slots=True)

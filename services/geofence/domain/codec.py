@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields
 from typing import Any, TypeVar
 
+from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors.pipeline import PARTS
@@ -224,6 +225,8 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.valid_until_ms,
             [_encounter(encounter) for encounter in case.encounters],
             case.exercise,
+            case.notice_ground.value if case.notice_ground else "",
+            case.police_must_check,
         ],
         "rings": [[*key, *_ring_state(ring)] for key, ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
@@ -282,8 +285,8 @@ def _to_stretches(content: Iterable[Sequence[int]]) -> list[Stretch]:
 
 
 def _to_case_state(content: dict[str, Any]) -> CaseState:
-    case_id, version, order_id, wearer_id, tags, targets, rings, *validity, allowed, exercise = content["case"]
-    valid_from_ms, valid_until_ms = validity
+    case_id, version, order_id, wearer_id, tags, targets, rings, *others = content["case"]
+    valid_from_ms, valid_until_ms, allowed, exercise, notice_ground, police_must_check = others
     case_state = CaseState(
         case=Case(
             case_id=case_id,
@@ -310,6 +313,8 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
                 for encounter_id, from_ms, until_ms, places, daily_from_s, daily_until_s in allowed
             ),
             exercise=Exercise(exercise),
+            notice_ground=NoticeGround(notice_ground) if notice_ground else None,
+            police_must_check=police_must_check,
         ),
         rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],

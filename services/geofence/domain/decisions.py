@@ -9,11 +9,20 @@ from typing import NamedTuple
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, AnomalyKind, CausingReport, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import (
+    Alert,
+    AnomalyKind,
+    CausingReport,
+    DeadLetter,
+    MinistryNotice,
+    Output,
+    SensingRequest,
+)
 from services.geofence.domain.demands import AlertKind, Detection, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.kinematics.rings import Account
+from services.geofence.domain.notices import notice
 from services.geofence.domain.state import CaseState, OpenIncident, Outage, State
 from services.geofence.domain.version import VERSION
 
@@ -46,6 +55,8 @@ class AlertDraft:
     outage_id: str = ""
     is_known_stay: bool = False
     """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
+    ended_notice: MinistryNotice | None = None
+    """NOTICE_ENDED: the notice that has ended. The alert's destinations are its persons."""
     amended: Account | None = None
     """The account that the alert amends. The alert takes the account's episode and incident, which may be over."""
 
@@ -96,15 +107,11 @@ class Decisions:
         """
         state, case = self.state, case_state.case
         opens = draft.demand > Demand.RECORD and not case_state.episode_id and self._open_episode(case_state)
-        open_incident = state.incidents.get(case.wearer_id)
-        incident_id = open_incident.incident_id if open_incident else ""
         target, cause, amended = draft.target, draft.cause, draft.amended
         ring_mm = draft.ring.radius_mm if draft.ring else 0
-        target_key = target.key if target else ""
-        alert_id = self._id("alert", case.case_id, draft.kind.value, draft.demand.value, target_key, ring_mm)
-        to = () if draft.record_only else demands.destinations(case, draft.kind, draft.demand, target=target)
-        if draft.is_known_stay:
-            to = tuple(destination for destination in to if destination[0] is not demands.Leg.WARNING)
+        about = (draft.kind.value, draft.demand.value, target.key if target else "", ring_mm)
+        alert_id, to = self._id("alert", case.case_id, *about), _destinations(case, draft)
+        demanded = _notice_demand(state, case_state, draft, to=to)
         self.out.append(
             Alert(
                 alert_id=alert_id,
@@ -115,7 +122,7 @@ class Decisions:
                 order_id=case.order_id,
                 case_id=case.case_id,
                 episode_id=amended.episode_id if amended else case_state.episode_id,
-                incident_id=amended.incident_id if amended else incident_id,
+                incident_id=amended.incident_id if amended else _open_incident_id(state, case),
                 wearer_id=case.wearer_id,
                 target_id=target.target_id if target else "",
                 ring_mm=ring_mm,
@@ -139,6 +146,8 @@ class Decisions:
                 exercise=case.exercise,
                 anomaly=draft.anomaly,
                 outage_id=draft.outage_id,
+                notice=demanded.notice,
+                checks=demanded.checks,
             )
         )
         return alert_id
@@ -217,18 +226,20 @@ class Decisions:
         )
 
     def end_all_if_quiet(self, case_states: Iterable[CaseState]) -> None:
-        """Ends quiet episodes of several cases. Call this after all their decisions, because alerts under several orders may belong
-        to one incident."""
+        """Ends quiet episodes of several cases, after all their decisions: alerts under several orders may belong to one incident."""
         for case_state in case_states:
             self.end_if_quiet(case_state)
 
     def end_if_quiet(self, case_state: CaseState) -> None:
         """Ends the episode if nothing in it is active, and the incident if that was the wearer's last episode.
 
-        Every decision about a case calls this in the same entry, so that some alert of the entry can announce the end of the
-        incident.
+        Every decision about a case calls this in the same entry, so that an alert of the entry can announce the incident's end.
         """
-        if not case_state.episode_id or not case_state.is_quiet:
+        if not case_state.episode_id:
+            return
+        if over := _ended_notice(case_state, self.state.now_ms):
+            self.alert(case_state, over)
+        if not case_state.is_quiet:
             return
         incident = self.state.incidents[case_state.case.wearer_id]
         incident.case_ids.remove(case_state.case.case_id)
@@ -252,13 +263,55 @@ class Decisions:
             self.out[place] = replace(ending, incident_ends=True)
 
 
+def _open_incident_id(state: State, case: Case) -> str:
+    """Id of the wearer's open incident; empty if none is open."""
+    incident = state.incidents.get(case.wearer_id)
+    return incident.incident_id if incident else ""
+
+
+def _ended_notice(case_state: CaseState, now_ms: int) -> AlertDraft | None:
+    """The alert that the open notices of a case have ended, as far as nothing keeps them open; None if none has ended."""
+    over = notice.ended(case_state)
+    at_ms = min(now_ms, case_state.case.valid_until_ms) if case_state.ended else now_ms
+    return AlertDraft(AlertKind.NOTICE_ENDED, Demand.RECORD, at_ms, ended_notice=over) if over else None
+
+
+def _destinations(case: Case, draft: AlertDraft) -> tuple[tuple[Leg, str], ...]:
+    """Destinations of a drafted alert."""
+    if draft.ended_notice is not None:
+        return tuple((Leg.WARNING, person_id) for person_id in draft.ended_notice.person_ids)
+    if draft.record_only:
+        return ()
+    to = demands.destinations(case, draft.kind, draft.demand, target=draft.target)
+    if draft.is_known_stay:
+        return tuple(destination for destination in to if destination[0] is not Leg.WARNING)
+    return to
+
+
+def _notice_demand(
+    state: State, case_state: CaseState, draft: AlertDraft, *, to: Sequence[tuple[Leg, str]]
+) -> notice.NoticeDemand:
+    """The Ministry's notice of a drafted alert with these destinations, and the checks that it demands."""
+    if draft.ended_notice is not None or draft.demand is Demand.RECORD:
+        return notice.NoticeDemand(draft.ended_notice)
+    warned_ids = [subject_id for leg, subject_id in to if leg is Leg.WARNING]
+    about = notice.NoticeCause(kind=draft.kind, demand=draft.demand, target=draft.target, ring=draft.ring)
+    return notice.demanded(state, case_state, about, warned_ids=warned_ids)
+
+
 def _last_alert(outputs: Sequence[Output], incident: OpenIncident) -> tuple[int, Alert] | None:
-    """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output."""
+    """The newest alert of an incident and its index. The search goes backwards: it is nearly always the last output.
+
+    The end of a notice comes last, and doesn't say why the incident ends. It is returned only if there is no other alert.
+    """
+    notice_ended = None
     for i in reversed(range(len(outputs))):
         output = outputs[i]
         if isinstance(output, Alert) and output.incident_id == incident.incident_id:
-            return i, output
-    return None
+            if output.kind is not AlertKind.NOTICE_ENDED:
+                return i, output
+            notice_ended = notice_ended or (i, output)
+    return notice_ended
 
 
 class CaseContext(NamedTuple):

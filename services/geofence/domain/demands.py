@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 
-from services.geofence.domain.entries import Case, Demand, EquipmentKind, Target
+from services.common.privacy.notices import NoticeGround
+from services.geofence.domain.entries import Case, Demand, EquipmentKind, Ring, Target
 
 
 class AlertKind(enum.Enum):
@@ -28,6 +29,7 @@ class AlertKind(enum.Enum):
     ACCOUNT_AMENDED = "ACCOUNT_AMENDED"
     SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
     LATE_EVIDENCE = "LATE_EVIDENCE"
+    NOTICE_ENDED = "NOTICE_ENDED"
 
 
 class Leg(enum.Enum):
@@ -216,6 +218,59 @@ _OF_DEVICES = frozenset(
 """Alerts about a faulty device: the desks weigh them, and no message frightens a protected person."""
 _OF_SILENCE = frozenset((AlertKind.SILENT, AlertKind.HEARD_AGAIN))
 """Alerts about a silent wearer go to probation alone. If the silence endangers somebody, UNKNOWN_NEAR informs the police."""
+
+
+class Act(enum.Enum):
+    """Acts of a wearer of which the Ministry notifies somebody, by the items of Tag Act 31-6(4)."""
+
+    BREACH = "BREACH"
+    """A breach of the order, or a marked risk of one (item 2)."""
+    TAMPERING = "TAMPERING"
+    """The tag was opened or damaged (item 3)."""
+    NEAR_PLACE = "NEAR_PLACE"
+    """Within 1 km of a protected place (item 4 with Decree 23-14(1)1). Under a judgment it is a marked risk of a breach."""
+
+
+NEAR_PLACE_MM = 1_000_000
+"""Distance from a protected place within which the Decree (23-14(1)) has the police notified, mm."""
+ACTS: dict[tuple[AlertKind, Demand], Act] = {
+    (AlertKind.RING_ENTERED, Demand.RESPOND): Act.BREACH,
+    # Of a place it is NEAR_PLACE (`act_of`).
+    (AlertKind.RING_ENTERED, Demand.NOTIFY): Act.BREACH,
+    (AlertKind.CONTACT_PREDICTED, Demand.RESPOND): Act.BREACH,
+    # A mere possibility (NOTIFY) is no marked risk: the desks inquire first.
+    (AlertKind.UNKNOWN_NEAR, Demand.RESPOND): Act.BREACH,
+    # Suspected jamming and a device that is off have mostly harmless causes: the desks inquire first.
+    (AlertKind.TAMPERED, Demand.RESPOND): Act.TAMPERING,
+}
+"""The act that an alert states. Any other alert states none, so it makes no notice of the Ministry and no check."""
+NOTIFIES_PERSONS: dict[NoticeGround, frozenset[Act]] = {
+    NoticeGround.JUDGMENT: frozenset((Act.BREACH, Act.NEAR_PLACE)),
+    # The proviso of 31-6(4) names item 2 alone.
+    NoticeGround.STALKING_ORDER: frozenset((Act.BREACH,)),
+}
+"""Acts of which the protected persons are notified, by the ground of the notice."""
+CHECKED_BY: dict[NoticeGround, Leg | None] = {
+    # Decree 13-2(2): the probation office, at once, such as by going to where the wearer is.
+    NoticeGround.JUDGMENT: Leg.PROBATION,
+    # 31-6(5) has the police look into any notice, also of an act that she isn't notified of: `Case.police_must_check`.
+    NoticeGround.STALKING_ORDER: None,
+}
+"""Leg that must look into an act because the protected persons are notified of it; None if another rule says who does."""
+
+
+def act_of(kind: AlertKind, demand: Demand, *, target: Target | None, ring: Ring | None) -> Act | None:
+    """The act that an alert states; None if the Ministry notifies nobody of it."""
+    act = ACTS.get((kind, demand))
+    if kind is AlertKind.RING_ENTERED and demand is Demand.NOTIFY and target is not None and not target.is_person:
+        return Act.NEAR_PLACE if ring is not None and ring.radius_mm <= NEAR_PLACE_MM else None
+    return act
+
+
+def checks(case: Case, notifies_persons: bool) -> tuple[Leg, ...]:
+    """Legs that must look into an act at once, with the wearer as their destination."""
+    by = CHECKED_BY[case.notice_ground] if case.notice_ground and notifies_persons else None
+    return tuple(leg for leg in (by, Leg.POLICE if case.police_must_check else None) if leg)
 
 
 MUTED_DEMAND = Demand.WARN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.kinematics.geometry import Shape
 from services.geofence.domain.rules import Rules
 
@@ -149,6 +150,10 @@ class Case:
     valid_until_ms: int
     encounters: tuple[Encounter, ...] = ()
     exercise: Exercise = Exercise.NONE
+    notice_ground: NoticeGround | None = None
+    """Ground on which the Ministry may notify the persons; None if there is none."""
+    police_must_check: bool = False
+    """Whether the police must look into each notice about the wearer's acts (Tag Act 31-6(5))."""
 
     @property
     def device_ids(self) -> tuple[str, ...]:

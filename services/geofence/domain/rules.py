@@ -43,6 +43,14 @@ class Rules:
     """Nobody is sent earlier than this after the last position of a wearer who was going away from the target, who would have to turn
     round first."""
 
+    urgent_within_mm: int = 600_000
+    """The Ministry's rule of urgency: a location may go with a notice while the wearer is at most this far from the person, mm. Police
+    practice shows her a map within 600 m."""
+    urgent_closing_mps: int = 5
+    """A location may also go with a notice while the wearer comes nearer at least this fast, m/s: faster than on foot."""
+    urgent_place_within_mm: int = 300_000
+    """A location may also go with a notice while the wearer is at most this far from a protected place of the order, mm."""
+
     respond_p_pct: int = 20
     """Least probability of being inside, in percent, at which a ring that demands a response is entered, on its line or just beyond
     it. Other rings send nobody: any position enters them."""

@@ -10,7 +10,7 @@ from services.registry.domain import Contact, Device, JointCase, Tag
 from services.registry.records import places
 from services.registry.records.encounters import encounter_to_proto
 from services.registry.records.translate import ACTIONS, LANGUAGES
-from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2
+from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2, notice_pb2
 
 _DEMANDS = {action: demand for demand, action in ACTIONS.items()}
 _LANGUAGE_NUMBERS = {language: contact_pb2.Language.ValueType(number) for number, language in LANGUAGES.items()}
@@ -44,6 +44,10 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         exercise=exercise_pb2.Exercise.Value(case.exercise.name)
         if case.exercise
         else exercise_pb2.EXERCISE_UNSPECIFIED,
+        notice_ground=notice_pb2.NoticeGround.Value(case.notice_ground.value)
+        if case.notice_ground
+        else notice_pb2.NOTICE_GROUND_UNSPECIFIED,
+        police_must_check=case.police_must_check,
     )
 
 

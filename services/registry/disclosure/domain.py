@@ -19,6 +19,8 @@ class Deed(Enum):
     SHARE_ENDED = "SHARE_ENDED"
     """End of a share that lasted for a time."""
     DESTROYED = "DESTROYED"
+    NOTIFIED = "NOTIFIED"
+    """The Ministry notified a protected person of the wearer, or gave a location with the notice."""
 
 
 _IMMEDIATE = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from services.common import fields
 from services.common.messaging import flow, stored
-from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
+from services.common.privacy import notices
+from services.common.privacy.grounds import Purpose, RecordKind, check_grounds, check_notice
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import Role, caller_of
 from services.registry.disclosure.domain import Deed
@@ -20,6 +21,8 @@ DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
     "evidence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER, Role.ROLE_OPERATOR}),
 }
 """Roles to which each service may disclose data, by its NATS user: the roles that may call the service."""
+NOTIFIES = "dispatch-warning"
+"""NATS user of the warning leg, which discloses to protected persons alone: by the Ministry's notices."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
 """NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
 
@@ -30,11 +33,16 @@ def published_disclosure(subject: str, data: bytes) -> Disclosure:
     nats-server lets each user publish only under its own name, so the subject proves the publisher. The message must match the subject.
     """
     _, publisher, *_ = (*subject.split("."), "")
-    if publisher not in DISCLOSED_FOR:
+    if publisher == NOTIFIES:
+        disclosure = parse_notice(data)
+    elif publisher in DISCLOSED_FOR:
+        disclosure = parse_disclosure(data)
+    else:
         raise InvalidField("subject", "names no user that may publish disclosures")
-    disclosure = parse_disclosure(data)
     if subject != flow.disclosure_subject(publisher, disclosure.disclosure_id):
         raise InvalidField("disclosure_id", "differs from the id in the subject")
+    if publisher == NOTIFIES:
+        return disclosure
     if caller_of(disclosure.who).role not in DISCLOSED_FOR[publisher]:
         raise InvalidField("who", f"has a role to which {publisher} may not disclose")
     if disclosure.recipient != disclosure.who and publisher not in DISCLOSES_TO_OTHERS:
@@ -65,6 +73,40 @@ def parse_disclosure(data: bytes) -> Disclosure:
         recipient=_spiffe_id("recipient", msg.recipient),
         expires_at_ms=msg.expires_at_ms,
         positions=msg.positions if msg.HasField("positions") else None,
+    )
+
+
+def parse_notice(data: bytes) -> Disclosure:
+    """Parse a notice of the Ministry to a protected person, or a location that was given with it. Raises InvalidField.
+
+    The giver is the Ministry's tracking centre (`who`), and the recipient is the person.
+    """
+    msg = stored.disclosure(data)
+    basis = check_notice(msg.legal_basis, msg.reference, now_ms=msg.at_ms)
+    expected = {
+        "who": (msg.who, notices.TRACKING_CENTRE),
+        "purpose": (msg.purpose, Purpose.VICTIM_CONTACT.value),
+        "record_kind": (msg.record_kind, RecordKind.WEARER.value),
+    }
+    for field, (value, needed) in expected.items():
+        if value != needed:
+            raise InvalidField(field, f"must be {needed} in a notice to a protected person")
+    if not notices.is_recipient(msg.recipient):
+        raise InvalidField("recipient", "must be a protected person, to whom alone a notice is given")
+    return Disclosure(
+        disclosure_id=fields.required_id("disclosure_id", msg.disclosure_id),
+        at_ms=msg.at_ms,
+        deed=Deed.NOTIFIED.value,
+        who=msg.who,
+        legal_basis=basis.code,
+        purpose=msg.purpose,
+        reference=msg.reference,
+        record_kind=msg.record_kind,
+        record_id=fields.required_id("record_id", msg.record_id),
+        order_id=fields.required_id("order_id", msg.order_id),
+        recipient=msg.recipient,
+        expires_at_ms=0,
+        positions=None,
     )
 
 

@@ -19,9 +19,9 @@ class Disclosure:
     at_ms: int
     """Time of the use, milliseconds of mesh time."""
     deed: str
-    """READ, SHARED, SHARE_ENDED or DESTROYED."""
+    """READ, SHARED, SHARE_ENDED, DESTROYED or NOTIFIED."""
     who: str
-    """SPIFFE id of the user of the data."""
+    """SPIFFE id of the user of the data; of a notice, of its giver."""
     legal_basis: str
     purpose: str
     reference: str
@@ -31,7 +31,7 @@ class Disclosure:
     order_id: str
     """Order under which a location is shared; empty for a read."""
     recipient: str
-    """SPIFFE id of the recipient of a share; empty for a read."""
+    """SPIFFE id of the recipient of a share or notice; empty for a read."""
     expires_at_ms: int
     """End of the permission, milliseconds of mesh time; 0 for a single read."""
     positions: int | None

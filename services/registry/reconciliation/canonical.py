@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias, assert_never
 
 from services.common.geometry import Circle, LatLon, Polygon
+from services.common.privacy.notices import TagBasis
 from services.registry.domain import (
     Action,
     AllowedEncounter,
@@ -37,6 +38,7 @@ TYPE_NUMBERS = {order_type: n for n, order_type in enumerate(OrderType, 1)}
 END_NUMBERS = {reason: n for n, reason in enumerate(EndReason, 1)}
 WEARER_END_NUMBERS = {reason: n for n, reason in enumerate(WearerEndReason, 1)}
 ENCOUNTER_NUMBERS = {reason: n for n, reason in enumerate(EncounterReason, 1)}
+BASIS_NUMBERS = {basis: n for n, basis in enumerate((basis for basis in TagBasis if basis), 1)}
 ACTION_NUMBERS = {Action.WARN: 2, Action.NOTIFY: 3, Action.RESPOND: 4}
 
 Line: TypeAlias = tuple[str, str | int | None]
@@ -47,6 +49,7 @@ def tag_lines(tag: Tag) -> Iterator[Line]:
     """Lines of a tag."""
     yield "wearer_id", tag.wearer_id
     yield "vendor_id", tag.vendor_id
+    yield "basis", BASIS_NUMBERS.get(tag.basis)
     yield "removed_at", tag.removed_at_ms
 
 

@@ -37,6 +37,7 @@ tags = _record(
     reference("wearer_id", "wearers.wearer_id", index=True),
     sa.Column("removed_at_ms", sa.BigInteger),
     _vendor_id(),
+    sa.Column("basis", sa.String(32), nullable=False, server_default=""),
 )
 protected_persons = _record("protected_persons", "person_id", _sealed())
 devices = _record(

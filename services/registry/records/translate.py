@@ -15,6 +15,7 @@ from enum import Enum
 from typing import TypeVar
 
 from services.common import fields
+from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import InvalidField
 from services.registry.domain import (
     EXERCISE_IDS,
@@ -71,6 +72,9 @@ RELATIONS: Mapping[int, Relation] = {
 ORDER_TYPES: Mapping[int, OrderType] = {
     registry_pb2.OrderType.Value(f"ORDER_TYPE_{order_type.name}"): order_type for order_type in OrderType
 }
+TAG_BASES: Mapping[int, TagBasis] = {
+    registry_pb2.TagBasis.Value(f"TAG_BASIS_{basis.name}"): basis for basis in TagBasis if basis
+}
 END_REASONS: Mapping[int, EndReason] = {
     registry_pb2.EndReason.Value(f"END_REASON_{reason.name}"): reason for reason in EndReason
 }
@@ -110,6 +114,7 @@ def parse_tag(msg: registry_pb2.Tag) -> Tag:
         wearer_id=fields.required_id("wearer_id", msg.wearer_id),
         source_version=_version(msg.source_version),
         vendor_id=fields.vendor_id("vendor_id", msg.vendor_id),
+        basis=_one_of("basis", msg.basis, TAG_BASES) or TagBasis.UNKNOWN,
     )
 
 

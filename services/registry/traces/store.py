@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from services.common.clock import MeshClock
 from services.common.storage import rows as storage
 from services.common.storage.rows import RowTarget
+from services.registry.disclosure.domain import Deed
 from services.registry.ledger.tables import ledger
 from services.registry.repository import Repository
 from services.registry.traces.domain import facts
@@ -101,6 +102,7 @@ class TraceRepository(Repository):
                 at_us=clock.to_wall_us(row.at_ms),
                 deed=row.deed,
                 who=row.recipient or row.who,
+                giver=row.who if row.deed == Deed.NOTIFIED.value else "",
                 legal_basis=row.legal_basis,
                 purpose=row.purpose,
                 record_kind=row.record_kind,

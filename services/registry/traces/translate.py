@@ -12,7 +12,7 @@ from services.common.messaging.pull import Delivered
 from services.common.observability import trace_ids
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.registry.v1 import trace_pb2
 
@@ -43,6 +43,10 @@ def alert_fact(message: alert_pb2.Alert, delivered: Delivered, *, clock: MeshClo
         sender=entry.sender if entry else "",
         together=entry.together if entry else 1,
         exercise=_name(exercise_pb2.Exercise, message.exercise) if message.exercise else "",
+        notice=_name(notice_pb2.NoticeGround, message.ministry_notice.ground)
+        if message.HasField("ministry_notice")
+        else "",
+        checked_by=tuple(sorted({_name(alert_pb2.Leg, check.leg).lower() for check in message.checks})),
     )
 
 
@@ -70,6 +74,7 @@ def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | 
         due_us=clock.to_wall_us(times.from_timestamp(assignment.due_at)) if assignment.HasField("due_at") else None,
         absent=tuple(sorted(_name(alert_pb2.Leg, leg).lower() for leg in assignment.absent_legs)),
         flag=_name(dispatch_pb2.WarningFlag, assignment.person_flag.flag) if assignment.HasField("person_flag") else "",
+        task=_name(notice_pb2.Task, assignment.task) if assignment.task else "",
     )
     return assignment.incident_id, fact
 

@@ -17,7 +17,7 @@ from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR
 from services.cli.stack.mesh import Clients, connect
 from services.common import times
 from services.common.rpc import server
-from tandem.common.v1 import geometry_pb2
+from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2_grpc, roster_pb2, roster_pb2_grpc
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
@@ -91,7 +91,7 @@ class Chase:
         """Opens a stub of a leg's FollowingService."""
         return following_pb2_grpc.FollowingServiceStub(await self.channel(f"dispatch-{leg}"))
 
-    async def put(self) -> None:
+    async def put(self, basis: registry_pb2.TagBasis.ValueType, order_type: registry_pb2.OrderType.ValueType) -> None:
         """Stores the records of wearer, person and order, and waits for their match."""
         registry, npa, moj = (
             self.clients.registry,
@@ -103,7 +103,11 @@ class Chase:
             wearer_id=self.wearer_id, national_id=number, name="Made Up", birth_date="1990-01-01", source_version=1
         )
         tag = registry_pb2.Tag(
-            device_id=f"tag-{self.run_id}", wearer_id=self.wearer_id, source_version=1, vendor_id=VENDOR_ID
+            device_id=f"tag-{self.run_id}",
+            wearer_id=self.wearer_id,
+            source_version=1,
+            vendor_id=VENDOR_ID,
+            basis=basis,
         )
         person = registry_pb2.ProtectedPerson(person_id=self.person_id, name="Made Up Too", source_version=1)
         device = registry_pb2.Device(
@@ -129,6 +133,7 @@ class Chase:
             valid_from=times.to_timestamp(now_ms // 1000 * 1000 - 3_600_000),
             valid_until=times.to_timestamp(now_ms // 1000 * 1000 + 86_400_000),
             source_version=1,
+            type=order_type,
         )
         await call(registry.PutWearer, registry_pb2.PutWearerRequest(wearer=wearer), moj)
         await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
@@ -186,6 +191,16 @@ class Chase:
         refusals = await self._head_end.carry(fixes)
         assert not refusals, refusals
 
+    async def cut_strap(self) -> None:
+        """Has the tag report that its strap was opened now."""
+        event = ingest_pb2.EquipmentEvent(
+            device_id=f"tag-{self.run_id}",
+            report_id=f"cut-{self.run_id}",
+            event_time=times.to_timestamp(self.clients.clock.now_ms()),
+            event=log_pb2.STRAP_OPEN,
+        )
+        assert not await self._head_end.carry([event])
+
     async def come_home(self) -> None:
         """Drives from 2.5 km away to 64 m from her home, with the arrival 120 s ago."""
         await self.drive(between(north_of(near(HOME), 2_400), near(HOME), 12), until_ago_s=120, every_s=15)
@@ -225,8 +240,13 @@ class Chase:
 
 
 @asynccontextmanager
-async def chase(mesh: RunningMesh) -> AsyncIterator[Chase]:
-    """Prepares a chase whose desks accept each offer. The wearer hasn't moved yet."""
+async def chase(
+    mesh: RunningMesh,
+    *,
+    basis: registry_pb2.TagBasis.ValueType = registry_pb2.TAG_BASIS_UNSPECIFIED,
+    order_type: registry_pb2.OrderType.ValueType = registry_pb2.ORDER_TYPE_UNSPECIFIED,
+) -> AsyncIterator[Chase]:
+    """Prepares a chase whose desks accept each offer. The wearer hasn't moved yet. `basis` is why the wearer wears the tag."""
     run_id = f"{time.time_ns() // 1000:x}"
     commanded: list[ingest_pb2.DeviceCommand] = []
     async with connect(mesh.now) as clients, AsyncExitStack() as stack:
@@ -239,5 +259,5 @@ async def chase(mesh: RunningMesh) -> AsyncIterator[Chase]:
         head_end = await stack.enter_async_context(HeadEnd(clients, commanded.append))
         chased = Chase(clients, run_id, head_end, desks, alerts, stack)
         chased.commanded = commanded
-        await chased.put()
+        await chased.put(basis, order_type)
         yield chased

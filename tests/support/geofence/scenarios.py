@@ -35,7 +35,7 @@ _ITEMS = {
     | {"delay_s", "arrives_s", "times", "backwards", "scatter_m", "report"},
     "says": {"what", "device", "says", "at_s", "arrives_s", "times"},
     "order": {"what", "at_s", "order"},
-    "gives": {"what", "at_s", "gives", "to"},
+    "gives": {"what", "at_s", "gives", "to", "basis"},
 }
 """Allowed keys of a timeline item, by the key that identifies its kind."""
 _EXPECTED = {
@@ -50,6 +50,9 @@ _EXPECTED = {
     "late",
     "inside_s",
     "least_m",
+    "notice",
+    "location",
+    "checks",
 }
 
 
@@ -71,6 +74,12 @@ class Expected:
     """Minimum time inside the ring, by the alert's intervals, seconds."""
     least_m: float = math.inf
     """Upper limit of the alert's minimum distance, metres."""
+    notice: str | None = None
+    """Article of the Ministry's notice that is due or has ended with the alert, "none" for an alert without one; None means any."""
+    location: bool | None = None
+    """Whether a location may go with the notice."""
+    checks: list[str] | None = None
+    """Legs that must look into the act; None means any."""
     what: str = ""
 
     def is_met_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
@@ -85,6 +94,15 @@ class Expected:
             and self.late in (None, alert["late"])
             and self.inside_s <= _inside_s(alert)
             and (self.least_m == math.inf or alert.get("min_distance_m", math.inf) <= self.least_m)
+            and self._has_notice(alert)
+        )
+
+    def _has_notice(self, alert: dict[str, Any]) -> bool:
+        notice = alert.get("notice", {"ground": "none", "gives_location": False})
+        return (
+            self.notice in (None, notice["ground"])
+            and self.location in (None, notice["gives_location"])
+            and self.checks in (None, alert.get("checks", []))
         )
 
 
@@ -186,13 +204,14 @@ class _Reader:
         _only(
             content,
             {"name", "story", "origin", "begins", "wearers", "protected", "orders", "timeline", "must"},
-            {"incidents", "must_not"},
+            {"incidents", "must_not", "tag_basis"},
         )
         _only(content["origin"], {"where", "lat_deg", "lon_deg"})
         self._lat_deg, self._lon_deg = content["origin"]["lat_deg"], content["origin"]["lon_deg"]
         self._begins_ms = times.from_rfc3339(content["begins"])
         self._wearers: dict[str, list[str]] = content["wearers"]
         self._protected: dict[str, list[str]] = content["protected"]
+        self._bases: dict[str, str] = content.get("tag_basis", {})
         self._reports = 0
         for alert in content["must"]:
             _only(alert, {"kind", "demand", "by_s"}, _EXPECTED)
@@ -220,18 +239,24 @@ class _Reader:
             records.wearers.append(
                 registry_pb2.Wearer(wearer_id=name, national_id=number, name=name, birth_date=BIRTH_DATE)
             )
-            records.tags += [registry_pb2.Tag(device_id=tag, wearer_id=name) for tag in tags]
+            records.tags += [self._tag(tag, name) for tag in tags]
         for name, devices in self._protected.items():
             records.protected_persons.append(registry_pb2.ProtectedPerson(person_id=name, name=name))
             records.devices += [registry_pb2.Device(device_id=device, person_id=name) for device in devices]
         records.orders += [self._order(order) for order in orders]
         return records
 
+    def _tag(self, device: str, wearer: str, basis: str = "") -> registry_pb2.Tag:
+        name = basis or self._bases.get(device, "UNSPECIFIED")
+        return registry_pb2.Tag(
+            device_id=device, wearer_id=wearer, basis=registry_pb2.TagBasis.Value(f"TAG_BASIS_{name}")
+        )
+
     def _national_id(self, wearer: str) -> str:
         return f"900101-1{list(self._wearers).index(wearer):06d}"
 
     def _order(self, order: dict[str, Any]) -> registry_pb2.Order:
-        _only(order, {"order", "against", "protects"}, {"places", "rings", "from_s", "until_s", "encounters"})
+        _only(order, {"order", "against", "protects"}, {"type", "places", "rings", "from_s", "until_s", "encounters"})
         name = order["against"]
         rings = order.get("rings", RINGS)
         return registry_pb2.Order(
@@ -246,6 +271,7 @@ class _Reader:
             valid_from=times.to_timestamp(self._ms(order.get("from_s", -DAY_S))),
             valid_until=times.to_timestamp(self._ms(order.get("until_s", 30 * DAY_S))),
             encounters=[self._encounter(encounter) for encounter in order.get("encounters", ())],
+            type=registry_pb2.OrderType.Value(f"ORDER_TYPE_{order.get('type', 'UNSPECIFIED')}"),
         )
 
     def _encounter(self, encounter: dict[str, Any]) -> encounter_pb2.Encounter:
@@ -279,15 +305,15 @@ class _Reader:
             case "order":
                 yield self._ms(item["at_s"]), self._order(item["order"])
             case "gives":
-                yield self._ms(item["at_s"]), self._handover(item["gives"], item["to"])
+                yield self._ms(item["at_s"]), self._handover(item["gives"], item["to"], item.get("basis", ""))
             case "says":
                 yield from self._events(item)
             case _:
                 yield from self._positions(item)
 
-    def _handover(self, device: str, to: str) -> registry_pb2.Tag | registry_pb2.Device:
+    def _handover(self, device: str, to: str, basis: str) -> registry_pb2.Tag | registry_pb2.Device:
         if to in self._wearers:
-            return registry_pb2.Tag(device_id=device, wearer_id=to)
+            return self._tag(device, to, basis)
         return registry_pb2.Device(device_id=device, person_id=to)
 
     def _events(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:

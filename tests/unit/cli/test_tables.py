@@ -53,6 +53,18 @@ def test_the_tags_of_a_line_are_bound_to_its_vendor(tmp_path: Path) -> None:
     assert [(tag.device_id, tag.vendor_id) for tag in tags] == [("tag-1", "acme"), ("tag-2", "acme")]
 
 
+def test_the_tags_of_a_line_are_worn_on_its_basis(tmp_path: Path) -> None:
+    header = WEARERS.strip() + ",tag_basis\n"
+    line = "w-1,800101-1234567,홍길동,1980-01-01,3,M,,,tag-1;tag-2,"
+    (found,) = read(tmp_path, f"{header}{line}STALKING_ORDER\n")
+    tags = [record for record in found.records if isinstance(record, registry_pb2.Tag)]
+    assert {tag.basis for tag in tags} == {registry_pb2.TAG_BASIS_STALKING_ORDER} and len(tags) == 2
+    (found,) = read(tmp_path, f"{header}{line}PAROLE\n")
+    assert found.fault and str(found.fault) == (
+        "line 2: tag_basis: must be one of JUDGMENT, STALKING_ORDER, OTHER, or empty"
+    )
+
+
 def test_an_order_follows_its_protected_persons(tmp_path: Path) -> None:
     (found,) = read(tmp_path, f"{ORDERS}{GOOD_ORDER},STALKING_APPROACH,2\n")
     *persons, order = found.records

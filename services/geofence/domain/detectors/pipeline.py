@@ -26,6 +26,7 @@ from services.geofence.domain.detectors import (
     withheld_clearing,
 )
 from services.geofence.domain.detectors.detector import Detector
+from services.geofence.domain.notices.notice import OPEN_NOTICES
 
 DETECTORS: tuple[Detector, ...] = (
     approach.DETECTOR,
@@ -50,4 +51,4 @@ AWAITS_REPORT = tuple(detector.awaits_report for detector in DETECTORS if detect
 RANGES_MM = tuple(detector.range_mm for detector in DETECTORS if detector.range_mm)
 WHY = {demands.DETECTIONS[of]: why for detector in DETECTORS for of, why in detector.why.items()}
 """Why an alert of a kind and demand was emitted."""
-PARTS = tuple(part for detector in DETECTORS for part in detector.parts)
+PARTS = (*(part for detector in DETECTORS for part in detector.parts), OPEN_NOTICES)

@@ -46,6 +46,10 @@ class AlertFact:
     """Number of reports in the entry."""
     exercise: str = ""
     """Kind of exercise; empty for a live alert."""
+    notice: str = ""
+    """Article of the Ministry's notice that is due or has ended with the alert; empty if there is none."""
+    checked_by: tuple[str, ...] = ()
+    """Legs that must look into the wearer's act."""
 
     @property
     def fact_id(self) -> str:
@@ -95,6 +99,8 @@ class StepFact:
     """Other legs that have published no step although a response is demanded of them."""
     flag: str = ""
     """Flag of the warning leg about the protected person."""
+    task: str = ""
+    """Task of the assignment, such as CHECK; empty for the response."""
 
     def same_as(self, other: StepFact) -> bool:
         """Whether both steps leave the assignment in the same state, as far as the facts show."""
@@ -147,6 +153,8 @@ class DataUse:
     legal_basis: str
     purpose: str
     record_kind: str
+    giver: str = ""
+    """SPIFFE id of the giver of a notice; empty for any other use."""
 
 
 def to_json(fact: Fact) -> str:
@@ -159,5 +167,5 @@ def of_json(text: str) -> Fact:
     """Parse a fact from the database."""
     values: dict[str, Any] = json.loads(text)
     kind = _KINDS[values.pop("kind")]
-    values |= {name: tuple(values[name]) for name in ("legs", "absent") if name in values}
+    values |= {name: tuple(values[name]) for name in ("legs", "absent", "checked_by") if name in values}
     return kind(**values)

@@ -219,9 +219,11 @@ class _SpanBuilder:
                 "demand": alert.demand,
                 "stored": f"ALERTS#{alert.stored}",
                 "ends": "incident" if alert.ends else "",
+                "notice": alert.notice,
+                "checked_by": ", ".join(alert.checked_by),
             }
             times_us = (since_us, alert.published_us)
-            legs = _SEE_ALL.union(alert.legs)
+            legs = _SEE_ALL.union(alert.legs, alert.checked_by)
             spans.append(
                 self._span(
                     ("alert", alert.alert_id),
@@ -276,6 +278,7 @@ class _SpanBuilder:
             "told_others_us": str(step.published_us),
             "escalation_reason": step.escalation_reason,
             "escalation_level": step.level,
+            "task": step.task,
         }
         what = ("step", step.assignment_id, step.number)
         name = f"{step.leg} {step_name}"
@@ -329,6 +332,7 @@ def _about_use(use: DataUse) -> dict[str, str]:
     return {
         "deed": use.deed,
         "who": use.who,
+        "giver": use.giver,
         "legal_basis": use.legal_basis,
         "purpose": use.purpose,
         "record_kind": use.record_kind,

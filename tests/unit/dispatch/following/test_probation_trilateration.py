@@ -3,7 +3,8 @@
 The bound is the attack on the rings alone. Probation must learn of rings at once: the wearer was within a ring at one report and
 not at the previous one. An attacker with the wearer's track can intersect the rings to some tens of metres, and no delay that
 officers could accept changes that. Following, the race and the other leg's steps must not lead any closer. With the police's
-distances the same attacker succeeds, which shows that the attack works.
+distances the same attacker succeeds, which shows that the attack works. Nor do the Ministry's notices to her, and the checks that they
+demand of probation, lead any closer.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 import pytest
 
 from services.common.geometry import LatLon
-from services.dispatch.domain.assignment import Assignment
-from services.dispatch.domain.enums import Estimate
+from services.dispatch.domain.assignment import Assignment, assignment_id
+from services.dispatch.domain.enums import Estimate, Task
 from services.dispatch.domain.events import Event, PrivateStep
 from services.dispatch.domain.following import Follow, TargetUpdate
 from services.dispatch.domain.race import Approach, Sighting, approach, approach_by_ring, pace_mps
@@ -27,12 +28,12 @@ from services.dispatch.domain.roster import NO_ROSTER, Travel
 from services.dispatch.leg import translate
 from services.geofence import translate as of_fold
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.demands import AlertKind
-from tandem.common.v1 import alert_pb2
+from services.geofence.domain.demands import AlertKind, Leg
+from tandem.common.v1 import alert_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tests.support.dispatch import incidents
 from tests.support.dispatch.roster import TWO_OFFICES, board, unit
-from tests.support.geofence.stories import T0_MS, Story, place_e7
+from tests.support.geofence.stories import T0_MS, AskingStory, place_e7
 
 REPORT_INTERVAL_S = 15
 WALKS = 14
@@ -42,6 +43,9 @@ CLEARED_M = 2_200.0
 """Distance, metres, at which the widest ring is cleared after CLEAR_AFTER_S. The attacker knows these rules."""
 Xy = tuple[float, float]
 """Metres to the north and the east."""
+NO_GROUND, JUDGMENT = notice_pb2.NOTICE_GROUND_UNSPECIFIED, notice_pb2.TAG_15_2
+CHECKS = 11
+"""Key of the steps of probation's checks among the steps by leg."""
 
 
 @dataclass
@@ -82,12 +86,12 @@ def walk(seed: int) -> list[Xy]:
 
 
 class World:
-    """A fold with both legs that follow its alerts."""
+    """A fold with both legs that follow its alerts. With a ground, the Ministry notifies her, and probation gets checks."""
 
-    def __init__(self, track: Sequence[Xy], home: Xy) -> None:
+    def __init__(self, track: Sequence[Xy], home: Xy, ground: notice_pb2.NoticeGround.ValueType = NO_GROUND) -> None:
         self.track, self.home = track, home
-        self.fold = Story(clear_after_s=CLEAR_AFTER_S)
-        self.fold.case()
+        self.fold = AskingStory(clear_after_s=CLEAR_AFTER_S)
+        self.fold.case(notice_ground=ground)
         self.probation, self.police = incidents.Story("probation"), incidents.Story("police", NO_ROSTER)
         travel = {(id_, "p"): Travel(s, Estimate.ROAD) for id_, s in (("a1", 200), ("a2", 260), ("b1", 320))}
         self.police.board = board(TWO_OFFICES, [unit("a1", "a"), unit("a2", "a"), unit("b1", "b")], travel=travel)
@@ -116,8 +120,12 @@ class World:
                     )
                     if parsed:
                         self._after(n, leg, leg.fold(parsed))
-            for leg, subject in ((self.probation, "w"), (self.police, "p")):
-                id_ = leg.id_of(subject)
+            check_id = assignment_id("incident-1", self.probation.incident.leg, "w", task=Task.CHECK)
+            for leg, subject, id_ in (
+                (self.probation, "w", self.probation.id_of("w")),
+                (self.probation, "w", check_id),
+                (self.police, "p", self.police.id_of("p")),
+            ):
                 if id_ in leg.incident.assignments:
                     self._after(n, leg, leg.pass_time(0))
                     update = TargetUpdate("incident-1", id_, subject, self._approach(n, leg, id_), 0)
@@ -176,7 +184,9 @@ class World:
         got.trust = trust
         for n, step in self.steps:
             leg, state = step.assignment.leg, step.assignment.state
-            if (leg == 1 and step.kept and step.assignment.HasField("race")) or (leg == 2 and state in (2, 3)):
+            if step.assignment.task == notice_pb2.CHECK and state in (2, 3):
+                got.paced.setdefault(CHECKS, []).append((self.track[n], self.pace(n)))
+            elif (leg == 1 and step.kept and step.assignment.HasField("race")) or (leg == 2 and state in (2, 3)):
                 got.paced.setdefault(leg, []).append((self.track[n], self.pace(n)))
         return got
 
@@ -229,10 +239,10 @@ def misfit(got: Knowledge, north: np.ndarray, east: np.ndarray) -> np.ndarray:
     return cost
 
 
-def worlds() -> Iterator[World]:
+def worlds(ground: notice_pb2.NoticeGround.ValueType = NO_GROUND) -> Iterator[World]:
     for seed in range(WALKS):
         rng = random.Random(1000 + seed)
-        world = World(walk(seed), (rng.uniform(-40, 40), rng.uniform(-40, 40)))
+        world = World(walk(seed), (rng.uniform(-40, 40), rng.uniform(-40, 40)), ground)
         world.run()
         if any(alert.kind is AlertKind.RING_ENTERED and alert.ring_mm == 100_000 for alert in world.alerts):
             yield world
@@ -256,12 +266,51 @@ def test_the_data_of_probation_locates_her_no_better_than_the_rings_alone(capsys
     assert best > 0.9 * medians_m["rings"], "10 % for chance: medians of few walks vary"
 
 
-def test_probation_gets_the_same_bytes_for_two_homes_that_the_rings_do_not_distinguish() -> None:
+def test_notices_and_checks_locate_her_no_better_than_the_rings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    errors: dict[str, list[float]] = {}
+    checks = notices = 0
+    for world in worlds(JUDGMENT):
+        got = {"rings": world.rings()}
+        got |= {f"everything, trusted {trust:g}": world.everything(trust) for trust in TRUSTS}
+        checks += len(world.everything(1).paced.get(CHECKS, ()))
+        notices += sum(alert.notice is not None for alert in world.alerts)
+        for name, knowledge in got.items():
+            errors.setdefault(name, []).append(math.dist(located(knowledge), world.home))
+    medians_m = {name: median(values) for name, values in errors.items()}
+    with capsys.disabled():
+        print("\nwith notices and checks, metres:", {name: round(metres, 1) for name, metres in medians_m.items()})
+    assert len(errors["rings"]) >= WALKS // 2 and checks and notices
+    best = min(metres for name, metres in medians_m.items() if name.startswith("everything"))
+    assert best > 0.9 * medians_m["rings"], "10 % for chance: medians of few walks vary"
+
+
+def test_a_notice_gives_probation_no_moment_that_it_would_not_have_without_one() -> None:
+    """A check begins with an alert that reaches probation's desk anyway, and nothing else that the desk gets changes."""
+    for bare, with_notices in zip(worlds(), worlds(JUDGMENT), strict=True):
+        before = [(n, step.SerializeToString()) for n, step in bare.steps if step.assignment.leg == 1]
+        after = [(n, step) for n, step in with_notices.steps if step.assignment.leg == 1]
+        response = [(n, step.SerializeToString()) for n, step in after if step.assignment.task != notice_pb2.CHECK]
+        assert response == before
+        offered = [n for n, step in after if step.assignment.task == notice_pb2.CHECK and step.assignment.state == 2]
+        alerted = {
+            round((alert.decided_at_ms - T0_MS) / 1000 / REPORT_INTERVAL_S)
+            for alert in bare.alerts
+            if any(leg is Leg.PROBATION for leg, _ in alert.destinations)
+        }
+        assert offered and set(offered) <= alerted
+        ends = [alert for alert in with_notices.alerts if alert.kind is AlertKind.NOTICE_ENDED]
+        assert ends and all(leg is Leg.WARNING for alert in ends for leg, _ in alert.destinations)
+
+
+@pytest.mark.parametrize("ground", [NO_GROUND, JUDGMENT])
+def test_probation_gets_the_same_bytes_for_two_homes_that_the_rings_do_not_distinguish(
+    ground: notice_pb2.NoticeGround.ValueType,
+) -> None:
     """Two homes on either side of a straight track give the same rings, so all of probation's own steps must be the same too."""
     track: list[Xy] = [(2_600.0 - 20 * n, 0.0) for n in range(180)]
     steps_by_home = []
     for east_m in (-70.0, 70.0):
-        world = World(track, (0.0, east_m))
+        world = World(track, (0.0, east_m), ground)
         world.run()
         own = [(n, step.SerializeToString(deterministic=True)) for n, step in world.steps if step.assignment.leg == 1]
         assert any(step.assignment.HasField("race") for _, step in world.steps)

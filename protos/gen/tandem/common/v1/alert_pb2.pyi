@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
+from tandem.common.v1 import notice_pb2 as _notice_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -99,6 +100,10 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     NOTIFY for both desks, once an hour for each device and place, 60 s after the first such position; Alert.at is the first moment.
     Nobody is sent or warned for the past. Accounts don't change: they end with the window of late reports.
     """
+    NOTICE_ENDED: _AlertKind.ValueType  # 40
+    """The Ministry's notice to protected persons has ended: no ring round the person or a protected place is entered any more, the order
+    ended, or its ground fell. RECORD, only for the warning leg, which notifies the persons.
+    """
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -173,6 +178,10 @@ LATE_EVIDENCE: AlertKind.ValueType  # 18
 """Positions that arrived more than 2 hours late show that the wearer was within the ring that demands a response round a place.
 NOTIFY for both desks, once an hour for each device and place, 60 s after the first such position; Alert.at is the first moment.
 Nobody is sent or warned for the past. Accounts don't change: they end with the window of late reports.
+"""
+NOTICE_ENDED: AlertKind.ValueType  # 40
+"""The Ministry's notice to protected persons has ended: no ring round the person or a protected place is entered any more, the order
+ended, or its ground fell. RECORD, only for the warning leg, which notifies the persons.
 """
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
@@ -277,6 +286,8 @@ class Alert(_message.Message):
     OUTAGE_WATCHED_FIELD_NUMBER: _builtins.int
     ANOMALY_FIELD_NUMBER: _builtins.int
     AMENDS_FIELD_NUMBER: _builtins.int
+    MINISTRY_NOTICE_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of the log, partition, sequence, case, kind, demand, target and ring."""
     partition: _builtins.int
@@ -350,6 +361,18 @@ class Alert(_message.Message):
     def cause(self) -> Global___ReportCause:
         """The report that caused the decision. Absent if a case, rules or the passing of time caused it."""
 
+    @_builtins.property
+    def ministry_notice(self) -> _notice_pb2.MinistryNotice:
+        """A notice of the Ministry is due with this alert, or has ended with it. Absent if the case has no ground for one. Whether a location
+        may go with it is in Measure, which probation doesn't see.
+        """
+
+    @_builtins.property
+    def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Destination]:
+        """Legs that must look into the wearer's act at once, each with the wearer as its subject (Task CHECK). They come beside
+        `destinations`, and are offered whatever the alert's demand is.
+        """
+
     def __init__(
         self,
         *,
@@ -381,10 +404,12 @@ class Alert(_message.Message):
         outage_watched: _builtins.int = ...,
         anomaly: Global___AnomalyKind.ValueType = ...,
         amends: _builtins.str = ...,
+        ministry_notice: _notice_pb2.MinistryNotice | None = ...,
+        checks: _abc.Iterable[Global___Destination] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at", "ministry_notice", b"ministry_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -462,6 +487,7 @@ class Measure(_message.Message):
     INSIDE_FIELD_NUMBER: _builtins.int
     MIN_DISTANCE_M_FIELD_NUMBER: _builtins.int
     MIN_DISTANCE_ASSUMED_FIELD_NUMBER: _builtins.int
+    LOCATION_ALLOWED_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Id of the alert."""
     distance_m: _builtins.float
@@ -475,6 +501,10 @@ class Measure(_message.Message):
     min_distance_assumed: _builtins.bool
     """RING_CLEARED, ACCOUNT_AMENDED: min_distance_m is the distance that was assumed when the ring was entered. One side didn't report
     then, and all movements that are known since stay farther away.
+    """
+    location_allowed: _builtins.bool
+    """The Ministry's rule of urgency holds, so that a location may be given together with the notice of the alert (Tag Act 16(2)5 with
+    Decree 13-3, or 31-8(2)5 with Decree 23-17(1)).
     """
     @_builtins.property
     def inside(self) -> _containers.RepeatedCompositeFieldContainer[Global___Interval]:
@@ -491,10 +521,11 @@ class Measure(_message.Message):
         inside: _abc.Iterable[Global___Interval] | None = ...,
         min_distance_m: _builtins.float | None = ...,
         min_distance_assumed: _builtins.bool = ...,
+        location_allowed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "distance_m", b"distance_m", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "alert_id", b"alert_id", "distance_m", b"distance_m", "inside", b"inside", "min_distance_assumed", b"min_distance_assumed", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m", "_min_distance_m", b"_min_distance_m", "_probability", b"_probability", "alert_id", b"alert_id", "distance_m", b"distance_m", "inside", b"inside", "location_allowed", b"location_allowed", "min_distance_assumed", b"min_distance_assumed", "min_distance_m", b"min_distance_m", "probability", b"probability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__distance_m: _TypeAlias = _typing.Literal["distance_m"]  # noqa: Y015
     _WhichOneofArgType__distance_m: _TypeAlias = _typing.Literal["_distance_m", b"_distance_m"]  # noqa: Y015

@@ -39,7 +39,7 @@ class Disclosure(_message.Message):
     at_ms: _builtins.int
     """When it happened, milliseconds since 1970 UTC by the mesh's clock."""
     who: _builtins.str
-    """SPIFFE id of the caller that got the data."""
+    """SPIFFE id of the caller that got the data. Of a notice to a protected person: of its giver, the Ministry's tracking centre."""
     legal_basis: _builtins.str
     """Code of the article that allows the disclosure, from the registry's closed list."""
     purpose: _builtins.str
@@ -53,7 +53,7 @@ class Disclosure(_message.Message):
     order_id: _builtins.str
     """Order under which a location is shared."""
     recipient: _builtins.str
-    """SPIFFE id of the recipient."""
+    """SPIFFE id of the recipient; of a notice, spiffe://tandem/protected-person/<person_id>."""
     expires_at_ms: _builtins.int
     """End of the permission, milliseconds since 1970 UTC. 0 for a single disclosure."""
     positions: _builtins.int

@@ -11,6 +11,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import encounter_pb2 as _encounter_pb2
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
+from tandem.common.v1 import notice_pb2 as _notice_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -406,6 +407,8 @@ class CaseSnapshot(_message.Message):
     VALID_UNTIL_MS_FIELD_NUMBER: _builtins.int
     ENCOUNTERS_FIELD_NUMBER: _builtins.int
     EXERCISE_FIELD_NUMBER: _builtins.int
+    NOTICE_GROUND_FIELD_NUMBER: _builtins.int
+    POLICE_MUST_CHECK_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id of the joint case: a hash of the order and the wearer."""
     version: _builtins.int
@@ -420,6 +423,10 @@ class CaseSnapshot(_message.Message):
     """The order is valid until this moment, milliseconds since 1970 UTC, exclusive."""
     exercise: _exercise_pb2.Exercise.ValueType
     """Exercise of the case and all its alerts. Unspecified if the case is live."""
+    notice_ground: _notice_pb2.NoticeGround.ValueType
+    """Ground on which the Ministry may notify the persons. Unspecified if there is none."""
+    police_must_check: _builtins.bool
+    """The police must look into each notice about the wearer's acts under this order (Tag Act 31-6(5))."""
     @_builtins.property
     def tag_device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the wearer's tags."""
@@ -455,10 +462,12 @@ class CaseSnapshot(_message.Message):
         valid_until_ms: _builtins.int = ...,
         encounters: _abc.Iterable[_encounter_pb2.Encounter] | None = ...,
         exercise: _exercise_pb2.Exercise.ValueType = ...,
+        notice_ground: _notice_pb2.NoticeGround.ValueType = ...,
+        police_must_check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "exercise", b"exercise", "order_id", b"order_id", "persons", b"persons", "places", b"places", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "exercise", b"exercise", "notice_ground", b"notice_ground", "order_id", b"order_id", "persons", b"persons", "places", b"places", "police_must_check", b"police_must_check", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -517,6 +526,9 @@ class Rules(_message.Message):
     REST_S_FIELD_NUMBER: _builtins.int
     REST_RESPOND_AFTER_S_FIELD_NUMBER: _builtins.int
     AWAY_RESPOND_AFTER_S_FIELD_NUMBER: _builtins.int
+    URGENT_WITHIN_M_FIELD_NUMBER: _builtins.int
+    URGENT_CLOSING_MPS_FIELD_NUMBER: _builtins.int
+    URGENT_PLACE_WITHIN_M_FIELD_NUMBER: _builtins.int
     rules_id: _builtins.str
     """Id of these rules, printed with each decision."""
     clear_margin_m: _builtins.int
@@ -549,6 +561,12 @@ class Rules(_message.Message):
     """
     away_respond_after_s: _builtins.int
     """Nobody is sent earlier than this many seconds after the last position of a wearer who was going away from the target."""
+    urgent_within_m: _builtins.int
+    """The Ministry's rule of urgency: a location may go with a notice while the wearer is at most this far from the person, metres."""
+    urgent_closing_mps: _builtins.int
+    """Or while the wearer comes nearer at least this fast, metres per second."""
+    urgent_place_within_m: _builtins.int
+    """Or while the wearer is at most this far from a protected place of the order, metres."""
     def __init__(
         self,
         *,
@@ -567,10 +585,13 @@ class Rules(_message.Message):
         rest_s: _builtins.int = ...,
         rest_respond_after_s: _builtins.int = ...,
         away_respond_after_s: _builtins.int = ...,
+        urgent_within_m: _builtins.int = ...,
+        urgent_closing_mps: _builtins.int = ...,
+        urgent_place_within_m: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["away_respond_after_s", b"away_respond_after_s", "clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "foot_mps", b"foot_mps", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "report_grace_s", b"report_grace_s", "respond_p_pct", b"respond_p_pct", "rest_respond_after_s", b"rest_respond_after_s", "rest_s", b"rest_s", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away_respond_after_s", b"away_respond_after_s", "clear_after_s", b"clear_after_s", "clear_margin_m", b"clear_margin_m", "foot_mps", b"foot_mps", "help_after_s", b"help_after_s", "late_after_s", b"late_after_s", "protected_lost_after_s", b"protected_lost_after_s", "reach_most_s", b"reach_most_s", "reach_mps", b"reach_mps", "report_grace_s", b"report_grace_s", "respond_p_pct", b"respond_p_pct", "rest_respond_after_s", b"rest_respond_after_s", "rest_s", b"rest_s", "rules_id", b"rules_id", "silent_notify_after_s", b"silent_notify_after_s", "urgent_closing_mps", b"urgent_closing_mps", "urgent_place_within_m", b"urgent_place_within_m", "urgent_within_m", b"urgent_within_m"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

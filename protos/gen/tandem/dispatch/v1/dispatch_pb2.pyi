@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import alert_pb2 as _alert_pb2
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
+from tandem.common.v1 import notice_pb2 as _notice_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -449,8 +450,9 @@ class Assignment(_message.Message):
     SPOOFING_SUSPECTED_AT_FIELD_NUMBER: _builtins.int
     PERSON_FLAG_FIELD_NUMBER: _builtins.int
     EXERCISE_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     assignment_id: _builtins.str
-    """Hash of the incident, leg and destination."""
+    """Hash of the incident, leg and destination, and of the task if it isn't the response."""
     incident_id: _builtins.str
     """Id of the incident."""
     leg: _alert_pb2.Leg.ValueType
@@ -481,6 +483,8 @@ class Assignment(_message.Message):
     """CLOSED: the desk's note. Empty in another leg's assignment."""
     exercise: _exercise_pb2.Exercise.ValueType
     """Exercise of the incident. In an exercise nobody has to go, and no figure counts it."""
+    task: _notice_pb2.Task.ValueType
+    """The task. CHECK: look into the wearer's act at once; only the desk ends it. Unspecified for the response to the incident."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the orders that the incident concerns."""
@@ -574,10 +578,11 @@ class Assignment(_message.Message):
         spoofing_suspected_at: _timestamp_pb2.Timestamp | None = ...,
         person_flag: Global___PersonFlag | None = ...,
         exercise: _exercise_pb2.Exercise.ValueType = ...,
+        task: _notice_pb2.Task.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "acknowledged_at", b"acknowledged_at", "cause", b"cause", "choice", b"choice", "due_at", b"due_at", "nobody_available_at", b"nobody_available_at", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms", "absent_legs", b"absent_legs", "acknowledged_at", b"acknowledged_at", "acknowledged_by", b"acknowledged_by", "assignment_id", b"assignment_id", "cause", b"cause", "choice", b"choice", "close_cause", b"close_cause", "close_note", b"close_note", "demand", b"demand", "due_at", b"due_at", "escalation_reason", b"escalation_reason", "exercise", b"exercise", "incident_id", b"incident_id", "kind", b"kind", "leg", b"leg", "nobody_available_at", b"nobody_available_at", "offer_number", b"offer_number", "offered_at", b"offered_at", "one_scene_at", b"one_scene_at", "order_ids", b"order_ids", "person_flag", b"person_flag", "race", b"race", "received_at", b"received_at", "rejected_reason", b"rejected_reason", "report_to_published_ms", b"report_to_published_ms", "retargeted_at", b"retargeted_at", "spoofing_suspected_at", b"spoofing_suspected_at", "state", b"state", "stood_down_kind", b"stood_down_kind", "subject_id", b"subject_id", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__report_to_published_ms: _TypeAlias = _typing.Literal["report_to_published_ms"]  # noqa: Y015
     _WhichOneofArgType__report_to_published_ms: _TypeAlias = _typing.Literal["_report_to_published_ms", b"_report_to_published_ms"]  # noqa: Y015

@@ -42,6 +42,32 @@ SEX_FEMALE: Sex.ValueType  # 1
 SEX_MALE: Sex.ValueType  # 2
 Global___Sex: _TypeAlias = Sex  # noqa: Y015
 
+class _TagBasis:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TagBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TagBasis.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TAG_BASIS_UNSPECIFIED: _TagBasis.ValueType  # 0
+    TAG_BASIS_JUDGMENT: _TagBasis.ValueType  # 1
+    """A judgment for an earlier offence (Tag Act 9)."""
+    TAG_BASIS_STALKING_ORDER: _TagBasis.ValueType  # 2
+    """A decision under Stalking Punishment Act 9(1) item 3-2."""
+    TAG_BASIS_OTHER: _TagBasis.ValueType  # 3
+    """Another ground, such as parole or bail."""
+
+class TagBasis(_TagBasis, metaclass=_TagBasisEnumTypeWrapper):
+    """Why a wearer wears a tag."""
+
+TAG_BASIS_UNSPECIFIED: TagBasis.ValueType  # 0
+TAG_BASIS_JUDGMENT: TagBasis.ValueType  # 1
+"""A judgment for an earlier offence (Tag Act 9)."""
+TAG_BASIS_STALKING_ORDER: TagBasis.ValueType  # 2
+"""A decision under Stalking Punishment Act 9(1) item 3-2."""
+TAG_BASIS_OTHER: TagBasis.ValueType  # 3
+"""Another ground, such as parole or bail."""
+Global___TagBasis: _TypeAlias = TagBasis  # noqa: Y015
+
 class _Relation:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -348,6 +374,7 @@ class Tag(_message.Message):
     WEARER_ID_FIELD_NUMBER: _builtins.int
     SOURCE_VERSION_FIELD_NUMBER: _builtins.int
     VENDOR_ID_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Id of the device, unique among tags and protective devices."""
     wearer_id: _builtins.str
@@ -358,6 +385,8 @@ class Tag(_message.Message):
     """The vendor that may report for the device: <vendor_id> of spiffe://vendor/<vendor_id>, 1 to 64 characters of a-z 0-9 -. Empty
     if none may.
     """
+    basis: Global___TagBasis.ValueType
+    """Why the wearer wears the tag. The grounds of the Ministry's notices depend on it; unspecified gives none."""
     def __init__(
         self,
         *,
@@ -365,10 +394,11 @@ class Tag(_message.Message):
         wearer_id: _builtins.str = ...,
         source_version: _builtins.int = ...,
         vendor_id: _builtins.str = ...,
+        basis: Global___TagBasis.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_id", b"device_id", "source_version", b"source_version", "vendor_id", b"vendor_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "device_id", b"device_id", "source_version", b"source_version", "vendor_id", b"vendor_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,281 @@
+"""Notices of the Ministry on a whole mesh, by article: records in; the notice to her, the check, the trace and the ledger out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from typing import Any, TypeVar
+
+import grpc.aio
+import pytest
+
+from services.cli.calls import call
+from services.cli.simulate.actors import DESKS, NPA_RECORDS, REVIEWER
+from services.common.privacy import notices
+from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
+from tandem.dispatch.v1 import dispatch_pb2
+from tandem.geofence.v1 import geofence_pb2
+from tandem.registry.v1 import notice_pb2 as registry_notice_pb2
+from tandem.registry.v1 import notice_pb2_grpc, registry_pb2, trace_pb2
+from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh, tandem
+from tests.support.console.console import visiting
+from tests.support.dispatch.chase import Chase, chase
+
+NOTICE, ENDED = "법무부 통지", "법무부의 앞선 통지가 끝났습니다"
+State = dispatch_pb2.AssignmentState
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    with running_mesh(tmp_path_factory.mktemp("notices") / "mesh") as running:
+        yield running
+
+
+async def until(what: str, read: Callable[[], Awaitable[T | None]]) -> T:
+    """Reads until there is something."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while (found := await read()) is None:
+        assert time.monotonic() < give_up_at, what
+        await asyncio.sleep(0.1)
+    return found
+
+
+def texts(chased: Chase) -> list[str]:
+    """Texts that her device was sent, in order."""
+    shown = (command.instruction.show_notice for command in chased.commanded)
+    return [notice.text for notice in shown if notice.text]
+
+
+async def sent_text(chased: Chase, part: str) -> str:
+    """Waits until her device is sent a text with this part, and returns the text."""
+
+    async def read() -> str | None:
+        return next((text for text in texts(chased) if part in text), None)
+
+    return await until(part, read)
+
+
+async def grounds(chased: Chase, spiffe_id: str = NPA_RECORDS) -> registry_notice_pb2.OrderGround:
+    """What the registry answers about the ground of the order."""
+    stub = notice_pb2_grpc.NoticeServiceStub(await chased.channel("registry"))
+    request = registry_notice_pb2.ListNoticeGroundsRequest(order_id=chased.order_id)
+    (found,) = (await call(stub.ListNoticeGrounds, request, chased.clients.identity(spiffe_id))).grounds
+    return found
+
+
+def ledger(mesh: RunningMesh, chased: Chase) -> list[tuple[Any, ...]]:
+    """The rows of the registry's ledger on notices about the wearer, in order."""
+    with closing(sqlite3.connect(mesh.folder / "data" / "registry" / "registry.sqlite3")) as database:
+        return database.execute(
+            "select who, recipient, legal_basis, purpose, record_kind, order_id from ledger"
+            " where deed = 'NOTIFIED' and record_id = ? order by sequence",
+            (chased.wearer_id,),
+        ).fetchall()
+
+
+async def alert_with_notice(chased: Chase, kind: alert_pb2.AlertKind.ValueType) -> geofence_pb2.WatchAlertsResponse:
+    """Waits for an alert of a kind and the demand RESPOND that makes a notice due."""
+    return await chased.alerts.until(
+        "a notice",
+        lambda: next(
+            (
+                seen
+                for seen in chased.alerts.seen
+                if seen.alert.kind == kind
+                and seen.alert.demand == geometry_pb2.RESPOND
+                and seen.alert.HasField("ministry_notice")
+            ),
+            None,
+        ),
+        PATIENCE_S,
+    )
+
+
+async def spans(chased: Chase, incident_id: str, name: str) -> list[trace_pb2.Span]:
+    """Waits for spans with a name in the trace of an incident, as a reviewer sees it."""
+
+    async def read() -> list[trace_pb2.Span] | None:
+        request = trace_pb2.GetTraceRequest(incident_id=incident_id)
+        trace = await call(chased.clients.traces.GetTrace, request, chased.clients.identity(REVIEWER))
+        return [span for span in trace.spans if span.name == name] or None
+
+    return await until(name, read)
+
+
+async def console_page(mesh: RunningMesh, role: str, incident_id: str) -> str:
+    """The console's page of an incident, as a desk sees it."""
+    async with visiting(mesh.now.console_url) as visitor:
+        await visitor.read("/sign-in")
+        assert (await visitor.post("/sign-in", role=role, name="duty-1"))[0] == 303
+        return await visitor.read(f"/incidents/{incident_id}")
+
+
+async def checked(chased: Chase, leg: str) -> dispatch_pb2.Assignment:
+    """Waits until a desk has accepted its check of the wearer."""
+    return await chased.until(
+        leg,
+        "the check",
+        lambda assignment: assignment.task == notice_pb2.CHECK and assignment.HasField("acknowledged_at"),
+    )
+
+
+def checks(chased: Chase, leg: str) -> list[dispatch_pb2.Assignment]:
+    """The checks of a leg so far."""
+    return [assignment for assignment in chased.desks[leg].assignments.values() if assignment.task == notice_pb2.CHECK]
+
+
+async def test_tag_act_15_2_she_is_notified_and_probation_must_check_by_decree_13_2(mesh: RunningMesh) -> None:
+    async with chase(
+        mesh, basis=registry_pb2.TAG_BASIS_JUDGMENT, order_type=registry_pb2.ORDER_TYPE_TAG_CONDITION
+    ) as chased:
+        found = await grounds(chased)
+        assert (found.ground, found.giver, found.recipient) == (notice_pb2.TAG_15_2, "MINISTRY", "PROTECTED_PERSON")
+        assert list(found.articles) == ["TAG_15_2", "TAG_16_2_5", "TAG_DECREE_13_3"] and not found.why_none
+        await chased.come_home()
+        await sent_text(chased, NOTICE)
+        check = await checked(chased, "probation")
+        assert (check.subject_id, check.leg, check.HasField("offered_at")) == (
+            chased.wearer_id,
+            alert_pb2.PROBATION,
+            True,
+        )
+        await chased.acknowledged("probation", chased.wearer_id)
+        await chased.acknowledged("police", chased.person_id)
+        assert not checks(chased, "police") and not checks(chased, "warning")
+        seen = await alert_with_notice(chased, alert_pb2.RING_ENTERED)
+        assert list(seen.alert.ministry_notice.person_ids) == [chased.person_id]
+        assert [(to.leg, to.subject_id) for to in seen.alert.checks] == [(alert_pb2.PROBATION, chased.wearer_id)]
+
+        async def rows() -> list[tuple[Any, ...]] | None:
+            stored = ledger(mesh, chased)
+            return stored if {row[2] for row in stored} >= {"TAG_15_2", "TAG_16_2_5"} else None
+
+        stored = await until("the ledger", rows)
+        recipient = f"spiffe://tandem/protected-person/{chased.person_id}"
+        assert {row[:2] for row in stored} == {(notices.TRACKING_CENTRE, recipient)}
+        assert {row[3:] for row in stored} == {("VICTIM_CONTACT", "WEARER", chased.order_id)}
+        uses = await spans(chased, seen.alert.incident_id, "ledger: notified")
+        assert {span.attributes["giver"] for span in uses} == {notices.TRACKING_CENTRE}
+        assert {span.attributes["who"] for span in uses} == {recipient}
+        offered = await spans(chased, seen.alert.incident_id, "probation offered")
+        assert "CHECK" in {span.attributes.get("task", "") for span in offered}
+        alerted = await spans(chased, seen.alert.incident_id, "alert")
+        assert ("TAG_15_2", "probation") in {
+            (span.attributes.get("notice"), span.attributes.get("checked_by")) for span in alerted
+        }
+        explained = tandem("explain", seen.alert.alert_id, "--dir", str(mesh.folder), "--json")
+        assert explained.returncode == 0, explained.stderr
+        output = json.loads(explained.stdout)
+        assert output["again"] == "SAME" and output["case"]["notice_ground"] == "TAG_15_2"
+        assert output["alert"]["ministry_notice"]["ground"] == "TAG_15_2"
+        assert "TAG_15_2 to " in tandem("explain", seen.alert.alert_id, "--dir", str(mesh.folder)).stdout
+        listed = tandem("incidents", "--dir", str(mesh.folder), "--json")
+        (incident,) = [
+            each for each in json.loads(listed.stdout)["incidents"] if each["incident_id"] == seen.alert.incident_id
+        ]
+        assert [leg["task"] for leg in incident["legs"] if "task" in leg] == ["CHECK"]
+        page = await console_page(mesh, "probation", seen.alert.incident_id)
+        assert "전자장치부착법 제15조의2" in page and "통지에 따른 확인" in page
+        await chased.end_order()
+        await sent_text(chased, ENDED)
+        assert not [
+            text for text in texts(chased)[texts(chased).index(await sent_text(chased, ENDED)) + 1 :] if NOTICE in text
+        ]
+        await chased.until(
+            "probation",
+            "the response is over",
+            lambda each: each.task != notice_pb2.CHECK and each.state == State.STOOD_DOWN,
+        )
+        # The duty to look into the act outlives the threat: only the desk ends it.
+        (open_check,) = checks(chased, "probation")
+        assert open_check.state == State.ACKNOWLEDGED
+        close = dispatch_pb2.CloseRequest(assignment_id=open_check.assignment_id, cause=dispatch_pb2.BREACH_CONFIRMED)
+        closed = await call(chased.clients.dispatch["probation"].Close, close, chased.identity("probation"))
+        assert closed.assignment.state == State.CLOSED
+        over = await grounds(chased)
+        assert over.order_over and over.ground == notice_pb2.TAG_15_2
+
+
+async def test_tag_act_31_6_4_item_2_she_is_notified_and_31_6_5_the_police_must_check_the_wearer(
+    mesh: RunningMesh,
+) -> None:
+    async with chase(
+        mesh, basis=registry_pb2.TAG_BASIS_STALKING_ORDER, order_type=registry_pb2.ORDER_TYPE_STALKING_APPROACH
+    ) as chased:
+        found = await grounds(chased, DESKS["police"])
+        assert (found.ground, found.police_must_check) == (notice_pb2.TAG_31_6_4, True)
+        assert list(found.articles) == ["TAG_31_6_4", "TAG_31_8_2_5", "TAG_DECREE_23_17"]
+        await chased.come_home()
+        await sent_text(chased, NOTICE)
+        check = await checked(chased, "police")
+        assert (check.subject_id, check.leg) == (chased.wearer_id, alert_pb2.POLICE)
+        # The check is beside the assignment to her.
+        await chased.acknowledged("police", chased.person_id)
+        await chased.acknowledged("probation", chased.wearer_id)
+        assert not checks(chased, "probation")
+
+        async def rows() -> list[tuple[Any, ...]] | None:
+            stored = ledger(mesh, chased)
+            return stored if {row[2] for row in stored} >= {"TAG_31_6_4", "TAG_31_8_2_5"} else None
+
+        stored = await until("the ledger", rows)
+        assert {row[0] for row in stored} == {notices.TRACKING_CENTRE}
+
+
+async def test_tag_act_31_6_4_item_3_a_cut_strap_sends_the_police_to_the_wearer_and_no_notice_to_her(
+    mesh: RunningMesh,
+) -> None:
+    async with chase(
+        mesh, basis=registry_pb2.TAG_BASIS_STALKING_ORDER, order_type=registry_pb2.ORDER_TYPE_STALKING_APPROACH
+    ) as chased:
+        await chased.cut_strap()
+        check = await checked(chased, "police")
+        assert check.subject_id == chased.wearer_id
+        await chased.acknowledged("warning", chased.person_id)  # the police's own warning
+        assert ledger(mesh, chased) == [] and not [text for text in texts(chased) if NOTICE in text]
+
+
+async def test_core_case_an_earlier_tag_and_a_bare_police_order_give_no_ground(mesh: RunningMesh) -> None:
+    async with chase(
+        mesh, basis=registry_pb2.TAG_BASIS_JUDGMENT, order_type=registry_pb2.ORDER_TYPE_POLICE_EMERGENCY
+    ) as chased:
+        found = await grounds(chased)
+        assert not found.ground and not found.articles and not found.giver and not found.police_must_check
+        assert found.why_none == "no article covers a notice under an order of the type POLICE_EMERGENCY"
+        await chased.come_home()
+        await chased.acknowledged("police", chased.person_id)
+        await chased.acknowledged("probation", chased.wearer_id)
+        await chased.acknowledged("warning", chased.person_id)
+        await sent_text(chased, "100 m 이내")  # the police's own warning is unaffected
+        responding = await chased.alerts.until(
+            "the breach",
+            lambda: next((each for each in chased.alerts.seen if each.alert.demand == geometry_pb2.RESPOND), None),
+            PATIENCE_S,
+        )
+        await chased.end_order()
+        await sent_text(chased, "앞선 알림이 끝났습니다")
+        assert not [each for each in chased.alerts.seen if each.alert.HasField("ministry_notice") or each.alert.checks]
+        assert not [text for text in texts(chased) if "법무부" in text]
+        assert ledger(mesh, chased) == [] and not checks(chased, "probation") and not checks(chased, "police")
+        assert "없음: 피해자에게 통지·위치 제공 불가" in await console_page(
+            mesh, "police", responding.alert.incident_id
+        )
+        explained = tandem("explain", responding.alert.alert_id, "--dir", str(mesh.folder))
+        assert "none: no notice of the Ministry and no location for her" in explained.stdout
+
+
+async def test_bad_input_of_the_registrys_answer(mesh: RunningMesh) -> None:
+    async with chase(mesh) as chased:
+        stub = notice_pb2_grpc.NoticeServiceStub(await chased.channel("registry"))
+        for order_id, code in (("", "INVALID_ARGUMENT"), ("no such", "INVALID_ARGUMENT"), ("none", "NOT_FOUND")):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                request = registry_notice_pb2.ListNoticeGroundsRequest(order_id=order_id)
+                await call(stub.ListNoticeGrounds, request, chased.clients.identity(NPA_RECORDS))
+            assert refused.value.code().name == code
+        found = await grounds(chased)
+        assert found.why_none == "no article covers a notice under an order of the type UNSPECIFIED"
