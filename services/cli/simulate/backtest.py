@@ -68,8 +68,7 @@ class Backtest:
     def begin(self, lines: list[ReportLine], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
         """Enters the rules and the agencies' records, one second before the first report line."""
         self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
-        if self._requests:
-            yield from self._enter(self._stamp_ms, FoldVersion(VERSION))
+        yield from self._enter(self._stamp_ms, FoldVersion(VERSION))
         if rules is not None:
             yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
         for order in self._scenario.orders:
@@ -86,7 +85,8 @@ class Backtest:
             yield from self._enter(self._stamp_ms, body)
 
     def _enter(self, stamp_ms: int, body: Body) -> Iterator[dict[str, Any]]:
-        return _alerts(fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body)))
+        outputs = fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body))
+        return _alerts(output for output in outputs if self._requests or not isinstance(output, SensingRequest))
 
 
 def _earliest_ms(line: ReportLine) -> int:

@@ -83,6 +83,8 @@ class Alert:
     """OUTAGE: number of watched wearers."""
     anomaly: AnomalyKind | None = None
     """Why the positions behind the alert can't be accepted at face value."""
+    removal_id: str = ""
+    """Id of the authorised removal that the alert is about; empty if it is about none."""
 
 
 @dataclass(frozen=True, slots=True)

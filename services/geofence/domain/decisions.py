@@ -44,6 +44,8 @@ class AlertDraft:
     """Whether the alert is stored without destinations, because a leg would read its RECORD as the end of a threat."""
     anomaly: AnomalyKind | None = None
     outage_id: str = ""
+    removal_id: str = ""
+    """Id of the authorised removal of a tag that the alert is about."""
     is_known_stay: bool = False
     """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
     amended: Account | None = None
@@ -139,6 +141,7 @@ class Decisions:
                 exercise=case.exercise,
                 anomaly=draft.anomaly,
                 outage_id=draft.outage_id,
+                removal_id=draft.removal_id,
             )
         )
         return alert_id

@@ -56,7 +56,7 @@ def log_of(path: Path) -> Log:
     list(recorded.begin(scenario.lines))
     for line in scenario.lines:
         list(recorded.arrive(line))
-    return recorded.entries
+    return recorded.entries[1:]  # without the version of the fold
 
 
 def real_log(session: geolife.Session, batch: int) -> Log:
@@ -97,6 +97,12 @@ def real_logs() -> list[Log]:
     geolife.require_geolife()
     sessions = sorted(geolife.load_sessions(), key=lambda session: session.t1_s - session.t0_s)[:SESSIONS]
     return [asking(real_log(session, batch)) for session in sessions for batch in BATCHES]
+
+
+def decided_alike_before(log: Log) -> bool:
+    """Whether a log says nothing that the fold decides on only from a version of the log on."""
+    cases = [entry.body for entry in log if isinstance(entry.body, Case)]
+    return not any(case.tag_duty or case.removals for case in cases)
 
 
 def folded(log: Log) -> list[Output]:
@@ -148,7 +154,7 @@ def test_another_python_gives_the_same_digest_on_real_tracks(
 
 def test_the_logs_have_requests_for_data_and_the_same_alerts_without_them(logs: list[Log]) -> None:
     requests = 0
-    for log in logs:
+    for log in filter(decided_alike_before, logs):
         outputs = folded(log)
         others = [output for output in outputs if not isinstance(output, SensingRequest)]
         assert others == folded(log[1:])
