@@ -175,7 +175,10 @@ class _ReplaySender:
             shifted.CopyFrom(order)
             shifted.source_version = self._next_version()
             shifted.valid_from.CopyFrom(times.to_timestamp(times.from_timestamp(order.valid_from) + self.shift_ms))
-            shifted.valid_until.CopyFrom(times.to_timestamp(times.from_timestamp(order.valid_until) + self.shift_ms))
+            for moment in ("valid_until", "fit_by"):
+                if order.HasField(moment):
+                    shifted_ms = times.from_timestamp(getattr(order, moment)) + self.shift_ms
+                    getattr(shifted, moment).CopyFrom(times.to_timestamp(shifted_ms))
             self.put_wall_us.setdefault(order.order_id, wall_us())
             await call(self._clients.registry.PutOrder, registry_pb2.PutOrderRequest(order=shifted), self._npa)
 

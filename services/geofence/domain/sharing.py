@@ -30,6 +30,7 @@ _NO_APPROACH = frozenset(
         "STALKING_9_1_3_2",
         "STALKING_4",
         "STALKING_17_6",
+        "STALKING_17_7",
         "DV_29_1",
         "DV_PROTECTION",
         "TAG_9_2_1_3",

@@ -93,7 +93,7 @@ def compare(pair: MatchPair, terms: PlanTerms) -> tuple[MatchLevel, MatchEvidenc
     order, wearer, before = pair.order, pair.wearer, pair.review
     level, comparison = similarity.compared(order, wearer)
     undecided = before is None or before.state is ReviewState.OPEN
-    if undecided and level is not MatchLevel.EXACT and order.ends_ms <= terms.now_ms:
+    if undecided and level is not MatchLevel.EXACT and order.is_over(terms.now_ms):
         level = MatchLevel.NONE  # an order that has ended needs no review
     if level is MatchLevel.NONE and before is None:
         return level, MatchEvidence(b"", comparison.weight, ())
