@@ -23,7 +23,7 @@ from services.cli.simulate.actors import (
     Report,
     time_of,
 )
-from services.cli.simulate.files import ReportLine, Scenario
+from services.cli.simulate.files import RecordChange, ReportLine, Scenario, TagRecordRequest
 from services.cli.stack.mesh import OPERATOR, Clients
 from services.common import times
 from services.common.clock import wall_us
@@ -32,7 +32,7 @@ from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1 import registry_pb2, tag_record_pb2
 
 LEAD_S = 2.0
 """Time from putting the first order to the first report, seconds of wall time, so that the order's case exists by then."""
@@ -43,6 +43,13 @@ POLL_S = 0.2
 
 _Record = TypeVar("_Record", registry_pb2.Wearer, registry_pb2.Tag, registry_pb2.ProtectedPerson, registry_pb2.Device)
 _Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device)
+_Dated = TypeVar(
+    "_Dated",
+    registry_pb2.EndTagRequest,
+    tag_record_pb2.RecordRefusalRequest,
+    tag_record_pb2.RecordGoodCauseRequest,
+    tag_record_pb2.AllowRemovalRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,10 +214,20 @@ class _ReplaySender:
         await self._flush(due)
         progress(len(lines))
 
-    async def _put(self, what: registry_pb2.Tag | registry_pb2.Device | registry_pb2.Order | log_pb2.Rules) -> None:
+    async def _put(self, what: RecordChange | TagRecordRequest | log_pb2.Rules) -> None:
         match what:
             case registry_pb2.Tag():
                 await self.put_tag(what)
+            case registry_pb2.EndTagRequest():
+                request = self._moved(what, "removed_at")
+                await call(self._clients.registry.EndTag, request, self._moj)
+            case tag_record_pb2.RecordRefusalRequest():
+                await call(self._clients.tag_records.RecordRefusal, self._moved(what, "refused_at"), self._moj)
+            case tag_record_pb2.RecordGoodCauseRequest():
+                moved = self._moved(what, "from", "until")
+                await call(self._clients.tag_records.RecordGoodCause, moved, self._moj)
+            case tag_record_pb2.AllowRemovalRequest():
+                await call(self._clients.tag_records.AllowRemoval, self._moved(what, "from", "until"), self._moj)
             case registry_pb2.Device():
                 await self.put_device(what)
             case registry_pb2.Order():
@@ -219,6 +236,20 @@ class _ReplaySender:
                 await self.put_rules(what)
             case _:
                 assert_never(what)
+
+    def _moved(self, what: _Dated, *moments: str) -> _Dated:
+        """A request with its times moved to the time of the replay, and with an id or a version of this run."""
+        copy = type(what)()
+        copy.CopyFrom(what)
+        for name in moments:
+            if copy.HasField(name):
+                moment = getattr(copy, name)
+                moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))
+        if isinstance(copy, registry_pb2.EndTagRequest):
+            copy.source_version = self._next_version()
+        else:
+            copy.record_id = hash_id("record", self.shift_ms, copy.record_id)
+        return copy
 
     async def _flush(self, due: list[ReportLine]) -> None:
         if due:

@@ -34,9 +34,9 @@ Basis = Annotated[str, typer.Option("--basis", help="Code of the article that al
 def refused(
     record: RecordId,
     wearer: Annotated[str, typer.Option(help="Id of the wearer.")],
+    *,
     order: Annotated[str, typer.Option(help="Id of the order of item 3-2.")],
     at: Annotated[str, typer.Option(help="When the respondent refused, RFC 3339.")],
-    *,
     reason: Reason,
     folder: Folder = DEFAULT_FOLDER,
 ) -> None:
@@ -52,10 +52,10 @@ def refused(
 def good_cause(
     record: RecordId,
     wearer: Annotated[str, typer.Option(help="Id of the wearer.")],
+    *,
     order: Annotated[str, typer.Option(help="Id of the order of item 3-2.")],
     since: Annotated[str, typer.Option("--from", help="Since when the cause exists, RFC 3339; may be past.")],
     until: Annotated[str, typer.Option(help="Until when the cause holds, RFC 3339, at most 30 days ahead.")],
-    *,
     reason: Reason,
     folder: Folder = DEFAULT_FOLDER,
 ) -> None:
@@ -72,9 +72,9 @@ def good_cause(
 def allow_removal(
     record: RecordId,
     device: Annotated[str, typer.Option(help="Id of the tag.")],
+    *,
     until: Annotated[str, typer.Option(help="End of the removal, RFC 3339.")],
     allowed_by: Annotated[str, typer.Option(help="Id of the head of office who allowed it.")],
-    *,
     reason: Reason,
     since: Annotated[str, typer.Option("--from", help="Start, RFC 3339. Now if it isn't given.")] = "",
     afterwards: Annotated[bool, typer.Option("--afterwards", help="There was no time for an approval.")] = False,

@@ -95,6 +95,7 @@ def test_an_order_is_issued_extended_amended_cancelled_and_lapses() -> None:
         EndReason.COVERED_BY_COURT_ORDER: OrderStage.LAPSED,
         EndReason.NON_PROSECUTION: OrderStage.LAPSED,
         EndReason.ACQUITTAL: OrderStage.LAPSED,
+        EndReason.DECIDED: OrderStage.LAPSED,
     }
     assert set(stages) == set(EndReason)
     for reason, stage in stages.items():
