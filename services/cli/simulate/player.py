@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, assert_never
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from services.cli.calls import PATIENCE_S, call
 from services.cli.failure import CommandFailed
 from services.cli.simulate import outcome
@@ -219,15 +221,13 @@ class _ReplaySender:
             case registry_pb2.Tag():
                 await self.put_tag(what)
             case registry_pb2.EndTagRequest():
-                request = self._moved(what, "removed_at")
-                await call(self._clients.registry.EndTag, request, self._moj)
+                await call(self._clients.registry.EndTag, self._moved(what), self._moj)
             case tag_record_pb2.RecordRefusalRequest():
-                await call(self._clients.tag_records.RecordRefusal, self._moved(what, "refused_at"), self._moj)
+                await call(self._clients.tag_records.RecordRefusal, self._moved(what), self._moj)
             case tag_record_pb2.RecordGoodCauseRequest():
-                moved = self._moved(what, "from", "until")
-                await call(self._clients.tag_records.RecordGoodCause, moved, self._moj)
+                await call(self._clients.tag_records.RecordGoodCause, self._moved(what), self._moj)
             case tag_record_pb2.AllowRemovalRequest():
-                await call(self._clients.tag_records.AllowRemoval, self._moved(what, "from", "until"), self._moj)
+                await call(self._clients.tag_records.AllowRemoval, self._moved(what), self._moj)
             case registry_pb2.Device():
                 await self.put_device(what)
             case registry_pb2.Order():
@@ -237,14 +237,13 @@ class _ReplaySender:
             case _:
                 assert_never(what)
 
-    def _moved(self, what: _Dated, *moments: str) -> _Dated:
+    def _moved(self, what: _Dated) -> _Dated:
         """A request with its times moved to the time of the replay, and with an id or a version of this run."""
         copy = type(what)()
         copy.CopyFrom(what)
-        for name in moments:
-            if copy.HasField(name):
-                moment = getattr(copy, name)
-                moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))
+        for _, value in copy.ListFields():
+            if isinstance(value, Timestamp):
+                value.CopyFrom(times.to_timestamp(times.from_timestamp(value) + self.shift_ms))
         if isinstance(copy, registry_pb2.EndTagRequest):
             copy.source_version = self._next_version()
         else:

@@ -184,16 +184,20 @@ def running_registry(
     database_url: str = "",
     module: str = "services.registry",
     env: Mapping[str, str] | None = None,
+    clock: MeshClock | None = None,
 ) -> Iterator[RegistryMesh]:
-    """Start a registry on an SQLite file or a database URL. All processes are killed at the end."""
+    """Start a registry on an SQLite file or a database URL. All processes are killed at the end.
+
+    The mesh has the clock of the wall unless another one is given, which the environment has to name, too.
+    """
     with running_server(folder / "nats") as nats:
-        asyncio.run(_create_streams(nats.url, partitions))
+        asyncio.run(_create_streams(nats.url, partitions, clock or MeshClock()))
         mesh = RegistryMesh(nats, folder, free_port(), partitions, database_url)
         with spawn(module, {**mesh.env, **(env or {})}, folder / "registry.log") as service:
             mesh.service = service
             yield mesh
 
 
-async def _create_streams(url: str, partitions: int) -> None:
+async def _create_streams(url: str, partitions: int, clock: MeshClock) -> None:
     async with buses.connect(url, "setup") as bus:
-        await streams.create(bus, partitions, MeshClock(), max_bytes=STREAM_BYTES)
+        await streams.create(bus, partitions, clock, max_bytes=STREAM_BYTES)

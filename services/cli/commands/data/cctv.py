@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from services.cli.commands.data.tag import Basis, Folder, ask, grounds, moment, text
+from services.cli.commands.data.tag import Basis, Folder, ask, grounds, moment, show, text
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.stack.mesh import DEFAULT_FOLDER
-from services.cli.terminal import SafeConsole
 from tandem.registry.v1 import cctv_pb2
 
 app = typer.Typer(help="Requests to local governments for CCTV (Tag Act 16-3).", no_args_is_help=True)
@@ -94,4 +93,4 @@ def _print(requests: list[cctv_pb2.CctvRequest]) -> None:
         due = f"{text(each.due_at)}{', OVERDUE' if each.overdue else ''}" if each.HasField("due_at") else "nothing"
         ground = cctv_pb2.CctvGround.Name(each.ground).removeprefix("CCTV_GROUND_").lower()
         view.add_row(each.request_id, each.wearer_id, ground, each.government, "\n".join(steps), due)
-    SafeConsole(soft_wrap=True).print(view if requests else "no requests")
+    show(view if requests else "no requests")

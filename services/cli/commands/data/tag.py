@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,8 @@ from tandem.registry.v1 import disclosure_pb2, tag_record_pb2
 
 app = typer.Typer(help="Refusals, good cause and authorised removals of tags.", no_args_is_help=True)
 IDENTITY = DESKS["probation"]
+WIDTH = 180
+"""Output width without a terminal, characters."""
 
 Folder = Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")]
 RecordId = Annotated[str, typer.Argument(help="The Ministry's id of the record.")]
@@ -116,23 +119,32 @@ def list_records(
     """List all records about a wearer's tags. The reading is a row of the ledger."""
     request = tag_record_pb2.ListTagRecordsRequest(wearer_id=wearer, grounds=grounds(basis))
     answer = ask(folder, lambda clients: clients.tag_records.ListTagRecords, request)
-    view = Table("record", "kind", "from", "until", "ended", "order or tag", "allowed by", "recorded", "reason")
+    view = Table("record", "kind", "period", "of", "by", "reason")
     for each in answer.records:
         kind = tag_record_pb2.TagRecordKind.Name(each.kind).removeprefix("TAG_RECORD_KIND_").lower()
+        period = text(getattr(each, "from"))
+        if each.HasField("until"):
+            period = f"{period}\nuntil {text(each.until)}"
+        if each.HasField("ended_at"):
+            period = f"{period}\nended {text(each.ended_at)}"
+        by = [f"{each.recorded_by}\n{text(each.recorded_at)}"]
+        by += [f"allowed by {each.allowed_by}"] if each.allowed_by else []
+        by += [f"ended by {each.ended_by}"] if each.ended_by else []
         view.add_row(
             each.record_id,
-            f"{kind}, afterwards" if each.afterwards else kind,
-            text(getattr(each, "from")),
-            text(each.until) if each.HasField("until") else "",
-            f"{text(each.ended_at)} {each.ended_by}" if each.HasField("ended_at") else "",
+            f"{kind}\nafterwards" if each.afterwards else kind,
+            period,
             each.order_id or each.device_id,
-            each.allowed_by,
-            f"{text(each.recorded_at)} {each.recorded_by}",
+            "\n".join(by),
             each.reason,
         )
-    console = SafeConsole(soft_wrap=True)
-    console.print(view if answer.records else "no records")
-    console.print(f"disclosure {answer.disclosure_id}")
+    show(view if answer.records else "no records")
+    print(f"disclosure {answer.disclosure_id}")
+
+
+def show(view: Table | str) -> None:
+    """Prints a table, wide enough for its texts without a terminal."""
+    SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH).print(view)
 
 
 def ask(
