@@ -156,7 +156,7 @@ def _tag_duty(msg: tag_duty_pb2.TagDuty) -> TagDuty:
 
 
 def _removal(msg: tag_duty_pb2.TagRemoval) -> Removal:
-    removal = Removal(msg.removal_id, msg.device_id, msg.from_ms, msg.until_ms)
+    removal = Removal(removal_id=msg.removal_id, device_id=msg.device_id, from_ms=msg.from_ms, until_ms=msg.until_ms)
     _check_periods("case.removals", (removal,))
     return removal
 

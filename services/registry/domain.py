@@ -9,7 +9,7 @@ from enum import Enum
 
 from services.common import ids
 from services.common.geometry import Area
-from services.registry.wearing.periods import Period, TagDuty
+from services.registry.wearing.domain import Period, TagDuty
 
 
 class Action(Enum):

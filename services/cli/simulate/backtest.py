@@ -29,11 +29,12 @@ from services.geofence.domain.version import VERSION
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
+from services.registry.cases import domain as joint_cases
 from services.registry.cases import translate as snapshots
 from services.registry.records import translate as registry_translate
 from services.registry.wearing import domain as wearing
 from services.registry.wearing import translate as wearing_translate
-from services.registry.wearing.domain import TagRecord
+from services.registry.wearing.domain import TagRecord, TagRecordKind
 from services.registry.wearing.service import NewRecord
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -190,8 +191,8 @@ class _Cases:
                         wearer,
                         tags,
                         devices=devices,
-                        tag_duty=wearing.duty_of(order, records, self._now_ms),
-                        removals=wearing.removals_of(records, self._now_ms),
+                        tag_duty=joint_cases.duty_of(order, records, self._now_ms),
+                        removals=wearing.periods_of(records, TagRecordKind.REMOVAL, self._now_ms),
                     )
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
                     yield geofence_translate.case_of(snapshots.case_to_proto(case, version))

@@ -324,7 +324,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             ),
             exercise=Exercise(exercise),
             tag_duty=_to_tag_duty(*tag_duty) if tag_duty else None,
-            removals=tuple(Removal(*removal) for removal in removals),
+            removals=tuple(_from_values(Removal, removal) for removal in removals),
         ),
         rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
@@ -345,7 +345,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
 
 
 def _to_tag_duty(fit_by_ms: int, refused_ms: int | None, good_causes: Sequence[Sequence[Any]]) -> TagDuty:
-    return TagDuty(fit_by_ms, refused_ms, tuple(GoodCause(*cause) for cause in good_causes))
+    return TagDuty(fit_by_ms, refused_ms, tuple(_from_values(GoodCause, cause) for cause in good_causes))
 
 
 def _to_event_key(event: str, device_id: str) -> EventKey:

@@ -102,8 +102,9 @@ class Decisions:
         incident_id = open_incident.incident_id if open_incident else ""
         target, cause, amended = draft.target, draft.cause, draft.amended
         ring_mm = draft.ring.radius_mm if draft.ring else 0
-        target_key = target.key if target else ""
-        alert_id = self._id("alert", case.case_id, draft.kind.value, draft.demand.value, target_key, ring_mm)
+        alert_id = self._id(
+            "alert", case.case_id, draft.kind.value, draft.demand.value, target.key if target else "", ring_mm
+        )
         to = () if draft.record_only else demands.destinations(case, draft.kind, draft.demand, target=target)
         if draft.is_known_stay:
             to = tuple(destination for destination in to if destination[0] is not demands.Leg.WARNING)
@@ -123,7 +124,7 @@ class Decisions:
                 ring_mm=ring_mm,
                 at_ms=draft.at_ms,
                 decided_at_ms=state.now_ms,
-                late=self._is_late(draft.at_ms if draft.due_ms is None else draft.due_ms),
+                late=_is_late(state, draft.at_ms if draft.due_ms is None else draft.due_ms),
                 destinations=to,
                 incident_opens=opens,
                 incident_ends=False,
@@ -156,9 +157,6 @@ class Decisions:
             state.incidents[case.wearer_id] = OpenIncident(self._id("incident", case.wearer_id))
         state.incidents[case.wearer_id].case_ids.append(case.case_id)
         return begins
-
-    def _is_late(self, due_ms: int) -> bool:
-        return self.state.now_ms - due_ms >= self.state.rules.late_after_ms
 
     def request(self, device_id: str, interval_s: int | None, *, until_ms: int) -> None:
         """Adds a request to a device for an interval between reports, or for its position now (None)."""
@@ -203,7 +201,7 @@ class Decisions:
                 ring_mm=0,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
-                late=self._is_late(at_ms),
+                late=_is_late(state, at_ms),
                 destinations=((Leg.PROBATION, outage.outage_id), (Leg.POLICE, outage.outage_id)),
                 incident_opens=demand > Demand.RECORD,
                 incident_ends=True,
@@ -253,6 +251,10 @@ class Decisions:
         if last is not None:
             place, ending = last
             self.out[place] = replace(ending, incident_ends=True)
+
+
+def _is_late(state: State, due_ms: int) -> bool:
+    return state.now_ms - due_ms >= state.rules.late_after_ms
 
 
 def _last_alert(outputs: Sequence[Output], incident: OpenIncident) -> tuple[int, Alert] | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.registry import domain
-from services.registry.cases.domain import MatchPair, StoredCase
+from services.registry.cases.domain import MatchPair, StoredCase, duty_of
 from services.registry.device_tokens.domain import DeviceToken
 from services.registry.domain import Contact, Device, JointCase, Order, ProtectedPerson, Tag, Wearer
 from services.registry.keys.store import KeyOwner
@@ -18,7 +18,7 @@ from services.registry.records.prepared import PreparedRecord
 from services.registry.records.store import StoredRecord
 from services.registry.routes.domain import StoredRoute
 from services.registry.wearing import domain as wearing
-from services.registry.wearing.domain import TagRecord
+from services.registry.wearing.domain import TagRecord, TagRecordKind
 from services.registry.working_set.working_set import WorkingSet
 
 
@@ -58,8 +58,8 @@ class Surroundings:
             wearer,
             tags,
             devices=self.devices_of(order.protected_person_ids),
-            tag_duty=wearing.duty_of(order, recorded, self.now_ms),
-            removals=wearing.removals_of(recorded, self.now_ms),
+            tag_duty=duty_of(order, recorded, self.now_ms),
+            removals=wearing.periods_of(recorded, TagRecordKind.REMOVAL, self.now_ms),
         )
 
 

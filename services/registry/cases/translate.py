@@ -10,7 +10,7 @@ from services.registry.domain import Contact, Device, JointCase, Tag
 from services.registry.records import places
 from services.registry.records.encounters import encounter_to_proto
 from services.registry.records.translate import ACTIONS, LANGUAGES
-from services.registry.wearing.periods import TagDuty
+from services.registry.wearing.domain import TagDuty
 from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2, tag_duty_pb2
 
 _DEMANDS = {action: demand for demand, action in ACTIONS.items()}

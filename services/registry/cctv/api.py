@@ -61,7 +61,13 @@ class CctvServicer(cctv_pb2_grpc.CctvServiceServicer):
             raise InvalidField("step", "must be PROVIDED, DECLINED, VIEWING_ENDED or WEARER_TOLD")
         at_ms = fields.moment("at", request.at, request.HasField("at"))
         note = optional_text("note", request.note, REASON_MAX_CHARS)
-        entry = CctvEntry(step, at_ms, self._clock.now_ms(), server.caller().spiffe_id, note)
+        entry = CctvEntry(
+            step=step,
+            at_ms=at_ms,
+            recorded_ms=self._clock.now_ms(),
+            recorded_by=server.caller().spiffe_id,
+            text=note,
+        )
         changed = await asyncio.shield(self._requests.add_step(request_id, entry))
         return cctv_pb2.RecordCctvStepResponse(request=self._to_proto(changed))
 

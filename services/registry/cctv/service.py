@@ -73,8 +73,16 @@ class CctvRequests:
             if known is not None:
                 return known
             _require_ground(WorkingSet(connection, vault), new.wearer_id, now_ms)
-            first = CctvEntry(CctvStep.REQUESTED, now_ms, now_ms, by, new.details)
-            request = CctvRequest(new.request_id, new.wearer_id, new.ground, new.government, (first,))
+            first = CctvEntry(
+                step=CctvStep.REQUESTED, at_ms=now_ms, recorded_ms=now_ms, recorded_by=by, text=new.details
+            )
+            request = CctvRequest(
+                request_id=new.request_id,
+                wearer_id=new.wearer_id,
+                ground=new.ground,
+                government=new.government,
+                entries=(first,),
+            )
             store.add_request(connection, vault, request, digest=digest)
             ledger.append(connection, [disclosure])
             return request

@@ -95,7 +95,11 @@ def select(
     entries = _entries(connection, [row.request_id for row in rows], vault)
     return [
         CctvRequest(
-            row.request_id, row.wearer_id, CctvGround(row.ground), row.government, tuple(entries[row.request_id])
+            request_id=row.request_id,
+            wearer_id=row.wearer_id,
+            ground=CctvGround(row.ground),
+            government=row.government,
+            entries=tuple(entries[row.request_id]),
         )
         for row in rows
     ]
@@ -117,7 +121,13 @@ def _entries(
     found: dict[str, list[CctvEntry]] = {request_id: [] for request_id in request_ids}
     for row in connection.execute(statement):
         found[row.request_id].append(
-            CctvEntry(CctvStep(row.step), row.at_ms, row.recorded_ms, row.recorded_by, _text(row, vault))
+            CctvEntry(
+                step=CctvStep(row.step),
+                at_ms=row.at_ms,
+                recorded_ms=row.recorded_ms,
+                recorded_by=row.recorded_by,
+                text=_text(row, vault),
+            )
         )
     return found
 

@@ -53,8 +53,6 @@ IN_FORCE_FROM_MS: Mapping[OrderType, int] = {
 """When the article of a type comes into force. Types that aren't listed always have been in force."""
 WITHOUT_END = frozenset({OrderType.STALKING_INTERIM})
 """Types whose orders may have no end: they are valid until the court decides."""
-FIT_WITHIN_MS = 86_400_000
-"""Time for the fitting of a tag if the record doesn't give the court's time."""
 _DECISIONS = {
     EndReason.COVERED_BY_COURT_ORDER: (
         OrderType.POLICE_EMERGENCY,

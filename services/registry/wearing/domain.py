@@ -1,19 +1,19 @@
-"""Records of officers about the wearing of tags: what may be recorded, and what follows for a joint case. Pure."""
+"""Records of officers about the wearing of tags: what may be recorded, and the periods that follow for a joint case. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import assert_never
 
 from services.common import times
 from services.common.rpc.errors import FailedPrecondition, InvalidField
-from services.registry.domain import Order, OrderType
-from services.registry.records.lifecycle import FIT_WITHIN_MS
-from services.registry.wearing.periods import Period, TagDuty
 
 CLOCKS_DIFFER_MS = 120_000
 """How far the clock of an office may differ from the mesh's, milliseconds."""
+FIT_WITHIN_MS = 86_400_000
+"""Time for the fitting of a tag if the record of the order doesn't give the court's time."""
 MAX_GOOD_CAUSE_MS = 30 * 86_400_000
 """Longest time ahead for which good cause may be recorded. A longer cause is recorded once more."""
 MAX_REMOVAL_MS = 92 * 86_400_000
@@ -22,6 +22,29 @@ MAX_AFTERWARDS_MS = 86_400_000
 """How far back a removal may begin that is reported afterwards (Decree 10(1), proviso: without delay)."""
 KEPT_IN_CASES_MS = 86_400_000
 """How long a period stays in the snapshots of the joint cases after its end: a strap may report its opening late."""
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A period that an officer recorded: good cause for a missing tag, or an authorised removal of a tag."""
+
+    record_id: str
+    from_ms: int
+    until_ms: int
+    """Exclusive end, milliseconds since 1970 UTC."""
+    device_id: str = ""
+    """The tag that may be removed; empty for good cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class TagDuty:
+    """The duty of the respondent of an order of item 3-2 to be fitted with a tag, and to wear it."""
+
+    fit_by_ms: int
+    refused_ms: int | None
+    """When the respondent refused to be fitted; None if no refusal is recorded."""
+    good_causes: tuple[Period, ...]
+    """In ascending order."""
 
 
 class TagRecordKind(Enum):
@@ -69,7 +92,7 @@ class TagRecord:
         """The period of good cause or of a removal; None for a refusal, and for a removal that was cancelled before it began."""
         if self.end_ms is None or self.end_ms <= self.from_ms:
             return None
-        return Period(self.record_id, self.from_ms, self.end_ms, self.device_id)
+        return Period(record_id=self.record_id, from_ms=self.from_ms, until_ms=self.end_ms, device_id=self.device_id)
 
 
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,6 +109,8 @@ def check(record: TagRecord) -> None:
         case TagRecordKind.REMOVAL:
             _check_start(record)
             _check_end(record, MAX_REMOVAL_MS, since_ms=record.from_ms, limit="92 days after from")
+        case _:
+            assert_never(record.kind)
 
 
 def _check_start(record: TagRecord) -> None:
@@ -128,18 +153,6 @@ def check_overlaps(record: TagRecord, others: Iterable[TagRecord]) -> None:
             )
 
 
-def check_order(record: TagRecord, order: Order, *, enforced: bool) -> None:
-    """Raises an error unless a refusal or good cause is about an order of item 3-2 that is enforced against the wearer."""
-    if order.type is not OrderType.STALKING_TAG:
-        raise InvalidField("order_id", "must be the id of an order of item 3-2 (STALKING_TAG): others demand no tag")
-    if not enforced:
-        raise FailedPrecondition("order_id: this order isn't enforced against this wearer")
-    if order.is_over(record.recorded_ms):
-        raise FailedPrecondition("order_id: this order is over, so it demands no tag any more")
-    if record.kind is TagRecordKind.REFUSAL and record.from_ms < order.valid_from_ms:
-        raise InvalidField("refused_at", "must not be earlier than the order's valid_from")
-
-
 def ended(record: TagRecord, ended_ms: int, by: str, *, now_ms: int) -> TagRecord:
     """A removal with its early end. Raises InvalidField or FailedPrecondition."""
     if record.kind is not TagRecordKind.REMOVAL:
@@ -158,25 +171,8 @@ def ended(record: TagRecord, ended_ms: int, by: str, *, now_ms: int) -> TagRecor
 # ── what follows for a joint case ────────────────────────────────────────────────────────────────────────────────────
 
 
-def duty_of(order: Order, records: Sequence[TagRecord], now_ms: int) -> TagDuty | None:
-    """The duty to wear a tag that an order gives, with what was recorded about it; None unless the order is one of item 3-2."""
-    if order.type is not OrderType.STALKING_TAG:
-        return None
-    mine = [record for record in records if record.order_id == order.order_id]
-    refusals = [record.from_ms for record in mine if record.kind is TagRecordKind.REFUSAL]
-    return TagDuty(
-        fit_by_ms=order.valid_from_ms + FIT_WITHIN_MS if order.fit_by_ms is None else order.fit_by_ms,
-        refused_ms=min(refusals, default=None),
-        good_causes=_periods(mine, TagRecordKind.GOOD_CAUSE, now_ms),
-    )
-
-
-def removals_of(records: Sequence[TagRecord], now_ms: int) -> tuple[Period, ...]:
-    """The authorised removals of a wearer's tags that last, are ahead, or ended within a day."""
-    return _periods(records, TagRecordKind.REMOVAL, now_ms)
-
-
-def _periods(records: Iterable[TagRecord], kind: TagRecordKind, now_ms: int) -> tuple[Period, ...]:
+def periods_of(records: Iterable[TagRecord], kind: TagRecordKind, now_ms: int) -> tuple[Period, ...]:
+    """The periods of the records of a kind that last, are ahead, or ended within a day, in ascending order."""
     periods = (record.period for record in records if record.kind is kind)
     kept = (period for period in periods if period and period.until_ms > now_ms - KEPT_IN_CASES_MS)
     return tuple(sorted(kept, key=lambda period: (period.from_ms, period.record_id)))

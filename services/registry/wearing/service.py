@@ -16,6 +16,7 @@ from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
 from services.common.rpc.identity import Caller
 from services.registry import domain
 from services.registry.cases import surroundings
+from services.registry.cases.domain import check_tag_order
 from services.registry.cases.service import CaseService
 from services.registry.disclosure.domain import Deed
 from services.registry.disclosure.service import Disclosures
@@ -84,7 +85,7 @@ class WearingService:
             record = self._checked(working, new, by)
             owner = store.owner_of(record.record_id)
             key, sealed = working.vault.seal_with_new_key(owner.text, new.reason.encode())
-            self._put(working, StoredTagRecord(record, digest, sealed, key))
+            self._put(working, StoredTagRecord(record, digest, sealed, new_key=key))
             told.extend(self._notices(working, record))
             return True
 
@@ -115,7 +116,7 @@ class WearingService:
         if order is None:
             raise NotFound("order_id: no such order")
         case = working.cases.find(domain.case_id_of(record.order_id, record.wearer_id))
-        wearing.check_order(record, order, enforced=case is not None and case.withdrawn_at_ms is None)
+        check_tag_order(record, order, enforced=case is not None and case.withdrawn_at_ms is None)
         return record
 
     async def end_removal(self, record_id: str, ended_ms: int, by: str) -> bool:

@@ -19,7 +19,7 @@ from services.geofence.domain import codec
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
-from tests.support.geofence import tag_records
+from tests.support.registry import tag_records
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 RINGS = {"2000": "WARN", "1000": "NOTIFY", "100": "RESPOND"}

@@ -61,7 +61,6 @@ def step(
     _print([ask(folder, lambda clients: clients.cctv.RecordCctvStep, message).request])
 
 
-@app.command("list")
 def list_requests(
     wearer: Annotated[str, typer.Option(help="Only requests about this wearer, with their texts.")] = "",
     overdue: Annotated[bool, typer.Option("--overdue", help="Only requests whose next step is overdue.")] = False,
@@ -94,3 +93,6 @@ def _print(requests: list[cctv_pb2.CctvRequest]) -> None:
         ground = cctv_pb2.CctvGround.Name(each.ground).removeprefix("CCTV_GROUND_").lower()
         view.add_row(each.request_id, each.wearer_id, ground, each.government, "\n".join(steps), due)
     show(view if requests else "no requests")
+
+
+app.command("list")(list_requests)

@@ -51,7 +51,6 @@ def refused(
     print(_outcome(answer.outcome))
 
 
-@app.command("good-cause")
 def good_cause(
     record: RecordId,
     wearer: Annotated[str, typer.Option(help="Id of the wearer.")],
@@ -71,7 +70,6 @@ def good_cause(
     print(_outcome(answer.outcome))
 
 
-@app.command("allow-removal")
 def allow_removal(
     record: RecordId,
     device: Annotated[str, typer.Option(help="Id of the tag.")],
@@ -98,7 +96,6 @@ def allow_removal(
     print(_outcome(answer.outcome))
 
 
-@app.command("end-removal")
 def end_removal(
     record: RecordId,
     at: Annotated[str, typer.Option(help="The new end, RFC 3339.")],
@@ -110,7 +107,6 @@ def end_removal(
     print(_outcome(answer.outcome))
 
 
-@app.command("list")
 def list_records(
     wearer: Annotated[str, typer.Argument(help="Id of the wearer.")],
     basis: Basis = "TAG_31_8_2",
@@ -181,3 +177,9 @@ def text(value: Timestamp) -> str:
 
 def _outcome(outcome: tag_record_pb2.TagRecordOutcome.ValueType) -> str:
     return tag_record_pb2.TagRecordOutcome.Name(outcome).removeprefix("TAG_RECORD_OUTCOME_").lower()
+
+
+app.command("good-cause")(good_cause)
+app.command("allow-removal")(allow_removal)
+app.command("end-removal")(end_removal)
+app.command("list")(list_records)

@@ -37,7 +37,8 @@ class RemovalState:
 
 
 def _of_json(content: Sequence[Any]) -> RemovalState:
-    return RemovalState(*content)
+    begun, off_ms, refitted = content
+    return RemovalState(begun=begun, off_ms=off_ms, refitted_ms=refitted)
 
 
 REMOVALS = CasePart(

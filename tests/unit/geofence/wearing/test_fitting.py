@@ -128,7 +128,7 @@ def test_a_tag_that_ends_in_the_records_alarms_unless_it_is_exchanged() -> None:
 @pytest.mark.parametrize("end", ["cancelled", "no duty", "expired"])
 def test_the_notice_ends_with_the_order(end: str) -> None:
     ordered = Ordered()
-    ordered.put(0, **({"valid_until_ms": ms(900)} if end == "expired" else {}))
+    ordered.put(0, valid_until_ms=ms(900 if end == "expired" else 5000))
     ordered.story.tick(700)
     if end == "cancelled":
         ordered.put(900, valid_until_ms=ms(900))
