@@ -9,7 +9,7 @@ from enum import Enum
 
 from services.common import ids
 from services.common.geometry import Area
-from services.registry.wearing.domain import Period, TagDuty
+from services.registry.wearing.domain import Period, WearingDuty
 
 
 class Action(Enum):
@@ -325,7 +325,7 @@ class JointCase:
     """Encounters as the order allows them, including those after an early end of the order."""
     exercise: ExerciseKind | None
     """Exercise that the case belongs to; None for a live case."""
-    tag_duty: TagDuty | None = None
+    tag_duty: WearingDuty | None = None
     """The duty to wear a tag; None unless the order is one of item 3-2."""
     removals: tuple[Period, ...] = ()
     """Authorised removals of the wearer's tags, in ascending order."""
@@ -347,7 +347,7 @@ def build_case(
     tags: Sequence[Tag],
     *,
     devices: Sequence[Device],
-    tag_duty: TagDuty | None = None,
+    tag_duty: WearingDuty | None = None,
     removals: tuple[Period, ...] = (),
 ) -> JointCase:
     """Joint case of an order and the wearer whom it restrains. Tags and devices of other people are ignored."""

@@ -14,7 +14,7 @@ from services.registry.matching.similarity import MatchLevel
 from services.registry.reviews import domain as review
 from services.registry.reviews.domain import MatchEvidence, Review, ReviewState
 from services.registry.wearing import domain as wearing
-from services.registry.wearing.domain import TagDuty, TagRecord
+from services.registry.wearing.domain import TagRecord, WearingDuty
 
 
 class PlanTerms(NamedTuple):
@@ -129,13 +129,13 @@ def decide(pair: MatchPair, terms: PlanTerms) -> DecidedPair:
 # ── the duty to wear a tag ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def duty_of(order: Order, records: Sequence[TagRecord], now_ms: int) -> TagDuty | None:
+def duty_of(order: Order, records: Sequence[TagRecord], now_ms: int) -> WearingDuty | None:
     """The duty to wear a tag that an order gives, with what was recorded about it; None unless the order is one of item 3-2."""
     if order.type is not OrderType.STALKING_TAG:
         return None
     mine = [record for record in records if record.order_id == order.order_id]
     refusals = [record.from_ms for record in mine if record.kind is wearing.TagRecordKind.REFUSAL]
-    return TagDuty(
+    return WearingDuty(
         fit_by_ms=order.valid_from_ms + wearing.FIT_WITHIN_MS if order.fit_by_ms is None else order.fit_by_ms,
         refused_ms=min(refusals, default=None),
         good_causes=wearing.periods_of(mine, wearing.TagRecordKind.GOOD_CAUSE, now_ms),

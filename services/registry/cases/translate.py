@@ -10,7 +10,7 @@ from services.registry.domain import Contact, Device, JointCase, Tag
 from services.registry.records import places
 from services.registry.records.encounters import encounter_to_proto
 from services.registry.records.translate import ACTIONS, LANGUAGES
-from services.registry.wearing.domain import TagDuty
+from services.registry.wearing.domain import WearingDuty
 from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2, tag_duty_pb2
 
 _DEMANDS = {action: demand for demand, action in ACTIONS.items()}
@@ -58,7 +58,7 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
     )
 
 
-def _tag_duty_to_proto(duty: TagDuty) -> tag_duty_pb2.TagDuty:
+def _tag_duty_to_proto(duty: WearingDuty) -> tag_duty_pb2.TagDuty:
     return tag_duty_pb2.TagDuty(
         fit_by_ms=duty.fit_by_ms,
         refused_at_ms=duty.refused_ms or 0,

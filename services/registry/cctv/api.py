@@ -58,7 +58,7 @@ class CctvServicer(cctv_pb2_grpc.CctvServiceServicer):
         request_id = fields.required_id("request_id", request.request_id)
         step = _STEPS.get(request.step)
         if step is None or step is CctvStep.REQUESTED:
-            raise InvalidField("step", "must be PROVIDED, DECLINED, VIEWING_ENDED or WEARER_TOLD")
+            raise InvalidField("step", "must be PROVIDED, DECLINED, VIEWING_ENDED or WEARER_NOTIFIED")
         at_ms = fields.moment("at", request.at, request.HasField("at"))
         note = optional_text("note", request.note, REASON_MAX_CHARS)
         entry = CctvEntry(

@@ -13,7 +13,7 @@ ANSWER_WITHIN_MS = 3_600_000
 """Time for a local government's answer. No article sets it: a request is urgent by law, and an hour without an answer needs a call."""
 VIEW_WITHIN_MS = 7 * 86_400_000
 """Time for the end of the viewing. No article sets it: without it the duty to tell the wearer would never begin."""
-TELL_WITHIN_MS = 30 * 86_400_000
+NOTIFY_WITHIN_MS = 30 * 86_400_000
 """Time to tell the wearer after the end of the viewing (Enforcement Rule 11-7(1))."""
 
 
@@ -31,20 +31,20 @@ class CctvStep(Enum):
     PROVIDED = "PROVIDED"
     DECLINED = "DECLINED"
     VIEWING_ENDED = "VIEWING_ENDED"
-    WEARER_TOLD = "WEARER_TOLD"
+    WEARER_NOTIFIED = "WEARER_NOTIFIED"
 
 
 _NEXT: Mapping[CctvStep, tuple[CctvStep, ...]] = {
     CctvStep.REQUESTED: (CctvStep.PROVIDED, CctvStep.DECLINED),
     CctvStep.PROVIDED: (CctvStep.VIEWING_ENDED,),
     CctvStep.DECLINED: (),
-    CctvStep.VIEWING_ENDED: (CctvStep.WEARER_TOLD,),
-    CctvStep.WEARER_TOLD: (),
+    CctvStep.VIEWING_ENDED: (CctvStep.WEARER_NOTIFIED,),
+    CctvStep.WEARER_NOTIFIED: (),
 }
 WITHIN_MS: Mapping[CctvStep, int] = {
     CctvStep.REQUESTED: ANSWER_WITHIN_MS,
     CctvStep.PROVIDED: VIEW_WITHIN_MS,
-    CctvStep.VIEWING_ENDED: TELL_WITHIN_MS,
+    CctvStep.VIEWING_ENDED: NOTIFY_WITHIN_MS,
 }
 """Time for the step after each step, milliseconds. After the other steps nothing is due."""
 

@@ -13,7 +13,7 @@ from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import DataKey, Vault
 
-_DONE = (CctvStep.DECLINED.value, CctvStep.WEARER_TOLD.value)
+_DONE = (CctvStep.DECLINED.value, CctvStep.WEARER_NOTIFIED.value)
 
 
 def owner_of(request_id: str, step: CctvStep) -> KeyOwner:

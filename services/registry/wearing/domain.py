@@ -37,7 +37,7 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
-class TagDuty:
+class WearingDuty:
     """The duty of the respondent of an order of item 3-2 to be fitted with a tag, and to wear it."""
 
     fit_by_ms: int

@@ -71,7 +71,7 @@ class WearingService:
 
         Raises Conflict if its id has other content, NotFound, FailedPrecondition or InvalidField if it can't be recorded.
         """
-        told: list[Disclosure] = []
+        notices: list[Disclosure] = []
 
         def apply(working: WorkingSet) -> bool:
             digest = working.vault.digest(json.dumps(new, default=lambda kind: kind.value).encode())
@@ -86,10 +86,10 @@ class WearingService:
             owner = store.owner_of(record.record_id)
             key, sealed = working.vault.seal_with_new_key(owner.text, new.reason.encode())
             self._put(working, StoredTagRecord(record, digest, sealed, new_key=key))
-            told.extend(self._notices(working, record))
+            notices.extend(self._notices(working, record))
             return True
 
-        return await self._commit(apply, told)
+        return await self._commit(apply, notices)
 
     def _checked(self, working: WorkingSet, new: NewRecord, by: str) -> TagRecord:
         now_ms = self._clock.now_ms()
@@ -186,12 +186,12 @@ class WearingService:
             and record.order_id in ("", order.order_id)
         ]
 
-    async def _commit(self, apply: _Command, told: Sequence[Disclosure]) -> bool:
+    async def _commit(self, apply: _Command, notices: Sequence[Disclosure]) -> bool:
         async with self._transactions.changing() as work:
             stored = await work.change(apply)
-            await work.ledger.append(told)
-        if told:
-            self._disclosures.note_appended(told)
+            await work.ledger.append(notices)
+        if notices:
+            self._disclosures.note_appended(notices)
         return stored
 
 

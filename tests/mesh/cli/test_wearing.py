@@ -90,7 +90,7 @@ def check_explained(folder: Path, alert_id: str) -> str:
     return outcome.stdout
 
 
-async def test_tag_act_31_6_4_1_not_fitted_is_told_to_the_police_and_good_cause_ends_it(mesh: RunningMesh) -> None:
+async def test_tag_act_31_6_4_1_not_fitted_is_a_notice_to_the_police_and_good_cause_ends_it(mesh: RunningMesh) -> None:
     async with meshes.connect(mesh.now) as clients:
         alerts, police = Alerts(clients, ["o-late"]), Desk(clients, "police", ["o-late"], answers=False)
         async with alerts, police:

@@ -18,7 +18,7 @@ _STEPS = {
     "provided": cctv_pb2.CCTV_STEP_PROVIDED,
     "declined": cctv_pb2.CCTV_STEP_DECLINED,
     "viewing-ended": cctv_pb2.CCTV_STEP_VIEWING_ENDED,
-    "wearer-told": cctv_pb2.CCTV_STEP_WEARER_TOLD,
+    "wearer-notified": cctv_pb2.CCTV_STEP_WEARER_NOTIFIED,
 }
 
 RequestId = Annotated[str, typer.Argument(help="The Ministry's id of the request.")]

@@ -69,8 +69,8 @@ async def test_stalking_act_17_7_2_the_decision_takes_over_without_a_gap_in_one_
         assert (await client.ask(client.stub.PutOrder, request, NPA)).outcome == outcome
     snapshots = [case for _, case in await client.cases() if case.order_id in (order_id, f"d-{order_id}")]
     assert [case.order_id for case in snapshots] == [order_id, f"d-{order_id}", order_id]
-    taken_over, ended = snapshots[1:]
-    assert ended.valid_until_ms == taken_over.valid_from_ms == decision_s * 1000
+    follows, ended = snapshots[1:]
+    assert ended.valid_until_ms == follows.valid_from_ms == decision_s * 1000
     rows = client.mesh.query("select order_id, stage, end_reason from order_stages order by source_version")
     stages = [tuple(row)[1:] for row in rows if row[0] == order_id]
     assert stages == [("ISSUED", ""), ("LAPSED", "DECIDED")]

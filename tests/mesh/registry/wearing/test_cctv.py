@@ -10,7 +10,7 @@ import pytest
 
 from services.common import times
 from services.common.clock import MeshClock
-from services.registry.cctv.domain import ANSWER_WITHIN_MS, TELL_WITHIN_MS
+from services.registry.cctv.domain import ANSWER_WITHIN_MS, NOTIFY_WITHIN_MS
 from tandem.registry.v1 import cctv_pb2, disclosure_pb2, registry_pb2
 from tests.support.registry import records
 from tests.support.registry.registry import NPA, Client, RegistryMesh
@@ -61,7 +61,7 @@ def due_ms(message: cctv_pb2.CctvRequest) -> int:
     return times.from_timestamp(message.due_at)
 
 
-async def test_tag_act_16_3_2_and_3_a_request_is_answered_viewed_and_the_wearer_told(client: Client) -> None:
+async def test_tag_act_16_3_2_and_3_a_request_is_answered_viewed_and_the_wearer_notified(client: Client) -> None:
     wearer_id = await wearer_under(client, registry_pb2.ORDER_TYPE_TAG_CONDITION)
     made = await client.ask(client.cctv.RequestCctv, request(wearer_id), DESK)
     requested_ms = times.from_timestamp(made.request.entries[0].at)
@@ -74,20 +74,20 @@ async def test_tag_act_16_3_2_and_3_a_request_is_answered_viewed_and_the_wearer_
     await client.ask(client.cctv.RecordCctvStep, step(f"q-{wearer_id}", "PROVIDED", requested_ms), DESK)
     at_ms = MeshClock().now_ms()
     answer = await client.ask(client.cctv.RecordCctvStep, step(f"q-{wearer_id}", "VIEWING_ENDED", at_ms), DESK)
-    assert due_ms(answer.request) == at_ms + TELL_WITHIN_MS  # Enforcement Rule 11-7(1): 30 days
-    answer = await client.ask(client.cctv.RecordCctvStep, step(f"q-{wearer_id}", "WEARER_TOLD", at_ms), DESK)
+    assert due_ms(answer.request) == at_ms + NOTIFY_WITHIN_MS  # Enforcement Rule 11-7(1): 30 days
+    answer = await client.ask(client.cctv.RecordCctvStep, step(f"q-{wearer_id}", "WEARER_NOTIFIED", at_ms), DESK)
     assert not answer.request.HasField("due_at") and not answer.request.overdue
     listed = await client.ask(
         client.cctv.ListCctvRequests, cctv_pb2.ListCctvRequestsRequest(wearer_id=wearer_id, grounds=GROUNDS), DESK
     )
-    [told] = listed.requests
-    assert [cctv_pb2.CctvStep.Name(entry.step) for entry in told.entries] == [
+    [notified] = listed.requests
+    assert [cctv_pb2.CctvStep.Name(entry.step) for entry in notified.entries] == [
         "CCTV_STEP_REQUESTED",
         "CCTV_STEP_PROVIDED",
         "CCTV_STEP_VIEWING_ENDED",
-        "CCTV_STEP_WEARER_TOLD",
+        "CCTV_STEP_WEARER_NOTIFIED",
     ]
-    assert told.entries[0].text.startswith("Station square") and told.entries[0].recorded_by == DESK
+    assert notified.entries[0].text.startswith("Station square") and notified.entries[0].recorded_by == DESK
     assert b"Station square" not in client.mesh.held()
     assert listed.disclosure_id
 
@@ -108,7 +108,7 @@ async def test_entries_are_never_changed_and_steps_follow_each_other(client: Cli
     changed = request(wearer_id, details="Another square")
     assert (await client.rejection(client.cctv.RequestCctv, changed, DESK))[0] is Code.ABORTED
     method = client.cctv.RecordCctvStep
-    for name in ("VIEWING_ENDED", "WEARER_TOLD"):
+    for name in ("VIEWING_ENDED", "WEARER_NOTIFIED"):
         code, text = await client.rejection(method, step(request_id, name, now_ms), DESK)
         assert code is Code.FAILED_PRECONDITION and "PROVIDED or DECLINED follows REQUESTED" in text
     code, text = await client.rejection(method, step(request_id, "PROVIDED", now_ms + 3_600_000), DESK)

@@ -94,7 +94,7 @@ def refusal(case: Case, record_id: str, at_ms: int) -> RecordRefusalRequest:
     )
 
 
-def told(client: Client, reference: str) -> list[tuple[str, ...]]:
+def notices(client: Client, reference: str) -> list[tuple[str, ...]]:
     """Ledger rows of a record: who, recipient, order, article."""
     rows = client.mesh.query(
         f"select deed, who, recipient, order_id, legal_basis from ledger where reference = '{reference}'"  # noqa: S608
@@ -123,8 +123,8 @@ async def test_tag_act_31_6_4_1_the_courts_time_refusals_and_good_cause_are_in_t
     [cause] = duty.good_causes
     assert (cause.from_ms, cause.until_ms) == (case.now_ms - 5 * HOUR_MS, case.now_ms + HOUR_MS)
     # The police are told of the refusal, not of the reason why a tag is missing.
-    assert told(client, f"r-{case.order}") == [("SHARED", DESK, "spiffe://npa/desk", case.order, "TAG_DECREE_23_10")]
-    assert told(client, f"c-{case.order}") == []
+    assert notices(client, f"r-{case.order}") == [("SHARED", DESK, "spiffe://npa/desk", case.order, "TAG_DECREE_23_10")]
+    assert notices(client, f"c-{case.order}") == []
     assert b"In hospital" not in client.mesh.held()
 
 
@@ -175,7 +175,7 @@ async def test_refusals_and_good_cause_need_an_order_of_item_3_2_that_is_enforce
 # ── Decree 10 ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_decree_10_a_removal_is_in_the_snapshot_and_the_police_are_told_for_item_3_2_alone(
+async def test_decree_10_a_removal_is_in_the_snapshot_and_the_police_are_notified_for_item_3_2_alone(
     client: Client,
 ) -> None:
     for order_type, rows in ((registry_pb2.ORDER_TYPE_STALKING_TAG, 1), (registry_pb2.ORDER_TYPE_POLICE_EMERGENCY, 0)):
@@ -189,7 +189,7 @@ async def test_decree_10_a_removal_is_in_the_snapshot_and_the_police_are_told_fo
             case.now_ms + HOUR_MS,
         )
         assert allowed.from_ms >= case.now_ms
-        assert len(told(client, f"m-{case.order}")) == rows
+        assert len(notices(client, f"m-{case.order}")) == rows
         assert (await newest(client, case)).HasField("tag_duty") is bool(rows)
 
 
@@ -216,7 +216,7 @@ async def test_decree_10_a_removal_that_ends_before_it_begins_or_is_dated_back_i
     )
     code, found = await client.rejection(client.tag_records.AllowRemoval, request, DESK)
     assert code is Code.INVALID_ARGUMENT and found.startswith(text)
-    assert not (await newest(client, case)).removals and not told(client, f"m-{case.order}")
+    assert not (await newest(client, case)).removals and not notices(client, f"m-{case.order}")
 
 
 async def test_decree_10_1_proviso_a_removal_without_time_for_an_approval_is_reported_afterwards(
@@ -257,8 +257,8 @@ async def test_a_removal_ends_early_and_is_cancelled_before_it_begins(client: Cl
     end, cancel = (EndRemovalRequest(record_id=f"{n}-{case.order}", ended_at=at(ended_ms)) for n in "ab")
     for request in (end, cancel):
         assert (await client.ask(client.tag_records.EndRemoval, request, DESK)).outcome == TAG_RECORD_OUTCOME_STORED
-        again = await client.ask(client.tag_records.EndRemoval, request, DESK)
-        assert again.outcome == TAG_RECORD_OUTCOME_UNCHANGED
+        repeated = await client.ask(client.tag_records.EndRemoval, request, DESK)
+        assert repeated.outcome == TAG_RECORD_OUTCOME_UNCHANGED
     [left] = (await newest(client, case)).removals
     assert left.until_ms == ended_ms
     later = EndRemovalRequest(record_id=f"a-{case.order}", ended_at=at(ended_ms + 1000))

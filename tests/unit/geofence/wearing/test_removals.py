@@ -167,7 +167,7 @@ def test_a_log_of_before_knows_no_removals() -> None:
 # ── what positions prove ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def beside_her(wearing: Wearing, *known: tag_duty_pb2.TagRemoval) -> None:
+def near_her(wearing: Wearing, *known: tag_duty_pb2.TagRemoval) -> None:
     """He stands 40 m from her, and the strap is opened at second 120."""
     wearing.put(0, *known)
     for at_s in range(0, 120, 15):
@@ -185,7 +185,7 @@ def drive_off(wearing: Wearing, from_s: int, to_s: int) -> None:
 
 def test_positions_of_a_removed_tag_clear_nothing_until_it_is_refitted() -> None:
     wearing = Wearing()
-    beside_her(wearing, removal(100, 7200))
+    near_her(wearing, removal(100, 7200))
     drive_off(wearing, 135, 1200)
     assert not wearing.story.of(AlertKind.RING_CLEARED)
     assert not [a for a in wearing.story.of(AlertKind.DISTANCE_CHANGED) if a.at_ms >= ms(120)]
@@ -201,7 +201,7 @@ def test_positions_of_a_removed_tag_clear_nothing_until_it_is_refitted() -> None
 
 def test_the_same_way_without_a_removal_clears() -> None:
     wearing = Wearing()
-    beside_her(wearing)
+    near_her(wearing)
     drive_off(wearing, 135, 1200)
     assert wearing.story.of(AlertKind.RING_CLEARED)
 

@@ -58,7 +58,7 @@ class _CctvStepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CctvStep.Val
     """The local government refused, or had none: nothing was seen, so nobody need be told."""
     CCTV_STEP_VIEWING_ENDED: _CctvStep.ValueType  # 4
     """The viewing ended."""
-    CCTV_STEP_WEARER_TOLD: _CctvStep.ValueType  # 5
+    CCTV_STEP_WEARER_NOTIFIED: _CctvStep.ValueType  # 5
     """The wearer was told of the viewing."""
 
 class CctvStep(_CctvStep, metaclass=_CctvStepEnumTypeWrapper):
@@ -73,7 +73,7 @@ CCTV_STEP_DECLINED: CctvStep.ValueType  # 3
 """The local government refused, or had none: nothing was seen, so nobody need be told."""
 CCTV_STEP_VIEWING_ENDED: CctvStep.ValueType  # 4
 """The viewing ended."""
-CCTV_STEP_WEARER_TOLD: CctvStep.ValueType  # 5
+CCTV_STEP_WEARER_NOTIFIED: CctvStep.ValueType  # 5
 """The wearer was told of the viewing."""
 Global___CctvStep: _TypeAlias = CctvStep  # noqa: Y015
 
@@ -156,7 +156,7 @@ class RecordCctvStepRequest(_message.Message):
     request_id: _builtins.str
     """The Ministry's id of the request."""
     step: Global___CctvStep.ValueType
-    """The step: PROVIDED or DECLINED after REQUESTED, VIEWING_ENDED after PROVIDED, WEARER_TOLD after VIEWING_ENDED; else
+    """The step: PROVIDED or DECLINED after REQUESTED, VIEWING_ENDED after PROVIDED, WEARER_NOTIFIED after VIEWING_ENDED; else
     FAILED_PRECONDITION. A repeated step at the same time changes nothing.
     """
     note: _builtins.str
