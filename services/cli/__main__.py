@@ -7,7 +7,7 @@ import sys
 import grpc.aio
 import typer
 
-from services.cli.commands.data import device_token, import_, load, quarantine, reporting, send
+from services.cli.commands.data import cctv, device_token, import_, load, quarantine, reporting, send, tag
 from services.cli.commands.decision import backtest, feasibility, replay
 from services.cli.commands.mesh import certs, demo, drill, streams, up, watch
 from services.cli.commands.review import evidence, explain, export, incidents, ledger, report, trace
@@ -44,6 +44,8 @@ app.command()(drill.drill)
 app.command()(streams.streams)
 app.command()(streams.migrate)
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(tag.app, name="tag")
+app.add_typer(cctv.app, name="cctv")
 app.add_typer(evidence.app, name="evidence")
 
 

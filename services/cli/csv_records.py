@@ -124,6 +124,7 @@ _ORDER_COLUMNS = {
     "type",
     "extensions",
     "duration_reason",
+    "fit_by",
     "respondent_national_id",
     "respondent_sex",
     "respondent_phone",
@@ -155,7 +156,9 @@ def _order(row: Row) -> tuple[AnyRecord, ...]:
         extensions=_whole("extensions", row.get("extensions", "")),
         duration_reason=row.get("duration_reason", ""),
     )
-    for column in ("valid_from", "valid_until"):
+    for column in ("valid_from", "valid_until", "fit_by"):
+        if not row.get(column) and column != "valid_from":
+            continue  # whether the type allows that is the registry's check
         try:
             getattr(order, column).CopyFrom(times.to_timestamp(times.from_rfc3339(row[column])))
         except ValueError:

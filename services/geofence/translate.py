@@ -21,15 +21,27 @@ from services.geofence.domain.entries import (
     EquipmentReport,
     Exercise,
     FoldVersion,
+    GoodCause,
     Heard,
     Positions,
+    Removal,
     Ring,
+    TagDuty,
     Target,
     Tick,
 )
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape, ecef_mm
 from services.geofence.domain.rules import Rules
-from tandem.common.v1 import alert_pb2, encounter_pb2, exercise_pb2, geometry_pb2, log_pb2, notice_pb2, sensing_pb2
+from tandem.common.v1 import (
+    alert_pb2,
+    encounter_pb2,
+    exercise_pb2,
+    geometry_pb2,
+    log_pb2,
+    notice_pb2,
+    sensing_pb2,
+    tag_duty_pb2,
+)
 
 
 def entry_body(data: bytes) -> Body:
@@ -128,7 +140,7 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         raise InvalidField("case.rings", "has two rings of the same radius")
     if len({target.key for target in targets}) != len(targets):
         raise InvalidField("case", "names a person or a place twice")
-    if msg.valid_from_ms >= msg.valid_until_ms:
+    if msg.valid_until_ms and msg.valid_from_ms >= msg.valid_until_ms:
         raise InvalidField("case.valid_until_ms", "isn't after valid_from_ms")
     return Case(
         case_id=msg.case_id,
@@ -139,11 +151,13 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         targets=targets,
         rings=tuple(rings),
         valid_from_ms=msg.valid_from_ms,
-        valid_until_ms=msg.valid_until_ms,
+        valid_until_ms=msg.valid_until_ms or None,
         encounters=tuple(map(_encounter, msg.encounters)),
         exercise=_exercise(msg.exercise),
         notice_ground=_notice_ground(msg.notice_ground),
         police_must_check=msg.police_must_check,
+        tag_duty=_tag_duty(msg.tag_duty) if msg.HasField("tag_duty") else None,
+        removals=tuple(map(_removal, msg.removals)),
     )
 
 
@@ -153,6 +167,23 @@ def _notice_ground(number: int) -> NoticeGround | None:
     if not number or number not in notice_pb2.NoticeGround.values():
         return None
     return NoticeGround(notice_pb2.NoticeGround.Name(notice_pb2.NoticeGround.ValueType(number)))
+
+
+def _tag_duty(msg: tag_duty_pb2.TagDuty) -> TagDuty:
+    causes = tuple(GoodCause(cause.cause_id, cause.from_ms, cause.until_ms) for cause in msg.good_causes)
+    _check_periods("case.tag_duty.good_causes", causes)
+    return TagDuty(msg.fit_by_ms, msg.refused_at_ms or None, causes)
+
+
+def _removal(msg: tag_duty_pb2.TagRemoval) -> Removal:
+    removal = Removal(removal_id=msg.removal_id, device_id=msg.device_id, from_ms=msg.from_ms, until_ms=msg.until_ms)
+    _check_periods("case.removals", (removal,))
+    return removal
+
+
+def _check_periods(field: str, periods: Sequence[GoodCause | Removal]) -> None:
+    if any(period.until_ms <= period.from_ms for period in periods):
+        raise InvalidField(field, "has a period that ends before it begins")
 
 
 def _exercise(number: int) -> Exercise:
@@ -344,6 +375,7 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
             alert_pb2.Destination(leg=alert_pb2.Leg.Value(leg.value), subject_id=alert.wearer_id)
             for leg in alert.checks
         ],
+        removal_id=alert.removal_id,
     )
 
 

@@ -25,6 +25,9 @@ from services.registry.api import SERVICE_NAME, RegistryServicer
 from services.registry.bulk.service import BulkService
 from services.registry.cases.renewal import Renewal
 from services.registry.cases.service import CaseService
+from services.registry.cctv.api import SERVICE_NAME as CCTV_SERVICE_NAME
+from services.registry.cctv.api import CctvServicer
+from services.registry.cctv.service import CctvRequests, CctvWatch
 from services.registry.device_tokens.api import SERVICE_NAME as DEVICE_TOKEN_SERVICE_NAME
 from services.registry.device_tokens.api import DeviceTokenServicer
 from services.registry.device_tokens.service import DeviceTokens
@@ -56,12 +59,17 @@ from services.registry.traces.consumer import TraceReader
 from services.registry.traces.export import Exporter
 from services.registry.traces.service import Traces
 from services.registry.transactions import Transactions
+from services.registry.wearing.api import SERVICE_NAME as TAG_RECORD_SERVICE_NAME
+from services.registry.wearing.api import TagRecordServicer
+from services.registry.wearing.service import WearingService
 from tandem.registry.v1 import (
+    cctv_pb2_grpc,
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
     exercise_pb2_grpc,
     notice_pb2_grpc,
     registry_pb2_grpc,
+    tag_record_pb2_grpc,
     trace_pb2_grpc,
 )
 
@@ -99,6 +107,8 @@ async def main(settings: RegistrySettings) -> None:
         tokens = DeviceTokens(transactions, cases, log_meta.clock)
         grounds = NoticeGrounds(transactions, log_meta.clock)
         exercises = Exercises(transactions, ministry, police, clock=log_meta.clock)
+        wearing = WearingService(transactions, cases, disclosures, clock=log_meta.clock)
+        cctv = CctvRequests(transactions, disclosures, clock=log_meta.clock)
 
         def add_servicers(server: grpc.aio.Server) -> None:
             records = RegistryServicer(
@@ -117,6 +127,9 @@ async def main(settings: RegistrySettings) -> None:
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
             notice_pb2_grpc.add_NoticeServiceServicer_to_server(NoticeServicer(grounds), server)
+            tag_records = TagRecordServicer(wearing, log_meta.clock)
+            tag_record_pb2_grpc.add_TagRecordServiceServicer_to_server(tag_records, server)
+            cctv_pb2_grpc.add_CctvServiceServicer_to_server(CctvServicer(cctv, log_meta.clock), server)
 
         names = (
             SERVICE_NAME,
@@ -125,6 +138,8 @@ async def main(settings: RegistrySettings) -> None:
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,
             NOTICE_SERVICE_NAME,
+            TAG_RECORD_SERVICE_NAME,
+            CCTV_SERVICE_NAME,
         )
         readiness = Readiness()
         relay = Relay(
@@ -156,6 +171,7 @@ async def main(settings: RegistrySettings) -> None:
                     retention.run(),
                     reviews.run(),
                     reconciliation.run(),
+                    CctvWatch(cctv, metrics.cctv_overdue).run(),
                     consume_disclosures(
                         bus,
                         disclosures,

@@ -114,7 +114,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     async def PutOrder(self, request: registry_pb2.PutOrderRequest, context: _Context) -> registry_pb2.PutOrderResponse:
         order = _parse(request, "order", self._parse_order)
-        outcome, stage = await _finish(self._police.put_order(order))
+        replaced = _parse(request, "replaces", translate.parse_replaced) if request.HasField("replaces") else None
+        outcome, stage = await _finish(self._police.put_order(order, replaced))
         return registry_pb2.PutOrderResponse(
             outcome=translate.outcome_to_proto(outcome),
             warnings=translate.warnings_to_proto("order", batches.warnings_of(order)),

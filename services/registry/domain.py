@@ -11,6 +11,7 @@ from services.common import ids
 from services.common.geometry import Area
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround, TagBasis
+from services.registry.wearing.domain import Period, WearingDuty
 
 
 class Action(Enum):
@@ -94,6 +95,7 @@ class OrderType(Enum):
     DV_PROTECTION = "DV_PROTECTION"
     STALKING_PROTECTION = "STALKING_PROTECTION"
     TAG_CONDITION = "TAG_CONDITION"
+    STALKING_INTERIM = "STALKING_INTERIM"
 
 
 class EndReason(Enum):
@@ -104,6 +106,8 @@ class EndReason(Enum):
     COVERED_BY_COURT_ORDER = "COVERED_BY_COURT_ORDER"
     NON_PROSECUTION = "NON_PROSECUTION"
     ACQUITTAL = "ACQUITTAL"
+    DECIDED = "DECIDED"
+    """The court's decision takes over from an interim protection order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ class OrderEnd:
     at_ms: int
     """First moment at which the order isn't in force, milliseconds since 1970 UTC."""
     covering_order_id: str = ""
-    """Court order that replaces this order. Only with the reason COVERED_BY_COURT_ORDER."""
+    """Court order that replaces this order. Only with the reasons COVERED_BY_COURT_ORDER and DECIDED."""
 
 
 EXERCISE_IDS = "exercise."
@@ -267,8 +271,8 @@ class Order:
     """Rings as the order states them. Empty means DEFAULT_RINGS."""
     valid_from_ms: int
     """First moment of validity, milliseconds since 1970 UTC."""
-    valid_until_ms: int
-    """End of validity, exclusive, milliseconds since 1970 UTC."""
+    valid_until_ms: int | None
+    """End of validity, exclusive, milliseconds since 1970 UTC; None if the order is valid until the court decides."""
     source_version: int
     type: OrderType | None = None
     extensions: int = 0
@@ -281,14 +285,22 @@ class Order:
     """Authorised encounters, within the validity."""
     exercise: ExerciseKind | None = None
     """Exercise that the order belongs to; None for a live order."""
+    fit_by_ms: int | None = None
+    """The court's time for the fitting of a tag, milliseconds since 1970 UTC; None if the record doesn't give it."""
 
     @property
-    def ends_ms(self) -> int:
-        """First moment at which the order isn't in force, milliseconds since 1970 UTC."""
-        if self.end is None:
-            return self.valid_until_ms
+    def ends_ms(self) -> int | None:
+        """First moment at which the order isn't in force, milliseconds since 1970 UTC; None if it has no end yet."""
+        return self.valid_until_ms if self.end is None else self._capped_ms(self.end.at_ms)
+
+    def _capped_ms(self, end_ms: int) -> int:
         # An order that ended before it began keeps 1 ms of validity, so that its case stays well formed.
-        return max(self.valid_from_ms + 1, min(self.valid_until_ms, self.end.at_ms))
+        capped_ms = end_ms if self.valid_until_ms is None else min(self.valid_until_ms, end_ms)
+        return max(self.valid_from_ms + 1, capped_ms)
+
+    def is_over(self, at_ms: int) -> bool:
+        """Whether the order has ended by a moment, milliseconds since 1970 UTC."""
+        return self.ends_ms is not None and self.ends_ms <= at_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +326,8 @@ class JointCase:
     rings: tuple[OrderRing, ...]
     """At least one ring."""
     valid_from_ms: int
-    valid_until_ms: int
-    """End of validity, exclusive, milliseconds since 1970 UTC."""
+    valid_until_ms: int | None
+    """End of validity, exclusive, milliseconds since 1970 UTC; None if the order is valid until the court decides."""
     encounters: tuple[AllowedEncounter, ...]
     """Encounters as the order allows them, including those after an early end of the order."""
     exercise: ExerciseKind | None
@@ -324,6 +336,10 @@ class JointCase:
     """Ground on which the Ministry may notify the persons; None if there is none."""
     police_must_check: bool
     """Whether the police must look into each notice about the wearer's acts (Tag Act 31-6(5))."""
+    tag_duty: WearingDuty | None = None
+    """The duty to wear a tag; None unless the order is one of item 3-2."""
+    removals: tuple[Period, ...] = ()
+    """Authorised removals of the wearer's tags, in ascending order."""
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
@@ -336,7 +352,15 @@ def case_id_of(order_id: str, wearer_id: str) -> str:
     return ids.hash_id("case", order_id, wearer_id)
 
 
-def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Sequence[Device]) -> JointCase:
+def build_case(
+    order: Order,
+    wearer: Wearer,
+    tags: Sequence[Tag],
+    *,
+    devices: Sequence[Device],
+    tag_duty: WearingDuty | None = None,
+    removals: tuple[Period, ...] = (),
+) -> JointCase:
     """Joint case of an order and the wearer whom it restrains. Tags and devices of other people are ignored."""
     worn = [tag for tag in tags if tag.wearer_id == wearer.wearer_id and tag.removed_at_ms is None]
     tag_bases, order_type = [tag.basis for tag in worn], order.type.value if order.type else ""
@@ -366,6 +390,8 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Se
         exercise=order.exercise,
         notice_ground=notices.ground_of(tag_bases, order_type),
         police_must_check=notices.police_must_check(tag_bases, order_type),
+        tag_duty=tag_duty,
+        removals=removals,
     )
 
 
@@ -374,5 +400,6 @@ def withdraw(case: JointCase, at_ms: int) -> JointCase:
 
     The validity ends at `at_ms` at the latest. A case that begins later keeps 1 ms of validity.
     """
-    ends_ms = max(case.valid_from_ms + 1, min(case.valid_until_ms, at_ms))
+    until_ms = at_ms if case.valid_until_ms is None else min(case.valid_until_ms, at_ms)
+    ends_ms = max(case.valid_from_ms + 1, until_ms)
     return replace(case, valid_until_ms=ends_ms)

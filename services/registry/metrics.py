@@ -39,6 +39,12 @@ class RegistryMetrics:
             ["agency"],
             registry=registry,
         )
+        self.cctv_overdue = Gauge(
+            "tandem_registry_cctv_overdue",
+            "Requests for CCTV whose next step is overdue, by the last step; after viewing_ended the wearer has to be told",
+            ["after"],
+            registry=registry,
+        )
         self._put_off_messages = Gauge(
             "tandem_registry_put_off_messages",
             "Messages that wait for record work, by stream and work",

@@ -15,7 +15,7 @@ from services.common import times
 from services.common.messaging import flow
 from services.geofence import translate
 from services.geofence.domain.alerts import Alert, SensingRequest
-from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, Tick
+from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, TagDuty, Tick
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import alert_pb2
@@ -253,7 +253,32 @@ def case_json(case: Case) -> dict[str, Any]:
         "notice_ground": case.notice_ground.value if case.notice_ground else None,
         "police_must_check": case.police_must_check,
         "valid_from": times.to_rfc3339(case.valid_from_ms),
-        "valid_until": times.to_rfc3339(case.valid_until_ms),
+        "valid_until": None if case.valid_until_ms is None else times.to_rfc3339(case.valid_until_ms),
+        "tag_duty": _tag_duty_json(case.tag_duty) if case.tag_duty else None,
+        "removals": [
+            {
+                "removal_id": removal.removal_id,
+                "device_id": removal.device_id,
+                "from": times.to_rfc3339(removal.from_ms),
+                "until": times.to_rfc3339(removal.until_ms),
+            }
+            for removal in case.removals
+        ],
+    }
+
+
+def _tag_duty_json(duty: TagDuty) -> dict[str, Any]:
+    return {
+        "fit_by": times.to_rfc3339(duty.fit_by_ms),
+        "refused": None if duty.refused_ms is None else times.to_rfc3339(duty.refused_ms),
+        "good_causes": [
+            {
+                "cause_id": cause.cause_id,
+                "from": times.to_rfc3339(cause.from_ms),
+                "until": times.to_rfc3339(cause.until_ms),
+            }
+            for cause in duty.good_causes
+        ],
     }
 
 

@@ -138,6 +138,13 @@ def _log_meta(explained: Explanation) -> Table:
         view.add_row(
             "notice ground", case["notice_ground"] or "none: no notice of the Ministry and no location for her"
         )
+        view.add_row("valid", f"{case['valid_from']} until {case['valid_until'] or 'the court decides'}")
+        if duty := case["tag_duty"]:
+            view.add_row("tag", f"to be fitted by {duty['fit_by']}" + (", refused" if duty["refused"] else ""))
+            for cause in duty["good_causes"]:
+                view.add_row("good cause", f"{cause['cause_id']}, {cause['from']} until {cause['until']}")
+        for removal in case["removals"]:
+            view.add_row("removal", f"{removal['removal_id']}, {removal['from']} until {removal['until']}")
         view.add_row("rings", ", ".join(f"{ring['radius_m']:g} m {ring['action']}" for ring in case["rings"]))
     else:
         view.add_row("case", "the remaining log doesn't contain it")

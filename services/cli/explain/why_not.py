@@ -46,7 +46,7 @@ def evaluate(state: State, case_state: CaseState, target: Target, *, ring: Ring,
     Of several devices of a side, the pair with the greatest probability counts.
     """
     case, ring_state = case_state.case, case_state.ring(target, ring)
-    if not case.valid_from_ms <= state.now_ms < case.valid_until_ms:
+    if not case.is_in_force(state.now_ms):
         return EarlierEvaluation(HeldBackBy.NOT_IN_FORCE)
     if ring_state.open:
         return EarlierEvaluation(HeldBackBy.ENCOUNTER if ring_state.muted else None)
@@ -78,6 +78,7 @@ def _presence(
     moved = state.tracks.get(device_id)
     fixes = moved.recent if moved is not None and moved in sides else sides.wearer.recent
     from_ms = fixes[-2].time_ms if len(fixes) > 1 else fixes[-1].time_ms
+    known_ms, until_ms = max(side.recent[-1].time_ms for side in sides if side), case_state.case.valid_until_ms
     return presence.evaluate(
         state,
         sides,
@@ -88,7 +89,7 @@ def _presence(
             case_state.case.valid_from_ms,
             case_state.ring(target, ring).bound_ms,
         ),
-        until_ms=min(max(side.recent[-1].time_ms for side in sides if side), case_state.case.valid_until_ms - 1),
+        until_ms=known_ms if until_ms is None else min(known_ms, until_ms - 1),
         newest=True,
     )
 

@@ -11,6 +11,7 @@ from services.cli.feasibility.expectation import Expectation, expect, in_force
 from services.cli.feasibility.history import Coverage, History, coverage_of
 from services.cli.feasibility.presence import Visit
 from services.cli.feasibility.stays import STAY_MM, Stay, stays
+from services.common import times
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring
 from services.geofence.domain.kinematics.geometry import Disc
 from services.geofence.domain.rules import Rules
@@ -147,7 +148,7 @@ def _encounter(case: Case, stay: Stay) -> Encounter:
     return Encounter(
         encounter_id="candidate",
         from_ms=case.valid_from_ms,
-        until_ms=case.valid_until_ms,
+        until_ms=times.MAX_MS if case.valid_until_ms is None else case.valid_until_ms,
         places=(Disc(stay.middle, STAY_MM),),
         daily_from_s=stay.daily_from_s,
         daily_until_s=stay.daily_until_s,

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, assert_never
 
-from services.cli.simulate.files import Arrival, ReportLine, Scenario, load_reports, load_scenario
+from services.cli.simulate.files import (
+    RecordChange,
+    ReportLine,
+    Scenario,
+    TagRecordRequest,
+    load_reports,
+    load_scenario,
+)
 from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
@@ -21,11 +29,16 @@ from services.geofence.domain.version import VERSION
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
+from services.registry.cases import domain as joint_cases
 from services.registry.cases import translate as snapshots
 from services.registry.records import translate as registry_translate
+from services.registry.wearing import domain as wearing
+from services.registry.wearing import translate as wearing_translate
+from services.registry.wearing.domain import TagRecord, TagRecordKind
+from services.registry.wearing.service import NewRecord
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1 import registry_pb2, tag_record_pb2
 
 RING_OPEN = "RING_OPEN"
 
@@ -81,7 +94,7 @@ class Backtest:
         # An idle mesh ticks, so that each deadline is decided when it is due.
         while (due_ms := fold.next_due_ms(self.state)) is not None and due_ms < self._stamp_ms:
             yield from self._enter(due_ms, Tick())
-        for body in _bodies(line.what, self._cases):
+        for body in _bodies(line, self._cases):
             yield from self._enter(self._stamp_ms, body)
 
     def _enter(self, stamp_ms: int, body: Body) -> Iterator[dict[str, Any]]:
@@ -95,10 +108,8 @@ def _earliest_ms(line: ReportLine) -> int:
             return min(line.received_ms, times.from_timestamp(line.what.fix_time))
         case ingest_pb2.EquipmentEvent():
             return min(line.received_ms, times.from_timestamp(line.what.event_time))
-        case registry_pb2.Tag() | registry_pb2.Device() | registry_pb2.Order() | log_pb2.Rules():
-            return line.received_ms
         case _:
-            assert_never(line.what)
+            return line.received_ms
 
 
 class _Cases:
@@ -109,16 +120,56 @@ class _Cases:
         self._tags = {tag.device_id: registry_translate.parse_tag(tag) for tag in scenario.tags}
         self._devices = {device.device_id: registry_translate.parse_device(device) for device in scenario.devices}
         self._orders: dict[str, registry.Order] = {}
+        self._tag_records: list[TagRecord] = []
         self._versions: dict[str, int] = {}
+        self._now_ms = 0
+
+    def apply(self, what: RecordChange | TagRecordRequest, now_ms: int) -> Iterator[Body]:
+        """Case snapshots after a change of the records."""
+        self._now_ms = now_ms
+        match what:
+            case registry_pb2.Tag():
+                return self.put_tag(registry_translate.parse_tag(what))
+            case registry_pb2.EndTagRequest():
+                device_id, removed_ms, version = registry_translate.parse_device_end(what)
+                return self.put_tag(replace(self._tags[device_id], removed_at_ms=removed_ms, source_version=version))
+            case registry_pb2.Device():
+                return self.put_device(what)
+            case registry_pb2.Order():
+                return self.put_order(what)
+            case tag_record_pb2.RecordRefusalRequest():
+                return self._put_tag_record(wearing_translate.parse_refusal(what))
+            case tag_record_pb2.RecordGoodCauseRequest():
+                return self._put_tag_record(wearing_translate.parse_good_cause(what))
+            case tag_record_pb2.AllowRemovalRequest():
+                return self._put_tag_record(wearing_translate.parse_removal(what))
+            case _:
+                assert_never(what)
 
     def put_order(self, message: registry_pb2.Order) -> Iterator[Body]:
         """Case snapshots, one for each wearer whom the order restrains."""
         order = self._orders[message.order_id] = registry_translate.parse_order(message)
         return self._snapshots([order])
 
-    def put_tag(self, message: registry_pb2.Tag) -> Iterator[Body]:
+    def put_tag(self, tag: registry.Tag) -> Iterator[Body]:
         """Case snapshots of all orders. The fold itself finds the cases that name the tag's wearer, or that named the tag before."""
-        self._tags[message.device_id] = registry_translate.parse_tag(message)
+        self._tags[tag.device_id] = tag
+        return self._snapshots(self._orders.values())
+
+    def _put_tag_record(self, new: NewRecord) -> Iterator[Body]:
+        """Case snapshots of all orders after an officer recorded something about a tag."""
+        record = TagRecord(
+            record_id=new.record_id,
+            kind=new.kind,
+            wearer_id=new.wearer_id or self._tags[new.device_id].wearer_id,
+            order_id=new.order_id,
+            device_id=new.device_id,
+            from_ms=self._now_ms if new.from_ms is None else new.from_ms,
+            until_ms=new.until_ms,
+            recorded_by="backtest",
+            recorded_ms=self._now_ms,
+        )
+        self._tag_records.append(record)
         return self._snapshots(self._orders.values())
 
     def put_device(self, message: registry_pb2.Device) -> Iterator[Body]:
@@ -134,13 +185,22 @@ class _Cases:
                     devices = [
                         device for device in self._devices.values() if device.person_id in order.protected_person_ids
                     ]
-                    case = registry.build_case(order, wearer, tags, devices=devices)
+                    records = [record for record in self._tag_records if record.wearer_id == wearer.wearer_id]
+                    case = registry.build_case(
+                        order,
+                        wearer,
+                        tags,
+                        devices=devices,
+                        tag_duty=joint_cases.duty_of(order, records, self._now_ms),
+                        removals=wearing.periods_of(records, TagRecordKind.REMOVAL, self._now_ms),
+                    )
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
                     yield geofence_translate.case_of(snapshots.case_to_proto(case, version))
 
 
-def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
+def _bodies(line: ReportLine, cases: _Cases) -> Iterator[Body]:
     """Log entries that the services would write for an arrival, passed through the wire format so that numbers round alike."""
+    what = line.what
     match what:
         case ingest_pb2.Position():
             position = ingest_translate.parse_position(what)
@@ -149,16 +209,10 @@ def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
         case ingest_pb2.EquipmentEvent():
             entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)
             yield geofence_translate.entry_body(entry.SerializeToString())
-        case registry_pb2.Tag():
-            yield from cases.put_tag(what)
-        case registry_pb2.Device():
-            yield from cases.put_device(what)
-        case registry_pb2.Order():
-            yield from cases.put_order(what)
         case log_pb2.Rules():
             yield geofence_translate.rules_of(what)
         case _:
-            assert_never(what)
+            yield from cases.apply(what, line.received_ms)
 
 
 def _alerts(outputs: Iterable[Output]) -> Iterator[dict[str, Any]]:

@@ -16,9 +16,10 @@ from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate as ingest_translate
 from services.registry.records import translate as registry_translate
+from services.registry.wearing import translate as wearing
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1 import registry_pb2, tag_record_pb2
 
 FUTURE_MS = 120_000
 _Msg = TypeVar("_Msg", bound=Message)
@@ -66,14 +67,13 @@ class Scenario:
         return {tag.device_id for tag in self.tags} | {device.device_id for device in self.devices}
 
 
-Arrival = (
-    ingest_pb2.Position
-    | ingest_pb2.EquipmentEvent
-    | registry_pb2.Tag
-    | registry_pb2.Device
-    | registry_pb2.Order
-    | log_pb2.Rules
+TagRecordRequest = (
+    tag_record_pb2.RecordRefusalRequest | tag_record_pb2.RecordGoodCauseRequest | tag_record_pb2.AllowRemovalRequest
 )
+"""What officers record about the wearing of tags."""
+RecordChange = registry_pb2.Tag | registry_pb2.EndTagRequest | registry_pb2.Device | registry_pb2.Order
+"""A record that an agency puts, or the end of a tag."""
+Arrival = ingest_pb2.Position | ingest_pb2.EquipmentEvent | RecordChange | TagRecordRequest | log_pb2.Rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,12 @@ _KINDS: dict[str, tuple[type[Message], Callable[[Any], object], str]] = {
     "position": (ingest_pb2.Position, ingest_translate.parse_position, "fix_time"),
     "equipment": (ingest_pb2.EquipmentEvent, ingest_translate.parse_equipment, "event_time"),
     "tag": (registry_pb2.Tag, registry_translate.parse_tag, ""),
+    "end_tag": (registry_pb2.EndTagRequest, registry_translate.parse_device_end, ""),
     "device": (registry_pb2.Device, registry_translate.parse_device, ""),
     "order": (registry_pb2.Order, registry_translate.parse_order, ""),
+    "refusal": (tag_record_pb2.RecordRefusalRequest, wearing.parse_refusal, ""),
+    "good_cause": (tag_record_pb2.RecordGoodCauseRequest, wearing.parse_good_cause, ""),
+    "removal": (tag_record_pb2.AllowRemovalRequest, wearing.parse_removal, ""),
     "rules": (log_pb2.Rules, lambda _: None, ""),
 }
 
@@ -173,6 +177,10 @@ class _KnownIds:
             case registry_pb2.Device() as device:
                 self.check_person(place.of("person_id"), device.person_id)
                 self._devices.add(device.device_id)
+            case registry_pb2.EndTagRequest() | tag_record_pb2.AllowRemovalRequest():
+                self._check_report(place, line.what.device_id)
+            case tag_record_pb2.RecordRefusalRequest() | tag_record_pb2.RecordGoodCauseRequest():
+                self.check_wearer(place.of("wearer_id"), line.what.wearer_id)
             case registry_pb2.Order() | log_pb2.Rules():
                 pass
             case _:

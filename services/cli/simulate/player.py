@@ -9,6 +9,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, assert_never
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from services.cli.calls import PATIENCE_S, call
 from services.cli.failure import CommandFailed
 from services.cli.simulate import outcome
@@ -23,7 +25,7 @@ from services.cli.simulate.actors import (
     Report,
     time_of,
 )
-from services.cli.simulate.files import ReportLine, Scenario
+from services.cli.simulate.files import RecordChange, ReportLine, Scenario, TagRecordRequest
 from services.cli.stack.mesh import OPERATOR, Clients
 from services.common import times
 from services.common.clock import wall_us
@@ -32,7 +34,7 @@ from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import registry_pb2
+from tandem.registry.v1 import registry_pb2, tag_record_pb2
 
 LEAD_S = 2.0
 """Time from putting the first order to the first report, seconds of wall time, so that the order's case exists by then."""
@@ -43,6 +45,13 @@ POLL_S = 0.2
 
 _Record = TypeVar("_Record", registry_pb2.Wearer, registry_pb2.Tag, registry_pb2.ProtectedPerson, registry_pb2.Device)
 _Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device)
+_Dated = TypeVar(
+    "_Dated",
+    registry_pb2.EndTagRequest,
+    tag_record_pb2.RecordRefusalRequest,
+    tag_record_pb2.RecordGoodCauseRequest,
+    tag_record_pb2.AllowRemovalRequest,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +184,10 @@ class _ReplaySender:
             shifted.CopyFrom(order)
             shifted.source_version = self._next_version()
             shifted.valid_from.CopyFrom(times.to_timestamp(times.from_timestamp(order.valid_from) + self.shift_ms))
-            shifted.valid_until.CopyFrom(times.to_timestamp(times.from_timestamp(order.valid_until) + self.shift_ms))
+            for moment in ("valid_until", "fit_by"):
+                if order.HasField(moment):
+                    shifted_ms = times.from_timestamp(getattr(order, moment)) + self.shift_ms
+                    getattr(shifted, moment).CopyFrom(times.to_timestamp(shifted_ms))
             self.put_wall_us.setdefault(order.order_id, wall_us())
             await call(self._clients.registry.PutOrder, registry_pb2.PutOrderRequest(order=shifted), self._npa)
 
@@ -204,10 +216,18 @@ class _ReplaySender:
         await self._flush(due)
         progress(len(lines))
 
-    async def _put(self, what: registry_pb2.Tag | registry_pb2.Device | registry_pb2.Order | log_pb2.Rules) -> None:
+    async def _put(self, what: RecordChange | TagRecordRequest | log_pb2.Rules) -> None:
         match what:
             case registry_pb2.Tag():
                 await self.put_tag(what)
+            case registry_pb2.EndTagRequest():
+                await call(self._clients.registry.EndTag, self._moved(what), self._moj)
+            case tag_record_pb2.RecordRefusalRequest():
+                await call(self._clients.tag_records.RecordRefusal, self._moved(what), self._moj)
+            case tag_record_pb2.RecordGoodCauseRequest():
+                await call(self._clients.tag_records.RecordGoodCause, self._moved(what), self._moj)
+            case tag_record_pb2.AllowRemovalRequest():
+                await call(self._clients.tag_records.AllowRemoval, self._moved(what), self._moj)
             case registry_pb2.Device():
                 await self.put_device(what)
             case registry_pb2.Order():
@@ -216,6 +236,19 @@ class _ReplaySender:
                 await self.put_rules(what)
             case _:
                 assert_never(what)
+
+    def _moved(self, what: _Dated) -> _Dated:
+        """A request with its times moved to the time of the replay, and with an id or a version of this run."""
+        copy = type(what)()
+        copy.CopyFrom(what)
+        for _, value in copy.ListFields():
+            if isinstance(value, Timestamp):
+                value.CopyFrom(times.to_timestamp(times.from_timestamp(value) + self.shift_ms))
+        if isinstance(copy, registry_pb2.EndTagRequest):
+            copy.source_version = self._next_version()
+        else:
+            copy.record_id = hash_id("record", self.shift_ms, copy.record_id)
+        return copy
 
     async def _flush(self, due: list[ReportLine]) -> None:
         if due:

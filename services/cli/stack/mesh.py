@@ -25,10 +25,12 @@ from services.common.rpc.certificates import Files, files_of
 from tandem.dispatch.v1.dispatch_pb2_grpc import DispatchServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
+from tandem.registry.v1.cctv_pb2_grpc import CctvServiceStub
 from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
 from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
 from tandem.registry.v1.exercise_pb2_grpc import ExerciseServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from tandem.registry.v1.tag_record_pb2_grpc import TagRecordServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
 DEFAULT_FOLDER = Path(".tandem")
@@ -148,6 +150,8 @@ class Clients:
         registry: RegistryServiceStub,
         device_tokens: DeviceTokenServiceStub,
         *,
+        tag_records: TagRecordServiceStub,
+        cctv: CctvServiceStub,
         exercises: ExerciseServiceStub,
         disclosures: DisclosureServiceStub,
         traces: TraceServiceStub,
@@ -160,6 +164,8 @@ class Clients:
         self.clock = mesh.clock
         self.registry = registry
         self.device_tokens = device_tokens
+        self.tag_records = tag_records
+        self.cctv = cctv
         self.exercises = exercises
         self.disclosures = disclosures
         self.traces = traces
@@ -246,6 +252,8 @@ async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
             mesh=mesh,
             registry=RegistryServiceStub(registry),
             device_tokens=DeviceTokenServiceStub(registry),
+            tag_records=TagRecordServiceStub(registry),
+            cctv=CctvServiceStub(registry),
             exercises=ExerciseServiceStub(registry),
             disclosures=DisclosureServiceStub(registry),
             traces=TraceServiceStub(registry),

@@ -63,10 +63,17 @@ LEGAL_BASES = (
         kinds=_ALL,
         in_force_from_ms=1_808_319_600_000,
     ),
+    LegalBasis(
+        code="STALKING_17_7",
+        article="Stalking Punishment Act 17-7: interim protection order",
+        kinds=_ALL,
+        in_force_from_ms=1_808_319_600_000,
+    ),
     LegalBasis("DV_29_1", "Domestic Violence Act 29 items 1 to 3: temporary measure", _ALL),
     LegalBasis("DV_PROTECTION", "Domestic Violence Act: victim protection order", _ALL),
     LegalBasis("TAG_9_2_1_3", "Tag Act 9-2(1)3: no approach to a named person", _ALL),
     LegalBasis("TAG_16_2", "Tag Act 16(2): closed list of uses of a wearer's data", _WEARER),
+    LegalBasis("TAG_16_3_2", "Tag Act 16-3(2): request to a local government for CCTV", _WEARER),
     LegalBasis("TAG_31_8_2", "Tag Act 31-8(2): use of the data of a wearer under item 3-2", _WEARER),
     LegalBasis("TAG_DECREE_23_10", "Tag Act Decree 23-10 to 23-19: police told of a breach or its risk", _ALL),
     # Act 21229 and Decree 36387, in force since 2026-06-24, also for tags that were worn before. They allow no caller to read a record:

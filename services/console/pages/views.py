@@ -42,6 +42,7 @@ DISTURBED = (
     "IMPLAUSIBLE",
     "LOW_BATTERY",
     "SPOOFING_SUSPECTED",
+    "TAG_REMOVED",
 )
 
 

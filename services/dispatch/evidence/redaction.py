@@ -106,7 +106,7 @@ class Holders:
         if case.version <= self._versions.get(case.case_id, -1):
             return  # the same snapshot is logged every day, and may be sent twice
         self._versions[case.case_id] = case.version
-        if case.valid_until_ms <= self._now_ms:
+        if 0 < case.valid_until_ms <= self._now_ms:
             return
         for device_id in case.tag_device_ids:
             self._note(device_id, Holder(HolderKind.WEARER, case.wearer_id), message.sequence)

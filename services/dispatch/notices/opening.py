@@ -72,5 +72,9 @@ def _refusal(message: MessageRow, rows: list[ContactRow], now_ms: int) -> Notice
     """Why a notice may not be given now; None if it may. `rows` are the person's contacts, one for each case that names the person."""
     if now_ms >= message.due_ms + TTL_MS:
         return NoticeRefusal.OUTDATED
-    valid = (row for row in rows if row.case_id == message.case_id and now_ms < row.valid_until_ms)
+    valid = (
+        row
+        for row in rows
+        if row.case_id == message.case_id and (row.valid_until_ms is None or now_ms < row.valid_until_ms)
+    )
     return None if any(valid) else NoticeRefusal.ORDER_OVER

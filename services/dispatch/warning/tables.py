@@ -94,8 +94,8 @@ class ContactRow:
     sealed: bytes
     """Sealed contact, copied from the log; empty if the case has none."""
     device_ids: list[str]
-    valid_until_ms: int
-    """End of the order, milliseconds of mesh time."""
+    valid_until_ms: int | None
+    """End of the order, milliseconds of mesh time; None if it is valid until the court decides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ def case(payload: bytes, _subject: str | None = None) -> CaseContacts | None:
             version=snapshot.version,
             sealed=person.sealed_contact,
             device_ids=list(person.device_ids),
-            valid_until_ms=snapshot.valid_until_ms,
+            valid_until_ms=snapshot.valid_until_ms or None,
         )
         for person in snapshot.persons
     )

@@ -243,7 +243,8 @@ def _final_ms(state: State, case_state: CaseState, target: Target, *, horizon_ms
 def _unclaimed(case_state: CaseState, ring_state: RingState, upto_ms: int) -> list[Stretch]:
     """The time of the open or the next episode: all that no cleared episode accounts for."""
     from_ms = max(ring_state.floor_ms, case_state.case.valid_from_ms)
-    upto_ms = min(upto_ms, case_state.case.valid_until_ms)
+    if case_state.case.is_over(upto_ms):
+        upto_ms = case_state.case.end_ms
     spans = [(from_ms, upto_ms)] if from_ms < upto_ms else []
     return without(spans, [span for cleared in ring_state.closed for span in cleared.spans])
 

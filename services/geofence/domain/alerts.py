@@ -100,6 +100,8 @@ class Alert:
     """Notice of the Ministry that is due or has ended; None if there is none."""
     checks: tuple[Leg, ...] = ()
     """Legs that must look into the wearer's act at once, whatever the demand."""
+    removal_id: str = ""
+    """Id of the authorised removal that the alert is about; empty if it is about none."""
 
 
 @dataclass(frozen=True, slots=True)

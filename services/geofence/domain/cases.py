@@ -30,12 +30,13 @@ def apply(decisions: Decisions, case: Case) -> None:
         return
     safe_region.drop_case(state, case)
     _prepare_rings(case_state, from_ms)
-    case_state.ended = now_ms >= case.valid_until_ms
+    case_state.ended = case.is_over(now_ms)
     if case_state.ended:
         end(decisions, case_state)
     else:
         _take_over_devices(decisions, case)
-        heapq.heappush(state.due, Due(case.valid_until_ms, case.case_id, is_boundary=True))
+        if case.valid_until_ms is not None:
+            heapq.heappush(state.due, Due(case.valid_until_ms, case.case_id, is_boundary=True))
         if case.valid_from_ms > now_ms:
             heapq.heappush(state.due, Due(case.valid_from_ms, case.case_id, is_boundary=True))
             return
@@ -117,6 +118,6 @@ def end(decisions: Decisions, case_state: CaseState) -> None:
         on_end(context)
     case_state.next_check_ms = None
     for device_id in case.device_ids:
-        state.order_ended_ms[device_id] = max(case.valid_until_ms, state.order_ended_ms.get(device_id, 0))
+        state.order_ended_ms[device_id] = max(case.end_ms, state.order_ended_ms.get(device_id, 0))
     safe_region.drop_case(state, case)
     state.forget(case)

@@ -11,7 +11,18 @@ from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors.pipeline import PARTS
-from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentKind, Exercise, Ring, Target
+from services.geofence.domain.entries import (
+    Case,
+    Demand,
+    Encounter,
+    EquipmentKind,
+    Exercise,
+    GoodCause,
+    Removal,
+    Ring,
+    TagDuty,
+    Target,
+)
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
@@ -227,6 +238,8 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.exercise,
             case.notice_ground.value if case.notice_ground else "",
             case.police_must_check,
+            astuple(case.tag_duty) if case.tag_duty else None,
+            [astuple(removal) for removal in case.removals],
         ],
         "rings": [[*key, *_ring_state(ring)] for key, ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
@@ -285,8 +298,10 @@ def _to_stretches(content: Iterable[Sequence[int]]) -> list[Stretch]:
 
 
 def _to_case_state(content: dict[str, Any]) -> CaseState:
-    case_id, version, order_id, wearer_id, tags, targets, rings, *others = content["case"]
-    valid_from_ms, valid_until_ms, allowed, exercise, notice_ground, police_must_check = others
+    case_id, version, order_id, wearer_id, tags, targets, rings, valid_from_ms, valid_until_ms, *others = content[
+        "case"
+    ]
+    allowed, exercise, notice_ground, police_must_check, tag_duty, removals = others
     case_state = CaseState(
         case=Case(
             case_id=case_id,
@@ -315,6 +330,8 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             exercise=Exercise(exercise),
             notice_ground=NoticeGround(notice_ground) if notice_ground else None,
             police_must_check=police_must_check,
+            tag_duty=_to_tag_duty(*tag_duty) if tag_duty else None,
+            removals=tuple(_from_values(Removal, removal) for removal in removals),
         ),
         rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
@@ -332,6 +349,10 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
     for part in PARTS:
         part.all_in(case_state)[part.name] = part.decode(content[part.name])
     return case_state
+
+
+def _to_tag_duty(fit_by_ms: int, refused_ms: int | None, good_causes: Sequence[Sequence[Any]]) -> TagDuty:
+    return TagDuty(fit_by_ms, refused_ms, tuple(_from_values(GoodCause, cause) for cause in good_causes))
 
 
 def _to_event_key(event: str, device_id: str) -> EventKey:

@@ -53,6 +53,8 @@ class AlertDraft:
     """Whether the alert is stored without destinations, because a leg would read its RECORD as the end of a threat."""
     anomaly: AnomalyKind | None = None
     outage_id: str = ""
+    removal_id: str = ""
+    """Id of the authorised removal of a tag that the alert is about."""
     is_known_stay: bool = False
     """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
     ended_notice: MinistryNotice | None = None
@@ -128,7 +130,7 @@ class Decisions:
                 ring_mm=ring_mm,
                 at_ms=draft.at_ms,
                 decided_at_ms=state.now_ms,
-                late=self._is_late(draft.at_ms if draft.due_ms is None else draft.due_ms),
+                late=_is_late(state, draft.at_ms if draft.due_ms is None else draft.due_ms),
                 destinations=to,
                 incident_opens=opens,
                 incident_ends=False,
@@ -148,6 +150,7 @@ class Decisions:
                 outage_id=draft.outage_id,
                 notice=demanded.notice,
                 checks=demanded.checks,
+                removal_id=draft.removal_id,
             )
         )
         return alert_id
@@ -162,9 +165,6 @@ class Decisions:
             state.incidents[case.wearer_id] = OpenIncident(self._id("incident", case.wearer_id))
         state.incidents[case.wearer_id].case_ids.append(case.case_id)
         return begins
-
-    def _is_late(self, due_ms: int) -> bool:
-        return self.state.now_ms - due_ms >= self.state.rules.late_after_ms
 
     def request(self, device_id: str, interval_s: int | None, *, until_ms: int) -> None:
         """Adds a request to a device for an interval between reports, or for its position now (None)."""
@@ -209,7 +209,7 @@ class Decisions:
                 ring_mm=0,
                 at_ms=at_ms,
                 decided_at_ms=state.now_ms,
-                late=self._is_late(at_ms),
+                late=_is_late(state, at_ms),
                 destinations=((Leg.PROBATION, outage.outage_id), (Leg.POLICE, outage.outage_id)),
                 incident_opens=demand > Demand.RECORD,
                 incident_ends=True,
@@ -272,7 +272,8 @@ def _open_incident_id(state: State, case: Case) -> str:
 def _ended_notice(case_state: CaseState, now_ms: int) -> AlertDraft | None:
     """The alert that the open notices of a case have ended, as far as nothing keeps them open; None if none has ended."""
     over = notice.ended(case_state)
-    at_ms = min(now_ms, case_state.case.valid_until_ms) if case_state.ended else now_ms
+    until_ms = case_state.case.valid_until_ms
+    at_ms = min(now_ms, until_ms) if case_state.ended and until_ms is not None else now_ms
     return AlertDraft(AlertKind.NOTICE_ENDED, Demand.RECORD, at_ms, ended_notice=over) if over else None
 
 
@@ -297,6 +298,10 @@ def _notice_demand(
     warned_ids = [subject_id for leg, subject_id in to if leg is Leg.WARNING]
     about = notice.NoticeCause(kind=draft.kind, demand=draft.demand, target=draft.target, ring=draft.ring)
     return notice.demanded(state, case_state, about, warned_ids=warned_ids)
+
+
+def _is_late(state: State, due_ms: int) -> bool:
+    return state.now_ms - due_ms >= state.rules.late_after_ms
 
 
 def _last_alert(outputs: Sequence[Output], incident: OpenIncident) -> tuple[int, Alert] | None:

@@ -30,6 +30,11 @@ class AlertKind(enum.Enum):
     SPOOFING_SUSPECTED = "SPOOFING_SUSPECTED"
     LATE_EVIDENCE = "LATE_EVIDENCE"
     NOTICE_ENDED = "NOTICE_ENDED"
+    NOT_FITTED = "NOT_FITTED"
+    TAG_LAPSED = "TAG_LAPSED"
+    TAG_REMOVAL = "TAG_REMOVAL"
+    TAG_REMOVED = "TAG_REMOVED"
+    TAG_REFITTED = "TAG_REFITTED"
 
 
 class Leg(enum.Enum):
@@ -123,6 +128,19 @@ class Detection(enum.Enum):
     """A vehicle can have made the way to the newest position, or the position is back within the ring."""
     WAS_INSIDE = "WAS_INSIDE"
     """Reports older than the window show that the wearer was within the ring that demands a response."""
+    NOT_FITTED = "NOT_FITTED"
+    """A respondent under an order of item 3-2 wears no tag by the court's time, or refused one, without good cause."""
+    FITTING_SETTLED = "FITTING_SETTLED"
+    """After NOT_FITTED a tag is worn, there is good cause, or the order is over."""
+    TAG_LAPSED = "TAG_LAPSED"
+    """The record of the last tag ended while an order of item 3-2 is valid, and nothing explains it."""
+    LAPSE_SETTLED = "LAPSE_SETTLED"
+    REMOVAL_BEGUN = "REMOVAL_BEGUN"
+    """An authorised removal of a tag begins."""
+    REMOVAL_BEGUN_UNDER_AN_ORDER = "REMOVAL_BEGUN_UNDER_AN_ORDER"
+    """An authorised removal of a tag begins under an order of item 3-2."""
+    STRAP_OPENED_BY_PERMISSION = "STRAP_OPENED_BY_PERMISSION"
+    STRAP_CLOSED_BY_PERMISSION = "STRAP_CLOSED_BY_PERMISSION"
 
 
 DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
@@ -166,6 +184,17 @@ DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
     Detection.WAY_FOUND: (AlertKind.SPOOFING_SUSPECTED, Demand.RECORD),
     # A breach of hours ago sends nobody, but people have to know of it: the case is reviewed, and she is asked how she is.
     Detection.WAS_INSIDE: (AlertKind.LATE_EVIDENCE, Demand.NOTIFY),
+    # Tag Act 31-6(4) item 1: the police are notified at once, and look into it (31-6(5)).
+    Detection.NOT_FITTED: (AlertKind.NOT_FITTED, Demand.NOTIFY),
+    Detection.FITTING_SETTLED: (AlertKind.NOT_FITTED, Demand.RECORD),
+    # No article foresees it: somebody who must wear a tag doesn't, by the records alone, and nobody would know.
+    Detection.TAG_LAPSED: (AlertKind.TAG_LAPSED, Demand.NOTIFY),
+    Detection.LAPSE_SETTLED: (AlertKind.TAG_LAPSED, Demand.RECORD),
+    # Decree 23-14(1) item 2: the police are notified of each removal, but only under an order of item 3-2. Probation allowed it.
+    Detection.REMOVAL_BEGUN: (AlertKind.TAG_REMOVAL, Demand.RECORD),
+    Detection.REMOVAL_BEGUN_UNDER_AN_ORDER: (AlertKind.TAG_REMOVAL, Demand.NOTIFY),
+    Detection.STRAP_OPENED_BY_PERMISSION: (AlertKind.TAG_REMOVED, Demand.RECORD),
+    Detection.STRAP_CLOSED_BY_PERMISSION: (AlertKind.TAG_REFITTED, Demand.RECORD),
 }
 EVASION_SIGNS = frozenset((EquipmentKind.STRAP_OPEN, EquipmentKind.CASE_OPEN, EquipmentKind.JAMMING_SUSPECTED))
 """Events of a tag after which its silence is no accident. A SHUTDOWN is one, too, unless the battery was low."""
@@ -218,6 +247,17 @@ _OF_DEVICES = frozenset(
 """Alerts about a faulty device: the desks weigh them, and no message frightens a protected person."""
 _OF_SILENCE = frozenset((AlertKind.SILENT, AlertKind.HEARD_AGAIN))
 """Alerts about a silent wearer go to probation alone. If the silence endangers somebody, UNKNOWN_NEAR informs the police."""
+_OF_WEARING = frozenset(
+    (
+        AlertKind.NOT_FITTED,
+        AlertKind.TAG_LAPSED,
+        AlertKind.TAG_REMOVAL,
+        AlertKind.TAG_REMOVED,
+        AlertKind.TAG_REFITTED,
+    )
+)
+"""Alerts about the duty to wear a tag, which say nothing of an approach. The police get them only under an order of item 3-2, and go
+to the respondent (Tag Act 31-6(5))."""
 
 
 class Act(enum.Enum):
@@ -306,6 +346,8 @@ def destinations(case: Case, kind: AlertKind, demand: Demand, *, target: Target 
         return tuple((Leg.WARNING, person_id) for person_id in warned)
     if kind in _OF_SILENCE:
         return probation
+    if kind in _OF_WEARING:
+        return probation + (((Leg.POLICE, case.wearer_id),) if case.tag_duty else ())
     if kind in (AlertKind.ACCOUNT_AMENDED, AlertKind.LATE_EVIDENCE):
         # Only the desks learn of it; nobody is warned of a past event.
         return probation + police

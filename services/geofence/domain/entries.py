@@ -134,6 +134,39 @@ class Encounter:
 
 
 @dataclass(frozen=True, slots=True)
+class GoodCause:
+    """A period for which an officer recorded good cause that no tag is worn."""
+
+    cause_id: str
+    from_ms: int
+    until_ms: int
+    """Exclusive end, ms since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class TagDuty:
+    """The duty to wear a tag under an order of item 3-2 (Tag Act 31-6(2))."""
+
+    fit_by_ms: int
+    """The court's time: by then the respondent has to be fitted, ms since 1970 UTC."""
+    refused_ms: int | None = None
+    """When the respondent refused to be fitted; None if no refusal is recorded."""
+    good_causes: tuple[GoodCause, ...] = ()
+    """In ascending order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An authorised removal of a tag (Tag Act Decree 10)."""
+
+    removal_id: str
+    device_id: str
+    from_ms: int
+    until_ms: int
+    """Exclusive end, ms since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """A snapshot of one joint case: an order joined with a wearer."""
 
@@ -147,18 +180,38 @@ class Case:
     rings: tuple[Ring, ...]
     """Widest ring first."""
     valid_from_ms: int
-    valid_until_ms: int
+    valid_until_ms: int | None
+    """Exclusive end of the order; None if it is valid until the court decides."""
     encounters: tuple[Encounter, ...] = ()
     exercise: Exercise = Exercise.NONE
     notice_ground: NoticeGround | None = None
     """Ground on which the Ministry may notify the persons; None if there is none."""
     police_must_check: bool = False
     """Whether the police must look into each notice about the wearer's acts (Tag Act 31-6(5))."""
+    tag_duty: TagDuty | None = None
+    """None unless the order is one of item 3-2."""
+    removals: tuple[Removal, ...] = ()
+    """Authorised removals of the wearer's tags, in ascending order."""
 
     @property
     def device_ids(self) -> tuple[str, ...]:
         """All devices of the case: tags, then those of the persons."""
         return *self.tag_device_ids, *(device_id for target in self.targets for device_id in target.device_ids)
+
+    @property
+    def end_ms(self) -> int:
+        """Exclusive end of an order that has one, ms since 1970 UTC. Raises ValueError if the order has none."""
+        if self.valid_until_ms is None:
+            raise ValueError(f"{self.case_id} ends, but its order has no end")
+        return self.valid_until_ms
+
+    def is_over(self, at_ms: int) -> bool:
+        """Whether the order has ended by a moment."""
+        return self.valid_until_ms is not None and at_ms >= self.valid_until_ms
+
+    def is_in_force(self, at_ms: int) -> bool:
+        """Whether the order is valid at a moment."""
+        return self.valid_from_ms <= at_ms and not self.is_over(at_ms)
 
 
 @dataclass(frozen=True, slots=True)

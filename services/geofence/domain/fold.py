@@ -31,6 +31,10 @@ from services.geofence.domain.state import CaseState, Due, EventKey, State
 from services.geofence.domain.tracks import retention
 from services.geofence.domain.version import VERSION
 
+ENDS_LAST_VERSION = 14
+"""From this version of the log on, cases that begin at a moment come before those that end then. So an order that takes over from
+another demands its response before the other one is cleared, and no unit is asked a second time."""
+
 
 def step(state: State, entry: Entry) -> list[Output]:
     """Applies an entry to the state in place. Returns its alerts and dead letters in order, then its requests for data.
@@ -55,7 +59,6 @@ def next_due_ms(state: State) -> int | None:
 
 
 def _apply(decisions: Decisions, body: Body) -> None:
-    state = decisions.state
     match body:
         case Positions():
             _record_contact(decisions, body.device_ids)
@@ -73,22 +76,33 @@ def _apply(decisions: Decisions, body: Body) -> None:
         case FoldVersion():
             if body.version > VERSION:
                 raise OutdatedFold(f"the log demands fold version {body.version}, this is {VERSION}")
-            _apply_version(state, body.version)
+            _apply_version(decisions, body.version)
         case Tick():
             pass
         case _:
             assert_never(body)
 
 
-def _apply_version(state: State, version: int) -> None:
+def _apply_version(decisions: Decisions, version: int) -> None:
     """Notes that the log demands a fold version, and lets all requests for data begin from nothing.
 
-    The log keeps its entries for days only. So evaluators that know a different past of it make the same requests from here on.
+    The log keeps its entries for days only. So evaluators that know a different past of it make the same requests from here on. Cases
+    with a duty to wear a tag or with removals are checked, because an older version didn't know of them.
     """
+    state = decisions.state
     state.log_version, state.log_version_ms = max(version, state.log_version), state.now_ms
     state.sensing.clear()
     state.sensing_due.clear()
     safe_region.drop_all(state)
+    # Sorted by case id: a checkpoint doesn't keep the order of arrival.
+    _check_all(
+        decisions,
+        [
+            each
+            for _, each in sorted(state.cases.items())
+            if each.awaited_from_ms and (each.case.tag_duty or each.case.removals)
+        ],
+    )
 
 
 def _pass_time(decisions: Decisions, now_ms: int) -> None:
@@ -98,12 +112,17 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
     before_ms, state.now_ms = state.now_ms, arrived_ms
     outages.note_gap(decisions, before_ms, arrived_ms)
     while (due_ms := next_due_ms(state)) is not None and due_ms <= arrived_ms:
-        at_once = []
+        at_once, ending = [], []
         while state.due and state.due[0].at_ms == due_ms:
             due = heapq.heappop(state.due)
             case_state = state.cases.get(due.case_id)
-            if case_state is not None and _apply_due(decisions, case_state, due):
+            if case_state is None:
+                continue
+            if state.log_version >= ENDS_LAST_VERSION and case_state.case.is_over(due_ms):
+                ending.append((case_state, due))
+            elif _apply_due(decisions, case_state, due):
                 at_once.append(case_state)
+        at_once += [case_state for case_state, due in ending if _apply_due(decisions, case_state, due)]
         decisions.end_all_if_quiet(at_once)
         if state.sensing_due and state.sensing_due[0][0] <= due_ms:
             sensing.pass_time(decisions, due_ms)
@@ -112,7 +131,7 @@ def _pass_time(decisions: Decisions, now_ms: int) -> None:
 
 def _apply_due(decisions: Decisions, case_state: CaseState, due: Due) -> bool:
     """Begins, checks or ends a case. Returns False for a check that is void."""
-    if due.at_ms >= case_state.case.valid_until_ms:
+    if case_state.case.is_over(due.at_ms):
         if not due.is_boundary:
             return False
         cases.end(decisions, case_state)

@@ -13,6 +13,7 @@ from services.geofence.domain.kinematics.geometry import Shape
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
 from services.geofence.domain.state import CaseState, OpenIncident, State
 from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.wearing import removals
 
 MAX_SHARE_MS = 86_400_000
 """Maximum duration of a share: a day."""
@@ -29,6 +30,7 @@ _NO_APPROACH = frozenset(
         "STALKING_9_1_3_2",
         "STALKING_4",
         "STALKING_17_6",
+        "STALKING_17_7",
         "DV_29_1",
         "DV_PROTECTION",
         "TAG_9_2_1_3",
@@ -158,7 +160,7 @@ def end_of(state: State, share: PositionShare, now_ms: int) -> End | None:
     if case_state is None or case_state.ended:
         return End.ORDER_ENDED
     case = case_state.case
-    if not case.valid_from_ms <= now_ms < case.valid_until_ms:
+    if not case.is_in_force(now_ms):
         return End.ORDER_ENDED
     if share.subject.kind is RecordKind.ORDER:
         if _place(case_state, share.subject) is None:
@@ -175,13 +177,15 @@ def locate(state: State, share: PositionShare) -> KnownPosition:
     if share.subject.kind is RecordKind.ORDER:
         return KnownPosition(None, False, _place(state.cases[share.case_id], share.subject))
     fix = state.last_fix(devices(state, share))
-    return KnownPosition(fix, fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
+    is_off = share.subject.kind is RecordKind.WEARER and removals.is_off(state.cases[share.case_id])
+    return KnownPosition(fix, is_off or fix is None or state.now_ms - fix.time_ms > UNKNOWN_AFTER_MS)
 
 
 def next_change_ms(state: State, share: PositionShare, known: KnownPosition) -> int:
     """The next moment, mesh time, at which time alone ends the share or makes its position unknown. Call it only while the share
     lasts."""
-    ends_ms = min(share.expires_at_ms, state.cases[share.case_id].case.valid_until_ms)
+    until_ms = state.cases[share.case_id].case.valid_until_ms
+    ends_ms = share.expires_at_ms if until_ms is None else min(share.expires_at_ms, until_ms)
     if known.unknown or known.fix is None:
         return ends_ms
     return min(ends_ms, known.fix.time_ms + UNKNOWN_AFTER_MS + 1)

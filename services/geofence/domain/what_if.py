@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Output
+from services.geofence.domain.alerts import Output, SensingRequest
 from services.geofence.domain.entries import Body, Case, Entry, Tick
 from services.geofence.domain.kinematics.geometry import PlanePolygon
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
+from services.geofence.domain.version import VERSION
 
 LOG_ID = "what-if"
 """Part of the hash of every id, so that no id equals that of a real alert or incident."""
@@ -21,11 +22,13 @@ def play(case: Case, rules: Rules, entries: Sequence[tuple[int, Body]]) -> list[
     `entries` are moments (ms since 1970 UTC, in order), each with the entry that arrives then. The case counts from the first moment
     on. Decisions that fall due in between are made on time by ticks, as in a live log.
     """
-    state = State(0, log_id=LOG_ID, rules=rules)
+    # The newest version, so that a duty to wear a tag and removals count. What the fold asks of devices isn't an answer.
+    state = State(0, log_id=LOG_ID, rules=rules, log_version=VERSION)
     outputs: list[Output] = []
 
     def enter(at_ms: int, body: Body) -> None:
-        outputs.extend(fold.step(state, Entry(state.sequence + 1, at_ms, body)))
+        found = fold.step(state, Entry(state.sequence + 1, at_ms, body))
+        outputs.extend(output for output in found if not isinstance(output, SensingRequest))
 
     enter(entries[0][0], case)
     for at_ms, body in entries:

@@ -91,7 +91,7 @@ def _gather_candidates(working: WorkingSet, batch: Iterable[PreparedRecord[Any]]
     working.records.some(PERSONS, persons)
     working.records.owned(DEVICES, persons)
     wearers = working.match_keys.sharing(Side.WEARER, keys[ORDERS])
-    working.records.some(WEARERS, wearers)
+    working.tag_records.of_wearers(working.records.some(WEARERS, wearers).keys())
     working.records.owned(TAGS, wearers)
 
 
@@ -101,7 +101,8 @@ def _gather_surroundings(working: WorkingSet, batch: Iterable[PreparedRecord[Any
     persons = needs.persons | needs.cases_of_persons | _persons_of(orders.values())
     wearers = needs.wearers | needs.cases_of_wearers
     working.records.some(PERSONS, persons)
-    working.records.some(WEARERS, wearers)
+    stored_wearers = working.records.some(WEARERS, wearers)
+    working.tag_records.of_wearers(stored_wearers.keys())
     devices = working.records.owned(DEVICES, persons)
     working.cases.of_orders(_orders_of(working, {device.person_id for device in devices}))
     put_wearers = {prepared.record_id for prepared in batch if prepared.kind is WEARERS}

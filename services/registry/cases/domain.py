@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.registry import domain
-from services.registry.domain import Order, Wearer
+from services.registry.domain import Order, OrderType, Wearer
 from services.registry.matching import similarity
 from services.registry.matching.similarity import MatchLevel
 from services.registry.reviews import domain as review
 from services.registry.reviews.domain import MatchEvidence, Review, ReviewState
+from services.registry.wearing import domain as wearing
+from services.registry.wearing.domain import TagRecord, WearingDuty
 
 
 class PlanTerms(NamedTuple):
@@ -93,7 +96,7 @@ def compare(pair: MatchPair, terms: PlanTerms) -> tuple[MatchLevel, MatchEvidenc
     order, wearer, before = pair.order, pair.wearer, pair.review
     level, comparison = similarity.compared(order, wearer)
     undecided = before is None or before.state is ReviewState.OPEN
-    if undecided and level is not MatchLevel.EXACT and order.ends_ms <= terms.now_ms:
+    if undecided and level is not MatchLevel.EXACT and order.is_over(terms.now_ms):
         level = MatchLevel.NONE  # an order that has ended needs no review
     if level is MatchLevel.NONE and before is None:
         return level, MatchEvidence(b"", comparison.weight, ())
@@ -121,3 +124,31 @@ def decide(pair: MatchPair, terms: PlanTerms) -> DecidedPair:
             since_ms=terms.now_ms,
         )
     return DecidedPair(pair, after, evidence)
+
+
+# ── the duty to wear a tag ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def duty_of(order: Order, records: Sequence[TagRecord], now_ms: int) -> WearingDuty | None:
+    """The duty to wear a tag that an order gives, with what was recorded about it; None unless the order is one of item 3-2."""
+    if order.type is not OrderType.STALKING_TAG:
+        return None
+    mine = [record for record in records if record.order_id == order.order_id]
+    refusals = [record.from_ms for record in mine if record.kind is wearing.TagRecordKind.REFUSAL]
+    return WearingDuty(
+        fit_by_ms=order.valid_from_ms + wearing.FIT_WITHIN_MS if order.fit_by_ms is None else order.fit_by_ms,
+        refused_ms=min(refusals, default=None),
+        good_causes=wearing.periods_of(mine, wearing.TagRecordKind.GOOD_CAUSE, now_ms),
+    )
+
+
+def check_tag_order(record: TagRecord, order: Order, *, enforced: bool) -> None:
+    """Raises an error unless a refusal or good cause is about an order of item 3-2 that is enforced against the wearer."""
+    if order.type is not OrderType.STALKING_TAG:
+        raise InvalidField("order_id", "must be the id of an order of item 3-2 (STALKING_TAG): others demand no tag")
+    if not enforced:
+        raise FailedPrecondition("order_id: this order isn't enforced against this wearer")
+    if order.is_over(record.recorded_ms):
+        raise FailedPrecondition("order_id: this order is over, so it demands no tag any more")
+    if record.kind is wearing.TagRecordKind.REFUSAL and record.from_ms < order.valid_from_ms:
+        raise InvalidField("refused_at", "must not be earlier than the order's valid_from")

@@ -68,6 +68,7 @@ class CaseService:
         found = surroundings.around(
             working,
             touched,
+            now_ms=terms.now_ms,
             put=put,
             also_persons=also_persons,
             also_wearers=also_wearers,
@@ -87,10 +88,16 @@ class CaseService:
         also_persons: Iterable[str] = (),
     ) -> Effects:
         """A plan without effects yet, for pairs with joint cases. The arguments are those of `surroundings.around`."""
+        terms = self.terms()
         found = surroundings.around(
-            working, pairs, put=put, also_persons=also_persons, with_contacts=self.seals_contacts
+            working,
+            pairs,
+            now_ms=terms.now_ms,
+            put=put,
+            also_persons=also_persons,
+            with_contacts=self.seals_contacts,
         )
-        return Effects(self.terms(), found, pairs)
+        return Effects(terms, found, pairs)
 
     def begin_routes(self, working: WorkingSet, devices: Sequence[Tag | Device]) -> Effects:
         """A plan without effects yet, for the routes of these devices."""

@@ -29,7 +29,7 @@ class CaseUpdate:
 
     case: StoredCase
     is_new: bool
-    valid_until_ms: int
+    valid_until_ms: int | None
 
 
 _COLUMNS = tuple(cases.c[field.name] for field in fields(StoredCase))
@@ -47,8 +47,9 @@ class CaseRepository(Repository):
         return {case.case_id: case for case in found}
 
     async def not_sent_on(self, day: int, valid_after_ms: int, limit: int) -> list[CaseSnapshotRow]:
-        """Snapshots of the first joint cases that end after `valid_after_ms` and weren't sent on this day of mesh time."""
-        due = sa.and_(cases.c.sent_day < day, cases.c.valid_until_ms > valid_after_ms)
+        """Snapshots of the first joint cases that don't end before `valid_after_ms` and weren't sent on this day of mesh time."""
+        is_valid = sa.or_(cases.c.valid_until_ms.is_(None), cases.c.valid_until_ms > valid_after_ms)
+        due = sa.and_(cases.c.sent_day < day, is_valid)
         columns = (cases.c[name] for name in CaseSnapshotRow._fields)
         rows = await self._rows(sa.select(*columns).where(due).order_by(cases.c.sequence).limit(limit))
         return [CaseSnapshotRow(**row._mapping) for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.registry import domain
-from services.registry.cases.domain import MatchPair, StoredCase
+from services.registry.cases.domain import MatchPair, StoredCase, duty_of
 from services.registry.device_tokens.domain import DeviceToken
 from services.registry.domain import Contact, Device, JointCase, Order, ProtectedPerson, Tag, Wearer
 from services.registry.keys.store import KeyOwner
@@ -17,6 +17,8 @@ from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS, WEAR
 from services.registry.records.prepared import PreparedRecord
 from services.registry.records.store import StoredRecord
 from services.registry.routes.domain import StoredRoute
+from services.registry.wearing import domain as wearing
+from services.registry.wearing.domain import TagRecord, TagRecordKind
 from services.registry.working_set.working_set import WorkingSet
 
 
@@ -36,6 +38,10 @@ class Surroundings:
     """Tokens by device id, oldest first, including expired tokens."""
     kept_away: Mapping[str, set[str]] = field(default_factory=dict)
     """Ids of the wearers who must keep away from a person, by person id. Joint cases of the plan's own pairs aren't counted."""
+    tag_records: Mapping[str, Sequence[TagRecord]] = field(default_factory=dict)
+    """What officers recorded about the wearing of tags, by wearer id."""
+    now_ms: int = 0
+    """Mesh time of the plan."""
     contacts: Mapping[str, Contact] = field(default_factory=dict)
     """Contacts by person id. Empty if the registry can't seal contacts."""
 
@@ -46,8 +52,15 @@ class Surroundings:
 
     def case_of(self, order: Order, wearer: Wearer) -> JointCase:
         """Joint case of an order and a wearer with the records that belong to their people."""
-        tags = self.tags.get(wearer.wearer_id, [])
-        return domain.build_case(order, wearer, tags, devices=self.devices_of(order.protected_person_ids))
+        tags, recorded = self.tags.get(wearer.wearer_id, []), self.tag_records.get(wearer.wearer_id, ())
+        return domain.build_case(
+            order,
+            wearer,
+            tags,
+            devices=self.devices_of(order.protected_person_ids),
+            tag_duty=duty_of(order, recorded, self.now_ms),
+            removals=wearing.periods_of(recorded, TagRecordKind.REMOVAL, self.now_ms),
+        )
 
 
 def pairs_of_wearer(working: WorkingSet, prepared: PreparedRecord[Wearer], *, new: bool = False) -> list[MatchPair]:
@@ -107,6 +120,7 @@ def around(
     working: WorkingSet,
     pairs: Sequence[MatchPair],
     *,
+    now_ms: int,
     put: Record | None = None,
     also_persons: Iterable[str] = (),
     also_wearers: Collection[str] = (),
@@ -132,6 +146,8 @@ def around(
         routes=working.routes.of(routed),
         tokens=working.tokens.of(routed),
         kept_away=working.cases.kept_away({device.person_id for device in devices}, without=case_ids),
+        tag_records=working.tag_records.of_wearers({pair.wearer.wearer_id for pair in pairs}),
+        now_ms=now_ms,
         contacts=_contacts(persons, put) if with_contacts and pairs else {},
     )
 

@@ -16,7 +16,7 @@ cases = sa.Table(
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("matched_at_ms", sa.BigInteger, nullable=False),
     sa.Column("withdrawn_at_ms", sa.BigInteger),
-    sa.Column("valid_until_ms", sa.BigInteger, nullable=False),
+    sa.Column("valid_until_ms", sa.BigInteger),
     sa.Column("entry", sa.LargeBinary, nullable=False),
     sa.Column("sent_day", sa.BigInteger, nullable=False, index=True),
     sqlite_autoincrement=True,

@@ -10,7 +10,8 @@ from services.registry.domain import Contact, Device, JointCase, Tag
 from services.registry.records import places
 from services.registry.records.encounters import encounter_to_proto
 from services.registry.records.translate import ACTIONS, LANGUAGES
-from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2, notice_pb2
+from services.registry.wearing.domain import WearingDuty
+from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2, log_pb2, notice_pb2, tag_duty_pb2
 
 _DEMANDS = {action: demand for demand, action in ACTIONS.items()}
 _LANGUAGE_NUMBERS = {language: contact_pb2.Language.ValueType(number) for number, language in LANGUAGES.items()}
@@ -39,7 +40,7 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         places=[places.place_to_proto(place) for place in case.places],
         rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in case.rings],
         valid_from_ms=case.valid_from_ms,
-        valid_until_ms=case.valid_until_ms,
+        valid_until_ms=case.valid_until_ms or 0,
         encounters=map(encounter_to_proto, case.encounters),
         exercise=exercise_pb2.Exercise.Value(case.exercise.name)
         if case.exercise
@@ -48,6 +49,27 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         if case.notice_ground
         else notice_pb2.NOTICE_GROUND_UNSPECIFIED,
         police_must_check=case.police_must_check,
+        tag_duty=_tag_duty_to_proto(case.tag_duty) if case.tag_duty else None,
+        removals=[
+            tag_duty_pb2.TagRemoval(
+                removal_id=removal.record_id,
+                device_id=removal.device_id,
+                from_ms=removal.from_ms,
+                until_ms=removal.until_ms,
+            )
+            for removal in case.removals
+        ],
+    )
+
+
+def _tag_duty_to_proto(duty: WearingDuty) -> tag_duty_pb2.TagDuty:
+    return tag_duty_pb2.TagDuty(
+        fit_by_ms=duty.fit_by_ms,
+        refused_at_ms=duty.refused_ms or 0,
+        good_causes=[
+            tag_duty_pb2.GoodCause(cause_id=cause.record_id, from_ms=cause.from_ms, until_ms=cause.until_ms)
+            for cause in duty.good_causes
+        ],
     )
 
 

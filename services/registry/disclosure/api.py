@@ -10,11 +10,10 @@ import grpc.aio
 
 from services.common import fields
 from services.common.clock import MeshClock
-from services.common.privacy.grounds import Grounds, RecordKind, check_grounds
-from services.common.privacy.purposes import PURPOSES
+from services.common.privacy.grounds import RecordKind
 from services.common.rpc import server
-from services.common.rpc.errors import InvalidField
 from services.registry.disclosure.service import Disclosures
+from services.registry.disclosure.translate import parse_grounds
 from services.registry.records import places as translate_places
 from services.registry.records import translate
 from services.registry.records.kinds import PERSONS, WEARERS
@@ -37,7 +36,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         self, request: disclosure_pb2.ReadWearerRequest, context: _Context
     ) -> disclosure_pb2.ReadWearerResponse:
         wearer_id = fields.required_id("wearer_id", request.wearer_id)
-        grounds = self._grounds(request.grounds, RecordKind.WEARER)
+        grounds = parse_grounds(request.grounds, RecordKind.WEARER, now_ms=self._clock.now_ms())
         who = server.caller()
         wearer, disclosure_id = await _finish(self._disclosures.read(who, grounds, WEARERS, record_id=wearer_id))
         shown = translate.wearer_to_proto(wearer, WEARERS.shows[who.role])
@@ -47,7 +46,7 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         self, request: disclosure_pb2.ReadProtectedPersonRequest, context: _Context
     ) -> disclosure_pb2.ReadProtectedPersonResponse:
         person_id = fields.required_id("person_id", request.person_id)
-        grounds = self._grounds(request.grounds, RecordKind.PROTECTED_PERSON)
+        grounds = parse_grounds(request.grounds, RecordKind.PROTECTED_PERSON, now_ms=self._clock.now_ms())
         who = server.caller()
         person, places, disclosure_id = await _finish(self._disclosures.read_person(who, grounds, person_id))
         visible = PERSONS.shows[who.role]
@@ -70,13 +69,6 @@ class DisclosureServicer(disclosure_pb2_grpc.DisclosureServiceServicer):
         fields.number("after_sequence", request.after_sequence, 0, greatest=1 << 62)
         async for signed in self._disclosures.watch_heads(request.after_sequence):
             yield disclosure_pb2.WatchLedgerHeadsResponse(head=self._disclosures.to_proto(signed))
-
-    def _grounds(self, msg: disclosure_pb2.Grounds, kind: RecordKind) -> Grounds:
-        try:
-            purpose = PURPOSES.get(msg.purpose)
-            return check_grounds(msg.legal_basis, purpose, msg.reference, kind=kind, now_ms=self._clock.now_ms())
-        except InvalidField as error:
-            raise error.under("grounds") from None
 
 
 async def _finish(work: Coroutine[Any, Any, _T]) -> _T:

@@ -26,8 +26,13 @@ class Deed(Enum):
 _IMMEDIATE = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)
 
 
-def destroy_order_at_ms(order: Order) -> int:
-    """When an order is destroyed: 5 years after its end, or immediately after non-prosecution or an acquittal."""
+def destroy_order_at_ms(order: Order) -> int | None:
+    """When an order is destroyed: 5 years after its end, or immediately after non-prosecution or an acquittal.
+
+    None while the order has no end.
+    """
+    if order.ends_ms is None:
+        return None
     immediate = order.end is not None and order.end.reason in _IMMEDIATE
     return order.ends_ms if immediate else order.ends_ms + KEPT_AFTER_END_MS
 

@@ -61,7 +61,7 @@ class Disclosures:
     async def read(self, who: Caller, grounds: Grounds, kind: RecordType[R], *, record_id: str) -> tuple[R, str]:
         """A complete record and the id of the disclosure in the ledger. Raises NotFound."""
         reading = partial(records.read, vault=self._transactions.vault, kind=kind, record_id=record_id)
-        return await self._disclosed(reading, who, grounds, kind=kind, record_id=record_id)
+        return await self.disclosed(reading, who, grounds, kind=kind, record_id=record_id)
 
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
@@ -75,12 +75,10 @@ class Disclosures:
             places = {place.place_id: place for order in orders for place in order.places}
             return person, [places[place_id] for place_id in sorted(places)]
 
-        (person, places), disclosure_id = await self._disclosed(
-            reading, who, grounds, kind=PERSONS, record_id=person_id
-        )
+        (person, places), disclosure_id = await self.disclosed(reading, who, grounds, kind=PERSONS, record_id=person_id)
         return person, places, disclosure_id
 
-    async def _disclosed(
+    async def disclosed(
         self,
         reading: Callable[[sa.Connection], T],
         who: Caller,
@@ -112,7 +110,7 @@ class Disclosures:
             return result
 
         result = await self._transactions.database.visit(work)
-        self._note_appended([disclosure])
+        self.note_appended([disclosure])
         return result, disclosure.disclosure_id
 
     async def newest(self, log_id: str) -> StreamCursor | None:
@@ -132,9 +130,10 @@ class Disclosures:
                 write_meta(connection, _NEWEST, f"{log_id} {newest}".encode())
 
         await self._transactions.database.visit(work)
-        self._note_appended(made_elsewhere)
+        self.note_appended(made_elsewhere)
 
-    def _note_appended(self, disclosures: Sequence[Disclosure]) -> None:
+    def note_appended(self, disclosures: Sequence[Disclosure]) -> None:
+        """Note rows that this process has appended, so that they are signed, and known to traces, soon."""
         self._appended.set()
         for disclosure in disclosures:
             self._on_row(disclosure.reference)

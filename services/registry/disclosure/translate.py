@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from services.common import fields
 from services.common.messaging import flow, stored
 from services.common.privacy import notices
-from services.common.privacy.grounds import Purpose, RecordKind, check_grounds, check_notice
+from services.common.privacy.grounds import Grounds, Purpose, RecordKind, check_grounds, check_notice
+from services.common.privacy.purposes import PURPOSES
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import Role, caller_of
 from services.registry.disclosure.domain import Deed
 from services.registry.ledger.chain import Disclosure
+from tandem.registry.v1 import disclosure_pb2
 
 DISCLOSED_FOR: Mapping[str, frozenset[Role.ValueType]] = {
     "geofence": frozenset({Role.ROLE_MOJ_DESK, Role.ROLE_NPA_DESK, Role.ROLE_REVIEWER}),
@@ -25,6 +27,14 @@ NOTIFIES = "dispatch-warning"
 """NATS user of the warning leg, which discloses to protected persons alone: by the Ministry's notices."""
 DISCLOSES_TO_OTHERS = frozenset({"evidence"})
 """NATS users that may disclose data to another recipient than the caller: an evidence bundle goes to a court."""
+
+
+def parse_grounds(msg: disclosure_pb2.Grounds, kind: RecordKind, *, now_ms: int) -> Grounds:
+    """Parse the grounds of a disclosure now. Raises InvalidField if they don't allow it."""
+    try:
+        return check_grounds(msg.legal_basis, PURPOSES.get(msg.purpose), msg.reference, kind=kind, now_ms=now_ms)
+    except InvalidField as error:
+        raise error.under("grounds") from None
 
 
 def published_disclosure(subject: str, data: bytes) -> Disclosure:

@@ -109,6 +109,7 @@ def order_lines(order: Order) -> Iterator[Line]:
     yield "duration_reason", order.duration_reason
     for n, encounter in enumerate(order.encounters):
         yield from _encounter_lines(f"encounters[{n}]", encounter)
+    yield "fit_by", order.fit_by_ms
     if order.end is not None:
         yield "end.reason", END_NUMBERS[order.end.reason]
         yield "end.ended_at", order.end.at_ms

@@ -25,9 +25,9 @@ _NUMBERS = {reason: number for number, reason in _REASONS.items()}
 
 
 def parse_encounters(
-    messages: Sequence[encounter_pb2.Encounter], valid_from_ms: int, valid_until_ms: int
+    messages: Sequence[encounter_pb2.Encounter], valid_from_ms: int, valid_until_ms: int | None
 ) -> tuple[AllowedEncounter, ...]:
-    """Parse the encounters of an order that is valid between these moments. Raises InvalidField."""
+    """Parse the encounters of an order that is valid between these moments, or without an end. Raises InvalidField."""
     fields.at_most("encounters", messages, ENCOUNTERS_MAX)
     polygons = [place.polygon for message in messages for place in message.places]
     corners = sum(len(polygon.vertices) + sum(len(hole.vertices) for hole in polygon.holes) for polygon in polygons)
@@ -39,7 +39,7 @@ def parse_encounters(
     for n, encounter in enumerate(encounters):
         if encounter.from_ms < valid_from_ms:
             raise InvalidField(f"encounters[{n}].from", "must not be earlier than the order's valid_from")
-        if encounter.until_ms > valid_until_ms:
+        if valid_until_ms is not None and encounter.until_ms > valid_until_ms:
             raise InvalidField(f"encounters[{n}].until", "must not be later than the order's valid_until")
     return encounters
 

@@ -10,7 +10,7 @@ from enum import Enum
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry.domain import EndReason, Order, OrderEnd, OrderType
+from services.registry.domain import EndReason, Order, OrderEnd, OrderType, Respondent
 
 _KOREA_MS = 9 * 3_600_000
 """Offset of Korean time from UTC, milliseconds. Korea has no summer time, and the law counts periods on its calendar."""
@@ -41,8 +41,29 @@ LIMITS: Mapping[OrderType, Limit | None] = {
     OrderType.DV_PROTECTION: Limit(12, 2, 12),  # Domestic Violence Act, victim protection order: 3 years in all
     OrderType.STALKING_PROTECTION: _THREE_TIMES_THREE,  # Stalking Punishment Act 17-6
     OrderType.TAG_CONDITION: None,  # Electronic Monitoring Act 9-2(1) item 3: by judgment
+    OrderType.STALKING_INTERIM: None,  # Stalking Punishment Act 17-7: until the decision
 }
-"""Maximum durations by law; None if a judgment sets the duration."""
+"""Maximum durations by law; None if a judgment or decision sets the duration."""
+PROTECTION_FROM_MS = 1_808_319_600_000
+"""When Stalking Punishment Act 17-6 and 17-7 come into force (Act 21556): 2027-04-22T00:00:00+09:00."""
+IN_FORCE_FROM_MS: Mapping[OrderType, int] = {
+    OrderType.STALKING_PROTECTION: PROTECTION_FROM_MS,
+    OrderType.STALKING_INTERIM: PROTECTION_FROM_MS,
+}
+"""When the article of a type comes into force. Types that aren't listed always have been in force."""
+WITHOUT_END = frozenset({OrderType.STALKING_INTERIM})
+"""Types whose orders may have no end: they are valid until the court decides."""
+_DECISIONS = {
+    EndReason.COVERED_BY_COURT_ORDER: (
+        OrderType.POLICE_EMERGENCY,
+        "COVERED_BY_COURT_ORDER applies only to an emergency measure of the police (POLICE_EMERGENCY)",
+    ),
+    EndReason.DECIDED: (
+        OrderType.STALKING_INTERIM,
+        "DECIDED applies only to an interim protection order (STALKING_INTERIM)",
+    ),
+}
+"""Reasons by which a court order takes over: the type of order that may end so, and the error for other types."""
 
 
 class OrderStage(Enum):
@@ -53,6 +74,15 @@ class OrderStage(Enum):
     AMENDED = "AMENDED"
     CANCELLED = "CANCELLED"
     LAPSED = "LAPSED"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedOrder:
+    """An interim protection order from which a deciding order takes over."""
+
+    order_id: str
+    source_version: int
+    """The agency's version of the ended record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +100,10 @@ def stage_of(before: Order | None, order: Order) -> OrderStage:
         return OrderStage.CANCELLED if cancelled else OrderStage.LAPSED
     if before is None:
         return OrderStage.ISSUED
-    longer = order.valid_until_ms > before.valid_until_ms or order.extensions > before.extensions
-    return OrderStage.EXTENDED if longer else OrderStage.AMENDED
+    lasts_longer = before.valid_until_ms is not None and (
+        order.valid_until_ms is None or order.valid_until_ms > before.valid_until_ms
+    )
+    return OrderStage.EXTENDED if lasts_longer or order.extensions > before.extensions else OrderStage.AMENDED
 
 
 def ended(order: Order, end: OrderEnd, source_version: int, *, covering: Order | None) -> Order:
@@ -79,16 +111,58 @@ def ended(order: Order, end: OrderEnd, source_version: int, *, covering: Order |
 
     Raises InvalidField if the reason doesn't fit the order.
     """
-    if end.reason is EndReason.COVERED_BY_COURT_ORDER:
-        if order.type is not OrderType.POLICE_EMERGENCY:
-            raise InvalidField(
-                "reason", "COVERED_BY_COURT_ORDER applies only to an emergency measure of the police (POLICE_EMERGENCY)"
-            )
+    if end.reason in _DECISIONS:
+        order_type, error_text = _DECISIONS[end.reason]
+        if order.type is not order_type:
+            raise InvalidField("reason", error_text)
         if covering is None:
             raise InvalidField("covering_order_id", "no such order")
-        if covering.type is OrderType.POLICE_EMERGENCY or covering.order_id == order.order_id:
+        if covering.type in (OrderType.POLICE_EMERGENCY, order_type) or covering.order_id == order.order_id:
             raise InvalidField("covering_order_id", "must be the id of another order that a court issued")
+        if end.reason is EndReason.DECIDED:
+            _require_takeover(order, end, covering)
     return replace(order, end=end, source_version=source_version)
+
+
+def _require_takeover(order: Order, end: OrderEnd, covering: Order) -> None:
+    """Raises InvalidField unless the deciding order takes over from an interim order without a gap."""
+    if not _is_same_person(order.respondent, covering.respondent):
+        raise InvalidField("covering_order_id", "must be the id of an order against the same respondent")
+    if end.at_ms != covering.valid_from_ms:
+        raise InvalidField(
+            "ended_at", "must be the valid_from of the covering order, so that it takes over without a gap"
+        )
+    if end.at_ms <= order.valid_from_ms:
+        raise InvalidField("ended_at", "must be later than the valid_from of the interim protection order")
+
+
+def _is_same_person(respondent: Respondent, other: Respondent) -> bool:
+    if respondent.national_id and other.national_id:
+        return respondent.national_id == other.national_id
+    return (respondent.name, respondent.birth_date) == (other.name, other.birth_date)
+
+
+def check_type(order: Order) -> None:
+    """Raises InvalidField if the law knows no such order: its article isn't in force then, it needs an end, or it has no duty to wear
+    a tag."""
+    in_force_from_ms = IN_FORCE_FROM_MS.get(order.type, times.MIN_MS) if order.type else times.MIN_MS
+    if order.valid_from_ms < in_force_from_ms:
+        raise InvalidField(
+            "type",
+            "this type is in force from 2027-04-22T00:00:00+09:00 (Stalking Punishment Act 17-6 and 17-7), so no order of it can be "
+            "valid before",
+        )
+    if order.valid_until_ms is None and order.type not in WITHOUT_END:
+        raise InvalidField(
+            "valid_until", "is missing: only an interim protection order (STALKING_INTERIM) may have no end"
+        )
+    if order.valid_until_ms is not None and order.valid_until_ms <= order.valid_from_ms:
+        raise InvalidField("valid_until", "must be later than valid_from")
+    if order.fit_by_ms is not None:
+        if order.type is not OrderType.STALKING_TAG:
+            raise InvalidField("fit_by", "must be absent unless the type is STALKING_TAG")
+        if order.fit_by_ms < order.valid_from_ms:
+            raise InvalidField("fit_by", "must not be earlier than valid_from")
 
 
 def duration_warnings(order: Order) -> tuple[RecordWarning, ...]:
@@ -101,7 +175,7 @@ def duration_warnings(order: Order) -> tuple[RecordWarning, ...]:
         reason = f"it may be extended {limit.extensions} times at the most"
         warnings.append(RecordWarning("extensions", f"{reason}; give duration_reason where this is right"))
     months = limit.first_months + min(order.extensions, limit.extensions) * limit.extension_months
-    if order.valid_until_ms > add_months(order.valid_from_ms, months):
+    if order.valid_until_ms is not None and order.valid_until_ms > add_months(order.valid_from_ms, months):
         reason = f"lasts longer than the {months} months that the law allows with {order.extensions} extensions"
         warnings.append(RecordWarning("valid_until", f"{reason}; give duration_reason where this is right"))
     return tuple(warnings)

@@ -15,10 +15,10 @@ from services.common.rpc.errors import FailedPrecondition, NotFound
 from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.disclosure import domain as disclosure
-from services.registry.domain import Device, Order, OrderEnd, ProtectedPerson
+from services.registry.domain import Device, EndReason, Order, OrderEnd, ProtectedPerson
 from services.registry.records import lifecycle, stored_versions
 from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS
-from services.registry.records.lifecycle import OrderStage
+from services.registry.records.lifecycle import OrderStage, ReplacedOrder
 from services.registry.records.prepared import PreparedRecord, prepare
 from services.registry.records.versions import PutOutcome
 from services.registry.reviews.domain import Event
@@ -85,7 +85,7 @@ class PoliceService:
         return await self._transactions.change(apply)
 
     def _require_unprotected(self, working: WorkingSet, person_id: str) -> None:
-        if any(order.ends_ms > self._clock.now_ms() for order in working.records.orders_protecting(person_id)):
+        if any(not order.is_over(self._clock.now_ms()) for order in working.records.orders_protecting(person_id)):
             raise FailedPrecondition("person_id: an order that hasn't ended protects this person; end it first")
         if any(device.removed_at_ms is None for device in working.records.owned(DEVICES, [person_id])):
             raise FailedPrecondition("person_id: this person still has a protective device; end it first")
@@ -142,10 +142,27 @@ class PoliceService:
 
     # ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def put_order(self, order: Order) -> tuple[PutOutcome, OrderStage | None]:
-        """Store an order and match its respondent against all wearers. Raises NotFound if a protected person is unknown."""
+    async def put_order(
+        self, order: Order, replaced: ReplacedOrder | None = None
+    ) -> tuple[PutOutcome, OrderStage | None]:
+        """Store an order and match its respondent against all wearers. An interim protection order that it replaces ends in the same
+        transaction.
+
+        Raises NotFound if a protected person or the replaced order is unknown, InvalidField if the order can't take over from it.
+        """
         prepared = prepare(order, self._transactions.vault)
-        return await self._transactions.change(partial(self.apply_order, prepared=prepared))
+
+        def apply(working: WorkingSet) -> tuple[PutOutcome, OrderStage | None]:
+            result = self.apply_order(working, prepared)
+            if replaced is not None:
+                # The deciding order comes first in the log, so that the incident goes on under it.
+                end = OrderEnd(EndReason.DECIDED, order.valid_from_ms, order.order_id)
+                self._end_order(
+                    working, replaced.order_id, end, source_version=replaced.source_version, field="replaces.order_id"
+                )
+            return result
+
+        return await self._transactions.change(apply)
 
     def apply_order(self, working: WorkingSet, prepared: PreparedRecord[Order]) -> tuple[PutOutcome, OrderStage | None]:
         """Put an order in a working set. Raises Conflict, InvalidField, NotFound or FailedPrecondition; then nothing is changed."""
@@ -161,19 +178,22 @@ class PoliceService:
         self, order_id: str, end: OrderEnd, source_version: int
     ) -> tuple[PutOutcome, OrderStage | None]:
         """End an order early. Raises NotFound if the order is unknown, InvalidField if the reason doesn't fit the order."""
+        return await self._transactions.change(
+            lambda working: self._end_order(working, order_id, end, source_version=source_version, field="order_id")
+        )
 
-        def apply(working: WorkingSet) -> tuple[PutOutcome, OrderStage | None]:
-            found = working.records.some(ORDERS, {order_id, end.covering_order_id})
-            stored, before = stored_versions.opened(found.get(order_id), "order_id: no such order")
-            covering = found.get(end.covering_order_id)
-            order = lifecycle.ended(before, end, source_version, covering=covering.open() if covering else None)
-            prepared = prepare(order, working.vault)
-            outcome = working.records.decide(stored, prepared)
-            if outcome is not PutOutcome.STORED:
-                return outcome, None
-            return outcome, self._put_order(working, prepared, before)
-
-        return await self._transactions.change(apply)
+    def _end_order(
+        self, working: WorkingSet, order_id: str, end: OrderEnd, *, source_version: int, field: str
+    ) -> tuple[PutOutcome, OrderStage | None]:
+        found = working.records.some(ORDERS, {order_id, end.covering_order_id})
+        stored, before = stored_versions.opened(found.get(order_id), f"{field}: no such order")
+        covering = found.get(end.covering_order_id)
+        order = lifecycle.ended(before, end, source_version, covering=covering.open() if covering else None)
+        prepared = prepare(order, working.vault)
+        outcome = working.records.decide(stored, prepared)
+        if outcome is not PutOutcome.STORED:
+            return outcome, None
+        return outcome, self._put_order(working, prepared, before)
 
     def _put_order(self, working: WorkingSet, prepared: PreparedRecord[Order], before: Order | None) -> OrderStage:
         order, new = prepared.record, before is None

@@ -14,6 +14,8 @@ from datetime import date
 from enum import Enum
 from typing import TypeVar
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from services.common import fields
 from services.common.privacy.notices import TagBasis
 from services.common.rpc.errors import InvalidField
@@ -40,7 +42,7 @@ from services.registry.domain import (
 )
 from services.registry.records import places
 from services.registry.records.encounters import parse_encounters
-from services.registry.records.lifecycle import OrderStage, RecordWarning
+from services.registry.records.lifecycle import OrderStage, RecordWarning, ReplacedOrder, check_type
 from services.registry.records.versions import PutOutcome
 from tandem.common.v1 import contact_pb2, exercise_pb2, geometry_pb2
 from tandem.registry.v1 import registry_pb2
@@ -167,10 +169,8 @@ def parse_order(msg: registry_pb2.Order) -> Order:
     # Radii are compared in millimetres, because the fold can't distinguish smaller differences.
     places.all_different("rings[{}].radius_m", [round(ring.radius_m * 1000) for ring in rings])
     valid_from_ms = fields.moment("valid_from", msg.valid_from, msg.HasField("valid_from"))
-    valid_until_ms = fields.moment("valid_until", msg.valid_until, msg.HasField("valid_until"))
-    if valid_until_ms <= valid_from_ms:
-        raise InvalidField("valid_until", "must be later than valid_from")
-    return Order(
+    valid_until_ms = _optional_moment("valid_until", msg.valid_until, msg.HasField("valid_until"))
+    order = Order(
         order_id=order_id,
         respondent=respondent,
         protected_person_ids=person_ids,
@@ -184,7 +184,15 @@ def parse_order(msg: registry_pb2.Order) -> Order:
         duration_reason=_text("duration_reason", msg.duration_reason, REASON_MAX_CHARS),
         encounters=parse_encounters(msg.encounters, valid_from_ms, valid_until_ms),
         exercise=_one_of("exercise", msg.exercise, _EXERCISES),
+        fit_by_ms=_optional_moment("fit_by", msg.fit_by, msg.HasField("fit_by")),
     )
+    check_type(order)
+    return order
+
+
+def parse_replaced(msg: registry_pb2.ReplacedOrder) -> ReplacedOrder:
+    """Parse the interim protection order from which an order takes over. Raises InvalidField."""
+    return ReplacedOrder(fields.required_id("order_id", msg.order_id), _version(msg.source_version))
 
 
 def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, int]:
@@ -194,10 +202,10 @@ def parse_order_end(msg: registry_pb2.EndOrderRequest) -> tuple[str, OrderEnd, i
     if reason is None:
         raise InvalidField("reason", "is missing")
     covering_order_id = ""
-    if reason is EndReason.COVERED_BY_COURT_ORDER:
+    if reason in (EndReason.COVERED_BY_COURT_ORDER, EndReason.DECIDED):
         covering_order_id = fields.required_id("covering_order_id", msg.covering_order_id)
     elif msg.covering_order_id:
-        raise InvalidField("covering_order_id", "must be empty unless the reason is COVERED_BY_COURT_ORDER")
+        raise InvalidField("covering_order_id", "must be empty unless the reason is COVERED_BY_COURT_ORDER or DECIDED")
     at_ms = fields.moment("ended_at", msg.ended_at, msg.HasField("ended_at"))
     return order_id, OrderEnd(reason, at_ms, covering_order_id), _version(msg.source_version)
 
@@ -230,6 +238,11 @@ def parse_device_end(msg: registry_pb2.EndTagRequest | registry_pb2.EndDeviceReq
     )
 
 
+def _optional_moment(field: str, value: Timestamp, present: bool) -> int | None:
+    """A moment, milliseconds since 1970 UTC; None if the message doesn't give it."""
+    return fields.moment(field, value, present) if present else None
+
+
 def _own_id(field: str, value: str) -> str:
     if value.startswith(EXERCISE_IDS):
         raise InvalidField(field, f"must not begin with {EXERCISE_IDS}: this prefix is reserved for exercises")
@@ -253,9 +266,7 @@ def _national_id(field: str, value: str, required: bool = True) -> str:
 
 
 def _name(field: str, value: str) -> str:
-    if not _text(field, value, NAME_MAX_CHARS).strip():
-        raise InvalidField(field, "is missing")
-    return value
+    return required_text(field, value, NAME_MAX_CHARS)
 
 
 def _text(field: str, value: str, greatest: int) -> str:
@@ -264,6 +275,18 @@ def _text(field: str, value: str, greatest: int) -> str:
         raise InvalidField(field, f"must be at most {greatest} characters")
     if any(unicodedata.category(char) in _UNPRINTABLE for char in value):
         raise InvalidField(field, "must not hold control characters")
+    return value
+
+
+def optional_text(field: str, value: str, greatest: int) -> str:
+    """A text of one line, perhaps empty. Raises InvalidField."""
+    return _text(field, value, greatest)
+
+
+def required_text(field: str, value: str, greatest: int) -> str:
+    """A text of one line that isn't blank. Raises InvalidField."""
+    if not _text(field, value, greatest).strip():
+        raise InvalidField(field, "is missing")
     return value
 
 

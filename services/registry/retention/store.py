@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.registry.cases.tables import cases
+from services.registry.cctv import store as cctv
 from services.registry.disclosure.domain import KEPT_AFTER_END_MS
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
@@ -19,6 +20,7 @@ from services.registry.reviews.domain import TOKENS_KEPT_MS
 from services.registry.reviews.store import decision_owner
 from services.registry.reviews.tables import match_events, match_keys, review_decisions, reviews
 from services.registry.traces.tables import case_versions
+from services.registry.wearing.tables import tag_records
 
 
 class DestructionRepository(Repository):
@@ -75,6 +77,7 @@ class DestructionRepository(Repository):
         listed = sa.and_(record_digests.c.kind == kind.listed_kind.value, record_digests.c.record_id == record_id)
         await self._connection.execute(sa.delete(record_digests).where(listed))
         if kind.side:
+            await self._drop_tag_records(kind, record_id)
             await self._drop_cases(kind, record_id)
             hashed = sa.and_(match_keys.c.side == kind.side.value, match_keys.c.record_id == record_id)
             await self._connection.execute(sa.delete(match_keys).where(hashed))
@@ -88,6 +91,18 @@ class DestructionRepository(Repository):
             await self._connection.execute(sa.delete(table).where(mine))
         if kind is ORDERS:
             await self._connection.execute(sa.delete(order_stages).where(order_stages.c.order_id == record_id))
+
+    async def _drop_tag_records(self, kind: RecordType[Any], record_id: str) -> None:
+        """Delete what officers recorded about the tags of a wearer, or under an order, and the keys of all texts."""
+        mine = tag_records.c[kind.key.name] == record_id
+        rows = await self._rows(sa.select(tag_records.c.record_id).where(mine))
+        owners = [KeyOwner(tag_records.name, row.record_id).text for row in rows]
+        await self._connection.execute(sa.delete(data_keys).where(data_keys.c.owner.in_(owners)))
+        await self._connection.execute(sa.delete(tag_records).where(mine))
+        if kind is WEARERS:
+            # The entries stay, as a proof that the wearer was told; nothing opens their texts any more.
+            of_texts = list(await self._connection.run_sync(cctv.key_owners, record_id))
+            await self._connection.execute(sa.delete(data_keys).where(data_keys.c.owner.in_(of_texts)))
 
     async def _drop_case(self, case_id: str) -> None:
         decisions = review_decisions.c.case_id == case_id

@@ -26,7 +26,7 @@ class SentCase(NamedTuple):
     """A changed joint case with its last snapshot."""
 
     case: StoredCase
-    valid_until_ms: int
+    valid_until_ms: int | None
     entry: bytes
     """Snapshot, serialised as a log entry."""
     sent_day: int

@@ -21,6 +21,7 @@ from services.registry.working_set.cases import CaseRows, ReviewRows
 from services.registry.working_set.devices import RouteRows, TokenRows
 from services.registry.working_set.match_keys import MatchKeyRows
 from services.registry.working_set.records import RecordRows
+from services.registry.working_set.tag_records import TagRecordRows
 
 
 class WorkingSet:
@@ -32,6 +33,8 @@ class WorkingSet:
         self.match_keys = MatchKeyRows(connection)
         self.cases = CaseRows(connection, self.records)
         self.reviews = ReviewRows(connection)
+        self.tag_records = TagRecordRows(connection)
+        self.records.dependents[WEARERS].append((self.tag_records.rows, "wearer_id"))
         for kind, name in ((ORDERS, "order_id"), (WEARERS, "wearer_id")):
             self.records.dependents[kind] += [(self.cases.rows, name), (self.reviews.rows, name)]
         self.routes = RouteRows(connection)

@@ -24,6 +24,7 @@ from services.registry.records.kinds import RECORD_TYPES, RecordType
 from services.registry.records.prepared import PreparedRecord
 from services.registry.reviews.tables import match_events, match_keys, reviews
 from services.registry.routes.tables import routes
+from services.registry.wearing.tables import tag_records
 from services.registry.working_set.working_set import WorkingSet
 
 Row: TypeAlias = tuple[object, ...]
@@ -41,6 +42,7 @@ _TARGETS = (
     _replacing(data_keys),
     *(_RECORDS[table.name] for table in (tables.wearers, tables.tags, tables.protected_persons)),
     *(_RECORDS[table.name] for table in (tables.devices, tables.orders)),
+    _replacing(tag_records),
     RowTarget(tables.order_persons, ()),  # a person who was removed and named again is stored still
     _replacing(tables.order_stages),
     _replacing(record_digests),
@@ -59,8 +61,10 @@ def write(connection: Connection, changes: WorkingSet) -> None:
     _delete(connection, changes)
     put = list(changes.records.put_records.items())
     keys, sealed = _sealed(changes.vault, put)
+    tag_keys, tag_rows = _tag_rows(changes)
     by_table: dict[str, list[Row]] = {
-        data_keys.name: keys,
+        data_keys.name: keys + tag_keys,
+        tag_records.name: tag_rows,
         **{kind.table.name: [] for kind in RECORD_TYPES},
         tables.order_persons.name: list(changes.records.persons.changed),
         tables.order_stages.name: [
@@ -132,6 +136,25 @@ def _device_rows(changes: WorkingSet) -> dict[str, list[Row]]:
             (device_id, route.version, route.route, day) for device_id, (route, day) in changes.routes.sent.items()
         ],
     }
+
+
+def _tag_rows(changes: WorkingSet) -> tuple[list[Row], list[Row]]:
+    """Rows of the new keys of records about tags, and of the records."""
+    keys: list[Row] = []
+    written: list[Row] = []
+    for stored in changes.tag_records.rows.changed.values():
+        record = stored.record
+        if stored.new_key is not None:
+            owner = KeyOwner(tag_records.name, record.record_id)
+            keys.append((owner.text, stored.new_key.ring, stored.new_key.wrapped, None, None))
+        values = {
+            **{name: getattr(record, name) for name in record.__dataclass_fields__},
+            "kind": record.kind.value,
+            "digest": stored.digest,
+            "sealed_reason": stored.sealed_reason,
+        }
+        written.append(tuple(values[column.name] for column in tag_records.columns))
+    return keys, written
 
 
 def _sealed(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
+from services.common.clock import MeshClock
 from services.common.ids import partition_of
 from services.common.messaging import flow, pull
 from tandem.common.v1 import alert_pb2
@@ -62,21 +63,26 @@ class Clients:
         return sorted(entered, key=lambda alert: (alert.sequence, alert.ordinal))
 
 
-def run(stack: ExitStack, folder: Path, partitions: int) -> Mesh:
-    """Starts the processes; the stack kills them at the end."""
-    registry = stack.enter_context(running_registry(folder, partitions))
-    ingest = stack.enter_context(running_ingest(registry.nats, folder / "ingest.log"))
+def run(stack: ExitStack, folder: Path, partitions: int, clock: MeshClock | None = None) -> Mesh:
+    """Starts the processes; the stack kills them at the end. The mesh has the clock of the wall unless another one is given."""
+    settings = {"TANDEM_CLOCK_RATE": str(clock.rate), "TANDEM_CLOCK_ANCHOR_MS": str(clock.anchor_ms)} if clock else {}
+    registry = stack.enter_context(running_registry(folder, partitions, env=settings, clock=clock))
+    ingest = stack.enter_context(running_ingest(registry.nats, folder / "ingest.log", settings))
     evaluators = {}
     for replica in range(REPLICAS):
         address = f"127.0.0.1:{free_port()}"
-        env = ingest.env | {
-            "TANDEM_PORT": address.rpartition(":")[2],
-            "TANDEM_NATS_URL": ingest.nats.url_as("geofence"),
-            "TANDEM_METRICS_PORT": "0",
-            "TANDEM_DATA_DIR": str(folder),
-            "TANDEM_REPLICA": str(replica),
-            "TANDEM_REPLICAS": str(REPLICAS),
-        }
+        env = (
+            ingest.env
+            | settings
+            | {
+                "TANDEM_PORT": address.rpartition(":")[2],
+                "TANDEM_NATS_URL": ingest.nats.url_as("geofence"),
+                "TANDEM_METRICS_PORT": "0",
+                "TANDEM_DATA_DIR": str(folder),
+                "TANDEM_REPLICA": str(replica),
+                "TANDEM_REPLICAS": str(REPLICAS),
+            }
+        )
         log = folder / f"geofence-{replica}.log"
         evaluators[address] = stack.enter_context(spawn("services.geofence", env, log))
     return Mesh(registry, ingest, evaluators)

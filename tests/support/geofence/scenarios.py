@@ -19,6 +19,7 @@ from services.geofence.domain import codec
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.registry.v1 import registry_pb2
+from tests.support.registry import tag_records
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 RINGS = {"2000": "WARN", "1000": "NOTIFY", "100": "RESPOND"}
@@ -36,8 +37,13 @@ _ITEMS = {
     "says": {"what", "device", "says", "at_s", "arrives_s", "times"},
     "order": {"what", "at_s", "order"},
     "gives": {"what", "at_s", "gives", "to", "basis"},
+    "ends_tag": {"what", "at_s", "ends_tag"},
+    "refusal": {"what", "at_s", "refusal"},
+    "good_cause": {"what", "at_s", "good_cause"},
+    "removal": {"what", "at_s", "removal"},
 }
 """Allowed keys of a timeline item, by the key that identifies its kind."""
+_ALSO_IN_ORDERS = {"places", "rings", "from_s", "until_s", "encounters", "type", "fit_by_s"}
 _EXPECTED = {
     "what",
     "kind",
@@ -256,9 +262,10 @@ class _Reader:
         return f"900101-1{list(self._wearers).index(wearer):06d}"
 
     def _order(self, order: dict[str, Any]) -> registry_pb2.Order:
-        _only(order, {"order", "against", "protects"}, {"type", "places", "rings", "from_s", "until_s", "encounters"})
+        _only(order, {"order", "against", "protects"}, _ALSO_IN_ORDERS)
         name = order["against"]
         rings = order.get("rings", RINGS)
+        until_s, fit_by_s = order.get("until_s", 30 * DAY_S), order.get("fit_by_s")
         return registry_pb2.Order(
             order_id=order["order"],
             respondent=registry_pb2.Respondent(national_id=self._national_id(name), name=name, birth_date=BIRTH_DATE),
@@ -269,9 +276,10 @@ class _Reader:
                 for radius_m, action in rings.items()
             ],
             valid_from=times.to_timestamp(self._ms(order.get("from_s", -DAY_S))),
-            valid_until=times.to_timestamp(self._ms(order.get("until_s", 30 * DAY_S))),
-            encounters=[self._encounter(encounter) for encounter in order.get("encounters", ())],
+            valid_until=None if until_s is None else times.to_timestamp(self._ms(until_s)),
             type=registry_pb2.OrderType.Value(f"ORDER_TYPE_{order.get('type', 'UNSPECIFIED')}"),
+            fit_by=None if fit_by_s is None else times.to_timestamp(self._ms(fit_by_s)),
+            encounters=[self._encounter(encounter) for encounter in order.get("encounters", ())],
         )
 
     def _encounter(self, encounter: dict[str, Any]) -> encounter_pb2.Encounter:
@@ -306,6 +314,17 @@ class _Reader:
                 yield self._ms(item["at_s"]), self._order(item["order"])
             case "gives":
                 yield self._ms(item["at_s"]), self._handover(item["gives"], item["to"], item.get("basis", ""))
+            case "ends_tag":
+                removed_at = times.to_timestamp(self._ms(item["at_s"]))
+                ended = registry_pb2.EndTagRequest(device_id=item["ends_tag"], removed_at=removed_at, source_version=1)
+                yield self._ms(item["at_s"]), ended
+            case "refusal" | "good_cause" | "removal":
+                self._reports += 1
+                number, record = f"t{self._reports}", item[kind]
+                yield (
+                    self._ms(item["at_s"]),
+                    tag_records.request_of(kind, number, record, at_s=item["at_s"], ms=self._ms),
+                )
             case "says":
                 yield from self._events(item)
             case _:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from prometheus_client import CollectorRegistry
 
@@ -12,9 +14,12 @@ from services.registry import startup
 from services.registry.bulk.service import BulkService
 from services.registry.cases.renewal import Renewal
 from services.registry.cases.service import CaseService
+from services.registry.cctv.service import CctvRequests
 from services.registry.device_tokens.service import DeviceTokens
+from services.registry.disclosure.service import Disclosures
 from services.registry.exercises.service import Exercises
 from services.registry.keys.vault import Vault
+from services.registry.ledger.signing import Signer
 from services.registry.metrics import RegistryMetrics
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.records.ministry import MinistryService
@@ -23,6 +28,7 @@ from services.registry.relay.service import Relay
 from services.registry.retention.service import KeyRetention
 from services.registry.reviews.service import ReviewService
 from services.registry.transactions import Transactions
+from services.registry.wearing.service import WearingService
 
 
 class RegistryCore:
@@ -52,6 +58,9 @@ class RegistryCore:
         self.retention = KeyRetention(self.transactions, self.cases, vault, clock=clock)
         self.device_tokens = DeviceTokens(self.transactions, self.cases, clock)
         self.exercises = Exercises(self.transactions, self.ministry, self.police, clock=clock)
+        self.disclosures = Disclosures(self.transactions, clock, Signer(os.urandom(32)))
+        self.wearing = WearingService(self.transactions, self.cases, self.disclosures, clock=clock)
+        self.cctv = CctvRequests(self.transactions, self.disclosures, clock=clock)
 
     def relay(self, bus: Bus) -> Relay:
         """A relay of the outbox to a server."""

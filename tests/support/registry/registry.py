@@ -17,7 +17,14 @@ from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import log_pb2
-from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.registry.v1 import (
+    cctv_pb2_grpc,
+    device_token_pb2_grpc,
+    disclosure_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+    tag_record_pb2_grpc,
+)
 from tests.support.common import postgres
 from tests.support.common.nats import TestServer, running_server
 from tests.support.common.ports import free_port
@@ -92,6 +99,8 @@ class Client:
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
         self.device_tokens = device_token_pb2_grpc.DeviceTokenServiceStub(channel)
+        self.tag_records = tag_record_pb2_grpc.TagRecordServiceStub(channel)
+        self.cctv = cctv_pb2_grpc.CctvServiceStub(channel)
 
     async def put(self, *messages: Any, wait_for_ready: bool = True) -> list[str]:
         """Put records, each as the agency that owns it; returns the names of the outcomes."""
@@ -110,6 +119,18 @@ class Client:
         agency = MOJ if name in ("Wearer", "Tag") else NPA
         sent = request(**{field: message})
         return lambda **options: method(sent, **options), server.bearer(agency, SECRET)
+
+    async def ask(self, method: Any, request: Any, who: str) -> Any:
+        """The answer to a call as somebody."""
+        return await method(request, metadata=server.bearer(who, SECRET), timeout=WITHIN_S)
+
+    async def rejection(self, method: Any, request: Any, who: str) -> tuple[grpc.StatusCode, str]:
+        """Status code and text with which a call as somebody is rejected."""
+        try:
+            answer = await self.ask(method, request, who)
+        except grpc.aio.AioRpcError as error:
+            return error.code(), error.details() or ""
+        raise AssertionError(f"the call was accepted: {answer}")
 
     async def refusal(self, message: Any) -> grpc.aio.AioRpcError:
         """The error with which the registry rejects this record."""
@@ -163,16 +184,20 @@ def running_registry(
     database_url: str = "",
     module: str = "services.registry",
     env: Mapping[str, str] | None = None,
+    clock: MeshClock | None = None,
 ) -> Iterator[RegistryMesh]:
-    """Start a registry on an SQLite file or a database URL. All processes are killed at the end."""
+    """Start a registry on an SQLite file or a database URL. All processes are killed at the end.
+
+    The mesh has the clock of the wall unless another one is given, which the environment has to name, too.
+    """
     with running_server(folder / "nats") as nats:
-        asyncio.run(_create_streams(nats.url, partitions))
+        asyncio.run(_create_streams(nats.url, partitions, clock or MeshClock()))
         mesh = RegistryMesh(nats, folder, free_port(), partitions, database_url)
         with spawn(module, {**mesh.env, **(env or {})}, folder / "registry.log") as service:
             mesh.service = service
             yield mesh
 
 
-async def _create_streams(url: str, partitions: int) -> None:
+async def _create_streams(url: str, partitions: int, clock: MeshClock) -> None:
     async with buses.connect(url, "setup") as bus:
-        await streams.create(bus, partitions, MeshClock(), max_bytes=STREAM_BYTES)
+        await streams.create(bus, partitions, clock, max_bytes=STREAM_BYTES)

@@ -133,3 +133,21 @@ def test_an_absent_or_binary_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CommandFailed) as failed:
             csv_records.read(tmp_path / name)
         assert failed.value.exit_code == MISUSED
+
+
+def test_only_an_interim_order_may_have_no_end_and_only_an_order_of_item_3_2_the_courts_time(tmp_path: Path) -> None:
+    header = ORDERS.strip() + ",fit_by\n"
+    order = "o-1,,홍길동,1980-01-01,p-1,성춘향,home,37.5,127,50,2027-05-01T00:00:00+09:00"
+    lines = (
+        f"{order},,STALKING_INTERIM,1,",
+        f"{order},,STALKING_PROTECTION,1,",
+        f"{order},2027-06-01T00:00:00+09:00,STALKING_TAG,1,2027-05-02T15:00:00+09:00",
+        f"{order},2027-06-01T00:00:00+09:00,STALKING_APPROACH,1,2027-05-02T15:00:00+09:00",
+        f"{order},2027-06-01T00:00:00+09:00,STALKING_TAG,1,tomorrow",
+    )
+    interim, protection, tag, approach, garbled = read(tmp_path, header + "\n".join(lines) + "\n")
+    assert interim.fault is None and not interim.records[-1].HasField("valid_until")  # type: ignore[arg-type]
+    assert protection.fault and protection.fault.field == "valid_until"
+    assert tag.fault is None and tag.records[-1].fit_by.seconds == 1_809_237_600  # type: ignore[union-attr]
+    assert approach.fault and approach.fault.field == "fit_by"
+    assert garbled.fault and "RFC 3339" in garbled.fault.reason

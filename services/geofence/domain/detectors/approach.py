@@ -110,12 +110,14 @@ def _check_target(context: CaseContext, target: Target, sides: Sides, *, movemen
         return
     known_ms = max(side.recent[-1].time_ms for side in sides if side)
     until_ms = known_ms if movement.until_ms is None else movement.until_ms
+    if case.is_over(until_ms):
+        until_ms = case.end_ms - 1
     evaluation = _Evaluation(
         target=target,
         sides=sides,
         from_ms=max(from_ms, case.valid_from_ms),
         lookback_ms=max(lookback_ms, case.valid_from_ms),
-        until_ms=min(until_ms, case.valid_until_ms - 1),
+        until_ms=until_ms,
         newest=newest,
     )
     if evaluation.from_ms <= evaluation.until_ms:

@@ -19,10 +19,13 @@ from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import accuracy, encounters, plausibility, reachability, rings
 from services.geofence.domain.kinematics.rings import Sides
 from services.geofence.domain.state import CaseState, RingKey, State
+from services.geofence.domain.wearing import removals
 
 
 def clear_left_rings(context: CaseContext, _: CausingReport | None) -> None:
     """Clears the rings that the wearer has left for good, by the positions of both sides that are known for sure."""
+    if removals.is_off(context.case_state):
+        return  # the tag isn't on its wearer: its positions prove nothing
     for target in context.case.targets:
         for ring in reversed(context.case.rings):
             # A wearer who may be within a narrower ring may be within the wider rings, too.
@@ -62,7 +65,7 @@ def _newest_mm(state: State, case_state: CaseState, target: Target) -> float:
 def _has_left(state: State, case_state: CaseState, target: Target, *, ring: Ring) -> bool:
     """Whether the wearer left a ring: at least one pair of devices has fresh positions, each such pair proves it, and no pair
     contradicts it."""
-    since_ms = case_state.ring(target, ring).since_ms or 0
+    since_ms = max(case_state.ring(target, ring).since_ms or 0, removals.refitted_ms(case_state))
     fresh = False
     for sides in pairs(state, case_state, target):
         until_ms = rings.known_until(sides)
@@ -160,7 +163,7 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
 def end(context: CaseContext) -> None:
     """Clears all rings of a case that ends, then publishes and drops its accounts."""
     for target in context.case.targets:
-        _close(context, target, context.case.rings, at_ms=context.case.valid_until_ms)
+        _close(context, target, context.case.rings, at_ms=context.case.end_ms)
     accounts.publish_and_drop(context)
 
 
@@ -221,6 +224,8 @@ def _apart(state: State, case_state: CaseState, target: Target, *, ring: Ring) -
     pair has fresh positions, the distance is None and nothing proves that the ring was left.
     """
     distances_mm, beyond = [], []
+    if removals.is_off(case_state):
+        return None, False
     for sides in pairs(state, case_state, target):
         known_ms = rings.known_until(sides)
         if known_ms is None or not rings.is_fresh(known_ms, state.now_ms):

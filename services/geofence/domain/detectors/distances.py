@@ -16,6 +16,7 @@ from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.entries import Demand, Ring, Target
 from services.geofence.domain.kinematics import rings
 from services.geofence.domain.state import CaseState, State, part_by_key
+from services.geofence.domain.wearing import removals
 
 NEARER_SHARE = 0.5
 """Warn when the wearer has come to this share of the distance that the person was last told."""
@@ -140,7 +141,7 @@ def _check_person(context: CaseContext, target: Target, newest: CausingReport) -
         warned[target.key] = LastWarning(apart_mm, now_ms, len(entered))
         return
     ring = entered[-1]
-    if not before.away and _is_away(before, apart_mm, ring.radius_mm):
+    if not before.away and _is_away(before, apart_mm, ring.radius_mm) and not removals.is_off(case_state):
         if withheld_clearing.implausible_departure_ms(state, case_state, target, ring=ring) is not None:
             return  # not credible: no vehicle could have covered that way in the time
         before = before._replace(away_since_ms=now_ms if before.away_since_ms is None else before.away_since_ms)

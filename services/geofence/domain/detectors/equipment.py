@@ -10,6 +10,7 @@ from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Demand, EquipmentKind, Target
 from services.geofence.domain.state import EndedEvent, EventKey, State
+from services.geofence.domain.wearing import removals
 
 
 class EventChange(NamedTuple):
@@ -74,7 +75,7 @@ def emit(context: CaseContext, key: EventKey, at_ms: int, *, ended_ms: int | Non
     if event not in (demands.OF_TAGS if target is None else demands.OF_PERSONS):
         context.decisions.dead_letter(f"{event.value} from a device that can't say so")
         return
-    if event in demands.WITHOUT_ALERT:
+    if event in demands.WITHOUT_ALERT or removals.emit_strap(context, key, at_ms, ended_ms=ended_ms):
         return
     kind, demand = demands.EQUIPMENT[event]
     if event in demands.ACTIVE_UNTIL_ENDED:
@@ -96,7 +97,7 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
 
 def end(context: CaseContext) -> None:
     """Ends all events of a case that ends."""
-    _end_events(context, list(context.case_state.raised), context.case.valid_until_ms)
+    _end_events(context, list(context.case_state.raised), context.case.end_ms)
 
 
 def _end_events(context: CaseContext, keys: Iterable[EventKey], at_ms: int) -> None:

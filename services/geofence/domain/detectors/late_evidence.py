@@ -103,7 +103,7 @@ def _note(case_state: CaseState, position: TooLate, *, rules: Rules, now_ms: int
     case = case_state.case
     ring = _ring(case)
     is_tag = position.device_id in case.tag_device_ids
-    if ring is None or not is_tag or not case.valid_from_ms <= position.time_ms < case.valid_until_ms:
+    if ring is None or not is_tag or not case.is_in_force(position.time_ms):
         return False
     if encounters.allows(case, position.time_ms, position.point):
         return False

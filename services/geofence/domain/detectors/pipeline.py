@@ -1,8 +1,8 @@
 """All detectors, in the order in which the fold calls each of their hooks. The order of an entry's alerts follows from it.
 
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
-first. As time passes, silences come before the ends of muting, and amended accounts and late evidence
-last.
+first. As time passes, straps that are open at the end of an authorised removal come before silences, because they are a sign of
+evasion. Silences come before the ends of muting, and amended accounts and late evidence last.
 
 Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
 fix after them and has moments of its own, and `outages` compares the silences of all wearers: none of them decides on a single case. A
@@ -27,6 +27,7 @@ from services.geofence.domain.detectors import (
 )
 from services.geofence.domain.detectors.detector import Detector
 from services.geofence.domain.notices.notice import OPEN_NOTICES
+from services.geofence.domain.wearing import fitting, removals
 
 DETECTORS: tuple[Detector, ...] = (
     approach.DETECTOR,
@@ -35,6 +36,8 @@ DETECTORS: tuple[Detector, ...] = (
     closest_approach.DETECTOR,
     distances.DETECTOR,
     equipment.DETECTOR,
+    removals.DETECTOR,
+    fitting.DETECTOR,
     silence.DETECTOR,
     possible_presence.DETECTOR,
     clearing.END_OF_MUTING,

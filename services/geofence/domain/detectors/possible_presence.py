@@ -39,7 +39,7 @@ POSSIBLE = part_by_key("possible", PossiblePresenceState._make, outlives_episode
 def update(context: CaseContext, target: Target, ring: Ring, *, possible: PossiblePresence | None) -> None:
     """Updates the possible presence from the newest positions. Emits its beginning and its end."""
     state, case_state, case = context.state, context.case_state, context.case
-    if not case.valid_from_ms <= state.now_ms < case.valid_until_ms:
+    if not case.is_in_force(state.now_ms):
         return
     if possible is None or not rings.is_fresh(possible.at_ms, state.now_ms):
         return end_if_expired(context, target)
@@ -88,7 +88,7 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
 def end(context: CaseContext) -> None:
     """Retracts all possible presences of a case that ends."""
     for target in context.case.targets:
-        _retract(context, target, context.case.valid_until_ms)
+        _retract(context, target, context.case.end_ms)
 
 
 def _retract(context: CaseContext, target: Target, at_ms: int) -> None:

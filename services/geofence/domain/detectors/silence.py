@@ -20,8 +20,9 @@ from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exerci
 from services.geofence.domain.kinematics import encounters, reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
-from services.geofence.domain.state import WEARER, CaseState, EventKey, GroupedKey, State
+from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.wearing import removals
 
 ANNOUNCED_MS = 21_600_000
 """How long an announcement explains a silence: 6 h. A tag with a low battery lasts for hours, not for days."""
@@ -99,7 +100,7 @@ def amend(context: CaseContext, amendment: Amendment) -> None:
 def end(context: CaseContext) -> None:
     """Retracts all alerts of a case that ends, and awaits no more reports."""
     keys = {WEARER, *(target.key for target in context.case.targets)}
-    _close(context, context.case.valid_until_ms, keys)
+    _close(context, context.case.end_ms, keys)
     context.case_state.awaited_from_ms.clear()
 
 
@@ -173,7 +174,7 @@ def _check_contact(context: CaseContext, at_ms: int) -> Iterator[int]:
     state, case_state = context.state, context.case_state
     since_ms, from_ms = _heard_ms(state, case_state, WEARER), case_state.awaited_from_ms[WEARER]
     silent_ms = since_ms + _silent_after_ms(state, context.case)
-    long_silent_ms = since_ms + state.rules.silent_notify_after_ms
+    long_silent_ms = removals.after_ms(state, context.case, since_ms + state.rules.silent_notify_after_ms)
     if at_ms < silent_ms:
         if case_state.silent:
             case_state.silent = None
@@ -239,7 +240,9 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case_state, case = context.state, context.case_state, context.case
     track = state.last_track(case.tag_device_ids)
-    unseen = Unseen(track, _unseen_ms(state, case_state, track)) if track else None
+    unseen = (
+        (removals.unseen(case_state, track) or Unseen(track, _unseen_ms(state, case_state, track))) if track else None
+    )
     if unseen and at_ms < unseen.from_ms:
         yield from _end_unseen(context, unseen.track, at_ms)
         yield _no_later(unseen.from_ms, at_ms)
@@ -316,7 +319,7 @@ def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iter
         yield _Stage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
         announced = _is_announced(state, case, unseen.last)
         from_ms = reachability.respond_ms(state, case, unseen, target=target, is_announced=announced)
-        yield _Stage(_after_encounters_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
+        yield _Stage(_may_respond_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
     else:
         yield _Stage(reachability.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
 
@@ -335,14 +338,20 @@ def _no_later(check_ms: int, at_ms: int) -> int:
 
 def _shows_sign(state: State, case_state: CaseState) -> bool:
     """Whether a sign of evasion is active: a tag was opened, jammed or shut down. A tag whose battery was low before it shut down
-    shows no sign by that."""
+    shows no sign by that, nor does a tag whose removal was authorised then."""
     if not case_state.raised:  # nearly always
         return False
-    for tag_id in case_state.case.tag_device_ids:
-        if case_state.has_active(demands.EVASION_SIGNS, tag_id):
+    for key, since_ms in case_state.raised.items():
+        tag_id = key.device_id
+        if tag_id not in case_state.case.tag_device_ids or removals.covers(
+            state, case_state.case, tag_id, at_ms=since_ms
+        ):
+            continue
+        if key.event in demands.EVASION_SIGNS:
             return True
-        off_ms = case_state.raised.get(EventKey(EquipmentKind.SHUTDOWN, tag_id))
-        if off_ms is not None and not _was_announced(state, tag_id, off_ms, by=(EquipmentKind.BATTERY_LOW,)):
+        if key.event is EquipmentKind.SHUTDOWN and not _was_announced(
+            state, tag_id, since_ms, by=(EquipmentKind.BATTERY_LOW,)
+        ):
             return True
     return False
 
@@ -365,10 +374,11 @@ def _was_near(state: State, case: Case, last: Fix, *, target: Target) -> bool:
     return apart is not None and apart[0] <= radius_mm
 
 
-def _after_encounters_ms(state: State, case: Case, from_ms: int) -> int:
-    """The first moment from `from_ms` on at which no authorised encounter is active: during one, nobody is sent."""
+def _may_respond_ms(state: State, case: Case, from_ms: int) -> int:
+    """The first moment from `from_ms` on at which no authorised encounter or removal is active: during one, nobody is sent."""
+    from_ms = removals.after_ms(state, case, from_ms)
     while (until_ms := encounters.active_until_ms(state, case, from_ms)) is not None:
-        from_ms = until_ms
+        from_ms = removals.after_ms(state, case, until_ms)
     return from_ms
 
 

@@ -104,7 +104,7 @@ def cases_of(state: State, device_id: str) -> Iterator[CaseState]:
     """Live cases in force that name a device. No real tag stands behind an exercise."""
     for case_state in map(state.cases.__getitem__, state.cases_of.get(device_id, ())):
         case = case_state.case
-        if case.exercise is Exercise.NONE and case.valid_from_ms <= state.now_ms < case.valid_until_ms:
+        if case.exercise is Exercise.NONE and case.is_in_force(state.now_ms):
             yield case_state
 
 

@@ -61,3 +61,14 @@ def test_shares_cut_together_equal_shares_cut_alone_and_keep_the_time(
 def now_ms(entries: list[StoredMessage] | list[Delivered], sequence: int) -> int:
     """Mesh time of the fold at an entry."""
     return max(entry.stamp_ms for entry in entries if entry.sequence <= sequence)
+
+
+def test_an_order_without_an_end_names_the_holders_of_its_devices() -> None:
+    for valid_until_ms, is_held in ((0, True), (5, False)):
+        holders = Holders(MeshClock())
+        message = Delivered("log.0.case", b"", "LOG_0", 1, 10, 0, "")
+        case = log_pb2.CaseSnapshot(
+            case_id="c", version=1, wearer_id="wearer-1", tag_device_ids=["tag-1"], valid_until_ms=valid_until_ms
+        )
+        holders.see_case(message, case)
+        assert bool(holders._held) is is_held

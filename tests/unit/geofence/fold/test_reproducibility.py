@@ -102,6 +102,12 @@ def real_logs() -> list[Log]:
     return [asking(real_log(session, batch)) for session in sessions for batch in BATCHES]
 
 
+def decided_alike_before(log: Log) -> bool:
+    """Whether a log says nothing that the fold decides on only from a version of the log on."""
+    cases = [entry.body for entry in log if isinstance(entry.body, Case)]
+    return not any(case.tag_duty or case.removals for case in cases)
+
+
 def folded(log: Log) -> list[Output]:
     """All outputs of a log."""
     state = State(0, "log")
@@ -156,7 +162,7 @@ def as_before(log: Log) -> Log:
 
 def test_an_old_log_gives_the_same_alerts_without_requests_and_notices(logs: list[Log]) -> None:
     requests = notices = 0
-    for log in logs:
+    for log in filter(decided_alike_before, logs):
         outputs = folded(log)
         alerts = [output for output in outputs if isinstance(output, Alert)]
         others = [output for output in outputs if not isinstance(output, SensingRequest)]

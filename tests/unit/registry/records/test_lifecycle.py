@@ -18,6 +18,7 @@ from tandem.registry.v1 import registry_pb2
 from tests.support.registry import records
 
 ORDER = translate.parse_order(records.order())
+UNTIL_MS = records.order().valid_until.seconds * 1000
 
 
 def ms(text: str) -> int:
@@ -48,7 +49,7 @@ def test_the_maximum_duration_is_accepted_and_one_second_more_gives_a_warning(
 ) -> None:
     longest = order(kind, greatest, extensions)
     assert lifecycle.duration_warnings(longest) == ()
-    longer = replace(longest, valid_until_ms=longest.valid_until_ms + 1000)
+    longer = replace(longest, valid_until_ms=ms(greatest) + 1000)
     (warned,) = lifecycle.duration_warnings(longer)
     assert warned.field == "valid_until"
     assert lifecycle.duration_warnings(replace(longer, duration_reason="the court says so")) == ()
@@ -85,7 +86,7 @@ def test_adding_months_never_exceeds_the_range_of_times() -> None:
 
 def test_an_order_is_issued_extended_amended_cancelled_and_lapses() -> None:
     assert lifecycle.stage_of(None, ORDER) is OrderStage.ISSUED
-    later = replace(ORDER, valid_until_ms=ORDER.valid_until_ms + 1)
+    later = replace(ORDER, valid_until_ms=UNTIL_MS + 1)
     assert lifecycle.stage_of(ORDER, later) is OrderStage.EXTENDED
     assert lifecycle.stage_of(ORDER, replace(ORDER, extensions=1)) is OrderStage.EXTENDED
     assert lifecycle.stage_of(later, ORDER) is OrderStage.AMENDED
@@ -95,6 +96,7 @@ def test_an_order_is_issued_extended_amended_cancelled_and_lapses() -> None:
         EndReason.COVERED_BY_COURT_ORDER: OrderStage.LAPSED,
         EndReason.NON_PROSECUTION: OrderStage.LAPSED,
         EndReason.ACQUITTAL: OrderStage.LAPSED,
+        EndReason.DECIDED: OrderStage.LAPSED,
     }
     assert set(stages) == set(EndReason)
     for reason, stage in stages.items():

@@ -104,6 +104,24 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """The Ministry's notice to protected persons has ended: no ring round the person or a protected place is entered any more, the order
     ended, or its ground fell. RECORD, only for the warning leg, which notifies the persons.
     """
+    NOT_FITTED: _AlertKind.ValueType  # 30
+    """Under an order of item 3-2 the respondent has no tag by the court's time, or refused one, and no good cause is recorded
+    (Electronic Monitoring Act 31-6(4) item 1). NOTIFY for both desks; the police's destination is the respondent. With RECORD, a tag
+    is worn, good cause was recorded, or the order is over.
+    """
+    TAG_LAPSED: _AlertKind.ValueType  # 31
+    """Under an order of item 3-2 the record of the last tag ended 10 minutes ago, and neither another tag nor good cause nor an
+    authorised removal is recorded. Demand and destinations are those of NOT_FITTED.
+    """
+    TAG_REMOVAL: _AlertKind.ValueType  # 32
+    """An authorised removal of the tag begins (Electronic Monitoring Act Decree 10). NOTIFY under an order of item 3-2 (Decree
+    23-14(1) item 2), for both desks, with the respondent as the police's destination; else RECORD for probation. Positions of the
+    tag prove nothing about the wearer from the opening of the strap until it is closed.
+    """
+    TAG_REMOVED: _AlertKind.ValueType  # 33
+    """The strap was opened within an authorised removal. RECORD."""
+    TAG_REFITTED: _AlertKind.ValueType  # 34
+    """The strap was closed within an authorised removal. RECORD."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """Kinds of alert."""
@@ -183,6 +201,24 @@ NOTICE_ENDED: AlertKind.ValueType  # 40
 """The Ministry's notice to protected persons has ended: no ring round the person or a protected place is entered any more, the order
 ended, or its ground fell. RECORD, only for the warning leg, which notifies the persons.
 """
+NOT_FITTED: AlertKind.ValueType  # 30
+"""Under an order of item 3-2 the respondent has no tag by the court's time, or refused one, and no good cause is recorded
+(Electronic Monitoring Act 31-6(4) item 1). NOTIFY for both desks; the police's destination is the respondent. With RECORD, a tag
+is worn, good cause was recorded, or the order is over.
+"""
+TAG_LAPSED: AlertKind.ValueType  # 31
+"""Under an order of item 3-2 the record of the last tag ended 10 minutes ago, and neither another tag nor good cause nor an
+authorised removal is recorded. Demand and destinations are those of NOT_FITTED.
+"""
+TAG_REMOVAL: AlertKind.ValueType  # 32
+"""An authorised removal of the tag begins (Electronic Monitoring Act Decree 10). NOTIFY under an order of item 3-2 (Decree
+23-14(1) item 2), for both desks, with the respondent as the police's destination; else RECORD for probation. Positions of the
+tag prove nothing about the wearer from the opening of the strap until it is closed.
+"""
+TAG_REMOVED: AlertKind.ValueType  # 33
+"""The strap was opened within an authorised removal. RECORD."""
+TAG_REFITTED: AlertKind.ValueType  # 34
+"""The strap was closed within an authorised removal. RECORD."""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _AnomalyKind:
@@ -288,6 +324,7 @@ class Alert(_message.Message):
     AMENDS_FIELD_NUMBER: _builtins.int
     MINISTRY_NOTICE_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
+    REMOVAL_ID_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of the log, partition, sequence, case, kind, demand, target and ring."""
     partition: _builtins.int
@@ -340,6 +377,8 @@ class Alert(_message.Message):
     """ACCOUNT_AMENDED: id of the RING_CLEARED alert whose account this alert's Measure replaces. The last amendment by (sequence,
     ordinal) is valid.
     """
+    removal_id: _builtins.str
+    """TAG_REMOVAL, TAG_REMOVED, TAG_REFITTED: the Ministry's id of the authorised removal. Else empty."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When the change happened in the world, to the millisecond."""
@@ -406,10 +445,11 @@ class Alert(_message.Message):
         amends: _builtins.str = ...,
         ministry_notice: _notice_pb2.MinistryNotice | None = ...,
         checks: _abc.Iterable[Global___Destination] | None = ...,
+        removal_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at", "ministry_notice", b"ministry_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "removal_id", b"removal_id", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

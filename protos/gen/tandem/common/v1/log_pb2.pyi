@@ -12,6 +12,7 @@ from tandem.common.v1 import encounter_pb2 as _encounter_pb2
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 from tandem.common.v1 import notice_pb2 as _notice_pb2
+from tandem.common.v1 import tag_duty_pb2 as _tag_duty_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -409,6 +410,8 @@ class CaseSnapshot(_message.Message):
     EXERCISE_FIELD_NUMBER: _builtins.int
     NOTICE_GROUND_FIELD_NUMBER: _builtins.int
     POLICE_MUST_CHECK_FIELD_NUMBER: _builtins.int
+    TAG_DUTY_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id of the joint case: a hash of the order and the wearer."""
     version: _builtins.int
@@ -420,7 +423,9 @@ class CaseSnapshot(_message.Message):
     valid_from_ms: _builtins.int
     """The order is valid from this moment, milliseconds since 1970 UTC, inclusive."""
     valid_until_ms: _builtins.int
-    """The order is valid until this moment, milliseconds since 1970 UTC, exclusive."""
+    """The order is valid until this moment, milliseconds since 1970 UTC, exclusive. 0 if the order has no end yet: it is valid until
+    the court decides (Stalking Punishment Act 17-7).
+    """
     exercise: _exercise_pb2.Exercise.ValueType
     """Exercise of the case and all its alerts. Unspecified if the case is live."""
     notice_ground: _notice_pb2.NoticeGround.ValueType
@@ -447,6 +452,14 @@ class CaseSnapshot(_message.Message):
     def encounters(self) -> _containers.RepeatedCompositeFieldContainer[_encounter_pb2.Encounter]:
         """Authorised encounters, such as a hearing. They never mute the warning."""
 
+    @_builtins.property
+    def tag_duty(self) -> _tag_duty_pb2.TagDuty:
+        """The duty to wear a tag. Absent unless the order is one of item 3-2."""
+
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[_tag_duty_pb2.TagRemoval]:
+        """Authorised removals of the wearer's tags that haven't ended long ago, in ascending order of their start."""
+
     def __init__(
         self,
         *,
@@ -464,10 +477,12 @@ class CaseSnapshot(_message.Message):
         exercise: _exercise_pb2.Exercise.ValueType = ...,
         notice_ground: _notice_pb2.NoticeGround.ValueType = ...,
         police_must_check: _builtins.bool = ...,
+        tag_duty: _tag_duty_pb2.TagDuty | None = ...,
+        removals: _abc.Iterable[_tag_duty_pb2.TagRemoval] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tag_duty", b"tag_duty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "exercise", b"exercise", "notice_ground", b"notice_ground", "order_id", b"order_id", "persons", b"persons", "places", b"places", "police_must_check", b"police_must_check", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "exercise", b"exercise", "notice_ground", b"notice_ground", "order_id", b"order_id", "persons", b"persons", "places", b"places", "police_must_check", b"police_must_check", "removals", b"removals", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "tag_duty", b"tag_duty", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -117,6 +117,10 @@ class _OrderTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderType.V
     """Stalking Punishment Act 17-6: victim protection order (3 months, twice 3 more)."""
     ORDER_TYPE_TAG_CONDITION: _OrderType.ValueType  # 8
     """Electronic Monitoring Act 9-2(1) item 3: no approach to a named person (by judgment)."""
+    ORDER_TYPE_STALKING_INTERIM: _OrderType.ValueType  # 9
+    """Stalking Punishment Act 17-7: interim protection order (until the decision, or as the court limits it). Like 17-6, it can't be
+    valid before 2027-04-22.
+    """
 
 class OrderType(_OrderType, metaclass=_OrderTypeEnumTypeWrapper):
     """Legal types of orders. In parentheses: the maximum duration and the possible extensions."""
@@ -138,6 +142,10 @@ ORDER_TYPE_STALKING_PROTECTION: OrderType.ValueType  # 7
 """Stalking Punishment Act 17-6: victim protection order (3 months, twice 3 more)."""
 ORDER_TYPE_TAG_CONDITION: OrderType.ValueType  # 8
 """Electronic Monitoring Act 9-2(1) item 3: no approach to a named person (by judgment)."""
+ORDER_TYPE_STALKING_INTERIM: OrderType.ValueType  # 9
+"""Stalking Punishment Act 17-7: interim protection order (until the decision, or as the court limits it). Like 17-6, it can't be
+valid before 2027-04-22.
+"""
 Global___OrderType: _TypeAlias = OrderType  # noqa: Y015
 
 class _OrderStage:
@@ -191,6 +199,10 @@ class _EndReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndReason.V
     """The case isn't prosecuted: it lapses."""
     END_REASON_ACQUITTAL: _EndReason.ValueType  # 5
     """The respondent was acquitted: it lapses."""
+    END_REASON_DECIDED: _EndReason.ValueType  # 6
+    """The court has decided on the protection order: that order takes over from the interim protection order (Stalking Punishment Act
+    17-7(2)).
+    """
 
 class EndReason(_EndReason, metaclass=_EndReasonEnumTypeWrapper):
     """Reasons why an order ends early."""
@@ -206,6 +218,10 @@ END_REASON_NON_PROSECUTION: EndReason.ValueType  # 4
 """The case isn't prosecuted: it lapses."""
 END_REASON_ACQUITTAL: EndReason.ValueType  # 5
 """The respondent was acquitted: it lapses."""
+END_REASON_DECIDED: EndReason.ValueType  # 6
+"""The court has decided on the protection order: that order takes over from the interim protection order (Stalking Punishment Act
+17-7(2)).
+"""
 Global___EndReason: _TypeAlias = EndReason  # noqa: Y015
 
 class _WearerEndReason:
@@ -543,6 +559,7 @@ class Order(_message.Message):
     DURATION_REASON_FIELD_NUMBER: _builtins.int
     ENCOUNTERS_FIELD_NUMBER: _builtins.int
     EXERCISE_FIELD_NUMBER: _builtins.int
+    FIT_BY_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The police's id."""
     source_version: _builtins.int
@@ -579,12 +596,18 @@ class Order(_message.Message):
 
     @_builtins.property
     def valid_until(self) -> _timestamp_pb2.Timestamp:
-        """End of validity, exclusive, exact to the second."""
+        """End of validity, exclusive, exact to the second. Absent only for STALKING_INTERIM: until the court decides."""
 
     @_builtins.property
     def encounters(self) -> _containers.RepeatedCompositeFieldContainer[_encounter_pb2.Encounter]:
         """Authorised encounters, at most 50, within the order's validity, each with an id of its own. Their polygons hold at most
         10,000 vertices in all.
+        """
+
+    @_builtins.property
+    def fit_by(self) -> _timestamp_pb2.Timestamp:
+        """Only for STALKING_TAG: the court's time, by which the respondent has to come and be fitted with a tag (Electronic Monitoring Act
+        31-6(2)). Not before valid_from. If absent, 24 hours after valid_from.
         """
 
     def __init__(
@@ -603,10 +626,11 @@ class Order(_message.Message):
         duration_reason: _builtins.str = ...,
         encounters: _abc.Iterable[_encounter_pb2.Encounter] | None = ...,
         exercise: _exercise_pb2.Exercise.ValueType = ...,
+        fit_by: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["respondent", b"respondent", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fit_by", b"fit_by", "respondent", b"respondent", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_reason", b"duration_reason", "encounters", b"encounters", "exercise", b"exercise", "extensions", b"extensions", "order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "type", b"type", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_reason", b"duration_reason", "encounters", b"encounters", "exercise", b"exercise", "extensions", b"extensions", "fit_by", b"fit_by", "order_id", b"order_id", "places", b"places", "protected_person_ids", b"protected_person_ids", "respondent", b"respondent", "rings", b"rings", "source_version", b"source_version", "type", b"type", "valid_from", b"valid_from", "valid_until", b"valid_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -835,22 +859,57 @@ class PutOrderRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def order(self) -> Global___Order:
         """The whole record."""
+
+    @_builtins.property
+    def replaces(self) -> Global___ReplacedOrder:
+        """The interim protection order from which the order takes over, if any. Both are stored in one transaction."""
 
     def __init__(
         self,
         *,
         order: Global___Order | None = ...,
+        replaces: Global___ReplacedOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "replaces", b"replaces"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "replaces", b"replaces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutOrderRequest: _TypeAlias = PutOrderRequest  # noqa: Y015
+
+@_typing.final
+class ReplacedOrder(_message.Message):
+    """An interim protection order that ends because the court has decided. Its end is the valid_from of the order that takes over, so that
+    no moment is without an order, or under both. As an ended record it has the lines `end.reason=6`, `end.ended_at=` and
+    `end.covering_order_id=` in the agency's list.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The police's id of the interim protection order."""
+    source_version: _builtins.int
+    """The agency's version of its ended record, greater than the stored version."""
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "source_version", b"source_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplacedOrder: _TypeAlias = ReplacedOrder  # noqa: Y015
 
 @_typing.final
 class PutOrderResponse(_message.Message):
@@ -1088,7 +1147,9 @@ class EndOrderRequest(_message.Message):
     reason: Global___EndReason.ValueType
     """The reason."""
     covering_order_id: _builtins.str
-    """Id of the court order that covers it. Only for COVERED_BY_COURT_ORDER."""
+    """Id of the court order that covers it. Only for COVERED_BY_COURT_ORDER and DECIDED. For DECIDED, ended_at must be that order's
+    valid_from.
+    """
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp:
         """End of its validity, exact to the second."""
