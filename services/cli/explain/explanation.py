@@ -14,7 +14,7 @@ from services.cli.explain.refold import LoggedPosition, Refold
 from services.common import times
 from services.common.messaging import flow
 from services.geofence import translate
-from services.geofence.domain.alerts import Alert, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, SensingRequest
 from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, Tick
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from services.geofence.domain.rules import Rules
@@ -121,6 +121,7 @@ class Explanation:
             ],
             "came_later": [as_json(report) for report in self.later],
             "requests": [_request_json(explained) for explained in self.requests],
+            "messages_to_wearer": [_message_json(message) for message in self.refold.messages],
         }
 
 
@@ -171,6 +172,15 @@ def _request_json(explained: ExplainedRequest) -> dict[str, Any]:
         "decided_at": times.to_rfc3339(request.decided_at_ms),
         "until": times.to_rfc3339(request.until_ms),
         "next_position_at": times.to_rfc3339(following.arrived_ms) if following else None,
+    }
+
+
+def _message_json(message: ContactRequest) -> dict[str, Any]:
+    return {
+        "contact_id": message.request_id,
+        "device_id": message.device_id,
+        "sequence": message.sequence,
+        "decided_at": times.to_rfc3339(message.decided_at_ms),
     }
 
 
@@ -236,6 +246,7 @@ def case_json(case: Case) -> dict[str, Any]:
         "tags": list(case.tag_device_ids),
         "persons": {target.target_id: list(target.device_ids) for target in case.targets if target.is_person},
         "places": [target.target_id for target in case.targets if not target.is_person],
+        "named_places": [target.target_id for target in case.targets if target.is_named],
         "rings": [{"radius_m": ring.radius_mm / 1000, "action": ring.action.name} for ring in case.rings],
         "valid_from": times.to_rfc3339(case.valid_from_ms),
         "valid_until": times.to_rfc3339(case.valid_until_ms),

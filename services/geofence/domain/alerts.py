@@ -1,10 +1,11 @@
-"""Outputs of the fold: alerts with their figures, requests for data, and dead letters."""
+"""Outputs of the fold: alerts with their figures, requests for data, messages to wearers, and dead letters."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
 
+from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, Exercise
 
@@ -83,6 +84,8 @@ class Alert:
     """OUTAGE: number of watched wearers."""
     anomaly: AnomalyKind | None = None
     """Why the positions behind the alert can't be accepted at face value."""
+    contact: FirstContact | None = None
+    """RING_ENTERED that demands NOTIFY: the first contact with the wearer; RING_CLEARED: the wearer turned back after one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,4 +116,21 @@ class SensingRequest:
     fold_version: int
 
 
-Output = Alert | SensingRequest | DeadLetter
+@dataclass(frozen=True, slots=True)
+class ContactRequest:
+    """A message by which a tag tells the wearer to turn round. Its id is that of the contact."""
+
+    request_id: str
+    sequence: int
+    ordinal: int
+    device_id: str
+    decided_at_ms: int
+    """When the causing entry arrived, mesh time."""
+    until_ms: int
+    """When the message is of no use any more, mesh time."""
+    fold_version: int
+
+
+Request = SensingRequest | ContactRequest
+"""An output for a device."""
+Output = Alert | SensingRequest | ContactRequest | DeadLetter

@@ -9,7 +9,17 @@ from typing import NamedTuple
 
 from services.common.ids import hash_id
 from services.geofence.domain import demands
-from services.geofence.domain.alerts import Alert, AnomalyKind, CausingReport, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import (
+    Alert,
+    AnomalyKind,
+    CausingReport,
+    ContactRequest,
+    DeadLetter,
+    Output,
+    Request,
+    SensingRequest,
+)
+from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.demands import AlertKind, Detection, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
@@ -48,6 +58,8 @@ class AlertDraft:
     """Whether the protected persons know that the wearer stays within the ring, so that they aren't warned of the entry once more."""
     amended: Account | None = None
     """The account that the alert amends. The alert takes the account's episode and incident, which may be over."""
+    contact: FirstContact | None = None
+    """The first contact with the wearer; None if the decision says nothing about one."""
 
 
 class Decisions:
@@ -58,7 +70,7 @@ class Decisions:
         self.sequence = sequence
         self._stamp_ms = stamp_ms
         self.out: list[Output] = []
-        self._requests: list[SensingRequest] = []
+        self._requests: list[Request] = []
         self._named: Counter[tuple[str | int, ...]] = Counter()
         self._reasons: dict[str, None] = {}
         """Reasons why the entry or a part of it is set aside, in order."""
@@ -139,6 +151,7 @@ class Decisions:
                 exercise=case.exercise,
                 anomaly=draft.anomaly,
                 outage_id=draft.outage_id,
+                contact=draft.contact,
             )
         )
         return alert_id
@@ -166,6 +179,24 @@ class Decisions:
                 ordinal=0,
                 device_id=device_id,
                 interval_s=interval_s,
+                decided_at_ms=self.state.now_ms,
+                until_ms=until_ms,
+                fold_version=VERSION,
+            )
+        )
+
+    def contact_id(self, case: Case) -> str:
+        """Makes the id of a first contact under an order."""
+        return self._id("contact", case.case_id)
+
+    def contact(self, contact_id: str, device_id: str, *, until_ms: int) -> None:
+        """Adds a message by which a tag tells the wearer to turn round."""
+        self._requests.append(
+            ContactRequest(
+                request_id=contact_id,
+                sequence=self.sequence,
+                ordinal=0,
+                device_id=device_id,
                 decided_at_ms=self.state.now_ms,
                 until_ms=until_ms,
                 fold_version=VERSION,
