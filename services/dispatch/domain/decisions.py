@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
-from services.dispatch.domain import answers, escalation, flags, following
+from services.dispatch.domain import answers, contacts, escalation, flags, following
 from services.dispatch.domain.answers import Acknowledge, Answering, Close, Progress, Receive, Reject
 from services.dispatch.domain.assignment import ACCEPTED, OVER, Assignment, AssignmentState, assignment_id
+from services.dispatch.domain.contacts import AlertContact, Confirm, ContactCommand, RecordCall
 from services.dispatch.domain.enums import Demand, Exercise
 from services.dispatch.domain.escalation import LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import (
@@ -60,6 +61,8 @@ class Alert:
     ring_m: float = 0.0
     """Radius of the ring, metres; 0 if the alert concerns no ring."""
     exercise: Exercise = Exercise.NONE
+    contact: AlertContact | None = None
+    """The first contact with the wearer; None if the alert says nothing about one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,16 @@ class CompareSteps:
 
 
 Command: TypeAlias = (
-    FoldAlert | PassDeadline | LoseUnit | ReportLeg | CompareSteps | Flag | Follow | ShowTargets | Answering
+    FoldAlert
+    | PassDeadline
+    | LoseUnit
+    | ReportLeg
+    | CompareSteps
+    | Flag
+    | Follow
+    | ShowTargets
+    | Answering
+    | ContactCommand
 )
 
 
@@ -124,6 +136,8 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
             return following.decide(incident, command, situation)
         case Receive() | Acknowledge() | Reject() | Progress() | Close():
             return answers.decide(incident, command, situation)
+        case Confirm() | RecordCall():
+            return contacts.decide(incident, command, situation.now_ms)
         case _:
             assert_never(command)
 
@@ -131,6 +145,8 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
 def _report_leg(incident: Incident, command: ReportLeg, now_ms: int) -> Iterator[Event]:
     leg = command.leg
     for id_, assignment in incident.assignments.items():
+        if assignment.contact:
+            continue  # no other leg takes part in a contact
         if command.returned and leg in assignment.absent_legs:
             yield LegReturned(now_ms, id_, leg)
         elif not command.returned and leg not in assignment.absent_legs and assignment.state not in OVER:
@@ -162,6 +178,7 @@ def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Itera
     decided.add(_folded(alert, tuple(subjects), alert.legs if matters else (), now_ms=situation.now_ms))
     _begin(decided, alert, subjects, situation=situation)
     _reoffer(decided, graver, situation)
+    decided.add(*contacts.of_alert(decided.incident, alert, situation.now_ms))
     if alert.kind == SPOOFING_SUSPECTED and alert.demand in leg.policy.notifies:
         _suspect_spoofing(decided, alert, situation.now_ms)
     _stand_down(decided, situation.now_ms)
@@ -284,7 +301,7 @@ def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation
 def _suspect_spoofing(decided: Decided, alert: Alert, now_ms: int) -> None:
     # Other notices make no step while a unit is on the way. This notice must: spoofed positions may show that the wearer has left.
     for id_, assignment in decided.incident.assignments.items():
-        if assignment.state not in OVER:
+        if assignment.state not in OVER and not assignment.contact:
             decided.add(SpoofingSuspected(now_ms, id_, alert.alert_id))
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 from services.cli.simulate.backtest import Backtest
 from services.cli.simulate.files import Scenario
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Output, SensingRequest
+from services.geofence.domain.alerts import Alert, Output, Request
 from services.geofence.domain.entries import Body, Case, Demand, Entry, FoldVersion, Positions, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.state import State
@@ -146,14 +147,17 @@ def test_another_python_gives_the_same_digest_on_real_tracks(
     check_other_python(real_logs, program, tmp_path)
 
 
-def test_the_logs_have_requests_for_data_and_the_same_alerts_without_them(logs: list[Log]) -> None:
-    requests = 0
+def test_the_logs_have_requests_to_devices_and_the_same_alerts_without_them(logs: list[Log]) -> None:
+    """An old log has neither requests for data nor contacts with wearers."""
+    requests = contacts = 0
     for log in logs:
         outputs = folded(log)
-        others = [output for output in outputs if not isinstance(output, SensingRequest)]
-        assert others == folded(log[1:])
+        others = [output for output in outputs if not isinstance(output, Request)]
+        alerts = [replace(output, contact=None) if isinstance(output, Alert) else output for output in others]
+        assert alerts == folded(log[1:])
         requests += len(outputs) - len(others)
-    assert requests > 300
+        contacts += alerts != others
+    assert requests > 300 and contacts > 10
 
 
 def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:
