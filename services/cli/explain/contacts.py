@@ -19,6 +19,7 @@ _WITHHELD = {
     first_contact_pb2.CONTACT_WITHHELD_NOT_MOVING: "the wearer doesn't move",
     first_contact_pb2.CONTACT_WITHHELD_NIGHT: "it is night",
     first_contact_pb2.CONTACT_WITHHELD_PLACE_AND_HOUR: "the answer that was drawn for this place and hour is no",
+    first_contact_pb2.CONTACT_WITHHELD_SLOT: "these days only a contact without a cause is made, by a draw",
     first_contact_pb2.CONTACT_WITHHELD_INFERENCE: "the wearer could infer the protected person's position to 500 m",
 }
 

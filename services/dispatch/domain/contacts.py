@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 CONFIRM_MS = 130_000
 """Time in which the tag must confirm the message, milliseconds of mesh time: the 2 minutes for which it is sent, and its way."""
 CALL_AFTER_MS = 180_000
-"""Time from the tag's confirmation until an officer calls a wearer who hasn't turned back, milliseconds of mesh time. The ring of a wearer
-who turns round at once is cleared by then."""
+"""Time from the tag's confirmation until an officer calls a wearer who hasn't turned back, milliseconds of mesh time. By then the ring
+of a wearer who turns round at once is cleared."""
 CONTACT_OVER, CONTACT_OTHER, NOBODY_CALLS = "CONTACT_OVER", "CONTACT_OTHER", "NOBODY_CALLS"
 """Machine-readable reasons for refusing the result of a call."""
 

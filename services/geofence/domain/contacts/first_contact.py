@@ -40,6 +40,8 @@ SLOT_MS = 5 * DAY_MS
 """Elsewhere, each slot of this length has one contact, with a cause or without."""
 MAX_ELSEWHERE = 36
 """Budget of an order elsewhere, without a renewal: contacts of half a year."""
+CAUSED_ONE_IN = 6
+"""Elsewhere, one slot in so many may have a contact with a cause. In the others only one without a cause is made."""
 ALLOWED_ONE_IN = 2
 """Elsewhere, one in so many pairs of a place and an hour allows contacts."""
 PLACE_MM = 500_000
@@ -145,17 +147,27 @@ def _plan(
         if len(memory.named_ms) >= MAX_NAMED_A_DAY:
             return ContactPlan.OUT_OF_BUDGET
         return ContactPlan.TAG if tag_id else ContactPlan.CALL
-    if tag_id and _is_near_named(case, state.tracks[tag_id].recent[-1].point, ring.radius_mm):
+    return _plan_elsewhere(state, case, memory, tag_id=tag_id, radius_mm=ring.radius_mm)
+
+
+def _plan_elsewhere(
+    state: State, case: Case, memory: ContactMemory, *, tag_id: str, radius_mm: int
+) -> ContactPlan | ContactWithheld:
+    """The plan of a contact that no named place explains. Where it is withheld, that follows from what the wearer can know and draws."""
+    if tag_id and _is_near_named(case, state.tracks[tag_id].recent[-1].point, radius_mm):
         return ContactWithheld.JUST_CONTACTED
     here = _moving_at(state, tag_id)
     if here is None:
         return ContactWithheld.NOT_MOVING
-    if (
-        _slot_begin_ms(state, case, state.now_ms) <= _last_elsewhere_ms(memory)
-        or len(memory.elsewhere) >= MAX_ELSEWHERE
-    ):
+    if withheld := _secrecy(state, case, memory, here=here, radius_mm=radius_mm):
+        return withheld
+    begin_ms = _slot_begin_ms(state, case, state.now_ms)
+    if _last_elsewhere_ms(memory) >= begin_ms or len(memory.elsewhere) >= MAX_ELSEWHERE:
         return ContactPlan.OUT_OF_BUDGET
-    return _secrecy(state, case, memory, here=here, radius_mm=ring.radius_mm) or ContactPlan.TAG_ALONE
+    is_begun = memory.next_uncaused_ms is not None and memory.next_uncaused_ms < begin_ms + SLOT_MS
+    if not is_begun or _draw(state, case, "caused", begin_ms) % CAUSED_ONE_IN:
+        return ContactWithheld.SLOT
+    return ContactPlan.TAG_ALONE
 
 
 def _secrecy(
@@ -194,18 +206,20 @@ def try_uncaused(context: CaseContext, at_ms: int) -> Iterable[int]:
     memory = CONTACTS.of(context.case_state)
     if len(memory.elsewhere) >= MAX_ELSEWHERE:
         return ()
+    if memory.next_uncaused_ms is not None and at_ms < memory.next_uncaused_ms:
+        return (memory.next_uncaused_ms,)
     begin_ms = _slot_begin_ms(state, case, at_ms)
     # Only at the planned moment: other checks of the case come when something is about her.
     is_used = _last_elsewhere_ms(memory) >= begin_ms
     if not is_used and memory.next_uncaused_ms == at_ms and state.now_ms - at_ms < TTL_MS:
         is_used = _contact_uncaused(context, memory)
-    if memory.next_uncaused_ms is None or memory.next_uncaused_ms <= at_ms or is_used:
-        memory.next_uncaused_ms = (
-            _planned_ms(state, case, begin_ms + SLOT_MS)
-            if is_used
-            else max(_planned_ms(state, case, begin_ms), at_ms + RETRY_MS)
-        )
-    return (memory.next_uncaused_ms,)
+    next_ms = max(_planned_ms(state, case, begin_ms), at_ms + RETRY_MS)
+    # An order that begins within a slot has no contact in what is left of it, so that not all new orders have one at once.
+    is_first = memory.next_uncaused_ms is None and next_ms != _planned_ms(state, case, begin_ms)
+    if is_used or is_first or next_ms >= begin_ms + SLOT_MS:
+        next_ms = _planned_ms(state, case, begin_ms + SLOT_MS)
+    memory.next_uncaused_ms = next_ms
+    return (next_ms,)
 
 
 def _contact_uncaused(context: CaseContext, memory: ContactMemory) -> bool:

@@ -38,6 +38,8 @@ class ContactWithheld(enum.Enum):
     """Away from named places, contacts are made by day only, as those without a cause are."""
     PLACE_AND_HOUR = "PLACE_AND_HOUR"
     """The answer that was drawn for this place and hour is no, and stays so."""
+    SLOT = "SLOT"
+    """These days only a contact without a cause is made, by a draw."""
     INFERENCE = "INFERENCE"
     """From all contacts so far and this one the wearer could infer her position too closely."""
 

@@ -191,12 +191,13 @@ def meet(day: int, *, log_id: str = "", hour: float = 12, away_m: float = 0.0) -
 def test_elsewhere_a_contact_is_by_the_tag_alone_and_only_where_the_draw_allows_it() -> None:
     seen = {
         (alert.contact.plan, alert.contact.withheld)
-        for n in range(40)
-        for alert in contacts(meet(2, log_id=f"log {n}"))
+        for n in range(60)
+        for alert in contacts(meet(12, log_id=f"log {n}"))
         if alert.contact
     }
     assert (ContactPlan.TAG_ALONE, None) in seen
     assert (ContactPlan.WITHHELD, ContactWithheld.PLACE_AND_HOUR) in seen
+    assert (ContactPlan.WITHHELD, ContactWithheld.SLOT) in seen, "most slots have only a contact without a cause"
     assert not {ContactPlan.TAG, ContactPlan.CALL} & {plan for plan, _ in seen}
 
 

@@ -80,6 +80,8 @@ class _ContactWithheldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conta
     """The answer that was drawn for this place and hour is no. It stays the same."""
     CONTACT_WITHHELD_INFERENCE: _ContactWithheld.ValueType  # 7
     """From all contacts so far and this one the wearer could infer the protected person's position to 500 m or less."""
+    CONTACT_WITHHELD_SLOT: _ContactWithheld.ValueType  # 8
+    """These days only a contact without a cause is made, by a draw."""
 
 class ContactWithheld(_ContactWithheld, metaclass=_ContactWithheldEnumTypeWrapper):
     """Why a contact is withheld."""
@@ -99,6 +101,8 @@ CONTACT_WITHHELD_PLACE_AND_HOUR: ContactWithheld.ValueType  # 6
 """The answer that was drawn for this place and hour is no. It stays the same."""
 CONTACT_WITHHELD_INFERENCE: ContactWithheld.ValueType  # 7
 """From all contacts so far and this one the wearer could infer the protected person's position to 500 m or less."""
+CONTACT_WITHHELD_SLOT: ContactWithheld.ValueType  # 8
+"""These days only a contact without a cause is made, by a draw."""
 Global___ContactWithheld: _TypeAlias = ContactWithheld  # noqa: Y015
 
 @_typing.final
