@@ -96,6 +96,10 @@ class Attacker:
         """Error of his best estimate of her home."""
         return self._error_m(self._posterior(contacts_s, rule))
 
+    def share_near(self, contacts_s: Sequence[float], rule: Rule, *, within_m: float) -> float:
+        """Probability that he gives to places within a distance of her home."""
+        return float(self._posterior(contacts_s, rule)[abs(self._cells) <= within_m].sum())
+
     def error_without_m(self) -> float:
         """Error of his best estimate without contacts."""
         return self._error_m(self._prior)
@@ -114,7 +118,8 @@ class Attacker:
             weight += self._of_slot(np.flatnonzero(slots == slot), contacts, rule)
         weight -= weight.max()
         probabilities: Floats = np.exp(weight)
-        return probabilities / probabilities.sum()
+        probabilities /= probabilities.sum()
+        return probabilities
 
     def _of_slot(self, moves: NDArray[np.int_], contacts: set[int], rule: Rule) -> Floats:
         """Logarithm of the probability of what he noticed in a slot, for each cell."""

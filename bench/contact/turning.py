@@ -74,7 +74,7 @@ class Approach:
     """One approach, with a wearer who ignores the message and with one who obeys it."""
 
     same_instants: bool
-    """Whether the log of `ignored` gives the same alerts at the same instants where the order doesn't name the home."""
+    """Whether the logs of both plays give the same alerts at the same instants where the order doesn't name the home."""
     ignored: Outcome
     obeyed: Outcome
     """The same as `ignored` if no message reached the wearer."""
@@ -93,11 +93,13 @@ def approach(seed: int) -> Approach:
     way = _way(rng)
     play = _Play(name, way)
     ignored = obeyed = play.run()
+    is_same = True
     if ignored.told_ms:
         told_ms = Receiver(name, TAG, way, draw=1, gaps=Gaps.SHORT).reachable_ms(ignored.told_ms[0], STREAM_MS)
         turns_ms = told_ms + round(1000 * rng.uniform(*REACTION_S))
-        obeyed = _Play(name, _turned(way, turns_ms)).run()
-    return Approach(play.is_same_without(), ignored, obeyed, random.Random(f"{name} obeys").random())
+        turned = _Play(name, _turned(way, turns_ms))
+        obeyed, is_same = turned.run(), turned.is_same_without()
+    return Approach(play.is_same_without() and is_same, ignored, obeyed, random.Random(f"{name} obeys").random())
 
 
 class _Play(ClosedLoop):

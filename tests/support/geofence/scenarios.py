@@ -278,9 +278,7 @@ class _Reader:
             return geometry_pb2.Place(place_id=place["place"], polygon=area, named_to_respondent=named)
         _only(place, {"place", "centre_m", "radius_m"}, {"named"})
         circle = geometry_pb2.Circle(**self._point(*place["centre_m"]), radius_m=place["radius_m"])
-        return geometry_pb2.Place(
-            place_id=place["place"], circle=circle, named_to_respondent=place.get("named", False)
-        )
+        return geometry_pb2.Place(place_id=place["place"], circle=circle, named_to_respondent=place.get("named", False))
 
     def _corners(self, corners_m: list[list[float]]) -> list[geometry_pb2.Point]:
         return [geometry_pb2.Point(**self._point(*corner)) for corner in corners_m]

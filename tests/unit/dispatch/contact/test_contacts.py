@@ -19,7 +19,7 @@ from services.dispatch.domain.incident import Incident, evolve
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, translate
 from tandem.common.v1 import alert_pb2, first_contact_pb2
-from tandem.dispatch.v1 import contact_pb2, dispatch_pb2
+from tandem.dispatch.v1 import calls_pb2, contact_pb2, dispatch_pb2
 from tests.support.dispatch.incidents import Story, alert
 
 BY = "spiffe://moj/desk/a"
@@ -59,14 +59,12 @@ def call(story: Story, *, spoken: bool, contact_id: str = "contact-1") -> tuple[
 
 
 def test_the_numbers_are_those_of_the_protos() -> None:
-    for name, number in contact_pb2.ContactState.items():
-        if number:
-            assert ContactState[name.removeprefix("CONTACT_") if name != "CONTACTED" else name] == number
-    for name, number in first_contact_pb2.ContactPlan.items():
-        if number:
-            assert ContactPlan[name.removeprefix("CONTACT_PLAN_")] == number
-    for name, number in contact_pb2.CallReason.items():
-        assert CallReason[name.removeprefix("CALL_").removeprefix("REASON_")] == number
+    states = {name.removeprefix("CONTACT_"): int(number) for name, number in contact_pb2.ContactState.items()}
+    assert {state.name: int(state) for state in ContactState} | {"STATE_UNSPECIFIED": 0} == states
+    plans = {name.removeprefix("CONTACT_PLAN_"): int(number) for name, number in first_contact_pb2.ContactPlan.items()}
+    assert {plan.name: int(plan) for plan in ContactPlan} | {"UNSPECIFIED": 0} == plans
+    reasons = {name.removeprefix("CALL_"): int(number) for name, number in contact_pb2.CallReason.items()}
+    assert {reason.name: int(reason) for reason in CallReason if reason} | {"REASON_UNSPECIFIED": 0} == reasons
 
 
 def test_a_contact_has_an_assignment_of_its_own_beside_the_notice() -> None:
@@ -227,4 +225,4 @@ def test_an_alert_of_a_newer_fold_with_an_unknown_plan_says_nothing_about_a_cont
     with pytest.raises(InvalidField, match="contact_id"):
         contact_translate.alert_contact(alert_pb2.Alert(contact=contact))
     with pytest.raises(InvalidField, match="result"):
-        contact_translate.spoken(0)
+        contact_translate.spoken(calls_pb2.CALL_RESULT_UNSPECIFIED)

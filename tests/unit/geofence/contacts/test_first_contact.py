@@ -28,7 +28,8 @@ def named(place_id: str = "home", north_m: float = 0.0, east_m: float = 0.0) -> 
 def story_of(*places: geometry_pb2.Place, persons: bool = False, **changes: object) -> AskingStory:
     """A story with an order that protects these places, and perhaps the person."""
     story = AskingStory()
-    story.case(**({"places": places} | ({} if persons else {"persons": []}) | changes))
+    content: dict[str, object] = {"places": places} | ({} if persons else {"persons": []}) | changes
+    story.case(0, "1", **content)
     return story
 
 
