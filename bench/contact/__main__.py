@@ -146,7 +146,7 @@ def turning_table(approaches: Sequence[Approach]) -> Table:
             str(for_nothing(approaches, p)),
             str(for_nothing(near, p)),
             str(for_nothing(approaches, p) - for_nothing(near, p)),
-            str(sum(len(outcome.told_ms) for outcome in outcomes)),
+            str(sum(len(outcome.messages_ms) for outcome in outcomes)),
         )
     return table
 

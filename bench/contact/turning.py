@@ -49,7 +49,7 @@ class Outcome:
     """Least true distance from the home's edge."""
     responds_ms: list[int] = field(default_factory=list)
     """When the response fell due: the demands to respond, mesh time."""
-    told_ms: list[int] = field(default_factory=list)
+    messages_ms: list[int] = field(default_factory=list)
     """When messages to the wearer were decided, mesh time."""
     decided: list[tuple[str, int, int]] = field(default_factory=list)
     """Kind, demand and time of each alert."""
@@ -94,9 +94,9 @@ def approach(seed: int) -> Approach:
     play = _Play(name, way)
     ignored = obeyed = play.run()
     is_same = True
-    if ignored.told_ms:
-        told_ms = Receiver(name, TAG, way, draw=1, gaps=Gaps.SHORT).reachable_ms(ignored.told_ms[0], STREAM_MS)
-        turns_ms = told_ms + round(1000 * rng.uniform(*REACTION_S))
+    if ignored.messages_ms:
+        reached_ms = Receiver(name, TAG, way, draw=1, gaps=Gaps.SHORT).reachable_ms(ignored.messages_ms[0], STREAM_MS)
+        turns_ms = reached_ms + round(1000 * rng.uniform(*REACTION_S))
         turned = _Play(name, _turned(way, turns_ms))
         obeyed, is_same = turned.run(), turned.is_same_without()
     return Approach(play.is_same_without() and is_same, ignored, obeyed, random.Random(f"{name} obeys").random())
@@ -132,7 +132,7 @@ class _Play(ClosedLoop):
         self._outcome.decided.append(_summary(alert, stamp_ms))
 
     def _note_contact(self, request: ContactRequest) -> None:
-        self._outcome.told_ms.append(request.decided_at_ms)
+        self._outcome.messages_ms.append(request.decided_at_ms)
 
 
 def _case(*, is_named: bool) -> Case:
@@ -189,8 +189,8 @@ def _turned(way: Way, turns_ms: int) -> Way:
         at_ms += later.at_ms - earlier.at_ms
         if at_ms >= way[-1].at_ms:
             break
-        beside = moved(earlier, 12.0, 9.0)
-        back.append(Spot(at_ms, beside.lat_e7, beside.lon_e7))
+        shifted = moved(earlier, 12.0, 9.0)
+        back.append(Spot(at_ms, shifted.lat_e7, shifted.lon_e7))
     return (*gone, *back, back[-1]._replace(at_ms=way[-1].at_ms))
 
 

@@ -130,7 +130,7 @@ class Scenario:
     """Reports and records in order of arrival."""
 
     def alerts(self, restart: bool = False) -> list[dict[str, Any]]:
-        """All outputs of the fold but those for devices. With `restart`, the evaluator restarts from a checkpoint before each arrival."""
+        """All alerts of the fold, and dead letters. With `restart`, the evaluator restarts from a checkpoint before each arrival."""
         backtest = Backtest(self.records, requests=True)
         outputs = list(backtest.begin(self.lines))
         for line in self.lines:

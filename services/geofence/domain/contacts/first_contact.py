@@ -153,7 +153,7 @@ def _plan(
 def _plan_elsewhere(
     state: State, case: Case, memory: ContactMemory, *, tag_id: str, radius_mm: int
 ) -> ContactPlan | ContactWithheld:
-    """The plan of a contact that no named place explains. Where it is withheld, that follows from what the wearer can know and draws."""
+    """The plan of a contact that no named place explains. It is withheld by draws and by what the wearer can know as well."""
     if tag_id and _is_near_named(case, state.tracks[tag_id].recent[-1].point, radius_mm):
         return ContactWithheld.JUST_CONTACTED
     here = _moving_at(state, tag_id)

@@ -67,7 +67,7 @@ def test_the_numbers_are_those_of_the_protos() -> None:
     assert {reason.name: int(reason) for reason in CallReason if reason} | {"REASON_UNSPECIFIED": 0} == reasons
 
 
-def test_a_contact_has_an_assignment_of_its_own_beside_the_notice() -> None:
+def test_a_contact_and_a_notice_have_an_assignment_each() -> None:
     story = begun()
     assert {a.state for a in story.incident.assignments.values()} == {AssignmentState.NOTIFIED}
     assert len(story.incident.assignments) == 2 and story.of("w").contact is None
@@ -171,7 +171,7 @@ def test_the_result_of_an_earlier_contact_is_refused() -> None:
         story.do(RecordCall(assignment_id=story.id_of("w"), by=BY, contact_id="contact-1", spoken=True))
 
 
-def test_a_response_goes_its_way_beside_the_contact() -> None:
+def test_a_contact_changes_nothing_about_a_response() -> None:
     with_contact, without = begun(), Story("probation")
     without.fold(replace(notify(5, ContactPlan.TAG), contact=None))
 

@@ -69,7 +69,7 @@ def test_near_a_named_place_the_tag_tells_the_wearer_at_notify() -> None:
     assert message.decided_at_ms == alert.decided_at_ms < message.until_ms
 
 
-def test_a_wearer_who_leaves_again_has_turned_back() -> None:
+def test_a_wearer_who_leaves_has_turned_back() -> None:
     story = story_of(named())
     walk(story, 1_600, 1_450, begin_s=walk(story, 800, 1_600, begin_s=walk(story, 1_400, 800)))
     entered, left = contacts(story)
