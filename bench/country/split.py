@@ -17,7 +17,7 @@ from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, SensingRequest
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from tandem.common.v1 import log_pb2
@@ -93,7 +93,7 @@ def folded(entries: Iterable[StoredEntry], state: State) -> list[Alert]:
             match output:
                 case Alert():
                     alerts.append(output)
-                case SensingRequest():
+                case SensingRequest() | ContactRequest():
                     pass  # its moment is drawn by the log's id, the sequence and the partition
                 case _:
                     raise ValueError(f"entry {sequence} was set aside: {output.reason}")

@@ -12,7 +12,7 @@ from bench.decision.arms import Arm
 from bench.decision.noise import TAG, Receiver, Report
 from bench.decision.tag import Tag
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, Output, SensingRequest
 from services.geofence.domain.entries import Body, Case, Entry, FoldVersion, Positions, Tick
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
@@ -59,6 +59,9 @@ class ClosedLoop:
     def _note_alert(self, alert: Alert, stamp_ms: int) -> None:
         """Notes an alert of the fold."""
 
+    def _note_contact(self, request: ContactRequest) -> None:
+        """Notes a message to the wearer."""
+
     def _note_step(self, stamp_ms: int) -> None:
         """Notes that an entry was folded."""
 
@@ -100,4 +103,6 @@ class ClosedLoop:
                 self._note_alert(output, stamp_ms)
             elif isinstance(output, SensingRequest) and output.device_id == TAG:
                 self._tag.request(output, stamp_ms)
+            elif isinstance(output, ContactRequest):
+                self._note_contact(output)
         self._note_step(stamp_ms)

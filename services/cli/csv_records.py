@@ -135,6 +135,7 @@ _ORDER_COLUMNS = {
     "lat_deg",
     "lon_deg",
     "radius_m",
+    "named_to_respondent",
 }
 
 
@@ -189,8 +190,11 @@ def _add_places(order: registry_pb2.Order, row: Row) -> None:
     for name, values in columns.items():
         if len(values) != len(ids):
             raise InvalidField(name, "must have as many entries as place_ids")
+    named = _list(row.get("named_to_respondent", "")) or ["no"] * len(ids)
+    if len(named) != len(ids) or not set(named) <= {"yes", "no"}:
+        raise InvalidField("named_to_respondent", 'must have "yes" or "no" for each of place_ids (example: yes;no)')
     for n, place_id in enumerate(ids):
-        place = order.places.add(place_id=place_id)
+        place = order.places.add(place_id=place_id, named_to_respondent=named[n] == "yes")
         for name, values in columns.items():
             try:
                 setattr(place.circle, name, float(values[n]))

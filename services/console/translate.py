@@ -8,11 +8,19 @@ from typing import Any, NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common import times
-from services.console.domain.board import FAILING, LEGS, NOTHING_AWAITED, AssignmentCard, IncidentCard, ShownFlag
+from services.console.domain.board import (
+    FAILING,
+    LEGS,
+    NOTHING_AWAITED,
+    WAITING,
+    AssignmentCard,
+    IncidentCard,
+    ShownFlag,
+)
 from services.console.domain.units import UnitCard
 from services.console.domain.waterfall import TraceSpan
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
-from tandem.dispatch.v1 import dispatch_pb2, following_pb2, roster_pb2
+from tandem.dispatch.v1 import contact_pb2, dispatch_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
 
@@ -30,6 +38,10 @@ def _of_person(flag: dispatch_pb2.WarningFlag.ValueType) -> Callable[[dispatch_p
     return lambda message: message.person_flag.flag == flag
 
 
+def _contact(state: contact_pb2.ContactState.ValueType) -> Callable[[dispatch_pb2.Assignment], bool]:
+    return lambda message: message.contact.state == state
+
+
 def _absent(leg: alert_pb2.Leg.ValueType) -> Callable[[dispatch_pb2.Assignment], bool]:
     return lambda message: leg in message.absent_legs
 
@@ -41,6 +53,12 @@ FLAGS: Mapping[str, FlagKind] = {
     "no-receipt": FlagKind(_of_person(dispatch_pb2.NO_RECEIPT)),
     "no-contact": FlagKind(_of_person(dispatch_pb2.NO_CONTACT)),
     "reached": FlagKind(_of_person(dispatch_pb2.REACHED)),
+    "contact-sent": FlagKind(_contact(contact_pb2.CONTACT_SENT)),
+    "contact-call-due": FlagKind(_contact(contact_pb2.CONTACT_CALL_DUE), level=WAITING),
+    "contacted": FlagKind(_contact(contact_pb2.CONTACTED)),
+    "contact-turned-back": FlagKind(_contact(contact_pb2.CONTACT_TURNED_BACK)),
+    "contact-no-answer": FlagKind(_contact(contact_pb2.CONTACT_NO_ANSWER)),
+    "contact-out-of-budget": FlagKind(_contact(contact_pb2.CONTACT_OUT_OF_BUDGET)),
     "absent-probation": FlagKind(_absent(alert_pb2.PROBATION), level=FAILING),
     "absent-police": FlagKind(_absent(alert_pb2.POLICE), level=FAILING),
     "absent-warning": FlagKind(_absent(alert_pb2.WARNING), level=FAILING),
@@ -65,7 +83,8 @@ def assignment(message: dispatch_pb2.Assignment) -> AssignmentCard:
         received_ms=moment(message, "received_at"),
         acknowledged_ms=moment(message, "acknowledged_at"),
         acknowledged_by=message.acknowledged_by,
-        due_ms=moment(message, "due_at"),
+        # The deadline of a contact is no deadline of the desk.
+        due_ms=None if message.HasField("contact") else moment(message, "due_at"),
         latency_ms=message.report_to_published_ms if message.HasField("report_to_published_ms") else None,
         office_id=message.choice.office_id,
         unit_id=message.choice.unit_id,
@@ -110,7 +129,7 @@ def alert(message: geofence_pb2.WatchAlertsResponse) -> dict[str, Any]:
 def notice(step: dispatch_pb2.Step) -> dict[str, Any] | None:
     """Returns the alert behind a step of the own leg, for a desk that gets no alerts; None if the step isn't a new notice or offer."""
     own = step.assignment
-    if own.state not in (dispatch_pb2.NOTIFIED, dispatch_pb2.OFFERED):
+    if own.state not in (dispatch_pb2.NOTIFIED, dispatch_pb2.OFFERED) or own.HasField("contact"):
         return None
     return {
         "id": f"{own.assignment_id}-{own.offer_number}-{own.state}",

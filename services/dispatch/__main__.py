@@ -24,6 +24,8 @@ from services.common.observability.telemetry import logger
 from services.common.retrying import retried
 from services.common.rpc import server as rpc
 from services.common.storage.db import awaited_database, open_database
+from services.dispatch.contact.api import ContactApi
+from services.dispatch.contact.confirmations import ContactConfirmations
 from services.dispatch.evidence.api import EvidenceApi
 from services.dispatch.evidence.disclosures import EvidenceDisclosures
 from services.dispatch.evidence.files import EvidenceFiles
@@ -54,6 +56,8 @@ from services.dispatch.settings import DispatchSettings, for_leg
 from services.dispatch.warning.metrics import WarningMetrics
 from services.dispatch.warning.service import Warnings, open_warnings
 from tandem.dispatch.v1 import (
+    calls_pb2,
+    calls_pb2_grpc,
     dispatch_pb2,
     dispatch_pb2_grpc,
     evidence_pb2,
@@ -68,7 +72,7 @@ MIGRATIONS = Path(__file__).parent / "leg" / "migrations"
 EXCHANGE_MIGRATIONS = Path(__file__).parent / "exchange" / "migrations"
 SERVICES = tuple(
     service.full_name
-    for file in (dispatch_pb2, evidence_pb2, following_pb2, roster_pb2)
+    for file in (calls_pb2, dispatch_pb2, evidence_pb2, following_pb2, roster_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
 )
 
@@ -149,6 +153,8 @@ async def run(settings: DispatchSettings, registry: CollectorRegistry) -> None:
                 works.append(follower.run())
             if policy.commands_tags and settings.ingest:
                 works.append(Pursuit(leg, settings, following_metrics).run())
+            if policy.contacts_wearer and settings.ingest:
+                works.append(ContactConfirmations(leg, settings).run())
             await running.until_stopped(*works)
 
 
@@ -191,6 +197,7 @@ def _add_servicers(
     clock: MeshClock,
 ) -> None:
     dispatch_pb2_grpc.add_DispatchServiceServicer_to_server(DispatchApi(leg), server)
+    calls_pb2_grpc.add_ContactServiceServicer_to_server(ContactApi(leg), server)
     roster_pb2_grpc.add_RosterServiceServicer_to_server(RosterApi(leg, clock), server)
     evidence_pb2_grpc.add_EvidenceServiceServicer_to_server(evidence_api, server)
     following_pb2_grpc.add_FollowingServiceServicer_to_server(FollowingApi(leg, follower, clock), server)

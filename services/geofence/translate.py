@@ -12,6 +12,7 @@ from services.common.messaging import stored
 from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField
 from services.geofence.domain import alerts
+from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.entries import (
     Body,
     Case,
@@ -36,6 +37,7 @@ from tandem.common.v1 import (
     alert_pb2,
     encounter_pb2,
     exercise_pb2,
+    first_contact_pb2,
     geometry_pb2,
     log_pb2,
     notice_pb2,
@@ -132,7 +134,14 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         for person in msg.persons
     )
     places = tuple(
-        Target(target_id=place.place_id, is_person=False, device_ids=(), shape=_shape(place)) for place in msg.places
+        Target(
+            target_id=place.place_id,
+            is_person=False,
+            device_ids=(),
+            shape=_shape(place),
+            is_named=place.named_to_respondent,
+        )
+        for place in msg.places
     )
     targets = persons + places
     rings = sorted((_ring(ring) for ring in msg.rings), key=lambda ring: -ring.radius_mm)
@@ -376,11 +385,23 @@ def alert_to_proto(alert: alerts.Alert, partition: int) -> alert_pb2.Alert:
             for leg in alert.checks
         ],
         removal_id=alert.removal_id,
+        contact=_contact(alert.contact) if alert.contact else None,
     )
 
 
-def sensing_request_to_proto(request: alerts.SensingRequest) -> sensing_pb2.SensingRequest:
-    """The message of a request for data of a device."""
+def _contact(contact: FirstContact) -> first_contact_pb2.FirstContact:
+    return first_contact_pb2.FirstContact(
+        contact_id=contact.contact_id,
+        plan=first_contact_pb2.ContactPlan.Value(f"CONTACT_PLAN_{contact.plan.value}"),
+        withheld=first_contact_pb2.ContactWithheld.Value(f"CONTACT_WITHHELD_{contact.withheld.value}")
+        if contact.withheld
+        else first_contact_pb2.CONTACT_WITHHELD_UNSPECIFIED,
+        device_id=contact.device_id,
+    )
+
+
+def request_to_proto(request: alerts.Request) -> sensing_pb2.SensingRequest:
+    """The message of a request for data of a device, or of a message to the wearer."""
     message = sensing_pb2.SensingRequest(
         request_id=request.request_id,
         device_id=request.device_id,
@@ -390,7 +411,9 @@ def sensing_request_to_proto(request: alerts.SensingRequest) -> sensing_pb2.Sens
         ordinal=request.ordinal,
         fold_version=request.fold_version,
     )
-    if request.interval_s is None:
+    if isinstance(request, alerts.ContactRequest):
+        message.remind_wearer.SetInParent()
+    elif request.interval_s is None:
         message.locate_now.SetInParent()
     else:
         message.report_every.interval_s = request.interval_s

@@ -41,6 +41,8 @@ class Place:
 
     place_id: str
     shape: Area
+    named_to_respondent: bool = False
+    """Whether the order names the place to the respondent; False if the address is kept from the respondent, or if that isn't known."""
 
 
 class EncounterReason(Enum):

@@ -14,7 +14,7 @@ from services.cli.explain.refold import EarlierReport, LoggedPosition, Refold
 from services.common import times
 from services.common.messaging import flow
 from services.geofence import translate
-from services.geofence.domain.alerts import Alert, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, SensingRequest
 from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, TagDuty, Tick
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from services.geofence.domain.rules import Rules
@@ -122,6 +122,7 @@ class Explanation:
             "came_later": [as_json(report) for report in self.later],
             "requests": [_request_json(explained) for explained in self.requests],
             "earlier": [_earlier_json(earlier) for earlier in refolded.earlier],
+            "messages_to_wearer": [_message_json(message) for message in self.refold.messages],
         }
 
 
@@ -187,6 +188,15 @@ def _request_json(explained: ExplainedRequest) -> dict[str, Any]:
     }
 
 
+def _message_json(message: ContactRequest) -> dict[str, Any]:
+    return {
+        "contact_id": message.request_id,
+        "device_id": message.device_id,
+        "sequence": message.sequence,
+        "decided_at": times.to_rfc3339(message.decided_at_ms),
+    }
+
+
 def what_decided(refold: Refold) -> str:
     """The content of the log entry that decided, in words."""
     match refold.body:
@@ -249,6 +259,7 @@ def case_json(case: Case) -> dict[str, Any]:
         "tags": list(case.tag_device_ids),
         "persons": {target.target_id: list(target.device_ids) for target in case.targets if target.is_person},
         "places": [target.target_id for target in case.targets if not target.is_person],
+        "named_places": [target.target_id for target in case.targets if target.is_named],
         "rings": [{"radius_m": ring.radius_mm / 1000, "action": ring.action.name} for ring in case.rings],
         "notice_ground": case.notice_ground.value if case.notice_ground else None,
         "police_must_check": case.police_must_check,

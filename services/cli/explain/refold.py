@@ -19,7 +19,7 @@ from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import InvalidField, OutdatedFold
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, DeadLetter, Output, SensingRequest
 from services.geofence.domain.entries import (
     Body,
     Case,
@@ -106,6 +106,8 @@ class Refold:
         """Requests to the tags of the alert's case up to the decision, in the order of the log."""
         self.earlier: list[EarlierReport] = []
         """Reports of both sides in the 10 min before the decision, if the alert is the entry of a ring that demands a response."""
+        self.messages: list[ContactRequest] = []
+        """Messages to the wearer by the tags of the alert's case up to the decision, in the order of the log."""
         self.before: Case | None = None
         """The case before the entry that decided."""
         self.window_from = first
@@ -165,6 +167,9 @@ class Refold:
         tag_ids = self.case.tag_device_ids if self.case else ()
         self.requests += [
             output for output in outputs if isinstance(output, SensingRequest) and output.device_id in tag_ids
+        ]
+        self.messages += [
+            output for output in outputs if isinstance(output, ContactRequest) and output.device_id in tag_ids
         ]
         if decides:
             self.outputs = outputs

@@ -8,6 +8,7 @@ from itertools import groupby
 from rich.console import RenderableType
 from rich.table import Column, Table
 
+from services.cli.explain import contacts
 from services.cli.explain.explanation import Explanation, case_json, is_too_late, rules_json, what_decided
 from services.cli.explain.refold import LoggedPosition
 from services.cli.terminal import styled
@@ -49,12 +50,15 @@ def tables(explained: Explanation, positions: bool) -> Iterator[RenderableType]:
             yield _reports(
                 explained, f"{side.who}, {side.device_id}: last reports before it", side.reports, positions=positions
             )
-    if explained.refold.earlier:
-        yield _earlier(explained)
-    if explained.sides:
-        yield _missing(explained)
-    if explained.requests:
-        yield _requests(explained)
+    refold = explained.refold
+    for rows, table in (
+        (refold.earlier, _earlier),
+        (explained.sides, _missing),
+        (explained.requests, _requests),
+        (refold.messages, _messages),
+    ):
+        if rows:
+            yield table(explained)
     for device_id, late in groupby(sorted(explained.later, key=_device_id), key=_device_id):
         yield _reports(
             explained, f"{device_id}: arrived after it, of a time before it", list(late), positions=positions
@@ -92,14 +96,20 @@ def _decision(explained: Explanation) -> Table:
         view.add_row("distance", f"{figures.distance_m:.3f} m")
     if figures.HasField("probability"):
         view.add_row("probability inside", f"{figures.probability:.6f}")
+    _add_account(view, figures)
+    view.add_row("incident", alert.incident_id or "none")
+    if alert.HasField("contact"):
+        view.add_row("first contact", contacts.in_words(alert.contact))
+    return view
+
+
+def _add_account(view: Table, figures: alert_pb2.Measure) -> None:
     for stretch in figures.inside:
         from_ms, to_ms = times.from_timestamp(getattr(stretch, "from")), times.from_timestamp(stretch.to)
         view.add_row("inside", f"{_moment(from_ms)} to {_moment(to_ms)}")
     if figures.HasField("min_distance_m"):
         assumed = ", assumed at the entry: one side didn't report then" if figures.min_distance_assumed else ""
         view.add_row("least distance", f"{figures.min_distance_m:.3f} m{assumed}")
-    view.add_row("incident", alert.incident_id or "none")
-    return view
 
 
 def _add_notice(view: Table, alert: alert_pb2.Alert, figures: alert_pb2.Measure) -> None:
@@ -207,6 +217,15 @@ def _requests(explained: Explanation) -> Table:
             asked = f"a report every {request.interval_s} s, until {_time(request.until_ms)}"
         came = f"{_seconds(following.arrived_ms - request.decided_at_ms)} later" if following else "none came"
         view.add_row(str(request.sequence), request.device_id, _time(request.decided_at_ms), asked, came)
+    return view
+
+
+def _messages(explained: Explanation) -> Table:
+    view = Table(
+        "entry", "device", "decided at", "contact", title="messages to the wearer before it", title_justify="left"
+    )
+    for message in explained.refold.messages:
+        view.add_row(str(message.sequence), message.device_id, _time(message.decided_at_ms), message.request_id)
     return view
 
 

@@ -20,7 +20,7 @@ from services.common import times
 from services.common.ids import hash_id
 from services.geofence import translate as geofence_translate
 from services.geofence.domain import accounts, fold
-from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, DeadLetter, Output, SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Demand, Entry, FoldVersion, Tick
@@ -231,6 +231,14 @@ def _alerts(outputs: Iterable[Output]) -> Iterator[dict[str, Any]]:
                     "decided_at": times.to_rfc3339(output.decided_at_ms),
                     "until": times.to_rfc3339(output.until_ms),
                 }
+            case ContactRequest():
+                yield {
+                    "request_id": output.request_id,
+                    "kind": "CONTACT_REQUEST",
+                    "device_id": output.device_id,
+                    "decided_at": times.to_rfc3339(output.decided_at_ms),
+                    "until": times.to_rfc3339(output.until_ms),
+                }
             case _:
                 assert_never(output)
 
@@ -267,6 +275,13 @@ def alert_dict(alert: Alert) -> dict[str, Any]:
         }
     if alert.checks:
         line["checks"] = [leg.value for leg in alert.checks]
+    if alert.contact:
+        line["contact"] = {
+            "contact_id": alert.contact.contact_id,
+            "plan": alert.contact.plan.value,
+            "withheld": alert.contact.withheld.value if alert.contact.withheld else None,
+            "device_id": alert.contact.device_id or None,
+        }
     return line
 
 

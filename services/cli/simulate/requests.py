@@ -1,4 +1,4 @@
-"""Requests of the decision for reports of the tags, read from a running mesh."""
+"""Requests of the decision to the tags, read from a running mesh."""
 
 from __future__ import annotations
 
@@ -31,6 +31,14 @@ async def read(
 
 def to_json(request: sensing_pb2.SensingRequest, shift_ms: int) -> dict[str, Any]:
     """The JSON object of a request, in the form of a back-test's output line, with all times moved back by `shift_ms`."""
+    if request.HasField("remind_wearer"):
+        return {
+            "request_id": request.request_id,
+            "kind": "CONTACT_REQUEST",
+            "device_id": request.device_id,
+            "decided_at": times.to_rfc3339(request.decided_at_ms - shift_ms),
+            "until": times.to_rfc3339(request.until_ms - shift_ms),
+        }
     is_interval = request.WhichOneof("need") == "report_every"
     return {
         "request_id": request.request_id,

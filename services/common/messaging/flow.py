@@ -5,7 +5,7 @@ Streams are created from this table, and every publisher and reader uses its nam
     registry ─ log.{p}.case ─┐
     ingest ─── log.{p}.report ─▶ LOG_{p} ─▶ geofence ─ alert.{p}.{alert_id} ─▶ ALERTS ─▶ dispatch (each leg)
     geofence ─ log.{p}.rules, .fold, .tick ┘                                             └─ incident.{leg}.{id} ─▶ INCIDENTS
-    geofence ─ sensing.{p}.{request_id} ─▶ SENSING ─▶ ingest
+    geofence ─ sensing.{p}.{request_id} ─▶ SENSING ─▶ ingest (also messages to wearers)
     desks ─ ingest ─ command.{by}.{id} ─▶ COMMANDS ─▶ ingest ─▶ the device
 """
 
@@ -353,6 +353,10 @@ def digest_subject(partition: int, sequence: int, stored_at_ns: int, *, replica:
 
 NOTICE_IDS = "notice-"
 """Prefix of the ids of the warning leg's commands. Desks may not use it, so ids of the two never collide."""
+
+
+CONTACT_IDS = "contact-"
+"""Prefix of the ids of first contacts: of the decision's messages to wearers, and of their commands. Desks may not use it."""
 
 
 def command_subject(by: str, command_id: str) -> str:

@@ -172,6 +172,9 @@ def sensing_request(data: bytes, subject: str | None = None) -> sensing_pb2.Sens
             fields.number("report_every.interval_s", message.report_every.interval_s, 1, greatest=MAX_INTERVAL_S)
         case "locate_now":
             pass
+        case "remind_wearer":
+            if not request_id.startswith(flow.CONTACT_IDS):
+                raise InvalidField("request_id", f"must begin with {flow.CONTACT_IDS}, as it is the id of a contact")
         case _:
             raise InvalidField("need", "is missing")
     _moment("decided_at_ms", message.decided_at_ms)

@@ -172,7 +172,7 @@ class HistoryLine:
 
     command_id: str
     kind: str
-    """`report_every`, `locate_now`, `report_as_usual`, `vibrate` or `show_notice`. Its text is `command_` and the kind."""
+    """Kind of the instruction, such as `report_every` or `remind_wearer`. Its text is `command_` and the kind."""
     interval_s: int
     """report_every: the interval, seconds; else 0."""
     asker: str

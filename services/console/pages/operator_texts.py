@@ -79,6 +79,7 @@ OPERATOR_TEXTS: dict[str, tuple[str, str]] = {
     "command_locate_now": ("즉시 위치 보고", "Position now"),
     "command_report_as_usual": ("평소 주기로", "Report as usual"),
     "command_vibrate": ("진동", "Vibrate"),
+    "command_remind_wearer": ("피부착자에게 안내", "Tell the wearer to turn round"),
     "command_show_notice": ("알림 표시", "Show a notice"),
     "unknown": ("알 수 없음", "unknown"),
     "each_s": ("초", " s"),

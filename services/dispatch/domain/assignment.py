@@ -7,7 +7,16 @@ from enum import IntEnum
 from typing import TypeAlias, assert_never
 
 from services.common import ids
-from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason, Task, WarningFlag
+from services.dispatch.domain.enums import (
+    CallReason,
+    CloseCause,
+    ContactPlan,
+    ContactState,
+    Demand,
+    EscalationReason,
+    Task,
+    WarningFlag,
+)
 from services.dispatch.domain.events import (
     BEFORE_ALL,
     BEYOND_ALL,
@@ -16,6 +25,8 @@ from services.dispatch.domain.events import (
     Answer,
     Cause,
     Closed,
+    ContactBegun,
+    ContactStepped,
     Escalated,
     Flagged,
     LegAbsent,
@@ -72,6 +83,26 @@ ACCEPTED = frozenset(PROGRESS)
 """States of an assignment that a person accepted."""
 OVER = frozenset((AssignmentState.STOOD_DOWN, AssignmentState.CLOSED))
 """Final states, in which nothing is left to do."""
+
+
+_FIRST_STATES = {ContactPlan.CALL: ContactState.CALL_DUE, ContactPlan.OUT_OF_BUDGET: ContactState.OUT_OF_BUDGET}
+"""First state of a contact by its plan; for all other plans it is SENT."""
+
+
+@dataclass(frozen=True, slots=True)
+class WearerContact:
+    """The first contact with the wearer, in an assignment of its own."""
+
+    contact_id: str
+    plan: ContactPlan
+    device_id: str
+    """Device that gets the message; empty if none does."""
+    state: ContactState
+    since_ms: int
+    """When the state began, mesh time."""
+    call_reason: CallReason = CallReason.UNSPECIFIED
+    recorded_by: str = ""
+    """SPIFFE id of the caller that recorded the result of a call; empty if nobody has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +167,8 @@ class Assignment:
     spoofing_suspected_ms: int | None = None
     """When the desk was last notified that positions may be spoofed, mesh time."""
     task: Task = Task.RESPOND
+    contact: WearerContact | None = None
+    """The first contact with the wearer, if this is its assignment; None in an assignment for which somebody may have to go."""
 
     @property
     def unit_id(self) -> str:
@@ -148,9 +181,11 @@ class Assignment:
         return self.raced is not None and self.raced.losing
 
 
-FirstStep: TypeAlias = Notified | Offered
+FirstStep: TypeAlias = Notified | Offered | ContactBegun
 """Step that begins an assignment, or restarts an assignment that was over."""
-LaterStep: TypeAlias = Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
+LaterStep: TypeAlias = (
+    Reoffered | Escalated | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep | ContactStepped
+)
 """Step of an assignment that has begun."""
 
 
@@ -174,6 +209,8 @@ def begun(step: FirstStep, before: Assignment | None) -> Assignment:
         case Offered():
             offered = replace(new, state=AssignmentState.OFFERED, offered_ms=step.at_ms, task=step.task)
             return _asking(offered, step)
+        case ContactBegun():
+            return replace(new, contact=_begun_contact(step), due_ms=step.due_ms, task=Task.CONTACT)
         case _:
             assert_never(step)
 
@@ -195,6 +232,8 @@ def after(before: Assignment, step: LaterStep) -> Assignment:
         case Flagged():
             # Only the desk ends duress. A wearer who is far away doesn't end it: somebody else may be threatening her.
             return replace(new, flag=step, demanded=BEYOND_ALL if step.flag is WarningFlag.DURESS else new.demanded)
+        case ContactStepped():
+            return replace(new, contact=_stepped_contact(new.contact, step), due_ms=step.due_ms)
         case StoodDown():
             return replace(new, state=AssignmentState.STOOD_DOWN, stood_down_kind=step.kind, due_ms=None)
         case _:
@@ -297,6 +336,29 @@ def _after_private_step(new: Assignment, step: PrivateStep) -> Assignment:
             return replace(new, spoofing_suspected_ms=step.at_ms)
         case _:
             assert_never(step)
+
+
+def _begun_contact(step: ContactBegun) -> WearerContact:
+    return WearerContact(
+        contact_id=step.contact_id,
+        plan=step.plan,
+        device_id=step.device_id,
+        state=_FIRST_STATES.get(step.plan, ContactState.SENT),
+        since_ms=step.at_ms,
+        call_reason=CallReason.NO_TAG if step.plan is ContactPlan.CALL else CallReason.UNSPECIFIED,
+    )
+
+
+def _stepped_contact(before: WearerContact | None, step: ContactStepped) -> WearerContact:
+    if before is None:
+        raise ValueError(f"assignment {step.assignment_id} has no contact")
+    return replace(
+        before,
+        state=step.state,
+        since_ms=step.at_ms,
+        call_reason=step.call_reason,
+        recorded_by=step.by or before.recorded_by,
+    )
 
 
 def assignment_id(incident_id: str, leg: Leg, subject_id: str, *, task: Task = Task.RESPOND) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
-from services.dispatch.domain import answers, escalation, flags, following
+from services.dispatch.domain import answers, contacts, escalation, flags, following
 from services.dispatch.domain.answers import Acknowledge, Answering, Close, Progress, Receive, Reject
 from services.dispatch.domain.assignment import ACCEPTED, OVER, Assignment, AssignmentState, assignment_id
+from services.dispatch.domain.contacts import AlertContact, Confirm, ContactCommand, RecordCall
 from services.dispatch.domain.enums import Demand, Exercise, Task
 from services.dispatch.domain.escalation import LoseUnit, PassDeadline, Situation
 from services.dispatch.domain.events import (
@@ -62,6 +63,8 @@ class Alert:
     exercise: Exercise = Exercise.NONE
     check_ids: tuple[str, ...] = ()
     """Wearers whose act this leg must look into, whatever the demand is."""
+    contact: AlertContact | None = None
+    """The first contact with the wearer; None if the alert says nothing about one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,16 @@ class CompareSteps:
 
 
 Command: TypeAlias = (
-    FoldAlert | PassDeadline | LoseUnit | ReportLeg | CompareSteps | Flag | Follow | ShowTargets | Answering
+    FoldAlert
+    | PassDeadline
+    | LoseUnit
+    | ReportLeg
+    | CompareSteps
+    | Flag
+    | Follow
+    | ShowTargets
+    | Answering
+    | ContactCommand
 )
 
 
@@ -126,6 +138,8 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
             return following.decide(incident, command, situation)
         case Receive() | Acknowledge() | Reject() | Progress() | Close():
             return answers.decide(incident, command, situation)
+        case Confirm() | RecordCall():
+            return contacts.decide(incident, command, situation.now_ms)
         case _:
             assert_never(command)
 
@@ -133,6 +147,8 @@ def _events(incident: Incident, command: Command, situation: Situation) -> Itera
 def _report_leg(incident: Incident, command: ReportLeg, now_ms: int) -> Iterator[Event]:
     leg = command.leg
     for id_, assignment in incident.assignments.items():
+        if assignment.contact:
+            continue  # no other leg takes part in a contact
         if command.returned and leg in assignment.absent_legs:
             yield LegReturned(now_ms, id_, leg)
         elif not command.returned and leg not in assignment.absent_legs and assignment.state not in OVER:
@@ -170,6 +186,7 @@ def _fold(incident: Incident, command: FoldAlert, situation: Situation) -> Itera
     _begin(decided, alert, subjects, task=Task.RESPOND, situation=situation)
     _begin(decided, alert, checks, task=Task.CHECK, situation=situation)
     _reoffer(decided, graver, situation)
+    decided.add(*contacts.of_alert(decided.incident, alert, situation.now_ms))
     if alert.kind == SPOOFING_SUSPECTED and alert.demand in leg.policy.notifies:
         _suspect_spoofing(decided, alert, situation.now_ms)
     _stand_down(decided, situation.now_ms)
@@ -299,7 +316,7 @@ def _reoffer(decided: Decided, graver: Mapping[str, Alert], situation: Situation
 def _suspect_spoofing(decided: Decided, alert: Alert, now_ms: int) -> None:
     # Other notices make no step while a unit is on the way. This notice must: spoofed positions may show that the wearer has left.
     for id_, assignment in decided.incident.assignments.items():
-        if assignment.state not in OVER:
+        if assignment.state not in OVER and not assignment.contact:
             decided.add(SpoofingSuspected(now_ms, id_, alert.alert_id))
 
 

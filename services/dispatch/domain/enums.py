@@ -30,6 +30,8 @@ class Task(IntEnum):
     CHECK = 1
     """Look into the wearer's act at once, after a notice of the Ministry (Tag Act Decree 13-2(2), Tag Act 31-6(5)). The end of the
     incident doesn't end this duty: only the desk does."""
+    CONTACT = 2
+    """The first contact with the wearer: nobody goes."""
 
 
 class EscalationLevel(IntEnum):
@@ -84,6 +86,38 @@ class CloseCause(IntEnum):
     EXERCISE = 5
     OTHER = 6
     NOBODY_FOUND = 7
+
+
+class ContactPlan(IntEnum):
+    """Ways of a first contact with the wearer; numbers of tandem.common.v1.ContactPlan."""
+
+    TAG = 1
+    CALL = 2
+    TAG_ALONE = 3
+    OUT_OF_BUDGET = 4
+    WITHHELD = 5
+    TURNED_BACK = 6
+
+
+class ContactState(IntEnum):
+    """States of a first contact; numbers of tandem.dispatch.v1.ContactState."""
+
+    SENT = 1
+    CALL_DUE = 2
+    CONTACTED = 3
+    TURNED_BACK = 4
+    NO_ANSWER = 5
+    OUT_OF_BUDGET = 6
+
+
+class CallReason(IntEnum):
+    """Why an officer calls the wearer; numbers of tandem.dispatch.v1.CallReason."""
+
+    UNSPECIFIED = 0
+    NO_TAG = 1
+    TAG_REFUSED = 2
+    NOT_CONFIRMED = 3
+    NOT_TURNED_BACK = 4
 
 
 class WarningFlag(IntEnum):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from services.dispatch.domain import contacts
 from services.dispatch.domain.assignment import UNANSWERED, Assignment, AssignmentState
 from services.dispatch.domain.choosing import UnitQuery, next_choice
 from services.dispatch.domain.enums import EscalationLevel, EscalationReason
@@ -74,6 +75,9 @@ def decide(incident: Incident, command: PassDeadline | LoseUnit, situation: Situ
     """Escalates an assignment if its deadline has passed or its unit is gone; else yields nothing."""
     assignment = incident.assignments.get(command.assignment_id)
     if assignment is None:
+        return
+    if assignment.contact:
+        yield from contacts.pass_deadline(assignment, situation.now_ms)
         return
     match command:
         case PassDeadline():

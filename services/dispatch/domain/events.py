@@ -12,7 +12,10 @@ from typing import TypeAlias
 
 from services.dispatch.domain.enums import (
     Advice,
+    CallReason,
     CloseCause,
+    ContactPlan,
+    ContactState,
     Demand,
     EscalationReason,
     Exercise,
@@ -308,6 +311,36 @@ class SpoofingSuspected:
 
 
 @dataclass(frozen=True, slots=True)
+class ContactBegun:
+    """A first contact with the wearer began, or follows on an earlier one of the incident."""
+
+    at_ms: int
+    assignment_id: str
+    subject_id: str
+    demand: Demand
+    place: LogPosition
+    cause: Cause | None
+    kind: int
+    contact_id: str
+    plan: ContactPlan
+    device_id: str
+    due_ms: int | None
+    """Deadline for the tag's confirmation, mesh time; None if no tag gets the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContactStepped:
+    """The first contact reached another state. `by` recorded a call; at `due_ms`, mesh time, an officer has to call."""
+
+    at_ms: int
+    assignment_id: str
+    state: ContactState
+    call_reason: CallReason
+    by: str
+    due_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class TargetsShown:
     """A desk began to receive live positions of the incident's targets."""
 
@@ -321,7 +354,10 @@ Answer: TypeAlias = Received | Acknowledged | Rejected | Progressed | Closed
 """Event that records an answer of the desk."""
 PrivateStep: TypeAlias = Retargeted | Raced | SceneShared | SpoofingSuspected
 """Step that is not published to other legs. The time of such a step alone would reveal how far the wearer is from the target."""
-Step: TypeAlias = Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep
+ContactStep: TypeAlias = ContactBegun | ContactStepped
+Step: TypeAlias = (
+    Notified | Offer | NobodyAvailable | Answer | StoodDown | LegFinding | Flagged | PrivateStep | ContactStep
+)
 Event: TypeAlias = AlertFolded | AlertWasMissing | TargetsShown | Step
 
 
@@ -360,6 +396,8 @@ EVENTS: Mapping[type[Event], EventKind] = MappingProxyType(
         Raced: EventKind("Raced", "raced"),
         SceneShared: EventKind("SceneShared", "scene_shared"),
         SpoofingSuspected: EventKind("SpoofingSuspected", "spoofing_suspected"),
+        ContactBegun: EventKind("ContactBegun", "contact_begun"),
+        ContactStepped: EventKind("ContactStepped", "contact_stepped"),
         TargetsShown: EventKind("TargetsShown"),
     }
 )

@@ -20,6 +20,7 @@ from services.dispatch.domain.events import (
     AlertFolded,
     AlertWasMissing,
     Closed,
+    ContactBegun,
     Event,
     LogPosition,
     Notified,
@@ -137,7 +138,7 @@ def evolve(incident: Incident, event: Event) -> Incident:
         return _with_alert(incident, event)
     if isinstance(event, AlertWasMissing | TargetsShown):
         return incident
-    if isinstance(event, Notified | Offered):
+    if isinstance(event, Notified | Offered | ContactBegun):
         opened_ms = event.at_ms if incident.opened_ms is None else incident.opened_ms
         first = begun(event, incident.assignments.get(event.assignment_id))
         return _with_assignment(replace(incident, opened_ms=opened_ms), first)

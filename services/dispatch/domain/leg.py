@@ -58,6 +58,8 @@ class LegPolicy:
     """Units go to the wearer; otherwise to the protected person or place."""
     commands_tags: bool = False
     """This agency owns the tags, so the leg makes a tag report often while a unit has to go to the wearer."""
+    contacts_wearer: bool = False
+    """The wearer is this agency's, so the leg follows the first contact with the wearer, and its officers call."""
     may_locate_person: bool = False
     """The leg may know the protected person's devices and distance. Probation's desk may not, so it gets rings in place of distances.
     It isn't notified when the wearer leaves a ring either, which would reveal another distance from her home."""
@@ -88,6 +90,7 @@ _POLICIES: Mapping[Leg, LegPolicy] = MappingProxyType(
             keeps_evidence=True,
             goes_to_wearer=True,
             commands_tags=True,
+            contacts_wearer=True,
             preferred_skills=MappingProxyType({TAMPERED: "tag-repair"}),
         ),
         Leg.POLICE: LegPolicy(

@@ -17,6 +17,7 @@ from services.common.rpc.history import HistoryBudget
 from services.common.storage.db import retry_until_available
 from services.dispatch.absence import store as absence
 from services.dispatch.domain.answers import Acknowledge, Answering
+from services.dispatch.domain.contacts import Confirm, RecordCall
 from services.dispatch.domain.decisions import Alert, CompareSteps, FoldAlert, ReportLeg, concerns
 from services.dispatch.domain.enums import Exercise
 from services.dispatch.domain.escalation import Deadlines, LoseUnit, PassDeadline, Situation
@@ -115,7 +116,7 @@ class LegService:
         ]
         await self.record.handle(commands, self._now())
 
-    async def answer(self, command: Answering, canary: bool = False) -> dispatch_pb2.Assignment:
+    async def answer(self, command: Answering | RecordCall, canary: bool = False) -> dispatch_pb2.Assignment:
         """Applies the desk's answer to an assignment, or the watch's answer to a canary. A repeated answer changes nothing.
 
         Raises NotFound or FailedPrecondition. Raises PermissionDenied if the desk answers a canary, or the watch anything else.
@@ -135,7 +136,9 @@ class LegService:
         stored = translate.stored_assignment(row)
         return _Destination(row.incident_id, stored.subject_id, stored.exercise == exercise_pb2.CANARY)
 
-    async def _answer(self, command: Answering, destination: _Destination, canary: bool) -> dispatch_pb2.Assignment:
+    async def _answer(
+        self, command: Answering | RecordCall, destination: _Destination, canary: bool
+    ) -> dispatch_pb2.Assignment:
         if destination.is_canary is not canary:
             raise PermissionDenied("only the watch answers canaries, and it answers nothing else")
         situation, assignment_id = await self._situation({destination.subject_id}), command.assignment_id
@@ -149,6 +152,10 @@ class LegService:
     ) -> dispatch_pb2.Assignment:
         """Applies the acknowledgement of the offer `offer_number`; 0 stands for the present offer. Raises the errors of `answer`."""
         return await self.answer(Acknowledge(assignment_id, by, offer_number), canary)
+
+    async def confirm(self, incident_id: str, command: Confirm) -> None:
+        """Records what became of a message to the wearer. A repeated or outdated confirmation changes nothing."""
+        await retried(partial(self.record.handle, [IncidentCommand(incident_id, command)], self._now()))
 
     async def flag(self, incident_id: str, flag: Flag) -> None:
         """Records a flag of a protected person. A repeated flag changes nothing. Raises NotFound."""

@@ -7,6 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common import fields, ids, times
 from services.common.messaging import stored
 from services.common.rpc.errors import InvalidField
+from services.dispatch.contact import translate as contacts
 from services.dispatch.domain.assignment import PROGRESS, Assignment, AssignmentState, step_id
 from services.dispatch.domain.decisions import Alert
 from services.dispatch.domain.enums import CloseCause, Demand, Exercise, WarningFlag
@@ -28,7 +29,7 @@ _PUBLISHED = frozenset(
         *("assignment_id", "incident_id", "leg", "subject_id", "order_ids", "state", "demand", "exercise"),
         *("offered_at", "received_at", "acknowledged_at", "acknowledged_by", "due_at", "report_to_published_ms"),
         *("cause", "kind", "choice", "offer_number", "escalation_reason", "stood_down_kind", "close_cause"),
-        *("nobody_available_at", "absent_legs", "person_flag", "task"),
+        *("nobody_available_at", "absent_legs", "person_flag", "task", "contact"),
     }
 )
 """Fields of an assignment that other legs may read. All other fields stay with the leg: free text, which may contain an address, and
@@ -73,6 +74,7 @@ def alert(payload: bytes, leg: Leg, subject: str | None = None) -> Alert | None:
         ring_m=message.ring_m if message.kind in _RINGS else 0.0,
         exercise=_exercise(message.exercise),
         check_ids=_check_ids(message, leg),
+        contact=contacts.alert_contact(message) if leg.policy.contacts_wearer else None,
     )
 
 
@@ -176,6 +178,8 @@ def _remove_private_fields(assignment: dispatch_pb2.Assignment) -> None:
         assignment.ClearField("person_flag")
     if assignment.escalation_reason in (dispatch_pb2.TARGET_MOVED, dispatch_pb2.RACE_LOST):
         assignment.ClearField("escalation_reason")
+    if assignment.HasField("contact"):
+        assignment.contact.ClearField("recorded_by")
     if assignment.HasField("choice"):
         choice = dispatch_pb2.Choice(level=assignment.choice.level, unit_class=assignment.choice.unit_class)
         assignment.choice.CopyFrom(choice)
@@ -248,6 +252,7 @@ def assignment_message(incident: Incident, assignment: Assignment, latency_ms: f
         ms: int | None = getattr(assignment, f"{name}_ms")
         if ms is not None:
             getattr(message, f"{name}_at").CopyFrom(times.to_timestamp(ms))
+    contacts.add_contact(message, assignment)
     if assignment.flag is not None:
         message.person_flag.CopyFrom(_flag(assignment.flag))
     if assignment.choice is not None:

@@ -1,4 +1,4 @@
-"""Outputs of the fold: alerts with their figures, requests for data, and dead letters."""
+"""Outputs of the fold: alerts with their figures, requests for data, messages to wearers, and dead letters."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from services.common.privacy.notices import NoticeGround
+from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.demands import AlertKind, Leg
 from services.geofence.domain.entries import Demand, Exercise
 
@@ -102,6 +103,8 @@ class Alert:
     """Legs that must look into the wearer's act at once, whatever the demand."""
     removal_id: str = ""
     """Id of the authorised removal that the alert is about; empty if it is about none."""
+    contact: FirstContact | None = None
+    """RING_ENTERED that demands NOTIFY: the first contact with the wearer; RING_CLEARED: the wearer turned back after one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +135,21 @@ class SensingRequest:
     fold_version: int
 
 
-Output = Alert | SensingRequest | DeadLetter
+@dataclass(frozen=True, slots=True)
+class ContactRequest:
+    """A message by which a tag tells the wearer to turn round. Its id is that of the contact."""
+
+    request_id: str
+    sequence: int
+    ordinal: int
+    device_id: str
+    decided_at_ms: int
+    """When the causing entry arrived, mesh time."""
+    until_ms: int
+    """When the message is of no use any more, mesh time."""
+    fold_version: int
+
+
+Request = SensingRequest | ContactRequest
+"""An output for a device."""
+Output = Alert | SensingRequest | ContactRequest | DeadLetter

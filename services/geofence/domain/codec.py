@@ -230,7 +230,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.order_id,
             case.wearer_id,
             case.tag_device_ids,
-            [[t.target_id, t.is_person, t.device_ids, _shape(t.shape)] for t in case.targets],
+            [[t.target_id, t.is_person, t.device_ids, _shape(t.shape), t.is_named] for t in case.targets],
             [[ring.radius_mm, ring.action] for ring in case.rings],
             case.valid_from_ms,
             case.valid_until_ms,
@@ -310,8 +310,14 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             wearer_id=wearer_id,
             tag_device_ids=tuple(tags),
             targets=tuple(
-                Target(target_id=target_id, is_person=is_person, device_ids=tuple(device_ids), shape=_to_shape(shape))
-                for target_id, is_person, device_ids, shape in targets
+                Target(
+                    target_id=target_id,
+                    is_person=is_person,
+                    device_ids=tuple(device_ids),
+                    shape=_to_shape(shape),
+                    is_named=is_named,
+                )
+                for target_id, is_person, device_ids, shape, is_named in targets
             ),
             rings=tuple(Ring(radius_mm, Demand(action)) for radius_mm, action in rings),
             valid_from_ms=valid_from_ms,

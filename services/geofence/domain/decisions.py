@@ -13,11 +13,14 @@ from services.geofence.domain.alerts import (
     Alert,
     AnomalyKind,
     CausingReport,
+    ContactRequest,
     DeadLetter,
     MinistryNotice,
     Output,
+    Request,
     SensingRequest,
 )
+from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.demands import AlertKind, Detection, Leg
 from services.geofence.domain.entries import Case, Demand, Encounter, Ring, Target
 from services.geofence.domain.kinematics import safe_region
@@ -61,6 +64,8 @@ class AlertDraft:
     """NOTICE_ENDED: the notice that has ended. The alert's destinations are its persons."""
     amended: Account | None = None
     """The account that the alert amends. The alert takes the account's episode and incident, which may be over."""
+    contact: FirstContact | None = None
+    """The first contact with the wearer; None if the decision says nothing about one."""
 
 
 class Decisions:
@@ -71,7 +76,7 @@ class Decisions:
         self.sequence = sequence
         self._stamp_ms = stamp_ms
         self.out: list[Output] = []
-        self._requests: list[SensingRequest] = []
+        self._requests: list[Request] = []
         self._named: Counter[tuple[str | int, ...]] = Counter()
         self._reasons: dict[str, None] = {}
         """Reasons why the entry or a part of it is set aside, in order."""
@@ -151,6 +156,7 @@ class Decisions:
                 notice=demanded.notice,
                 checks=demanded.checks,
                 removal_id=draft.removal_id,
+                contact=draft.contact,
             )
         )
         return alert_id
@@ -175,6 +181,24 @@ class Decisions:
                 ordinal=0,
                 device_id=device_id,
                 interval_s=interval_s,
+                decided_at_ms=self.state.now_ms,
+                until_ms=until_ms,
+                fold_version=VERSION,
+            )
+        )
+
+    def contact_id(self, case: Case) -> str:
+        """Makes the id of a first contact under an order."""
+        return self._id("contact", case.case_id)
+
+    def contact(self, contact_id: str, device_id: str, *, until_ms: int) -> None:
+        """Adds a message by which a tag tells the wearer to turn round."""
+        self._requests.append(
+            ContactRequest(
+                request_id=contact_id,
+                sequence=self.sequence,
+                ordinal=0,
+                device_id=device_id,
                 decided_at_ms=self.state.now_ms,
                 until_ms=until_ms,
                 fold_version=VERSION,

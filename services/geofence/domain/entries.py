@@ -109,6 +109,8 @@ class Target:
     shape: Shape
     """Area of a place. For a person, a single point at the origin (`geometry.PERSON`), because distances to a person are computed
     from the wearer's position relative to the person."""
+    is_named: bool = False
+    """Whether the order names this place to the wearer."""
 
     key: str = field(init=False, compare=False)
     """Unique key within the case: a person and a place may have the same id."""

@@ -4,7 +4,7 @@ Entries are published in order. The alerts of one entry go out together, the gra
 before it dispatches a unit. Each alert has a unique subject and is published with "expected last sequence 0". The server rejects the
 slower of two evaluators, which counts as success. Readers order alerts by sequence and ordinal, not by stream position.
 
-There are three queues: alerts, requests for data, and secondary outputs (figures and digests). None delays the one before it.
+There are three queues: alerts, requests to devices, and secondary outputs (figures and digests). None delays the one before it.
 Secondary outputs are sharing, because desks see an alert with its figures: they wait while alerts are being published, at most 1 s. A
 checkpoint passes all three queues, so it gets its footing only once all earlier outputs are acknowledged.
 """
@@ -27,7 +27,7 @@ from services.common.observability.telemetry import logger
 from services.common.priority import PriorityGate
 from services.geofence import translate
 from services.geofence.checkpoints import Checkpoints
-from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, DeadLetter, Output, Request, SensingRequest
 from services.geofence.domain.entries import Exercise
 from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.alert_traces import AlertTraces
@@ -75,7 +75,7 @@ class _Figures:
 
 _Outgoing: TypeAlias = _Decided | _QueuedCheckpoint | StateDigest
 _Secondary: TypeAlias = _Figures | _AlertedCheckpoint | StateDigest
-_Request: TypeAlias = SensingRequest | DeadLetter | _AlertedCheckpoint
+_Request: TypeAlias = SensingRequest | ContactRequest | DeadLetter | _AlertedCheckpoint
 
 
 class OutputPublisher:
@@ -114,7 +114,7 @@ class OutputPublisher:
             match output:
                 case Alert():
                     alerts.append(output)
-                case SensingRequest() | DeadLetter():
+                case SensingRequest() | ContactRequest() | DeadLetter():
                     self._requests.put_nowait(output)
                 case _:
                     assert_never(output)
@@ -158,11 +158,11 @@ class OutputPublisher:
                     assert_never(unknown)
 
     async def publish_requests(self) -> None:
-        """Publishes requests for data and dead letters, until cancelled. A checkpoint follows them."""
+        """Publishes requests to devices and dead letters, until cancelled. A checkpoint follows them."""
         while True:
             match await self._requests.get():
-                case SensingRequest() as request:
-                    await self._publish_sensing_request(request)
+                case SensingRequest() | ContactRequest() as request:
+                    await self._publish_request(request)
                 case DeadLetter(sequence, reason):
                     stream = flow.log_stream(self._partition)
                     subject = flow.dead_letter_subject(flow.FOLD_READER, stream, sequence)
@@ -188,10 +188,10 @@ class OutputPublisher:
                 case unknown:
                     assert_never(unknown)
 
-    async def _publish_sensing_request(self, request: SensingRequest) -> None:
+    async def _publish_request(self, request: Request) -> None:
         """Publishes a request, unless its need has ended: a log that is folded again holds the requests of its whole time."""
         if request.until_ms > self._clock.now_ms():
-            message = translate.sensing_request_to_proto(request).SerializeToString()
+            message = translate.request_to_proto(request).SerializeToString()
             subject = flow.sensing_subject(self._partition, request.request_id)
             await self._bus.publish_until_stored(subject, message, expected_last=0)
 

@@ -8,7 +8,7 @@ from typing import assert_never
 from services.common import fields
 from services.common.rpc.errors import InvalidField
 from services.geofence import translate
-from services.geofence.domain.alerts import Alert, DeadLetter, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, ContactRequest, DeadLetter, Output, SensingRequest
 from services.geofence.domain.entries import Body, Case, EquipmentKind, EquipmentReport, Positions, Tick
 from services.geofence.domain.what_if import work_of
 from tandem.common.v1 import log_pb2
@@ -118,8 +118,8 @@ def answer(case: Case, rules_id: str, outputs: Sequence[Output]) -> what_if_pb2.
                 )
             case DeadLetter():
                 response.dead_letters.append(output.reason)
-            case SensingRequest():
-                pass  # nobody asks a device on a supposition
+            case SensingRequest() | ContactRequest():
+                pass  # nobody asks a device or a wearer on a supposition
             case _:
                 assert_never(output)
     return response

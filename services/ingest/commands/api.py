@@ -25,9 +25,10 @@ from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 DAY_S = 86_400
 MAX_VIBRATE_S = 60
 MAX_PAGE, USUAL_PAGE = 1_000, 100
-RESERVED = ("command-", CORRECTION_IDS, flow.NOTICE_IDS, REQUEST_IDS)
+RESERVED = ("command-", CORRECTION_IDS, flow.NOTICE_IDS, REQUEST_IDS, flow.CONTACT_IDS)
 """Prefixes of command ids that only the mesh makes: for a subject's device (`_devices`), for a correction of an interval
-(sensing/intervals.py), for a notice (dispatch/warning/sender.py), and for a request of the decision (sensing/requests.py).
+(sensing/intervals.py), for a notice (dispatch/warning/sender.py), for a request of the decision (sensing/requests.py), and for a first
+contact with a wearer (geofence/domain/contacts).
 
 All commands share one namespace of ids, and the first command with an id keeps it. A caller who may use these prefixes could guess
 an id and so block a command for another agency's device.
@@ -146,6 +147,8 @@ def _check_instruction(instruction: command_pb2.Instruction) -> None:
             pass
         case "show_notice":
             raise InvalidField("instruction.show_notice", "is reserved for the warning leg")
+        case "remind_wearer":
+            raise InvalidField("instruction.remind_wearer", "is reserved for the decision: use vibrate instead")
         case _:
             raise InvalidField("instruction", "is missing")
 

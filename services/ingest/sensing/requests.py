@@ -1,7 +1,8 @@
 """Requests of the decision in the stream SENSING, which ingest stores as commands.
 
-The command's id is a hash of the request's id, so that several ingest processes store one command for a request. From then on the
-decision is one asker among others (`asks`). Requests are published one after the other, in the order of the stream.
+The command's id follows from the request's id, so that several ingest processes store one command for a request. From then on the
+decision is one asker among others (`asks`). Requests are published one after the other, in the order of the stream. A message to the
+wearer is a command, too, with the id of its contact.
 """
 
 from __future__ import annotations
@@ -17,11 +18,19 @@ from services.common.observability.readiness import ReaderHealth
 from services.common.rpc.errors import Conflict, InvalidField
 from services.ingest.commands.service import Commands
 from services.ingest.sensing.asks import FOLD
-from tandem.common.v1 import command_pb2, sensing_pb2
+from tandem.common.v1 import command_pb2, first_contact_pb2, sensing_pb2
 
 REQUEST_KIND = "sensing"
 REQUEST_IDS = f"{REQUEST_KIND}-"
 """Prefix of the ids of the decision's commands."""
+REMINDER = command_pb2.Instruction(
+    remind_wearer=first_contact_pb2.RemindWearer(
+        text="접근금지 결정 안내: 접근이 금지된 사람이나 장소에 가까워지지 않도록 지금 방향을 바꾸십시오. 문의: 관할 보호관찰소",
+        language="ko",
+        vibrate_s=5,
+    )
+)
+"""Message to the wearer. It is the same near and far, because contacts without a cause must look like the others."""
 
 
 class SensingRequests:
@@ -55,14 +64,17 @@ class SensingRequests:
 
 def _command(request: sensing_pb2.SensingRequest) -> command_pb2.Command:
     """Returns the command of a request. The same request gives the same command in every process."""
+    is_contact = request.HasField("remind_wearer")
     command = command_pb2.Command(
-        command_id=ids.hash_id(REQUEST_KIND, request.request_id),
+        command_id=request.request_id if is_contact else ids.hash_id(REQUEST_KIND, request.request_id),
         device_id=request.device_id,
         issued_at_ms=request.decided_at_ms,
         expires_at_ms=request.until_ms,
         issued_by=FOLD,
     )
-    if request.HasField("locate_now"):
+    if is_contact:
+        command.instruction.CopyFrom(REMINDER)
+    elif request.HasField("locate_now"):
         command.instruction.locate_now.SetInParent()
     else:
         command.instruction.report_every.interval_s = request.report_every.interval_s

@@ -66,9 +66,10 @@ def _parse_place(field: str, msg: geometry_pb2.Place) -> Place:
                 fields.number(f"{inside}.lon_deg", msg.circle.lon_deg, -180, greatest=180),
                 fields.number(f"{inside}.radius_m", msg.circle.radius_m, 0, greatest=RADIUS_MAX_M),
             ),
+            msg.named_to_respondent,
         )
     if msg.HasField("polygon"):
-        return Place(place_id, _polygon(f"{field}.polygon", msg.polygon))
+        return Place(place_id, _polygon(f"{field}.polygon", msg.polygon), msg.named_to_respondent)
     raise InvalidField(field, "needs a circle or a polygon")
 
 
@@ -124,16 +125,17 @@ def all_different(field: str, values: Sequence[object]) -> None:
 
 def place_to_proto(place: Place) -> geometry_pb2.Place:
     """A protected place as a message."""
+    named = place.named_to_respondent
     match place.shape:
         case Circle() as shape:
             circle = geometry_pb2.Circle(lat_deg=shape.lat_deg, lon_deg=shape.lon_deg, radius_m=shape.radius_m)
-            return geometry_pb2.Place(place_id=place.place_id, circle=circle)
+            return geometry_pb2.Place(place_id=place.place_id, circle=circle, named_to_respondent=named)
         case Polygon() as shape:
             polygon = geometry_pb2.Polygon(
                 vertices=_points_to_proto(shape.vertices),
                 holes=[geometry_pb2.Hole(vertices=_points_to_proto(hole)) for hole in shape.holes],
             )
-            return geometry_pb2.Place(place_id=place.place_id, polygon=polygon)
+            return geometry_pb2.Place(place_id=place.place_id, polygon=polygon, named_to_respondent=named)
         case _:
             assert_never(place.shape)
 

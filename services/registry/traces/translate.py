@@ -13,7 +13,7 @@ from services.common.observability import trace_ids
 from services.registry.traces.domain.facts import AlertFact, StepFact
 from services.registry.traces.domain.spans import TraceSpan
 from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
-from tandem.dispatch.v1 import dispatch_pb2
+from tandem.dispatch.v1 import contact_pb2, dispatch_pb2
 from tandem.registry.v1 import trace_pb2
 
 _DECIDED_DIGITS_MAX = 16
@@ -73,6 +73,7 @@ def step_fact(delivered: Delivered, clock: MeshClock) -> tuple[str, StepFact] | 
         offer=assignment.offer_number,
         due_us=clock.to_wall_us(times.from_timestamp(assignment.due_at)) if assignment.HasField("due_at") else None,
         absent=tuple(sorted(_name(alert_pb2.Leg, leg).lower() for leg in assignment.absent_legs)),
+        contact=_name(contact_pb2.ContactState, assignment.contact.state) if assignment.HasField("contact") else "",
         flag=_name(dispatch_pb2.WarningFlag, assignment.person_flag.flag) if assignment.HasField("person_flag") else "",
         task=_name(notice_pb2.Task, assignment.task) if assignment.task else "",
     )

@@ -20,7 +20,7 @@ from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from services.geofence import translate
 from services.geofence.domain import codec, fold
-from services.geofence.domain.alerts import Alert, SensingRequest
+from services.geofence.domain.alerts import Alert, Request
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2, log_pb2
@@ -188,7 +188,7 @@ async def offline(bus: Bus, last: int, wanted: Collection[int] = ()) -> tuple[li
             for output in fold.step(
                 state, Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))
             ):
-                if isinstance(output, SensingRequest):
+                if isinstance(output, Request):
                     continue
                 assert isinstance(output, Alert), output
                 alerts.append(translate.alert_to_proto(output, 0).SerializeToString())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from services.common.messaging import pull
 from services.geofence import translate
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, SensingRequest
+from services.geofence.domain.alerts import Alert, Request
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from tandem.common.v1 import geometry_pb2, log_pb2
@@ -22,7 +22,7 @@ def folded(entries: Iterable[Stored]) -> tuple[State, list[Alert]]:
     state, alerts = State(0), []
     for sequence, stamp_ms, entry in entries:
         for output in fold.step(state, Entry(sequence, stamp_ms, translate.entry_body(entry.SerializeToString()))):
-            if isinstance(output, SensingRequest):
+            if isinstance(output, Request):
                 continue
             assert isinstance(output, Alert), output
             alerts.append(output)

@@ -16,7 +16,7 @@ from services.common.priority import PriorityGate
 from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, SensingRequest
+from services.geofence.domain.alerts import Alert, Request
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from services.geofence.metrics import GeofenceMetrics
@@ -81,7 +81,7 @@ async def offline(bus: Bus) -> list[bytes]:
         for message in messages:
             entry = Entry(message.sequence, message.stamp_ms, translate.entry_body(message.data))
             for output in fold.step(state, entry):
-                if isinstance(output, SensingRequest):
+                if isinstance(output, Request):
                     continue
                 assert isinstance(output, Alert)
                 alerts.append(translate.alert_to_proto(output, 0).SerializeToString())

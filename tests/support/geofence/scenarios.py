@@ -59,7 +59,10 @@ _EXPECTED = {
     "notice",
     "location",
     "checks",
+    "contact",
 }
+_REQUESTS = frozenset({"SENSING_REQUEST", "CONTACT_REQUEST"})
+"""Kinds of outputs for devices, which are no alerts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,8 @@ class Expected:
     """Whether a location may go with the notice."""
     checks: list[str] | None = None
     """Legs that must look into the act; None means any."""
+    contact: str = ""
+    """Plan of the first contact with the wearer, or the reason why it is withheld; empty means any, or none."""
     what: str = ""
 
     def is_met_by(self, alert: dict[str, Any], begins_ms: int) -> bool:
@@ -99,6 +104,7 @@ class Expected:
             and self.ring_m in (0, alert["ring_m"])
             and self.late in (None, alert["late"])
             and self.inside_s <= _inside_s(alert)
+            and (not self.contact or self.contact in _contact(alert))
             and (self.least_m == math.inf or alert.get("min_distance_m", math.inf) <= self.least_m)
             and self._has_notice(alert)
         )
@@ -148,14 +154,14 @@ class Scenario:
     """Reports and records in order of arrival."""
 
     def alerts(self, restart: bool = False) -> list[dict[str, Any]]:
-        """All outputs of the fold. With `restart`, the evaluator restarts from a checkpoint before each arrival."""
-        backtest = Backtest(self.records)
+        """All alerts of the fold, and dead letters. With `restart`, the evaluator restarts from a checkpoint before each arrival."""
+        backtest = Backtest(self.records, requests=True)
         outputs = list(backtest.begin(self.lines))
         for line in self.lines:
             if restart:
                 backtest.state = codec.decode(codec.encode(backtest.state))
             outputs += backtest.arrive(line)
-        return outputs
+        return [output for output in outputs if output["kind"] not in _REQUESTS]
 
     def faults(self, alerts: Sequence[dict[str, Any]]) -> list[str]:
         """Missing alerts, unexpected alerts above RECORD, forbidden alerts, and alerts about a future time, as texts."""
@@ -188,6 +194,12 @@ class Scenario:
         if self.incidents is not None and len(incidents) != self.incidents:
             faults.append(f"incidents: {len(incidents)}, not {self.incidents}")
         return faults
+
+
+def _contact(alert: dict[str, Any]) -> tuple[str | None, ...]:
+    """What an alert says about the first contact."""
+    contact = alert.get("contact") or {}
+    return contact.get("plan"), contact.get("withheld")
 
 
 def files() -> list[Path]:
@@ -293,13 +305,14 @@ class _Reader:
 
     def _place(self, place: dict[str, Any]) -> geometry_pb2.Place:
         if "corners_m" in place:
-            _only(place, {"place", "corners_m"}, {"holes_m"})
+            _only(place, {"place", "corners_m"}, {"holes_m", "named"})
             holes = [geometry_pb2.Hole(vertices=self._corners(hole)) for hole in place.get("holes_m", ())]
             area = geometry_pb2.Polygon(vertices=self._corners(place["corners_m"]), holes=holes)
-            return geometry_pb2.Place(place_id=place["place"], polygon=area)
-        _only(place, {"place", "centre_m", "radius_m"})
+            named = place.get("named", False)
+            return geometry_pb2.Place(place_id=place["place"], polygon=area, named_to_respondent=named)
+        _only(place, {"place", "centre_m", "radius_m"}, {"named"})
         circle = geometry_pb2.Circle(**self._point(*place["centre_m"]), radius_m=place["radius_m"])
-        return geometry_pb2.Place(place_id=place["place"], circle=circle)
+        return geometry_pb2.Place(place_id=place["place"], circle=circle, named_to_respondent=place.get("named", False))
 
     def _corners(self, corners_m: list[list[float]]) -> list[geometry_pb2.Point]:
         return [geometry_pb2.Point(**self._point(*corner)) for corner in corners_m]

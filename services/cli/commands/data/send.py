@@ -260,4 +260,6 @@ def _described(command: ingest_pb2.DeviceCommand) -> str:
             return f"vibrate for {instruction.vibrate.duration_s} s"
         case "locate_now":
             return "report the position now"
+        case "remind_wearer":
+            return f"tell the wearer: {instruction.remind_wearer.text}"
     return "not known to this version, and refused"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.geofence.domain import accounts, demands
+from services.geofence.domain.contacts import first_contact
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import distances, possible_presence
@@ -17,7 +18,7 @@ from services.geofence.domain.kinematics import encounters, plausibility, presen
 from services.geofence.domain.kinematics.geometry import BOUND_ALLOWANCE_MM
 from services.geofence.domain.kinematics.presence import RingEntry
 from services.geofence.domain.kinematics.rings import Sides
-from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, Piece
+from services.geofence.domain.kinematics.track import MAX_PREDICTION_MM, UNKNOWN_AFTER_MS, Piece
 from services.geofence.domain.state import CaseState, State
 from services.geofence.domain.tracks.fixes import Fix
 
@@ -209,6 +210,7 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
         ring_state.muted, demand = True, demands.MUTED_DEMAND
     if ring.action is Demand.RESPOND:
         possible_presence.POSSIBLE.of(case_state).pop(target.key, None)
+    is_past = late or (context.cause is not None and state.now_ms - at_ms >= UNKNOWN_AFTER_MS)
     context.alert(
         AlertDraft(
             AlertKind.RING_ENTERED,
@@ -221,6 +223,7 @@ def _enter(context: CaseContext, target: Target, ring: Ring, *, entry: RingEntry
             p=entry.p,
             encounter=allowed,
             is_known_stay=distances.is_known_stay(context, target, ring),
+            contact=first_contact.of_entry(context, target, ring, demand=demand, is_past=is_past),
         )
     )
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from services.geofence.domain import accounts, demands
 from services.geofence.domain.accounts import pairs
 from services.geofence.domain.alerts import CausingReport
+from services.geofence.domain.contacts import first_contact
+from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import distances, withheld_clearing
@@ -52,7 +54,8 @@ def _clear_if_left(context: CaseContext, target: Target, ring: Ring) -> bool:
         return False
     withheld_clearing.end_withholding(context, target, ring)
     withheld_clearing.keep_departure(state, case_state, target, ring=ring)
-    clear_ring(context, target, ring, upto_ms=state.now_ms)
+    contact = first_contact.of_departure(context, target, ring)
+    clear_ring(context, target, ring, upto_ms=state.now_ms, contact=contact)
     return True
 
 
@@ -119,8 +122,10 @@ def _agree(sides: Sides, target: Target, radius_mm: int, *, since_ms: int, until
     return not any(target.shape.within(move.start, move.end, radius_mm) for move in moves)
 
 
-def clear_ring(context: CaseContext, target: Target, ring: Ring, *, upto_ms: int) -> None:
-    """Clears a ring and publishes the account of its episode up to a moment."""
+def clear_ring(
+    context: CaseContext, target: Target, ring: Ring, *, upto_ms: int, contact: FirstContact | None = None
+) -> None:
+    """Clears a ring and publishes the account of its episode up to a moment. `contact`: that the wearer turned back after one."""
     state, case_state = context.state, context.case_state
     account = accounts.account(state, case_state, target, ring=ring, upto_ms=upto_ms)
     accounts.close(case_state.ring(target, ring), account)
@@ -139,6 +144,7 @@ def clear_ring(context: CaseContext, target: Target, ring: Ring, *, upto_ms: int
             min_mm=account.min_mm,
             min_is_assumed=account.is_assumed,
             due_ms=upto_ms,
+            contact=contact,
         )
     )
 
@@ -202,15 +208,17 @@ def _end_muting(context: CaseContext, target: Target, ring: Ring, *, at_ms: int)
         if departed_ms is None:
             return clear_ring(context, target, ring, upto_ms=at_ms)
     case_state.ring(target, ring).muted = False
+    demand = demands.of_ring(ring.action, entered=True)
     context.alert(
         AlertDraft(
             AlertKind.RING_ENTERED,
-            demands.of_ring(ring.action, entered=True),
+            demand,
             at_ms,
             target=target,
             ring=ring,
             cause=context.cause,
             distance_mm=None if is_beyond else apart_mm,
+            contact=first_contact.of_entry(context, target, ring, demand=demand, is_past=is_beyond),
         )
     )
     if departed_ms is not None:

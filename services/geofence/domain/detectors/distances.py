@@ -104,6 +104,12 @@ def is_known_stay(context: CaseContext, target: Target, ring: Ring) -> bool:
     return False
 
 
+def is_within_stay(context: CaseContext, target: Target, ring: Ring) -> bool:
+    """Whether the wearer has lately stayed within a ring for hours, by the wearer's way alone."""
+    stay = STAYS.of(context.case_state).get(_stay_key(target, ring))
+    return stay is not None and context.state.now_ms - stay.left_ms <= STAY_KNOWN_MS
+
+
 def note_left(context: CaseContext, target: Target, ring: Ring, *, inside: Sequence[tuple[int, int]]) -> None:
     """Notes a stay when a ring is cleared. `inside`: the stretches of its account, ms, in order."""
     stays, key = STAYS.of(context.case_state), _stay_key(target, ring)

@@ -2,7 +2,7 @@
 
 Rings are entered and cleared before equipment events, silences and possible presences are retracted: the all-clear of a ring comes
 first. As time passes, straps that are open at the end of an authorised removal come before silences, because they are a sign of
-evasion. Silences come before the ends of muting, and amended accounts and late evidence last.
+evasion. Silences come before the ends of muting, then amended accounts and late evidence; contacts without a cause come last.
 
 Four things aren't hooks. `anomalies` judges the track of a device before the cases that name the device, `sensing` judges its newest
 fix after them and has moments of its own, and `outages` compares the silences of all wearers: none of them decides on a single case. A
@@ -13,6 +13,7 @@ after its rings.
 from __future__ import annotations
 
 from services.geofence.domain import accounts, demands
+from services.geofence.domain.contacts import first_contact
 from services.geofence.domain.detectors import (
     approach,
     clearing,
@@ -44,6 +45,7 @@ DETECTORS: tuple[Detector, ...] = (
     accounts.DETECTOR,
     late_evidence.DETECTOR,
     sensing.DETECTOR,
+    first_contact.DETECTOR,
 )
 ON_FIX = tuple(detector.on_fix for detector in DETECTORS if detector.on_fix)
 ON_BATCH = tuple(detector.on_batch for detector in DETECTORS if detector.on_batch)

@@ -101,14 +101,17 @@ class StepFact:
     """Flag of the warning leg about the protected person."""
     task: str = ""
     """Task of the assignment, such as CHECK; empty for the response."""
+    contact: str = ""
+    """State of the first contact with the wearer; empty in an assignment for which somebody may have to go."""
 
     def same_as(self, other: StepFact) -> bool:
         """Whether both steps leave the assignment in the same state, as far as the facts show."""
-        return (self.state, self.received, self.offer, self.due_us) == (
+        return (self.state, self.received, self.offer, self.due_us, self.contact) == (
             other.state,
             other.received,
             other.offer,
             other.due_us,
+            other.contact,
         )
 
     @property

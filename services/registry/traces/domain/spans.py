@@ -349,6 +349,8 @@ def _name_and_viewers(step: StepFact, before: StepFact | None) -> tuple[str, fro
         missing = sorted(set(step.absent) - set(before.absent))
         back = sorted(set(before.absent) - set(step.absent))
         return ", ".join([*(f"misses {leg}" for leg in missing), *(f"sees {leg} again" for leg in back)]), own_desk
+    if step.contact and (before is None or step.contact != before.contact):
+        return f"first contact: {step.contact.removeprefix('CONTACT_').lower().replace('_', ' ')}", EVERYBODY
     if before and before.same_as(step):
         return _NOTED, own_desk
     if _is_receipt(step, before):

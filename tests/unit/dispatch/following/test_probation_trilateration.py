@@ -28,6 +28,8 @@ from services.dispatch.domain.roster import NO_ROSTER, Travel
 from services.dispatch.leg import translate
 from services.geofence import translate as of_fold
 from services.geofence.domain.alerts import Alert
+from services.geofence.domain.contacts import first_contact
+from services.geofence.domain.contacts.first_contact import CONTACTS
 from services.geofence.domain.demands import AlertKind, Leg
 from tandem.common.v1 import alert_pb2, notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
@@ -36,6 +38,9 @@ from tests.support.dispatch.roster import TWO_OFFICES, board, unit
 from tests.support.geofence.stories import T0_MS, AskingStory, place_e7
 
 REPORT_INTERVAL_S = 15
+BEGIN_S = 13 * 3_600
+"""The walks begin at noon in Korea, seconds of the story. At night no contact is made away from named places."""
+BEGIN_MS = T0_MS + BEGIN_S * 1_000
 WALKS = 14
 TRUSTS = (1.0, 0.001)
 CLEAR_AFTER_S = 60
@@ -46,6 +51,13 @@ Xy = tuple[float, float]
 NO_GROUND, JUDGMENT = notice_pb2.NOTICE_GROUND_UNSPECIFIED, notice_pb2.TAG_15_2
 CHECKS = 11
 """Key of the steps of probation's checks among the steps by leg."""
+
+
+@pytest.fixture(autouse=True)
+def contacts_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has each approach contacted that the rule might allow: the worst case for the protected person."""
+    monkeypatch.setattr(first_contact, "CAUSED_ONE_IN", 1)
+    monkeypatch.setattr(first_contact, "ALLOWED_ONE_IN", 1)
 
 
 @dataclass
@@ -85,13 +97,23 @@ def walk(seed: int) -> list[Xy]:
     return points
 
 
+def _begin_slots(story: AskingStory) -> None:
+    """Has the order begun long ago, so that contacts away from named places are possible."""
+    [case_state] = story.state.cases.values()
+    CONTACTS.of(case_state).next_uncaused_ms = BEGIN_MS + 14_400_000
+
+
 class World:
-    """A fold with both legs that follow its alerts. With a ground, the Ministry notifies her, and probation gets checks."""
+    """A fold with both legs that follow its alerts. It decides on first contacts with the wearer, too.
+
+    With a ground, the Ministry notifies her, and probation gets checks.
+    """
 
     def __init__(self, track: Sequence[Xy], home: Xy, ground: notice_pb2.NoticeGround.ValueType = NO_GROUND) -> None:
         self.track, self.home = track, home
         self.fold = AskingStory(clear_after_s=CLEAR_AFTER_S)
-        self.fold.case(notice_ground=ground)
+        self.fold.case(BEGIN_S - 1, "1", notice_ground=ground)
+        _begin_slots(self.fold)
         self.probation, self.police = incidents.Story("probation"), incidents.Story("police", NO_ROSTER)
         travel = {(id_, "p"): Travel(s, Estimate.ROAD) for id_, s in (("a1", 200), ("a2", 260), ("b1", 320))}
         self.police.board = board(TWO_OFFICES, [unit("a1", "a"), unit("a2", "a"), unit("b1", "b")], travel=travel)
@@ -103,11 +125,11 @@ class World:
     def run(self) -> None:
         for n, (north_m, east_m) in enumerate(self.track):
             known = len(self.fold.alerts)
-            self.fold.at(n * REPORT_INTERVAL_S, "phone", *self.home)
-            self.fold.at(n * REPORT_INTERVAL_S, "tag", north_m, east_m)
+            self.fold.at(BEGIN_S + n * REPORT_INTERVAL_S, "phone", *self.home)
+            self.fold.at(BEGIN_S + n * REPORT_INTERVAL_S, "tag", north_m, east_m)
             self.alerts = self.fold.alerts
             for leg in (self.probation, self.police):
-                leg.now_ms = T0_MS + n * REPORT_INTERVAL_S * 1000
+                leg.now_ms = BEGIN_MS + n * REPORT_INTERVAL_S * 1000
             for alert in self.alerts[known:]:
                 message = of_fold.alert_to_proto(alert, 0)
                 for leg in (self.probation, self.police):
@@ -165,6 +187,8 @@ class World:
             if assignment.leg != alert_pb2.PROBATION:
                 continue
             radius_m = 0.0
+            if assignment.HasField("contact"):
+                continue
             if assignment.state == dispatch_pb2.NOTIFIED and assignment.kind == alert_pb2.RING_ENTERED:
                 radius_m = 1_000.0
             elif step.kept and assignment.one_scene_at == step.at:
@@ -186,6 +210,9 @@ class World:
             leg, state = step.assignment.leg, step.assignment.state
             if step.assignment.task == notice_pb2.CHECK and state in (2, 3):
                 got.paced.setdefault(CHECKS, []).append((self.track[n], self.pace(n)))
+            elif leg == 1 and step.assignment.HasField("contact"):
+                # A contact is for the ring of NOTIFY, of which the notice tells already.
+                got.within.append((self.track[n], 1_000.0))
             elif (leg == 1 and step.kept and step.assignment.HasField("race")) or (leg == 2 and state in (2, 3)):
                 got.paced.setdefault(leg, []).append((self.track[n], self.pace(n)))
         return got
@@ -195,7 +222,7 @@ class World:
         got = self.rings()
         for alert in self.alerts:
             if alert.distance_mm is not None:
-                n = round((alert.at_ms - T0_MS) / 1000 / REPORT_INTERVAL_S)
+                n = round((alert.at_ms - BEGIN_MS) / 1000 / REPORT_INTERVAL_S)
                 got.exact.append((self.track[n], math.dist(self.track[n], self.home)))
         return got
 
@@ -250,17 +277,18 @@ def worlds(ground: notice_pb2.NoticeGround.ValueType = NO_GROUND) -> Iterator[Wo
 
 def test_the_data_of_probation_locates_her_no_better_than_the_rings_alone(capsys: pytest.CaptureFixture[str]) -> None:
     errors: dict[str, list[float]] = {}
-    paced = 0
+    paced = contacted = 0
     for world in worlds():
         got = {"rings": world.rings(), "figures": world.with_figures()}
         got |= {f"everything, trusted {trust:g}": world.everything(trust) for trust in TRUSTS}
+        contacted += any(step.assignment.HasField("contact") for _, step in world.steps)
         paced += sum(map(len, world.everything(1).paced.values()))
         for name, knowledge in got.items():
             errors.setdefault(name, []).append(math.dist(located(knowledge), world.home))
     medians_m = {name: median(values) for name, values in errors.items()}
     with capsys.disabled():
         print("\nmedian error of an attacker, metres:", {name: round(metres, 1) for name, metres in medians_m.items()})
-    assert len(errors["rings"]) >= WALKS // 2 and paced
+    assert len(errors["rings"]) >= WALKS // 2 and paced and contacted
     assert medians_m["figures"] < 1, "with distances the attacker locates her"
     best = min(metres for name, metres in medians_m.items() if name.startswith("everything"))
     assert best > 0.9 * medians_m["rings"], "10 % for chance: medians of few walks vary"
@@ -314,5 +342,6 @@ def test_probation_gets_the_same_bytes_for_two_homes_that_the_rings_do_not_disti
         world.run()
         own = [(n, step.SerializeToString(deterministic=True)) for n, step in world.steps if step.assignment.leg == 1]
         assert any(step.assignment.HasField("race") for _, step in world.steps)
+        assert any(step.assignment.HasField("contact") for _, step in world.steps)
         steps_by_home.append(own)
     assert steps_by_home[0] == steps_by_home[1] and steps_by_home[0]

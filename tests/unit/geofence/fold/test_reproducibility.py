@@ -21,7 +21,7 @@ import pytest
 from services.cli.simulate.backtest import Backtest
 from services.cli.simulate.files import Scenario
 from services.geofence.domain import fold
-from services.geofence.domain.alerts import Alert, Output, SensingRequest
+from services.geofence.domain.alerts import Alert, Output, Request
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import sensing
 from services.geofence.domain.entries import Body, Case, Demand, Entry, FoldVersion, Positions, Ring, Target
@@ -156,25 +156,26 @@ def test_another_python_gives_the_same_digest_on_real_tracks(
 
 
 def as_before(log: Log) -> Log:
-    """A log that was decided before the fold asked for data, and before it made notices of the Ministry."""
+    """A log that was decided before the fold asked for data, made notices of the Ministry and had wearers contacted."""
     return [replace(log[0], body=FoldVersion(sensing.FIRST_VERSION - 1)), *log[1:]]
 
 
-def test_an_old_log_gives_the_same_alerts_without_requests_and_notices(logs: list[Log]) -> None:
-    requests = notices = 0
+def test_an_old_log_gives_the_same_alerts_without_requests_notices_and_contacts(logs: list[Log]) -> None:
+    requests = notices = contacts = 0
     for log in filter(decided_alike_before, logs):
         outputs = folded(log)
         alerts = [output for output in outputs if isinstance(output, Alert)]
-        others = [output for output in outputs if not isinstance(output, SensingRequest)]
+        others = [output for output in outputs if not isinstance(output, Request)]
         bare = [
-            replace(output, notice=None, checks=()) if isinstance(output, Alert) else output
+            replace(output, notice=None, checks=(), contact=None) if isinstance(output, Alert) else output
             for output in others
             if not (isinstance(output, Alert) and output.kind is AlertKind.NOTICE_ENDED)
         ]
         assert bare == folded(as_before(log))
         requests += len(outputs) - len(others)
         notices += sum(alert.notice is not None for alert in alerts)
-    assert requests > 300 and notices > 10
+        contacts += sum(alert.contact is not None for alert in alerts)
+    assert requests > 300 and notices > 10 and contacts > 10
 
 
 def test_a_missing_report_changes_the_digest(logs: list[Log]) -> None:

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
+from tandem.common.v1 import first_contact_pb2 as _first_contact_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 from tandem.common.v1 import notice_pb2 as _notice_pb2
 import builtins as _builtins
@@ -325,6 +326,7 @@ class Alert(_message.Message):
     MINISTRY_NOTICE_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     REMOVAL_ID_FIELD_NUMBER: _builtins.int
+    CONTACT_FIELD_NUMBER: _builtins.int
     alert_id: _builtins.str
     """Hash of the log, partition, sequence, case, kind, demand, target and ring."""
     partition: _builtins.int
@@ -412,6 +414,12 @@ class Alert(_message.Message):
         `destinations`, and are offered whatever the alert's demand is.
         """
 
+    @_builtins.property
+    def contact(self) -> _first_contact_pb2.FirstContact:
+        """RING_ENTERED that demands NOTIFY: what the decision says about the first contact with the wearer. RING_CLEARED: the wearer turned
+        back after a contact. Absent in other alerts, and in exercises.
+        """
+
     def __init__(
         self,
         *,
@@ -446,10 +454,11 @@ class Alert(_message.Message):
         ministry_notice: _notice_pb2.MinistryNotice | None = ...,
         checks: _abc.Iterable[Global___Destination] | None = ...,
         removal_id: _builtins.str = ...,
+        contact: _first_contact_pb2.FirstContact | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "decided_at", b"decided_at", "ministry_notice", b"ministry_notice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cause", b"cause", "contact", b"contact", "decided_at", b"decided_at", "ministry_notice", b"ministry_notice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "removal_id", b"removal_id", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "amends", b"amends", "anomaly", b"anomaly", "at", b"at", "case_id", b"case_id", "cause", b"cause", "checks", b"checks", "contact", b"contact", "decided_at", b"decided_at", "demand", b"demand", "destinations", b"destinations", "encounter_id", b"encounter_id", "episode_id", b"episode_id", "exercise", b"exercise", "fold_version", b"fold_version", "incident_ends", b"incident_ends", "incident_id", b"incident_id", "kind", b"kind", "late", b"late", "ministry_notice", b"ministry_notice", "order_id", b"order_id", "ordinal", b"ordinal", "outage_id", b"outage_id", "outage_silent", b"outage_silent", "outage_watched", b"outage_watched", "partition", b"partition", "removal_id", b"removal_id", "ring_m", b"ring_m", "rules_id", b"rules_id", "sequence", b"sequence", "target_id", b"target_id", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.common.v1 import first_contact_pb2 as _first_contact_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -61,6 +62,7 @@ class Instruction(_message.Message):
     VIBRATE_FIELD_NUMBER: _builtins.int
     LOCATE_NOW_FIELD_NUMBER: _builtins.int
     SHOW_NOTICE_FIELD_NUMBER: _builtins.int
+    REMIND_WEARER_FIELD_NUMBER: _builtins.int
     REPORT_AS_USUAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def report_every(self) -> Global___ReportEvery:
@@ -79,6 +81,10 @@ class Instruction(_message.Message):
         """Show a warning to the protected person. Only the warning leg sends it."""
 
     @_builtins.property
+    def remind_wearer(self) -> _first_contact_pb2.RemindWearer:
+        """Tell the wearer to turn round. Only the decision sends it."""
+
+    @_builtins.property
     def report_as_usual(self) -> Global___ReportAsUsual:
         """Return to the interval from before any ReportEvery."""
 
@@ -89,13 +95,14 @@ class Instruction(_message.Message):
         vibrate: Global___Vibrate | None = ...,
         locate_now: Global___LocateNow | None = ...,
         show_notice: Global___ShowNotice | None = ...,
+        remind_wearer: _first_contact_pb2.RemindWearer | None = ...,
         report_as_usual: Global___ReportAsUsual | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_as_usual", b"report_as_usual", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "remind_wearer", b"remind_wearer", "report_as_usual", b"report_as_usual", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "report_as_usual", b"report_as_usual", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "locate_now", b"locate_now", "remind_wearer", b"remind_wearer", "report_as_usual", b"report_as_usual", "report_every", b"report_every", "show_notice", b"show_notice", "vibrate", b"vibrate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["report_every", "vibrate", "locate_now", "show_notice", "report_as_usual"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["report_every", "vibrate", "locate_now", "show_notice", "remind_wearer", "report_as_usual"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

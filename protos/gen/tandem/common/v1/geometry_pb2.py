@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/common/v1/geometry.proto\x12\x10tandem.common.v1\")\n\x05Point\x12\x0f\n\x07lat_deg\x18\x01 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x02 \x01(\x01\"<\n\x06\x43ircle\x12\x0f\n\x07lat_deg\x18\x01 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x02 \x01(\x01\x12\x10\n\x08radius_m\x18\x03 \x01(\x01\"[\n\x07Polygon\x12)\n\x08vertices\x18\x01 \x03(\x0b\x32\x17.tandem.common.v1.Point\x12%\n\x05holes\x18\x02 \x03(\x0b\x32\x16.tandem.common.v1.Hole\"1\n\x04Hole\x12)\n\x08vertices\x18\x01 \x03(\x0b\x32\x17.tandem.common.v1.Point\"|\n\x05Place\x12\x10\n\x08place_id\x18\x01 \x01(\t\x12*\n\x06\x63ircle\x18\x02 \x01(\x0b\x32\x18.tandem.common.v1.CircleH\x00\x12,\n\x07polygon\x18\x03 \x01(\x0b\x32\x19.tandem.common.v1.PolygonH\x00\x42\x07\n\x05shape\"B\n\x04Ring\x12\x10\n\x08radius_m\x18\x01 \x01(\x01\x12(\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x18.tandem.common.v1.Demand*O\n\x06\x44\x65mand\x12\x16\n\x12\x44\x45MAND_UNSPECIFIED\x10\x00\x12\n\n\x06RECORD\x10\x01\x12\x08\n\x04WARN\x10\x02\x12\n\n\x06NOTIFY\x10\x03\x12\x0b\n\x07RESPOND\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/common/v1/geometry.proto\x12\x10tandem.common.v1\")\n\x05Point\x12\x0f\n\x07lat_deg\x18\x01 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x02 \x01(\x01\"<\n\x06\x43ircle\x12\x0f\n\x07lat_deg\x18\x01 \x01(\x01\x12\x0f\n\x07lon_deg\x18\x02 \x01(\x01\x12\x10\n\x08radius_m\x18\x03 \x01(\x01\"[\n\x07Polygon\x12)\n\x08vertices\x18\x01 \x03(\x0b\x32\x17.tandem.common.v1.Point\x12%\n\x05holes\x18\x02 \x03(\x0b\x32\x16.tandem.common.v1.Hole\"1\n\x04Hole\x12)\n\x08vertices\x18\x01 \x03(\x0b\x32\x17.tandem.common.v1.Point\"\x99\x01\n\x05Place\x12\x10\n\x08place_id\x18\x01 \x01(\t\x12*\n\x06\x63ircle\x18\x02 \x01(\x0b\x32\x18.tandem.common.v1.CircleH\x00\x12,\n\x07polygon\x18\x03 \x01(\x0b\x32\x19.tandem.common.v1.PolygonH\x00\x12\x1b\n\x13named_to_respondent\x18\x14 \x01(\x08\x42\x07\n\x05shape\"B\n\x04Ring\x12\x10\n\x08radius_m\x18\x01 \x01(\x01\x12(\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32\x18.tandem.common.v1.Demand*O\n\x06\x44\x65mand\x12\x16\n\x12\x44\x45MAND_UNSPECIFIED\x10\x00\x12\n\n\x06RECORD\x10\x01\x12\x08\n\x04WARN\x10\x02\x12\n\n\x06NOTIFY\x10\x03\x12\x0b\n\x07RESPOND\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.geometry_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEMAND']._serialized_start=496
-  _globals['_DEMAND']._serialized_end=575
+  _globals['_DEMAND']._serialized_start=526
+  _globals['_DEMAND']._serialized_end=605
   _globals['_POINT']._serialized_start=53
   _globals['_POINT']._serialized_end=94
   _globals['_CIRCLE']._serialized_start=96
@@ -41,8 +41,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLYGON']._serialized_end=249
   _globals['_HOLE']._serialized_start=251
   _globals['_HOLE']._serialized_end=300
-  _globals['_PLACE']._serialized_start=302
-  _globals['_PLACE']._serialized_end=426
-  _globals['_RING']._serialized_start=428
-  _globals['_RING']._serialized_end=494
+  _globals['_PLACE']._serialized_start=303
+  _globals['_PLACE']._serialized_end=456
+  _globals['_RING']._serialized_start=458
+  _globals['_RING']._serialized_end=524
 # @@protoc_insertion_point(module_scope)

@@ -174,8 +174,13 @@ class Place(_message.Message):
     PLACE_ID_FIELD_NUMBER: _builtins.int
     CIRCLE_FIELD_NUMBER: _builtins.int
     POLYGON_FIELD_NUMBER: _builtins.int
+    NAMED_TO_RESPONDENT_FIELD_NUMBER: _builtins.int
     place_id: _builtins.str
     """The police's id of the place, unique within its order."""
+    named_to_respondent: _builtins.bool
+    """The order names this place to the respondent, so that a contact near it tells the wearer nothing new. False if the address is
+    kept from the respondent, or if that isn't known. In an encounter it means nothing.
+    """
     @_builtins.property
     def circle(self) -> Global___Circle:
         """A circular area."""
@@ -190,10 +195,11 @@ class Place(_message.Message):
         place_id: _builtins.str = ...,
         circle: Global___Circle | None = ...,
         polygon: Global___Polygon | None = ...,
+        named_to_respondent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["circle", b"circle", "polygon", b"polygon", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["circle", b"circle", "place_id", b"place_id", "polygon", b"polygon", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["circle", b"circle", "named_to_respondent", b"named_to_respondent", "place_id", b"place_id", "polygon", b"polygon", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_shape: _TypeAlias = _typing.Literal["circle", "polygon"]  # noqa: Y015
     _WhichOneofArgType_shape: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015

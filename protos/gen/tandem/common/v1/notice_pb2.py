@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/common/v1/notice.proto\x12\x10tandem.common.v1\"c\n\x0eMinistryNotice\x12.\n\x06ground\x18\x01 \x01(\x0e\x32\x1e.tandem.common.v1.NoticeGround\x12\x12\n\nperson_ids\x18\x02 \x03(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08*K\n\x0cNoticeGround\x12\x1d\n\x19NOTICE_GROUND_UNSPECIFIED\x10\x00\x12\x0c\n\x08TAG_15_2\x10\x01\x12\x0e\n\nTAG_31_6_4\x10\x02*\'\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\t\n\x05\x43HECK\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dtandem/common/v1/notice.proto\x12\x10tandem.common.v1\"c\n\x0eMinistryNotice\x12.\n\x06ground\x18\x01 \x01(\x0e\x32\x1e.tandem.common.v1.NoticeGround\x12\x12\n\nperson_ids\x18\x02 \x03(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08*K\n\x0cNoticeGround\x12\x1d\n\x19NOTICE_GROUND_UNSPECIFIED\x10\x00\x12\x0c\n\x08TAG_15_2\x10\x01\x12\x0e\n\nTAG_31_6_4\x10\x02*4\n\x04Task\x12\x14\n\x10TASK_UNSPECIFIED\x10\x00\x12\t\n\x05\x43HECK\x10\x01\x12\x0b\n\x07\x43ONTACT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTICEGROUND']._serialized_start=152
   _globals['_NOTICEGROUND']._serialized_end=227
   _globals['_TASK']._serialized_start=229
-  _globals['_TASK']._serialized_end=268
+  _globals['_TASK']._serialized_end=281
   _globals['_MINISTRYNOTICE']._serialized_start=51
   _globals['_MINISTRYNOTICE']._serialized_end=150
 # @@protoc_insertion_point(module_scope)

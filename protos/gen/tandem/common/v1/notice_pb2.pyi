@@ -57,9 +57,11 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     """Look into the wearer's act at once, such as by going to where the wearer is: the probation office after a notice under Tag Act
     15-2 (Decree 13-2(2)), the police after a notice under 31-6(4) (31-6(5)).
     """
+    CONTACT: _Task.ValueType  # 2
+    """The first contact with the wearer: nobody goes. The probation leg begins it with the notice of an approach."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
-    """Tasks that an alert may demand of a leg beside its response."""
+    """Tasks of assignments. An alert may demand some of them beside the response."""
 
 TASK_UNSPECIFIED: Task.ValueType  # 0
 """The response itself."""
@@ -67,6 +69,8 @@ CHECK: Task.ValueType  # 1
 """Look into the wearer's act at once, such as by going to where the wearer is: the probation office after a notice under Tag Act
 15-2 (Decree 13-2(2)), the police after a notice under 31-6(4) (31-6(5)).
 """
+CONTACT: Task.ValueType  # 2
+"""The first contact with the wearer: nobody goes. The probation leg begins it with the notice of an approach."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final

@@ -23,15 +23,16 @@ _sym_db = _symbol_database.Default()
 
 
 from tandem.common.v1 import command_pb2 as tandem_dot_common_dot_v1_dot_command__pb2
+from tandem.common.v1 import first_contact_pb2 as tandem_dot_common_dot_v1_dot_first__contact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/common/v1/sensing.proto\x12\x10tandem.common.v1\x1a\x1etandem/common/v1/command.proto\"\x8b\x02\n\x0eSensingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x35\n\x0creport_every\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.ReportEveryH\x00\x12\x31\n\nlocate_now\x18\x04 \x01(\x0b\x32\x1b.tandem.common.v1.LocateNowH\x00\x12\x15\n\rdecided_at_ms\x18\x05 \x01(\x03\x12\x10\n\x08until_ms\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0f\n\x07ordinal\x18\x08 \x01(\r\x12\x14\n\x0c\x66old_version\x18\t \x01(\rB\x06\n\x04needb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etandem/common/v1/sensing.proto\x12\x10tandem.common.v1\x1a\x1etandem/common/v1/command.proto\x1a$tandem/common/v1/first_contact.proto\"\xc4\x02\n\x0eSensingRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tdevice_id\x18\x02 \x01(\t\x12\x35\n\x0creport_every\x18\x03 \x01(\x0b\x32\x1d.tandem.common.v1.ReportEveryH\x00\x12\x31\n\nlocate_now\x18\x04 \x01(\x0b\x32\x1b.tandem.common.v1.LocateNowH\x00\x12\x37\n\rremind_wearer\x18\x14 \x01(\x0b\x32\x1e.tandem.common.v1.RemindWearerH\x00\x12\x15\n\rdecided_at_ms\x18\x05 \x01(\x03\x12\x10\n\x08until_ms\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0f\n\x07ordinal\x18\x08 \x01(\r\x12\x14\n\x0c\x66old_version\x18\t \x01(\rB\x06\n\x04needb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.sensing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SENSINGREQUEST']._serialized_start=85
-  _globals['_SENSINGREQUEST']._serialized_end=352
+  _globals['_SENSINGREQUEST']._serialized_start=123
+  _globals['_SENSINGREQUEST']._serialized_end=447
 # @@protoc_insertion_point(module_scope)

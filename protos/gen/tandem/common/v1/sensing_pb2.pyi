@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from tandem.common.v1 import command_pb2 as _command_pb2
+from tandem.common.v1 import first_contact_pb2 as _first_contact_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,7 +20,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SensingRequest(_message.Message):
-    """What the decision needs from a device, in the stream SENSING. Ingest turns it into commands. It follows from the log alone, so every
+    """What the decision needs from a device or has it tell the wearer, in the stream SENSING. Ingest turns it into commands. It follows from the log alone, so every
     evaluator makes the same request, and it doesn't say why it is made.
     """
 
@@ -29,6 +30,7 @@ class SensingRequest(_message.Message):
     DEVICE_ID_FIELD_NUMBER: _builtins.int
     REPORT_EVERY_FIELD_NUMBER: _builtins.int
     LOCATE_NOW_FIELD_NUMBER: _builtins.int
+    REMIND_WEARER_FIELD_NUMBER: _builtins.int
     DECIDED_AT_MS_FIELD_NUMBER: _builtins.int
     UNTIL_MS_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
@@ -56,6 +58,12 @@ class SensingRequest(_message.Message):
     def locate_now(self) -> _command_pb2.LocateNow:
         """The position now."""
 
+    @_builtins.property
+    def remind_wearer(self) -> _first_contact_pb2.RemindWearer:
+        """The tag tells the wearer to turn round. The request's id is the contact's, in the alert that the contact is for; no alert names
+        a contact without a cause.
+        """
+
     def __init__(
         self,
         *,
@@ -63,17 +71,18 @@ class SensingRequest(_message.Message):
         device_id: _builtins.str = ...,
         report_every: _command_pb2.ReportEvery | None = ...,
         locate_now: _command_pb2.LocateNow | None = ...,
+        remind_wearer: _first_contact_pb2.RemindWearer | None = ...,
         decided_at_ms: _builtins.int = ...,
         until_ms: _builtins.int = ...,
         sequence: _builtins.int = ...,
         ordinal: _builtins.int = ...,
         fold_version: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["locate_now", b"locate_now", "need", b"need", "report_every", b"report_every"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["locate_now", b"locate_now", "need", b"need", "remind_wearer", b"remind_wearer", "report_every", b"report_every"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_at_ms", b"decided_at_ms", "device_id", b"device_id", "fold_version", b"fold_version", "locate_now", b"locate_now", "need", b"need", "ordinal", b"ordinal", "report_every", b"report_every", "request_id", b"request_id", "sequence", b"sequence", "until_ms", b"until_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_at_ms", b"decided_at_ms", "device_id", b"device_id", "fold_version", b"fold_version", "locate_now", b"locate_now", "need", b"need", "ordinal", b"ordinal", "remind_wearer", b"remind_wearer", "report_every", b"report_every", "request_id", b"request_id", "sequence", b"sequence", "until_ms", b"until_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_need: _TypeAlias = _typing.Literal["report_every", "locate_now"]  # noqa: Y015
+    _WhichOneofReturnType_need: _TypeAlias = _typing.Literal["report_every", "locate_now", "remind_wearer"]  # noqa: Y015
     _WhichOneofArgType_need: _TypeAlias = _typing.Literal["need", b"need"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_need) -> _WhichOneofReturnType_need | None: ...
 

@@ -28,9 +28,10 @@ from tandem.common.v1 import alert_pb2 as tandem_dot_common_dot_v1_dot_alert__pb
 from tandem.common.v1 import exercise_pb2 as tandem_dot_common_dot_v1_dot_exercise__pb2
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
 from tandem.common.v1 import notice_pb2 as tandem_dot_common_dot_v1_dot_notice__pb2
+from tandem.dispatch.v1 import contact_pb2 as tandem_dot_dispatch_dot_v1_dot_contact__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/dispatch.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1dtandem/common/v1/notice.proto\"\xf3\x01\n\x04Race\x12\x0e\n\x06losing\x18\x01 \x01(\x08\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x61\x64vice\x18\x03 \x01(\x0e\x32\x1a.tandem.dispatch.v1.Advice\x12\x17\n\x0fsupervisor_desk\x18\x04 \x01(\t\x12\x15\n\x08wearer_s\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0bresponder_s\x18\x06 \x01(\r\x12\x0f\n\x07\x62y_ring\x18\x07 \x01(\x08\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x0f\n\x07ordinal\x18\t \x01(\rB\x0b\n\t_wearer_s\"\x95\x02\n\x06\x43hoice\x12\x32\n\x05level\x18\x01 \x01(\x0e\x32#.tandem.dispatch.v1.EscalationLevel\x12\x11\n\toffice_id\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x65sk\x18\x05 \x01(\t\x12\x15\n\x08travel_s\x18\x06 \x01(\rH\x00\x88\x01\x01\x12.\n\x08\x65stimate\x18\x07 \x01(\x0e\x32\x1c.tandem.dispatch.v1.Estimate\x12\x12\n\ncandidates\x18\x08 \x01(\r\x12\x1b\n\x13\x62usy_in_incident_id\x18\t \x01(\t\x12\x0c\n\x04\x62usy\x18\n \x01(\x08\x42\x0b\n\t_travel_s\"\xa6\n\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12\x11\n\torder_ids\x18\x05 \x03(\t\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12(\n\x06\x64\x65mand\x18\x07 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12.\n\noffered_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\n \x01(\t\x12#\n\x16report_to_published_ms\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12,\n\x05\x63\x61use\x18\x0c \x01(\x0b\x32\x1d.tandem.common.v1.ReportCause\x12)\n\x04kind\x18\r \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12*\n\x06\x63hoice\x18\x0e \x01(\x0b\x32\x1a.tandem.dispatch.v1.Choice\x12\x14\n\x0coffer_number\x18\x0f \x01(\r\x12/\n\x0breceived_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x64ue_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12?\n\x11\x65scalation_reason\x18\x12 \x01(\x0e\x32$.tandem.dispatch.v1.EscalationReason\x12\x17\n\x0frejected_reason\x18\x13 \x01(\t\x12\x34\n\x0fstood_down_kind\x18\x14 \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12\x33\n\x0b\x63lose_cause\x18\x15 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x12\n\nclose_note\x18\x16 \x01(\t\x12\x37\n\x13nobody_available_at\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x0b\x61\x62sent_legs\x18\x32 \x03(\x0e\x32\x15.tandem.common.v1.Leg\x12\x31\n\rretargeted_at\x18\x1e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04race\x18\x1f \x01(\x0b\x32\x18.tandem.dispatch.v1.Race\x12\x30\n\x0cone_scene_at\x18  \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x15spoofing_suspected_at\x18! \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0bperson_flag\x18( \x01(\x0b\x32\x1e.tandem.dispatch.v1.PersonFlag\x12,\n\x08\x65xercise\x18< \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\x12$\n\x04task\x18\x46 \x01(\x0e\x32\x16.tandem.common.v1.TaskB\x19\n\x17_report_to_published_ms\"\x98\x01\n\nPersonFlag\x12-\n\x04\x66lag\x18\x01 \x01(\x0e\x32\x1f.tandem.dispatch.v1.WarningFlag\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61lert_id\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x0f\n\x07ordinal\x18\x05 \x01(\r\"\x91\x01\n\x04Step\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nassignment\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\x12\x0e\n\x06number\x18\x04 \x01(\r\x12\x0c\n\x04kept\x18\x05 \x01(\x08\"L\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06others\x18\x02 \x01(\x08\x12\x10\n\x08new_only\x18\n \x01(\x08\"|\n\x11SubscribeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x18.tandem.dispatch.v1.Step\x12-\n\x05other\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"A\n\x12\x41\x63knowledgeRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"I\n\x13\x41\x63knowledgeResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"=\n\x0eReceiveRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"E\n\x0fReceiveResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\x85\x01\n\rRejectRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x37\n\nseen_state\x18\x04 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"D\n\x0eRejectResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\xab\x01\n\x0fProgressRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12\x14\n\x0coffer_number\x18\x03 \x01(\r\x12\x37\n\nseen_state\x18\x04 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"F\n\x10ProgressResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\xb1\x01\n\x0c\x43loseRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12-\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x0c\n\x04note\x18\x03 \x01(\t\x12\x14\n\x0coffer_number\x18\x04 \x01(\r\x12\x37\n\nseen_state\x18\x05 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"C\n\rCloseResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"R\n\x14ListIncidentsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListIncidentsResponse\x12/\n\tincidents\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Incident\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x08Incident\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\torder_ids\x18\x02 \x03(\t\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0b\x61ssignments\x18\x05 \x03(\x0b\x32\x1e.tandem.dispatch.v1.Assignment*\xec\x01\n\x0f\x41ssignmentState\x12 \n\x1c\x41SSIGNMENT_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08NOTIFIED\x10\x01\x12\x0b\n\x07OFFERED\x10\x02\x12\r\n\tESCALATED\x10\x03\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x04\x12\x0e\n\nSTOOD_DOWN\x10\x05\x12\x0e\n\nDISPATCHED\x10\x06\x12\x0c\n\x08\x45N_ROUTE\x10\x07\x12\x0c\n\x08ON_SCENE\x10\x08\x12\x0f\n\x0b\x41PPREHENDED\x10\t\x12\n\n\x06\x43LOSED\x10\n\x12\x14\n\x10NOBODY_AVAILABLE\x10\x0b\x12\x0c\n\x08REJECTED\x10\x0c*\x80\x01\n\x0f\x45scalationLevel\x12 \n\x1c\x45SCALATION_LEVEL_UNSPECIFIED\x10\x00\x12\x08\n\x04UNIT\x10\x01\x12\r\n\tNEXT_UNIT\x10\x02\x12\x0f\n\x0bNEXT_OFFICE\x10\x03\x12\x0e\n\nSUPERVISOR\x10\x04\x12\x11\n\rNATIONAL_DESK\x10\x05*Z\n\x08\x45stimate\x12\x18\n\x14\x45STIMATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cGREAT_CIRCLE\x10\x01\x12\x08\n\x04ROAD\x10\x02\x12\x18\n\x14GREAT_CIRCLE_INSTEAD\x10\x03*\xba\x01\n\x10\x45scalationReason\x12!\n\x1d\x45SCALATION_REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOT_RECEIVED\x10\x01\x12\x14\n\x10NOT_ACKNOWLEDGED\x10\x02\x12\x12\n\x0eNOT_DISPATCHED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x12\n\n\x06NOBODY\x10\x05\x12\r\n\tUNIT_GONE\x10\x06\x12\x10\n\x0cTARGET_MOVED\x10\x07\x12\r\n\tRACE_LOST\x10\x08*<\n\x06\x41\x64vice\x12\x16\n\x12\x41\x44VICE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTAY_INSIDE\x10\x01\x12\t\n\x05LEAVE\x10\x02*\x9d\x01\n\nCloseCause\x12\x1b\n\x17\x43LOSE_CAUSE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42REACH_CONFIRMED\x10\x01\x12\x12\n\x0e\x46\x41LSE_POSITION\x10\x02\x12\r\n\tEQUIPMENT\x10\x03\x12\x0e\n\nAUTHORISED\x10\x04\x12\x0c\n\x08\x45XERCISE\x10\x05\x12\t\n\x05OTHER\x10\x06\x12\x10\n\x0cNOBODY_FOUND\x10\x07*d\n\x0bWarningFlag\x12\x1c\n\x18WARNING_FLAG_UNSPECIFIED\x10\x00\x12\x0e\n\nNO_RECEIPT\x10\x01\x12\x0e\n\nNO_CONTACT\x10\x02\x12\n\n\x06\x44URESS\x10\x03\x12\x0b\n\x07REACHED\x10\x04\x32\xc2\x05\n\x0f\x44ispatchService\x12\x64\n\tSubscribe\x12$.tandem.dispatch.v1.SubscribeRequest\x1a%.tandem.dispatch.v1.SubscribeResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\t0\x01\x12h\n\x0b\x41\x63knowledge\x12&.tandem.dispatch.v1.AcknowledgeRequest\x1a\'.tandem.dispatch.v1.AcknowledgeResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\t\x12[\n\x07Receive\x12\".tandem.dispatch.v1.ReceiveRequest\x1a#.tandem.dispatch.v1.ReceiveResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12X\n\x06Reject\x12!.tandem.dispatch.v1.RejectRequest\x1a\".tandem.dispatch.v1.RejectResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12]\n\x08Progress\x12#.tandem.dispatch.v1.ProgressRequest\x1a$.tandem.dispatch.v1.ProgressResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12U\n\x05\x43lose\x12 .tandem.dispatch.v1.CloseRequest\x1a!.tandem.dispatch.v1.CloseResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12r\n\rListIncidents\x12(.tandem.dispatch.v1.ListIncidentsRequest\x1a).tandem.dispatch.v1.ListIncidentsResponse\"\x0c\x8a\xb5\x18\x04\x03\x04\x06\x07\x90\xb5\x18\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tandem/dispatch/v1/dispatch.proto\x12\x12tandem.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ctandem/common/v1/alert.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1dtandem/common/v1/notice.proto\x1a tandem/dispatch/v1/contact.proto\"\xf3\x01\n\x04Race\x12\x0e\n\x06losing\x18\x01 \x01(\x08\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x61\x64vice\x18\x03 \x01(\x0e\x32\x1a.tandem.dispatch.v1.Advice\x12\x17\n\x0fsupervisor_desk\x18\x04 \x01(\t\x12\x15\n\x08wearer_s\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0bresponder_s\x18\x06 \x01(\r\x12\x0f\n\x07\x62y_ring\x18\x07 \x01(\x08\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x0f\n\x07ordinal\x18\t \x01(\rB\x0b\n\t_wearer_s\"\x95\x02\n\x06\x43hoice\x12\x32\n\x05level\x18\x01 \x01(\x0e\x32#.tandem.dispatch.v1.EscalationLevel\x12\x11\n\toffice_id\x18\x02 \x01(\t\x12\x0f\n\x07unit_id\x18\x03 \x01(\t\x12\x12\n\nunit_class\x18\x04 \x01(\t\x12\x0c\n\x04\x64\x65sk\x18\x05 \x01(\t\x12\x15\n\x08travel_s\x18\x06 \x01(\rH\x00\x88\x01\x01\x12.\n\x08\x65stimate\x18\x07 \x01(\x0e\x32\x1c.tandem.dispatch.v1.Estimate\x12\x12\n\ncandidates\x18\x08 \x01(\r\x12\x1b\n\x13\x62usy_in_incident_id\x18\t \x01(\t\x12\x0c\n\x04\x62usy\x18\n \x01(\x08\x42\x0b\n\t_travel_s\"\xda\n\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0bincident_id\x18\x02 \x01(\t\x12\"\n\x03leg\x18\x03 \x01(\x0e\x32\x15.tandem.common.v1.Leg\x12\x12\n\nsubject_id\x18\x04 \x01(\t\x12\x11\n\torder_ids\x18\x05 \x03(\t\x12\x32\n\x05state\x18\x06 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12(\n\x06\x64\x65mand\x18\x07 \x01(\x0e\x32\x18.tandem.common.v1.Demand\x12.\n\noffered_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x61\x63knowledged_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61\x63knowledged_by\x18\n \x01(\t\x12#\n\x16report_to_published_ms\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12,\n\x05\x63\x61use\x18\x0c \x01(\x0b\x32\x1d.tandem.common.v1.ReportCause\x12)\n\x04kind\x18\r \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12*\n\x06\x63hoice\x18\x0e \x01(\x0b\x32\x1a.tandem.dispatch.v1.Choice\x12\x14\n\x0coffer_number\x18\x0f \x01(\r\x12/\n\x0breceived_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x06\x64ue_at\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12?\n\x11\x65scalation_reason\x18\x12 \x01(\x0e\x32$.tandem.dispatch.v1.EscalationReason\x12\x17\n\x0frejected_reason\x18\x13 \x01(\t\x12\x34\n\x0fstood_down_kind\x18\x14 \x01(\x0e\x32\x1b.tandem.common.v1.AlertKind\x12\x33\n\x0b\x63lose_cause\x18\x15 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x12\n\nclose_note\x18\x16 \x01(\t\x12\x37\n\x13nobody_available_at\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x0b\x61\x62sent_legs\x18\x32 \x03(\x0e\x32\x15.tandem.common.v1.Leg\x12\x31\n\rretargeted_at\x18\x1e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x04race\x18\x1f \x01(\x0b\x32\x18.tandem.dispatch.v1.Race\x12\x30\n\x0cone_scene_at\x18  \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x15spoofing_suspected_at\x18! \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0bperson_flag\x18( \x01(\x0b\x32\x1e.tandem.dispatch.v1.PersonFlag\x12,\n\x08\x65xercise\x18< \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\x12$\n\x04task\x18\x46 \x01(\x0e\x32\x16.tandem.common.v1.Task\x12\x32\n\x07\x63ontact\x18G \x01(\x0b\x32!.tandem.dispatch.v1.WearerContactB\x19\n\x17_report_to_published_ms\"\x98\x01\n\nPersonFlag\x12-\n\x04\x66lag\x18\x01 \x01(\x0e\x32\x1f.tandem.dispatch.v1.WarningFlag\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x61lert_id\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x0f\n\x07ordinal\x18\x05 \x01(\r\"\x91\x01\n\x04Step\x12\x0f\n\x07step_id\x18\x01 \x01(\t\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\nassignment\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\x12\x0e\n\x06number\x18\x04 \x01(\r\x12\x0c\n\x04kept\x18\x05 \x01(\x08\"L\n\x10SubscribeRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x0e\n\x06others\x18\x02 \x01(\x08\x12\x10\n\x08new_only\x18\n \x01(\x08\"|\n\x11SubscribeResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12&\n\x04step\x18\x02 \x01(\x0b\x32\x18.tandem.dispatch.v1.Step\x12-\n\x05other\x18\x03 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"A\n\x12\x41\x63knowledgeRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"I\n\x13\x41\x63knowledgeResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"=\n\x0eReceiveRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\"E\n\x0fReceiveResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\x85\x01\n\rRejectRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x14\n\x0coffer_number\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x37\n\nseen_state\x18\x04 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"D\n\x0eRejectResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\xab\x01\n\x0fProgressRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\x12\x14\n\x0coffer_number\x18\x03 \x01(\r\x12\x37\n\nseen_state\x18\x04 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"F\n\x10ProgressResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"\xb1\x01\n\x0c\x43loseRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12-\n\x05\x63\x61use\x18\x02 \x01(\x0e\x32\x1e.tandem.dispatch.v1.CloseCause\x12\x0c\n\x04note\x18\x03 \x01(\t\x12\x14\n\x0coffer_number\x18\x04 \x01(\r\x12\x37\n\nseen_state\x18\x05 \x01(\x0e\x32#.tandem.dispatch.v1.AssignmentState\"C\n\rCloseResponse\x12\x32\n\nassignment\x18\x01 \x01(\x0b\x32\x1e.tandem.dispatch.v1.Assignment\"R\n\x14ListIncidentsRequest\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"a\n\x15ListIncidentsResponse\x12/\n\tincidents\x18\x01 \x03(\x0b\x32\x1c.tandem.dispatch.v1.Incident\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc4\x01\n\x08Incident\x12\x13\n\x0bincident_id\x18\x01 \x01(\t\x12\x11\n\torder_ids\x18\x02 \x03(\t\x12-\n\topened_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0b\x61ssignments\x18\x05 \x03(\x0b\x32\x1e.tandem.dispatch.v1.Assignment*\xec\x01\n\x0f\x41ssignmentState\x12 \n\x1c\x41SSIGNMENT_STATE_UNSPECIFIED\x10\x00\x12\x0c\n\x08NOTIFIED\x10\x01\x12\x0b\n\x07OFFERED\x10\x02\x12\r\n\tESCALATED\x10\x03\x12\x10\n\x0c\x41\x43KNOWLEDGED\x10\x04\x12\x0e\n\nSTOOD_DOWN\x10\x05\x12\x0e\n\nDISPATCHED\x10\x06\x12\x0c\n\x08\x45N_ROUTE\x10\x07\x12\x0c\n\x08ON_SCENE\x10\x08\x12\x0f\n\x0b\x41PPREHENDED\x10\t\x12\n\n\x06\x43LOSED\x10\n\x12\x14\n\x10NOBODY_AVAILABLE\x10\x0b\x12\x0c\n\x08REJECTED\x10\x0c*\x80\x01\n\x0f\x45scalationLevel\x12 \n\x1c\x45SCALATION_LEVEL_UNSPECIFIED\x10\x00\x12\x08\n\x04UNIT\x10\x01\x12\r\n\tNEXT_UNIT\x10\x02\x12\x0f\n\x0bNEXT_OFFICE\x10\x03\x12\x0e\n\nSUPERVISOR\x10\x04\x12\x11\n\rNATIONAL_DESK\x10\x05*Z\n\x08\x45stimate\x12\x18\n\x14\x45STIMATE_UNSPECIFIED\x10\x00\x12\x10\n\x0cGREAT_CIRCLE\x10\x01\x12\x08\n\x04ROAD\x10\x02\x12\x18\n\x14GREAT_CIRCLE_INSTEAD\x10\x03*\xba\x01\n\x10\x45scalationReason\x12!\n\x1d\x45SCALATION_REASON_UNSPECIFIED\x10\x00\x12\x10\n\x0cNOT_RECEIVED\x10\x01\x12\x14\n\x10NOT_ACKNOWLEDGED\x10\x02\x12\x12\n\x0eNOT_DISPATCHED\x10\x03\x12\x0b\n\x07REFUSED\x10\x04\x12\n\n\x06NOBODY\x10\x05\x12\r\n\tUNIT_GONE\x10\x06\x12\x10\n\x0cTARGET_MOVED\x10\x07\x12\r\n\tRACE_LOST\x10\x08*<\n\x06\x41\x64vice\x12\x16\n\x12\x41\x44VICE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTAY_INSIDE\x10\x01\x12\t\n\x05LEAVE\x10\x02*\x9d\x01\n\nCloseCause\x12\x1b\n\x17\x43LOSE_CAUSE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42REACH_CONFIRMED\x10\x01\x12\x12\n\x0e\x46\x41LSE_POSITION\x10\x02\x12\r\n\tEQUIPMENT\x10\x03\x12\x0e\n\nAUTHORISED\x10\x04\x12\x0c\n\x08\x45XERCISE\x10\x05\x12\t\n\x05OTHER\x10\x06\x12\x10\n\x0cNOBODY_FOUND\x10\x07*d\n\x0bWarningFlag\x12\x1c\n\x18WARNING_FLAG_UNSPECIFIED\x10\x00\x12\x0e\n\nNO_RECEIPT\x10\x01\x12\x0e\n\nNO_CONTACT\x10\x02\x12\n\n\x06\x44URESS\x10\x03\x12\x0b\n\x07REACHED\x10\x04\x32\xc2\x05\n\x0f\x44ispatchService\x12\x64\n\tSubscribe\x12$.tandem.dispatch.v1.SubscribeRequest\x1a%.tandem.dispatch.v1.SubscribeResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\t0\x01\x12h\n\x0b\x41\x63knowledge\x12&.tandem.dispatch.v1.AcknowledgeRequest\x1a\'.tandem.dispatch.v1.AcknowledgeResponse\"\x08\x8a\xb5\x18\x04\x03\x04\x06\t\x12[\n\x07Receive\x12\".tandem.dispatch.v1.ReceiveRequest\x1a#.tandem.dispatch.v1.ReceiveResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12X\n\x06Reject\x12!.tandem.dispatch.v1.RejectRequest\x1a\".tandem.dispatch.v1.RejectResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12]\n\x08Progress\x12#.tandem.dispatch.v1.ProgressRequest\x1a$.tandem.dispatch.v1.ProgressResponse\"\x06\x8a\xb5\x18\x02\x03\x04\x12U\n\x05\x43lose\x12 .tandem.dispatch.v1.CloseRequest\x1a!.tandem.dispatch.v1.CloseResponse\"\x07\x8a\xb5\x18\x03\x03\x04\x06\x12r\n\rListIncidents\x12(.tandem.dispatch.v1.ListIncidentsRequest\x1a).tandem.dispatch.v1.ListIncidentsResponse\"\x0c\x8a\xb5\x18\x04\x03\x04\x06\x07\x90\xb5\x18\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,60 +52,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DISPATCHSERVICE'].methods_by_name['Close']._serialized_options = b'\212\265\030\003\003\004\006'
   _globals['_DISPATCHSERVICE'].methods_by_name['ListIncidents']._loaded_options = None
   _globals['_DISPATCHSERVICE'].methods_by_name['ListIncidents']._serialized_options = b'\212\265\030\004\003\004\006\007\220\265\030\001'
-  _globals['_ASSIGNMENTSTATE']._serialized_start=3962
-  _globals['_ASSIGNMENTSTATE']._serialized_end=4198
-  _globals['_ESCALATIONLEVEL']._serialized_start=4201
-  _globals['_ESCALATIONLEVEL']._serialized_end=4329
-  _globals['_ESTIMATE']._serialized_start=4331
-  _globals['_ESTIMATE']._serialized_end=4421
-  _globals['_ESCALATIONREASON']._serialized_start=4424
-  _globals['_ESCALATIONREASON']._serialized_end=4610
-  _globals['_ADVICE']._serialized_start=4612
-  _globals['_ADVICE']._serialized_end=4672
-  _globals['_CLOSECAUSE']._serialized_start=4675
-  _globals['_CLOSECAUSE']._serialized_end=4832
-  _globals['_WARNINGFLAG']._serialized_start=4834
-  _globals['_WARNINGFLAG']._serialized_end=4934
-  _globals['_RACE']._serialized_start=249
-  _globals['_RACE']._serialized_end=492
-  _globals['_CHOICE']._serialized_start=495
-  _globals['_CHOICE']._serialized_end=772
-  _globals['_ASSIGNMENT']._serialized_start=775
-  _globals['_ASSIGNMENT']._serialized_end=2093
-  _globals['_PERSONFLAG']._serialized_start=2096
-  _globals['_PERSONFLAG']._serialized_end=2248
-  _globals['_STEP']._serialized_start=2251
-  _globals['_STEP']._serialized_end=2396
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=2398
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=2474
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=2476
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=2600
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=2602
-  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=2667
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=2669
-  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=2742
-  _globals['_RECEIVEREQUEST']._serialized_start=2744
-  _globals['_RECEIVEREQUEST']._serialized_end=2805
-  _globals['_RECEIVERESPONSE']._serialized_start=2807
-  _globals['_RECEIVERESPONSE']._serialized_end=2876
-  _globals['_REJECTREQUEST']._serialized_start=2879
-  _globals['_REJECTREQUEST']._serialized_end=3012
-  _globals['_REJECTRESPONSE']._serialized_start=3014
-  _globals['_REJECTRESPONSE']._serialized_end=3082
-  _globals['_PROGRESSREQUEST']._serialized_start=3085
-  _globals['_PROGRESSREQUEST']._serialized_end=3256
-  _globals['_PROGRESSRESPONSE']._serialized_start=3258
-  _globals['_PROGRESSRESPONSE']._serialized_end=3328
-  _globals['_CLOSEREQUEST']._serialized_start=3331
-  _globals['_CLOSEREQUEST']._serialized_end=3508
-  _globals['_CLOSERESPONSE']._serialized_start=3510
-  _globals['_CLOSERESPONSE']._serialized_end=3577
-  _globals['_LISTINCIDENTSREQUEST']._serialized_start=3579
-  _globals['_LISTINCIDENTSREQUEST']._serialized_end=3661
-  _globals['_LISTINCIDENTSRESPONSE']._serialized_start=3663
-  _globals['_LISTINCIDENTSRESPONSE']._serialized_end=3760
-  _globals['_INCIDENT']._serialized_start=3763
-  _globals['_INCIDENT']._serialized_end=3959
-  _globals['_DISPATCHSERVICE']._serialized_start=4937
-  _globals['_DISPATCHSERVICE']._serialized_end=5643
+  _globals['_ASSIGNMENTSTATE']._serialized_start=4048
+  _globals['_ASSIGNMENTSTATE']._serialized_end=4284
+  _globals['_ESCALATIONLEVEL']._serialized_start=4287
+  _globals['_ESCALATIONLEVEL']._serialized_end=4415
+  _globals['_ESTIMATE']._serialized_start=4417
+  _globals['_ESTIMATE']._serialized_end=4507
+  _globals['_ESCALATIONREASON']._serialized_start=4510
+  _globals['_ESCALATIONREASON']._serialized_end=4696
+  _globals['_ADVICE']._serialized_start=4698
+  _globals['_ADVICE']._serialized_end=4758
+  _globals['_CLOSECAUSE']._serialized_start=4761
+  _globals['_CLOSECAUSE']._serialized_end=4918
+  _globals['_WARNINGFLAG']._serialized_start=4920
+  _globals['_WARNINGFLAG']._serialized_end=5020
+  _globals['_RACE']._serialized_start=283
+  _globals['_RACE']._serialized_end=526
+  _globals['_CHOICE']._serialized_start=529
+  _globals['_CHOICE']._serialized_end=806
+  _globals['_ASSIGNMENT']._serialized_start=809
+  _globals['_ASSIGNMENT']._serialized_end=2179
+  _globals['_PERSONFLAG']._serialized_start=2182
+  _globals['_PERSONFLAG']._serialized_end=2334
+  _globals['_STEP']._serialized_start=2337
+  _globals['_STEP']._serialized_end=2482
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=2484
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=2560
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=2562
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=2686
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_start=2688
+  _globals['_ACKNOWLEDGEREQUEST']._serialized_end=2753
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_start=2755
+  _globals['_ACKNOWLEDGERESPONSE']._serialized_end=2828
+  _globals['_RECEIVEREQUEST']._serialized_start=2830
+  _globals['_RECEIVEREQUEST']._serialized_end=2891
+  _globals['_RECEIVERESPONSE']._serialized_start=2893
+  _globals['_RECEIVERESPONSE']._serialized_end=2962
+  _globals['_REJECTREQUEST']._serialized_start=2965
+  _globals['_REJECTREQUEST']._serialized_end=3098
+  _globals['_REJECTRESPONSE']._serialized_start=3100
+  _globals['_REJECTRESPONSE']._serialized_end=3168
+  _globals['_PROGRESSREQUEST']._serialized_start=3171
+  _globals['_PROGRESSREQUEST']._serialized_end=3342
+  _globals['_PROGRESSRESPONSE']._serialized_start=3344
+  _globals['_PROGRESSRESPONSE']._serialized_end=3414
+  _globals['_CLOSEREQUEST']._serialized_start=3417
+  _globals['_CLOSEREQUEST']._serialized_end=3594
+  _globals['_CLOSERESPONSE']._serialized_start=3596
+  _globals['_CLOSERESPONSE']._serialized_end=3663
+  _globals['_LISTINCIDENTSREQUEST']._serialized_start=3665
+  _globals['_LISTINCIDENTSREQUEST']._serialized_end=3747
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_start=3749
+  _globals['_LISTINCIDENTSRESPONSE']._serialized_end=3846
+  _globals['_INCIDENT']._serialized_start=3849
+  _globals['_INCIDENT']._serialized_end=4045
+  _globals['_DISPATCHSERVICE']._serialized_start=5023
+  _globals['_DISPATCHSERVICE']._serialized_end=5729
 # @@protoc_insertion_point(module_scope)

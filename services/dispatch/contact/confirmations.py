@@ -1,0 +1,98 @@
+"""Follows what becomes of the messages to wearers: ingest says whether a tag confirmed or refused its message, or let it expire.
+
+The leg may not read the stream of commands, because that holds the warnings of protected persons. It asks for the commands of a tag
+while a message to it is open, 2 minutes at most. If ingest doesn't answer, the deadline of the contact brings the call onto the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc.aio
+
+from services.common.observability.telemetry import logger
+from services.common.rpc import client, server
+from services.dispatch.domain.assignment import OVER
+from services.dispatch.domain.contacts import Confirm
+from services.dispatch.domain.enums import CallReason, ContactState
+from services.dispatch.domain.incident import Incident
+from services.dispatch.following.targets import CALLERS
+from services.dispatch.leg.service import LegService
+from services.dispatch.settings import DispatchSettings
+from tandem.common.v1 import command_pb2
+from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
+
+CHECK_INTERVAL_S = 1.0
+"""Interval at which the commands of a tag with an open message are read, seconds of wall time."""
+_REASONS = {
+    command_pb2.COMMAND_STATE_RECEIVED: None,
+    command_pb2.COMMAND_STATE_REFUSED: CallReason.TAG_REFUSED,
+    command_pb2.COMMAND_STATE_EXPIRED: CallReason.NOT_CONFIRMED,
+}
+"""Why an officer has to call, by the final state of the command; None if the tag confirmed it."""
+
+
+class ContactConfirmations:
+    """Records what became of the messages to the wearers of open incidents."""
+
+    def __init__(self, leg: LegService, settings: DispatchSettings) -> None:
+        self._leg, self._settings = leg, settings
+        self._open: dict[str, dict[str, tuple[str, Confirm]]] = {}
+        """Open messages by incident: device by contact id, with the command that confirms it."""
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follows the messages until cancelled."""
+        connection = client.connection(self._settings, self._settings.ingest, CALLERS[self._leg.name])
+        async with connection as (channel, metadata), asyncio.TaskGroup() as tasks:
+            stub = ingest_pb2_grpc.CommandServiceStub(channel)
+            tasks.create_task(self._follow_record())
+            while True:
+                self._wake.clear()
+                if not self._open:
+                    await self._wake.wait()
+                for incident_id, messages in list(self._open.items()):
+                    for device_id, confirm in list(messages.values()):
+                        await self._check(stub, metadata, incident_id, device_id=device_id, confirm=confirm)
+                await asyncio.sleep(CHECK_INTERVAL_S)
+
+    async def _follow_record(self) -> None:
+        async with self._leg.record.changes() as changes:
+            while True:
+                for incident in (await changes.next()).incidents.values():
+                    self._apply(incident)
+                if self._open:
+                    self._wake.set()
+
+    def _apply(self, incident: Incident) -> None:
+        self._open.pop(incident.incident_id, None)
+        for id_, assignment in incident.assignments.items():
+            contact = assignment.contact
+            if contact and contact.device_id and contact.state is ContactState.SENT and assignment.state not in OVER:
+                confirm = Confirm(id_, contact.contact_id, None)
+                self._open.setdefault(incident.incident_id, {})[contact.contact_id] = contact.device_id, confirm
+
+    async def _check(
+        self,
+        stub: ingest_pb2_grpc.CommandServiceStub,
+        metadata: server.Metadata,
+        incident_id: str,
+        *,
+        device_id: str,
+        confirm: Confirm,
+    ) -> None:
+        request = ingest_pb2.ListCommandsRequest(device_id=device_id)
+        try:
+            answer = await stub.ListCommands(request, metadata=metadata, timeout=server.UNARY_DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            logger().warning("contact_not_followed", code=error.code().name, incident_id=incident_id)
+            if error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED):
+                # The tag isn't registered any more, or its order has ended: nobody will confirm.
+                await self._leg.confirm(
+                    incident_id, Confirm(confirm.assignment_id, confirm.contact_id, CallReason.NO_TAG)
+                )
+            return
+        for status in answer.commands:
+            if status.command.command_id == confirm.contact_id and status.state in _REASONS:
+                done = Confirm(confirm.assignment_id, confirm.contact_id, _REASONS[status.state])
+                await self._leg.confirm(incident_id, done)
