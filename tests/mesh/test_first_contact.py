@@ -21,7 +21,7 @@ from services.cli.simulate.actors import DESKS, MOJ_RECORDS, NPA_RECORDS, VENDOR
 from services.cli.stack.mesh import OPERATOR, Clients, connect
 from services.common import times
 from services.common.rpc import server
-from tandem.common.v1 import geometry_pb2, log_pb2, notice_pb2
+from tandem.common.v1 import first_contact_pb2, geometry_pb2, log_pb2, notice_pb2
 from tandem.dispatch.v1 import calls_pb2, calls_pb2_grpc, contact_pb2, dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
