@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors.pipeline import PARTS
-from services.geofence.domain.entries import Case, Demand, Encounter, EquipmentKind, Exercise, Ring, Target
+from services.geofence.domain.entries import (
+    Case,
+    Demand,
+    Encounter,
+    EquipmentKind,
+    Exercise,
+    PresenceUnit,
+    Ring,
+    Target,
+    UnitKind,
+)
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
@@ -31,6 +41,7 @@ from services.geofence.domain.state import (
     State,
 )
 from services.geofence.domain.tracks.packed_fixes import PackedFixes
+from services.geofence.domain.tracks.stays import Stay
 from services.geofence.domain.version import VERSION
 
 _MAGIC = b"TANDEM STATE 2\n"
@@ -66,6 +77,8 @@ def encode(state: State) -> bytes:
                 device_id: [track.ahead, track.is_truncated, _fixes(packed[device_id])]
                 for device_id, track in state.tracks.items()
             },
+            "stays": state.stays,
+            "distrusted_units": state.distrusted_units,
             "heard_at_ms": state.heard_at_ms,
             # Pairs keep the order of arrival; keys would be sorted.
             "said": {
@@ -136,6 +149,8 @@ def decode(data: bytes) -> State:
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks=_to_tracks(content["tracks"], memoryview(data)[end:]),
+            stays={device_id: Stay._make(values) for device_id, values in content["stays"].items()},
+            distrusted_units=content["distrusted_units"],
             heard_at_ms=content["heard_at_ms"],
             equipment_reports={
                 device_id: dict(equipment_reports) for device_id, equipment_reports in content["said"].items()
@@ -224,6 +239,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.valid_until_ms,
             [_encounter(encounter) for encounter in case.encounters],
             case.exercise,
+            [_unit(unit) for unit in case.units],
         ],
         "rings": [[*key, *_ring_state(ring)] for key, ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
@@ -282,7 +298,7 @@ def _to_stretches(content: Iterable[Sequence[int]]) -> list[Stretch]:
 
 
 def _to_case_state(content: dict[str, Any]) -> CaseState:
-    case_id, version, order_id, wearer_id, tags, targets, rings, *validity, allowed, exercise = content["case"]
+    case_id, version, order_id, wearer_id, tags, targets, rings, *validity, allowed, exercise, units = content["case"]
     valid_from_ms, valid_until_ms = validity
     case_state = CaseState(
         case=Case(
@@ -310,6 +326,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
                 for encounter_id, from_ms, until_ms, places, daily_from_s, daily_until_s in allowed
             ),
             exercise=Exercise(exercise),
+            units=tuple(map(_to_unit, units)),
         ),
         rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
@@ -347,6 +364,16 @@ def _encounter(encounter: Encounter) -> list[Any]:
         encounter.daily_from_s,
         encounter.daily_until_s,
     ]
+
+
+def _unit(unit: PresenceUnit) -> list[Any]:
+    shown = [unit.unit_id, unit.kind, unit.holder, unit.place.centre, unit.place.radius_mm]
+    return [*shown, unit.installed_from_ms, unit.installed_until_ms, unit.interval_ms]
+
+
+def _to_unit(content: list[Any]) -> PresenceUnit:
+    unit_id, kind, holder, centre, radius_mm, *times_ms = content
+    return PresenceUnit(unit_id, UnitKind(kind), holder, Disc(tuple(centre), radius_mm), *times_ms)
 
 
 def _shape(shape: Shape) -> list[Any]:

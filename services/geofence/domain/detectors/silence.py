@@ -9,22 +9,19 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
-from services.geofence.domain.kinematics import encounters, reachability, safe_region
+from services.geofence.domain.entries import Case, Demand, Exercise, Target
+from services.geofence.domain.kinematics import reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
-from services.geofence.domain.state import WEARER, CaseState, EventKey, GroupedKey, State
-from services.geofence.domain.tracks.fixes import Fix
-
-ANNOUNCED_MS = 21_600_000
-"""How long an announcement explains a silence: 6 h. A tag with a low battery lasts for hours, not for days."""
+from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
+from services.geofence.domain.unseen import belief, stages
+from services.geofence.domain.unseen.stages import Stage
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
@@ -137,7 +134,9 @@ def _emit(
     notice of the outage covers it.
     """
     kind, demand = demands.DETECTIONS[detection]
-    record_only = detection is Detection.IN_REACH
+    # While an episode is open, the end of a mere possibility is no all-clear.
+    is_mere = detection is Detection.PRESENT_AT_UNIT and bool(context.case_state.episode_id)
+    record_only = detection is Detection.IN_REACH or is_mere
     outage_id = "" if heard_ms is None else outages.covering(context.state, heard_ms)
     key = GroupedKey(detection, target.key if target else WEARER)
     if key in context.case_state.grouped:
@@ -247,8 +246,9 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     if not case_state.unseen:
         case_state.unseen = True
         safe_region.drop_case(state, case)
+    at_unit = belief.unseen_at_unit(state, case) if state.stays and not stages.shows_sign(state, case_state) else None
     for target in case.targets:
-        yield from _check_target(context, target, unseen, at_ms=at_ms)
+        yield from _check_target(context, target, unseen, at_unit=at_unit, at_ms=at_ms)
 
 
 def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]:
@@ -266,12 +266,23 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
             _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
 
 
-def _check_target(context: CaseContext, target: Target, unseen: Unseen | None, *, at_ms: int) -> Iterator[int]:
-    """Emits that an unseen wearer may have reached a target; yields the times of the next checks."""
+def _check_target(
+    context: CaseContext, target: Target, unseen: Unseen | None, *, at_unit: Unseen | None = None, at_ms: int
+) -> Iterator[int]:
+    """Emits that an unseen wearer may have reached a target; yields the times of the next checks.
+
+    A presence at a unit (`at_unit`) only puts that off, and ends what sent nobody: a beacon can be carried away.
+    """
     state, case_state = context.state, context.case_state
+    if at_unit and not reachability.is_beyond_response(state, context.case, at_unit.last, target=target):
+        at_unit = None
     demanded = case_state.near.get(target.key, 0)
-    now: _Stage | None = None
-    for stage in _stages(context, target, unseen):
+    if at_unit and at_ms < at_unit.from_ms and 0 < demanded < Demand.RESPOND:
+        demanded = 0
+        del case_state.near[target.key]
+        _emit(context, Detection.PRESENT_AT_UNIT, at_ms, target=target)
+    now: Stage | None = None
+    for stage in stages.stages(context, target, unseen, at_unit):
         if stage.demand <= demanded:
             continue
         if at_ms < stage.from_ms:
@@ -286,90 +297,16 @@ def _check_target(context: CaseContext, target: Target, unseen: Unseen | None, *
         withheld_clearing.keep_last(state, case_state, target, last=unseen.last if unseen else None)
 
 
-class _Stage(NamedTuple):
-    """A detection about an unseen wearer and a target, and the moment from which on it holds."""
-
-    from_ms: int
-    detection: Detection
-
-    @property
-    def demand(self) -> Demand:
-        """The demand of the detection."""
-        return demands.DETECTIONS[self.detection][1]
-
-
-def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[_Stage]:
-    """The detections about an unseen wearer and a target. A wearer without any position may be anywhere, which is emitted together
-    with the notice of the silence."""
-    state, case_state, case = context.state, context.case_state, context.case
-    has_sign = _shows_sign(state, case_state)
-    if unseen is None:
-        from_ms = case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
-        yield _Stage(from_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.LIKELY_IN_REACH)
-        return
-    possible_ms = reachability.possible_ms(state, case, unseen, target=target)
-    if possible_ms is None and target.key not in case_state.near:
-        return
-    if possible_ms is not None:
-        yield _Stage(possible_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.IN_REACH)
-    if _was_near(state, case, unseen.last, target=target):
-        yield _Stage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
-        announced = _is_announced(state, case, unseen.last)
-        from_ms = reachability.respond_ms(state, case, unseen, target=target, is_announced=announced)
-        yield _Stage(_after_encounters_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
-    else:
-        yield _Stage(reachability.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
-
-
 def _unseen_ms(state: State, case_state: CaseState, track: Track) -> int:
     """The moment from which on the wearer's position is unknown: after 3 minutes, or later if the tag keeps a longer interval and
     shows no sign of evasion."""
-    after_ms = UNKNOWN_AFTER_MS if _shows_sign(state, case_state) else track.unknown_after_ms()
+    after_ms = UNKNOWN_AFTER_MS if stages.shows_sign(state, case_state) else track.unknown_after_ms()
     return track.recent[-1].time_ms + after_ms
 
 
 def _no_later(check_ms: int, at_ms: int) -> int:
     """The time of the next check, at most 3 minutes from now: new reports may show a shorter kept interval meanwhile."""
     return min(check_ms, at_ms + UNKNOWN_AFTER_MS)
-
-
-def _shows_sign(state: State, case_state: CaseState) -> bool:
-    """Whether a sign of evasion is active: a tag was opened, jammed or shut down. A tag whose battery was low before it shut down
-    shows no sign by that."""
-    if not case_state.raised:  # nearly always
-        return False
-    for tag_id in case_state.case.tag_device_ids:
-        if case_state.has_active(demands.EVASION_SIGNS, tag_id):
-            return True
-        off_ms = case_state.raised.get(EventKey(EquipmentKind.SHUTDOWN, tag_id))
-        if off_ms is not None and not _was_announced(state, tag_id, off_ms, by=(EquipmentKind.BATTERY_LOW,)):
-            return True
-    return False
-
-
-def _is_announced(state: State, case: Case, last: Fix) -> bool:
-    """Whether any tag had announced that it would fall silent: its battery is low, or it has no network."""
-    return any(_was_announced(state, tag_id, last.time_ms, by=demands.ANNOUNCEMENTS) for tag_id in case.tag_device_ids)
-
-
-def _was_announced(state: State, tag_id: str, at_ms: int, *, by: Iterable[EquipmentKind]) -> bool:
-    """Whether one of these announcements of a tag is active and not much older than a moment."""
-    active = state.active_events.get(tag_id, {})
-    return any(at_ms - active[event.value] <= ANNOUNCED_MS for event in by if event.value in active)
-
-
-def _was_near(state: State, case: Case, last: Fix, *, target: Target) -> bool:
-    """Whether the last known positions of wearer and target were within a ring that demands NOTIFY or more."""
-    apart = state.apart_mm(last, target)
-    radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
-    return apart is not None and apart[0] <= radius_mm
-
-
-def _after_encounters_ms(state: State, case: Case, from_ms: int) -> int:
-    """The first moment from `from_ms` on at which no authorised encounter is active: during one, nobody is sent."""
-    while (until_ms := encounters.active_until_ms(state, case, from_ms)) is not None:
-        from_ms = until_ms
-    return from_ms
 
 
 def is_unseen(case_state: CaseState) -> bool:

@@ -37,6 +37,10 @@ class _RecordKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordKind
     """The police's protective devices."""
     RECORD_KIND_ORDER: _RecordKind.ValueType  # 5
     """The police's orders."""
+    RECORD_KIND_WEARER_UNIT: _RecordKind.ValueType  # 10
+    """The Ministry's home units and beacons."""
+    RECORD_KIND_PERSON_UNIT: _RecordKind.ValueType  # 11
+    """The police's beacons."""
 
 class RecordKind(_RecordKind, metaclass=_RecordKindEnumTypeWrapper):
     """Kinds of record."""
@@ -52,6 +56,10 @@ RECORD_KIND_DEVICE: RecordKind.ValueType  # 4
 """The police's protective devices."""
 RECORD_KIND_ORDER: RecordKind.ValueType  # 5
 """The police's orders."""
+RECORD_KIND_WEARER_UNIT: RecordKind.ValueType  # 10
+"""The Ministry's home units and beacons."""
+RECORD_KIND_PERSON_UNIT: RecordKind.ValueType  # 11
+"""The police's beacons."""
 Global___RecordKind: _TypeAlias = RecordKind  # noqa: Y015
 
 class _Finding:
