@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import Enum
+from typing import TypeAlias
 
 from services.common import ids
 from services.common.geometry import Area
+from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 
 
 class Action(Enum):
@@ -151,6 +153,8 @@ class ListedKind(Enum):
     PROTECTED_PERSON = 3
     DEVICE = 4
     ORDER = 5
+    WEARER_UNIT = 10
+    PERSON_UNIT = 11
 
 
 # Fields that were added later have a default, and stored records omit values that equal their default. So records that
@@ -235,6 +239,10 @@ class Device:
     """Vendor that may report for the device; empty if no vendor may."""
 
 
+RoutedDevice: TypeAlias = Tag | Device | WearerUnit | PersonUnit
+"""A device whose reports ingest accepts by its route."""
+
+
 @dataclass(frozen=True, slots=True)
 class Respondent:
     """The person whom an order restrains."""
@@ -291,6 +299,8 @@ class ProtectedTarget:
     person_id: str
     device_ids: tuple[str, ...]
     """Ids of the person's protective devices, sorted; empty if the person has none."""
+    units: tuple[PresenceUnit, ...] = ()
+    """Beacons of the person, sorted by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +323,8 @@ class JointCase:
     """Encounters as the order allows them, including those after an early end of the order."""
     exercise: ExerciseKind | None
     """Exercise that the case belongs to; None for a live case."""
+    units: tuple[PresenceUnit, ...] = ()
+    """Home units and beacons of the wearer, sorted by id."""
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
@@ -325,8 +337,16 @@ def case_id_of(order_id: str, wearer_id: str) -> str:
     return ids.hash_id("case", order_id, wearer_id)
 
 
-def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Sequence[Device]) -> JointCase:
-    """Joint case of an order and the wearer whom it restrains. Tags and devices of other people are ignored."""
+def build_case(
+    order: Order,
+    wearer: Wearer,
+    tags: Sequence[Tag],
+    *,
+    devices: Sequence[Device],
+    units: Sequence[WearerUnit | PersonUnit] = (),
+) -> JointCase:
+    """Joint case of an order and the wearer whom it restrains. Tags, devices and units of other people are ignored."""
+    by_id = sorted(units, key=lambda unit: unit.unit_id)
     return JointCase(
         case_id=case_id_of(order.order_id, wearer.wearer_id),
         order_id=order.order_id,
@@ -344,6 +364,7 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Se
                         if device.person_id == person_id and device.removed_at_ms is None
                     )
                 ),
+                tuple(unit for unit in by_id if isinstance(unit, PersonUnit) and unit.person_id == person_id),
             )
             for person_id in order.protected_person_ids
         ),
@@ -353,6 +374,7 @@ def build_case(order: Order, wearer: Wearer, tags: Sequence[Tag], *, devices: Se
         valid_until_ms=order.ends_ms,
         encounters=order.encounters,
         exercise=order.exercise,
+        units=tuple(unit for unit in by_id if isinstance(unit, WearerUnit) and unit.wearer_id == wearer.wearer_id),
     )
 
 

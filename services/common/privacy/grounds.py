@@ -16,6 +16,8 @@ class RecordKind(Enum):
     WEARER = "WEARER"
     PROTECTED_PERSON = "PROTECTED_PERSON"
     ORDER = "ORDER"
+    PRESENCE_UNIT = "PRESENCE_UNIT"
+    """Home unit or beacon. No article allows to read its record; only its destruction is in the ledger."""
 
 
 class Purpose(Enum):
@@ -43,7 +45,7 @@ class LegalBasis:
     """Time at which the article comes into force, milliseconds since 1970 UTC. If 0, the default, it always has been in force."""
 
 
-_ALL = frozenset(RecordKind)
+_ALL = frozenset({RecordKind.WEARER, RecordKind.PROTECTED_PERSON, RecordKind.ORDER})
 _WEARER = frozenset({RecordKind.WEARER})
 
 LEGAL_BASES = (

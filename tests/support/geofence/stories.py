@@ -115,7 +115,7 @@ class Story:
         seen_s: float | None = None,
         left: bool = False,
     ) -> None:
-        """Folds a presence of a device at a home unit or beacon, by default since and at the second of the story at which it arrives."""
+        """Folds a presence of a device at a home unit or beacon, by default since and at the second of its arrival."""
         seen_ms = T0_MS + round((at_s if seen_s is None else seen_s) * 1000)
         since_ms = seen_ms if since_s is None else T0_MS + round(since_s * 1000)
         presence = Presence(device_id, f"p{at_s}", unit_id, since_ms=since_ms, seen_ms=seen_ms, left=left)

@@ -16,15 +16,16 @@ from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import anomalies
 from services.geofence.domain.detectors.detector import Movement
 from services.geofence.domain.detectors.late_evidence import TooLate
-from services.geofence.domain.entries import Body, FoldVersion, Positions
+from services.geofence.domain.entries import Body, FoldVersion, Positions, PositionSource
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.version import VERSION
-from tandem.common.v1 import log_pb2
-from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
+from tandem.common.v1 import log_pb2, presence_pb2
+from tests.support.geofence.stories import T0_MS, Story, circle, place_e7, unit
 
 TOO_LATE = "older than 2 h"
 OVERDUE = "from before the end of an order that is over"

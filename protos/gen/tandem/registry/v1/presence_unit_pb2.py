@@ -24,12 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tandem.common.v1 import access_pb2 as tandem_dot_common_dot_v1_dot_access__pb2
-from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
-from tandem.common.v1 import presence_pb2 as tandem_dot_common_dot_v1_dot_presence__pb2
 from tandem.registry.v1 import registry_pb2 as tandem_dot_registry_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tandem/registry/v1/presence_unit.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1ftandem/common/v1/presence.proto\x1a!tandem/registry/v1/registry.proto\"Q\n\x16PutPresenceUnitRequest\x12\x37\n\rpresence_unit\x18\x01 \x01(\x0b\x32 .tandem.registry.v1.PresenceUnit\"J\n\x17PutPresenceUnitResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"q\n\x16\x45ndPresenceUnitRequest\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x17\x45ndPresenceUnitResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome2\xfd\x01\n\x13PresenceUnitService\x12r\n\x0fPutPresenceUnit\x12*.tandem.registry.v1.PutPresenceUnitRequest\x1a+.tandem.registry.v1.PutPresenceUnitResponse\"\x06\x8a\xb5\x18\x02\x01\x02\x12r\n\x0f\x45ndPresenceUnit\x12*.tandem.registry.v1.EndPresenceUnitRequest\x1a+.tandem.registry.v1.EndPresenceUnitResponse\"\x06\x8a\xb5\x18\x02\x01\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tandem/registry/v1/presence_unit.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtandem/common/v1/access.proto\x1a!tandem/registry/v1/registry.proto\"Q\n\x16PutPresenceUnitRequest\x12\x37\n\rpresence_unit\x18\x01 \x01(\x0b\x32 .tandem.registry.v1.PresenceUnit\"J\n\x17PutPresenceUnitResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome\"q\n\x16\x45ndPresenceUnitRequest\x12\x0f\n\x07unit_id\x18\x01 \x01(\t\x12\x16\n\x0esource_version\x18\x02 \x01(\x03\x12.\n\nremoved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x17\x45ndPresenceUnitResponse\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.tandem.registry.v1.PutOutcome2\xfd\x01\n\x13PresenceUnitService\x12r\n\x0fPutPresenceUnit\x12*.tandem.registry.v1.PutPresenceUnitRequest\x1a+.tandem.registry.v1.PutPresenceUnitResponse\"\x06\x8a\xb5\x18\x02\x01\x02\x12r\n\x0f\x45ndPresenceUnit\x12*.tandem.registry.v1.EndPresenceUnitRequest\x1a+.tandem.registry.v1.EndPresenceUnitResponse\"\x06\x8a\xb5\x18\x02\x01\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,14 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRESENCEUNITSERVICE'].methods_by_name['PutPresenceUnit']._serialized_options = b'\212\265\030\002\001\002'
   _globals['_PRESENCEUNITSERVICE'].methods_by_name['EndPresenceUnit']._loaded_options = None
   _globals['_PRESENCEUNITSERVICE'].methods_by_name['EndPresenceUnit']._serialized_options = b'\212\265\030\002\001\002'
-  _globals['_PUTPRESENCEUNITREQUEST']._serialized_start=227
-  _globals['_PUTPRESENCEUNITREQUEST']._serialized_end=308
-  _globals['_PUTPRESENCEUNITRESPONSE']._serialized_start=310
-  _globals['_PUTPRESENCEUNITRESPONSE']._serialized_end=384
-  _globals['_ENDPRESENCEUNITREQUEST']._serialized_start=386
-  _globals['_ENDPRESENCEUNITREQUEST']._serialized_end=499
-  _globals['_ENDPRESENCEUNITRESPONSE']._serialized_start=501
-  _globals['_ENDPRESENCEUNITRESPONSE']._serialized_end=575
-  _globals['_PRESENCEUNITSERVICE']._serialized_start=578
-  _globals['_PRESENCEUNITSERVICE']._serialized_end=831
+  _globals['_PUTPRESENCEUNITREQUEST']._serialized_start=161
+  _globals['_PUTPRESENCEUNITREQUEST']._serialized_end=242
+  _globals['_PUTPRESENCEUNITRESPONSE']._serialized_start=244
+  _globals['_PUTPRESENCEUNITRESPONSE']._serialized_end=318
+  _globals['_ENDPRESENCEUNITREQUEST']._serialized_start=320
+  _globals['_ENDPRESENCEUNITREQUEST']._serialized_end=433
+  _globals['_ENDPRESENCEUNITRESPONSE']._serialized_start=435
+  _globals['_ENDPRESENCEUNITRESPONSE']._serialized_end=509
+  _globals['_PRESENCEUNITSERVICE']._serialized_start=512
+  _globals['_PRESENCEUNITSERVICE']._serialized_end=765
 # @@protoc_insertion_point(module_scope)

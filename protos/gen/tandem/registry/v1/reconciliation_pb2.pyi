@@ -104,7 +104,8 @@ class ListedRecord(_message.Message):
       whole number  decimal, such as `extensions=1`
     A tag that was removed and a device that was returned have one more line, `removed_at=`. An order that has ended has the lines of EndOrderRequest too:
     `end.reason=`, `end.ended_at=`, `end.covering_order_id=`; a wearer who has ended `end.reason=` and `end.ended_at=` of
-    EndWearerRequest, a protected person who has ended `ended_at=`. So a wearer is, for example:
+    EndWearerRequest, a protected person who has ended `ended_at=`. Of a unit, report_interval_s=60 stands for 0, the identifier is in
+    lower case, and a unit that was removed has `installed_until=`. So a wearer is, for example:
       national_id=8001011234567
       name=...
       birth_date=1980-01-01
