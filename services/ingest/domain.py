@@ -142,6 +142,7 @@ class Positions:
     @classmethod
     def of(cls, positions: Sequence[Position]) -> Positions:
         """Makes columns of single positions."""
+        sources = [position.source for position in positions]
         return cls(
             device_ids=[position.device_id for position in positions],
             report_ids=[position.report_id for position in positions],
@@ -149,7 +150,7 @@ class Positions:
             lat_e7=[position.lat_e7 for position in positions],
             lon_e7=[position.lon_e7 for position in positions],
             accuracy_mm=[position.accuracy_mm for position in positions],
-            sources=[position.source for position in positions],
+            sources=sources if any(sources) else [],
         )
 
     def only(self, rows: Sequence[int]) -> Positions:

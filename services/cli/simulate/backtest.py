@@ -22,9 +22,10 @@ from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
 from services.registry.cases import translate as snapshots
+from services.registry.presence_units.translate import parse_unit
 from services.registry.records import translate as registry_translate
 from tandem.common.v1 import log_pb2
-from tandem.ingest.v1 import ingest_pb2
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2
 
 RING_OPEN = "RING_OPEN"
@@ -68,7 +69,7 @@ class Backtest:
     def begin(self, lines: list[ReportLine], rules: log_pb2.Rules | None = None) -> Iterator[dict[str, Any]]:
         """Enters the rules and the agencies' records, one second before the first report line."""
         self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
-        if self._requests:
+        if self._requests or self._scenario.presence_units or any(map(_needs_version, lines)):
             yield from self._enter(self._stamp_ms, FoldVersion(VERSION))
         if rules is not None:
             yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
@@ -86,7 +87,19 @@ class Backtest:
             yield from self._enter(self._stamp_ms, body)
 
     def _enter(self, stamp_ms: int, body: Body) -> Iterator[dict[str, Any]]:
-        return _alerts(fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body)))
+        outputs = fold.step(self.state, Entry(self.state.sequence + 1, stamp_ms, body))
+        return _alerts(output for output in outputs if self._requests or not isinstance(output, SensingRequest))
+
+
+def _needs_version(line: ReportLine) -> bool:
+    """Whether the fold knows the content of a line only in a log that demands its version."""
+    match line.what:
+        case presence_pb2.Presence() | registry_pb2.PresenceUnit():
+            return True
+        case ingest_pb2.Position(source=source):
+            return bool(source)
+        case _:
+            return False
 
 
 def _earliest_ms(line: ReportLine) -> int:
@@ -95,7 +108,11 @@ def _earliest_ms(line: ReportLine) -> int:
             return min(line.received_ms, times.from_timestamp(line.what.fix_time))
         case ingest_pb2.EquipmentEvent():
             return min(line.received_ms, times.from_timestamp(line.what.event_time))
-        case registry_pb2.Tag() | registry_pb2.Device() | registry_pb2.Order() | log_pb2.Rules():
+        case presence_pb2.Presence():
+            return min(line.received_ms, times.from_timestamp(line.what.seen))
+        case registry_pb2.Tag() | registry_pb2.Device() | registry_pb2.PresenceUnit():
+            return line.received_ms
+        case registry_pb2.Order() | log_pb2.Rules():
             return line.received_ms
         case _:
             assert_never(line.what)
@@ -108,6 +125,7 @@ class _Cases:
         self._wearers = [registry_translate.parse_wearer(wearer) for wearer in scenario.wearers]
         self._tags = {tag.device_id: registry_translate.parse_tag(tag) for tag in scenario.tags}
         self._devices = {device.device_id: registry_translate.parse_device(device) for device in scenario.devices}
+        self._units = {unit.unit_id: parse_unit(unit) for unit in scenario.presence_units}
         self._orders: dict[str, registry.Order] = {}
         self._versions: dict[str, int] = {}
 
@@ -119,6 +137,11 @@ class _Cases:
     def put_tag(self, message: registry_pb2.Tag) -> Iterator[Body]:
         """Case snapshots of all orders. The fold itself finds the cases that name the tag's wearer, or that named the tag before."""
         self._tags[message.device_id] = registry_translate.parse_tag(message)
+        return self._snapshots(self._orders.values())
+
+    def put_unit(self, message: registry_pb2.PresenceUnit) -> Iterator[Body]:
+        """Case snapshots of all orders after a home unit or beacon has changed."""
+        self._units[message.unit_id] = parse_unit(message)
         return self._snapshots(self._orders.values())
 
     def put_device(self, message: registry_pb2.Device) -> Iterator[Body]:
@@ -134,7 +157,8 @@ class _Cases:
                     devices = [
                         device for device in self._devices.values() if device.person_id in order.protected_person_ids
                     ]
-                    case = registry.build_case(order, wearer, tags, devices=devices)
+                    units = list(self._units.values())
+                    case = registry.build_case(order, wearer, tags, devices=devices, units=units)
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
                     yield geofence_translate.case_of(snapshots.case_to_proto(case, version))
 
@@ -149,6 +173,11 @@ def _bodies(what: Arrival, cases: _Cases) -> Iterator[Body]:
         case ingest_pb2.EquipmentEvent():
             entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)
             yield geofence_translate.entry_body(entry.SerializeToString())
+        case presence_pb2.Presence():
+            entry = ingest_translate.presences_entry([ingest_translate.parse_presence(what)], received_wall_us=0)
+            yield geofence_translate.entry_body(entry.SerializeToString())
+        case registry_pb2.PresenceUnit():
+            yield from cases.put_unit(what)
         case registry_pb2.Tag():
             yield from cases.put_tag(what)
         case registry_pb2.Device():

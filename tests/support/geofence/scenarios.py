@@ -17,7 +17,8 @@ from services.cli.simulate.files import Scenario as Records
 from services.common import times
 from services.geofence.domain import codec
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
-from tandem.ingest.v1 import ingest_pb2
+from tandem.common.v1 import presence_pb2 as presence_messages
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
@@ -32,7 +33,9 @@ _A_M, _E2 = 6_378_137.0, 0.00669437999014
 """WGS84: semi-major axis in metres, and the square of the eccentricity."""
 _ITEMS = {
     "path_m": {"what", "device", "path_m", "from_s", "to_s", "every_s", "accuracy_m", "clock_ahead_s"}
-    | {"delay_s", "arrives_s", "times", "backwards", "scatter_m", "report"},
+    | {"delay_s", "arrives_s", "times", "backwards", "scatter_m", "report", "source"},
+    "at_unit": {"what", "device", "at_unit", "from_s", "to_s", "every_s", "since_s", "arrives_s", "leaves"},
+    "unit": {"what", "at_s", "unit"},
     "says": {"what", "device", "says", "at_s", "arrives_s", "times"},
     "order": {"what", "at_s", "order"},
     "gives": {"what", "at_s", "gives", "to"},
@@ -186,13 +189,14 @@ class _Reader:
         _only(
             content,
             {"name", "story", "origin", "begins", "wearers", "protected", "orders", "timeline", "must"},
-            {"incidents", "must_not"},
+            {"incidents", "must_not", "units"},
         )
         _only(content["origin"], {"where", "lat_deg", "lon_deg"})
         self._lat_deg, self._lon_deg = content["origin"]["lat_deg"], content["origin"]["lon_deg"]
         self._begins_ms = times.from_rfc3339(content["begins"])
         self._wearers: dict[str, list[str]] = content["wearers"]
         self._protected: dict[str, list[str]] = content["protected"]
+        self._units: list[dict[str, Any]] = content.get("units", [])
         self._reports = 0
         for alert in content["must"]:
             _only(alert, {"kind", "demand", "by_s"}, _EXPECTED)
@@ -225,7 +229,26 @@ class _Reader:
             records.protected_persons.append(registry_pb2.ProtectedPerson(person_id=name, name=name))
             records.devices += [registry_pb2.Device(device_id=device, person_id=name) for device in devices]
         records.orders += [self._order(order) for order in orders]
+        records.presence_units += [self._unit(unit) for unit in self._units]
         return records
+
+    def _unit(self, unit: dict[str, Any]) -> registry_pb2.PresenceUnit:
+        """A home unit, or another `kind`, of a wearer or protected person."""
+        optional = {"kind", "range_m", "from_s", "until_s", "interval_s"}
+        _only(unit, {"unit", "of", "centre_m"}, optional)
+        kind = unit.get("kind", "HOME_UNIT")
+        message = registry_pb2.PresenceUnit(
+            unit_id=unit["unit"],
+            kind=presence_messages.PresenceUnitKind.Value(f"PRESENCE_UNIT_KIND_{kind}"),
+            place=geometry_pb2.Circle(**self._point(*unit["centre_m"]), radius_m=unit.get("range_m", 30)),
+            installed_from=times.to_timestamp(self._ms(unit.get("from_s", -DAY_S))),
+            report_interval_s=unit.get("interval_s", 60),
+            identifier="" if kind == "HOME_UNIT" else "02:00:5e:10:00:01",
+        )
+        if "until_s" in unit:
+            message.installed_until.CopyFrom(times.to_timestamp(self._ms(unit["until_s"])))
+        setattr(message, "wearer_id" if unit["of"] in self._wearers else "person_id", unit["of"])
+        return message
 
     def _national_id(self, wearer: str) -> str:
         return f"900101-1{list(self._wearers).index(wearer):06d}"
@@ -282,6 +305,10 @@ class _Reader:
                 yield self._ms(item["at_s"]), self._handover(item["gives"], item["to"])
             case "says":
                 yield from self._events(item)
+            case "unit":
+                yield self._ms(item["at_s"]), self._unit(item["unit"])
+            case "at_unit":
+                yield from self._presences(item)
             case _:
                 yield from self._positions(item)
 
@@ -301,6 +328,23 @@ class _Reader:
         for _ in range(item.get("times", 1)):
             yield self._ms(item.get("arrives_s", item["at_s"])), event
 
+    def _presences(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        """Reports of presence at regular intervals, by default since the first of them. With `leaves`, the last says that he left."""
+        from_s, to_s = item["from_s"], item.get("to_s", item["from_s"])
+        count = int((to_s - from_s) / item["every_s"]) + 1 if to_s > from_s else 1
+        for number in range(count):
+            self._reports += 1
+            seen_s = from_s + number * item.get("every_s", 0)
+            presence = presence_pb2.Presence(
+                device_id=item["device"],
+                report_id=f"r{self._reports}",
+                unit_id=item["at_unit"],
+                since=times.to_timestamp(self._ms(item.get("since_s", from_s))),
+                seen=times.to_timestamp(self._ms(seen_s)),
+                left=bool(item.get("leaves")) and number == count - 1,
+            )
+            yield self._ms(item.get("arrives_s", seen_s)), presence
+
     def _positions(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         """Reports at regular intervals along a path, at constant speed."""
         from_s, to_s = item["from_s"], item.get("to_s", item["from_s"])
@@ -314,12 +358,15 @@ class _Reader:
         for moment_s in moments:
             self._reports += 1
             part = (moment_s - from_s) / (to_s - from_s) if to_s > from_s else 0.0
+            place = self._point(*_scattered(_along(item["path_m"], part), item.get("scatter_m", 0), errors))
             position = ingest_pb2.Position(
                 device_id=item["device"],
                 report_id=item.get("report", f"r{self._reports}"),
                 fix_time=times.to_timestamp(self._ms(moment_s + item.get("clock_ahead_s", 0))),
                 accuracy_m=item.get("accuracy_m", ACCURACY_M),
-                **self._point(*_scattered(_along(item["path_m"], part), item.get("scatter_m", 0), errors)),
+                source=presence_messages.PositionSource.Value(f"POSITION_SOURCE_{item.get('source', 'UNSPECIFIED')}"),
+                lat_deg=place["lat_deg"],
+                lon_deg=place["lon_deg"],
             )
             arrives_s = item.get("arrives_s", moment_s + item.get("delay_s", 0))
             arrivals += [(self._ms(arrives_s), position)] * item.get("times", 1)

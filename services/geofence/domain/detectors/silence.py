@@ -106,6 +106,7 @@ def _close(context: CaseContext, at_ms: int, keys: set[str]) -> None:
     for target in context.case.targets:
         if not keys & {target.key, WEARER}:
             continue
+        stages.PUT_OFF.of(case_state).pop(target.key, None)
         if case_state.near.pop(target.key, None):
             _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
         if target.key in keys and case_state.lost.pop(target.key, False):
@@ -262,7 +263,9 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
             case_state.unseen = True  # so that the next report of the case is checked, too
             until = Track(track.fixes[: bisect_right(track.fixes, believed)] or [believed])
             yield from _check_target(context, target, Unseen(until, _unseen_ms(state, case_state, until)), at_ms=at_ms)
-        elif case_state.near.pop(target.key, None):
+            continue
+        stages.PUT_OFF.of(case_state).pop(target.key, None)
+        if case_state.near.pop(target.key, None):
             _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
 
 
@@ -277,19 +280,29 @@ def _check_target(
     if at_unit and not reachability.is_beyond_response(state, context.case, at_unit.last, target=target):
         at_unit = None
     demanded = case_state.near.get(target.key, 0)
-    if at_unit and at_ms < at_unit.from_ms and 0 < demanded < Demand.RESPOND:
-        demanded = 0
-        del case_state.near[target.key]
-        _emit(context, Detection.PRESENT_AT_UNIT, at_ms, target=target)
     now: Stage | None = None
-    for stage in stages.stages(context, target, unseen, at_unit):
-        if stage.demand <= demanded:
+    for stage in stages.stages(context, target, unseen):
+        if stage.demand <= demanded and at_unit is None:
             continue
         if at_ms < stage.from_ms:
             yield stage.from_ms
         elif now is None or now.demand < stage.demand:
             now = stage
-    if now is not None:
+    put_off = stages.PUT_OFF.of(case_state)
+    if target.key in put_off and (now is None or now.demand < demands.DETECTIONS[put_off[target.key]][1]):
+        now = Stage(at_ms if at_unit is None else 0, put_off[target.key])
+    if at_unit and now:
+        put_off[target.key] = now.detection
+        if at_ms < at_unit.from_ms and 0 < demanded < Demand.RESPOND:
+            demanded = 0
+            del case_state.near[target.key]
+            _emit(context, Detection.PRESENT_AT_UNIT, at_ms, target=target)
+        from_unit = stages.from_unit(context, target, at_unit, now)
+        yield from (stage.from_ms for stage in from_unit if at_ms < stage.from_ms)
+        now = max(
+            (stage for stage in from_unit if stage.from_ms <= at_ms), key=lambda stage: stage.demand, default=None
+        )
+    if now is not None and now.demand > demanded:
         moment_ms = max(now.from_ms, case_state.awaited_from_ms[WEARER])
         # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
         heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
@@ -319,4 +332,6 @@ def range_mm(_: State, case_state: CaseState) -> float:
     return math.inf if case_state.unseen else 0
 
 
-DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm)
+DETECTOR = Detector(
+    on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm, parts=(stages.PUT_OFF,)
+)

@@ -11,7 +11,7 @@ from services.geofence.domain.demands import Detection
 from services.geofence.domain.entries import Case, Demand, EquipmentKind, Target
 from services.geofence.domain.kinematics import encounters, reachability
 from services.geofence.domain.kinematics.reachability import Unseen
-from services.geofence.domain.state import WEARER, CaseState, EventKey, State
+from services.geofence.domain.state import WEARER, CasePart, CaseState, EventKey, State
 from services.geofence.domain.tracks.fixes import Fix
 
 ANNOUNCED_MS = 21_600_000
@@ -30,26 +30,29 @@ class Stage(NamedTuple):
         return demands.DETECTIONS[self.detection][1]
 
 
-def stages(
-    context: CaseContext, target: Target, unseen: Unseen | None, at_unit: Unseen | None = None
-) -> Iterator[Stage]:
-    """The detections about an unseen wearer and a target.
+PUT_OFF: CasePart[dict[str, Detection]] = CasePart(
+    "put_off",
+    new=dict,
+    encode=lambda put_off: {key: detection.value for key, detection in put_off.items()},
+    decode=lambda content: {key: Detection(value) for key, value in content.items()},
+    outlives_episode=True,
+)
+"""Greatest detection about each target, by key, that the positions gave while a home unit or beacon put it off. It holds once the unit
+says nothing more, however long ago the positions were."""
 
-    A wearer without any position may be anywhere, which is emitted together with the notice of the silence. Where a home unit or beacon
-    has shown the wearer at a place since (`at_unit`), a detection holds once it holds from there, too: never earlier.
+
+def from_unit(context: CaseContext, target: Target, at_unit: Unseen, upto: Stage) -> list[Stage]:
+    """The detections that hold from the place of a unit on, as far as they demand no more than `upto`, which holds by the positions.
+
+    So a presence at a unit never demands anything by itself.
     """
-    found = _stages(context, target, unseen)
-    if at_unit is None:
-        yield from found
-        return
-    from_unit = list(_stages(context, target, at_unit))
-    for stage in found:
-        moments_ms = [other.from_ms for other in from_unit if other.demand >= stage.demand]
-        if moments_ms:
-            yield stage._replace(from_ms=max(stage.from_ms, min(moments_ms)))
+    found = [stage for stage in stages(context, target, at_unit) if stage.demand <= upto.demand]
+    return [stage._replace(from_ms=max(stage.from_ms, upto.from_ms)) for stage in found]
 
 
-def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[Stage]:
+def stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[Stage]:
+    """The detections about an unseen wearer and a target. A wearer without any position may be anywhere, which is emitted together
+    with the notice of the silence."""
     state, case_state, case = context.state, context.case_state, context.case
     has_sign = shows_sign(state, case_state)
     if unseen is None:
@@ -57,7 +60,8 @@ def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iter
         yield Stage(from_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.LIKELY_IN_REACH)
         return
     possible_ms = reachability.possible_ms(state, case, unseen, target=target)
-    if possible_ms is None and target.key not in case_state.near:
+    is_noted = target.key in case_state.near or target.key in PUT_OFF.of(case_state)
+    if possible_ms is None and not is_noted:
         return
     if possible_ms is not None:
         yield Stage(possible_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.IN_REACH)

@@ -67,7 +67,7 @@ def test_two_hours_of_a_wearer_stay_below_64_kib_with_sources_that_change() -> N
 
 def _two_hours() -> list[Fix]:
     rng = random.Random(1)
-    return [_fix(rng, number)._replace(y_mm=4_050_000_000 + number) for number in range(480)]
+    return [_fix(rng, number)._replace(y_mm=4_050_000_000 + number, source=0) for number in range(480)]
 
 
 def _bytes_of(fixes: list[Fix]) -> int:
