@@ -178,8 +178,10 @@ def _apply_presences(decisions: Decisions, batch: Presences) -> None:
         decisions.dead_letter("presences before the log demanded a fold that knows them")
         return
     concerned = presences.fold(decisions, batch)
-    _record_contact(decisions, list(dict.fromkeys(report.device_id for report in batch.reports)))
-    presences.check(decisions, concerned)
+    device_ids = list(dict.fromkeys(report.device_id for report in batch.reports))
+    decisions.state.heard_at_ms.update(dict.fromkeys(device_ids, decisions.state.now_ms))
+    presences.check(decisions, concerned)  # first, as it knows which report causes the alerts
+    _record_contact(decisions, device_ids)
 
 
 def _apply_equipment(decisions: Decisions, report: EquipmentReport) -> None:
