@@ -31,6 +31,7 @@ _ANOMALIES = {
     "CLOCK": "the times of all its reports are too far off to be used",
     "FROZEN": "identical positions to the digit for 10 minutes, from a device whose positions had always differed",
     "COPIED": "a run of positions that repeats an earlier run to the digit",
+    "PRESENCE": "a home unit or beacon claims a presence that positions or another unit contradict",
 }
 
 

@@ -28,6 +28,7 @@ from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceSt
 from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
 from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
 from tandem.registry.v1.exercise_pb2_grpc import ExerciseServiceStub
+from tandem.registry.v1.presence_unit_pb2_grpc import PresenceUnitServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
 
@@ -148,6 +149,7 @@ class Clients:
         registry: RegistryServiceStub,
         device_tokens: DeviceTokenServiceStub,
         *,
+        presence_units: PresenceUnitServiceStub,
         exercises: ExerciseServiceStub,
         disclosures: DisclosureServiceStub,
         traces: TraceServiceStub,
@@ -159,6 +161,7 @@ class Clients:
         self.mesh = mesh
         self.clock = mesh.clock
         self.registry = registry
+        self.presence_units = presence_units
         self.device_tokens = device_tokens
         self.exercises = exercises
         self.disclosures = disclosures
@@ -246,6 +249,7 @@ async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
             mesh=mesh,
             registry=RegistryServiceStub(registry),
             device_tokens=DeviceTokenServiceStub(registry),
+            presence_units=PresenceUnitServiceStub(registry),
             exercises=ExerciseServiceStub(registry),
             disclosures=DisclosureServiceStub(registry),
             traces=TraceServiceStub(registry),

@@ -372,8 +372,16 @@ def _unit(unit: PresenceUnit) -> list[Any]:
 
 
 def _to_unit(content: list[Any]) -> PresenceUnit:
-    unit_id, kind, holder, centre, radius_mm, *times_ms = content
-    return PresenceUnit(unit_id, UnitKind(kind), holder, Disc(tuple(centre), radius_mm), *times_ms)
+    unit_id, kind, holder, centre, radius_mm, from_ms, until_ms, interval_ms = content
+    return PresenceUnit(
+        unit_id=unit_id,
+        kind=UnitKind(kind),
+        holder=holder,
+        place=Disc(tuple(centre), radius_mm),
+        installed_from_ms=from_ms,
+        installed_until_ms=until_ms,
+        interval_ms=interval_ms,
+    )
 
 
 def _shape(shape: Shape) -> list[Any]:

@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
 from tandem.common.v1 import presence_pb2 as presence_messages
 from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2
+from tests.support.geofence.scenario_paths import along, inside_s, scattered
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 RINGS = {"2000": "WARN", "1000": "NOTIFY", "100": "RESPOND"}
@@ -86,7 +86,7 @@ class Expected:
             and self.target in ("", alert["target_id"])
             and self.ring_m in (0, alert["ring_m"])
             and self.late in (None, alert["late"])
-            and self.inside_s <= _inside_s(alert)
+            and self.inside_s <= inside_s(alert)
             and (self.least_m == math.inf or alert.get("min_distance_m", math.inf) <= self.least_m)
         )
 
@@ -358,7 +358,7 @@ class _Reader:
         for moment_s in moments:
             self._reports += 1
             part = (moment_s - from_s) / (to_s - from_s) if to_s > from_s else 0.0
-            place = self._point(*_scattered(_along(item["path_m"], part), item.get("scatter_m", 0), errors))
+            place = self._point(*scattered(along(item["path_m"], part), item.get("scatter_m", 0), errors))
             position = ingest_pb2.Position(
                 device_id=item["device"],
                 report_id=item.get("report", f"r{self._reports}"),
@@ -384,29 +384,6 @@ class _Reader:
             "lat_deg": self._lat_deg + math.degrees(north_m / along_meridian),
             "lon_deg": self._lon_deg + math.degrees(east_m / (across * math.cos(lat))),
         }
-
-
-def _inside_s(alert: dict[str, Any]) -> float:
-    """Total time inside by an alert's intervals, seconds; 0 where it has none."""
-    return sum(times.from_rfc3339(to) - times.from_rfc3339(from_) for from_, to in alert.get("inside", ())) / 1000
-
-
-def _along(path_m: Sequence[Sequence[float]], part: float) -> tuple[float, float]:
-    """East and north, metres, after a fraction (0 to 1) of a path's length."""
-    lengths = [math.dist(a, b) for a, b in pairwise(path_m)]
-    left = part * sum(lengths)
-    for i, length in enumerate(lengths):
-        if left <= length and length:
-            (a_east, a_north), (b_east, b_north) = path_m[i : i + 2]
-            return a_east + (b_east - a_east) * left / length, a_north + (b_north - a_north) * left / length
-        left -= length
-    east, north = path_m[-1]
-    return east, north
-
-
-def _scattered(point: tuple[float, float], scatter_m: float, errors: random.Random) -> tuple[float, float]:
-    """A point with a normal error of this standard deviation along each axis, metres. It is the same in each run."""
-    return point[0] + scatter_m * errors.gauss(0, 1), point[1] + scatter_m * errors.gauss(0, 1)
 
 
 def _only(content: dict[str, Any], needed: set[str], also: Sequence[str] | set[str] = ()) -> None:

@@ -23,7 +23,7 @@ def story(*units: presence_pb2.PresenceUnitPlace, version: int = VERSION, **case
     made = Story()
     if version:
         made.enter(0, FoldVersion(version))
-    made.case(presence_units=units or [unit("home", HOME_M)], **case)
+    made.case(0, "1", **{"presence_units": units or [unit("home", HOME_M)], **case})
     for at_s in range(0, 601, 15):
         made.at(at_s, "tag", HOME_M)
         made.at(at_s, "phone", 0)
