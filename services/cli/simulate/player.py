@@ -41,7 +41,14 @@ QUIET_S = 3.0
 """The replay ends after this long without an alert, seconds of wall time."""
 POLL_S = 0.2
 
-_Record = TypeVar("_Record", registry_pb2.Wearer, registry_pb2.Tag, registry_pb2.ProtectedPerson, registry_pb2.Device)
+_Record = TypeVar(
+    "_Record",
+    registry_pb2.Wearer,
+    registry_pb2.Tag,
+    registry_pb2.ProtectedPerson,
+    registry_pb2.Device,
+    registry_pb2.PresenceUnit,
+)
 _Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device, registry_pb2.PresenceUnit)
 
 
