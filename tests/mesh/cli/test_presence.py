@@ -1,4 +1,4 @@
-"""Decree 2 on a live mesh: the record of a home unit in, its report through ingest, and nobody is sent to an unseen wearer who is at home.
+"""Decree 2 on a live mesh: a home unit's record and report keep people from being sent to an unseen wearer who is at home.
 
 Three wearers live 900 m from three homes. Each tag was last seen twelve minutes ago, so the desks would send people by now. One wearer
 has no home unit. The home unit of the second reports him. That of the third reports him once the desks were notified.
