@@ -20,6 +20,9 @@ MAX_ALONE_MS: Mapping[UnitKind, int] = {
 beacon is silent when it is carried away, so it counts for an hour, the longest of the usual gaps indoors."""
 
 
+LEFT_KNOWN_MS = 90_000
+"""How long after a report that the wearer left the place counts as known: outdoors a tag has a position by then. He may have left in
+any direction and by car, so no rest is assumed after that."""
 TAMPERED_UNIT = (EquipmentKind.CASE_OPEN, EquipmentKind.SHUTDOWN, EquipmentKind.JAMMING_SUSPECTED)
 """Events that a home unit reports about itself after which it may be elsewhere, until it reports their end."""
 
@@ -44,7 +47,8 @@ def unit_of(case: Case, device_id: str, unit_id: str) -> PresenceUnit | None:
 def unseen_at_unit(state: State, case: Case) -> Unseen | None:
     """The wearer as last shown by a home unit or beacon after the newest position; None if none did.
 
-    The position counts as known until `from_ms`: as for a position, 3 minutes, or 30 s longer than the interval of the unit's reports.
+    The position counts as known until `from_ms`: as for a position, 3 minutes, or 30 s longer than the interval of the unit's
+    reports; 90 s after a report that the wearer left.
     """
     track = state.last_track(case.tag_device_ids)
     if track is None:
@@ -78,4 +82,4 @@ def _shown(state: State, track: Track, stay: Stay, *, unit: PresenceUnit) -> Uns
     )
     has_left = stay.left and seen_ms == stay.seen_ms
     rested_ms = 0 if has_left else max(0, seen_ms - stay.since_ms)
-    return Unseen(track, seen_ms + (UNKNOWN_AFTER_MS if has_left else known_ms(unit)), AtUnit(fix, rested_ms))
+    return Unseen(track, seen_ms + (LEFT_KNOWN_MS if has_left else known_ms(unit)), AtUnit(fix, rested_ms))

@@ -226,7 +226,7 @@ def test_whoever_left_is_assumed_to_go_on_at_once() -> None:
     made = at_home(story(), 660, 1500)
     made.present(1510, "home", left=True)
     pass_until(made, 2500)
-    assert near(made) == [(1690, Demand.NOTIFY), (1700, Demand.RESPOND)]
+    assert near(made) == [(1600, Demand.NOTIFY), (1610, Demand.RESPOND)]
 
 
 def test_a_resent_or_older_presence_changes_nothing() -> None:
