@@ -1,8 +1,8 @@
 """`python -m bench.indoors`: what home units and beacons save where satellites are lost indoors, and what they cost in approaches.
 
-The weeks are those of `bench.burden`: the wearer lives 300, 500 or 900 m from her and violates nothing, so each response is for nothing.
-Four times a day his tag loses the satellites at home or at work for 10 to 60 minutes (`bench.indoors.world`). The approaches are of
-wearers who rest at home without satellites and then walk to her door (`bench.indoors.approaches`).
+The weeks are those of `bench.burden`: the wearer lives 300, 500 or 900 m from her and violates nothing, so each response is for
+nothing. Four times a day his tag loses the satellites at home or at work for 10 to 60 minutes (`bench.indoors.world`). The approaches
+are of wearers who rest at home without satellites and then walk to her door (`bench.indoors.approaches`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2, help="number of lives of each home")
+    parser.add_argument("--seeds", type=int, default=1, help="number of lives of each home")
     parser.add_argument("--approaches", type=int, default=20, help="number of approaches from each home")
     parser.add_argument("--workers", type=int, default=2, help="number of processes")
     return parser
