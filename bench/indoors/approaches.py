@@ -23,7 +23,7 @@ from bench.indoors.week import ARRIVES_MS, EVERY_MS, presence, unit
 from bench.indoors.world import HOME, SEED, merged
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import Body, Case, Demand, PresenceReport, Presences, UnitKind
+from services.geofence.domain.entries import Body, Case, Demand, PresenceReport, Presences, UnitPlaceKind
 from services.geofence.domain.kinematics.geometry import ecef_mm
 
 WALK_MPS = 1.4
@@ -39,7 +39,7 @@ class ApproachArm(NamedTuple):
     name: str
     lost_early: bool = True
     """Whether the satellites are lost long before he leaves, not as he leaves."""
-    kind: UnitKind | None = None
+    kind: UnitPlaceKind | None = None
     says_left: bool = False
     """Whether the unit says that he left; otherwise it just says nothing more."""
     is_carried: bool = False
@@ -49,10 +49,10 @@ class ApproachArm(NamedTuple):
 APPROACH_ARMS = (
     ApproachArm("no unit, reception until he leaves", lost_early=False),
     ApproachArm("no unit"),
-    ApproachArm("home unit says that he left", kind=UnitKind.HOME_UNIT, says_left=True),
-    ApproachArm("home unit falls silent", kind=UnitKind.HOME_UNIT),
-    ApproachArm("beacon stays at home", kind=UnitKind.BLUETOOTH_BEACON),
-    ApproachArm("beacon is carried along", kind=UnitKind.BLUETOOTH_BEACON, is_carried=True),
+    ApproachArm("home unit says that he left", kind=UnitPlaceKind.HOME_UNIT, says_left=True),
+    ApproachArm("home unit falls silent", kind=UnitPlaceKind.HOME_UNIT),
+    ApproachArm("beacon stays at home", kind=UnitPlaceKind.BLUETOOTH_BEACON),
+    ApproachArm("beacon is carried along", kind=UnitPlaceKind.BLUETOOTH_BEACON, is_carried=True),
 )
 
 

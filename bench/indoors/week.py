@@ -11,13 +11,13 @@ from bench.decision.arms import ARMS
 from bench.decision.noise import TAG
 from bench.indoors.world import HOME, WORK, IndoorWorld
 from services.geofence.domain import fold
-from services.geofence.domain.entries import Body, Case, PresenceReport, Presences, PresenceUnit, UnitKind
+from services.geofence.domain.entries import Body, Case, PresenceReport, Presences, UnitPlace, UnitPlaceKind
 from services.geofence.domain.kinematics.geometry import Disc, ecef_mm
 
 EVERY_MS = 60_000
 ARRIVES_MS = 1_000
 RANGE_MM = 30_000
-UNITS = {HOME: UnitKind.HOME_UNIT, WORK: UnitKind.BLUETOOTH_BEACON}
+UNITS = {HOME: UnitPlaceKind.HOME_UNIT, WORK: UnitPlaceKind.BLUETOOTH_BEACON}
 """Kind of the unit in each building."""
 
 
@@ -69,7 +69,7 @@ class IndoorWeek(Week):
                 continue
             from_ms, until_ms = stay.period
             moments_ms = [*range(from_ms, until_ms, EVERY_MS)]
-            if UNITS[stay.where] is UnitKind.HOME_UNIT:
+            if UNITS[stay.where] is UnitPlaceKind.HOME_UNIT:
                 moments_ms.append(until_ms)  # a home unit says when it hears the tag no more, a beacon can't
             found += [presence(stay.where, at_ms, from_ms, left=at_ms == until_ms) for at_ms in moments_ms]
         return found
@@ -88,9 +88,9 @@ class IndoorWeek(Week):
         return super()._happening()
 
 
-def unit(unit_id: str, kind: UnitKind, centre: tuple[int, int, int]) -> PresenceUnit:
+def unit(unit_id: str, kind: UnitPlaceKind, centre: tuple[int, int, int]) -> UnitPlace:
     """A unit of the wearer, installed before everything."""
-    return PresenceUnit(
+    return UnitPlace(
         unit_id=unit_id,
         kind=kind,
         holder="",

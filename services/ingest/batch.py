@@ -19,7 +19,16 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import Contact, EquipmentEvent, Position, Positions, Presence, Reason, Refusal, Report
+from services.ingest.domain import (
+    ContactReport,
+    EquipmentEvent,
+    Position,
+    Positions,
+    Reason,
+    Refusal,
+    Report,
+    UnitPresence,
+)
 
 Contexts: TypeAlias = Sequence[tuple[int, str]]
 """Runs of consecutive positions with the same W3C trace context: the number of positions and the context of each run."""
@@ -36,9 +45,9 @@ class Reports:
     """Index of each position in the batch."""
     events: Sequence[EquipmentEvent] = ()
     event_indexes: Sequence[int] = ()
-    presences: Sequence[Presence] = ()
+    presences: Sequence[UnitPresence] = ()
     presence_indexes: Sequence[int] = ()
-    contacts: Sequence[Contact] = ()
+    contacts: Sequence[ContactReport] = ()
     contact_indexes: Sequence[int] = ()
     unreadable: Sequence[Refusal] = ()
     claimed: Mapping[int, str] = field(default_factory=dict)
@@ -56,8 +65,8 @@ class Reports:
         """
         positions: dict[int, Position] = {}
         events: dict[int, EquipmentEvent] = {}
-        presences: dict[int, Presence] = {}
-        contacts: dict[int, Contact] = {}
+        presences: dict[int, UnitPresence] = {}
+        contacts: dict[int, ContactReport] = {}
         unreadable: dict[int, Refusal] = {}
         for i, report in enumerate(read):
             match report:
@@ -65,9 +74,9 @@ class Reports:
                     positions[i] = report
                 case EquipmentEvent():
                     events[i] = report
-                case Presence():
+                case UnitPresence():
                     presences[i] = report
-                case Contact():
+                case ContactReport():
                     contacts[i] = report
                 case InvalidField(field=field_name, reason=reason):
                     unreadable[i] = Refusal(index=i, field=field_name, reason=reason, code=Reason.INVALID)

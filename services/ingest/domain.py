@@ -87,7 +87,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Presence:
+class UnitPresence:
     """Presence of a device at a home unit or beacon."""
 
     device_id: str
@@ -102,7 +102,7 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
-class Contact:
+class ContactReport:
     """A report of a device that says nothing about where the device is. It shows that the device isn't silent."""
 
     device_id: str
@@ -119,7 +119,7 @@ class EquipmentEvent:
     event_time_ms: int
 
 
-Report: TypeAlias = Position | EquipmentEvent | Presence | Contact
+Report: TypeAlias = Position | EquipmentEvent | UnitPresence | ContactReport
 """Report of a device."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import MAX_REPORTED_ACCURACY_M, EquipmentEvent, Position, Positions, Presence
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M, EquipmentEvent, Position, Positions, UnitPresence
 from tandem.common.v1 import log_pb2, presence_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tandem.ingest.v1 import presence_pb2 as ingest_presence_pb2
@@ -48,7 +48,7 @@ def _source(number: int) -> int:
     return number
 
 
-def parse_presence(msg: ingest_presence_pb2.Presence) -> Presence:
+def parse_presence(msg: ingest_presence_pb2.Presence) -> UnitPresence:
     """Parses and checks a presence at a home unit or beacon. Raises InvalidField."""
     fields.required_id("device_id", msg.device_id)
     fields.required_id("report_id", msg.report_id)
@@ -57,7 +57,7 @@ def parse_presence(msg: ingest_presence_pb2.Presence) -> Presence:
     since_ms = fields.moment("since", msg.since, True) if msg.HasField("since") else seen_ms
     if since_ms > seen_ms:
         raise InvalidField("since", "must not be later than seen")
-    return Presence(
+    return UnitPresence(
         device_id=msg.device_id,
         report_id=msg.report_id,
         unit_id=msg.unit_id,
@@ -153,7 +153,7 @@ def positions_entry(positions: Positions, received_wall_us: int, backfilled: boo
     )
 
 
-def presences_entry(presences: Sequence[Presence], received_wall_us: int) -> log_pb2.LogEntry:
+def presences_entry(presences: Sequence[UnitPresence], received_wall_us: int) -> log_pb2.LogEntry:
     """Makes the log entry of presences at home units and beacons."""
     return log_pb2.LogEntry(
         presences=presence_pb2.PresenceBatch(

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate
-from services.ingest.domain import MAX_REPORTED_ACCURACY_M, Contact, Position, Presence
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M, ContactReport, Position, UnitPresence
 from services.ingest.endpoints import osmand, phones, traccar
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
@@ -43,10 +43,10 @@ def check(said: Said) -> None:
         assert 1 <= said.accuracy_mm <= MAX_REPORTED_ACCURACY_M * 1_000
         assert times.MIN_MS <= said.fix_time_ms <= times.MAX_MS
         numbers: tuple[int, ...] = (said.lat_e7, said.lon_e7, said.accuracy_mm, said.fix_time_ms)
-    elif isinstance(said, Presence):
+    elif isinstance(said, UnitPresence):
         assert times.MIN_MS <= said.since_ms <= said.seen_ms <= times.MAX_MS
         numbers = (said.since_ms, said.seen_ms)
-    elif isinstance(said, Contact):
+    elif isinstance(said, ContactReport):
         numbers = ()
     else:
         assert said.event in log_pb2.EquipmentKind.values() and said.event

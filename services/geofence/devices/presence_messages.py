@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from services.common.rpc.errors import InvalidField
-from services.geofence.domain.entries import PresenceReport, Presences, PresenceUnit, UnitKind
+from services.geofence.domain.entries import PresenceReport, Presences, UnitPlace, UnitPlaceKind
 from services.geofence.domain.kinematics.geometry import Disc, ecef_mm
 from tandem.common.v1 import presence_pb2
 
-_UNIT_KINDS = frozenset(kind.value for kind in UnitKind)
+_UNIT_KINDS = frozenset(kind.value for kind in UnitPlaceKind)
 
 
 def presences(batch: presence_pb2.PresenceBatch) -> Presences:
@@ -20,15 +20,15 @@ def presences(batch: presence_pb2.PresenceBatch) -> Presences:
     return Presences(tuple(map(PresenceReport._make, zip(*columns, strict=True))), batch.received_wall_us)
 
 
-def units(field: str, messages: Iterable[presence_pb2.PresenceUnitPlace], holder: str) -> Iterator[PresenceUnit]:
+def units(field: str, messages: Iterable[presence_pb2.PresenceUnitPlace], holder: str) -> Iterator[UnitPlace]:
     """Parses units of a holder: a protected person's key, or empty for the wearer. Raises InvalidField."""
     for msg in messages:
         if msg.kind not in _UNIT_KINDS:
             raise InvalidField(f"{field}.kind", "isn't known")
         centre = ecef_mm(round(msg.place.lat_deg * 1e7), round(msg.place.lon_deg * 1e7))
-        yield PresenceUnit(
+        yield UnitPlace(
             unit_id=msg.unit_id,
-            kind=UnitKind(msg.kind),
+            kind=UnitPlaceKind(msg.kind),
             holder=holder,
             place=Disc(centre, round(msg.place.radius_m * 1000)),
             installed_from_ms=msg.installed_from_ms,

@@ -8,7 +8,7 @@ from statistics import median
 from services.geofence.domain.kinematics.accuracy import CONTRADICTION, SCATTER_FIXES, observed_error_mm
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.state import State
-from services.geofence.domain.tracks.stays import Stay
+from services.geofence.domain.tracks.stays import UnitStay
 
 SLOW_MS = 150_000
 """Kept interval from which on silence and the end of an incident are noticed late. ingest lists devices by the same limit."""
@@ -27,7 +27,7 @@ class TagQuality:
     last_fix_ms: int
     last_source: int
     """Where the newest fix comes from, a number of `entries.PositionSource`."""
-    stay: Stay | None
+    stay: UnitStay | None
     """Newest presence at a home unit or beacon; None if there is none."""
 
     @property
@@ -47,7 +47,7 @@ def tag_ids(state: State) -> set[str]:
     return {id_ for id_ in tags if id_ in state.tracks and state.tracks[id_].recent}
 
 
-def quality_of(track: Track, stay: Stay | None = None) -> TagQuality:
+def quality_of(track: Track, stay: UnitStay | None = None) -> TagQuality:
     """Measures a tag by its track, which must have a fix, with its newest presence at a unit."""
     return TagQuality(
         kept_interval_ms=track.kept_interval_ms(),

@@ -16,10 +16,10 @@ from services.geofence.domain.entries import (
     Encounter,
     EquipmentKind,
     Exercise,
-    PresenceUnit,
     Ring,
     Target,
-    UnitKind,
+    UnitPlace,
+    UnitPlaceKind,
 )
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
@@ -41,7 +41,7 @@ from services.geofence.domain.state import (
     State,
 )
 from services.geofence.domain.tracks.packed_fixes import PackedFixes
-from services.geofence.domain.tracks.stays import Stay
+from services.geofence.domain.tracks.stays import UnitStay
 from services.geofence.domain.version import VERSION
 
 _MAGIC = b"TANDEM STATE 2\n"
@@ -149,7 +149,7 @@ def decode(data: bytes) -> State:
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks=_to_tracks(content["tracks"], memoryview(data)[end:]),
-            stays={device_id: Stay._make(values) for device_id, values in content["stays"].items()},
+            stays={device_id: UnitStay._make(values) for device_id, values in content["stays"].items()},
             distrusted_units=content["distrusted_units"],
             heard_at_ms=content["heard_at_ms"],
             equipment_reports={
@@ -366,16 +366,16 @@ def _encounter(encounter: Encounter) -> list[Any]:
     ]
 
 
-def _unit(unit: PresenceUnit) -> list[Any]:
+def _unit(unit: UnitPlace) -> list[Any]:
     shown = [unit.unit_id, unit.kind, unit.holder, unit.place.centre, unit.place.radius_mm]
     return [*shown, unit.installed_from_ms, unit.installed_until_ms, unit.interval_ms]
 
 
-def _to_unit(content: list[Any]) -> PresenceUnit:
+def _to_unit(content: list[Any]) -> UnitPlace:
     unit_id, kind, holder, centre, radius_mm, from_ms, until_ms, interval_ms = content
-    return PresenceUnit(
+    return UnitPlace(
         unit_id=unit_id,
-        kind=UnitKind(kind),
+        kind=UnitPlaceKind(kind),
         holder=holder,
         place=Disc(tuple(centre), radius_mm),
         installed_from_ms=from_ms,

@@ -62,7 +62,7 @@ class PositionSource(enum.IntEnum):
     CELL = 3
 
 
-class UnitKind(enum.IntEnum):
+class UnitPlaceKind(enum.IntEnum):
     """Kinds of unit that show presence without satellites. The numbers equal those of the protos."""
 
     HOME_UNIT = 1
@@ -176,11 +176,11 @@ class Encounter:
 
 
 @dataclass(frozen=True, slots=True)
-class PresenceUnit:
+class UnitPlace:
     """A home unit or beacon at a fixed place."""
 
     unit_id: str
-    kind: UnitKind
+    kind: UnitPlaceKind
     holder: str
     """Whose devices it shows: key of a protected person, or empty for the wearer."""
     place: Disc
@@ -218,7 +218,7 @@ class Case:
     valid_until_ms: int
     encounters: tuple[Encounter, ...] = ()
     exercise: Exercise = Exercise.NONE
-    units: tuple[PresenceUnit, ...] = ()
+    units: tuple[UnitPlace, ...] = ()
     """Home units and beacons of the wearer, then those of the persons."""
 
     @property

@@ -16,7 +16,7 @@ from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.tracks.stays import Stay
+from services.geofence.domain.tracks.stays import UnitStay
 
 MAX_EQUIPMENT_REPORTS = 1_000
 """Maximum number of equipment reports per device that are recognised when resent. A batch holds at most as many, so a resent batch
@@ -254,7 +254,7 @@ class State:
     """When the log last set the rules, mesh time; None if it never did."""
     tracks: dict[str, Track] = field(default_factory=dict)
     """Track of each device."""
-    stays: dict[str, Stay] = field(default_factory=dict)
+    stays: dict[str, UnitStay] = field(default_factory=dict)
     """Newest presence of each device at a home unit or beacon."""
     distrusted_units: dict[str, int] = field(default_factory=dict)
     """Units whose presences were contradicted, and until when none is believed, mesh time."""

@@ -13,7 +13,7 @@ from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
 from services.ingest.admission.routes import Partitions, PresenceRefused, Routes
 from services.ingest.batch import Contexts, Reports
-from services.ingest.domain import FUTURE_MS, EquipmentEvent, Positions, Presence, Reason, Refusal, Sender
+from services.ingest.domain import FUTURE_MS, EquipmentEvent, Positions, Reason, Refusal, Sender, UnitPresence
 
 _INDEX = attrgetter("index")
 _REASON_TEXTS = {
@@ -74,7 +74,7 @@ class Checked:
     refused_devices: list[str]
     """Device id in each refused report, in the order in which the reports were refused."""
     events: list[tuple[EquipmentEvent, Partitions]] = field(default_factory=list)
-    presences: list[tuple[Presence, Partitions]] = field(default_factory=list)
+    presences: list[tuple[UnitPresence, Partitions]] = field(default_factory=list)
     heard: list[HeardDevice] = field(default_factory=list)
     """Devices of refused reports that the log notes as heard."""
     contacts: list[HeardDevice] = field(default_factory=list)

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import Contact, EquipmentEvent, Position, Presence
+from services.ingest.domain import ContactReport, EquipmentEvent, Position, UnitPresence
 from tandem.common.v1 import log_pb2, presence_pb2
 
 DEFAULT_ACCURACY_M = 50.0
@@ -33,7 +33,7 @@ ALARMS: Mapping[str, log_pb2.EquipmentKind.ValueType] = {
 }
 """Traccar's alarms (Position.java, ALARM_...) that match an equipment event. The others, such as overspeed, are refused."""
 
-Said: TypeAlias = Position | EquipmentEvent | Presence | Contact | InvalidField
+Said: TypeAlias = Position | EquipmentEvent | UnitPresence | ContactReport | InvalidField
 """Report of a phone, or the error in it."""
 
 
@@ -43,7 +43,7 @@ MAX_HEARD = 64
 """Maximum number of access points and beacons of a request that are looked at, strongest first as phones list them."""
 
 
-class Surroundings(NamedTuple):
+class PhoneSurroundings(NamedTuple):
     """Access points, beacons and cells that a phone heard."""
 
     identifiers: tuple[str, ...]
@@ -70,13 +70,13 @@ class Surroundings(NamedTuple):
                 return presence_pb2.POSITION_SOURCE_UNSPECIFIED
 
 
-def surroundings(wifi: Sequence[str], beacons: Sequence[str], cells: Sequence[str]) -> Surroundings:
+def surroundings(wifi: Sequence[str], beacons: Sequence[str], cells: Sequence[str]) -> PhoneSurroundings:
     """Reads what a phone heard. Whatever can't be read is ignored, as it must never cause the refusal of a position.
 
     An access point is `AA:BB:CC:DD:EE:FF,rssi`, a beacon the same or `uuid:major:minor,rssi`, a cell `mcc,mnc,lac,cell,...`.
     """
     found = dict.fromkeys(identifier for text in (*wifi, *beacons)[:MAX_HEARD] if (identifier := _identifier(text)))
-    return Surroundings(tuple(found), has_wifi=any(map(_identifier, wifi[:MAX_HEARD])), has_cell=any(cells))
+    return PhoneSurroundings(tuple(found), has_wifi=any(map(_identifier, wifi[:MAX_HEARD])), has_cell=any(cells))
 
 
 def _identifier(text: str) -> str:
@@ -93,7 +93,7 @@ def said_by(request: PhoneRequest, units: Sequence[str], missing: str) -> list[S
     A request without a position is a contact if the phone heard anything, and is refused for the field `missing` if it says nothing.
     """
     presences = [
-        Presence(
+        UnitPresence(
             device_id=request.device_id,
             report_id=f"{request.report_id}-{i}",
             unit_id=unit_id,
@@ -105,7 +105,7 @@ def said_by(request: PhoneRequest, units: Sequence[str], missing: str) -> list[S
     ]
     said: list[Said] = [*request.said, *presences]
     if not said and not request.surroundings.is_empty:
-        return [Contact(request.device_id, request.report_id)]
+        return [ContactReport(request.device_id, request.report_id)]
     return said or [InvalidField(missing, "is missing")]
 
 
@@ -121,7 +121,7 @@ class PhoneRequest:
     """Id of the request."""
     at_ms: int
     """Time of the request by the phone, or of its receipt if that is missing or wrong; milliseconds since 1970 UTC."""
-    surroundings: Surroundings
+    surroundings: PhoneSurroundings
     """What the phone heard around it."""
 
 

@@ -20,7 +20,7 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError, StoreFull
 from services.ingest import translate
 from services.ingest.batch import Batch, Contexts
-from services.ingest.domain import EquipmentEvent, Positions, Presence
+from services.ingest.domain import EquipmentEvent, Positions, UnitPresence
 from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import log_pb2
 
@@ -203,7 +203,7 @@ class LogWriter:
         """Queues the contact of a device without a usable position, as an entry of its batch."""
         self._heard.put(origin, (device_id, report_id), 1)
 
-    def presence(self, origin: Origin, presence: Presence) -> None:
+    def presence(self, origin: Origin, presence: UnitPresence) -> None:
         """Queues a presence at a home unit or beacon, as an entry of its batch."""
         self._presences.put(origin, presence, 1)
 

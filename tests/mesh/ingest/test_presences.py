@@ -18,7 +18,7 @@ from tandem.ingest.v1 import presence_pb2 as ingest_presence_pb2
 from tests.support.ingest.ingest import WITHIN_S, Client, IngestMesh, now_ms, position
 
 ACCEPTED, REFUSED = ingest_pb2.ACCEPTED, ingest_pb2.REFUSED
-UNIT = {"kind": log_pb2.PRESENCE_UNIT}
+UNIT: dict[str, Any] = {"kind": log_pb2.PRESENCE_UNIT}
 ADDRESS = "02:00:5e:10:00:01"
 
 
@@ -55,7 +55,7 @@ async def rows(client: Client, unit_id: str) -> list[tuple[str, int, int, bool]]
     return found
 
 
-async def test_a_vendor_reports_presences_beside_positions(client: Client) -> None:
+async def test_a_vendor_reports_presences_and_positions(client: Client) -> None:
     await client.route("tag-a", subject_id="w-a")
     await client.route("unit-a", subject_id="w-a", **UNIT)
     here = presence("tag-a", "unit-a")

@@ -74,9 +74,9 @@ async def test_a_unit_is_put_by_the_agency_of_its_holder_and_belongs_to_somebody
             await registry.units.put(Agency.MOJ, parse_unit(records.unit(person_id="p-1")))
         with pytest.raises(NotFound):
             await registry.units.put(Agency.MOJ, parse_unit(records.unit(wearer_id="w-none")))
-        for taken in ("tag-1", "app-1"):
+        for in_use in ("tag-1", "app-1"):
             with pytest.raises(FailedPrecondition):
-                await registry.units.put(Agency.MOJ, parse_unit(records.unit(taken)))
+                await registry.units.put(Agency.MOJ, parse_unit(records.unit(in_use)))
         await registry.units.put(Agency.MOJ, parse_unit(records.unit()))
         with pytest.raises(FailedPrecondition):
             await registry.units.put(Agency.NPA, parse_unit(records.unit("unit-1", person_id="p-1")))

@@ -14,7 +14,7 @@ from services.geofence.domain.entries import Body, Entry, FoldVersion, PositionS
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
-from services.ingest.domain import EquipmentEvent, Position, Positions, Presence
+from services.ingest.domain import EquipmentEvent, Position, Positions, UnitPresence
 from services.ingest.translate import equipment_entry, positions_entry, presences_entry
 from tandem.common.v1 import geometry_pb2, log_pb2, presence_pb2
 
@@ -118,7 +118,7 @@ class Story:
         """Folds a presence of a device at a home unit or beacon, by default since and at the second of its arrival."""
         seen_ms = T0_MS + round((at_s if seen_s is None else seen_s) * 1000)
         since_ms = seen_ms if since_s is None else T0_MS + round(since_s * 1000)
-        presence = Presence(device_id, f"p{at_s}", unit_id, since_ms=since_ms, seen_ms=seen_ms, left=left)
+        presence = UnitPresence(device_id, f"p{at_s}", unit_id, since_ms=since_ms, seen_ms=seen_ms, left=left)
         self.enter(at_s, translate.entry_body(presences_entry([presence], 0).SerializeToString()))
 
     def present_each_minute(self, from_s: float, to_s: float, unit_id: str, device_id: str = "tag") -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import Contact, Position, Presence
+from services.ingest.domain import ContactReport, Position, UnitPresence
 from services.ingest.endpoints import osmand, phones, traccar
 from services.ingest.endpoints.phones import PhoneRequest
 from tandem.common.v1 import presence_pb2
@@ -52,7 +52,7 @@ def test_the_app_names_them_in_its_extras() -> None:
 
 
 @pytest.mark.parametrize("rubbish", ["", ",", "00-14,-80", "x" * 5_000, "02:00:5e:10:00:0g", "\n", "%", "🐟"])
-def test_rubbish_beside_a_position_refuses_nothing(rubbish: str) -> None:
+def test_rubbish_with_a_position_refuses_nothing(rubbish: str) -> None:
     request = query(*FIX, ("wifi", rubbish), ("beacon", rubbish), ("cell", rubbish))
     assert request.surroundings.identifiers == ()
     (position,) = phones.said_by(request, (), "lat")
@@ -79,20 +79,20 @@ def test_a_position_has_the_source_that_its_provider_and_the_surroundings_give(
         assert isinstance(position, Position) and position.source == number
 
 
-def test_a_unit_that_is_heard_is_a_presence_beside_the_position() -> None:
+def test_a_unit_that_is_heard_is_a_presence_and_a_position() -> None:
     request = query(*FIX, ("wifi", "02-00-5E-10-00-01,-80"))
     position, presence = phones.said_by(request, ["home"], "lat")
     assert isinstance(position, Position)
-    assert presence == Presence("phone", f"{request.report_id}-0", "home", AT_2013_MS, AT_2013_MS, left=False)
+    assert presence == UnitPresence("phone", f"{request.report_id}-0", "home", AT_2013_MS, AT_2013_MS, left=False)
 
 
 @pytest.mark.parametrize("without", [AT, [*FIX, ("valid", "false")]])
 def test_a_phone_without_a_fix_is_present_or_at_least_heard(without: list[tuple[str, str]]) -> None:
     request = query(*without, ("cell", "450,5,1,2"))
-    assert phones.said_by(request, (), "lat") == [Contact("phone", request.report_id)]
+    assert phones.said_by(request, (), "lat") == [ContactReport("phone", request.report_id)]
     request = query(*without, ("wifi", "02-00-5E-10-00-01,-80"))
     (presence,) = phones.said_by(request, ["home"], "lat")
-    assert isinstance(presence, Presence) and presence.seen_ms == AT_2013_MS
+    assert isinstance(presence, UnitPresence) and presence.seen_ms == AT_2013_MS
 
 
 def test_a_phone_that_says_nothing_is_refused_as_before() -> None:
@@ -104,7 +104,7 @@ def test_a_phone_that_says_nothing_is_refused_as_before() -> None:
 def test_a_presence_isnt_of_the_future() -> None:
     request = query(("id", "phone"), ("timestamp", "1900000000"), ("wifi", "02-00-5E-10-00-01,-80"))
     (presence,) = phones.said_by(request, ["home"], "lat")
-    assert isinstance(presence, Presence) and presence.seen_ms == RECEIVED_MS
+    assert isinstance(presence, UnitPresence) and presence.seen_ms == RECEIVED_MS
 
 
 def test_the_same_request_has_the_same_id_and_other_surroundings_another() -> None:

@@ -21,7 +21,7 @@ from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
 from services.geofence.domain.unseen import belief, stages
-from services.geofence.domain.unseen.stages import Stage
+from services.geofence.domain.unseen.stages import UnseenStage
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
@@ -280,7 +280,7 @@ def _check_target(
     if at_unit and not reachability.is_beyond_response(state, context.case, at_unit.last, target=target):
         at_unit = None
     demanded = case_state.near.get(target.key, 0)
-    now: Stage | None = None
+    now: UnseenStage | None = None
     for stage in stages.stages(context, target, unseen):
         if stage.demand <= demanded and at_unit is None:
             continue
@@ -290,7 +290,7 @@ def _check_target(
             now = stage
     put_off = stages.PUT_OFF.of(case_state)
     if target.key in put_off and (now is None or now.demand < demands.DETECTIONS[put_off[target.key]][1]):
-        now = Stage(at_ms if at_unit is None else 0, put_off[target.key])
+        now = UnseenStage(at_ms if at_unit is None else 0, put_off[target.key])
     if at_unit and now:
         put_off[target.key] = now.detection
         if at_ms < at_unit.from_ms and 0 < demanded < Demand.RESPOND:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Stay(NamedTuple):
+class UnitStay(NamedTuple):
     """A device's newest presence at a unit."""
 
     unit_id: str

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from services.geofence.domain.entries import Case, EquipmentKind, PresenceUnit, UnitKind
+from services.geofence.domain.entries import Case, EquipmentKind, UnitPlace, UnitPlaceKind
 from services.geofence.domain.kinematics.reachability import AtUnit, Unseen
 from services.geofence.domain.kinematics.track import OVERDUE_AFTER_MS, UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import State
 from services.geofence.domain.tracks.fixes import Fix
-from services.geofence.domain.tracks.stays import Stay
+from services.geofence.domain.tracks.stays import UnitStay
 
-MAX_ALONE_MS: Mapping[UnitKind, int] = {
-    UnitKind.HOME_UNIT: 43_200_000,
-    UnitKind.BLUETOOTH_BEACON: 3_600_000,
-    UnitKind.WIFI_ACCESS_POINT: 3_600_000,
+MAX_ALONE_MS: Mapping[UnitPlaceKind, int] = {
+    UnitPlaceKind.HOME_UNIT: 43_200_000,
+    UnitPlaceKind.BLUETOOTH_BEACON: 3_600_000,
+    UnitPlaceKind.WIFI_ACCESS_POINT: 3_600_000,
 }
 """How long after the newest position a presence counts, ms: a night at a home unit, which reports its own opening and loss of power. A
 beacon is silent when it is carried away, so it counts for an hour, the longest of the usual gaps indoors."""
@@ -27,7 +27,7 @@ TAMPERED_UNIT = (EquipmentKind.CASE_OPEN, EquipmentKind.SHUTDOWN, EquipmentKind.
 """Events that a home unit reports about itself after which it may be elsewhere, until it reports their end."""
 
 
-def known_ms(unit: PresenceUnit) -> int:
+def known_ms(unit: UnitPlace) -> int:
     """How long a presence at a unit stays known without another report, ms: 3 minutes, or 30 s longer than the unit's interval."""
     return max(UNKNOWN_AFTER_MS, unit.interval_ms + OVERDUE_AFTER_MS)
 
@@ -38,7 +38,7 @@ def is_tampered_with(state: State, unit_id: str) -> bool:
     return any(event.value in active for event in TAMPERED_UNIT)
 
 
-def unit_of(case: Case, device_id: str, unit_id: str) -> PresenceUnit | None:
+def unit_of(case: Case, device_id: str, unit_id: str) -> UnitPlace | None:
     """The unit that a case names for the holder of a device; None if it names none with this id."""
     holder = next((target.key for target in case.targets if device_id in target.device_ids), "")
     return next((unit for unit in case.units if (unit.unit_id, unit.holder) == (unit_id, holder)), None)
@@ -63,7 +63,7 @@ def unseen_at_unit(state: State, case: Case) -> Unseen | None:
     return found
 
 
-def _shown(state: State, track: Track, stay: Stay, *, unit: PresenceUnit) -> Unseen | None:
+def _shown(state: State, track: Track, stay: UnitStay, *, unit: UnitPlace) -> Unseen | None:
     last = track.recent[-1]
     if not unit.is_installed(stay.seen_ms) or is_tampered_with(state, unit.unit_id):
         return None

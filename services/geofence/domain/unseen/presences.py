@@ -14,12 +14,12 @@ from services.geofence.domain import cases
 from services.geofence.domain.alerts import CausingReport
 from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import anomalies
-from services.geofence.domain.entries import PresenceReport, Presences, PresenceUnit, unit_key
+from services.geofence.domain.entries import PresenceReport, Presences, UnitPlace, unit_key
 from services.geofence.domain.kinematics.geometry import Disc, Vector
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from services.geofence.domain.state import State
-from services.geofence.domain.tracks.stays import Stay
+from services.geofence.domain.tracks.stays import UnitStay
 from services.geofence.domain.unseen import belief
 
 FIRST_VERSION = 14
@@ -82,24 +82,24 @@ def _keep(decisions: Decisions, report: PresenceReport, case_ids: list[str], *, 
     elif known is None or (seen_ms, report.left) > (known.seen_ms, known.left):
         goes_on = known if known and other and _goes_on(known, other, unit, seen_ms=seen_ms) else None
         since_ms = _since_ms(state, report, unit, seen_ms=seen_ms, goes_on=goes_on)
-        state.stays[device_id] = Stay(unit_id=unit.unit_id, since_ms=since_ms, seen_ms=seen_ms, left=report.left)
+        state.stays[device_id] = UnitStay(unit_id=unit.unit_id, since_ms=since_ms, seen_ms=seen_ms, left=report.left)
     return ""
 
 
-def _unit(state: State, device_id: str, unit_id: str, *, case_ids: list[str]) -> PresenceUnit | None:
+def _unit(state: State, device_id: str, unit_id: str, *, case_ids: list[str]) -> UnitPlace | None:
     units = (belief.unit_of(state.cases[case_id].case, device_id, unit_id) for case_id in case_ids)
     return next((unit for unit in units if unit), None)
 
 
 def _contradicting(
     state: State,
-    unit: PresenceUnit,
+    unit: UnitPlace,
     seen_ms: int,
     *,
     device_id: str,
-    known: Stay | None,
-    other: PresenceUnit | None,
-) -> tuple[PresenceUnit, ...]:
+    known: UnitStay | None,
+    other: UnitPlace | None,
+) -> tuple[UnitPlace, ...]:
     """The units of which at least one is wrong: this unit if a position contradicts it, both if the presence before does. Empty if the
     presence contradicts nothing."""
     if known and other and other.unit_id != unit.unit_id:
@@ -120,7 +120,7 @@ def _is_too_far(state: State, place: Disc, point: Vector, *, took_ms: int, vague
     return place.distance_bound_mm(point) - vague_mm > state.rules.reach_mps * abs(took_ms)
 
 
-def _goes_on(known: Stay, other: PresenceUnit, unit: PresenceUnit, *, seen_ms: int) -> bool:
+def _goes_on(known: UnitStay, other: UnitPlace, unit: UnitPlace, *, seen_ms: int) -> bool:
     """Whether a presence continues the one before: no report is missing, and the two units have a common place."""
     is_timely = not known.left and seen_ms - known.seen_ms <= belief.known_ms(other)
     return (
@@ -128,7 +128,7 @@ def _goes_on(known: Stay, other: PresenceUnit, unit: PresenceUnit, *, seen_ms: i
     )
 
 
-def _since_ms(state: State, report: PresenceReport, unit: PresenceUnit, *, seen_ms: int, goes_on: Stay | None) -> int:
+def _since_ms(state: State, report: PresenceReport, unit: UnitPlace, *, seen_ms: int, goes_on: UnitStay | None) -> int:
     """Since when the device has been at the unit: as the sender says, as far as the record and the positions allow it, at most 2 h."""
     since_ms = min(report.since_ms, seen_ms)
     if goes_on:

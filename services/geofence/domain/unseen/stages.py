@@ -18,7 +18,7 @@ ANNOUNCED_MS = 21_600_000
 """How long an announcement explains a silence: 6 h. A tag with a low battery lasts for hours, not for days."""
 
 
-class Stage(NamedTuple):
+class UnseenStage(NamedTuple):
     """A detection about an unseen wearer and a target, and the moment from which on it holds."""
 
     from_ms: int
@@ -41,7 +41,7 @@ PUT_OFF: CasePart[dict[str, Detection]] = CasePart(
 says nothing more, however long ago the positions were."""
 
 
-def from_unit(context: CaseContext, target: Target, at_unit: Unseen, upto: Stage) -> list[Stage]:
+def from_unit(context: CaseContext, target: Target, at_unit: Unseen, upto: UnseenStage) -> list[UnseenStage]:
     """The detections that hold from the place of a unit on, as far as they demand no more than `upto`, which holds by the positions.
 
     So a presence at a unit never demands anything by itself.
@@ -50,28 +50,28 @@ def from_unit(context: CaseContext, target: Target, at_unit: Unseen, upto: Stage
     return [stage._replace(from_ms=max(stage.from_ms, upto.from_ms)) for stage in found]
 
 
-def stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[Stage]:
+def stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[UnseenStage]:
     """The detections about an unseen wearer and a target. A wearer without any position may be anywhere, which is emitted together
     with the notice of the silence."""
     state, case_state, case = context.state, context.case_state, context.case
     has_sign = shows_sign(state, case_state)
     if unseen is None:
         from_ms = case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
-        yield Stage(from_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.LIKELY_IN_REACH)
+        yield UnseenStage(from_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.LIKELY_IN_REACH)
         return
     possible_ms = reachability.possible_ms(state, case, unseen, target=target)
     is_noted = target.key in case_state.near or target.key in PUT_OFF.of(case_state)
     if possible_ms is None and not is_noted:
         return
     if possible_ms is not None:
-        yield Stage(possible_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.IN_REACH)
+        yield UnseenStage(possible_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.IN_REACH)
     if _was_near(state, case, unseen.last, target=target):
-        yield Stage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
+        yield UnseenStage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
         announced = _is_announced(state, case, unseen.last)
         from_ms = reachability.respond_ms(state, case, unseen, target=target, is_announced=announced)
-        yield Stage(_after_encounters_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
+        yield UnseenStage(_after_encounters_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
     else:
-        yield Stage(reachability.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
+        yield UnseenStage(reachability.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
 
 
 def shows_sign(state: State, case_state: CaseState) -> bool:

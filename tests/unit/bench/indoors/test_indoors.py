@@ -12,8 +12,8 @@ from bench.indoors.world import HOME, WORK, IndoorWorld, merged
 
 
 def test_losses_are_within_stays_in_buildings_and_the_same_each_time() -> None:
-    world, again = IndoorWorld(life(300, 0)), IndoorWorld(life(300, 0))
-    assert world.losses == again.losses and 7 < len(world.losses) <= 28
+    world, same = IndoorWorld(life(300, 0)), IndoorWorld(life(300, 0))
+    assert world.losses == same.losses and 7 < len(world.losses) <= 28
     assert {stay.where for stay in world.stays} == {HOME, WORK}
     for loss in world.losses:
         assert any(s.period.start_ms <= loss.start_ms and loss.end_ms <= s.period.end_ms for s in world.stays)

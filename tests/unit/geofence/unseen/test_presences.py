@@ -120,7 +120,7 @@ def _near_door() -> Story:
     return made
 
 
-def test_a_cut_tag_beside_the_home_unit_is_no_presence_of_the_wearer() -> None:
+def test_a_cut_tag_at_the_home_unit_is_no_presence_of_the_wearer() -> None:
     made = at_home(story(), 660, 900)
     made.says(905, "tag", "STRAP_OPEN")
     assert near(made)[-1][1] is Demand.RESPOND
@@ -221,7 +221,7 @@ def test_a_claimed_since_ends_at_the_last_position_elsewhere() -> None:
     assert made.state.stays["tag"].since_ms == T0_MS + 645_000
 
 
-def test_whoever_left_is_assumed_to_go_on_at_once() -> None:
+def test_a_wearer_who_left_is_assumed_to_go_on_at_once() -> None:
     """After a report that he left, he may drive: no rest at home delays the response."""
     made = at_home(story(), 660, 1500)
     made.present(1510, "home", left=True)
@@ -237,7 +237,7 @@ def test_a_resent_or_older_presence_changes_nothing() -> None:
     assert (made.state.stays, made.outputs) == (before, outputs)
 
 
-def test_her_phone_beside_her_beacon_isnt_lost() -> None:
+def test_her_phone_at_her_beacon_isnt_lost() -> None:
     person = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"], presence_units=[unit("hers", 0, kind=BEACON)])
     made = story(persons=[person])
     made.present_each_minute(660, 5000, "hers", "phone")
