@@ -19,7 +19,7 @@ from bench.decision.noise import TAG, Report
 from bench.decision.play import case_of
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert
-from services.geofence.domain.entries import EquipmentReport
+from services.geofence.domain.entries import Body, Case, EquipmentReport
 
 _EVENT_DELAY_MS = 1_000
 
@@ -27,11 +27,13 @@ _EVENT_DELAY_MS = 1_000
 def perform(world: LifeWorld, arm: Arm, *, is_place: bool, step: Step = fold.step) -> Counts:
     """Counts of a week with default rules, for an order that protects her home (`is_place`) or her with her phone."""
     begin_s = time.process_time()
-    counts = _Week(world, arm, is_place=is_place, step=step).run()
+    counts = Week(world, arm, is_place=is_place, step=step).run()
     return replace(counts, cpu_s=time.process_time() - begin_s)
 
 
-class _Week(ClosedLoop):
+class Week(ClosedLoop):
+    """A week of both sides with one arm."""
+
     def __init__(self, world: LifeWorld, arm: Arm, *, is_place: bool, step: Step) -> None:
         life = world.life
         phone = () if is_place else world.phone_reports
@@ -51,12 +53,16 @@ class _Week(ClosedLoop):
         )
 
     def run(self) -> Counts:
-        self.play(case_of(self._world.life.play(is_place=self._is_place)), START_MS)
+        """Plays the week and returns its counts."""
+        self.play(self._case(), START_MS)
         counts, tag = self._counts, self._tag
         counts.pushes = self._pushes.sent()
         counts.reports, counts.commands = len(self._numbers), tag.commands
         counts.locates, counts.located = tag.locates, tag.located
         return counts
+
+    def _case(self) -> Case:
+        return case_of(self._world.life.play(is_place=self._is_place))
 
     def _note_report(self, report: Report) -> None:
         if report.device == TAG:
@@ -69,7 +75,7 @@ class _Week(ClosedLoop):
     def _next_happening_ms(self) -> int | None:
         return self._events[0][0] if self._events else None
 
-    def _happening(self) -> EquipmentReport:
+    def _happening(self) -> Body:
         _, number, event = heapq.heappop(self._events)
         return EquipmentReport(
             device_id=TAG,

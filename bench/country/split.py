@@ -20,7 +20,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, ContactRequest, SensingRequest
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
-from tandem.common.v1 import log_pb2
+from tandem.common.v1 import log_pb2, presence_pb2
 
 IDS = ("alert_id", "episode_id", "incident_id")
 """Ids, which are hashes of the partition and of the causing entry's sequence."""
@@ -148,12 +148,16 @@ def _parts(
             return _columns(entry.positions, "positions", routes)
         case "heard":
             return _columns(entry.heard, "heard", routes)
+        case "presences":
+            return _columns(entry.presences, "presences", routes)
         case _:
             return dict.fromkeys(range(partitions), entry)
 
 
 def _columns(
-    batch: log_pb2.PositionBatch | log_pb2.HeardBatch, body: str, routes: Mapping[str, frozenset[int]]
+    batch: log_pb2.PositionBatch | log_pb2.HeardBatch | presence_pb2.PresenceBatch,
+    body: str,
+    routes: Mapping[str, frozenset[int]],
 ) -> Mapping[int, log_pb2.LogEntry]:
     """The rows of a batch that go to each partition, in their order."""
     rows: defaultdict[int, list[int]] = defaultdict(list)

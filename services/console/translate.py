@@ -19,7 +19,7 @@ from services.console.domain.board import (
 )
 from services.console.domain.units import UnitCard
 from services.console.domain.waterfall import TraceSpan
-from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2
+from tandem.common.v1 import alert_pb2, exercise_pb2, geometry_pb2, notice_pb2, presence_pb2
 from tandem.dispatch.v1 import contact_pb2, dispatch_pb2, following_pb2, roster_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.registry.v1 import trace_pb2
@@ -160,6 +160,11 @@ def target(incident_id: str, message: following_pb2.TargetPosition) -> dict[str,
         "unknown": message.unknown,
         "at": [round(message.lon_deg, 6), round(message.lat_deg, 6), round(message.accuracy_m, 1)] if known else None,
     }
+
+
+def source(number: presence_pb2.PositionSource.ValueType) -> str:
+    """Returns where a position comes from: GNSS, WIFI, CELL or UNSPECIFIED."""
+    return presence_pb2.PositionSource.Name(number).removeprefix("POSITION_SOURCE_")
 
 
 def unit(message: roster_pb2.UnitReport) -> UnitCard | None:

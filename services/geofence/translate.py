@@ -11,6 +11,7 @@ from services.common import fields, geometry, times
 from services.common.messaging import stored
 from services.common.privacy.notices import NoticeGround
 from services.common.rpc.errors import InvalidField
+from services.geofence.devices import presence_messages
 from services.geofence.domain import alerts
 from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.entries import (
@@ -25,6 +26,8 @@ from services.geofence.domain.entries import (
     GoodCause,
     Heard,
     Positions,
+    PositionSource,
+    Presences,
     Removal,
     Ring,
     TagDuty,
@@ -68,6 +71,7 @@ def stored_body(subject: str, data: bytes) -> Body:
 _KIND_OF: dict[type[Body], str] = {
     Positions: "report",
     Heard: "report",
+    Presences: "report",
     EquipmentReport: "report",
     Case: "case",
     Rules: "rules",
@@ -82,21 +86,11 @@ def _body(entry: log_pb2.LogEntry) -> Body:
         case "positions":
             return _positions(entry.positions)
         case "heard":
-            if len(entry.heard.report_id) != len(entry.heard.device_id):
-                raise InvalidField("heard", "has columns of unequal length")
-            return Heard(list(entry.heard.device_id))
+            return _heard(entry.heard)
+        case "presences":
+            return presence_messages.presences(entry.presences)
         case "equipment":
-            report = entry.equipment
-            name = log_pb2.EquipmentKind.Name(report.event) if report.event in log_pb2.EquipmentKind.values() else ""
-            if name not in EquipmentKind.__members__:
-                raise InvalidField("equipment.event", "is no known event")
-            return EquipmentReport(
-                device_id=report.device_id,
-                report_id=report.report_id,
-                event=EquipmentKind(name),
-                event_time_ms=report.event_time_ms,
-                received_wall_us=report.received_wall_us,
-            )
+            return _equipment(entry.equipment)
         case "case":
             return case_of(entry.case)
         case "rules":
@@ -109,6 +103,25 @@ def _body(entry: log_pb2.LogEntry) -> Body:
             raise InvalidField("body", "is missing")
 
 
+def _heard(batch: log_pb2.HeardBatch) -> Heard:
+    if len(batch.report_id) != len(batch.device_id):
+        raise InvalidField("heard", "has columns of unequal length")
+    return Heard(list(batch.device_id))
+
+
+def _equipment(report: log_pb2.EquipmentReport) -> EquipmentReport:
+    name = log_pb2.EquipmentKind.Name(report.event) if report.event in log_pb2.EquipmentKind.values() else ""
+    if name not in EquipmentKind.__members__:
+        raise InvalidField("equipment.event", "is no known event")
+    return EquipmentReport(
+        device_id=report.device_id,
+        report_id=report.report_id,
+        event=EquipmentKind(name),
+        event_time_ms=report.event_time_ms,
+        received_wall_us=report.received_wall_us,
+    )
+
+
 def _positions(batch: log_pb2.PositionBatch) -> Positions:
     body = Positions(
         device_ids=batch.device_id[:],
@@ -118,11 +131,19 @@ def _positions(batch: log_pb2.PositionBatch) -> Positions:
         lon_e7=batch.lon_e7[:],
         accuracy_mm=batch.accuracy_mm[:],
         received_wall_us=batch.received_wall_us,
+        sources=batch.source[:],
     )
     columns = (body.report_ids, body.fix_times_ms, body.lat_e7, body.lon_e7, body.accuracy_mm)
     if any(len(column) != len(body.device_ids) for column in columns):
         raise InvalidField("positions", "has columns of unequal length")
+    if body.sources and (len(body.sources) != len(body.device_ids) or not _SOURCES.issuperset(body.sources)):
+        raise InvalidField(
+            "positions.source", "has another length than the other columns, or a source that isn't known"
+        )
     return body
+
+
+_SOURCES = frozenset(source.value for source in PositionSource)
 
 
 def case_of(msg: log_pb2.CaseSnapshot) -> Case:
@@ -167,6 +188,14 @@ def case_of(msg: log_pb2.CaseSnapshot) -> Case:
         police_must_check=msg.police_must_check,
         tag_duty=_tag_duty(msg.tag_duty) if msg.HasField("tag_duty") else None,
         removals=tuple(map(_removal, msg.removals)),
+        units=(
+            *presence_messages.units("case.presence_units", msg.presence_units, ""),
+            *(
+                unit
+                for person, target in zip(msg.persons, persons, strict=True)
+                for unit in presence_messages.units("case.persons.presence_units", person.presence_units, target.key)
+            ),
+        ),
     )
 
 

@@ -19,7 +19,16 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import EquipmentEvent, Position, Positions, Reason, Refusal
+from services.ingest.domain import (
+    ContactReport,
+    EquipmentEvent,
+    Position,
+    Positions,
+    Reason,
+    Refusal,
+    Report,
+    UnitPresence,
+)
 
 Contexts: TypeAlias = Sequence[tuple[int, str]]
 """Runs of consecutive positions with the same W3C trace context: the number of positions and the context of each run."""
@@ -36,6 +45,10 @@ class Reports:
     """Index of each position in the batch."""
     events: Sequence[EquipmentEvent] = ()
     event_indexes: Sequence[int] = ()
+    presences: Sequence[UnitPresence] = ()
+    presence_indexes: Sequence[int] = ()
+    contacts: Sequence[ContactReport] = ()
+    contact_indexes: Sequence[int] = ()
     unreadable: Sequence[Refusal] = ()
     claimed: Mapping[int, str] = field(default_factory=dict)
     """Device id in each unreadable report, by the report's index in the batch. Empty if the report has none."""
@@ -45,13 +58,15 @@ class Reports:
     """Whether the sender declares that the reports were buffered, so that they may use the backfill lane whatever their age."""
 
     @classmethod
-    def of(cls, read: Sequence[Position | EquipmentEvent | InvalidField], claimed: Sequence[str]) -> Reports:
+    def of(cls, read: Sequence[Report | InvalidField], claimed: Sequence[str]) -> Reports:
         """Makes a batch's reports from items that were read one by one.
 
         Each item of `read` is a report, or the error in it. `claimed` holds the device id of each item.
         """
         positions: dict[int, Position] = {}
         events: dict[int, EquipmentEvent] = {}
+        presences: dict[int, UnitPresence] = {}
+        contacts: dict[int, ContactReport] = {}
         unreadable: dict[int, Refusal] = {}
         for i, report in enumerate(read):
             match report:
@@ -59,6 +74,10 @@ class Reports:
                     positions[i] = report
                 case EquipmentEvent():
                     events[i] = report
+                case UnitPresence():
+                    presences[i] = report
+                case ContactReport():
+                    contacts[i] = report
                 case InvalidField(field=field_name, reason=reason):
                     unreadable[i] = Refusal(index=i, field=field_name, reason=reason, code=Reason.INVALID)
                 case _:
@@ -69,6 +88,10 @@ class Reports:
             position_indexes=list(positions),
             events=list(events.values()),
             event_indexes=list(events),
+            presences=list(presences.values()),
+            presence_indexes=list(presences),
+            contacts=list(contacts.values()),
+            contact_indexes=list(contacts),
             unreadable=list(unreadable.values()),
             claimed={i: claimed[i] for i in unreadable},
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 FUTURE_MS = 120_000
 """Maximum time by which a report may be ahead of mesh time, milliseconds. A report further ahead is refused with CLOCK_AHEAD."""
@@ -81,6 +82,31 @@ class Position:
     lat_e7: int
     lon_e7: int
     accuracy_mm: int
+    source: int = 0
+    """Where the position comes from, a number of the proto's PositionSource."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitPresence:
+    """Presence of a device at a home unit or beacon."""
+
+    device_id: str
+    report_id: str
+    unit_id: str
+    since_ms: int
+    """Since when the device has been there without a break, milliseconds since 1970 UTC."""
+    seen_ms: int
+    """When the device was last there, milliseconds since 1970 UTC."""
+    left: bool
+    """Whether the device left then."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContactReport:
+    """A report of a device that says nothing about where the device is. It shows that the device isn't silent."""
+
+    device_id: str
+    report_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +119,10 @@ class EquipmentEvent:
     event_time_ms: int
 
 
+Report: TypeAlias = Position | EquipmentEvent | UnitPresence | ContactReport
+"""Report of a device."""
+
+
 @dataclass(slots=True)
 class Positions:
     """Positions as columns of equal length. Work on whole columns costs little more for a hundred positions than for one."""
@@ -103,6 +133,8 @@ class Positions:
     lat_e7: list[int]
     lon_e7: list[int]
     accuracy_mm: list[int]
+    sources: list[int] = field(default_factory=list)
+    """Source of each position. Empty if no sender says."""
 
     def __len__(self) -> int:
         return len(self.device_ids)
@@ -110,6 +142,7 @@ class Positions:
     @classmethod
     def of(cls, positions: Sequence[Position]) -> Positions:
         """Makes columns of single positions."""
+        sources = [position.source for position in positions]
         return cls(
             device_ids=[position.device_id for position in positions],
             report_ids=[position.report_id for position in positions],
@@ -117,6 +150,7 @@ class Positions:
             lat_e7=[position.lat_e7 for position in positions],
             lon_e7=[position.lon_e7 for position in positions],
             accuracy_mm=[position.accuracy_mm for position in positions],
+            sources=sources if any(sources) else [],
         )
 
     def only(self, rows: Sequence[int]) -> Positions:
@@ -128,6 +162,7 @@ class Positions:
             lat_e7=[self.lat_e7[i] for i in rows],
             lon_e7=[self.lon_e7[i] for i in rows],
             accuracy_mm=[self.accuracy_mm[i] for i in rows],
+            sources=[self.sources[i] for i in rows] if self.sources else [],
         )
 
     def row(self, i: int) -> Position:
@@ -139,10 +174,13 @@ class Positions:
             lat_e7=self.lat_e7[i],
             lon_e7=self.lon_e7[i],
             accuracy_mm=self.accuracy_mm[i],
+            source=self.sources[i] if self.sources else 0,
         )
 
     def add(self, others: Positions) -> None:
         """Appends the rows of `others`."""
+        if self.sources or others.sources:
+            self.sources = [*(self.sources or [0] * len(self)), *(others.sources or [0] * len(others))]
         self.device_ids += others.device_ids
         self.report_ids += others.report_ids
         self.fix_times_ms += others.fix_times_ms

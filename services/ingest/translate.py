@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.ingest.domain import MAX_REPORTED_ACCURACY_M, EquipmentEvent, Position, Positions
-from tandem.common.v1 import log_pb2
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M, EquipmentEvent, Position, Positions, UnitPresence
+from tandem.common.v1 import log_pb2, presence_pb2
 from tandem.ingest.v1 import ingest_pb2
+from tandem.ingest.v1 import presence_pb2 as ingest_presence_pb2
 
 MAX_SPEED_MPS = 1_000.0
 
@@ -37,6 +38,32 @@ def parse_position(msg: ingest_pb2.Position) -> Position:
         lat_e7=round(lat_deg * 1e7),
         lon_e7=round(lon_deg * 1e7),
         accuracy_mm=max(1, round(accuracy_m * 1000)),
+        source=_source(msg.source),
+    )
+
+
+def _source(number: int) -> int:
+    if number not in presence_pb2.PositionSource.values():
+        raise InvalidField("source", "is no known source (example: POSITION_SOURCE_GNSS)")
+    return number
+
+
+def parse_presence(msg: ingest_presence_pb2.Presence) -> UnitPresence:
+    """Parses and checks a presence at a home unit or beacon. Raises InvalidField."""
+    fields.required_id("device_id", msg.device_id)
+    fields.required_id("report_id", msg.report_id)
+    fields.required_id("unit_id", msg.unit_id)
+    seen_ms = fields.moment("seen", msg.seen, msg.HasField("seen"))
+    since_ms = fields.moment("since", msg.since, True) if msg.HasField("since") else seen_ms
+    if since_ms > seen_ms:
+        raise InvalidField("since", "must not be later than seen")
+    return UnitPresence(
+        device_id=msg.device_id,
+        report_id=msg.report_id,
+        unit_id=msg.unit_id,
+        since_ms=since_ms,
+        seen_ms=seen_ms,
+        left=msg.left,
     )
 
 
@@ -68,6 +95,7 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
     lon_deg = [msg.lon_deg for msg in msgs]
     accuracy_m = [msg.accuracy_m for msg in msgs]
     report_ids = [msg.report_id for msg in msgs]
+    sources = [msg.source for msg in msgs]
     # A missing time reads as the epoch, and a missing accuracy as 0.
     if not (
         min(seconds) > 0
@@ -81,6 +109,7 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         and _absent_or_within([msg.speed_mps for msg in msgs], 0, MAX_SPEED_MPS)
         and _absent_or_within([msg.course_deg for msg in msgs], 0, 360)
         and _absent_or_within([msg.battery_pct for msg in msgs], 0, 100)
+        and (not any(sources) or _SOURCES.issuperset(sources))
         and fields.are_ids(report_ids)
     ):
         return None
@@ -91,7 +120,11 @@ def read_positions(msgs: Sequence[ingest_pb2.Position]) -> Positions | None:
         lat_e7=[round(lat * 1e7) for lat in lat_deg],
         lon_e7=[round(lon * 1e7) for lon in lon_deg],
         accuracy_mm=[round(accuracy * 1000) or 1 for accuracy in accuracy_m],
+        sources=[*sources] if any(sources) else [],
     )
+
+
+_SOURCES = frozenset(presence_pb2.PositionSource.values())
 
 
 def _absent_or_within(values: list[float], least: float, greatest: float) -> bool:
@@ -115,12 +148,28 @@ def positions_entry(positions: Positions, received_wall_us: int, backfilled: boo
             accuracy_mm=positions.accuracy_mm,
             received_wall_us=received_wall_us,
             backfilled=backfilled,
+            source=map(presence_pb2.PositionSource.ValueType, positions.sources) if any(positions.sources) else None,
+        )
+    )
+
+
+def presences_entry(presences: Sequence[UnitPresence], received_wall_us: int) -> log_pb2.LogEntry:
+    """Makes the log entry of presences at home units and beacons."""
+    return log_pb2.LogEntry(
+        presences=presence_pb2.PresenceBatch(
+            device_id=[presence.device_id for presence in presences],
+            report_id=[presence.report_id for presence in presences],
+            unit_id=[presence.unit_id for presence in presences],
+            since_ms=[presence.since_ms for presence in presences],
+            seen_ms=[presence.seen_ms for presence in presences],
+            left=[presence.left for presence in presences],
+            received_wall_us=received_wall_us,
         )
     )
 
 
 def heard_entry(heard: Sequence[tuple[str, str]], received_wall_us: int) -> log_pb2.LogEntry:
-    """Makes the log entry of devices that were heard with a clock too far ahead, from pairs of device id and report id."""
+    """Makes the log entry of devices that were heard without a usable position, from pairs of device id and report id."""
     return log_pb2.LogEntry(
         heard=log_pb2.HeardBatch(
             device_id=[device_id for device_id, _ in heard],

@@ -44,6 +44,9 @@ from services.registry.metrics import RegistryMetrics
 from services.registry.notices.api import SERVICE_NAME as NOTICE_SERVICE_NAME
 from services.registry.notices.api import NoticeServicer
 from services.registry.notices.service import NoticeGrounds
+from services.registry.presence_units.api import SERVICE_NAME as PRESENCE_UNIT_SERVICE_NAME
+from services.registry.presence_units.api import PresenceUnitServicer
+from services.registry.presence_units.service import PresenceUnits
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.records.area import AREAS
 from services.registry.records.ministry import MinistryService
@@ -68,6 +71,7 @@ from tandem.registry.v1 import (
     disclosure_pb2_grpc,
     exercise_pb2_grpc,
     notice_pb2_grpc,
+    presence_unit_pb2_grpc,
     registry_pb2_grpc,
     tag_record_pb2_grpc,
     trace_pb2_grpc,
@@ -100,6 +104,7 @@ async def main(settings: RegistrySettings) -> None:
         await db.retry_until_available(exporter.prepare)
         ministry = MinistryService(transactions, cases)
         police = PoliceService(transactions, cases, log_meta.clock)
+        units = PresenceUnits(transactions, cases)
         reviews = ReviewService(transactions, cases, log_meta.clock)
         reconciliation = ReconciliationService(transactions, log_meta.clock, metrics.unproven_s)
         disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
@@ -115,7 +120,7 @@ async def main(settings: RegistrySettings) -> None:
                 ministry,
                 police,
                 reviews,
-                bulk=BulkService(transactions, ministry, police),
+                bulk=BulkService(transactions, ministry, police, units=units),
                 reconciliation=reconciliation,
                 signal=transactions.signal,
                 area=AREAS[settings.service_area],
@@ -123,6 +128,8 @@ async def main(settings: RegistrySettings) -> None:
             registry_pb2_grpc.add_RegistryServiceServicer_to_server(records, server)
             servicer = DisclosureServicer(disclosures, log_meta.clock)
             disclosure_pb2_grpc.add_DisclosureServiceServicer_to_server(servicer, server)
+            unit_servicer = PresenceUnitServicer(units, AREAS[settings.service_area])
+            presence_unit_pb2_grpc.add_PresenceUnitServiceServicer_to_server(unit_servicer, server)
             device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
@@ -135,6 +142,7 @@ async def main(settings: RegistrySettings) -> None:
             SERVICE_NAME,
             DISCLOSURE_SERVICE_NAME,
             DEVICE_TOKEN_SERVICE_NAME,
+            PRESENCE_UNIT_SERVICE_NAME,
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,
             NOTICE_SERVICE_NAME,

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import Enum
+from typing import TypeAlias
 
 from services.common import ids
 from services.common.geometry import Area
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround, TagBasis
+from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 from services.registry.wearing.domain import Period, WearingDuty
 
 
@@ -159,6 +161,8 @@ class ListedKind(Enum):
     PROTECTED_PERSON = 3
     DEVICE = 4
     ORDER = 5
+    WEARER_UNIT = 10
+    PERSON_UNIT = 11
 
 
 # Fields that were added later have a default, and stored records omit values that equal their default. So records that
@@ -248,6 +252,10 @@ class Device:
     """Vendor that may report for the device; empty if no vendor may."""
 
 
+RoutedDevice: TypeAlias = Tag | Device | WearerUnit | PersonUnit
+"""A device whose reports ingest accepts by its route."""
+
+
 @dataclass(frozen=True, slots=True)
 class Respondent:
     """The person whom an order restrains."""
@@ -312,6 +320,8 @@ class ProtectedTarget:
     person_id: str
     device_ids: tuple[str, ...]
     """Ids of the person's protective devices, sorted; empty if the person has none."""
+    units: tuple[PresenceUnit, ...] = ()
+    """Beacons of the person, sorted by id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +352,8 @@ class JointCase:
     """The duty to wear a tag; None unless the order is one of item 3-2."""
     removals: tuple[Period, ...] = ()
     """Authorised removals of the wearer's tags, in ascending order."""
+    units: tuple[PresenceUnit, ...] = ()
+    """Home units and beacons of the wearer, sorted by id."""
 
 
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
@@ -362,8 +374,10 @@ def build_case(
     devices: Sequence[Device],
     tag_duty: WearingDuty | None = None,
     removals: tuple[Period, ...] = (),
+    units: Sequence[WearerUnit | PersonUnit] = (),
 ) -> JointCase:
-    """Joint case of an order and the wearer whom it restrains. Tags and devices of other people are ignored."""
+    """Joint case of an order and the wearer whom it restrains. Tags, devices and units of other people are ignored."""
+    by_id = sorted(units, key=lambda unit: unit.unit_id)
     worn = [tag for tag in tags if tag.wearer_id == wearer.wearer_id and tag.removed_at_ms is None]
     tag_bases, order_type = [tag.basis for tag in worn], order.type.value if order.type else ""
     return JointCase(
@@ -381,6 +395,7 @@ def build_case(
                         if device.person_id == person_id and device.removed_at_ms is None
                     )
                 ),
+                tuple(unit for unit in by_id if isinstance(unit, PersonUnit) and unit.person_id == person_id),
             )
             for person_id in order.protected_person_ids
         ),
@@ -394,6 +409,7 @@ def build_case(
         police_must_check=notices.police_must_check(tag_bases, order_type),
         tag_duty=tag_duty,
         removals=removals,
+        units=tuple(unit for unit in by_id if isinstance(unit, WearerUnit) and unit.wearer_id == wearer.wearer_id),
     )
 
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate
-from services.ingest.domain import MAX_REPORTED_ACCURACY_M, Position
-from services.ingest.endpoints import osmand, traccar
+from services.ingest.domain import MAX_REPORTED_ACCURACY_M, ContactReport, Position, UnitPresence
+from services.ingest.endpoints import osmand, phones, traccar
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -43,6 +43,11 @@ def check(said: Said) -> None:
         assert 1 <= said.accuracy_mm <= MAX_REPORTED_ACCURACY_M * 1_000
         assert times.MIN_MS <= said.fix_time_ms <= times.MAX_MS
         numbers: tuple[int, ...] = (said.lat_e7, said.lon_e7, said.accuracy_mm, said.fix_time_ms)
+    elif isinstance(said, UnitPresence):
+        assert times.MIN_MS <= said.since_ms <= said.seen_ms <= times.MAX_MS
+        numbers = (said.since_ms, said.seen_ms)
+    elif isinstance(said, ContactReport):
+        numbers = ()
     else:
         assert said.event in log_pb2.EquipmentKind.values() and said.event
         assert times.MIN_MS <= said.event_time_ms <= times.MAX_MS
@@ -202,7 +207,7 @@ FRAMES = REQUESTS | mangled(REQUESTS) | st.binary(max_size=100)
 
 def query(text: str) -> None:
     try:
-        said = osmand.parse(osmand.parameters(text), RECEIVED_MS).said
+        said = phones.said_by(osmand.parse(osmand.parameters(text), RECEIVED_MS), ("unit",), "lat")
     except InvalidField:
         return
     check_all(said)
@@ -210,7 +215,7 @@ def query(text: str) -> None:
 
 def body(raw: bytes) -> None:
     try:
-        said = traccar.parse(raw, RECEIVED_MS).said
+        said = phones.said_by(traccar.parse(raw, RECEIVED_MS), ("unit",), "location.coords")
     except InvalidField:
         return
     check_all(said)
@@ -234,6 +239,7 @@ def frame(raw: bytes) -> None:
     except DecodeError:
         return
     one_by_one(request.equipment, translate.parse_equipment)
+    one_by_one(request.presences, translate.parse_presence)
     single = one_by_one(request.positions, translate.parse_position)
     if not request.positions:
         return

@@ -15,7 +15,17 @@ from services.common import times
 from services.common.messaging import flow
 from services.geofence import translate
 from services.geofence.domain.alerts import Alert, ContactRequest, SensingRequest
-from services.geofence.domain.entries import Case, EquipmentReport, FoldVersion, Heard, Positions, TagDuty, Tick
+from services.geofence.domain.entries import (
+    Case,
+    EquipmentReport,
+    FoldVersion,
+    Heard,
+    Positions,
+    PositionSource,
+    Presences,
+    TagDuty,
+    Tick,
+)
 from services.geofence.domain.kinematics.track import WINDOW_MS
 from services.geofence.domain.rules import Rules
 from tandem.common.v1 import alert_pb2
@@ -209,6 +219,8 @@ def what_decided(refold: Refold) -> str:
             return f"version {case.version} of {case.case_id}"
         case Heard():
             return "contact without a position"
+        case Presences() as batch:
+            return _presences_in_words(batch)
         case None:
             return "an unreadable entry"
         case Rules():
@@ -221,6 +233,15 @@ def what_decided(refold: Refold) -> str:
             assert_never(refold.body)
 
 
+def _presences_in_words(batch: Presences) -> str:
+    described = []
+    for report in batch.reports:
+        seen = times.to_rfc3339(report.seen_ms)
+        stay = f"left at {seen}" if report.left else f"since {times.to_rfc3339(report.since_ms)}, seen at {seen}"
+        described.append(f"presence of {report.device_id} at {report.unit_id}, {stay}")
+    return "; ".join(described)
+
+
 def report_json(report: LoggedPosition, decided_ms: int, positions: bool) -> dict[str, Any]:
     """The JSON object of a position, with its age at the decision; with coordinates only if `positions` is set."""
     fields: dict[str, Any] = {
@@ -231,11 +252,25 @@ def report_json(report: LoggedPosition, decided_ms: int, positions: bool) -> dic
         "arrived": times.to_rfc3339(report.arrived_ms),
         "age_s": (decided_ms - report.time_ms) / 1000,
         "accuracy_m": report.accuracy_mm / 1000,
+        "source": PositionSource(report.source).name,
         "too_late": is_too_late(report),
     }
     if positions:
         fields |= {"lat_deg": report.lat_e7 / 1e7, "lon_deg": report.lon_e7 / 1e7}
     return fields
+
+
+_SOURCES = {
+    PositionSource.UNSPECIFIED: "not stated",
+    PositionSource.GNSS: "GNSS",
+    PositionSource.WIFI: "Wi-Fi",
+    PositionSource.CELL: "radio cell",
+}
+
+
+def source_in_words(report: LoggedPosition) -> str:
+    """Where a position comes from, in words."""
+    return _SOURCES[PositionSource(report.source)]
 
 
 def is_too_late(report: LoggedPosition) -> bool:

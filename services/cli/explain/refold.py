@@ -29,6 +29,7 @@ from services.geofence.domain.entries import (
     FoldVersion,
     Heard,
     Positions,
+    Presences,
     Target,
     Tick,
 )
@@ -68,6 +69,8 @@ class LoggedPosition:
     lat_e7: int
     lon_e7: int
     accuracy_mm: int
+    source: int
+    """Where the position comes from, a number of PositionSource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,8 @@ def _reporting(body: Body) -> frozenset[str]:
     match body:
         case Positions() | Heard():
             return frozenset(body.device_ids)
+        case Presences():
+            return frozenset(report.device_id for report in body.reports)
         case EquipmentReport():
             return frozenset((body.device_id,))
         case Case() | Rules() | FoldVersion() | Tick():
@@ -255,6 +260,7 @@ def _reports(
             lat_e7=body.lat_e7[i],
             lon_e7=body.lon_e7[i],
             accuracy_mm=body.accuracy_mm[i],
+            source=body.sources[i] if body.sources else 0,
         )
 
 

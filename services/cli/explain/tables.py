@@ -9,7 +9,14 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 
 from services.cli.explain import contacts
-from services.cli.explain.explanation import Explanation, case_json, is_too_late, rules_json, what_decided
+from services.cli.explain.explanation import (
+    Explanation,
+    case_json,
+    is_too_late,
+    rules_json,
+    source_in_words,
+    what_decided,
+)
 from services.cli.explain.refold import LoggedPosition
 from services.cli.terminal import styled
 from services.common import times
@@ -29,6 +36,7 @@ _ANOMALIES = {
     "CLOCK": "the times of all its reports are too far off to be used",
     "FROZEN": "identical positions to the digit for 10 minutes, from a device whose positions had always differed",
     "COPIED": "a run of positions that repeats an earlier run to the digit",
+    "PRESENCE": "a home unit or beacon claims a presence that positions or another unit contradict",
 }
 
 
@@ -163,7 +171,7 @@ def _log_meta(explained: Explanation) -> Table:
 
 def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPosition], *, positions: bool) -> Table:
     coordinate_columns = ("latitude", "longitude") if positions else ()
-    columns = ("entry", "time", "arrived", "age", "accuracy", *coordinate_columns)
+    columns = ("entry", "time", "arrived", "age", "accuracy", "source", *coordinate_columns)
     view = Table(*columns, title=title, title_justify="left")
     for report in reports:
         coordinates = (f"{report.lat_e7 / 1e7:.7f}", f"{report.lon_e7 / 1e7:.7f}") if positions else ()
@@ -173,6 +181,7 @@ def _reports(explained: Explanation, title: str, reports: Sequence[LoggedPositio
             _time(report.arrived_ms) + (", too late" if is_too_late(report) else ""),
             _seconds(explained.decided_ms - report.time_ms),
             f"{report.accuracy_mm / 1000:g} m",
+            source_in_words(report),
             *coordinates,
         )
     return view

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import assert_never
 
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.feasibility.history import DAY_MS, History, HistoryEntry
@@ -19,7 +20,7 @@ from services.registry import domain as registry
 from services.registry.cases import translate as snapshots
 from services.registry.records import translate as registry_translate
 from tandem.common.v1 import log_pb2
-from tandem.ingest.v1 import ingest_pb2
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
 
 RING_EXAMPLE = '(example: "rings": [{"radius_m": 1000, "action": "NOTIFY"}, {"radius_m": 100, "action": "RESPOND"}])'
 PLACE_EXAMPLE = (
@@ -141,9 +142,14 @@ def _reports(path: Path, scenario: Scenario) -> list[HistoryEntry]:
 
 def _body(report: Report) -> Body:
     """The log entry that ingest would write, passed through the wire format so that numbers round alike."""
-    if isinstance(report, ingest_pb2.Position):
-        positions = Positions.of([ingest_translate.parse_position(report)])
-        entry = ingest_translate.positions_entry(positions, received_wall_us=0)
-    else:
-        entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(report), received_wall_us=0)
+    match report:
+        case ingest_pb2.Position():
+            positions = Positions.of([ingest_translate.parse_position(report)])
+            entry = ingest_translate.positions_entry(positions, received_wall_us=0)
+        case ingest_pb2.EquipmentEvent():
+            entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(report), received_wall_us=0)
+        case presence_pb2.Presence():
+            entry = ingest_translate.presences_entry([ingest_translate.parse_presence(report)], received_wall_us=0)
+        case _:
+            assert_never(report)
     return geofence_translate.entry_body(entry.SerializeToString())

@@ -18,11 +18,11 @@ from services.common.observability import trace_ids
 from tandem.common.v1 import notice_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
-from tandem.ingest.v1 import ingest_pb2
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import disclosure_pb2, registry_pb2
 
 Result = TypeVar("Result")
-Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent
+Report: TypeAlias = ingest_pb2.Position | ingest_pb2.EquipmentEvent | presence_pb2.Presence
 
 VENDOR_ID = "demo"
 VENDOR = f"spiffe://vendor/{VENDOR_ID}"
@@ -43,13 +43,19 @@ State = dispatch_pb2.AssignmentState
 UNANSWERED = (State.OFFERED, State.ESCALATED)
 
 
+_IDS = (".device_id", ".unit_id")
+"""Endings of the fields of refused reports whose device or unit may be on its way from the registry."""
+
+
 def time_of(report: Report) -> Timestamp:
-    """The time of a report: of the fix, or of the event."""
+    """The time of a report: of the fix, of the event, or when the device was seen at the unit."""
     match report:
         case ingest_pb2.Position():
             return report.fix_time
         case ingest_pb2.EquipmentEvent():
             return report.event_time
+        case presence_pb2.Presence():
+            return report.seen
         case _:
             assert_never(report)
 
@@ -257,22 +263,26 @@ class HeadEnd(Actor):
         refused: list[ingest_pb2.Refusal] = []
         while True:
             refusals = await self.exchange(reports)
-            unknown = [report for report, refusal in refusals if refusal.field.endswith(".device_id")]
+            unknown = [report for report, refusal in refusals if refusal.field.endswith(_IDS)]
             if not unknown or asyncio.get_running_loop().time() > give_up_at:
                 return [*refused, *(refusal for _, refusal in refusals)]
             await asyncio.sleep(RETRY.first_s)
-            refused += [refusal for _, refusal in refusals if not refusal.field.endswith(".device_id")]
+            refused += [refusal for _, refusal in refusals if not refusal.field.endswith(_IDS)]
             reports = unknown
 
     async def exchange(
         self, reports: Sequence[Report], *, backfill: bool = False
     ) -> list[tuple[Report, ingest_pb2.Refusal]]:
         """Sends reports as one batch. Returns the refused reports once the accepted ones are durable."""
-        # The indices of refusals count positions first, then equipment events.
+        # The indices of refusals count positions first, then equipment events, then presences.
         positions = [report for report in reports if isinstance(report, ingest_pb2.Position)]
         equipment = [report for report in reports if isinstance(report, ingest_pb2.EquipmentEvent)]
-        ordered: list[Report] = [*positions, *equipment]
-        batch = self._send(ingest_pb2.ReportRequest(positions=positions, equipment=equipment, backfill=backfill))
+        presences = [report for report in reports if isinstance(report, presence_pb2.Presence)]
+        ordered: list[Report] = [*positions, *equipment, *presences]
+        request = ingest_pb2.ReportRequest(
+            positions=positions, equipment=equipment, presences=presences, backfill=backfill
+        )
+        batch = self._send(request)
         self._awaited[batch] = None
         try:
             answer = await self.until("an answer to a report", lambda: self._awaited[batch])

@@ -31,13 +31,14 @@ from services.ingest.domain import Positions
 from services.registry import domain as registry
 from services.registry.cases import domain as joint_cases
 from services.registry.cases import translate as snapshots
+from services.registry.presence_units.translate import parse_unit
 from services.registry.records import translate as registry_translate
 from services.registry.wearing import domain as wearing
 from services.registry.wearing import translate as wearing_translate
 from services.registry.wearing.domain import TagRecord, TagRecordKind
 from services.registry.wearing.service import NewRecord
 from tandem.common.v1 import log_pb2
-from tandem.ingest.v1 import ingest_pb2
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2, tag_record_pb2
 
 RING_OPEN = "RING_OPEN"
@@ -108,6 +109,8 @@ def _earliest_ms(line: ReportLine) -> int:
             return min(line.received_ms, times.from_timestamp(line.what.fix_time))
         case ingest_pb2.EquipmentEvent():
             return min(line.received_ms, times.from_timestamp(line.what.event_time))
+        case presence_pb2.Presence():
+            return min(line.received_ms, times.from_timestamp(line.what.seen))
         case _:
             return line.received_ms
 
@@ -119,6 +122,7 @@ class _Cases:
         self._wearers = [registry_translate.parse_wearer(wearer) for wearer in scenario.wearers]
         self._tags = {tag.device_id: registry_translate.parse_tag(tag) for tag in scenario.tags}
         self._devices = {device.device_id: registry_translate.parse_device(device) for device in scenario.devices}
+        self._units = {unit.unit_id: parse_unit(unit) for unit in scenario.presence_units}
         self._orders: dict[str, registry.Order] = {}
         self._tag_records: list[TagRecord] = []
         self._versions: dict[str, int] = {}
@@ -137,6 +141,8 @@ class _Cases:
                 return self.put_device(what)
             case registry_pb2.Order():
                 return self.put_order(what)
+            case registry_pb2.PresenceUnit():
+                return self.put_unit(what)
             case tag_record_pb2.RecordRefusalRequest():
                 return self._put_tag_record(wearing_translate.parse_refusal(what))
             case tag_record_pb2.RecordGoodCauseRequest():
@@ -172,6 +178,11 @@ class _Cases:
         self._tag_records.append(record)
         return self._snapshots(self._orders.values())
 
+    def put_unit(self, message: registry_pb2.PresenceUnit) -> Iterator[Body]:
+        """Case snapshots of all orders after a home unit or beacon has changed."""
+        self._units[message.unit_id] = parse_unit(message)
+        return self._snapshots(self._orders.values())
+
     def put_device(self, message: registry_pb2.Device) -> Iterator[Body]:
         """Case snapshots of all orders after a protective device has changed."""
         self._devices[message.device_id] = registry_translate.parse_device(message)
@@ -193,6 +204,7 @@ class _Cases:
                         devices=devices,
                         tag_duty=joint_cases.duty_of(order, records, self._now_ms),
                         removals=wearing.periods_of(records, TagRecordKind.REMOVAL, self._now_ms),
+                        units=list(self._units.values()),
                     )
                     version = self._versions[case.case_id] = self._versions.get(case.case_id, 0) + 1
                     yield geofence_translate.case_of(snapshots.case_to_proto(case, version))
@@ -208,6 +220,9 @@ def _bodies(line: ReportLine, cases: _Cases) -> Iterator[Body]:
             yield geofence_translate.entry_body(entry.SerializeToString())
         case ingest_pb2.EquipmentEvent():
             entry = ingest_translate.equipment_entry(ingest_translate.parse_equipment(what), received_wall_us=0)
+            yield geofence_translate.entry_body(entry.SerializeToString())
+        case presence_pb2.Presence():
+            entry = ingest_translate.presences_entry([ingest_translate.parse_presence(what)], received_wall_us=0)
             yield geofence_translate.entry_body(entry.SerializeToString())
         case log_pb2.Rules():
             yield geofence_translate.rules_of(what)

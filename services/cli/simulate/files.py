@@ -15,10 +15,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate as ingest_translate
+from services.registry.presence_units.translate import parse_unit
 from services.registry.records import translate as registry_translate
 from services.registry.wearing import translate as wearing
 from tandem.common.v1 import log_pb2
-from tandem.ingest.v1 import ingest_pb2
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2, tag_record_pb2
 
 FUTURE_MS = 120_000
@@ -60,6 +61,7 @@ class Scenario:
     protected_persons: list[registry_pb2.ProtectedPerson] = field(default_factory=list)
     devices: list[registry_pb2.Device] = field(default_factory=list)
     orders: list[registry_pb2.Order] = field(default_factory=list)
+    presence_units: list[registry_pb2.PresenceUnit] = field(default_factory=list)
 
     @property
     def device_ids(self) -> set[str]:
@@ -71,9 +73,18 @@ TagRecordRequest = (
     tag_record_pb2.RecordRefusalRequest | tag_record_pb2.RecordGoodCauseRequest | tag_record_pb2.AllowRemovalRequest
 )
 """What officers record about the wearing of tags."""
-RecordChange = registry_pb2.Tag | registry_pb2.EndTagRequest | registry_pb2.Device | registry_pb2.Order
+RecordChange = (
+    registry_pb2.Tag | registry_pb2.EndTagRequest | registry_pb2.Device | registry_pb2.Order | registry_pb2.PresenceUnit
+)
 """A record that an agency puts, or the end of a tag."""
-Arrival = ingest_pb2.Position | ingest_pb2.EquipmentEvent | RecordChange | TagRecordRequest | log_pb2.Rules
+Arrival = (
+    ingest_pb2.Position
+    | ingest_pb2.EquipmentEvent
+    | presence_pb2.Presence
+    | RecordChange
+    | TagRecordRequest
+    | log_pb2.Rules
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +104,13 @@ _RECORDS: dict[str, tuple[type[Message], Callable[[Any], object]]] = {
     "protected_persons": (registry_pb2.ProtectedPerson, registry_translate.parse_protected_person),
     "devices": (registry_pb2.Device, registry_translate.parse_device),
     "orders": (registry_pb2.Order, registry_translate.parse_order),
+    "presence_units": (registry_pb2.PresenceUnit, parse_unit),
 }
 _KINDS: dict[str, tuple[type[Message], Callable[[Any], object], str]] = {
     "position": (ingest_pb2.Position, ingest_translate.parse_position, "fix_time"),
     "equipment": (ingest_pb2.EquipmentEvent, ingest_translate.parse_equipment, "event_time"),
+    "presence": (presence_pb2.Presence, ingest_translate.parse_presence, "seen"),
+    "presence_unit": (registry_pb2.PresenceUnit, parse_unit, ""),
     "tag": (registry_pb2.Tag, registry_translate.parse_tag, ""),
     "end_tag": (registry_pb2.EndTagRequest, registry_translate.parse_device_end, ""),
     "device": (registry_pb2.Device, registry_translate.parse_device, ""),
@@ -161,6 +175,7 @@ class _KnownIds:
         self._wearers = {wearer.wearer_id for wearer in scenario.wearers}
         self._persons = {protected_person.person_id for protected_person in scenario.protected_persons}
         self._devices = scenario.device_ids
+        self._units = {unit.unit_id for unit in scenario.presence_units}
 
     def check(self, place: InputPlace, line: ReportLine) -> None:
         """Checks a line, and adds the id of its tag or device. Raises FileError."""
@@ -171,6 +186,13 @@ class _KnownIds:
             case ingest_pb2.EquipmentEvent() as event:
                 self._check_report(place, event.device_id)
                 _check_time(place.of("event_time"), event.event_time, line.received_ms)
+            case presence_pb2.Presence() as presence:
+                self._check_report(place, presence.device_id)
+                self._check_unit(place.of("unit_id"), presence.unit_id)
+                _check_time(place.of("seen"), presence.seen, line.received_ms)
+            case registry_pb2.PresenceUnit() as unit:
+                self.check_holder(place, unit)
+                self._units.add(unit.unit_id)
             case registry_pb2.Tag() as tag:
                 self.check_wearer(place.of("wearer_id"), tag.wearer_id)
                 self._devices.add(tag.device_id)
@@ -196,8 +218,19 @@ class _KnownIds:
         if person_id not in self._persons:
             raise FileError(place, "isn't a protected person of the scenario")
 
+    def check_holder(self, place: InputPlace, unit: registry_pb2.PresenceUnit) -> None:
+        """Raises FileError unless the scenario has the holder of this unit."""
+        if unit.wearer_id:
+            self.check_wearer(place.of("wearer_id"), unit.wearer_id)
+        else:
+            self.check_person(place.of("person_id"), unit.person_id)
+
+    def _check_unit(self, place: InputPlace, unit_id: str) -> None:
+        if unit_id not in self._units:
+            raise FileError(place, "isn't a unit of the scenario")
+
     def _check_report(self, place: InputPlace, device_id: str) -> None:
-        if device_id not in self._devices:
+        if device_id not in self._devices and device_id not in self._units:
             raise FileError(place.of("device_id"), "isn't a device of the scenario")
 
 
@@ -212,6 +245,8 @@ def _check_references(place: InputPlace, scenario: Scenario) -> None:
         known.check_wearer(place.of(f"tags[{i}].wearer_id"), tag.wearer_id)
     for i, device in enumerate(scenario.devices):
         known.check_person(place.of(f"devices[{i}].person_id"), device.person_id)
+    for i, unit in enumerate(scenario.presence_units):
+        known.check_holder(place.of(f"presence_units[{i}]"), unit)
     for i, order in enumerate(scenario.orders):
         for j, person_id in enumerate(order.protected_person_ids):
             known.check_person(place.of(f"orders[{i}].protected_person_ids[{j}]"), person_id)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeAlias, TypeVar, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -33,8 +33,8 @@ from services.common.ids import hash_id
 from services.common.messaging import flow
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
 from tandem.geofence.v1 import geofence_pb2
-from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import registry_pb2, tag_record_pb2
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
+from tandem.registry.v1 import presence_unit_pb2, registry_pb2, tag_record_pb2
 
 LEAD_S = 2.0
 """Time from putting the first order to the first report, seconds of wall time, so that the order's case exists by then."""
@@ -43,8 +43,6 @@ QUIET_S = 3.0
 """The replay ends after this long without an alert, seconds of wall time."""
 POLL_S = 0.2
 
-_Record = TypeVar("_Record", registry_pb2.Wearer, registry_pb2.Tag, registry_pb2.ProtectedPerson, registry_pb2.Device)
-_Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device)
 _Dated = TypeVar(
     "_Dated",
     registry_pb2.EndTagRequest,
@@ -52,6 +50,15 @@ _Dated = TypeVar(
     tag_record_pb2.RecordGoodCauseRequest,
     tag_record_pb2.AllowRemovalRequest,
 )
+_Record = TypeVar(
+    "_Record",
+    registry_pb2.Wearer,
+    registry_pb2.Tag,
+    registry_pb2.ProtectedPerson,
+    registry_pb2.Device,
+    registry_pb2.PresenceUnit,
+)
+_Reporter = TypeVar("_Reporter", registry_pb2.Tag, registry_pb2.Device, registry_pb2.PresenceUnit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,10 @@ async def play(
     )
 
 
+Change: TypeAlias = RecordChange | TagRecordRequest | log_pb2.Rules
+"""A changed record, or new rules, of a report line."""
+
+
 class _ReplaySender:
     """Sends the records, rules and reports of a replay into the mesh."""
 
@@ -169,6 +180,8 @@ class _ReplaySender:
             await call(registry.PutProtectedPerson, request, self._npa)
         for device in scenario.devices:
             await self.put_device(device)
+        for unit in scenario.presence_units:
+            await self.put_unit(unit)
 
     async def put_tag(self, tag: registry_pb2.Tag) -> None:
         request = registry_pb2.PutTagRequest(tag=self._bound(tag))
@@ -177,6 +190,14 @@ class _ReplaySender:
     async def put_device(self, device: registry_pb2.Device) -> None:
         request = registry_pb2.PutDeviceRequest(device=self._bound(device))
         await call(self._clients.registry.PutDevice, request, self._npa)
+
+    async def put_unit(self, unit: registry_pb2.PresenceUnit) -> None:
+        shifted = self._bound(unit)
+        for moment in (shifted.installed_from, shifted.installed_until):
+            if times.from_timestamp(moment):
+                moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))
+        request = presence_unit_pb2.PutPresenceUnitRequest(presence_unit=shifted)
+        await call(self._clients.presence_units.PutPresenceUnit, request, self._moj if unit.wearer_id else self._npa)
 
     async def put_orders(self, orders: Iterable[registry_pb2.Order]) -> None:
         for order in orders:
@@ -207,8 +228,8 @@ class _ReplaySender:
                 await self._flush(due)
                 await self._put(line.what)
                 continue
-            # In a batch, positions come before events, so a position after an event has to go with the next batch.
-            if due and isinstance(due[-1].what, ingest_pb2.EquipmentEvent):
+            # In a batch, positions come before events and presences, so a position after these has to go with the next batch.
+            if due and not isinstance(due[-1].what, ingest_pb2.Position):
                 await self._flush(due)
             due.append(line)
             if len(due) >= MAX_BATCH:
@@ -216,8 +237,10 @@ class _ReplaySender:
         await self._flush(due)
         progress(len(lines))
 
-    async def _put(self, what: RecordChange | TagRecordRequest | log_pb2.Rules) -> None:
+    async def _put(self, what: Change) -> None:
         match what:
+            case registry_pb2.PresenceUnit():
+                await self.put_unit(what)
             case registry_pb2.Tag():
                 await self.put_tag(what)
             case registry_pb2.EndTagRequest():
@@ -263,6 +286,8 @@ class _ReplaySender:
         copy.report_id = hash_id("report", self.shift_ms, what.device_id, what.report_id)
         moment = time_of(copy)
         moment.CopyFrom(times.to_timestamp(times.from_timestamp(moment) + self.shift_ms))
+        if isinstance(copy, presence_pb2.Presence) and copy.HasField("since"):
+            copy.since.CopyFrom(times.to_timestamp(times.from_timestamp(copy.since) + self.shift_ms))
         return copy
 
 

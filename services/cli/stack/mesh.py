@@ -29,6 +29,7 @@ from tandem.registry.v1.cctv_pb2_grpc import CctvServiceStub
 from tandem.registry.v1.device_token_pb2_grpc import DeviceTokenServiceStub
 from tandem.registry.v1.disclosure_pb2_grpc import DisclosureServiceStub
 from tandem.registry.v1.exercise_pb2_grpc import ExerciseServiceStub
+from tandem.registry.v1.presence_unit_pb2_grpc import PresenceUnitServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.tag_record_pb2_grpc import TagRecordServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
@@ -152,6 +153,7 @@ class Clients:
         *,
         tag_records: TagRecordServiceStub,
         cctv: CctvServiceStub,
+        presence_units: PresenceUnitServiceStub,
         exercises: ExerciseServiceStub,
         disclosures: DisclosureServiceStub,
         traces: TraceServiceStub,
@@ -163,6 +165,7 @@ class Clients:
         self.mesh = mesh
         self.clock = mesh.clock
         self.registry = registry
+        self.presence_units = presence_units
         self.device_tokens = device_tokens
         self.tag_records = tag_records
         self.cctv = cctv
@@ -254,6 +257,7 @@ async def connect(mesh: MeshConnection) -> AsyncIterator[Clients]:
             device_tokens=DeviceTokenServiceStub(registry),
             tag_records=TagRecordServiceStub(registry),
             cctv=CctvServiceStub(registry),
+            presence_units=PresenceUnitServiceStub(registry),
             exercises=ExerciseServiceStub(registry),
             disclosures=DisclosureServiceStub(registry),
             traces=TraceServiceStub(registry),

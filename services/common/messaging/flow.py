@@ -148,7 +148,7 @@ def _log_row(kind: str, content: str, publisher: str) -> Flow:
 FLOWS = (
     Flow(subject="log_meta", message_type="LogMetadata", stream=LOG_META.name, publishers=("setup",), readers=USERS),
     _log_row("fold", "fold_version", "geofence"),
-    _log_row("report", "positions, .equipment, .heard", "ingest"),
+    _log_row("report", "positions, .equipment, .heard, .presences", "ingest"),
     _log_row("case", "case", "registry"),
     _log_row("rules", "rules", "geofence"),
     _log_row("tick", "tick", "geofence"),

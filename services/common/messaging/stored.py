@@ -107,7 +107,10 @@ def positions(data: bytes) -> log_pb2.PositionBatch:
     """Parses the positions of a log entry; an entry of another kind has none. Raises InvalidField."""
     batch = entry(data).positions
     columns = (batch.report_id, batch.fix_time_ms, batch.lat_e7, batch.lon_e7, batch.accuracy_mm)
-    if any(len(column) != len(batch.device_id) for column in columns):
+    if any(len(column) != len(batch.device_id) for column in columns) or len(batch.source) not in (
+        0,
+        len(batch.device_id),
+    ):
         raise InvalidField("positions", "has columns of unequal length")
     return batch
 

@@ -18,6 +18,8 @@ class RecordKind(Enum):
     WEARER = "WEARER"
     PROTECTED_PERSON = "PROTECTED_PERSON"
     ORDER = "ORDER"
+    PRESENCE_UNIT = "PRESENCE_UNIT"
+    """Home unit or beacon. No article allows to read its record; only its destruction is in the ledger."""
 
 
 class Purpose(Enum):
@@ -47,7 +49,7 @@ class LegalBasis:
     """Terms of an article under which the Ministry notifies a protected person; None for an article that allows reading a record."""
 
 
-_ALL = frozenset(RecordKind)
+_ALL = frozenset({RecordKind.WEARER, RecordKind.PROTECTED_PERSON, RecordKind.ORDER})
 _WEARER = frozenset({RecordKind.WEARER})
 _NONE = frozenset[RecordKind]()
 

@@ -23,6 +23,8 @@ class TrackPoint:
     lon_deg: float
     accuracy_m: float
     sequence: int
+    source: str = "UNSPECIFIED"
+    """Where the position comes from: GNSS, WIFI, CELL or UNSPECIFIED."""
 
 
 @dataclass(frozen=True, slots=True)

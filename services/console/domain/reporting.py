@@ -83,6 +83,12 @@ class MeasuredTag:
     observed_m: float | None
     contradicted: bool
     last_fix_ms: int | None
+    source: str = "UNSPECIFIED"
+    """Where its newest position comes from: GNSS, WIFI, CELL or UNSPECIFIED."""
+    unit_id: str = ""
+    """Home unit or beacon at which it was last present. Empty if there is none."""
+    at_unit_ms: int | None = None
+    """When it was last seen there, milliseconds since 1970 UTC."""
 
 
 @dataclass(frozen=True, slots=True)

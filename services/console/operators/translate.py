@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.common import times
 from services.console.domain.reporting import AskCard, AskedDevice, HistoryLine, MeasuredTag, asker_of
-from services.console.translate import moment
+from services.console.translate import moment, source
 from tandem.common.v1 import command_pb2
 from tandem.geofence.v1 import geofence_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -46,6 +46,9 @@ def measured(listed: geofence_pb2.TagQuality) -> MeasuredTag:
         observed_m=listed.observed_accuracy_m if listed.HasField("observed_accuracy_m") else None,
         contradicted=listed.accuracy_contradicted,
         last_fix_ms=moment(listed, "last_fix"),
+        source=source(listed.last_source),
+        unit_id=listed.presence_unit_id,
+        at_unit_ms=moment(listed, "presence_seen"),
     )
 
 

@@ -67,6 +67,7 @@ OPERATOR_TEXTS: dict[str, tuple[str, str]] = {
     "obeys_NO": ("지키지 않음", "No"),
     "stated": ("단말이 알린 오차", "Stated"),
     "observed": ("실제로 흩어진 정도", "Observed"),
+    "at_unit": ("재택 감독장치·비콘 감지", "Present at"),
     "last_fix": ("최근 위치 시각", "Newest position"),
     "located": ("즉시 위치 요청에 응답", "Positions on demand"),
     "history": ("요청 이력", "What it was asked"),

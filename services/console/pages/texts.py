@@ -264,6 +264,9 @@ TEXTS: dict[str, tuple[str, str]] = {
     "quarantine_role": ("거부된 보고는 운영자에게만 보입니다.", "Only operators see refused reports."),
     "sender": ("보낸 곳", "Sender"),
     "last": ("최근", "Last"),
+    "source_GNSS": ("위성", "satellites"),
+    "source_WIFI": ("와이파이", "Wi-Fi"),
+    "source_CELL": ("기지국", "radio cell"),
     "silent": ("무보고·이상 단말", "Silent and disturbed devices"),
     "silent_none": ("이 콘솔이 시작된 뒤로는 없습니다.", "None since this console started."),
     "attribution": ("경계: 국토지리정보원", "Boundaries: NGII of Korea"),
@@ -346,6 +349,7 @@ TEXTS: dict[str, tuple[str, str]] = {
 ISLAND = (
     *("take", "taken", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
     *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy"),
+    *("source_GNSS", "source_WIFI", "source_CELL"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
     *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
 )

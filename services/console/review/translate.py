@@ -6,7 +6,7 @@ from typing import Any
 
 from services.common import times
 from services.console.domain.explaining import DeviceTrack, TrackPoint
-from services.console.translate import leg_name
+from services.console.translate import leg_name, source
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
 from tandem.dispatch.v1 import evidence_pb2
 
@@ -26,6 +26,7 @@ def tracks(copy: evidence_pb2.ReadEvidenceResponse) -> list[DeviceTrack]:
                     lon_deg=at.lon_deg,
                     accuracy_m=at.accuracy_m,
                     sequence=at.sequence,
+                    source=source(at.source),
                 )
                 for at in track.points
             ),
@@ -42,7 +43,9 @@ def replay(copy: evidence_pb2.ReadEvidenceResponse) -> dict[str, Any]:
                 "device": track.device_id,
                 "subject": track.subject_id,
                 "wearer": track.of_wearer,
-                "points": [[at.time_ms, at.lon_deg, at.lat_deg, at.accuracy_m] for at in track.points],
+                "points": [
+                    [at.time_ms, at.lon_deg, at.lat_deg, at.accuracy_m, source(at.source)] for at in track.points
+                ],
             }
             for track in copy.tracks
         ],

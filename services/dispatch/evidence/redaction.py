@@ -8,7 +8,7 @@ person's position.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import zip_longest
@@ -197,7 +197,7 @@ class RedactedLog:
 
     def _redacted(self, message: pull.Delivered, entry: log_pb2.LogEntry) -> bytes | None:
         match entry.WhichOneof("body"):
-            case "positions" | "heard" as body:
+            case "positions" | "heard" | "presences" as body:
                 return self._rows(message, entry, body)
             case "equipment":
                 return message.data if self._is_mine(entry.equipment.device_id, message.sequence) else None
@@ -214,7 +214,7 @@ class RedactedLog:
 
     def _rows(self, message: pull.Delivered, entry: log_pb2.LogEntry, body: str) -> bytes | None:
         batch: Any = getattr(entry, body)
-        times_ms = batch.fix_time_ms if body == "positions" else ()
+        times_ms: Sequence[int] = getattr(batch, _TIMES[body]) if body in _TIMES else ()
         rows_of = zip_longest(batch.device_id, times_ms)
         mine = [i for i, (id_, time_ms) in enumerate(rows_of) if self._is_mine(id_, message.sequence, time_ms)]
         if not mine:
@@ -244,7 +244,12 @@ class RedactedLog:
         for person in kept.case.persons:
             person.ClearField("device_ids")
             person.ClearField("sealed_contact")
+            person.ClearField("presence_units")
         return kept.SerializeToString(deterministic=True)
+
+
+_TIMES = {"positions": "fix_time_ms", "presences": "seen_ms"}
+"""Column with the time of each row, by the kind of the entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +292,8 @@ class Shares:
                 return self._with(entry.positions.device_id)
             case "heard":
                 return self._with(entry.heard.device_id)
+            case "presences":
+                return self._with(entry.presences.device_id)
             case "equipment":
                 return self._with([entry.equipment.device_id])
             case "case":

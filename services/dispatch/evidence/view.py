@@ -8,7 +8,7 @@ from services.common.clock import MeshClock
 from services.common.messaging import flow
 from services.dispatch.evidence.model import MARK_SUBJECT, Evidence, StoredMessage
 from services.dispatch.evidence.redaction import entry_of
-from tandem.common.v1 import alert_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, log_pb2, presence_pb2
 from tandem.dispatch.v1 import evidence_pb2
 
 
@@ -58,6 +58,7 @@ def _add_points(
                 lon_deg=batch.lon_e7[i] / 1e7,
                 accuracy_m=batch.accuracy_mm[i] / 1000,
                 sequence=record.sequence,
+                source=batch.source[i] if batch.source else presence_pb2.POSITION_SOURCE_UNSPECIFIED,
             )
             report_id = batch.report_id[i]
         except IndexError:

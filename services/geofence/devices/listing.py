@@ -10,6 +10,7 @@ from services.common import fields, times
 from services.common.rpc.errors import NotFound
 from services.geofence.consumer import Evaluator
 from services.geofence.devices.quality import TagQuality, quality_of, tag_ids
+from tandem.common.v1 import presence_pb2
 from tandem.geofence.v1 import geofence_pb2
 
 MAX_PAGE, USUAL_PAGE = 5_000, 1_000
@@ -62,7 +63,7 @@ class DeviceList:
         for evaluator in self._evaluators.values():
             track = evaluator.state.tracks.get(device_id)
             if track is not None and track.recent:
-                return quality_of(track)
+                return quality_of(track, evaluator.state.stays.get(device_id))
         return None
 
 
@@ -74,7 +75,11 @@ def _row(device_id: str, quality: TagQuality) -> geofence_pb2.TagQuality:
         stated_accuracy_m=quality.stated_mm / 1000,
         accuracy_contradicted=quality.is_contradicted,
         last_fix=times.to_timestamp(quality.last_fix_ms),
+        last_source=presence_pb2.PositionSource.ValueType(quality.last_source),
     )
+    if quality.stay is not None:
+        row.presence_unit_id = quality.stay.unit_id
+        row.presence_seen.CopyFrom(times.to_timestamp(quality.stay.seen_ms))
     if quality.observed_mm is not None:
         row.observed_accuracy_m = quality.observed_mm / 1000
     return row

@@ -8,6 +8,7 @@ from statistics import median
 from services.geofence.domain.kinematics.accuracy import CONTRADICTION, SCATTER_FIXES, observed_error_mm
 from services.geofence.domain.kinematics.track import Track
 from services.geofence.domain.state import State
+from services.geofence.domain.tracks.stays import UnitStay
 
 SLOW_MS = 150_000
 """Kept interval from which on silence and the end of an incident are noticed late. ingest lists devices by the same limit."""
@@ -24,6 +25,10 @@ class TagQuality:
     observed_mm: int | None
     """Radius that holds 68 % of the errors by the scatter of these fixes, mm; None if there are too few."""
     last_fix_ms: int
+    last_source: int
+    """Where the newest fix comes from, a number of `entries.PositionSource`."""
+    stay: UnitStay | None
+    """Newest presence at a home unit or beacon; None if there is none."""
 
     @property
     def is_slow(self) -> bool:
@@ -42,11 +47,13 @@ def tag_ids(state: State) -> set[str]:
     return {id_ for id_ in tags if id_ in state.tracks and state.tracks[id_].recent}
 
 
-def quality_of(track: Track) -> TagQuality:
-    """Measures a tag by its track, which must have a fix."""
+def quality_of(track: Track, stay: UnitStay | None = None) -> TagQuality:
+    """Measures a tag by its track, which must have a fix, with its newest presence at a unit."""
     return TagQuality(
         kept_interval_ms=track.kept_interval_ms(),
         stated_mm=median(fix.accuracy_mm for fix in track.newest(SCATTER_FIXES)),
         observed_mm=observed_error_mm(track),
         last_fix_ms=track.recent[-1].time_ms,
+        last_source=track.recent[-1].source,
+        stay=stay,
     )

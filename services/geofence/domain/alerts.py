@@ -24,6 +24,8 @@ class AnomalyKind(enum.Enum):
     """Positions stayed equal to the digit for long, from a device whose positions had always differed."""
     COPIED = "COPIED"
     """A stretch of different positions equals an earlier stretch to the digit."""
+    PRESENCE = "PRESENCE"
+    """Positions, or another unit, contradict a presence at a home unit or beacon."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from services.geofence.domain.entries import (
     Ring,
     TagDuty,
     Target,
+    UnitPlace,
+    UnitPlaceKind,
 )
 from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
@@ -43,6 +45,7 @@ from services.geofence.domain.state import (
     State,
 )
 from services.geofence.domain.tracks.packed_fixes import PackedFixes
+from services.geofence.domain.tracks.stays import UnitStay
 from services.geofence.domain.version import VERSION
 
 _MAGIC = b"TANDEM STATE 2\n"
@@ -78,6 +81,8 @@ def encode(state: State) -> bytes:
                 device_id: [track.ahead, track.is_truncated, _fixes(packed[device_id])]
                 for device_id, track in state.tracks.items()
             },
+            "stays": state.stays,
+            "distrusted_units": state.distrusted_units,
             "heard_at_ms": state.heard_at_ms,
             # Pairs keep the order of arrival; keys would be sorted.
             "said": {
@@ -148,6 +153,8 @@ def decode(data: bytes) -> State:
             rules=_from_values(Rules, content["rules"]),
             rules_since_ms=content["rules_since_ms"] or None,
             tracks=_to_tracks(content["tracks"], memoryview(data)[end:]),
+            stays={device_id: UnitStay._make(values) for device_id, values in content["stays"].items()},
+            distrusted_units=content["distrusted_units"],
             heard_at_ms=content["heard_at_ms"],
             equipment_reports={
                 device_id: dict(equipment_reports) for device_id, equipment_reports in content["said"].items()
@@ -240,6 +247,7 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.police_must_check,
             astuple(case.tag_duty) if case.tag_duty else None,
             [astuple(removal) for removal in case.removals],
+            [_unit(unit) for unit in case.units],
         ],
         "rings": [[*key, *_ring_state(ring)] for key, ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
@@ -301,7 +309,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
     case_id, version, order_id, wearer_id, tags, targets, rings, valid_from_ms, valid_until_ms, *others = content[
         "case"
     ]
-    allowed, exercise, notice_ground, police_must_check, tag_duty, removals = others
+    allowed, exercise, notice_ground, police_must_check, tag_duty, removals, units = others
     case_state = CaseState(
         case=Case(
             case_id=case_id,
@@ -338,6 +346,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             police_must_check=police_must_check,
             tag_duty=_to_tag_duty(*tag_duty) if tag_duty else None,
             removals=tuple(_from_values(Removal, removal) for removal in removals),
+            units=tuple(map(_to_unit, units)),
         ),
         rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
@@ -379,6 +388,24 @@ def _encounter(encounter: Encounter) -> list[Any]:
         encounter.daily_from_s,
         encounter.daily_until_s,
     ]
+
+
+def _unit(unit: UnitPlace) -> list[Any]:
+    shown = [unit.unit_id, unit.kind, unit.holder, unit.place.centre, unit.place.radius_mm]
+    return [*shown, unit.installed_from_ms, unit.installed_until_ms, unit.interval_ms]
+
+
+def _to_unit(content: list[Any]) -> UnitPlace:
+    unit_id, kind, holder, centre, radius_mm, from_ms, until_ms, interval_ms = content
+    return UnitPlace(
+        unit_id=unit_id,
+        kind=UnitPlaceKind(kind),
+        holder=holder,
+        place=Disc(tuple(centre), radius_mm),
+        installed_from_ms=from_ms,
+        installed_until_ms=until_ms,
+        interval_ms=interval_ms,
+    )
 
 
 def _shape(shape: Shape) -> list[Any]:

@@ -97,6 +97,10 @@ class Detection(enum.Enum):
     """The wearer's position is unknown, and a ring that demands a response is in reach after a sign of evasion: a tag had been
     opened, jammed or shut down."""
     POSITION_REGAINED = "POSITION_REGAINED"
+    PRESENT_AT_UNIT = "PRESENT_AT_UNIT"
+    """The wearer's position is unknown, but a home unit or beacon away from the target has the wearer's tag with it."""
+    PRESENCE_CONTRADICTED = "PRESENCE_CONTRADICTED"
+    """Positions, or another unit, contradict a presence at a home unit or beacon."""
     PERSON_LOST = "PERSON_LOST"
     """No device of a protected person was heard for as long as the rules say, or the person has none."""
     PERSON_FOUND = "PERSON_FOUND"
@@ -158,6 +162,9 @@ DETECTIONS: dict[Detection, tuple[AlertKind, Demand]] = {
     Detection.ARRIVED_UNSEEN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
     Detection.IN_REACH_AFTER_A_SIGN: (AlertKind.UNKNOWN_NEAR, Demand.RESPOND),
     Detection.POSITION_REGAINED: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    Detection.PRESENT_AT_UNIT: (AlertKind.UNKNOWN_NEAR, Demand.RECORD),
+    # Positions indoors are often wrong, too. Nothing rests on the presence, since it isn't believed.
+    Detection.PRESENCE_CONTRADICTED: (AlertKind.IMPLAUSIBLE, Demand.RECORD),
     Detection.PERSON_LOST: (AlertKind.PROTECTED_DEVICE_LOST, Demand.NOTIFY),
     Detection.PERSON_FOUND: (AlertKind.PROTECTED_DEVICE_LOST, Demand.RECORD),
     # A unit sent only at 100 m arrives five minutes too late.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from services.common.privacy.notices import NoticeGround
-from services.geofence.domain.kinematics.geometry import Shape
+from services.geofence.domain.kinematics.geometry import Disc, Shape
 from services.geofence.domain.rules import Rules
 
 
@@ -52,6 +54,23 @@ class EquipmentKind(enum.Enum):
     DEVICE_ACCEPTED = "DEVICE_ACCEPTED"
 
 
+class PositionSource(enum.IntEnum):
+    """Where a position comes from. The numbers equal those of the protos."""
+
+    UNSPECIFIED = 0
+    GNSS = 1
+    WIFI = 2
+    CELL = 3
+
+
+class UnitPlaceKind(enum.IntEnum):
+    """Kinds of unit that show presence without satellites. The numbers equal those of the protos."""
+
+    HOME_UNIT = 1
+    BLUETOOTH_BEACON = 2
+    WIFI_ACCESS_POINT = 3
+
+
 @dataclass(frozen=True, slots=True)
 class FoldVersion:
     """The log demands this fold version or a newer one."""
@@ -70,6 +89,8 @@ class Positions:
     lon_e7: list[int]
     accuracy_mm: list[int]
     received_wall_us: int
+    sources: Sequence[int] = ()
+    """Source of each position, a number of PositionSource. Empty if no sender says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +98,28 @@ class Heard:
     """Devices with reports that couldn't be used: their positions are unknown, but the devices aren't silent."""
 
     device_ids: list[str]
+
+
+class PresenceReport(NamedTuple):
+    """A report that a device is, or was, at a home unit or beacon."""
+
+    device_id: str
+    report_id: str
+    unit_id: str
+    since_ms: int
+    """Since when the device has been there without a break, by the sender."""
+    seen_ms: int
+    """When the device was last there."""
+    left: bool
+    """Whether the device left then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presences:
+    """Reports of presence that arrived together."""
+
+    reports: tuple[PresenceReport, ...]
+    received_wall_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +212,32 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitPlace:
+    """A home unit or beacon at a fixed place."""
+
+    unit_id: str
+    kind: UnitPlaceKind
+    holder: str
+    """Whose devices it shows: key of a protected person, or empty for the wearer."""
+    place: Disc
+    """The place; its radius is the unit's range."""
+    installed_from_ms: int
+    installed_until_ms: int | None
+    """Exclusive end, ms since 1970 UTC; None until the unit is removed."""
+    interval_ms: int
+    """Interval at which presence is reported."""
+
+    def is_installed(self, at_ms: int) -> bool:
+        """Whether the unit is at its place at a moment."""
+        return self.installed_from_ms <= at_ms and (self.installed_until_ms is None or at_ms < self.installed_until_ms)
+
+
+def unit_key(unit_id: str) -> str:
+    """Key of a unit in an index of devices. Ids hold no slash."""
+    return f"unit/{unit_id}"
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """A snapshot of one joint case: an order joined with a wearer."""
 
@@ -194,6 +263,13 @@ class Case:
     """None unless the order is one of item 3-2."""
     removals: tuple[Removal, ...] = ()
     """Authorised removals of the wearer's tags, in ascending order."""
+    units: tuple[UnitPlace, ...] = ()
+    """Home units and beacons of the wearer, then those of the persons."""
+
+    @property
+    def unit_keys(self) -> tuple[str, ...]:
+        """Keys of the units in an index of devices, where a unit and a device may have the same id."""
+        return tuple(map(unit_key, (unit.unit_id for unit in self.units)))
 
     @property
     def device_ids(self) -> tuple[str, ...]:
@@ -221,7 +297,7 @@ class Tick:
     """Time has passed."""
 
 
-Body = FoldVersion | Positions | Heard | EquipmentReport | Case | Rules | Tick
+Body = FoldVersion | Positions | Heard | Presences | EquipmentReport | Case | Rules | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,12 +23,14 @@ from services.geofence.domain.entries import (
     FoldVersion,
     Heard,
     Positions,
+    Presences,
     Tick,
 )
 from services.geofence.domain.kinematics import safe_region
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import CaseState, Due, EventKey, State
 from services.geofence.domain.tracks import retention
+from services.geofence.domain.unseen import presences
 from services.geofence.domain.version import VERSION
 
 ENDS_LAST_VERSION = 14
@@ -66,6 +68,8 @@ def _apply(decisions: Decisions, body: Body) -> None:
         case Heard():
             _record_contact(decisions, body.device_ids)
             anomalies.undated(decisions, set(body.device_ids))
+        case Presences():
+            _apply_presences(decisions, body)
         case EquipmentReport():
             _record_contact(decisions, [body.device_id])
             _apply_equipment(decisions, body)
@@ -187,6 +191,18 @@ def _record_contact(decisions: Decisions, device_ids: list[str]) -> None:
     _check_all(decisions, [case_state for case_state in case_states if case_state.silent or case_state.lost])
 
 
+def _apply_presences(decisions: Decisions, batch: Presences) -> None:
+    """Applies presences at home units and beacons. Each is a contact with its device."""
+    if decisions.state.log_version < presences.FIRST_VERSION:
+        decisions.dead_letter("presences before the log demanded a fold that knows them")
+        return
+    concerned = presences.fold(decisions, batch)
+    device_ids = list(dict.fromkeys(report.device_id for report in batch.reports))
+    decisions.state.heard_at_ms.update(dict.fromkeys(device_ids, decisions.state.now_ms))
+    presences.check(decisions, concerned)  # first, as it knows which report causes the alerts
+    _record_contact(decisions, device_ids)
+
+
 def _apply_equipment(decisions: Decisions, report: EquipmentReport) -> None:
     """Applies an equipment report of a device to each case that names the device."""
     state = decisions.state
@@ -211,3 +227,4 @@ def _apply_equipment(decisions: Decisions, report: EquipmentReport) -> None:
             equipment.emit(context, key, at_ms, ended_ms=ended_ms)
         cases.check(decisions, case_state, state.now_ms, cause=cause)
     decisions.end_all_if_quiet(in_force)
+    presences.end_at_unit(decisions, report.device_id, cause)

@@ -21,7 +21,9 @@ from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.safe_region import ACCURACY_TIMES
 from services.geofence.domain.kinematics.track import JUMP_MPS, UNKNOWN_AFTER_MS, WINDOW_MS, Track, is_jump
 from services.geofence.domain.state import State
+from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.tracks.sources import MIN_ACCURACY_MM
 
 FIXES_PER_PACK = FIXES_PER_CHECK // 2
 """Number of fixes of a device after which the fold packs the older ones."""
@@ -42,15 +44,18 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
     now_ms, received_wall_us = state.now_ms, batch.received_wall_us
     oldest_ms, undated = now_ms - WINDOW_MS, state.undated_ms
     new = tuple.__new__
-    for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm in zip(
+    for device_id, report_id, fix_time_ms, lat_e7, lon_e7, accuracy_mm, source in zip(  # the next line weighs it
         batch.device_ids,
         batch.report_ids,
         batch.fix_times_ms,
         batch.lat_e7,
         batch.lon_e7,
         batch.accuracy_mm,
+        sources.of_batch(state, batch),
         strict=True,
     ):
+        if source:
+            accuracy_mm = max(accuracy_mm, MIN_ACCURACY_MM[source])  # noqa: PLW2901
         time_ms = fix_time_ms if fix_time_ms < now_ms else now_ms
         if time_ms < oldest_ms:
             too_late.append(TooLate(device_id, time_ms, ecef_mm(lat_e7, lon_e7), accuracy_mm=accuracy_mm))
@@ -63,7 +68,7 @@ def fold_positions(decisions: Decisions, batch: Positions) -> None:  # noqa: C90
         except KeyError:
             track = tracks[device_id] = Track()
         point = x_mm, y_mm, z_mm = ecef_mm(lat_e7, lon_e7)
-        fix = new(Fix, (time_ms, fix_time_ms, report_id, x_mm, y_mm, z_mm, accuracy_mm))
+        fix = new(Fix, (time_ms, fix_time_ms, report_id, x_mm, y_mm, z_mm, accuracy_mm, source))
         recent = track.recent
         before = recent[-1] if recent else None
         if before and time_ms == fix_time_ms and time_ms > before[0] and not track.ahead:

@@ -16,6 +16,7 @@ from services.geofence.domain.kinematics.rings import RingState
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.tracks.stays import UnitStay
 
 MAX_EQUIPMENT_REPORTS = 1_000
 """Maximum number of equipment reports per device that are recognised when resent. A batch holds at most as many, so a resent batch
@@ -253,6 +254,10 @@ class State:
     """When the log last set the rules, mesh time; None if it never did."""
     tracks: dict[str, Track] = field(default_factory=dict)
     """Track of each device."""
+    stays: dict[str, UnitStay] = field(default_factory=dict)
+    """Newest presence of each device at a home unit or beacon."""
+    distrusted_units: dict[str, int] = field(default_factory=dict)
+    """Units whose presences were contradicted, and until when none is believed, mesh time."""
     heard_at_ms: dict[str, int] = field(default_factory=dict)
     """When a report of each device last entered the log, mesh time. Any report counts, even a buffered or resent one, or one with a
     wrong clock. A report proves that the device isn't silent, but not where the device is."""
@@ -294,7 +299,7 @@ class State:
     grouped: set[str] = field(default_factory=set)
     """Cases with a non-empty `CaseState.grouped`; derived from `cases`."""
     cases_of: dict[str, list[str]] = field(default_factory=dict)
-    """Cases that name each device, sorted; derived from `cases`."""
+    """Cases that name each device, and each unit by `entries.unit_key`, sorted; derived from `cases`."""
     silent_devices: set[str] = field(default_factory=set)
     """All devices with a detected silence, and perhaps others; derived from `cases`."""
 
@@ -361,6 +366,7 @@ class State:
                     self.anomaly_emitted_ms.pop(AnomalyKey(anomaly, (device_id,)), None)
                 for by_device in (
                     self.tracks,
+                    self.stays,
                     self.heard_at_ms,
                     self.undated_ms,
                     self.active_events,
@@ -371,16 +377,16 @@ class State:
                     by_device.pop(device_id, None)
 
     def index(self, case: Case) -> None:
-        """Adds a case to the index of its devices."""
-        for device_id in case.device_ids:
+        """Adds a case to the index of its devices and units."""
+        for device_id in (*case.device_ids, *case.unit_keys):
             case_ids = self.cases_of.setdefault(device_id, [])
             if case.case_id not in case_ids:
                 case_ids.append(case.case_id)
                 case_ids.sort()
 
     def forget(self, case: Case) -> None:
-        """Removes a case from the index of its devices."""
-        for device_id in case.device_ids:
+        """Removes a case from the index of its devices and units."""
+        for device_id in (*case.device_ids, *case.unit_keys):
             case_ids = self.cases_of.get(device_id, [])
             if case.case_id in case_ids:
                 case_ids.remove(case.case_id)

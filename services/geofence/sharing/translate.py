@@ -8,6 +8,7 @@ from services.common.rpc import statuses
 from services.common.rpc.errors import InvalidField, RetryableError, TandemError
 from services.geofence.domain.kinematics.geometry import lat_lon_deg
 from services.geofence.domain.sharing import End, KnownPosition, PositionQuery, Subject
+from tandem.common.v1 import presence_pb2
 from tandem.geofence.v1 import positions_pb2
 
 _KINDS = {
@@ -69,6 +70,7 @@ def position(number: int, known: KnownPosition, now_ms: int) -> positions_pb2.Sh
         shown.accuracy_m = known.fix.accuracy_mm / 1000
         shown.fix_time.CopyFrom(times.to_timestamp(known.fix.time_ms))
         shown.age_s = (now_ms - known.fix.time_ms) / 1000
+        shown.source = presence_pb2.PositionSource.ValueType(known.fix.source)
     elif known.place is not None:
         center, radius_mm = known.place.bounding_ball
         shown.lat_deg, shown.lon_deg = lat_lon_deg(center)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from services.geofence.domain.alerts import Alert, Output
-from services.geofence.domain.entries import Body, Case, EquipmentReport, FoldVersion, Heard, Positions, Tick
+from services.geofence.domain.entries import Body, Case, EquipmentReport, FoldVersion, Heard, Positions, Presences, Tick
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.sharing import KnownPosition, PositionShare
 from services.geofence.sharing.outbox import OpenShare
@@ -86,7 +86,7 @@ class WatchedShares:
             case Case():
                 self._mark(self._by_case.get(body.case_id, ()))
                 self._mark_devices(body.device_ids)  # a device that changes hands has no position any more
-            case FoldVersion() | Heard() | EquipmentReport() | Rules() | Tick():
+            case FoldVersion() | Heard() | Presences() | EquipmentReport() | Rules() | Tick():
                 pass
             case _:
                 assert_never(body)

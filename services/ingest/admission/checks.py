@@ -11,9 +11,9 @@ from typing import NamedTuple, cast
 from services.common.clock import MeshClock
 from services.ingest.admission.quarantine import Quarantine
 from services.ingest.admission.rate_limit import RateLimits
-from services.ingest.admission.routes import Partitions, Routes
+from services.ingest.admission.routes import Partitions, PresenceRefused, Routes
 from services.ingest.batch import Contexts, Reports
-from services.ingest.domain import FUTURE_MS, EquipmentEvent, Positions, Reason, Refusal, Sender
+from services.ingest.domain import FUTURE_MS, EquipmentEvent, Positions, Reason, Refusal, Sender, UnitPresence
 
 _INDEX = attrgetter("index")
 _REASON_TEXTS = {
@@ -27,7 +27,7 @@ _REASON_TEXTS = {
 
 
 class HeardDevice(NamedTuple):
-    """A device that was heard with a clock too far ahead. Its report is refused with CLOCK_AHEAD; the log keeps only the contact."""
+    """A device of whose report the log keeps only the contact: its clock was too far ahead, or it had no position."""
 
     device_id: str
     report_id: str
@@ -74,12 +74,19 @@ class Checked:
     refused_devices: list[str]
     """Device id in each refused report, in the order in which the reports were refused."""
     events: list[tuple[EquipmentEvent, Partitions]] = field(default_factory=list)
+    presences: list[tuple[UnitPresence, Partitions]] = field(default_factory=list)
     heard: list[HeardDevice] = field(default_factory=list)
+    """Devices of refused reports that the log notes as heard."""
+    contacts: list[HeardDevice] = field(default_factory=list)
+    """Devices of accepted reports without a position."""
 
     @property
     def device_ids(self) -> list[str]:
         """Devices of the accepted reports."""
-        return self.positions.columns.device_ids + [event.device_id for event, _ in self.events]
+        others = [event.device_id for event, _ in self.events]
+        others += [presence.device_id for presence, _ in self.presences]
+        others += [contact.device_id for contact in self.contacts]
+        return self.positions.columns.device_ids + others if others else self.positions.columns.device_ids
 
     def accept(self, report: _Report, route: Partitions | Reason, latest_ms: int) -> Partitions | None:
         """Returns the partitions of an accepted report, or adds a refusal and returns None. `latest_ms` is the latest accepted time."""
@@ -116,6 +123,11 @@ class Checks:
         events = [(event, allowed.get(event.device_id)) for event in reports.events]
         missing += [event.device_id for event, known in events if known is None]
         routes = {device_id: await self._routes.resolve(sender, device_id) for device_id in dict.fromkeys(missing)}
+        at_units = [
+            await self._routes.resolve_presence(sender, presence.device_id, presence.unit_id)
+            for presence in reports.presences
+        ]
+        contacts = [await self._routes.resolve(sender, contact.device_id) for contact in reports.contacts]
         latest_ms = self._clock.now_ms() + FUTURE_MS
         checked = Checked(
             RoutedPositions(reports.positions, cast(list[Partitions], partitions), reports.contexts),
@@ -139,10 +151,45 @@ class Checks:
                 checked.refuse(index, event.device_id, Reason.TOO_OFTEN)
             elif route:
                 checked.events.append((event, route))
+        self._accept_presences(checked, reports, at_units, latest_ms=latest_ms)
+        self._accept_contacts(checked, reports, contacts)
         for refusal, device_id in zip(checked.refusals, checked.refused_devices, strict=True):
             self._quarantine.refused(sender.spiffe_id, device_id, refusal.code)
         checked.refusals.sort(key=_INDEX)
         return checked
+
+    def _accept_presences(
+        self, checked: Checked, reports: Reports, found: Sequence[Partitions | PresenceRefused], *, latest_ms: int
+    ) -> None:
+        """Accepts or refuses each presence. `found` holds the partitions of each, or why it is refused."""
+        for index, presence, of_presence in zip(reports.presence_indexes, reports.presences, found, strict=True):
+            device_id = presence.device_id
+            if isinstance(of_presence, PresenceRefused):
+                checked.refuse(index, device_id, of_presence.reason, field_name=of_presence.field)
+                continue
+            report = _Report(
+                number=index,
+                device_id=device_id,
+                report_id=presence.report_id,
+                time_field="seen",
+                time_ms=presence.seen_ms,
+            )
+            route = checked.accept(report, of_presence, latest_ms)
+            if route and self._rate_limits.presences.over([device_id], time.monotonic()):
+                checked.refuse(index, device_id, Reason.TOO_OFTEN)
+            elif route:
+                checked.presences.append((presence, route))
+
+    def _accept_contacts(self, checked: Checked, reports: Reports, found: Sequence[Partitions | Reason]) -> None:
+        """Accepts or refuses each contact without a position. `found` holds the partitions of each, or why it is refused."""
+        for index, contact, route in zip(reports.contact_indexes, reports.contacts, found, strict=True):
+            device_id = contact.device_id
+            if isinstance(route, Reason):
+                checked.refuse(index, device_id, route)
+            elif self._rate_limits.presences.over([device_id], time.monotonic()):
+                checked.refuse(index, device_id, Reason.TOO_OFTEN)
+            else:
+                checked.contacts.append(HeardDevice(device_id, contact.report_id, route))
 
     def _limit_positions(self, checked: Checked, indexes: Sequence[int], live_from_ms: int) -> None:
         """Refuses the positions over the rate limit of their device. `indexes` holds the index of each position in the batch."""

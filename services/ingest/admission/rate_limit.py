@@ -53,16 +53,18 @@ class RateLimit:
 
 
 class RateLimits:
-    """Separate rate limits for live positions, buffered positions, events and refused reports, so that none uses up another's."""
+    """Separate rate limits for each kind of report and for refused reports, so that none uses up another's."""
 
     def __init__(self, per_s: float, burst: int) -> None:
         self.live = RateLimit(per_s, burst)
         self.backfill = RateLimit(per_s, BACKFILL_BURSTS * burst)
         self.events = RateLimit(per_s, burst)
+        self.presences = RateLimit(per_s, burst)
+        """Rate limit of presences and of contacts without a position."""
         self.refusals = RateLimit(REFUSALS_PER_S, REFUSALS_BURST)
         """Rate limit of refused reports, by `Sender.refusal_key`."""
 
     def forget(self, now_s: float) -> None:
         """Drops the keys of all limits that are in the state of an unknown key."""
-        for limit in (self.live, self.backfill, self.events, self.refusals):
+        for limit in (self.live, self.backfill, self.events, self.presences, self.refusals):
             limit.forget(now_s)

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from services.common import fields
 from services.common.clock import MeshClock
@@ -42,8 +42,17 @@ class Registration:
     subject_id: str
     """Id of the wearer or protected person who has the device."""
     revoked: bool
+    identifier_sha256: bytes
+    """SHA-256 of what is heard of a beacon. Empty for other devices."""
     token_ends_ms: Mapping[bytes, int | None]
     """End of each token's validity by the token's SHA-256, milliseconds since 1970 UTC; None for a token without an end."""
+
+
+class PresenceRefused(NamedTuple):
+    """The field of a presence that is wrong, and the reason."""
+
+    field: str
+    reason: Reason
 
 
 class Routes:
@@ -102,6 +111,43 @@ class Routes:
         if not known.partitions:
             raise Unavailable("device_id: the device is registered but has no route into the log yet: send again later")
         return known.partitions
+
+    async def resolve_presence(self, sender: Sender, device_id: str, unit_id: str) -> Partitions | PresenceRefused:
+        """Returns the partitions of a device that a sender may report at a unit, or the field and the reason of the refusal.
+
+        The sender reports for the device, or for the unit. Both belong to one wearer or protected person. Raises Unavailable if the
+        bucket can't be read, or if the device has no partitions yet.
+        """
+        found = []
+        for field, id_ in (("device_id", device_id), ("unit_id", unit_id)):
+            known = self._devices.get(id_) or await self._look_up(id_)
+            if known is None or (known.kind == log_pb2.PRESENCE_UNIT) != (field == "unit_id"):
+                return PresenceRefused(field, Reason.UNKNOWN_DEVICE)
+            if known.revoked:
+                return PresenceRefused(field, Reason.REVOKED)
+            found.append(known)
+        device, unit = found
+        if sender.device_id != device_id and (
+            not sender.vendor_id or sender.vendor_id not in (device.vendor_id, unit.vendor_id)
+        ):
+            return PresenceRefused("device_id", Reason.NOT_YOURS)
+        if device.subject_id != unit.subject_id:
+            return PresenceRefused("unit_id", Reason.NOT_YOURS)
+        if not device.partitions:
+            raise Unavailable("device_id: the device is registered but has no route into the log yet: send again later")
+        return device.partitions
+
+    def units_heard(self, device_id: str, identifiers: Collection[str]) -> list[str]:
+        """Returns the ids of the beacons of a device's holder that have one of these identifiers, sorted."""
+        device = self._devices.get(device_id)
+        if device is None or not identifiers:
+            return []
+        hashes = {hashlib.sha256(identifier.encode()).digest() for identifier in identifiers}
+        return [
+            id_
+            for id_ in self.of_subject(device.subject_id, (log_pb2.PRESENCE_UNIT,))
+            if self._devices[id_].identifier_sha256 in hashes
+        ]
 
     def device_of_token(self, token: str) -> str | None:
         """Returns the device of a token, or None if the token is unknown or expired, or the device is revoked."""
@@ -175,6 +221,7 @@ class Routes:
             kind=route.kind,
             subject_id=route.subject_id,
             revoked=route.revoked,
+            identifier_sha256=route.identifier_sha256,
             token_ends_ms={token.sha256: token.valid_until_ms or None for token in route.tokens} or _NO_TOKENS,
         )
         previous = self._devices.get(device_id)

@@ -15,7 +15,7 @@ from services.ingest import translate
 from services.ingest.batch import Batch, Contexts, Reports
 from services.ingest.commands.delivery import CommandDelivery
 from services.ingest.commands.states import CommandSession
-from services.ingest.domain import Endpoint, EquipmentEvent, Position, Sender
+from services.ingest.domain import Endpoint, Report, Sender
 from services.ingest.endpoints.stream import PendingAnswer, ReportStream
 from services.ingest.intake import Intake
 from tandem.ingest.v1 import ingest_pb2
@@ -35,17 +35,18 @@ def read(requests: Sequence[Request], contexts: Contexts = ()) -> Reports:
     Nearly always all reports are valid positions, so they are read at once. Otherwise they are read one by one, to name each error.
     """
     is_backfill = any(request.backfill for request in requests)
-    if not any(request.equipment for request in requests):
+    if not any(request.equipment or request.presences for request in requests):
         messages = [msg for request in requests for msg in request.positions]
         positions = translate.read_positions(messages) if len(messages) > SMALL_REQUEST else None
         if positions is not None:
             count = len(messages)
             return Reports(count, positions, range(count), contexts=contexts, is_backfill=is_backfill)
-    reports: list[Position | EquipmentEvent | InvalidField] = []
+    reports: list[Report | InvalidField] = []
     claimed: list[str] = []
     for request in requests:
         _read_each(request.positions, translate.parse_position, reports, claimed=claimed)
         _read_each(request.equipment, translate.parse_equipment, reports, claimed=claimed)
+        _read_each(request.presences, translate.parse_presence, reports, claimed=claimed)
     batch = Reports.of(reports, claimed)
     context_of = [context for count, context in contexts for _ in range(count)]
     batch.contexts = [(1, context_of[i]) for i in batch.position_indexes] if context_of else ()
@@ -55,8 +56,8 @@ def read(requests: Sequence[Request], contexts: Contexts = ()) -> Reports:
 
 def _read_each(
     messages: Sequence[Any],
-    parse: Callable[[Any], Position | EquipmentEvent],
-    reports: list[Position | EquipmentEvent | InvalidField],
+    parse: Callable[[Any], Report],
+    reports: list[Report | InvalidField],
     *,
     claimed: list[str],
 ) -> None:
@@ -68,9 +69,15 @@ def _read_each(
             reports.append(error)
 
 
+def count_of(request: Request) -> int:
+    """Returns the number of reports of a request."""
+    return len(request.positions) + len(request.equipment) + len(request.presences)
+
+
 def is_small(request: ingest_pb2.ReportRequest) -> bool:
     """Returns whether a request is worth coalescing with others: a few live positions."""
-    return not request.equipment and not request.backfill and len(request.positions) <= SMALL_REQUEST
+    is_other = request.equipment or request.presences or request.backfill
+    return not is_other and len(request.positions) <= SMALL_REQUEST
 
 
 class _JoinedRequest(NamedTuple):

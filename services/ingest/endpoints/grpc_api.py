@@ -83,7 +83,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     ) -> ingest_pb2.ReportBatchResponse:
         sender = _sender()
         receipts = self._accept_receipts(sender, request)
-        count = len(request.positions) + len(request.equipment)
+        count = batches.count_of(request)
         if not count:
             await asyncio.gather(*receipts)
             return ingest_pb2.ReportBatchResponse()
@@ -93,7 +93,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
         self._commands.sent(commands)
         return ingest_pb2.ReportBatchResponse(
             outcomes=outcomes(count, batch.refusals),
-            refusals=refusals_to_proto(len(request.positions), batch.refusals),
+            refusals=refusals_to_proto(len(request.positions), len(request.equipment), batch.refusals),
             commands=commands,
         )
 
@@ -123,13 +123,14 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
     async def _accept_all(self, requests: AsyncIterator[ingest_pb2.ReportRequest], stream: ReportStream) -> None:
         try:
             async for request in requests:
-                count = len(request.positions) + len(request.equipment)
+                count = batches.count_of(request)
                 await stream.window(max(1, count + len(request.receipts)))
                 receipts = self._accept_receipts(stream.sender, request)
                 answer = PendingAnswer(
                     number=request.batch,
                     count=count,
                     positions=len(request.positions),
+                    equipment=len(request.equipment),
                     together=request.together,
                     receipts=receipts,
                 )
@@ -143,7 +144,7 @@ class IngestApi(ingest_pb2_grpc.IngestServiceServicer):
 
     def _accept_receipts(self, sender: Sender, request: Request) -> Sequence[asyncio.Future[None]]:
         """Accepts a request's receipts. Each future is done once its receipt is stored. Raises InvalidField."""
-        count, receipts = len(request.positions) + len(request.equipment), request.receipts
+        count, receipts = batches.count_of(request), request.receipts
         if count > MAX_BATCH or not (count or receipts):
             raise InvalidField("positions", f"a batch holds 1 to {MAX_BATCH} reports, this one {count}")
         if not receipts:

@@ -20,7 +20,7 @@ from services.ingest.admission.routes import Routes
 from services.ingest.batch import Reports
 from services.ingest.commands.delivery import CommandDelivery
 from services.ingest.domain import Endpoint, Reason, Refusal, Sender
-from services.ingest.endpoints import osmand, traccar
+from services.ingest.endpoints import osmand, phones, traccar
 from services.ingest.endpoints.phones import PhoneRequest
 from services.ingest.intake import Intake
 from services.ingest.metrics import IngestMetrics
@@ -93,7 +93,9 @@ class PhoneEndpoint:
 
     async def _accept(self, sent: PhoneRequest, as_json: bool) -> web.Response:
         """Answers a phone's request about its own device."""
-        reports = Reports.of(sent.said, [sent.device_id] * len(sent.said))
+        units = self._routes.units_heard(sent.device_id, sent.surroundings.identifiers)
+        said = phones.said_by(sent, units, "location.coords" if as_json else "lat")
+        reports = Reports.of(said, [sent.device_id] * len(said))
         try:
             batch = await self._intake.accept(Sender("", "", sent.device_id), reports, endpoint=Endpoint.HTTP)
         except RetryableError as error:

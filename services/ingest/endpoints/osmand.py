@@ -1,7 +1,7 @@
 """Parses the OsmAnd protocol, as https://www.traccar.org/osmand documents its query and form, into reports.
 
-Parameters that the log doesn't keep (speed, bearing, altitude, batt, charge, cell, wifi, event and any other) are ignored, so that
-they never cause the refusal of a position.
+Access points (`wifi`), beacons and cells that the phone heard show it at registered units (`phones.surroundings`). Parameters that the
+log doesn't keep (speed, bearing, altitude, batt, charge, event and any other) are ignored. Neither causes the refusal of a position.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _SECONDS_BELOW = 100_000_000_000
 
 Traccar's own limit, 2**31, would mistake a time after 2038 for one in 1970.
 """
-_REPEATED = {"cell", "wifi"}
+_REPEATED = {"beacon", "cell", "wifi"}
+_SEPARATOR = "\n"
+"""Separator of the values of a repeated parameter."""
 _DEVICE_NAMES = ("id", "deviceid")
 _NOT_CONTENT = {"token", *_DEVICE_NAMES}
 """Parameters on which the report id doesn't depend."""
@@ -51,7 +53,7 @@ def parameters(text: str) -> dict[str, str]:
             raise InvalidField(
                 name if name.isascii() and name.isidentifier() else "", "is there more than once: send it once"
             )
-        values[name] = value
+        values[name] = f"{values[name]}{_SEPARATOR}{value}" if name in values else value
     return values
 
 
@@ -66,14 +68,33 @@ def parse(values: Mapping[str, str], received_ms: int) -> PhoneRequest:
     # Without a timestamp, the same content is a new report each time: a person who stands still isn't silent.
     cause = content if fix_time is not None else [*content, str(received_ms)]
     report_id = ids.hash_id("osmand", device_id, *cause)
+    heard = phones.surroundings(*(_listed(values, name) for name in ("wifi", "beacon", "cell")))
     reports: list[Said] = []
-    if values.keys() & {"lat", "lon", "location"}:
-        reports.append(_position(values, device_id, report_id, fix_time=received_ms if fix_time is None else fix_time))
+    has_no_fix = not heard.is_empty and _is_invalid(values)
+    if values.keys() & {"lat", "lon", "location"} and not has_no_fix:
+        reports.append(
+            _position(
+                values,
+                device_id,
+                report_id,
+                fix_time=received_ms if fix_time is None else fix_time,
+                source=heard.source(values.get("provider", "")),
+            )
+        )
     if "alarm" in values:
         reports += phones.alarms(
             "alarm", values["alarm"], device_id, report_id=report_id, time_ms=fix_time, received_ms=received_ms
         )
-    return PhoneRequest(device_id, reports or [InvalidField("lat", "is missing")])
+    at_ms = min(fix_time, received_ms) if isinstance(fix_time, int) else received_ms
+    return PhoneRequest(device_id, reports, report_id, at_ms=at_ms, surroundings=heard)
+
+
+def _listed(values: Mapping[str, str], name: str) -> list[str]:
+    return values[name].split(_SEPARATOR) if name in values else []
+
+
+def _is_invalid(values: Mapping[str, str]) -> bool:
+    return values.get("valid", "true").lower() not in ("true", "1")
 
 
 def _device_id(values: Mapping[str, str]) -> str:
@@ -105,16 +126,24 @@ def _fix_time_ms(values: Mapping[str, str]) -> int | InvalidField | None:
         )
 
 
-def _position(values: Mapping[str, str], device_id: str, report_id: str, *, fix_time: int | InvalidField) -> Said:
+def _position(
+    values: Mapping[str, str], device_id: str, report_id: str, *, fix_time: int | InvalidField, source: int
+) -> Said:
     try:
         if isinstance(fix_time, InvalidField):
             return fix_time
-        if values.get("valid", "true").lower() not in ("true", "1"):
+        if _is_invalid(values):
             raise InvalidField("valid", "is not true: the phone has no fix, so its position is refused")
         lat, lon = _coordinates(values)
         lat_deg, lon_deg = _number("lat", lat, -90, greatest=90), _number("lon", lon, -180, greatest=180)
         return phones.position(
-            device_id, report_id, fix_time, lat_deg=lat_deg, lon_deg=lon_deg, accuracy_m=_accuracy_m(values)
+            device_id,
+            report_id,
+            fix_time,
+            lat_deg=lat_deg,
+            lon_deg=lon_deg,
+            accuracy_m=_accuracy_m(values),
+            source=source,
         )
     except InvalidField as error:
         return error

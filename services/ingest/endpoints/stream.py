@@ -38,6 +38,8 @@ class PendingAnswer:
     """Number of reports in the request."""
     positions: int
     """Number of positions in the request. They are the first reports."""
+    equipment: int
+    """Number of equipment events in the request. They follow the positions, and the presences follow them."""
     together: bool
     """Whether the answer may be merged with those of other requests."""
     receipts: Sequence[asyncio.Future[None]]
@@ -195,7 +197,7 @@ def _response(answers: Sequence[PendingAnswer]) -> ingest_pb2.ReportResponse:
         refusals = answer.refusals
         response.outcomes.extend(outcomes(answer.count, refusals))
         if refusals:
-            response.refusals.extend(refusals_to_proto(answer.positions, refusals, before))
+            response.refusals.extend(refusals_to_proto(answer.positions, answer.equipment, refusals, before=before))
         before += answer.count
     return response
 
@@ -208,19 +210,27 @@ def outcomes(count: int, refusals: Sequence[Refusal]) -> list[ingest_pb2.Outcome
     return result
 
 
-def refusals_to_proto(positions: int, refusals: Sequence[Refusal], before: int = 0) -> list[ingest_pb2.Refusal]:
-    """Translates the refusals of a batch whose first `positions` reports are positions.
+def refusals_to_proto(
+    positions: int, equipment: int, refusals: Sequence[Refusal], *, before: int = 0
+) -> list[ingest_pb2.Refusal]:
+    """Translates the refusals of a batch with so many positions, then so many equipment events, then presences.
 
     `before` is the number of reports of other batches before it in the same answer.
     """
     return [
         ingest_pb2.Refusal(
             index=before + refusal.index,
-            field=f"positions[{refusal.index}].{refusal.field}"
-            if refusal.index < positions
-            else f"equipment[{refusal.index - positions}].{refusal.field}",
+            field=f"{_path(refusal.index, positions, equipment)}.{refusal.field}",
             reason=refusal.reason,
             code=ingest_pb2.RefusalCode.ValueType(refusal.code),
         )
         for refusal in refusals
     ]
+
+
+def _path(index: int, positions: int, equipment: int) -> str:
+    if index < positions:
+        return f"positions[{index}]"
+    if index < positions + equipment:
+        return f"equipment[{index - positions}]"
+    return f"presences[{index - positions - equipment}]"

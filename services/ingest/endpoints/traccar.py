@@ -1,7 +1,8 @@
 """Parses the JSON of Traccar Client 9 and newer, as https://www.traccar.org/osmand documents it and Traccar's server reads it.
 
 The format is that of the app's background-location SDK: one location per request, and -1 for an unknown value. Some versions send
-a `uuid` with each location. Values that the log doesn't keep (speed, heading, battery, activity, event and any other) are ignored.
+a `uuid` with each location. The app puts what its settings name, such as `wifi`, `beacon` and `cell`, into `extras`; these are read as
+in the OsmAnd protocol. Values that the log doesn't keep (speed, heading, battery, activity, event and any other) are ignored.
 """
 
 from __future__ import annotations
@@ -30,16 +31,29 @@ def parse(body: bytes, received_ms: int) -> PhoneRequest:
     device_id = fields.required_id("device_id", _text("device_id", request.get("device_id", "")))
     location = _object("location", request.get("location"))
     report_id = _report_id(device_id, location, received_ms)
+    extras = location.get("extras")
+    extras = extras if isinstance(extras, dict) else {}
+    heard = phones.surroundings(*(_listed(location, extras, name) for name in ("wifi", "beacon", "cell")))
+    provider = extras.get("provider")
+    source = heard.source(provider if isinstance(provider, str) else "")
     reports: list[Said] = []
     if "coords" in location:
-        reports.append(_position(location, device_id, report_id))
+        reports.append(_position(location, device_id, report_id, source=source))
     alarm = location.get("alarm")
-    if alarm is None and isinstance(extras := location.get("extras"), dict):
-        # The app's SOS button puts the alarm into `extras`.
-        alarm = extras.get("alarm")
+    if alarm is None:
+        alarm = extras.get("alarm")  # the app's SOS button puts the alarm there
     if alarm is not None:
         reports += _alarms(alarm, location, device_id, report_id=report_id, received_ms=received_ms)
-    return PhoneRequest(device_id, reports or [InvalidField("location.coords", "is missing")])
+    at_ms = received_ms
+    with suppress(InvalidField):  # the position's refusal names the error
+        at_ms = min(_time_ms(location), received_ms)
+    return PhoneRequest(device_id, reports, report_id, at_ms=at_ms, surroundings=heard)
+
+
+def _listed(location: Mapping[str, Any], extras: Mapping[str, Any], name: str) -> list[str]:
+    """The texts of a value of the location or of its extras: one text, or a list of texts. Whatever else it holds is ignored."""
+    value = location.get(name, extras.get(name))
+    return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
 def _read(body: bytes) -> Any:
@@ -74,7 +88,7 @@ def _report_id(device_id: str, location: Mapping[str, Any], received_ms: int) ->
     return ids.hash_id("traccar", device_id, *cause)
 
 
-def _position(location: Mapping[str, Any], device_id: str, report_id: str) -> Said:
+def _position(location: Mapping[str, Any], device_id: str, report_id: str, *, source: int) -> Said:
     try:
         fix_time_ms = _time_ms(location)
         coords = _object("location.coords", location["coords"])
@@ -82,7 +96,13 @@ def _position(location: Mapping[str, Any], device_id: str, report_id: str) -> Sa
         lon_deg = _number("location.coords.longitude", coords.get("longitude"), -180, greatest=180)
         accuracy_m = _number("location.coords.accuracy", coords.get("accuracy", 0), 0, greatest=MAX_REPORTED_ACCURACY_M)
         return phones.position(
-            device_id, report_id, fix_time_ms, lat_deg=lat_deg, lon_deg=lon_deg, accuracy_m=accuracy_m
+            device_id,
+            report_id,
+            fix_time_ms,
+            lat_deg=lat_deg,
+            lon_deg=lon_deg,
+            accuracy_m=accuracy_m,
+            source=source,
         )
     except InvalidField as error:
         return error

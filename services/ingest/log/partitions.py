@@ -41,7 +41,10 @@ class LogWriters:
         for event, partitions in checked.events:
             for partition in partitions:
                 self._writers[partition].equipment(origin, event)
-        for heard in checked.heard:
+        for presence, partitions in checked.presences:
+            for partition in partitions:
+                self._writers[partition].presence(origin, presence)
+        for heard in (*checked.heard, *checked.contacts):
             for partition in heard.partitions:
                 self._writers[partition].heard(origin, heard.device_id, heard.report_id)
 

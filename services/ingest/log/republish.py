@@ -82,6 +82,7 @@ class LastReports:
                 lat_e7=batch.lat_e7[i],
                 lon_e7=batch.lon_e7[i],
                 accuracy_mm=batch.accuracy_mm[i],
+                source=batch.source[i] if batch.source else 0,
             )
             self._stored(position, (partition,))
 

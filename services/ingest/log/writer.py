@@ -20,7 +20,7 @@ from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError, StoreFull
 from services.ingest import translate
 from services.ingest.batch import Batch, Contexts
-from services.ingest.domain import EquipmentEvent, Positions
+from services.ingest.domain import EquipmentEvent, Positions, UnitPresence
 from services.ingest.metrics import IngestMetrics
 from tandem.common.v1 import log_pb2
 
@@ -183,13 +183,14 @@ class LogWriter:
         # One message at a time, at a limited rate, so that buffered reports never delay live ones.
         self._backfill = _Line(self._publish, _backfill_entry, MAX_MESSAGE, in_flight=1, per_s=backfill_per_s)
         self._heard = _Line(self._publish, translate.heard_entry, MAX_MESSAGE, in_flight=1)
+        self._presences = _Line(self._publish, translate.presences_entry, MAX_MESSAGE, in_flight=1)
         # One event per entry: events are rare, and a panic must not wait for others.
         self._equipment = _Line(self._publish, _equipment_entry, 1, in_flight=16, msg_id_of=_event_id)
 
     async def run(self) -> None:
         """Publishes until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for line in (self._live, self._backfill, self._heard, self._equipment):
+            for line in (self._live, self._backfill, self._heard, self._presences, self._equipment):
                 tasks.create_task(line.run())
 
     def positions(
@@ -199,8 +200,12 @@ class LogWriter:
         (self._backfill if backfill else self._live).put(origin, positions, len(positions), contexts=contexts)
 
     def heard(self, origin: Origin, device_id: str, report_id: str) -> None:
-        """Queues the contact of a device with a clock too far ahead, as an entry of its batch."""
+        """Queues the contact of a device without a usable position, as an entry of its batch."""
         self._heard.put(origin, (device_id, report_id), 1)
+
+    def presence(self, origin: Origin, presence: UnitPresence) -> None:
+        """Queues a presence at a home unit or beacon, as an entry of its batch."""
+        self._presences.put(origin, presence, 1)
 
     def equipment(self, origin: Origin, event: EquipmentEvent) -> None:
         """Queues an equipment event, as an entry of its batch."""
@@ -208,7 +213,7 @@ class LogWriter:
 
     def lag_s(self) -> float:
         """Returns the age of the oldest live report or event that waits to be published, seconds."""
-        return max(self._live.oldest_s(), self._heard.oldest_s(), self._equipment.oldest_s())
+        return max(line.oldest_s() for line in (self._live, self._heard, self._presences, self._equipment))
 
     def unable(self) -> str:
         """Returns the reason why live reports don't reach the log, or an empty text."""

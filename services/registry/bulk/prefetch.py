@@ -11,7 +11,20 @@ from typing import Any, assert_never
 
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.matching.similarity import Side
-from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS, WEARERS, R, Record, RecordType
+from services.registry.presence_units.domain import PersonUnit, WearerUnit
+from services.registry.records.kinds import (
+    DEVICES,
+    ORDERS,
+    PERSON_UNITS,
+    PERSONS,
+    TAGS,
+    UNIT_TYPES,
+    WEARER_UNITS,
+    WEARERS,
+    R,
+    Record,
+    RecordType,
+)
 from services.registry.records.prepared import PreparedRecord
 from services.registry.working_set.working_set import WorkingSet
 
@@ -23,7 +36,7 @@ class _Needs:
     wearers: set[str] = field(default_factory=set)
     persons: set[str] = field(default_factory=set)
     devices: set[str] = field(default_factory=set)
-    """Ids of tags and protective devices."""
+    """Ids of tags, protective devices and units."""
     orders: set[str] = field(default_factory=set)
     cases_of_wearers: set[str] = field(default_factory=set)
     """Ids of the wearers whose joint cases may change."""
@@ -40,6 +53,8 @@ def prefetch(working: WorkingSet, batch: Sequence[PreparedRecord[Any]]) -> None:
     needs.persons |= _persons_of(stored_orders.values())
     needs.cases_of_wearers |= {tag.wearer_id for tag in working.records.opened(TAGS, needs.devices).values()}
     needs.cases_of_persons |= {device.person_id for device in working.records.opened(DEVICES, needs.devices).values()}
+    for kind in UNIT_TYPES:
+        working.records.some(kind, needs.devices)
     stored_wearers = working.records.some(WEARERS, needs.wearers | needs.cases_of_wearers)
     working.records.some(PERSONS, needs.persons | needs.cases_of_persons)
     _gather_candidates(working, batch)
@@ -72,6 +87,12 @@ def _needs_of(batch: Iterable[PreparedRecord[Any]]) -> _Needs:
             case Device(device_id=device_id, person_id=person_id):
                 needs.devices.add(device_id)
                 needs.cases_of_persons.add(person_id)
+            case WearerUnit(unit_id=unit_id, wearer_id=wearer_id):
+                needs.devices.add(unit_id)
+                needs.cases_of_wearers.add(wearer_id)
+            case PersonUnit(unit_id=unit_id, person_id=person_id):
+                needs.devices.add(unit_id)
+                needs.cases_of_persons.add(person_id)
             case Order(order_id=order_id, protected_person_ids=person_ids):
                 needs.orders.add(order_id)
                 needs.persons.update(person_ids)
@@ -103,6 +124,8 @@ def _gather_surroundings(working: WorkingSet, batch: Iterable[PreparedRecord[Any
     working.records.some(PERSONS, persons)
     stored_wearers = working.records.some(WEARERS, wearers)
     working.tag_records.of_wearers(stored_wearers.keys())
+    working.records.owned(WEARER_UNITS, wearers)
+    working.records.owned(PERSON_UNITS, persons)
     devices = working.records.owned(DEVICES, persons)
     working.cases.of_orders(_orders_of(working, {device.person_id for device in devices}))
     put_wearers = {prepared.record_id for prepared in batch if prepared.kind is WEARERS}

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias, assert_never
 from services.common.rpc.errors import PermanentError
 from services.registry.bulk.prefetch import prefetch
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
+from services.registry.presence_units.domain import PersonUnit, WearerUnit
+from services.registry.presence_units.service import PresenceUnits
 from services.registry.records.kinds import Record
 from services.registry.records.lifecycle import OrderStage
 from services.registry.records.ministry import MinistryService
@@ -35,11 +37,14 @@ Result: TypeAlias = PutResult | PermanentError
 class BulkService:
     """Puts batches of records."""
 
-    def __init__(self, transactions: Transactions, ministry: MinistryService, police: PoliceService) -> None:
+    def __init__(
+        self, transactions: Transactions, ministry: MinistryService, police: PoliceService, *, units: PresenceUnits
+    ) -> None:
         self._transactions = transactions
         self.vault = transactions.vault
         self._ministry = ministry
         self._police = police
+        self._units = units
 
     async def put(self, batch: Sequence[PreparedRecord[Any]]) -> list[Result]:
         """Put records in their order, as one transaction. Returns the result for each record.
@@ -68,6 +73,8 @@ class BulkService:
                 case Order():
                     outcome, stage = self._police.apply_order(working, prepared)
                     return PutResult(outcome, stage)
+                case WearerUnit() | PersonUnit():
+                    return PutResult(self._units.apply_unit(working, prepared))
                 case _:
                     assert_never(record)
         except PermanentError as error:

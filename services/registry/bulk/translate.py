@@ -12,6 +12,8 @@ from services.common.rpc.statuses import status_of
 from services.registry.bulk.service import PutResult, Result
 from services.registry.domain import Device, Order, ProtectedPerson, Tag, Wearer
 from services.registry.keys.vault import Vault
+from services.registry.presence_units import translate as unit_messages
+from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 from services.registry.reconciliation.domain import Agency
 from services.registry.records import lifecycle, places, translate
 from services.registry.records.area import ServiceArea
@@ -29,6 +31,7 @@ _PARSERS: Mapping[str, Callable[[Any], Record]] = {
     "protected_person": translate.parse_protected_person,
     "device": translate.parse_device,
     "order": translate.parse_order,
+    "presence_unit": unit_messages.parse_unit,
 }
 _AGENCIES = {Role.ROLE_MOJ_RECORDS: Agency.MOJ, Role.ROLE_NPA_RECORDS: Agency.NPA}
 
@@ -68,6 +71,8 @@ def _parse(
         record = _PARSERS[name](getattr(msg, name))
         if isinstance(record, Order):
             places.check_area(record, area)
+        if isinstance(record, PresenceUnit):
+            unit_messages.check_area(record, area)
     except InvalidField as error:
         return error.under(name)
     prepared = prepare(record, vault)
@@ -86,7 +91,7 @@ def warnings_of(record: Record) -> tuple[RecordWarning, ...]:
                 *lifecycle.number_warnings("respondent.national_id", record.respondent.national_id),
                 *lifecycle.duration_warnings(record),
             )
-        case Tag() | ProtectedPerson() | Device():
+        case Tag() | ProtectedPerson() | Device() | WearerUnit() | PersonUnit():
             return ()
         case _:
             assert_never(record)

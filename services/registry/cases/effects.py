@@ -18,11 +18,13 @@ from services.registry.cases.domain import DecidedPair, MatchPair, PlanTerms, St
 from services.registry.cases.store import CaseUpdate
 from services.registry.cases.surroundings import Surroundings
 from services.registry.device_tokens.domain import DeviceToken, valid_at
-from services.registry.domain import Device, ExerciseKind, JointCase, Tag
+from services.registry.domain import Device, ExerciseKind, JointCase, RoutedDevice, Tag
 from services.registry.outbox.store import OutboxMessage
+from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 from services.registry.records.store import owner_of
 from services.registry.reviews.domain import Event, MatchEvent, Review
 from services.registry.routes.domain import StoredRoute, device_partitions, tag_partitions
+from tandem.common.v1 import log_pb2
 
 
 class CaseMessage(NamedTuple):
@@ -163,12 +165,25 @@ class Effects:
         for device in self.found.devices_of(person_ids):
             self.send_route(device)
 
-    def send_route(self, device: Tag | Device, *, renew: bool = False) -> None:
+    def send_route(self, device: RoutedDevice, *, renew: bool = False) -> None:
         """Send the route of a device if it changed; with `renew` also if it didn't."""
         device_id, revoked = device.device_id, self.is_revoked(device)
         tokens = self._valid_tokens(device_id, revoked)
         message = translate.route_to_proto(device, self._partitions(device), revoked, tokens=tokens)
-        route = message.SerializeToString(deterministic=True)
+        self._send(device_id, message.SerializeToString(deterministic=True), renew=renew)
+
+    def resend_route(self, device_id: str, *, revoked: bool = False) -> None:
+        """Send the last route of a device whose record was destroyed; with `revoked` as the route of a device out of service."""
+        last = self.routes.get(device_id) or self.found.routes.get(device_id)
+        if last is None:
+            return
+        message = log_pb2.DeviceRoute.FromString(last.route)
+        if revoked:
+            message.revoked = True
+            message.ClearField("identifier_sha256")
+        self._send(device_id, message.SerializeToString(deterministic=True), renew=not revoked)
+
+    def _send(self, device_id: str, route: bytes, *, renew: bool) -> None:
         last = self.routes.get(device_id) or self.found.routes.get(device_id)
         if last and route == last.route and not renew:
             return
@@ -178,15 +193,19 @@ class Effects:
         subject = f"$KV.{flow.DEVICES_BUCKET}.{device_id}"
         self.messages.append(OutboxMessage(subject, f"route:{device_id}:{version}", route))
 
-    def is_revoked(self, device: Tag | Device) -> bool:
+    def is_revoked(self, device: RoutedDevice) -> bool:
         """Whether a device may no longer report: it is out of service, or its wearer or person has ended."""
-        return device.removed_at_ms is not None or owner_of(device) in self.found.ended
+        if owner_of(device) in self.found.ended:
+            return True
+        if isinstance(device, PresenceUnit):
+            return device.is_removed(self.terms.now_ms)
+        return device.removed_at_ms is not None
 
-    def _partitions(self, device: Tag | Device) -> tuple[int, ...]:
+    def _partitions(self, device: RoutedDevice) -> tuple[int, ...]:
         match device:
-            case Tag():
+            case Tag() | WearerUnit():
                 return tag_partitions(device.wearer_id, self.terms.partitions)
-            case Device():
+            case Device() | PersonUnit():
                 person_id = device.person_id
                 kept_away = {wearer_id for wearer_id, persons in self._active.values() if person_id in persons}
                 kept_away |= self.found.kept_away.get(person_id, set())

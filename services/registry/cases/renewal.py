@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from services.common.clock import MeshClock
 from services.registry.cases.service import DAY_MS, CaseService
-from services.registry.domain import Device, Tag
+from services.registry.domain import RoutedDevice
 from services.registry.outbox.store import OutboxMessage
-from services.registry.records.kinds import DEVICES, TAGS
+from services.registry.records.kinds import DEVICES, TAGS, UNIT_TYPES, RecordType
 from services.registry.transactions import Transactions
 from services.registry.working_set.working_set import WorkingSet
 
@@ -47,10 +48,15 @@ class Renewal:
         return bool(snapshots)
 
     def _renew_routes(self, working: WorkingSet, device_ids: list[str]) -> None:
-        tags = working.records.opened(TAGS, device_ids)
-        devices = working.records.opened(DEVICES, [id_ for id_ in device_ids if id_ not in tags])
-        found: dict[str, Tag | Device] = {**devices, **tags}
-        effects = self._cases.begin_routes(working, list(found.values()))
+        found: dict[str, RoutedDevice] = {}
+        kinds: tuple[RecordType[Any], ...] = (TAGS, DEVICES, *UNIT_TYPES)
+        for kind in kinds:
+            found |= working.records.opened(kind, [id_ for id_ in device_ids if id_ not in found])
+        destroyed = [id_ for id_ in device_ids if id_ not in found]  # units: tags and devices stay readable
+        effects = self._cases.begin_routes(working, list(found.values()), destroyed)
         for device_id in device_ids:
-            effects.send_route(found[device_id], renew=True)
+            if device_id in found:
+                effects.send_route(found[device_id], renew=True)
+            else:
+                effects.resend_route(device_id)
         self._cases.apply(working, effects)

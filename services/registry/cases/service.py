@@ -13,7 +13,7 @@ from services.common.privacy import sealing
 from services.registry.cases import surroundings, translate
 from services.registry.cases.domain import MatchPair, PlanTerms, decide
 from services.registry.cases.effects import CaseMessage, Effects
-from services.registry.domain import Contact, Device, Tag
+from services.registry.domain import Contact, RoutedDevice
 from services.registry.keys.vault import Vault
 from services.registry.outbox.store import OutboxMessage, check_size
 from services.registry.records.kinds import Record
@@ -99,9 +99,11 @@ class CaseService:
         )
         return Effects(terms, found, pairs)
 
-    def begin_routes(self, working: WorkingSet, devices: Sequence[Tag | Device]) -> Effects:
-        """A plan without effects yet, for the routes of these devices."""
-        return Effects(self.terms(), surroundings.around_devices(working, devices))
+    def begin_routes(
+        self, working: WorkingSet, devices: Sequence[RoutedDevice], also_ids: Collection[str] = ()
+    ) -> Effects:
+        """A plan without effects yet, for the routes of these devices, and of those in `also_ids`, whose records were destroyed."""
+        return Effects(self.terms(), surroundings.around_devices(working, devices, also_ids))
 
     # ── apply ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,10 +10,23 @@ from typing import Any
 from services.registry import domain
 from services.registry.cases.domain import MatchPair, StoredCase, duty_of
 from services.registry.device_tokens.domain import DeviceToken
-from services.registry.domain import Contact, Device, JointCase, Order, ProtectedPerson, Tag, Wearer
+from services.registry.domain import Contact, Device, JointCase, Order, ProtectedPerson, RoutedDevice, Tag, Wearer
 from services.registry.keys.store import KeyOwner
 from services.registry.matching.similarity import Side
-from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS, WEARERS, R, Record, RecordType, type_of
+from services.registry.presence_units.domain import PersonUnit, WearerUnit
+from services.registry.records.kinds import (
+    DEVICES,
+    ORDERS,
+    PERSON_UNITS,
+    PERSONS,
+    TAGS,
+    WEARER_UNITS,
+    WEARERS,
+    R,
+    Record,
+    RecordType,
+    type_of,
+)
 from services.registry.records.prepared import PreparedRecord
 from services.registry.records.store import StoredRecord
 from services.registry.routes.domain import StoredRoute
@@ -30,6 +43,8 @@ class Surroundings:
     """Tags by wearer id."""
     devices: Mapping[str, list[Device]] = field(default_factory=dict)
     """Protective devices by person id."""
+    units: tuple[WearerUnit | PersonUnit, ...] = ()
+    """Home units and beacons of all wearers and persons."""
     ended: frozenset[KeyOwner] = frozenset()
     """Wearers and protected persons whose record has ended or was destroyed."""
     routes: Mapping[str, StoredRoute] = field(default_factory=dict)
@@ -60,6 +75,7 @@ class Surroundings:
             devices=self.devices_of(order.protected_person_ids),
             tag_duty=duty_of(order, recorded, self.now_ms),
             removals=wearing.periods_of(recorded, TagRecordKind.REMOVAL, self.now_ms),
+            units=self.units,
         )
 
 
@@ -135,28 +151,39 @@ def around(
     devices = _owned(working, DEVICES, person_ids, put=put)
     tags = _owned(working, TAGS, {*also_wearers, *(pair.wearer.wearer_id for pair in pairs)}, put=put)
     persons = _persons(working, person_ids if devices or with_contacts else set(), put=put)
+    wearer_ids = {pair.wearer.wearer_id for pair in pairs}
+    units: list[WearerUnit | PersonUnit] = [
+        *_owned(working, WEARER_UNITS, wearer_ids, put=put),
+        *_owned(working, PERSON_UNITS, person_ids, put=put),
+    ]
+    put_units = [unit for unit in units if unit is put]
     routed_tags = [tag for tag in tags if tag is put or tag.wearer_id in also_wearers]
-    wearers = working.records.some(WEARERS, {tag.wearer_id for tag in routed_tags})
-    routed = [*(device.device_id for device in devices), *(tag.device_id for tag in routed_tags)]
+    wearers = working.records.some(WEARERS, {*(tag.wearer_id for tag in routed_tags), *_owners(WEARER_UNITS, put)})
+    routed = [device.device_id for device in (*devices, *routed_tags, *put_units)]
     case_ids = [pair.case.case_id for pair in pairs if pair.case]
     return Surroundings(
         tags=_grouped(TAGS, tags),
         devices=_grouped(DEVICES, devices),
+        units=tuple(units),
         ended=_ended([*wearers.values(), *persons], put),
         routes=working.routes.of(routed),
         tokens=working.tokens.of(routed),
-        kept_away=working.cases.kept_away({device.person_id for device in devices}, without=case_ids),
         tag_records=working.tag_records.of_wearers({pair.wearer.wearer_id for pair in pairs}),
         now_ms=now_ms,
+        kept_away=working.cases.kept_away(
+            {*(device.person_id for device in devices), *_owners(PERSON_UNITS, put)}, without=case_ids
+        ),
         contacts=_contacts(persons, put) if with_contacts and pairs else {},
     )
 
 
-def around_devices(working: WorkingSet, devices: Sequence[Tag | Device]) -> Surroundings:
-    """Gather the rows that the routes of these devices depend on."""
-    ids = [device.device_id for device in devices]
-    person_ids = {device.person_id for device in devices if isinstance(device, Device)}
-    wearer_ids = {device.wearer_id for device in devices if isinstance(device, Tag)}
+def around_devices(
+    working: WorkingSet, devices: Sequence[RoutedDevice], also_ids: Collection[str] = ()
+) -> Surroundings:
+    """Gather the rows that the routes of these devices depend on, and the last routes of those in `also_ids`."""
+    ids = [*(device.device_id for device in devices), *also_ids]
+    person_ids = {device.person_id for device in devices if isinstance(device, Device | PersonUnit)}
+    wearer_ids = {device.wearer_id for device in devices if isinstance(device, Tag | WearerUnit)}
     persons, wearers = working.records.some(PERSONS, person_ids), working.records.some(WEARERS, wearer_ids)
     return Surroundings(
         ended=_ended([*persons.values(), *wearers.values()], None),
@@ -164,6 +191,11 @@ def around_devices(working: WorkingSet, devices: Sequence[Tag | Device]) -> Surr
         tokens=working.tokens.of(ids),
         kept_away=working.cases.kept_away(person_ids, without=()),
     )
+
+
+def _owners(kind: RecordType[R], put: Record | None) -> set[str]:
+    """The owner of the record that is put, if it is of this kind."""
+    return {getattr(put, kind.owner.name)} if isinstance(put, kind.cls) else set()
 
 
 def _owned(working: WorkingSet, kind: RecordType[R], owner_ids: Collection[str], *, put: Record | None) -> list[R]:

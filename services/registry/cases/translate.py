@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from services.registry.device_tokens.domain import DeviceToken
-from services.registry.domain import Contact, Device, JointCase, Tag
+from services.registry.domain import Contact, Device, JointCase, RoutedDevice, Tag
+from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
+from services.registry.presence_units.translate import identifier_sha256, unit_to_proto
 from services.registry.records import places
 from services.registry.records.encounters import encounter_to_proto
 from services.registry.records.translate import ACTIONS, LANGUAGES
@@ -35,7 +37,12 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
         wearer_id=case.wearer_id,
         tag_device_ids=case.tag_device_ids,
         persons=[
-            log_pb2.ProtectedTarget(person_id=person.person_id, device_ids=person.device_ids) for person in case.persons
+            log_pb2.ProtectedTarget(
+                person_id=person.person_id,
+                device_ids=person.device_ids,
+                presence_units=map(unit_to_proto, person.units),
+            )
+            for person in case.persons
         ],
         places=[places.place_to_proto(place) for place in case.places],
         rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in case.rings],
@@ -59,6 +66,7 @@ def case_to_proto(case: JointCase, version: int) -> log_pb2.CaseSnapshot:
             )
             for removal in case.removals
         ],
+        presence_units=map(unit_to_proto, case.units),
     )
 
 
@@ -74,14 +82,18 @@ def _tag_duty_to_proto(duty: WearingDuty) -> tag_duty_pb2.TagDuty:
 
 
 def route_to_proto(
-    device: Tag | Device, partitions: Sequence[int], revoked: bool, *, tokens: Sequence[DeviceToken]
+    device: RoutedDevice, partitions: Sequence[int], revoked: bool, *, tokens: Sequence[DeviceToken]
 ) -> log_pb2.DeviceRoute:
-    """Route of a tag or protective device."""
+    """Route of a tag, protective device, home unit or beacon."""
     match device:
         case Tag():
             subject_id, kind = device.wearer_id, log_pb2.DeviceKind.TAG
         case Device():
             subject_id, kind = device.person_id, log_pb2.DeviceKind.PROTECTIVE_DEVICE
+        case WearerUnit():
+            subject_id, kind = device.wearer_id, log_pb2.DeviceKind.PRESENCE_UNIT
+        case PersonUnit():
+            subject_id, kind = device.person_id, log_pb2.DeviceKind.PRESENCE_UNIT
         case _:
             assert_never(device)
     return log_pb2.DeviceRoute(
@@ -91,4 +103,5 @@ def route_to_proto(
         tokens=[log_pb2.DeviceToken(sha256=token.sha256, valid_until_ms=token.valid_until_ms or 0) for token in tokens],
         revoked=revoked,
         kind=kind,
+        identifier_sha256=identifier_sha256(device) if isinstance(device, PresenceUnit) else b"",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from services.registry.domain import EndReason, Order, OrderType, ProtectedPerson, Wearer, WearerEndReason
+from services.registry.presence_units.domain import PresenceUnit
 
 DAY_MS = 86_400_000
 KEPT_AFTER_END_MS = (5 * 365 + 2) * DAY_MS
@@ -50,6 +51,11 @@ def destroy_wearer_at_ms(wearer: Wearer) -> int | None:
 def destroy_person_at_ms(person: ProtectedPerson) -> int | None:
     """When a protected person is destroyed: 5 years after the end; None while the person is protected."""
     return None if person.ended_at_ms is None else person.ended_at_ms + KEPT_AFTER_END_MS
+
+
+def destroy_unit_at_ms(unit: PresenceUnit) -> int | None:
+    """When a home unit or beacon is destroyed: 5 years after its removal; None while it is installed for an unlimited time."""
+    return None if unit.installed_until_ms is None else unit.installed_until_ms + KEPT_AFTER_END_MS
 
 
 def ground_fell(order: Order) -> bool:

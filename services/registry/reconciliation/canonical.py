@@ -29,6 +29,7 @@ from services.registry.domain import (
     Wearer,
     WearerEndReason,
 )
+from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 
 # Numbers of the enums in registry.proto; a test compares them.
 SEX_NUMBERS = {Sex.FEMALE: 1, Sex.MALE: 2}
@@ -58,6 +59,30 @@ def device_lines(device: Device) -> Iterator[Line]:
     yield "person_id", device.person_id
     yield "vendor_id", device.vendor_id
     yield "removed_at", device.removed_at_ms
+
+
+def wearer_unit_lines(unit: WearerUnit) -> Iterator[Line]:
+    """Lines of a wearer's home unit or beacon."""
+    yield "wearer_id", unit.wearer_id
+    yield from _unit_lines(unit)
+
+
+def person_unit_lines(unit: PersonUnit) -> Iterator[Line]:
+    """Lines of a protected person's beacon."""
+    yield "person_id", unit.person_id
+    yield from _unit_lines(unit)
+
+
+def _unit_lines(unit: PresenceUnit) -> Iterator[Line]:
+    yield "kind", unit.kind.value
+    yield "place.lat_deg", _whole(unit.place.lat_deg, 1e7)
+    yield "place.lon_deg", _whole(unit.place.lon_deg, 1e7)
+    yield "place.radius_m", _whole(unit.place.radius_m, 1e3)
+    yield "installed_from", unit.installed_from_ms
+    yield "installed_until", unit.installed_until_ms
+    yield "report_interval_s", unit.interval_s
+    yield "vendor_id", unit.vendor_id
+    yield "identifier", unit.identifier
 
 
 def protected_person_lines(person: ProtectedPerson) -> Iterator[Line]:

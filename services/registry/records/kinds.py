@@ -20,12 +20,13 @@ from services.common.rpc.identity import Role
 from services.registry.disclosure import domain as disclosure
 from services.registry.domain import Device, ListedKind, Order, ProtectedPerson, Respondent, Tag, Wearer
 from services.registry.matching.similarity import Side
+from services.registry.presence_units.domain import PersonUnit, WearerUnit
 from services.registry.reconciliation import canonical
 from services.registry.reconciliation.canonical import Line
 from services.registry.reconciliation.domain import Agency, Listed
 from services.registry.records import tables
 
-Record: TypeAlias = Wearer | Tag | ProtectedPerson | Device | Order
+Record: TypeAlias = Wearer | Tag | ProtectedPerson | Device | Order | WearerUnit | PersonUnit
 R = TypeVar("R", bound=Record)
 
 
@@ -169,8 +170,38 @@ DEVICES = RecordType(
     owned_by=PERSONS,
 )
 
+WEARER_UNITS = RecordType(
+    cls=WearerUnit,
+    table=tables.wearer_units,
+    listed_kind=ListedKind.WEARER_UNIT,
+    agency=Agency.MOJ,
+    lines=canonical.wearer_unit_lines,
+    ledger_kind=RecordKind.PRESENCE_UNIT,
+    destroy_at_ms=disclosure.destroy_unit_at_ms,
+    owned_by=WEARERS,
+)
+PERSON_UNITS = RecordType(
+    cls=PersonUnit,
+    table=tables.person_units,
+    listed_kind=ListedKind.PERSON_UNIT,
+    agency=Agency.NPA,
+    lines=canonical.person_unit_lines,
+    ledger_kind=RecordKind.PRESENCE_UNIT,
+    destroy_at_ms=disclosure.destroy_unit_at_ms,
+    owned_by=PERSONS,
+)
+
 # Orders come before wearers: startup indexes the kinds in this order, and an indexed wearer is matched at once, with all orders.
-RECORD_TYPES: tuple[RecordType[Any], ...] = (ORDERS, WEARERS, TAGS, PERSONS, DEVICES)
+RECORD_TYPES: tuple[RecordType[Any], ...] = (
+    ORDERS,
+    WEARERS,
+    TAGS,
+    PERSONS,
+    DEVICES,
+    WEARER_UNITS,
+    PERSON_UNITS,
+)
+UNIT_TYPES: tuple[RecordType[Any], ...] = (WEARER_UNITS, PERSON_UNITS)
 SEALED_TYPES = tuple(kind for kind in RECORD_TYPES if kind.ledger_kind is not None)
 """Kinds of records that are encrypted, each record with a key of its own."""
 _BY_CLASS: Mapping[type[Record], RecordType[Any]] = {kind.cls: kind for kind in RECORD_TYPES}

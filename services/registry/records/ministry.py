@@ -13,7 +13,7 @@ from services.registry.cases import surroundings
 from services.registry.cases.service import CaseService
 from services.registry.domain import Tag, Wearer, WearerEnd
 from services.registry.records import stored_versions
-from services.registry.records.kinds import DEVICES, TAGS, WEARERS
+from services.registry.records.kinds import DEVICES, TAGS, UNIT_TYPES, WEARER_UNITS, WEARERS
 from services.registry.records.prepared import PreparedRecord, prepare
 from services.registry.records.versions import PutOutcome
 from services.registry.transactions import Transactions
@@ -60,6 +60,8 @@ class MinistryService:
             if outcome is PutOutcome.STORED:
                 if any(tag.removed_at_ms is None for tag in working.records.owned(TAGS, [wearer_id])):
                     raise FailedPrecondition("wearer_id: the wearer still has a tag; end the tag first")
+                if any(unit.installed_until_ms is None for unit in working.records.owned(WEARER_UNITS, [wearer_id])):
+                    raise FailedPrecondition("wearer_id: the wearer still has a home unit or beacon; end it first")
                 working.put(prepared)
             return outcome
 
@@ -82,6 +84,8 @@ class MinistryService:
             owners = stored_versions.owners(tag, stored)
             if tag.wearer_id not in working.records.some(WEARERS, owners):
                 raise NotFound("tag.wearer_id: no such wearer")
+            if any(working.records.find(kind, tag.device_id) for kind in UNIT_TYPES):
+                raise FailedPrecondition("tag.device_id: is already the id of a home unit or beacon")
             if working.records.find(DEVICES, tag.device_id):
                 raise FailedPrecondition("tag.device_id: is already the id of a protective device")
             self._put_tag(working, prepared, owners)

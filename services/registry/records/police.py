@@ -17,7 +17,7 @@ from services.registry.cases.service import CaseService
 from services.registry.disclosure import domain as disclosure
 from services.registry.domain import Device, EndReason, Order, OrderEnd, ProtectedPerson
 from services.registry.records import lifecycle, stored_versions
-from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, TAGS
+from services.registry.records.kinds import DEVICES, ORDERS, PERSON_UNITS, PERSONS, TAGS, UNIT_TYPES
 from services.registry.records.lifecycle import OrderStage, ReplacedOrder
 from services.registry.records.prepared import PreparedRecord, prepare
 from services.registry.records.versions import PutOutcome
@@ -89,6 +89,8 @@ class PoliceService:
             raise FailedPrecondition("person_id: an order that hasn't ended protects this person; end it first")
         if any(device.removed_at_ms is None for device in working.records.owned(DEVICES, [person_id])):
             raise FailedPrecondition("person_id: this person still has a protective device; end it first")
+        if any(unit.installed_until_ms is None for unit in working.records.owned(PERSON_UNITS, [person_id])):
+            raise FailedPrecondition("person_id: this person still has a beacon; end it first")
 
     # ── protective devices ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -109,6 +111,8 @@ class PoliceService:
             owners = stored_versions.owners(device, stored)
             if device.person_id not in working.records.some(PERSONS, owners):
                 raise NotFound("device.person_id: no such protected person")
+            if any(working.records.find(kind, device.device_id) for kind in UNIT_TYPES):
+                raise FailedPrecondition("device.device_id: is already the id of a home unit or beacon")
             if working.records.find(TAGS, device.device_id):
                 raise FailedPrecondition("device.device_id: is already the id of a tag")
             self._put_device(working, prepared, owners)

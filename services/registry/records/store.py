@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.rpc.errors import NotFound
-from services.registry.domain import Device, Order, Tag
+from services.registry.domain import Device, Order, RoutedDevice, Tag
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import DataKey, Vault
+from services.registry.presence_units.domain import PersonUnit, WearerUnit
 from services.registry.records import tables
 from services.registry.records.kinds import ORDERS, PERSONS, SEALED_TYPES, WEARERS, R, Record, RecordType
 from services.registry.repository import Repository
@@ -34,6 +35,8 @@ class StoredRecord(Generic[R]):
     """Decrypts the content of the record; None if it was destroyed. None if `record` is given."""
     record: R | None = None
     """The record, if it is known."""
+    owner_id: str = ""
+    """Id of the record's owner, if an encrypted record belongs to another."""
 
     @property
     def key_owner(self) -> KeyOwner:
@@ -54,7 +57,7 @@ def stored_record(kind: RecordType[R], row: Sequence[Any], vault: Vault) -> Stor
         record_id, source_version, digest, *_ = row
         record = kind.of_values(row)
         return StoredRecord(kind, record_id, source_version, digest=digest, has_ended=False, record=record)
-    record_id, source_version, digest, sealed, ring, wrapped, destroy_at_ms, destroyed_at_ms = row
+    record_id, source_version, digest, sealed, ring, wrapped, destroy_at_ms, destroyed_at_ms, *owner = row
 
     def unseal() -> bytes | None:
         if destroyed_at_ms is not None:
@@ -63,7 +66,9 @@ def stored_record(kind: RecordType[R], row: Sequence[Any], vault: Vault) -> Stor
         return vault.unseal(f"{kind.table.name}/{record_id}", sealed, data_key)
 
     has_ended = destroy_at_ms is not None or destroyed_at_ms is not None
-    return StoredRecord(kind, record_id, source_version, digest=digest, has_ended=has_ended, unseal=unseal)
+    return StoredRecord(
+        kind, record_id, source_version, digest=digest, has_ended=has_ended, unseal=unseal, owner_id="".join(owner)
+    )
 
 
 class RecordRepository(Repository):
@@ -123,7 +128,8 @@ def _select(kind: RecordType[Any]) -> sa.Select[Any]:
     columns = (kind.key, kind.table.c.source_version, kind.table.c.digest, kind.table.c.sealed)
     owner = sa.literal(f"{kind.table.name}/").concat(kind.key)
     keys = (data_keys.c.ring, data_keys.c.wrapped, data_keys.c.destroy_at_ms, data_keys.c.destroyed_at_ms)
-    return sa.select(*columns, *keys).select_from(kind.table.outerjoin(data_keys, data_keys.c.owner == owner))
+    owners = () if kind.owned_by is None else (kind.owner,)
+    return sa.select(*columns, *keys, *owners).select_from(kind.table.outerjoin(data_keys, data_keys.c.owner == owner))
 
 
 # ── reading within a visit ───────────────────────────────────────────────────────────────────────────────────────────
@@ -157,12 +163,12 @@ def _of_protected_person() -> sa.Select[Any]:
     return _select(ORDERS).where(ORDERS.key.in_(ids))
 
 
-def owner_of(device: Tag | Device) -> KeyOwner:
-    """Key owner of a device: the record of the wearer of a tag, or of the person with a protective device."""
+def owner_of(device: RoutedDevice) -> KeyOwner:
+    """Key owner of a device: the record of the wearer of a tag or unit, or of the person with a protective device or unit."""
     match device:
-        case Tag():
+        case Tag() | WearerUnit():
             return KeyOwner(WEARERS.table.name, device.wearer_id)
-        case Device():
+        case Device() | PersonUnit():
             return KeyOwner(PERSONS.table.name, device.person_id)
         case _:
             assert_never(device)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from services.common.rpc.errors import InvalidField, NotFound
-from services.registry.domain import Device, Order, Tag, Wearer
+from services.registry.domain import Order, RoutedDevice, Wearer
 from services.registry.records.kinds import R
 from services.registry.records.store import StoredRecord, owner_of
 
@@ -28,7 +28,7 @@ def require_same_exercise(field: str, record: _E, before: _E | None) -> None:
         raise InvalidField(field, "can't change: a record can't be switched between live and exercise")
 
 
-def owners(device: Tag | Device, stored: StoredRecord[Tag] | StoredRecord[Device] | None) -> list[str]:
+def owners(device: RoutedDevice, stored: StoredRecord[Any] | None) -> list[str]:
     """Ids of a device's previous and current owner, in the order in which their joint cases must be renewed.
 
     In this order, the cases of the previous owner drop the device before those of the current owner name it.

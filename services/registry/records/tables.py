@@ -47,6 +47,10 @@ devices = _record(
     sa.Column("removed_at_ms", sa.BigInteger),
     _vendor_id(),
 )
+wearer_units = _record("wearer_units", "unit_id", reference("wearer_id", "wearers.wearer_id", index=True), _sealed())
+person_units = _record(
+    "person_units", "unit_id", reference("person_id", "protected_persons.person_id", index=True), _sealed()
+)
 orders = _record("orders", "order_id", _sealed())
 order_persons = sa.Table(
     "order_persons",

@@ -16,7 +16,7 @@ from services.registry.domain import Device, Tag
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.vault import Vault
 from services.registry.ledger.chain import Disclosure
-from services.registry.records.kinds import DEVICES, PERSONS, TAGS, WEARERS, type_in
+from services.registry.records.kinds import DEVICES, PERSONS, TAGS, UNIT_TYPES, WEARERS, type_in
 from services.registry.records.store import owner_of
 from services.registry.transactions import Transactions
 from services.registry.working_set.working_set import WorkingSet
@@ -76,16 +76,20 @@ class KeyRetention:
         return bool(destroyed)
 
     def _revoke_routes(self, working: WorkingSet, destroyed: list[KeyOwner]) -> None:
-        """Send the routes of the tags and devices of destroyed wearers and persons, in the order of destruction."""
+        """Send the routes of the tags and devices of destroyed wearers and persons, and of destroyed units."""
         wearers = [owner.record_id for owner in destroyed if owner.table == WEARERS.table.name]
         persons = [owner.record_id for owner in destroyed if owner.table == PERSONS.table.name]
         devices: list[Tag | Device] = [
             *working.records.owned(TAGS, wearers),
             *working.records.owned(DEVICES, persons),
         ]
-        if not devices:
+        unit_tables = {kind.table.name for kind in UNIT_TYPES}
+        unit_ids = [owner.record_id for owner in destroyed if owner.table in unit_tables]
+        if not devices and not unit_ids:
             return
-        effects = self._cases.begin_routes(working, devices)
+        effects = self._cases.begin_routes(working, devices, unit_ids)
+        for unit_id in unit_ids:
+            effects.resend_route(unit_id, revoked=True)
         for owner in destroyed:
             for device in devices:
                 if owner_of(device) == owner:

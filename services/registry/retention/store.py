@@ -13,7 +13,7 @@ from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
 from services.registry.outbox.tables import outbox
 from services.registry.reconciliation.tables import record_digests
-from services.registry.records.kinds import ORDERS, PERSONS, WEARERS, RecordType, type_in
+from services.registry.records.kinds import ORDERS, PERSONS, UNIT_TYPES, WEARERS, RecordType, type_in
 from services.registry.records.tables import order_persons, order_stages, tags
 from services.registry.repository import Repository
 from services.registry.reviews.domain import TOKENS_KEPT_MS
@@ -41,10 +41,25 @@ class DestructionRepository(Repository):
             if record.table == ORDERS.table.name:
                 persons = await self._only_named_by(record.record_id)
                 records += [KeyOwner(PERSONS.table.name, person_id) for person_id in persons]
+        for record in list(records):
+            records += await self._units_of(record)
         records = list(dict.fromkeys(records))
         for record in records:
             await self._destroy(record, now_ms)
         return records
+
+    async def _units_of(self, owner: KeyOwner) -> list[KeyOwner]:
+        """Home units and beacons of a wearer or protected person that aren't destroyed yet."""
+        found: list[KeyOwner] = []
+        for kind in UNIT_TYPES:
+            if kind.owned_by is None or kind.owned_by.table.name != owner.table:
+                continue
+            key = sa.literal(f"{kind.table.name}/").concat(kind.key)
+            alive = sa.and_(data_keys.c.owner == key, data_keys.c.destroyed_at_ms.is_(None))
+            statement = sa.select(data_keys.c.owner).select_from(kind.table.join(data_keys, alive))
+            rows = await self._rows(statement.where(kind.owner == owner.record_id))
+            found += [KeyOwner.parse(row.owner) for row in rows]
+        return found
 
     async def _wearers_over(self, now_ms: int, limit: int) -> list[str]:
         """Ids of wearers whose last tag was taken off at least KEPT_AFTER_END_MS ago."""

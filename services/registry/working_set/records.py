@@ -7,11 +7,22 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from services.registry.domain import Device, Order, Tag
+from services.registry.domain import Order, RoutedDevice
 from services.registry.keys.store import KeyOwner
 from services.registry.keys.tables import data_keys
 from services.registry.keys.vault import Vault
-from services.registry.records.kinds import DEVICES, ORDERS, PERSONS, RECORD_TYPES, TAGS, WEARERS, R, RecordType
+from services.registry.records.kinds import (
+    DEVICES,
+    ORDERS,
+    PERSON_UNITS,
+    PERSONS,
+    RECORD_TYPES,
+    TAGS,
+    WEARER_UNITS,
+    WEARERS,
+    R,
+    RecordType,
+)
 from services.registry.records.lifecycle import OrderStage
 from services.registry.records.prepared import PreparedRecord
 from services.registry.records.store import StoredRecord, owner_of, stored_record
@@ -56,8 +67,12 @@ class RecordRows:
         )
         """Persons whom the orders name."""
         self.dependents: dict[RecordType[Any], list[tuple[CachedRows[Any, Any], str]]] = {
-            WEARERS: [(self._rows[TAGS], "owner")],
-            PERSONS: [(self._rows[DEVICES], "owner"), (self.persons, "person_id")],
+            WEARERS: [(self._rows[TAGS], "owner"), (self._rows[WEARER_UNITS], "owner")],
+            PERSONS: [
+                (self._rows[DEVICES], "owner"),
+                (self._rows[PERSON_UNITS], "owner"),
+                (self.persons, "person_id"),
+            ],
             ORDERS: [(self.persons, "order_id")],
         }
         """Rows that refer to the records of a kind, each with the name of the lookup. A record that isn't stored has none."""
@@ -154,6 +169,7 @@ def _rows_of(kind: RecordType[Any], connection: Connection, vault: Vault) -> Cac
         named = ("source_version", "digest", "sealed")
         columns = [key, *(f"{table.name}.{name}" for name in named)]
         columns += [f"{data_keys.name}.{name}" for name in ("ring", "wrapped", "destroy_at_ms", "destroyed_at_ms")]
+        columns += [] if kind.owned_by is None else [f"{table.name}.{kind.owner.name}"]
         joined = f"{table.name} LEFT JOIN {data_keys.name} ON {data_keys.name}.owner = '{table.name}/' || {key}"
         select = f"SELECT {', '.join(columns)} FROM {joined} WHERE"  # noqa: S608  # names of the code's own tables
     owners = {} if kind.owned_by is None else {"owner": (Lookup(kind.owner.name), _owner_id)}
@@ -168,7 +184,9 @@ def _rows_of(kind: RecordType[Any], connection: Connection, vault: Vault) -> Cac
 
 
 def _owner_id(stored: StoredRecord[Any]) -> str:
-    device: Tag | Device | None = stored.open()
+    if stored.owner_id:
+        return stored.owner_id
+    device: RoutedDevice | None = stored.open()
     if device is None:
         raise LookupError(f"{stored.record_id} isn't a device")
     return owner_of(device).record_id

@@ -41,8 +41,8 @@ _CASE_COLUMNS = tuple(column.name for column in cases.columns if column.name not
 _TARGETS = (
     _replacing(data_keys),
     *(_RECORDS[table.name] for table in (tables.wearers, tables.tags, tables.protected_persons)),
-    *(_RECORDS[table.name] for table in (tables.devices, tables.orders)),
     _replacing(tag_records),
+    *(_RECORDS[table.name] for table in (tables.devices, tables.wearer_units, tables.person_units, tables.orders)),
     RowTarget(tables.order_persons, ()),  # a person who was removed and named again is stored still
     _replacing(tables.order_stages),
     _replacing(record_digests),

@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from services.cli.simulate.files import Scenario as Records
 from services.common import times
 from services.geofence.domain import codec
 from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
-from tandem.ingest.v1 import ingest_pb2
+from tandem.common.v1 import presence_pb2 as presence_messages
+from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2
 from tests.support.registry import tag_records
+from tests.support.scenario_paths import along, inside_s, scattered
 
 FOLDER = Path(__file__).parents[2] / "scenarios"
 RINGS = {"2000": "WARN", "1000": "NOTIFY", "100": "RESPOND"}
@@ -33,7 +34,9 @@ _A_M, _E2 = 6_378_137.0, 0.00669437999014
 """WGS84: semi-major axis in metres, and the square of the eccentricity."""
 _ITEMS = {
     "path_m": {"what", "device", "path_m", "from_s", "to_s", "every_s", "accuracy_m", "clock_ahead_s"}
-    | {"delay_s", "arrives_s", "times", "backwards", "scatter_m", "report"},
+    | {"delay_s", "arrives_s", "times", "backwards", "scatter_m", "report", "source"},
+    "at_unit": {"what", "device", "at_unit", "from_s", "to_s", "every_s", "since_s", "arrives_s", "leaves"},
+    "unit": {"what", "at_s", "unit"},
     "says": {"what", "device", "says", "at_s", "arrives_s", "times"},
     "order": {"what", "at_s", "order"},
     "gives": {"what", "at_s", "gives", "to", "basis"},
@@ -103,8 +106,8 @@ class Expected:
             and self.target in ("", alert["target_id"])
             and self.ring_m in (0, alert["ring_m"])
             and self.late in (None, alert["late"])
-            and self.inside_s <= _inside_s(alert)
             and (not self.contact or self.contact in _contact(alert))
+            and self.inside_s <= inside_s(alert)
             and (self.least_m == math.inf or alert.get("min_distance_m", math.inf) <= self.least_m)
             and self._has_notice(alert)
         )
@@ -222,7 +225,7 @@ class _Reader:
         _only(
             content,
             {"name", "story", "origin", "begins", "wearers", "protected", "orders", "timeline", "must"},
-            {"incidents", "must_not", "tag_basis"},
+            {"incidents", "must_not", "tag_basis", "units"},
         )
         _only(content["origin"], {"where", "lat_deg", "lon_deg"})
         self._lat_deg, self._lon_deg = content["origin"]["lat_deg"], content["origin"]["lon_deg"]
@@ -230,6 +233,7 @@ class _Reader:
         self._wearers: dict[str, list[str]] = content["wearers"]
         self._protected: dict[str, list[str]] = content["protected"]
         self._bases: dict[str, str] = content.get("tag_basis", {})
+        self._units: list[dict[str, Any]] = content.get("units", [])
         self._reports = 0
         for alert in content["must"]:
             _only(alert, {"kind", "demand", "by_s"}, _EXPECTED)
@@ -262,6 +266,7 @@ class _Reader:
             records.protected_persons.append(registry_pb2.ProtectedPerson(person_id=name, name=name))
             records.devices += [registry_pb2.Device(device_id=device, person_id=name) for device in devices]
         records.orders += [self._order(order) for order in orders]
+        records.presence_units += [self._unit(unit) for unit in self._units]
         return records
 
     def _tag(self, device: str, wearer: str, basis: str = "") -> registry_pb2.Tag:
@@ -269,6 +274,24 @@ class _Reader:
         return registry_pb2.Tag(
             device_id=device, wearer_id=wearer, basis=registry_pb2.TagBasis.Value(f"TAG_BASIS_{name}")
         )
+
+    def _unit(self, unit: dict[str, Any]) -> registry_pb2.PresenceUnit:
+        """A home unit, or another `kind`, of a wearer or protected person."""
+        optional = {"kind", "range_m", "from_s", "until_s", "interval_s"}
+        _only(unit, {"unit", "of", "centre_m"}, optional)
+        kind = unit.get("kind", "HOME_UNIT")
+        message = registry_pb2.PresenceUnit(
+            unit_id=unit["unit"],
+            kind=presence_messages.PresenceUnitKind.Value(f"PRESENCE_UNIT_KIND_{kind}"),
+            place=geometry_pb2.Circle(**self._point(*unit["centre_m"]), radius_m=unit.get("range_m", 30)),
+            installed_from=times.to_timestamp(self._ms(unit.get("from_s", -DAY_S))),
+            report_interval_s=unit.get("interval_s", 60),
+            identifier="" if kind == "HOME_UNIT" else "02:00:5e:10:00:01",
+        )
+        if "until_s" in unit:
+            message.installed_until.CopyFrom(times.to_timestamp(self._ms(unit["until_s"])))
+        setattr(message, "wearer_id" if unit["of"] in self._wearers else "person_id", unit["of"])
+        return message
 
     def _national_id(self, wearer: str) -> str:
         return f"900101-1{list(self._wearers).index(wearer):06d}"
@@ -340,6 +363,10 @@ class _Reader:
                 )
             case "says":
                 yield from self._events(item)
+            case "unit":
+                yield self._ms(item["at_s"]), self._unit(item["unit"])
+            case "at_unit":
+                yield from self._presences(item)
             case _:
                 yield from self._positions(item)
 
@@ -359,6 +386,23 @@ class _Reader:
         for _ in range(item.get("times", 1)):
             yield self._ms(item.get("arrives_s", item["at_s"])), event
 
+    def _presences(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        """Reports of presence at regular intervals, by default since the first of them. With `leaves`, the last says that he left."""
+        from_s, to_s = item["from_s"], item.get("to_s", item["from_s"])
+        count = int((to_s - from_s) / item["every_s"]) + 1 if to_s > from_s else 1
+        for number in range(count):
+            self._reports += 1
+            seen_s = from_s + number * item.get("every_s", 0)
+            presence = presence_pb2.Presence(
+                device_id=item["device"],
+                report_id=f"r{self._reports}",
+                unit_id=item["at_unit"],
+                since=times.to_timestamp(self._ms(item.get("since_s", from_s))),
+                seen=times.to_timestamp(self._ms(seen_s)),
+                left=bool(item.get("leaves")) and number == count - 1,
+            )
+            yield self._ms(item.get("arrives_s", seen_s)), presence
+
     def _positions(self, item: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         """Reports at regular intervals along a path, at constant speed."""
         from_s, to_s = item["from_s"], item.get("to_s", item["from_s"])
@@ -372,12 +416,15 @@ class _Reader:
         for moment_s in moments:
             self._reports += 1
             part = (moment_s - from_s) / (to_s - from_s) if to_s > from_s else 0.0
+            place = self._point(*scattered(along(item["path_m"], part), item.get("scatter_m", 0), errors))
             position = ingest_pb2.Position(
                 device_id=item["device"],
                 report_id=item.get("report", f"r{self._reports}"),
                 fix_time=times.to_timestamp(self._ms(moment_s + item.get("clock_ahead_s", 0))),
                 accuracy_m=item.get("accuracy_m", ACCURACY_M),
-                **self._point(*_scattered(_along(item["path_m"], part), item.get("scatter_m", 0), errors)),
+                source=presence_messages.PositionSource.Value(f"POSITION_SOURCE_{item.get('source', 'UNSPECIFIED')}"),
+                lat_deg=place["lat_deg"],
+                lon_deg=place["lon_deg"],
             )
             arrives_s = item.get("arrives_s", moment_s + item.get("delay_s", 0))
             arrivals += [(self._ms(arrives_s), position)] * item.get("times", 1)
@@ -395,29 +442,6 @@ class _Reader:
             "lat_deg": self._lat_deg + math.degrees(north_m / along_meridian),
             "lon_deg": self._lon_deg + math.degrees(east_m / (across * math.cos(lat))),
         }
-
-
-def _inside_s(alert: dict[str, Any]) -> float:
-    """Total time inside by an alert's intervals, seconds; 0 where it has none."""
-    return sum(times.from_rfc3339(to) - times.from_rfc3339(from_) for from_, to in alert.get("inside", ())) / 1000
-
-
-def _along(path_m: Sequence[Sequence[float]], part: float) -> tuple[float, float]:
-    """East and north, metres, after a fraction (0 to 1) of a path's length."""
-    lengths = [math.dist(a, b) for a, b in pairwise(path_m)]
-    left = part * sum(lengths)
-    for i, length in enumerate(lengths):
-        if left <= length and length:
-            (a_east, a_north), (b_east, b_north) = path_m[i : i + 2]
-            return a_east + (b_east - a_east) * left / length, a_north + (b_north - a_north) * left / length
-        left -= length
-    east, north = path_m[-1]
-    return east, north
-
-
-def _scattered(point: tuple[float, float], scatter_m: float, errors: random.Random) -> tuple[float, float]:
-    """A point with a normal error of this standard deviation along each axis, metres. It is the same in each run."""
-    return point[0] + scatter_m * errors.gauss(0, 1), point[1] + scatter_m * errors.gauss(0, 1)
 
 
 def _only(content: dict[str, Any], needed: set[str], also: Sequence[str] | set[str] = ()) -> None:

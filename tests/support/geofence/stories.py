@@ -10,13 +10,13 @@ from services.geofence import translate
 from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, Output, SensingRequest
 from services.geofence.domain.demands import AlertKind
-from services.geofence.domain.entries import Body, Entry, FoldVersion, Tick
+from services.geofence.domain.entries import Body, Entry, FoldVersion, PositionSource, Tick
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
-from services.ingest.domain import EquipmentEvent, Position, Positions
-from services.ingest.translate import equipment_entry, positions_entry
-from tandem.common.v1 import geometry_pb2, log_pb2
+from services.ingest.domain import EquipmentEvent, Position, Positions, UnitPresence
+from services.ingest.translate import equipment_entry, positions_entry, presences_entry
+from tandem.common.v1 import geometry_pb2, log_pb2, presence_pb2
 
 T0_MS = 1_790_000_000_000
 """Second 0 of each story."""
@@ -82,11 +82,12 @@ class Story:
         fix_s: float | None = None,
         report_id: str | None = None,
         accuracy_m: float = 5,
+        source: PositionSource = PositionSource.UNSPECIFIED,
     ) -> None:
         """Folds a position that arrives at a second of the story. `fix_s` is the time of the fix, by default the same second."""
         fix_ms = T0_MS + round((at_s if fix_s is None else fix_s) * 1000)
         position = Position(
-            device_id, report_id or f"{fix_ms}", fix_ms, *place_e7(north_m, east_m), round(accuracy_m * 1000)
+            device_id, report_id or f"{fix_ms}", fix_ms, *place_e7(north_m, east_m), round(accuracy_m * 1000), source
         )
         self.enter(at_s, translate.entry_body(positions_entry(Positions.of([position]), 0).SerializeToString()))
 
@@ -103,6 +104,29 @@ class Story:
         """Folds reports without usable content, as devices send them whose clocks are too far ahead."""
         batch = log_pb2.HeardBatch(device_id=device_ids, report_id=[f"h{at_s}" for _ in device_ids])
         self.enter(at_s, translate.entry_body(log_pb2.LogEntry(heard=batch).SerializeToString()))
+
+    def present(
+        self,
+        at_s: float,
+        unit_id: str,
+        device_id: str = "tag",
+        *,
+        since_s: float | None = None,
+        seen_s: float | None = None,
+        left: bool = False,
+    ) -> None:
+        """Folds a presence of a device at a home unit or beacon, by default since and at the second of its arrival."""
+        seen_ms = T0_MS + round((at_s if seen_s is None else seen_s) * 1000)
+        since_ms = seen_ms if since_s is None else T0_MS + round(since_s * 1000)
+        presence = UnitPresence(device_id, f"p{at_s}", unit_id, since_ms=since_ms, seen_ms=seen_ms, left=left)
+        self.enter(at_s, translate.entry_body(presences_entry([presence], 0).SerializeToString()))
+
+    def present_each_minute(self, from_s: float, to_s: float, unit_id: str, device_id: str = "tag") -> None:
+        """Folds presences of a device at a unit each minute, from its arrival there on."""
+        at_s = from_s
+        while at_s <= to_s:
+            self.present(at_s, unit_id, device_id, since_s=from_s)
+            at_s += 60
 
     @property
     def alerts(self) -> list[Alert]:
@@ -158,6 +182,28 @@ class AskingStory(Story):
 def second(request: SensingRequest) -> float:
     """When a request was made, seconds of the story."""
     return (request.decided_at_ms - T0_MS) / 1000
+
+
+def unit(
+    unit_id: str,
+    north_m: float,
+    east_m: float = 0.0,
+    *,
+    kind: presence_pb2.PresenceUnitKind.ValueType = presence_pb2.PRESENCE_UNIT_KIND_HOME_UNIT,
+    range_m: float = 30,
+    from_s: float = -86_400,
+    until_s: float | None = None,
+    interval_s: int = 60,
+) -> presence_pb2.PresenceUnitPlace:
+    """A home unit or beacon at an offset from the home."""
+    return presence_pb2.PresenceUnitPlace(
+        unit_id=unit_id,
+        kind=kind,
+        place=circle("", north_m, east_m, range_m).circle,
+        installed_from_ms=T0_MS + round(from_s * 1000),
+        installed_until_ms=0 if until_s is None else T0_MS + round(until_s * 1000),
+        report_interval_s=interval_s,
+    )
 
 
 def circle(place_id: str, north_m: float, east_m: float, radius_m: float) -> geometry_pb2.Place:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.clock import MeshClock
+from services.common.geometry import Circle
 from services.registry.bulk.service import PutResult, Result
 from services.registry.domain import (
     Contact,
@@ -24,6 +25,8 @@ from services.registry.domain import (
     Wearer,
 )
 from services.registry.keys.tables import data_keys
+from services.registry.presence_units.domain import PersonUnit, UnitKind, WearerUnit
+from services.registry.reconciliation.domain import Agency
 from services.registry.records.kinds import Record, type_in
 from services.registry.tables import meta, metadata
 from tests.support.registry.core import RegistryCore
@@ -63,7 +66,7 @@ def _record(chance: random.Random) -> Record:
     n, version = chance.randrange(4), chance.randrange(4)
     national_id, name, birth_date, phone = chance.choice(_PEOPLE)
     exercise = ExerciseKind.DRILL if chance.random() < 0.1 else None
-    match chance.randrange(5):
+    match chance.randrange(7):
         case 0:
             number = national_id or "7001011234567"
             return Wearer(
@@ -77,6 +80,10 @@ def _record(chance: random.Random) -> Record:
         case 3:
             # Some ids are ids of tags too.
             return Device(f"d-{n + 3}", f"p-{chance.randrange(5)}", version, vendor_id=chance.choice(("", "v")))
+        case 4:
+            return WearerUnit(wearer_id=f"w-{chance.randrange(5)}", **_unit(chance, f"d-{n}", version))
+        case 5:
+            return PersonUnit(person_id=f"p-{chance.randrange(5)}", **_unit(chance, f"d-{n + 1}", version))
         case _:
             persons = chance.sample([f"p-{number}" for number in range(5)], chance.randrange(1, 3))
             return Order(
@@ -93,6 +100,19 @@ def _record(chance: random.Random) -> Record:
             )
 
 
+def _unit(chance: random.Random, unit_id: str, version: int) -> dict[str, Any]:
+    """Fields of a home unit or beacon. Some ids are ids of tags and devices too."""
+    return {
+        "unit_id": unit_id,
+        "source_version": version,
+        "kind": UnitKind.BLUETOOTH_BEACON,
+        "place": Circle(37.5, 127.0 + version / 1000, 30.0),
+        "installed_from_ms": 1_700_000_000_000,
+        "installed_until_ms": chance.choice((None, None, 1_750_000_000_000)),
+        "identifier": f"02:00:5e:10:00:0{version}",
+    }
+
+
 async def put_singly(registry: RegistryCore, record: Record) -> PutResult:
     """Put a record with the command for a single record."""
     match record:
@@ -106,6 +126,10 @@ async def put_singly(registry: RegistryCore, record: Record) -> PutResult:
             return PutResult(await registry.police.put_device(record))
         case Order():
             return PutResult(*await registry.police.put_order(record))
+        case WearerUnit():
+            return PutResult(await registry.units.put(Agency.MOJ, record))
+        case PersonUnit():
+            return PutResult(await registry.units.put(Agency.NPA, record))
 
 
 def comparable(results: Sequence[Result]) -> list[Any]:

@@ -21,6 +21,7 @@ from services.registry.exercises.service import Exercises
 from services.registry.keys.vault import Vault
 from services.registry.ledger.signing import Signer
 from services.registry.metrics import RegistryMetrics
+from services.registry.presence_units.service import PresenceUnits
 from services.registry.reconciliation.service import ReconciliationService
 from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
@@ -51,7 +52,8 @@ class RegistryCore:
         self.cases = CaseService(clock, vault, partitions, warning_key=warning_key)
         self.ministry = MinistryService(self.transactions, self.cases)
         self.police = PoliceService(self.transactions, self.cases, clock)
-        self.bulk = BulkService(self.transactions, self.ministry, self.police)
+        self.units = PresenceUnits(self.transactions, self.cases)
+        self.bulk = BulkService(self.transactions, self.ministry, self.police, units=self.units)
         self.reviews = ReviewService(self.transactions, self.cases, clock)
         self.reconciliation = ReconciliationService(self.transactions, clock, self.metrics.unproven_s)
         self.renewal = Renewal(self.transactions, self.cases, clock)

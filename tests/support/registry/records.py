@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tandem.common.v1 import encounter_pb2, geometry_pb2
+from tandem.common.v1 import encounter_pb2, geometry_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2
 
 NUMBER = "800101-1234567"
@@ -82,4 +82,23 @@ def order(
         valid_from=Timestamp(seconds=1_600_000_000),
         valid_until=Timestamp(seconds=4_000_000_000),
         source_version=version,
+    )
+
+
+def unit(
+    unit_id: str = "unit-1", wearer_id: str = "w-1", person_id: str = "", version: int = 1
+) -> registry_pb2.PresenceUnit:
+    """A home unit of a wearer since September 2020; with `person_id` a beacon of a protected person."""
+    return registry_pb2.PresenceUnit(
+        unit_id=unit_id,
+        wearer_id="" if person_id else wearer_id,
+        person_id=person_id,
+        source_version=version,
+        kind=presence_pb2.PRESENCE_UNIT_KIND_BLUETOOTH_BEACON
+        if person_id
+        else presence_pb2.PRESENCE_UNIT_KIND_HOME_UNIT,
+        place=geometry_pb2.Circle(lat_deg=37.52, lon_deg=127.0, radius_m=30),
+        installed_from=Timestamp(seconds=1_600_000_000),
+        vendor_id="" if person_id else VENDOR_ID,
+        identifier="02:00:5E:10:00:01" if person_id else "",
     )

@@ -68,6 +68,7 @@ async def sent(intake: Intake, *requests: ingest_pb2.ReportRequest) -> tuple[lis
             number=message.batch,
             count=len(message.positions),
             positions=len(message.positions),
+            equipment=0,
             together=False,
             receipts=(),
         )

@@ -6,7 +6,7 @@ import pytest
 
 from services.common.rpc.errors import InvalidField
 from services.ingest.domain import EquipmentEvent, Position
-from services.ingest.endpoints import osmand
+from services.ingest.endpoints import osmand, phones
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
 
@@ -16,7 +16,7 @@ SOS = "id=phone&timestamp=1377177267&alarm=sos"
 
 
 def reports(query: str, received_ms: int = RECEIVED_MS) -> list[Said]:
-    return osmand.parse(osmand.parameters(query), received_ms).said
+    return phones.said_by(osmand.parse(osmand.parameters(query), received_ms), (), "lat")
 
 
 def position(query: str, received_ms: int = RECEIVED_MS) -> Position:
@@ -140,7 +140,7 @@ def test_a_missing_accuracy_is_at_least_fifty_metres(given: str, accuracy_mm: in
         ("lat=60&lon=30&timestamp=", "timestamp", "must be seconds"),
         ("lat=60&lon=30&timestamp=2014-06-04T09:10:11", "timestamp", "must be seconds"),
         ("lat=60&lon=30&timestamp=2014-02-30+09:10:11", "timestamp", "must be seconds"),
-        ("timestamp=1377177267&cell=257,02,16,2224&cell=257,02,16,2223,-90&wifi=00-14,-80", "lat", "is missing"),
+        ("timestamp=1377177267&wifi=00-14,-80&beacon=x", "lat", "is missing"),
         ("alarm=overspeed", "alarm", "is none of sos, lowBattery"),
         ("alarm=" + ",".join(f"a{i}" for i in range(17)), "alarm", "has more than 16 alarms"),
         ("lat=60&lat=61&lon=30", "lat", "is there more than once"),

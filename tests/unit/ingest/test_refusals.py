@@ -30,7 +30,7 @@ UNDELAYED_WITHIN_S = 8.0
 """Time within which an undelayed call ends, in s."""
 
 
-class Surroundings:
+class PhoneSurroundings:
     """Stands in for all parts around the intake: knows every device, stores at once, and counts nothing."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class IsolatedIntake:
     """An intake with stand-ins for the parts around it."""
 
     def __init__(self) -> None:
-        self.surroundings = cast(Any, Surroundings())
+        self.surroundings = cast(Any, PhoneSurroundings())
         self.rate_limits = RateLimits(10.0, 300)
         last = cast(Any, LastReports())
         clock = MeshClock()

@@ -9,7 +9,7 @@ import pytest
 
 from services.common.rpc.errors import InvalidField
 from services.ingest.domain import EquipmentEvent, Position
-from services.ingest.endpoints import traccar
+from services.ingest.endpoints import phones, traccar
 from services.ingest.endpoints.phones import Said
 from tandem.common.v1 import log_pb2
 
@@ -38,7 +38,7 @@ IPHONE = b"""{"location":{"extras":{},"coords":{"speed_accuracy":-1,"speed":-1,"
 
 
 def reports(body: bytes) -> list[Said]:
-    return traccar.parse(body, RECEIVED_MS).said
+    return phones.said_by(traccar.parse(body, RECEIVED_MS), (), "location.coords")
 
 
 def changed(**changes: Any) -> bytes:

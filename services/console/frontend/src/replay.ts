@@ -9,8 +9,8 @@ import { byId, make, readPage, timeOfDay } from "./page";
 import type { Page } from "./page";
 import { span } from "./span";
 
-/** Time in milliseconds, longitude, latitude, accuracy in metres. */
-type Point = [number, number, number, number];
+/** Time in milliseconds, longitude, latitude, accuracy in metres, and where the position comes from. */
+type Point = [number, number, number, number, string];
 
 interface Track {
   device: string;
@@ -125,7 +125,8 @@ function draw(): void {
     const now = known(track, at);
     if (!now) continue;
     const who = `${text(track.wearer ? "wearer" : "protected")} ${track.device}`;
-    const age = `${((at - now[0]) / 1000).toFixed(0)} s, ± ${now[3].toFixed(0)} m`;
+    const source = now[4] === "UNSPECIFIED" ? "" : `, ${text(`source_${now[4]}`)}`;
+    const age = `${((at - now[0]) / 1000).toFixed(0)} s, ± ${now[3].toFixed(0)} m${source}`;
     const near = places.map((place) => Math.max(0, distanceM([now[1], now[2]], middle(place)) - (place.radius ?? 0)));
     lines.push(`${who}: ${age}${track.wearer && near.length ? `, ${Math.min(...near).toFixed(0)} m → ${text("place")}` : ""}`);
   }

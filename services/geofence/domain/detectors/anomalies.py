@@ -128,6 +128,12 @@ def undated(decisions: Decisions, device_ids: set[str]) -> None:
             _emit(decisions, anomaly, case_ids, device_id=device_id, cause=None)
 
 
+def presence_contradicted(decisions: Decisions, case_ids: list[str], *, at_ms: int, cause: CausingReport) -> None:
+    """Emits an alert for a presence of a device at a home unit or beacon that isn't believed."""
+    anomaly = _Anomaly(Detection.PRESENCE_CONTRADICTED, AnomalyKey(AnomalyKind.PRESENCE, (cause.device_id,)), at_ms)
+    _emit(decisions, anomaly, case_ids, device_id=cause.device_id, cause=cause)
+
+
 def repeated_since_ms(
     case_state: CaseState, tag_id: str, track: Track, *, from_ms: int, was_notified: bool
 ) -> int | None:

@@ -9,23 +9,20 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from services.geofence.domain import demands
 from services.geofence.domain.decisions import AlertDraft, CaseContext
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors import outages, withheld_clearing
 from services.geofence.domain.detectors.detector import Amendment, Detector
-from services.geofence.domain.entries import Case, Demand, EquipmentKind, Exercise, Target
-from services.geofence.domain.kinematics import encounters, reachability, safe_region
+from services.geofence.domain.entries import Case, Demand, Exercise, Target
+from services.geofence.domain.kinematics import reachability, safe_region
 from services.geofence.domain.kinematics.reachability import Unseen
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import WEARER, CaseState, GroupedKey, State
-from services.geofence.domain.tracks.fixes import Fix
+from services.geofence.domain.unseen import belief, stages
+from services.geofence.domain.unseen.stages import UnseenStage
 from services.geofence.domain.wearing import removals
-
-ANNOUNCED_MS = 21_600_000
-"""How long an announcement explains a silence: 6 h. A tag with a low battery lasts for hours, not for days."""
 
 
 def check(context: CaseContext, at_ms: int) -> Iterable[int]:
@@ -110,6 +107,7 @@ def _close(context: CaseContext, at_ms: int, keys: set[str]) -> None:
     for target in context.case.targets:
         if not keys & {target.key, WEARER}:
             continue
+        stages.PUT_OFF.of(case_state).pop(target.key, None)
         if case_state.near.pop(target.key, None):
             _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
         if target.key in keys and case_state.lost.pop(target.key, False):
@@ -138,7 +136,9 @@ def _emit(
     notice of the outage covers it.
     """
     kind, demand = demands.DETECTIONS[detection]
-    record_only = detection is Detection.IN_REACH
+    # While an episode is open, the end of a mere possibility is no all-clear.
+    is_mere = detection is Detection.PRESENT_AT_UNIT and bool(context.case_state.episode_id)
+    record_only = detection is Detection.IN_REACH or is_mere
     outage_id = "" if heard_ms is None else outages.covering(context.state, heard_ms)
     key = GroupedKey(detection, target.key if target else WEARER)
     if key in context.case_state.grouped:
@@ -240,9 +240,8 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     """Emits UNKNOWN_NEAR and its end; yields the times of the next checks."""
     state, case_state, case = context.state, context.case_state, context.case
     track = state.last_track(case.tag_device_ids)
-    unseen = (
-        (removals.unseen(case_state, track) or Unseen(track, _unseen_ms(state, case_state, track))) if track else None
-    )
+    removed = removals.unseen(case_state, track) if track else None
+    unseen = removed or (Unseen(track, _unseen_ms(state, case_state, track)) if track else None)
     if unseen and at_ms < unseen.from_ms:
         yield from _end_unseen(context, unseen.track, at_ms)
         yield _no_later(unseen.from_ms, at_ms)
@@ -250,8 +249,11 @@ def _check_reachability(context: CaseContext, at_ms: int) -> Iterator[int]:
     if not case_state.unseen:
         case_state.unseen = True
         safe_region.drop_case(state, case)
+    # A unit hears the tag. While the tag is off by permission, that says nothing about the wearer.
+    asks_unit = state.stays and not removed and not stages.shows_sign(state, case_state)
+    at_unit = belief.unseen_at_unit(state, case) if asks_unit else None
     for target in case.targets:
-        yield from _check_target(context, target, unseen, at_ms=at_ms)
+        yield from _check_target(context, target, unseen, at_unit=at_unit, at_ms=at_ms)
 
 
 def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]:
@@ -265,23 +267,46 @@ def _end_unseen(context: CaseContext, track: Track, at_ms: int) -> Iterator[int]
             case_state.unseen = True  # so that the next report of the case is checked, too
             until = Track(track.fixes[: bisect_right(track.fixes, believed)] or [believed])
             yield from _check_target(context, target, Unseen(until, _unseen_ms(state, case_state, until)), at_ms=at_ms)
-        elif case_state.near.pop(target.key, None):
+            continue
+        stages.PUT_OFF.of(case_state).pop(target.key, None)
+        if case_state.near.pop(target.key, None):
             _emit(context, Detection.POSITION_REGAINED, at_ms, target=target)
 
 
-def _check_target(context: CaseContext, target: Target, unseen: Unseen | None, *, at_ms: int) -> Iterator[int]:
-    """Emits that an unseen wearer may have reached a target; yields the times of the next checks."""
+def _check_target(
+    context: CaseContext, target: Target, unseen: Unseen | None, *, at_unit: Unseen | None = None, at_ms: int
+) -> Iterator[int]:
+    """Emits that an unseen wearer may have reached a target; yields the times of the next checks.
+
+    A presence at a unit (`at_unit`) only puts that off, and ends what sent nobody: a beacon can be carried away.
+    """
     state, case_state = context.state, context.case_state
+    if at_unit and not reachability.is_beyond_response(state, context.case, at_unit.last, target=target):
+        at_unit = None
     demanded = case_state.near.get(target.key, 0)
-    now: _Stage | None = None
-    for stage in _stages(context, target, unseen):
-        if stage.demand <= demanded:
+    now: UnseenStage | None = None
+    for stage in stages.stages(context, target, unseen):
+        if stage.demand <= demanded and at_unit is None:
             continue
         if at_ms < stage.from_ms:
             yield stage.from_ms
         elif now is None or now.demand < stage.demand:
             now = stage
-    if now is not None:
+    put_off = stages.PUT_OFF.of(case_state)
+    if target.key in put_off and (now is None or now.demand < demands.DETECTIONS[put_off[target.key]][1]):
+        now = UnseenStage(at_ms if at_unit is None else 0, put_off[target.key])
+    if at_unit and now:
+        put_off[target.key] = now.detection
+        if at_ms < at_unit.from_ms and 0 < demanded < Demand.RESPOND:
+            demanded = 0
+            del case_state.near[target.key]
+            _emit(context, Detection.PRESENT_AT_UNIT, at_ms, target=target)
+        from_unit = stages.from_unit(context, target, at_unit, now)
+        yield from (stage.from_ms for stage in from_unit if at_ms < stage.from_ms)
+        now = max(
+            (stage for stage in from_unit if stage.from_ms <= at_ms), key=lambda stage: stage.demand, default=None
+        )
+    if now is not None and now.demand > demanded:
         moment_ms = max(now.from_ms, case_state.awaited_from_ms[WEARER])
         # A device that reports without a position isn't affected by the outage, so its alert is not suppressed.
         heard_ms = _heard_ms(state, case_state, WEARER) if case_state.silent else None
@@ -289,97 +314,16 @@ def _check_target(context: CaseContext, target: Target, unseen: Unseen | None, *
         withheld_clearing.keep_last(state, case_state, target, last=unseen.last if unseen else None)
 
 
-class _Stage(NamedTuple):
-    """A detection about an unseen wearer and a target, and the moment from which on it holds."""
-
-    from_ms: int
-    detection: Detection
-
-    @property
-    def demand(self) -> Demand:
-        """The demand of the detection."""
-        return demands.DETECTIONS[self.detection][1]
-
-
-def _stages(context: CaseContext, target: Target, unseen: Unseen | None) -> Iterator[_Stage]:
-    """The detections about an unseen wearer and a target. A wearer without any position may be anywhere, which is emitted together
-    with the notice of the silence."""
-    state, case_state, case = context.state, context.case_state, context.case
-    has_sign = _shows_sign(state, case_state)
-    if unseen is None:
-        from_ms = case_state.awaited_from_ms[WEARER] + state.rules.silent_notify_after_ms
-        yield _Stage(from_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.LIKELY_IN_REACH)
-        return
-    possible_ms = reachability.possible_ms(state, case, unseen, target=target)
-    if possible_ms is None and target.key not in case_state.near:
-        return
-    if possible_ms is not None:
-        yield _Stage(possible_ms, Detection.IN_REACH_AFTER_A_SIGN if has_sign else Detection.IN_REACH)
-    if _was_near(state, case, unseen.last, target=target):
-        yield _Stage(unseen.from_ms if possible_ms is None else possible_ms, Detection.UNSEEN_NEAR)
-        announced = _is_announced(state, case, unseen.last)
-        from_ms = reachability.respond_ms(state, case, unseen, target=target, is_announced=announced)
-        yield _Stage(_may_respond_ms(state, case, from_ms), Detection.ARRIVED_UNSEEN)
-    else:
-        yield _Stage(reachability.likely_ms(state, case, unseen, target=target), Detection.LIKELY_IN_REACH)
-
-
 def _unseen_ms(state: State, case_state: CaseState, track: Track) -> int:
     """The moment from which on the wearer's position is unknown: after 3 minutes, or later if the tag keeps a longer interval and
     shows no sign of evasion."""
-    after_ms = UNKNOWN_AFTER_MS if _shows_sign(state, case_state) else track.unknown_after_ms()
+    after_ms = UNKNOWN_AFTER_MS if stages.shows_sign(state, case_state) else track.unknown_after_ms()
     return track.recent[-1].time_ms + after_ms
 
 
 def _no_later(check_ms: int, at_ms: int) -> int:
     """The time of the next check, at most 3 minutes from now: new reports may show a shorter kept interval meanwhile."""
     return min(check_ms, at_ms + UNKNOWN_AFTER_MS)
-
-
-def _shows_sign(state: State, case_state: CaseState) -> bool:
-    """Whether a sign of evasion is active: a tag was opened, jammed or shut down. A tag whose battery was low before it shut down
-    shows no sign by that, nor does a tag whose removal was authorised then."""
-    if not case_state.raised:  # nearly always
-        return False
-    for key, since_ms in case_state.raised.items():
-        tag_id = key.device_id
-        if tag_id not in case_state.case.tag_device_ids or removals.covers(
-            state, case_state.case, tag_id, at_ms=since_ms
-        ):
-            continue
-        if key.event in demands.EVASION_SIGNS:
-            return True
-        if key.event is EquipmentKind.SHUTDOWN and not _was_announced(
-            state, tag_id, since_ms, by=(EquipmentKind.BATTERY_LOW,)
-        ):
-            return True
-    return False
-
-
-def _is_announced(state: State, case: Case, last: Fix) -> bool:
-    """Whether any tag had announced that it would fall silent: its battery is low, or it has no network."""
-    return any(_was_announced(state, tag_id, last.time_ms, by=demands.ANNOUNCEMENTS) for tag_id in case.tag_device_ids)
-
-
-def _was_announced(state: State, tag_id: str, at_ms: int, *, by: Iterable[EquipmentKind]) -> bool:
-    """Whether one of these announcements of a tag is active and not much older than a moment."""
-    active = state.active_events.get(tag_id, {})
-    return any(at_ms - active[event.value] <= ANNOUNCED_MS for event in by if event.value in active)
-
-
-def _was_near(state: State, case: Case, last: Fix, *, target: Target) -> bool:
-    """Whether the last known positions of wearer and target were within a ring that demands NOTIFY or more."""
-    apart = state.apart_mm(last, target)
-    radius_mm = max((ring.radius_mm for ring in case.rings if ring.action >= Demand.NOTIFY), default=0)
-    return apart is not None and apart[0] <= radius_mm
-
-
-def _may_respond_ms(state: State, case: Case, from_ms: int) -> int:
-    """The first moment from `from_ms` on at which no authorised encounter or removal is active: during one, nobody is sent."""
-    from_ms = removals.after_ms(state, case, from_ms)
-    while (until_ms := encounters.active_until_ms(state, case, from_ms)) is not None:
-        from_ms = removals.after_ms(state, case, until_ms)
-    return from_ms
 
 
 def is_unseen(case_state: CaseState) -> bool:
@@ -392,4 +336,6 @@ def range_mm(_: State, case_state: CaseState) -> float:
     return math.inf if case_state.unseen else 0
 
 
-DETECTOR = Detector(on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm)
+DETECTOR = Detector(
+    on_time=check, on_amend=amend, on_end=end, awaits_report=is_unseen, range_mm=range_mm, parts=(stages.PUT_OFF,)
+)

@@ -37,6 +37,15 @@ MAX_REST_ACCURACY_MM = 100_000
 """Greatest accuracy, mm, that explains a distance between fixes of a stationary device. A vaguer fix could be anywhere."""
 
 
+class AtUnit(NamedTuple):
+    """A wearer at a home unit or beacon after the newest fix."""
+
+    fix: Fix
+    """The unit's place, when the wearer was last there; the accuracy is the unit's range."""
+    rested_ms: int
+    """How long the wearer has been there, ms; 0 once the wearer has left."""
+
+
 class Unseen(NamedTuple):
     """A wearer whose position is unknown."""
 
@@ -44,11 +53,18 @@ class Unseen(NamedTuple):
     """Track of the tag with the newest fix."""
     from_ms: int
     """The moment from which on the position is unknown."""
+    at_unit: AtUnit | None = None
+    """The last known place, if a home unit or beacon showed it after the newest fix."""
 
     @property
     def last(self) -> Fix:
         """The last known position."""
-        return self.track.recent[-1]
+        return self.at_unit.fix if self.at_unit else self.track.recent[-1]
+
+    @property
+    def rested_ms(self) -> int:
+        """How long the wearer had been at the last known position, ms."""
+        return self.at_unit.rested_ms if self.at_unit else rest_ms(self.track)
 
 
 def possible_ms(state: State, case: Case, unseen: Unseen, *, target: Target) -> int | None:
@@ -64,7 +80,7 @@ def possible_ms(state: State, case: Case, unseen: Unseen, *, target: Target) -> 
 def likely_ms(state: State, case: Case, unseen: Unseen, *, target: Target) -> int:
     """The first moment at which the wearer is likely within the ring: the arrival at the wearer's own pace, or a long time unseen."""
     long_ms = unseen.last.time_ms + state.rules.silent_notify_after_ms
-    at_ms = _reached_ms(state, case, unseen.last, target=target, mps=_pace_mps(state, unseen.track))
+    at_ms = _reached_ms(state, case, unseen.last, target=target, mps=_pace_mps(state, unseen))
     return long_ms if at_ms is None else min(long_ms, max(at_ms, unseen.from_ms))
 
 
@@ -76,9 +92,9 @@ def respond_ms(state: State, case: Case, unseen: Unseen, *, target: Target, is_a
     """
     rules, last_ms = state.rules, unseen.last.time_ms
     at_ms = max(likely_ms(state, case, unseen, target=target), _chance_ms(unseen) + rules.report_grace_ms)
-    if is_announced or rest_ms(unseen.track) >= rules.rest_ms:
+    if is_announced or unseen.rested_ms >= rules.rest_ms:
         at_ms = max(at_ms, last_ms + rules.rest_respond_after_ms)
-    if _goes_away(state, unseen.track, target):
+    if unseen.at_unit is None and _goes_away(state, unseen.track, target):
         at_ms = max(at_ms, last_ms + rules.away_respond_after_ms)
     return at_ms
 
@@ -86,18 +102,18 @@ def respond_ms(state: State, case: Case, unseen: Unseen, *, target: Target, is_a
 def _chance_ms(unseen: Unseen) -> int:
     """The moment at which the position became unknown, or at which the next report is due if that is soon after."""
     last_ms, kept_ms = unseen.last.time_ms, unseen.track.kept_interval_ms()
-    if not kept_ms:
+    if not kept_ms or unseen.at_unit:
         return unseen.from_ms
     due_ms = last_ms + math.ceil((unseen.from_ms - last_ms) / kept_ms) * kept_ms
     return due_ms if due_ms <= unseen.from_ms + SOON_MS else unseen.from_ms
 
 
-def _pace_mps(state: State, track: Track) -> float:
+def _pace_mps(state: State, unseen: Unseen) -> float:
     """Speed at which an unseen wearer is assumed to go on, m/s: on foot after a rest, at the speed bound if no pace is known."""
     rules = state.rules
-    if rest_ms(track) >= rules.rest_ms:
+    if unseen.rested_ms >= rules.rest_ms:
         return rules.foot_mps
-    pace_mps = track.pace_mps()
+    pace_mps = None if unseen.at_unit else unseen.track.pace_mps()
     return rules.reach_mps if pace_mps is None else min(rules.reach_mps, max(rules.foot_mps, pace_mps))
 
 
@@ -129,6 +145,23 @@ def _goes_away(state: State, track: Track, target: Target) -> bool:
     return False
 
 
+def is_beyond_response(state: State, case: Case, last: Fix, *, target: Target) -> bool:
+    """Whether a position, with its accuracy, is surely beyond the ring that demands a response. False if the other side's position is
+    unknown."""
+    apart = state.apart_mm(last, target)
+    if apart is None:
+        return False
+    vague_mm = last.accuracy_mm + (apart[1].accuracy_mm if apart[1] else 0)
+    return apart[0] - vague_mm > _response_radius_mm(case)
+
+
+def _response_radius_mm(case: Case) -> int:
+    """Radius of the widest ring that demands a response, mm; of the narrowest ring if none does."""
+    return max(
+        (ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND), default=case.rings[-1].radius_mm
+    )
+
+
 def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: float) -> int | None:
     """Time at which the ring that demands a response is reached, if each side moves at a speed; None if the other side's position is
     unknown. Never before the other side's last position."""
@@ -136,8 +169,7 @@ def _reached_ms(state: State, case: Case, last: Fix, *, target: Target, mps: flo
     if apart is None:
         return None
     apart_mm, there = apart
-    responds = [ring.radius_mm for ring in case.rings if ring.action is Demand.RESPOND]
-    gap_mm = apart_mm - (max(responds) if responds else case.rings[-1].radius_mm) - last.accuracy_mm
+    gap_mm = apart_mm - _response_radius_mm(case) - last.accuracy_mm
     if there is None:
         return _closed_ms(gap_mm, last.time_ms, mps=mps)
     return max(there.time_ms, _met_ms(gap_mm - there.accuracy_mm, last.time_ms, there.time_ms, mps=mps))

@@ -33,6 +33,8 @@ class Fix(NamedTuple):
     y_mm: int
     z_mm: int
     accuracy_mm: int
+    source: int = 0
+    """Where the position comes from, a number of `entries.PositionSource`. The accuracy is already weighed by it."""
 
     @property
     def point(self) -> Vector:

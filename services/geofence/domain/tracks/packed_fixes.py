@@ -1,7 +1,8 @@
 """Packed fixes: the older fixes of a track in some 30 bytes each, where objects take some 350 bytes.
 
-A fix has six numbers of 64 bits. The high words of neighbouring fixes are nearly always the same: those of coordinates change every
-4,295 km, and those of times every 50 days. So the low words are stored for each fix, and the high words only once for all.
+A fix has six numbers of 64 bits, as its source is the high word of its accuracy. The high words of neighbouring fixes are nearly
+always the same: those of coordinates change every 4,295 km, those of times every 50 days, and sources seldom. So the low words are
+stored for each fix, and the high words only once for all.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-Row = tuple[int, int, str, int, int, int, int]
+Row = tuple[int, int, str, int, int, int, int, int]
 """The values of a fix, in the order of the fields of `track.Fix`."""
 
 _NUMBERS = 6
-_FIELDS = 7
+_FIELDS = 8
 _REPORT_ID = 2
+_ACCURACY = 5
+"""Index of the accuracy among the numbers of a fix."""
+_WORD_BITS = 32
 _X = 2
 """Index of the x coordinate among the numbers of a fix."""
+_LOW_MASK = (1 << _WORD_BITS) - 1
 _WORD_BYTES = 4
 _WORDS_BYTES = _NUMBERS * _WORD_BYTES
 """Size of the low words of a fix, and of its high words, bytes."""
@@ -76,11 +81,14 @@ class PackedFixes:
         times_ms, fix_times_ms, *others = columns
         if fix_times_ms == times_ms:
             fix_times_ms = times_ms  # nearly always: the objects are shared
-        return zip(times_ms, fix_times_ms, self._ids_of(start, stop), *others, strict=True)
+        sources = [accuracy >> _WORD_BITS for accuracy in others[-1]]
+        if any(sources):
+            others[-1] = [accuracy & _LOW_MASK for accuracy in others[-1]]
+        return zip(times_ms, fix_times_ms, self._ids_of(start, stop), *others, sources, strict=True)
 
     def may_hold_x(self, x_mm: int) -> bool:
         """Whether any fix may have this x coordinate; False only if none has."""
-        word = (x_mm & 0xFFFFFFFF).to_bytes(_WORD_BYTES, sys.byteorder)
+        word = (x_mm & _LOW_MASK).to_bytes(_WORD_BYTES, sys.byteorder)
         words, at = memoryview(self.low_words).cast("I")[_X::_NUMBERS].tobytes(), -1
         while (at := words.find(word, at + 1)) >= 0:
             if at % _WORD_BYTES == 0:
@@ -145,6 +153,11 @@ def of_rows(rows: Sequence[Row]) -> PackedFixes:
     values: list[Any] = list(chain.from_iterable(rows))
     ids = values[_REPORT_ID::_FIELDS]
     del values[_REPORT_ID::_FIELDS]
+    sources = values[_NUMBERS :: _NUMBERS + 1]
+    del values[_NUMBERS :: _NUMBERS + 1]
+    for i, source in enumerate(sources):
+        if source:
+            values[_NUMBERS * i + _ACCURACY] |= source << _WORD_BITS
     words = memoryview(array("q", values)).cast("B").cast("I")
     return PackedFixes(words[_LOW::2].tobytes(), _shared(words[_HIGH::2].tobytes()), _joined(ids))
 

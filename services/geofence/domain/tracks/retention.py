@@ -1,8 +1,8 @@
 """Retention: the fold destroys the positions that no decision needs any more.
 
 Most fixes leave a track as newer ones arrive (`hot_loop.forget_old`). Once an hour the fold also drops the positions that no report
-pushes out: those of devices that no case names, of ended cases, and of devices that fell silent. The next checkpoint holds none of
-them.
+pushes out: those of devices that no case names, of ended cases, and of devices that fell silent. It drops presences that aren't
+repeated, too. The next checkpoint holds none of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,16 @@ def pass_time(state: State, before_ms: int, now_ms: int) -> None:
             hot_loop.forget_old(state, device_id, case_ids)
         else:
             del state.tracks[device_id]
+    _drop_presences(state, horizon_ms)
     for case_state in state.cases.values():
         if case_state.ended:
             case_state.of_case.pop(DEPARTED.name, None)
+
+
+def _drop_presences(state: State, horizon_ms: int) -> None:
+    for device_id, stay in list(state.stays.items()):
+        if stay.seen_ms < horizon_ms:
+            del state.stays[device_id]
+    for unit_id, until_ms in list(state.distrusted_units.items()):
+        if until_ms <= state.now_ms:
+            del state.distrusted_units[unit_id]

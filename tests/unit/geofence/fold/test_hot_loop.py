@@ -16,15 +16,16 @@ from services.geofence.domain.decisions import Decisions
 from services.geofence.domain.detectors import anomalies
 from services.geofence.domain.detectors.detector import Movement
 from services.geofence.domain.detectors.late_evidence import TooLate
-from services.geofence.domain.entries import Body, FoldVersion, Positions
+from services.geofence.domain.entries import Body, FoldVersion, Positions, PositionSource
 from services.geofence.domain.hot_loop import FIXES_PER_CLEANUP, BatchMoves
 from services.geofence.domain.kinematics.geometry import ecef_mm
 from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump
 from services.geofence.domain.rules import Rules
+from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.version import VERSION
-from tandem.common.v1 import log_pb2
-from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
+from tandem.common.v1 import log_pb2, presence_pb2
+from tests.support.geofence.stories import T0_MS, Story, circle, place_e7, unit
 
 TOO_LATE = "older than 2 h"
 OVERDUE = "from before the end of an order that is over"
@@ -41,6 +42,7 @@ class Report(NamedTuple):
     lat_e7: int
     lon_e7: int
     accuracy_mm: int
+    source: int
 
 
 def fold_plainly(decisions: Decisions, batch: Positions) -> None:
@@ -49,7 +51,9 @@ def fold_plainly(decisions: Decisions, batch: Positions) -> None:
     set_aside: Counter[str] = Counter()
     too_late: list[TooLate] = []
     columns = (batch.device_ids, batch.report_ids, batch.fix_times_ms, batch.lat_e7, batch.lon_e7, batch.accuracy_mm)
-    for report in (Report(*row) for row in zip(*columns, strict=True)):
+    for row in zip(*columns, sources.of_batch(state, batch), strict=True):
+        report = Report(*row)
+        report = report._replace(accuracy_mm=max(report.accuracy_mm, sources.MIN_ACCURACY_MM[report.source]))
         time_ms = min(report.fix_time_ms, state.now_ms)
         if time_ms < state.now_ms - WINDOW_MS:
             set_aside[TOO_LATE] += 1
@@ -74,7 +78,7 @@ def _fold_one(decisions: Decisions, moves: BatchMoves, report: Report, *, receiv
     track = state.tracks.setdefault(device_id, Track())
     point = ecef_mm(report.lat_e7, report.lon_e7)
     time_ms = min(report.fix_time_ms, state.now_ms)
-    fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm)
+    fix = Fix(time_ms, report.fix_time_ms, report.report_id, *point, report.accuracy_mm, report.source)
     neighbours = track.add(fix)
     if neighbours is None:
         return CONTRADICTING if track.contradicts(fix) else None
@@ -119,6 +123,7 @@ class Leg(NamedTuple):
     """How long before the arrival the last position was measured; negative for a clock that is ahead."""
     accuracy_m: int
     resent: bool
+    source: PositionSource = PositionSource.UNSPECIFIED
 
 
 class Batch(NamedTuple):
@@ -130,7 +135,7 @@ class Batch(NamedTuple):
 
 
 DEVICES = ("tag", "phone", "tag2", "watch", "stranger")
-BEFORE = ("", "", "", "", "other wearer", "other phone", "order ends", "rules", "heard")
+BEFORE = ("", "", "", "", "other wearer", "other phone", "order ends", "rules", "heard", "presence", "presence")
 LEGS = st.builds(
     Leg,
     device_id=st.sampled_from(("tag", "phone", *DEVICES)),
@@ -142,6 +147,7 @@ LEGS = st.builds(
     late_s=st.sampled_from((0, 0, 0, 1, 30, 500, 8_000, -2, -60)),
     accuracy_m=st.sampled_from((5, 5, 20, 400)),
     resent=st.booleans(),
+    source=st.sampled_from(PositionSource),
 )
 BATCHES = st.builds(
     Batch,
@@ -158,7 +164,9 @@ def play(story: Story, batches: list[Batch], asks: bool = True) -> Story:
     east_m = dict.fromkeys(DEVICES, 0.0)
     if asks:
         story.enter(0, FoldVersion(VERSION))
-    story.case()
+    beacon = unit("her-beacon", 0, kind=presence_pb2.PRESENCE_UNIT_KIND_BLUETOOTH_BEACON)
+    person = log_pb2.ProtectedTarget(person_id="p", device_ids=["phone"], presence_units=[beacon])
+    story.case(persons=[person], presence_units=[unit("home-unit", 9_000)])
     second: dict[str, object] = {
         "wearer_id": "w2",
         "tag_device_ids": ["tag2"],
@@ -179,7 +187,7 @@ def play(story: Story, batches: list[Batch], asks: bool = True) -> Story:
                 off_m = leg.jump_m if number == 0 else 0.0
                 fix_ms = T0_MS + round((at_s - leg.late_s - duration_s + number * leg.interval_s) * 1000)
                 place = place_e7(north_m[device_id] + off_m, east_m[device_id])
-                reports.append(Report(device_id, f"{fix_ms}", fix_ms, *place, leg.accuracy_m * 1000))
+                reports.append(Report(device_id, f"{fix_ms}", fix_ms, *place, leg.accuracy_m * 1000, leg.source))
             if leg.resent:
                 reports += reports[-2:]
         story.enter(at_s, _batch_of(reports))
@@ -195,6 +203,7 @@ def _batch_of(reports: list[Report]) -> Positions:
         lon_e7=[report.lon_e7 for report in reports],
         accuracy_mm=[report.accuracy_mm for report in reports],
         received_wall_us=7,
+        sources=[report.source for report in reports],
     )
 
 
@@ -211,6 +220,9 @@ def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None
             story.enter(at_s, Rules(rules_id="next", reach_mps=5 + version, clear_after_ms=30_000))
         case "heard":
             story.heard(at_s, "tag", "phone")
+        case "presence":
+            story.present(at_s, "home-unit", since_s=at_s - 500)
+            story.present(at_s, "her-beacon", "phone")
 
 
 @given(st.lists(BATCHES, min_size=1, max_size=8), st.sampled_from((True, True, False)))

@@ -25,12 +25,13 @@ def rows_of(packed: PackedFixes) -> list[Row]:
 def _rows(rng: random.Random, ids: tuple[str, ...]) -> list[Row]:
     """Some rows, with numbers from one range of high words, or from all."""
     numbers = rng.choice(((5, 7, 1_000), EDGES))
+    accuracies = rng.choice((((5, 0), (7, 0)), ((5, 0), (500_000, 3)), ((0, 3), (WORD - 1, 1), (WORD - 1, 0))))
 
     def number() -> int:
         return rng.choice(numbers)
 
     return [
-        (number(), number(), rng.choice(ids), number(), number(), number(), number())
+        (number(), number(), rng.choice(ids), number(), number(), number(), *rng.choice(accuracies))
         for _ in range(rng.randrange(1, 9))
     ]
 
@@ -55,10 +56,23 @@ def test_all_values_of_fixes_are_kept(seed: int) -> None:
 
 
 def test_a_fix_takes_about_30_bytes() -> None:
+    assert _bytes_of(_two_hours()) < 31 * 480
+    assert not packed_fixes.of_rows(_two_hours()).may_hold_x(5)
+
+
+def test_two_hours_of_a_wearer_stay_below_64_kib_with_sources_that_change() -> None:
+    assert _bytes_of([fix._replace(source=3) for fix in _two_hours()]) < 31 * 480
+    assert _bytes_of([fix._replace(source=number % 4) for number, fix in enumerate(_two_hours())]) < 55 * 480 < 65_536
+
+
+def _two_hours() -> list[Fix]:
     rng = random.Random(1)
-    packed = packed_fixes.of_rows([_fix(rng, number)._replace(y_mm=4_050_000_000 + number) for number in range(480)])
-    assert len(packed.low_words) + len(packed.high_words) + len(packed.report_ids) < 31 * 480
-    assert not packed.may_hold_x(5)
+    return [_fix(rng, number)._replace(y_mm=4_050_000_000 + number, source=0) for number in range(480)]
+
+
+def _bytes_of(fixes: list[Fix]) -> int:
+    packed = packed_fixes.of_rows(fixes)
+    return len(packed.low_words) + len(packed.high_words) + len(packed.report_ids)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +93,8 @@ def _fix(rng: random.Random, number: int) -> Fix:
     time_ms = 1_790_000_000_000 + 15_000 * number + rng.choice((0, 0, 0, -15_000, -30_000, 7))
     fix_ms = time_ms + (rng.randrange(100_000) if rng.random() < 0.02 else 0)
     x_mm, y_mm = (-3_000_000_000 + rng.randrange(50_000), 4_000_000_000 + rng.randrange(400_000_000))
-    return Fix(time_ms, fix_ms, f"r-{number}", x_mm, y_mm, 3_800_000_000, rng.randrange(50_000))
+    source = rng.choice((0, 0, 0, 1, 3))
+    return Fix(time_ms, fix_ms, f"r-{number}", x_mm, y_mm, 3_800_000_000, rng.randrange(50_000), source)
 
 
 @pytest.mark.parametrize("seed", range(8))

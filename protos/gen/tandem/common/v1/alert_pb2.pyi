@@ -241,6 +241,8 @@ class _AnomalyKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnomalyKi
     """The positions were identical to the last digit for 10 minutes, from a device whose positions had always differed."""
     COPIED: _AnomalyKind.ValueType  # 5
     """A sequence of differing positions is identical, to the last digit, to an earlier sequence."""
+    PRESENCE: _AnomalyKind.ValueType  # 10
+    """A home unit or beacon claims a presence that positions or another unit contradict."""
 
 class AnomalyKind(_AnomalyKind, metaclass=_AnomalyKindEnumTypeWrapper):
     """Why a position can't be used as it is. The position still counts, but a single position jump or vague position sends nobody."""
@@ -258,6 +260,8 @@ FROZEN: AnomalyKind.ValueType  # 4
 """The positions were identical to the last digit for 10 minutes, from a device whose positions had always differed."""
 COPIED: AnomalyKind.ValueType  # 5
 """A sequence of differing positions is identical, to the last digit, to an earlier sequence."""
+PRESENCE: AnomalyKind.ValueType  # 10
+"""A home unit or beacon claims a presence that positions or another unit contradict."""
 Global___AnomalyKind: _TypeAlias = AnomalyKind  # noqa: Y015
 
 class _Leg:

@@ -27,41 +27,42 @@ from tandem.common.v1 import exercise_pb2 as tandem_dot_common_dot_v1_dot_exerci
 from tandem.common.v1 import geometry_pb2 as tandem_dot_common_dot_v1_dot_geometry__pb2
 from tandem.common.v1 import notice_pb2 as tandem_dot_common_dot_v1_dot_notice__pb2
 from tandem.common.v1 import tag_duty_pb2 as tandem_dot_common_dot_v1_dot_tag__duty__pb2
+from tandem.common.v1 import presence_pb2 as tandem_dot_common_dot_v1_dot_presence__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atandem/common/v1/log.proto\x12\x10tandem.common.v1\x1a tandem/common/v1/encounter.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1dtandem/common/v1/notice.proto\x1a\x1ftandem/common/v1/tag_duty.proto\"\xe8\x02\n\x08LogEntry\x12\x35\n\x0c\x66old_version\x18\x01 \x01(\x0b\x32\x1d.tandem.common.v1.FoldVersionH\x00\x12\x34\n\tpositions\x18\x02 \x01(\x0b\x32\x1f.tandem.common.v1.PositionBatchH\x00\x12\x36\n\tequipment\x18\x03 \x01(\x0b\x32!.tandem.common.v1.EquipmentReportH\x00\x12.\n\x04\x63\x61se\x18\x04 \x01(\x0b\x32\x1e.tandem.common.v1.CaseSnapshotH\x00\x12(\n\x05rules\x18\x05 \x01(\x0b\x32\x17.tandem.common.v1.RulesH\x00\x12&\n\x04tick\x18\x06 \x01(\x0b\x32\x16.tandem.common.v1.TickH\x00\x12-\n\x05heard\x18\x07 \x01(\x0b\x32\x1c.tandem.common.v1.HeardBatchH\x00\x42\x06\n\x04\x62ody\"^\n\x0bLogMetadata\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x12\n\nclock_rate\x18\x02 \x01(\r\x12\x17\n\x0f\x63lock_anchor_ms\x18\x03 \x01(\x03\x12\x0e\n\x06log_id\x18\x04 \x01(\t\"\x1e\n\x0b\x46oldVersion\x12\x0f\n\x07version\x18\x01 \x01(\r\"\xad\x01\n\rPositionBatch\x12\x11\n\tdevice_id\x18\x01 \x03(\t\x12\x11\n\treport_id\x18\x02 \x03(\t\x12\x13\n\x0b\x66ix_time_ms\x18\x03 \x03(\x12\x12\x0e\n\x06lat_e7\x18\x04 \x03(\x11\x12\x0e\n\x06lon_e7\x18\x05 \x03(\x11\x12\x13\n\x0b\x61\x63\x63uracy_mm\x18\x06 \x03(\r\x12\x18\n\x10received_wall_us\x18\x07 \x01(\x03\x12\x12\n\nbackfilled\x18\x08 \x01(\x08\"L\n\nHeardBatch\x12\x11\n\tdevice_id\x18\x01 \x03(\t\x12\x11\n\treport_id\x18\x02 \x03(\t\x12\x18\n\x10received_wall_us\x18\x03 \x01(\x03\"\x98\x01\n\x0f\x45quipmentReport\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12.\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKind\x12\x15\n\revent_time_ms\x18\x04 \x01(\x12\x12\x18\n\x10received_wall_us\x18\x05 \x01(\x03\"\xae\x04\n\x0c\x43\x61seSnapshot\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x11\n\twearer_id\x18\x04 \x01(\t\x12\x16\n\x0etag_device_ids\x18\x05 \x03(\t\x12\x32\n\x07persons\x18\x06 \x03(\x0b\x32!.tandem.common.v1.ProtectedTarget\x12\'\n\x06places\x18\x07 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12%\n\x05rings\x18\x08 \x03(\x0b\x32\x16.tandem.common.v1.Ring\x12\x15\n\rvalid_from_ms\x18\t \x01(\x03\x12\x16\n\x0evalid_until_ms\x18\n \x01(\x03\x12/\n\nencounters\x18\x0b \x03(\x0b\x32\x1b.tandem.common.v1.Encounter\x12,\n\x08\x65xercise\x18\x0c \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\x12\x35\n\rnotice_ground\x18( \x01(\x0e\x32\x1e.tandem.common.v1.NoticeGround\x12\x19\n\x11police_must_check\x18) \x01(\x08\x12+\n\x08tag_duty\x18\x14 \x01(\x0b\x32\x19.tandem.common.v1.TagDuty\x12.\n\x08removals\x18\x15 \x03(\x0b\x32\x1c.tandem.common.v1.TagRemoval\"P\n\x0fProtectedTarget\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\x12\x16\n\x0esealed_contact\x18\x03 \x01(\x0c\"\xbd\x03\n\x05Rules\x12\x10\n\x08rules_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63lear_margin_m\x18\x02 \x01(\r\x12\x15\n\rclear_after_s\x18\x03 \x01(\r\x12\x14\n\x0clate_after_s\x18\x04 \x01(\r\x12\x1d\n\x15silent_notify_after_s\x18\x05 \x01(\r\x12\x11\n\treach_mps\x18\x06 \x01(\r\x12\x14\n\x0creach_most_s\x18\x07 \x01(\r\x12\x1e\n\x16protected_lost_after_s\x18\x08 \x01(\r\x12\x14\n\x0chelp_after_s\x18\t \x01(\r\x12\x10\n\x08\x66oot_mps\x18\n \x01(\r\x12\x15\n\rrespond_p_pct\x18\x0b \x01(\r\x12\x16\n\x0ereport_grace_s\x18\x0c \x01(\r\x12\x0e\n\x06rest_s\x18\r \x01(\r\x12\x1c\n\x14rest_respond_after_s\x18\x0e \x01(\r\x12\x1c\n\x14\x61way_respond_after_s\x18\x0f \x01(\r\x12\x17\n\x0furgent_within_m\x18( \x01(\r\x12\x1a\n\x12urgent_closing_mps\x18) \x01(\r\x12\x1d\n\x15urgent_place_within_m\x18* \x01(\r\"\x06\n\x04Tick\"\xb4\x01\n\x0b\x44\x65viceRoute\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x12\n\npartitions\x18\x02 \x03(\r\x12\x11\n\tvendor_id\x18\x03 \x01(\t\x12-\n\x06tokens\x18\x04 \x03(\x0b\x32\x1d.tandem.common.v1.DeviceToken\x12\x0f\n\x07revoked\x18\x05 \x01(\x08\x12*\n\x04kind\x18\x06 \x01(\x0e\x32\x1c.tandem.common.v1.DeviceKind\"5\n\x0b\x44\x65viceToken\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x16\n\x0evalid_until_ms\x18\x02 \x01(\x03*\x84\x03\n\rEquipmentKind\x12\x1e\n\x1a\x45QUIPMENT_KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nSTRAP_OPEN\x10\x01\x12\x10\n\x0cSTRAP_CLOSED\x10\x02\x12\r\n\tCASE_OPEN\x10\x03\x12\x0f\n\x0b\x43\x41SE_CLOSED\x10\x04\x12\x0f\n\x0b\x42\x41TTERY_LOW\x10\x05\x12\x10\n\x0cPANIC_BUTTON\x10\x06\x12\x13\n\x0fPANIC_CANCELLED\x10\x07\x12\x15\n\x11JAMMING_SUSPECTED\x10\x08\x12\x10\n\x0cJAMMING_OVER\x10\t\x12\x15\n\x11\x43HARGER_CONNECTED\x10\n\x12\x13\n\x0f\x43HARGER_REMOVED\x10\x0b\x12\x15\n\x11\x42\x41TTERY_RECOVERED\x10\x0c\x12\x0c\n\x08SHUTDOWN\x10\r\x12\x0b\n\x07STARTED\x10\x0e\x12\x13\n\x0fOUT_OF_COVERAGE\x10\x0f\x12\x14\n\x10\x42\x41\x43K_IN_COVERAGE\x10\x10\x12\x12\n\x0e\x44\x45VICE_REFUSED\x10\x11\x12\x13\n\x0f\x44\x45VICE_ACCEPTED\x10\x12*I\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03TAG\x10\x01\x12\x15\n\x11PROTECTIVE_DEVICE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atandem/common/v1/log.proto\x12\x10tandem.common.v1\x1a tandem/common/v1/encounter.proto\x1a\x1ftandem/common/v1/exercise.proto\x1a\x1ftandem/common/v1/geometry.proto\x1a\x1dtandem/common/v1/notice.proto\x1a\x1ftandem/common/v1/tag_duty.proto\x1a\x1ftandem/common/v1/presence.proto\"\x9e\x03\n\x08LogEntry\x12\x35\n\x0c\x66old_version\x18\x01 \x01(\x0b\x32\x1d.tandem.common.v1.FoldVersionH\x00\x12\x34\n\tpositions\x18\x02 \x01(\x0b\x32\x1f.tandem.common.v1.PositionBatchH\x00\x12\x36\n\tequipment\x18\x03 \x01(\x0b\x32!.tandem.common.v1.EquipmentReportH\x00\x12.\n\x04\x63\x61se\x18\x04 \x01(\x0b\x32\x1e.tandem.common.v1.CaseSnapshotH\x00\x12(\n\x05rules\x18\x05 \x01(\x0b\x32\x17.tandem.common.v1.RulesH\x00\x12&\n\x04tick\x18\x06 \x01(\x0b\x32\x16.tandem.common.v1.TickH\x00\x12-\n\x05heard\x18\x07 \x01(\x0b\x32\x1c.tandem.common.v1.HeardBatchH\x00\x12\x34\n\tpresences\x18\x0c \x01(\x0b\x32\x1f.tandem.common.v1.PresenceBatchH\x00\x42\x06\n\x04\x62ody\"^\n\x0bLogMetadata\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x12\n\nclock_rate\x18\x02 \x01(\r\x12\x17\n\x0f\x63lock_anchor_ms\x18\x03 \x01(\x03\x12\x0e\n\x06log_id\x18\x04 \x01(\t\"\x1e\n\x0b\x46oldVersion\x12\x0f\n\x07version\x18\x01 \x01(\r\"\xdf\x01\n\rPositionBatch\x12\x11\n\tdevice_id\x18\x01 \x03(\t\x12\x11\n\treport_id\x18\x02 \x03(\t\x12\x13\n\x0b\x66ix_time_ms\x18\x03 \x03(\x12\x12\x0e\n\x06lat_e7\x18\x04 \x03(\x11\x12\x0e\n\x06lon_e7\x18\x05 \x03(\x11\x12\x13\n\x0b\x61\x63\x63uracy_mm\x18\x06 \x03(\r\x12\x18\n\x10received_wall_us\x18\x07 \x01(\x03\x12\x12\n\nbackfilled\x18\x08 \x01(\x08\x12\x30\n\x06source\x18\t \x03(\x0e\x32 .tandem.common.v1.PositionSource\"L\n\nHeardBatch\x12\x11\n\tdevice_id\x18\x01 \x03(\t\x12\x11\n\treport_id\x18\x02 \x03(\t\x12\x18\n\x10received_wall_us\x18\x03 \x01(\x03\"\x98\x01\n\x0f\x45quipmentReport\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x11\n\treport_id\x18\x02 \x01(\t\x12.\n\x05\x65vent\x18\x03 \x01(\x0e\x32\x1f.tandem.common.v1.EquipmentKind\x12\x15\n\revent_time_ms\x18\x04 \x01(\x12\x12\x18\n\x10received_wall_us\x18\x05 \x01(\x03\"\xeb\x04\n\x0c\x43\x61seSnapshot\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x11\n\twearer_id\x18\x04 \x01(\t\x12\x16\n\x0etag_device_ids\x18\x05 \x03(\t\x12\x32\n\x07persons\x18\x06 \x03(\x0b\x32!.tandem.common.v1.ProtectedTarget\x12\'\n\x06places\x18\x07 \x03(\x0b\x32\x17.tandem.common.v1.Place\x12%\n\x05rings\x18\x08 \x03(\x0b\x32\x16.tandem.common.v1.Ring\x12\x15\n\rvalid_from_ms\x18\t \x01(\x03\x12\x16\n\x0evalid_until_ms\x18\n \x01(\x03\x12/\n\nencounters\x18\x0b \x03(\x0b\x32\x1b.tandem.common.v1.Encounter\x12,\n\x08\x65xercise\x18\x0c \x01(\x0e\x32\x1a.tandem.common.v1.Exercise\x12\x35\n\rnotice_ground\x18( \x01(\x0e\x32\x1e.tandem.common.v1.NoticeGround\x12\x19\n\x11police_must_check\x18) \x01(\x08\x12+\n\x08tag_duty\x18\x14 \x01(\x0b\x32\x19.tandem.common.v1.TagDuty\x12.\n\x08removals\x18\x15 \x03(\x0b\x32\x1c.tandem.common.v1.TagRemoval\x12;\n\x0epresence_units\x18\x16 \x03(\x0b\x32#.tandem.common.v1.PresenceUnitPlace\"\x8d\x01\n\x0fProtectedTarget\x12\x11\n\tperson_id\x18\x01 \x01(\t\x12\x12\n\ndevice_ids\x18\x02 \x03(\t\x12\x16\n\x0esealed_contact\x18\x03 \x01(\x0c\x12;\n\x0epresence_units\x18\n \x03(\x0b\x32#.tandem.common.v1.PresenceUnitPlace\"\xbd\x03\n\x05Rules\x12\x10\n\x08rules_id\x18\x01 \x01(\t\x12\x16\n\x0e\x63lear_margin_m\x18\x02 \x01(\r\x12\x15\n\rclear_after_s\x18\x03 \x01(\r\x12\x14\n\x0clate_after_s\x18\x04 \x01(\r\x12\x1d\n\x15silent_notify_after_s\x18\x05 \x01(\r\x12\x11\n\treach_mps\x18\x06 \x01(\r\x12\x14\n\x0creach_most_s\x18\x07 \x01(\r\x12\x1e\n\x16protected_lost_after_s\x18\x08 \x01(\r\x12\x14\n\x0chelp_after_s\x18\t \x01(\r\x12\x10\n\x08\x66oot_mps\x18\n \x01(\r\x12\x15\n\rrespond_p_pct\x18\x0b \x01(\r\x12\x16\n\x0ereport_grace_s\x18\x0c \x01(\r\x12\x0e\n\x06rest_s\x18\r \x01(\r\x12\x1c\n\x14rest_respond_after_s\x18\x0e \x01(\r\x12\x1c\n\x14\x61way_respond_after_s\x18\x0f \x01(\r\x12\x17\n\x0furgent_within_m\x18( \x01(\r\x12\x1a\n\x12urgent_closing_mps\x18) \x01(\r\x12\x1d\n\x15urgent_place_within_m\x18* \x01(\r\"\x06\n\x04Tick\"\xcf\x01\n\x0b\x44\x65viceRoute\x12\x12\n\nsubject_id\x18\x01 \x01(\t\x12\x12\n\npartitions\x18\x02 \x03(\r\x12\x11\n\tvendor_id\x18\x03 \x01(\t\x12-\n\x06tokens\x18\x04 \x03(\x0b\x32\x1d.tandem.common.v1.DeviceToken\x12\x0f\n\x07revoked\x18\x05 \x01(\x08\x12*\n\x04kind\x18\x06 \x01(\x0e\x32\x1c.tandem.common.v1.DeviceKind\x12\x19\n\x11identifier_sha256\x18\n \x01(\x0c\"5\n\x0b\x44\x65viceToken\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x16\n\x0evalid_until_ms\x18\x02 \x01(\x03*\x84\x03\n\rEquipmentKind\x12\x1e\n\x1a\x45QUIPMENT_KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nSTRAP_OPEN\x10\x01\x12\x10\n\x0cSTRAP_CLOSED\x10\x02\x12\r\n\tCASE_OPEN\x10\x03\x12\x0f\n\x0b\x43\x41SE_CLOSED\x10\x04\x12\x0f\n\x0b\x42\x41TTERY_LOW\x10\x05\x12\x10\n\x0cPANIC_BUTTON\x10\x06\x12\x13\n\x0fPANIC_CANCELLED\x10\x07\x12\x15\n\x11JAMMING_SUSPECTED\x10\x08\x12\x10\n\x0cJAMMING_OVER\x10\t\x12\x15\n\x11\x43HARGER_CONNECTED\x10\n\x12\x13\n\x0f\x43HARGER_REMOVED\x10\x0b\x12\x15\n\x11\x42\x41TTERY_RECOVERED\x10\x0c\x12\x0c\n\x08SHUTDOWN\x10\r\x12\x0b\n\x07STARTED\x10\x0e\x12\x13\n\x0fOUT_OF_COVERAGE\x10\x0f\x12\x14\n\x10\x42\x41\x43K_IN_COVERAGE\x10\x10\x12\x12\n\x0e\x44\x45VICE_REFUSED\x10\x11\x12\x13\n\x0f\x44\x45VICE_ACCEPTED\x10\x12*\\\n\nDeviceKind\x12\x1b\n\x17\x44\x45VICE_KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03TAG\x10\x01\x12\x15\n\x11PROTECTIVE_DEVICE\x10\x02\x12\x11\n\rPRESENCE_UNIT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.common.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EQUIPMENTKIND']._serialized_start=2450
-  _globals['_EQUIPMENTKIND']._serialized_end=2838
-  _globals['_DEVICEKIND']._serialized_start=2840
-  _globals['_DEVICEKIND']._serialized_end=2913
-  _globals['_LOGENTRY']._serialized_start=213
-  _globals['_LOGENTRY']._serialized_end=573
-  _globals['_LOGMETADATA']._serialized_start=575
-  _globals['_LOGMETADATA']._serialized_end=669
-  _globals['_FOLDVERSION']._serialized_start=671
-  _globals['_FOLDVERSION']._serialized_end=701
-  _globals['_POSITIONBATCH']._serialized_start=704
-  _globals['_POSITIONBATCH']._serialized_end=877
-  _globals['_HEARDBATCH']._serialized_start=879
-  _globals['_HEARDBATCH']._serialized_end=955
-  _globals['_EQUIPMENTREPORT']._serialized_start=958
-  _globals['_EQUIPMENTREPORT']._serialized_end=1110
-  _globals['_CASESNAPSHOT']._serialized_start=1113
-  _globals['_CASESNAPSHOT']._serialized_end=1671
-  _globals['_PROTECTEDTARGET']._serialized_start=1673
-  _globals['_PROTECTEDTARGET']._serialized_end=1753
-  _globals['_RULES']._serialized_start=1756
-  _globals['_RULES']._serialized_end=2201
-  _globals['_TICK']._serialized_start=2203
-  _globals['_TICK']._serialized_end=2209
-  _globals['_DEVICEROUTE']._serialized_start=2212
-  _globals['_DEVICEROUTE']._serialized_end=2392
-  _globals['_DEVICETOKEN']._serialized_start=2394
-  _globals['_DEVICETOKEN']._serialized_end=2447
+  _globals['_EQUIPMENTKIND']._serialized_start=2737
+  _globals['_EQUIPMENTKIND']._serialized_end=3125
+  _globals['_DEVICEKIND']._serialized_start=3127
+  _globals['_DEVICEKIND']._serialized_end=3219
+  _globals['_LOGENTRY']._serialized_start=246
+  _globals['_LOGENTRY']._serialized_end=660
+  _globals['_LOGMETADATA']._serialized_start=662
+  _globals['_LOGMETADATA']._serialized_end=756
+  _globals['_FOLDVERSION']._serialized_start=758
+  _globals['_FOLDVERSION']._serialized_end=788
+  _globals['_POSITIONBATCH']._serialized_start=791
+  _globals['_POSITIONBATCH']._serialized_end=1014
+  _globals['_HEARDBATCH']._serialized_start=1016
+  _globals['_HEARDBATCH']._serialized_end=1092
+  _globals['_EQUIPMENTREPORT']._serialized_start=1095
+  _globals['_EQUIPMENTREPORT']._serialized_end=1247
+  _globals['_CASESNAPSHOT']._serialized_start=1250
+  _globals['_CASESNAPSHOT']._serialized_end=1869
+  _globals['_PROTECTEDTARGET']._serialized_start=1872
+  _globals['_PROTECTEDTARGET']._serialized_end=2013
+  _globals['_RULES']._serialized_start=2016
+  _globals['_RULES']._serialized_end=2461
+  _globals['_TICK']._serialized_start=2463
+  _globals['_TICK']._serialized_end=2469
+  _globals['_DEVICEROUTE']._serialized_start=2472
+  _globals['_DEVICEROUTE']._serialized_end=2679
+  _globals['_DEVICETOKEN']._serialized_start=2681
+  _globals['_DEVICETOKEN']._serialized_end=2734
 # @@protoc_insertion_point(module_scope)

@@ -12,6 +12,7 @@ from tandem.common.v1 import encounter_pb2 as _encounter_pb2
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
 from tandem.common.v1 import notice_pb2 as _notice_pb2
+from tandem.common.v1 import presence_pb2 as _presence_pb2
 from tandem.common.v1 import tag_duty_pb2 as _tag_duty_pb2
 import builtins as _builtins
 import sys
@@ -121,6 +122,8 @@ class _DeviceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DeviceKind
     """Worn by a wearer."""
     PROTECTIVE_DEVICE: _DeviceKind.ValueType  # 2
     """Carried by a protected person."""
+    PRESENCE_UNIT: _DeviceKind.ValueType  # 3
+    """Home unit or beacon at a fixed place. Nobody commands it."""
 
 class DeviceKind(_DeviceKind, metaclass=_DeviceKindEnumTypeWrapper):
     """Kinds of device."""
@@ -130,6 +133,8 @@ TAG: DeviceKind.ValueType  # 1
 """Worn by a wearer."""
 PROTECTIVE_DEVICE: DeviceKind.ValueType  # 2
 """Carried by a protected person."""
+PRESENCE_UNIT: DeviceKind.ValueType  # 3
+"""Home unit or beacon at a fixed place. Nobody commands it."""
 Global___DeviceKind: _TypeAlias = DeviceKind  # noqa: Y015
 
 @_typing.final
@@ -147,6 +152,7 @@ class LogEntry(_message.Message):
     RULES_FIELD_NUMBER: _builtins.int
     TICK_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
+    PRESENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fold_version(self) -> Global___FoldVersion:
         """The minimum version of the fold that may process the log from here."""
@@ -175,6 +181,10 @@ class LogEntry(_message.Message):
     def heard(self) -> Global___HeardBatch:
         """Devices reported, but their reports can't be used."""
 
+    @_builtins.property
+    def presences(self) -> _presence_pb2.PresenceBatch:
+        """Presence at home units and beacons."""
+
     def __init__(
         self,
         *,
@@ -185,12 +195,13 @@ class LogEntry(_message.Message):
         rules: Global___Rules | None = ...,
         tick: Global___Tick | None = ...,
         heard: Global___HeardBatch | None = ...,
+        presences: _presence_pb2.PresenceBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "heard", b"heard", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "heard", b"heard", "positions", b"positions", "presences", b"presences", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "heard", b"heard", "positions", b"positions", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "case", b"case", "equipment", b"equipment", "fold_version", b"fold_version", "heard", b"heard", "positions", b"positions", "presences", b"presences", "rules", b"rules", "tick", b"tick"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["fold_version", "positions", "equipment", "case", "rules", "tick", "heard"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["fold_version", "positions", "equipment", "case", "rules", "tick", "heard", "presences"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -266,6 +277,7 @@ class PositionBatch(_message.Message):
     ACCURACY_MM_FIELD_NUMBER: _builtins.int
     RECEIVED_WALL_US_FIELD_NUMBER: _builtins.int
     BACKFILLED_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     received_wall_us: _builtins.int
     """When ingest received the batch, wall clock, microseconds since 1970 UTC. For measurement only: no decision reads it."""
     backfilled: _builtins.bool
@@ -294,6 +306,10 @@ class PositionBatch(_message.Message):
     def accuracy_mm(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Radius that holds 68 % of fixes, millimetres."""
 
+    @_builtins.property
+    def source(self) -> _containers.RepeatedScalarFieldContainer[_presence_pb2.PositionSource.ValueType]:
+        """Where each position comes from. Empty if no sender says."""
+
     def __init__(
         self,
         *,
@@ -305,10 +321,11 @@ class PositionBatch(_message.Message):
         accuracy_mm: _abc.Iterable[_builtins.int] | None = ...,
         received_wall_us: _builtins.int = ...,
         backfilled: _builtins.bool = ...,
+        source: _abc.Iterable[_presence_pb2.PositionSource.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_mm", b"accuracy_mm", "backfilled", b"backfilled", "device_id", b"device_id", "fix_time_ms", b"fix_time_ms", "lat_e7", b"lat_e7", "lon_e7", b"lon_e7", "received_wall_us", b"received_wall_us", "report_id", b"report_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_mm", b"accuracy_mm", "backfilled", b"backfilled", "device_id", b"device_id", "fix_time_ms", b"fix_time_ms", "lat_e7", b"lat_e7", "lon_e7", b"lon_e7", "received_wall_us", b"received_wall_us", "report_id", b"report_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,6 +429,7 @@ class CaseSnapshot(_message.Message):
     POLICE_MUST_CHECK_FIELD_NUMBER: _builtins.int
     TAG_DUTY_FIELD_NUMBER: _builtins.int
     REMOVALS_FIELD_NUMBER: _builtins.int
+    PRESENCE_UNITS_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id of the joint case: a hash of the order and the wearer."""
     version: _builtins.int
@@ -460,6 +478,10 @@ class CaseSnapshot(_message.Message):
     def removals(self) -> _containers.RepeatedCompositeFieldContainer[_tag_duty_pb2.TagRemoval]:
         """Authorised removals of the wearer's tags that haven't ended long ago, in ascending order of their start."""
 
+    @_builtins.property
+    def presence_units(self) -> _containers.RepeatedCompositeFieldContainer[_presence_pb2.PresenceUnitPlace]:
+        """Home units and beacons of the wearer."""
+
     def __init__(
         self,
         *,
@@ -479,10 +501,11 @@ class CaseSnapshot(_message.Message):
         police_must_check: _builtins.bool = ...,
         tag_duty: _tag_duty_pb2.TagDuty | None = ...,
         removals: _abc.Iterable[_tag_duty_pb2.TagRemoval] | None = ...,
+        presence_units: _abc.Iterable[_presence_pb2.PresenceUnitPlace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tag_duty", b"tag_duty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "exercise", b"exercise", "notice_ground", b"notice_ground", "order_id", b"order_id", "persons", b"persons", "places", b"places", "police_must_check", b"police_must_check", "removals", b"removals", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "tag_duty", b"tag_duty", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "encounters", b"encounters", "exercise", b"exercise", "notice_ground", b"notice_ground", "order_id", b"order_id", "persons", b"persons", "places", b"places", "police_must_check", b"police_must_check", "presence_units", b"presence_units", "removals", b"removals", "rings", b"rings", "tag_device_ids", b"tag_device_ids", "tag_duty", b"tag_duty", "valid_from_ms", b"valid_from_ms", "valid_until_ms", b"valid_until_ms", "version", b"version", "wearer_id", b"wearer_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,6 +520,7 @@ class ProtectedTarget(_message.Message):
     PERSON_ID_FIELD_NUMBER: _builtins.int
     DEVICE_IDS_FIELD_NUMBER: _builtins.int
     SEALED_CONTACT_FIELD_NUMBER: _builtins.int
+    PRESENCE_UNITS_FIELD_NUMBER: _builtins.int
     person_id: _builtins.str
     """The police's id of the person."""
     sealed_contact: _builtins.bytes
@@ -505,16 +529,21 @@ class ProtectedTarget(_message.Message):
     def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of the person's protective devices. A person may have none."""
 
+    @_builtins.property
+    def presence_units(self) -> _containers.RepeatedCompositeFieldContainer[_presence_pb2.PresenceUnitPlace]:
+        """Beacons of the person."""
+
     def __init__(
         self,
         *,
         person_id: _builtins.str = ...,
         device_ids: _abc.Iterable[_builtins.str] | None = ...,
         sealed_contact: _builtins.bytes = ...,
+        presence_units: _abc.Iterable[_presence_pb2.PresenceUnitPlace] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "person_id", b"person_id", "sealed_contact", b"sealed_contact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_ids", b"device_ids", "person_id", b"person_id", "presence_units", b"presence_units", "sealed_contact", b"sealed_contact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -641,6 +670,7 @@ class DeviceRoute(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     REVOKED_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_SHA256_FIELD_NUMBER: _builtins.int
     subject_id: _builtins.str
     """Id of the wearer or protected person."""
     vendor_id: _builtins.str
@@ -649,6 +679,8 @@ class DeviceRoute(_message.Message):
     """The device was withdrawn: nobody may report for it."""
     kind: Global___DeviceKind.ValueType
     """Kind of the device. The location tracking centre commands tags, the 112 room commands protective devices."""
+    identifier_sha256: _builtins.bytes
+    """SHA-256 of what is heard of a beacon: the identifier of its record in lower case. Empty for other devices."""
     @_builtins.property
     def partitions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Partitions of the log, at least one, in ascending order."""
@@ -666,10 +698,11 @@ class DeviceRoute(_message.Message):
         tokens: _abc.Iterable[Global___DeviceToken] | None = ...,
         revoked: _builtins.bool = ...,
         kind: Global___DeviceKind.ValueType = ...,
+        identifier_sha256: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "partitions", b"partitions", "revoked", b"revoked", "subject_id", b"subject_id", "tokens", b"tokens", "vendor_id", b"vendor_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifier_sha256", b"identifier_sha256", "kind", b"kind", "partitions", b"partitions", "revoked", b"revoked", "subject_id", b"subject_id", "tokens", b"tokens", "vendor_id", b"vendor_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

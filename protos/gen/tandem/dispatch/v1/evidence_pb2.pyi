@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from tandem.common.v1 import alert_pb2 as _alert_pb2
 from tandem.common.v1 import log_pb2 as _log_pb2
+from tandem.common.v1 import presence_pb2 as _presence_pb2
 from tandem.registry.v1 import disclosure_pb2 as _disclosure_pb2
 import builtins as _builtins
 import sys
@@ -153,6 +154,7 @@ class TrackPoint(_message.Message):
     LON_DEG_FIELD_NUMBER: _builtins.int
     ACCURACY_M_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     time_ms: _builtins.int
     """Time of the fix, milliseconds since 1970 UTC by the mesh's clock."""
     arrived_ms: _builtins.int
@@ -165,6 +167,8 @@ class TrackPoint(_message.Message):
     """Radius that holds 68 % of fixes, metres."""
     sequence: _builtins.int
     """Sequence of its entry in the log."""
+    source: _presence_pb2.PositionSource.ValueType
+    """Where the position comes from."""
     def __init__(
         self,
         *,
@@ -174,10 +178,11 @@ class TrackPoint(_message.Message):
         lon_deg: _builtins.float = ...,
         accuracy_m: _builtins.float = ...,
         sequence: _builtins.int = ...,
+        source: _presence_pb2.PositionSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_m", b"accuracy_m", "arrived_ms", b"arrived_ms", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "sequence", b"sequence", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_m", b"accuracy_m", "arrived_ms", b"arrived_ms", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "sequence", b"sequence", "source", b"source", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

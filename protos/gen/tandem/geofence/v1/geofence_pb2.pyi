@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from tandem.common.v1 import alert_pb2 as _alert_pb2
 from tandem.common.v1 import log_pb2 as _log_pb2
+from tandem.common.v1 import presence_pb2 as _presence_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -324,6 +325,9 @@ class TagQuality(_message.Message):
     OBSERVED_ACCURACY_M_FIELD_NUMBER: _builtins.int
     ACCURACY_CONTRADICTED_FIELD_NUMBER: _builtins.int
     LAST_FIX_FIELD_NUMBER: _builtins.int
+    LAST_SOURCE_FIELD_NUMBER: _builtins.int
+    PRESENCE_UNIT_ID_FIELD_NUMBER: _builtins.int
+    PRESENCE_SEEN_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Id of the tag."""
     kept_interval_s: _builtins.int
@@ -336,9 +340,17 @@ class TagQuality(_message.Message):
     """Radius that holds 68 % of the tag's errors by the scatter of these fixes, metres. Absent if there are too few."""
     accuracy_contradicted: _builtins.bool
     """The scatter is more than twice the stated accuracy, so the stated one can't be true."""
+    last_source: _presence_pb2.PositionSource.ValueType
+    """Where the newest fix comes from."""
+    presence_unit_id: _builtins.str
+    """Id of the home unit or beacon at which the tag was last present. Empty if there is none."""
     @_builtins.property
     def last_fix(self) -> _timestamp_pb2.Timestamp:
         """Time of the newest fix."""
+
+    @_builtins.property
+    def presence_seen(self) -> _timestamp_pb2.Timestamp:
+        """When the tag was last seen there."""
 
     def __init__(
         self,
@@ -350,10 +362,13 @@ class TagQuality(_message.Message):
         observed_accuracy_m: _builtins.float | None = ...,
         accuracy_contradicted: _builtins.bool = ...,
         last_fix: _timestamp_pb2.Timestamp | None = ...,
+        last_source: _presence_pb2.PositionSource.ValueType = ...,
+        presence_unit_id: _builtins.str = ...,
+        presence_seen: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m", "last_fix", b"last_fix", "observed_accuracy_m", b"observed_accuracy_m"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m", "last_fix", b"last_fix", "observed_accuracy_m", b"observed_accuracy_m", "presence_seen", b"presence_seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m", "accuracy_contradicted", b"accuracy_contradicted", "device_id", b"device_id", "kept_interval_s", b"kept_interval_s", "last_fix", b"last_fix", "observed_accuracy_m", b"observed_accuracy_m", "slow", b"slow", "stated_accuracy_m", b"stated_accuracy_m"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m", "accuracy_contradicted", b"accuracy_contradicted", "device_id", b"device_id", "kept_interval_s", b"kept_interval_s", "last_fix", b"last_fix", "last_source", b"last_source", "observed_accuracy_m", b"observed_accuracy_m", "presence_seen", b"presence_seen", "presence_unit_id", b"presence_unit_id", "slow", b"slow", "stated_accuracy_m", b"stated_accuracy_m"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__observed_accuracy_m: _TypeAlias = _typing.Literal["observed_accuracy_m"]  # noqa: Y015
     _WhichOneofArgType__observed_accuracy_m: _TypeAlias = _typing.Literal["_observed_accuracy_m", b"_observed_accuracy_m"]  # noqa: Y015

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tandem.common.v1 import presence_pb2 as _presence_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -323,6 +324,7 @@ class LivePosition(_message.Message):
     ACCURACY_M_FIELD_NUMBER: _builtins.int
     FIX_TIME_FIELD_NUMBER: _builtins.int
     AGE_S_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     unknown: _builtins.bool
     """The subject's position is unknown: the newest one is older than 3 minutes, or there is none. Unknown never means safe."""
     lat_deg: _builtins.float
@@ -333,6 +335,8 @@ class LivePosition(_message.Message):
     """Accuracy of the position, metres. For a place, its radius."""
     age_s: _builtins.float
     """Age of the position when it was sent, by the log's time, seconds. Absent for a place."""
+    source: _presence_pb2.PositionSource.ValueType
+    """Where the position comes from. Absent for a place."""
     @_builtins.property
     def fix_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the fix. Absent for a place."""
@@ -346,10 +350,11 @@ class LivePosition(_message.Message):
         accuracy_m: _builtins.float | None = ...,
         fix_time: _timestamp_pb2.Timestamp | None = ...,
         age_s: _builtins.float | None = ...,
+        source: _presence_pb2.PositionSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "unknown", b"unknown"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m", "_age_s", b"_age_s", "_lat_deg", b"_lat_deg", "_lon_deg", b"_lon_deg", "accuracy_m", b"accuracy_m", "age_s", b"age_s", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "source", b"source", "unknown", b"unknown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy_m: _TypeAlias = _typing.Literal["accuracy_m"]  # noqa: Y015
     _WhichOneofArgType__accuracy_m: _TypeAlias = _typing.Literal["_accuracy_m", b"_accuracy_m"]  # noqa: Y015

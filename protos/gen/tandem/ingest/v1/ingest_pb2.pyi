@@ -11,6 +11,8 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from tandem.common.v1 import command_pb2 as _command_pb2
 from tandem.common.v1 import log_pb2 as _log_pb2
+from tandem.common.v1 import presence_pb2 as _presence_pb2
+from tandem.ingest.v1 import presence_pb2 as _presence_pb2_1
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -56,11 +58,11 @@ class _RefusalCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalCo
     REFUSAL_CODE_CLOCK_AHEAD: _RefusalCode.ValueType  # 2
     """The device's clock is more than 2 minutes ahead. The log records that the device reported."""
     REFUSAL_CODE_UNKNOWN_DEVICE: _RefusalCode.ValueType  # 3
-    """No such device is registered."""
+    """No such device, home unit or beacon is registered."""
     REFUSAL_CODE_REVOKED: _RefusalCode.ValueType  # 4
     """The device was revoked."""
     REFUSAL_CODE_NOT_YOURS: _RefusalCode.ValueType  # 5
-    """The device isn't bound to this sender."""
+    """The device isn't bound to this sender, or the unit to the holder of the device."""
     REFUSAL_CODE_TOO_OFTEN: _RefusalCode.ValueType  # 6
     """The device reports more often than it may."""
 
@@ -75,11 +77,11 @@ REFUSAL_CODE_INVALID: RefusalCode.ValueType  # 1
 REFUSAL_CODE_CLOCK_AHEAD: RefusalCode.ValueType  # 2
 """The device's clock is more than 2 minutes ahead. The log records that the device reported."""
 REFUSAL_CODE_UNKNOWN_DEVICE: RefusalCode.ValueType  # 3
-"""No such device is registered."""
+"""No such device, home unit or beacon is registered."""
 REFUSAL_CODE_REVOKED: RefusalCode.ValueType  # 4
 """The device was revoked."""
 REFUSAL_CODE_NOT_YOURS: RefusalCode.ValueType  # 5
-"""The device isn't bound to this sender."""
+"""The device isn't bound to this sender, or the unit to the holder of the device."""
 REFUSAL_CODE_TOO_OFTEN: RefusalCode.ValueType  # 6
 """The device reports more often than it may."""
 Global___RefusalCode: _TypeAlias = RefusalCode  # noqa: Y015
@@ -129,6 +131,7 @@ class Position(_message.Message):
     SPEED_MPS_FIELD_NUMBER: _builtins.int
     COURSE_DEG_FIELD_NUMBER: _builtins.int
     BATTERY_PCT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     """Id of the device."""
     report_id: _builtins.str
@@ -145,6 +148,8 @@ class Position(_message.Message):
     """Course over ground, degrees clockwise from north, 0 to 360."""
     battery_pct: _builtins.float
     """Battery charge, percent, 0 to 100."""
+    source: _presence_pb2.PositionSource.ValueType
+    """Where the position comes from. Unspecified if the sender doesn't know."""
     @_builtins.property
     def fix_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the fix by the device."""
@@ -161,10 +166,11 @@ class Position(_message.Message):
         speed_mps: _builtins.float | None = ...,
         course_deg: _builtins.float | None = ...,
         battery_pct: _builtins.float | None = ...,
+        source: _presence_pb2.PositionSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_battery_pct", b"_battery_pct", "_course_deg", b"_course_deg", "_speed_mps", b"_speed_mps", "battery_pct", b"battery_pct", "course_deg", b"course_deg", "fix_time", b"fix_time", "speed_mps", b"speed_mps"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_battery_pct", b"_battery_pct", "_course_deg", b"_course_deg", "_speed_mps", b"_speed_mps", "accuracy_m", b"accuracy_m", "battery_pct", b"battery_pct", "course_deg", b"course_deg", "device_id", b"device_id", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "report_id", b"report_id", "speed_mps", b"speed_mps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_battery_pct", b"_battery_pct", "_course_deg", b"_course_deg", "_speed_mps", b"_speed_mps", "accuracy_m", b"accuracy_m", "battery_pct", b"battery_pct", "course_deg", b"course_deg", "device_id", b"device_id", "fix_time", b"fix_time", "lat_deg", b"lat_deg", "lon_deg", b"lon_deg", "report_id", b"report_id", "source", b"source", "speed_mps", b"speed_mps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__battery_pct: _TypeAlias = _typing.Literal["battery_pct"]  # noqa: Y015
     _WhichOneofArgType__battery_pct: _TypeAlias = _typing.Literal["_battery_pct", b"_battery_pct"]  # noqa: Y015
@@ -229,6 +235,7 @@ class ReportRequest(_message.Message):
     BACKFILL_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
     TOGETHER_FIELD_NUMBER: _builtins.int
+    PRESENCES_FIELD_NUMBER: _builtins.int
     batch: _builtins.int
     """The sender's number of the batch, returned in the answer."""
     backfill: _builtins.bool
@@ -241,7 +248,7 @@ class ReportRequest(_message.Message):
     """
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
-        """Positions. A batch has at most 1,000 positions and equipment events."""
+        """Positions. A batch has at most 1,000 positions, equipment events and presences."""
 
     @_builtins.property
     def equipment(self) -> _containers.RepeatedCompositeFieldContainer[Global___EquipmentEvent]:
@@ -250,6 +257,10 @@ class ReportRequest(_message.Message):
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandReceipt]:
         """Receipts for commands, at most 1,000. A request without reports has at least one."""
+
+    @_builtins.property
+    def presences(self) -> _containers.RepeatedCompositeFieldContainer[_presence_pb2_1.Presence]:
+        """Presences at home units and beacons."""
 
     def __init__(
         self,
@@ -260,10 +271,11 @@ class ReportRequest(_message.Message):
         backfill: _builtins.bool = ...,
         receipts: _abc.Iterable[Global___CommandReceipt] | None = ...,
         together: _builtins.bool = ...,
+        presences: _abc.Iterable[_presence_pb2_1.Presence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "batch", b"batch", "equipment", b"equipment", "positions", b"positions", "receipts", b"receipts", "together", b"together"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "batch", b"batch", "equipment", b"equipment", "positions", b"positions", "presences", b"presences", "receipts", b"receipts", "together", b"together"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -286,7 +298,9 @@ class ReportResponse(_message.Message):
     """Number of answered batches: 1 unless `together` was set, 0 with commands."""
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___Outcome.ValueType]:
-        """Outcome of each report: the positions, then the equipment events, in their order; several batches follow one another."""
+        """Outcome of each report: the positions, the equipment events, then the presences, in their order; several batches follow one
+        another.
+        """
 
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:
@@ -323,11 +337,12 @@ class ReportBatchRequest(_message.Message):
     EQUIPMENT_FIELD_NUMBER: _builtins.int
     BACKFILL_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
+    PRESENCES_FIELD_NUMBER: _builtins.int
     backfill: _builtins.bool
     """As in ReportRequest."""
     @_builtins.property
     def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Position]:
-        """Positions. A batch has at most 1,000 positions and equipment events."""
+        """Positions. A batch has at most 1,000 positions, equipment events and presences."""
 
     @_builtins.property
     def equipment(self) -> _containers.RepeatedCompositeFieldContainer[Global___EquipmentEvent]:
@@ -337,6 +352,10 @@ class ReportBatchRequest(_message.Message):
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommandReceipt]:
         """As in ReportRequest."""
 
+    @_builtins.property
+    def presences(self) -> _containers.RepeatedCompositeFieldContainer[_presence_pb2_1.Presence]:
+        """Presences at home units and beacons."""
+
     def __init__(
         self,
         *,
@@ -344,10 +363,11 @@ class ReportBatchRequest(_message.Message):
         equipment: _abc.Iterable[Global___EquipmentEvent] | None = ...,
         backfill: _builtins.bool = ...,
         receipts: _abc.Iterable[Global___CommandReceipt] | None = ...,
+        presences: _abc.Iterable[_presence_pb2_1.Presence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "equipment", b"equipment", "positions", b"positions", "receipts", b"receipts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "equipment", b"equipment", "positions", b"positions", "presences", b"presences", "receipts", b"receipts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,7 +384,7 @@ class ReportBatchResponse(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedScalarFieldContainer[Global___Outcome.ValueType]:
-        """Outcome of each report: the positions, then the equipment events, in their order."""
+        """Outcome of each report: the positions, the equipment events, then the presences, in their order."""
 
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]:

@@ -37,6 +37,10 @@ class _RecordKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordKind
     """The police's protective devices."""
     RECORD_KIND_ORDER: _RecordKind.ValueType  # 5
     """The police's orders."""
+    RECORD_KIND_WEARER_UNIT: _RecordKind.ValueType  # 10
+    """The Ministry's home units and beacons."""
+    RECORD_KIND_PERSON_UNIT: _RecordKind.ValueType  # 11
+    """The police's beacons."""
 
 class RecordKind(_RecordKind, metaclass=_RecordKindEnumTypeWrapper):
     """Kinds of record."""
@@ -52,6 +56,10 @@ RECORD_KIND_DEVICE: RecordKind.ValueType  # 4
 """The police's protective devices."""
 RECORD_KIND_ORDER: RecordKind.ValueType  # 5
 """The police's orders."""
+RECORD_KIND_WEARER_UNIT: RecordKind.ValueType  # 10
+"""The Ministry's home units and beacons."""
+RECORD_KIND_PERSON_UNIT: RecordKind.ValueType  # 11
+"""The police's beacons."""
 Global___RecordKind: _TypeAlias = RecordKind  # noqa: Y015
 
 class _Finding:
@@ -96,7 +104,8 @@ class ListedRecord(_message.Message):
       whole number  decimal, such as `extensions=1`
     A tag that was removed and a device that was returned have one more line, `removed_at=`. An order that has ended has the lines of EndOrderRequest too:
     `end.reason=`, `end.ended_at=`, `end.covering_order_id=`; a wearer who has ended `end.reason=` and `end.ended_at=` of
-    EndWearerRequest, a protected person who has ended `ended_at=`. So a wearer is, for example:
+    EndWearerRequest, a protected person who has ended `ended_at=`. Of a unit, report_interval_s=60 stands for 0, the identifier is in
+    lower case, and a unit that was removed has `installed_until=`. So a wearer is, for example:
       national_id=8001011234567
       name=...
       birth_date=1980-01-01

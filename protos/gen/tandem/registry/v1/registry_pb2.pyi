@@ -13,6 +13,7 @@ from tandem.common.v1 import contact_pb2 as _contact_pb2
 from tandem.common.v1 import encounter_pb2 as _encounter_pb2
 from tandem.common.v1 import exercise_pb2 as _exercise_pb2
 from tandem.common.v1 import geometry_pb2 as _geometry_pb2
+from tandem.common.v1 import presence_pb2 as _presence_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -499,6 +500,76 @@ class Device(_message.Message):
 Global___Device: _TypeAlias = Device  # noqa: Y015
 
 @_typing.final
+class PresenceUnit(_message.Message):
+    """A home unit or beacon at a fixed place; the Ministry's record for a wearer, the police's for a protected person (PresenceUnitService)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_ID_FIELD_NUMBER: _builtins.int
+    WEARER_ID_FIELD_NUMBER: _builtins.int
+    PERSON_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    INSTALLED_FROM_FIELD_NUMBER: _builtins.int
+    INSTALLED_UNTIL_FIELD_NUMBER: _builtins.int
+    REPORT_INTERVAL_S_FIELD_NUMBER: _builtins.int
+    VENDOR_ID_FIELD_NUMBER: _builtins.int
+    IDENTIFIER_FIELD_NUMBER: _builtins.int
+    unit_id: _builtins.str
+    """Id of the unit, unique among tags, protective devices and units."""
+    wearer_id: _builtins.str
+    """The Ministry's id of the wearer whose tags it hears, or who hears it. Exactly one of wearer_id and person_id is set."""
+    person_id: _builtins.str
+    """The police's id of the protected person whose protective devices hear it."""
+    source_version: _builtins.int
+    """The agency's version of the record."""
+    kind: _presence_pb2.PresenceUnitKind.ValueType
+    """Kind of the unit. A protected person has beacons only."""
+    report_interval_s: _builtins.int
+    """Interval at which presence is reported, seconds, 15 to 600. 0 means 60."""
+    vendor_id: _builtins.str
+    """The vendor that may report for the unit: <vendor_id> of spiffe://vendor/<vendor_id>. Empty if none may."""
+    identifier: _builtins.str
+    """What is heard of a beacon: the address AA:BB:CC:DD:EE:FF of a Bluetooth beacon or access point (BSSID), or uuid:major:minor of an
+    iBeacon. Empty for a home unit. Stored encrypted; ingest gets its hash.
+    """
+    @_builtins.property
+    def place(self) -> _geometry_pb2.Circle:
+        """The place, in the service area. Its radius is the unit's range, 1 to 200 m. Stored encrypted."""
+
+    @_builtins.property
+    def installed_from(self) -> _timestamp_pb2.Timestamp:
+        """The unit counts from this moment, exact to the second."""
+
+    @_builtins.property
+    def installed_until(self) -> _timestamp_pb2.Timestamp:
+        """The unit counts until this moment, exclusive. Absent until it is removed."""
+
+    def __init__(
+        self,
+        *,
+        unit_id: _builtins.str = ...,
+        wearer_id: _builtins.str = ...,
+        person_id: _builtins.str = ...,
+        source_version: _builtins.int = ...,
+        kind: _presence_pb2.PresenceUnitKind.ValueType = ...,
+        place: _geometry_pb2.Circle | None = ...,
+        installed_from: _timestamp_pb2.Timestamp | None = ...,
+        installed_until: _timestamp_pb2.Timestamp | None = ...,
+        report_interval_s: _builtins.int = ...,
+        vendor_id: _builtins.str = ...,
+        identifier: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["installed_from", b"installed_from", "installed_until", b"installed_until", "place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identifier", b"identifier", "installed_from", b"installed_from", "installed_until", b"installed_until", "kind", b"kind", "person_id", b"person_id", "place", b"place", "report_interval_s", b"report_interval_s", "source_version", b"source_version", "unit_id", b"unit_id", "vendor_id", b"vendor_id", "wearer_id", b"wearer_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PresenceUnit: _TypeAlias = PresenceUnit  # noqa: Y015
+
+@_typing.final
 class Respondent(_message.Message):
     """The person whom an order restrains."""
 
@@ -980,6 +1051,7 @@ class Record(_message.Message):
     PROTECTED_PERSON_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    PRESENCE_UNIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def wearer(self) -> Global___Wearer: ...
     @_builtins.property
@@ -990,6 +1062,8 @@ class Record(_message.Message):
     def device(self) -> Global___Device: ...
     @_builtins.property
     def order(self) -> Global___Order: ...
+    @_builtins.property
+    def presence_unit(self) -> Global___PresenceUnit: ...
     def __init__(
         self,
         *,
@@ -998,12 +1072,13 @@ class Record(_message.Message):
         protected_person: Global___ProtectedPerson | None = ...,
         device: Global___Device | None = ...,
         order: Global___Order | None = ...,
+        presence_unit: Global___PresenceUnit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "order", b"order", "protected_person", b"protected_person", "record", b"record", "tag", b"tag", "wearer", b"wearer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "order", b"order", "presence_unit", b"presence_unit", "protected_person", b"protected_person", "record", b"record", "tag", b"tag", "wearer", b"wearer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "order", b"order", "protected_person", b"protected_person", "record", b"record", "tag", b"tag", "wearer", b"wearer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "order", b"order", "presence_unit", b"presence_unit", "protected_person", b"protected_person", "record", b"record", "tag", b"tag", "wearer", b"wearer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["wearer", "tag", "protected_person", "device", "order"]  # noqa: Y015
+    _WhichOneofReturnType_record: _TypeAlias = _typing.Literal["wearer", "tag", "protected_person", "device", "order", "presence_unit"]  # noqa: Y015
     _WhichOneofArgType_record: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_record) -> _WhichOneofReturnType_record | None: ...
 
