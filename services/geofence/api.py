@@ -20,11 +20,11 @@ from services.common.rpc import server
 from services.common.rpc.errors import InvalidField, StoreFull, Unavailable
 from services.common.rpc.history import HistoryBudget
 from services.common.rpc.identity import Role
-from services.geofence import translate
 from services.geofence.consumer import Evaluator
 from services.geofence.devices.listing import DeviceList
 from services.geofence.domain.state import CaseState
 from services.geofence.partition_ownership import PartitionOwnership
+from services.geofence.rules import translate as rules_translate
 from tandem.common.v1 import alert_pb2, exercise_pb2, log_pb2
 from tandem.geofence.v1 import geofence_pb2, geofence_pb2_grpc
 
@@ -177,7 +177,7 @@ class GeofenceApi(geofence_pb2_grpc.GeofenceServiceServicer):
     async def PutRules(
         self, request: geofence_pb2.PutRulesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> geofence_pb2.PutRulesResponse:
-        translate.check_rules("rules.", request.rules)
+        rules_translate.check_rules("rules.", request.rules)
         entry = log_pb2.LogEntry(rules=request.rules).SerializeToString()
         acks = [
             await self._bus.publish(

@@ -29,12 +29,12 @@ from services.geofence.domain.alerts import DeadLetter, Output
 from services.geofence.domain.entries import Entry
 from services.geofence.domain.state import State
 from services.geofence.gc_control import GarbageCollector
-from services.geofence.kept_rules import KeptRules
 from services.geofence.metrics import GeofenceMetrics
 from services.geofence.outputs.digests import Digests, StateDigest
 from services.geofence.outputs.published import PublishedOutputs
 from services.geofence.outputs.publisher import OutputPublisher
 from services.geofence.own_entries import OwnEntries
+from services.geofence.rules.kept import KeptRules
 from services.geofence.settings import GeofenceSettings
 from services.geofence.sharing.watched import WatchedShares
 from services.geofence.store import CheckpointStore

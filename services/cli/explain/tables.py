@@ -9,9 +9,9 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 
 from services.cli.explain import contacts
+from services.cli.explain.cases import case_json
 from services.cli.explain.explanation import (
     Explanation,
-    case_json,
     is_too_late,
     rules_json,
     source_in_words,

@@ -14,9 +14,11 @@ from services.cli.simulate.actors import Report
 from services.cli.simulate.files import FileError, InputPlace, Scenario, load_reports, load_scenario
 from services.geofence import translate as geofence_translate
 from services.geofence.domain.entries import Body, Case, Demand
+from services.geofence.rules import translate as rules_translate
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
+from services.registry import joint_case
 from services.registry.cases import translate as snapshots
 from services.registry.records import translate as registry_translate
 from tandem.common.v1 import log_pb2
@@ -43,7 +45,7 @@ def load_order(path: Path) -> tuple[Scenario, Case]:
         )
     if not order.rings:
         raise FileError(place.of("orders[0].rings"), f"is missing: propose rings {RING_EXAMPLE}")
-    joined = registry.build_case(
+    joined = joint_case.build_case(
         order,
         matched[0],
         [registry_translate.parse_tag(tag) for tag in scenario.tags],
@@ -131,7 +133,7 @@ def _reports(path: Path, scenario: Scenario) -> list[HistoryEntry]:
             case ingest_pb2.Position() | ingest_pb2.EquipmentEvent():
                 entries.append(HistoryEntry(line.received_ms, _body(line.what)))
             case log_pb2.Rules():
-                entries.append(HistoryEntry(line.received_ms, geofence_translate.rules_of(line.what)))
+                entries.append(HistoryEntry(line.received_ms, rules_translate.rules_of(line.what)))
             case _:
                 raise FileError(
                     InputPlace(path, line.number, "kind"),

@@ -26,9 +26,11 @@ from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.entries import Body, Demand, Entry, FoldVersion, Tick
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
+from services.geofence.rules import translate as rules_translate
 from services.ingest import translate as ingest_translate
 from services.ingest.domain import Positions
 from services.registry import domain as registry
+from services.registry import joint_case
 from services.registry.cases import domain as joint_cases
 from services.registry.cases import translate as snapshots
 from services.registry.presence_units.translate import parse_unit
@@ -84,7 +86,7 @@ class Backtest:
         self._stamp_ms = min((_earliest_ms(line) for line in lines), default=0) - 1000
         yield from self._enter(self._stamp_ms, FoldVersion(VERSION))
         if rules is not None:
-            yield from self._enter(self._stamp_ms, geofence_translate.rules_of(rules))
+            yield from self._enter(self._stamp_ms, rules_translate.rules_of(rules))
         for order in self._scenario.orders:
             for body in self._cases.put_order(order):
                 yield from self._enter(self._stamp_ms, body)
@@ -197,7 +199,7 @@ class _Cases:
                         device for device in self._devices.values() if device.person_id in order.protected_person_ids
                     ]
                     records = [record for record in self._tag_records if record.wearer_id == wearer.wearer_id]
-                    case = registry.build_case(
+                    case = joint_case.build_case(
                         order,
                         wearer,
                         tags,
@@ -225,7 +227,7 @@ def _bodies(line: ReportLine, cases: _Cases) -> Iterator[Body]:
             entry = ingest_translate.presences_entry([ingest_translate.parse_presence(what)], received_wall_us=0)
             yield geofence_translate.entry_body(entry.SerializeToString())
         case log_pb2.Rules():
-            yield geofence_translate.rules_of(what)
+            yield rules_translate.rules_of(what)
         case _:
             yield from cases.apply(what, line.received_ms)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from services.cli.simulate.files import FileError, InputPlace
 from services.common.rpc.errors import InvalidField
-from services.geofence import translate
+from services.geofence.rules import translate as rules_translate
 from tandem.common.v1 import log_pb2
 
 _WHERE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -39,7 +39,7 @@ def load(path: Path) -> log_pb2.Rules:
             raise FileError(place, "must be a whole number, 0 or more (example: 60)")
         setattr(rules, name, value)
     try:
-        translate.check_rules("", rules)
+        rules_translate.check_rules("", rules)
     except InvalidField as error:
         raise FileError(InputPlace(path, _line_of(text, error.field), error.field), error.reason) from None
     return rules

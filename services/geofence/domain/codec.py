@@ -11,21 +11,17 @@ from services.common.privacy.notices import NoticeGround
 from services.geofence.domain.alerts import AnomalyKind
 from services.geofence.domain.demands import Detection
 from services.geofence.domain.detectors.pipeline import PARTS
+from services.geofence.domain.encoding import case_values
 from services.geofence.domain.entries import (
     Case,
     Demand,
     Encounter,
     EquipmentKind,
     Exercise,
-    GoodCause,
     Removal,
     Ring,
-    TagDuty,
     Target,
-    UnitPlace,
-    UnitPlaceKind,
 )
-from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePolygon, Shape
 from services.geofence.domain.kinematics.intervals import Stretch
 from services.geofence.domain.kinematics.rings import Account, RingState
 from services.geofence.domain.kinematics.track import Track
@@ -237,17 +233,17 @@ def _case_state(case_state: CaseState) -> dict[str, Any]:
             case.order_id,
             case.wearer_id,
             case.tag_device_ids,
-            [[t.target_id, t.is_person, t.device_ids, _shape(t.shape), t.is_named] for t in case.targets],
+            [[t.target_id, t.is_person, t.device_ids, case_values.of_shape(t.shape), t.is_named] for t in case.targets],
             [[ring.radius_mm, ring.action] for ring in case.rings],
             case.valid_from_ms,
             case.valid_until_ms,
-            [_encounter(encounter) for encounter in case.encounters],
+            [case_values.of_encounter(encounter) for encounter in case.encounters],
             case.exercise,
             case.notice_ground.value if case.notice_ground else "",
             case.police_must_check,
             astuple(case.tag_duty) if case.tag_duty else None,
             [astuple(removal) for removal in case.removals],
-            [_unit(unit) for unit in case.units],
+            [case_values.of_unit(unit) for unit in case.units],
         ],
         "rings": [[*key, *_ring_state(ring)] for key, ring in sorted(case_state.rings.items())],
         "episode_id": case_state.episode_id,
@@ -322,7 +318,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
                     target_id=target_id,
                     is_person=is_person,
                     device_ids=tuple(device_ids),
-                    shape=_to_shape(shape),
+                    shape=case_values.to_shape(shape),
                     is_named=is_named,
                 )
                 for target_id, is_person, device_ids, shape, is_named in targets
@@ -335,7 +331,7 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
                     encounter_id=encounter_id,
                     from_ms=from_ms,
                     until_ms=until_ms,
-                    places=tuple(map(_to_shape, places)),
+                    places=tuple(map(case_values.to_shape, places)),
                     daily_from_s=daily_from_s,
                     daily_until_s=daily_until_s,
                 )
@@ -344,9 +340,9 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
             exercise=Exercise(exercise),
             notice_ground=NoticeGround(notice_ground) if notice_ground else None,
             police_must_check=police_must_check,
-            tag_duty=_to_tag_duty(*tag_duty) if tag_duty else None,
+            tag_duty=case_values.to_tag_duty(*tag_duty) if tag_duty else None,
             removals=tuple(_from_values(Removal, removal) for removal in removals),
-            units=tuple(map(_to_unit, units)),
+            units=tuple(map(case_values.to_unit, units)),
         ),
         rings={RingKey(key, radius_mm): _to_ring_state(ring_state) for key, radius_mm, *ring_state in content["rings"]},
         episode_id=content["episode_id"],
@@ -366,58 +362,9 @@ def _to_case_state(content: dict[str, Any]) -> CaseState:
     return case_state
 
 
-def _to_tag_duty(fit_by_ms: int, refused_ms: int | None, good_causes: Sequence[Sequence[Any]]) -> TagDuty:
-    return TagDuty(fit_by_ms, refused_ms, tuple(_from_values(GoodCause, cause) for cause in good_causes))
-
-
 def _to_event_key(event: str, device_id: str) -> EventKey:
     return EventKey(EquipmentKind(event), device_id)
 
 
 def _to_grouped_key(detection: str, about: str) -> GroupedKey:
     return GroupedKey(Detection(detection), about)
-
-
-def _encounter(encounter: Encounter) -> list[Any]:
-    places = [_shape(shape) for shape in encounter.places]
-    return [
-        encounter.encounter_id,
-        encounter.from_ms,
-        encounter.until_ms,
-        places,
-        encounter.daily_from_s,
-        encounter.daily_until_s,
-    ]
-
-
-def _unit(unit: UnitPlace) -> list[Any]:
-    shown = [unit.unit_id, unit.kind, unit.holder, unit.place.centre, unit.place.radius_mm]
-    return [*shown, unit.installed_from_ms, unit.installed_until_ms, unit.interval_ms]
-
-
-def _to_unit(content: list[Any]) -> UnitPlace:
-    unit_id, kind, holder, centre, radius_mm, from_ms, until_ms, interval_ms = content
-    return UnitPlace(
-        unit_id=unit_id,
-        kind=UnitPlaceKind(kind),
-        holder=holder,
-        place=Disc(tuple(centre), radius_mm),
-        installed_from_ms=from_ms,
-        installed_until_ms=until_ms,
-        interval_ms=interval_ms,
-    )
-
-
-def _shape(shape: Shape) -> list[Any]:
-    if isinstance(shape, Disc):
-        return [shape.centre, shape.radius_mm]
-    return [shape.origin, shape.east, shape.north, shape.sides, shape.radius_mm]
-
-
-def _to_shape(content: list[Any]) -> Shape:
-    if len(content) == 2:
-        disc = Disc(tuple(content[0]), content[1])
-        return PERSON if disc == PERSON else disc
-    origin, east, north, sides, radius_mm = content
-    pairs = tuple(((x0, y0), (x1, y1)) for (x0, y0), (x1, y1) in sides)
-    return PlanePolygon(origin=tuple(origin), east=tuple(east), north=tuple(north), sides=pairs, radius_mm=radius_mm)

@@ -12,13 +12,14 @@ from typing import NamedTuple, assert_never
 
 from services.common.messaging import flow
 from services.common.observability.telemetry import logger
-from services.registry import domain
+from services.registry import joint_case
 from services.registry.cases import translate
 from services.registry.cases.domain import DecidedPair, MatchPair, PlanTerms, StoredCase, decide
 from services.registry.cases.store import CaseUpdate
 from services.registry.cases.surroundings import Surroundings
 from services.registry.device_tokens.domain import DeviceToken, valid_at
-from services.registry.domain import Device, ExerciseKind, JointCase, RoutedDevice, Tag
+from services.registry.domain import Device, ExerciseKind, RoutedDevice, Tag
+from services.registry.joint_case import JointCase
 from services.registry.outbox.store import OutboxMessage
 from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 from services.registry.records.store import owner_of
@@ -129,7 +130,7 @@ class Effects:
         version = max(before.version + 1 if before else 1, now_ms)
         case = self.found.case_of(order, pair.wearer)
         if not holds:
-            case = domain.withdraw(case, now_ms)
+            case = joint_case.withdraw(case, now_ms)
         self._update_case(pair, case, version=version, holds=holds)
         # Routes go before the case, so that reports reach the case's partition by the time the fold knows the case.
         self.send_routes_of(order.protected_person_ids)

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.registry import domain
+from services.registry import joint_case
 from services.registry.cases.domain import MatchPair, StoredCase, duty_of
 from services.registry.device_tokens.domain import DeviceToken
-from services.registry.domain import Contact, Device, JointCase, Order, ProtectedPerson, RoutedDevice, Tag, Wearer
+from services.registry.domain import Contact, Device, Order, ProtectedPerson, RoutedDevice, Tag, Wearer
+from services.registry.joint_case import JointCase
 from services.registry.keys.store import KeyOwner
 from services.registry.matching.similarity import Side
 from services.registry.presence_units.domain import PersonUnit, WearerUnit
@@ -68,7 +69,7 @@ class Surroundings:
     def case_of(self, order: Order, wearer: Wearer) -> JointCase:
         """Joint case of an order and a wearer with the records that belong to their people."""
         tags, recorded = self.tags.get(wearer.wearer_id, []), self.tag_records.get(wearer.wearer_id, ())
-        return domain.build_case(
+        return joint_case.build_case(
             order,
             wearer,
             tags,

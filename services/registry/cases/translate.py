@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from services.registry.device_tokens.domain import DeviceToken
-from services.registry.domain import Contact, Device, JointCase, RoutedDevice, Tag
+from services.registry.domain import Contact, Device, RoutedDevice, Tag
+from services.registry.joint_case import JointCase
 from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 from services.registry.presence_units.translate import identifier_sha256, unit_to_proto
 from services.registry.records import places

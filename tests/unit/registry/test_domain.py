@@ -8,7 +8,7 @@ import pytest
 
 from services.common import ids
 from services.common.rpc.errors import Conflict
-from services.registry import domain
+from services.registry import domain, joint_case
 from services.registry.cases import translate as snapshots
 from services.registry.domain import Action
 from services.registry.records import translate, versions
@@ -57,7 +57,7 @@ def test_the_same_national_number_is_a_match_with_any_name() -> None:
 
 
 def test_a_case_holds_exactly_the_tags_devices_and_rings_of_its_order_and_wearer() -> None:
-    case = domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
+    case = joint_case.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
     assert case.case_id == ids.hash_id("case", "o-1", "w-1")
     assert case.tag_device_ids == ("t1", "t2")
     assert [(person.person_id, person.device_ids) for person in case.persons] == [("p-2", ()), ("p-1", ("a", "b"))]
@@ -70,11 +70,11 @@ def test_a_case_holds_exactly_the_tags_devices_and_rings_of_its_order_and_wearer
 
 def test_rings_of_the_order_replace_the_default_rings() -> None:
     ring = domain.OrderRing(600, Action.RESPOND)
-    assert domain.build_case(replace(ORDER, rings=(ring,)), WEARER, (), devices=()).rings == (ring,)
+    assert joint_case.build_case(replace(ORDER, rings=(ring,)), WEARER, (), devices=()).rings == (ring,)
 
 
 def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
-    snapshot = snapshots.case_to_proto(domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
+    snapshot = snapshots.case_to_proto(joint_case.build_case(ORDER, WEARER, TAGS, devices=DEVICES), 7)
     assert snapshot == log_pb2.CaseSnapshot(
         case_id=ids.hash_id("case", "o-1", "w-1"),
         version=7,
@@ -100,7 +100,7 @@ def test_the_snapshot_holds_the_case_and_no_personal_data() -> None:
 def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     message = records.order()
     message.places.append(records.polygon((37.0, 127.0), (37.0, 127.1), (37.1, 127.1)))
-    case = domain.build_case(translate.parse_order(message), WEARER, (), devices=())
+    case = joint_case.build_case(translate.parse_order(message), WEARER, (), devices=())
     assert list(snapshots.case_to_proto(case, 1).places) == list(message.places)
 
 
@@ -116,8 +116,8 @@ def test_a_polygon_is_unchanged_in_the_snapshot() -> None:
     ],
 )
 def test_a_withdrawn_case_ends_at_the_withdrawal_at_the_latest(at_ms: int, until_ms: int) -> None:
-    case = domain.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
-    assert domain.withdraw(case, at_ms) == replace(case, valid_until_ms=until_ms)
+    case = joint_case.build_case(ORDER, WEARER, TAGS, devices=DEVICES)
+    assert joint_case.withdraw(case, at_ms) == replace(case, valid_until_ms=until_ms)
 
 
 def test_reports_go_to_the_sorted_partitions_that_need_them() -> None:

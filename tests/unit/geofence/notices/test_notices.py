@@ -18,6 +18,7 @@ from services.geofence.domain.entries import Demand, FoldVersion
 from services.geofence.domain.notices.notice import FIRST_VERSION, OPEN_NOTICES
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.sharing import PositionQuery, Subject
+from services.geofence.rules import translate as rules_translate
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
 from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle
 
@@ -183,7 +184,7 @@ def test_each_update_of_a_location_is_a_new_notice_and_demands_no_new_check() ->
 
 def test_the_limits_of_the_rule_go_through_the_log_and_back() -> None:
     rules = Rules("r", urgent_within_mm=700_000, urgent_closing_mps=7, urgent_place_within_mm=90_000)
-    assert translate.rules_of(translate.rules_entry(rules).rules) == rules
+    assert rules_translate.rules_of(rules_translate.rules_entry(rules).rules) == rules
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_the_limits_of_the_rule_go_through_the_log_and_back() -> None:
 )
 def test_a_limit_out_of_range_is_refused_with_its_field(field: str, value: int) -> None:
     with pytest.raises(InvalidField) as refused:
-        translate.check_rules("rules.", log_pb2.Rules(rules_id="r", **{field: value}))
+        rules_translate.check_rules("rules.", log_pb2.Rules(rules_id="r", **{field: value}))
     assert refused.value.field == f"rules.{field}"
 
 

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.rpc.errors import InvalidField
-from services.registry import domain
+from services.registry import joint_case
 from services.registry.cases import translate as snapshots
 from services.registry.presence_units import translate
 from services.registry.presence_units.domain import PersonUnit, UnitKind, WearerUnit
@@ -52,7 +52,7 @@ def test_the_snapshot_of_a_case_has_the_units_of_its_own_people() -> None:
         translate.parse_unit(records.unit("o2", person_id="p-2")),
     ]
     order, wearer = records_translate.parse_order(records.order()), records_translate.parse_wearer(records.wearer())
-    case = domain.build_case(order, wearer, (), devices=(), units=[*others, hers, mine])
+    case = joint_case.build_case(order, wearer, (), devices=(), units=[*others, hers, mine])
     snapshot = snapshots.case_to_proto(case, 1)
     assert [unit.unit_id for unit in snapshot.presence_units] == ["unit-1"]
     assert [unit.unit_id for person in snapshot.persons for unit in person.presence_units] == ["beacon"]

@@ -9,7 +9,7 @@ import pytest
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry import domain
+from services.registry import joint_case
 from services.registry.cases import translate as snapshots
 from services.registry.domain import EncounterReason
 from services.registry.reconciliation import canonical
@@ -43,7 +43,7 @@ def test_an_encounter_is_parsed_completely_and_is_unchanged_in_the_case() -> Non
     assert [place.place_id for place in first.places] == ["court"]
     assert (second.places, second.daily_until_s) == ((), 0)
 
-    case = domain.build_case(order, translate.parse_wearer(records.wearer()), [], devices=[])
+    case = joint_case.build_case(order, translate.parse_wearer(records.wearer()), [], devices=[])
     assert list(snapshots.case_to_proto(case, 1).encounters) == [sent, records.encounter("e-2")]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.common import times
 from services.common.rpc.errors import InvalidField
-from services.registry import domain
+from services.registry import joint_case
 from services.registry.domain import EndReason, Order, OrderEnd, OrderType
 from services.registry.records import lifecycle, places, translate
 from services.registry.records.area import AREAS
@@ -129,7 +129,7 @@ def test_a_court_order_can_cover_only_an_emergency_measure_of_the_police() -> No
 def test_an_early_end_is_exact_to_the_millisecond(at_ms: int, ends_ms: int) -> None:
     ended = replace(ORDER, end=OrderEnd(EndReason.ACQUITTAL, at_ms))
     assert ended.ends_ms == ends_ms
-    case = domain.build_case(ended, translate.parse_wearer(records.wearer()), (), devices=())
+    case = joint_case.build_case(ended, translate.parse_wearer(records.wearer()), (), devices=())
     assert case.valid_until_ms == ends_ms
 
 

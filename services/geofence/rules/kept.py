@@ -8,9 +8,9 @@ from services.common.messaging import flow
 from services.common.messaging.bus import Bus
 from services.common.observability.telemetry import logger
 from services.common.rpc.errors import RetryableError
-from services.geofence import translate
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.state import State
+from services.geofence.rules import translate
 
 DAY_MS = 86_400_000
 
