@@ -14,7 +14,7 @@ from services.dispatch.domain.enums import CloseCause, Demand, EscalationReason,
 from services.dispatch.domain.events import Escalated, Offered, StoodDown
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import chain, translate
-from tandem.common.v1 import alert_pb2, notice_pb2
+from tandem.common.v1 import alert_pb2, geometry_pb2, notice_pb2
 from tests.support.dispatch.incidents import BY, WITHIN_MS, Story, alert
 
 RECORD, WARN, NOTIFY, RESPOND = Demand
@@ -113,7 +113,9 @@ def test_the_record_keeps_the_task_and_the_messages_name_it() -> None:
 
 
 def test_each_leg_reads_its_own_checks_from_the_alert() -> None:
-    message = alert_pb2.Alert(alert_id="a", incident_id="i", sequence=1, demand=3, order_id="o", wearer_id="w")
+    message = alert_pb2.Alert(
+        alert_id="a", incident_id="i", sequence=1, demand=geometry_pb2.NOTIFY, order_id="o", wearer_id="w"
+    )
     message.checks.add(leg=alert_pb2.POLICE, subject_id="w")
     for leg, expected in ((Leg.POLICE, ("w",)), (Leg.PROBATION, ()), (Leg.WARNING, ())):
         parsed = translate.alert(message.SerializeToString(), leg)

@@ -18,7 +18,6 @@ from services.geofence.domain.entries import Demand, FoldVersion
 from services.geofence.domain.notices.notice import FIRST_VERSION, OPEN_NOTICES
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.sharing import PositionQuery, Subject
-from services.geofence.domain.state import State
 from tandem.common.v1 import alert_pb2, geometry_pb2, log_pb2, notice_pb2
 from tests.support.geofence.stories import T0_MS, AskingStory, Story, circle
 
@@ -51,7 +50,7 @@ def noticed(story: Story) -> list[tuple[str, Demand, bool, tuple[Leg, ...]]]:
 
 def story_with(ground: notice_pb2.NoticeGround.ValueType, *, police: bool = False, **changes: object) -> AskingStory:
     story = AskingStory()
-    story.case(notice_ground=ground, police_must_check=police, **changes)
+    story.case(notice_ground=ground, police_must_check=police, **changes)  # type: ignore[arg-type]
     return story
 
 
@@ -265,7 +264,7 @@ def test_no_notice_is_open_without_an_episode_and_checkpoints_keep_open_notices(
     at_s = come(story, 1_300, 700, from_s=1, mps=4)
     assert OPEN_NOTICES.of(story.state.cases["case-1"]) == {"p": "TAG_15_2"}
     state = codec.decode(codec.encode(story.state))
-    assert isinstance(state, State) and OPEN_NOTICES.of(state.cases["case-1"]) == {"p": "TAG_15_2"}
+    assert OPEN_NOTICES.of(state.cases["case-1"]) == {"p": "TAG_15_2"}
     assert state.cases["case-1"].case == story.state.cases["case-1"].case
     at_s = come(story, 700, 2_600, from_s=at_s, mps=4)
     stay(story, 2_600, from_s=at_s, until_s=at_s + 300)
