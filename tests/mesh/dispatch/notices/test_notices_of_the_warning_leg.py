@@ -69,7 +69,7 @@ async def refused(made: DispatchSettings, alert_id: str) -> None:
     assert await until(made, "select alert_id from messages where state = 'refused'") == [(alert_id,)]
 
 
-async def test_a_notice_goes_beside_the_warning_with_giver_recipient_and_article_in_the_ledger(
+async def test_a_notice_accompanies_the_warning_with_giver_recipient_and_article_in_the_ledger(
     nats: TestServer, bus: Bus, tmp_path: Path
 ) -> None:
     gateway = Gateway()

@@ -68,7 +68,7 @@ def test_tag_act_15_2_notifies_her_and_decree_13_2_2_has_probation_check() -> No
     assert warned and not any(a.notice or a.checks for a in warned)
 
 
-def test_tag_act_31_6_5_has_the_police_check_beside_the_assignment_to_her() -> None:
+def test_tag_act_31_6_5_has_the_police_check_the_wearer_and_go_to_her() -> None:
     story = story_with(STALKING, police=True)
     come(story, 1_300, 20, from_s=1, mps=6)
     breach = next(a for a in story.of(AlertKind.RING_ENTERED) if a.ring_mm == 100_000)

@@ -89,6 +89,8 @@ def test_each_article_allows_exactly_the_kinds_of_its_table() -> None:
         "TAG_31_8_2": (True, False, True, False),
         "TAG_DECREE_23_10": (True, True, True, False),
     }
+    # The recipient of a notice is the protected person, never a desk.
+    expected |= {basis.code: (False, False, False, False) for basis in LEGAL_BASES if basis.notice}
     del expected["STALKING_17_6"]  # not in force yet
     for code, opens in expected.items():
         found = [
