@@ -23,7 +23,7 @@ from services.geofence.domain.kinematics.track import WINDOW_MS, Track, is_jump
 from services.geofence.domain.rules import Rules
 from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.version import VERSION
-from tandem.common.v1 import log_pb2
+from tandem.common.v1 import log_pb2, tag_duty_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, place_e7
 
 TOO_LATE = "older than 2 h"
@@ -130,7 +130,7 @@ class Batch(NamedTuple):
 
 
 DEVICES = ("tag", "phone", "tag2", "watch", "stranger")
-BEFORE = ("", "", "", "", "other wearer", "other phone", "order ends", "rules", "heard")
+BEFORE = ("", "", "", "", "other wearer", "other phone", "order ends", "rules", "heard", "removal", "strap")
 LEGS = st.builds(
     Leg,
     device_id=st.sampled_from(("tag", "phone", *DEVICES)),
@@ -211,6 +211,12 @@ def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None
             story.enter(at_s, Rules(rules_id="next", reach_mps=5 + version, clear_after_ms=30_000))
         case "heard":
             story.heard(at_s, "tag", "phone")
+        case "removal":
+            begun_ms = T0_MS + round(at_s * 1000) - 10_000
+            allowed = tag_duty_pb2.TagRemoval(device_id="tag", from_ms=begun_ms, until_ms=begun_ms + 1_800_000)
+            story.case(at_s, version=version, tag_duty=tag_duty_pb2.TagDuty(fit_by_ms=T0_MS), removals=[allowed])
+        case "strap":
+            story.says(at_s, "tag", "STRAP_CLOSED" if version % 3 == 0 else "STRAP_OPEN")
 
 
 @given(st.lists(BATCHES, min_size=1, max_size=8), st.sampled_from((True, True, False)))
