@@ -1,4 +1,4 @@
-"""Contacts of orders without an end stay with the warning leg until the order ends (Stalking Punishment Act 17-7). On both engines."""
+"""Contacts of orders without an end stay with the warning leg until the order ends (Stalking Punishment Act 17-7)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def entry(version: int, valid_until_ms: int) -> bytes:
     return log_pb2.LogEntry(case=case).SerializeToString()
 
 
-async def test_a_contact_without_an_end_is_kept_and_one_with_an_end_goes(where: Path | str) -> None:
-    async with db.open_database(where, MIGRATIONS) as database:
+async def test_a_contact_without_an_end_is_kept_and_one_with_an_end_goes(tmp_path: Path) -> None:
+    async with db.open_database(tmp_path / "warning.sqlite3", MIGRATIONS) as database:
         store = WarningStore(database)
         for version, valid_until_ms, now_ms, kept in ((1, 0, 10 * YEAR_MS, 1), (2, 5, 6 + CONTACT_RETENTION_MS, 0)):
             found = translate.case(entry(version, valid_until_ms))

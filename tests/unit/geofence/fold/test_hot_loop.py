@@ -24,7 +24,7 @@ from services.geofence.domain.rules import Rules
 from services.geofence.domain.tracks import sources
 from services.geofence.domain.tracks.fixes import Fix
 from services.geofence.domain.version import VERSION
-from tandem.common.v1 import log_pb2, presence_pb2
+from tandem.common.v1 import log_pb2, presence_pb2, tag_duty_pb2
 from tests.support.geofence.stories import T0_MS, Story, circle, place_e7, unit
 
 TOO_LATE = "older than 2 h"
@@ -135,7 +135,8 @@ class Batch(NamedTuple):
 
 
 DEVICES = ("tag", "phone", "tag2", "watch", "stranger")
-BEFORE = ("", "", "", "", "other wearer", "other phone", "order ends", "rules", "heard", "presence", "presence")
+CHANGES = ("other wearer", "other phone", "order ends", "rules", "heard", "presence", "presence", "removal", "strap")
+BEFORE = ("", "", "", "", *CHANGES)
 LEGS = st.builds(
     Leg,
     device_id=st.sampled_from(("tag", "phone", *DEVICES)),
@@ -223,6 +224,12 @@ def _enter_before(story: Story, at_s: float, what: str, *, version: int) -> None
         case "presence":
             story.present(at_s, "home-unit", since_s=at_s - 500)
             story.present(at_s, "her-beacon", "phone")
+        case "removal":
+            begun_ms = T0_MS + round(at_s * 1000) - 10_000
+            allowed = tag_duty_pb2.TagRemoval(device_id="tag", from_ms=begun_ms, until_ms=begun_ms + 1_800_000)
+            story.case(at_s, version=version, tag_duty=tag_duty_pb2.TagDuty(fit_by_ms=T0_MS), removals=[allowed])
+        case "strap":
+            story.says(at_s, "tag", "STRAP_CLOSED" if version % 3 == 0 else "STRAP_OPEN")
 
 
 @given(st.lists(BATCHES, min_size=1, max_size=8), st.sampled_from((True, True, False)))
