@@ -270,12 +270,16 @@ to the respondent (Tag Act 31-6(5))."""
 class Act(enum.Enum):
     """Acts of a wearer of which the Ministry notifies somebody, by the items of Tag Act 31-6(4)."""
 
+    NOT_FITTED = "NOT_FITTED"
+    """No tag by the court's time, or a refusal, without good cause (item 1). The order itself is the ground, as no tag is worn."""
     BREACH = "BREACH"
     """A breach of the order, or a marked risk of one (item 2)."""
     TAMPERING = "TAMPERING"
     """The tag was opened or damaged (item 3)."""
     NEAR_PLACE = "NEAR_PLACE"
     """Within 1 km of a protected place (item 4 with Decree 23-14(1)1). Under a judgment it is a marked risk of a breach."""
+    REMOVAL = "REMOVAL"
+    """An authorised removal of the tag begins (item 4 with Decree 23-14(1)2)."""
 
 
 NEAR_PLACE_MM = 1_000_000
@@ -289,8 +293,12 @@ ACTS: dict[tuple[AlertKind, Demand], Act] = {
     (AlertKind.UNKNOWN_NEAR, Demand.RESPOND): Act.BREACH,
     # Suspected jamming and a device that is off have mostly harmless causes: the desks inquire first.
     (AlertKind.TAMPERED, Demand.RESPOND): Act.TAMPERING,
+    (AlertKind.NOT_FITTED, Demand.NOTIFY): Act.NOT_FITTED,
+    (AlertKind.TAG_REMOVAL, Demand.NOTIFY): Act.REMOVAL,
 }
 """The act that an alert states. Any other alert states none, so it makes no notice of the Ministry and no check."""
+OF_DUTY = frozenset((Act.NOT_FITTED, Act.REMOVAL))
+"""Acts against the duty to wear a tag under an order of item 3-2, or within it. The order is their ground, whatever tag is worn."""
 NOTIFIES_PERSONS: dict[NoticeGround, frozenset[Act]] = {
     NoticeGround.JUDGMENT: frozenset((Act.BREACH, Act.NEAR_PLACE)),
     # The proviso of 31-6(4) names item 2 alone.
@@ -314,10 +322,11 @@ def act_of(kind: AlertKind, demand: Demand, *, target: Target | None, ring: Ring
     return act
 
 
-def checks(case: Case, notifies_persons: bool) -> tuple[Leg, ...]:
+def checks(case: Case, act: Act, notifies_persons: bool) -> tuple[Leg, ...]:
     """Legs that must look into an act at once, with the wearer as their destination."""
     by = CHECKED_BY[case.notice_ground] if case.notice_ground and notifies_persons else None
-    return tuple(leg for leg in (by, Leg.POLICE if case.police_must_check else None) if leg)
+    by_police = case.police_must_check or (act in OF_DUTY and case.tag_duty is not None)
+    return tuple(leg for leg in (by, Leg.POLICE if by_police else None) if leg)
 
 
 MUTED_DEMAND = Demand.WARN

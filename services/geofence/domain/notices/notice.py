@@ -47,17 +47,17 @@ def demanded(state: State, case_state: CaseState, cause: NoticeCause, *, warned_
     `warned_ids` are the persons whom the alert warns: a person who knows of a stay gets no notice of it either.
     """
     case = case_state.case
-    if state.log_version < FIRST_VERSION or not (case.notice_ground or case.police_must_check):
+    if state.log_version < FIRST_VERSION or not (case.notice_ground or case.police_must_check or case.tag_duty):
         return NoticeDemand()
     if cause.kind is AlertKind.DISTANCE_CHANGED:
         return NoticeDemand(_update(state, case_state, warned_ids, target=cause.target))
     act = demands.act_of(cause.kind, cause.demand, target=cause.target, ring=cause.ring)
     # What the persons know of a wearer who lives within a ring, the desks know, too.
     is_known_stay = cause.kind is AlertKind.RING_ENTERED and not warned_ids and any(t.is_person for t in case.targets)
-    if act is None or is_known_stay:
+    if act is None or is_known_stay or not (case.notice_ground or case.police_must_check or act in demands.OF_DUTY):
         return NoticeDemand()
     notice = _notice(state, case_state, warned_ids, act=act, target=cause.target)
-    return NoticeDemand(notice, demands.checks(case, notice is not None))
+    return NoticeDemand(notice, demands.checks(case, act, notice is not None))
 
 
 def ended(case_state: CaseState) -> MinistryNotice | None:
