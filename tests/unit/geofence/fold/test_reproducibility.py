@@ -149,6 +149,8 @@ def test_another_python_gives_the_same_digest_on_real_tracks(
 def test_the_logs_have_requests_for_data_and_the_same_alerts_without_them(logs: list[Log]) -> None:
     requests = 0
     for log in logs:
+        if any(isinstance(entry.body, FoldVersion) for entry in log[1:]):
+            continue  # a log with presences or sources demands the version by itself
         outputs = folded(log)
         others = [output for output in outputs if not isinstance(output, SensingRequest)]
         assert others == folded(log[1:])
