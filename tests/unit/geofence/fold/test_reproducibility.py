@@ -24,7 +24,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.alerts import Alert, Output, Request
 from services.geofence.domain.demands import AlertKind
 from services.geofence.domain.detectors import sensing
-from services.geofence.domain.entries import Body, Case, Demand, Entry, FoldVersion, Positions, Ring, Target
+from services.geofence.domain.entries import Body, Case, Demand, Entry, FoldVersion, Positions, Presences, Ring, Target
 from services.geofence.domain.kinematics.geometry import PERSON
 from services.geofence.domain.state import State
 from services.geofence.domain.version import VERSION
@@ -104,8 +104,13 @@ def real_logs() -> list[Log]:
 
 def decided_alike_before(log: Log) -> bool:
     """Whether a log says nothing that the fold decides on only from a version of the log on."""
-    cases = [entry.body for entry in log if isinstance(entry.body, Case)]
-    return not any(case.tag_duty or case.removals for case in cases)
+    bodies = [entry.body for entry in log]
+    return not any(
+        isinstance(body, Presences)
+        or (isinstance(body, Case) and (body.tag_duty or body.removals or body.units))
+        or (isinstance(body, Positions) and any(body.sources))
+        for body in bodies
+    )
 
 
 def folded(log: Log) -> list[Output]:

@@ -169,9 +169,9 @@ def test_two_units_of_one_home_are_one_stay() -> None:
     assert made.state.stays["tag"].since_ms == T0_MS + 660_000
 
 
-def test_a_beacon_alone_counts_for_an_hour_after_the_last_position_and_a_home_unit_for_a_night() -> None:
+def test_a_beacon_alone_counts_for_20_minutes_after_the_last_position_and_a_home_unit_for_a_night() -> None:
     beacon = at_home(story(unit("beacon", HOME_M, kind=BEACON)), 660, 6000, "beacon")
-    assert near(beacon)[0] == (600 + 3600 + 180, Demand.NOTIFY)
+    assert near(beacon)[0] == (600 + 1200 + 180, Demand.NOTIFY)
     assert near(at_home(story(), 660, 30_000, every_s=150)) == []
     assert belief.MAX_ALONE_MS[1] == 12 * 3_600_000  # type: ignore[index]  # the number of HOME_UNIT
 
