@@ -215,8 +215,7 @@ def try_uncaused(context: CaseContext, at_ms: int) -> Iterable[int]:
         is_used = _contact_uncaused(context, memory)
     next_ms = max(_planned_ms(state, case, begin_ms), at_ms + RETRY_MS)
     # An order that begins within a slot has no contact in what is left of it, so that not all new orders have one at once.
-    is_first = memory.next_uncaused_ms is None and next_ms != _planned_ms(state, case, begin_ms)
-    if is_used or is_first or next_ms >= begin_ms + SLOT_MS:
+    if is_used or memory.next_uncaused_ms is None or next_ms >= begin_ms + SLOT_MS:
         next_ms = _planned_ms(state, case, begin_ms + SLOT_MS)
     memory.next_uncaused_ms = next_ms
     return (next_ms,)
