@@ -182,6 +182,8 @@ def _by_key(alerts: Iterable[Alert]) -> dict[str, list[Alert]]:
         content = asdict(alert)
         for name in (*IDS, *_OTHER_IDS):
             del content[name]
+        if content["contact"]:
+            del content["contact"]["contact_id"]
         by_key[repr(content)].append(alert)
     return by_key
 

@@ -147,6 +147,8 @@ class Reporter:
                 self.interval_s = None
             case "locate_now":
                 self._wake.set()
+            case "remind_wearer":
+                pass  # the wearer goes where the test sends him
             case kind:
                 raise AssertionError(f"no tag gets {kind}")
 
@@ -234,4 +236,5 @@ async def test_a_tag_keeps_what_the_decision_asks_while_ingest_and_evaluators_ar
             "report_every",
             "report_as_usual",
             "locate_now",
+            "remind_wearer",
         }

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
@@ -25,7 +25,7 @@ from services.dispatch.domain.flags import Flag
 from services.dispatch.domain.following import Follow, ShowTargets, TargetUpdate
 from services.dispatch.domain.leg import Leg
 from services.dispatch.leg import translate
-from services.dispatch.leg.change import IncidentCommand
+from services.dispatch.leg.change import CommittedIncident, IncidentCommand
 from services.dispatch.leg.deadlines import DeadlineWatch, Pulse
 from services.dispatch.leg.record import STEP_STATES, LegRecord
 from services.dispatch.leg.rows import AssignmentRow, StepRow, StreamPosition
@@ -39,6 +39,8 @@ from services.dispatch.roster.travel import TravelTimes
 from tandem.common.v1 import exercise_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 
+DeskAnswer: TypeAlias = Answering | RecordCall
+"""Command by which a desk answers an assignment or records a call."""
 T = TypeVar("T")
 
 
@@ -116,7 +118,7 @@ class LegService:
         ]
         await self.record.handle(commands, self._now())
 
-    async def answer(self, command: Answering | RecordCall, canary: bool = False) -> dispatch_pb2.Assignment:
+    async def answer(self, command: DeskAnswer, canary: bool = False) -> dispatch_pb2.Assignment:
         """Applies the desk's answer to an assignment, or the watch's answer to a canary. A repeated answer changes nothing.
 
         Raises NotFound or FailedPrecondition. Raises PermissionDenied if the desk answers a canary, or the watch anything else.
@@ -136,16 +138,12 @@ class LegService:
         stored = translate.stored_assignment(row)
         return _Destination(row.incident_id, stored.subject_id, stored.exercise == exercise_pb2.CANARY)
 
-    async def _answer(
-        self, command: Answering | RecordCall, destination: _Destination, canary: bool
-    ) -> dispatch_pb2.Assignment:
+    async def _answer(self, command: DeskAnswer, destination: _Destination, canary: bool) -> dispatch_pb2.Assignment:
         if destination.is_canary is not canary:
             raise PermissionDenied("only the watch answers canaries, and it answers nothing else")
-        situation, assignment_id = await self._situation({destination.subject_id}), command.assignment_id
-        incident_id = destination.incident_id
-        committed = (await self.record.handle([IncidentCommand(incident_id, command)], situation))[incident_id]
-        assignment, latency_ms = committed.incident.assignments[assignment_id], committed.latency_ms.get(assignment_id)
-        return translate.assignment_message(committed.incident, assignment, latency_ms)
+        situation, incident_id = await self._situation({destination.subject_id}), destination.incident_id
+        committed = await self.record.handle([IncidentCommand(incident_id, command)], situation)
+        return _message(committed[incident_id], command.assignment_id)
 
     async def acknowledge(
         self, assignment_id: str, by: str, offer_number: int = 0, *, canary: bool = False
@@ -310,6 +308,11 @@ async def open_leg(
         )
     finally:
         await record.finish()
+
+
+def _message(committed: CommittedIncident, assignment_id: str) -> dispatch_pb2.Assignment:
+    assignment = committed.incident.assignments[assignment_id]
+    return translate.assignment_message(committed.incident, assignment, committed.latency_ms.get(assignment_id))
 
 
 def _gravest_of_entry_first(alert: Alert) -> tuple[int, int, int]:

@@ -13,12 +13,10 @@ from services.geofence.domain.alerts import (
     Alert,
     AnomalyKind,
     CausingReport,
-    ContactRequest,
     DeadLetter,
     MinistryNotice,
     Output,
     Request,
-    SensingRequest,
 )
 from services.geofence.domain.contacts.kinds import FirstContact
 from services.geofence.domain.demands import AlertKind, Detection, Leg
@@ -81,7 +79,7 @@ class Decisions:
         self._reasons: dict[str, None] = {}
         """Reasons why the entry or a part of it is set aside, in order."""
 
-    def _id(self, kind: str, *what: str | int) -> str:
+    def new_id(self, kind: str, *what: str | int) -> str:
         """Makes the id of one output of this entry. The id doesn't depend on other outputs of the entry.
 
         The output's position isn't part of the id. Otherwise a newer fold that detects more in an old log would give its new alerts ids
@@ -117,7 +115,7 @@ class Decisions:
         target, cause, amended = draft.target, draft.cause, draft.amended
         ring_mm = draft.ring.radius_mm if draft.ring else 0
         about = (draft.kind.value, draft.demand.value, target.key if target else "", ring_mm)
-        alert_id, to = self._id("alert", case.case_id, *about), _destinations(case, draft)
+        alert_id, to = self.new_id("alert", case.case_id, *about), _destinations(case, draft)
         demanded = _notice_demand(state, case_state, draft, to=to)
         self.out.append(
             Alert(
@@ -164,46 +162,17 @@ class Decisions:
     def _open_episode(self, case_state: CaseState) -> bool:
         """Opens the episode of a case, and the wearer's incident if none is open. Returns whether the incident begins."""
         state, case = self.state, case_state.case
-        case_state.episode_id = self._id("episode", case.case_id)
+        case_state.episode_id = self.new_id("episode", case.case_id)
         safe_region.drop_case(state, case)
         begins = case.wearer_id not in state.incidents
         if begins:
-            state.incidents[case.wearer_id] = OpenIncident(self._id("incident", case.wearer_id))
+            state.incidents[case.wearer_id] = OpenIncident(self.new_id("incident", case.wearer_id))
         state.incidents[case.wearer_id].case_ids.append(case.case_id)
         return begins
 
-    def request(self, device_id: str, interval_s: int | None, *, until_ms: int) -> None:
-        """Adds a request to a device for an interval between reports, or for its position now (None)."""
-        self._requests.append(
-            SensingRequest(
-                request_id=self._id("sensing", device_id, "now" if interval_s is None else "interval"),
-                sequence=self.sequence,
-                ordinal=0,
-                device_id=device_id,
-                interval_s=interval_s,
-                decided_at_ms=self.state.now_ms,
-                until_ms=until_ms,
-                fold_version=VERSION,
-            )
-        )
-
-    def contact_id(self, case: Case) -> str:
-        """Makes the id of a first contact under an order."""
-        return self._id("contact", case.case_id)
-
-    def contact(self, contact_id: str, device_id: str, *, until_ms: int) -> None:
-        """Adds a message by which a tag tells the wearer to turn round."""
-        self._requests.append(
-            ContactRequest(
-                request_id=contact_id,
-                sequence=self.sequence,
-                ordinal=0,
-                device_id=device_id,
-                decided_at_ms=self.state.now_ms,
-                until_ms=until_ms,
-                fold_version=VERSION,
-            )
-        )
+    def put_request(self, request: Request) -> None:
+        """Adds an output for a device. `finish` numbers it."""
+        self._requests.append(request)
 
     def finish(self) -> list[Output]:
         """All outputs of the entry. The requests come last, so that no alert's ordinal depends on them."""
@@ -212,14 +181,14 @@ class Decisions:
 
     def outage_ids(self) -> tuple[str, str]:
         """Ids of a new outage, and of the incident under which the legs keep its notice."""
-        return self._id("outage"), self._id("incident", "outage")
+        return self.new_id("outage"), self.new_id("incident", "outage")
 
     def outage_alert(self, outage: Outage, kind: AlertKind, demand: Demand, *, at_ms: int, silent: int) -> None:
         """Adds the notice of an outage or its all-clear. It belongs to no case or wearer, and its incident ends at once."""
         state = self.state
         self.out.append(
             Alert(
-                alert_id=self._id("alert", outage.outage_id, kind.value, demand.value),
+                alert_id=self.new_id("alert", outage.outage_id, kind.value, demand.value),
                 sequence=self.sequence,
                 ordinal=len(self.out),
                 kind=kind,

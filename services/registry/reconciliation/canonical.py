@@ -154,7 +154,6 @@ def _encounter_lines(path: str, encounter: AllowedEncounter) -> Iterator[Line]:
 
 def _place_lines(path: str, place: Place) -> Iterator[Line]:
     yield f"{path}.place_id", place.place_id
-    yield f"{path}.named_to_respondent", 1 if place.named_to_respondent else None
     match place.shape:
         case Circle() as shape:
             yield f"{path}.circle.lat_deg", _whole(shape.lat_deg, 1e7)
@@ -166,6 +165,7 @@ def _place_lines(path: str, place: Place) -> Iterator[Line]:
                 yield from _corner_lines(f"{path}.polygon.holes[{n}]", hole)
         case _:
             assert_never(place.shape)
+    yield f"{path}.named_to_respondent", 1 if place.named_to_respondent else None
 
 
 def _corner_lines(path: str, vertices: Sequence[LatLon]) -> Iterator[Line]:

@@ -14,7 +14,7 @@ import pytest
 from services.common import ids
 from services.common.messaging import flow
 from services.common.rpc import server
-from tandem.common.v1 import command_pb2, log_pb2
+from tandem.common.v1 import command_pb2, first_contact_pb2, log_pb2
 from tandem.ingest.v1 import ingest_pb2, ingest_pb2_grpc
 from tests.support.common.nats import running_server
 from tests.support.ingest.ingest import (
@@ -281,6 +281,10 @@ BAD: dict[str, dict[str, Any]] = {
     "valid for nothing": {"valid_for_s": 0},
     "valid for a week": {"valid_for_s": 604_800},
     "an id with a wildcard": {"command_id": "c.>"},
+    "an id of a contact": {"command_id": "contact-1"},
+    "a message to the wearer": {
+        "instruction": command_pb2.Instruction(remind_wearer=first_contact_pb2.RemindWearer(text="t", vibrate_s=5))
+    },
     "a reference with a space": {"reference": "incident 1"},
 }
 

@@ -73,6 +73,8 @@ def _value(path: str, name: str, value: Any) -> Iterator[tuple[str, str]]:
         return
     elif name in _UNITS:
         value = round(value * _UNITS[name])
+    elif isinstance(value, bool):
+        value = int(value)
     elif name == "national_id":
         value = value.replace("-", "")
     if value:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.common.ids import hash_id
+from services.geofence.domain.alerts import ContactRequest
 from services.geofence.domain.contacts import inference
 from services.geofence.domain.contacts.kinds import ContactPlan, ContactWithheld, FirstContact
 from services.geofence.domain.decisions import CaseContext
@@ -27,6 +28,7 @@ from services.geofence.domain.kinematics.encounters import DAY_MS, KOREA_MS
 from services.geofence.domain.kinematics.geometry import Vector
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS
 from services.geofence.domain.state import CasePart, CaseState, State
+from services.geofence.domain.version import VERSION
 
 FIRST_VERSION = 14
 """No contacts before the log demands this version: an older log was decided without them."""
@@ -91,7 +93,7 @@ OPEN: CasePart[dict[str, OpenContact]] = CasePart(
     "open_contacts",
     new=dict,
     encode=lambda contacts: {key: [contact.contact_id, contact.ring_mm] for key, contact in contacts.items()},
-    decode=lambda content: {key: OpenContact(*fields) for key, fields in content.items()},
+    decode=lambda content: {key: OpenContact(id_, ring_mm) for key, (id_, ring_mm) in content.items()},
 )
 """Open contacts by the key of the target whose ring was entered."""
 
@@ -111,14 +113,34 @@ def of_entry(context: CaseContext, target: Target, ring: Ring, *, demand: Demand
     tag_id = _heard_tag(context.state, context.case)
     plan = _plan(context, target, ring, tag_id=tag_id, is_past=is_past)
     if isinstance(plan, ContactWithheld):
-        return FirstContact(context.decisions.contact_id(context.case), ContactPlan.WITHHELD, plan)
+        return FirstContact(_new_id(context), ContactPlan.WITHHELD, plan)
     device_id = tag_id if plan in (ContactPlan.TAG, ContactPlan.TAG_ALONE) else ""
-    contact = FirstContact(context.decisions.contact_id(context.case), plan, device_id=device_id)
+    contact = FirstContact(_new_id(context), plan, device_id=device_id)
     if plan is not ContactPlan.OUT_OF_BUDGET:
         _note(context, target, ring, contact)
     if device_id:
-        context.decisions.contact(contact.contact_id, device_id, until_ms=context.state.now_ms + TTL_MS)
+        _order_message(context, contact.contact_id, device_id)
     return contact
+
+
+def _new_id(context: CaseContext) -> str:
+    return context.decisions.new_id("contact", context.case.case_id)
+
+
+def _order_message(context: CaseContext, contact_id: str, device_id: str) -> None:
+    """Has a tag tell the wearer to turn round."""
+    now_ms = context.state.now_ms
+    context.decisions.put_request(
+        ContactRequest(
+            request_id=contact_id,
+            sequence=context.decisions.sequence,
+            ordinal=0,
+            device_id=device_id,
+            decided_at_ms=now_ms,
+            until_ms=now_ms + TTL_MS,
+            fold_version=VERSION,
+        )
+    )
 
 
 def of_departure(context: CaseContext, target: Target, ring: Ring) -> FirstContact | None:
@@ -215,8 +237,7 @@ def try_uncaused(context: CaseContext, at_ms: int) -> Iterable[int]:
         is_used = _contact_uncaused(context, memory)
     next_ms = max(_planned_ms(state, case, begin_ms), at_ms + RETRY_MS)
     # An order that begins within a slot has no contact in what is left of it, so that not all new orders have one at once.
-    is_first = memory.next_uncaused_ms is None and next_ms != _planned_ms(state, case, begin_ms)
-    if is_used or is_first or next_ms >= begin_ms + SLOT_MS:
+    if is_used or memory.next_uncaused_ms is None or next_ms >= begin_ms + SLOT_MS:
         next_ms = _planned_ms(state, case, begin_ms + SLOT_MS)
     memory.next_uncaused_ms = next_ms
     return (next_ms,)
@@ -235,7 +256,7 @@ def _contact_uncaused(context: CaseContext, memory: ContactMemory) -> bool:
     if _secrecy(state, case, memory, here=here, radius_mm=radius_mm):
         return False
     memory.elsewhere.append((state.now_ms, here))
-    context.decisions.contact(context.decisions.contact_id(case), tag_id, until_ms=state.now_ms + TTL_MS)
+    _order_message(context, _new_id(context), tag_id)
     return True
 
 

@@ -14,6 +14,7 @@ import heapq
 import math
 
 from services.common.ids import hash_id
+from services.geofence.domain.alerts import SensingRequest
 from services.geofence.domain.decisions import CaseContext, Decisions
 from services.geofence.domain.detectors.detector import Amendment, Detector
 from services.geofence.domain.entries import Case, Exercise
@@ -21,6 +22,7 @@ from services.geofence.domain.kinematics import report_interval
 from services.geofence.domain.kinematics.report_interval import MAX_INTERVAL_S, MAX_NEAR_INTERVAL_S
 from services.geofence.domain.kinematics.track import UNKNOWN_AFTER_MS, Track
 from services.geofence.domain.state import SensingState, State
+from services.geofence.domain.version import VERSION
 
 FIRST_VERSION = 12
 """The fold asks for nothing before the log demands this version: an older log was decided without requests."""
@@ -225,7 +227,7 @@ def _ask_for_interval(decisions: Decisions, tag_id: str, sensing: SensingState) 
     sensing.is_next_uncaused = not (is_uncaused or none_follows or report_interval.is_battery_low(state, tag_id))
     if sensing.is_next_uncaused:
         sensing.renew_ms = now_ms + numbers % (life_ms // 2)
-    decisions.request(tag_id, interval_s, until_ms=now_ms + life_ms)
+    _put_request(decisions, tag_id, interval_s, until_ms=now_ms + life_ms)
 
 
 def _overdue_ms(state: State, tag_id: str, sensing: SensingState) -> int | None:
@@ -247,7 +249,23 @@ def _overdue_ms(state: State, tag_id: str, sensing: SensingState) -> int | None:
 def _ask_for_position(decisions: Decisions, tag_id: str, sensing: SensingState) -> None:
     sensing.located_ms = decisions.state.now_ms
     sensing.located += 1
-    decisions.request(tag_id, None, until_ms=sensing.located_ms + LOCATE_INTERVAL_MS)
+    _put_request(decisions, tag_id, None, until_ms=sensing.located_ms + LOCATE_INTERVAL_MS)
+
+
+def _put_request(decisions: Decisions, tag_id: str, interval_s: int | None, *, until_ms: int) -> None:
+    """Requests an interval between reports of a tag, or its position now (None)."""
+    decisions.put_request(
+        SensingRequest(
+            request_id=decisions.new_id("sensing", tag_id, "now" if interval_s is None else "interval"),
+            sequence=decisions.sequence,
+            ordinal=0,
+            device_id=tag_id,
+            interval_s=interval_s,
+            decided_at_ms=decisions.state.now_ms,
+            until_ms=until_ms,
+            fold_version=VERSION,
+        )
+    )
 
 
 DETECTOR = Detector(on_amend=amend, on_end=end)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.common.messaging import flow, stored
 from services.common.rpc.errors import InvalidField
-from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2
+from tandem.common.v1 import alert_pb2, command_pb2, ledger_pb2, log_pb2, sensing_pb2
 from tandem.dispatch.v1 import dispatch_pb2, following_pb2
 from tandem.ingest.v1 import ingest_pb2
 from tests.support.dispatch.dispatch import alert
@@ -201,3 +201,14 @@ def test_advice_must_match_its_subject() -> None:
     assert stored.advice(advice.SerializeToString(), "advice.i").subject_id == "o/p"
     with pytest.raises(InvalidField):
         stored.advice(advice.SerializeToString(), "advice.j")
+
+
+def test_a_message_to_the_wearer_has_the_id_of_a_contact() -> None:
+    request = sensing_pb2.SensingRequest(
+        request_id="contact-1", device_id="tag", decided_at_ms=1, until_ms=2, sequence=1
+    )
+    request.remind_wearer.SetInParent()
+    assert stored.sensing_request(request.SerializeToString()).HasField("remind_wearer")
+    request.request_id = "sensing-1"
+    with pytest.raises(InvalidField, match="request_id"):
+        stored.sensing_request(request.SerializeToString())

@@ -37,6 +37,7 @@ def full_order() -> registry_pb2.Order:
     )
     order.places.append(records.polygon((37.00000004, 127.0), (37.0, 127.1), (37.1, 127.1)))
     order.places.append(records.circle("point", 0))
+    order.places[-1].named_to_respondent = True
     order.rings.extend(
         geometry_pb2.Ring(radius_m=radius_m, action=action)
         for radius_m, action in ((600.0004, geometry_pb2.NOTIFY), (99.9996, geometry_pb2.RESPOND))
