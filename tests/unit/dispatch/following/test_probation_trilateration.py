@@ -321,7 +321,7 @@ def test_a_notice_gives_probation_no_moment_that_it_would_not_have_without_one()
         assert response == before
         offered = [n for n, step in after if step.assignment.task == notice_pb2.CHECK and step.assignment.state == 2]
         alerted = {
-            round((alert.decided_at_ms - T0_MS) / 1000 / REPORT_INTERVAL_S)
+            round((alert.decided_at_ms - BEGIN_MS) / 1000 / REPORT_INTERVAL_S)
             for alert in bare.alerts
             if any(leg is Leg.PROBATION for leg, _ in alert.destinations)
         }
