@@ -44,6 +44,9 @@ from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
 from services.registry.relay.service import Relay
 from services.registry.retention.service import KeyRetention
+from services.registry.reviews.api import SERVICE_NAME as MATCH_REVIEW_SERVICE_NAME
+from services.registry.reviews.api import MatchReviewServicer
+from services.registry.reviews.reading import ReviewReading
 from services.registry.reviews.service import ReviewService
 from services.registry.settings import RegistrySettings
 from services.registry.tables import MIGRATIONS
@@ -57,6 +60,7 @@ from tandem.registry.v1 import (
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
     exercise_pb2_grpc,
+    match_review_pb2_grpc,
     registry_pb2_grpc,
     trace_pb2_grpc,
 )
@@ -88,7 +92,7 @@ async def main(settings: RegistrySettings) -> None:
         await db.retry_until_available(exporter.prepare)
         ministry = MinistryService(transactions, cases)
         police = PoliceService(transactions, cases, log_meta.clock)
-        reviews = ReviewService(transactions, cases, log_meta.clock)
+        reviews = ReviewService(transactions, cases, log_meta.clock, gauges=metrics.reviews)
         reconciliation = ReconciliationService(transactions, log_meta.clock, metrics.unproven_s)
         disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
         retention = KeyRetention(transactions, cases, vault, clock=log_meta.clock)
@@ -111,6 +115,9 @@ async def main(settings: RegistrySettings) -> None:
             device_token_pb2_grpc.add_DeviceTokenServiceServicer_to_server(DeviceTokenServicer(tokens), server)
             exercise_pb2_grpc.add_ExerciseServiceServicer_to_server(ExerciseServicer(exercises), server)
             trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(traces), server)
+            match_review_pb2_grpc.add_MatchReviewServiceServicer_to_server(
+                MatchReviewServicer(ReviewReading(disclosures, vault, log_meta.clock), reviews), server
+            )
 
         names = (
             SERVICE_NAME,
@@ -118,6 +125,7 @@ async def main(settings: RegistrySettings) -> None:
             DEVICE_TOKEN_SERVICE_NAME,
             EXERCISE_SERVICE_NAME,
             TRACE_SERVICE_NAME,
+            MATCH_REVIEW_SERVICE_NAME,
         )
         readiness = Readiness()
         relay = Relay(

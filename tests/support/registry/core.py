@@ -46,7 +46,7 @@ class RegistryCore:
         self.ministry = MinistryService(self.transactions, self.cases)
         self.police = PoliceService(self.transactions, self.cases, clock)
         self.bulk = BulkService(self.transactions, self.ministry, self.police)
-        self.reviews = ReviewService(self.transactions, self.cases, clock)
+        self.reviews = ReviewService(self.transactions, self.cases, clock, gauges=self.metrics.reviews)
         self.reconciliation = ReconciliationService(self.transactions, clock, self.metrics.unproven_s)
         self.renewal = Renewal(self.transactions, self.cases, clock)
         self.retention = KeyRetention(self.transactions, self.cases, vault, clock=clock)

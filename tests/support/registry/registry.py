@@ -17,7 +17,13 @@ from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.rpc import server
 from tandem.common.v1 import log_pb2
-from tandem.registry.v1 import device_token_pb2_grpc, disclosure_pb2_grpc, registry_pb2, registry_pb2_grpc
+from tandem.registry.v1 import (
+    device_token_pb2_grpc,
+    disclosure_pb2_grpc,
+    match_review_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+)
 from tests.support.common import postgres
 from tests.support.common.nats import TestServer, running_server
 from tests.support.common.ports import free_port
@@ -91,6 +97,7 @@ class Client:
         self.bus = bus
         self.stub = registry_pb2_grpc.RegistryServiceStub(channel)
         self.disclosures = disclosure_pb2_grpc.DisclosureServiceStub(channel)
+        self.match_reviews = match_review_pb2_grpc.MatchReviewServiceStub(channel)
         self.device_tokens = device_token_pb2_grpc.DeviceTokenServiceStub(channel)
 
     async def put(self, *messages: Any, wait_for_ready: bool = True) -> list[str]:
