@@ -20,6 +20,7 @@ from services.registry.reviews.domain import (
     Decision,
     Event,
     Review,
+    ReviewQueue,
     ReviewState,
     SeenReview,
 )
