@@ -91,7 +91,9 @@ def _consequences(consequences: Consequences) -> match_review_pb2.ReviewConseque
         rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in consequences.rings],
         valid_from=times.to_timestamp(consequences.valid_from_ms),
         valid_until=times.to_timestamp(consequences.valid_until_ms),
-        order_type=registry_pb2.OrderType.Value(f"ORDER_TYPE_{order_type.name}") if order_type else 0,
+        order_type=registry_pb2.OrderType.Value(f"ORDER_TYPE_{order_type.name}")
+        if order_type
+        else registry_pb2.ORDER_TYPE_UNSPECIFIED,
         tags=related.tags,
         protected_persons=consequences.protected_persons,
         persons_without_device=related.persons_without_device,

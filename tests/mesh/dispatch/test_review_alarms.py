@@ -11,8 +11,10 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from services.common.priority import PriorityGate
 from services.common.retrying import Backoff
 from services.common.rpc import server as rpc
+from services.common.rpc.history import HistoryBudget
 from services.common.settings import CommonSettings
 from services.dispatch.exchange import deliveries, review_alarms
 from services.dispatch.settings import DispatchSettings
@@ -59,7 +61,9 @@ class FakeRegistry(match_review_pb2_grpc.MatchReviewServiceServicer):
         """Serves until the end of the context; yields the target."""
         configured = CommonSettings(port=port, dev_secret=SECRET)
         async with rpc.serve(
-            configured, lambda server: match_review_pb2_grpc.add_MatchReviewServiceServicer_to_server(self, server)
+            configured,
+            lambda server: match_review_pb2_grpc.add_MatchReviewServiceServicer_to_server(self, server),
+            history=HistoryBudget(PriorityGate()),
         ) as served:
             yield f"ipv4:127.0.0.1:{served.port}"
 
