@@ -99,9 +99,13 @@ class ReviewRepository(Repository):
 
     async def queue(self) -> ReviewQueue:
         """The reviews that wait for a person."""
-        counted = sa.select(sa.func.count(), sa.func.min(reviews.c.since_ms), sa.func.count(reviews.c.paged_at_ms))
+        counted = sa.select(
+            sa.func.count().label("waiting"),
+            sa.func.min(reviews.c.since_ms).label("since_ms"),
+            sa.func.count(reviews.c.paged_at_ms).label("alarmed"),
+        )
         (row,) = await self._rows(counted.where(reviews.c.state == ReviewState.OPEN.value))
-        return ReviewQueue(open=row[0], oldest_since_ms=row[1], alarmed=row[2])
+        return ReviewQueue(open=row.waiting, oldest_since_ms=row.since_ms, alarmed=row.alarmed)
 
     async def mark_paged(self, review: Review, at_ms: int) -> bool:
         """Store that both agencies are paged for a review; false if the review changed or was paged meanwhile."""
