@@ -76,7 +76,7 @@ class Alarmed(NamedTuple):
         width = await self.browser("eval", page=page, expression="document.documentElement.scrollWidth - innerWidth")
         assert width <= 0, page
 
-    def told(self) -> set[tuple[str, str, str]]:
+    def announced(self) -> set[tuple[str, str, str]]:
         """Leg, state and case of the webhook messages so far."""
         messages = [json.loads(body) for _, body in self.receiver.requests]
         return {
@@ -85,11 +85,11 @@ class Alarmed(NamedTuple):
             if message["type"] == "tandem.registry.v1.AlarmedReview"
         }
 
-    async def until_told(self, *states: str) -> None:
+    async def until_announced(self, *states: str) -> None:
         """Waits until both legs' receivers know these states of the review."""
         wanted = {(leg, state, self.case_id) for leg in LANGUAGES for state in states}
         async with asyncio.timeout(PATIENCE_S):
-            while not self.told() >= wanted:  # noqa: ASYNC110
+            while not self.announced() >= wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def state(self) -> review_pb2.Review:
@@ -143,7 +143,8 @@ async def _put(clients: Clients) -> None:
     order.respondent.name, order.respondent.birth_date = NAME, "1979-07-17"
     order.respondent.sex, order.respondent.phone = registry_pb2.SEX_MALE, "010-9876-5433"
     moj, npa = clients.identity(MOJ), clients.identity(NPA)
-    await clients.registry.PutWearer(registry_pb2.PutWearerRequest(wearer=wearer), metadata=moj)
+    put_wearer = registry_pb2.PutWearerRequest(wearer=wearer)
+    await clients.registry.PutWearer(put_wearer, metadata=moj, wait_for_ready=True, timeout=PATIENCE_S)
     tag = records.tag("tag-review", "w-review")
     await clients.registry.PutTag(registry_pb2.PutTagRequest(tag=tag), metadata=moj)
     person = registry_pb2.PutProtectedPersonRequest(protected_person=records.person("p-review"))
@@ -159,7 +160,7 @@ async def test_a_review_left_alone_for_15_minutes_alarms_both_agencies(alarmed: 
     assert "more than 15 minutes" in await alarmed.text("probation", "#review-alarm")
     badge = re.fullmatch(r"1 · (\d+) 분", (await alarmed.text("police", "#review-badge")).strip())
     assert badge and int(badge[1]) >= 15
-    await alarmed.until_told("RAISED")
+    await alarmed.until_announced("RAISED")
     await alarmed.require_accessible("police")
     await alarmed.shot("police", "console-live-review-alarm")
 
@@ -209,7 +210,7 @@ async def test_a_desk_decides_it_with_two_clicks_and_the_alarm_is_over_for_both(
     decided = await alarmed.state()
     assert (decided.state, decided.enforced) == (review_pb2.REVIEW_STATE_CONFIRMED, True)
     assert decided.decided_by == "spiffe://npa/desk/police-1"
-    await alarmed.until_told("RAISED", "ENDED")
+    await alarmed.until_announced("RAISED", "ENDED")
     await alarmed.browser("open", page="police", url=alarmed.url)
     await alarmed.until("police", "#connection.ok")
     await alarmed.until("police", "#review-badge[hidden]")

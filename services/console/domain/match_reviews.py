@@ -148,7 +148,7 @@ class ConsequencesCard:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadReview:
+class OpenedReview:
     """A review with both records, as the user's role may see them."""
 
     card: ReviewCard

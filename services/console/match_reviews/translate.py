@@ -9,8 +9,8 @@ from services.console.domain.match_reviews import (
     ConsequencesCard,
     FieldRow,
     HistoryRow,
+    OpenedReview,
     Part,
-    ReadReview,
     ReviewCard,
     RingRow,
     ValueCard,
@@ -44,9 +44,9 @@ def card(message: review_pb2.Review) -> ReviewCard:
     )
 
 
-def read_review(message: match_review_pb2.ReadReviewResponse) -> ReadReview:
+def read_review(message: match_review_pb2.ReadReviewResponse) -> OpenedReview:
     """Translates a review with both records."""
-    return ReadReview(
+    return OpenedReview(
         card=card(message.review),
         fields=tuple(map(_field, message.fields)),
         history=tuple(map(_entry, message.history)),

@@ -79,7 +79,7 @@ class ReviewAlarms:
             if not await courier.deliver_next():
                 await queued.wait()
 
-    async def _check(self, stub: match_review_pb2_grpc.MatchReviewServiceAsyncStub, metadata: Metadata) -> None:
+    async def _check(self, stub: match_review_pb2_grpc.MatchReviewServiceStub, metadata: Metadata) -> None:
         """Asks for the alarms, and queues what is new."""
         request = match_review_pb2.GetReviewQueueRequest()
         try:

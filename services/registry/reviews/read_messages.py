@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from services.common import times
 from services.registry.records import translate as records
 from services.registry.reviews.domain import Review, ReviewQueue
-from services.registry.reviews.reading import ReadReview
-from services.registry.reviews.side_by_side import Consequences, HistoryEntry, ReviewedField, ReviewedValue
+from services.registry.reviews.reading import ReviewWithRecords
+from services.registry.reviews.side_by_side import Consequences, PairHistoryEntry, ReviewedField, ReviewedValue
 from services.registry.reviews.translate import agreement_to_proto, match_event_to_proto, review_to_proto
 from tandem.common.v1 import geometry_pb2
 from tandem.registry.v1 import match_review_pb2, registry_pb2, review_pb2
@@ -16,7 +16,7 @@ from tandem.registry.v1 import match_review_pb2, registry_pb2, review_pb2
 _DEMANDS = {action: demand for demand, action in records.ACTIONS.items()}
 
 
-def read_review_to_proto(read: ReadReview, disclosure_ids: Iterable[str]) -> match_review_pb2.ReadReviewResponse:
+def read_review_to_proto(read: ReviewWithRecords, disclosure_ids: Iterable[str]) -> match_review_pb2.ReadReviewResponse:
     """A review with both records as a message."""
     return match_review_pb2.ReadReviewResponse(
         review=review_to_proto(read.review),
@@ -60,7 +60,7 @@ def _value(value: ReviewedValue) -> match_review_pb2.ReviewedValue:
     return match_review_pb2.ReviewedValue(value=value.value, stated=value.stated, withheld=value.withheld)
 
 
-def _entry(entry: HistoryEntry) -> match_review_pb2.ReviewHistoryEntry:
+def _entry(entry: PairHistoryEntry) -> match_review_pb2.ReviewHistoryEntry:
     at = times.to_timestamp(entry.at_ms)
     if entry.event is not None:
         return match_review_pb2.ReviewHistoryEntry(

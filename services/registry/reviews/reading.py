@@ -23,7 +23,7 @@ from services.registry.records.kinds import DEVICES, ORDERS, TAGS, WEARERS
 from services.registry.reviews import agreements, side_by_side
 from services.registry.reviews.domain import Decision, Event, MatchEvidence, Review, ReviewState
 from services.registry.reviews.service import pair_of
-from services.registry.reviews.side_by_side import Consequences, HistoryEntry, Related, ReviewedField
+from services.registry.reviews.side_by_side import Consequences, PairHistoryEntry, Related, ReviewedField
 from services.registry.reviews.store import decision_owner
 from services.registry.reviews.tables import match_events, review_comparisons, review_decisions, reviews
 from services.registry.working_set.working_set import WorkingSet
@@ -35,12 +35,12 @@ _DECIDING = (Event.CONFIRMED, Event.REJECTED, Event.UNDONE)
 
 
 @dataclass(frozen=True, slots=True)
-class ReadReview:
+class ReviewWithRecords:
     """A review with both records, as one role may see them."""
 
     review: Review
     fields: list[ReviewedField]
-    history: list[HistoryEntry]
+    history: list[PairHistoryEntry]
     consequences: Consequences
 
 
@@ -52,7 +52,7 @@ class ReviewReading:
         self._vault = vault
         self._clock = clock
 
-    async def read(self, who: Caller, legal_basis: str, case_id: str) -> tuple[ReadReview, list[str]]:
+    async def read(self, who: Caller, legal_basis: str, case_id: str) -> tuple[ReviewWithRecords, list[str]]:
         """A review with both records, and the ids of the rows in the ledger. Raises InvalidField, NotFound.
 
         The legal basis must be the order's own article. For an order without a type, any article that allows to read both records.
@@ -61,13 +61,13 @@ class ReviewReading:
         check_grounds(legal_basis, Purpose.MATCH_REVIEW, case_id, kind=RecordKind.WEARER, now_ms=now_ms)
         grounds = check_grounds(legal_basis, Purpose.MATCH_REVIEW, case_id, kind=RecordKind.ORDER, now_ms=now_ms)
 
-        def reading(connection: sa.Connection) -> tuple[ReadReview, list[DisclosedRecord]]:
+        def reading(connection: sa.Connection) -> tuple[ReviewWithRecords, list[DisclosedRecord]]:
             working = WorkingSet(connection, self._vault)
             pair, review = pair_of(working, case_id)
             article = article_of(pair.order)
             if article and legal_basis != article:
                 raise InvalidField("legal_basis", f"must be {article}, the article of the order")
-            read = ReadReview(
+            read = ReviewWithRecords(
                 review=review,
                 fields=side_by_side.fields_of(
                     pair.order,
@@ -112,7 +112,7 @@ def _related(connection: sa.Connection, working: WorkingSet, pair: MatchPair, *,
     )
 
 
-def _history(connection: sa.Connection, vault: Vault, case_id: str) -> list[HistoryEntry]:
+def _history(connection: sa.Connection, vault: Vault, case_id: str) -> list[PairHistoryEntry]:
     """What happened to a pair, oldest first. Of the same moment, comparisons come first, then decisions, then events."""
     entries = [
         *_comparisons(connection, case_id),
@@ -129,28 +129,30 @@ def _newest(connection: sa.Connection, number: sa.Column[Any], case_id: str) -> 
     return list(reversed(connection.execute(statement).all()))
 
 
-def _events(connection: sa.Connection, case_id: str) -> Iterator[HistoryEntry]:
+def _events(connection: sa.Connection, case_id: str) -> Iterator[PairHistoryEntry]:
     for row in _newest(connection, match_events.c.sequence, case_id):
         if (event := Event(row.event)) not in _DECIDING:
-            yield HistoryEntry(at_ms=row.at_ms, event=event)
+            yield PairHistoryEntry(at_ms=row.at_ms, event=event)
 
 
-def _decisions(connection: sa.Connection, vault: Vault, case_id: str) -> Iterator[HistoryEntry]:
+def _decisions(connection: sa.Connection, vault: Vault, case_id: str) -> Iterator[PairHistoryEntry]:
     rows = _newest(connection, review_decisions.c.id, case_id)
     owners = [decision_owner(case_id, row.at_ms).text for row in rows]
     keyed = connection.execute(sa.select(data_keys).where(data_keys.c.owner.in_(owners))).all()
     keys = {key.owner: DataKey(key.ring, key.wrapped) for key in keyed}
     for row, owner in zip(rows, owners, strict=True):
         reason = vault.unseal(owner, row.sealed_reason, keys[owner]).decode()
-        yield HistoryEntry(at_ms=row.at_ms, decision=Decision(row.decision), decided_by=row.decided_by, reason=reason)
+        yield PairHistoryEntry(
+            at_ms=row.at_ms, decision=Decision(row.decision), decided_by=row.decided_by, reason=reason
+        )
 
 
-def _comparisons(connection: sa.Connection, case_id: str) -> Iterator[HistoryEntry]:
+def _comparisons(connection: sa.Connection, case_id: str) -> Iterator[PairHistoryEntry]:
     rows = _newest(connection, review_comparisons.c.id, case_id)
     before: MatchEvidence | None = None
     for row in rows:
         after = MatchEvidence(b"", row.weight_bits, agreements.parse(row.agreements))
-        yield HistoryEntry(
+        yield PairHistoryEntry(
             at_ms=row.at_ms,
             order_version=row.order_version,
             wearer_version=row.wearer_version,

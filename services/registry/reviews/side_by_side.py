@@ -42,7 +42,7 @@ class ReviewedField:
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class PairHistoryEntry:
     """An entry in the history of a pair: an event, a decision, or a comparison."""
 
     at_ms: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Opened(NamedTuple):
 
     bench: ConsoleBench
     registry: RegistryMesh
-    stub: registry_pb2_grpc.RegistryServiceAsyncStub
+    stub: registry_pb2_grpc.RegistryServiceStub
 
     async def put_wearer(self, number: int, version: int = 1, phone: str = "010-1111-2222") -> None:
         """Puts the Ministry's record of a person."""
@@ -69,17 +69,21 @@ def name(number: int) -> str:
     return ("남궁비밀", "황보은밀", "제갈공명", "선우재덕", "독고영재", "사공민철", "최강타")[number]
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryMesh]:
+    with running_registry(tmp_path_factory.mktemp("registry"), 1, env={"TANDEM_DEV_SECRET": SECRET}) as running:
+        yield running
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Opened]:
-    folder = tmp_path_factory.mktemp("reviews")
-    with running_registry(folder, 1, env={"TANDEM_DEV_SECRET": SECRET}) as registry:
-        await registry.service.ready(registry.address)
-        target = f"ipv4:{registry.address}"
-        async with (
-            console_bench(folder, {"TANDEM_REGISTRY": target}) as bench,
-            server.channel(registry.address) as channel,
-        ):
-            yield Opened(bench, registry, registry_pb2_grpc.RegistryServiceStub(channel))
+async def opened(tmp_path_factory: pytest.TempPathFactory, registry: RegistryMesh) -> AsyncIterator[Opened]:
+    await registry.service.ready(registry.address)
+    target = f"ipv4:{registry.address}"
+    async with (
+        console_bench(tmp_path_factory.mktemp("console"), {"TANDEM_REGISTRY": target}) as bench,
+        server.channel(registry.address) as channel,
+    ):
+        yield Opened(bench, registry, registry_pb2_grpc.RegistryServiceStub(channel))
 
 
 def form_of(page: str, act: str) -> dict[str, str]:
@@ -150,7 +154,7 @@ async def test_no_other_role_sees_a_review(opened: Opened, role: str) -> None:
     assert opened.rows() == before
 
 
-async def test_an_answer_is_decided_and_told_with_its_consequence(opened: Opened) -> None:
+async def test_an_answer_is_decided_and_its_consequence_stated(opened: Opened) -> None:
     case_id = await opened.pair(2)
     async with opened.bench.visitor("police", "kim") as police, opened.bench.visitor("probation", "lee") as probation:
         form, stale = form_of(await show(police, case_id), "confirm"), form_of(await show(probation, case_id), "reject")
@@ -172,7 +176,7 @@ async def test_an_answer_is_decided_and_told_with_its_consequence(opened: Opened
     assert 'data-state="OPEN"' in page and TEXTS["decided_UNDO"][0] in page and TEXTS["event_WITHDRAWN"][0] in page
 
 
-async def test_an_answer_about_records_that_changed_is_refused_beside_the_new_records(opened: Opened) -> None:
+async def test_an_answer_about_changed_records_is_refused_with_the_new_records(opened: Opened) -> None:
     case_id = await opened.pair(3)
     async with opened.bench.visitor("police") as police:
         form = form_of(await show(police, case_id), "reject")

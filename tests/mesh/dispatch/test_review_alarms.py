@@ -41,13 +41,18 @@ def alarm(case_id: str, since_ms: int = SINCE_MS) -> match_review_pb2.AlarmedRev
 
 
 class FakeRegistry(match_review_pb2_grpc.MatchReviewServiceServicer):
-    """Registry with the alarms that a test sets. Only desks may ask, as the protos say."""
+    """Registry with the alarms that a test sets. Only desks may ask, as the protos say. It shows no record."""
 
     def __init__(self) -> None:
         self.alarms: Sequence[match_review_pb2.AlarmedReview] = ()
         self.count: int | None = None
         """Number of alarms that it states; None for the number that it lists."""
         self.asked: list[str] = []
+
+    async def ReadReview(
+        self, request: match_review_pb2.ReadReviewRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> match_review_pb2.ReadReviewResponse:
+        raise AssertionError("a leg asks for no record")
 
     async def GetReviewQueue(
         self, request: match_review_pb2.GetReviewQueueRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -74,7 +79,7 @@ def leg_settings(
     return settings(leg, nats, folder, webhooks=configured(folder, *entries), registry=registry)
 
 
-def told(receiver: Receiver) -> list[tuple[str, str]]:
+def announced(receiver: Receiver) -> list[tuple[str, str]]:
     """State and case of each message of a receiver, in order."""
     return [(message["state"], message["case_id"]) for message in receiver.steps()]
 
@@ -93,7 +98,13 @@ async def test_an_alarm_and_its_end_are_sent_once_each(nats: TestServer, tmp_pat
         registry.alarms = [alarm("b", since_ms=SINCE_MS + 1)]
         async with running(leg_settings(nats, tmp_path, target, receiver_entry(receiver), leg=leg)):
             await receiver.wait_for(6)
-    assert told(receiver)[1:] == [("RAISED", "a"), ("ENDED", "a"), ("RAISED", "b"), ("ENDED", "b"), ("RAISED", "b")]
+    assert announced(receiver)[1:] == [
+        ("RAISED", "a"),
+        ("ENDED", "a"),
+        ("RAISED", "b"),
+        ("ENDED", "b"),
+        ("RAISED", "b"),
+    ]
     ids = [headers["webhook-id"] for headers, _ in receiver.requests]
     assert ids[0] == ids[1] and len(set(ids)) == 5
     assert json.loads(receiver.requests[1][1]) == {
@@ -126,7 +137,7 @@ async def test_an_alarm_outlasts_a_registry_that_is_away_and_a_list_that_is_cut(
                 await receiver.wait_for(2)
                 registry.alarms, registry.count = [alarm("b"), alarm("c")], None
                 await receiver.wait_for(4)
-    assert told(receiver) == [("RAISED", "a"), ("RAISED", "b"), ("ENDED", "a"), ("RAISED", "c")]
+    assert announced(receiver) == [("RAISED", "a"), ("RAISED", "b"), ("ENDED", "a"), ("RAISED", "c")]
 
 
 async def test_receivers_of_incidents_in_cap_or_eido_get_no_review(nats: TestServer, tmp_path: Path) -> None:
@@ -148,4 +159,4 @@ async def test_receivers_of_incidents_in_cap_or_eido_get_no_review(nats: TestSer
         await plain.wait_for(1)
         registry.alarms = []
         await plain.wait_for(2)
-    assert told(plain) == [("RAISED", "a"), ("ENDED", "a")] and not board.requests and not cad.requests
+    assert announced(plain) == [("RAISED", "a"), ("ENDED", "a")] and not board.requests and not cad.requests
