@@ -29,7 +29,7 @@ MAX_LISTED = 1_000
 MAX_DECIDED = 100
 _OPEN = (review_pb2.REVIEW_STATE_OPEN,)
 _DECIDED = (review_pb2.REVIEW_STATE_CONFIRMED, review_pb2.REVIEW_STATE_REJECTED)
-_DECISIONS = {
+DECISIONS = {
     "confirm": review_pb2.DECISION_CONFIRM,
     "reject": review_pb2.DECISION_REJECT,
     "undo": review_pb2.DECISION_UNDO,
@@ -89,7 +89,7 @@ class MatchReviewPages:
         try:
             request = review_pb2.DecideReviewRequest(
                 case_id=case_id,
-                decision=_DECISIONS[act],
+                decision=DECISIONS[act],
                 reason=ask.form.get("reason", "").strip(),
                 evidence=bytes.fromhex(ask.form.get("evidence", "")),
                 seen_since=_since(ask.form.get("since", "")),
