@@ -56,7 +56,7 @@ class ReviewService:
             return await work.reviews.in_states(states, after_case_id, REVIEWS_BATCH)
 
     async def queue(self) -> ReviewQueue:
-        """The reviews that wait for a person."""
+        """The reviews that wait for a person, with those that are alarmed."""
         async with self._transactions.open() as work:
             counted = await work.reviews.queue()
             alarms = await work.reviews.alarms(review.ALARMS_MAX) if counted.alarmed else []
@@ -115,7 +115,9 @@ class ReviewService:
                 if now_s >= close_at_s:
                     await self.close_lapsed()
                     close_at_s = now_s + CLOSE_INTERVAL_S
-                self._gauges.set(await self.queue(), self._clock.now_ms())
+                async with self._transactions.open() as work:
+                    counted = await work.reviews.queue()
+                self._gauges.set(counted, self._clock.now_ms())
             await asyncio.sleep(CHECK_INTERVAL_S)
 
     async def close_lapsed(self) -> None:
