@@ -144,7 +144,7 @@ async def test_no_other_role_sees_a_review(opened: Opened, role: str) -> None:
         form = form_of(await show(police, case_id), "confirm")
     before = opened.rows()
     async with opened.bench.visitor(role) as visitor:
-        await visitor.read("/devices")
+        await visitor.read("/sign-in")
         for path in ("/reviews", f"/reviews/{case_id}"):
             status, text, _ = await visitor.get(path)
             assert status == 403 and "황보" not in text
