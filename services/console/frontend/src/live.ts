@@ -145,7 +145,7 @@ function showReviews(): void {
   if (!badge || !wallAtMs) return;
   const waiting = reviews?.open ?? 0;
   const minutes = Math.max(0, Math.floor((now() - (reviews?.since_ms ?? now())) / 60_000));
-  const shown = reviews === null ? "?" : `${waiting} · ${minutes} ${text("minutes")}`;
+  const shown = reviews === null ? "?" : `${waiting} · ${minutes}${text("minutes")}`;
   if (badge.textContent !== shown) badge.textContent = shown;
   badge.title = reviews === null ? text("reviews_unknown") : "";
   badge.hidden = reviews !== null && waiting === 0;
