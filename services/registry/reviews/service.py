@@ -57,7 +57,7 @@ class ReviewService:
 
     async def queue(self) -> ReviewQueue:
         """The reviews that wait for a person, with those that are alarmed."""
-        async with self._transactions.open() as work:
+        async with self._transactions.reading() as work:
             counted = await work.reviews.queue()
             alarms = await work.reviews.alarms(review.ALARMS_MAX) if counted.alarmed else []
         return counted._replace(alarms=tuple(alarms))
@@ -115,7 +115,7 @@ class ReviewService:
                 if now_s >= close_at_s:
                     await self.close_lapsed()
                     close_at_s = now_s + CLOSE_INTERVAL_S
-                async with self._transactions.open() as work:
+                async with self._transactions.reading() as work:
                     counted = await work.reviews.queue()
                 self._gauges.set(counted, self._clock.now_ms())
             await asyncio.sleep(CHECK_INTERVAL_S)
