@@ -29,6 +29,12 @@ MAX_LISTED = 1_000
 MAX_DECIDED = 100
 _OPEN = (review_pb2.REVIEW_STATE_OPEN,)
 _DECIDED = (review_pb2.REVIEW_STATE_CONFIRMED, review_pb2.REVIEW_STATE_REJECTED)
+_RULES = {
+    "bar": match_reviews.bar,
+    "is_alarm": match_reviews.is_alarm,
+    "waiting_minutes": match_reviews.waiting_minutes,
+}
+"""What the templates compute."""
 DECISIONS = {
     "confirm": review_pb2.DECISION_CONFIRM,
     "reject": review_pb2.DECISION_REJECT,
@@ -65,7 +71,7 @@ class MatchReviewPages:
             is_cut=is_cut,
             done=done if done in ACTS else "",
             now_ms=self._mesh.clock.now_ms(),
-            rules=match_reviews,
+            rules=_RULES,
         )
 
     async def closed(self, ask: Ask) -> web.StreamResponse:
@@ -115,18 +121,20 @@ class MatchReviewPages:
         answer = await self._mesh.match_reviews.ReadReview(
             request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
         )
+        review = translate.read_review(answer)
         return assets.page(
             ask,
             "review.html",
             status=refusal.status if refusal else 200,
             path=f"/reviews/{case_id}",  # an answer's own address can't be read by GET
-            review=translate.read_review(answer),
+            review=review,
+            acts=review.acts,
             legal_basis=legal_basis,
             disclosures=len(answer.disclosure_ids),
             refusal=refusal,
             max_reason=MAX_REASON,
             now_ms=self._mesh.clock.now_ms(),
-            rules=match_reviews,
+            rules=_RULES,
         )
 
     async def _show_closed(self, ask: Ask, case_id: str, refusal: ReviewRefusal | None = None) -> web.StreamResponse:
@@ -147,7 +155,7 @@ class MatchReviewPages:
             refusal=refusal,
             bases=[basis.code for basis in LEGAL_BASES if {RecordKind.WEARER, RecordKind.ORDER} <= basis.kinds],
             now_ms=self._mesh.clock.now_ms(),
-            rules=match_reviews,
+            rules=_RULES,
         )
 
     async def _list(

@@ -24,7 +24,8 @@ MATCH_REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "review_waiting": ("대기", "Waiting"),
     "minutes": ("분", " min"),
     "review_overdue": ("15분 초과", "Over 15 min"),
-    "review_weight": ("일치 정도", "Agreement in all"),
+    "review_weight": ("전체 일치 점수", "Weight in all"),
+    "review_field_weight": ("일치 점수 (비트)", "Weight (bits)"),
     "review_bits": ("비트", "bits"),
     "review_weight_hint": (
         "오른쪽(초록)은 같은 사람이라는 근거, 왼쪽(빨강)은 다른 사람이라는 근거입니다.",
