@@ -256,6 +256,7 @@ def test_the_check_of_roles_covers_all_services() -> None:
         "tandem.registry.v1.DisclosureService",
         "tandem.registry.v1.DeviceTokenService",
         "tandem.registry.v1.ExerciseService",
+        "tandem.registry.v1.MatchReviewService",
         "tandem.registry.v1.TraceService",
         "tandem.ingest.v1.CommandService",
         "tandem.geofence.v1.PositionService",
