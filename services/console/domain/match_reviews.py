@@ -135,7 +135,8 @@ class ConsequencesCard:
     enforced: bool
     rings: tuple[RingRow, ...]
     from_ms: int
-    until_ms: int
+    until_ms: int | None
+    """None while the order has no end."""
     order_type: str
     """Name of the order's type; empty if it states none."""
     tags: int

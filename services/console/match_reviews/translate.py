@@ -108,7 +108,7 @@ def _consequences(message: match_review_pb2.ReviewConsequences) -> ConsequencesC
         enforced=message.enforced,
         rings=tuple(RingRow(ring.radius_m, geometry_pb2.Demand.Name(ring.action)) for ring in message.rings),
         from_ms=times.from_timestamp(message.valid_from),
-        until_ms=times.from_timestamp(message.valid_until),
+        until_ms=moment(message, "valid_until"),
         order_type=order_type if message.order_type else "",
         tags=message.tags,
         persons=message.protected_persons,

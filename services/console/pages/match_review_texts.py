@@ -94,6 +94,7 @@ MATCH_REVIEW_TEXTS: dict[str, tuple[str, str]] = {
         "The order is enforced by location already, and stays so.",
     ),
     "causes_until": ("집행 기간", "Enforced"),
+    "causes_endless": ("결정이 있을 때까지", "until the court decides"),
     "causes_no_tag": (
         "피부착자에게 등록된 전자발찌가 없어, 부착될 때까지는 집행되지 않습니다.",
         "The wearer has no tag now: nothing is enforced until one is fitted.",
@@ -257,6 +258,10 @@ MATCH_REVIEW_TEXTS: dict[str, tuple[str, str]] = {
     "basis_STALKING_17_6": (
         "스토킹처벌법 제17조의6 (피해자보호명령)",
         "Stalking Punishment Act 17-6: victim protection order",
+    ),
+    "basis_STALKING_17_7": (
+        "스토킹처벌법 제17조의7 (임시보호명령)",
+        "Stalking Punishment Act 17-7: interim protection order",
     ),
     "basis_DV_29_1": ("가정폭력처벌법 제29조제1항 (임시조치)", "Domestic Violence Act 29: temporary measure"),
     "basis_DV_PROTECTION": ("가정폭력처벌법 (피해자보호명령)", "Domestic Violence Act: victim protection order"),

@@ -86,11 +86,12 @@ def _entry(entry: PairHistoryEntry) -> match_review_pb2.ReviewHistoryEntry:
 
 def _consequences(consequences: Consequences) -> match_review_pb2.ReviewConsequences:
     order_type, related = consequences.order_type, consequences.related
+    until_ms = consequences.valid_until_ms
     return match_review_pb2.ReviewConsequences(
         enforced=consequences.enforced,
         rings=[geometry_pb2.Ring(radius_m=ring.radius_m, action=_DEMANDS[ring.action]) for ring in consequences.rings],
         valid_from=times.to_timestamp(consequences.valid_from_ms),
-        valid_until=times.to_timestamp(consequences.valid_until_ms),
+        valid_until=None if until_ms is None else times.to_timestamp(until_ms),
         order_type=registry_pb2.OrderType.Value(f"ORDER_TYPE_{order_type.name}")
         if order_type
         else registry_pb2.ORDER_TYPE_UNSPECIFIED,

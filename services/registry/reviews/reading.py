@@ -93,7 +93,8 @@ def _related(connection: sa.Connection, working: WorkingSet, pair: MatchPair, *,
     order_id, wearer_id, case_id = pair.order.order_id, pair.wearer.wearer_id, pair.case_id
     persons = pair.order.protected_person_ids
     equipped = {device.person_id for device in working.records.owned(DEVICES, persons) if device.removed_at_ms is None}
-    held = sa.and_(cases.c.case_id != case_id, cases.c.withdrawn_at_ms.is_(None), cases.c.valid_until_ms > now_ms)
+    in_force = sa.or_(cases.c.valid_until_ms.is_(None), cases.c.valid_until_ms > now_ms)
+    held = sa.and_(cases.c.case_id != case_id, cases.c.withdrawn_at_ms.is_(None), in_force)
     waiting = sa.and_(
         reviews.c.case_id != case_id,
         reviews.c.state == ReviewState.OPEN.value,

@@ -82,8 +82,8 @@ class Consequences:
     rings: tuple[OrderRing, ...]
     """Rings that a confirmation enforces, greatest first."""
     valid_from_ms: int
-    valid_until_ms: int
-    """End of the validity, exclusive; an early end counts."""
+    valid_until_ms: int | None
+    """End of the validity, exclusive; an early end counts. None while the order has no end."""
     order_type: OrderType | None
     protected_persons: int
     places: int

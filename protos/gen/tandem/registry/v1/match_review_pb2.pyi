@@ -301,7 +301,7 @@ class ReviewConsequences(_message.Message):
 
     @_builtins.property
     def valid_until(self) -> _timestamp_pb2.Timestamp:
-        """End of the validity, exclusive. An early end of the order counts."""
+        """End of the validity, exclusive. An early end of the order counts. Absent while the order has no end."""
 
     def __init__(
         self,
