@@ -67,7 +67,7 @@ def _unready(feeds: Mapping[Role, Feed]) -> str:
 
 
 def _degraded(feeds: Mapping[Role, Feed]) -> str:
-    return "; ".join(f"{role.value}: {reason}" for role, feed in feeds.items() if (reason := feed.unable()))
+    return "; ".join(f"{role.value}: {reason}" for role, feed in feeds.items() if (reason := feed.degraded()))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from aiohttp import web
 from services.common.observability.telemetry import logger
 from services.common.settings import LOOPBACK
 from services.common.web import server as common_web
+from services.console.domain.match_reviews import ReviewBadge
 from services.console.domain.people import ConsoleUser, Role
 from services.console.pages.texts import LANGUAGES, Texts
 from services.console.redirects import see_other
@@ -39,6 +40,8 @@ class Ask:
     """Token against forged requests, for the forms of the answer."""
     form: dict[str, str]
     """Form fields of a POST."""
+    badge: ReviewBadge | None = None
+    """Match reviews that wait for a person, as last known; None for a role that decides none, and if they are unknown."""
 
     @property
     def user(self) -> ConsoleUser:
@@ -58,12 +61,17 @@ class RouteGuard:
         # Cookies depend on the issuer: a change of the identity provider ends all sessions.
         self._settings, self._cookies = settings, SignedCookies(keys, settings.oidc_issuer)
         self._ended = ended or Ended()
+        self._badge_of: Callable[[Role], ReviewBadge | None] = lambda _: None
         self._hosts = {urlsplit(origin).netloc for origin in settings.origins}
         tiles = f" {settings.tiles_origin}" if settings.tiles_origin else ""
         self._policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; worker-src 'self'; "
             f"img-src 'self' data: blob:; connect-src 'self'{tiles}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         )
+
+    def show_badges(self, badge_of: Callable[[Role], ReviewBadge | None]) -> None:
+        """Sets where each page gets the number of match reviews that wait for a person."""
+        self._badge_of = badge_of
 
     def get(self, path: str, roles: Collection[Role], page: Page) -> web.RouteDef:
         """Makes the route of a page for these roles."""
@@ -156,7 +164,14 @@ class RouteGuard:
             raise web.HTTPForbidden(text="403: this page is for other roles")
         texts = Texts(_language(request))
         response = await page(
-            Ask(request=request, session=session, texts=texts, csrf=self._cookies.token_of(session), form=form)
+            Ask(
+                request=request,
+                session=session,
+                texts=texts,
+                csrf=self._cookies.token_of(session),
+                form=form,
+                badge=self._badge_of(session.user.role) if session.user else None,
+            )
         )
         # An error page begins no session: the browser may have one already, and didn't send its strict cookie along.
         new = known is None and response.status < 400 and response.content_type == "text/html"

@@ -21,6 +21,7 @@ from tandem.dispatch.v1.following_pb2_grpc import FollowingServiceStub
 from tandem.dispatch.v1.roster_pb2_grpc import RosterServiceStub
 from tandem.geofence.v1.geofence_pb2_grpc import GeofenceServiceStub
 from tandem.ingest.v1.ingest_pb2_grpc import CommandServiceStub, IngestServiceStub
+from tandem.registry.v1.match_review_pb2_grpc import MatchReviewServiceStub
 from tandem.registry.v1.notice_pb2_grpc import NoticeServiceStub
 from tandem.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tandem.registry.v1.trace_pb2_grpc import TraceServiceStub
@@ -46,6 +47,7 @@ class MeshClient:
         traces: TraceServiceStub,
         *,
         notices: NoticeServiceStub,
+        match_reviews: MatchReviewServiceStub,
         ingest: IngestServiceStub,
         commands: CommandServiceStub,
         geofence: GeofenceServiceStub,
@@ -56,6 +58,7 @@ class MeshClient:
         self.registry = registry
         self.traces = traces
         self.notices = notices
+        self.match_reviews = match_reviews
         self.ingest = ingest
         self.commands = commands
         self.geofence = geofence
@@ -111,6 +114,7 @@ async def connect(settings: ConsoleSettings) -> AsyncIterator[MeshClient]:
             registry=RegistryServiceStub(registry),
             traces=TraceServiceStub(registry),
             notices=NoticeServiceStub(registry),
+            match_reviews=MatchReviewServiceStub(registry),
             ingest=IngestServiceStub(ingest),
             commands=CommandServiceStub(ingest),
             geofence=GeofenceServiceStub(await channel(settings.geofence)),

@@ -35,6 +35,7 @@ from services.dispatch.evidence.retention import EvidenceRetention
 from services.dispatch.exchange.links import LinkEndpoint, Links, open_key
 from services.dispatch.exchange.metrics import WebhookMetrics
 from services.dispatch.exchange.receivers import read as read_receivers
+from services.dispatch.exchange.review_alarms import ReviewAlarms
 from services.dispatch.exchange.store import ExchangeStore
 from services.dispatch.exchange.webhooks import Webhooks
 from services.dispatch.following.api import FollowingApi
@@ -184,7 +185,10 @@ async def exchange(
             tls = settings.tls_files()[:2] if settings.tls else None
             await stack.enter_async_context(endpoint.served(settings.host, settings.link_port, tls, closed=http_closed))
         webhooks = Webhooks(leg.name, leg.record, store, receivers=receivers, links=links, metrics=metrics)
-        await webhooks.run()
+        alarms = ReviewAlarms(settings, store, receivers=receivers, metrics=metrics)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(webhooks.run())
+            tasks.create_task(alarms.run())
         await asyncio.Event().wait()  # without webhooks, keep serving the links
 
 

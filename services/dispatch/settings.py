@@ -56,6 +56,8 @@ class DispatchSettings(CommonSettings):
     `ipv4:127.0.0.1:7403,127.0.0.1:7413`. Without it the leg follows nobody. On loopback or with certificates only."""
     ingest: str = ""
     """gRPC target of ingest, like `geofence`. The probation leg makes tags report often while a unit goes to the wearer."""
+    registry: str = ""
+    """gRPC target of the registry, like `geofence`. The receivers of `webhooks` get alarms of match reviews that nobody decided."""
 
     @property
     def deadlines(self) -> Deadlines:
@@ -121,7 +123,7 @@ class DispatchSettings(CommonSettings):
 
     @model_validator(mode="after")
     def _refuse_plaintext_to_services(self) -> Self:
-        self.refuse_plaintext_to("geofence", "ingest")
+        self.refuse_plaintext_to("geofence", "ingest", "registry")
         return self
 
     @model_validator(mode="before")

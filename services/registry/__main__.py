@@ -53,6 +53,9 @@ from services.registry.records.ministry import MinistryService
 from services.registry.records.police import PoliceService
 from services.registry.relay.service import Relay
 from services.registry.retention.service import KeyRetention
+from services.registry.reviews.api import SERVICE_NAME as MATCH_REVIEW_SERVICE_NAME
+from services.registry.reviews.api import MatchReviewServicer
+from services.registry.reviews.reading import ReviewReading
 from services.registry.reviews.service import ReviewService
 from services.registry.settings import RegistrySettings
 from services.registry.tables import MIGRATIONS
@@ -70,6 +73,7 @@ from tandem.registry.v1 import (
     device_token_pb2_grpc,
     disclosure_pb2_grpc,
     exercise_pb2_grpc,
+    match_review_pb2_grpc,
     notice_pb2_grpc,
     presence_unit_pb2_grpc,
     registry_pb2_grpc,
@@ -105,7 +109,7 @@ async def main(settings: RegistrySettings) -> None:
         ministry = MinistryService(transactions, cases)
         police = PoliceService(transactions, cases, log_meta.clock)
         units = PresenceUnits(transactions, cases)
-        reviews = ReviewService(transactions, cases, log_meta.clock)
+        reviews = ReviewService(transactions, cases, log_meta.clock, gauges=metrics.reviews)
         reconciliation = ReconciliationService(transactions, log_meta.clock, metrics.unproven_s)
         disclosures = Disclosures(transactions, log_meta.clock, signer, on_row=exporter.notify)
         retention = KeyRetention(transactions, cases, vault, clock=log_meta.clock)
@@ -137,6 +141,9 @@ async def main(settings: RegistrySettings) -> None:
             tag_records = TagRecordServicer(wearing, log_meta.clock)
             tag_record_pb2_grpc.add_TagRecordServiceServicer_to_server(tag_records, server)
             cctv_pb2_grpc.add_CctvServiceServicer_to_server(CctvServicer(cctv, log_meta.clock), server)
+            match_review_pb2_grpc.add_MatchReviewServiceServicer_to_server(
+                MatchReviewServicer(ReviewReading(disclosures, vault, log_meta.clock), reviews), server
+            )
 
         names = (
             SERVICE_NAME,
@@ -148,6 +155,7 @@ async def main(settings: RegistrySettings) -> None:
             NOTICE_SERVICE_NAME,
             TAG_RECORD_SERVICE_NAME,
             CCTV_SERVICE_NAME,
+            MATCH_REVIEW_SERVICE_NAME,
         )
         readiness = Readiness()
         relay = Relay(

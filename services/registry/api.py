@@ -190,10 +190,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     async def DecideReview(
         self, request: review_pb2.DecideReviewRequest, context: _Context
     ) -> review_pb2.DecideReviewResponse:
-        case_id, decision, reason, seen_digest = review_messages.parse_decision(request)
-        decided = await _finish(
-            self._reviews.decide(case_id, decision, reason, seen_digest=seen_digest, by=caller().spiffe_id)
-        )
+        case_id, decision, reason, seen = review_messages.parse_decision(request)
+        decided = await _finish(self._reviews.decide(case_id, decision, reason, seen=seen, by=caller().spiffe_id))
         return review_pb2.DecideReviewResponse(review=review_messages.review_to_proto(decided))
 
     async def WatchMatches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from services.common.clock import wall_us
+from services.registry.reviews.domain import ReviewQueue
 
 
 class PutOff:
@@ -22,6 +23,32 @@ class PutOff:
 
     def _age_s(self) -> float:
         return 0.0 if self._oldest_ms is None else max(wall_us() / 1e6 - self._oldest_ms / 1000, 0.0)
+
+
+class ReviewGauges:
+    """The match reviews that wait for a person."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._open = Gauge(
+            "tandem_registry_reviews_open", "Match reviews that wait for a person's decision", registry=registry
+        )
+        self._alarmed = Gauge(
+            "tandem_registry_reviews_alarmed",
+            "Match reviews that have waited for 15 minutes of the mesh or more, for which both agencies are alarmed",
+            registry=registry,
+        )
+        self._oldest_age_s = Gauge(
+            "tandem_registry_review_oldest_age_seconds",
+            "How long the oldest open match review has been waiting, seconds of the mesh; 0 if none waits",
+            registry=registry,
+        )
+
+    def set(self, queue: ReviewQueue, now_ms: int) -> None:
+        """Set the gauges, as of a moment of mesh time."""
+        self._open.set(queue.open)
+        self._alarmed.set(queue.alarmed)
+        since_ms = queue.oldest_since_ms
+        self._oldest_age_s.set(0.0 if since_ms is None else max(now_ms - since_ms, 0) / 1000)
 
 
 class RegistryMetrics:
@@ -57,6 +84,7 @@ class RegistryMetrics:
             ["stream", "work"],
             registry=registry,
         )
+        self.reviews = ReviewGauges(registry)
         self.trace_facts = Counter(
             "tandem_registry_trace_facts",
             "Facts stored for traces, by kind; an ordinary report gives none",

@@ -72,6 +72,7 @@ const commands = {
     return handle.jsonValue();
   },
   eval: async ({ page, expression }) => (await pageOf(page)).evaluate(expression),
+  resize: async ({ page, width, height }) => (await pageOf(page)).setViewportSize({ width, height }),
   shot: async ({ page, path }) => {
     await (await pageOf(page)).screenshot({ path });
   },

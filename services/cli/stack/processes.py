@@ -168,10 +168,15 @@ def program(service: Service, folder: Path, base_port: int, *, given: Mapping[st
 
 
 def _neighbours(base_port: int) -> dict[str, str]:
-    """Addresses for a leg: the evaluators, which know its targets' positions, and ingest, which commands the tags."""
+    """Addresses for a leg: the evaluators, which know its targets' positions, ingest, which commands the tags, and the registry, which
+    knows the match reviews that nobody decided."""
     address_of = addresses(base_port)
     evaluators = ",".join(address for name, address in address_of.items() if name.startswith("geofence"))
-    return {"TANDEM_GEOFENCE": f"ipv4:{evaluators}", "TANDEM_INGEST": f"ipv4:{address_of['ingest']}"}
+    return {
+        "TANDEM_GEOFENCE": f"ipv4:{evaluators}",
+        "TANDEM_INGEST": f"ipv4:{address_of['ingest']}",
+        "TANDEM_REGISTRY": f"ipv4:{address_of['registry']}",
+    }
 
 
 def _all(base_port: int) -> dict[str, str]:
@@ -180,7 +185,7 @@ def _all(base_port: int) -> dict[str, str]:
     legs = {
         f"TANDEM_DISPATCH_{leg.upper()}": f"ipv4:{address_of[f'dispatch-{leg}']}" for leg in ("probation", "police")
     }
-    return {**_neighbours(base_port), "TANDEM_REGISTRY": f"ipv4:{address_of['registry']}", **legs}
+    return {**_neighbours(base_port), **legs}
 
 
 def used_port(base_port: int) -> int | None:

@@ -11,15 +11,19 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from services.console.domain import match_reviews
 from services.console.domain.live_page import LivePage
+from services.console.domain.match_reviews import ReviewBadge
 from services.console.domain.numbered_items import Item
 from services.console.domain.people import DESKS, VIEWERS, Role
 from services.console.live.alerts import follow_alerts
 from services.console.live.incidents import IncidentReader
 from services.console.live.receipts import OfferReceipts
+from services.console.live.reviews import ReviewReader
 from services.console.live.sources import Sources
 from services.console.live.targets import TargetReader
 from services.console.live.units import UnitReader
@@ -30,8 +34,8 @@ NOTIFY_INTERVAL_S = 0.5
 """Minimum interval between two messages to a browser, in s."""
 BEAT_S = 5.0
 """Maximum interval between two messages to a browser, in s, so that the browser sees that the connection works."""
-INCIDENTS, STEPS, ALERTS = "incidents", "steps", "alerts"
-SOURCES = {INCIDENTS: VIEWERS, STEPS: DESKS, ALERTS: VIEWERS - {Role.PROBATION}}
+INCIDENTS, STEPS, ALERTS, REVIEWS = "incidents", "steps", "alerts", "reviews"
+SOURCES = {INCIDENTS: VIEWERS, STEPS: DESKS, ALERTS: VIEWERS - {Role.PROBATION}, REVIEWS: DESKS}
 """For each source, the roles whose page uses it."""
 
 
@@ -49,10 +53,14 @@ class Feed:
         incidents = IncidentReader(
             mesh, role, self._page, viewers=self._viewers, connected=partial(self._sources.connected, INCIDENTS)
         )
+        self._reviews = ReviewReader(
+            mesh, role, self._page, viewers=self._viewers, connected=partial(self._sources.connected, REVIEWS)
+        )
         read: Mapping[str, Callable[[], Awaitable[None]]] = {
             INCIDENTS: incidents.poll,
             STEPS: incidents.follow,
             ALERTS: partial(follow_alerts, mesh, role, self._page),
+            REVIEWS: self._reviews.poll,
         }
         self._work: list[Callable[[], Coroutine[Any, Any, None]]] = [
             partial(self._sources.keep_running, name, read[name]) for name in names
@@ -72,12 +80,21 @@ class Feed:
                 tasks.create_task(work())
 
     def unable(self) -> str:
-        """Returns the sources that couldn't be read for a while, or an empty text."""
+        """Returns the sources without which the page has no news, if they couldn't be read for a while, or an empty text."""
+        return self._sources.unable(without=(REVIEWS,))
+
+    def degraded(self) -> str:
+        """Returns all sources that couldn't be read for a while, or an empty text."""
         return self._sources.unable()
 
     def alerts(self) -> list[Item]:
         """Returns the kept alerts, newest first."""
         return self._page.alerts()
+
+    def badge(self) -> ReviewBadge | None:
+        """Returns the match reviews that wait for a person; None if they are unknown, or if the role decides none."""
+        waiting = self._reviews.waiting
+        return None if waiting is None else match_reviews.badge(waiting, self._clock.now_ms())
 
     def viewed(self) -> AbstractContextManager[None]:
         """Counts a browser that views the page."""
@@ -96,8 +113,10 @@ class Feed:
                 await next_set(self._wake, BEAT_S - NOTIFY_INTERVAL_S)
 
     def _message(self, seen: int | None) -> dict[str, Any]:
+        waiting = self._reviews.waiting
         return {
             **self._page.since(seen),
+            "reviews": None if waiting is None else asdict(waiting),
             "now": self._clock.now_ms(),
             "rate": self._clock.rate,
             "away": self._sources.away(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import grpc.aio
 
@@ -46,10 +46,10 @@ class Sources:
         """Returns the sources that aren't connected, with the reasons."""
         return {name: reason for name, reason in self._away.items() if reason}
 
-    def unable(self) -> str:
-        """Returns the sources that couldn't be read for UNABLE_AFTER_S, or an empty text."""
+    def unable(self, *, without: Collection[str] = ()) -> str:
+        """Returns the sources that couldn't be read for UNABLE_AFTER_S, except for those in `without`, or an empty text."""
         long_before_s = time.monotonic() - UNABLE_AFTER_S
-        names = [name for name in self.away() if self._away_since_s[name] < long_before_s]
+        names = [name for name in self.away() if name not in without and self._away_since_s[name] < long_before_s]
         return f"{', '.join(names)} can't be read" if names else ""
 
     def _set(self, name: str, reason: str) -> None:

@@ -38,16 +38,27 @@ def _clock(ms: int | None) -> str:
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%m-%d %H:%M:%S")
 
 
+def _day(ms: int) -> str:
+    """Formats a day and a time in Korea's time zone, to the minute."""
+    return datetime.fromtimestamp(ms / 1000, UTC).astimezone(KOREA).strftime("%Y-%m-%d %H:%M")
+
+
 def _exact(ms: int | None) -> str:
     return "" if ms is None else _clock(ms) + f".{ms % 1000:03d}"
 
 
-_templates.filters |= {"clock": _clock, "exact": _exact, "took": duration}
+_templates.filters |= {"clock": _clock, "day": _day, "exact": _exact, "took": duration}
 
 
 def page(ask: Ask, template: str, status: int = 200, **values: Any) -> web.Response:
     """Renders a page from a template. All values are escaped."""
-    common = {"t": ask.texts, "lang": ask.texts.language, "user": ask.session.user, "csrf": ask.csrf}
+    common = {
+        "t": ask.texts,
+        "lang": ask.texts.language,
+        "user": ask.session.user,
+        "csrf": ask.csrf,
+        "badge": ask.badge,
+    }
     text = _templates.get_template(template).render({**common, "path": ask.request.path, **values})
     return web.Response(text=text, content_type="text/html", status=status)
 

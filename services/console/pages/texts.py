@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.console.pages.match_review_texts import MATCH_REVIEW_TEXTS
 from services.console.pages.operator_texts import OPERATOR_TEXTS
 
 LANGUAGES = ("ko", "en")
 
 TEXTS: dict[str, tuple[str, str]] = {
     **OPERATOR_TEXTS,
+    **MATCH_REVIEW_TEXTS,
     "title": ("탄뎀 관제", "Tandem console"),
     "skip": ("본문으로 건너뛰기", "Skip to content"),
     "live": ("실시간", "Live"),
     "search": ("검색·통계", "Search and figures"),
-    "reviews": ("동일인 검토", "Match reviews"),
     "devices": ("단말 상태", "Devices"),
     "language": ("English", "한국어"),
     "sign_in": ("로그인", "Sign in"),
@@ -252,12 +253,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "closings": ("종결 사유", "Closing cause"),
     "false_share": ("오경보 비율", "Share of false alerts"),
     "none_closed": ("종결된 건이 없습니다.", "Nothing was closed yet."),
-    "reviews_none": ("검토할 건이 없습니다.", "Nothing to review."),
-    "weight": ("일치 점수 (비트)", "Match weight, bits"),
-    "reasons": ("근거", "Reasons"),
     "reason": ("사유", "Reason"),
-    "confirm": ("동일인", "Same person"),
-    "reject": ("다른 사람", "Different persons"),
     "case": ("사건 연결", "Case"),
     "quarantine": ("거부된 보고", "Refused reports"),
     "quarantine_none": ("거부된 보고가 없습니다.", "No report was refused."),
@@ -350,6 +346,7 @@ ISLAND = (
     *("take", "taken", "overdue", "connected", "connecting", "lost", "part_away", "new_alarm", "exercise"),
     *("group_of", "unknown_position", "wearer", "protected", "place", "accuracy"),
     *("source_GNSS", "source_WIFI", "source_CELL"),
+    *("reviews", "reviews_alarm", "reviews_unknown", "minutes"),
     *("open_group", "attribution", "play", "pause", "title", "unit", "probation", "police", "warning", "ring", "to"),
     *(key for key in TEXTS if key.isupper() or key.startswith("flag_")),
 )

@@ -18,6 +18,7 @@ from services.console.domain.figures import IncidentQuery
 from services.console.domain.people import ALL_ROLES, DESKS, VIEWERS, Role
 from services.console.guard import LANGUAGE_COOKIE, Ask, RouteGuard
 from services.console.live.feed import Feed
+from services.console.match_reviews.views import MatchReviewPages
 from services.console.mesh import MeshClient
 from services.console.operators.views import ReportingPages
 from services.console.pages import assets
@@ -29,7 +30,6 @@ from services.console.settings import ConsoleSettings
 from services.console.sign_in.views import SigningIn
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.ingest.v1 import ingest_pb2
-from tandem.registry.v1 import review_pb2
 
 MAX_SEARCHED = 5_000
 PAGE_SIZE = 1_000
@@ -56,7 +56,9 @@ class Pages:
         self._signing_in = SigningIn(settings, guard)
         self._incidents = IncidentPages(settings, guard, mesh)
         self._answers = Answers(guard, mesh, self._incidents)
+        self._match_reviews = MatchReviewPages(guard, mesh)
         self._reporting = ReportingPages(guard, mesh)
+        guard.show_badges(lambda role: feeds[role].badge() if role in feeds else None)
 
     def routes(self) -> list[web.RouteDef]:
         """Makes all routes that are served, with their roles."""
@@ -70,8 +72,7 @@ class Pages:
             *self._incidents.routes(),
             *self._answers.routes(),
             guard.get("/search", VIEWERS, self.search),
-            guard.get("/reviews", DESKS, self.reviews),
-            guard.post("/reviews", DESKS, self.decide),
+            *self._match_reviews.routes(),
             guard.get("/devices", ALL_ROLES, self.devices),
             *self._reporting.routes(),
         ]
@@ -158,32 +159,7 @@ class Pages:
             await asyncio.sleep(0)
         return incidents, True
 
-    # ── reviews, devices ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def reviews(self, ask: Ask) -> web.StreamResponse:
-        """Shows the matches that a person must review."""
-        answer = await self._mesh.registry.ListReviews(
-            review_pb2.ListReviewsRequest(), metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
-        )
-        reviews = [(review, review.evidence.hex(), translate.moment(review, "since")) for review in answer.reviews]
-        return assets.page(ask, "reviews.html", reviews=reviews)
-
-    async def decide(self, ask: Ask) -> web.StreamResponse:
-        """Sends a person's decision on a match, with the evidence that the page showed."""
-        decisions = {"confirm": review_pb2.DECISION_CONFIRM, "reject": review_pb2.DECISION_REJECT}
-        try:
-            request = review_pb2.DecideReviewRequest(
-                case_id=ask.form.get("case", ""),
-                decision=decisions[ask.form.get("decision", "")],
-                reason=ask.form.get("reason", ""),
-                evidence=bytes.fromhex(ask.form.get("evidence", "")),
-            )
-        except (KeyError, ValueError):
-            raise web.HTTPBadRequest(text="400: decision must be confirm or reject, evidence hex digits") from None
-        await self._mesh.registry.DecideReview(
-            request, metadata=self._mesh.identity(ask.user), timeout=UNARY_DEADLINE_S
-        )
-        return see_other("/reviews")
+    # ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def devices(self, ask: Ask) -> web.StreamResponse:
         """Shows refused reports to operators, and alerts of silent and disturbed devices to the other roles."""

@@ -48,7 +48,7 @@ def of_field(error: BadField, act: str, form: Mapping[str, str]) -> AnswerRefusa
 def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> AnswerRefusal:
     """Makes the refusal for an error of the leg, or for a leg that is unavailable."""
     status = http_status(error.code())
-    code, wrong = _details(error)
+    code, wrong = details(error)
     key = f"answer_{code}" if f"answer_{code}" in TEXTS else f"answer_{status}"
     own_words = key == f"answer_{status}" and status < 500
     detail = (error.details() or "") if own_words or key not in TEXTS else ""
@@ -57,7 +57,7 @@ def of_leg(error: grpc.aio.AioRpcError, act: str, form: Mapping[str, str]) -> An
     )
 
 
-def _details(error: grpc.aio.AioRpcError) -> tuple[str, str]:
+def details(error: grpc.aio.AioRpcError) -> tuple[str, str]:
     """Returns the reason code of an error, and the form's name of the wrong field; each is empty if the error has none."""
     status = rpc_status.from_call(cast(grpc.Call, error))  # an AioRpcError has all attributes that from_call reads
     info, wrong = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
@@ -77,5 +77,6 @@ _FIELDS = {
     "reason": "reason",
     "cause": "cause",
     "note": "note",
+    "legal_basis": "legal_basis",
 }
 """Form field of each request field."""

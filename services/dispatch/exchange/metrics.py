@@ -11,10 +11,13 @@ class WebhookMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.tries = Counter(
             "tandem_webhook_tries",
-            "Attempts to deliver a step to a receiver, by outcome",
+            "Attempts to deliver a message to a receiver, by outcome",
             ["receiver", "outcome"],
             registry=registry,
         )
         self.waiting = Gauge(
-            "tandem_webhook_waiting", "Steps that wait for a receiver", ["receiver"], registry=registry
+            "tandem_webhook_waiting",
+            "Messages that wait for a receiver, by queue: steps or reviews",
+            ["receiver", "queue"],
+            registry=registry,
         )

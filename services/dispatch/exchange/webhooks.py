@@ -1,7 +1,4 @@
-"""Delivers the leg's steps by webhook. Messages are queued on disk, signed, sent in order to each receiver, and retried.
-
-After its deadline a message is given up, and an alarm is raised. Delivery is at least once, so a receiver must deduplicate by id.
-"""
+"""Delivers the leg's steps by webhook: a message for each step is queued on disk for each receiver."""
 
 from __future__ import annotations
 
@@ -10,23 +7,18 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from services.common.clock import wall_us
-from services.common.observability.telemetry import logger
-from services.common.retrying import Backoff, retried
+from services.common.retrying import retried
 from services.dispatch.exchange import message
+from services.dispatch.exchange.deliveries import Courier, deadline_ms
 from services.dispatch.exchange.links import Links
 from services.dispatch.exchange.metrics import WebhookMetrics
-from services.dispatch.exchange.posting import open_session, post
+from services.dispatch.exchange.posting import open_session
 from services.dispatch.exchange.receivers import BodyForm, Receiver
-from services.dispatch.exchange.store import DELIVERED, GIVEN_UP, WAITING, Delivery, ExchangeStore
+from services.dispatch.exchange.store import ExchangeStore, StepDelivery
 from services.dispatch.leg import translate
 from services.dispatch.leg.record import LegRecord
 from services.dispatch.leg.rows import StepRow
 from tandem.common.v1 import exercise_pb2
-
-RETRY = Backoff(1.0, 300.0)
-"""Delays between attempts to deliver a step, seconds of wall time."""
-MAX_BODY_BYTES = 64 << 10
 
 
 class Webhooks:
@@ -52,23 +44,12 @@ class Webhooks:
                 tasks.create_task(self._serve(session, receiver))
 
     async def _serve(self, session: aiohttp.ClientSession, receiver: Receiver) -> None:
-        waiting = self._metrics.waiting.labels(receiver.name)
-        failures = 0
+        courier = Courier(session, receiver, self._store.steps, metrics=self._metrics)
         while True:
             head = self._record.head
             await retried(lambda: self._queue_steps(receiver))
-            delivery = await retried(lambda: self._store.waiting(receiver.name))
-            if delivery is None:
-                waiting.set(0)
+            if not await courier.deliver_next():
                 await self._record.changed(head)
-                continue
-            if await self._deliver(session, receiver, delivery):
-                failures = 0
-                continue
-            waiting.set(await retried(lambda: self._store.count_waiting(receiver.name)))
-            remaining_s = delivery.deadline_ms / 1000 - wall_us() / 1_000_000
-            await asyncio.sleep(min(RETRY.delay_s(failures), max(remaining_s, 0.01)))
-            failures += 1
 
     async def _queue_steps(self, receiver: Receiver) -> None:
         """Queues the steps that were committed since the last call. For a new receiver, only later steps are queued."""
@@ -81,10 +62,10 @@ class Webhooks:
         if rows:
             await self._store.queue(receiver.name, rows[-1].sequence, await self._deliveries(receiver, rows))
 
-    async def _deliveries(self, receiver: Receiver, rows: Sequence[StepRow]) -> list[Delivery]:
+    async def _deliveries(self, receiver: Receiver, rows: Sequence[StepRow]) -> list[StepDelivery]:
         """Writes the message of each step. Canaries are left out."""
-        deadline_ms = wall_us() // 1000 + round(receiver.deadline_s * 1000)
-        deliveries: list[Delivery] = []
+        due_ms = deadline_ms(receiver)
+        deliveries: list[StepDelivery] = []
         for row in rows:
             step = translate.stored_step(row)
             if step.assignment.exercise == exercise_pb2.CANARY:
@@ -98,7 +79,7 @@ class Webhooks:
                 before += [delivery.step for delivery in deliveries if delivery.incident_id == incident_id]
             body, content_type = message.write(self._leg, receiver, row.sequence, step=step, before=before, link=link)
             deliveries.append(
-                Delivery(
+                StepDelivery(
                     receiver=receiver.name,
                     sequence=row.sequence,
                     delivery_id=id_,
@@ -106,32 +87,7 @@ class Webhooks:
                     step=step.SerializeToString(),
                     body=body,
                     content_type=content_type,
-                    deadline_ms=deadline_ms,
+                    deadline_ms=due_ms,
                 )
             )
         return deliveries
-
-    async def _deliver(self, session: aiohttp.ClientSession, receiver: Receiver, delivery: Delivery) -> bool:
-        """Attempts a delivery. Returns True if the message is done with, so that the next message may be sent."""
-        fields = {"receiver": receiver.name, "delivery_id": delivery.delivery_id, "tries": delivery.tries + 1}
-        is_too_large = len(delivery.body) > MAX_BODY_BYTES
-        reason = f"the body is larger than {MAX_BODY_BYTES} bytes"
-        if not is_too_large:
-            reason = await post(
-                session, receiver, delivery.delivery_id, body=delivery.body, content_type=delivery.content_type
-            )
-        if not reason:
-            await self._note(delivery, DELIVERED, "delivered")
-            logger().info("webhook_delivered", **fields)
-            return True
-        if is_too_large or wall_us() // 1000 >= delivery.deadline_ms:
-            await self._note(delivery, GIVEN_UP, "given up")
-            logger().critical("webhook_given_up", reason=reason, **fields)
-            return True
-        await self._note(delivery, WAITING, "failed")
-        logger().warning("webhook_failed", reason=reason, **fields)
-        return False
-
-    async def _note(self, delivery: Delivery, outcome: str, label: str) -> None:
-        await retried(lambda: self._store.tried(delivery, outcome))
-        self._metrics.tries.labels(delivery.receiver, label).inc()

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
 from services.registry import joint_case
+from services.registry.disclosure.domain import article_of
 from services.registry.domain import Order, OrderType, Wearer
 from services.registry.matching import similarity
 from services.registry.matching.similarity import MatchLevel
@@ -81,6 +82,21 @@ class DecidedPair:
         return is_open and (before is None or before.state is not ReviewState.OPEN)
 
     @property
+    def closes_review(self) -> bool:
+        """Whether the pair's open review needs no decision any more."""
+        before = self.pair.review
+        was_open = before is not None and before.state is ReviewState.OPEN
+        return was_open and (self.review is None or self.review.state is not ReviewState.OPEN)
+
+    @property
+    def has_new_evidence(self) -> bool:
+        """Whether the compared data of a reviewed pair changed, or a review was opened for a new pair."""
+        if self.review is None:
+            return False
+        before = self.pair.review
+        return self.opens_review if before is None else before.evidence.digest != self.evidence.digest
+
+    @property
     def holds(self) -> bool:
         """Whether the order is enforced against the wearer from now on."""
         return self.review is not None and self.review.enforced
@@ -101,7 +117,7 @@ def compare(pair: MatchPair, terms: PlanTerms) -> tuple[MatchLevel, MatchEvidenc
     if level is MatchLevel.NONE and before is None:
         return level, MatchEvidence(b"", comparison.weight, ())
     digest = terms.digest(similarity.evidence_text(order, wearer))
-    return level, MatchEvidence(digest, comparison.weight, similarity.reasons_of(comparison))
+    return level, MatchEvidence(digest, comparison.weight, similarity.agreements_of(comparison))
 
 
 def decide(pair: MatchPair, terms: PlanTerms) -> DecidedPair:
@@ -112,7 +128,9 @@ def decide(pair: MatchPair, terms: PlanTerms) -> DecidedPair:
         return DecidedPair(pair, None, evidence)
     state, enforced = outcome
     if before is not None:
-        after = review.updated(before, state, enforced, evidence=evidence, now_ms=terms.now_ms)
+        after = review.updated(
+            before, state, enforced, evidence=evidence, legal_basis=article_of(pair.order), now_ms=terms.now_ms
+        )
     else:
         after = Review(
             case_id=pair.case_id,
@@ -122,6 +140,7 @@ def decide(pair: MatchPair, terms: PlanTerms) -> DecidedPair:
             enforced=enforced,
             evidence=evidence,
             since_ms=terms.now_ms,
+            legal_basis=article_of(pair.order),
         )
     return DecidedPair(pair, after, evidence)
 

@@ -23,7 +23,7 @@ from services.registry.joint_case import JointCase
 from services.registry.outbox.store import OutboxMessage
 from services.registry.presence_units.domain import PersonUnit, PresenceUnit, WearerUnit
 from services.registry.records.store import owner_of
-from services.registry.reviews.domain import Event, MatchEvent, Review
+from services.registry.reviews.domain import Event, MatchEvent, Review, ReviewComparison
 from services.registry.routes.domain import StoredRoute, device_partitions, tag_partitions
 from tandem.common.v1 import log_pb2
 
@@ -55,6 +55,7 @@ class Effects:
         self.found = found
         self.reviews: dict[str, Review] = {}
         self.events: list[MatchEvent] = []
+        self.comparisons: list[ReviewComparison] = []
         self.cases: dict[str, CaseUpdate] = {}
         self.routes: dict[str, StoredRoute] = {}
         self.tokens: dict[str, list[DeviceToken]] = {}
@@ -87,7 +88,25 @@ class Effects:
             self.add_event(pair, Event.REVIEW_OPENED)
             bits = round(decided.evidence.weight_bits, 1)
             self.log(logging.INFO, "review_opened", case_id=pair.case_id, weight_bits=bits)
+        if decided.closes_review:
+            self.add_event(pair, Event.REVIEW_CLOSED)
+            self.log(logging.INFO, "review_closed", case_id=pair.case_id)
+        if decided.has_new_evidence:
+            self._add_comparison(decided)
         self.set_case(pair, decided.holds)
+
+    def _add_comparison(self, decided: DecidedPair) -> None:
+        pair, evidence = decided.pair, decided.evidence
+        self.comparisons.append(
+            ReviewComparison(
+                case_id=pair.case_id,
+                at_ms=self.terms.now_ms,
+                order_version=pair.order.source_version,
+                wearer_version=pair.wearer.source_version,
+                weight_bits=evidence.weight_bits,
+                agreements=evidence.agreements,
+            )
+        )
 
     def add_event(self, pair: MatchPair, event: Event) -> None:
         """Add an event about a pair to the stream of matches."""

@@ -121,6 +121,7 @@ class CaseService:
         working.reviews.put(effects.reviews.values())
         working.cases.put(effects.cases.values(), entries, day)
         working.events += effects.events
+        working.comparisons += effects.comparisons
         working.tokens.put(effects.tokens)
         working.routes.put(effects.routes, day)
         working.messages += messages

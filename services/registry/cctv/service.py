@@ -132,7 +132,7 @@ class CctvRequests:
             found = store.select(connection, mine, vault=vault)
             return [request for request in found if not only_overdue or request.is_overdue(now_ms)][:LISTED_MAX]
 
-        return await self._disclosures.disclosed(read, who, grounds, kind=WEARERS, record_id=wearer_id)
+        return await self._disclosures.disclose_record(read, who, grounds, kind=WEARERS, record_id=wearer_id)
 
     async def overdue(self) -> list[CctvRequest]:
         """All requests whose next step is overdue."""

@@ -27,6 +27,25 @@ class Deed(Enum):
 _IMMEDIATE = (EndReason.NON_PROSECUTION, EndReason.ACQUITTAL)
 
 
+_ARTICLES = {
+    OrderType.STALKING_APPROACH: "STALKING_9_1_2",
+    OrderType.STALKING_TELECOM: "STALKING_9_1_3",
+    OrderType.STALKING_TAG: "STALKING_9_1_3_2",
+    OrderType.POLICE_EMERGENCY: "STALKING_4",
+    OrderType.DV_TEMPORARY: "DV_29_1",
+    OrderType.DV_PROTECTION: "DV_PROTECTION",
+    OrderType.STALKING_PROTECTION: "STALKING_17_6",
+    OrderType.STALKING_INTERIM: "STALKING_17_7",
+    OrderType.TAG_CONDITION: "TAG_9_2_1_3",
+}
+"""Code of the article on which each type of order rests."""
+
+
+def article_of(order: Order) -> str:
+    """Code of the article on which an order rests; empty if it states no type."""
+    return _ARTICLES[order.type] if order.type else ""
+
+
 def destroy_order_at_ms(order: Order) -> int | None:
     """When an order is destroyed: 5 years after its end, or immediately after non-prosecution or an acquittal.
 

@@ -7,7 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 
@@ -45,6 +45,13 @@ OnRow: TypeAlias = Callable[[str], None]
 """Callback after the commit of a ledger row, with the row's reference."""
 
 
+class DisclosedRecord(NamedTuple):
+    """A record that a reading discloses."""
+
+    kind: RecordType[Any]
+    record_id: str
+
+
 class Disclosures:
     """Reads personal data for callers, and signs the ledger. No other code returns personal data to a caller."""
 
@@ -61,7 +68,7 @@ class Disclosures:
     async def read(self, who: Caller, grounds: Grounds, kind: RecordType[R], *, record_id: str) -> tuple[R, str]:
         """A complete record and the id of the disclosure in the ledger. Raises NotFound."""
         reading = partial(records.read, vault=self._transactions.vault, kind=kind, record_id=record_id)
-        return await self.disclosed(reading, who, grounds, kind=kind, record_id=record_id)
+        return await self.disclose_record(reading, who, grounds, kind=kind, record_id=record_id)
 
     async def read_person(
         self, who: Caller, grounds: Grounds, person_id: str
@@ -75,10 +82,12 @@ class Disclosures:
             places = {place.place_id: place for order in orders for place in order.places}
             return person, [places[place_id] for place_id in sorted(places)]
 
-        (person, places), disclosure_id = await self.disclosed(reading, who, grounds, kind=PERSONS, record_id=person_id)
+        (person, places), disclosure_id = await self.disclose_record(
+            reading, who, grounds, kind=PERSONS, record_id=person_id
+        )
         return person, places, disclosure_id
 
-    async def disclosed(
+    async def disclose_record(
         self,
         reading: Callable[[sa.Connection], T],
         who: Caller,
@@ -87,8 +96,31 @@ class Disclosures:
         kind: RecordType[Any],
         record_id: str,
     ) -> tuple[T, str]:
-        """Result of a reading, and the id of its row in the ledger. Both are of one transaction."""
-        disclosure = Disclosure(
+        """Result of a reading that discloses one record, and the id of its row in the ledger."""
+        record = DisclosedRecord(kind, record_id)
+        result, (disclosure_id,) = await self.disclose(lambda connection: (reading(connection), [record]), who, grounds)
+        return result, disclosure_id
+
+    async def disclose(
+        self, reading: Callable[[sa.Connection], tuple[T, Sequence[DisclosedRecord]]], who: Caller, grounds: Grounds
+    ) -> tuple[T, list[str]]:
+        """Result of a reading, and the ids of its rows in the ledger: one for each record that the reading says it discloses.
+
+        Reading and rows are of one transaction. If the reading raises an error, nothing is disclosed and there is no row.
+        """
+
+        def work(connection: sa.Connection) -> tuple[T, list[Disclosure]]:
+            result, disclosed = reading(connection)
+            rows = [self._read_row(record, who, grounds) for record in disclosed]
+            ledger.append(connection, rows)
+            return result, rows
+
+        result, rows = await self._transactions.database.visit(work)
+        self.note_appended(rows)
+        return result, [row.disclosure_id for row in rows]
+
+    def _read_row(self, record: DisclosedRecord, who: Caller, grounds: Grounds) -> Disclosure:
+        return Disclosure(
             disclosure_id=f"read-{uuid.uuid4().hex}",
             at_ms=self._clock.now_ms(),
             deed=Deed.READ.value,
@@ -96,22 +128,13 @@ class Disclosures:
             legal_basis=grounds.legal_basis,
             purpose=grounds.purpose.value,
             reference=grounds.reference,
-            record_kind=kind.required_ledger_kind.value,
-            record_id=record_id,
+            record_kind=record.kind.required_ledger_kind.value,
+            record_id=record.record_id,
             order_id="",
             recipient="",
             expires_at_ms=0,
             positions=None,
         )
-
-        def work(connection: sa.Connection) -> T:
-            result = reading(connection)
-            ledger.append(connection, [disclosure])
-            return result
-
-        result = await self._transactions.database.visit(work)
-        self.note_appended([disclosure])
-        return result, disclosure.disclosure_id
 
     async def newest(self, log_id: str) -> StreamCursor | None:
         """Cursor of the last accepted entry of DISCLOSURES for this log; None if there is none."""

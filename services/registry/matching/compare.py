@@ -349,3 +349,9 @@ PERSON = Schema(
     )
 )
 """Fields by which a respondent and a wearer are compared, with their weights."""
+_WORDS = {(field.name, level.name): level.words for field in PERSON.fields for level in field.levels}
+
+
+def words_of(field: str, level: str) -> str:
+    """The meaning of a level of a field as a sentence. Raises KeyError for a field that doesn't have the level."""
+    return _WORDS[field, level]

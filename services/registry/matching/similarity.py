@@ -8,6 +8,7 @@ from enum import Enum
 from services.registry.domain import Order, Respondent, Sex, Wearer
 from services.registry.matching import blocking
 from services.registry.matching.compare import Comparison, Person, Verdict, compare
+from services.registry.matching.weights import MISSING, FieldComparison
 
 
 class Side(Enum):
@@ -65,10 +66,10 @@ def compared(order: Order, wearer: Wearer) -> tuple[MatchLevel, Comparison]:
     return _LEVELS[comparison.verdict], comparison
 
 
-def reasons_of(comparison: Comparison) -> tuple[str, ...]:
-    """A sentence with the weight of each field that both records state, greatest weight first, without personal data."""
-    stated = sorted((field for field in comparison.evidence if field.weight), key=lambda field: -abs(field.weight))
-    return tuple(f"{field.words} ({field.weight:+.1f} bits)" for field in stated)
+def agreements_of(comparison: Comparison) -> tuple[FieldComparison, ...]:
+    """The comparison of each field that both records state, greatest weight first."""
+    stated = (field for field in comparison.evidence if field.level != MISSING)
+    return tuple(sorted(stated, key=lambda field: -abs(field.weight)))
 
 
 def evidence_text(order: Order, wearer: Wearer) -> str:

@@ -106,6 +106,8 @@ class RecordType(Generic[R]):
         return self.cls(**named)
 
 
+_WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
+_RECOGNISED = frozenset({"name", "birth_date", "sex", "phone"})
 ORDERS = RecordType(
     cls=Order,
     table=tables.orders,
@@ -113,11 +115,17 @@ ORDERS = RecordType(
     agency=Agency.NPA,
     lines=canonical.order_lines,
     ledger_kind=RecordKind.ORDER,
+    # The fields of the respondent. Of the other agency's person, an agency sees what it needs to recognise them.
+    shows={
+        Role.ROLE_NPA_RECORDS: _WHOLE,
+        Role.ROLE_NPA_DESK: _WHOLE - {"national_id"},
+        Role.ROLE_MOJ_RECORDS: _RECOGNISED,
+        Role.ROLE_MOJ_DESK: _RECOGNISED,
+    },
     destroy_at_ms=disclosure.destroy_order_at_ms,
     side=Side.ORDER,
     person=lambda order: order.respondent,
 )
-_WHOLE = frozenset({"national_id", "name", "birth_date", "sex", "phone", "address"})
 WEARERS = RecordType(
     cls=Wearer,
     table=tables.wearers,
@@ -129,7 +137,8 @@ WEARERS = RecordType(
         Role.ROLE_MOJ_RECORDS: _WHOLE,
         Role.ROLE_MOJ_DESK: _WHOLE - {"national_id"},
         # The police search for the person, so they don't need the address and the national number.
-        Role.ROLE_NPA_DESK: frozenset({"name", "birth_date", "sex", "phone"}),
+        Role.ROLE_NPA_DESK: _RECOGNISED,
+        Role.ROLE_NPA_RECORDS: _RECOGNISED,
         Role.ROLE_REVIEWER: _WHOLE,
     },
     destroy_at_ms=disclosure.destroy_wearer_at_ms,

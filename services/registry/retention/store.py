@@ -18,7 +18,7 @@ from services.registry.records.tables import order_persons, order_stages, tags
 from services.registry.repository import Repository
 from services.registry.reviews.domain import TOKENS_KEPT_MS
 from services.registry.reviews.store import decision_owner
-from services.registry.reviews.tables import match_events, match_keys, review_decisions, reviews
+from services.registry.reviews.tables import match_events, match_keys, review_comparisons, review_decisions, reviews
 from services.registry.traces.tables import case_versions
 from services.registry.wearing.tables import tag_records
 
@@ -98,7 +98,7 @@ class DestructionRepository(Repository):
             await self._connection.execute(sa.delete(match_keys).where(hashed))
 
     async def _drop_cases(self, kind: RecordType[Any], record_id: str) -> None:
-        """Delete the cases, reviews, decisions and keys that involve a record. Messages that aren't sent yet stay."""
+        """Delete the cases, reviews, decisions, comparisons and keys that involve a record. Messages that aren't sent yet stay."""
         for table in (cases, reviews):
             mine = table.c[kind.key.name] == record_id
             for row in await self._rows(sa.select(table.c.case_id).where(mine)):
@@ -126,6 +126,7 @@ class DestructionRepository(Repository):
         sent = sa.and_(outbox.c.msg_id.startswith(f"{case_id}:"), outbox.c.sent_at_ms.is_not(None))
         await self._connection.execute(sa.delete(data_keys).where(data_keys.c.owner.in_(owners)))
         await self._connection.execute(sa.delete(review_decisions).where(decisions))
+        await self._connection.execute(sa.delete(review_comparisons).where(review_comparisons.c.case_id == case_id))
         await self._connection.execute(sa.delete(outbox).where(sent))
         await self._connection.execute(sa.delete(case_versions).where(case_versions.c.case_id == case_id))
 

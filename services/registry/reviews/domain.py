@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 from services.common.rpc.errors import FailedPrecondition
 from services.registry.matching.similarity import MatchLevel
+from services.registry.matching.weights import FieldComparison
 
 ANSWER_WITHIN_MS = 15 * 60_000
 """How long a review may stay open before both agencies are paged, milliseconds of mesh time."""
+ALARMS_MAX = 1000
+"""Maximum number of alarmed reviews that are listed."""
 TOKENS_KEPT_MS = 7 * 86_400_000
 """How long a resume token works, milliseconds of mesh time. A token expires once an event after it is older."""
 
@@ -33,12 +36,17 @@ class Decision(Enum):
     UNDO = "UNDO"
 
 
+_DECIDED = {Decision.CONFIRM: ReviewState.CONFIRMED, Decision.REJECT: ReviewState.REJECTED}
+"""State after each decision that isn't undone."""
+
+
 class Event(Enum):
     """Kind of event in the stream of matches."""
 
     MATCHED = "MATCHED"
     REVIEW_OPENED = "REVIEW_OPENED"
     REVIEW_UNANSWERED = "REVIEW_UNANSWERED"
+    REVIEW_CLOSED = "REVIEW_CLOSED"
     CONFIRMED = "CONFIRMED"
     REJECTED = "REJECTED"
     UNDONE = "UNDONE"
@@ -66,8 +74,13 @@ class MatchEvidence:
     digest: bytes
     """Keyed digest of the compared data of both records, which changes if any of these data changes."""
     weight_bits: float
-    reasons: tuple[str, ...]
-    """The weights as sentences, without personal data."""
+    agreements: tuple[FieldComparison, ...]
+    """How each field agrees that both records state, greatest weight first, without personal data."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The agreements as sentences with their weights."""
+        return tuple(f"{field.words} ({field.weight:+.1f} bits)" for field in self.agreements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,34 @@ class Review:
     """SPIFFE id of the person who decided; empty if nobody has."""
     paged_at_ms: int | None = None
     """When both agencies were paged because nobody had decided, mesh time; None if they weren't paged."""
+    legal_basis: str = ""
+    """Code of the order's article, under which both records may be read; empty if the order states no type."""
+
+
+class ReviewComparison(NamedTuple):
+    """A comparison of a pair whose compared data had changed, or that was compared for the first time."""
+
+    case_id: str
+    at_ms: int
+    """Mesh time."""
+    order_version: int
+    """Version of the police's record."""
+    wearer_version: int
+    """Version of the Ministry's record."""
+    weight_bits: float
+    agreements: tuple[FieldComparison, ...]
+
+
+class ReviewQueue(NamedTuple):
+    """The reviews that wait for a person."""
+
+    open: int
+    oldest_since_ms: int | None
+    """When the oldest of them was opened, mesh time; None if none waits."""
+    alarmed: int
+    """Number of reviews for which both agencies are alarmed, because nobody decided within ANSWER_WITHIN_MS."""
+    alarms: tuple[Review, ...] = ()
+    """These reviews, the longest waiting first, at most ALARMS_MAX."""
 
 
 def next_state(before: Review | None, level: MatchLevel, evidence: bytes) -> tuple[ReviewState, bool] | None:
@@ -107,8 +148,11 @@ def next_state(before: Review | None, level: MatchLevel, evidence: bytes) -> tup
     return None if before is None else (ReviewState.CLOSED, False)
 
 
-def updated(before: Review, state: ReviewState, enforced: bool, *, evidence: MatchEvidence, now_ms: int) -> Review:
+def updated(
+    before: Review, state: ReviewState, enforced: bool, *, evidence: MatchEvidence, legal_basis: str, now_ms: int
+) -> Review:
     """The review with new evidence. If the state stays the same, `since_ms`, `decided_by` and `paged_at_ms` also stay."""
+    before = replace(before, legal_basis=legal_basis)
     if state is before.state:
         return replace(before, enforced=enforced, evidence=evidence)
     return replace(
@@ -116,21 +160,51 @@ def updated(before: Review, state: ReviewState, enforced: bool, *, evidence: Mat
     )
 
 
-def decided(
-    review: Review, decision: Decision, level: MatchLevel, *, seen_digest: bytes, by: str, now_ms: int
-) -> Review:
-    """The review after a person's decision. Raises FailedPrecondition if the evidence changed or there is nothing to undo.
+class SeenReview(NamedTuple):
+    """What a person saw of a review before deciding it."""
 
-    `level` is the current match level of the records, `seen_digest` the digest of the evidence that the person saw.
+    digest: bytes
+    """Digest of the evidence."""
+    since_ms: int | None
+    """When the review had entered its state, mesh time; None if the caller doesn't say."""
+
+
+def is_repeated(review: Review, decision: Decision, *, seen: SeenReview, by: str) -> bool:
+    """Whether the review already is as this person's decision leaves it, for example because the answer was lost."""
+    is_same = _DECIDED.get(decision) is review.state and review.decided_by == by
+    return is_same and seen.digest == review.evidence.digest
+
+
+def decided(review: Review, decision: Decision, level: MatchLevel, *, seen: SeenReview, by: str, now_ms: int) -> Review:
+    """The review after a person's decision. `level` is the current match level of the records.
+
+    Raises FailedPrecondition if the records or the state have changed since the person saw them, if somebody has decided and the
+    caller doesn't say what was seen, or if there is nothing to undo.
     """
-    if seen_digest != review.evidence.digest:
-        raise FailedPrecondition("evidence: the records have changed since; read the review again, then decide")
+    _check_seen(review, decision, seen)
     if decision is Decision.UNDO:
-        if review.state not in (ReviewState.CONFIRMED, ReviewState.REJECTED):
-            raise FailedPrecondition("decision: nobody has decided, so there is nothing to undo")
-        state, enforced = next_state(None, level, seen_digest) or (ReviewState.CLOSED, False)
+        state, enforced = next_state(None, level, seen.digest) or (ReviewState.CLOSED, False)
     else:
-        enforced = decision is Decision.CONFIRM
-        state = ReviewState.CONFIRMED if enforced else ReviewState.REJECTED
+        state, enforced = _DECIDED[decision], decision is Decision.CONFIRM
     by = "" if decision is Decision.UNDO else by
     return replace(review, state=state, enforced=enforced, since_ms=now_ms, decided_by=by, paged_at_ms=None)
+
+
+def _check_seen(review: Review, decision: Decision, seen: SeenReview) -> None:
+    is_decided = review.state in _DECIDED.values()
+    if seen.digest != review.evidence.digest:
+        raise FailedPrecondition(
+            "evidence: the records have changed since; read the review again, then decide", code="EVIDENCE_CHANGED"
+        )
+    if decision is Decision.UNDO and not is_decided:
+        raise FailedPrecondition("decision: nobody has decided, so there is nothing to undo", code="NOTHING_TO_UNDO")
+    if seen.since_ms not in (None, review.since_ms):
+        raise FailedPrecondition(
+            f"seen_since: the review has become {review.state.value} since; read it again, then decide",
+            code="DECIDED_MEANWHILE",
+        )
+    if seen.since_ms is None and is_decided and decision is not Decision.UNDO:
+        raise FailedPrecondition(
+            f"decision: the review is {review.state.value} already; send seen_since, or undo that decision first",
+            code="ALREADY_DECIDED",
+        )

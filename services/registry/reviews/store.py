@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.rpc.errors import NotFound
 from services.registry.keys.store import KeyOwner, KeyRepository
 from services.registry.keys.vault import Vault
 from services.registry.repository import Repository
-from services.registry.reviews.domain import Decision, Event, MatchEvent, MatchEvidence, Review, ReviewState
+from services.registry.reviews import agreements
+from services.registry.reviews.domain import (
+    Decision,
+    Event,
+    MatchEvent,
+    MatchEvidence,
+    Review,
+    ReviewQueue,
+    ReviewState,
+)
 from services.registry.reviews.tables import match_events, review_decisions, reviews
 
 
@@ -39,8 +49,14 @@ class ReviewRepository(Repository):
 
     # ── reviews ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _reviews(self, condition: sa.ColumnElement[bool], limit: int | None = None) -> list[Review]:
-        statement = sa.select(reviews).where(condition).order_by(reviews.c.case_id).limit(limit)
+    async def _reviews(
+        self,
+        condition: sa.ColumnElement[bool],
+        limit: int | None = None,
+        *,
+        order_by: Sequence[sa.Column[Any]] = (reviews.c.case_id,),
+    ) -> list[Review]:
+        statement = sa.select(reviews).where(condition).order_by(*order_by).limit(limit)
         return [
             Review(
                 case_id=row.case_id,
@@ -48,10 +64,11 @@ class ReviewRepository(Repository):
                 wearer_id=row.wearer_id,
                 state=ReviewState(row.state),
                 enforced=row.enforced,
-                evidence=MatchEvidence(row.evidence, row.weight_bits, tuple(json.loads(row.reasons))),
+                evidence=MatchEvidence(row.evidence, row.weight_bits, agreements.parse(row.agreements)),
                 since_ms=row.since_ms,
                 decided_by=row.decided_by,
                 paged_at_ms=row.paged_at_ms,
+                legal_basis=row.legal_basis,
             )
             for row in await self._rows(statement)
         ]
@@ -61,12 +78,34 @@ class ReviewRepository(Repository):
         wanted = reviews.c.state.in_([state.value for state in states])
         return await self._reviews(sa.and_(wanted, reviews.c.case_id > after_case_id), limit)
 
+    async def read(self, case_id: str) -> Review:
+        """The review of a case. Raises NotFound."""
+        found = await self._reviews(reviews.c.case_id == case_id)
+        if not found:
+            raise NotFound("case_id: no such review")
+        return found[0]
+
     async def unanswered(self, since_ms: int, limit: int) -> list[Review]:
         """Reviews that have been open since a moment (mesh time) or longer, and for which nobody was paged yet."""
         due = sa.and_(
             reviews.c.state == ReviewState.OPEN.value, reviews.c.paged_at_ms.is_(None), reviews.c.since_ms <= since_ms
         )
         return await self._reviews(due, limit)
+
+    async def alarms(self, limit: int) -> list[Review]:
+        """Open reviews for which both agencies were paged, the longest waiting first."""
+        paged = sa.and_(reviews.c.state == ReviewState.OPEN.value, reviews.c.paged_at_ms.is_not(None))
+        return await self._reviews(paged, limit, order_by=(reviews.c.since_ms, reviews.c.case_id))
+
+    async def queue(self) -> ReviewQueue:
+        """The reviews that wait for a person."""
+        counted = sa.select(
+            sa.func.count().label("waiting"),
+            sa.func.min(reviews.c.since_ms).label("since_ms"),
+            sa.func.count(reviews.c.paged_at_ms).label("alarmed"),
+        )
+        (row,) = await self._rows(counted.where(reviews.c.state == ReviewState.OPEN.value))
+        return ReviewQueue(open=row.waiting, oldest_since_ms=row.since_ms, alarmed=row.alarmed)
 
     async def mark_paged(self, review: Review, at_ms: int) -> bool:
         """Store that both agencies are paged for a review; false if the review changed or was paged meanwhile."""

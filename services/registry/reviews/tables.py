@@ -24,10 +24,24 @@ reviews = sa.Table(
     sa.Column("enforced", sa.Boolean, nullable=False),
     sa.Column("evidence", sa.LargeBinary, nullable=False),
     sa.Column("weight_bits", sa.Float, nullable=False),
-    sa.Column("reasons", sa.Text, nullable=False),
+    # Reviews that were stored before these columns existed get the defaults.
+    sa.Column("agreements", sa.Text, nullable=False, server_default="[]"),
     sa.Column("since_ms", sa.BigInteger, nullable=False),
     sa.Column("decided_by", sa.String(256), nullable=False),
     sa.Column("paged_at_ms", sa.BigInteger),
+    sa.Column("legal_basis", sa.String(32), nullable=False, server_default=""),
+)
+review_comparisons = sa.Table(
+    "review_comparisons",
+    metadata,
+    sa.Column("id", BIG_KEY, primary_key=True),
+    sa.Column("case_id", sa.String(64), nullable=False, index=True),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("order_version", sa.BigInteger, nullable=False),
+    sa.Column("wearer_version", sa.BigInteger, nullable=False),
+    sa.Column("weight_bits", sa.Float, nullable=False),
+    sa.Column("agreements", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
 )
 review_decisions = sa.Table(
     "review_decisions",

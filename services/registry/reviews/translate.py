@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
-from services.registry.reviews.domain import Decision, Event, Review, ReviewState
+from services.registry.matching.weights import FieldComparison
+from services.registry.reviews.domain import Decision, Event, Review, ReviewState, SeenReview
 from services.registry.reviews.store import StoredEvent
 from tandem.registry.v1 import registry_pb2, review_pb2
 
@@ -28,8 +29,8 @@ def parse_states(msg: review_pb2.ListReviewsRequest) -> tuple[tuple[ReviewState,
     return tuple(_STATES[state] for state in msg.states) or (ReviewState.OPEN,), after
 
 
-def parse_decision(msg: review_pb2.DecideReviewRequest) -> tuple[str, Decision, str, bytes]:
-    """Parse a decision: case id, decision, reason, and digest of the evidence that the person saw. Raises InvalidField."""
+def parse_decision(msg: review_pb2.DecideReviewRequest) -> tuple[str, Decision, str, SeenReview]:
+    """Parse a decision: case id, decision, reason, and what the person saw of the review. Raises InvalidField."""
     case_id = fields.required_id("case_id", msg.case_id)
     if msg.decision not in _DECISIONS:
         raise InvalidField("decision", "must be CONFIRM, REJECT or UNDO")
@@ -39,11 +40,13 @@ def parse_decision(msg: review_pb2.DecideReviewRequest) -> tuple[str, Decision, 
         raise InvalidField("reason", f"must be at most {REASON_MAX_CHARS} characters")
     if not msg.evidence:
         raise InvalidField("evidence", "is missing")
-    return case_id, _DECISIONS[msg.decision], msg.reason, msg.evidence
+    since_ms = fields.moment("seen_since", msg.seen_since, present=True) if msg.HasField("seen_since") else None
+    return case_id, _DECISIONS[msg.decision], msg.reason, SeenReview(msg.evidence, since_ms)
 
 
 def review_to_proto(review: Review) -> review_pb2.Review:
     """A review as a message, without personal data."""
+    alarmed = None if review.paged_at_ms is None else times.to_timestamp(review.paged_at_ms)
     return review_pb2.Review(
         case_id=review.case_id,
         wearer_id=review.wearer_id,
@@ -55,6 +58,18 @@ def review_to_proto(review: Review) -> review_pb2.Review:
         since=times.to_timestamp(review.since_ms),
         evidence=review.evidence.digest,
         decided_by=review.decided_by,
+        agreements=map(agreement_to_proto, review.evidence.agreements),
+        legal_basis=review.legal_basis,
+        alarmed_at=alarmed,
+    )
+
+
+def agreement_to_proto(compared: FieldComparison) -> review_pb2.FieldAgreement:
+    """How a field agrees, as a message."""
+    return review_pb2.FieldAgreement(
+        field=review_pb2.ComparedField.Value(f"COMPARED_FIELD_{compared.field.upper()}"),
+        level=review_pb2.AgreementLevel.Value(f"AGREEMENT_LEVEL_{compared.level}"),
+        weight_bits=compared.weight,
     )
 
 
@@ -66,10 +81,11 @@ def event_to_proto(stored_event: StoredEvent) -> registry_pb2.WatchMatchesRespon
         wearer_id=stored_event.match.wearer_id,
         order_id=stored_event.match.order_id,
         matched_at=times.to_timestamp(stored_event.match.matched_at_ms),
-        event=_event(stored_event.match.event),
+        event=match_event_to_proto(stored_event.match.event),
         event_at=times.to_timestamp(stored_event.match.at_ms),
     )
 
 
-def _event(event: Event) -> registry_pb2.MatchEvent.ValueType:
+def match_event_to_proto(event: Event) -> registry_pb2.MatchEvent.ValueType:
+    """An event of the stream of matches as the number of its enum value."""
     return registry_pb2.MatchEvent.Value(f"MATCH_EVENT_{event.name}")

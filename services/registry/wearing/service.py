@@ -137,7 +137,7 @@ class WearingService:
     async def list_records(self, who: Caller, grounds: Grounds, wearer_id: str) -> tuple[list[ReasonedRecord], str]:
         """All records about a wearer's tags with their reasons, and the id of the disclosure in the ledger. Raises NotFound."""
         vault = self._transactions.vault
-        return await self._disclosures.disclosed(
+        return await self._disclosures.disclose_record(
             lambda connection: store.records_about(connection, vault, wearer_id),
             who,
             grounds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from sqlalchemy import Connection
 
 from services.registry.cases.domain import StoredCase
 from services.registry.cases.store import CaseUpdate
+from services.registry.reviews import agreements
 from services.registry.reviews.domain import MatchEvidence, Review, ReviewState
 from services.registry.reviews.tables import reviews
 from services.registry.working_set.cached_rows import CachedRows, Lookup
@@ -143,7 +143,7 @@ def _stored_case(row: Sequence[Any]) -> StoredCase:
 
 def _review(row: Sequence[Any]) -> Review:
     values = dict(zip(reviews.c.keys(), row, strict=True))
-    evidence = MatchEvidence(bytes(values["evidence"]), values["weight_bits"], tuple(json.loads(values["reasons"])))
+    evidence = MatchEvidence(bytes(values["evidence"]), values["weight_bits"], agreements.parse(values["agreements"]))
     return Review(
         case_id=values["case_id"],
         order_id=values["order_id"],
@@ -154,4 +154,5 @@ def _review(row: Sequence[Any]) -> Review:
         since_ms=values["since_ms"],
         decided_by=values["decided_by"],
         paged_at_ms=values["paged_at_ms"],
+        legal_basis=values["legal_basis"],
     )

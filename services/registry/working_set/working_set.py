@@ -16,7 +16,7 @@ from services.registry.keys.vault import Vault
 from services.registry.outbox.store import OutboxMessage
 from services.registry.records.kinds import ORDERS, WEARERS
 from services.registry.records.prepared import PreparedRecord
-from services.registry.reviews.domain import MatchEvent
+from services.registry.reviews.domain import MatchEvent, ReviewComparison
 from services.registry.working_set.cases import CaseRows, ReviewRows
 from services.registry.working_set.devices import RouteRows, TokenRows
 from services.registry.working_set.match_keys import MatchKeyRows
@@ -41,6 +41,8 @@ class WorkingSet:
         self.tokens = TokenRows(connection)
         self.events: list[MatchEvent] = []
         """Events for the stream of matches, in order."""
+        self.comparisons: list[ReviewComparison] = []
+        """Comparisons for the histories of reviewed pairs, in order."""
         self.messages: list[OutboxMessage] = []
         """Messages for the outbox, in order."""
         self.after_commit: list[Callable[[], None]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from typing import Any, TypeAlias
 
@@ -22,7 +21,8 @@ from services.registry.reconciliation.tables import record_digests
 from services.registry.records import tables
 from services.registry.records.kinds import RECORD_TYPES, RecordType
 from services.registry.records.prepared import PreparedRecord
-from services.registry.reviews.tables import match_events, match_keys, reviews
+from services.registry.reviews import agreements
+from services.registry.reviews.tables import match_events, match_keys, review_comparisons, reviews
 from services.registry.routes.tables import routes
 from services.registry.wearing.tables import tag_records
 from services.registry.working_set.working_set import WorkingSet
@@ -50,6 +50,7 @@ _TARGETS = (
     RowTarget(cases, _CASE_COLUMNS, generated="sequence", unique="case_id"),
     _replacing(reviews),
     RowTarget(match_events, generated="sequence"),
+    RowTarget(review_comparisons, generated="id"),
     RowTarget(device_tokens, generated="id"),
     _replacing(routes),
     RowTarget(outbox, generated="id"),
@@ -114,14 +115,18 @@ def _case_rows(changes: WorkingSet) -> dict[str, list[Row]]:
                 review.enforced,
                 review.evidence.digest,
                 review.evidence.weight_bits,
-                json.dumps(review.evidence.reasons),
+                agreements.dump(review.evidence.agreements),
                 review.since_ms,
                 review.decided_by,
                 review.paged_at_ms,
+                review.legal_basis,
             )
             for review in changes.reviews.rows.changed.values()
         ],
         match_events.name: [(event.event.value, *event[1:]) for event in changes.events],
+        review_comparisons.name: [
+            (*comparison[:-1], agreements.dump(comparison.agreements)) for comparison in changes.comparisons
+        ],
     }
 
 

@@ -19,7 +19,7 @@ from services.common.messaging.bus import Bus
 from services.common.retrying import Backoff
 from services.common.rpc import server
 from services.common.rpc.errors import FailedPrecondition
-from services.dispatch.exchange import receivers, webhooks
+from services.dispatch.exchange import deliveries, receivers
 from services.dispatch.exchange.links import InvalidLink, Links, Token, open_key
 from tandem.dispatch.v1 import dispatch_pb2, roster_pb2, roster_pb2_grpc
 from tests.support.common.nats import TestServer
@@ -42,7 +42,7 @@ def verify(headers: Mapping[str, str], body: bytes, secret: str, accepted_ids: s
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the backoff to a tenth."""
-    monkeypatch.setattr(webhooks, "RETRY", Backoff(0.1, 300.0))
+    monkeypatch.setattr(deliveries, "RETRY", Backoff(0.1, 300.0))
 
 
 async def opened(bus: Bus, *sequences: int) -> None:

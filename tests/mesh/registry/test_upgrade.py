@@ -19,6 +19,7 @@ from services.registry.records import translate
 from services.registry.records.kinds import ORDERS, TAGS, WEARERS
 from services.registry.records.prepared import prepare
 from services.registry.records.versions import PutOutcome
+from services.registry.reviews.domain import ReviewState
 from services.registry.tables import MIGRATIONS
 from services.registry.working_set.working_set import WorkingSet
 from tandem.common.v1 import log_pb2
@@ -124,3 +125,29 @@ async def test_a_database_of_the_first_migration_is_upgraded_with_its_data(where
             wearer = await view.records.read(WEARERS, "w-1")
             assert (wearer.name, wearer.birth_date.isoformat()) == (records.NAME, records.BIRTH_DATE)
             assert (await view.records.read(ORDERS, "o-1")).places[0].place_id == "home"
+
+
+def fill_reviews(connection: Connection) -> None:
+    """Insert a review as the registry wrote it while reasons were sentences."""
+    fill(connection)
+    columns = ("case_id", "order_id", "wearer_id", "state", "enforced", "evidence", "weight_bits", "reasons")
+    more = ("since_ms", "decided_by", "paged_at_ms")
+    reasons = ["the names are equal (+13.2 bits)", "the telephone numbers differ (-1.4 bits)"]
+    values = (CASE_ID, "o-1", "w-1", "OPEN", False, b"digest", 11.8, json.dumps(reasons), 5, "", None)
+    table = sa.table("reviews", *map(sa.column, (*columns, *more)))
+    connection.execute(sa.insert(table).values(dict(zip((*columns, *more), values, strict=True))))
+
+
+async def test_a_review_with_sentences_as_reasons_gets_its_agreements(where: Path | str) -> None:
+    async with db.open_database(where, MIGRATIONS, "0003") as database, database.transaction() as connection:
+        await connection.run_sync(fill_reviews)
+    async with db.open_database(where, MIGRATIONS) as database:
+        registry = RegistryCore(database, VAULT, MeshClock())
+        async with registry.transactions.open() as view:
+            review = await view.reviews.read(CASE_ID)
+    assert [(field.field, field.level, field.weight) for field in review.evidence.agreements] == [
+        ("name", "EQUAL", 13.2),
+        ("phone", "DIFFERENT", -1.4),
+    ]
+    assert review.evidence.reasons[0] == "the names are equal (+13.2 bits)"
+    assert (review.legal_basis, review.since_ms, review.state) == ("", 5, ReviewState.OPEN)

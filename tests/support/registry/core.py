@@ -54,7 +54,7 @@ class RegistryCore:
         self.police = PoliceService(self.transactions, self.cases, clock)
         self.units = PresenceUnits(self.transactions, self.cases)
         self.bulk = BulkService(self.transactions, self.ministry, self.police, units=self.units)
-        self.reviews = ReviewService(self.transactions, self.cases, clock)
+        self.reviews = ReviewService(self.transactions, self.cases, clock, gauges=self.metrics.reviews)
         self.reconciliation = ReconciliationService(self.transactions, clock, self.metrics.unproven_s)
         self.renewal = Renewal(self.transactions, self.cases, clock)
         self.retention = KeyRetention(self.transactions, self.cases, vault, clock=clock)

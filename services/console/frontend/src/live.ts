@@ -19,11 +19,22 @@ interface Alert {
   exercise: boolean;
 }
 
+/** Match reviews that wait for a person. */
+interface Reviews {
+  open: number;
+  /** Since when the oldest has been waiting, in ms since 1970 UTC. */
+  since_ms: number | null;
+  /** Reviews that have waited for 15 minutes or more. */
+  alarmed: number;
+}
+
 interface Message {
   reset: boolean;
   now: number;
   rate: number;
   away: Record<string, string>;
+  /** Absent for a role that decides none, and while the registry doesn't answer. */
+  reviews: Reviews | null;
   incidents: Incident[];
   targets: Target[];
   units: Unit[];
@@ -100,12 +111,12 @@ function beep(): void {
 const title = document.title;
 let flashing: ReturnType<typeof setInterval> | undefined;
 
-function flash(): void {
+function flash(what: string): void {
   clearInterval(flashing);
   let on = false;
   flashing = setInterval(() => {
     on = !on;
-    document.title = on ? `● ${text("new_alarm")}` : title;
+    document.title = on ? `● ${what}` : title;
   }, 700);
 }
 
@@ -120,9 +131,46 @@ byId("test-sound").addEventListener("click", beep);
 function alarm(incident: Incident): void {
   alarmed.add(incident.id);
   announce.textContent = `${text("new_alarm")}: ${incident.id}`;
-  flash();
+  flash(text("new_alarm"));
   if (byId<HTMLInputElement>("sound").checked) beep();
 }
+
+// ── match reviews ──
+
+let reviews: Reviews | null = null;
+let alarmedReviews = 0;
+
+function showReviews(): void {
+  const badge = document.getElementById("review-badge");
+  if (!badge || !wallAtMs) return;
+  const waiting = reviews?.open ?? 0;
+  const minutes = Math.max(0, Math.floor((now() - (reviews?.since_ms ?? now())) / 60_000));
+  const shown = reviews === null ? "?" : `${waiting} · ${minutes}${text("minutes")}`;
+  if (badge.textContent !== shown) badge.textContent = shown;
+  badge.title = reviews === null ? text("reviews_unknown") : "";
+  badge.hidden = reviews !== null && waiting === 0;
+  badge.classList.toggle("alarm", (reviews?.alarmed ?? 0) > 0);
+}
+
+function receiveReviews(received: Reviews | null): void {
+  reviews = received;
+  if (received) {
+    const bar = byId("review-alarm");
+    bar.hidden = received.alarmed === 0;
+    const shown = received.alarmed ? `${text("reviews")} ${received.alarmed}: ${text("reviews_alarm")}` : "";
+    const link = bar.querySelector("a");
+    if (link && link.textContent !== shown) link.textContent = shown;
+    // Each review sounds once, when its 15 minutes are over. It stays on the page until somebody decides it.
+    if (received.alarmed > alarmedReviews) {
+      flash(text("reviews"));
+      if (byId<HTMLInputElement>("sound").checked) beep();
+    }
+    alarmedReviews = received.alarmed;
+  }
+  showReviews();
+}
+
+setInterval(showReviews, 1_000);
 
 // ── alerts ──
 
@@ -190,6 +238,7 @@ function receive(message: Message): void {
   }
   if (message.alerts.length) addAlerts(message.alerts);
   if (message.reset || message.incidents.length || message.gone.length) drawList();
+  receiveReviews(message.reviews);
   showConnection();
 }
 

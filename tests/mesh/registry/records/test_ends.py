@@ -21,7 +21,7 @@ from services.registry.records import translate
 from services.registry.records.prepared import prepare
 from services.registry.records.versions import PutOutcome
 from services.registry.retention.service import KeyRetention
-from services.registry.reviews.domain import Decision, ReviewState
+from services.registry.reviews.domain import Decision, ReviewState, SeenReview
 from services.registry.reviews.tables import match_events
 from services.registry.tables import MIGRATIONS, metadata
 from services.registry.working_set.working_set import WorkingSet
@@ -166,15 +166,27 @@ async def test_destruction_reaches_every_table(where: Path | str) -> None:
         match_reviews = registry.reviews
         (review,) = await match_reviews.list_reviews(tuple(ReviewState), "")
         await match_reviews.decide(
-            review.case_id, Decision.REJECT, REASON, seen_digest=review.evidence.digest, by="spiffe://npa/desk"
+            review.case_id,
+            Decision.REJECT,
+            REASON,
+            seen=SeenReview(review.evidence.digest, review.since_ms),
+            by="spiffe://npa/desk",
         )
+        (rejected,) = await match_reviews.list_reviews(tuple(ReviewState), "")
         await match_reviews.decide(
-            review.case_id, Decision.CONFIRM, REASON, seen_digest=review.evidence.digest, by="spiffe://npa/desk"
+            review.case_id,
+            Decision.CONFIRM,
+            REASON,
+            seen=SeenReview(rejected.evidence.digest, rejected.since_ms),
+            by="spiffe://npa/desk",
         )
         # All these tables must have rows before the destruction, or the assertions below would prove nothing.
-        held = {"cases", "reviews", "review_decisions", "match_events", "outbox"}
+        held = {"cases", "reviews", "review_decisions", "review_comparisons", "match_events", "outbox"}
         assert await tables_that_hold(registry, review.case_id) >= held
-        assert await tables_that_hold(registry, "o-1") >= {*held - {"outbox", "review_decisions"}, "order_stages"}
+        assert await tables_that_hold(registry, "o-1") >= {
+            *held - {"outbox", "review_decisions", "review_comparisons"},
+            "order_stages",
+        }
         assert await tables_that_hold(registry, PLACE) == {"cases", "outbox"}
         assert f"review_decisions/{review.case_id}" in str(await alive(registry))
 

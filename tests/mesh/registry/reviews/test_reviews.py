@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,16 @@ from services.common.storage import db
 from services.registry.domain import EndReason, OrderEnd
 from services.registry.keys.vault import Vault
 from services.registry.records import translate
-from services.registry.reviews.domain import ANSWER_WITHIN_MS, TOKENS_KEPT_MS, Decision, Event, Review, ReviewState
+from services.registry.reviews.domain import (
+    ANSWER_WITHIN_MS,
+    TOKENS_KEPT_MS,
+    Decision,
+    Event,
+    Review,
+    ReviewQueue,
+    ReviewState,
+    SeenReview,
+)
 from services.registry.reviews.service import ReviewService
 from services.registry.tables import MIGRATIONS
 from tandem.common.v1 import log_pb2
@@ -51,7 +61,11 @@ class Agencies:
     async def decide(self, decision: Decision) -> Review:
         before = await self.review()
         return await self.match_reviews.decide(
-            before.case_id, decision, "compared the files", seen_digest=before.evidence.digest, by=DESK
+            before.case_id,
+            decision,
+            "compared the files",
+            seen=SeenReview(before.evidence.digest, before.since_ms),
+            by=DESK,
         )
 
     async def events(self) -> list[Event]:
@@ -96,6 +110,12 @@ def order(version: int = 1, birth_date: str = records.BIRTH_DATE, complete: bool
         message.respondent.sex, message.respondent.phone = registry_pb2.SEX_MALE, "+82 10 2345 6789"
         message.respondent.address = "서울시 마포구 월드컵로 1"
     return message
+
+
+def waiting(queue: ReviewQueue) -> tuple[int, int]:
+    """Number of open reviews, and of those with an alarm."""
+    assert len(queue.alarms) == queue.alarmed
+    return queue.open, queue.alarmed
 
 
 def uncertain(version: int = 1) -> registry_pb2.Order:
@@ -199,11 +219,11 @@ async def test_a_decision_on_outdated_evidence_is_rejected(agencies: Agencies) -
     await agencies.put(wearer(version=2, address="부산광역시 중구 1"))
     with pytest.raises(FailedPrecondition, match="evidence"):
         await agencies.match_reviews.decide(
-            seen.case_id, Decision.CONFIRM, "why", seen_digest=seen.evidence.digest, by=DESK
+            seen.case_id, Decision.CONFIRM, "why", seen=SeenReview(seen.evidence.digest, None), by=DESK
         )
     with pytest.raises(NotFound):
         await agencies.match_reviews.decide(
-            "case-none", Decision.CONFIRM, "why", seen_digest=seen.evidence.digest, by=DESK
+            "case-none", Decision.CONFIRM, "why", seen=SeenReview(seen.evidence.digest, None), by=DESK
         )
     assert await agencies.snapshots() == []
 
@@ -253,3 +273,58 @@ async def test_a_resume_token_expires_after_seven_days(agencies: Agencies) -> No
     assert len(everything) == 3
     # The last token never expires, because no event follows it.
     assert await agencies.match_reviews.resume(everything[-1].sequence, 10, only_matches=False) == []
+
+
+async def test_a_decision_of_somebody_else_is_not_overwritten_unseen(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    before = await agencies.review()
+    seen = SeenReview(before.evidence.digest, before.since_ms)
+    Settable.ahead_ms = 1000
+    decide = partial(agencies.match_reviews.decide, before.case_id)
+    confirmed = await decide(Decision.CONFIRM, "same file", seen=seen, by=DESK)
+    with pytest.raises(FailedPrecondition, match="CONFIRMED since") as refused:
+        await decide(Decision.REJECT, "other file", seen=seen, by="spiffe://moj/desk/other")
+    assert refused.value.code == "DECIDED_MEANWHILE"
+    with pytest.raises(FailedPrecondition, match="CONFIRMED already") as refused:
+        await decide(Decision.REJECT, "why", seen=SeenReview(seen.digest, None), by="spiffe://moj/desk/other")
+    assert refused.value.code == "ALREADY_DECIDED"
+    # The answer was lost, so the same person sends the same decision again.
+    assert await decide(Decision.CONFIRM, "same file", seen=seen, by=DESK) == confirmed
+    assert (await agencies.events()).count(Event.CONFIRMED) == 1
+    # Who has seen the decision may decide otherwise.
+    Settable.ahead_ms = 2000
+    rejected = await decide(
+        Decision.REJECT, "not him", seen=SeenReview(seen.digest, confirmed.since_ms), by="spiffe://moj/desk/other"
+    )
+    assert rejected.state is ReviewState.REJECTED
+
+
+async def test_an_alarm_ends_with_the_decision_or_when_the_records_need_none(agencies: Agencies) -> None:
+    await agencies.put(wearer(), uncertain())
+    assert waiting(await agencies.match_reviews.queue()) == (1, 0)
+    Settable.ahead_ms = ANSWER_WITHIN_MS + 1000
+    await agencies.match_reviews.page()
+    assert waiting(await agencies.match_reviews.queue()) == (1, 1)
+    corrected = uncertain(version=2)
+    corrected.respondent.name, corrected.respondent.birth_date = "선우재덕", "1955-12-12"
+    await agencies.put(corrected)
+    assert waiting(await agencies.match_reviews.queue()) == (0, 0)
+    assert (await agencies.events())[-1] is Event.REVIEW_CLOSED
+
+
+async def test_the_review_of_an_order_that_lapsed_meanwhile_is_closed_and_not_alarmed(agencies: Agencies) -> None:
+    now_ms = agencies.registry.cases.terms().now_ms
+    brief, long = uncertain(), uncertain()
+    brief.valid_until.FromMilliseconds(now_ms + ANSWER_WITHIN_MS // 2)
+    long.order_id = "o-2"
+    long.valid_until.FromMilliseconds(now_ms + 2 * ANSWER_WITHIN_MS)
+    await agencies.put(wearer(), brief, long)
+    Settable.ahead_ms = ANSWER_WITHIN_MS + 1000
+    await agencies.match_reviews.page()
+    # The one lapsed before its alarm, the other is alarmed.
+    assert waiting(await agencies.match_reviews.queue()) == (1, 1)
+    assert (await agencies.events()).count(Event.REVIEW_UNANSWERED) == 1
+    Settable.ahead_ms = 3 * ANSWER_WITHIN_MS
+    await agencies.match_reviews.close_lapsed()
+    assert waiting(await agencies.match_reviews.queue()) == (0, 0)
+    assert (await agencies.events()).count(Event.REVIEW_CLOSED) == 2

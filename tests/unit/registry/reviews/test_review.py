@@ -9,7 +9,7 @@ import pytest
 from services.common.rpc.errors import FailedPrecondition
 from services.registry.matching.similarity import MatchLevel
 from services.registry.reviews import domain
-from services.registry.reviews.domain import Decision, MatchEvidence, Review, ReviewState
+from services.registry.reviews.domain import Decision, MatchEvidence, Review, ReviewState, SeenReview
 
 OPEN, CERTAIN, CONFIRMED, REJECTED, CLOSED = (
     ReviewState.OPEN,
@@ -23,7 +23,7 @@ SAME, OTHER = b"same", b"other"
 
 def review_in(state: ReviewState, enforced: bool) -> Review:
     """A review with the evidence SAME, since 1000, paged at 2000."""
-    return Review("case-1", "o-1", "w-1", state, enforced, MatchEvidence(SAME, 12.0, ("why",)), 1000, "who", 2000)
+    return Review("case-1", "o-1", "w-1", state, enforced, MatchEvidence(SAME, 12.0, ()), 1000, "who", 2000)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +62,17 @@ def test_the_next_state_of_a_review(
 
 
 def test_an_open_review_keeps_its_start_and_a_reopened_one_gets_a_new_start() -> None:
-    evidence = MatchEvidence(OTHER, 11.0, ("other",))
-    still_open = domain.updated(review_in(OPEN, False), OPEN, False, evidence=evidence, now_ms=5000)
+    evidence = MatchEvidence(OTHER, 11.0, ())
+    still_open = domain.updated(review_in(OPEN, False), OPEN, False, evidence=evidence, legal_basis="", now_ms=5000)
     assert (still_open.since_ms, still_open.paged_at_ms, still_open.evidence) == (1000, 2000, evidence)
-    reopened = domain.updated(review_in(REJECTED, False), OPEN, False, evidence=evidence, now_ms=5000)
+    reopened = domain.updated(review_in(REJECTED, False), OPEN, False, evidence=evidence, legal_basis="", now_ms=5000)
     assert (reopened.since_ms, reopened.paged_at_ms, reopened.decided_by) == (5000, None, "")
 
 
 def test_a_person_confirms_rejects_and_undoes() -> None:
     question = review_in(OPEN, False)
     confirmed = domain.decided(
-        question, Decision.CONFIRM, MatchLevel.POSSIBLE, seen_digest=SAME, by="desk", now_ms=7000
+        question, Decision.CONFIRM, MatchLevel.POSSIBLE, seen=SeenReview(SAME, None), by="desk", now_ms=7000
     )
     assert (confirmed.state, confirmed.enforced, confirmed.decided_by, confirmed.since_ms) == (
         CONFIRMED,
@@ -81,22 +81,36 @@ def test_a_person_confirms_rejects_and_undoes() -> None:
         7000,
     )
     rejected = domain.decided(
-        confirmed, Decision.REJECT, MatchLevel.POSSIBLE, seen_digest=SAME, by="other desk", now_ms=8000
+        confirmed, Decision.REJECT, MatchLevel.POSSIBLE, seen=SeenReview(SAME, 7000), by="other desk", now_ms=8000
     )
     assert (rejected.state, rejected.enforced, rejected.decided_by) == (REJECTED, False, "other desk")
-    undone = domain.decided(rejected, Decision.UNDO, MatchLevel.POSSIBLE, seen_digest=SAME, by="desk", now_ms=9000)
+    undone = domain.decided(
+        rejected, Decision.UNDO, MatchLevel.POSSIBLE, seen=SeenReview(SAME, None), by="desk", now_ms=9000
+    )
     assert (undone.state, undone.enforced, undone.decided_by, undone.paged_at_ms) == (OPEN, False, "", None)
     certain = replace(rejected, state=REJECTED)
-    assert domain.decided(certain, Decision.UNDO, MatchLevel.EXACT, seen_digest=SAME, by="desk", now_ms=9000).enforced
+    assert domain.decided(
+        certain, Decision.UNDO, MatchLevel.EXACT, seen=SeenReview(SAME, None), by="desk", now_ms=9000
+    ).enforced
 
 
 def test_a_decision_on_outdated_evidence_or_an_undo_of_nothing_is_rejected() -> None:
     with pytest.raises(FailedPrecondition, match="changed"):
         domain.decided(
-            review_in(OPEN, False), Decision.CONFIRM, MatchLevel.POSSIBLE, seen_digest=OTHER, by="desk", now_ms=7000
+            review_in(OPEN, False),
+            Decision.CONFIRM,
+            MatchLevel.POSSIBLE,
+            seen=SeenReview(OTHER, None),
+            by="desk",
+            now_ms=7000,
         )
     for state in (OPEN, CERTAIN, CLOSED):
         with pytest.raises(FailedPrecondition, match="undo"):
             domain.decided(
-                review_in(state, False), Decision.UNDO, MatchLevel.POSSIBLE, seen_digest=SAME, by="desk", now_ms=7000
+                review_in(state, False),
+                Decision.UNDO,
+                MatchLevel.POSSIBLE,
+                seen=SeenReview(SAME, None),
+                by="desk",
+                now_ms=7000,
             )

@@ -302,6 +302,8 @@ class _MatchEventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchEvent
     """The order of item 3-2 lapsed by acquittal or without prosecution. If no other ground requires the tag, the Ministry removes it
     and ends the wearer's record, whose data are then destroyed.
     """
+    MATCH_EVENT_REVIEW_CLOSED: _MatchEvent.ValueType  # 9
+    """The records changed, so that an open review needs no decision any more."""
 
 class MatchEvent(_MatchEvent, metaclass=_MatchEventEnumTypeWrapper):
     """Events of a match."""
@@ -325,6 +327,8 @@ MATCH_EVENT_GROUND_FELL: MatchEvent.ValueType  # 8
 """The order of item 3-2 lapsed by acquittal or without prosecution. If no other ground requires the tag, the Ministry removes it
 and ends the wearer's record, whose data are then destroyed.
 """
+MATCH_EVENT_REVIEW_CLOSED: MatchEvent.ValueType  # 9
+"""The records changed, so that an open review needs no decision any more."""
 Global___MatchEvent: _TypeAlias = MatchEvent  # noqa: Y015
 
 @_typing.final

@@ -235,7 +235,8 @@ class RegistryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DecideReview(self, request, context):
-        """Stores a person's decision on a match. It is valid as long as the records don't change.
+        """Stores a person's decision on a match. It is valid as long as the records don't change. ReadReview of MatchReviewService shows
+        both records.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,9 @@ class RegistryServiceStub:
     ListReviews: _aio.UnaryUnaryMultiCallable[_review_pb2.ListReviewsRequest, _review_pb2.ListReviewsResponse]
     """Lists matches that a person must review or has reviewed, with the reasons in words."""
     DecideReview: _aio.UnaryUnaryMultiCallable[_review_pb2.DecideReviewRequest, _review_pb2.DecideReviewResponse]
-    """Stores a person's decision on a match. It is valid as long as the records don't change."""
+    """Stores a person's decision on a match. It is valid as long as the records don't change. ReadReview of MatchReviewService shows
+    both records.
+    """
     WatchMatches: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchMatchesRequest, _registry_pb2.WatchMatchesResponse]
     """Streams all matches after a sequence, then each new match."""
 
@@ -206,7 +208,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _review_pb2.DecideReviewRequest,
         context: _aio.ServicerContext[_review_pb2.DecideReviewRequest, _abc.Awaitable[_review_pb2.DecideReviewResponse]],
     ) -> _abc.Awaitable[_review_pb2.DecideReviewResponse]:
-        """Stores a person's decision on a match. It is valid as long as the records don't change."""
+        """Stores a person's decision on a match. It is valid as long as the records don't change. ReadReview of MatchReviewService shows
+        both records.
+        """
 
     @_abc_1.abstractmethod
     def WatchMatches(

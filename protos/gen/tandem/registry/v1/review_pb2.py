@@ -25,25 +25,31 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/registry/v1/review.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n\x06Review\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\twearer_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.tandem.registry.v1.ReviewState\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x08\x12\x13\n\x0bweight_bits\x18\x06 \x01(\x01\x12\x0f\n\x07reasons\x18\x07 \x03(\t\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vidence\x18\t \x01(\x0c\x12\x12\n\ndecided_by\x18\n \x01(\t\"\\\n\x12ListReviewsRequest\x12/\n\x06states\x18\x01 \x03(\x0e\x32\x1f.tandem.registry.v1.ReviewState\x12\x15\n\rafter_case_id\x18\x02 \x01(\t\"B\n\x13ListReviewsResponse\x12+\n\x07reviews\x18\x01 \x03(\x0b\x32\x1a.tandem.registry.v1.Review\"x\n\x13\x44\x65\x63ideReviewRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12.\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1c.tandem.registry.v1.Decision\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x65vidence\x18\x04 \x01(\x0c\"B\n\x14\x44\x65\x63ideReviewResponse\x12*\n\x06review\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Review*\xac\x01\n\x0bReviewState\x12\x1c\n\x18REVIEW_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11REVIEW_STATE_OPEN\x10\x01\x12\x18\n\x14REVIEW_STATE_CERTAIN\x10\x02\x12\x1a\n\x16REVIEW_STATE_CONFIRMED\x10\x03\x12\x19\n\x15REVIEW_STATE_REJECTED\x10\x04\x12\x17\n\x13REVIEW_STATE_CLOSED\x10\x05*b\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_CONFIRM\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_REJECT\x10\x02\x12\x11\n\rDECISION_UNDO\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftandem/registry/v1/review.proto\x12\x12tandem.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x01\n\x0e\x46ieldAgreement\x12\x30\n\x05\x66ield\x18\x01 \x01(\x0e\x32!.tandem.registry.v1.ComparedField\x12\x31\n\x05level\x18\x02 \x01(\x0e\x32\".tandem.registry.v1.AgreementLevel\x12\x13\n\x0bweight_bits\x18\x03 \x01(\x01\"\xf4\x02\n\x06Review\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12\x11\n\twearer_id\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.tandem.registry.v1.ReviewState\x12\x10\n\x08\x65nforced\x18\x05 \x01(\x08\x12\x13\n\x0bweight_bits\x18\x06 \x01(\x01\x12\x0f\n\x07reasons\x18\x07 \x03(\t\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65vidence\x18\t \x01(\x0c\x12\x12\n\ndecided_by\x18\n \x01(\t\x12\x36\n\nagreements\x18\x0b \x03(\x0b\x32\".tandem.registry.v1.FieldAgreement\x12\x13\n\x0blegal_basis\x18\x0c \x01(\t\x12.\n\nalarmed_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\\\n\x12ListReviewsRequest\x12/\n\x06states\x18\x01 \x03(\x0e\x32\x1f.tandem.registry.v1.ReviewState\x12\x15\n\rafter_case_id\x18\x02 \x01(\t\"B\n\x13ListReviewsResponse\x12+\n\x07reviews\x18\x01 \x03(\x0b\x32\x1a.tandem.registry.v1.Review\"\xa8\x01\n\x13\x44\x65\x63ideReviewRequest\x12\x0f\n\x07\x63\x61se_id\x18\x01 \x01(\t\x12.\n\x08\x64\x65\x63ision\x18\x02 \x01(\x0e\x32\x1c.tandem.registry.v1.Decision\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x65vidence\x18\x04 \x01(\x0c\x12.\n\nseen_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x14\x44\x65\x63ideReviewResponse\x12*\n\x06review\x18\x01 \x01(\x0b\x32\x1a.tandem.registry.v1.Review*\xac\x01\n\x0bReviewState\x12\x1c\n\x18REVIEW_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11REVIEW_STATE_OPEN\x10\x01\x12\x18\n\x14REVIEW_STATE_CERTAIN\x10\x02\x12\x1a\n\x16REVIEW_STATE_CONFIRMED\x10\x03\x12\x19\n\x15REVIEW_STATE_REJECTED\x10\x04\x12\x17\n\x13REVIEW_STATE_CLOSED\x10\x05*b\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45\x43ISION_CONFIRM\x10\x01\x12\x13\n\x0f\x44\x45\x43ISION_REJECT\x10\x02\x12\x11\n\rDECISION_UNDO\x10\x03*\xf4\x01\n\rComparedField\x12\x1e\n\x1a\x43OMPARED_FIELD_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43OMPARED_FIELD_NATIONAL_ID\x10\x01\x12\x17\n\x13\x43OMPARED_FIELD_NAME\x10\x02\x12\x1d\n\x19\x43OMPARED_FIELD_NAME_LATIN\x10\x03\x12\x1d\n\x19\x43OMPARED_FIELD_BIRTH_DATE\x10\x04\x12\x16\n\x12\x43OMPARED_FIELD_SEX\x10\x05\x12\x18\n\x14\x43OMPARED_FIELD_PHONE\x10\x06\x12\x1a\n\x16\x43OMPARED_FIELD_ADDRESS\x10\x07*\xc1\x03\n\x0e\x41greementLevel\x12\x1f\n\x1b\x41GREEMENT_LEVEL_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41GREEMENT_LEVEL_MISSING\x10\x01\x12\x19\n\x15\x41GREEMENT_LEVEL_EQUAL\x10\x02\x12\x19\n\x15\x41GREEMENT_LEVEL_ALIKE\x10\x03\x12\x19\n\x15\x41GREEMENT_LEVEL_CLOSE\x10\x04\x12\x18\n\x14\x41GREEMENT_LEVEL_NEAR\x10\x05\x12\x1b\n\x17\x41GREEMENT_LEVEL_SURNAME\x10\x06\x12\x1d\n\x19\x41GREEMENT_LEVEL_ONE_DIGIT\x10\x07\x12\x1b\n\x17\x41GREEMENT_LEVEL_SWAPPED\x10\x08\x12\x1e\n\x1a\x41GREEMENT_LEVEL_TRANSPOSED\x10\t\x12\x1e\n\x1a\x41GREEMENT_LEVEL_YEAR_APART\x10\n\x12\x19\n\x15\x41GREEMENT_LEVEL_LUNAR\x10\x0b\x12\x19\n\x15\x41GREEMENT_LEVEL_HOUSE\x10\x0c\x12\x18\n\x14\x41GREEMENT_LEVEL_AREA\x10\r\x12\x1d\n\x19\x41GREEMENT_LEVEL_DIFFERENT\x10\x0e\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tandem.registry.v1.review_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REVIEWSTATE']._serialized_start=691
-  _globals['_REVIEWSTATE']._serialized_end=863
-  _globals['_DECISION']._serialized_start=865
-  _globals['_DECISION']._serialized_end=963
-  _globals['_REVIEW']._serialized_start=89
-  _globals['_REVIEW']._serialized_end=336
-  _globals['_LISTREVIEWSREQUEST']._serialized_start=338
-  _globals['_LISTREVIEWSREQUEST']._serialized_end=430
-  _globals['_LISTREVIEWSRESPONSE']._serialized_start=432
-  _globals['_LISTREVIEWSRESPONSE']._serialized_end=498
-  _globals['_DECIDEREVIEWREQUEST']._serialized_start=500
-  _globals['_DECIDEREVIEWREQUEST']._serialized_end=620
-  _globals['_DECIDEREVIEWRESPONSE']._serialized_start=622
-  _globals['_DECIDEREVIEWRESPONSE']._serialized_end=688
+  _globals['_REVIEWSTATE']._serialized_start=1006
+  _globals['_REVIEWSTATE']._serialized_end=1178
+  _globals['_DECISION']._serialized_start=1180
+  _globals['_DECISION']._serialized_end=1278
+  _globals['_COMPAREDFIELD']._serialized_start=1281
+  _globals['_COMPAREDFIELD']._serialized_end=1525
+  _globals['_AGREEMENTLEVEL']._serialized_start=1528
+  _globals['_AGREEMENTLEVEL']._serialized_end=1977
+  _globals['_FIELDAGREEMENT']._serialized_start=89
+  _globals['_FIELDAGREEMENT']._serialized_end=227
+  _globals['_REVIEW']._serialized_start=230
+  _globals['_REVIEW']._serialized_end=602
+  _globals['_LISTREVIEWSREQUEST']._serialized_start=604
+  _globals['_LISTREVIEWSREQUEST']._serialized_end=696
+  _globals['_LISTREVIEWSRESPONSE']._serialized_start=698
+  _globals['_LISTREVIEWSRESPONSE']._serialized_end=764
+  _globals['_DECIDEREVIEWREQUEST']._serialized_start=767
+  _globals['_DECIDEREVIEWREQUEST']._serialized_end=935
+  _globals['_DECIDEREVIEWRESPONSE']._serialized_start=937
+  _globals['_DECIDEREVIEWRESPONSE']._serialized_end=1003
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,134 @@ DECISION_UNDO: Decision.ValueType  # 3
 """Withdraw the decision: the records alone count."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
+class _ComparedField:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ComparedFieldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ComparedField.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPARED_FIELD_UNSPECIFIED: _ComparedField.ValueType  # 0
+    COMPARED_FIELD_NATIONAL_ID: _ComparedField.ValueType  # 1
+    COMPARED_FIELD_NAME: _ComparedField.ValueType  # 2
+    """Names of which both are in Hangul."""
+    COMPARED_FIELD_NAME_LATIN: _ComparedField.ValueType  # 3
+    """Names of which at least one is in Latin letters."""
+    COMPARED_FIELD_BIRTH_DATE: _ComparedField.ValueType  # 4
+    COMPARED_FIELD_SEX: _ComparedField.ValueType  # 5
+    COMPARED_FIELD_PHONE: _ComparedField.ValueType  # 6
+    COMPARED_FIELD_ADDRESS: _ComparedField.ValueType  # 7
+
+class ComparedField(_ComparedField, metaclass=_ComparedFieldEnumTypeWrapper):
+    """Fields by which a respondent and a wearer are compared."""
+
+COMPARED_FIELD_UNSPECIFIED: ComparedField.ValueType  # 0
+COMPARED_FIELD_NATIONAL_ID: ComparedField.ValueType  # 1
+COMPARED_FIELD_NAME: ComparedField.ValueType  # 2
+"""Names of which both are in Hangul."""
+COMPARED_FIELD_NAME_LATIN: ComparedField.ValueType  # 3
+"""Names of which at least one is in Latin letters."""
+COMPARED_FIELD_BIRTH_DATE: ComparedField.ValueType  # 4
+COMPARED_FIELD_SEX: ComparedField.ValueType  # 5
+COMPARED_FIELD_PHONE: ComparedField.ValueType  # 6
+COMPARED_FIELD_ADDRESS: ComparedField.ValueType  # 7
+Global___ComparedField: _TypeAlias = ComparedField  # noqa: Y015
+
+class _AgreementLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgreementLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgreementLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGREEMENT_LEVEL_UNSPECIFIED: _AgreementLevel.ValueType  # 0
+    AGREEMENT_LEVEL_MISSING: _AgreementLevel.ValueType  # 1
+    """At least one record doesn't state the field. It weighs nothing."""
+    AGREEMENT_LEVEL_EQUAL: _AgreementLevel.ValueType  # 2
+    AGREEMENT_LEVEL_ALIKE: _AgreementLevel.ValueType  # 3
+    """One name can be read as the other, across Hangul and Latin spellings."""
+    AGREEMENT_LEVEL_CLOSE: _AgreementLevel.ValueType  # 4
+    """The names differ by what is easily misheard or mistyped."""
+    AGREEMENT_LEVEL_NEAR: _AgreementLevel.ValueType  # 5
+    """The names differ by one syllable."""
+    AGREEMENT_LEVEL_SURNAME: _AgreementLevel.ValueType  # 6
+    """Only the surnames are equal."""
+    AGREEMENT_LEVEL_ONE_DIGIT: _AgreementLevel.ValueType  # 7
+    """One digit differs, or two neighbouring digits of a number are transposed."""
+    AGREEMENT_LEVEL_SWAPPED: _AgreementLevel.ValueType  # 8
+    """Day and month of birth are swapped."""
+    AGREEMENT_LEVEL_TRANSPOSED: _AgreementLevel.ValueType  # 9
+    """Two neighbouring digits of the dates of birth are transposed."""
+    AGREEMENT_LEVEL_YEAR_APART: _AgreementLevel.ValueType  # 10
+    """The dates of birth are one year apart, on the same day."""
+    AGREEMENT_LEVEL_LUNAR: _AgreementLevel.ValueType  # 11
+    """The dates of birth are apart as a lunar date is from its solar one."""
+    AGREEMENT_LEVEL_HOUSE: _AgreementLevel.ValueType  # 12
+    """The addresses are of one street and house."""
+    AGREEMENT_LEVEL_AREA: _AgreementLevel.ValueType  # 13
+    """The addresses are of one area."""
+    AGREEMENT_LEVEL_DIFFERENT: _AgreementLevel.ValueType  # 14
+
+class AgreementLevel(_AgreementLevel, metaclass=_AgreementLevelEnumTypeWrapper):
+    """How the values of a field agree."""
+
+AGREEMENT_LEVEL_UNSPECIFIED: AgreementLevel.ValueType  # 0
+AGREEMENT_LEVEL_MISSING: AgreementLevel.ValueType  # 1
+"""At least one record doesn't state the field. It weighs nothing."""
+AGREEMENT_LEVEL_EQUAL: AgreementLevel.ValueType  # 2
+AGREEMENT_LEVEL_ALIKE: AgreementLevel.ValueType  # 3
+"""One name can be read as the other, across Hangul and Latin spellings."""
+AGREEMENT_LEVEL_CLOSE: AgreementLevel.ValueType  # 4
+"""The names differ by what is easily misheard or mistyped."""
+AGREEMENT_LEVEL_NEAR: AgreementLevel.ValueType  # 5
+"""The names differ by one syllable."""
+AGREEMENT_LEVEL_SURNAME: AgreementLevel.ValueType  # 6
+"""Only the surnames are equal."""
+AGREEMENT_LEVEL_ONE_DIGIT: AgreementLevel.ValueType  # 7
+"""One digit differs, or two neighbouring digits of a number are transposed."""
+AGREEMENT_LEVEL_SWAPPED: AgreementLevel.ValueType  # 8
+"""Day and month of birth are swapped."""
+AGREEMENT_LEVEL_TRANSPOSED: AgreementLevel.ValueType  # 9
+"""Two neighbouring digits of the dates of birth are transposed."""
+AGREEMENT_LEVEL_YEAR_APART: AgreementLevel.ValueType  # 10
+"""The dates of birth are one year apart, on the same day."""
+AGREEMENT_LEVEL_LUNAR: AgreementLevel.ValueType  # 11
+"""The dates of birth are apart as a lunar date is from its solar one."""
+AGREEMENT_LEVEL_HOUSE: AgreementLevel.ValueType  # 12
+"""The addresses are of one street and house."""
+AGREEMENT_LEVEL_AREA: AgreementLevel.ValueType  # 13
+"""The addresses are of one area."""
+AGREEMENT_LEVEL_DIFFERENT: AgreementLevel.ValueType  # 14
+Global___AgreementLevel: _TypeAlias = AgreementLevel  # noqa: Y015
+
+@_typing.final
+class FieldAgreement(_message.Message):
+    """How one field of two records agrees, without its values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    WEIGHT_BITS_FIELD_NUMBER: _builtins.int
+    field: Global___ComparedField.ValueType
+    """The field."""
+    level: Global___AgreementLevel.ValueType
+    """How its values agree."""
+    weight_bits: _builtins.float
+    """Evidence for one person, bits. Negative for evidence against it, 0 for a missing field."""
+    def __init__(
+        self,
+        *,
+        field: Global___ComparedField.ValueType = ...,
+        level: Global___AgreementLevel.ValueType = ...,
+        weight_bits: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "level", b"level", "weight_bits", b"weight_bits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldAgreement: _TypeAlias = FieldAgreement  # noqa: Y015
+
 @_typing.final
 class Review(_message.Message):
     """The question whether one respondent and one wearer are one person."""
@@ -96,6 +224,9 @@ class Review(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
+    AGREEMENTS_FIELD_NUMBER: _builtins.int
+    LEGAL_BASIS_FIELD_NUMBER: _builtins.int
+    ALARMED_AT_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id of the joint case."""
     wearer_id: _builtins.str
@@ -112,6 +243,10 @@ class Review(_message.Message):
     """Digest of both records' content. Send it with the decision."""
     decided_by: _builtins.str
     """SPIFFE id of the person who decided. Empty if nobody has."""
+    legal_basis: _builtins.str
+    """Code of the order's article, under which both records may be read for the review. Empty if the order states no type: then the
+    reader names an article.
+    """
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Evidence for and against the match, with weights, in words and without personal data."""
@@ -119,6 +254,14 @@ class Review(_message.Message):
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """When it reached this state, by the mesh's clock."""
+
+    @_builtins.property
+    def agreements(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldAgreement]:
+        """The evidence by field, greatest weight first. Fields that at least one record doesn't state are left out."""
+
+    @_builtins.property
+    def alarmed_at(self) -> _timestamp_pb2.Timestamp:
+        """When both agencies were alarmed because nobody had decided for 15 minutes, by the mesh's clock. Absent if they weren't."""
 
     def __init__(
         self,
@@ -133,10 +276,13 @@ class Review(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         evidence: _builtins.bytes = ...,
         decided_by: _builtins.str = ...,
+        agreements: _abc.Iterable[Global___FieldAgreement] | None = ...,
+        legal_basis: _builtins.str = ...,
+        alarmed_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alarmed_at", b"alarmed_at", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "decided_by", b"decided_by", "enforced", b"enforced", "evidence", b"evidence", "order_id", b"order_id", "reasons", b"reasons", "since", b"since", "state", b"state", "wearer_id", b"wearer_id", "weight_bits", b"weight_bits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreements", b"agreements", "alarmed_at", b"alarmed_at", "case_id", b"case_id", "decided_by", b"decided_by", "enforced", b"enforced", "evidence", b"evidence", "legal_basis", b"legal_basis", "order_id", b"order_id", "reasons", b"reasons", "since", b"since", "state", b"state", "wearer_id", b"wearer_id", "weight_bits", b"weight_bits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,6 +350,7 @@ class DecideReviewRequest(_message.Message):
     DECISION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    SEEN_SINCE_FIELD_NUMBER: _builtins.int
     case_id: _builtins.str
     """Id of the joint case."""
     decision: Global___Decision.ValueType
@@ -211,7 +358,16 @@ class DecideReviewRequest(_message.Message):
     reason: _builtins.str
     """Reason, 1 to 500 characters. Stored encrypted."""
     evidence: _builtins.bytes
-    """Digest of the evidence that the person saw. If it has changed, the decision is refused (FAILED_PRECONDITION)."""
+    """Digest of the evidence that the person saw. If it has changed, the decision is refused (FAILED_PRECONDITION,
+    EVIDENCE_CHANGED).
+    """
+    @_builtins.property
+    def seen_since(self) -> _timestamp_pb2.Timestamp:
+        """`since` of the review that the person saw. If the review has reached another state meanwhile, the decision is refused
+        (FAILED_PRECONDITION, DECIDED_MEANWHILE). Absent: a decided review must be undone before it is decided differently
+        (FAILED_PRECONDITION, ALREADY_DECIDED). The same decision of the same person, sent again, changes nothing and is answered alike.
+        """
+
     def __init__(
         self,
         *,
@@ -219,10 +375,11 @@ class DecideReviewRequest(_message.Message):
         decision: Global___Decision.ValueType = ...,
         reason: _builtins.str = ...,
         evidence: _builtins.bytes = ...,
+        seen_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seen_since", b"seen_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "decision", b"decision", "evidence", b"evidence", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["case_id", b"case_id", "decision", b"decision", "evidence", b"evidence", "reason", b"reason", "seen_since", b"seen_since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
