@@ -7,6 +7,7 @@ from datetime import date
 from enum import Enum
 from typing import TypeAlias
 
+from services.common import ids
 from services.common.geometry import Area
 from services.common.privacy.notices import TagBasis
 from services.registry.presence_units.domain import PersonUnit, WearerUnit
@@ -312,3 +313,8 @@ class Order:
 def is_match(respondent: Respondent, wearer: Wearer) -> bool:
     """Whether respondent and wearer have the same national number, which proves that they are one person."""
     return bool(wearer.national_id) and respondent.national_id == wearer.national_id
+
+
+def case_id_of(order_id: str, wearer_id: str) -> str:
+    """Id of the joint case of an order and a wearer."""
+    return ids.hash_id("case", order_id, wearer_id)

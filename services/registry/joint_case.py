@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from services.common import ids
 from services.common.privacy import notices
 from services.common.privacy.notices import NoticeGround
+from services.registry import domain
 from services.registry.domain import (
     DEFAULT_RINGS,
     AllowedEncounter,
@@ -66,11 +66,6 @@ class JointCase:
     """Home units and beacons of the wearer, sorted by id."""
 
 
-def case_id_of(order_id: str, wearer_id: str) -> str:
-    """Id of the joint case of an order and a wearer."""
-    return ids.hash_id("case", order_id, wearer_id)
-
-
 def build_case(
     order: Order,
     wearer: Wearer,
@@ -86,7 +81,7 @@ def build_case(
     worn = [tag for tag in tags if tag.wearer_id == wearer.wearer_id and tag.removed_at_ms is None]
     tag_bases, order_type = [tag.basis for tag in worn], order.type.value if order.type else ""
     return JointCase(
-        case_id=case_id_of(order.order_id, wearer.wearer_id),
+        case_id=domain.case_id_of(order.order_id, wearer.wearer_id),
         order_id=order.order_id,
         wearer_id=wearer.wearer_id,
         tag_device_ids=tuple(sorted(tag.device_id for tag in worn)),

@@ -12,6 +12,10 @@ KINDS = {"class", "function", "method", "property", "unreachable_code"}
 """Kinds of unused code that are findings. ruff finds unused imports, arguments and local variables."""
 CALLED_BY_LIBRARIES: Mapping[str, str] = {
     "intercept_service": "gRPC calls interceptors by this name",
+    "on_files": "mkdocs calls hooks by this name, and by the three below",
+    "on_page_markdown": "mkdocs",
+    "on_post_page": "mkdocs",
+    "on_post_template": "mkdocs",
 }
 """Names that no code of ours mentions, each with its caller."""
 DECORATORS = ["@model_validator", "@field_validator"]

@@ -1,7 +1,4 @@
-"""Events of one leg's share of an incident, in the form in which they are stored. Pure.
-
-Events are kept permanently. A field that is added later has a default, which is its value in older events.
-"""
+"""Events of one leg's share of an incident, as they are stored. Pure. A field that is added later has a default for older events."""
 
 from __future__ import annotations
 
@@ -230,9 +227,7 @@ class LegReturned:
 @dataclass(frozen=True, slots=True)
 class StepsLost:
     """INCIDENTS holds steps of this assignment that this record lacks, for instance because an older copy of the record was restored.
-
-    The lost steps are not read back. The next step gets the number after the last lost one.
-    """
+    The lost steps are not read back. The next step gets the number after the last lost one."""
 
     at_ms: int
     assignment_id: str

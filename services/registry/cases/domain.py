@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.common.rpc.errors import FailedPrecondition, InvalidField
-from services.registry import joint_case
+from services.registry import domain
 from services.registry.disclosure.domain import article_of
 from services.registry.domain import Order, OrderType, Wearer
 from services.registry.matching import similarity
@@ -57,7 +57,7 @@ class MatchPair:
     @property
     def case_id(self) -> str:
         """Id of the joint case of the pair, whether or not there is one."""
-        return joint_case.case_id_of(self.order.order_id, self.wearer.wearer_id)
+        return domain.case_id_of(self.order.order_id, self.wearer.wearer_id)
 
     @property
     def is_held(self) -> bool:

@@ -14,7 +14,7 @@ from services.common.clock import MeshClock
 from services.common.privacy.grounds import Grounds, Purpose, RecordKind
 from services.common.rpc.errors import Conflict, FailedPrecondition, NotFound
 from services.common.rpc.identity import Caller
-from services.registry import joint_case
+from services.registry import domain
 from services.registry.cases import surroundings
 from services.registry.cases.domain import check_tag_order
 from services.registry.cases.service import CaseService
@@ -115,7 +115,7 @@ class WearingService:
         order = working.records.opened(ORDERS, (record.order_id,)).get(record.order_id)
         if order is None:
             raise NotFound("order_id: no such order")
-        case = working.cases.find(joint_case.case_id_of(record.order_id, record.wearer_id))
+        case = working.cases.find(domain.case_id_of(record.order_id, record.wearer_id))
         check_tag_order(record, order, enforced=case is not None and case.withdrawn_at_ms is None)
         return record
 

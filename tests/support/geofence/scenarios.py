@@ -19,7 +19,7 @@ from tandem.common.v1 import encounter_pb2, geometry_pb2, log_pb2
 from tandem.common.v1 import presence_pb2 as presence_messages
 from tandem.ingest.v1 import ingest_pb2, presence_pb2
 from tandem.registry.v1 import registry_pb2
-from tests.support.geofence.expected import Expected, Forbidden
+from tests.support.expected import Expected, Forbidden
 from tests.support.registry import tag_records
 from tests.support.scenario_paths import along, scattered
 

@@ -11,7 +11,10 @@ from services.geofence.domain.kinematics.geometry import PERSON, Disc, PlanePoly
 
 def to_tag_duty(fit_by_ms: int, refused_ms: int | None, good_causes: Sequence[Sequence[Any]]) -> TagDuty:
     """The duty to wear a tag with these values."""
-    return TagDuty(fit_by_ms, refused_ms, tuple(GoodCause(*cause) for cause in good_causes))
+    causes = (
+        GoodCause(cause_id=cause_id, from_ms=from_ms, until_ms=until_ms) for cause_id, from_ms, until_ms in good_causes
+    )
+    return TagDuty(fit_by_ms, refused_ms, tuple(causes))
 
 
 def of_encounter(encounter: Encounter) -> list[Any]:
