@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.cli.commands.review import export
+from services.cli.commands.prove import export
 from services.cli.explain import refold
 from services.cli.failure import CommandFailed
 from services.cli.stack.mesh import MeshConnection, locked

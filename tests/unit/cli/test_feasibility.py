@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.commands.decision.feasibility import feasibility
+from services.cli.commands.decide.feasibility import feasibility
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.feasibility import expectation, presence, stays, study, tables
 from services.cli.feasibility.expectation import AlertCause

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.commands.data.send import Pace
+from services.cli.commands.exercise.send import Pace
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate import tracks
 from services.cli.simulate.tracks import ReportedTrack

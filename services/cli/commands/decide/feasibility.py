@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
-from services.cli.calls import PATIENCE_S
-from services.cli.commands.data.quarantine import WIDTH
 from services.cli.explain import disclosures as ledger
-from services.cli.explain.disclosures import Reader
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.feasibility import inputs, stored, study, tables
 from services.cli.simulate.files import FileError, Scenario
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.terminal import SafeConsole
+from services.cli.terminal import for_results
 from services.common import fields
 from services.common.privacy.grounds import Purpose
-from services.common.rpc.errors import InvalidField, RetryableError
+from services.common.rpc.errors import InvalidField
 from services.geofence.domain.entries import Case
 from tandem.registry.v1 import registry_pb2
 
@@ -63,7 +58,7 @@ def feasibility(
     except FileError as error:
         raise CommandFailed(str(error), MISUSED) from None
     case, unknown = inputs.without_unknown_devices(case, past)
-    console = SafeConsole(stderr=as_json, highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = for_results(stderr=as_json)
     with console.status("folding") as status:
         known = study.study(case, past, progress=lambda done, of: status.update(f"fold {done} of {of}"))
     if as_json:
@@ -88,19 +83,8 @@ def _stored(
     to = ledger.reader(
         to_name, legal_basis, purpose, now_ms=running.clock.now_ms(), needed_by="--order with a stored order"
     )
-    return uvloop.run(_read(running, order_id, wearer_id, to=to))
-
-
-async def _read(running: MeshConnection, order_id: str, wearer_id: str, *, to: Reader) -> Case:
-    try:
-        async with running.nats.bus_as("explain") as bus:
-            case = await stored.find(bus, order_id, wearer_id)
-            async with asyncio.timeout(PATIENCE_S):
-                await ledger.record(bus, stored.disclosures(case, to, running.clock.now_ms()))
-    except TimeoutError:
-        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
-    except RetryableError as error:
-        raise CommandFailed(error.reason) from None
+    case = uvloop.run(stored.read(running, order_id, wearer_id, to=to))
+    stored.require_response(case)
     return case
 
 

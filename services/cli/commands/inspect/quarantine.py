@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +13,10 @@ from rich.table import Table
 from services.cli.calls import call
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, OPERATOR, MeshConnection
-from services.cli.terminal import SafeConsole
+from services.cli.terminal import fitted, for_results
 from services.common import times
 from tandem.ingest.v1 import ingest_pb2
 
-WIDTH = 240
 INCOMPLETE = (
     "Incomplete: more reports were refused than are kept. A row without a device may combine several devices; the oldest counts are "
     "dropped."
@@ -46,15 +44,14 @@ def quarantine(
     if as_json:
         print(json.dumps({"quarantined": rows, "incomplete": answer.incomplete}))
         return
-    # Ids are for copying, so they must not be cut when the output isn't a terminal.
-    console = SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    console = for_results()
     if not rows:
         console.print("no reports were refused")
         return
     table = Table("device", "sender", "reason", "count", "first", "last")
     for row in rows:
         table.add_row(*(str(value) or "-" for value in row.values()))
-    console.print(table)
+    console.print(fitted(console, table))
     if answer.incomplete:
         console.print(INCOMPLETE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -17,13 +16,10 @@ from services.cli.simulate import outcome
 from services.cli.simulate.actors import REVIEWER
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.terminal import SafeConsole
+from services.cli.terminal import for_results
 from services.common import fields
 from services.common.rpc.errors import InvalidField
 from tandem.registry.v1 import trace_pb2
-
-WIDTH = 180
-"""Output width without a terminal, characters."""
 
 
 def trace(
@@ -43,8 +39,8 @@ def trace(
     if as_json:
         print(json_format.MessageToJson(response, preserving_proto_field_name=True, indent=None))
     else:
-        console = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
-        console.print(*waterfall.tables(response), sep="\n")
+        console = for_results()
+        console.print(*waterfall.views(response, console), sep="\n")
 
 
 async def _read(running: MeshConnection, incident_id: str) -> trace_pb2.GetTraceResponse:

@@ -27,15 +27,19 @@ _MINISTRY = (registry_pb2.Wearer, registry_pb2.Tag)
 
 
 def import_(
-    table: Annotated[Path, typer.Argument(help="wearers.csv or orders.csv; its first line names the columns.")],
+    table: Annotated[
+        Path,
+        typer.Argument(help="wearers.csv, orders.csv or devices.csv; its first line names the columns, see examples/."),
+    ],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the lines without importing them.")] = False,
 ) -> None:
-    """Import wearers or orders from a CSV file. Bad lines are reported, and the others imported.
+    """Import wearers, orders or devices from a CSV file. Bad lines are reported, and the others imported.
 
-    Exit code 2 if a line was bad.
+    The file is UTF-8 or, as spreadsheets write it in Korea, CP949. Exit code 2 if a line was bad.
     """
-    lines = csv_records.read(table)
+    read = csv_records.read(table)
+    lines = read.lines
     faults = [line.fault for line in lines if line.fault]
     imported = _Imported()
     if not dry_run:
@@ -46,6 +50,8 @@ def import_(
         console.print("warning", str(warning), style="yellow")
     for fault in sorted(faults, key=lambda fault: fault.line):
         console.print(str(fault), style="red")
+    if read.encoding != csv_records.UTF_8:
+        console.print(f"the file was read as {read.encoding}: look at a name on the console to see that it is right")
     good = len(lines) - len({fault.line for fault in faults})
     done = "would be imported" if dry_run else "imported"
     counts = ", ".join(f"{count} {name.lower()}" for name, count in sorted(imported.outcomes.items()))

@@ -21,7 +21,8 @@ from services.cli.stack.mesh import OPERATOR
 from services.common.messaging import flow
 from services.common.messaging.permissions import SERVICE
 from services.common.rpc.certificates import AUTHORITY, folder_of
-from services.common.rpc.identity import CONSOLES
+from services.common.rpc.errors import Unauthenticated
+from services.common.rpc.identity import CONSOLES, caller_of
 
 _SPIFFE_ID = re.compile(r"spiffe://[a-z0-9.-]+(/[a-z0-9-]+)+")
 CLIENTS = (
@@ -61,6 +62,11 @@ def certs(
     for spiffe_id in ids or ():
         if not _SPIFFE_ID.fullmatch(spiffe_id):
             raise CommandFailed(f"{spiffe_id}: isn't a SPIFFE id (example: spiffe://moj/desk/seoul)", MISUSED)
+        try:
+            caller_of(spiffe_id)
+        except Unauthenticated:
+            examples = "spiffe://vendor/acme, spiffe://moj/desk/seoul"
+            raise CommandFailed(f"{spiffe_id}: no role has this id (examples: {examples})", MISUSED) from None
     wanted = tuple(ids) if ids else (*SERVERS, *CLIENTS)
     issue(folder, wanted, (*LOOPBACK, *(hosts or ())), lifetime=timedelta(days=days))
     for spiffe_id in wanted:

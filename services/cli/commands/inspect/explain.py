@@ -1,4 +1,4 @@
-"""`tandem explain`: explain an alert by refolding the raw log."""
+"""`tandem explain`: list the alerts of an incident, or explain one alert by refolding the raw log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 import uvloop
 from rich.status import Status
+from rich.table import Table
 
 from services.cli.calls import PATIENCE_S
 from services.cli.explain import disclosures, explanation, refold, tables
@@ -19,15 +20,20 @@ from services.cli.explain.explanation import Explanation
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.terminal import SafeConsole
-from services.common import fields
+from services.cli.terminal import SafeConsole, fitted, for_results
+from services.common import fields, times
+from services.common.messaging import flow
 from services.common.observability import telemetry
 from services.common.privacy.grounds import Purpose
 from services.common.rpc.errors import InvalidField, RetryableError
+from tandem.common.v1 import alert_pb2, geometry_pb2
+
+INCIDENT = "incident-"
+"""Beginning of the ids of incidents."""
 
 
 def explain(
-    alert_id: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert.")],
+    id_: Annotated[str, typer.Argument(metavar="ALERT", help="Id of the alert; of an incident, to list its alerts.")],
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     positions: Annotated[
         bool, typer.Option("--positions", help="Show coordinates; the ledger records this for each person.")
@@ -43,13 +49,16 @@ def explain(
     ] = Purpose.AUDIT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Refold the log up to an alert, and show its evidence and the missing reports."""
+    """Refold the log up to an alert, and show its evidence and the missing reports. Of an incident, list the alerts."""
     try:
-        fields.required_id("ALERT", alert_id)
+        fields.required_id("ALERT", id_)
     except InvalidField as error:
         raise CommandFailed(str(error), MISUSED) from None
     telemetry.configure("explain", sys.stderr)
     running = mesh.load(folder)
+    if id_.startswith(INCIDENT):
+        _print_alerts(uvloop.run(_list(running, id_)), as_json)
+        return
     now_ms = running.clock.now_ms()
     to = (
         disclosures.reader(reviewer, legal_basis, purpose, now_ms=now_ms, needed_by="--positions")
@@ -58,13 +67,49 @@ def explain(
     )
     console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
     with console.status("looking for the alert") as status:
-        explained = uvloop.run(_explain(running, alert_id, to, status=status))
+        explained = uvloop.run(_explain(running, id_, to, status=status))
     if as_json:
         print(json.dumps(explained.to_json(positions)))
     else:
         console.print(*tables.tables(explained, positions), sep="\n")
     if explained.differences:
         raise typer.Exit(FAILED)
+
+
+def _print_alerts(alerts: list[alert_pb2.Alert], as_json: bool) -> None:
+    rows = [
+        {
+            "at": times.to_rfc3339(times.from_timestamp(alert.at)),
+            "kind": alert_pb2.AlertKind.Name(alert.kind),
+            "ring_m": alert.ring_m or None,
+            "target_id": alert.target_id,
+            "demand": geometry_pb2.Demand.Name(alert.demand),
+            "alert_id": alert.alert_id,
+        }
+        for alert in alerts
+    ]
+    if as_json:
+        print(json.dumps({"alerts": rows}))
+        return
+    console = for_results()
+    table = Table("at", "what", "demand", "alert")
+    for row in rows:
+        ring = f" {row['ring_m']:g} m" if row["ring_m"] else ""
+        table.add_row(str(row["at"])[11:], f"{row['kind']}{ring}", str(row["demand"]), str(row["alert_id"]))
+    console.print(fitted(console, table))
+    console.print(f"why one was given: tandem explain {rows[-1]['alert_id']}")
+
+
+async def _list(running: MeshConnection, incident_id: str) -> list[alert_pb2.Alert]:
+    try:
+        async with asyncio.timeout(PATIENCE_S) as patience, running.nats.bus_as("explain") as connection:
+            bounds = await connection.bounds_of(flow.ALERTS.name)
+            patience.reschedule(None)  # 30 days of alerts may take long
+            return await refold.alerts_of(connection, incident_id, bounds)
+    except TimeoutError:
+        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
+    except RetryableError as error:
+        raise CommandFailed(error.reason) from None
 
 
 async def _explain(running: MeshConnection, alert_id: str, to: Reader | None, *, status: Status) -> Explanation:

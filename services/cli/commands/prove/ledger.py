@@ -13,7 +13,8 @@ import typer
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli import usage
+from services.cli.failure import FAILED, MISUSED, CommandFailed, trouble
 from services.common.rpc.errors import FailedPrecondition
 from services.common.storage import postgres, sqlite
 from services.registry.ledger.chain import BrokenChain, LedgerHead
@@ -21,7 +22,7 @@ from services.registry.ledger.signing import SignedHead
 from services.registry.ledger.store import LedgerRepository, Proof
 from services.registry.ledger.store import verify as prove
 
-app = typer.Typer(help="The ledger of disclosures.", no_args_is_help=True)
+app = usage.group("Prove the ledger of disclosures.")
 
 
 @app.callback()
@@ -29,7 +30,7 @@ def ledger() -> None:
     """The ledger of disclosures."""
 
 
-@app.command()
+@app.command(cls=usage.Command)
 def verify(
     database: Annotated[str, typer.Option(help="The registry's SQLite file, or its postgresql:// URL.")],
     public_key: Annotated[
@@ -111,6 +112,6 @@ def _read_heads(path: Path) -> list[SignedHead]:
                     f"--heads: line {number} isn't a head: a JSON object with sequence, hash, at_ms and signature",
                     MISUSED,
                 ) from None
-    except OSError as error:
-        raise CommandFailed(f"--heads: {error}", MISUSED) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"--heads: {path}: {trouble(error)}", MISUSED) from None
     return heads

@@ -29,7 +29,7 @@ def export(
     form: Annotated[str, typer.Option("--as", help="Format: cap (CAP 1.2, XML) or eido (JSON).")],
     leg: Annotated[str, typer.Option(help="Leg whose half of the incident is printed.")] = "police",
     *,
-    addressee: Annotated[str, typer.Option("--to", help="Addressee of a CAP message.")] = "export",
+    recipient: Annotated[str, typer.Option(help="Addressee of a CAP message.")] = "export",
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
 ) -> None:
     """Print the current state of one leg's half of an incident: ids and states, no name, address or position."""
@@ -43,7 +43,7 @@ def export(
         raise CommandFailed(f"--leg: must be one of {', '.join(flow.LEGS)}", MISUSED)
     telemetry.configure("export", sys.stderr)
     steps = uvloop.run(_steps(mesh.load(folder), leg, incident_id))
-    print((cap.message(leg, steps, addressee) if form == "cap" else eido.document(leg, steps)).decode())
+    print((cap.message(leg, steps, recipient) if form == "cap" else eido.document(leg, steps)).decode())
 
 
 async def _steps(running: MeshConnection, leg: str, incident_id: str) -> list[dispatch_pb2.Step]:

@@ -10,26 +10,27 @@ from typing import Annotated, Any
 
 import typer
 import uvloop
-from typer.core import TyperGroup
 
+from services.cli import usage
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.evidence import collection
 from services.cli.evidence.bundle import Verified
 from services.cli.evidence.collection import BundleGrounds
 from services.cli.evidence.format import MAX_BUNDLE_BYTES
 from services.cli.evidence.tar import CorruptArchive
-from services.cli.failure import FAILED, MISUSED, CommandFailed
-from services.cli.simulate.actors import REVIEWER
+from services.cli.explain.disclosures import PREFIX
+from services.cli.failure import FAILED, MISUSED, CommandFailed, trouble
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from services.cli.terminal import printable
 from services.common import fields, times
 from services.common.observability import telemetry
+from services.common.privacy.grounds import Purpose
 from services.common.rpc.errors import InvalidField
 from services.dispatch.evidence.model import LEGS
 
 
-class _IncidentOrCommand(TyperGroup):
+class _IncidentOrCommand(usage.Group):
     """Command group in which `tandem evidence INCIDENT` means `tandem evidence make INCIDENT`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -38,20 +39,24 @@ class _IncidentOrCommand(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_IncidentOrCommand, help="The evidence of one incident.", no_args_is_help=True)
+app = typer.Typer(
+    cls=_IncidentOrCommand, help="The evidence of one incident: make a bundle, or verify one.", no_args_is_help=True
+)
 
 
-@app.command()
+@app.command(cls=usage.Command)
 def make(
     incident_id: Annotated[str, typer.Argument(metavar="INCIDENT", help="Id of the incident.")],
-    basis: Annotated[str, typer.Option(help="Code of the legal basis, such as TAG_16_2 or STALKING_9_1_3_2.")],
+    legal_basis: Annotated[
+        str, typer.Option(metavar="CODE", help="Code of the legal basis, such as TAG_16_2 or STALKING_9_1_3_2.")
+    ],
     recipient: Annotated[str, typer.Option(help="SPIFFE id of the recipient.")],
     *,
     leg: Annotated[
         str, typer.Option(help="Whose evidence: police, or probation without the protected persons.")
     ] = "police",
-    purpose: Annotated[str, typer.Option(help="Purpose of the disclosure.")] = "COURT",
-    who: Annotated[str, typer.Option(help="SPIFFE id of the person who makes the bundle.")] = REVIEWER,
+    purpose: Annotated[Purpose, typer.Option(help="Purpose of the disclosure.", case_sensitive=False)] = Purpose.COURT,
+    reviewer: Annotated[str, typer.Option(metavar="NAME", help="Name of the person who makes the bundle.")] = "replay",
     out: Annotated[Path | None, typer.Option(help="File to write; default: INCIDENT-LEG.tar.")] = None,
     key: Annotated[Path | None, typer.Option(help="Signing key; default: DIR/data/evidence.key.")] = None,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
@@ -64,7 +69,7 @@ def make(
     if leg not in LEGS:
         raise CommandFailed(f"--leg: must be one of {', '.join(LEGS)}", MISUSED)
     telemetry.configure("evidence", sys.stderr)
-    grounds = BundleGrounds(legal_basis=basis, purpose=purpose, who=who, recipient=recipient)
+    grounds = BundleGrounds(legal_basis=legal_basis, purpose=purpose.value, who=PREFIX + reviewer, recipient=recipient)
     signer = key or folder / "data" / "evidence.key"
     bundle = uvloop.run(
         collection.make(mesh.load(folder), folder, incident_id, leg=leg, grounds=grounds, key_file=signer)
@@ -75,7 +80,7 @@ def make(
     _report(_verified(path, None), False)
 
 
-@app.command()
+@app.command(cls=usage.Command)
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The bundle.")],
     public_key: Annotated[Path | None, typer.Option(help="The custodian's public key (evidence.pub).")] = None,
@@ -97,7 +102,7 @@ def _verified(file: Path, public_key: bytes | None) -> Verified:
         with file.open("rb") as opened:
             data = opened.read(MAX_BUNDLE_BYTES + 1)
     except OSError as error:
-        raise CommandFailed(f"{file}: {error.strerror}", MISUSED) from None
+        raise CommandFailed(f"{file}: {trouble(error)}", MISUSED) from None
     try:
         return evidence_bundle.verify(data, public_key)
     except CorruptArchive as broken:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +11,9 @@ import uvloop
 from rich.table import Table
 
 from services.cli.calls import call
-from services.cli.commands.data.quarantine import WIDTH
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, OPERATOR, MeshConnection
-from services.cli.terminal import SafeConsole
+from services.cli.terminal import fitted, for_results
 from services.common import times
 from tandem.common.v1 import command_pb2
 from tandem.ingest.v1 import ingest_pb2
@@ -31,7 +29,7 @@ def reporting(
     if as_json:
         print(json.dumps({"devices": rows}))
         return
-    console = SafeConsole(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
+    console = for_results()
     if not rows:
         console.print("no interval is asked of any device")
         return
@@ -51,7 +49,7 @@ def reporting(
             located,
         )
         table.add_row(*(str(value or "-") for value in shown))
-    console.print(table)
+    console.print(fitted(console, table))
 
 
 def _row(listed: ingest_pb2.DeviceReporting) -> dict[str, Any]:

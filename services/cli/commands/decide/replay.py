@@ -18,7 +18,7 @@ from services.cli.simulate import files, outcome, player, requests
 from services.cli.simulate.player import Replayed
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.terminal import SafeConsole, styled
+from services.cli.terminal import SafeConsole, fitted, for_results, styled
 from services.common.rpc.errors import RetryableError
 from tandem.registry.v1 import registry_pb2
 
@@ -26,7 +26,7 @@ from tandem.registry.v1 import registry_pb2
 def replay(
     scenario: Annotated[Path, typer.Option(help="Scenario: records and orders, JSON.")],
     reports: Annotated[Path, typer.Option(help="Reports in order of arrival, NDJSON.")],
-    rate: Annotated[int, typer.Option(help="Clock rate of the mesh, as given to `tandem up`.", min=1)] = 1,
+    clock_rate: Annotated[int, typer.Option(help="Clock rate of the mesh, as given to `tandem up`.", min=1)] = 1,
     *,
     folder: Annotated[Path, typer.Option("--dir", help="Folder of the mesh.")] = DEFAULT_FOLDER,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
@@ -38,15 +38,17 @@ def replay(
     except files.FileError as error:
         raise CommandFailed(str(error), MISUSED) from None
     running = mesh.load(folder)
-    if running.clock.rate != rate:
-        raise CommandFailed(f"--rate {rate}: the mesh on {folder} runs at clock rate {running.clock.rate}", MISUSED)
+    if running.clock.rate != clock_rate:
+        raise CommandFailed(
+            f"--clock-rate {clock_rate}: the mesh on {folder} runs at clock rate {running.clock.rate}", MISUSED
+        )
     raise typer.Exit(uvloop.run(_play(running, records, lines, as_json=as_json)))
 
 
 async def _play(
     running: MeshConnection, scenario: files.Scenario, lines: Sequence[files.ReportLine], *, as_json: bool
 ) -> int:
-    console = SafeConsole(stderr=as_json, highlight=False, soft_wrap=True)
+    console = for_results(stderr=as_json)
     async with mesh.connect(running) as clients:
         with console.status("putting the records") as status:
             replayed = await player.play(
@@ -90,5 +92,6 @@ def _print(console: SafeConsole, replayed: Replayed, alerts: list[dict[str, obje
     for alert in alerts:
         columns = ("at", "order_id", "target_id", "kind", "ring_m", "demand")
         table.add_row(*(str(alert[column] or "") for column in columns))
-    console.print(table)
-    console.print(*outcome.tables(replayed.incidents, replayed.shift_ms), sep="\n")
+    console.print(fitted(console, table))
+    for incident in outcome.tables(replayed.incidents, replayed.shift_ms):
+        console.print(fitted(console, incident))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cli.commands.mesh import certs
+from services.cli.commands.operate import certs
 from services.cli.stack import processes
 from services.cli.stack.mesh import MeshConnection
 from services.cli.stack.nats_server import NatsServer
@@ -70,6 +70,7 @@ class MeshPlan:
             partitions=self.log_meta.partitions,
             certificates=self.certificates,
             console_url=self.console_url,
+            metrics_urls=processes.metrics_urls(self.services, self.base_port),
         )
 
     def shown_addresses(self) -> dict[str, str]:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.status import Status
 from rich.table import Column, Table
 
 from services.cli.failure import CommandFailed
 from services.cli.monitor import drill as drills
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.terminal import SafeConsole
+from services.cli.terminal import SafeConsole, fitted, for_results
+from services.common.messaging import flow
 from services.common.percentiles import percentile
 
 PEOPLE_WITHIN_S = 600.0
@@ -37,7 +39,8 @@ def drill(
     if as_json:
         print(json.dumps(to_json(runs)))
     else:
-        SafeConsole(highlight=False, soft_wrap=True).print(table(runs))
+        console = for_results()
+        console.print(fitted(console, table(runs)))
 
 
 async def _until_signalled(running: MeshConnection, times: int, by_desks: bool) -> list[drills.Times]:
@@ -52,8 +55,41 @@ async def _until_signalled(running: MeshConnection, times: int, by_desks: bool) 
 
 async def _run(running: MeshConnection, times: int, by_desks: bool) -> list[drills.Times]:
     patience_s = PEOPLE_WITHIN_S if by_desks else drills.STEP_WITHIN_S
+    console = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+    runs: list[drills.Times] = []
     async with mesh.connect(running) as clients:
-        return [await drills.Drill(clients, not by_desks, patience_s).run() for _ in range(times)]
+        with console.status("") as status:
+            for number in range(1, times + 1):
+                progress = _Progress(console, status, title=f"drill {number} of {times}", by_desks=by_desks)
+                drill = drills.Drill(clients, not by_desks, patience_s, on_step=progress.step)
+                runs.append(await drill.run())
+    return runs
+
+
+class _Progress:
+    """Says on standard error how far a drill is: each step with its time while people answer, else only the newest."""
+
+    def __init__(self, console: SafeConsole, status: Status, *, title: str, by_desks: bool) -> None:
+        self._console, self._status, self._title, self._by_desks = console, status, title, by_desks
+        self._missing = list(drills.STEPS)
+        if by_desks:
+            console.print(f"{title}: people at the desks answer; each step may take {PEOPLE_WITHIN_S / 60:.0f} min")
+        status.update(f"{title}: the wearer approaches")
+
+    def step(self, step: str, ms: float) -> None:
+        """Notes a step and its time."""
+        self._missing.remove(step)
+        if not self._by_desks:
+            self._status.update(f"{self._title}: {step}")
+            return
+        self._console.print(f"{step}, {ms / 1000:.1f} s after {drills.counted_from(step)}")
+        if awaited := [missing for missing in self._missing if missing.split()[0] in flow.LEGS]:
+            self._status.update(f"{self._title}: waiting for {', '.join(_next_steps(awaited))}")
+
+
+def _next_steps(missing: list[str]) -> list[str]:
+    """The first missing step of each leg."""
+    return list({step.split()[0]: step for step in reversed(missing)}.values())[::-1]
 
 
 def to_json(runs: list[drills.Times]) -> dict[str, Any]:

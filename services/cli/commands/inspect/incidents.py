@@ -12,7 +12,7 @@ import uvloop
 from services.cli.simulate import outcome
 from services.cli.stack import mesh
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
-from services.cli.terminal import SafeConsole
+from services.cli.terminal import fitted, for_results
 
 
 def incidents(
@@ -24,9 +24,11 @@ def incidents(
     if as_json:
         print(json.dumps({"incidents": [incident.to_json() for incident in listed]}))
     elif listed:
-        SafeConsole(soft_wrap=True).print(*outcome.tables(listed), sep="\n")
+        console = for_results()
+        for table in outcome.tables(listed):
+            console.print(fitted(console, table))
     else:
-        SafeConsole().print("no incidents")
+        print("no incidents")
 
 
 async def _read(running: MeshConnection) -> list[outcome.IncidentOutcome]:

@@ -23,10 +23,10 @@ import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.table import Table
 
-from services.cli.commands.mesh import certs
-from services.cli.commands.mesh import demo as demos
-from services.cli.commands.mesh import watch as watches
-from services.cli.commands.mesh.plan import MeshPlan
+from services.cli.commands.operate import certs
+from services.cli.commands.operate import watch as watches
+from services.cli.commands.run import demo as demos
+from services.cli.commands.run.plan import MeshPlan
 from services.cli.failure import FAILED, MISUSED, CommandFailed
 from services.cli.stack import mesh, nats_server, processes
 from services.cli.stack.mesh import DEFAULT_FOLDER, MeshConnection
@@ -178,12 +178,11 @@ async def _run(options: Options) -> int:
         say(_watch(running(), options.folder, services))
         code = 0
         if options.demo:
-            # Entered last, so that the demo's phone and gateway answer until the mesh stops, and end before the services do.
-            code = await stack.enter_async_context(demos.played(running(), as_json=False))
+            code = await demos.play(running(), as_json=False, folder=options.folder, mesh_stops=options.exit)
         if options.exit:
             return code
         where = f"its console is at {plan.console_url} ." if plan.has_console else "it has no console."
-        console.print(f"The mesh runs; {where} Ctrl-C stops it.")
+        console.print(f"The mesh runs; {where} Ctrl-C stops it, or `tandem down`. Its state: `tandem status`.")
         await watchdog_end
         raise AssertionError("the watchdog ended")
 
