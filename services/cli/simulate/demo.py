@@ -33,7 +33,7 @@ METRES_PER_DEGREE = 111_195.0
 BIRTH_DATE = "1990-01-01"
 LATENCIES_WITHIN_S = 5.0
 """Maximum time that `settled` waits for the offer latencies of all legs, seconds. It then returns without the missing ones."""
-TOLD_WITHIN_S = 30.0
+LAST_NOTICE_WITHIN_S = 30.0
 """Maximum time that the demo waits for the last notice on her phone, seconds of mesh time. She gets 20 s to read the one before it."""
 OVERHEAD_S = 4.0
 """Time that the steps of the demo take besides its walks, seconds of wall time, rounded up."""
@@ -110,7 +110,7 @@ class Phone:
         self.notices_ms: list[int] = []
         """When each notice was shown, mesh time, milliseconds since 1970 UTC."""
 
-    def was_told_after(self, ms: int) -> bool:
+    def was_notified_after(self, ms: int) -> bool:
         """Whether a notice was shown at a time or later: after the end of the incident only one comes, that it is over."""
         return any(shown_ms >= ms for shown_ms in self.notices_ms)
 
@@ -258,8 +258,10 @@ class DemoStage:
         """Waits until her phone has shown the notice that it is over, and confirmed all notices."""
         incidents = await outcome.read(self.clients, {self.order_id}, self.began_ms)
         ended_ms = max((incident.ended_ms or 0 for incident in incidents), default=0)
-        give_up_at = asyncio.get_running_loop().time() + self.clients.clock.wall_s(round(TOLD_WITHIN_S * 1000)) + 1.0
-        while not self._phone.was_told_after(ended_ms):
+        give_up_at = (
+            asyncio.get_running_loop().time() + self.clients.clock.wall_s(round(LAST_NOTICE_WITHIN_S * 1000)) + 1.0
+        )
+        while not self._phone.was_notified_after(ended_ms):
             if asyncio.get_running_loop().time() > give_up_at:
                 return "her phone hasn't shown yet that it is over"
             await asyncio.sleep(POLL_S)

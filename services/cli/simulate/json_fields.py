@@ -1,6 +1,6 @@
 """Check JSON against a protobuf message before it is parsed, so that an error names the field and shows an example.
 
-protobuf's own errors name fields in another spelling than the files, and no example. Pure.
+protobuf's own errors name fields in another spelling than the files, and no example.
 """
 
 from __future__ import annotations

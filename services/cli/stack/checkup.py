@@ -36,7 +36,7 @@ _TIME_ERROR = 5
 """Answer of Linux's adjtimex for a clock that nothing keeps synchronous."""
 
 
-class Verdict(StrEnum):
+class CheckVerdict(StrEnum):
     """Outcome of a check."""
 
     GOOD = "good"
@@ -45,30 +45,30 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """What a check found, and what to do about it."""
 
     subject: str
-    verdict: Verdict
+    verdict: CheckVerdict
     text: str
 
 
-def versions() -> Iterator[Finding]:
+def versions() -> Iterator[CheckFinding]:
     """Python, Tandem's packages and nats-server, against the versions that the release was tested with."""
     python = ".".join(map(str, sys.version_info[:3]))
     least = ".".join(map(str, LEAST_PYTHON))
     if sys.version_info < LEAST_PYTHON:
-        yield Finding("versions", Verdict.BAD, f"Python {python} is older than {least}")
+        yield CheckFinding("versions", CheckVerdict.BAD, f"Python {python} is older than {least}")
     else:
-        yield Finding("versions", Verdict.GOOD, f"Python {python}, tandem {metadata.version('tandem')}")
+        yield CheckFinding("versions", CheckVerdict.GOOD, f"Python {python}, tandem {metadata.version('tandem')}")
     pinned, found = _pinned_nats_server(), nats_server_version()
     if not found:
-        yield Finding("versions", Verdict.BAD, "no nats-server: run `make setup`, or set NATS_SERVER_BIN")
+        yield CheckFinding("versions", CheckVerdict.BAD, "no nats-server: run `make setup`, or set NATS_SERVER_BIN")
     elif pinned and found != pinned:
         text = f"nats-server {found}; tested with {pinned}: unset NATS_SERVER_BIN, or run `make setup`"
-        yield Finding("versions", Verdict.WARNING, text)
+        yield CheckFinding("versions", CheckVerdict.WARNING, text)
     else:
-        yield Finding("versions", Verdict.GOOD, f"nats-server {found}")
+        yield CheckFinding("versions", CheckVerdict.GOOD, f"nats-server {found}")
 
 
 def nats_server_version() -> str:
@@ -90,16 +90,16 @@ def _pinned_nats_server() -> str:
     return ""
 
 
-def free_ports(base_port: int) -> Finding:
+def free_ports(base_port: int) -> CheckFinding:
     """Whether the ports are free that a mesh needs from `base_port` on."""
     used = processes.used_port(base_port)
     if used is None:
-        return Finding("ports", Verdict.GOOD, f"those that a mesh needs from {base_port} on are free")
+        return CheckFinding("ports", CheckVerdict.GOOD, f"those that a mesh needs from {base_port} on are free")
     text = f"{used} is in use: end that program, or start by `tandem up --base-port 0`, which takes free ports"
-    return Finding("ports", Verdict.BAD, text)
+    return CheckFinding("ports", CheckVerdict.BAD, text)
 
 
-def answering_ports(addresses: Mapping[str, str]) -> Iterator[Finding]:
+def answering_ports(addresses: Mapping[str, str]) -> Iterator[CheckFinding]:
     """Whether each process of a running mesh accepts connections."""
     silent = []
     for name, address in addresses.items():
@@ -110,46 +110,50 @@ def answering_ports(addresses: Mapping[str, str]) -> Iterator[Finding]:
             silent.append(f"{name} ({address})")
     if silent:
         text = f"no connection to {', '.join(silent)}: see `tandem status` and `tandem logs`"
-        yield Finding("ports", Verdict.BAD, text)
+        yield CheckFinding("ports", CheckVerdict.BAD, text)
     else:
-        yield Finding("ports", Verdict.GOOD, f"all {len(addresses)} processes accept connections")
+        yield CheckFinding("ports", CheckVerdict.GOOD, f"all {len(addresses)} processes accept connections")
 
 
-def disk(folder: Path) -> Finding:
+def disk(folder: Path) -> CheckFinding:
     """Whether the disk of a mesh's folder has room for its streams."""
     there = next(parent for parent in (folder, *folder.resolve().parents) if parent.is_dir())
     free = shutil.disk_usage(there).free
     shown = f"{free / (1 << 30):,.1f} GiB free at {there}"
     if (folder / "nats" / "store").exists():
         if free < LOW_BYTES:
-            return Finding("disk", Verdict.WARNING, f"{shown}: make room, as a full disk refuses reports")
-        return Finding("disk", Verdict.GOOD, shown)
+            return CheckFinding("disk", CheckVerdict.WARNING, f"{shown}: make room, as a full disk refuses reports")
+        return CheckFinding("disk", CheckVerdict.GOOD, shown)
     # Each partition of the log has a stream of its own; one partition is the default. One stream holds the device routes.
     needed = (len(flow.STREAMS) + 1) * STREAM_BYTES
     if free < needed:
         text = (
             f"{shown}; the streams of a new mesh reserve up to {needed >> 30} GiB: make room, or choose another --dir"
         )
-        return Finding("disk", Verdict.BAD, text)
-    return Finding("disk", Verdict.GOOD, shown)
+        return CheckFinding("disk", CheckVerdict.BAD, text)
+    return CheckFinding("disk", CheckVerdict.GOOD, shown)
 
 
-def clock(server: Mapping[str, Any] | None) -> Iterator[Finding]:
+def clock(server: Mapping[str, Any] | None) -> Iterator[CheckFinding]:
     """Whether something keeps the machine's clock synchronous, and whether nats-server's clock agrees (its `varz`)."""
     synchronous = _is_synchronous()
     if synchronous is None:
-        yield Finding("clock", Verdict.WARNING, "this system doesn't tell whether its clock is synchronous: see to NTP")
+        yield CheckFinding(
+            "clock", CheckVerdict.WARNING, "this system doesn't tell whether its clock is synchronous: see to NTP"
+        )
     elif not synchronous:
         text = "nothing keeps it synchronous: start an NTP client, such as chrony, as reports are judged by its time"
-        yield Finding("clock", Verdict.WARNING, text)
+        yield CheckFinding("clock", CheckVerdict.WARNING, text)
     else:
-        yield Finding("clock", Verdict.GOOD, "it is kept synchronous")
+        yield CheckFinding("clock", CheckVerdict.GOOD, "it is kept synchronous")
     if server is not None:
         apart_s = abs(time.time() - datetime.fromisoformat(str(server["now"])).timestamp())
         if apart_s > CLOCK_TOLERANCE_S:
-            yield Finding("clock", Verdict.BAD, f"nats-server's clock is {apart_s:.1f} s away from this machine's")
+            yield CheckFinding(
+                "clock", CheckVerdict.BAD, f"nats-server's clock is {apart_s:.1f} s away from this machine's"
+            )
         else:
-            yield Finding("clock", Verdict.GOOD, "nats-server's clock agrees with this machine's")
+            yield CheckFinding("clock", CheckVerdict.GOOD, "nats-server's clock agrees with this machine's")
 
 
 def _is_synchronous() -> bool | None:
@@ -161,7 +165,7 @@ def _is_synchronous() -> bool | None:
     return None if answer < 0 else answer != _TIME_ERROR
 
 
-def certificates(folder: Path) -> Iterator[Finding]:
+def certificates(folder: Path) -> Iterator[CheckFinding]:
     """How long the certificates in a folder of `tandem certs` are valid."""
     ends: dict[str, float] = {}
     for path in sorted((*folder.glob(f"*/{CERT}"), folder / AUTHORITY)):
@@ -170,20 +174,26 @@ def certificates(folder: Path) -> Iterator[Finding]:
             try:
                 leaf = x509.load_pem_x509_certificates(path.read_bytes())[0]
             except ValueError:
-                yield Finding("certificates", Verdict.BAD, f"{path} isn't a certificate: run `tandem certs`")
+                yield CheckFinding("certificates", CheckVerdict.BAD, f"{path} isn't a certificate: run `tandem certs`")
                 continue
             ends[name] = (leaf.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86_400
     if not ends:
-        yield Finding(
-            "certificates", Verdict.GOOD, f"none in {folder}: callers use development tokens, on loopback only"
+        yield CheckFinding(
+            "certificates", CheckVerdict.GOOD, f"none in {folder}: callers use development tokens, on loopback only"
         )
         return
     ending = {name: days for name, days in ends.items() if days < SOON_DAYS}
     for name, days in ending.items():
         if days <= 0:
-            yield Finding("certificates", Verdict.BAD, f"{name}: expired {-days:.1f} days ago; run `tandem certs`")
+            yield CheckFinding(
+                "certificates", CheckVerdict.BAD, f"{name}: expired {-days:.1f} days ago; run `tandem certs`"
+            )
         else:
-            yield Finding("certificates", Verdict.WARNING, f"{name}: {days:.1f} days left; run `tandem certs`")
+            yield CheckFinding(
+                "certificates", CheckVerdict.WARNING, f"{name}: {days:.1f} days left; run `tandem certs`"
+            )
     if not ending:
         name = min(ends, key=lambda name: ends[name])
-        yield Finding("certificates", Verdict.GOOD, f"{len(ends)}; the first to expire has {ends[name]:.1f} days left")
+        yield CheckFinding(
+            "certificates", CheckVerdict.GOOD, f"{len(ends)}; the first to expire has {ends[name]:.1f} days left"
+        )

@@ -100,5 +100,13 @@ def _listed(message: Delivered) -> ListedDeadLetter:
     except (DecodeError, KeyError):
         letter, expected = alert_pb2.DeadLetter(), ""
     if message.subject != expected:
-        return ListedDeadLetter(flow.DEAD_LETTERS.name, message.sequence, FORGED, message.subject, kept_at)
-    return ListedDeadLetter(letter.stream, letter.sequence, letter.by, letter.reason, kept_at)
+        return ListedDeadLetter(
+            stream=flow.DEAD_LETTERS.name,
+            sequence=message.sequence,
+            by=FORGED,
+            reason=message.subject,
+            kept_at=kept_at,
+        )
+    return ListedDeadLetter(
+        stream=letter.stream, sequence=letter.sequence, by=letter.by, reason=letter.reason, kept_at=kept_at
+    )

@@ -13,11 +13,11 @@ from rich.table import Column, Table
 
 from services.cli.failure import FAILED, CommandFailed
 from services.cli.stack import checkup, mesh, monitoring
-from services.cli.stack.checkup import Finding, Verdict
+from services.cli.stack.checkup import CheckFinding, CheckVerdict
 from services.cli.stack.mesh import DEFAULT_FOLDER
 from services.cli.terminal import for_results, styled
 
-_STYLES = {Verdict.GOOD: "green", Verdict.WARNING: "yellow", Verdict.BAD: "bold red"}
+_STYLES = {CheckVerdict.GOOD: "green", CheckVerdict.WARNING: "yellow", CheckVerdict.BAD: "bold red"}
 
 
 def doctor(
@@ -49,10 +49,10 @@ def doctor(
         for finding in findings:
             table.add_row(finding.subject, styled((finding.verdict, _STYLES[finding.verdict])), finding.text)
         for_results().print(table)
-    raise typer.Exit(FAILED if any(finding.verdict is Verdict.BAD for finding in findings) else 0)
+    raise typer.Exit(FAILED if any(finding.verdict is CheckVerdict.BAD for finding in findings) else 0)
 
 
-def _findings(folder: Path, base_port: int, certificates: Path) -> Iterator[Finding]:
+def _findings(folder: Path, base_port: int, certificates: Path) -> Iterator[CheckFinding]:
     yield from checkup.versions()
     server = None
     if mesh.owner(folder) is None:
@@ -63,7 +63,7 @@ def _findings(folder: Path, base_port: int, certificates: Path) -> Iterator[Find
             server = asyncio.run(monitoring.read_monitor(running, "varz"))
             yield from checkup.answering_ports(running.addresses)
         except CommandFailed as failed:  # starting, or nats-server is down
-            yield Finding("ports", Verdict.BAD, failed.message)
+            yield CheckFinding("ports", CheckVerdict.BAD, failed.message)
     yield checkup.disk(folder)
     yield from checkup.clock(server)
     yield from checkup.certificates(certificates)

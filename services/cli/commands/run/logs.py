@@ -79,7 +79,7 @@ def logs(
     def show(found: list[tuple[float, str, str]]) -> None:
         for _, process, line in found:
             if as_json:
-                print(line)
+                print(line, flush=True)  # a follower may be a pipe
             else:
                 console.print(_shown(line, process.ljust(width) if len(files) > 1 else ""))
 

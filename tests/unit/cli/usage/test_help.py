@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup, TyperOption
 
 from services.cli import __main__ as command_line
-from tests.support.common.command_line import run
+from tests.support.cli.command_line import run
 
 HEADINGS = ("Run a mesh on this machine", "Inspect", "Decide", "Prove", "Operate", "Exercise")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.common.command_line import run
+from tests.support.cli.command_line import run
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[4] / "examples"
 SCENARIO, REPORTS = str(EXAMPLES / "scenario.json"), str(EXAMPLES / "reports.ndjson")
 POSITION = {"report_id": "1", "fix_time": "2026-01-01T00:00:00Z", "lat_deg": 37.5, "lon_deg": 127, "accuracy_m": 5}
 
