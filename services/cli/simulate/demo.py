@@ -110,9 +110,17 @@ class Phone:
         self.notices_ms: list[int] = []
         """When each notice was shown, mesh time, milliseconds since 1970 UTC."""
 
-    def was_notified_after(self, ms: int) -> bool:
-        """Whether a notice was shown at a time or later: after the end of the incident only one comes, that it is over."""
-        return any(shown_ms >= ms for shown_ms in self.notices_ms)
+    async def until_notified_after(self, ms: int) -> bool:
+        """Waits until a notice is shown at a time or later: after the end of the incident only one comes, that it is over.
+
+        Returns False if none is shown in time.
+        """
+        give_up_at = asyncio.get_running_loop().time() + self._clock.wall_s(round(LAST_NOTICE_WITHIN_S * 1000)) + 1.0
+        while not any(shown_ms >= ms for shown_ms in self.notices_ms):
+            if asyncio.get_running_loop().time() > give_up_at:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
 
     def _note(self, command: ingest_pb2.DeviceCommand) -> None:
         if command.device_id == self._device_id and command.instruction.HasField("show_notice"):
@@ -258,13 +266,8 @@ class DemoStage:
         """Waits until her phone has shown the notice that it is over, and confirmed all notices."""
         incidents = await outcome.read(self.clients, {self.order_id}, self.began_ms)
         ended_ms = max((incident.ended_ms or 0 for incident in incidents), default=0)
-        give_up_at = (
-            asyncio.get_running_loop().time() + self.clients.clock.wall_s(round(LAST_NOTICE_WITHIN_S * 1000)) + 1.0
-        )
-        while not self._phone.was_notified_after(ended_ms):
-            if asyncio.get_running_loop().time() > give_up_at:
-                return "her phone hasn't shown yet that it is over"
-            await asyncio.sleep(POLL_S)
+        if not await self._phone.until_notified_after(ended_ms):
+            return "her phone hasn't shown yet that it is over"
         await self._phone.head_end.settle()
         return f"her phone has confirmed all {len(self._phone.notices_ms)} notices"
 
