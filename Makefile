@@ -39,12 +39,16 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Setting up: done"
 
 .PHONY: run
-run: setup ## start the whole mesh, play the demo, stay up until Ctrl-C
+run: setup ## start the whole mesh, play the demo, stay up until Ctrl-C or `make down`
 	@exec $(BIN)/tandem up --demo
 
 .PHONY: demo
-demo: setup ## start the mesh, play the demo, stop
+demo: setup ## start the mesh, play the demo, stop; its data stay, and the end says how to look at them
 	@exec $(BIN)/tandem up --demo --exit
+
+.PHONY: down
+down: setup ## stop the mesh of `make run`
+	@$(BIN)/tandem down
 
 # ---- test
 
@@ -54,6 +58,11 @@ demo: setup ## start the mesh, play the demo, stop
 .PHONY: test
 test: setup ## run the tests; with PYTHON=python3.13 VENV=.venv-3.13 on another Python
 	@$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+# Fewer examples of each property than `make test` tries.
+.PHONY: quick
+quick: lint types ## style, types and the tests that start no server, in less than 2 minutes on 2 cores
+	@$(BIN)/pytest -q -n 4 --dist loadfile --hypothesis-profile=quick tests/unit
 
 .PHONY: test-unit
 test-unit: setup ## run only the tests that start no process

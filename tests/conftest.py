@@ -36,6 +36,7 @@ hypothesis.settings.register_profile(
     derandomize="CI" in os.environ,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+hypothesis.settings.register_profile("quick", parent=hypothesis.settings.get_profile("tandem"), max_examples=10)
 hypothesis.settings.load_profile("tandem")
 
 

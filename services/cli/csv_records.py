@@ -1,23 +1,26 @@
-"""CSV tables of wearers and orders: each line becomes registry records, or a fault."""
+"""CSV tables of wearers, orders and devices: each line becomes registry records, or a fault."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.cli.bulk import AnyRecord
-from services.cli.failure import MISUSED, CommandFailed
+from services.cli.csv_columns import DEVICES, ORDERS, TABLES, WEARERS, CsvColumn, example
+from services.cli.failure import MISUSED, CommandFailed, trouble
 from services.common import fields, times
 from services.common.rpc.errors import InvalidField
 from services.registry.records import translate
 from tandem.registry.v1 import registry_pb2
 
 Row = Mapping[str, str]
-_WEARERS = ("wearer_id", "national_id", "name", "birth_date")
-_ORDERS = ("order_id", "respondent_name", "respondent_birth_date", "valid_from", "valid_until")
 _SEXES = {"": "UNSPECIFIED", "F": "FEMALE", "M": "MALE"}
+UTF_8 = "UTF-8"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+"""Marks with which a file in UTF-16 begins, such as Excel's "Unicode text"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,44 +49,79 @@ class CsvLine:
     fault: Fault | None = None
 
 
-def read(path: Path) -> list[CsvLine]:
-    """All lines of wearers.csv or orders.csv; the header tells them apart. Raises CommandFailed if the file is neither."""
+@dataclass(frozen=True, slots=True)
+class CsvTable:
+    """The lines of a CSV file."""
+
+    lines: list[CsvLine]
+    encoding: str
+    """Encoding in which the file was read, UTF-8 or CP949."""
+
+
+def read(path: Path) -> CsvTable:
+    """All lines of a table; the header tells which one it is. Raises CommandFailed if it is none of them."""
+    try:
+        text, encoding = _decoded(path.read_bytes())
+        # Lines end as they do in the file, so that a quoted cell keeps its line breaks.
+        return CsvTable(list(_lines(path, csv.DictReader(io.StringIO(text, newline=""), strict=True))), encoding)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"{path}: {trouble(error)}", MISUSED) from None
+    except csv.Error as error:
+        raise CommandFailed(f"{path}: isn't CSV: {error}", MISUSED) from None
+
+
+def _decoded(data: bytes) -> tuple[str, str]:
+    """The text of a file, and its encoding. Korean spreadsheets write CP949 unless they are asked for UTF-8.
+
+    Raises UnicodeDecodeError, also for a text that is UTF-8 but for some bytes: as CP949 its names would be other names.
+    """
+    if data.startswith(UTF_16):
+        raise UnicodeDecodeError("utf-16", data, 0, 2, "a spreadsheet's Unicode text")
     try:
         # Spreadsheets write a byte order mark, which isn't part of the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(_lines(path, csv.DictReader(file, strict=True)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CommandFailed(f"{path}: {error}", MISUSED) from None
+        return data.decode("utf-8-sig"), UTF_8
+    except UnicodeDecodeError:
+        nearly = data.decode("utf-8", "replace")
+        if nearly.count("\ufffd") <= sum("가" <= char <= "힣" for char in nearly):
+            raise
+    return data.decode("cp949"), "CP949"
 
 
 def _lines(path: Path, reader: csv.DictReader[str]) -> Iterator[CsvLine]:
     header = reader.fieldnames or ()
-    for needed, parse, known in ((_WEARERS, _wearer, _WEARER_COLUMNS), (_ORDERS, _order, _ORDER_COLUMNS)):
-        if needed[0] not in header:
+    for columns, parse in ((WEARERS, _wearer), (ORDERS, _order), (DEVICES, _device)):
+        if columns[0].name not in header:
             continue
-        missing, unknown = sorted(set(needed) - set(header)), sorted(set(header) - known)
+        required = [column.name for column in columns if column.required]
+        known = sorted(column.name for column in columns)
+        missing, unknown = sorted(set(required) - set(header)), sorted(set(header) - set(known))
         if missing or unknown:
             errors = [f"the column {column} is missing" for column in missing]
-            errors += [f"{column!r} isn't a column; known columns: {', '.join(sorted(known))}" for column in unknown]
+            errors += [f"{column!r} isn't a column; known columns: {', '.join(known)}" for column in unknown]
             raise CommandFailed(f"{path}: {'; '.join(errors)}", MISUSED)
         for row in reader:
-            yield _line(reader.line_num, row, parse)
+            yield _line(reader.line_num, row, columns, parse=parse)
         return
-    raise CommandFailed(f"{path}: the first line must name the columns, wearer_id or order_id among them", MISUSED)
+    first = ", ".join(columns[0].name for columns in TABLES.values())
+    raise CommandFailed(
+        f"{path}: the first line must name the columns, among them one of {first} (see examples/)", MISUSED
+    )
 
 
-def _line(number: int, row: dict[str, str], parse: Callable[[Row], tuple[AnyRecord, ...]]) -> CsvLine:
+def _line(
+    number: int, row: dict[str, str], columns: tuple[CsvColumn, ...], *, parse: Callable[[Row], tuple[AnyRecord, ...]]
+) -> CsvLine:
     if None in row or None in row.values():
         return CsvLine(number, (), Fault(number, "", "has another number of columns than the header"))
     try:
         return CsvLine(number, parse(row))
     except InvalidField as error:
-        return CsvLine(number, (), Fault(number, error.field, error.reason))
+        sample = example(columns, error.field)
+        reason = f"{error.reason} (example: {sample})" if sample and "(example" not in error.reason else error.reason
+        return CsvLine(number, (), Fault(number, error.field, reason))
 
 
 # ── wearers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_WEARER_COLUMNS = {*_WEARERS, "source_version", "sex", "phone", "address", "tag_device_ids", "vendor_id", "tag_basis"}
 
 
 def _wearer(row: Row) -> tuple[AnyRecord, ...]:
@@ -117,26 +155,6 @@ def _wearer(row: Row) -> tuple[AnyRecord, ...]:
 
 
 # ── orders ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_ORDER_COLUMNS = {
-    *_ORDERS,
-    "source_version",
-    "type",
-    "extensions",
-    "duration_reason",
-    "fit_by",
-    "respondent_national_id",
-    "respondent_sex",
-    "respondent_phone",
-    "respondent_address",
-    "protected_person_ids",
-    "protected_person_names",
-    "place_ids",
-    "lat_deg",
-    "lon_deg",
-    "radius_m",
-    "named_to_respondent",
-}
 
 
 def _order(row: Row) -> tuple[AnyRecord, ...]:
@@ -200,6 +218,20 @@ def _add_places(order: registry_pb2.Order, row: Row) -> None:
                 setattr(place.circle, name, float(values[n]))
             except ValueError:
                 raise InvalidField(name, "must be numbers") from None
+
+
+# ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _device(row: Row) -> tuple[AnyRecord, ...]:
+    device = registry_pb2.Device(
+        device_id=row["device_id"],
+        person_id=row["person_id"],
+        source_version=_whole("source_version", row.get("source_version", "")),
+        vendor_id=row.get("vendor_id", ""),
+    )
+    translate.parse_device(device)
+    return (device,)
 
 
 # ── columns ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -29,6 +31,34 @@ _MISUSE = (
     grpc.StatusCode.PERMISSION_DENIED,
     grpc.StatusCode.UNAUTHENTICATED,
 )
+
+
+_TROUBLES = {
+    errno.ENOENT: "there is no such file or folder",
+    errno.EISDIR: "is a folder; name a file",
+    errno.ENOTDIR: "lies in something that isn't a folder",
+    errno.EEXIST: "exists, and isn't a folder",
+    errno.EACCES: "this user has no right to it",
+    errno.EPERM: "this user has no right to it",
+    errno.ENOSPC: "the disk is full",
+    errno.EROFS: "the disk is read-only",
+}
+"""What a person can do something about, by the number of the system's error."""
+
+
+def trouble(error: OSError | UnicodeDecodeError) -> str:
+    """Why a file can't be read or written, in words: without an error number, and without a codec's own text."""
+    if isinstance(error, UnicodeDecodeError):
+        if error.encoding == "utf-16":
+            return "is text in UTF-16: save it as UTF-8 (in Excel: CSV UTF-8)"
+        line = error.object[: error.start].count(b"\n") + 1
+        return f"line {line} isn't text in UTF-8: save the file as UTF-8 (in Excel: CSV UTF-8)"
+    return _TROUBLES.get(error.errno or 0) or error.strerror or type(error).__name__
+
+
+def of_os(error: OSError) -> str:
+    """One line for an error of the system that no command expected, with the file if there is one."""
+    return f"{error.filename}: {trouble(error)}" if error.filename else trouble(error)
 
 
 def of_rpc(error: grpc.aio.AioRpcError) -> CommandFailed:

@@ -21,7 +21,7 @@ from bench.mesh import load, population
 from bench.mesh.load import Plan, Shape
 from bench.mesh.offers import following
 from bench.mesh.running import populate
-from services.cli.commands.mesh.up import NATS
+from services.cli.commands.run.up import NATS
 from services.cli.simulate.actors import VENDOR
 from services.cli.stack import mesh as meshes
 from services.cli.stack import processes

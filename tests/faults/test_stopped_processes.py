@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from services.cli.commands.mesh.up import NATS
+from services.cli.commands.run.up import NATS
 from services.cli.monitor import probes
 from services.cli.stack import processes
 from tests.support.common.mesh import RunningMesh, is_alive, running_mesh

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.cli.commands.review import evidence
+from services.cli.commands.prove import evidence
 from services.cli.evidence import bundle as evidence_bundle
 from services.cli.evidence.tar import CorruptArchive
 from services.cli.terminal import printable

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import uvloop
 
-from services.cli.commands.mesh import certs, demo
+from services.cli.commands.operate import certs
+from services.cli.commands.run import demo
 from services.cli.failure import CommandFailed
 from services.cli.stack.mesh import MeshConnection
 from services.cli.stack.nats_server import NatsServer

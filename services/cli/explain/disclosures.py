@@ -10,13 +10,14 @@ from services.cli.explain.refold import Refold
 from services.cli.failure import MISUSED, CommandFailed
 from services.common.messaging import flow
 from services.common.messaging.bus import Bus
-from services.common.privacy.grounds import Purpose, RecordKind, check_grounds
+from services.common.privacy.grounds import LEGAL_BASES, Purpose, RecordKind, check_grounds
 from services.common.rpc.errors import InvalidField, Unauthenticated
 from services.common.rpc.identity import caller_of
 from tandem.common.v1 import ledger_pb2
 
 BY = "explain"
-_PREFIX = "spiffe://tandem/reviewer/"
+PREFIX = "spiffe://tandem/reviewer/"
+"""Beginning of a reviewer's SPIFFE id; the name follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +29,32 @@ class Reader:
     purpose: Purpose
 
 
-def reader(name: str, legal_basis: str, purpose: Purpose, *, now_ms: int, needed_by: str) -> Reader:
+def reader(
+    name: str,
+    legal_basis: str,
+    purpose: Purpose,
+    *,
+    now_ms: int,
+    needed_by: str,
+    kinds: Sequence[RecordKind] = (RecordKind.WEARER, RecordKind.PROTECTED_PERSON),
+) -> Reader:
     """A reader with checked name and grounds. Raises CommandFailed, naming the option that is missing or wrong.
 
-    `needed_by` is the option that makes the grounds necessary.
+    `needed_by` is the option that makes the grounds necessary, and `kinds` are the kinds of records that are read.
     """
-    reader = Reader(_PREFIX + name, legal_basis, purpose)
+    reader = Reader(PREFIX + name, legal_basis, purpose)
     try:
         caller_of(reader.spiffe_id)
     except Unauthenticated:
         raise CommandFailed(f"{needed_by} needs --reviewer: a name of a-z, 0-9 and - (example: kim)", MISUSED) from None
-    for kind in (RecordKind.WEARER, RecordKind.PROTECTED_PERSON):
+    for kind in kinds:
         try:
             check_grounds(legal_basis, purpose, "", kind=kind, now_ms=now_ms)
         except InvalidField as error:
             option = error.field.replace("_", "-")
-            raise CommandFailed(f"{needed_by} needs --{option}: {error.reason}", MISUSED) from None
+            known = ", ".join(basis.code for basis in LEGAL_BASES if kind in basis.kinds)
+            example = f" (one of {known})" if error.field == "legal_basis" else ""
+            raise CommandFailed(f"{needed_by} needs --{option}: {error.reason}{example}", MISUSED) from None
     return reader
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -14,7 +15,7 @@ from services.cli.failure import CommandFailed
 from services.common import times
 from services.common.messaging import flow, pull, streams
 from services.common.messaging import stored as readers
-from services.common.messaging.bus import Bus
+from services.common.messaging.bus import Bounds, Bus
 from services.common.messaging.streams import LogMetadata
 from services.common.rpc.errors import InvalidField, OutdatedFold
 from services.geofence import translate
@@ -277,6 +278,21 @@ async def find(bus: Bus, alert_id: str) -> tuple[StoredAlert, LogMetadata]:
                 raise CommandFailed(f"{flow.ALERTS.name}: {alert_id} can't be read as an alert: {error}") from None
     days = flow.ALERTS.max_age_s // flow.DAY_S
     raise CommandFailed(f"{flow.ALERTS.name} holds no {alert_id}; alerts are kept for {days} days")
+
+
+async def alerts_of(bus: Bus, incident_id: str, bounds: Bounds) -> list[alert_pb2.Alert]:
+    """The stored alerts of an incident, in their order. Raises CommandFailed if there is none."""
+    found = []
+    if bounds.first <= bounds.last:
+        async for message in pull.between(bus, flow.ALERTS.name, bounds.first, last=bounds.last):
+            with suppress(InvalidField):  # unreadable: its readers made it a dead letter
+                alert = readers.alert(message.data)
+                if alert.incident_id == incident_id:
+                    found.append(alert)
+    if not found:
+        days = flow.ALERTS.max_age_s // flow.DAY_S
+        raise CommandFailed(f"{flow.ALERTS.name} holds no alert of {incident_id}; alerts are kept for {days} days")
+    return found
 
 
 async def refold(

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from services.cli.explain.disclosures import Reader, disclosure
+import asyncio
+
+from services.cli.calls import PATIENCE_S
+from services.cli.explain.disclosures import Reader, disclosure, record
 from services.cli.failure import CommandFailed
 from services.cli.feasibility.inputs import RING_EXAMPLE
+from services.cli.stack.mesh import MeshConnection
 from services.common.messaging import flow, pull, streams
 from services.common.messaging.bus import Bus
 from services.common.privacy.grounds import RecordKind
-from services.common.rpc.errors import InvalidField
+from services.common.rpc.errors import InvalidField, RetryableError
 from services.geofence import translate
 from services.geofence.domain.entries import Case, Demand
 from tandem.common.v1 import ledger_pb2
+
+
+async def read(running: MeshConnection, order_id: str, wearer_id: str, *, to: Reader) -> Case:
+    """Returns the newest case of an order, once the ledger's rows for the reading are stored. Raises CommandFailed."""
+    try:
+        async with running.nats.bus_as("explain") as bus:
+            case = await find(bus, order_id, wearer_id)
+            async with asyncio.timeout(PATIENCE_S):
+                await record(bus, disclosures(case, to, running.clock.now_ms()))
+    except TimeoutError:
+        raise CommandFailed(f"no answer from {running.nats.url} for {PATIENCE_S:.0f} s") from None
+    except RetryableError as error:
+        raise CommandFailed(error.reason) from None
+    return case
 
 
 async def find(bus: Bus, order_id: str, wearer_id: str) -> Case:
@@ -33,16 +51,20 @@ async def find(bus: Bus, order_id: str, wearer_id: str) -> Case:
     if not newest:
         days = flow.LOG.max_age_s // flow.DAY_S
         raise CommandFailed(
-            f"--order: the log has no case of {order_id}: entries are kept for {days} days; give the order as a file instead"
+            f"the log has no case of the order {order_id}: it restrains no wearer, or its entries are older than {days} days"
         )
     if len(newest) > 1:
         raise CommandFailed(
             f"--order: {order_id} restrains several wearers; choose one by --wearer: {', '.join(newest)}"
         )
     (case,) = newest.values()
-    if all(ring.action is not Demand.RESPOND for ring in case.rings):
-        raise CommandFailed(f"--order: {order_id} has no ring that demands RESPOND {RING_EXAMPLE}")
     return case
+
+
+def require_response(case: Case) -> None:
+    """Raises CommandFailed unless a ring of the order demands a response."""
+    if all(ring.action is not Demand.RESPOND for ring in case.rings):
+        raise CommandFailed(f"--order: {case.order_id} has no ring that demands RESPOND {RING_EXAMPLE}")
 
 
 def disclosures(case: Case, to: Reader, now_ms: int) -> list[ledger_pb2.Disclosure]:

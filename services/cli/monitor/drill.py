@@ -60,12 +60,15 @@ class Times:
     began_us: int = 0
     ending_us: int = 0
     ms: dict[str, float] = field(default_factory=dict)
+    on_step: Callable[[str, float], None] = lambda _step, _ms: None
+    """Callback for each step with its time, when it is first seen."""
 
     def note(self, step: str, at_us: int | None = None) -> None:
         """Records a step the first time it is seen."""
         from_us = self.ending_us if counted_from(step) == END else self.began_us
         if from_us and step not in self.ms:
             self.ms[step] = ((at_us or wall_us()) - from_us) / 1000
+            self.on_step(step, self.ms[step])
 
 
 class _Alerts(Actor):
@@ -140,13 +143,20 @@ class _DrillDesk(Actor):
 class Drill:
     """One drill on a running mesh."""
 
-    def __init__(self, clients: Clients, answers: bool, patience_s: float) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        answers: bool,
+        patience_s: float,
+        *,
+        on_step: Callable[[str, float], None] = lambda _step, _ms: None,
+    ) -> None:
         exercise_id = f"{wall_us():x}"
         self._exercise = ExerciseRun(
             clients=clients, kind=exercise_pb2.DRILL, exercise_id=exercise_id, run_by=OPERATOR, valid_s=VALID_S
         )
         self._clock, self._patience_s = clients.clock, patience_s
-        self.times = Times()
+        self.times = Times(on_step=on_step)
         self._alerts = _Alerts(clients, self._order_id, self.times)
         self._desks = [
             _DrillDesk(clients=clients, leg=leg, order_id=self._order_id, times=self.times, answers=answers)

@@ -20,7 +20,7 @@ from services.cli.simulate import outcome
 from services.cli.simulate.actors import MOJ_RECORDS, NPA_RECORDS, VENDOR_ID, Desk, HeadEnd, Matches, State
 from services.cli.stack.mesh import OPERATOR, Clients
 from services.common import times
-from services.common.clock import wall_us
+from services.common.clock import MeshClock, wall_us
 from tandem.common.v1 import geometry_pb2, log_pb2
 from tandem.dispatch.v1 import dispatch_pb2
 from tandem.geofence.v1 import geofence_pb2
@@ -33,6 +33,10 @@ METRES_PER_DEGREE = 111_195.0
 BIRTH_DATE = "1990-01-01"
 LATENCIES_WITHIN_S = 5.0
 """Maximum time that `settled` waits for the offer latencies of all legs, seconds. It then returns without the missing ones."""
+LAST_NOTICE_WITHIN_S = 30.0
+"""Maximum time that the demo waits for the last notice on her phone, seconds of mesh time. She gets 20 s to read the one before it."""
+OVERHEAD_S = 4.0
+"""Time that the steps of the demo take besides its walks, seconds of wall time, rounded up."""
 POLL_S = 0.1
 
 
@@ -61,6 +65,11 @@ class Plan:
 
     A movement that no vehicle can make would clear no ring.
     """
+
+    def lasts_s(self, clock: MeshClock) -> float:
+        """Expected duration of the demo, seconds of wall time."""
+        walks = (self.to_2_km, self.to_1_km, self.to_100_m, self.away)
+        return clock.wall_s(round(sum(map(len, walks)) * self.pace_s * 1000)) + OVERHEAD_S
 
     def id(self, what: str) -> str:
         """An id of this run, such as `order-18c2f`."""
@@ -92,11 +101,37 @@ class Done:
     """Duration, milliseconds of wall time."""
 
 
+class Phone:
+    """Her phone and his tag, behind one vendor's head-end, which confirms each command. Notes when a notice was shown to her."""
+
+    def __init__(self, clients: Clients, device_id: str) -> None:
+        self._clock, self._device_id = clients.clock, device_id
+        self.head_end = HeadEnd(clients, self._note)
+        self.notices_ms: list[int] = []
+        """When each notice was shown, mesh time, milliseconds since 1970 UTC."""
+
+    async def until_notified_after(self, ms: int) -> bool:
+        """Waits until a notice is shown at a time or later: after the end of the incident only one comes, that it is over.
+
+        Returns False if none is shown in time.
+        """
+        give_up_at = asyncio.get_running_loop().time() + self._clock.wall_s(round(LAST_NOTICE_WITHIN_S * 1000)) + 1.0
+        while not any(shown_ms >= ms for shown_ms in self.notices_ms):
+            if asyncio.get_running_loop().time() > give_up_at:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    def _note(self, command: ingest_pb2.DeviceCommand) -> None:
+        if command.device_id == self._device_id and command.instruction.HasField("show_notice"):
+            self.notices_ms.append(self._clock.now_ms())
+
+
 class DemoStage:
     """One run of the demo: the mesh and all actors. Each step is a method that returns a line for the reader."""
 
     def __init__(
-        self, clients: Clients, plan: Plan, matches: Sequence[Matches], *, desks: dict[str, Desk], head_end: HeadEnd
+        self, clients: Clients, plan: Plan, matches: Sequence[Matches], *, desks: dict[str, Desk], phone: Phone
     ) -> None:
         self.clients = clients
         self.plan = plan
@@ -111,7 +146,13 @@ class DemoStage:
         """Time from sending the order until both agencies had seen the match, milliseconds of wall time."""
         self._matches = matches
         self._desks = desks
-        self._head_end = head_end
+        self._phone = phone
+        self.names = {
+            self.wearer_id: "the wearer",
+            self.person_id: "the protected person",
+            self.home_destination: "her home",
+        }
+        """Names of the destinations for a reader, by their ids."""
         self._destinations = {"probation": (self.wearer_id,), "police": (self.person_id, self.home_destination)}
         self._order_put_wall_us = 0
         self._reports = 0
@@ -136,7 +177,7 @@ class DemoStage:
             device_id=self.plan.id("tag"), wearer_id=self.wearer_id, source_version=1, vendor_id=VENDOR_ID
         )
         await call(registry.PutTag, registry_pb2.PutTagRequest(tag=tag), moj)
-        return f"{self.wearer_id} wears {tag.device_id}"
+        return "the wearer was fitted with it after an earlier offence"
 
     async def put_order(self) -> str:
         npa, registry = self.clients.identity(NPA_RECORDS), self.clients.registry
@@ -165,7 +206,7 @@ class DemoStage:
         )
         self._order_put_wall_us = wall_us()
         await call(registry.PutOrder, registry_pb2.PutOrderRequest(order=order), npa)
-        return f"{self.order_id} protects {self.person_id} and her home: 2 km warn, 1 km notify, 100 m respond"
+        return "it protects a person and her home: 2 km warn, 1 km notify, 100 m respond"
 
     async def see_match(self) -> str:
         seen = [
@@ -178,7 +219,7 @@ class DemoStage:
     async def warn(self) -> str:
         await self._walk(self.plan.to_2_km)
         warning = await self._first("warning", "the warning", lambda assignment: assignment.HasField("acknowledged_at"))
-        return f"{warning.subject_id} was warned{_latency(warning)}"
+        return f"the protected person is warned on her phone{_latency(warning)}"
 
     async def notify(self) -> str:
         await self._walk(self.plan.to_1_km)
@@ -191,8 +232,8 @@ class DemoStage:
         offers = []
         for leg in outcome.AGENCIES:
             offer = await self._first(leg, f"the {leg} leg", lambda assignment: assignment.HasField("offered_at"))
-            offers.append(f"{leg} to {offer.subject_id}")
-        return "; ".join(offers)
+            offers.append(f"{leg} to {self.names[offer.subject_id]}")
+        return f"sent at the same time: {' and '.join(offers)}"
 
     async def acknowledge(self) -> str:
         acknowledgements = []
@@ -207,8 +248,8 @@ class DemoStage:
                     ),
                 )
                 at = times.to_rfc3339(times.from_timestamp(acknowledged.acknowledged_at))
-                acknowledgements.append(f"{destination} at {at[11:]}{_latency(acknowledged)}")
-        return "; ".join(acknowledgements)
+                acknowledgements.append(f"{self.names[destination]} at {at[11:]}{_latency(acknowledged)}")
+        return ", ".join(acknowledgements)
 
     async def stand_down(self) -> str:
         await self._walk(self.plan.away)
@@ -219,7 +260,27 @@ class DemoStage:
                 raise CommandFailed("waited 60 s for all legs to stand down")
             await self._walk((far_m,))
         await self._put(log_pb2.Rules(rules_id="default"))
-        return "the wearer went away; the rings are cleared and all legs stood down"
+        return "the rings are cleared, and both agencies and the warning stood down"
+
+    async def tell(self) -> str:
+        """Waits until her phone has shown the notice that it is over, and confirmed all notices."""
+        incidents = await outcome.read(self.clients, {self.order_id}, self.began_ms)
+        ended_ms = max((incident.ended_ms or 0 for incident in incidents), default=0)
+        if not await self._phone.until_notified_after(ended_ms):
+            return "her phone hasn't shown yet that it is over"
+        await self._phone.head_end.settle()
+        return f"her phone has confirmed all {len(self._phone.notices_ms)} notices"
+
+    async def end_order(self) -> str:
+        """Ends the order, because its devices report no longer: the silence would be another incident in 3 minutes."""
+        request = registry_pb2.EndOrderRequest(
+            order_id=self.order_id,
+            source_version=2,
+            reason=registry_pb2.END_REASON_CANCELLED_BY_POLICE,
+            ended_at=times.to_timestamp(self.clients.clock.now_ms() // 1000 * 1000),
+        )
+        await call(self.clients.registry.EndOrder, request, self.clients.identity(NPA_RECORDS))
+        return "nothing is enforced any more; what happened stays on record"
 
     # ── helpers of the steps ──
 
@@ -247,7 +308,7 @@ class DemoStage:
             fix_time = times.to_timestamp(self.clients.clock.now_ms())
             north = geometry_pb2.Point(lat_deg=HOME.lat_deg + distance_m / METRES_PER_DEGREE, lon_deg=HOME.lon_deg)
             home = geometry_pb2.Point(lat_deg=HOME.lat_deg, lon_deg=HOME.lon_deg)
-            refusals = await self._head_end.carry(
+            refusals = await self._phone.head_end.carry(
                 [
                     ingest_pb2.Position(
                         device_id=self.plan.id(device),
@@ -283,6 +344,8 @@ STEPS: tuple[tuple[str, str, Act], ...] = (
     ("respond", "The wearer comes within 100 m", DemoStage.respond),
     ("acknowledge", "Both desks acknowledge their leg", DemoStage.acknowledge),
     ("stand-down", "The wearer turns away", DemoStage.stand_down),
+    ("told", "She is told that it is over", DemoStage.tell),
+    ("end", "The police end the order", DemoStage.end_order),
 )
 """The steps of the demo: name, title, method."""
 
@@ -297,8 +360,9 @@ async def stage(clients: Clients, plan: Plan) -> AsyncIterator[DemoStage]:
             leg: await stack.enter_async_context(Desk(clients, leg, order_ids, answers=leg == "warning"))
             for leg in ("probation", "police", "warning")
         }
-        head_end = await stack.enter_async_context(HeadEnd(clients))
-        yield DemoStage(clients=clients, plan=plan, matches=matches, desks=desks, head_end=head_end)
+        phone = Phone(clients, plan.id("app"))
+        await stack.enter_async_context(phone.head_end)
+        yield DemoStage(clients=clients, plan=plan, matches=matches, desks=desks, phone=phone)
 
 
 async def play(stage: DemoStage) -> AsyncIterator[Begun | Done]:

@@ -12,6 +12,8 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.cli.failure import trouble
+from services.cli.simulate import json_fields
 from services.common import times
 from services.common.rpc.errors import InvalidField
 from services.ingest import translate as ingest_translate
@@ -252,18 +254,18 @@ def _check_references(place: InputPlace, scenario: Scenario) -> None:
             known.check_person(place.of(f"orders[{i}].protected_person_ids[{j}]"), person_id)
 
 
-def message_of(place: InputPlace, content: object, kind: type[_Msg], *, parse: Callable[[_Msg], object]) -> _Msg:
+def message_of(place: InputPlace, content: Any, kind: type[_Msg], *, parse: Callable[[_Msg], object]) -> _Msg:
     """Parses and checks a protobuf message from JSON. Raises FileError."""
-    if not isinstance(content, dict):
-        raise FileError(place, "must be a JSON object")
     message = kind()
     try:
+        json_fields.check(message.DESCRIPTOR, content)
         json_format.ParseDict(content, message)
         parse(message)
     except json_format.ParseError as error:
-        raise FileError(place, str(error)) from None
+        # Such as a number beyond its bounds; the text of a nested error has a line for each level.
+        raise FileError(place, str(error).splitlines()[-1]) from None
     except InvalidField as error:
-        raise FileError(place.of(error.field), error.reason) from None
+        raise FileError(place.of(error.field) if error.field else place, error.reason) from None
     return message
 
 
@@ -271,7 +273,7 @@ def _moment(place: InputPlace, text: object) -> int:
     try:
         return times.from_rfc3339(str(text))
     except ValueError:
-        raise FileError(place, "must be an RFC 3339 time (example: 2026-07-06T09:00:00+09:00)") from None
+        raise FileError(place, f"must be an RFC 3339 time (example: {json_fields.TIME_EXAMPLE})") from None
 
 
 def read_text(path: Path) -> str:
@@ -280,7 +282,7 @@ def read_text(path: Path) -> str:
         # Some editors write a byte order mark, which isn't part of the first line.
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(InputPlace(path), str(error)) from None
+        raise FileError(InputPlace(path), trouble(error)) from None
 
 
 def lines_of(text: str) -> Iterator[tuple[int, str]]:
@@ -294,8 +296,11 @@ def json_object(place: InputPlace, text: str) -> dict[str, Any]:
     """Parses a JSON object. Raises FileError."""
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FileError(place, f"isn't JSON: {error}") from None
+    except json.JSONDecodeError as error:
+        line = place.line or error.lineno
+        raise FileError(place._replace(line=line), f"isn't JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):
+        raise FileError(place, "isn't JSON: it is nested too deeply, or a number has too many digits") from None
     if not isinstance(content, dict):
         raise FileError(place, "must be one JSON object")
     return content

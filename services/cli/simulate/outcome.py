@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,22 +161,25 @@ def to_json(match_ms: float | None, incidents: Iterable[IncidentOutcome], shift_
     }
 
 
-def tables(incidents: Iterable[IncidentOutcome], shift_ms: int = 0) -> Iterator[Table]:
-    """A table per incident for a terminal, with one row per assignment of all legs."""
+def tables(
+    incidents: Iterable[IncidentOutcome], shift_ms: int = 0, *, names: Mapping[str, str] | None = None
+) -> Iterator[Table]:
+    """A table per incident for a terminal, with one row per assignment of all legs. `names` are shown in place of ids."""
     for incident in incidents:
-        view = Table(
-            "leg", Column("to", overflow="fold"), "state", "offered after", "acknowledged", title_justify="left"
-        )
+        view = Table("leg", "to", "state", Column("after", justify="right"), "acknowledged", title_justify="left")
         exercise = "EXERCISE: nobody has to go\n" if incident.exercise else ""
         view.title = f"{exercise}{incident.incident_id} of {', '.join(sorted(incident.order_ids))}\n" + (
             f"opened {_moment(incident.opened_ms, shift_ms)}"
             + (f", ended {_moment(incident.ended_ms, shift_ms)}" if incident.ended_ms is not None else "")
         )
+        # A place is named after its order, which the title has named already.
+        of_order = f"{next(iter(incident.order_ids))}/" if len(incident.order_ids) == 1 else "/"
         for answer in incident.answers:
             latency_ms = answer.report_to_published_ms
+            shown = (names or {}).get(answer.destination) or answer.destination.removeprefix(of_order)
             view.add_row(
                 answer.leg,
-                f"{answer.destination} ({answer.task})" if answer.task else answer.destination,
+                shown + (f" ({answer.task})" if answer.task else ""),
                 ", ".join((answer.state, *(f"{other} is absent" for other in answer.absent))),
                 "" if latency_ms is None else f"{latency_ms:.0f} ms",
                 (_moment(answer.acknowledged_ms, shift_ms) or "")[11:],

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+from services.cli.failure import trouble
 from services.cli.simulate.files import FileError, InputPlace
 from services.common.rpc.errors import InvalidField
 from services.geofence.rules import translate as rules_translate
@@ -25,7 +26,7 @@ def load(path: Path) -> log_pb2.Rules:
         line = int(where[1]) if where and where[1] else None
         raise FileError(InputPlace(path, line), f"isn't TOML: {_WHERE.sub('', str(error))}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(InputPlace(path), str(error)) from None
+        raise FileError(InputPlace(path), trouble(error)) from None
     rules = log_pb2.Rules()
     known = rules.DESCRIPTOR.fields_by_name
     for name, value in content.items():

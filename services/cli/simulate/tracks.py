@@ -108,7 +108,7 @@ def _gpx(file: _File) -> ReportedTrack:
     try:
         content = gpxpy.parse(file.text)
     except GPXException as error:
-        raise FileError(InputPlace(file.path), str(error)) from None
+        raise FileError(InputPlace(file.path), f"isn't GPX: {str(error).splitlines()[0]}") from None
     points = list(_points(content))
     track = ReportedTrack(timed=any(moment for moment, _, _ in points))
     for number, (moment, lat_deg, lon_deg) in enumerate(points, 1):

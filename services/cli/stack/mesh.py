@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
 import grpc.aio
 
-from services.cli.failure import FAILED, MISUSED, CommandFailed
+from services.cli.failure import FAILED, MISUSED, CommandFailed, trouble
 from services.cli.stack.nats_server import NatsServer
 from services.cli.stack.private_files import write_private
 from services.common.clock import MeshClock
@@ -62,6 +63,8 @@ class MeshConnection:
     """Folder of all certificates; None if callers authenticate by development tokens."""
     console_url: str
     """URL of the console for a browser; empty if there is no console."""
+    metrics_urls: Mapping[str, str] = field(default_factory=dict)
+    """URL of each process's metrics and readiness, by process name; empty for a mesh that `tandem up` didn't start."""
 
     def save(self, folder: Path) -> None:
         """Writes mesh.json atomically, readable by its owner only."""
@@ -77,6 +80,7 @@ class MeshConnection:
             "certificates": str(self.certificates or ""),
             "partitions": self.partitions,
             "console_url": self.console_url,
+            "metrics_urls": dict(self.metrics_urls),
         }
         write_private(folder / _FILE, json.dumps(content, indent=2) + "\n")
 
@@ -86,9 +90,13 @@ def load(folder: Path) -> MeshConnection:
     missing = CommandFailed(f"no mesh runs on {folder}: start one with `tandem up`", MISUSED)
     try:
         content = json.loads((folder / _FILE).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise missing from None
-    if not _is_locked(folder):
+    except ValueError:
+        raise CommandFailed(
+            f"{folder / _FILE} is damaged: stop the mesh with `tandem down` and start it", FAILED
+        ) from None
+    if owner(folder) is None:
         raise missing
     certificates = Path(content["certificates"]) if content["certificates"] else None
     return MeshConnection(
@@ -105,15 +113,19 @@ def load(folder: Path) -> MeshConnection:
         certificates=certificates,
         partitions=content["partitions"],
         console_url=content["console_url"],
+        metrics_urls=content["metrics_urls"],
     )
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Locks the folder for one mesh, and removes mesh.json at the start and the end. Raises CommandFailed if it is locked."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"--dir: {folder}: {trouble(error)}", MISUSED) from None
     give_up_at = time.monotonic() + _LOCK_PATIENCE_S
-    with (folder / _LOCK).open("w") as lock:
+    with (folder / _LOCK).open("a+") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,6 +135,9 @@ def locked(folder: Path) -> Iterator[None]:
                 if time.monotonic() > give_up_at:
                     raise CommandFailed(f"a mesh runs on {folder} already", MISUSED) from None
                 time.sleep(0.05)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
         (folder / _FILE).unlink(missing_ok=True)
         try:
             yield
@@ -130,13 +145,17 @@ def locked(folder: Path) -> Iterator[None]:
             (folder / _FILE).unlink(missing_ok=True)
 
 
-def _is_locked(folder: Path) -> bool:
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
+def owner(folder: Path) -> int | None:
+    """Process id of the `tandem up` that runs on a folder, from the first moment of its start; None if none runs there."""
+    try:
+        with (folder / _LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read() or 0)  # empty for the instant in which `up` writes it
+            return None
+    except FileNotFoundError:
+        return None
 
 
 # ── clients ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -228,7 +247,7 @@ def _resolved(address: str) -> list[str]:
     try:
         entries = socket.getaddrinfo(host.strip("[]"), port, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
-        raise CommandFailed(f"{host} isn't the name of a machine: {error}", FAILED) from None
+        raise CommandFailed(f"{host} isn't the name of a machine: {error.strerror}", FAILED) from None
     return [f"{address[0]!s}:{address[1]!s}" for *_, address in entries]
 
 

@@ -132,6 +132,14 @@ def other_addresses(services: Iterable[Service], base_port: int) -> dict[str, st
     }
 
 
+def metrics_urls(services: Iterable[Service], base_port: int) -> dict[str, str]:
+    """URL of the port with the metrics and the readiness of each process, by process name."""
+    return {
+        service.name: f"http://127.0.0.1:{base_port + service.more_ports['TANDEM_METRICS_PORT']}"
+        for service in services
+    }
+
+
 def console_url(base_port: int, tls: bool) -> str:
     """URL of the console."""
     return f"{'https' if tls else 'http'}://127.0.0.1:{base_port + CONSOLE.offset}"

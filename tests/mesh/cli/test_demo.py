@@ -81,7 +81,9 @@ def _rows(database: Path, query: str) -> list[Any]:
 
 def test_a_replay_at_a_rate_other_than_the_meshs_is_refused(mesh: RunningMesh, tmp_path: Path) -> None:
     scenario, reports = _approach(tmp_path)
-    outcome = tandem("replay", "--scenario", scenario, "--reports", reports, "--rate", "2", "--dir", str(mesh.folder))
+    outcome = tandem(
+        "replay", "--scenario", scenario, "--reports", reports, "--clock-rate", "2", "--dir", str(mesh.folder)
+    )
     assert outcome.returncode == 2 and f"runs at clock rate {RATE}" in outcome.stderr
 
 
@@ -93,7 +95,7 @@ def test_a_replay_gives_the_alerts_of_the_back_test(mesh: RunningMesh, tmp_path:
     expected = [alert for alert in expected if alert["kind"].startswith("RING_")]
     # The second run updates the first run's records, and its reports get new ids.
     for _ in range(2):
-        outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
+        outcome = tandem("replay", *files, "--clock-rate", str(RATE), "--json", "--dir", str(mesh.folder))
         assert outcome.returncode == 0, outcome.stderr
         output = json.loads(outcome.stdout)
         assert [_essence(alert) for alert in _of_rings(output)] == [_essence(alert) for alert in expected]
@@ -112,7 +114,7 @@ def test_a_replay_of_real_tracks_finds_the_approach_that_a_grid_misses(mesh: Run
     files = ("--scenario", str(scenario), "--reports", str(reports))
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
     expected = [alert for alert in expected if alert["kind"].startswith("RING_")]
-    outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
+    outcome = tandem("replay", *files, "--clock-rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
     output = json.loads(outcome.stdout)
     assert [_essence(alert) for alert in _of_rings(output)] == [_essence(alert) for alert in expected]
@@ -141,7 +143,7 @@ def test_a_replay_puts_tags_and_devices_from_the_reports_file(mesh: RunningMesh,
     Path(scenario).write_text(json.dumps(content))
     files = ("--scenario", scenario, "--reports", reports)
     expected = [json.loads(line) for line in tandem("backtest", *files).stdout.splitlines()]
-    outcome = tandem("replay", *files, "--rate", str(RATE), "--json", "--dir", str(mesh.folder))
+    outcome = tandem("replay", *files, "--clock-rate", str(RATE), "--json", "--dir", str(mesh.folder))
     assert outcome.returncode == 0, outcome.stderr
     replayed = [_essence(alert) for alert in _of_rings(json.loads(outcome.stdout))]
     assert ("RING_ENTERED", "replay-home", 100.0, "RESPOND") in replayed

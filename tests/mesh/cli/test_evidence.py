@@ -34,7 +34,7 @@ from tandem.common.v1 import alert_pb2, ledger_pb2, log_pb2
 from tests.support.common.mesh import PATIENCE_S, TANDEM, RunningMesh, environment, running_mesh, tandem
 from tests.support.common.ports import free_port
 
-BASIS = ("--basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
+BASIS = ("--legal-basis", "STALKING_9_1_3_2", "--recipient", "spiffe://npa/desk/seoul")
 FLIPS = 400
 
 
@@ -208,7 +208,7 @@ def test_an_incident_is_exported_as_eido_and_cap(made: Made) -> None:
     document = json.loads(tandem(*command, "--as", "eido", "--leg", "probation").stdout)
     assert document["incidentComponent"]["incidentId"] == made.incident_id
     assert (document["incidentComponent"]["status"], document["issuedBy"]) == ("Closed", "moj-probation")
-    message = tandem(*command, "--as", "cap", "--to", "cad").stdout
+    message = tandem(*command, "--as", "cap", "--recipient", "cad").stdout
     assert "<msgType>Cancel</msgType>" in message and "<addresses>cad</addresses>" in message
     assert "37.6" not in message and "127.2" not in message
 

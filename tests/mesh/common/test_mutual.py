@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.cli.commands.mesh import certs
+from services.cli.commands.operate import certs
 from services.cli.stack import authority as authorities
 from services.cli.stack import nats_server
 from services.common.clock import MeshClock

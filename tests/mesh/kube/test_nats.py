@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.commands.mesh import certs
-from services.cli.commands.mesh.streams import make
+from services.cli.commands.operate import certs
+from services.cli.commands.operate.streams import make
 from services.cli.stack import nats_server
 from services.common.messaging import bus as buses
 from services.common.messaging.permissions import SERVICE

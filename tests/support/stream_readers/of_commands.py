@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import re
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from services.cli.commands.review import export
+from services.cli.commands.inspect import dead_letters
+from services.cli.commands.prove import export
 from services.cli.explain import refold
 from services.cli.failure import CommandFailed
-from services.cli.stack.mesh import MeshConnection, locked
+from services.cli.stack.mesh import MeshConnection
 from services.cli.stack.nats_server import NatsServer
 from services.common.clock import MeshClock
 from services.common.messaging import flow, pull, streams
@@ -27,7 +24,6 @@ from tests.support.stream_readers.mesh import PARTITIONS, SECRET, Connection
 from tests.support.stream_readers.of_registry import step_message
 from tests.support.stream_readers.reader import Message, Reader
 
-RUNBOOK = Path(__file__).parents[3] / "docs" / "runbook.md"
 ALERT, MEASURE, SENSING, DEAD_LETTERS = (
     "alert.{p}.{alert_id}",
     "measure.{p}.{alert_id}",
@@ -153,19 +149,10 @@ async def _misplaced_dead_letters(connection: Connection, name: str) -> Sequence
     ]
 
 
-async def _printed_by_runbook(connection: Connection, name: str) -> int:
-    """Number of times that the runbook's script prints the reason of a dead letter."""
-    section = RUNBOOK.read_text().partition("## Read DEAD_LETTERS")[2]
-    script = re.search(r"<<'END'\n(.*?)\nEND\n", section, re.DOTALL)
-    assert script
-    printed = io.StringIO()
-    lines: dict[str, Any] = {}
-    body = script[1].partition("asyncio.run(")[0]
-    exec(compile(body, str(RUNBOOK), "exec"), lines)  # noqa: S102  # the script comes from this repository
-    with locked(connection.mesh.folder), contextlib.redirect_stdout(printed):
-        _mesh(connection).save(connection.mesh.folder)
-        await lines["main"](str(connection.mesh.folder))
-    return printed.getvalue().count(f"reason {name}")
+async def _listed_dead_letters(connection: Connection, name: str) -> int:
+    """Number of times that `tandem dead-letters` lists the reason of a dead letter."""
+    _, listed = await dead_letters._read(_mesh(connection), "", 1_000_000)
+    return sum(letter.reason == f"reason {name}" for letter in listed)
 
 
 async def _same_log_meta(connection: Connection, name: str) -> int:
@@ -230,7 +217,7 @@ READERS = (
         name="on-call",
         rows=((DEAD_LETTERS, "operator"),),
         valid=_dead_letters,
-        effects=_printed_by_runbook,
+        effects=_listed_dead_letters,
         misplaced=_misplaced_dead_letters,
         garbage=("dead_letter.geofence.fold.LOG_0.junk-{name}",),
         at_reuse=False,

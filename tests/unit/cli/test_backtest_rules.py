@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.commands.decision import backtest as command
+from services.cli.commands.decide import backtest as command
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate import backtest, comparison, rules
 from services.cli.simulate.files import FileError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.cli.commands.decision.feasibility import feasibility
+from services.cli.commands.decide.feasibility import feasibility
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.feasibility import expectation, presence, stays, study, tables
 from services.cli.feasibility.expectation import AlertCause
@@ -311,7 +311,7 @@ def run(folder: Path, order: object, track: str | None, name: str = "track.csv",
 @pytest.mark.parametrize(
     ("order", "track", "name", "expected"),
     [
-        (record(), None, "track.csv", "No such file"),
+        (record(), None, "track.csv", "there is no such file"),
         (record(), "time,lat,lon\n", "track.csv", "holds no report"),
         (record(), days(0.5), "track.csv", "holds 12.0 h of the wearer's positions"),
         (record(), days(2), "track.txt", "its name must end in one of .gpx, .csv, .ndjson"),
@@ -358,7 +358,7 @@ def test_bad_input_names_the_file_the_field_and_an_example(
 
 
 def test_a_missing_order_and_a_foreign_tag_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CommandFailed, match="No such file"):
+    with pytest.raises(CommandFailed, match="there is no such file"):
         feasibility(str(tmp_path / "none.json"), tmp_path / "track.csv")
     with pytest.raises(CommandFailed, match=r"--device: tag-9 isn't a tag of W-1 \(tags: tag-1\)"):
         run(tmp_path, record(), days(2), device="tag-9")

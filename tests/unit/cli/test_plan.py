@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from services.cli.commands.mesh.plan import MeshPlan
+from services.cli.commands.run.plan import MeshPlan
 from services.cli.stack import processes
 from services.cli.stack.nats_server import NatsServer
 from services.common.clock import MeshClock

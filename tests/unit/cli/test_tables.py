@@ -1,12 +1,13 @@
-"""Lines of wearers.csv and orders.csv become records or faults."""
+"""Lines of wearers.csv, orders.csv and devices.csv become records or faults."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
-from services.cli import csv_records
+from services.cli import csv_columns, csv_records
 from services.cli.failure import MISUSED, CommandFailed
 from tandem.registry.v1 import registry_pb2
 
@@ -24,7 +25,7 @@ GOOD_ORDER = (
 def read(folder: Path, text: str) -> list[csv_records.CsvLine]:
     path = folder / "table.csv"
     path.write_text(text, "utf-8")
-    return csv_records.read(path)
+    return csv_records.read(path).lines
 
 
 def test_a_wearer_line_gives_the_wearer_and_tags(tmp_path: Path) -> None:
@@ -151,3 +152,52 @@ def test_only_an_interim_order_may_have_no_end_and_only_an_order_of_item_3_2_the
     assert tag.fault is None and tag.records[-1].fit_by.seconds == 1_809_237_600  # type: ignore[union-attr]
     assert approach.fault and approach.fault.field == "fit_by"
     assert garbled.fault and "RFC 3339" in garbled.fault.reason
+
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+@pytest.mark.parametrize("name", [*csv_columns.TABLES, "wearers-cp949.csv"])
+def test_the_examples_are_read_without_a_fault(name: str) -> None:
+    table = csv_records.read(EXAMPLES / name)
+    assert table.lines and all(line.records and not line.fault for line in table.lines)
+    assert table.encoding == ("CP949" if "cp949" in name else "UTF-8")
+    columns = {column.name for column in csv_columns.TABLES[name.replace("-cp949", "")]}
+    assert set((EXAMPLES / name).read_bytes().splitlines()[0].decode("ascii").split(",")) <= columns
+
+
+def test_both_encodings_give_the_same_records() -> None:
+    utf_8, cp949 = (csv_records.read(EXAMPLES / name).lines for name in ("wearers.csv", "wearers-cp949.csv"))
+    assert [line.records for line in utf_8] == [line.records for line in cp949]
+
+
+def test_a_damaged_utf_8_file_isnt_read_as_cp949(tmp_path: Path) -> None:
+    # Read as CP949, the names would be other names.
+    path = tmp_path / "wearers.csv"
+    data = (EXAMPLES / "wearers.csv").read_bytes()
+    for lost in (name.encode()[1:2] for name in ("홍", "학")):
+        path.write_bytes(data.replace(lost, b"", 1))
+        with pytest.raises(CommandFailed, match="isn't text in UTF-8"):
+            csv_records.read(path)
+
+
+def test_the_reference_lists_each_column_and_each_example_is_valid() -> None:
+    reference = (EXAMPLES.parent / "docs" / "command-line.md").read_text("utf-8")
+    for name, columns in csv_columns.TABLES.items():
+        section = reference.partition(f"`{name}`:\n")[2].partition("\n\n`")[0]
+        rows = [
+            f"| `{column.name}` | {'required' if column.required else ''} | {column.meaning} | `{column.example}` |"
+            for column in columns
+        ]
+        listed = [line for line in section.splitlines() if line.startswith("| `")]
+        assert listed[: len(rows)] == rows, name
+
+
+def test_a_table_of_its_columns_examples_is_good(tmp_path: Path) -> None:
+    for name, columns in csv_columns.TABLES.items():
+        path = tmp_path / name
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows(([column.name for column in columns], [column.example for column in columns]))
+        (line,) = csv_records.read(path).lines
+        assert line.fault is None, line.fault

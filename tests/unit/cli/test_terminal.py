@@ -15,14 +15,13 @@ from services.cli import __main__ as command_line
 from services.cli import failure, waterfall
 from services.cli.failure import CommandFailed
 from services.cli.simulate import outcome
+from services.cli.terminal import SafeConsole
 from tandem.registry.v1 import trace_pb2
 
 EVIL = "\x1b[2J\x1b[1A[bold]signature good[/]\r\u202e\x9b2J:smile:"
 
 
 def printed(*shown: RenderableType) -> str:
-    from services.cli.terminal import SafeConsole
-
     screen = io.StringIO()
     SafeConsole(file=screen, soft_wrap=True, width=400, highlight=False).print(*shown, sep="\n")
     return screen.getvalue()
@@ -36,7 +35,9 @@ def check(text: str) -> None:
 def test_a_trace_escapes_text_from_the_registry() -> None:
     root = trace_pb2.Span(trace_id="t", span_id="a", service=EVIL, name=EVIL, start_us=1, end_us=2)
     root.attributes.update({"incident_id": EVIL, "who": EVIL, "stored": EVIL})
-    check(printed(*waterfall.tables(trace_pb2.GetTraceResponse(trace_id="t", spans=[root]))))
+    trace = trace_pb2.GetTraceResponse(trace_id="t", spans=[root])
+    for width in (400, 80):  # as a table, and as lines
+        check(printed(*waterfall.views(trace, SafeConsole(width=width))))
 
 
 def test_incidents_escape_text_from_the_legs() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cli.commands.data.send import Pace
+from services.cli.commands.exercise.send import Pace
 from services.cli.failure import MISUSED, CommandFailed
 from services.cli.simulate import tracks
 from services.cli.simulate.tracks import ReportedTrack
@@ -163,11 +163,11 @@ def test_ndjson_lines_become_reports_and_other_devices_are_left_out(tmp_path: Pa
     ("line", "field"),
     [
         (json.dumps(LINE | {"lat_deg": 91}), "lat_deg"),
-        (json.dumps(LINE | {"fix_time": "yesterday"}), ""),
+        (json.dumps(LINE | {"fix_time": "yesterday"}), "fix_time"),
         (json.dumps(LINE | {"report_id": "a b"}), "report_id"),
         (json.dumps(LINE | {"kind": "order"}), "kind"),
         (json.dumps(LINE | {"kind": []}), "kind"),
-        (json.dumps(LINE | {"lat_deg": {}}), ""),
+        (json.dumps(LINE | {"lat_deg": {}}), "lat_deg"),
         (json.dumps({"kind": "equipment", "event_time": "2026-03-02T10:00:05Z"}), "event"),
         ("[]", ""),
         ("rubbish", ""),

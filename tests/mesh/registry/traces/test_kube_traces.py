@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from services.cli.commands.mesh import certs
+from services.cli.commands.operate import certs
 from services.common.rpc.certificates import files_of
 from services.registry.traces.domain.spans import TraceSpan
 from services.registry.traces.export import readable
