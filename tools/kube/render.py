@@ -34,6 +34,11 @@ def render(folder: Path) -> list[Object]:
     return [obj for obj in yaml.load_all(done.stdout, yaml.CSafeLoader) if obj]
 
 
+def load(file: Path) -> list[Object]:
+    """The objects of a YAML file."""
+    return [obj for obj in yaml.load_all(file.read_text(), yaml.CSafeLoader) if obj]
+
+
 def pod_of(obj: Object) -> Object | None:
     """The pod template of a workload; None for other objects."""
     spec = obj.get("spec")
