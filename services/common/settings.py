@@ -64,13 +64,13 @@ class CommonSettings(BaseSettings):
     """Wall time at which mesh time and wall time are equal, milliseconds since 1970 UTC."""
 
     @classmethod
-    def settings_customise_sources(
+    def settings_customise_sources(  # noqa: PLR0917  # as pydantic-settings calls it
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Sources of settings, the strongest first. Raises ValueError if TANDEM_SECRETS_DIR isn't a folder."""
         folder = os.environ.get(SECRETS_DIR)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.common.recorded_api import Answer, Change, RecordedApi, recorded_api
 from tools.kube.__main__ import K8S
 from tools.kube.cluster import __main__ as command
 from tools.kube.cluster import workloads
 from tools.kube.cluster.api import Api
 from tools.kube.cluster.steps import ClusterTest
 from tools.kube.render import render
-from tests.support.common.recorded_api import Answer, Change, RecordedApi, recorded_api
 
 IMAGE, BEFORE = "localhost/tandem:next", "localhost/tandem:before"
 STEPS = [
@@ -77,7 +77,10 @@ def test_all_steps_pass_on_a_recorded_cluster(
         exit_code = command.run(test, keep=False)
     lines = capsys.readouterr().out.splitlines()
     assert api.wrong == []
-    assert [line.split(" s  ", 1)[1].partition(" (")[0] for line in lines if not line.startswith("FAILED")] == [*STEPS, "take down"]
+    assert [line.split(" s  ", 1)[1].partition(" (")[0] for line in lines if not line.startswith("FAILED")] == [
+        *STEPS,
+        "take down",
+    ]
     # The recorded registry was restarted by its liveness probe, on a machine that was overloaded.
     assert [line.partition(" (")[0] for line in test.found] == RESTARTED and exit_code == int(bool(RESTARTED))
     deleted = [path for method, path in api.asked if method == "DELETE"]
@@ -108,7 +111,9 @@ def pods(edit: Callable[[dict[str, Any]], None]) -> Change:
 
 def without_image(pod: dict[str, Any]) -> None:
     if pod["metadata"]["name"].startswith("nats-"):
-        pod["status"]["containerStatuses"] = [{"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}]
+        pod["status"]["containerStatuses"] = [
+            {"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+        ]
 
 
 def differing(answer: Answer) -> Answer:
@@ -193,7 +198,11 @@ def test_keep_deletes_nothing_that_was_applied(cluster_test: Callable[[RecordedA
 
 def test_a_second_eviction_below_the_budget_is_a_fault(cluster_test: Callable[[RecordedApi], ClusterTest]) -> None:
     def generous(answer: Answer) -> Answer:
-        if answer.method == "POST" and answer.path.endswith("/eviction") and answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+        if (
+            answer.method == "POST"
+            and answer.path.endswith("/eviction")
+            and answer.status == HTTPStatus.TOO_MANY_REQUESTS
+        ):
             return answer._replace(status=HTTPStatus.OK)
         return answer
 

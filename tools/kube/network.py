@@ -1,4 +1,4 @@
-"""The connections between pods: one table, the NetworkPolicies that are generated from it, and the comparison with an overlay's policies.
+"""The connections between pods: one table, the NetworkPolicies generated from it, and the comparison with an overlay's policies.
 
 Who uses the log comes from the flow table. `CALLS` has all other connections. Everything else is closed.
 """

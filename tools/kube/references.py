@@ -151,10 +151,10 @@ class _Checker:
             if NAMED_IPV4.match(variable.get("value", "")):
                 yield f"{name} gives a name where gRPC takes addresses only: write dns:/// instead of ipv4:"
             if name == SECRETS_DIR:
-                yield from self._secret_settings(obj, container, variable["value"], own)
+                yield from self._secret_settings(obj, container, folder=variable["value"], own=own)
             yield from self._mismatch(obj, container, variable)
 
-    def _secret_settings(self, obj: Object, container: Object, folder: str, own: set[str]) -> Iterator[str]:
+    def _secret_settings(self, obj: Object, container: Object, *, folder: str, own: set[str]) -> Iterator[str]:
         """Files in the folder of secret settings that the service doesn't read."""
         mounted = [mount["name"] for mount in container.get("volumeMounts", ()) if mount["mountPath"] == folder]
         if not mounted:

@@ -188,7 +188,7 @@ async def test_a_mesh_is_upgraded_and_rolled_back_under_load(tmp_path: Path) -> 
             before = log_file.stat().st_size
             os.kill(mesh.now.pids[name], signal.SIGTERM)
             async with asyncio.timeout(PATIENCE_S):
-                while expected.encode() not in log_file.read_bytes()[before:]:  # noqa: ASYNC110 - there is no event
+                while expected.encode() not in log_file.read_bytes()[before:]:  # noqa: ASYNC110  # there is no event
                     await asyncio.sleep(0.1)
             await change_back(mesh, versions, package, name)
 

@@ -90,7 +90,7 @@ async def test_both_registries_are_ready_after_an_outage_of_the_database(tmp_pat
             await until_ready(ports)
             own_server.kill()
             async with asyncio.timeout(PATIENCE_S):
-                while not all("relay_waits" in process.log() for process in (first.service, service)):
+                while not all("relay_waits" in process.log() for process in (first.service, service)):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             own_server.start()
             await asyncio.to_thread(own_server.wait_until_ready)

@@ -1,8 +1,8 @@
 """A Kubernetes API server that repeats recorded answers to the cluster test, in their order.
 
 The recording is of a run on a real cluster: each request with its answer, reduced to the fields that the test reads. The test sends the
-same requests when it gets the same answers, so any other request is a fault. After an answer that a test has changed, deletions succeed,
-lists are empty and pods fail, so that the cluster test ends soon.
+same requests when it gets the same answers, so any other request is a fault. After an answer that a test has changed, deletions
+succeed, lists are empty and pods fail, so that the cluster test ends soon.
 
 It was a single-node cluster of Kubernetes 1.20, for whose API the objects had been converted; paths and version of the recording are
 those of 1.30.
@@ -41,9 +41,7 @@ Change = Callable[[Answer], Answer]
 def recording() -> list[Answer]:
     """All recorded answers in their order."""
     content = json.loads(gzip.decompress(RECORDING.read_bytes()))
-    return [
-        Answer(method, path, status, content["bodies"][body]) for method, path, status, body in content["answers"]
-    ]
+    return [Answer(method, path, status, content["bodies"][body]) for method, path, status, body in content["answers"]]
 
 
 @dataclass

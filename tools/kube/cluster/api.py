@@ -60,7 +60,7 @@ class Api:
 
     def text(self, path: str) -> str:
         """A text, such as a log."""
-        return self._request("GET", path, b"", "")
+        return self._request("GET", path)
 
     def apply(self, obj: Object, *, dry_run: bool = False) -> None:
         """Creates or changes an object by server-side apply; unknown fields are refused. A dry run stores nothing."""
@@ -68,12 +68,12 @@ class Api:
             {"dryRun": "All"} if dry_run else {}
         )
         path = f"{_path(obj, obj['metadata'].get('namespace', ''))}?{urlencode(query)}"
-        self._json("PATCH", path, obj, "application/apply-patch+yaml")
+        self._json("PATCH", path, obj, kind="application/apply-patch+yaml")
 
     def patch(self, obj: Object, change: Object) -> None:
         """Merges a change into an object."""
         path = _path(obj, obj["metadata"].get("namespace", ""))
-        self._json("PATCH", path, change, "application/strategic-merge-patch+json")
+        self._json("PATCH", path, change, kind="application/strategic-merge-patch+json")
 
     def evict(self, pod: Object) -> bool:
         """Evicts a pod. Returns False if a PodDisruptionBudget refuses it for now."""
@@ -98,11 +98,11 @@ class Api:
             if error.status != http.client.NOT_FOUND:
                 raise
 
-    def _json(self, method: str, path: str, body: Object | None = None, kind: str = "application/json") -> Object:  # noqa: PLR0917
-        answer = json.loads(self._request(method, path, json.dumps(body).encode() if body else b"", kind))
+    def _json(self, method: str, path: str, body: Object | None = None, *, kind: str = "application/json") -> Object:
+        answer = json.loads(self._request(method, path, json.dumps(body).encode() if body else b"", kind=kind))
         return answer if isinstance(answer, dict) else {}
 
-    def _request(self, method: str, path: str, body: bytes, kind: str) -> str:  # noqa: PLR0917
+    def _request(self, method: str, path: str, body: bytes = b"", *, kind: str = "") -> str:
         connection = http.client.HTTPConnection(*self._address, timeout=ANSWERED_WITHIN_S)
         try:
             connection.request(method, path, body, {"Content-Type": kind} if kind else {})
@@ -140,10 +140,11 @@ def proxied(context: str) -> Iterator[Api]:
     command = (kubectl(), *chosen, "proxy", "--port", "0", "--reject-methods", "")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as proxy:
         try:
-            assert proxy.stdout is not None and proxy.stderr is not None
-            serving = re.search(r"127\.0\.0\.1:(\d+)", proxy.stdout.readline())
+            lines = proxy.stdout or ()
+            serving = re.search(r"127\.0\.0\.1:(\d+)", next(iter(lines), ""))
             if not serving:
-                raise RuntimeError(f"kubectl proxy doesn't start: {proxy.stderr.read().strip()[-500:]}")
+                why = proxy.stderr.read().strip()[-500:] if proxy.stderr else ""
+                raise RuntimeError(f"kubectl proxy doesn't start: {why}")
             yield Api("127.0.0.1", int(serving[1]))
         finally:
             proxy.terminate()

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -141,9 +142,9 @@ class ClusterTest:
         by_workload = groupby(sorted(self.state.pods(), key=_workload), key=_workload)
         pods_of = {name: sorted(pods, key=name_of) for name, pods in by_workload}
         for name, pods in pods_of.items():
-            if len(pods) < 2:  # noqa: PLR2004
+            if len(pods) < 2:
                 continue
-            until(f"{name} may lose a pod", lambda first=pods[0]: self.api.evict(first) or None, ENDED_WITHIN_S)  # type: ignore[misc]
+            until(f"{name} may lose a pod", partial(self._evicted, pods[0]), ENDED_WITHIN_S)
             if self.api.evict(pods[1]):
                 self.found.append(f"{name}: a second pod was evicted while the first was missing")
             else:
@@ -168,11 +169,7 @@ class ClusterTest:
         with_images(self.objects, {"tandem": self.image})
         for job in self._jobs():
             self.api.delete(job)
-            until(
-                f"Job {name_of(job)} is gone",
-                lambda job=job: True if not self.api.exists(path_of(job)) else None,
-                ENDED_WITHIN_S,
-            )  # type: ignore[misc]
+            until(f"Job {name_of(job)} is gone", partial(self._gone, job), ENDED_WITHIN_S)
             self._create([job])
             self.state.wait_for_job(job, JOB_WITHIN_S)
         for part in ORDER:
@@ -202,11 +199,7 @@ class ClusterTest:
         wide = [obj for obj in self.objects if obj["kind"] in ("Namespace", "PriorityClass")]
         for obj in wide:
             self.api.delete(obj)
-        until(
-            "all is gone",
-            lambda: True if not any(self.api.exists(path_of(obj)) for obj in wide) else None,
-            ENDED_WITHIN_S,
-        )
+        until("all is gone", partial(self._gone, *wide), ENDED_WITHIN_S)
         return "the namespace and the PriorityClasses are gone"
 
     def note_restarts(self) -> None:
@@ -242,6 +235,12 @@ class ClusterTest:
         if phase == "Failed":
             raise StepFailed(f"{command}: {output.strip()[-1500:]}")
         return output
+
+    def _evicted(self, pod: Object) -> bool | None:
+        return self.api.evict(pod) or None
+
+    def _gone(self, *objects: Object) -> bool | None:
+        return None if any(self.api.exists(path_of(obj)) for obj in objects) else True
 
     def _create(self, objects: list[Object]) -> None:
         for obj in objects:

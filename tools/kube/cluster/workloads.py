@@ -153,7 +153,7 @@ def _unfinished(workload: Object) -> bool:
     """Whether a workload's controller hasn't yet replaced all pods by those of its newest template."""
     spec, status = workload["spec"], workload["status"]
     wanted = spec.get("replicas", 1)
-    return (
+    return bool(
         status.get("observedGeneration", 0) < workload["metadata"].get("generation", 0)
         or status.get("updatedReplicas", 0) < wanted
         or status.get("readyReplicas", 0) < wanted
