@@ -12,6 +12,7 @@ KINDS = {"class", "function", "method", "property", "unreachable_code"}
 """Kinds of unused code that are findings. ruff finds unused imports, arguments and local variables."""
 CALLED_BY_LIBRARIES: Mapping[str, str] = {
     "intercept_service": "gRPC calls interceptors by this name",
+    "settings_customise_sources": "pydantic-settings calls it for each settings object",
 }
 """Names that no code of ours mentions, each with its caller."""
 DECORATORS = ["@model_validator", "@field_validator"]

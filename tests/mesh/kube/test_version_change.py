@@ -33,7 +33,7 @@ from services.geofence.domain import fold
 from services.geofence.domain.entries import Entry, FoldVersion
 from services.geofence.domain.state import State
 from tests.support.common.mesh import PATIENCE_S, RunningMesh, running_mesh
-from tests.support.common.versions import NEXT_VERSION, ROOT, Versions, python
+from tests.support.kube.versions import NEXT_VERSION, ROOT, Versions, python
 
 ROUND_S = 10.0
 """Length of a round of the load, seconds. Rounds follow one another until all processes are changed."""

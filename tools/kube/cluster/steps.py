@@ -185,14 +185,14 @@ class ClusterTest:
 
     def alerts(self) -> str:
         """Compares the stored alerts with an offline fold. Nobody may have gone unwarned in any demo."""
-        told = json.loads(self._in_a_pod("alerts").strip().splitlines()[-1])
-        if not told["stored"] or not told["same"]:
+        outcome = json.loads(self._in_a_pod("alerts").strip().splitlines()[-1])
+        if not outcome["stored"] or not outcome["same"]:
             raise StepFailed(
-                f"{told['stored']} alerts are stored, an offline fold gives {told['folded']}, and they differ"
+                f"{outcome['stored']} alerts are stored, an offline fold gives {outcome['folded']}, and they differ"
             )
-        if told["not_reached"]:
-            raise StepFailed(f"{told['not_reached']} warnings reached nobody, which pages somebody")
-        return f"{told['stored']} stored, the same by an offline fold; nobody went unwarned"
+        if outcome["not_reached"]:
+            raise StepFailed(f"{outcome['not_reached']} warnings reached nobody, which pages somebody")
+        return f"{outcome['stored']} stored, the same by an offline fold; nobody went unwarned"
 
     def take_down(self) -> str:
         """Deletes the namespace and the PriorityClasses, and waits until they are gone."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.common.recorded_api import Answer, Change, RecordedApi, recorded_api
+from tests.support.kube.recorded_api import Answer, Change, RecordedApi, recorded_api
 from tools.kube.__main__ import K8S
 from tools.kube.cluster import __main__ as command
 from tools.kube.cluster import workloads
@@ -178,16 +178,16 @@ BROKEN: dict[str, tuple[Change, str, bool]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_cluster_fails_the_test_and_is_taken_down(
+def test_a_broken_cluster_fails_the_test_and_is_cleared(
     name: str, cluster_test: Callable[[RecordedApi], ClusterTest], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change, expected, taken_down = BROKEN[name]
+    change, expected, is_deleted = BROKEN[name]
     with recorded_api(change) as api:
         assert command.run(cluster_test(api), keep=False) == 1
     output = capsys.readouterr().out
     assert expected in output and "FAILED: " in output, output
     assert api.wrong == []
-    assert (("DELETE", NAMESPACE) in api.asked) == taken_down
+    assert (("DELETE", NAMESPACE) in api.asked) == is_deleted
 
 
 def test_keep_deletes_nothing_that_was_applied(cluster_test: Callable[[RecordedApi], ClusterTest]) -> None:
