@@ -81,13 +81,16 @@ def test_all_steps_pass_on_a_recorded_cluster(
         *STEPS,
         "take down",
     ]
-    # The recorded registry was restarted by its liveness probe, on a machine that was overloaded.
-    assert [line.partition(" (")[0] for line in test.found] == RESTARTED and exit_code == int(bool(RESTARTED))
+    assert test.found == RESTARTED and exit_code == 1
     deleted = [path for method, path in api.asked if method == "DELETE"]
     assert NAMESPACE in deleted and sum("priorityclasses" in path for path in deleted) == 3
 
 
-RESTARTED: list[str] = []
+RESTARTED = [
+    "registry-6cbf7c566c-tcqxr: 1 times, last Completed code 0",
+    "registry-764647f7c6-lx8hf: 1 times, last Error code 139",
+]
+"""What the recorded run found, on a machine with a load average of 43."""
 
 
 def changed(method: str, path: str, status: int, body: Any) -> Change:

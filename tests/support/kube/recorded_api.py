@@ -1,7 +1,8 @@
 """A Kubernetes API server that repeats recorded answers to the cluster test, in their order.
 
 The recording is of a run on a real cluster: each request with its answer, reduced to the fields that the test reads. The test sends the
-same requests when it gets the same answers, so any other request is a fault. After an answer that a test has changed, deletions
+same requests when it gets the same answers, so any other request is a fault. Objects that are applied aren't recorded, since manifests
+change: each is accepted. After an answer that a test has changed, deletions
 succeed, lists are empty and pods fail, so that the cluster test ends soon.
 
 It was a single-node cluster of Kubernetes 1.20, for whose API the objects had been converted; paths and version of the recording are
@@ -63,6 +64,8 @@ class RecordedApi:
     def answer(self, method: str, path: str) -> Answer:
         """The next recorded answer, if the request is the recorded one."""
         self.asked.append((method, path))
+        if method == "PATCH":
+            return self._patched(Answer(method, path, HTTPStatus.OK, {}))
         if not self.left:
             recorded = next(self._answers, None)
             if recorded and recorded[:2] == (method, path):
@@ -78,6 +81,11 @@ class RecordedApi:
         if path in self._deleted:
             return Answer(method, path, HTTPStatus.NOT_FOUND, {"message": "not found"})
         return Answer(method, path, HTTPStatus.OK, {"items": [], "status": {"phase": "Failed"}})
+
+    def _patched(self, accepted: Answer) -> Answer:
+        changed = accepted if self.left else self.change(accepted)
+        self.left = self.left or changed is not accepted
+        return changed
 
 
 @contextmanager
