@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -137,14 +138,14 @@ def test_an_operators_overlay_must_name_each_image_by_digest(tmp_path: Path) -> 
         for manifest in render(K8S / "overlays" / "production")
         for container in containers(manifest)
     }
-    content = {
+    content: dict[str, list[Any]] = {
         "resources": ["../k8s/overlays/production"],
         "images": [{"name": image, "newName": image, "digest": DIGEST[1:]} for image in sorted(images)],
     }
     file.write_text(yaml.safe_dump(content))
     assert check([overlay]) == []
 
-    content["images"].pop()
+    content["images"] = content["images"][:-1]
     file.write_text(yaml.safe_dump(content))
     found = check([overlay])
     assert found and all("CKV_K8S_43" in line for line in found)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.kube.recorded_api import Answer, Change, RecordedApi, recorded_api
-from tools.kube.__main__ import K8S
+from tools.kube.__main__ import K8S, given
 from tools.kube.cluster import __main__ as command
 from tools.kube.cluster import workloads
 from tools.kube.cluster.api import Api
@@ -66,7 +66,7 @@ def cluster_test(certificates: Path) -> Callable[[RecordedApi], ClusterTest]:
     return made
 
 
-SECRETS = tuple(command.given(command.OVERLAY))
+SECRETS = tuple(given(command.OVERLAY))
 
 
 def test_all_steps_pass_on_a_recorded_cluster(

@@ -81,10 +81,6 @@ async def alerts(running: MeshConnection) -> dict[str, int | bool]:
             await asyncio.sleep(1)
 
 
-async def _all(bus: Bus, stream: str) -> list[pull.Delivered]:
-    return [message async for message in pull.between(bus, stream, 1, last=(await bus.bounds_of(stream)).last)]
-
-
 def _without_version(alert: alert_pb2.Alert) -> bytes:
     alert.ClearField("fold_version")
     return alert.SerializeToString(deterministic=True)
